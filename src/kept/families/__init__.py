@@ -1,0 +1,41 @@
+"""The families that `kept` reads and writes, by the `model_type` of their config."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import CheckpointError
+from kept.families.gpt2 import GPT2
+from kept.families.llama import LLAMA
+from kept.families.mistral import MISTRAL
+from kept.families.orion import ORION
+from kept.families.qwen2 import QWEN2
+from kept.families.stablelm import STABLELM
+from kept.families.starcoder2 import STARCODER2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kept.families.table import Family
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (GPT2, LLAMA, MISTRAL, ORION, QWEN2, STABLELM, STARCODER2)
+}
+"""Every family by name."""
+
+TARGETS: dict[str, Family] = {"llama": LLAMA}
+"""The families that `convert --to` accepts."""
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of a config. Raises CheckpointError where it is not known, listing those that are."""
+    name = config.get("model_type")
+    if not isinstance(name, str):
+        raise CheckpointError("config.json: has no model_type, so its family is unknown")
+    if name not in FAMILIES:
+        near = get_close_matches(name, FAMILIES, 1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join(FAMILIES)
+        raise CheckpointError(f"config.json: model_type {name!r} is not a family that kept reads ({known}){guess}")
+    return FAMILIES[name]

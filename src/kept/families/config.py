@@ -1,0 +1,70 @@
+"""A checkpoint's config.json with typed access: wrong types and sizes are named, never crash later."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LARGEST = 1 << 31
+"""No size in a config is larger: a cap so that a damaged config cannot ask for absurd memory."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The keys of a config.json. A key that is null counts as absent."""
+
+    keys: Mapping[str, Any]
+    where: str = "config.json"
+
+    def get(self, key: str) -> Any:  # noqa: ANN401 - JSON
+        """The raw value, None where absent."""
+        return self.keys.get(key)
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A positive integer."""
+        value = self._present(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < LARGEST:
+            raise self.wrong(key, "a positive integer below 2^31")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number that is not negative."""
+        value = self._present(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise self.wrong(key, "a number that is not negative")
+        return float(value)
+
+    def flag(self, key: str, default: bool | None = None) -> bool:  # noqa: FBT001 - mirrors size and number
+        """True or false."""
+        value = self._present(key, default)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return value
+
+    def section(self, key: str) -> Config:
+        """A nested object; empty where absent."""
+        value = self.get(key)
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            raise self.wrong(key, "an object")
+        return Config(value, f"{self.where}: {key}")
+
+    def wrong(self, key: str, wanted: str) -> CheckpointError:
+        """The error for a value of the wrong kind."""
+        shown = repr(self.get(key))
+        return CheckpointError(f"{self.where}: {key} is {shown[:60]}, it must be {wanted}")
+
+    def _present(self, key: str, default: Any) -> Any:  # noqa: ANN401 - JSON
+        value = self.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise CheckpointError(f"{self.where}: has no {key}")
+        return value

@@ -1,0 +1,395 @@
+"""The items that family tables are made of: each reads some config keys and writes them back."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from kept.ir import spec as ir
+from kept.ir.facts import ABSENT, PerLayer, at_layer, build
+from kept.families.table import L
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kept.families.config import Config
+    from kept.ir.facts import Facts
+
+
+def first(table: Facts, path: str) -> Any:  # noqa: ANN401 - facts hold any plain value
+    """A fact's value; of one that differs between layers the first that there is, None where there is none."""
+    value = table.get(path)
+    if isinstance(value, PerLayer):
+        value = next((v for v in value.values if v is not ABSENT), None)
+    return value
+
+
+@dataclass(frozen=True)
+class Size:
+    """A positive integer; `default` is what the stock class assumes where the key is absent."""
+
+    key: str
+    path: str
+    default: int | Callable[[Facts], int] | None = None
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to fact."""
+        default = self.default(known) if callable(self.default) else self.default
+        return {self.path: config.size(self.key, default)}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to key."""
+        return {self.key: first(table, self.path)}
+
+
+@dataclass(frozen=True)
+class Optional:
+    """A positive integer or null."""
+
+    key: str
+    path: str
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Key to fact."""
+        return {self.path: None if config.get(self.key) is None else config.size(self.key)}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to key."""
+        return {self.key: first(table, self.path)}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that several facts share."""
+
+    key: str
+    paths: tuple[str, ...]
+    default: float
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Key to facts."""
+        return dict.fromkeys(self.paths, config.number(self.key, self.default))
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Facts to key."""
+        return {self.key: next((v for path in self.paths if (v := first(table, path)) is not None), self.default)}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or false for several facts at once."""
+
+    key: str
+    paths: tuple[str, ...]
+    default: bool = False
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Key to facts."""
+        return dict.fromkeys(self.paths, config.flag(self.key, self.default))
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """True where any layer has any of the facts: what is missing can be filled, what is there not dropped."""
+        values = [table.get(path) for path in self.paths]
+        return {self.key: any(any(v.values) if isinstance(v, PerLayer) else bool(v) for v in values)}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A word out of a list; `words` maps theirs to ours, the first of equals is written."""
+
+    key: str
+    path: str
+    words: tuple[tuple[str, Any], ...]
+    default: str
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Word to fact."""
+        word = self.default if config.get(self.key) is None else config.get(self.key)
+        if not isinstance(word, str) or word not in dict(self.words):
+            raise config.wrong(self.key, "one of " + ", ".join(theirs for theirs, _ in self.words))
+        return {self.path: dict(self.words)[word]}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to word."""
+        value = first(table, self.path)
+        return {self.key: next((theirs for theirs, ours in self.words if ours == value), self.default)}
+
+
+@dataclass(frozen=True)
+class Always:
+    """Facts that hold for every model of the family and that its config does not mention."""
+
+    values: tuple[tuple[str, Any], ...]
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """The facts."""
+        return dict(self.values)
+
+    def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
+        """Nothing to say."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A fact that the family computes from others."""
+
+    path: str
+    value: Callable[[Facts], Any]
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """The computed fact."""
+        return {self.path: self.value(known)}
+
+    def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
+        """Nothing to say."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Keys that must have one value for the family to be what its table says; refused otherwise."""
+
+    key: str
+    value: Any
+    why: str
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Check."""
+        if config.get(self.key) not in (None, self.value):
+            raise config.wrong(self.key, f"{self.value!r}: {self.why}")
+        return {}
+
+    def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
+        """The stock class's own default says it."""
+        return {}
+
+
+def split_heads(known: Facts) -> int:
+    """Head size where the config does not give it: width over heads."""
+    return int(known["width"] // known[f"{L}mixer.heads"])
+
+
+def as_many_as_queries(known: Facts) -> int:
+    """Key-value heads where the config does not give them."""
+    return int(known[f"{L}mixer.heads"])
+
+
+ACTIVATIONS = (
+    ("silu", "silu"),
+    ("swish", "silu"),
+    ("gelu_pytorch_tanh", "gelu_tanh"),
+    ("gelu_new", "gelu_tanh"),
+    ("gelu_fast", "gelu_tanh"),
+    ("gelu", "gelu"),
+    ("gelu_python", "gelu"),
+    ("relu", "relu"),
+    ("relu2", "relu2"),
+)
+"""Names of activations in transformers, and ours. The tanh forms differ in rounding only."""
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """bos, eos (one or several) and pad; the defaults are the stock class's."""
+
+    bos: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Ids to facts. A key that is null means that there is none; an absent one the default."""
+        return {
+            "tokens.bos": self._one(config, "bos_token_id", self.bos),
+            "tokens.eos": self._eos(config),
+            "tokens.pad": self._one(config, "pad_token_id", self.pad),
+        }
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Facts to ids."""
+        eos = table.get("tokens.eos")
+        return {
+            "bos_token_id": table.get("tokens.bos"),
+            "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
+            "pad_token_id": table.get("tokens.pad"),
+        }
+
+    def _one(self, config: Config, key: str, default: int | None) -> int | None:
+        value = config.keys.get(key, default)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise config.wrong(key, "a token id")
+        return value
+
+    def _eos(self, config: Config) -> int | tuple[int, ...] | None:
+        value = config.keys.get("eos_token_id", self.eos)
+        if isinstance(value, list) and all(isinstance(token, int) for token in value):
+            return tuple(value)
+        return self._one(config, "eos_token_id", self.eos)
+
+
+SCALINGS: dict[str, type[Any]] = {
+    "linear": ir.Linear,
+    "dynamic": ir.Dynamic,
+    "llama3": ir.Llama3,
+    "yarn": ir.Yarn,
+    "longrope": ir.LongRope,
+    "su": ir.LongRope,
+    "proportional": ir.Proportional,
+}
+"""Rope types of transformers (`su` is an old name)."""
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions, in the 4.x form (`rope_theta`, `rope_scaling`) and the 5.x form (`rope_parameters`) at once.
+
+    `partial` is the fraction of each head that turns where the config does not say; `says_partial` whether the
+    family's classes read that fraction at all. Comes after head size and context in a table.
+    """
+
+    theta: float = 10_000.0
+    partial: float = 1.0
+    says_partial: bool = False
+    path: str = field(default=f"{L}mixer.rope")
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Keys to a rotation."""
+        given = config.section("rope_parameters" if config.get("rope_scaling") is None else "rope_scaling")
+        theta = given.number("rope_theta", config.number("rope_theta", self.theta))
+        if theta <= 0:
+            raise config.wrong("rope_theta", "positive")
+        kind = given.get("rope_type") or given.get("type") or "default"
+        if not isinstance(kind, str) or kind not in {"default", *SCALINGS}:
+            raise given.wrong("rope_type", "one of default, " + ", ".join(SCALINGS))
+        head = known[f"{L}mixer.head_dim"]
+        fraction = 1.0
+        if self.says_partial or kind == "proportional":
+            fraction = given.number("partial_rotary_factor", config.number("partial_rotary_factor", self.partial))
+        if not 0 < fraction <= 1:
+            raise config.wrong("partial_rotary_factor", "above 0 and at most 1")
+        dims = int(head * fraction)
+        if dims < 2 or dims % 2:
+            raise config.wrong("partial_rotary_factor", f"such that an even number of the {head} head dimensions turn")
+        scaling = None if kind == "default" else _scaling(SCALINGS[kind], given, config, known["context"])
+        return {self.path: ir.Rope(theta, dims, scaling=scaling)}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """A rotation to keys."""
+        layer = at_layer(table, 0)
+        if layer.get(self.path) is None:
+            return {"rope_theta": self.theta, "rope_scaling": None}
+        rope: ir.Rope = build(ir.Rope, self.path, layer)
+        fraction = rope.dims / layer[f"{L}mixer.head_dim"]
+        stated = _stated(rope.scaling)
+        if isinstance(rope.scaling, ir.Proportional) or self.says_partial:
+            stated["partial_rotary_factor"] = fraction
+        kind = stated.pop("rope_type", "default")
+        out: dict[str, Any] = {"rope_theta": rope.theta}
+        out["rope_parameters"] = {"rope_type": kind, "rope_theta": rope.theta, **stated}
+        # transformers 4.41 accepts `type` and `factor` and nothing else for the two kinds that it knows.
+        named = {"type": kind} if kind in {"linear", "dynamic"} and not self.says_partial else {"rope_type": kind}
+        out["rope_scaling"] = None if kind == "default" else {**named, **stated}
+        if self.says_partial:
+            out["partial_rotary_factor"] = fraction
+        return out
+
+
+def _scaling(kind: type[Any], given: Config, config: Config, context: int) -> object:
+    values: dict[str, Any] = {}
+    for spec_field in fields(kind):
+        name = spec_field.name
+        if name == "original_max_position_embeddings":
+            held = given if given.get(name) is not None else config
+            # The stock classes scale `dynamic` from the configured context, whatever else is stated.
+            values[name] = context if kind is ir.Dynamic else held.size(name, context)
+        elif name in {"short_factor", "long_factor"}:
+            values[name] = _divisors(given, name)
+        elif name == "truncate":
+            values[name] = given.flag(name, default=True)
+        elif given.get(name) is not None:
+            values[name] = given.number(name)
+        elif name == "factor" and kind in {ir.Yarn, ir.LongRope}:
+            values[name] = context / values.get("original_max_position_embeddings", _original(given, config, context))
+        elif spec_field.default is MISSING:
+            values[name] = given.number(name)  # raises: it is absent
+    return kind(**values)
+
+
+def _original(given: Config, config: Config, context: int) -> int:
+    name = "original_max_position_embeddings"
+    return (given if given.get(name) is not None else config).size(name, context)
+
+
+def _divisors(given: Config, key: str) -> tuple[float, ...]:
+    values = given.get(key)
+    if not isinstance(values, list) or not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise given.wrong(key, "a list of positive numbers")
+    return tuple(float(v) for v in values)
+
+
+def _stated(scaling: ir.Scaling | None) -> dict[str, Any]:
+    if scaling is None:
+        return {}
+    name = next(name for name, kind in SCALINGS.items() if kind is type(scaling))
+    out: dict[str, Any] = {"rope_type": name}
+    for spec_field in fields(scaling):
+        value = getattr(scaling, spec_field.name)
+        # A default that is left out reads back as itself, and older classes reject keys that they do not know.
+        if value != spec_field.default and not (name == "dynamic" and spec_field.name != "factor"):
+            out[spec_field.name] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+@dataclass(frozen=True)
+class Window:
+    """One sliding window for all layers, or null; `default` is the stock class's where the key is absent."""
+
+    default: int | None = None
+    path: str = field(default=f"{L}mixer.window")
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Key to fact."""
+        if "sliding_window" not in config.keys:
+            return {self.path: self.default}
+        return {self.path: None if config.get("sliding_window") is None else config.size("sliding_window")}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to key."""
+        return {"sliding_window": first(table, self.path)}
+
+
+@dataclass(frozen=True)
+class LayeredWindow:
+    """Qwen2's: a switch, a size, and the first layer that slides; newer files list each layer's type."""
+
+    path: str = field(default=f"{L}mixer.window")
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Keys to one fact a layer."""
+        depth = known["depth"]
+        if not config.flag("use_sliding_window", default=False):
+            return {self.path: None}
+        size = config.size("sliding_window", 4096)
+        types = config.get("layer_types")
+        if types is None:
+            start = config.get("max_window_layers")
+            start = 28 if start is None else start
+            types = ["sliding_attention" if i >= start else "full_attention" for i in range(depth)]
+        if not isinstance(types, list) or len(types) != depth:
+            raise config.wrong("layer_types", f"a list of {depth} layer types")
+        values = tuple(size if kind == "sliding_attention" else None for kind in types)
+        return {self.path: values[0] if len(set(values)) == 1 else PerLayer(values)}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Facts to keys."""
+        depth, value = table["depth"], table.get(self.path)
+        values = value.values if isinstance(value, PerLayer) else (value,) * depth
+        size = next((v for v in values if v is not None), None)
+        types = ["full_attention" if v is None else "sliding_attention" for v in values]
+        start = next((i for i, v in enumerate(values) if v is not None), depth)
+        return {
+            "use_sliding_window": size is not None,
+            "sliding_window": size,
+            "max_window_layers": start,
+            "layer_types": types,
+        }

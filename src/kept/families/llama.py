@@ -1,0 +1,98 @@
+"""Llama: the stock target. RMSNorm without bias, full rotation, gated MLP; biases all or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kept.families.items import (
+    ACTIVATIONS,
+    Always,
+    Choice,
+    Flag,
+    Number,
+    Rotary,
+    Size,
+    SpecialTokens,
+    as_many_as_queries,
+    split_heads,
+)
+from kept.families.table import Entry, Family, L, Violation, linear, norm
+
+if TYPE_CHECKING:
+    from kept.ir.spec import Spec
+
+DECODER = (
+    Size("vocab_size", "vocabulary"),
+    Size("hidden_size", "width"),
+    Size("num_hidden_layers", "depth"),
+    Size("max_position_embeddings", "context", default=2048),
+    Size("num_attention_heads", f"{L}mixer.heads"),
+    Size("num_key_value_heads", f"{L}mixer.kv_heads", default=as_many_as_queries),
+)
+"""The sizes that nearly every family names alike."""
+
+HEAD_DIM = Size("head_dim", f"{L}mixer.head_dim", default=split_heads)
+
+GATED = (
+    Size("intermediate_size", f"{L}mlp.size"),
+    Choice("hidden_act", f"{L}mlp.activation", ACTIVATIONS, default="silu"),
+    Always(((f"{L}mlp.gated", True),)),
+)
+"""The gated MLP."""
+
+NORM_PATHS = (f"{L}mixer_norm", f"{L}mlp_norm", "final_norm")
+
+RMS_NORMS = Always(tuple((f"{path}.kind", "rms") for path in NORM_PATHS))
+
+NORM_EPS = tuple(f"{path}.eps" for path in NORM_PATHS)
+
+ATTENTION_BIASES = tuple(f"{L}mixer.{name}_bias" for name in "qkvo")
+
+MLP_BIASES = tuple(f"{L}mlp.{name}_bias" for name in ("gate", "up", "down"))
+
+ENTRIES = (
+    Entry("embedding.weight", "model.embed_tokens.weight"),
+    *norm("layers.{i}.mixer_norm", "model.layers.{i}.input_layernorm"),
+    *(entry for name in "qkvo" for entry in linear(f"layers.{{i}}.mixer.{name}", f"model.layers.{{i}}.self_attn.{name}_proj")),
+    *norm("layers.{i}.mlp_norm", "model.layers.{i}.post_attention_layernorm"),
+    *(
+        entry
+        for name in ("gate", "up", "down")
+        for entry in linear(f"layers.{{i}}.mlp.{name}", f"model.layers.{{i}}.mlp.{name}_proj")
+    ),
+    *norm("final_norm", "model.norm"),
+    *linear("head", "lm_head"),
+)
+"""Tensor names of Llama and of the many that took them over."""
+
+ROTARY_BUFFERS = ("*.rotary_emb.inv_freq",)
+"""Old checkpoints carry them; they are computed."""
+
+
+def width_over_heads(spec: Spec) -> Violation | None:
+    """The stock class refuses a width that the heads do not divide, whatever the head size."""
+    for i, layer in enumerate(spec.layers):
+        if spec.width % layer.mixer.heads:
+            return Violation(f"{L}mixer.heads", layer.mixer.heads, f"a divisor of the width {spec.width}", i)
+    return None
+
+
+LLAMA = Family(
+    name="llama",
+    architecture="LlamaForCausalLM",
+    items=(
+        *DECODER,
+        HEAD_DIM,
+        *GATED,
+        RMS_NORMS,
+        Number("rms_norm_eps", NORM_EPS, default=1e-6),
+        Rotary(),
+        Flag("attention_bias", ATTENTION_BIASES),
+        Flag("mlp_bias", MLP_BIASES),
+        Flag("tie_word_embeddings", ("head.tied",)),
+        SpecialTokens(bos=1, eos=2),
+    ),
+    entries=ENTRIES,
+    ignored=ROTARY_BUFFERS,
+    limits=(width_over_heads,),
+)

@@ -1,0 +1,36 @@
+"""Orion: Llama whose norms are LayerNorms with bias. Their epsilon stands under the misleading `rms_norm_eps`."""
+
+from __future__ import annotations
+
+from kept.families.items import Always, Derived, Flag, Number, Rotary, SpecialTokens, split_heads
+from kept.families.llama import (
+    ATTENTION_BIASES,
+    DECODER,
+    ENTRIES,
+    GATED,
+    NORM_EPS,
+    NORM_PATHS,
+    ROTARY_BUFFERS,
+)
+from kept.families.table import Family, L
+
+LAYER_NORMS = Always(tuple((f"{path}.{fact}", value) for path in NORM_PATHS for fact, value in (("kind", "layer"), ("bias", True))))
+"""LayerNorm with gain and bias everywhere."""
+
+ORION = Family(
+    name="orion",
+    architecture="OrionForCausalLM",
+    items=(
+        *DECODER,
+        Derived(f"{L}mixer.head_dim", split_heads),
+        *GATED,
+        LAYER_NORMS,
+        Number("rms_norm_eps", NORM_EPS, default=1e-5),
+        Rotary(),
+        Flag("attention_bias", ATTENTION_BIASES),
+        Flag("tie_word_embeddings", ("head.tied",)),
+        SpecialTokens(bos=1, eos=2, pad=0),
+    ),
+    entries=ENTRIES,
+    ignored=ROTARY_BUFFERS,
+)

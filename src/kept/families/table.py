@@ -1,0 +1,263 @@
+"""A family is one reversible table: config keys against facts, tensor names against slots.
+
+What a config cannot say comes back different when it is written and read again; `Family.violations` is that
+difference. So a table that reads and writes is also the list of what its target can express.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from kept.errors import CheckpointError
+from kept.families.config import Config
+from kept.ir.facts import ABSENT, Facts, PerLayer, build_spec, facts, flatten
+from kept.ir.program import Program
+from kept.ir.slots import slots
+from kept.ir.tensors import TORCH_NAMES, Computed, Lazy, Stored, take_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import torch
+
+    from kept.ir.spec import Spec
+
+L = "layers.*."
+"""Prefix of the facts of every layer."""
+
+
+class Item(Protocol):
+    """Some keys of a config and the facts that they state: each item knows its inverse."""
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """The facts that the config states; `known` are those of the items before."""
+        ...
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """The keys that state these facts, as near as the config can."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor, by the slot's name and by theirs; `{i}` is the layer.
+
+    transposed: stored (in, out). stacked: one stored tensor a head, `{h}` in the name.
+    """
+
+    slot: str
+    name: str
+    layout: Literal["same", "transposed", "stacked"] = "same"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A fact that a target cannot express: what the spec has and the nearest thing the target can say."""
+
+    path: str
+    found: Any
+    needs: Any
+    layer: int | None = None
+
+    @property
+    def where(self) -> str:
+        """The fact's name, with the layer's number."""
+        return self.path if self.layer is None else self.path.replace("*", str(self.layer), 1)
+
+    def __str__(self) -> str:
+        """One phrase."""
+        return f"{self.where} is {_shown(self.found)}, the target has {_shown(self.needs)}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of checkpoints says what a spec says.
+
+    `limits` are conditions on the spec that its stock class checks when it loads. `bare_prefix` starts most tensor
+    names and is absent from checkpoints of the bare model; writing adds it.
+    """
+
+    name: str
+    architecture: str
+    items: tuple[Item, ...]
+    entries: tuple[Entry, ...]
+    ignored: tuple[str, ...] = ()
+    limits: tuple[Callable[[Spec], Violation | None], ...] = ()
+    bare_prefix: str = ""
+
+    def read_config(self, config: Mapping[str, Any]) -> Spec:
+        """The architecture that a config describes. Raises CheckpointError naming the key."""
+        known: Facts = {}
+        for item in self.items:
+            for path, value in item.read(Config(config), known).items():
+                known.update(flatten(path, value))
+        return build_spec(known)
+
+    def write_config(self, spec: Spec, dtype: str) -> dict[str, Any]:
+        """The config of a spec, readable by transformers 4.41 to 5.x."""
+        table = facts(spec)
+        out: dict[str, Any] = {"architectures": [self.architecture], "model_type": self.name}
+        for item in self.items:
+            out.update(item.write(table))
+        return {**out, "torch_dtype": TORCH_NAMES[dtype], "dtype": TORCH_NAMES[dtype], "use_cache": True}
+
+    def violations(self, spec: Spec) -> list[Violation]:
+        """What this family cannot express of the spec; empty where it can express all."""
+        wanted, said = facts(spec), facts(self.read_config(self.write_config(spec, "F32")))
+        found = [*_differences(wanted, said)]
+        return found or [v for limit in self.limits if (v := limit(spec)) is not None]
+
+    def read(self, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Program:
+        """The program of a checkpoint.
+
+        Raises CheckpointError for a missing, misshapen or unexpected tensor, by the checkpoint's own name.
+        """
+        spec = self.read_config(config)
+        tensors = self._with_prefix(tensors)
+        weights, used = {}, set()
+        for slot, info in slots(spec).items():
+            entry = self._entry(slot)
+            stored = entry_names(entry, slot, info.shape)
+            used.update(stored)
+            weights[slot] = _to_slot(entry, [_checked(tensors, name, shape) for name, shape in stored.items()])
+        for name in tensors:
+            if name not in used and not self._ignores(name, spec):
+                raise CheckpointError(f"{name}: {self.name} has no place for this tensor; is the config's model_type right?")
+        return Program(spec, weights)
+
+    def write(self, program: Program) -> dict[str, Lazy]:
+        """The tensors of a program under this family's names and layouts."""
+        out: dict[str, Lazy] = {}
+        for slot, tensor in program.weights.items():
+            entry = self._entry(slot)
+            out.update(zip(entry_names(entry, slot, tensor.shape), _from_slot(entry, tensor), strict=True))
+        return out
+
+    def _with_prefix(self, tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
+        if not self.bare_prefix or any(name.startswith(self.bare_prefix) for name in tensors):
+            return tensors
+        named = {entry.name for entry in self.entries}
+        return {name if name in named else self.bare_prefix + name: tensor for name, tensor in tensors.items()}
+
+    def _entry(self, slot: str) -> Entry:
+        pattern = _LAYER.sub("layers.{i}.", slot)
+        entry = next((entry for entry in self.entries if entry.slot == pattern), None)
+        assert entry is not None, f"{self.name} has no tensor for {slot}: violations() should have said so"
+        return entry
+
+    def _ignores(self, name: str, spec: Spec) -> bool:
+        tied = spec.head.tied and name == self._entry("head.weight").name
+        return tied or any(fnmatch(name, pattern) for pattern in self.ignored)
+
+
+_LAYER = re.compile(r"^layers\.(\d+)\.")
+
+
+def linear(slot: str, name: str, layout: Literal["same", "transposed"] = "same") -> tuple[Entry, Entry]:
+    """The weight and the bias of a projection."""
+    return Entry(f"{slot}.weight", f"{name}.weight", layout), Entry(f"{slot}.bias", f"{name}.bias")
+
+
+def norm(slot: str, name: str) -> tuple[Entry, Entry]:
+    """The gain and the bias of a norm."""
+    return Entry(f"{slot}.gain", f"{name}.weight"), Entry(f"{slot}.bias", f"{name}.bias")
+
+
+def entry_names(entry: Entry, slot: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The stored names of a slot with the shape each has in the file."""
+    layer = _LAYER.match(slot)
+    name = entry.name.replace("{i}", layer[1]) if layer else entry.name
+    match entry.layout:
+        case "same":
+            return {name: shape}
+        case "transposed":
+            return {name: (shape[1], shape[0])}
+        case "stacked":
+            return {name.replace("{h}", str(head)): shape[1:] for head in range(shape[0])}
+
+
+def _checked(tensors: Mapping[str, Lazy], name: str, shape: tuple[int, ...]) -> Lazy:
+    if name not in tensors:
+        raise CheckpointError(f"{name}: missing from the checkpoint; the config asks for it with shape {list(shape)}")
+    if tensors[name].shape != shape:
+        raise CheckpointError(f"{name}: has shape {list(tensors[name].shape)}, the config asks for {list(shape)}")
+    return tensors[name]
+
+
+def _transpose(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix.T
+
+
+def _stack(*rows: torch.Tensor) -> torch.Tensor:
+    out = rows[0].new_empty((len(rows), *rows[0].shape))
+    for i, row in enumerate(rows):
+        out[i] = row
+    return out
+
+
+def _to_slot(entry: Entry, stored: list[Lazy]) -> Lazy:
+    first = stored[0]
+    match entry.layout:
+        case "same":
+            return first
+        case "transposed":
+            return _transposed(first)
+        case "stacked":
+            return Computed((len(stored), *first.shape), first.dtype, _stack, tuple(stored))
+
+
+def _from_slot(entry: Entry, tensor: Lazy) -> list[Lazy]:
+    match entry.layout:
+        case "same":
+            return [tensor]
+        case "transposed":
+            return [_transposed(tensor)]
+        case "stacked":
+            return [_row(tensor, head) for head in range(tensor.shape[0])]
+
+
+def _transposed(tensor: Lazy) -> Lazy:
+    if isinstance(tensor, Computed) and tensor.op is _transpose:
+        return tensor.sliced[0]
+    return Computed((tensor.shape[1], tensor.shape[0]), tensor.dtype, _transpose, (tensor,))
+
+
+def _row(tensor: Lazy, row: int) -> Lazy:
+    if isinstance(tensor, Computed) and tensor.op is _stack:
+        return tensor.sliced[row]
+    taken = take_rows(tensor, row, row + 1)
+    if isinstance(taken, Stored):
+        return Stored(tensor.shape[1:], tensor.dtype, taken.file, taken.offset)
+    return Computed(tensor.shape[1:], tensor.dtype, _only, (taken,))
+
+
+def _only(rows: torch.Tensor) -> torch.Tensor:
+    return rows[0]
+
+
+def _differences(wanted: Facts, said: Facts) -> Iterator[Violation]:
+    reported: list[str] = []
+    for path in dict.fromkeys((*wanted, *said)):
+        found, needs = wanted.get(path, ABSENT), said.get(path, ABSENT)
+        if found == needs or any(path.startswith(f"{parent}.") for parent in reported):
+            continue
+        reported.append(path)
+        yield from _by_layer(path, found, needs)
+
+
+def _by_layer(path: str, found: object, needs: object) -> Iterator[Violation]:
+    """One violation for all layers where all have it, else one for the first layer that does."""
+    depth = max(len(v.values) if isinstance(v, PerLayer) else 0 for v in (found, needs))
+    if depth == 0:
+        yield Violation(path, found, needs)
+        return
+    pairs = [tuple(v.values[i] if isinstance(v, PerLayer) else v for v in (found, needs)) for i in range(depth)]
+    layer = next(i for i, (a, b) in enumerate(pairs) if a != b)
+    yield Violation(path, *pairs[layer], layer)
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)

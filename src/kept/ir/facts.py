@@ -1,0 +1,94 @@
+"""A spec as a flat table of facts, `layers.*.mixer.heads -> 40`, and back.
+
+Families are written against facts, so that one table reads and writes a config. What all layers share is one fact;
+where layers differ the fact is a `PerLayer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from kept.ir import spec as ir
+
+Facts = dict[str, Any]
+
+
+class Absent:
+    """The value of a fact that a layer or a spec does not have."""
+
+    def __repr__(self) -> str:
+        """Shown in messages."""
+        return "absent"
+
+
+ABSENT = Absent()
+
+
+@dataclass(frozen=True)
+class PerLayer:
+    """One value a layer, where they differ."""
+
+    values: tuple[Any, ...]
+
+
+def facts(spec: ir.Spec) -> Facts:
+    """Every fact of the spec. `centred` is left out: no format records it."""
+    out: Facts = {"depth": spec.depth}
+    for field in fields(spec):
+        if field.name not in {"layers", "centred"}:
+            out.update(flatten(field.name, getattr(spec, field.name)))
+    layers = [flatten("layers.*", layer) for layer in spec.layers]
+    for path in dict.fromkeys(path for layer in layers for path in layer):
+        values = tuple(layer.get(path, ABSENT) for layer in layers)
+        out[path] = values[0] if all(value == values[0] for value in values) else PerLayer(values)
+    return out
+
+
+def flatten(path: str, value: object) -> Facts:
+    """The facts of one value: of a dataclass its class name and its fields."""
+    if not is_dataclass(value):
+        return {path: value}
+    out: Facts = {path: type(value).__name__}
+    for field in fields(value):
+        out.update(flatten(f"{path}.{field.name}", getattr(value, field.name)))
+    return out
+
+
+def build_spec(table: Facts) -> ir.Spec:
+    """The spec that has these facts; what the facts leave out takes the dataclass's default."""
+    layers = tuple(build(ir.Layer, "layers.*", at_layer(table, i)) for i in range(table["depth"]))
+    rest = {f.name: _value(_hints(ir.Spec)[f.name], f.name, table) for f in fields(ir.Spec) if f.name != "layers"}
+    return ir.Spec(layers=layers, **{name: value for name, value in rest.items() if value is not ABSENT})
+
+
+def at_layer(table: Facts, layer: int) -> Facts:
+    """The facts of one layer: every `PerLayer` replaced by that layer's value, absent ones left out."""
+    picked = {path: v.values[layer] if isinstance(v, PerLayer) else v for path, v in table.items()}
+    return {path: value for path, value in picked.items() if value is not ABSENT}
+
+
+def build(kind: type[Any], path: str, table: Facts) -> Any:  # noqa: ANN401 - the type is the argument's
+    """The dataclass `kind` whose facts stand under `path`."""
+    found = {f.name: _value(_hints(kind)[f.name], f"{path}.{f.name}", table) for f in fields(kind)}
+    missing = [f.name for f in fields(kind) if found[f.name] is ABSENT and f.default is f.default_factory is MISSING]
+    assert not missing, (path, missing)
+    return kind(**{name: value for name, value in found.items() if value is not ABSENT})
+
+
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _value(hint: object, path: str, table: Facts) -> object:
+    choices = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
+    kinds = {choice.__name__: choice for choice in choices if isinstance(choice, type) and is_dataclass(choice)}
+    if not kinds:
+        return table.get(path, ABSENT)
+    tag = table.get(path, ABSENT)
+    if tag is ABSENT and len(kinds) == 1 and any(known.startswith(f"{path}.") for known in table):
+        (tag,) = kinds
+    return build(kinds[tag], path, table) if isinstance(tag, str) else tag

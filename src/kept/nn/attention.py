@@ -1,0 +1,125 @@
+"""Grouped-query attention over the residual stream.
+
+Shapes: B batch, T tokens, S keys, D width, H query heads, K key-value heads, E head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from kept.nn.norm import Norm
+from kept.nn.rope import cos_sin, rotate
+
+if TYPE_CHECKING:
+    from kept.ir import spec as ir
+    from kept.nn.cache import KeyValues
+
+
+class Attention(nn.Module):
+    """Softmax attention as its spec says: grouped heads, biases, rotation, query-key norms, a window."""
+
+    def __init__(self, spec: ir.Attention, width: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.sizes = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.kv_heads * spec.head_dim)
+        if spec.fused:
+            self.qkv = nn.Linear(width, sum(self.sizes), bias=spec.q_bias)
+        else:
+            self.q = nn.Linear(width, self.sizes[0], bias=spec.q_bias)
+            self.k = nn.Linear(width, self.sizes[1], bias=spec.k_bias)
+            self.v = nn.Linear(width, self.sizes[2], bias=spec.v_bias)
+        self.q_norm, self.k_norm = _qk_norm(spec, spec.heads), _qk_norm(spec, spec.kv_heads)
+        self.o = nn.Linear(self.sizes[0], width, bias=spec.o_bias)
+
+    def forward(self, x_BTD: Tensor, where: Positions, cache: KeyValues | None) -> Tensor:
+        """Mix along the sequence; returns (B, T, D)."""
+        queries, keys, values = self._project(x_BTD)
+        if self.spec.rope is not None:
+            cos, sin = where.angles(self.spec.rope, self.spec.head_dim, x_BTD.dtype)
+            queries = rotate(queries, cos, sin, interleaved=self.spec.rope.interleaved)
+            keys = rotate(keys, cos, sin, interleaved=self.spec.rope.interleaved)
+        if cache is not None:
+            keys, values = cache.append(keys, values)
+        mask = where.mask(keys.shape[2], self.spec.window)
+        mixed_BHTE = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self.spec.scale,
+            enable_gqa=self.spec.kv_heads != self.spec.heads,
+        )
+        out: Tensor = self.o(mixed_BHTE.transpose(1, 2).flatten(2))
+        return out
+
+    def _project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.spec.fused:
+            q, k, v = self.qkv(x_BTD).split(self.sizes, dim=-1)
+        else:
+            q, k, v = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
+        return self._heads(q, self.q_norm), self._heads(k, self.k_norm), self._heads(v, None)
+
+    def _heads(self, x_BTX: Tensor, norm: Norm | None) -> Tensor:
+        if norm is not None and self.spec.qk_norm is not None and self.spec.qk_norm.scope == "full":
+            return norm(x_BTX).unflatten(-1, (-1, self.spec.head_dim)).transpose(1, 2)
+        x_BTHE = x_BTX.unflatten(-1, (-1, self.spec.head_dim))
+        return (x_BTHE if norm is None else norm(x_BTHE)).transpose(1, 2)
+
+
+def _qk_norm(spec: ir.Attention, heads: int) -> Norm | None:
+    if spec.qk_norm is None:
+        return None
+    shapes = {"shared": (spec.head_dim,), "own": (heads, spec.head_dim), "full": (heads * spec.head_dim,)}
+    return Norm(spec.qk_norm.norm, shapes[spec.qk_norm.scope])
+
+
+@dataclass
+class Positions:
+    """Where a batch's tokens stand: `past` tokens are cached, the first `pads_B` of each row are padding."""
+
+    batch: int
+    length: int
+    past: int
+    pads_B: Tensor | None
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        """Number the tokens, padding not counted."""
+        self._angles: dict[tuple[ir.Rope, int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+        steps_T = torch.arange(self.past, self.past + self.length, device=self.device)
+        pads_B = torch.zeros(1, dtype=torch.long, device=self.device) if self.pads_B is None else self.pads_B
+        self.ids_BT = (steps_T[None] - pads_B[:, None]).clamp(min=0)
+
+    def angles(self, rope: ir.Rope, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for these tokens, shared by all layers with the same rotation."""
+        key = (rope, head_dim, dtype)
+        if key not in self._angles:
+            self._angles[key] = cos_sin(rope, head_dim, self.ids_BT, dtype)
+        return self._angles[key]
+
+    def mask(self, keys: int, window: int | None) -> Tensor | None:
+        """Which keys each token sees, (B, 1, T, S); None where plain causal order says it all."""
+        if (keys, window) not in self._masks:
+            self._masks[keys, window] = self._make_mask(keys, window)
+        return self._masks[keys, window]
+
+    def _make_mask(self, keys: int, window: int | None) -> Tensor | None:
+        if self.pads_B is None and self.past == 0 and (window is None or window >= keys):
+            return None
+        at_T = torch.arange(self.past, self.past + self.length, device=self.device)[:, None]
+        keys_S = torch.arange(keys, device=self.device)[None]
+        seen_TS = keys_S <= at_T
+        if window is not None:
+            seen_TS &= keys_S > at_T - window
+        if self.pads_B is None:
+            return seen_TS[None, None]
+        real_BTS = seen_TS[None] & (keys_S[None] >= self.pads_B[:, None, None])
+        # A padding token sees itself: an empty row would make the softmax 0/0.
+        return (real_BTS | (keys_S == at_T)[None])[:, None]

@@ -1,0 +1,83 @@
+"""Batched generation, greedy or sampled, with left padding and a key-value cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from kept.errors import InputError
+from kept.nn.cache import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from kept.nn.model import Model
+
+
+@torch.inference_mode()
+def generate(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Continue each prompt by up to `new_tokens` ids; returns the new ids, without the end token.
+
+    Temperature 0 is greedy. Rows of unequal length are padded on the left and masked, so that each row's result is
+    what it would be alone. Raises InputError for an empty prompt or one that leaves no room in the context.
+    """
+    _check(model, prompts, new_tokens)
+    longest = max(len(prompt) for prompt in prompts)
+    pads_B = torch.tensor([longest - len(prompt) for prompt in prompts])
+    tokens_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    padded = pads_B if bool(pads_B.any()) else None
+    cache = Cache(model.spec.depth)
+    random = torch.Generator().manual_seed(seed)
+    ends = _ends(model)
+    done, out = [False] * len(prompts), [[] for _ in prompts]  # type: tuple[list[bool], list[list[int]]]
+    for _ in range(new_tokens):
+        last_BV = model.logits(model.hidden(tokens_BT, cache, padded)[:, -1])
+        chosen_B = _choose(last_BV, temperature, top_p, random)
+        for row, token in enumerate(chosen_B.tolist()):
+            done[row] = done[row] or token in ends
+            if not done[row]:
+                out[row].append(token)
+        if all(done):
+            break
+        tokens_BT = chosen_B[:, None]
+    return out
+
+
+def _check(model: Model, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+    if not prompts or not all(prompts):
+        raise InputError("an empty prompt has nothing to continue: give at least one token")
+    longest = max(len(prompt) for prompt in prompts)
+    if longest + new_tokens > model.spec.context:
+        raise InputError(
+            f"{longest} prompt tokens and {new_tokens} new ones pass the model's {model.spec.context} positions: "
+            "shorten the prompt or ask for fewer tokens"
+        )
+
+
+def _ends(model: Model) -> frozenset[int]:
+    eos = model.spec.tokens.eos
+    if eos is None:
+        return frozenset()
+    return frozenset((eos,) if isinstance(eos, int) else eos)
+
+
+def _choose(logits_BV: Tensor, temperature: float, top_p: float, random: torch.Generator) -> Tensor:
+    if temperature <= 0:
+        return logits_BV.argmax(dim=-1)
+    p_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
+    if top_p < 1:
+        sorted_BV, order_BV = p_BV.sort(dim=-1, descending=True)
+        outside_BV = sorted_BV.cumsum(dim=-1) - sorted_BV >= top_p
+        p_BV = p_BV.scatter(-1, order_BV, sorted_BV.masked_fill(outside_BV, 0))
+    return torch.multinomial(p_BV, 1, generator=random)[:, 0]

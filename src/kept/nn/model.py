@@ -1,0 +1,131 @@
+"""The universal decoder: runs any spec, and its parameter names are the spec's slots.
+
+What the families differ in is data (norm kinds, biases, head counts, rotations, gating, parallel residuals); the
+control flow below is all there is. Shapes: B batch, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from kept.nn.attention import Attention, Positions
+from kept.nn.mlp import Mlp
+from kept.nn.norm import Norm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kept.ir import spec as ir
+    from kept.ir.program import Program
+    from kept.ir.tensors import Precision
+    from kept.nn.cache import Cache, KeyValues
+
+
+class Model(nn.Module):
+    """A decoder for token ids (B, T) with logits (B, T, V).
+
+    Construct under `torch.device("meta")` to get shapes without memory; `Model.load` does, and fills it.
+    """
+
+    def __init__(self, spec: ir.Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embedding = nn.Embedding(spec.vocabulary, spec.width)
+        self.positions = None if spec.positions is None else nn.Embedding(spec.positions, spec.width)
+        self.layers = nn.ModuleList(Block(layer, spec.width) for layer in spec.layers)
+        self.final_norm = Norm(spec.final_norm, (spec.width,))
+        self.head = Head(spec)
+
+    @classmethod
+    def load(cls, program: Program, dtype: torch.dtype | None = None, precision: Precision = "float32") -> Model:
+        """Build the model and read every weight.
+
+        Weights are computed in `precision` and rounded to `dtype` (None: the dtype each weight declares).
+        """
+        with torch.device("meta"):
+            model = cls(program.spec)
+        fill(model, program, "", dtype, precision)
+        return model.eval()
+
+    def forward(self, tokens_BT: Tensor, cache: Cache | None = None, pads_B: Tensor | None = None) -> Tensor:
+        """Logits of every position. `pads_B` counts the padding tokens at the left of each row."""
+        return self.logits(self.hidden(tokens_BT, cache, pads_B))
+
+    def hidden(self, tokens_BT: Tensor, cache: Cache | None = None, pads_B: Tensor | None = None) -> Tensor:
+        """The residual stream after the last layer, (B, T, D)."""
+        for x_BTD in self.streams(tokens_BT, cache, pads_B):
+            last = x_BTD
+        return last
+
+    def streams(
+        self, tokens_BT: Tensor, cache: Cache | None = None, pads_B: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """The residual stream before the first layer and after each, depth + 1 values of (B, T, D)."""
+        where = Positions(*tokens_BT.shape, 0 if cache is None else cache.length, pads_B, tokens_BT.device)
+        x_BTD = self.embed(tokens_BT, where)
+        yield x_BTD
+        for i, layer in enumerate(self.layers):
+            x_BTD = layer(x_BTD, where, None if cache is None else cache.layers[i])
+            yield x_BTD
+
+    def embed(self, tokens_BT: Tensor, where: Positions) -> Tensor:
+        """What enters the first layer."""
+        x_BTD: Tensor = self.embedding(tokens_BT)
+        return x_BTD if self.positions is None else x_BTD + self.positions(where.ids_BT)
+
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """Final norm and head."""
+        out: Tensor = self.head(self.final_norm(x_BTD), self.embedding.weight)
+        return out
+
+
+class Block(nn.Module):
+    """One layer: `x + mixer(norm x)`, then `x + mlp(norm x)`, or both from the same x."""
+
+    def __init__(self, spec: ir.Layer, width: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.mixer_norm = Norm(spec.mixer_norm, (width,))
+        self.mixer = Attention(spec.mixer, width)
+        self.mlp_norm = None if spec.mlp_norm is None else Norm(spec.mlp_norm, (width,))
+        self.mlp = Mlp(spec.mlp, width)
+
+    def forward(self, x_BTD: Tensor, where: Positions, cache: KeyValues | None = None) -> Tensor:
+        """The residual stream after this layer."""
+        normed_BTD = self.mixer_norm(x_BTD)
+        mixed_BTD = x_BTD + self.mixer(normed_BTD, where, cache)
+        if self.spec.parallel:
+            read_BTD = normed_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD)
+        else:
+            read_BTD = mixed_BTD if self.mlp_norm is None else self.mlp_norm(mixed_BTD)
+        out: Tensor = mixed_BTD + self.mlp(read_BTD)
+        return out
+
+
+class Head(nn.Module):
+    """Projection to logits; a tied head borrows the embedding's matrix."""
+
+    def __init__(self, spec: ir.Spec) -> None:
+        super().__init__()
+        self.weight = None if spec.head.tied else nn.Parameter(torch.empty(spec.vocabulary, spec.width))
+        self.bias = nn.Parameter(torch.zeros(spec.vocabulary)) if spec.head.bias else None
+
+    def forward(self, x_BTD: Tensor, embedding_VD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, V)."""
+        return F.linear(x_BTD, embedding_VD if self.weight is None else self.weight, self.bias)
+
+
+def fill(
+    module: nn.Module, program: Program, prefix: str, dtype: torch.dtype | None, precision: Precision
+) -> None:
+    """Give a module built on the meta device the program's weights under `prefix`."""
+    values = {}
+    for name, _ in module.named_parameters():
+        lazy = program.weights[prefix + name]
+        values[name] = lazy.read() if dtype is None else lazy.value(precision).to(dtype)
+    module.load_state_dict(values, assign=True, strict=True)
+    module.requires_grad_(requires_grad=False)
