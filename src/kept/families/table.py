@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kept.errors import CheckpointError
 from kept.families.config import Config
-from kept.ir.facts import ABSENT, Facts, PerLayer, build_spec, facts, flatten
+from kept.ir.facts import Facts, Violation, build_spec, differences, facts, flatten
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import TORCH_NAMES, Computed, Lazy, Stored, take_rows
@@ -54,25 +54,6 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Violation:
-    """A fact that a target cannot express: what the spec has and the nearest thing the target can say."""
-
-    path: str
-    found: Any
-    needs: Any
-    layer: int | None = None
-
-    @property
-    def where(self) -> str:
-        """The fact's name, with the layer's number."""
-        return self.path if self.layer is None else self.path.replace("*", str(self.layer), 1)
-
-    def __str__(self) -> str:
-        """One phrase."""
-        return f"{self.where} is {_shown(self.found)}, the target has {_shown(self.needs)}"
-
-
-@dataclass(frozen=True)
 class Family:
     """How one family of checkpoints says what a spec says.
 
@@ -107,7 +88,7 @@ class Family:
     def violations(self, spec: Spec) -> list[Violation]:
         """What this family cannot express of the spec; empty where it can express all."""
         wanted, said = facts(spec), facts(self.read_config(self.write_config(spec, "F32")))
-        found = [*_differences(wanted, said)]
+        found = [*differences(wanted, said)]
         return found or [v for limit in self.limits if (v := limit(spec)) is not None]
 
     def read(self, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Program:
@@ -236,28 +217,3 @@ def _row(tensor: Lazy, row: int) -> Lazy:
 
 def _only(rows: torch.Tensor) -> torch.Tensor:
     return rows[0]
-
-
-def _differences(wanted: Facts, said: Facts) -> Iterator[Violation]:
-    reported: list[str] = []
-    for path in dict.fromkeys((*wanted, *said)):
-        found, needs = wanted.get(path, ABSENT), said.get(path, ABSENT)
-        if found == needs or any(path.startswith(f"{parent}.") for parent in reported):
-            continue
-        reported.append(path)
-        yield from _by_layer(path, found, needs)
-
-
-def _by_layer(path: str, found: object, needs: object) -> Iterator[Violation]:
-    """One violation for all layers where all have it, else one for the first layer that does."""
-    depth = max(len(v.values) if isinstance(v, PerLayer) else 0 for v in (found, needs))
-    if depth == 0:
-        yield Violation(path, found, needs)
-        return
-    pairs = [tuple(v.values[i] if isinstance(v, PerLayer) else v for v in (found, needs)) for i in range(depth)]
-    layer = next(i for i, (a, b) in enumerate(pairs) if a != b)
-    yield Violation(path, *pairs[layer], layer)
-
-
-def _shown(value: object) -> str:
-    return "none" if value is None else str(value)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from kept.ir import spec as ir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Facts = dict[str, Any]
 
@@ -92,3 +95,48 @@ def _value(hint: object, path: str, table: Facts) -> object:
     if tag is ABSENT and len(kinds) == 1 and any(known.startswith(f"{path}.") for known in table):
         (tag,) = kinds
     return build(kinds[tag], path, table) if isinstance(tag, str) else tag
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A fact that a target cannot express: what the spec has and the nearest thing the target can say."""
+
+    path: str
+    found: Any
+    needs: Any
+    layer: int | None = None
+
+    @property
+    def where(self) -> str:
+        """The fact's name, with the layer's number."""
+        return self.path if self.layer is None else self.path.replace("*", str(self.layer), 1)
+
+    def __str__(self) -> str:
+        """One phrase."""
+        return f"{self.where} is {_shown(self.found)}, the target has {_shown(self.needs)}"
+
+
+def differences(wanted: Facts, said: Facts) -> Iterator[Violation]:
+    """Every fact on which two tables differ, outermost first: `wanted` has what a spec is, `said` what a target can say."""
+    reported: list[str] = []
+    for path in dict.fromkeys((*wanted, *said)):
+        found, needs = wanted.get(path, ABSENT), said.get(path, ABSENT)
+        if found == needs or any(path.startswith(f"{parent}.") for parent in reported):
+            continue
+        reported.append(path)
+        yield from _by_layer(path, found, needs)
+
+
+def _by_layer(path: str, found: object, needs: object) -> Iterator[Violation]:
+    """One violation for all layers where all have it, else one for the first layer that does."""
+    depth = max(len(v.values) if isinstance(v, PerLayer) else 0 for v in (found, needs))
+    if depth == 0:
+        yield Violation(path, found, needs)
+        return
+    pairs = [tuple(v.values[i] if isinstance(v, PerLayer) else v for v in (found, needs)) for i in range(depth)]
+    layer = next(i for i, (a, b) in enumerate(pairs) if a != b)
+    yield Violation(path, *pairs[layer], layer)
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)

@@ -1,0 +1,53 @@
+"""The few tensor operations that passes are made of. Each is a pure function, run when bytes are asked for."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kept.ir.tensors import Computed, Lazy
+
+if TYPE_CHECKING:
+    import torch
+
+
+def centred(tensor: Lazy, axis: int) -> Lazy:
+    """The tensor less its mean along an axis."""
+    op = partial(_centre, axis=axis)
+    return Computed(tensor.shape, tensor.dtype, op, (tensor,), local=axis > 0)
+
+
+def times_vector(matrix: Lazy, vector: Lazy, plus: Lazy | None) -> Lazy:
+    """`matrix @ vector (+ plus)`, a bias."""
+    sliced = (matrix,) if plus is None else (matrix, plus)
+    return Computed(matrix.shape[:1], matrix.dtype, _affine if plus is not None else _product, sliced, (vector,), local=True)
+
+
+def permuted_rows(tensor: Lazy, order: tuple[int, ...]) -> Lazy:
+    """Rows in another order; `order[i]` is the old place of new row i."""
+    return Computed(tensor.shape, tensor.dtype, partial(_take, order=order), (tensor,))
+
+
+def permuted_columns(tensor: Lazy, order: tuple[int, ...]) -> Lazy:
+    """Columns in another order."""
+    return Computed(tensor.shape, tensor.dtype, partial(_take_columns, order=order), (tensor,), local=True)
+
+
+def _centre(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    return tensor - tensor.mean(dim=axis, keepdim=True)
+
+
+def _product(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    return matrix @ vector
+
+
+def _affine(matrix: torch.Tensor, plus: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    return plus + matrix @ vector
+
+
+def _take(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    return tensor[list(order)]
+
+
+def _take_columns(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    return tensor[:, list(order)]

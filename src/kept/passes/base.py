@@ -1,0 +1,81 @@
+"""What a pass is: a frozen value whose fields are its options, with a promise, conditions and a result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.errors import Refusal
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Spec
+
+
+class Promise(StrEnum):
+    """What a pass does to the function that the model computes.
+
+    EXACT: the same function in real arithmetic. APPROXIMATE: a small change, measured. LOSSY: needs healing.
+    """
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    LOSSY = "lossy"
+
+    @property
+    def rank(self) -> int:
+        """0 for EXACT, 2 for LOSSY."""
+        return list(Promise).index(self)
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a pass cannot run: where, the reason, and the way out, which may be another pass."""
+
+    where: str
+    why: str
+    fix: Pass | None = None
+    way_out: str = ""
+
+    def __str__(self) -> str:
+        """One line."""
+        way = f"run {self.fix.name} first" if self.fix is not None else self.way_out
+        return f"{self.where}: {self.why}" + (f"; {way}" if way else "")
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A rewriting of a program. Subclasses are frozen dataclasses whose fields are the options.
+
+    Calling a pass checks `requires`, runs, and asserts `ensures`; nothing reads a weight until bytes are asked for.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    def promise(self, program: Program) -> Promise:  # noqa: ARG002 - most promises hold for any program
+        """What the pass keeps, run on this program."""
+        return Promise.EXACT
+
+    @abstractmethod
+    def requires(self, program: Program) -> Obstacle | None:
+        """The first thing that stands in the way; None where the pass can run."""
+
+    @abstractmethod
+    def run(self, program: Program) -> Program:
+        """The rewritten program. Assumes that nothing stands in the way."""
+
+    @abstractmethod
+    def ensures(self, spec: Spec) -> bool:
+        """What holds for the result's spec."""
+
+    def __call__(self, program: Program) -> Program:
+        """Check, run, check. Raises Refusal with the obstacle."""
+        obstacle = self.requires(program)
+        if obstacle is not None:
+            raise Refusal(f"{self.name}: {obstacle}")
+        result = self.run(program)
+        assert self.ensures(result.spec), f"{self.name} did not do what it says"
+        return result

@@ -1,0 +1,45 @@
+"""Write the weights in another dtype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.ir.tensors import DTYPE_BYTES, cast
+from kept.passes.base import Obstacle, Pass, Promise
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Spec
+
+CONTAINS = {"F64": {"F64", "F32", "F16", "BF16"}, "F32": {"F32", "F16", "BF16"}, "F16": {"F16"}, "BF16": {"BF16"}}
+"""The dtypes whose every value each dtype holds."""
+
+
+@dataclass(frozen=True)
+class CastTo(Pass):
+    """Every weight is rounded to `dtype` (a safetensors name). EXACT where that holds all values, else APPROXIMATE."""
+
+    dtype: str
+
+    name: ClassVar[str] = "cast"
+    summary: ClassVar[str] = "weights are written in another dtype"
+
+    def promise(self, program: Program) -> Promise:
+        """EXACT where nothing is rounded."""
+        fits = all(tensor.dtype in CONTAINS[self.dtype] for tensor in program.weights.values())
+        return Promise.EXACT if fits else Promise.APPROXIMATE
+
+    def requires(self, program: Program) -> Obstacle | None:  # noqa: ARG002 - any program can be cast
+        """A dtype that weights can have."""
+        if self.dtype in DTYPE_BYTES:
+            return None
+        return Obstacle("dtype", f"{self.dtype} is not one of {', '.join(DTYPE_BYTES)}", way_out="choose one of these")
+
+    def run(self, program: Program) -> Program:
+        """Cast every weight."""
+        return program.updated(program.spec, {name: cast(t, self.dtype) for name, t in program.weights.items()})
+
+    def ensures(self, spec: Spec) -> bool:  # noqa: ARG002 - the spec says nothing of dtypes
+        """Nothing about the spec."""
+        return True

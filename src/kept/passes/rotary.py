@@ -1,0 +1,114 @@
+"""Partial or interleaved rotation as the full, half-split one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.ir.spec import Linear, Proportional
+from kept.passes.algebra import permuted_columns, permuted_rows
+from kept.passes.base import Obstacle, Pass
+from kept.passes.rewrite import map_mixers
+from kept.passes.split import SplitProjections
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Attention, Rope, Spec
+    from kept.ir.tensors import Lazy
+
+LARGEST_THETA = 1e38
+"""Runtimes compute frequencies in float32."""
+
+
+@dataclass(frozen=True)
+class FullRotary(Pass):
+    """Head dimensions are permuted so that pair i is (i, i + head / 2) and the pairs that turn come first.
+
+    The rest turns with frequency zero (`proportional`), under theta' = theta^(head / rotated), which gives the pairs
+    that do turn the frequencies they had. Queries and keys are permuted alike, so their products stay: EXACT.
+    """
+
+    name: ClassVar[str] = "full-rotary"
+    summary: ClassVar[str] = "partial or interleaved rotation becomes the full, half-split one"
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """A partial or interleaved rotation without a scaling that partial rotation cannot carry over."""
+        affected = [(i, layer.mixer) for i, layer in enumerate(program.spec.layers) if _affected(layer.mixer)]
+        if not affected:
+            return Obstacle("layers", "rotate whole heads in halves", way_out="leave this pass out")
+        for i, mixer in affected:
+            rope = mixer.rope
+            if mixer.fused:
+                return Obstacle(f"layers.{i}.mixer", "is stored fused", SplitProjections())
+            if rope is None or rope.dims == mixer.head_dim:
+                continue
+            if not isinstance(rope.scaling, Linear | None):
+                why = f"rotates {rope.dims} of {mixer.head_dim} dimensions with {type(rope.scaling).__name__} scaling"
+                return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type says both")
+            if rope.theta ** (mixer.head_dim / rope.dims) > LARGEST_THETA:
+                why = f"needs theta {rope.theta:g}^({mixer.head_dim}/{rope.dims}), beyond float32"
+                return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type can say it")
+        return None
+
+    def run(self, program: Program) -> Program:
+        """Permute the rows of queries and keys, their biases and their norms' gains."""
+        changed: dict[str, Lazy] = {}
+        for i, layer in enumerate(program.spec.layers):
+            if _affected(layer.mixer) and layer.mixer.rope is not None:
+                order = head_order(layer.mixer.rope, layer.mixer.head_dim)
+                changed.update(_permuted(program, f"layers.{i}.mixer.", layer.mixer, order))
+        return program.updated(map_mixers(program.spec, _full), changed)
+
+    def ensures(self, spec: Spec) -> bool:
+        """Every rotation is full and half-split."""
+        return not any(_affected(layer.mixer) for layer in spec.layers)
+
+
+def head_order(rope: Rope, head_dim: int) -> tuple[int, ...]:
+    """The old place of each new dimension of a head."""
+    half = rope.dims // 2
+    firsts = [2 * i for i in range(half)] if rope.interleaved else list(range(half))
+    seconds = [2 * i + 1 for i in range(half)] if rope.interleaved else list(range(half, 2 * half))
+    still = list(range(rope.dims, head_dim))
+    middle = len(still) // 2
+    return (*firsts, *still[:middle], *seconds, *still[middle:])
+
+
+def _affected(mixer: Attention) -> bool:
+    rope = mixer.rope
+    if rope is None or isinstance(rope.scaling, Proportional):
+        return False
+    return rope.interleaved or rope.dims != mixer.head_dim
+
+
+def _full(mixer: Attention) -> Attention:
+    rope = mixer.rope
+    if rope is None or not _affected(mixer):
+        return mixer
+    if rope.dims == mixer.head_dim:
+        return replace(mixer, rope=replace(rope, interleaved=False))
+    factor = rope.scaling.factor if isinstance(rope.scaling, Linear) else 1.0
+    theta = rope.theta ** (mixer.head_dim / rope.dims)
+    return replace(mixer, rope=replace(rope, theta=theta, interleaved=False, scaling=Proportional(factor)))
+
+
+def _permuted(program: Program, at: str, mixer: Attention, order: tuple[int, ...]) -> dict[str, Lazy]:
+    out: dict[str, Lazy] = {}
+    for name, heads in (("q", mixer.heads), ("k", mixer.kv_heads)):
+        for slot in (f"{at}{name}.weight", f"{at}{name}.bias"):
+            if slot in program.weights:
+                out[slot] = permuted_rows(program.weights[slot], _repeated(order, heads))
+        for slot in (f"{at}{name}_norm.gain", f"{at}{name}_norm.bias"):
+            if slot in program.weights:
+                out[slot] = _permuted_gain(program.weights[slot], order)
+    return out
+
+
+def _permuted_gain(gain: Lazy, order: tuple[int, ...]) -> Lazy:
+    if len(gain.shape) == 1:
+        return permuted_rows(gain, _repeated(order, gain.shape[0] // len(order)))
+    return permuted_columns(gain, order)
+
+
+def _repeated(order: tuple[int, ...], heads: int) -> tuple[int, ...]:
+    return tuple(head * len(order) + old for head in range(heads) for old in order)

@@ -1,0 +1,202 @@
+"""What to do with a bias on the logits in a target whose head has none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.ir.slots import layer_slots
+from kept.ir.spec import Norm
+from kept.ir.tensors import Computed, Filled, Lazy, zeros
+from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.gate import PlainToGated
+from kept.passes.split import SplitProjections
+
+if TYPE_CHECKING:
+    import torch
+
+    from kept.ir.program import Program
+    from kept.ir.spec import Layer, Spec
+
+GATE = 32.0
+"""The tail's constant gate. Every activation in use maps it to itself (relu2 to its square) in any float format."""
+
+SIGNAL = 2.0**43
+"""How large the normalised stream is written: the old stream remains as 1 / SIGNAL of it."""
+
+ANCHOR = 2.0**60
+"""The constant coordinate. Its square stays within float32, and it dwarfs the signal, so that the last norm divides by a constant."""
+
+
+@dataclass(frozen=True)
+class AffineTail(Pass):
+    """One more layer that turns the bias c on the logits into a column of the head. EXACT.
+
+    A centred stream lives in d - 1 dimensions. The Householder reflection Q = I - 2 v v', v along 1/sqrt(d) - e_d, puts
+    the free one last. The new layer has no attention; its MLP, a constant gate, writes SIGNAL * (Q x_hat) on the
+    first d - 1 coordinates and ANCHOR on the last, so that what was there is a part in 1e13. The last norm then
+    divides by a constant R, and the head reads W diag(gain) Q from the first coordinates and c from the last.
+    All constants are powers of two, exact in any format; R sqrt(d)'s remainder goes into the head. Costs one layer.
+    """
+
+    name: ClassVar[str] = "affine-tail"
+    summary: ClassVar[str] = "one more layer carries the final bias as a constant coordinate"
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """A centred, RMS-normed stream, a free head with a bias, a gated MLP of at least d - 1 channels, no float16."""
+        spec = program.spec
+        if not spec.head.bias:
+            return Obstacle("head", "has no bias", way_out="leave this pass out")
+        if not spec.centred or spec.final_norm.kind != "rms":
+            return Obstacle("final_norm", "is not an RMSNorm of a centred stream", way_out="use --final-bias drop")
+        if spec.final_norm.bias or spec.final_norm.offset:
+            return Obstacle("final_norm", "has a bias or an offset of its own", way_out="fold it first")
+        if spec.head.tied:
+            return Obstacle("head", "is tied to the embedding", way_out="untie it first (pass untie-head)")
+        return _layer_obstacle(program)
+
+    def run(self, program: Program) -> Program:
+        """Append the layer, set the last gain, and write the head anew."""
+        spec, dtype = program.spec, program.dtype
+        layer = _tail_layer(spec)
+        at = f"layers.{spec.depth}."
+        new: dict[str, Lazy] = {at + n: zeros(slot.shape, dtype) for n, slot in layer_slots(layer, spec.width)}
+        new.update({f"{at}{name}": value for name, value in _tail_weights(spec, layer, dtype).items()})
+        signal, anchor, divisor = _scales(spec.width)
+        gain = program.weights.get("final_norm.gain", Filled((spec.width,), dtype, 1.0))
+        columns = partial(_head, signal=divisor / (SIGNAL * signal), anchor=divisor / (ANCHOR * anchor))
+        head, bias = program.weights["head.weight"], program.weights["head.bias"]
+        new["head.weight"] = Computed(head.shape, head.dtype, columns, (head, bias), (gain,), local=True)
+        last = partial(_last_gain, width=spec.width, signal=signal, anchor=anchor)
+        new["final_norm.gain"] = Computed((spec.width,), gain.dtype, last, (gain,))
+        changed = replace(
+            spec,
+            layers=(*spec.layers, layer),
+            final_norm=replace(spec.final_norm, gain=True),
+            head=replace(spec.head, bias=False),
+            centred=False,
+        )
+        return program.updated(changed, new)
+
+    def ensures(self, spec: Spec) -> bool:
+        """The head has no bias."""
+        return not spec.head.bias
+
+
+@dataclass(frozen=True)
+class DropHeadBias(Pass):
+    """Leave the bias on the logits out. APPROXIMATE: a fixed offset of every distribution, measured by verify."""
+
+    name: ClassVar[str] = "drop-final-bias"
+    summary: ClassVar[str] = "the constant offset of the logits is left out"
+
+    def promise(self, program: Program) -> Promise:  # noqa: ARG002 - holds for any program
+        """A small change."""
+        return Promise.APPROXIMATE
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """A bias to drop."""
+        return None if program.spec.head.bias else Obstacle("head", "has no bias", way_out="leave this pass out")
+
+    def run(self, program: Program) -> Program:
+        """Drop it."""
+        return program.updated(replace(program.spec, head=replace(program.spec.head, bias=False)), {})
+
+    def ensures(self, spec: Spec) -> bool:
+        """The head has no bias."""
+        return not spec.head.bias
+
+
+def _layer_obstacle(program: Program) -> Obstacle | None:
+    layer, width = program.spec.layers[-1], program.spec.width
+    at = f"layers.{program.spec.depth - 1}.mlp"
+    if layer.parallel:
+        return Obstacle(at, "runs beside the mixer", way_out="use --final-bias drop")
+    if layer.mixer.fused or layer.mlp.fused:
+        return Obstacle(at, "is stored fused", SplitProjections())
+    if not layer.mlp.gated:
+        return Obstacle(at, "has no gate", PlainToGated())
+    if layer.mlp.size < width - 1:
+        why = f"has {layer.mlp.size} channels, the tail needs {width - 1}"
+        return Obstacle(at, why, way_out="use --final-bias drop")
+    if program.dtype == "F16":
+        return Obstacle("dtype", "float16 overflows in the tail", way_out="use --dtype bfloat16 or float32")
+    return None
+
+
+def _tail_layer(spec: Spec) -> Layer:
+    last = spec.layers[-1]
+    norm = Norm("rms", spec.final_norm.eps)
+    mlp = replace(last.mlp, gate_bias=True, down_bias=True)
+    return replace(last, mlp=mlp, mixer_norm=norm, mlp_norm=norm)
+
+
+def _tail_weights(spec: Spec, layer: Layer, dtype: str) -> dict[str, Lazy]:
+    width, size = spec.width, layer.mlp.size
+    opened = GATE * GATE if layer.mlp.activation == "relu2" else GATE
+
+    def made(op: partial[torch.Tensor], *shape: int) -> Lazy:
+        return Computed(shape, dtype, op, (Filled((1,), dtype, 1.0),))
+
+    return {
+        "mixer_norm.gain": Filled((width,), dtype, 1.0),
+        "mlp_norm.gain": Filled((width,), dtype, 1.0),
+        "mlp.gate.bias": Filled((size,), dtype, GATE),
+        "mlp.up.weight": made(partial(_reflection, width=width, size=size), size, width),
+        "mlp.down.weight": made(partial(_signal, width=width, size=size, scale=SIGNAL / opened), width, size),
+        "mlp.down.bias": made(partial(_anchor, width=width), width),
+    }
+
+
+def _scales(width: int) -> tuple[float, float, float]:
+    """The last norm's two gains, powers of two that bring both parts near 1, and the constant R that it divides by."""
+    divisor = math.sqrt(ANCHOR**2 / width + SIGNAL**2)
+    signal = 2.0 ** round(math.log2(divisor / SIGNAL))
+    anchor = 2.0 ** round(math.log2(divisor / ANCHOR))
+    return signal, anchor, divisor
+
+
+def _householder(like: torch.Tensor, width: int) -> torch.Tensor:
+    """The unit vector v of Q = I - 2 v v', which maps 1/sqrt(d) to e_d."""
+    v = like.new_full((width,), 1 / math.sqrt(width))
+    v[-1] -= 1
+    return v / v.norm()
+
+
+def _reflection(one: torch.Tensor, width: int, size: int) -> torch.Tensor:
+    v = _householder(one, width)
+    out = one.new_zeros(size, width)
+    out[: width - 1] = -2 * v[:-1, None] * v[None]
+    out[: width - 1].diagonal().add_(1)
+    return out
+
+
+def _signal(one: torch.Tensor, width: int, size: int, scale: float) -> torch.Tensor:
+    out = one.new_zeros(width, size)
+    out[: width - 1].diagonal().fill_(scale)
+    out[: width - 1, width - 1 :] = 0
+    return out
+
+
+def _anchor(one: torch.Tensor, width: int) -> torch.Tensor:
+    out = one.new_zeros(width)
+    out[-1] = ANCHOR
+    return out
+
+
+def _last_gain(gain: torch.Tensor, width: int, signal: float, anchor: float) -> torch.Tensor:
+    out = gain.new_full((width,), signal)
+    out[-1] = anchor
+    return out
+
+
+def _head(
+    head: torch.Tensor, bias: torch.Tensor, gain: torch.Tensor, signal: float, anchor: float
+) -> torch.Tensor:
+    v = _householder(gain, gain.shape[0])
+    scaled = head * gain
+    out = (scaled - 2 * (scaled @ v)[:, None] * v[None]) * signal
+    out[:, -1] = bias * anchor
+    return out
