@@ -60,7 +60,7 @@ def tokenizer(corpora: Path) -> sentencepiece.SentencePieceProcessor:
     model = WORK / "tokenizer.model"
     if not model.exists():
         sample = WORK / "sample.txt"
-        sample.write_text("".join(text[: 4_000_000] for text in texts(corpora).values()))
+        sample.write_text("".join(text[:4_000_000] for text in texts(corpora).values()))
         sentencepiece.SentencePieceTrainer.train(
             input=str(sample),
             model_prefix=str(WORK / "tokenizer"),
@@ -134,7 +134,7 @@ def initialised() -> Model:
     """Normal(0, 0.02) matrices, with residual writers scaled down by depth."""
     model = Model(spec())
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:  # noqa: PLR2004 - matrices
+        if parameter.ndim == 2:
             scale = 0.02 / math.sqrt(2 * model.spec.depth) if name.endswith(("o.weight", "down.weight")) else 0.02
             torch.nn.init.normal_(parameter, std=scale)
     return model
@@ -153,10 +153,17 @@ def train(corpora: Path, budget: int) -> Model:
         start = state["step"]
     for step, loss in run(model, optimizer, data, range(start, steps)):
         if step % 250 == 0 or step == steps:
-            line = {"step": step, "tokens": step * BATCH * LENGTH, "loss": round(loss, 4), "held_out": held_out(model, data)}
+            line = {
+                "step": step,
+                "tokens": step * BATCH * LENGTH,
+                "loss": round(loss, 4),
+                "held_out": held_out(model, data),
+            }
             with LOG.open("a") as log:
                 log.write(json.dumps({**line, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}) + "\n")
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, WORK / "next.pt")
+            torch.save(
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, WORK / "next.pt"
+            )
             (WORK / "next.pt").replace(WORK / "state.pt")
     return model
 
@@ -170,7 +177,7 @@ def run(
             group["lr"] = learning_rate(step, steps.stop)
         loss = loss_of(model, batches(data, step))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         yield step + 1, float(loss.detach())

@@ -1,0 +1,1 @@
+"""Checkpoint directories: reading headers, writing shards, and what goes along."""

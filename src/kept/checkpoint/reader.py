@@ -136,20 +136,24 @@ def _begin(entry: object) -> int:
 def _tensor(file: Path, name: str, entry: object, data: int) -> Stored:
     if not isinstance(entry, dict):
         raise CheckpointError(f"{file}: {name} has no proper entry in the header")
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    dtype, shape, offsets = entry.get("dtype"), _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
     if dtype not in DTYPE_BYTES:
         known = ", ".join(DTYPE_BYTES)
         raise CheckpointError(f"{file}: {name} has dtype {dtype!r}; weights may be {known}")
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+    if shape is None or offsets is None or len(offsets) != 2:
         raise CheckpointError(f"{file}: {name} has a malformed shape or offsets")
     begin, stop = offsets
     if stop - begin != prod(shape) * DTYPE_BYTES[dtype]:
-        raise CheckpointError(f"{file}: {name} has {stop - begin} bytes, its shape {shape} and dtype {dtype} need others")
+        raise CheckpointError(
+            f"{file}: {name} has {stop - begin} bytes, its shape {shape} and dtype {dtype} need others"
+        )
     return Stored(tuple(shape), dtype, file, data + begin)
 
 
-def _counts(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+def _counts(values: object) -> list[int] | None:
+    """A list of integers that are not negative; None for anything else."""
+    whole = isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return values if whole else None  # type: ignore[return-value]
 
 
 def _first_line(error: Exception) -> str:

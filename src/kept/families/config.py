@@ -40,6 +40,13 @@ class Config:
             raise self.wrong(key, "a number that is not negative")
         return float(value)
 
+    def positive(self, key: str, default: float | None = None) -> float:
+        """A finite number above 0."""
+        value = self.number(key, default)
+        if value == 0:
+            raise self.wrong(key, "a number above 0")
+        return value
+
     def flag(self, key: str, default: bool | None = None) -> bool:  # noqa: FBT001 - mirrors size and number
         """True or false."""
         value = self._present(key, default)

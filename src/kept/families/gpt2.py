@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kept.families.items import (
     ACTIVATIONS,
     Always,
@@ -18,7 +20,9 @@ from kept.families.items import (
 from kept.families.llama import ATTENTION_BIASES, NORM_EPS
 from kept.families.orion import LAYER_NORMS
 from kept.families.table import Entry, Family, L, linear, norm
-from kept.ir.facts import Facts
+
+if TYPE_CHECKING:
+    from kept.ir.facts import Facts
 
 
 def four_widths(known: Facts) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from kept.families.table import L
 from kept.ir import spec as ir
 from kept.ir.facts import ABSENT, PerLayer, at_layer, build
-from kept.families.table import L
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,18 @@ class Size:
     def write(self, table: Facts) -> dict[str, Any]:
         """Fact to key."""
         return {self.key: first(table, self.path)}
+
+
+@dataclass(frozen=True)
+class KeyValueHeads(Size):
+    """Key-value heads: each serves as many query heads as any other."""
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to fact."""
+        found, heads = super().read(config, known), known[f"{L}mixer.heads"]
+        if heads % found[self.path]:
+            raise config.wrong(self.key, f"a divisor of the {heads} query heads")
+        return found
 
 
 @dataclass(frozen=True)
@@ -254,10 +267,8 @@ class Rotary:
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Keys to a rotation."""
-        given = config.section("rope_parameters" if config.get("rope_scaling") is None else "rope_scaling")
-        theta = given.number("rope_theta", config.number("rope_theta", self.theta))
-        if theta <= 0:
-            raise config.wrong("rope_theta", "positive")
+        given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
+        theta = given.positive("rope_theta", config.positive("rope_theta", self.theta))
         kind = given.get("rope_type") or given.get("type") or "default"
         if not isinstance(kind, str) or kind not in {"default", *SCALINGS}:
             raise given.wrong("rope_type", "one of default, " + ", ".join(SCALINGS))
@@ -270,7 +281,7 @@ class Rotary:
         dims = int(head * fraction)
         if dims < 2 or dims % 2:
             raise config.wrong("partial_rotary_factor", f"such that an even number of the {head} head dimensions turn")
-        scaling = None if kind == "default" else _scaling(SCALINGS[kind], given, config, known["context"])
+        scaling = None if kind == "default" else _scaling(SCALINGS[kind], given, config, known["context"], dims // 2)
         return {self.path: ir.Rope(theta, dims, scaling=scaling)}
 
     def write(self, table: Facts) -> dict[str, Any]:
@@ -279,7 +290,7 @@ class Rotary:
         if layer.get(self.path) is None:
             return {"rope_theta": self.theta, "rope_scaling": None}
         rope: ir.Rope = build(ir.Rope, self.path, layer)
-        fraction = rope.dims / layer[f"{L}mixer.head_dim"]
+        fraction = _fraction(rope.dims, layer[f"{L}mixer.head_dim"])
         stated = _stated(rope.scaling)
         if isinstance(rope.scaling, ir.Proportional) or self.says_partial:
             stated["partial_rotary_factor"] = fraction
@@ -294,36 +305,47 @@ class Rotary:
         return out
 
 
-def _scaling(kind: type[Any], given: Config, config: Config, context: int) -> object:
+def _fraction(dims: int, head: int) -> float:
+    """The part of a head that turns, such that `int(head * fraction)`, which readers compute, is `dims` again."""
+    fraction = dims / head
+    return fraction if int(head * fraction) == dims else math.nextafter(fraction, 1)
+
+
+def _scaling(kind: type[Any], given: Config, config: Config, context: int, pairs: int) -> object:
     values: dict[str, Any] = {}
     for spec_field in fields(kind):
         name = spec_field.name
         if name == "original_max_position_embeddings":
-            held = given if given.get(name) is not None else config
             # The stock classes scale `dynamic` from the configured context, whatever else is stated.
-            values[name] = context if kind is ir.Dynamic else held.size(name, context)
+            values[name] = context if kind is ir.Dynamic else _original(given, config, context)
         elif name in {"short_factor", "long_factor"}:
-            values[name] = _divisors(given, name)
+            values[name] = _divisors(given, name, pairs)
         elif name == "truncate":
             values[name] = given.flag(name, default=True)
         elif given.get(name) is not None:
-            values[name] = given.number(name)
+            values[name] = given.number(name) if name.startswith("mscale") else given.positive(name)
         elif name == "factor" and kind in {ir.Yarn, ir.LongRope}:
             values[name] = context / values.get("original_max_position_embeddings", _original(given, config, context))
         elif spec_field.default is MISSING:
             values[name] = given.number(name)  # raises: it is absent
-    return kind(**values)
+    made: ir.Scaling = kind(**values)
+    return made
 
 
 def _original(given: Config, config: Config, context: int) -> int:
+    """The stock classes prefer the length that stands outside the rotation's own section."""
     name = "original_max_position_embeddings"
-    return (given if given.get(name) is not None else config).size(name, context)
+    return (given if config.get(name) is None else config).size(name, context)
 
 
-def _divisors(given: Config, key: str) -> tuple[float, ...]:
+def _divisors(given: Config, key: str, pairs: int) -> tuple[float, ...]:
     values = given.get(key)
-    if not isinstance(values, list) or not all(isinstance(v, int | float) and v > 0 for v in values):
-        raise given.wrong(key, "a list of positive numbers")
+    if (
+        not isinstance(values, list)
+        or len(values) != pairs
+        or not all(isinstance(v, int | float) and v > 0 for v in values)
+    ):
+        raise given.wrong(key, f"a list of {pairs} positive numbers, one a pair of dimensions that turn")
     return tuple(float(v) for v in values)
 
 
@@ -358,6 +380,9 @@ class Window:
         return {"sliding_window": first(table, self.path)}
 
 
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
 @dataclass(frozen=True)
 class LayeredWindow:
     """Qwen2's: a switch, a size, and the first layer that slides; newer files list each layer's type."""
@@ -369,14 +394,15 @@ class LayeredWindow:
         depth = known["depth"]
         if not config.flag("use_sliding_window", default=False):
             return {self.path: None}
+        if "sliding_window" in config.keys and config.get("sliding_window") is None:
+            return {self.path: None}
         size = config.size("sliding_window", 4096)
         types = config.get("layer_types")
         if types is None:
-            start = config.get("max_window_layers")
-            start = 28 if start is None else start
+            start = config.number("max_window_layers", 28)
             types = ["sliding_attention" if i >= start else "full_attention" for i in range(depth)]
-        if not isinstance(types, list) or len(types) != depth:
-            raise config.wrong("layer_types", f"a list of {depth} layer types")
+        if not isinstance(types, list) or len(types) != depth or not all(t in LAYER_TYPES for t in types):
+            raise config.wrong("layer_types", f"a list of {depth} of " + ", ".join(LAYER_TYPES))
         values = tuple(size if kind == "sliding_attention" else None for kind in types)
         return {self.path: values[0] if len(set(values)) == 1 else PerLayer(values)}
 

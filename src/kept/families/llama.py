@@ -9,6 +9,7 @@ from kept.families.items import (
     Always,
     Choice,
     Flag,
+    KeyValueHeads,
     Number,
     Rotary,
     Size,
@@ -16,7 +17,8 @@ from kept.families.items import (
     as_many_as_queries,
     split_heads,
 )
-from kept.families.table import Entry, Family, L, Violation, linear, norm
+from kept.families.table import Entry, Family, L, linear, norm
+from kept.ir.facts import Violation
 
 if TYPE_CHECKING:
     from kept.ir.spec import Spec
@@ -27,7 +29,7 @@ DECODER = (
     Size("num_hidden_layers", "depth"),
     Size("max_position_embeddings", "context", default=2048),
     Size("num_attention_heads", f"{L}mixer.heads"),
-    Size("num_key_value_heads", f"{L}mixer.kv_heads", default=as_many_as_queries),
+    KeyValueHeads("num_key_value_heads", f"{L}mixer.kv_heads", default=as_many_as_queries),
 )
 """The sizes that nearly every family names alike."""
 
@@ -53,7 +55,11 @@ MLP_BIASES = tuple(f"{L}mlp.{name}_bias" for name in ("gate", "up", "down"))
 ENTRIES = (
     Entry("embedding.weight", "model.embed_tokens.weight"),
     *norm("layers.{i}.mixer_norm", "model.layers.{i}.input_layernorm"),
-    *(entry for name in "qkvo" for entry in linear(f"layers.{{i}}.mixer.{name}", f"model.layers.{{i}}.self_attn.{name}_proj")),
+    *(
+        entry
+        for name in "qkvo"
+        for entry in linear(f"layers.{{i}}.mixer.{name}", f"model.layers.{{i}}.self_attn.{name}_proj")
+    ),
     *norm("layers.{i}.mlp_norm", "model.layers.{i}.post_attention_layernorm"),
     *(
         entry

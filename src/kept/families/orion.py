@@ -14,7 +14,9 @@ from kept.families.llama import (
 )
 from kept.families.table import Family, L
 
-LAYER_NORMS = Always(tuple((f"{path}.{fact}", value) for path in NORM_PATHS for fact, value in (("kind", "layer"), ("bias", True))))
+LAYER_NORMS = Always(
+    tuple((f"{path}.{fact}", value) for path in NORM_PATHS for fact, value in (("kind", "layer"), ("bias", True)))
+)
 """LayerNorm with gain and bias everywhere."""
 
 ORION = Family(

@@ -19,7 +19,7 @@ from kept.ir.slots import slots
 from kept.ir.tensors import TORCH_NAMES, Computed, Lazy, Stored, take_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
 
@@ -98,7 +98,8 @@ class Family:
         """
         spec = self.read_config(config)
         tensors = self._with_prefix(tensors)
-        weights, used = {}, set()
+        weights: dict[str, Lazy] = {}
+        used: set[str] = set()
         for slot, info in slots(spec).items():
             entry = self._entry(slot)
             stored = entry_names(entry, slot, info.shape)
@@ -106,7 +107,9 @@ class Family:
             weights[slot] = _to_slot(entry, [_checked(tensors, name, shape) for name, shape in stored.items()])
         for name in tensors:
             if name not in used and not self._ignores(name, spec):
-                raise CheckpointError(f"{name}: {self.name} has no place for this tensor; is the config's model_type right?")
+                raise CheckpointError(
+                    f"{name}: {self.name} has no place for this tensor; is the config's model_type right?"
+                )
         return Program(spec, weights)
 
     def write(self, program: Program) -> dict[str, Lazy]:

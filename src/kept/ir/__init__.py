@@ -1,0 +1,1 @@
+"""The architecture as a value: specs, slots, facts, lazy tensors, programs."""

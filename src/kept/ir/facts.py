@@ -63,7 +63,9 @@ def flatten(path: str, value: object) -> Facts:
 def build_spec(table: Facts) -> ir.Spec:
     """The spec that has these facts; what the facts leave out takes the dataclass's default."""
     layers = tuple(build(ir.Layer, "layers.*", at_layer(table, i)) for i in range(table["depth"]))
-    rest = {f.name: _value(_hints(ir.Spec)[f.name], f.name, table) for f in fields(ir.Spec) if f.name != "layers"}
+    rest: dict[str, Any] = {
+        f.name: _value(_hints(ir.Spec)[f.name], f.name, table) for f in fields(ir.Spec) if f.name != "layers"
+    }
     return ir.Spec(layers=layers, **{name: value for name, value in rest.items() if value is not ABSENT})
 
 
@@ -81,9 +83,7 @@ def build(kind: type[Any], path: str, table: Facts) -> Any:  # noqa: ANN401 - th
     return kind(**{name: value for name, value in found.items() if value is not ABSENT})
 
 
-@cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind)
+_hints = cache(get_type_hints)
 
 
 def _value(hint: object, path: str, table: Facts) -> object:
@@ -117,7 +117,10 @@ class Violation:
 
 
 def differences(wanted: Facts, said: Facts) -> Iterator[Violation]:
-    """Every fact on which two tables differ, outermost first: `wanted` has what a spec is, `said` what a target can say."""
+    """Every fact on which two tables differ, outermost first.
+
+    `wanted` has what a spec is, `said` what a target can say of it.
+    """
     reported: list[str] = []
     for path in dict.fromkeys((*wanted, *said)):
         found, needs = wanted.get(path, ABSENT), said.get(path, ABSENT)
@@ -133,9 +136,11 @@ def _by_layer(path: str, found: object, needs: object) -> Iterator[Violation]:
     if depth == 0:
         yield Violation(path, found, needs)
         return
-    pairs = [tuple(v.values[i] if isinstance(v, PerLayer) else v for v in (found, needs)) for i in range(depth)]
-    layer = next(i for i, (a, b) in enumerate(pairs) if a != b)
-    yield Violation(path, *pairs[layer], layer)
+    for layer in range(depth):
+        here, there = (v.values[layer] if isinstance(v, PerLayer) else v for v in (found, needs))
+        if here != there:
+            yield Violation(path, here, there, layer)
+            return
 
 
 def _shown(value: object) -> str:

@@ -67,9 +67,11 @@ class Attention(nn.Module):
 
     def _heads(self, x_BTX: Tensor, norm: Norm | None) -> Tensor:
         if norm is not None and self.spec.qk_norm is not None and self.spec.qk_norm.scope == "full":
-            return norm(x_BTX).unflatten(-1, (-1, self.spec.head_dim)).transpose(1, 2)
-        x_BTHE = x_BTX.unflatten(-1, (-1, self.spec.head_dim))
-        return (x_BTHE if norm is None else norm(x_BTHE)).transpose(1, 2)
+            x_BTX, norm = norm(x_BTX), None
+        x_BTHE = x_BTX.view(*x_BTX.shape[:2], -1, self.spec.head_dim)
+        if norm is not None:
+            x_BTHE = norm(x_BTHE)
+        return x_BTHE.transpose(1, 2)
 
 
 def _qk_norm(spec: ir.Attention, heads: int) -> Norm | None:
@@ -96,6 +98,11 @@ class Positions:
         steps_T = torch.arange(self.past, self.past + self.length, device=self.device)
         pads_B = torch.zeros(1, dtype=torch.long, device=self.device) if self.pads_B is None else self.pads_B
         self.ids_BT = (steps_T[None] - pads_B[:, None]).clamp(min=0)
+
+    @classmethod
+    def of(cls, tokens_BT: Tensor, past: int = 0, pads_B: Tensor | None = None) -> Positions:
+        """The places of a batch of token ids."""
+        return cls(tokens_BT.shape[0], tokens_BT.shape[1], past, pads_B, tokens_BT.device)
 
     def angles(self, rope: ir.Rope, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines for these tokens, shared by all layers with the same rotation."""

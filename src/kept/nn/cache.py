@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class KeyValues:
@@ -40,7 +42,9 @@ class Cache:
 def _room(held: Tensor | None, like: Tensor, end: int) -> Tensor:
     if held is not None and held.shape[2] >= end:
         return held
-    grown = like.new_empty(like.shape[0], like.shape[1], max(end, 64, 2 * (0 if held is None else held.shape[2])), like.shape[3])
+    grown = like.new_empty(
+        like.shape[0], like.shape[1], max(end, 64, 2 * (0 if held is None else held.shape[2])), like.shape[3]
+    )
     if held is not None:
         grown[:, :, : held.shape[2]] = held
     return grown

@@ -30,12 +30,16 @@ def generate(
     """Continue each prompt by up to `new_tokens` ids; returns the new ids, without the end token.
 
     Temperature 0 is greedy. Rows of unequal length are padded on the left and masked, so that each row's result is
-    what it would be alone. Raises InputError for an empty prompt or one that leaves no room in the context.
+    what it would be alone. Raises InputError for an empty prompt, one that leaves no room in the context, or a top-p
+    that keeps nothing.
     """
     _check(model, prompts, new_tokens)
+    if not 0 < top_p <= 1:
+        raise InputError(f"top-p is {top_p}, it must be above 0 and at most 1")
+    device = model.embedding.weight.device
     longest = max(len(prompt) for prompt in prompts)
-    pads_B = torch.tensor([longest - len(prompt) for prompt in prompts])
-    tokens_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    pads_B = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    tokens_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     padded = pads_B if bool(pads_B.any()) else None
     cache = Cache(model.spec.depth)
     random = torch.Generator().manual_seed(seed)
@@ -43,14 +47,14 @@ def generate(
     done, out = [False] * len(prompts), [[] for _ in prompts]  # type: tuple[list[bool], list[list[int]]]
     for _ in range(new_tokens):
         last_BV = model.logits(model.hidden(tokens_BT, cache, padded)[:, -1])
-        chosen_B = _choose(last_BV, temperature, top_p, random)
+        chosen_B = _choose(last_BV.cpu(), temperature, top_p, random)
         for row, token in enumerate(chosen_B.tolist()):
             done[row] = done[row] or token in ends
             if not done[row]:
                 out[row].append(token)
         if all(done):
             break
-        tokens_BT = chosen_B[:, None]
+        tokens_BT = chosen_B[:, None].to(device)
     return out
 
 

@@ -61,11 +61,9 @@ class Model(nn.Module):
             last = x_BTD
         return last
 
-    def streams(
-        self, tokens_BT: Tensor, cache: Cache | None = None, pads_B: Tensor | None = None
-    ) -> Iterator[Tensor]:
+    def streams(self, tokens_BT: Tensor, cache: Cache | None = None, pads_B: Tensor | None = None) -> Iterator[Tensor]:
         """The residual stream before the first layer and after each, depth + 1 values of (B, T, D)."""
-        where = Positions(*tokens_BT.shape, 0 if cache is None else cache.length, pads_B, tokens_BT.device)
+        where = Positions.of(tokens_BT, 0 if cache is None else cache.length, pads_B)
         x_BTD = self.embed(tokens_BT, where)
         yield x_BTD
         for i, layer in enumerate(self.layers):
@@ -119,9 +117,7 @@ class Head(nn.Module):
         return F.linear(x_BTD, embedding_VD if self.weight is None else self.weight, self.bias)
 
 
-def fill(
-    module: nn.Module, program: Program, prefix: str, dtype: torch.dtype | None, precision: Precision
-) -> None:
+def fill(module: nn.Module, program: Program, prefix: str, dtype: torch.dtype | None, precision: Precision) -> None:
     """Give a module built on the meta device the program's weights under `prefix`."""
     values = {}
     for name, _ in module.named_parameters():

@@ -20,7 +20,9 @@ def centred(tensor: Lazy, axis: int) -> Lazy:
 def times_vector(matrix: Lazy, vector: Lazy, plus: Lazy | None) -> Lazy:
     """`matrix @ vector (+ plus)`, a bias."""
     sliced = (matrix,) if plus is None else (matrix, plus)
-    return Computed(matrix.shape[:1], matrix.dtype, _affine if plus is not None else _product, sliced, (vector,), local=True)
+    return Computed(
+        matrix.shape[:1], matrix.dtype, _affine if plus is not None else _product, sliced, (vector,), local=True
+    )
 
 
 def permuted_rows(tensor: Lazy, order: tuple[int, ...]) -> Lazy:

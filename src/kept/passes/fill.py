@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Layer, Spec
 
+PROJECTIONS = ("mixer.q", "mixer.k", "mixer.v", "mixer.o", "mlp.gate", "mlp.up", "mlp.down")
+
 
 @dataclass(frozen=True)
 class FillBiases(Pass):
@@ -25,7 +27,12 @@ class FillBiases(Pass):
     summary: ClassVar[str] = "projections without a bias get a zero one"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Split projections: part of a fused bias cannot be added."""
+        """Names of projections, and split ones: part of a fused bias cannot be added."""
+        unknown = next((name for name in self.biases if name not in PROJECTIONS), None)
+        if unknown is not None:
+            return Obstacle(
+                "biases", f"{unknown!r} is not a projection", way_out=f"name some of {', '.join(PROJECTIONS)}"
+            )
         for i, layer in enumerate(program.spec.layers):
             if (layer.mixer.fused and {"mixer.q", "mixer.k", "mixer.v"} & set(self.biases)) or (
                 layer.mlp.fused and {"mlp.gate", "mlp.up"} & set(self.biases)

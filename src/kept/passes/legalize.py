@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from kept.ir.program import Program
     from kept.ir.facts import Violation
+    from kept.ir.program import Program
     from kept.ir.spec import Spec
 
     Violations = Callable[[Spec], list[Violation]]
@@ -146,7 +146,10 @@ REASONS: tuple[tuple[str, str], ...] = (
     ("positions", "positions are learned, and the target has no table of them"),
     ("layers.*.mixer.rope", "queries and keys are not rotated, and the target always rotates"),
     ("layers.*.mixer.qk_norm*", "queries and keys are normalised, which no weights of the target can do"),
-    ("layers.*.parallel", "attention and MLP read the same stream (parallel residual), the target's MLP reads what attention wrote"),
+    (
+        "layers.*.parallel",
+        "attention and MLP read the same stream, the target has no parallel residual",
+    ),
     ("layers.*.mlp_norm", "attention and MLP share one norm, the target has two"),
     ("*.eps", "norms have different epsilons, the target has one"),
     ("*_bias", "the target has no such bias"),

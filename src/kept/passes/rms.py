@@ -60,7 +60,9 @@ class LayerNormToRms(Pass):
         changed: dict[str, Lazy] = {}
         if self.mode == "calibrated" and self.gains is not None:
             layer_norms = [r.norm for r in readings(program.spec) if r.value.kind == "layer"]
-            changed = {f"{n}.gain": Given(tuple(self.gains[n].shape), program.dtype, self.gains[n]) for n in layer_norms}
+            changed = {
+                f"{n}.gain": Given(tuple(self.gains[n].shape), program.dtype, self.gains[n]) for n in layer_norms
+            }
         return program.updated(spec, changed)
 
     def ensures(self, spec: Spec) -> bool:

@@ -57,8 +57,10 @@ def _split(program: Program, at: str, fused: str, parts: dict[str, int]) -> dict
     out: dict[str, Lazy] = {}
     for kind in ("weight", "bias"):
         whole = program.weights.get(f"{at}{fused}.{kind}")
+        if whole is None:
+            continue
         start = 0
-        for part, size in parts.items() if whole is not None else ():
+        for part, size in parts.items():
             out[f"{at}{part}.{kind}"] = take_rows(whole, start, start + size)
             start += size
     return out

@@ -27,7 +27,7 @@ SIGNAL = 2.0**43
 """How large the normalised stream is written: the old stream remains as 1 / SIGNAL of it."""
 
 ANCHOR = 2.0**60
-"""The constant coordinate. Its square stays within float32, and it dwarfs the signal, so that the last norm divides by a constant."""
+"""The constant coordinate. It dwarfs the signal, so that the last norm divides by a constant; its square fits float32."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ def _householder(like: torch.Tensor, width: int) -> torch.Tensor:
     """The unit vector v of Q = I - 2 v v', which maps 1/sqrt(d) to e_d."""
     v = like.new_full((width,), 1 / math.sqrt(width))
     v[-1] -= 1
-    return v / v.norm()
+    unit: torch.Tensor = v / v.norm()
+    return unit
 
 
 def _reflection(one: torch.Tensor, width: int, size: int) -> torch.Tensor:
@@ -192,9 +193,7 @@ def _last_gain(gain: torch.Tensor, width: int, signal: float, anchor: float) -> 
     return out
 
 
-def _head(
-    head: torch.Tensor, bias: torch.Tensor, gain: torch.Tensor, signal: float, anchor: float
-) -> torch.Tensor:
+def _head(head: torch.Tensor, bias: torch.Tensor, gain: torch.Tensor, signal: float, anchor: float) -> torch.Tensor:
     v = _householder(gain, gain.shape[0])
     scaled = head * gain
     out = (scaled - 2 * (scaled @ v)[:, None] * v[None]) * signal

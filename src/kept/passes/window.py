@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from kept.ir.tensors import Lazy, take_rows
+from kept.ir.tensors import take_rows
 from kept.passes.base import Obstacle, Pass
 from kept.passes.rewrite import map_mixers
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Spec
+    from kept.ir.tensors import Lazy
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class LimitContext(Pass):
 
     def run(self, program: Program) -> Program:
         """Change the stated context, and cut a table of learned positions."""
-        spec, changed = replace(program.spec, context=self.tokens), {}  # type: tuple[Spec, dict[str, Lazy]]
+        spec = replace(program.spec, context=self.tokens)
+        changed: dict[str, Lazy] = {}
         if spec.positions is not None:
             spec = replace(spec, positions=min(spec.positions, self.tokens))
             changed["positions.weight"] = take_rows(program.weights["positions.weight"], 0, spec.positions or 0)

@@ -1,0 +1,94 @@
+"""What goes along with the weights: tokenizer, generation config, chat template, licences. No code ever does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.reader import read_json
+from kept.checkpoint.sentencepiece import tokenizer_files
+from kept.checkpoint.writer import to_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.ir.spec import Spec
+
+COPIED = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+LICENCE_WORDS = ("licen", "notice", "copying", "use_policy", "agreement")
+
+FAST = "PreTrainedTokenizerFast"
+"""The class that loads any `tokenizer.json`, under every transformers since 4.0."""
+
+
+def companions(source: Path, spec: Spec) -> dict[str, Path | bytes]:
+    """The files of an output besides weights, config, card and record: a path to copy, or the bytes to write."""
+    out: dict[str, Path | bytes] = {n: source / n for n in COPIED if (source / n).is_file()}
+    out.update({file.name: file for file in licences(source)})
+    if "tokenizer.json" in out:
+        out["tokenizer_config.json"] = to_json(_tokenizer_config(source))
+    elif "tokenizer.model" in out:
+        out.update(tokenizer_files(source))
+    elif (source / "tokenizer_config.json").is_file():
+        out["tokenizer_config.json"] = to_json(_tokenizer_config(source))
+    out["generation_config.json"] = to_json(_generation_config(source, spec))
+    return out
+
+
+def licences(source: Path) -> list[Path]:
+    """The source's licence files."""
+    files = sorted(file for file in source.iterdir() if file.is_file() and file.suffix not in {".py", ".safetensors"})
+    return [file for file in files if any(word in file.name.lower() for word in LICENCE_WORDS)]
+
+
+def stated_licence(source: Path) -> str | None:
+    """The licence that the source's model card states in its front matter."""
+    import yaml  # noqa: PLC0415 - only where there is a card
+
+    card = source / "README.md"
+    if not card.is_file():
+        return None
+    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    try:
+        front = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return None
+    if not isinstance(front, dict):
+        return None
+    named = [str(front[key]) for key in ("license_name", "license", "license_link") if front.get(key)]
+    return ", ".join(named) or None
+
+
+def _tokenizer_config(source: Path) -> dict[str, Any]:
+    """The source's, less remote code, under a class that every transformers knows."""
+    file = source / "tokenizer_config.json"
+    config = read_json(file) if file.is_file() else {}
+    remote = config.pop("auto_map", None) is not None
+    config.pop("backend", None)
+    if remote or config.get("tokenizer_class") in {None, "TokenizersBackend"}:
+        config["tokenizer_class"] = FAST
+    return config
+
+
+def _generation_config(source: Path, spec: Spec) -> dict[str, Any]:
+    file = source / "generation_config.json"
+    given = read_json(file) if file.is_file() else {}
+    eos = spec.tokens.eos
+    ids = {
+        "bos_token_id": spec.tokens.bos,
+        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
+        "pad_token_id": spec.tokens.pad,
+    }
+    own = {key: value for key, value in given.items() if key not in {"transformers_version", "_from_model_config"}}
+    return {**{key: value for key, value in ids.items() if value is not None}, **own}

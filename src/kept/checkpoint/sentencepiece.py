@@ -1,0 +1,417 @@
+"""A fast `tokenizer.json` from a SentencePiece `tokenizer.model`, for checkpoints that ship only that and remote code.
+
+The result gives the ids and the text of SentencePiece (github.com/google/sentencepiece, arXiv:1808.06226), with these
+exceptions, each owed to what the `tokenizers` library can express:
+
+- Control symbols and the unknown piece are special tokens, so their names are matched in text, as Hugging Face does;
+  SentencePiece reads such a name as ordinary characters. The unknown piece decodes to nothing, not to ` ⁇ `.
+- BPE breaks ties between pieces of equal score by rank, not leftmost first. Trained models have no such ties; models
+  whose vocabulary was extended by hand may. A piece with a character that is no piece itself is never merged.
+- Unigram sums scores in double precision, SentencePiece in single: in a text of thousands of characters two
+  segmentations that score almost the same may be told apart differently.
+- A character map (nmt_nfkc and the like) is applied per character after NFC, by SentencePiece to the longest match:
+  unusual orders of combining marks may differ.
+- Beside user-defined symbols a BPE piece that merging does not reach is taken where it stands alone.
+- Bytes that are no UTF-8, which only a model's output can hold, decode to one U+FFFD each for the whole run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from kept.checkpoint.reader import read_json
+from kept.checkpoint.writer import to_json
+from kept.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+SPACE = "▁"
+"""What SentencePiece writes for a space, U+2581."""
+
+
+class Kind(IntEnum):
+    """What a piece is for, as `sentencepiece_model.proto` numbers it."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An entry of the vocabulary; its id is its place."""
+
+    text: str
+    score: float
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a `tokenizer.model` says, as far as ids and text depend on it."""
+
+    pieces: tuple[Piece, ...]
+    algorithm: str
+    byte_fallback: bool
+    space_is_suffix: bool
+    charsmap: bytes
+    dummy_prefix: bool
+    trim: bool
+    escape: bool
+    denormalizes: bool
+
+    def texts(self, *kinds: Kind) -> list[str]:
+        """The pieces of these kinds, in order of id."""
+        return [piece.text for piece in self.pieces if piece.kind in kinds]
+
+    @property
+    def unknown(self) -> int:
+        """The id of the unknown piece."""
+        return next(at for at, piece in enumerate(self.pieces) if piece.kind is Kind.UNKNOWN)
+
+
+# ---------------------------------------------------------------------------------------------- reading the model
+
+ALGORITHMS = {1: "UNIGRAM", 2: "BPE", 3: "WORD", 4: "CHAR"}
+
+FIXED_SIZES = {1: 8, 5: 4}
+"""Bytes of a field by its wire type, where the type fixes them."""
+
+
+def read_model(file: Path) -> Model:
+    """Read a `tokenizer.model`, without protobuf: the generated reader demands one version of its runtime.
+
+    Raises CheckpointError naming the file where it is missing, damaged or not what `tokenizers` can express.
+    """
+    try:
+        model = _model(file.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: missing; the tokenizer is made from it") from None
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error):
+        raise CheckpointError(f"{file}: is no SentencePiece model, or not the whole of one; fetch it again") from None
+    if reason := _damage(model):
+        raise CheckpointError(f"{file}: is damaged, {reason}; fetch it again")
+    if reason := _inexpressible(model):
+        raise CheckpointError(f"{file}: {reason}, which no tokenizer.json can express")
+    return model
+
+
+def _model(raw: bytes) -> Model:
+    fields = list(_fields(raw))
+    parts: dict[int, Any] = dict(fields)  # of fields given twice, the last
+    trainer, normalizer = dict(_fields(parts[2])), dict(_fields(parts[3]))
+    return Model(
+        pieces=tuple(_piece(dict(_fields(value))) for number, value in fields if number == 1),
+        algorithm=ALGORITHMS[trainer.get(3, 1)],
+        byte_fallback=bool(trainer.get(35, 0)),
+        space_is_suffix=bool(trainer.get(24, 0)),
+        charsmap=bytes(normalizer.get(2, b"")),
+        dummy_prefix=bool(normalizer.get(3, 1)),
+        trim=bool(normalizer.get(4, 1)),
+        escape=bool(normalizer.get(5, 1)),
+        denormalizes=bool(dict(_fields(parts.get(5, b""))).get(2, b"")),
+    )
+
+
+def _piece(fields: dict[int, Any]) -> Piece:
+    (score,) = struct.unpack("<f", fields[2]) if 2 in fields else (0.0,)
+    return Piece(fields[1].decode("utf-8"), score, Kind(fields.get(3, Kind.NORMAL)))
+
+
+def _fields(raw: bytes) -> Iterator[tuple[int, Any]]:
+    """The fields of a protobuf message: number, and an int or the bytes."""
+    at = 0
+    while at < len(raw):
+        key, at = _varint(raw, at)
+        number, wire_type = divmod(key, 8)
+        if wire_type == 0:
+            value, at = _varint(raw, at)
+            yield number, value
+            continue
+        size, at = _varint(raw, at) if wire_type == 2 else (FIXED_SIZES[wire_type], at)
+        if at + size > len(raw):
+            raise ValueError(at)
+        yield number, raw[at : at + size]
+        at += size
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while raw[at] >= 0x80:
+        value |= (raw[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return value | raw[at] << shift, at + 1
+
+
+def _damage(model: Model) -> str:
+    """Why SentencePiece itself would not load this model, or nothing."""
+    texts = [piece.text for piece in model.pieces]
+    every_byte = {f"<0x{byte:02X}>" for byte in range(256)}
+    reasons = {
+        "a piece is empty or there twice": len(set(texts)) < len(texts) or "" in texts,
+        "it has not one unknown piece": len(model.texts(Kind.UNKNOWN)) != 1,
+        "a score is no number": not all(math.isfinite(piece.score) for piece in model.pieces),
+        "its byte pieces are wrong": set(model.texts(Kind.BYTE)) != (every_byte if model.byte_fallback else set()),
+        "its character map is broken": not _readable(model.charsmap),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _readable(charsmap: bytes) -> bool:
+    try:
+        return not charsmap or bool(normalizers.Precompiled(charsmap))
+    except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower
+        return False
+
+
+def _inexpressible(model: Model) -> str:
+    unused = model.texts(Kind.UNUSED)
+    reasons = {
+        f"is a {model.algorithm} model": model.algorithm not in {"BPE", "UNIGRAM"},
+        "puts spaces behind words (treat_whitespace_as_suffix)": model.space_is_suffix,
+        "rewrites what it decodes (denormalizer_spec)": model.denormalizes,
+        f"has unused pieces ({unused[:1]})": bool(unused),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+# ------------------------------------------------------------------------------------------ building the tokenizer
+
+
+def fast_tokenizer(model_file: Path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.model`, without a post-processor: `encode` adds no special tokens.
+
+    Raises CheckpointError naming the file where it is missing, damaged or not what `tokenizers` can express.
+    """
+    model = read_model(model_file)
+    tokenizer = Tokenizer(_bpe(model) if model.algorithm == "BPE" else _unigram(model))
+    tokenizer.normalizer = _normalizer(model)
+    if pre_tokenizer := _pre_tokenizer(model):
+        tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = _decoder(model)
+    tokenizer.add_special_tokens([_special(text) for text in model.texts(Kind.UNKNOWN, Kind.CONTROL)])
+    return tokenizer
+
+
+def _special(text: str) -> AddedToken:
+    return AddedToken(text, special=True, normalized=False)
+
+
+def _bpe(model: Model) -> models.BPE:
+    return models.BPE(
+        vocab={piece.text: at for at, piece in enumerate(model.pieces)},
+        merges=_merges(model),
+        unk_token=model.pieces[model.unknown].text,
+        fuse_unk=True,
+        byte_fallback=model.byte_fallback,
+        ignore_merges=bool(model.texts(Kind.USER_DEFINED)),
+    )
+
+
+def _merges(model: Model) -> list[tuple[str, str]]:
+    """Every split of a piece into two pieces, best score first.
+
+    SentencePiece merges what lies side by side if together it is a piece, whatever it was made of. Of two splits of
+    one piece the longer left half goes first: in a run of one character the longer symbols stand to the left.
+    """
+    pieces = set(model.texts(Kind.NORMAL))
+    return [
+        (piece.text[:cut], piece.text[cut:])
+        for piece in sorted(model.pieces, key=lambda piece: -piece.score)
+        if piece.kind is Kind.NORMAL
+        for cut in range(len(piece.text) - 1, 0, -1)
+        if piece.text[:cut] in pieces and piece.text[cut:] in pieces
+    ]
+
+
+def _unigram(model: Model) -> models.Unigram:
+    vocab = [
+        (piece.text, 0.1 * (len(piece.text.encode()) - 1) if piece.kind is Kind.USER_DEFINED else piece.score)
+        for piece in model.pieces  # the bonus of SentencePiece 0.2.3 for a user-defined symbol; earlier ones give -0.1
+    ]
+    return models.Unigram(vocab, model.unknown, model.byte_fallback)
+
+
+def _normalizer(model: Model) -> normalizers.Normalizer:
+    space = SPACE if model.escape else " "
+    shields = _shields(model)
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(symbol, shield) for symbol, shield in shields.items()]
+    steps += _charsmap(model)
+    if model.trim:
+        steps.append(normalizers.Replace(Regex(rf"\A +|[ {space}]+\z"), ""))
+        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+    if model.dummy_prefix:
+        steps.append(normalizers.Prepend(space))
+    if model.escape:
+        steps.append(normalizers.Replace(" ", SPACE))
+    steps += [normalizers.Replace(shield, symbol) for symbol, shield in shields.items()]
+    return normalizers.Sequence(steps)
+
+
+def _charsmap(model: Model) -> list[normalizers.Normalizer]:
+    """The character map; after NFC where it composes, since `tokenizers` drops marks that it would have to combine."""
+    if not model.charsmap:
+        return []
+    charsmap = normalizers.Precompiled(model.charsmap)
+    composes = charsmap.normalize_str("e\u0301") == "é"
+    return [normalizers.NFC(), charsmap] if composes else [charsmap]
+
+
+def _shields(model: Model) -> dict[str, str]:
+    """A private-use character to stand for each user-defined symbol that the character map would change."""
+    charsmap = normalizers.Sequence(_charsmap(model))
+    symbols = [symbol for symbol in model.texts(Kind.USER_DEFINED) if charsmap.normalize_str(symbol) != symbol]
+    return {symbol: chr(0xF0000 + at) for at, symbol in enumerate(sorted(symbols, key=len, reverse=True))}
+
+
+def _pre_tokenizer(model: Model) -> pre_tokenizers.PreTokenizer | None:
+    """What holds pieces apart: SentencePiece itself segments a text as a whole."""
+    symbols = sorted(model.texts(Kind.USER_DEFINED), key=len, reverse=True)
+    if model.algorithm == "UNIGRAM":
+        return pre_tokenizers.Split(Regex(_reserved(model)), "merged_with_previous")
+    if symbols:
+        return pre_tokenizers.Split(Regex("|".join(map(re.escape, symbols))), "isolated")
+    return None
+
+
+def _reserved(model: Model) -> str:
+    """The first character of a name that text must not spell, such as `<0x0A>`: what follows is segmented apart."""
+    names = [re.escape(text[0]) + f"(?={re.escape(text[1:])})" for text in model.texts(Kind.UNKNOWN, Kind.CONTROL)]
+    return "|".join([*names, "<(?=0x[0-9A-F]{2}>)"])
+
+
+def _decoder(model: Model) -> decoders.Decoder:
+    steps: list[decoders.Decoder] = [decoders.ByteFallback()] if model.byte_fallback else []
+    steps.append(decoders.Fuse())
+    if model.trim or model.dummy_prefix:
+        steps.append(decoders.Strip(SPACE, left=sys.maxsize if model.trim else 1, right=0))
+    return decoders.Sequence([*steps, decoders.Replace(SPACE, " ")])
+
+
+# ------------------------------------------------------------------------------------------------ writing the files
+
+DEFAULTS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+"""The names that the source's class falls back on."""
+
+NAMED = (*DEFAULTS, "sep_token", "pad_token", "cls_token", "mask_token")
+
+CARRIED = ("chat_template", "model_max_length", "padding_side", "truncation_side")
+"""Settings that mean the same to a fast tokenizer. The rest belongs to the source's own class."""
+
+FLAGS = ("lstrip", "rstrip", "single_word")
+
+
+def tokenizer_files(directory: Path) -> dict[str, bytes]:
+    """`tokenizer.json` and `tokenizer_config.json` for a directory with a `tokenizer.model`, by name.
+
+    Stock transformers, 4.41 and later, load them as PreTrainedTokenizerFast; code beside them is neither run nor
+    named. Raises CheckpointError naming the file that is missing, damaged or disagrees with the model file.
+    """
+    tokenizer = fast_tokenizer(directory / "tokenizer.model")
+    settings = _settings(directory, tokenizer)
+    try:
+        _add_tokens(tokenizer, settings)
+        _add_template(tokenizer, settings)
+    except ValueError as error:
+        raise CheckpointError(f"{directory / 'tokenizer_config.json'}: {error}") from None
+    config = _config(tokenizer, settings)
+    return {"tokenizer.json": to_json(_serialized(tokenizer)), "tokenizer_config.json": to_json(config)}
+
+
+def _settings(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The source's settings; as in transformers, special_tokens_map.json yields where added_tokens_decoder is."""
+    config, names, added = (
+        read_json(directory / name) if (directory / name).exists() else {}
+        for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    )
+    known = {key: name for key, name in DEFAULTS.items() if tokenizer.token_to_id(name) is not None}
+    if "added_tokens_decoder" in config:
+        return known | names | config
+    return known | config | names | {"added_tokens_decoder": {str(at): name for name, at in added.items()}}
+
+
+def _add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Add the tokens that are listed with an id, then those that are only named; the latter are special.
+
+    Raises ValueError where a token would get another id than it is listed with.
+    """
+    listed = {int(at): _added_token(entry) for at, entry in settings["added_tokens_decoder"].items()}
+    tokens = {listed[at].content: listed[at] for at in sorted(listed)}
+    named = [settings[key] for key in NAMED if settings.get(key)]
+    for entry in [*named, *(settings.get("additional_special_tokens") or [])]:
+        token = _added_token(entry)
+        tokens.setdefault(token.content, token).special = True
+    tokenizer.add_tokens(list(tokens.values()))
+    for at, token in listed.items():
+        if (there := tokenizer.token_to_id(token.content)) != at:
+            raise ValueError(f"lists {token.content!r} as token {at}, by tokenizer.model it is {there}")
+
+
+def _added_token(entry: object) -> AddedToken:
+    if isinstance(entry, str):
+        return AddedToken(entry, normalized=False)
+    if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+        raise ValueError(f"names a token as {entry!r}")  # noqa: TRY004 - the file's fault, not the caller's
+    flags = {flag: bool(entry.get(flag, False)) for flag in FLAGS}
+    return AddedToken(entry["content"], normalized=False, **flags)
+
+
+def _add_template(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Put the first and the last token around each text where the source's tokenizer does."""
+    bos, eos = _ends(settings)
+    single, second = ([f"{item}:{at}" for item in (*bos, text, *eos)] for at, text in enumerate(("$A", "$B")))
+    special = [(token, tokenizer.token_to_id(token)) for token in sorted({*bos, *eos})]
+    tokenizer.post_processor = processors.TemplateProcessing(single, single + second, special)
+
+
+def _ends(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The token put before each text, and the one behind; Orion's class adds the first unless told otherwise."""
+    ends = []
+    for end, usual in (("bos", bool(settings.get("bos_token"))), ("eos", False)):
+        wanted, token = settings.get(f"add_{end}_token", usual), settings.get(f"{end}_token")
+        if wanted and not token:
+            raise ValueError(f"sets add_{end}_token but no {end}_token")
+        ends.append([_added_token(token).content] if wanted else [])
+    return ends[0], ends[1]
+
+
+def _config(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the fast tokenizer; nothing that names remote code."""
+    bos, eos = _ends(settings)
+    further = [_added_token(entry).content for entry in settings.get("additional_special_tokens") or []]
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{key: _added_token(settings[key]).content for key in NAMED if settings.get(key)},
+        **({"additional_special_tokens": further} if further else {}),
+        "add_bos_token": bool(bos),
+        "add_eos_token": bool(eos),
+        "clean_up_tokenization_spaces": False,
+        **{key: settings[key] for key in CARRIED if settings.get(key) is not None},
+        "added_tokens_decoder": {
+            str(at): {name: getattr(token, name) for name in ("content", *FLAGS, "normalized", "special")}
+            for at, token in sorted(tokenizer.get_added_tokens_decoder().items())
+        },
+    }
+
+
+def _serialized(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The tokenizer as JSON, with merges as `left right`, all that tokenizers 0.19 reads, where that is unambiguous."""
+    content: dict[str, Any] = json.loads(tokenizer.to_str())
+    merges = content["model"].get("merges", [])
+    if not any(" " in left + right or left.startswith("#version") for left, right in merges):
+        content["model"] |= {"merges": [f"{left} {right}" for left, right in merges]} if merges else {}
+    return content

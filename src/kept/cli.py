@@ -1,0 +1,202 @@
+"""The command line: parse, call, print. Data goes to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kept import display
+from kept.errors import KeptError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
+
+CHOICES: tuple[Callable[..., Any], ...] = (
+    click.option("--to", help="Target family. [default: llama]"),
+    click.option("--norm", help="LayerNorm becomes RMSNorm: exact, opm, opm-centred or calibrated. [default: exact]"),
+    click.option("--final-bias", help="The last norm's bias: block (exact, one more layer) or drop. [default: block]"),
+    click.option("--context", type=int, help="State fewer positions; a sliding window as long as them goes away."),
+    click.option("--dtype", help="Write float32, bfloat16, float16 or float64. [default: the source's]"),
+    RECIPE,
+    JSON,
+)
+
+
+class Group(click.Group):
+    """Turns the errors that users can act on into one line and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(context)
+        except KeptError as error:
+            display.complain(str(error))
+            context.exit(error.exit_code)
+        except (OSError, MemoryError) as error:
+            display.complain(f"{type(error).__name__}: {error}")
+            context.exit(2)
+
+
+def with_choices(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what a conversion is."""
+    for option in reversed(CHOICES):
+        command = option(command)
+    return command
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="kept")
+def main() -> None:
+    """Change the architecture of a pretrained decoder language model and keep what it knows.
+
+    \b
+    kept inspect path/to/orion                     what it is, and what it can become
+    kept plan    path/to/orion --to llama          the passes, their promises and their cost
+    kept convert path/to/orion out/llama           do it, and measure the result
+    kept verify  path/to/orion out/llama           measure it again, on your own text
+    kept demo                                      all of it on a small model that comes along
+    """
+
+
+@main.command()
+@click.argument("path")
+@JSON
+def inspect(path: str, *, as_json: bool) -> None:
+    """Say what a checkpoint is, what it costs to run, and which targets it can become.
+
+    \b
+    kept inspect path/to/orion
+    kept inspect path/to/orion --json | jq .targets
+    """
+    from kept.inspection import inspect as look
+
+    found = look(path)
+    display.out_json(found) if as_json else display.inspection(found)
+
+
+@main.command()
+@click.argument("source", required=False)
+@with_choices
+def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: Any) -> None:
+    """Print the passes that a conversion would run, with promise and cost. Reads no weights.
+
+    \b
+    kept plan path/to/orion
+    kept plan path/to/orion --norm opm --json
+    """
+    from kept.opened import open_model
+    from kept.pipeline import make_plan
+
+    chosen = _recipe(recipe, source=source, out="", **options)
+    opened = open_model(chosen.source)
+    found = make_plan(opened, chosen, unmeasured=True)
+    display.out_json(display.plan_table(found)) if as_json else display.plan(opened, found, chosen.to)
+
+
+@main.command()
+@click.argument("source", required=False)
+@click.argument("out", required=False)
+@with_choices
+@click.option("--shard-size", help="Largest weight file, as 5GB or 500MB. [default: 5GB]")
+@click.option("--text", help="UTF-8 file that calibration and verification read. [default: a built-in sample]")
+@click.option("--verify-tokens", type=int, help="Tokens of the final verification; 0 leaves it out.")
+def convert(source: str | None, out: str | None, recipe: str | None, *, as_json: bool, **options: Any) -> None:
+    """Convert SOURCE into OUT, a directory that stock tools load, and measure the result.
+
+    Interrupted, the same command continues. Exit code 1: the result is not what the passes promised.
+
+    \b
+    kept convert path/to/orion out/llama
+    kept convert path/to/orion out/plain --norm opm
+    kept convert path/to/orion out/llama --dtype float32 --text my.txt
+    kept convert --recipe recipe.toml
+    """
+    from kept.pipeline import run
+
+    done = run(_recipe(recipe, source=source, out=out, **options), display.Bars())
+    display.out_json(done.record) if as_json else display.conversion(done)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("out")
+@click.option("--text", help="UTF-8 file to measure on. [default: a built-in sample]")
+@click.option("--tokens", default=2048, show_default=True, help="How many tokens of it.")
+@click.option("--streamed", is_flag=True, help="Never hold a whole model: leaves out the continuations.")
+@JSON
+def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bool, as_json: bool) -> None:
+    """Measure OUT against SOURCE: logits, KL, perplexity, every layer, continuations side by side.
+
+    Exit code 1: the output is not what its passes promised.
+
+    \b
+    kept verify path/to/orion out/llama --text my.txt
+    kept verify path/to/orion out/llama --streamed --json
+    """
+    from kept.pipeline import verify as measure
+    from kept.record import verification_table
+
+    found = measure(source, out, text=text, tokens=tokens, streamed=streamed, reporter=display.Bars())
+    display.out_json(verification_table(found)) if as_json else display.verification(found)
+    if found.failure is not None:
+        display.complain(f"{out}: the promise ({found.promise}) is broken: {found.failure}")
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("path")
+@click.option("--prompt", "prompts", multiple=True, help="Text to continue; may be given several times.")
+@click.option("--tokens", default=64, show_default=True, help="How many new tokens.")
+@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-p", default=1.0, show_default=True, help="Sample from the likeliest tokens of this total.")
+@click.option("--seed", default=0, show_default=True, help="Of the sampling.")
+@JSON
+def generate(path: str, prompts: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
+    """Continue prompts with the model in PATH, of any family that kept reads.
+
+    \b
+    kept generate out/llama --prompt "Once upon a time"
+    kept generate path/to/orion --prompt "def add(" --temperature 0.8 --top-p 0.9
+    """
+    from kept.generation import generate as write
+
+    texts = write(path, prompts or ("Once upon a time",), **options)
+    display.out_json(texts) if as_json else display.generations(texts)
+
+
+@main.command()
+@click.option("--out", default="kept-demo", show_default=True, help="Directory for the result and the page.")
+@JSON
+def demo(out: str, *, as_json: bool) -> None:
+    """Convert the small Orion that comes along, verify it, load it with transformers, and write a page about it.
+
+    \b
+    kept demo
+    kept demo --out /tmp/demo
+    """
+    from kept.demo import run_demo
+
+    done = run_demo(out, display.Bars())
+    display.out_json(done.record) if as_json else display.demo(done)
+
+
+def _recipe(file: str | None, **options: Any) -> Any:
+    """The recipe that a file and flags make; a missing argument is click's kind of error."""
+    from kept.recipe import load_recipe, recipe_from
+
+    given = {key: value for key, value in options.items() if value is not None}
+    if file is not None:
+        return load_recipe(file, **{k: v for k, v in given.items() if k != "out" or v})
+    for key in ("source", "out"):
+        if key not in given:
+            raise click.UsageError(f"Missing argument '{key.upper()}' (or --recipe).")
+    return recipe_from({}, **given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

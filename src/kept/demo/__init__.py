@@ -1,0 +1,113 @@
+"""The demonstration: a small real Orion that comes with the package becomes a stock Llama, on one page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import InputError
+from kept.pipeline import Conversion, run
+from kept.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kept.pipeline import Reporter
+
+PROMPTS = ("Once upon a time, there was a", "The count looked at the", "def __init__(self, ")
+
+TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt, continued by the source (run by kept) and by the output (run by transformers)."""
+
+    prompt: str
+    source: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demonstration made: the conversion, the texts of both models, and the page about them."""
+
+    conversion: Conversion
+    stock_class: str
+    pairs: tuple[Pair, ...]
+    page: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The conversion's record with the page and the texts."""
+        pairs = [vars(pair) for pair in self.pairs]
+        return {**self.conversion.record, "page": str(self.page), "class": self.stock_class, "generations": pairs}
+
+
+def model_path() -> Path:
+    """The checkpoint that comes with the package."""
+    return Path(str(files("kept.demo").joinpath("model")))
+
+
+def run_demo(out: str | Path, reporter: Reporter | None = None) -> Demo:
+    """Convert, verify, load with stock transformers, generate side by side, and write `page.html` into `out`.
+
+    An earlier demonstration in `out` is replaced; anything else there is left alone and raises InputError.
+    """
+    from kept.demo.page import write_page
+
+    directory = Path(out)
+    _clear(directory)
+    conversion = run(Recipe(str(model_path()), str(directory / "llama"), text=None), reporter)
+    stock_class, pairs = _side_by_side(conversion.path)
+    page = directory / "page.html"
+    write_page(page, model_path().name, conversion, stock_class, pairs)
+    return Demo(conversion, stock_class, pairs, page)
+
+
+def _clear(directory: Path) -> None:
+    old = directory / "llama"
+    if not old.exists():
+        return
+    try:
+        ours = json.loads((old / "kept.json").read_text())["source"]["name"] == model_path().name
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise InputError(f"{old}: exists and is no earlier demonstration; choose another place with --out")
+    shutil.rmtree(old)
+
+
+def _side_by_side(output: Path) -> tuple[str, tuple[Pair, ...]]:
+    """The source as kept runs it, beside the output as `AutoModelForCausalLM` runs it, greedily, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=False, torch_dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(output, trust_remote_code=False)
+    theirs = []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt")
+        written = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)[0]  # type: ignore[misc]
+        theirs.append(str(tokenizer.decode(written[ids["input_ids"].shape[1] :], skip_special_tokens=True)))
+    pairs = tuple(Pair(p, s, o) for p, s, o in zip(PROMPTS, _source_texts(PROMPTS), theirs, strict=True))
+    return type(model).__name__, pairs
+
+
+def _source_texts(prompts: Sequence[str]) -> list[str]:
+    import torch
+
+    from kept.nn import Model, generate
+    from kept.opened import open_model
+    from kept.verification.text import Reader
+
+    reader = Reader(model_path())
+    model = Model.load(open_model(model_path()).program, torch.float32)
+    new = generate(model, [reader.encode(prompt) for prompt in prompts], TOKENS)
+    return [reader.decode(ids) for ids in new]

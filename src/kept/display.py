@@ -1,0 +1,235 @@
+"""What the command line shows. stdout is data; progress, hints and errors go to stderr; plain where nobody looks."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.table import Table
+
+    from kept.demo import Demo
+    from kept.generation import Continued
+    from kept.inspection import Inspection
+    from kept.opened import Opened
+    from kept.passes.legalize import Plan
+    from kept.pipeline import Conversion
+    from kept.verification.parity import Parity
+    from kept.verification.verify import Verification
+
+SHOWN_AFTER = 2.0
+"""Seconds after which a stage is worth a line where there is no terminal."""
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    line = " ".join(message.split())
+    click.secho(f"kept: {line}", fg="red" if sys.stderr.isatty() else None, err=True)
+
+
+def hint(message: str) -> None:
+    """One line on stderr that is no error."""
+    click.echo(message, err=True)
+
+
+def out_json(value: object) -> None:
+    """JSON on stdout."""
+    plain = [asdict(v) for v in value] if isinstance(value, list) else value
+    table = asdict(plain) if is_dataclass(plain) and not isinstance(plain, type) else plain
+    click.echo(json.dumps(table, indent=2, ensure_ascii=False))
+
+
+class Bars:
+    """Progress on stderr: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """A stage of `total` bytes or layers."""
+        if sys.stderr.isatty():
+            yield from _bar(name, total, unit)
+        else:
+            yield from _lines(name, total, unit)
+
+
+def _bar(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description:10}"), BarColumn(), *counts, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _lines(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    begun, shown, done = time.monotonic(), [time.monotonic()], [0]
+
+    def advance(count: int) -> None:
+        done[0] += count
+        now = time.monotonic()
+        if now - shown[0] > 5 * SHOWN_AFTER and done[0] < total:
+            shown[0] = now
+            left = (now - begun) * (total - done[0]) / done[0]
+            hint(f"{name}: {amount(done[0], unit)} of {amount(total, unit)}, {left:.0f} s left")
+
+    yield advance
+    took = time.monotonic() - begun
+    if took > SHOWN_AFTER:
+        hint(f"{name}: {amount(total, unit)} in {took:.1f} s")
+
+
+def amount(count: float, unit: str) -> str:
+    """A count with its unit; bytes in decimal multiples."""
+    if unit != "bytes":
+        return f"{count:.0f} {unit}"
+    for name in ("B", "KB", "MB", "GB"):
+        if count < 1000 or name == "GB":
+            return f"{count:.3g} {name}" if count < 1000 else f"{count:.0f} {name}"
+        count /= 1000
+    raise AssertionError
+
+
+def parameters(count: int) -> str:
+    """A number of parameters: 8.92 M."""
+    for size, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3g} {name}"
+    return str(count)
+
+
+def _console() -> Any:  # noqa: ANN401 - rich is imported late
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def inspection(found: Inspection) -> None:
+    """`kept inspect`."""
+    console = _console()
+    size = amount(found.nbytes, "bytes")
+    console.print(f"{found.path}: {found.family}, {parameters(found.parameters)} parameters, {found.dtype}, {size}")
+    for line in found.description:
+        console.print(f"  {line}", markup=False)
+    console.print(f"  key-value cache: {amount(found.cache_bytes, 'bytes')} a token")
+    biased = [norm.bias_to_gain for norm in found.norms if norm.bias_to_gain]
+    if biased:
+        console.print(f"  norm biases: {min(biased):.3g} to {max(biased):.3g} of their gains' length")
+    for reach in found.targets:
+        how = (
+            f"{reach.promise}: {', '.join(reach.passes) or 'nothing to do'}"
+            if reach.promise
+            else f"refused: {reach.refusal}"
+        )
+        console.print(f"  to {reach.target}: {how}", markup=False)
+
+
+def plan_table(found: Plan) -> dict[str, Any]:
+    """A plan as plain data."""
+    steps = [
+        {
+            "name": s.rewrite.name,
+            "promise": str(s.promise),
+            "layers": s.layers,
+            "parameters": s.parameters,
+            "bytes": s.nbytes,
+        }
+        for s in found.steps
+    ]
+    return {"promise": str(found.promise), "passes": steps, "parameters": found.program.parameters}
+
+
+def plan(opened: Opened, found: Plan, target: str) -> None:
+    """`kept plan`."""
+    console = _console()
+    console.print(f"{opened.family.name} to {target}: {found.promise}")
+    table = _table("pass", "promise", "cost", "what it does")
+    for step in found.steps:
+        cost = [f"{step.layers:+d} layer"] if step.layers else []
+        cost += (
+            [f"{'+' if step.parameters > 0 else '-'}{parameters(abs(step.parameters))} parameters"]
+            if step.parameters
+            else []
+        )
+        table.add_row(step.rewrite.name, str(step.promise), ", ".join(cost) or "none", step.rewrite.summary)
+    if found.steps:
+        console.print(table)
+    before, after = opened.program, found.program
+    console.print(
+        f"parameters {parameters(before.parameters)} -> {parameters(after.parameters)}, "
+        f"bytes {amount(before.nbytes, 'bytes')} -> {amount(after.nbytes, 'bytes')}, "
+        f"layers {before.spec.depth} -> {after.spec.depth}"
+    )
+
+
+def conversion(done: Conversion) -> None:
+    """`kept convert`."""
+    console = _console()
+    names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
+    console.print(f"{done.path}: written ({names})")
+    if done.verification is not None:
+        verification(done.verification)
+
+
+def verification(found: Verification) -> None:
+    """`kept verify`."""
+    console = _console()
+    table = _table("against the source in float64", "max logit error", "mean", "KL nats/token", "top-1", "perplexity")
+    rows: list[tuple[str, Parity]] = [("the map, in float64", found.proof)] if found.proof is not None else []
+    rows += [(f"the output, in {found.dtype}", found.output), (f"the source, in {found.dtype}", found.floor)]
+    for name, p in rows:
+        errors = f"{p.max_logit_error:.2g}", f"{p.mean_logit_error:.2g}", f"{max(p.kl, 0):.2g}"
+        table.add_row(name, *errors, f"{100 * p.top1:.2f} %", f"{p.perplexity:.4f}")
+    console.print(table)
+    out = found.output
+    console.print(
+        f"{out.tokens} tokens of {found.text}; logit std {out.logit_std:.3g}; "
+        f"source perplexity {out.perplexity_reference:.4f}"
+    )
+    console.print("relative error after each layer: " + " ".join(f"{error:.1e}" for error in out.layers[1:]))
+    for pair in found.continuations:
+        same = pair.source == pair.output
+        console.print(f"  {pair.prompt!r} -> {pair.source!r}" + (" (both)" if same else ""), markup=False)
+        if not same:
+            console.print(f"  {' ' * len(repr(pair.prompt))} -> {pair.output!r} (output)", markup=False)
+    if found.note:
+        hint(found.note)
+    verdict = "kept" if found.failure is None else f"broken: {found.failure}"
+    console.print(f"promise {found.promise}: {verdict}")
+
+
+def generations(texts: Sequence[Continued]) -> None:
+    """`kept generate`: prompt and continuation, a blank line between."""
+    click.echo("\n\n".join(text.prompt + text.text for text in texts))
+
+
+def demo(done: Demo) -> None:
+    """`kept demo`."""
+    conversion(done.conversion)
+    click.echo(f"page: {done.page}")

@@ -1,0 +1,50 @@
+"""Text in, text out, with any checkpoint that `kept` reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kept.errors import InputError
+from kept.opened import open_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A prompt and what the model wrote after it."""
+
+    prompt: str
+    text: str
+
+
+def generate(
+    path: str | Path,
+    prompts: Sequence[str],
+    *,
+    tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[Continued]:
+    """Continue each prompt by up to `tokens` tokens, in one batch, in the checkpoint's own dtype.
+
+    Raises InputError where a prompt is empty or too long, or where the checkpoint has no tokenizer.
+    """
+    from kept.nn import Model  # noqa: PLC0415 - imports torch
+    from kept.nn import generate as continue_ids  # noqa: PLC0415
+    from kept.verification.text import Reader  # noqa: PLC0415
+
+    if tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise InputError("generate: tokens must be positive, temperature not negative, top-p above 0 and at most 1")
+    opened = open_model(path)
+    reader = Reader(Path(path))
+    ids = [reader.encode(prompt) for prompt in prompts]
+    new = continue_ids(Model.load(opened.program), ids, tokens, temperature=temperature, top_p=top_p, seed=seed)
+    return [
+        Continued(prompt, reader.decode(old + more)[len(reader.decode(old)) :])
+        for prompt, old, more in zip(prompts, ids, new, strict=True)
+    ]

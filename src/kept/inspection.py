@@ -1,0 +1,105 @@
+"""What a checkpoint is, what it costs to run, and which targets it can become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kept.errors import Refusal
+from kept.families import TARGETS
+from kept.ir.slots import readings
+from kept.ir.tensors import DTYPE_BYTES
+from kept.ir.text import describe
+from kept.opened import open_model
+from kept.passes.legalize import Options, legalise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.ir.program import Program
+    from kept.ir.spec import Spec
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whether a target can be reached: with which passes and promise, or why not."""
+
+    target: str
+    promise: str | None
+    passes: tuple[str, ...]
+    refusal: str | None
+
+
+@dataclass(frozen=True)
+class NormReport:
+    """A norm of the residual stream: its kind, and the length of its bias over that of its gain."""
+
+    name: str
+    kind: str
+    bias_to_gain: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint at a glance. Bytes are of the stored dtype; `cache_bytes` of one token's keys and values."""
+
+    path: str
+    family: str
+    dtype: str
+    parameters: int
+    nbytes: int
+    cache_bytes: int
+    spec: Spec
+    description: tuple[str, ...]
+    norms: tuple[NormReport, ...]
+    targets: tuple[Reach, ...]
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Inspect a checkpoint directory. Reads headers, and the norms' own vectors.
+
+    Raises CheckpointError for what cannot be read.
+    """
+    opened = open_model(path)
+    program = opened.program
+    return Inspection(
+        path=str(opened.path),
+        family=opened.family.name,
+        dtype=program.dtype,
+        parameters=program.parameters,
+        nbytes=program.nbytes,
+        cache_bytes=cache_bytes(program.spec, program.dtype),
+        spec=program.spec,
+        description=tuple(describe(program.spec)),
+        norms=tuple(_norms(program)),
+        targets=tuple(_reach(program, name) for name in TARGETS),
+    )
+
+
+def cache_bytes(spec: Spec, dtype: str) -> int:
+    """Bytes of keys and values that one token adds to the cache."""
+    elements = sum(2 * layer.mixer.kv_heads * layer.mixer.head_dim for layer in spec.layers)
+    return elements * DTYPE_BYTES[dtype]
+
+
+def _norms(program: Program) -> list[NormReport]:
+    out = []
+    for reading in readings(program.spec):
+        ratio = 0.0
+        if reading.value.bias:
+            bias = program.weights[f"{reading.norm}.bias"].value().norm()
+            has_gain = reading.value.gain
+            gain = (
+                program.weights[f"{reading.norm}.gain"].value() + reading.value.offset if has_gain else bias.new_ones(1)
+            )
+            ratio = float(bias / gain.norm())
+        out.append(NormReport(reading.norm, reading.value.kind, ratio))
+    return out
+
+
+def _reach(program: Program, target: str) -> Reach:
+    try:
+        found = legalise(program, TARGETS[target].violations, Options())
+    except Refusal as refusal:
+        return Reach(target, None, (), str(refusal))
+    return Reach(target, str(found.promise), tuple(step.rewrite.name for step in found.steps), None)

@@ -1,0 +1,42 @@
+"""A checkpoint directory, opened as a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.reader import open_checkpoint
+from kept.errors import CheckpointError
+from kept.families import family_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from kept.families.table import Family
+    from kept.ir.program import Program
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint: where it is, its config and files, its family, and its program (no weight is read)."""
+
+    path: Path
+    config: Mapping[str, Any]
+    files: tuple[Path, ...]
+    family: Family
+    program: Program
+
+
+def open_model(path: str | Path) -> Opened:
+    """Open a checkpoint directory of any family.
+
+    Raises CheckpointError naming the file, tensor or key that is wrong, and Refusal for what no family can hold.
+    """
+    checkpoint = open_checkpoint(path)
+    try:
+        family = family_of(checkpoint.config)
+        program = family.read(checkpoint.config, checkpoint.tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    return Opened(checkpoint.path, checkpoint.config, checkpoint.files, family, program)

@@ -1,0 +1,248 @@
+"""Plan, convert, verify: the three things that a user asks for, in the words of the command line."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kept.checkpoint.companions import companions
+from kept.checkpoint.reader import read_json
+from kept.checkpoint.writer import Shard, Staging, check_target, digest, index, shards, staging, to_json
+from kept.errors import CheckpointError, InputError, OutputError, PromiseError
+from kept.families import TARGETS
+from kept.ir.slots import readings
+from kept.opened import Opened, open_model
+from kept.passes.base import Promise
+from kept.passes.legalize import Plan, legalise, run_passes
+from kept.recipe import Recipe, recipe_from
+from kept.record import RECORD, model_card, record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
+    import torch
+
+    from kept.ir.program import Program
+    from kept.ir.spec import Spec
+    from kept.verification.verify import Verification
+
+SMALL = 2_000_000_000
+"""Parameters up to which the short verification reads 512 tokens; 64 above."""
+
+
+class Reporter(Protocol):
+    """Shows how far a stage is. The command line has one with bars; the default says nothing."""
+
+    def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Any]:
+        """Begin a stage of `total` units (bytes or layers); calling what it yields advances it."""
+        ...
+
+
+class Silent:
+    """Reports nothing."""
+
+    def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Any]:  # noqa: ARG002 - says nothing
+        """A stage that nobody watches."""
+        return nullcontext(lambda _: None)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A finished conversion: where it is, the plan, what was measured, and what `kept.json` says."""
+
+    path: Path
+    plan: Plan
+    verification: Verification | None
+    record: Mapping[str, Any]
+
+
+def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa: ANN401 - a recipe's keys
+    """The passes that a conversion would run. Reads headers only.
+
+    `options` are a recipe's keys (norm, final_bias, context, dtype, passes). Raises Refusal naming the layer, the
+    reason and the way out where there is no plan.
+    """
+    recipe = recipe_from({"source": str(source), "out": "", "to": to}, **options)
+    return make_plan(open_model(source), recipe, unmeasured=True)
+
+
+def make_plan(
+    source: Opened, recipe: Recipe, gains: Mapping[str, torch.Tensor] | None = None, *, unmeasured: bool = False
+) -> Plan:
+    """The recipe's own passes, then what the target needs. `unmeasured`: plan calibration without its gains."""
+    own = run_passes(source.program, recipe.passes)
+    if recipe.norm == "calibrated" and gains is None and unmeasured:
+        gains = _stand_ins(own.program.spec)
+    rest = legalise(own.program, TARGETS[recipe.to].violations, recipe.options, gains)
+    return Plan((*own.steps, *rest.steps), rest.program)
+
+
+def convert(source: str | Path, out: str | Path, to: str = "llama", **options: Any) -> Conversion:  # noqa: ANN401
+    """Convert a checkpoint directory and write the result to `out`, with a short verification at the end.
+
+    `options` are a recipe's keys. Raises KeptError kinds: CheckpointError for bad input, Refusal where the target
+    cannot hold the model, OutputError where `out` cannot be written, PromiseError where the result is not what its
+    passes promised (it is then left beside `out` under `.unkept`).
+    """
+    return run(recipe_from({"source": str(source), "out": str(out), "to": to}, **options))
+
+
+def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
+    """Run a recipe."""
+    reporter = reporter or Silent()
+    target = Path(recipe.out)
+    check_target(target)
+    source = open_model(recipe.source)
+    _check_place(source.path, target)
+    planned = make_plan(source, recipe, _gains(source, recipe, reporter))
+    family = TARGETS[recipe.to]
+    config = family.write_config(planned.program.spec, planned.program.dtype)
+    if family is source.family:
+        config = {**source.config, **config}
+    parts = shards(family.write(planned.program), recipe.shard_bytes)
+    with staging(target, _fingerprint(source, recipe)) as stage:
+        hashes = _write(stage, parts, source, reporter)
+        _write_small(stage, parts, config, source, planned)
+        found = _verify_staged(source, stage, planned, recipe, reporter)
+        stage.write("README.md", model_card(source, planned.program.spec, recipe.to, planned, found))
+        written = record(source, recipe, planned, hashes, found)
+        stage.write(RECORD, to_json(written))
+        if found is not None and found.failure is not None:
+            broken = Staging(stage.path, target.with_name(f"{target.name}.unkept"))
+            broken.publish()
+            raise PromiseError(f"{target}: not written; {found.failure}; the result is in {broken.target} for a look")
+        stage.publish()
+    return Conversion(target, planned, found, written)
+
+
+def verify(
+    source: str | Path,
+    out: str | Path,
+    *,
+    text: str | Path | None = None,
+    tokens: int = 2048,
+    streamed: bool = False,
+    reporter: Reporter | None = None,
+) -> Verification:
+    """Measure an output against its source and judge it by the promise that its `kept.json` states.
+
+    Where the record's plan can be made again, it is proved in float64 too. An output without a record is held to
+    EXACT at the dtype's noise floor. Look at `.failure`: None where the promise is kept.
+    """
+    from kept.verification.text import sample
+    from kept.verification.verify import verify_pair
+
+    before, after = open_model(source), open_model(out)
+    _check_vocabularies(before, after)
+    promise, planned = _recorded(before, after)
+    context = min(before.program.spec.context, after.program.spec.context)
+    path = None if text is None else Path(text)
+    found = sample(before.path, before.program.spec.vocabulary, context, max(2, tokens), path)
+    depth = 2 * before.program.spec.depth + 2 * after.program.spec.depth
+    with (reporter or Silent()).stage("verify", depth, "layers") as advance:
+        return verify_pair(before, after, found, promise, planned, streamed=streamed, progress=lambda n, _: advance(n))
+
+
+def _recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
+    """The promise that an output states, and its plan's program where it can be made again."""
+    if not (after.path / RECORD).is_file():
+        return Promise.EXACT, None
+    stated = read_json(after.path / RECORD)
+    try:
+        promise = Promise(stated["promise"])
+        recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
+    return promise, make_plan(before, recipe).program if promise is Promise.EXACT else None
+
+
+def _check_vocabularies(before: Opened, after: Opened) -> None:
+    sizes = before.program.spec.vocabulary, after.program.spec.vocabulary
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{after.path}: has {sizes[1]} tokens, {before.path} has {sizes[0]}: not a conversion of it")
+
+
+def _check_place(source: Path, target: Path) -> None:
+    inside = source.resolve()
+    if inside in (target.resolve(), *target.resolve().parents):
+        raise OutputError(f"{target}: lies inside the source; choose a place outside of it")
+
+
+def _fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
+    """What makes two runs the same: an unfinished output of any other run is begun anew."""
+    files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in source.files}
+    return {"source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
+
+
+def _write(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:
+    """Write the weights; sums of what was read and written are made on the other core meanwhile."""
+    total = sum(part.nbytes for part in parts)
+    with ThreadPoolExecutor(1) as pool:
+        read = {file.name: pool.submit(digest, file) for file in source.files}
+        wrote = {}
+        with reporter.stage("write", total, "bytes") as advance:
+            for part in parts:
+                stage.write_shard(part, advance)
+                wrote[part.name] = pool.submit(digest, stage.path / part.name)
+        return {
+            "source": {name: future.result() for name, future in read.items()},
+            "output": {name: future.result() for name, future in wrote.items()},
+        }
+
+
+def _write_small(stage: Staging, parts: list[Shard], config: dict[str, Any], source: Opened, planned: Plan) -> None:
+    stage.write("config.json", to_json(config))
+    listed = index(parts)
+    if listed is not None:
+        stage.write("model.safetensors.index.json", listed)
+    for name, content in companions(source.path, planned.program.spec).items():
+        if isinstance(content, bytes):
+            stage.write(name, content)
+        else:
+            stage.copy(name, content)
+
+
+def _verify_staged(
+    source: Opened, stage: Staging, planned: Plan, recipe: Recipe, reporter: Reporter
+) -> Verification | None:
+    if recipe.verify_tokens == 0:
+        return None
+    from kept.verification.text import sample
+    from kept.verification.verify import verify_pair
+
+    count = recipe.verify_tokens or (512 if source.program.parameters < SMALL else 64)
+    spec = planned.program.spec
+    text = None if recipe.text is None else Path(recipe.text)
+    found = sample(source.path, spec.vocabulary, spec.context, count, text)
+    output = open_model(stage.path)
+    proved = planned.program if planned.promise is Promise.EXACT else None
+    depth = 2 * source.program.spec.depth + spec.depth * (2 if proved is not None else 1)
+    with reporter.stage("verify", depth, "layers") as advance:
+        return verify_pair(source, output, found, planned.promise, proved, progress=lambda n, _: advance(n))
+
+
+def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torch.Tensor] | None:
+    """The calibrated norms' gains, measured on the recipe's text."""
+    if recipe.norm != "calibrated":
+        return None
+    if recipe.text is None:
+        raise InputError("norm calibrated: needs text to measure on; give --text FILE")
+    from kept.verification.calibration import calibrate
+    from kept.verification.text import sample
+
+    spec = source.program.spec
+    found = sample(source.path, spec.vocabulary, spec.context, 4096, Path(recipe.text))
+    with reporter.stage("calibrate", spec.depth + 1, "layers") as advance:
+        statistics = calibrate(source.program, found.tokens_BT, lambda n, _: advance(n))
+    return {name: one.gain for name, one in statistics.items()}
+
+
+def _stand_ins(spec: Spec) -> dict[str, torch.Tensor]:
+    """Gains of the right shape, for a plan that is only printed."""
+    import torch
+
+    return {r.norm: torch.ones(spec.width) for r in readings(spec) if r.value.kind == "layer"}

@@ -1,0 +1,186 @@
+"""A recipe: everything a conversion was asked to do, as TOML. What is not understood is an error, with its line.
+
+```toml
+source = "path/to/orion"
+out = "out/llamion"
+to = "llama"
+norm = "exact"            # exact, opm, opm-centred, calibrated
+final_bias = "block"      # block, drop
+
+[[passes]]                # optional: run these first, in order
+name = "layernorm-to-rmsnorm"
+mode = "opm"
+```
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from kept.errors import RecipeError
+from kept.families import TARGETS
+from kept.ir.tensors import TORCH_NAMES
+from kept.passes import PASSES, Pass
+from kept.passes.legalize import Options
+from kept.passes.rms import MODES
+
+DTYPES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
+"""Our dtype names by the words that users write."""
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One conversion. `passes` run first and in order; then the planner makes the rest expressible for `to`.
+
+    `text` is what calibration and verification read; `verify_tokens` 0 leaves verification out. Values are checked at
+    construction, which raises RecipeError naming the key.
+    """
+
+    source: str
+    out: str
+    to: str = "llama"
+    norm: str = "exact"
+    final_bias: str = "block"
+    context: int | None = None
+    dtype: str | None = None
+    shard_size: str = "5GB"
+    text: str | None = None
+    verify_tokens: int | None = None
+    passes: tuple[Pass, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _one_of("to", self.to, TARGETS)
+        _one_of("norm", self.norm, MODES)
+        _one_of("final_bias", self.final_bias, ("block", "drop"))
+        if self.dtype is not None:
+            _one_of("dtype", self.dtype, DTYPES)
+        if self.context is not None and self.context < 1:
+            raise RecipeError(f"context: is {self.context}, it must be a positive number of tokens")
+        if self.verify_tokens is not None and (self.verify_tokens < 0 or self.verify_tokens == 1):
+            raise RecipeError(f"verify_tokens: is {self.verify_tokens}, it must be 0 (no verification) or at least 2")
+        self.shard_bytes  # noqa: B018 - checks it
+
+    @property
+    def options(self) -> Options:
+        """What the planner is told."""
+        dtype = None if self.dtype is None else DTYPES[self.dtype]
+        return Options(self.norm, self.final_bias, self.context, dtype)  # type: ignore[arg-type]
+
+    @property
+    def shard_bytes(self) -> int:
+        """The largest size of an output file, in bytes."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)", self.shard_size.strip(), re.IGNORECASE)
+        if match is None or float(match[1]) == 0:
+            raise RecipeError(f"shard_size: is {self.shard_size!r}, write it as 5GB or 500MB")
+        return int(float(match[1]) * UNITS[match[2].upper()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is not a default, in the words of the TOML file."""
+        out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "passes"}
+        defaults = {f.name: f.default for f in fields(self)}
+        kept = {key: value for key, value in out.items() if value != defaults[key] or key == "to"}
+        return {**kept, **({"passes": [_pass_to_dict(p) for p in self.passes]} if self.passes else {})}
+
+
+def load_recipe(path: str | Path, **overrides: Any) -> Recipe:  # noqa: ANN401 - values of any key
+    """Read a recipe file; `overrides` (None: not given) win over it. Raises RecipeError naming file, line and key."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except FileNotFoundError:
+        raise RecipeError(f"{file}: there is no such recipe") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{file}: {error}") from None
+    try:
+        return recipe_from(table, **overrides)
+    except RecipeError as error:
+        raise RecipeError(f"{file}{_line(text, str(error))}: {error}") from None
+
+
+def recipe_from(table: dict[str, Any], **overrides: Any) -> Recipe:  # noqa: ANN401 - values of any key
+    """A recipe from the keys of a TOML table. Raises RecipeError for an unknown key, a wrong type or a missing one."""
+    given = {**table, **{key: value for key, value in overrides.items() if value is not None}}
+    known = {f.name: f for f in fields(Recipe)}
+    for key, value in given.items():
+        if key not in known:
+            raise RecipeError(f"{key}: is not a key of a recipe{_nearest(key, known)}")
+        if key != "passes":
+            _check_type(key, value, str(known[key].type))
+    missing = next((key for key in ("source", "out") if key not in given), None)
+    if missing is not None:
+        raise RecipeError(f"{missing}: is missing")
+    return Recipe(**{**given, "passes": tuple(_pass(entry) for entry in given.get("passes", ()))})
+
+
+def _check_type(key: str, value: object, hint: str) -> None:
+    wanted = int if hint.startswith("int") else str
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        word = "a whole number" if wanted is int else "text in quotes"
+        raise RecipeError(f"{key}: is {value!r}, it must be {word}")
+
+
+def _pass(entry: object) -> Pass:
+    if isinstance(entry, Pass):
+        return entry
+    if not isinstance(entry, dict) or "name" not in entry:
+        raise RecipeError("passes: every pass is a table with a name")
+    name, options = entry["name"], {key: value for key, value in entry.items() if key != "name"}
+    if name not in PASSES:
+        raise RecipeError(f"name: {name!r} is not a pass{_nearest(str(name), PASSES)}; there are {', '.join(PASSES)}")
+    settable = {f.name: f for f in fields(PASSES[name])}
+    for key, value in options.items():
+        if key not in settable or key == "gains":
+            raise RecipeError(f"{key}: is not an option of {name}{_nearest(key, settable)}")
+        options[key] = _option(key, value, str(settable[key].type))
+    try:
+        return PASSES[name](**options)
+    except TypeError:
+        needs = ", ".join(key for key in settable if key not in options)
+        raise RecipeError(f"{name}: needs {needs}") from None
+
+
+def _option(key: str, value: object, hint: str) -> object:
+    """A pass's option, checked against the pass's own annotation."""
+    if hint == "Mode":
+        if value not in MODES:
+            raise RecipeError(f"{key}: is {value!r}; it must be one of {', '.join(MODES)}")
+        return value
+    if hint.startswith("tuple"):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise RecipeError(f"{key}: is {value!r}, it must be a list of texts in quotes")
+        return tuple(value)
+    _check_type(key, value, hint)
+    return value
+
+
+def _pass_to_dict(rewrite: Pass) -> dict[str, Any]:
+    options = {f.name: getattr(rewrite, f.name) for f in fields(rewrite) if f.name != "gains"}
+    return {"name": rewrite.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}}
+
+
+def _one_of(key: str, value: str, words: Any) -> None:  # noqa: ANN401 - any collection of words
+    if value not in words:
+        raise RecipeError(f"{key}: is {value!r}{_nearest(value, words)}; it must be one of {', '.join(words)}")
+
+
+def _nearest(word: str, words: Any) -> str:  # noqa: ANN401 - any collection of words
+    near = get_close_matches(word, list(words), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _line(text: str, error: str) -> str:
+    """`:line` of the key that an error begins with."""
+    key = error.split(":", 1)[0]
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf'\s*"?{re.escape(key)}"?\s*=', line) or (key in PASSES and f'"{key}"' in line):
+            return f":{number}"
+    return ""

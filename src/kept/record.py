@@ -1,0 +1,86 @@
+"""`kept.json` and the model card: what was done to a checkpoint, and what was measured.
+
+Free of times and paths, so that the same conversion writes the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from kept.checkpoint.companions import licences, stated_licence
+from kept.ir.slots import slots
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kept.ir.spec import Spec
+    from kept.opened import Opened
+    from kept.passes.legalize import Plan
+    from kept.recipe import Recipe
+    from kept.verification.verify import Verification
+
+RECORD = "kept.json"
+
+RESTRICTED = {"orion": "Weights that descend from Orion-14B carry the Orion-14B community licence, whatever the licence of the code."}
+"""Families whose weights are known to have terms of their own."""
+
+
+def record(
+    source: Opened, recipe: Recipe, plan: Plan, hashes: Mapping[str, Mapping[str, str]], found: Verification | None
+) -> dict[str, Any]:
+    """What `kept.json` holds. `hashes` has the sha256 of every `source` and every `output` file by name."""
+    before, after = slots(source.program.spec), slots(plan.program.spec)
+    return {
+        "kept": version("kept"),
+        "torch": version("torch"),
+        "source": {"name": source.path.resolve().name, "family": source.family.name, "files": dict(hashes["source"])},
+        "recipe": {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}},
+        "promise": str(plan.promise),
+        "passes": [
+            {**_named(step.rewrite), "promise": str(step.promise), "layers": step.layers, "parameters": step.parameters}
+            for step in plan.steps
+        ],
+        "new_layers": list(range(source.program.spec.depth, plan.program.spec.depth)),
+        "new_parameters": [name for name in after if name not in before],
+        "verification": None if found is None else verification_table(found),
+        "files": dict(hashes["output"]),
+    }
+
+
+def verification_table(found: Verification) -> dict[str, Any]:
+    """A verification as plain data, with its verdict."""
+    table = asdict(found)
+    return {**table, "promise": str(found.promise), "kept": found.failure is None, "failure": found.failure}
+
+
+def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verification | None) -> bytes:
+    """The output's README.md."""
+    template = files("kept").joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - Markdown from our own values
+    )
+    text = environment.from_string(template).render(
+        source=source,
+        name=source.path.resolve().name,
+        target=target,
+        spec=spec,
+        plan=plan,
+        found=found,
+        licence=stated_licence(source.path),
+        licence_files=[file.name for file in licences(source.path)],
+        restricted=RESTRICTED.get(source.family.name),
+    )
+    return text.encode()
+
+
+def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass
+    options = {k: v for k, v in vars(rewrite).items() if k != "gains"}
+    return {"name": rewrite.name, "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}}

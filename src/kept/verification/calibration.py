@@ -1,0 +1,86 @@
+"""Statistics of what each norm reads, gathered over tokens one layer at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kept.ir.slots import readings
+from kept.nn.attention import Positions
+from kept.nn.norm import Norm
+from kept.verification.streamed import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kept.ir.program import Program
+
+
+@dataclass(frozen=True)
+class NormStatistics:
+    """One norm over calibration tokens (METHODS of arXiv 2605.25676, OPM).
+
+    `mean_to_std`: mean of |mu| / sigma. `bias_to_gain`: norm of the bias over that of the gain. `error_copied` and
+    `error_calibrated`: relative error of the RMSNorm with the copied gain and with the calibrated one, no bias.
+    `gain` is the calibrated one, `E[r LN] / E[r^2]` with r = x / rms(x).
+    """
+
+    mean_to_std: float
+    bias_to_gain: float
+    error_copied: float
+    error_calibrated: float
+    gain: Tensor
+
+
+def calibrate(
+    program: Program, tokens_BT: Tensor, progress: Callable[[int, int], None] | None = None
+) -> dict[str, NormStatistics]:
+    """Statistics of every LayerNorm that reads the residual stream, by its name."""
+    run = Run(program, torch.float32)
+    out: dict[str, NormStatistics] = {}
+    where = Positions.of(tokens_BT)
+    for i, x_BTD in enumerate(run.streams(tokens_BT)):
+        if i < program.spec.depth:
+            block = run.block(i)
+            for name in ("mixer_norm", "mlp_norm"):
+                module = getattr(block, name)
+                if module is not None:
+                    module.register_forward_hook(_recorder(out, f"layers.{i}.{name}"))
+            with torch.inference_mode():
+                block(x_BTD, where)
+        else:
+            final = Norm(program.spec.final_norm, (program.spec.width,))
+            for part, parameter in final.named_parameters():
+                parameter.data = program.weights[f"final_norm.{part}"].value()
+            out["final_norm"] = _statistics(final, x_BTD)
+        if progress is not None:
+            progress(1, program.spec.depth + 1)
+    kinds = {reading.norm: reading.value.kind for reading in readings(program.spec)}
+    return {name: found for name, found in out.items() if kinds[name] == "layer"}
+
+
+def _recorder(out: dict[str, NormStatistics], name: str) -> Callable[[Norm, tuple[Tensor], Tensor], None]:
+    def record(module: Norm, inputs: tuple[Tensor], _: Tensor) -> None:
+        out[name] = _statistics(module, inputs[0])
+
+    return record
+
+
+@torch.inference_mode()
+def _statistics(norm: Norm, x_BTD: Tensor) -> NormStatistics:
+    x_ND = x_BTD.flatten(0, 1).double()
+    wanted_ND = norm(x_BTD).flatten(0, 1).double()
+    r_ND = x_ND * torch.rsqrt(x_ND.square().mean(-1, keepdim=True) + norm.spec.eps)
+    gain = (r_ND * wanted_ND).sum(0) / r_ND.square().sum(0)
+    copied = torch.ones_like(gain) if norm.gain is None else norm.gain.double() + norm.spec.offset
+    bias = 0.0 if norm.bias is None else float(norm.bias.double().norm())
+    return NormStatistics(
+        mean_to_std=float((x_ND.mean(-1).abs() / x_ND.std(-1, correction=0)).mean()),
+        bias_to_gain=bias / float(copied.norm()),
+        error_copied=float((r_ND * copied - wanted_ND).norm() / wanted_ND.norm()),
+        error_calibrated=float((r_ND * gain - wanted_ND).norm() / wanted_ND.norm()),
+        gain=gain,
+    )

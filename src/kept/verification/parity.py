@@ -1,0 +1,148 @@
+"""How near one program's function is to another's, measured on tokens.
+
+Both run in lock-step, layer by layer, so that a pair that does not fit in memory is measured all the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from kept.nn.norm import normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from kept.ir.spec import Norm, Spec
+    from kept.verification.streamed import Run
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What a candidate's logits are to a reference's, over all measured positions.
+
+    Errors are absolute, of logits whose standard deviation is `logit_std`; `kl` is KL(reference || candidate) in nats
+    per token; `top1` the fraction of positions with the same most likely token; `layers` the relative error of the
+    normalised residual stream before the first layer and after each.
+    """
+
+    tokens: int
+    logit_std: float
+    max_logit_error: float
+    mean_logit_error: float
+    kl: float
+    top1: float
+    perplexity_reference: float
+    perplexity: float
+    layers: tuple[float, ...]
+
+
+def measure(
+    reference: Run,
+    candidates: Sequence[Run],
+    tokens_BT: Tensor,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Parity]:
+    """Compare each candidate with the reference on the same tokens.
+
+    Layers beyond the reference's (a tail, say) run but are not compared. `progress` is called with layers done and all.
+    """
+    layers: list[list[float]] = [[] for _ in candidates]
+    total = sum(run.program.spec.depth for run in (reference, *candidates))
+    runs = [_counted(run, tokens_BT, progress, total, i) for i, run in enumerate((reference, *candidates))]
+    depth = reference.program.spec.depth
+    common = min([depth, *(run.program.spec.depth for run in candidates)])
+    last = torch.empty(0)
+    finals = [last] * len(candidates)
+    for i, states in enumerate(islice(zip(*runs, strict=False), common + 1)):
+        last = states[0]
+        finals = list(states[1:])
+        read = _reading(reference.program.spec, i)
+        wanted = normalise(last.double(), read)
+        for j, (run, state) in enumerate(zip(candidates, states[1:], strict=True)):
+            found = normalise(state.double(), _reading(run.program.spec, i))
+            layers[j].append(float((found - wanted).norm() / wanted.norm()))
+    last = _rest(runs[0], last)
+    finals = [_rest(run, state) for run, state in zip(runs[1:], finals, strict=True)]
+    return _compare(reference, last, candidates, finals, tokens_BT, layers)
+
+
+def _counted(
+    run: Run, tokens_BT: Tensor, progress: Callable[[int, int], None] | None, total: int, _: int
+) -> Iterator[Tensor]:
+    for i, state in enumerate(run.streams(tokens_BT)):
+        if progress is not None and i:
+            progress(1, total)
+        yield state
+
+
+def _rest(run: Iterator[Tensor], state: Tensor) -> Tensor:
+    for later in run:
+        state = later
+    return state
+
+
+def _reading(spec: Spec, place: int) -> Norm:
+    return spec.layers[place].mixer_norm if place < spec.depth else spec.final_norm
+
+
+def _compare(
+    reference: Run,
+    last_BTD: Tensor,
+    candidates: Sequence[Run],
+    finals: Sequence[Tensor],
+    tokens_BT: Tensor,
+    layers: list[list[float]],
+) -> list[Parity]:
+    sums = [_Sums() for _ in candidates]
+    for row, tokens_T in enumerate(tokens_BT):
+        wanted_TV = reference.logits(last_BTD[row]).double()
+        for run, final, total in zip(candidates, finals, sums, strict=True):
+            total.add(wanted_TV, run.logits(final[row]).double(), tokens_T)
+    return [total.parity(tuple(errors)) for total, errors in zip(sums, layers, strict=True)]
+
+
+class _Sums:
+    """Running totals over sequences."""
+
+    def __init__(self) -> None:
+        self.positions = self.predicted = 0
+        self.squares = self.largest = self.absolute = self.kl = self.same = self.mean = 0.0
+        self.nll_reference = self.nll = 0.0
+        self.size = 0
+
+    def add(self, wanted_TV: Tensor, found_TV: Tensor, tokens_T: Tensor) -> None:
+        """Add one sequence's logits."""
+        error = (found_TV - wanted_TV).abs()
+        log_p, log_q = F.log_softmax(wanted_TV, dim=-1), F.log_softmax(found_TV, dim=-1)
+        self.positions += wanted_TV.shape[0]
+        self.size = wanted_TV.shape[1]
+        self.squares += float(wanted_TV.var(dim=-1, correction=0).sum())
+        self.largest = max(self.largest, float(error.max())) if not bool(error.isnan().any()) else math.nan
+        self.absolute += float(error.mean(dim=-1).sum())
+        self.kl += float((log_p.exp() * (log_p - log_q)).sum())
+        self.same += float((wanted_TV.argmax(-1) == found_TV.argmax(-1)).sum())
+        self.predicted += tokens_T.shape[0] - 1
+        self.nll_reference += float(F.nll_loss(log_p[:-1], tokens_T[1:], reduction="sum"))
+        self.nll += float(F.nll_loss(log_q[:-1], tokens_T[1:], reduction="sum"))
+
+    def parity(self, layers: tuple[float, ...]) -> Parity:
+        """The means."""
+        n, predicted = self.positions, max(1, self.predicted)
+        return Parity(
+            tokens=n,
+            logit_std=math.sqrt(self.squares / n),
+            max_logit_error=self.largest,
+            mean_logit_error=self.absolute / n,
+            kl=self.kl / n,
+            top1=self.same / n,
+            perplexity_reference=math.exp(self.nll_reference / predicted),
+            perplexity=math.exp(self.nll / predicted),
+            layers=layers,
+        )

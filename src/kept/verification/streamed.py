@@ -1,0 +1,84 @@
+"""Running a program layer by layer: one layer's weights in memory at a time, whatever the model's size.
+
+Shapes: B batch, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from kept.nn.attention import Positions
+from kept.nn.model import Block, fill
+from kept.nn.norm import Norm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kept.ir.program import Program
+    from kept.ir.tensors import Lazy, Precision
+
+HEAD_ELEMENTS = 32 << 20
+"""Elements of the head held at a time."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A program to be run with weights and activations in `dtype`."""
+
+    program: Program
+    dtype: torch.dtype
+
+    @property
+    def precision(self) -> Precision:
+        """The working precision in which weights are computed before they are rounded to `dtype`."""
+        return "float64" if self.dtype == torch.float64 else "float32"
+
+    @torch.inference_mode()
+    def streams(self, tokens_BT: Tensor) -> Iterator[Tensor]:
+        """The residual stream before the first layer and after each, (B, T, D)."""
+        where = Positions.of(tokens_BT)
+        x_BTD = self._rows("embedding.weight", tokens_BT)
+        if self.program.spec.positions is not None:
+            x_BTD = x_BTD + self._rows("positions.weight", where.ids_BT)
+        yield x_BTD
+        for i in range(self.program.spec.depth):
+            x_BTD = self.block(i)(x_BTD, where)
+            yield x_BTD
+
+    def block(self, layer: int) -> Block:
+        """One layer with its weights."""
+        with torch.device("meta"):
+            block = Block(self.program.spec.layers[layer], self.program.spec.width)
+        fill(block, self.program, f"layers.{layer}.", self.dtype, self.precision)
+        return block
+
+    @torch.inference_mode()
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """Final norm and head for (T, D), the head a block of rows at a time; returns (T, V)."""
+        with torch.device("meta"):
+            norm = Norm(self.program.spec.final_norm, (self.program.spec.width,))
+        fill(norm, self.program, "final_norm.", self.dtype, self.precision)
+        normed_TD = norm(x_TD)
+        head = self.program.weights["embedding.weight" if self.program.spec.head.tied else "head.weight"]
+        step = max(1, HEAD_ELEMENTS // head.shape[1]) if head.by_rows else head.shape[0]
+        parts = [
+            F.linear(normed_TD, head.rows(start, min(head.shape[0], start + step), self.precision).to(self.dtype))
+            for start in range(0, head.shape[0], step)
+        ]
+        logits_TV = torch.cat(parts, dim=-1)
+        if self.program.spec.head.bias:
+            logits_TV = logits_TV + self.program.weights["head.bias"].value(self.precision).to(self.dtype)
+        return logits_TV
+
+    def _rows(self, name: str, ids_BT: Tensor) -> Tensor:
+        table: Lazy = self.program.weights[name]
+        unique, places = torch.unique(ids_BT, return_inverse=True)
+        if not table.by_rows:
+            return table.value(self.precision).to(self.dtype)[ids_BT]
+        rows = torch.cat([table.rows(i, i + 1, self.precision) for i in unique.tolist()])
+        return rows.to(self.dtype)[places]

@@ -1,0 +1,97 @@
+"""The tokens on which a pair is compared: the user's text, a built-in sample, or random ids without a tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import torch
+
+from kept.checkpoint.sentencepiece import fast_tokenizer
+from kept.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+LONGEST = 256
+"""Tokens in one sequence, where the context allows it."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Text to ids and back for a checkpoint directory."""
+
+    directory: Path
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The directory's `tokenizer.json`, or one built from its `tokenizer.model`."""
+        from tokenizers import Tokenizer  # noqa: PLC0415 - only where there is text
+
+        if (self.directory / "tokenizer.json").is_file():
+            return Tokenizer.from_file(str(self.directory / "tokenizer.json"))
+        if (self.directory / "tokenizer.model").is_file():
+            return fast_tokenizer(self.directory / "tokenizer.model")
+        return None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text. Raises InputError where there is no tokenizer."""
+        if self.tokenizer is None:
+            raise InputError(f"{self.directory}: has no tokenizer.json or tokenizer.model to read text with")
+        ids: list[int] = self.tokenizer.encode(text).ids
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids; the ids themselves where there is no tokenizer."""
+        if self.tokenizer is None:
+            return " ".join(map(str, ids))
+        text: str = self.tokenizer.decode(ids)
+        return text
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token ids (B, T), and where they came from in words."""
+
+    tokens_BT: Tensor
+    origin: str
+
+
+def sample_text() -> str:
+    """The built-in sample: a page of English, code, Korean and Chinese."""
+    return files("kept.verification").joinpath("sample.txt").read_text(encoding="utf-8")
+
+
+def sample(directory: Path, vocabulary: int, context: int, count: int, text: Path | None = None) -> Sample:
+    """About `count` tokens for a checkpoint, in rows of equal length.
+
+    Raises InputError where the text cannot be read, is too short, or does not fit the model's vocabulary.
+    """
+    length = min(LONGEST, context, count)
+    reader = Reader(directory)
+    if reader.tokenizer is None and text is None:
+        ids = torch.randint(vocabulary, (count,), generator=torch.Generator().manual_seed(0)).tolist()
+        return Sample(_rows(ids, length, count), "random tokens (the checkpoint has no tokenizer)")
+    ids = reader.encode(_read(text) if text is not None else sample_text())
+    if len(ids) < 2:
+        raise InputError(f"{text}: gives {len(ids)} tokens; a longer text is needed")
+    if max(ids) >= vocabulary:
+        raise InputError(f"{directory}: its tokenizer gives id {max(ids)}, the model has {vocabulary} tokens")
+    return Sample(_rows(ids, min(length, len(ids)), count), "the built-in sample" if text is None else str(text))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def _rows(ids: list[int], length: int, count: int) -> Tensor:
+    rows = max(1, min(len(ids), count) // length)
+    return torch.tensor(ids[: rows * length]).view(rows, length)

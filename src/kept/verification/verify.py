@@ -1,0 +1,156 @@
+"""The verdict on a conversion: measured parity, gated by what its passes promised."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from kept.ir.tensors import torch_dtype
+from kept.nn.generate import generate
+from kept.nn.model import Model
+from kept.passes.base import Promise
+from kept.verification.parity import Parity, measure
+from kept.verification.streamed import Run
+from kept.verification.text import Reader, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kept.ir.program import Program
+    from kept.opened import Opened
+
+PROOF = 1e-9
+"""Largest logit error, relative to the logits' standard deviation, of an EXACT plan in float64."""
+
+FLOOR = 1.5
+"""How far above the dtype's own noise the mean logit error of an EXACT output may be (its square for the KL).
+
+The noise is measured: the source itself run in that dtype. A correct output has as many roundings as the source.
+"""
+
+APPROXIMATE_KL = 0.1
+"""Nats per token that an APPROXIMATE conversion may differ by."""
+
+PROMPTS = ("Once upon a time", "The ", "def merge(left, right):\n")
+
+GREEDY_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """One prompt continued greedily by both models."""
+
+    prompt: str
+    source: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was measured, and whether the promise is kept.
+
+    `proof`: the plan in float64 before any rounding, against the source in float64. `output`: the written weights, run
+    in their own dtype. `floor`: the source run in that dtype. All three are measured against the source in float64.
+    """
+
+    promise: Promise
+    text: str
+    dtype: str
+    proof: Parity | None
+    output: Parity
+    floor: Parity
+    continuations: tuple[Continuation, ...]
+    note: str
+
+    @property
+    def failure(self) -> str | None:
+        """Why the promise is broken; None where it is kept."""
+        return judge(self.promise, self.proof, self.output, self.floor)
+
+
+def judge(promise: Promise, proof: Parity | None, output: Parity, floor: Parity) -> str | None:
+    """The gate: the first measurement that breaks the promise, in words, or None."""
+    if not math.isfinite(output.max_logit_error) or not math.isfinite(output.kl):
+        return "the output's logits are not finite"
+    if promise is Promise.EXACT:
+        return _judge_exact(proof, output, floor)
+    if promise is Promise.APPROXIMATE and output.kl > APPROXIMATE_KL:
+        return f"KL is {output.kl:.3g} nats per token, above {APPROXIMATE_KL}"
+    return None
+
+
+def _judge_exact(proof: Parity | None, output: Parity, floor: Parity) -> str | None:
+    # A NaN compares false, so that each test asks for what must hold.
+    if proof is not None and not proof.max_logit_error <= PROOF * max(proof.logit_std, 1.0):
+        return f"in float64 the logits differ by up to {proof.max_logit_error:.3g}: the map is not exact"
+    if not output.mean_logit_error <= FLOOR * floor.mean_logit_error + PROOF:
+        ratio = output.mean_logit_error / max(floor.mean_logit_error, 1e-300)
+        return (
+            f"the mean logit error is {ratio:.3g} times the noise of {output.mean_logit_error / max(ratio, 1e-300):.3g}"
+        )
+    if not output.kl <= FLOOR**2 * floor.kl + PROOF:
+        return f"KL is {output.kl:.3g} nats per token, the dtype's own noise is {floor.kl:.3g}"
+    return None
+
+
+def verify_pair(
+    source: Opened,
+    output: Opened,
+    sample: Sample,
+    promise: Promise,
+    planned: Program | None = None,
+    *,
+    streamed: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Measure a pair layer by layer. `planned` is the output before rounding, where its plan is known.
+
+    `streamed` leaves out the greedy continuations, for which both models must be in memory; so does a machine
+    without that memory.
+    """
+    dtype = torch_dtype(output.program.dtype)
+    runs = [Run(output.program, dtype), Run(source.program, dtype)]
+    if planned is not None:
+        runs.append(Run(planned, torch.float64))
+    found = measure(Run(source.program, torch.float64), runs, sample.tokens_BT, progress)
+    note = ""
+    if streamed or not fits(source.program, output.program):
+        note = "greedy continuations need both models in memory and were left out"
+    continuations = () if note else side_by_side(source, output)
+    proof = found[2] if planned is not None else None
+    return Verification(promise, sample.origin, output.program.dtype, proof, found[0], found[1], continuations, note)
+
+
+def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:
+    """Both models' greedy continuations of a few prompts, in float32."""
+    readers = Reader(source.path), Reader(output.path)
+    prompts = PROMPTS if readers[0].tokenizer is not None else ()
+    models = [Model.load(opened.program, torch.float32) for opened in (source, output)]
+    out = []
+    for prompt in prompts:
+        ids = readers[0].encode(prompt)
+        room = min(GREEDY_TOKENS, source.program.spec.context - len(ids), output.program.spec.context - len(ids))
+        if ids and room > 0:
+            texts = [r.decode(generate(m, [ids], room)[0]) for m, r in zip(models, readers, strict=True)]
+            out.append(Continuation(prompt, *texts))
+    return tuple(out)
+
+
+def fits(*programs: Program) -> bool:
+    """Whether the programs fit in half of the free memory, in float32."""
+    needed = 4 * sum(program.parameters for program in programs)
+    return needed < free_memory() / 2
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be had without swapping."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 - a kernel file
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
