@@ -236,7 +236,7 @@ def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torc
 
     spec = source.program.spec
     found = sample(source.path, spec.vocabulary, spec.context, 4096, Path(recipe.text))
-    with reporter.stage("calibrate", spec.depth + 1, "layers") as advance:
+    with reporter.stage("calibrate", spec.depth, "layers") as advance:
         statistics = calibrate(source.program, found.tokens_BT, lambda n, _: advance(n))
     return {name: one.gain for name, one in statistics.items()}
 

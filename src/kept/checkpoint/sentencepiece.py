@@ -7,11 +7,11 @@ exceptions, each owed to what the `tokenizers` library can express:
   SentencePiece reads such a name as ordinary characters. The unknown piece decodes to nothing, not to ` ⁇ `.
 - BPE breaks ties between pieces of equal score by rank, not leftmost first. Trained models have no such ties; models
   whose vocabulary was extended by hand may. A piece with a character that is no piece itself is never merged.
-- Unigram sums scores in double precision, SentencePiece in single: in a text of thousands of characters two
-  segmentations that score almost the same may be told apart differently.
-- A character map (nmt_nfkc and the like) is applied per character after NFC, by SentencePiece to the longest match:
-  unusual orders of combining marks may differ.
-- Beside user-defined symbols a BPE piece that merging does not reach is taken where it stands alone.
+- Unigram sums scores in double precision, SentencePiece in single: where two segmentations score the same (`s` `ss`,
+  `ss` `s`), or almost the same in a text of thousands of characters, it may take the other.
+- A character map (nmt_nfkc and the like) loses a mark on a character that it rewrites (`ª` and U+0301), and brings
+  three and more marks on one letter into canonical order; `tokenizers` maps graphemes, SentencePiece longest matches.
+- Between user-defined symbols BPE takes a piece that stands alone even where merging would not reach it.
 - Bytes that are no UTF-8, which only a model's output can hold, decode to one U+FFFD each for the whole run.
 """
 
@@ -197,7 +197,11 @@ def fast_tokenizer(model_file: Path) -> Tokenizer:
 
     Raises CheckpointError naming the file where it is missing, damaged or not what `tokenizers` can express.
     """
-    model = read_model(model_file)
+    return tokenizer_of(read_model(model_file))
+
+
+def tokenizer_of(model: Model) -> Tokenizer:
+    """The tokenizer that gives the model's ids."""
     tokenizer = Tokenizer(_bpe(model) if model.algorithm == "BPE" else _unigram(model))
     tokenizer.normalizer = _normalizer(model)
     if pre_tokenizer := _pre_tokenizer(model):
@@ -225,15 +229,14 @@ def _bpe(model: Model) -> models.BPE:
 def _merges(model: Model) -> list[tuple[str, str]]:
     """Every split of a piece into two pieces, best score first.
 
-    SentencePiece merges what lies side by side if together it is a piece, whatever it was made of. Of two splits of
-    one piece the longer left half goes first: in a run of one character the longer symbols stand to the left.
+    SentencePiece merges two neighbours whenever together they are a piece, whatever they are made of.
     """
     pieces = set(model.texts(Kind.NORMAL))
     return [
         (piece.text[:cut], piece.text[cut:])
         for piece in sorted(model.pieces, key=lambda piece: -piece.score)
         if piece.kind is Kind.NORMAL
-        for cut in range(len(piece.text) - 1, 0, -1)
+        for cut in range(1, len(piece.text))
         if piece.text[:cut] in pieces and piece.text[cut:] in pieces
     ]
 
@@ -252,23 +255,32 @@ def _normalizer(model: Model) -> normalizers.Normalizer:
     steps: list[normalizers.Normalizer] = [normalizers.Replace(symbol, shield) for symbol, shield in shields.items()]
     steps += _charsmap(model)
     if model.trim:
-        steps.append(normalizers.Replace(Regex(rf"\A +|[ {space}]+\z"), ""))
-        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+        steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if model.dummy_prefix:
         steps.append(normalizers.Prepend(space))
     if model.escape:
         steps.append(normalizers.Replace(" ", SPACE))
     steps += [normalizers.Replace(shield, symbol) for symbol, shield in shields.items()]
+    if model.trim:
+        steps.append(normalizers.Replace(Regex(rf"{space}+\z"), ""))
     return normalizers.Sequence(steps)
 
 
 def _charsmap(model: Model) -> list[normalizers.Normalizer]:
-    """The character map; after NFC where it composes, since `tokenizers` drops marks that it would have to combine."""
+    """The character map, between what keeps `tokenizers` from losing characters.
+
+    Precompiled looks up a short grapheme (a letter and its marks, CR and LF) as a whole and then replaces all of it
+    with what its first rule gives; of a long one it looks up each character. NFC composes what the map would.
+    """
     if not model.charsmap:
         return []
     charsmap = normalizers.Precompiled(model.charsmap)
+    lines = charsmap.normalize_str("\r") == charsmap.normalize_str("\n")
     composes = charsmap.normalize_str("e\u0301") == "é"
-    return [normalizers.NFC(), charsmap] if composes else [charsmap]
+    return [
+        *([normalizers.Replace("\r\n", "\n\n")] if lines else []),
+        *([normalizers.NFC(), charsmap, normalizers.NFC()] if composes else [charsmap]),
+    ]
 
 
 def _shields(model: Model) -> dict[str, str]:
@@ -279,13 +291,15 @@ def _shields(model: Model) -> dict[str, str]:
 
 
 def _pre_tokenizer(model: Model) -> pre_tokenizers.PreTokenizer | None:
-    """What holds pieces apart: SentencePiece itself segments a text as a whole."""
+    """What holds pieces apart. SentencePiece segments a text as a whole, but for user-defined symbols in BPE."""
     symbols = sorted(model.texts(Kind.USER_DEFINED), key=len, reverse=True)
+    reserved = pre_tokenizers.Split(Regex(_reserved(model)), "merged_with_previous")
     if model.algorithm == "UNIGRAM":
-        return pre_tokenizers.Split(Regex(_reserved(model)), "merged_with_previous")
-    if symbols:
-        return pre_tokenizers.Split(Regex("|".join(map(re.escape, symbols))), "isolated")
-    return None
+        return reserved
+    if not symbols:
+        return None
+    isolated = pre_tokenizers.Split(Regex("|".join(map(re.escape, symbols))), "isolated")
+    return pre_tokenizers.Sequence([isolated, reserved])
 
 
 def _reserved(model: Model) -> str:

@@ -127,10 +127,10 @@ class Given(Lazy):
     values: torch.Tensor
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
-        """Rows of the given values."""
+        """Rows of the given values: a copy, so that a model that is trained does not change them."""
         import torch  # noqa: PLC0415 - planning needs no torch
 
-        return self.values[start:stop].to(getattr(torch, precision))
+        return self.values[start:stop].to(getattr(torch, precision), copy=True)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
 from kept.passes.base import Obstacle, Pass
+from kept.passes.gate import PlainToGated
 from kept.passes.rewrite import map_layers
+from kept.passes.split import SplitProjections
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -27,7 +29,7 @@ class FillBiases(Pass):
     summary: ClassVar[str] = "projections without a bias get a zero one"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Names of projections, and split ones: part of a fused bias cannot be added."""
+        """Names of projections that are there, and split ones: part of a fused bias cannot be added."""
         unknown = next((name for name in self.biases if name not in PROJECTIONS), None)
         if unknown is not None:
             return Obstacle(
@@ -37,7 +39,9 @@ class FillBiases(Pass):
             if (layer.mixer.fused and {"mixer.q", "mixer.k", "mixer.v"} & set(self.biases)) or (
                 layer.mlp.fused and {"mlp.gate", "mlp.up"} & set(self.biases)
             ):
-                return Obstacle(f"layers.{i}", "has fused projections", way_out="split them first")
+                return Obstacle(f"layers.{i}", "has fused projections", SplitProjections())
+            if not layer.mlp.gated and "mlp.gate" in self.biases:
+                return Obstacle(f"layers.{i}.mlp", "has no gate", PlainToGated())
         return None
 
     def run(self, program: Program) -> Program:

@@ -82,7 +82,7 @@ def legalise(program: Program, violations: Violations, options: Options, gains: 
     steps: list[Step] = []
     if options.context is not None and options.context != program.spec.context:
         program = _apply(LimitContext(options.context), program, steps)
-    if options.dtype is not None and options.dtype != program.dtype:
+    if options.dtype is not None and any(t.dtype != options.dtype for t in program.weights.values()):
         program = _apply(CastTo(options.dtype), program, steps)
     while found := violations(program.spec):
         _refuse_unfixable(found, options, gains)
@@ -134,7 +134,8 @@ RULES: tuple[tuple[str, Maker], ...] = (
     ("layers.*.mlp.fused", lambda *_: SplitProjections()),
     ("layers.*.mixer.window", lambda *_: DropWindow()),
     ("layers.*.mlp.gated", lambda *_: PlainToGated()),
-    ("layers.*.mixer.rope.*", lambda *_: FullRotary()),
+    ("layers.*.mixer.rope.dims", lambda *_: FullRotary()),
+    ("layers.*.mixer.rope.interleaved", lambda *_: FullRotary()),
     ("*norm.kind", _norm),
     ("*norm.bias", lambda *_: FoldNormBias()),
     ("head.bias", _final_bias),
@@ -171,5 +172,5 @@ def _refuse_unfixable(found: Sequence[Violation], options: Options, gains: Gains
 
 
 def _reason(violation: Violation) -> str:
-    why = next((text for pattern, text in REASONS if fnmatch(violation.path, pattern)), str(violation))
-    return f"{violation.where}: {why}"
+    why = next((text for pattern, text in REASONS if fnmatch(violation.path, pattern)), None)
+    return str(violation) if why is None else f"{violation.where}: {why}"

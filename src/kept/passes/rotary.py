@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from kept.ir.spec import Attention, Rope, Spec
     from kept.ir.tensors import Lazy
 
-LARGEST_THETA = 1e38
-"""Runtimes compute frequencies in float32."""
+LARGEST_EXPONENT = 38
+"""Of theta, to base ten: runtimes compute frequencies in float32."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class FullRotary(Pass):
             rope = mixer.rope
             if mixer.fused:
                 return Obstacle(f"layers.{i}.mixer", "is stored fused", SplitProjections())
-            if rope is None or rope.dims == mixer.head_dim:
+            if rope is None or _span(rope, mixer.head_dim) == mixer.head_dim:
                 continue
             if not isinstance(rope.scaling, Linear | None):
                 why = f"rotates {rope.dims} of {mixer.head_dim} dimensions with {type(rope.scaling).__name__} scaling"
                 return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type says both")
-            if rope.theta ** (mixer.head_dim / rope.dims) > LARGEST_THETA:
+            if math.log10(rope.theta) * mixer.head_dim / rope.dims > LARGEST_EXPONENT:
                 why = f"needs theta {rope.theta:g}^({mixer.head_dim}/{rope.dims}), beyond float32"
                 return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type can say it")
         return None
@@ -66,26 +67,30 @@ class FullRotary(Pass):
 
 def head_order(rope: Rope, head_dim: int) -> tuple[int, ...]:
     """The old place of each new dimension of a head."""
-    half = rope.dims // 2
+    span = _span(rope, head_dim)
+    half = span // 2
     firsts = [2 * i for i in range(half)] if rope.interleaved else list(range(half))
     seconds = [2 * i + 1 for i in range(half)] if rope.interleaved else list(range(half, 2 * half))
-    still = list(range(rope.dims, head_dim))
+    still = list(range(span, head_dim))
     middle = len(still) // 2
     return (*firsts, *still[:middle], *seconds, *still[middle:])
 
 
 def _affected(mixer: Attention) -> bool:
     rope = mixer.rope
-    if rope is None or isinstance(rope.scaling, Proportional):
-        return False
-    return rope.interleaved or rope.dims != mixer.head_dim
+    return rope is not None and (rope.interleaved or _span(rope, mixer.head_dim) != mixer.head_dim)
+
+
+def _span(rope: Rope, head_dim: int) -> int:
+    """The first dimensions of a head, out of which pairs are made: all where frequencies of zero mark what is still."""
+    return head_dim if isinstance(rope.scaling, Proportional) else rope.dims
 
 
 def _full(mixer: Attention) -> Attention:
     rope = mixer.rope
     if rope is None or not _affected(mixer):
         return mixer
-    if rope.dims == mixer.head_dim:
+    if _span(rope, mixer.head_dim) == mixer.head_dim:
         return replace(mixer, rope=replace(rope, interleaved=False))
     factor = rope.scaling.factor if isinstance(rope.scaling, Linear) else 1.0
     theta = rope.theta ** (mixer.head_dim / rope.dims)

@@ -27,7 +27,7 @@ SIGNAL = 2.0**43
 """How large the normalised stream is written: the old stream remains as 1 / SIGNAL of it."""
 
 ANCHOR = 2.0**60
-"""The constant coordinate. It dwarfs the signal, so that the last norm divides by a constant; its square fits float32."""
+"""The constant coordinate. It dwarfs the signal, so the last norm divides by a constant; its square fits float32."""
 
 
 @dataclass(frozen=True)

@@ -35,44 +35,37 @@ class NormStatistics:
     gain: Tensor
 
 
+@torch.inference_mode()
 def calibrate(
     program: Program, tokens_BT: Tensor, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, NormStatistics]:
     """Statistics of every LayerNorm that reads the residual stream, by its name."""
-    run = Run(program, torch.float32)
-    out: dict[str, NormStatistics] = {}
+    run, out = Run(program, torch.float32), {}  # type: tuple[Run, dict[str, NormStatistics]]
     where = Positions.of(tokens_BT)
-    for i, x_BTD in enumerate(run.streams(tokens_BT)):
-        if i < program.spec.depth:
-            block = run.block(i)
-            for name in ("mixer_norm", "mlp_norm"):
-                module = getattr(block, name)
-                if module is not None:
-                    module.register_forward_hook(_recorder(out, f"layers.{i}.{name}"))
-            with torch.inference_mode():
-                block(x_BTD, where)
-        else:
-            final = Norm(program.spec.final_norm, (program.spec.width,))
-            for part, parameter in final.named_parameters():
-                parameter.data = program.weights[f"final_norm.{part}"].value()
-            out["final_norm"] = _statistics(final, x_BTD)
+    x_BTD = run.embed(tokens_BT, where)
+    for i in range(program.spec.depth):
+        block = run.block(i)
+        for name in ("mixer_norm", "mlp_norm"):
+            if getattr(block, name) is not None:
+                getattr(block, name).register_forward_hook(_recorder(out, f"layers.{i}.{name}"))
+        x_BTD = block(x_BTD, where)
         if progress is not None:
-            progress(1, program.spec.depth + 1)
+            progress(1, program.spec.depth)
+    final = run.final_norm()
+    out["final_norm"] = _statistics(final, x_BTD, final(x_BTD))
     kinds = {reading.norm: reading.value.kind for reading in readings(program.spec)}
     return {name: found for name, found in out.items() if kinds[name] == "layer"}
 
 
 def _recorder(out: dict[str, NormStatistics], name: str) -> Callable[[Norm, tuple[Tensor], Tensor], None]:
-    def record(module: Norm, inputs: tuple[Tensor], _: Tensor) -> None:
-        out[name] = _statistics(module, inputs[0])
+    def record(module: Norm, inputs: tuple[Tensor], normed: Tensor) -> None:
+        out[name] = _statistics(module, inputs[0], normed)
 
     return record
 
 
-@torch.inference_mode()
-def _statistics(norm: Norm, x_BTD: Tensor) -> NormStatistics:
-    x_ND = x_BTD.flatten(0, 1).double()
-    wanted_ND = norm(x_BTD).flatten(0, 1).double()
+def _statistics(norm: Norm, x_BTD: Tensor, normed_BTD: Tensor) -> NormStatistics:
+    x_ND, wanted_ND = x_BTD.flatten(0, 1).double(), normed_BTD.flatten(0, 1).double()
     r_ND = x_ND * torch.rsqrt(x_ND.square().mean(-1, keepdim=True) + norm.spec.eps)
     gain = (r_ND * wanted_ND).sum(0) / r_ND.square().sum(0)
     copied = torch.ones_like(gain) if norm.gain is None else norm.gain.double() + norm.spec.offset

@@ -42,13 +42,18 @@ class Run:
     def streams(self, tokens_BT: Tensor) -> Iterator[Tensor]:
         """The residual stream before the first layer and after each, (B, T, D)."""
         where = Positions.of(tokens_BT)
-        x_BTD = self._rows("embedding.weight", tokens_BT)
-        if self.program.spec.positions is not None:
-            x_BTD = x_BTD + self._rows("positions.weight", where.ids_BT)
+        x_BTD = self.embed(tokens_BT, where)
         yield x_BTD
         for i in range(self.program.spec.depth):
             x_BTD = self.block(i)(x_BTD, where)
             yield x_BTD
+
+    def embed(self, tokens_BT: Tensor, where: Positions) -> Tensor:
+        """What enters the first layer; only the rows of these tokens are read."""
+        x_BTD = self._rows("embedding.weight", tokens_BT)
+        if self.program.spec.positions is not None:
+            x_BTD = x_BTD + self._rows("positions.weight", where.ids_BT)
+        return x_BTD
 
     def block(self, layer: int) -> Block:
         """One layer with its weights."""
@@ -60,10 +65,7 @@ class Run:
     @torch.inference_mode()
     def logits(self, x_TD: Tensor) -> Tensor:
         """Final norm and head for (T, D), the head a block of rows at a time; returns (T, V)."""
-        with torch.device("meta"):
-            norm = Norm(self.program.spec.final_norm, (self.program.spec.width,))
-        fill(norm, self.program, "final_norm.", self.dtype, self.precision)
-        normed_TD = norm(x_TD)
+        normed_TD = self.final_norm()(x_TD)
         head = self.program.weights["embedding.weight" if self.program.spec.head.tied else "head.weight"]
         step = max(1, HEAD_ELEMENTS // head.shape[1]) if head.by_rows else head.shape[0]
         parts = [
@@ -74,6 +76,13 @@ class Run:
         if self.program.spec.head.bias:
             logits_TV = logits_TV + self.program.weights["head.bias"].value(self.precision).to(self.dtype)
         return logits_TV
+
+    def final_norm(self) -> Norm:
+        """The last norm with its weights."""
+        with torch.device("meta"):
+            norm = Norm(self.program.spec.final_norm, (self.program.spec.width,))
+        fill(norm, self.program, "final_norm.", self.dtype, self.precision)
+        return norm
 
     def _rows(self, name: str, ids_BT: Tensor) -> Tensor:
         table: Lazy = self.program.weights[name]

@@ -1,0 +1,96 @@
+"""What each way of turning LayerNorm into RMSNorm keeps, on a trained Orion, in three domains.
+
+    python benchmarks/parity_modes.py ../shared/data/checkpoints/orion-9m ../shared/data/corpora
+
+Every candidate and the source run in float32, the reference is the source in float64. Prints a table (KL in nats per
+token, cross-entropy in nats per token) and writes it with command and commit to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from kept.families import FAMILIES
+from kept.ir.program import Program
+from kept.opened import open_model
+from kept.passes.legalize import Options, legalise
+from kept.verification.calibration import calibrate
+from kept.verification.parity import measure
+from kept.verification.streamed import Run
+from kept.verification.text import Reader
+
+ROWS, LENGTH = 16, 256
+
+DOMAINS = {"English": "english/standardebooks.txt", "Python": "python/*", "stories": "tinystories/tinystories_1000.json"}
+
+
+def tokens_of(reader: Reader, corpora: Path, domain: str, offset: float = 0.5) -> torch.Tensor:
+    """Rows from evenly spaced places of a domain's text; another `offset` gives other places."""
+    text = "".join(read(file) for file in sorted(corpora.glob(DOMAINS[domain])))
+    places = [int(len(text) * (row + offset) / ROWS) for row in range(ROWS)]
+    return torch.tensor([reader.encode(text[at : at + 8 * LENGTH])[:LENGTH] for at in places])
+
+
+def read(file: Path) -> str:
+    """A corpus file as text; of a JSON list its strings, a blank line between."""
+    text = file.read_text(encoding="utf-8")
+    return "\n\n".join(json.loads(text)) if file.suffix == ".json" else text
+
+
+def candidates(source: Program, calibration: torch.Tensor) -> dict[str, Program]:
+    """The program of each mode."""
+    llama = FAMILIES["llama"].violations
+    gains = {name: found.gain for name, found in calibrate(source, calibration).items()}
+    modes = {
+        "opm": Options(norm="opm"),
+        "opm-centred": Options(norm="opm-centred"),
+        "calibrated on English": Options(norm="calibrated"),
+        "exact, final bias dropped": Options(final_bias="drop"),
+        "exact, affine tail": Options(),
+    }
+    return {name: legalise(source, llama, options, gains).program for name, options in modes.items()}
+
+
+def run(checkpoint: Path, corpora: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """KL and cross-entropy of each mode in each domain."""
+    source, reader = open_model(checkpoint).program, Reader(checkpoint)
+    made = candidates(source, tokens_of(reader, corpora, "English", offset=0.25))
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for domain in DOMAINS:
+        runs = [Run(program, torch.float32) for program in (source, *made.values())]
+        found = measure(Run(source, torch.float64), runs, tokens_of(reader, corpora, domain))
+        for name, parity in zip(("source in float32", *made), found, strict=True):
+            row = {"kl": parity.kl, "cross_entropy": math.log(parity.perplexity), "max_error": parity.max_logit_error}
+            out.setdefault(name, {})[domain] = row
+    return out
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The results in Markdown."""
+    head = " | ".join(f"{domain}: KL | cross-entropy" for domain in DOMAINS)
+    lines = [f"| mode | {head} |", "| --- |" + " --- | --- |" * len(DOMAINS)]
+    for name, row in results.items():
+        cells = " | ".join(f"{row[d]['kl']:.2g} | {row[d]['cross_entropy']:.4f}" for d in DOMAINS)
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    results = run(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(table(results))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    kept = {"command": "python benchmarks/parity_modes.py", "commit": commit.strip(), "results": results}
+    file = Path(__file__).parent / "results" / f"{time.strftime('%Y-%m-%d')}-parity-modes.json"
+    file.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
