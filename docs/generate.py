@@ -1,7 +1,7 @@
 """Write what the documentation takes from the code: the command line's help, the recipe's keys, the matrix of families.
 
-    python docs/generate.py            write
-    python docs/generate.py --check    exit 1 where a file is stale
+python docs/generate.py            write
+python docs/generate.py --check    exit 1 where a file is stale
 """
 
 from __future__ import annotations
@@ -24,17 +24,24 @@ from kept.passes.legalize import Options, legalise
 
 ROOT = Path(__file__).resolve().parents[1]
 
-SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIZES = {
+    "intermediate_size": 64,
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
 
 EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("orion", "", {}),
     ("llama", "", {}),
     ("mistral", "no sliding window", {"sliding_window": None}),
     ("mistral", "a sliding window below the context", {"sliding_window": 4096}),
-    ("qwen2", "", {"num_key_value_heads": 4}),
-    ("stablelm", "sequential residual", {"num_key_value_heads": 4}),
-    ("stablelm", "parallel residual", {"num_key_value_heads": 4, "use_parallel_residual": True}),
-    ("stablelm", "query-key norm", {"num_key_value_heads": 4, "qk_layernorm": True}),
+    ("qwen2", "", {}),
+    ("stablelm", "sequential residual", {}),
+    ("stablelm", "parallel residual", {"use_parallel_residual": True}),
+    ("stablelm", "query-key norm", {"qk_layernorm": True}),
     ("starcoder2", "no sliding window", {"sliding_window": None}),
     ("starcoder2", "a sliding window below the context", {"sliding_window": 2048, "max_position_embeddings": 4096}),
     ("gpt2", "", {"n_embd": 32, "n_layer": 2, "n_head": 4}),

@@ -165,7 +165,7 @@ class FamilyContract:
         prompts = [some_tokens(1, length, seed=length)[0].tolist() for length in (9, 3, 14)]
         found = generate(model_of(program, torch.float32), prompts, 24)
         assert found == self.stock_generation(directory, prompts, 24)
-        assert len({token for row in found for token in row}) > 5
+        assert len({token for row in found for token in row}) > 3  # one that repeats itself would prove little
 
     def stock_generation(self, directory: Path, prompts: list[list[int]], count: int) -> list[list[int]]:
         model, longest = stock(directory, torch.float32), max(len(prompt) for prompt in prompts)
@@ -201,7 +201,8 @@ class FamilyContract:
         assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
         assert model.dtype == torch.float32
         tokens = some_tokens()
-        assert torch.equal(stock_logits(tmp_path, tokens), stock_logits(directory, tokens))
+        # Not to the bit: an activation may be written under another of its names, which rounds differently.
+        assert worst(stock_logits(tmp_path, tokens), stock_logits(directory, tokens)) < 1e-12
 
     @pytest.mark.parametrize("how", ["absent", "null"])
     def test_never_reads_a_config_as_another_model(self, checkpoint: Checkpoint, how: str) -> None:
@@ -284,8 +285,8 @@ def until(tokens: list[int], end: int) -> list[int]:
 def _other_specs(spec: Spec) -> list[Spec]:
     """The spec with another epsilon at one place, and with another angle."""
     first = spec.layers[0]
-    out = [replace(spec, final_norm=replace(spec.final_norm, eps=2e-3))]
-    out.append(replace(spec, layers=(replace(first, mixer_norm=replace(first.mixer_norm, eps=2e-3)), *spec.layers[1:])))
+    out = [replace(spec, final_norm=replace(spec.final_norm, eps=0.05))]
+    out.append(replace(spec, layers=(replace(first, mixer_norm=replace(first.mixer_norm, eps=0.05)), *spec.layers[1:])))
     if first.mixer.rope is not None:
         other = replace(first.mixer, rope=replace(first.mixer.rope, theta=first.mixer.rope.theta * 1.1))
         out.append(replace(spec, layers=(replace(first, mixer=other), *spec.layers[1:])))
@@ -349,7 +350,7 @@ class RopeContract(FamilyContract):
             with pytest.raises(CheckpointError, match=rf"^config\.json: {section} is .*, it must be an object$"):
                 self.family.read_config({**plain, section: value})
         for key, value in WRONG_ROTATIONS:
-            said = {**SCALINGS[_kind_with(key)], key: value}
+            said = {**self.partial(checkpoint.config), **SCALINGS[_kind_with(key)], key: value}
             with pytest.raises(CheckpointError, match=rf"^config\.json: {section}: {key} is .*, it must be "):
                 self.family.read_config({**plain, section: said})
 

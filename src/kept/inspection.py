@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kept.errors import Refusal
 from kept.families import TARGETS
 from kept.ir.slots import readings
-from kept.ir.tensors import DTYPE_BYTES
+from kept.ir.tensors import DTYPE_BYTES, TORCH_NAMES
 from kept.ir.text import describe
 from kept.opened import open_model
 from kept.passes.legalize import Options, legalise
@@ -65,7 +65,7 @@ def inspect(path: str | Path) -> Inspection:
     return Inspection(
         path=str(opened.path),
         family=opened.family.name,
-        dtype=program.dtype,
+        dtype=TORCH_NAMES[program.dtype],
         parameters=program.parameters,
         nbytes=program.nbytes,
         cache_bytes=cache_bytes(program.spec, program.dtype),

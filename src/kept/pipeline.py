@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -175,7 +176,7 @@ def _check_place(source: Path, target: Path) -> None:
 def _fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
     """What makes two runs the same: an unfinished output of any other run is begun anew."""
     files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in source.files}
-    return {"source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
+    return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
 
 
 def _write(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:

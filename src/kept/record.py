@@ -1,6 +1,6 @@
 """`kept.json` and the model card: what was done to a checkpoint, and what was measured.
 
-Free of times and paths, so that the same conversion writes the same bytes.
+Free of times and of where source and output lie, so that the same conversion writes the same bytes.
 """
 
 from __future__ import annotations

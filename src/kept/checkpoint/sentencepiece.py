@@ -333,7 +333,8 @@ def tokenizer_files(directory: Path) -> dict[str, bytes]:
     """`tokenizer.json` and `tokenizer_config.json` for a directory with a `tokenizer.model`, by name.
 
     Stock transformers, 4.41 and later, load them as PreTrainedTokenizerFast; code beside them is neither run nor
-    named. Raises CheckpointError naming the file that is missing, damaged or disagrees with the model file.
+    named. (Beside a config.json of model_type qwen2, AutoTokenizer 5.x insists on its own class and pre-tokenizer.)
+    Raises CheckpointError naming the file that is missing, damaged or disagrees with the model file.
     """
     tokenizer = fast_tokenizer(directory / "tokenizer.model")
     settings = _settings(directory, tokenizer)
@@ -414,6 +415,7 @@ def _config(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> dict[str, Any]
         "add_bos_token": bool(bos),
         "add_eos_token": bool(eos),
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
         **{key: settings[key] for key in CARRIED if settings.get(key) is not None},
         "added_tokens_decoder": {
             str(at): {name: getattr(token, name) for name in ("content", *FLAGS, "normalized", "special")}

@@ -52,7 +52,7 @@ def facts(spec: ir.Spec) -> Facts:
 
 def flatten(path: str, value: object) -> Facts:
     """The facts of one value: of a dataclass its class name and its fields."""
-    if not is_dataclass(value):
+    if not is_dataclass(value) or isinstance(value, PerLayer):
         return {path: value}
     out: Facts = {path: type(value).__name__}
     for field in fields(value):
@@ -109,7 +109,9 @@ class Violation:
     @property
     def where(self) -> str:
         """The fact's name, with the layer's number."""
-        return self.path if self.layer is None else self.path.replace("*", str(self.layer), 1)
+        if self.layer is not None:
+            return self.path.replace("*", str(self.layer), 1)
+        return f"every layer's {self.path[9:]}" if self.path.startswith("layers.*.") else self.path
 
     def __str__(self) -> str:
         """One phrase."""

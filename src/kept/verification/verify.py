@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kept.ir.tensors import torch_dtype
+from kept.ir.tensors import TORCH_NAMES, torch_dtype
 from kept.nn.generate import generate
 from kept.nn.model import Model
 from kept.passes.base import Promise
@@ -122,7 +122,7 @@ def verify_pair(
         note = "greedy continuations need both models in memory and were left out"
     continuations = () if note else side_by_side(source, output)
     proof = found[2] if planned is not None else None
-    return Verification(promise, sample.origin, output.program.dtype, proof, found[0], found[1], continuations, note)
+    return Verification(promise, sample.origin, TORCH_NAMES[output.program.dtype], proof, found[0], found[1], continuations, note)
 
 
 def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:

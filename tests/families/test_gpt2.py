@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from contract import FamilyContract
+from kept.checkpoint.reader import Checkpoint
+from kept.errors import CheckpointError
+from kept.ir.program import Program
+from kept.ir.tensors import zeros
+from models import logits, some_tokens
+
+
+class TestGpt2(FamilyContract):
+    name = "gpt2"
+    sizes = ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "n_inner")
+    numbers = ("layer_norm_epsilon",)
+    flags = ("tie_word_embeddings",)
+    words = ("activation_function",)
+
+    float64 = 1e-12
+    """The stock class computes everything in the weights' own dtype: 5e-15 measured."""
+
+    def test_spec(self, program: Program) -> None:
+        spec = program.spec
+        mixer = spec.layers[0].mixer
+        assert (spec.positions, spec.context, mixer.rope, mixer.fused, mixer.kv_heads) == (128, 128, None, True, 4)
+        assert spec.layers[0].mlp.size == 4 * 48
+        assert spec.head.tied
+
+    def test_names_of_the_bare_model(self, program: Program, checkpoint: Checkpoint) -> None:
+        """The hub's own gpt2 has them without the prefix, and with the masks of old versions."""
+        bare = {name.removeprefix("transformer."): lazy for name, lazy in checkpoint.tensors.items()}
+        bare["h.0.attn.bias"] = zeros((1, 1, 128, 128), "F32")
+        bare["h.2.attn.masked_bias"] = zeros((1,), "F32")
+        read = self.family.read(checkpoint.config, bare)
+        assert torch.equal(logits(read, some_tokens()), logits(program, some_tokens()))
+        assert sorted(self.family.write(read)) == sorted(checkpoint.tensors)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("scale_attn_weights", False), ("scale_attn_by_inverse_layer_idx", True), ("add_cross_attention", True)],
+    )
+    def test_what_it_does_not_compute_is_refused(self, checkpoint: Checkpoint, key: str, value: object) -> None:
+        with pytest.raises(CheckpointError, match=rf"^config\.json: {key} is {value}"):
+            self.family.read_config({**checkpoint.config, key: value})
+
+
+class TestGpt2WithAHeadAndANarrowMlp(TestGpt2):
+    overrides: ClassVar[dict[str, Any]] = {"tie_word_embeddings": False, "n_inner": 40, "activation_function": "gelu"}
+
+    def test_spec(self, program: Program) -> None:
+        assert (program.spec.layers[0].mlp.size, program.spec.layers[0].mlp.activation) == (40, "gelu")
+        assert not program.spec.head.tied
+
+    def test_names_of_the_bare_model(self, program: Program, checkpoint: Checkpoint) -> None:
+        bare = {name.removeprefix("transformer."): lazy for name, lazy in checkpoint.tensors.items()}
+        assert "lm_head.weight" in bare
+        assert self.family.read(checkpoint.config, bare).weights == program.weights
