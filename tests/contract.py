@@ -16,7 +16,7 @@ from kept.checkpoint.reader import Checkpoint, open_checkpoint
 from kept.errors import CheckpointError
 from kept.families import FAMILIES, family_of
 from kept.ir.program import Program
-from kept.ir.tensors import Given, Stored, zeros
+from kept.ir.tensors import Given, Stored, torch_dtype, zeros
 from kept.nn import generate
 from models import logits, model_of, program_of, some_tokens, stock, stock_logits, worst, write_checkpoint
 
@@ -43,6 +43,7 @@ class FamilyContract:
 
     name: ClassVar[str]
     overrides: ClassVar[dict[str, Any]] = {}
+    dtype: ClassVar[torch.dtype] = torch.float32
 
     sizes: ClassVar[tuple[str, ...]]
     """Keys that hold a positive integer."""
@@ -60,7 +61,7 @@ class FamilyContract:
 
     @pytest.fixture(scope="class")
     def directory(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return write_checkpoint(tmp_path_factory.mktemp(self.name), self.name, **self.overrides)
+        return write_checkpoint(tmp_path_factory.mktemp(self.name), self.name, dtype=self.dtype, **self.overrides)
 
     @pytest.fixture(scope="class")
     def checkpoint(self, directory: Path) -> Checkpoint:
@@ -74,11 +75,16 @@ class FamilyContract:
     def family(self) -> Family:
         return FAMILIES[self.name]
 
-    def reference(self, directory: Path, tokens: Tensor, dtype: torch.dtype, pads: Sequence[int] | None = None) -> Tensor:
+    def reference(
+        self, directory: Path, tokens: Tensor, dtype: torch.dtype, pads: Sequence[int] | None = None
+    ) -> Tensor:
         """Logits that the family's own class gives."""
         return stock_logits(directory, tokens, dtype, pads)
 
     # ------------------------------------------------------------------------------------------------- what it reads
+
+    def test_dtype(self, program: Program) -> None:
+        assert {torch_dtype(lazy.dtype) for lazy in program.weights.values()} == {self.dtype}
 
     def test_is_found_by_its_model_type(self, checkpoint: Checkpoint) -> None:
         assert family_of(checkpoint.config) is self.family
@@ -110,7 +116,9 @@ class FamilyContract:
             assert (found.dtype, found.shape) == (stored[name].dtype, stored[name].shape), name
             assert torch.equal(found.view(torch.uint8), stored[name].view(torch.uint8)), name
 
-    def test_tensors_that_did_not_change_are_still_bytes_in_the_file(self, program: Program, checkpoint: Checkpoint) -> None:
+    def test_tensors_that_did_not_change_are_still_bytes_in_the_file(
+        self, program: Program, checkpoint: Checkpoint
+    ) -> None:
         assert dict(self.family.write(program)) == dict(checkpoint.tensors)
         assert all(isinstance(lazy, Stored) for lazy in self.family.write(program).values())
 
@@ -168,7 +176,7 @@ class FamilyContract:
         assert len({token for row in found for token in row}) > 3  # one that repeats itself would prove little
 
     def stock_generation(self, directory: Path, prompts: list[list[int]], count: int) -> list[list[int]]:
-        model, longest = stock(directory, torch.float32), max(len(prompt) for prompt in prompts)
+        model, longest = stock(directory, torch.float32, "eager"), max(len(prompt) for prompt in prompts)
         padded = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
         real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         out = model.generate(
@@ -186,20 +194,26 @@ class FamilyContract:
             assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == theta
 
     def test_written_config_means_the_same_to_transformers(self, program: Program, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_text(json.dumps(self.family.write_config(program.spec, "BF16")), encoding="utf-8")
+        (tmp_path / "config.json").write_text(
+            json.dumps(self.family.write_config(program.spec, "BF16")), encoding="utf-8"
+        )
         theirs = AutoConfig.from_pretrained(tmp_path)
         assert theirs.architectures == [self.family.architecture]
         assert theirs.dtype == torch.bfloat16
         assert self.family.read_config(theirs.to_dict()) == program.spec
 
-    def test_written_checkpoint_loads_and_computes_the_same(self, program: Program, directory: Path, tmp_path: Path) -> None:
+    def test_written_checkpoint_loads_and_computes_the_same(
+        self, program: Program, directory: Path, tmp_path: Path
+    ) -> None:
         """Through disk with nothing of the original, and no tensor missing, extra or initialised at random."""
         tensors = {name: lazy.read().contiguous() for name, lazy in self.family.write(program).items()}
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        (tmp_path / "config.json").write_text(json.dumps(self.family.write_config(program.spec, "F32")), encoding="utf-8")
+        (tmp_path / "config.json").write_text(
+            json.dumps(self.family.write_config(program.spec, program.dtype)), encoding="utf-8"
+        )
         model, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
         assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
-        assert model.dtype == torch.float32
+        assert model.dtype == self.dtype
         tokens = some_tokens()
         # Not to the bit: an activation may be written under another of its names, which rounds differently.
         assert worst(stock_logits(tmp_path, tokens), stock_logits(directory, tokens)) < 1e-12
@@ -270,7 +284,9 @@ class FamilyContract:
             assert message.startswith(f"{name}: has shape {list(shape)}")
             assert message.endswith(str(list(lazy.shape)))
 
-    @pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_norm.weight", "transformer.h.7.ln_1.weight", "adapter.weight"])
+    @pytest.mark.parametrize(
+        "name", ["model.layers.0.self_attn.q_norm.weight", "transformer.h.7.ln_1.weight", "adapter.weight"]
+    )
     def test_extra_tensors_are_named(self, checkpoint: Checkpoint, name: str) -> None:
         with pytest.raises(CheckpointError) as error:
             self.family.read(checkpoint.config, {**checkpoint.tensors, name: zeros((16,), "F32")})
@@ -328,7 +344,9 @@ class RopeContract(FamilyContract):
         return {}
 
     def test_theta_in_either_place(self, checkpoint: Checkpoint) -> None:
-        plain = {k: v for k, v in checkpoint.config.items() if k not in {"rope_theta", "rope_scaling", "rope_parameters"}}
+        plain = {
+            k: v for k, v in checkpoint.config.items() if k not in {"rope_theta", "rope_scaling", "rope_parameters"}
+        }
 
         def theta(**keys: object) -> float:
             rope = self.family.read_config({**plain, **keys}).layers[0].mixer.rope
@@ -345,7 +363,9 @@ class RopeContract(FamilyContract):
 
     @pytest.mark.parametrize("section", ["rope_parameters", "rope_scaling"])
     def test_wrong_rotations_are_named(self, checkpoint: Checkpoint, section: str) -> None:
-        plain = {k: v for k, v in checkpoint.config.items() if k not in {"rope_theta", "rope_scaling", "rope_parameters"}}
+        plain = {
+            k: v for k, v in checkpoint.config.items() if k not in {"rope_theta", "rope_scaling", "rope_parameters"}
+        }
         for value in (3, "linear", ["linear"], True):
             with pytest.raises(CheckpointError, match=rf"^config\.json: {section} is .*, it must be an object$"):
                 self.family.read_config({**plain, section: value})

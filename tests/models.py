@@ -213,9 +213,10 @@ def logits(
     return model_of(program, dtype)(tokens, pads_B=None if pads is None else torch.tensor(pads))
 
 
-def stock(directory: Path, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    """The stock class's model of a checkpoint, with the plain attention code."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+def stock(directory: Path, dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> PreTrainedModel:
+    """The stock class's model of a checkpoint. Its plain attention ("eager") takes the softmax in float32 whatever the
+    weights have, and gives rows of padding no number in float64."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation=attention)
     return model.eval()
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch.nn import functional as F
 
 from kept.checkpoint.writer import shards, staging, to_json
+from kept.errors import Refusal
 from kept.ir import spec as ir
 from kept.ir.program import Program
 from kept.ir.slots import slots
@@ -127,6 +129,13 @@ def replaced(program: Program, values: Mapping[str, Tensor]) -> Program:
     assert set(values) <= set(program.weights)
     new = {name: Given(tuple(v.shape), program.weights[name].dtype, v) for name, v in values.items()}
     return program.updated(program.spec, new)
+
+
+def refusal(rewrite: Pass, program: Program) -> str:
+    """What a pass says when it refuses."""
+    with pytest.raises(Refusal) as caught:
+        rewrite(program)
+    return str(caught.value)
 
 
 def value(program: Program, name: str) -> Tensor:

@@ -32,7 +32,9 @@ def plain_logits(program: Program, tokens: list[int]) -> Tensor:
     if spec.positions is not None:
         x = x + w["positions.weight"][: len(tokens)]
     for i, layer in enumerate(spec.layers):
-        mine = {name.removeprefix(f"layers.{i}."): value for name, value in w.items() if name.startswith(f"layers.{i}.")}
+        mine = {
+            name.removeprefix(f"layers.{i}."): value for name, value in w.items() if name.startswith(f"layers.{i}.")
+        }
         x = _layer(layer, mine, x)
     head = w["embedding.weight" if spec.head.tied else "head.weight"]
     return _norm(spec.final_norm, w, "final_norm", x) @ head.T + w.get("head.bias", 0)

@@ -37,6 +37,8 @@ class Group(click.Group):
         except KeptError as error:
             display.complain(str(error))
             context.exit(error.exit_code)
+        except BrokenPipeError:
+            raise  # whoever read the output has seen enough, and click ends quietly
         except (OSError, MemoryError) as error:
             display.complain(f"{type(error).__name__}: {error}")
             context.exit(2)

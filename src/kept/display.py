@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ SHOWN_AFTER = 2.0
 def complain(message: str) -> None:
     """One line on stderr."""
     line = " ".join(message.split())
-    click.secho(f"kept: {line}", fg="red" if sys.stderr.isatty() else None, err=True)
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    click.secho(f"kept: {line}", fg="red" if coloured else None, err=True)
 
 
 def hint(message: str) -> None:
@@ -117,7 +119,8 @@ def parameters(count: int) -> str:
 def _console() -> Any:  # noqa: ANN401 - rich is imported late
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 110
+    return Console(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:
@@ -136,7 +139,7 @@ def inspection(found: Inspection) -> None:
     size = amount(found.nbytes, "bytes")
     console.print(f"{found.path}: {found.family}, {parameters(found.parameters)} parameters, {found.dtype}, {size}")
     for line in found.description:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
     console.print(f"  key-value cache: {amount(found.cache_bytes, 'bytes')} a token")
     biased = [norm.bias_to_gain for norm in found.norms if norm.bias_to_gain]
     if biased:
@@ -147,7 +150,7 @@ def inspection(found: Inspection) -> None:
             if reach.promise
             else f"refused: {reach.refusal}"
         )
-        console.print(f"  to {reach.target}: {how}", markup=False)
+        console.print(f"  to {reach.target}: {how}")
 
 
 def plan_table(found: Plan) -> dict[str, Any]:
@@ -215,9 +218,9 @@ def verification(found: Verification) -> None:
     console.print("relative error after each layer: " + " ".join(f"{error:.1e}" for error in out.layers[1:]))
     for pair in found.continuations:
         same = pair.source == pair.output
-        console.print(f"  {pair.prompt!r} -> {pair.source!r}" + (" (both)" if same else ""), markup=False)
+        console.print(f"  {pair.prompt!r} -> {pair.source!r}" + (" (both)" if same else ""))
         if not same:
-            console.print(f"  {' ' * len(repr(pair.prompt))} -> {pair.output!r} (output)", markup=False)
+            console.print(f"  {' ' * len(repr(pair.prompt))} -> {pair.output!r} (output)")
     if found.note:
         hint(found.note)
     verdict = "kept" if found.failure is None else f"broken: {found.failure}"

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kept.checkpoint.companions import companions
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from kept.ir.program import Program
     from kept.ir.spec import Spec
+    from kept.verification.text import Sample
     from kept.verification.verify import Verification
 
 SMALL = 2_000_000_000
@@ -103,19 +105,20 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     family = TARGETS[recipe.to]
     config = family.write_config(planned.program.spec, planned.program.dtype)
     if family is source.family:
-        config = {**source.config, **config}
+        config = {**{key: value for key, value in source.config.items() if key != "auto_map"}, **config}
     parts = shards(family.write(planned.program), recipe.shard_bytes)
+    tokens = _sample(source, planned, recipe)
     with staging(target, _fingerprint(source, recipe)) as stage:
+        small = _write_small(stage, parts, config, source, planned)
         hashes = _write(stage, parts, source, reporter)
-        _write_small(stage, parts, config, source, planned)
-        found = _verify_staged(source, stage, planned, recipe, reporter)
+        found = _verify_staged(source, stage, planned, tokens, reporter)
         stage.write("README.md", model_card(source, planned.program.spec, recipe.to, planned, found))
+        hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
         written = record(source, recipe, planned, hashes, found)
         stage.write(RECORD, to_json(written))
         if found is not None and found.failure is not None:
-            broken = Staging(stage.path, target.with_name(f"{target.name}.unkept"))
-            broken.publish()
-            raise PromiseError(f"{target}: not written; {found.failure}; the result is in {broken.target} for a look")
+            aside = _set_aside(stage)
+            raise PromiseError(f"{target}: not written; {found.failure}; the result is in {aside} for a look")
         stage.publish()
     return Conversion(target, planned, found, written)
 
@@ -143,7 +146,7 @@ def verify(
     context = min(before.program.spec.context, after.program.spec.context)
     path = None if text is None else Path(text)
     found = sample(before.path, before.program.spec.vocabulary, context, max(2, tokens), path)
-    depth = 2 * before.program.spec.depth + 2 * after.program.spec.depth
+    depth = 2 * before.program.spec.depth + after.program.spec.depth * (2 if planned is not None else 1)
     with (reporter or Silent()).stage("verify", depth, "layers") as advance:
         return verify_pair(before, after, found, promise, planned, streamed=streamed, progress=lambda n, _: advance(n))
 
@@ -173,17 +176,30 @@ def _check_place(source: Path, target: Path) -> None:
         raise OutputError(f"{target}: lies inside the source; choose a place outside of it")
 
 
+def _set_aside(stage: Staging) -> Path:
+    """Publish a result that broke its promise as `.unkept`, in place of an earlier one."""
+    aside = stage.target.with_name(f"{stage.target.name}.unkept")
+    if (aside / RECORD).is_file():
+        rmtree(aside)
+    Staging(stage.path, aside).publish()
+    return aside
+
+
 def _fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
     """What makes two runs the same: an unfinished output of any other run is begun anew."""
-    files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in source.files}
+    read = [source.path / "config.json", *source.files]
+    if recipe.norm == "calibrated" and recipe.text is not None:
+        read.append(Path(recipe.text))
+    files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in read}
     return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
 
 
 def _write(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:
     """Write the weights; sums of what was read and written are made on the other core meanwhile."""
     total = sum(part.nbytes for part in parts)
-    with ThreadPoolExecutor(1) as pool:
-        read = {file.name: pool.submit(digest, file) for file in source.files}
+    pool = ThreadPoolExecutor(1)
+    try:
+        read = {file.name: pool.submit(digest, file) for file in (source.path / "config.json", *source.files)}
         wrote = {}
         with reporter.stage("write", total, "bytes") as advance:
             for part in parts:
@@ -193,37 +209,50 @@ def _write(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporte
             "source": {name: future.result() for name, future in read.items()},
             "output": {name: future.result() for name, future in wrote.items()},
         }
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _write_small(stage: Staging, parts: list[Shard], config: dict[str, Any], source: Opened, planned: Plan) -> None:
-    stage.write("config.json", to_json(config))
+def _write_small(
+    stage: Staging, parts: list[Shard], config: dict[str, Any], source: Opened, planned: Plan
+) -> list[str]:
+    """Write all but weights, card and record, first: what is wrong with them shows before hours of work. The names."""
+    files: dict[str, Path | bytes] = {"config.json": to_json(config), **companions(source.path, planned.program.spec)}
     listed = index(parts)
     if listed is not None:
-        stage.write("model.safetensors.index.json", listed)
-    for name, content in companions(source.path, planned.program.spec).items():
+        files["model.safetensors.index.json"] = listed
+    for name, content in files.items():
         if isinstance(content, bytes):
             stage.write(name, content)
         else:
             stage.copy(name, content)
+    return [*files]
 
 
-def _verify_staged(
-    source: Opened, stage: Staging, planned: Plan, recipe: Recipe, reporter: Reporter
-) -> Verification | None:
+def _sample(source: Opened, planned: Plan, recipe: Recipe) -> Sample | None:
+    """The tokens to verify on, read before anything is written; None where verification is left out."""
     if recipe.verify_tokens == 0:
         return None
     from kept.verification.text import sample
-    from kept.verification.verify import verify_pair
 
     count = recipe.verify_tokens or (512 if source.program.parameters < SMALL else 64)
     spec = planned.program.spec
     text = None if recipe.text is None else Path(recipe.text)
-    found = sample(source.path, spec.vocabulary, spec.context, count, text)
+    return sample(source.path, spec.vocabulary, spec.context, count, text)
+
+
+def _verify_staged(
+    source: Opened, stage: Staging, planned: Plan, tokens: Sample | None, reporter: Reporter
+) -> Verification | None:
+    if tokens is None:
+        return None
+    from kept.verification.verify import verify_pair
+
     output = open_model(stage.path)
     proved = planned.program if planned.promise is Promise.EXACT else None
-    depth = 2 * source.program.spec.depth + spec.depth * (2 if proved is not None else 1)
+    depth = 2 * source.program.spec.depth + planned.program.spec.depth * (2 if proved is not None else 1)
     with reporter.stage("verify", depth, "layers") as advance:
-        return verify_pair(source, output, found, planned.promise, proved, progress=lambda n, _: advance(n))
+        return verify_pair(source, output, tokens, planned.promise, proved, progress=lambda n, _: advance(n))
 
 
 def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torch.Tensor] | None:
@@ -235,10 +264,11 @@ def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torc
     from kept.verification.calibration import calibrate
     from kept.verification.text import sample
 
-    spec = source.program.spec
+    program = run_passes(source.program, recipe.passes).program
+    spec = program.spec
     found = sample(source.path, spec.vocabulary, spec.context, 4096, Path(recipe.text))
     with reporter.stage("calibrate", spec.depth, "layers") as advance:
-        statistics = calibrate(source.program, found.tokens_BT, lambda n, _: advance(n))
+        statistics = calibrate(program, found.tokens_BT, lambda n, _: advance(n))
     return {name: one.gain for name, one in statistics.items()}
 
 

@@ -20,7 +20,7 @@ import tomllib
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kept.errors import RecipeError
 from kept.families import TARGETS
@@ -28,6 +28,9 @@ from kept.ir.tensors import TORCH_NAMES
 from kept.passes import PASSES, Pass
 from kept.passes.legalize import Options
 from kept.passes.rms import MODES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DTYPES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 """Our dtype names by the words that users write."""
@@ -103,6 +106,8 @@ def load_recipe(path: str | Path, **overrides: Any) -> Recipe:  # noqa: ANN401 -
     try:
         return recipe_from(table, **overrides)
     except RecipeError as error:
+        if overrides.get(str(error).split(":", 1)[0]) is not None:
+            raise
         raise RecipeError(f"{file}{_line(text, str(error))}: {error}") from None
 
 
@@ -118,7 +123,7 @@ def recipe_from(table: dict[str, Any], **overrides: Any) -> Recipe:  # noqa: ANN
     missing = next((key for key in ("source", "out") if key not in given), None)
     if missing is not None:
         raise RecipeError(f"{missing}: is missing")
-    return Recipe(**{**given, "passes": tuple(_pass(entry) for entry in given.get("passes", ()))})
+    return Recipe(**{**given, "passes": tuple(_passes(given.get("passes", ())))})
 
 
 def _check_type(key: str, value: object, hint: str) -> None:
@@ -128,14 +133,24 @@ def _check_type(key: str, value: object, hint: str) -> None:
         raise RecipeError(f"{key}: is {value!r}, it must be {word}")
 
 
+def _passes(entries: object) -> Iterator[Pass]:
+    if not isinstance(entries, list | tuple):
+        raise RecipeError(f"passes: is {entries!r}, it must be a list of tables: write each under [[passes]]")
+    for number, entry in enumerate(entries, 1):
+        try:
+            yield _pass(entry)
+        except RecipeError as error:
+            raise RecipeError(f"pass {number}: {error}") from None
+
+
 def _pass(entry: object) -> Pass:
     if isinstance(entry, Pass):
         return entry
-    if not isinstance(entry, dict) or "name" not in entry:
-        raise RecipeError("passes: every pass is a table with a name")
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise RecipeError("name: every pass is a table with a name")
     name, options = entry["name"], {key: value for key, value in entry.items() if key != "name"}
     if name not in PASSES:
-        raise RecipeError(f"name: {name!r} is not a pass{_nearest(str(name), PASSES)}; there are {', '.join(PASSES)}")
+        raise RecipeError(f"name: {name!r} is not a pass{_nearest(name, PASSES)}; there are {', '.join(PASSES)}")
     settable = {f.name: f for f in fields(PASSES[name])}
     for key, value in options.items():
         if key not in settable or key == "gains":
@@ -178,9 +193,12 @@ def _nearest(word: str, words: Any) -> str:  # noqa: ANN401 - any collection of 
 
 
 def _line(text: str, error: str) -> str:
-    """`:line` of the key that an error begins with."""
-    key = error.split(":", 1)[0]
-    for number, line in enumerate(text.splitlines(), 1):
+    """`:line` of the key that an error begins with, in the pass that it names."""
+    number, key = re.findall(r"^(?:pass (\d+): )?([^:]*)", error)[0]
+    lines = [*enumerate(text.splitlines(), 1)]
+    heads = [at for at, line in lines if re.match(r"\s*\[\[\s*passes\s*\]\]", line)]
+    begin = heads[int(number) - 1] if number and int(number) <= len(heads) else 0
+    for at, line in lines[begin:]:
         if re.match(rf'\s*"?{re.escape(key)}"?\s*=', line) or (key in PASSES and f'"{key}"' in line):
-            return f":{number}"
-    return ""
+            return f":{at}"
+    return f":{begin}" if begin else ""

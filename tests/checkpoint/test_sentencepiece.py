@@ -1,5 +1,7 @@
 """The fast tokenizer gives SentencePiece's ids and text, and loads without the code that came with it."""
 
+# ruff: noqa: RUF001 - the texts are in many scripts
+
 from __future__ import annotations
 
 import io
@@ -9,7 +11,8 @@ import shutil
 import struct
 import time
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +109,8 @@ class Pair:
     """SentencePiece and what was made of its model."""
 
     file: Path
-    theirs: sentencepiece.SentencePieceProcessor
-    ours: Tokenizer
+    theirs: sentencepiece.SentencePieceProcessor = field(repr=False)
+    ours: Tokenizer = field(repr=False)
 
     def agree(self, text: str) -> None:
         ids = self.theirs.encode(text)
@@ -175,12 +178,12 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("text", [*PROSE, *ODD])
-def test_ids_and_text_are_sentencepieces(pairs: dict[str, Pair], name: str, text: str) -> None:
-    if name == "unigram_bytes" and text.startswith(" " * 100):
-        pairs[name].agree_but_for_ties(text)
-    else:
-        pairs[name].agree(text)
+def test_ids_and_text_are_sentencepieces(pairs: dict[str, Pair], name: str) -> None:
+    for text in [*PROSE, *ODD]:
+        if name == "unigram_bytes" and text.startswith(" " * 100):
+            pairs[name].agree_but_for_ties(text)
+        else:
+            pairs[name].agree(text)
 
 
 FRAGMENTS = sorted({word for text in PROSE for word in text.split(" ")} | {text for text in ODD if len(text) < 60})
@@ -244,13 +247,15 @@ def trained() -> Pair:
     return pair_of(TRAINED)
 
 
-@pytest.mark.parametrize("text", [*PROSE, *ODD])
-def test_the_demo_tokenizer(trained: Pair, text: str) -> None:
-    trained.agree(text)
+def test_the_demo_tokenizer(trained: Pair) -> None:
+    for text in [*PROSE, *ODD]:
+        trained.agree(text)
 
 
 @pytest.mark.parametrize("name", ["llama", "nfkc", "symbols"])
-@pytest.mark.parametrize("part", ["english/standardebooks.txt", "korean/react_docs_ko.md", "python/encode_httpx.py.txt"])
+@pytest.mark.parametrize(
+    "part", ["english/standardebooks.txt", "korean/react_docs_ko.md", "python/encode_httpx.py.txt"]
+)
 def test_real_text(pairs: dict[str, Pair], request: pytest.FixtureRequest, name: str, part: str) -> None:
     if not (DATA / part).exists():
         pytest.skip(f"{DATA / part} is not there")
@@ -296,7 +301,7 @@ def test_every_setting_matters(pairs: dict[str, Pair], name: str, change: dict[s
 # Models written by hand, as protobuf.
 
 
-def field(number: int, value: float | str | bytes) -> bytes:
+def entry(number: int, value: float | str | bytes) -> bytes:
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     if isinstance(value, float):
@@ -310,10 +315,10 @@ def varint(value: int) -> bytes:
 
 
 def proto(
-    pieces: list[tuple[str, float, Kind]], trainer: bytes = field(3, 2), normalizer: bytes = b"", rest: bytes = b""
+    pieces: list[tuple[str, float, Kind]], trainer: bytes = entry(3, 2), normalizer: bytes = b"", rest: bytes = b""
 ) -> bytes:
-    entries = (field(1, field(1, text) + field(2, score) + field(3, int(kind))) for text, score, kind in pieces)
-    return b"".join(entries) + field(2, trainer) + field(3, normalizer) + rest
+    entries = (entry(1, entry(1, text) + entry(2, score) + entry(3, int(kind))) for text, score, kind in pieces)
+    return b"".join(entries) + entry(2, trainer) + entry(3, normalizer) + rest
 
 
 LETTERS = [("<unk>", 0.0, Kind.UNKNOWN), *((letter, -9.0, Kind.NORMAL) for letter in "▁abc")]
@@ -336,19 +341,20 @@ def test_a_hand_written_model(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1520000\n", "no SentencePiece model"),
         (b"<!doctype html><html></html>", "no SentencePiece model"),
         (bytes(range(256)), "no SentencePiece model"),
+        (b"\xff" * 1_000_000, "no SentencePiece model"),
         (proto([*LETTERS, LETTERS[1]]), "there twice"),
         (proto([*LETTERS, ("", 0.0, Kind.NORMAL)]), "empty"),
         (proto(LETTERS[1:]), "unknown piece"),
         (proto([*LETTERS, ("x", float("nan"), Kind.NORMAL)]), "score"),
-        (proto(LETTERS, field(3, 2) + field(35, 1)), "byte pieces"),
+        (proto(LETTERS, entry(3, 2) + entry(35, 1)), "byte pieces"),
         (proto([*LETTERS, ("<0x41>", 0.0, Kind.BYTE)]), "byte pieces"),
-        (proto(LETTERS, normalizer=field(2, b"\x07\x00\x00\x00abc")), "character map"),
-        (proto(LETTERS, field(3, 3)), "WORD"),
-        (proto(LETTERS, field(3, 4)), "CHAR"),
-        (proto(LETTERS, field(3, 9)), "no SentencePiece model"),
-        (proto(LETTERS, field(3, 2) + field(24, 1)), "treat_whitespace_as_suffix"),
+        (proto(LETTERS, normalizer=entry(2, b"\x07\x00\x00\x00abc")), "character map"),
+        (proto(LETTERS, entry(3, 3)), "WORD"),
+        (proto(LETTERS, entry(3, 4)), "CHAR"),
+        (proto(LETTERS, entry(3, 9)), "no SentencePiece model"),
+        (proto(LETTERS, entry(3, 2) + entry(24, 1)), "treat_whitespace_as_suffix"),
         (proto([*LETTERS, ("ab", -1.0, Kind.UNUSED)]), "unused"),
-        (proto(LETTERS, rest=field(5, field(2, b"map"))), "denormalizer_spec"),
+        (proto(LETTERS, rest=entry(5, entry(2, b"map"))), "denormalizer_spec"),
     ],
 )
 def test_refuses_in_one_line_that_names_the_file(tmp_path: Path, raw: bytes, says: str) -> None:
@@ -391,19 +397,14 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 
 
 def test_orions_size_takes_seconds(tmp_path: Path) -> None:
-    chance = random.Random(0)
-    words = {letter: None for letter in "▁abcdefghijklmnopqrstuvwxyz"}
-    known = list(words)
-    while len(known) < 84_607:
-        word = chance.choice(known) + chance.choice(known)
-        if len(word) < 17 and word not in words:
-            words[word] = None
-            known.append(word)
+    letters = "▁abcdefghijklmnopqrstuvwxyz"
+    words = ("".join(word) for size in range(1, 5) for word in product(letters, repeat=size))
+    pieces = [(word, -float(at), Kind.NORMAL) for at, word in enumerate(islice(words, 84_607))]
     file = tmp_path / "tokenizer.model"
-    file.write_bytes(proto([LETTERS[0], *((word, float(-at), Kind.NORMAL) for at, word in enumerate(known))]))
+    file.write_bytes(proto([LETTERS[0], *pieces]))
     start = time.perf_counter()
     written = tokenizer_files(tmp_path)
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 15
     tokenizer = Tokenizer.from_buffer(written["tokenizer.json"])
     assert tokenizer.get_vocab_size() == 84_608
     text = "the quick brown fox jumps over the lazy dog"
@@ -454,7 +455,7 @@ def test_stock_transformers_load_it_and_run_no_code(tmp_path: Path, pairs: dict[
     for text in [*PROSE, *ODD]:
         ids = loaded(text).input_ids
         assert ids == [1, *pair.theirs.encode(text)]
-        assert loaded.decode(ids, skip_special_tokens=True) == text
+        assert loaded.decode(ids, skip_special_tokens=True) == pair.theirs.decode(ids[1:])
     assert loaded("a", "b").input_ids == [1, *pair.theirs.encode("a"), 1, *pair.theirs.encode("b")]
     assert set(loaded("a")) == {"input_ids", "attention_mask"}
     assert (loaded.bos_token, loaded.eos_token, loaded.unk_token, loaded.pad_token) == ("<s>", "</s>", "<unk>", None)
@@ -502,14 +503,15 @@ def test_added_tokens_keep_their_ids(tmp_path: Path, pairs: dict[str, Pair]) -> 
     listed = {
         str(size + 1): {"content": "<|user|>", "special": False, "rstrip": True, "lstrip": False, "normalized": True},
         str(size): {"content": "<pad>", "special": True},
+        str(size + 2): {"content": "<|system|>", "special": True},
         "2": {"content": "</s>", "special": True},
     }
     named = {"pad_token": "<pad>", "additional_special_tokens": ["<|end|>"]}
     loaded = load(source(tmp_path, pairs["llama"], tokenizer_config=ORION | named | {"added_tokens_decoder": listed}))
-    assert loaded.convert_tokens_to_ids(["<pad>", "<|user|>", "<|end|>"]) == [size, size + 1, size + 2]
+    assert loaded.convert_tokens_to_ids(["<pad>", "<|user|>", "<|system|>", "<|end|>"]) == [*range(size, size + 4)]
     encode = pairs["llama"].theirs.encode
-    text = "one <|user|>   two<|end|>"
-    assert loaded(text).input_ids == [1, *encode("one "), size + 1, *encode("two"), size + 2]
+    text = "one <|user|>   two<|system|><|end|>"
+    assert loaded(text).input_ids == [1, *encode("one "), size + 1, *encode("two"), size + 2, size + 3]
     assert loaded.decode(loaded(text).input_ids, skip_special_tokens=True) == "one <|user|> two"
     assert loaded.pad_token_id == size
 
@@ -534,6 +536,9 @@ def test_older_files_say_the_same(tmp_path: Path, pairs: dict[str, Pair]) -> Non
     [
         ({"added_tokens_decoder": {"7": {"content": "<new>"}}}, "'<new>'"),
         ({"added_tokens_decoder": {"7": 8}}, "8"),
+        ({"added_tokens_decoder": ["<new>"]}, "added_tokens_decoder"),
+        ({"added_tokens_decoder": {"seven": "<new>"}}, "seven"),
+        ({"additional_special_tokens": "<new>"}, "additional_special_tokens"),
         ({"bos_token": None, "add_bos_token": True}, "add_bos_token"),
         ({"eos_token": 5}, "5"),
     ],

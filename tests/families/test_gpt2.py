@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TYPE_CHECKING
 
 import pytest
 import torch
 
 from contract import FamilyContract
-from kept.checkpoint.reader import Checkpoint
 from kept.errors import CheckpointError
-from kept.ir.program import Program
 from kept.ir.tensors import zeros
 from models import logits, some_tokens
+
+if TYPE_CHECKING:
+    from kept.checkpoint.reader import Checkpoint
+    from kept.ir.program import Program
 
 
 class TestGpt2(FamilyContract):

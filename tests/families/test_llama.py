@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TYPE_CHECKING
 
 import pytest
+import torch
 
 from contract import RopeContract
-from kept.checkpoint.reader import Checkpoint
 from kept.errors import CheckpointError
-from kept.ir.program import Program
+
+if TYPE_CHECKING:
+    from kept.checkpoint.reader import Checkpoint
+    from kept.ir.program import Program
 
 
 class TestLlama(RopeContract):
@@ -34,12 +37,18 @@ class TestLlama(RopeContract):
         assert layer.mlp.gated
 
     def test_heads_must_be_shared_evenly(self, checkpoint: Checkpoint) -> None:
-        with pytest.raises(CheckpointError, match="num_key_value_heads is 3, it must be a divisor of the 4 query heads"):
+        with pytest.raises(
+            CheckpointError, match="num_key_value_heads is 3, it must be a divisor of the 4 query heads"
+        ):
             self.family.read_config({**checkpoint.config, "num_key_value_heads": 3})
 
     def test_computed_frequencies_in_old_files_are_ignored(self, checkpoint: Checkpoint) -> None:
         old = {"model.layers.0.self_attn.rotary_emb.inv_freq": checkpoint.tensors["model.norm.weight"]}
         assert self.family.read(checkpoint.config, {**checkpoint.tensors, **old}).spec.depth == 3
+
+
+class TestLlamaInBfloat16(TestLlama):
+    dtype = torch.bfloat16
 
 
 class TestLlamaWithBiases(TestLlama):

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TYPE_CHECKING
 
 import pytest
 import torch
 
 from contract import RopeContract
-from kept.checkpoint.reader import Checkpoint
 from kept.errors import CheckpointError
-from kept.ir.program import Program
 from kept.nn.cache import Cache
 from models import logits, model_of, some_tokens, worst
 from specs import with_mixer
+
+if TYPE_CHECKING:
+    from kept.checkpoint.reader import Checkpoint
+    from kept.ir.program import Program
+    from pathlib import Path
 
 
 class TestMistral(RopeContract):

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TYPE_CHECKING
 
 import pytest
 import torch
 
 from contract import RopeContract
-from kept.checkpoint.reader import Checkpoint
 from kept.errors import CheckpointError
-from kept.ir.program import Program
 from models import logits, some_tokens, worst
 from specs import with_mixer
+
+if TYPE_CHECKING:
+    from kept.checkpoint.reader import Checkpoint
+    from kept.ir.program import Program
 
 WINDOWED = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
 

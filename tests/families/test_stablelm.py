@@ -1,19 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TYPE_CHECKING
 
 import pytest
 
 from contract import RopeContract
-from kept.checkpoint.reader import Checkpoint
 from kept.errors import CheckpointError
 from kept.families.stablelm import STABLELM
-from kept.ir.program import Program
 from kept.ir.spec import Rope
 from kept.ir.tensors import Computed
 from models import TINY, worst
 from specs import with_mixer
+
+if TYPE_CHECKING:
+    from kept.checkpoint.reader import Checkpoint
+    from kept.ir.program import Program
+    from collections.abc import Mapping
 
 
 class TestStableLm(RopeContract):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TYPE_CHECKING
 
 from contract import RopeContract
-from kept.ir.program import Program
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
 
 
 class TestStarcoder2(RopeContract):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from kept.ir.program import Program
 from kept.ir.tensors import Given
 from kept.nn.mlp import ACTIVATIONS
 from models import logits, random_program
@@ -17,6 +16,7 @@ from plain import activation, plain_logits
 from specs import plain_spec, with_mixer, with_mlp
 
 if TYPE_CHECKING:
+    from kept.ir.program import Program
     from kept.ir import spec as ir
 
 EXACT = 1e-11

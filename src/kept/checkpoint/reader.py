@@ -48,7 +48,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     config = read_json(directory / "config.json")
     tensors: dict[str, Stored] = {}
     for file in weight_files(directory):
-        for name, tensor in read_header(file):
+        try:
+            header = list(read_header(file))
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+        for name, tensor in header:
             if name in tensors:
                 raise CheckpointError(f"{name}: stored twice, in {tensors[name].file.name} and {file.name}")
             tensors[name] = tensor
@@ -137,7 +141,7 @@ def _tensor(file: Path, name: str, entry: object, data: int) -> Stored:
     if not isinstance(entry, dict):
         raise CheckpointError(f"{file}: {name} has no proper entry in the header")
     dtype, shape, offsets = entry.get("dtype"), _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
-    if dtype not in DTYPE_BYTES:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         known = ", ".join(DTYPE_BYTES)
         raise CheckpointError(f"{file}: {name} has dtype {dtype!r}; weights may be {known}")
     if shape is None or offsets is None or len(offsets) != 2:

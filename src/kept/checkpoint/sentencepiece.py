@@ -21,7 +21,6 @@ import json
 import math
 import re
 import struct
-import sys
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -106,7 +105,7 @@ def read_model(file: Path) -> Model:
     if reason := _damage(model):
         raise CheckpointError(f"{file}: is damaged, {reason}; fetch it again")
     if reason := _inexpressible(model):
-        raise CheckpointError(f"{file}: {reason}, which no tokenizer.json can express")
+        raise CheckpointError(f"{file}: {reason}, which is not converted; put a tokenizer.json beside it")
     return model
 
 
@@ -150,11 +149,12 @@ def _fields(raw: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while raw[at] >= 0x80:
-        value |= (raw[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-    return value | raw[at] << shift, at + 1
+    value = 0
+    for place in range(10):
+        value |= (raw[at + place] & 0x7F) << (7 * place)
+        if raw[at + place] < 0x80:
+            return value, at + place + 1
+    raise ValueError(at)
 
 
 def _damage(model: Model) -> str:
@@ -184,7 +184,7 @@ def _inexpressible(model: Model) -> str:
         f"is a {model.algorithm} model": model.algorithm not in {"BPE", "UNIGRAM"},
         "puts spaces behind words (treat_whitespace_as_suffix)": model.space_is_suffix,
         "rewrites what it decodes (denormalizer_spec)": model.denormalizes,
-        f"has unused pieces ({unused[:1]})": bool(unused),
+        f"has unused pieces such as {unused[:1]}": bool(unused),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -242,28 +242,27 @@ def _merges(model: Model) -> list[tuple[str, str]]:
 
 
 def _unigram(model: Model) -> models.Unigram:
-    vocab = [
-        (piece.text, 0.1 * (len(piece.text.encode()) - 1) if piece.kind is Kind.USER_DEFINED else piece.score)
-        for piece in model.pieces  # the bonus of SentencePiece 0.2.3 for a user-defined symbol; earlier ones give -0.1
-    ]
+    vocab = [(piece.text, _bonus(piece) if piece.kind is Kind.USER_DEFINED else piece.score) for piece in model.pieces]
     return models.Unigram(vocab, model.unknown, model.byte_fallback)
 
 
+def _bonus(symbol: Piece) -> float:
+    """The score by which SentencePiece 0.2.3 prefers a user-defined symbol; earlier ones gave -0.1."""
+    return 0.1 * (len(symbol.text.encode()) - 1)
+
+
 def _normalizer(model: Model) -> normalizers.Normalizer:
-    space = SPACE if model.escape else " "
+    """What SentencePiece does to a text, in its order: untrimmed, even a text that maps to nothing has its prefix."""
     shields = _shields(model)
-    steps: list[normalizers.Normalizer] = [normalizers.Replace(symbol, shield) for symbol, shield in shields.items()]
-    steps += _charsmap(model)
-    if model.trim:
-        steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
-    if model.dummy_prefix:
-        steps.append(normalizers.Prepend(space))
-    if model.escape:
-        steps.append(normalizers.Replace(" ", SPACE))
-    steps += [normalizers.Replace(shield, symbol) for symbol, shield in shields.items()]
-    if model.trim:
-        steps.append(normalizers.Replace(Regex(rf"{space}+\z"), ""))
-    return normalizers.Sequence(steps)
+    hide = [normalizers.Replace(symbol, shield) for symbol, shield in shields.items()]
+    show = [normalizers.Replace(shield, symbol) for symbol, shield in shields.items()]
+    prefix = [normalizers.Prepend(" ")] if model.dummy_prefix else []
+    escape = [normalizers.Replace(" ", SPACE)] if model.escape else []
+    if not model.trim:
+        return normalizers.Sequence([*hide, *prefix, *_charsmap(model), *escape, *show])
+    start, runs = normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")
+    end = normalizers.Replace(Regex(rf"{SPACE if model.escape else ' '}+\z"), "")
+    return normalizers.Sequence([*hide, *_charsmap(model), start, runs, *prefix, *escape, *show, end])
 
 
 def _charsmap(model: Model) -> list[normalizers.Normalizer]:
@@ -305,14 +304,14 @@ def _pre_tokenizer(model: Model) -> pre_tokenizers.PreTokenizer | None:
 def _reserved(model: Model) -> str:
     """The first character of a name that text must not spell, such as `<0x0A>`: what follows is segmented apart."""
     names = [re.escape(text[0]) + f"(?={re.escape(text[1:])})" for text in model.texts(Kind.UNKNOWN, Kind.CONTROL)]
-    return "|".join([*names, "<(?=0x[0-9A-F]{2}>)"])
+    return "|".join([*names, *(["<(?=0x[0-9A-F]{2}>)"] if model.byte_fallback else [])])
 
 
 def _decoder(model: Model) -> decoders.Decoder:
     steps: list[decoders.Decoder] = [decoders.ByteFallback()] if model.byte_fallback else []
     steps.append(decoders.Fuse())
     if model.trim or model.dummy_prefix:
-        steps.append(decoders.Strip(SPACE, left=sys.maxsize if model.trim else 1, right=0))
+        steps.append(decoders.Strip(SPACE, left=1 << 16 if model.trim else 1, right=0))
     return decoders.Sequence([*steps, decoders.Replace(SPACE, " ")])
 
 
@@ -326,7 +325,7 @@ NAMED = (*DEFAULTS, "sep_token", "pad_token", "cls_token", "mask_token")
 CARRIED = ("chat_template", "model_max_length", "padding_side", "truncation_side")
 """Settings that mean the same to a fast tokenizer. The rest belongs to the source's own class."""
 
-FLAGS = ("lstrip", "rstrip", "single_word")
+FLAGS = ("lstrip", "rstrip", "single_word", "special")
 
 
 def tokenizer_files(directory: Path) -> dict[str, bytes]:
@@ -364,7 +363,10 @@ def _add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
 
     Raises ValueError where a token would get another id than it is listed with.
     """
-    listed = {int(at): _added_token(entry) for at, entry in settings["added_tokens_decoder"].items()}
+    for key, kind in (("added_tokens_decoder", dict), ("additional_special_tokens", list)):
+        if not isinstance(settings.get(key) or kind(), kind):
+            raise ValueError(f"has {key} of another form")  # noqa: TRY004 - the file's fault, not the caller's
+    listed = {int(at): _added_token(entry) for at, entry in (settings["added_tokens_decoder"] or {}).items()}
     tokens = {listed[at].content: listed[at] for at in sorted(listed)}
     named = [settings[key] for key in NAMED if settings.get(key)]
     for entry in [*named, *(settings.get("additional_special_tokens") or [])]:
@@ -418,7 +420,7 @@ def _config(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> dict[str, Any]
         "model_input_names": ["input_ids", "attention_mask"],
         **{key: settings[key] for key in CARRIED if settings.get(key) is not None},
         "added_tokens_decoder": {
-            str(at): {name: getattr(token, name) for name in ("content", *FLAGS, "normalized", "special")}
+            str(at): {name: getattr(token, name) for name in ("content", "normalized", *FLAGS)}
             for at, token in sorted(tokenizer.get_added_tokens_decoder().items())
         },
     }

@@ -127,10 +127,10 @@ class Staging:
 
     def publish(self) -> None:
         """Give the finished directory its name."""
-        (self.path / JOURNAL).unlink(missing_ok=True)
-        _sync_directory(self.path)
         if self.target.exists():
             raise OutputError(f"{self.target}: appeared while the conversion ran; the result is in {self.path}")
+        (self.path / JOURNAL).unlink(missing_ok=True)
+        _sync_directory(self.path)
         self.path.rename(self.target)
         _sync_directory(self.target.parent)
 

@@ -56,13 +56,14 @@ def model_path() -> Path:
 def run_demo(out: str | Path, reporter: Reporter | None = None) -> Demo:
     """Convert, verify, load with stock transformers, generate side by side, and write `page.html` into `out`.
 
+    Written in float32: rounding rewritten matrices to bfloat16 again may turn a near-tie between two tokens.
     An earlier demonstration in `out` is replaced; anything else there is left alone and raises InputError.
     """
     from kept.demo.page import write_page
 
     directory = Path(out)
     _clear(directory)
-    conversion = run(Recipe(str(model_path()), str(directory / "llama"), text=None), reporter)
+    conversion = run(Recipe(str(model_path()), str(directory / "llama"), dtype="float32"), reporter)
     stock_class, pairs = _side_by_side(conversion.path)
     page = directory / "page.html"
     write_page(page, model_path().name, conversion, stock_class, pairs)
@@ -89,13 +90,13 @@ def _side_by_side(output: Path) -> tuple[str, tuple[Pair, ...]]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=False, torch_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=False, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(output, trust_remote_code=False)
     theirs = []
     for prompt in PROMPTS:
         ids = tokenizer(prompt, return_tensors="pt")
         written = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)[0]  # type: ignore[misc]
-        theirs.append(str(tokenizer.decode(written[ids["input_ids"].shape[1] :], skip_special_tokens=True)))
+        theirs.append(str(tokenizer.decode(written, skip_special_tokens=True))[len(prompt) :])
     pairs = tuple(Pair(p, s, o) for p, s, o in zip(PROMPTS, _source_texts(PROMPTS), theirs, strict=True))
     return type(model).__name__, pairs
 
@@ -109,5 +110,5 @@ def _source_texts(prompts: Sequence[str]) -> list[str]:
 
     reader = Reader(model_path())
     model = Model.load(open_model(model_path()).program, torch.float32)
-    new = generate(model, [reader.encode(prompt) for prompt in prompts], TOKENS)
-    return [reader.decode(ids) for ids in new]
+    old = [reader.encode(prompt) for prompt in prompts]
+    return [reader.continuation(*pair) for pair in zip(old, generate(model, old, TOKENS), strict=True)]

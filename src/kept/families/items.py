@@ -290,8 +290,9 @@ class Rotary:
         if layer.get(self.path) is None:
             return {"rope_theta": self.theta, "rope_scaling": None}
         rope: ir.Rope = build(ir.Rope, self.path, layer)
-        fraction = _fraction(rope.dims, layer[f"{L}mixer.head_dim"])
-        stated = _stated(rope.scaling)
+        head = layer[f"{L}mixer.head_dim"]
+        fraction = _fraction(rope.dims, head)
+        stated = _stated(rope.scaling, (rope.dims if self.says_partial else head) // 2)
         if isinstance(rope.scaling, ir.Proportional) or self.says_partial:
             stated["partial_rotary_factor"] = fraction
         kind = stated.pop("rope_type", "default")
@@ -349,7 +350,8 @@ def _divisors(given: Config, key: str, pairs: int) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
-def _stated(scaling: ir.Scaling | None) -> dict[str, Any]:
+def _stated(scaling: ir.Scaling | None, pairs: int) -> dict[str, Any]:
+    """The scaling's keys. A list of divisors is filled up where the family turns more pairs than the rotation does."""
     if scaling is None:
         return {}
     name = next(name for name, kind in SCALINGS.items() if kind is type(scaling))
@@ -358,7 +360,7 @@ def _stated(scaling: ir.Scaling | None) -> dict[str, Any]:
         value = getattr(scaling, spec_field.name)
         # A default that is left out reads back as itself, and older classes reject keys that they do not know.
         if value != spec_field.default and not (name == "dynamic" and spec_field.name != "factor"):
-            out[spec_field.name] = list(value) if isinstance(value, tuple) else value
+            out[spec_field.name] = [*value, *[1.0] * (pairs - len(value))] if isinstance(value, tuple) else value
     return out
 
 

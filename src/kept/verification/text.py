@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kept.checkpoint.sentencepiece import fast_tokenizer
-from kept.errors import InputError
+from kept.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +33,12 @@ class Reader:
         """The directory's `tokenizer.json`, or one built from its `tokenizer.model`."""
         from tokenizers import Tokenizer  # noqa: PLC0415 - only where there is text
 
-        if (self.directory / "tokenizer.json").is_file():
-            return Tokenizer.from_file(str(self.directory / "tokenizer.json"))
+        file = self.directory / "tokenizer.json"
+        if file.is_file():
+            try:
+                return Tokenizer.from_file(str(file))
+            except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
+                raise CheckpointError(f"{file}: is no tokenizer ({error}); fetch it again") from None
         if (self.directory / "tokenizer.model").is_file():
             return fast_tokenizer(self.directory / "tokenizer.model")
         return None
@@ -52,6 +56,10 @@ class Reader:
             return " ".join(map(str, ids))
         text: str = self.tokenizer.decode(ids)
         return text
+
+    def continuation(self, old: list[int], new: list[int]) -> str:
+        """The text that new ids add after old ones; decoding them alone would lose a space at their start."""
+        return self.decode(old + new)[len(self.decode(old)) :]
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:
         ids = readers[0].encode(prompt)
         room = min(GREEDY_TOKENS, source.program.spec.context - len(ids), output.program.spec.context - len(ids))
         if ids and room > 0:
-            texts = [r.decode(generate(m, [ids], room)[0]) for m, r in zip(models, readers, strict=True)]
+            texts = [r.continuation(ids, generate(m, [ids], room)[0]) for m, r in zip(models, readers, strict=True)]
             out.append(Continuation(prompt, *texts))
     return tuple(out)
 

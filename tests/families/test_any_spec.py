@@ -1,0 +1,73 @@
+"""What a table says of specs that it cannot express, and of those that it can."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+
+from kept.errors import CheckpointError
+from kept.families import FAMILIES, family_of
+from kept.ir.facts import differences, facts
+from models import TINY, random_program
+from specs import specs
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kept.ir.spec import Spec
+    from kept.families.table import Family
+
+FREE = [FAMILIES[name] for name in ("gpt2", "llama", "mistral")]
+"""Families whose config can state any size of head, or that do not rotate."""
+
+
+@pytest.mark.parametrize("family", FREE, ids=lambda family: family.name)
+@given(spec=specs())
+def test_violations_are_the_difference_that_writing_makes(family: Family, spec: Spec) -> None:
+    """No spec is too odd to be told what is in its way, and what remains of it is expressible."""
+    said = family.read_config(family.write_config(spec, "F32"))
+    found = family.violations(spec)
+    if said != spec:
+        assert found == list(differences(facts(spec), facts(said)))
+        assert found
+    limits = [v for limit in family.limits if (v := limit(said)) is not None]
+    assert family.violations(said) == limits
+
+
+@pytest.mark.parametrize("family", FREE, ids=lambda family: family.name)
+@given(spec=specs())
+def test_what_is_written_is_read_again(family: Family, spec: Spec) -> None:
+    """Spec and values, for everything that the family can say."""
+    said = family.read_config(family.write_config(spec, "F64"))
+    program = random_program(said)
+    again = family.read(json.loads(json.dumps(family.write_config(said, "F64"))), family.write(program))
+    assert again.spec == said
+    for name, lazy in program.weights.items():
+        assert torch.equal(again.weights[name].value("float64"), lazy.value("float64")), name
+
+
+def test_every_family_has_a_tiny_model_and_its_own_tests() -> None:
+    assert sorted(TINY) == sorted(FAMILIES)
+
+
+def test_no_family_writes_what_it_does_not_read() -> None:
+    """Entries are reversible only if no two slots share a stored name."""
+    for family in FAMILIES.values():
+        names, slots = [entry.name for entry in family.entries], [entry.slot for entry in family.entries]
+        assert len(set(names)) == len(names)
+        assert len(set(slots)) == len(slots)
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}])
+def test_a_config_without_a_family(config: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json: has no model_type"):
+        family_of(config)
+
+
+def test_an_unknown_family_is_answered_with_those_that_are_known() -> None:
+    with pytest.raises(CheckpointError, match=r"'lama' is not a family .*starcoder2.*did you mean llama\?"):
+        family_of({"model_type": "lama"})
+    with pytest.raises(CheckpointError, match=r"'bert' is not a family that kept reads \(gpt2, .*\)$"):
+        family_of({"model_type": "bert"})
