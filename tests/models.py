@@ -106,7 +106,7 @@ def write_checkpoint(
 
 
 def strong(name: str, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
-    """Random values for a tensor of any family: gains 1±0.3, norm biases 0.3±0.2, logits of a standard deviation near 2.
+    """Random values for a tensor of any family: gains 1±0.3, norm biases 0.3±0.2, and logits that vary by about 2.
 
     Matrices have a mean, so that what they write to the residual stream has one too.
     """

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from kept.checkpoint.writer import shards, staging, to_json
 from kept.errors import Refusal
@@ -91,7 +90,7 @@ def rounded(program: Program, dtype: str) -> Program:
 class Unread(Lazy):
     """A tensor whose bytes must not be read: everything but them is known when a plan is made."""
 
-    def rows(self, start: int, stop: int, precision: Precision) -> Tensor:
+    def rows(self, start: int, stop: int, precision: Precision) -> Tensor:  # noqa: ARG002 - Lazy's signature
         raise AssertionError(f"bytes of a {self.shape} tensor were read")
 
 
@@ -145,7 +144,7 @@ def value(program: Program, name: str) -> Tensor:
 
 def divergence(wanted: Tensor, found: Tensor) -> float:
     """KL(wanted || found) of two sets of logits, in nats per token."""
-    log_p, log_q = (F.log_softmax(x.double(), dim=-1) for x in (wanted, found))
+    log_p, log_q = (torch.log_softmax(x.double(), dim=-1) for x in (wanted, found))
     return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
 
 
@@ -165,7 +164,8 @@ def through_disk(program: Program, family: Family, directory: Path) -> Program:
 
 
 def perturbed(program: Program, name: str, by: float = 1e-2) -> Program:
-    """The program with noise on one weight."""
+    """The program with noise on one weight, relative to its largest value."""
     old = value(program, name)
+    scale = float(old.abs().max()) or 1.0
     noise = torch.randn(old.shape, dtype=old.dtype, generator=torch.Generator().manual_seed(1))
-    return replaced(program, {name: old + by * noise})
+    return replaced(program, {name: old + by * scale * noise})

@@ -120,10 +120,8 @@ def layers(draw: DrawFn) -> ir.Layer:
 def specs(draw: DrawFn) -> ir.Spec:
     """Any decoder of one to three layers; half of them have layers that differ."""
     depth = draw(st.integers(1, 3))
-    if draw(st.booleans()):
-        blocks = tuple(draw(layers()) for _ in range(depth))
-    else:
-        blocks = (draw(layers()),) * depth
+    differ = draw(st.booleans())
+    blocks = tuple(draw(layers()) for _ in range(depth)) if differ else (draw(layers()),) * depth
     if any(block.mixer.rope is None for block in blocks) or draw(st.booleans()):
         positions: int | None = CONTEXT
     else:
@@ -150,17 +148,17 @@ def plain_spec(depth: int = 2) -> ir.Spec:
 
 def with_layer(spec: ir.Spec, index: int, **changes: object) -> ir.Spec:
     """The spec with one layer changed."""
-    changed = replace(spec.layers[index], **changes)  # type: ignore[arg-type]
+    changed = replace(spec.layers[index], **changes)
     return replace(spec, layers=(*spec.layers[:index], changed, *spec.layers[index + 1 :]))
 
 
 def with_mixer(spec: ir.Spec, **changes: object) -> ir.Spec:
     """The spec with every mixer changed."""
-    changed = (replace(layer, mixer=replace(layer.mixer, **changes)) for layer in spec.layers)  # type: ignore[arg-type]
+    changed = (replace(layer, mixer=replace(layer.mixer, **changes)) for layer in spec.layers)
     return replace(spec, layers=tuple(changed))
 
 
 def with_mlp(spec: ir.Spec, **changes: object) -> ir.Spec:
     """The spec with every MLP changed."""
-    changed = (replace(layer, mlp=replace(layer.mlp, **changes)) for layer in spec.layers)  # type: ignore[arg-type]
+    changed = (replace(layer, mlp=replace(layer.mlp, **changes)) for layer in spec.layers)
     return replace(spec, layers=tuple(changed))

@@ -13,19 +13,33 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from kept.checkpoint.reader import Checkpoint
     from kept.families.table import Family
     from kept.ir.program import Program
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint: where it is, its config and files, its family, and its program (no weight is read)."""
+    """A checkpoint, its family, and its program (no weight is read)."""
 
-    path: Path
-    config: Mapping[str, Any]
-    files: tuple[Path, ...]
+    checkpoint: Checkpoint
     family: Family
     program: Program
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self.checkpoint.path
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The keys of its config.json."""
+        return self.checkpoint.config
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its weight files."""
+        return self.checkpoint.files
 
 
 def open_model(path: str | Path) -> Opened:
@@ -39,4 +53,4 @@ def open_model(path: str | Path) -> Opened:
         program = family.read(checkpoint.config, checkpoint.tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
-    return Opened(checkpoint.path, checkpoint.config, checkpoint.files, family, program)
+    return Opened(checkpoint, family, program)

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kept.checkpoint.companions import companions
 from kept.checkpoint.reader import read_json
-from kept.checkpoint.writer import Shard, Staging, check_target, digest, index, shards, staging, to_json
+from kept.checkpoint.writer import (
+    INDEX,
+    Shard,
+    Staging,
+    check_target,
+    digest,
+    index,
+    shards,
+    staging,
+    to_json,
+    unchanged,
+)
 from kept.errors import CheckpointError, InputError, OutputError, PromiseError
 from kept.families import TARGETS
 from kept.ir.slots import readings
@@ -35,6 +46,9 @@ if TYPE_CHECKING:
 
 SMALL = 2_000_000_000
 """Parameters up to which the short verification reads 512 tokens; 64 above."""
+
+STALE = {"_name_or_path", "auto_map", "transformers_version"}
+"""Keys of a source's config that do not describe the model."""
 
 
 class Reporter(Protocol):
@@ -105,8 +119,9 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     family = TARGETS[recipe.to]
     config = family.write_config(planned.program.spec, planned.program.dtype)
     if family is source.family:
-        config = {**{key: value for key, value in source.config.items() if key != "auto_map"}, **config}
-    parts = shards(family.write(planned.program), recipe.shard_bytes)
+        config = {**{key: value for key, value in source.config.items() if key not in STALE}, **config}
+    tensors = family.write(planned.program)
+    parts = unchanged(tensors, source.checkpoint.tensors) or shards(tensors, recipe.shard_bytes)
     tokens = _sample(source, planned, recipe)
     with staging(target, _fingerprint(source, recipe)) as stage:
         small = _write_small(stage, parts, config, source, planned)
@@ -220,7 +235,7 @@ def _write_small(
     files: dict[str, Path | bytes] = {"config.json": to_json(config), **companions(source.path, planned.program.spec)}
     listed = index(parts)
     if listed is not None:
-        files["model.safetensors.index.json"] = listed
+        files[INDEX] = listed
     for name, content in files.items():
         if isinstance(content, bytes):
             stage.write(name, content)

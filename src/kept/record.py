@@ -5,6 +5,7 @@ Free of times and of where source and output lie, so that the same conversion wr
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
@@ -54,8 +55,17 @@ def record(
 
 def verification_table(found: Verification) -> dict[str, Any]:
     """A verification as plain data, with its verdict."""
-    table = asdict(found)
+    table: dict[str, Any] = _finite(asdict(found))
     return {**table, "promise": str(found.promise), "kept": found.failure is None, "failure": found.failure}
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - any plain data
+    """The same data with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verification | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,11 +14,10 @@ from kept.families import FAMILIES, family_of
 from kept.ir.facts import differences, facts
 from models import TINY, random_program
 from specs import specs
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kept.ir.spec import Spec
     from kept.families.table import Family
+    from kept.ir.spec import Spec
 
 FREE = [FAMILIES[name] for name in ("gpt2", "llama", "mistral")]
 """Families whose config can state any size of head, or that do not rotate."""

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
 
-from contract import FamilyContract
+from contract import StockContract
 from kept.errors import CheckpointError
 from kept.ir.tensors import zeros
 from models import logits, some_tokens
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
 
 
-class TestGpt2(FamilyContract):
+class TestGpt2(StockContract):
     name = "gpt2"
     sizes = ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "n_inner")
     numbers = ("layer_norm_epsilon",)

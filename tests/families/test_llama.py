@@ -1,19 +1,19 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
 
-from contract import RopeContract
 from kept.errors import CheckpointError
+from rotations import StockRotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
     from kept.ir.program import Program
 
 
-class TestLlama(RopeContract):
+class TestLlama(StockRotaryContract):
     name = "llama"
     sizes = (
         "vocab_size",

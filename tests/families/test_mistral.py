@@ -1,24 +1,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
 
-from contract import RopeContract
 from kept.errors import CheckpointError
 from kept.nn.cache import Cache
 from models import logits, model_of, some_tokens, worst
+from rotations import StockRotaryContract
 from specs import with_mixer
 
 if TYPE_CHECKING:
-    from kept.checkpoint.reader import Checkpoint
-    from kept.ir.program import Program
     from pathlib import Path
 
+    from kept.checkpoint.reader import Checkpoint
+    from kept.ir.program import Program
 
-class TestMistral(RopeContract):
+
+class TestMistral(StockRotaryContract):
     name = "mistral"
     sizes = (
         "vocab_size",

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
 
-from contract import RopeContract
 from kept.errors import CheckpointError
 from models import logits, some_tokens, worst
+from rotations import StockRotaryContract
 from specs import with_mixer
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WINDOWED = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
 
 
-class TestQwen2(RopeContract):
+class TestQwen2(StockRotaryContract):
     name = "qwen2"
     sizes = (
         "vocab_size",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from tokenizers import Tokenizer
 
 from kept.nn import generate
 from models import DATA, logits, model_of, needs_data, program_of, reference_orion, stock, stock_logits, worst
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kept.ir.program import Program
     from pathlib import Path
+
+    from kept.ir.program import Program
 
 pytestmark = needs_data
 

@@ -1,24 +1,23 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from contract import RopeContract
 from kept.errors import CheckpointError
 from kept.families.stablelm import STABLELM
 from kept.ir.spec import Rope
 from kept.ir.tensors import Computed
 from models import TINY, worst
+from rotations import StockRotaryContract
 from specs import with_mixer
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
     from kept.ir.program import Program
-    from collections.abc import Mapping
 
 
-class TestStableLm(RopeContract):
+class TestStableLm(StockRotaryContract):
     """A quarter of each head turns, as the stock class assumes where nothing is said."""
 
     name = "stablelm"
@@ -37,9 +36,7 @@ class TestStableLm(RopeContract):
     lenient = ("num_key_value_heads",)  # absent, the stock class says 32, we say as many as queries
     turning = 4
 
-    def partial(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Whole heads turn, so that every scaling's list has the same length in all variants."""
-        return {"partial_rotary_factor": 1.0}
+    stated: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 1.0}
 
     def test_how_much_of_a_head_turns(self, program: Program) -> None:
         assert program.spec.layers[0].mixer.rope == Rope(1000.0, self.turning)

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from contract import RopeContract
+from rotations import StockRotaryContract
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
 
 
-class TestStarcoder2(RopeContract):
+class TestStarcoder2(StockRotaryContract):
     name = "starcoder2"
     sizes = (
         "vocab_size",

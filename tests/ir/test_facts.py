@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 
 from kept.ir.facts import ABSENT, PerLayer, Violation, at_layer, build_spec, differences, facts
 from specs import layers, plain_spec, specs, with_layer, with_mixer
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kept.ir import spec as ir

@@ -109,7 +109,7 @@ def test_fused_projections_hold_their_parts() -> None:
 
 @pytest.mark.parametrize(("scope", "shape"), [("shared", (4,)), ("own", (6, 4)), ("full", (24,))])
 def test_query_norms_by_scope(scope: str, shape: tuple[int, ...]) -> None:
-    spec = with_mixer(plain_spec(1), heads=6, qk_norm=ir.QkNorm(ir.Norm("rms", 1e-6), scope))  # type: ignore[arg-type]
+    spec = with_mixer(plain_spec(1), heads=6, qk_norm=ir.QkNorm(ir.Norm("rms", 1e-6), scope))
     assert slots(spec)["layers.0.mixer.q_norm.gain"].shape == shape
     assert "layers.0.mixer.q_norm.bias" not in slots(spec)
 

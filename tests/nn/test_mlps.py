@@ -16,8 +16,8 @@ from plain import activation, plain_logits
 from specs import plain_spec, with_mixer, with_mlp
 
 if TYPE_CHECKING:
-    from kept.ir.program import Program
     from kept.ir import spec as ir
+    from kept.ir.program import Program
 
 EXACT = 1e-11
 """Logits of size 1 to 10 after one or two layers, both sides in float64."""

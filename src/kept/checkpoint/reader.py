@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.writer import INDEX
 from kept.errors import CheckpointError
 from kept.ir.tensors import DTYPE_BYTES, Stored
 
@@ -19,8 +20,6 @@ LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)

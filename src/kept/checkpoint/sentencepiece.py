@@ -12,7 +12,10 @@ exceptions, each owed to what the `tokenizers` library can express:
 - A character map (nmt_nfkc and the like) loses a mark on a character that it rewrites (`ª` and U+0301), and brings
   three and more marks on one letter into canonical order; `tokenizers` maps graphemes, SentencePiece longest matches.
 - Between user-defined symbols BPE takes a piece that stands alone even where merging would not reach it.
+- Where white space is trimmed, decoding drops every `▁` at the start, SentencePiece one a piece.
 - Bytes that are no UTF-8, which only a model's output can hold, decode to one U+FFFD each for the whole run.
+
+Text behind a special token gets a dummy prefix of its own, as in the Python tokenizers that this replaces.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 BLOCK_ELEMENTS = 8 << 20
 """Elements computed at a time where rows are independent: 32 MB in float32."""
 
+INDEX = "model.safetensors.index.json"
+
 SHARD_BYTES = 5_000_000_000
 """The usual size of a shard."""
 
@@ -42,10 +44,14 @@ KERNEL_CANNOT = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errn
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file: its name, and its tensors in the order of their bytes."""
+    """One safetensors file: its name, and its tensors in the order of their bytes.
+
+    `whole` is a file that holds just these bytes already.
+    """
 
     name: str
     tensors: tuple[tuple[str, Lazy], ...]
+    whole: Path | None = None
 
     @property
     def nbytes(self) -> int:
@@ -84,6 +90,15 @@ def shards(tensors: Mapping[str, Lazy], limit: int = SHARD_BYTES) -> list[Shard]
     return [Shard(f"model-{i:05}-of-{total:05}.safetensors", group) for i, group in enumerate(ordered, 1)]
 
 
+def unchanged(tensors: Mapping[str, Lazy], stored: Mapping[str, Stored]) -> list[Shard] | None:
+    """The source's own files, where they hold exactly these tensors under names that stock tools look for."""
+    files = sorted({tensor.file for tensor in stored.values()})
+    listed = len(files) > 0 and (files[0].parent / INDEX).is_file()
+    if dict(tensors) != dict(stored) or not (listed or [file.name for file in files] == ["model.safetensors"]):
+        return None
+    return [Shard(f.name, tuple((n, t) for n, t in stored.items() if t.file == f), f) for f in files]
+
+
 def index(parts: list[Shard]) -> bytes | None:
     """The index that names each tensor's file; None where there is one file."""
     if len(parts) == 1:
@@ -118,6 +133,10 @@ class Staging:
     def write_shard(self, shard: Shard, progress: Progress) -> None:
         """Write a shard unless an earlier run finished it; `progress` is called with bytes as they are done."""
         if (self.path / shard.name).exists():
+            progress(shard.nbytes)
+            return
+        if shard.whole is not None:
+            self.copy(shard.name, shard.whole)
             progress(shard.nbytes)
             return
         with self._file(shard.name) as file:

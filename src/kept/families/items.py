@@ -312,7 +312,7 @@ def _fraction(dims: int, head: int) -> float:
     return fraction if int(head * fraction) == dims else math.nextafter(fraction, 1)
 
 
-def _scaling(kind: type[Any], given: Config, config: Config, context: int, pairs: int) -> object:
+def _scaling(kind: type[Any], given: Config, config: Config, context: int, pairs: int) -> ir.Scaling:
     values: dict[str, Any] = {}
     for spec_field in fields(kind):
         name = spec_field.name

@@ -63,9 +63,8 @@ def flatten(path: str, value: object) -> Facts:
 def build_spec(table: Facts) -> ir.Spec:
     """The spec that has these facts; what the facts leave out takes the dataclass's default."""
     layers = tuple(build(ir.Layer, "layers.*", at_layer(table, i)) for i in range(table["depth"]))
-    rest: dict[str, Any] = {
-        f.name: _value(_hints(ir.Spec)[f.name], f.name, table) for f in fields(ir.Spec) if f.name != "layers"
-    }
+    hints = _hints(ir.Spec)
+    rest: dict[str, Any] = {name: _value(hints[name], name, table) for name in hints if name != "layers"}
     return ir.Spec(layers=layers, **{name: value for name, value in rest.items() if value is not ABSENT})
 
 
@@ -77,7 +76,8 @@ def at_layer(table: Facts, layer: int) -> Facts:
 
 def build(kind: type[Any], path: str, table: Facts) -> Any:  # noqa: ANN401 - the type is the argument's
     """The dataclass `kind` whose facts stand under `path`."""
-    found = {f.name: _value(_hints(kind)[f.name], f"{path}.{f.name}", table) for f in fields(kind)}
+    hints = _hints(kind)  # type: ignore[arg-type] # mypy holds that a type is not hashable
+    found = {f.name: _value(hints[f.name], f"{path}.{f.name}", table) for f in fields(kind)}
     missing = [f.name for f in fields(kind) if found[f.name] is ABSENT and f.default is f.default_factory is MISSING]
     assert not missing, (path, missing)
     return kind(**{name: value for name, value in found.items() if value is not ABSENT})

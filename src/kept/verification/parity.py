@@ -142,7 +142,12 @@ class _Sums:
             mean_logit_error=self.absolute / n,
             kl=self.kl / n,
             top1=self.same / n,
-            perplexity_reference=math.exp(self.nll_reference / predicted),
-            perplexity=math.exp(self.nll / predicted),
+            perplexity_reference=_exp(self.nll_reference / predicted),
+            perplexity=_exp(self.nll / predicted),
             layers=layers,
         )
+
+
+def _exp(nats: float) -> float:
+    """The exponential; infinity, not an error, for the nats of a wildly wrong model."""
+    return float(torch.tensor(nats, dtype=torch.float64).exp())

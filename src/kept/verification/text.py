@@ -85,12 +85,13 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
     if reader.tokenizer is None and text is None:
         ids = torch.randint(vocabulary, (count,), generator=torch.Generator().manual_seed(0)).tolist()
         return Sample(_rows(ids, length, count), "random tokens (the checkpoint has no tokenizer)")
+    origin = "the built-in sample" if text is None else str(text)
     ids = reader.encode(_read(text) if text is not None else sample_text())
     if len(ids) < 2:
-        raise InputError(f"{text}: gives {len(ids)} tokens; a longer text is needed")
+        raise InputError(f"{origin}: gives {len(ids)} tokens; a longer text is needed")
     if max(ids) >= vocabulary:
         raise InputError(f"{directory}: its tokenizer gives id {max(ids)}, the model has {vocabulary} tokens")
-    return Sample(_rows(ids, min(length, len(ids)), count), "the built-in sample" if text is None else str(text))
+    return Sample(_rows(ids, min(length, len(ids)), count), origin)
 
 
 def _read(path: Path) -> str:

@@ -128,10 +128,11 @@ def verify_pair(
 def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:
     """Both models' greedy continuations of a few prompts, in float32."""
     readers = Reader(source.path), Reader(output.path)
-    prompts = PROMPTS if readers[0].tokenizer is not None else ()
+    if readers[0].tokenizer is None:
+        return ()
     models = [Model.load(opened.program, torch.float32) for opened in (source, output)]
     out = []
-    for prompt in prompts:
+    for prompt in PROMPTS:
         ids = readers[0].encode(prompt)
         room = min(GREEDY_TOKENS, source.program.spec.context - len(ids), output.program.spec.context - len(ids))
         if ids and room > 0:

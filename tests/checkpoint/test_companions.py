@@ -1,0 +1,335 @@
+"""What goes along: tokenizer, template, licences, generation config. Remote code never does, and never runs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+import kept
+from kept.checkpoint.companions import companions, licences, stated_licence
+from kept.errors import CheckpointError
+from kept.opened import open_model
+from models import reference_orion, some_tokens, worst, write_checkpoint
+from stored import (
+    BYTES_VOCABULARY,
+    booby_trap,
+    change_json,
+    read_json,
+    write_json,
+    write_readable,
+    write_sentencepiece,
+    write_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HUMAN = (
+    "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ 'Human: ' + message['content'] + '\n\nAssistant: ' + eos_token }}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+"""Orion Chat's template."""
+
+SAID = [{"role": "user", "content": "How many ships?"}, {"role": "assistant", "content": "Seven."}]
+
+REMOTE = {
+    "AutoConfig": "configuration_orion.OrionConfig",
+    "AutoModelForCausalLM": "modeling_orion.OrionForCausalLM",
+}
+
+CODE = ("configuration_orion.py", "modeling_orion.py", "tokenization_orion.py", "generation_utils.py")
+
+
+def special(content: str) -> dict[str, object]:
+    return {"content": content, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+
+
+ORION_TOKENIZER = {
+    "add_bos_token": False,
+    "add_eos_token": False,
+    "auto_map": {"AutoTokenizer": ["tokenization_orion.OrionTokenizer", None]},
+    "bos_token": special("<s>"),
+    "eos_token": special("</s>"),
+    "pad_token": special("<unk>"),
+    "unk_token": special("<unk>"),
+    "sp_model_kwargs": {},
+    "tokenizer_class": "OrionTokenizer",
+}
+
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Base": ({}, {}),
+    "Chat": ({}, {"chat_template": HUMAN, "model_max_length": 4096}),
+    "LongChat": ({"max_position_embeddings": 200_000, "rope_theta": 5e7}, {"chat_template": HUMAN}),
+}
+"""The three Orion-14B checkpoints: what their config and their tokenizer config say beside what all say."""
+
+
+def write_orion(directory: Path, marker: Path, shape: str) -> Path:
+    """A tiny Orion as it lies on the hub: a SentencePiece model, remote code, a licence, a card."""
+    config, tokenizer = SHAPES[shape]
+    write_checkpoint(directory, "orion", vocab_size=BYTES_VOCABULARY, **config)
+    change_json(directory / "config.json", auto_map=REMOTE)
+    write_sentencepiece(directory)
+    write_json(directory / "tokenizer_config.json", {**ORION_TOKENIZER, **tokenizer})
+    write_json(directory / "generation_config.json", {"repetition_penalty": 1.05, "top_k": 5, "eos_token_id": 2})
+    for name in CODE:
+        booby_trap(directory / name, marker)
+    (directory / "ModelsCommunityLicenseAgreement").write_text("Terms.\n", encoding="utf-8")
+    front = "---\nlicense: other\nlicense_name: orion-14b\n---\n# Orion\n"
+    (directory / "README.md").write_text(front, encoding="utf-8")
+    return directory
+
+
+class Hub:
+    """One Orion of each shape, and its conversion."""
+
+    def __init__(self, directory: Path, shape: str) -> None:
+        self.shape, self.marker = shape, directory / "marker"
+        self.source = write_orion(directory / f"orion-{shape}", self.marker, shape)
+        self.out = kept.convert(self.source, directory / "out", verify_tokens=64).path
+
+
+@pytest.fixture(scope="module", params=[*SHAPES])
+def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    return Hub(tmp_path_factory.mktemp("hub"), request.param)
+
+
+# ----------------------------------------------------------------------------------- Orion Base, Chat and LongChat
+
+
+def test_the_stock_class_computes_what_the_source_does(hub: Hub) -> None:
+    model = AutoModelForCausalLM.from_pretrained(hub.out, trust_remote_code=False, dtype=torch.float32)
+    assert type(model) is LlamaForCausalLM
+    tokens = some_tokens(vocabulary=BYTES_VOCABULARY)
+    with torch.inference_mode():
+        found = model(tokens).logits
+    assert worst(found, reference_orion(hub.source, tokens)) < 1e-4
+
+
+def test_the_stock_tokenizer_reads_as_the_source_s_did(hub: Hub) -> None:
+    import sentencepiece
+
+    tokenizer = AutoTokenizer.from_pretrained(hub.out, trust_remote_code=False)
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(hub.source / "tokenizer.model"))
+    for text in ("The keeper counted seven ships.", "한국어와 中文 🙂", "  two  spaces\n\tand a tab"):
+        ids = tokenizer(text)["input_ids"]
+        assert ids == theirs.encode(text)
+        assert tokenizer.decode(ids) == theirs.decode(ids)
+
+
+def test_special_tokens_keep_their_names_and_ids(hub: Hub) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(hub.out, trust_remote_code=False)
+    names = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token)
+    assert names == ("<s>", "</s>", "<unk>", "<unk>")
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 0)
+
+
+def test_the_chat_template_works(hub: Hub) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(hub.out, trust_remote_code=False)
+    if hub.shape == "Base":
+        assert tokenizer.chat_template is None
+        return
+    said = tokenizer.apply_chat_template(SAID, tokenize=False)
+    assert said == "<s>Human: How many ships?\n\nAssistant: </s>Seven.</s>"
+    ids = tokenizer.apply_chat_template(SAID, tokenize=True, return_dict=True)["input_ids"]
+    assert (ids[0], ids[-1], ids.count(2)) == (1, 2, 2)
+
+
+def test_positions_are_stated_in_the_old_form_and_the_new(hub: Hub) -> None:
+    config = read_json(hub.out / "config.json")
+    source = read_json(hub.source / "config.json")
+    wanted = (200_000, 5e7) if hub.shape == "LongChat" else (source["max_position_embeddings"], source["rope_theta"])
+    assert (config["max_position_embeddings"], config["rope_theta"]) == wanted
+    assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": wanted[1]}
+    assert config["rope_scaling"] is None
+    assert config["torch_dtype"] == config["dtype"] == "float32"
+
+
+def test_remote_code_is_not_copied_not_named_and_not_run(hub: Hub) -> None:
+    AutoModelForCausalLM.from_pretrained(hub.out, trust_remote_code=False)
+    AutoTokenizer.from_pretrained(hub.out, trust_remote_code=False)
+    assert not hub.marker.exists()
+    assert not [*hub.out.glob("*.py")]
+    for file in hub.out.glob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert "auto_map" not in text, file.name
+        assert "OrionTokenizer" not in text, file.name
+    assert read_json(hub.out / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_the_generation_config_and_the_licence_come_along(hub: Hub) -> None:
+    generation = read_json(hub.out / "generation_config.json")
+    assert generation == {
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "repetition_penalty": 1.05,
+        "top_k": 5,
+    }
+    assert (hub.out / "ModelsCommunityLicenseAgreement").read_text(encoding="utf-8") == "Terms.\n"
+    card = (hub.out / "README.md").read_text(encoding="utf-8")
+    assert "orion-14b, other" in card
+    assert "ModelsCommunityLicenseAgreement" in card
+    assert "Orion-14B community licence" in card
+
+
+def test_the_source_s_own_card_is_not_the_output_s(hub: Hub) -> None:
+    assert "# Orion\n" not in (hub.out / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_trap_works(tmp_path: Path) -> None:
+    code = booby_trap(tmp_path / "x.py", tmp_path / "marker").read_text(encoding="utf-8")
+    exec(code)  # noqa: S102 - the test's own
+    assert (tmp_path / "marker").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ what is copied
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_readable(tmp_path / "llama", "llama")
+
+
+def taken(source: Path) -> dict[str, Any]:
+    return dict(companions(source, open_model(source).program.spec))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"])
+def test_tokenizer_files_are_copied_as_they_are(source: Path, tmp_path: Path, name: str) -> None:
+    if name != "tokenizer.json":
+        (source / name).write_bytes(b"{}\n")
+    out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
+    assert (out / name).read_bytes() == (source / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "PreTrainedTokenizerFast"),
+        ({"tokenizer_class": "TokenizersBackend", "backend": "tokenizers"}, "PreTrainedTokenizerFast"),
+        ({"tokenizer_class": "OrionTokenizer", "auto_map": {"AutoTokenizer": ["t.O", None]}}, "PreTrainedTokenizerFast"),
+        ({"tokenizer_class": "LlamaTokenizerFast", "backend": "tokenizers"}, "LlamaTokenizerFast"),
+    ],
+)
+def test_the_tokenizer_s_class_is_one_that_every_transformers_has(
+    source: Path, given: dict[str, object], wanted: str
+) -> None:
+    write_json(source / "tokenizer_config.json", {"model_max_length": 99, **given})
+    config = json.loads(taken(source)["tokenizer_config.json"])
+    assert config == {"model_max_length": 99, "tokenizer_class": wanted}
+
+
+def test_a_template_file_and_one_in_the_config(source: Path, tmp_path: Path) -> None:
+    in_config = kept.convert(write_tokenizer(source, chat_template=HUMAN), tmp_path / "config", verify_tokens=0).path
+    write_tokenizer(source)
+    (source / "chat_template.jinja").write_text(HUMAN, encoding="utf-8")
+    in_file = kept.convert(source, tmp_path / "file", verify_tokens=0).path
+    assert (in_file / "chat_template.jinja").read_text(encoding="utf-8") == HUMAN
+    texts = {
+        AutoTokenizer.from_pretrained(out, trust_remote_code=False).apply_chat_template(SAID, tokenize=False)
+        for out in (in_config, in_file)
+    }
+    assert texts == {"<s>Human: How many ships?\n\nAssistant: </s>Seven.</s>"}
+
+
+def test_a_fast_tokenizer_is_preferred_to_a_model_file(source: Path) -> None:
+    (source / "tokenizer.model").write_bytes(b"not read")
+    found = taken(source)
+    assert found["tokenizer.json"] == source / "tokenizer.json"
+    assert found["tokenizer.model"] == source / "tokenizer.model"
+
+
+def test_a_damaged_tokenizer_model_is_found_before_weights_are_written(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "orion", "orion")
+    (source / "tokenizer.model").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model: is no SentencePiece model"):
+        kept.convert(source, tmp_path / "out", verify_tokens=0)
+    assert [*tmp_path.rglob("*.safetensors*")] == [source / "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
+def test_a_damaged_config_is_named(source: Path, name: str) -> None:
+    (source / name).write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read as JSON"):
+        taken(source)
+
+
+def test_without_a_tokenizer_there_is_none(tmp_path: Path) -> None:
+    found = taken(write_checkpoint(tmp_path / "orion", "orion"))
+    assert set(found) == {"generation_config.json"}
+
+
+def test_code_and_pickles_stay_behind(source: Path) -> None:
+    for name in ("modeling_llama.py", "license.py", "pytorch_model.bin", "training_args.bin", "notes.txt"):
+        (source / name).write_bytes(b"x")
+    (source / "license").mkdir()
+    assert not {"modeling_llama.py", "license.py", "pytorch_model.bin", "training_args.bin", "license"} & taken(source).keys()
+
+
+def test_a_same_family_conversion_does_not_name_remote_code(source: Path, tmp_path: Path) -> None:
+    change_json(source / "config.json", auto_map={"AutoModelForCausalLM": "modeling.Mine"}, initializer_range=0.5)
+    config = read_json(kept.convert(source, tmp_path / "out", verify_tokens=0).path / "config.json")
+    assert "auto_map" not in config
+    assert config["initializer_range"] == 0.5, "what else the source says stays"
+
+
+# ----------------------------------------------------------------------------------------------------------- licences
+
+
+def test_licence_files_are_found_by_name(source: Path) -> None:
+    names = ["COPYING", "LICENSE", "LICENSE.upstream", "NOTICE.txt", "Orion-14B Agreement.pdf", "USE_POLICY.md", "licence.md"]
+    for name in (*names, "license.py", "license.safetensors", "README.md"):
+        (source / name).write_bytes(b"terms")
+    (source / "license.safetensors").unlink()
+    assert [file.name for file in licences(source)] == sorted(names)
+    assert all(taken(source)[name] == source / name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("card", "wanted"),
+    [
+        ("---\nlicense: apache-2.0\n---\ntext", "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n---\n", "mine, other, LICENSE"),
+        ("---\nlanguage: [en]\n---\n", None),
+        ("no front matter\n---\nlicense: mit\n---\n", None),
+        ("---\n: [\n---\n", None),
+        ("---\n- a\n---\n", None),
+        ("---\nlicense: mit", None),
+        ("", None),
+    ],
+)
+def test_the_licence_that_a_card_states(tmp_path: Path, card: str, wanted: str | None) -> None:
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert stated_licence(tmp_path) == wanted
+
+
+def test_a_card_that_is_no_text_or_not_there_states_nothing(tmp_path: Path) -> None:
+    assert stated_licence(tmp_path) is None
+    (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00---")
+    assert stated_licence(tmp_path) is None
+
+
+# -------------------------------------------------------------------------------------------------------- generation
+
+
+def generation_config(source: Path) -> Any:
+    return json.loads(taken(source)["generation_config.json"])
+
+
+def test_ids_come_from_the_config_where_no_generation_config_is(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "orion", "orion", eos_token_id=[2, 5])
+    assert generation_config(source) == {"bos_token_id": 1, "eos_token_id": [2, 5], "pad_token_id": 0}
+
+
+def test_what_the_generation_config_says_wins(source: Path) -> None:
+    write_json(
+        source / "generation_config.json",
+        {"eos_token_id": [2, 7], "do_sample": True, "transformers_version": "4.0.0", "_from_model_config": True},
+    )
+    assert generation_config(source) == {"bos_token_id": 1, "eos_token_id": [2, 7], "do_sample": True}

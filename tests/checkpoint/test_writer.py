@@ -1,0 +1,522 @@
+"""Writing: the bytes of the format's own writer, streamed, copied by the kernel, all or nothing, and resumed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import kept
+from kept.checkpoint import writer
+from kept.checkpoint.reader import read_header
+from kept.checkpoint.writer import JOURNAL, KERNEL_CANNOT, Shard, Staging, digest, index, shards, staging, to_json
+from kept.errors import OutputError
+from kept.ir.tensors import Computed, Given, Stored, torch_dtype, zeros
+from models import some_tokens, stock_logits, write_checkpoint
+from stored import INDEX, all_bytes, read_json, tensors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from kept.ir.tensors import Lazy
+
+HERE: Mapping[str, object] = {"made": "by a test"}
+
+
+def silent(_: int) -> None:
+    """Progress that nobody watches."""
+
+
+def given_tensor(*shape: int, dtype: str = "F32", seed: int = 0) -> Given:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return Given(shape, dtype, values)
+
+
+def stored_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Stored]:
+    save_file(tensors, file, metadata={"format": "pt"})
+    return dict(read_header(file))
+
+
+def doubled(rows: torch.Tensor) -> torch.Tensor:
+    return 2 * rows
+
+
+def write_out(target: Path, parts: list[Shard]) -> None:
+    with staging(target, HERE) as stage:
+        for part in parts:
+            stage.write_shard(part, silent)
+        stage.publish()
+
+
+# ----------------------------------------------------------------------------------------------------- the same bytes
+
+
+def test_a_stock_checkpoint_is_written_back_as_the_same_file(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "llama", "llama")
+    out = kept.convert(source, tmp_path / "out").path
+    assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_so_are_half_precision_ones(tmp_path: Path, dtype: torch.dtype) -> None:
+    source = write_checkpoint(tmp_path / "llama", "llama", dtype=dtype)
+    out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
+    assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda n: n != "__metadata__")
+SHAPES = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
+
+
+@given(st.dictionaries(NAMES, st.tuples(SHAPES, st.sampled_from(["F64", "F32", "BF16"])), min_size=1, max_size=6))
+def test_any_shard_is_what_the_format_s_own_writer_writes(
+    tmp_path_factory: pytest.TempPathFactory, made: dict[str, tuple[tuple[int, ...], str]]
+) -> None:
+    directory = tmp_path_factory.mktemp("shard")
+    tensors = {name: given_tensor(*shape, dtype=dtype) for name, (shape, dtype) in made.items()}
+    theirs = {name: tensor.values.to(torch_dtype(tensor.dtype)) for name, tensor in tensors.items()}
+    save_file(theirs, directory / "theirs", metadata={"format": "pt"})
+    write_out(directory / "ours", shards(tensors))
+    assert (directory / "ours" / "model.safetensors").read_bytes() == (directory / "theirs").read_bytes()
+
+
+def test_a_header_is_padded_so_that_tensors_begin_at_eight_bytes() -> None:
+    for length in range(1, 10):
+        header = Shard("x", (("n" * length, given_tensor(2)),)).header()
+        (size,) = struct.unpack("<Q", header[:8])
+        assert len(header) == 8 + size
+        assert size % 8 == 0
+        assert list(json.loads(header[8:])) == ["__metadata__", "n" * length]
+
+
+def test_wider_dtypes_come_first_then_names_in_order() -> None:
+    tensors = {"b": given_tensor(1, dtype="BF16"), "c": given_tensor(1), "a": given_tensor(1, dtype="BF16")}
+    (part,) = shards({**tensors, "d": given_tensor(1, dtype="F64")})
+    assert [name for name, _ in part.tensors] == ["d", "c", "a", "b"]
+
+
+# ------------------------------------------------------------------------------------------------------------- shards
+
+
+def test_one_shard_needs_no_index_and_no_number() -> None:
+    parts = shards({"a": given_tensor(4)})
+    assert [part.name for part in parts] == ["model.safetensors"]
+    assert index(parts) is None
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(1, 80))
+def test_shards_hold_everything_once_in_order_and_within_the_limit(sizes: list[int], limit: int) -> None:
+    tensors = {f"t{i:02}": zeros((size,), "F32") for i, size in enumerate(sizes)}
+    parts = shards(tensors, limit)
+    assert [name for part in parts for name, _ in part.tensors] == [*tensors]
+    for part in parts:
+        assert part.nbytes <= limit or len(part.tensors) == 1
+        assert part.nbytes == sum(tensor.nbytes for _, tensor in part.tensors)
+    for left, right in zip(parts, parts[1:], strict=False):
+        assert left.nbytes + right.tensors[0][1].nbytes > limit, "the next tensor would have fitted"
+    if len(parts) > 1:
+        total = len(parts)
+        assert [part.name for part in parts] == [f"model-{i:05}-of-{total:05}.safetensors" for i in range(1, total + 1)]
+
+
+def test_the_index_names_every_tensor_s_file() -> None:
+    parts = shards({name: zeros((4,), "F32") for name in "cab"}, 16)
+    listed = index(parts)
+    assert listed is not None
+    assert json.loads(listed) == {
+        "metadata": {"total_size": 48},
+        "weight_map": {
+            "a": "model-00002-of-00003.safetensors",
+            "b": "model-00003-of-00003.safetensors",
+            "c": "model-00001-of-00003.safetensors",
+        },
+    }
+
+
+def test_a_sharded_output_loads_in_transformers(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "qwen2", "qwen2")
+    whole = kept.convert(source, tmp_path / "whole", verify_tokens=0).path
+    parts = kept.convert(source, tmp_path / "parts", shard_size="50KB", verify_tokens=0).path
+    files = sorted(parts.glob("*.safetensors"))
+    assert len(files) > 3
+    assert {file.name for file in files} == set(read_json(parts / INDEX)["weight_map"].values())
+    tokens = some_tokens()
+    assert torch.equal(stock_logits(parts, tokens), stock_logits(whole, tokens))
+
+
+# ---------------------------------------------------------------------------------------------------------- streaming
+
+
+def converted(source: Path, out: Path, **options: Any) -> dict[str, torch.Tensor]:
+    return tensors_of(kept.convert(source, out, verify_tokens=0, **options).path)
+
+
+def test_blocks_of_rows_give_the_bytes_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_checkpoint(tmp_path / "stablelm", "stablelm")
+    whole = kept.convert(source, tmp_path / "whole", verify_tokens=0).path
+    monkeypatch.setattr(writer, "BLOCK_ELEMENTS", 16 * 64)
+    blocks = kept.convert(source, tmp_path / "blocks", verify_tokens=0).path
+    assert all_bytes(whole) == all_bytes(blocks)
+
+
+def test_uneven_blocks_differ_by_the_order_of_sums_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_checkpoint(tmp_path / "orion", "orion")
+    whole = converted(source, tmp_path / "whole")
+    monkeypatch.setattr(writer, "BLOCK_ELEMENTS", 7 * 64 + 5)
+    blocks = converted(source, tmp_path / "blocks")
+    assert whole.keys() == blocks.keys()
+    for name, wanted in whole.items():
+        torch.testing.assert_close(blocks[name], wanted, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_rows_are_asked_for_a_block_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def watched(rows: torch.Tensor) -> torch.Tensor:
+        asked.append(rows.shape[0])
+        return 2 * rows
+
+    source = stored_tensors(tmp_path / "source", {"a": torch.randn(10, 4)})["a"]
+    monkeypatch.setattr(writer, "BLOCK_ELEMENTS", 12)
+    write_out(tmp_path / "out", shards({"a": Computed((10, 4), "F32", watched, (source,), local=True)}))
+    assert asked == [3, 3, 3, 1]
+    written = load_file(tmp_path / "out" / "model.safetensors")["a"]
+    assert torch.equal(written, 2 * source.read())
+
+
+def test_a_row_larger_than_a_block_is_written_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "BLOCK_ELEMENTS", 2)
+    source = stored_tensors(tmp_path / "source", {"a": torch.randn(3, 4)})["a"]
+    write_out(tmp_path / "out", shards({"a": Computed((3, 4), "F32", doubled, (source,), local=True)}))
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["a"], 2 * source.read())
+
+
+def test_a_tensor_whose_rows_are_mixed_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def turned(matrix: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return matrix.flip(0)
+
+    monkeypatch.setattr(writer, "BLOCK_ELEMENTS", 4)
+    source = stored_tensors(tmp_path / "source", {"a": torch.randn(6, 4)})["a"]
+    write_out(tmp_path / "out", shards({"a": Computed((6, 4), "F32", turned, (source,))}))
+    assert calls == [1]
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["a"], source.read().flip(0))
+
+
+def test_progress_counts_every_byte_once(tmp_path: Path) -> None:
+    source = stored_tensors(tmp_path / "source", {"a": torch.randn(50, 4), "b": torch.randn(7)})
+    tensors = {**source, "c": Computed((50, 4), "F32", doubled, (source["a"],), local=True), "d": zeros((9,), "BF16")}
+    (part,) = shards(tensors)
+    done: list[int] = []
+    with staging(tmp_path / "out", HERE) as stage:
+        stage.write_shard(part, done.append)
+        assert sum(done) == part.nbytes
+        stage.write_shard(part, done.append)
+        assert sum(done) == 2 * part.nbytes, "a shard that was there counts as done"
+
+
+# -------------------------------------------------------------------------------------------------- copied by the kernel
+
+
+@pytest.fixture
+def unchanged(tmp_path: Path) -> dict[str, Stored]:
+    values = {"a": torch.randn(300, 40), "b": torch.randn(17), "c": torch.randn(5, 5)}
+    return stored_tensors(tmp_path / "source", {**values, "d": torch.randn(64).bfloat16()})
+
+
+def test_unchanged_tensors_are_copied_by_the_kernel(
+    tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[int] = []
+    kernel = os.copy_file_range
+
+    def counted(*args: Any, **named: Any) -> int:
+        moved.append(kernel(*args, **named))
+        return moved[-1]
+
+    monkeypatch.setattr(os, "copy_file_range", counted)
+    tensors: dict[str, Lazy] = {**unchanged, "new": given_tensor(3)}
+    write_out(tmp_path / "out", shards(tensors))
+    assert sum(moved) == sum(tensor.nbytes for tensor in unchanged.values())
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["new"], given_tensor(3).values)
+
+
+def test_a_conversion_leaves_to_the_kernel_all_that_it_does_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_checkpoint(tmp_path / "llama", "llama")
+    monkeypatch.setattr(Stored, "rows", lambda *_: pytest.fail("a weight was read"))
+    kept.convert(source, tmp_path / "out", verify_tokens=0)
+
+
+def test_the_kernel_may_move_less_than_it_was_asked_to(
+    tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = os.copy_file_range
+    monkeypatch.setattr(os, "copy_file_range", lambda s, d, n, **named: kernel(s, d, min(n, 100), **named))
+    write_out(tmp_path / "out", shards(unchanged))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@pytest.mark.parametrize("number", sorted(KERNEL_CANNOT), ids=errno.errorcode.get)
+def test_where_the_kernel_cannot_copy_this_process_does(
+    tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def cannot(*_: Any, **__: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "copy_file_range", cannot)
+    write_out(tmp_path / "out", shards(unchanged))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+def test_a_kernel_that_gives_up_halfway_is_taken_over_from(
+    tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, calls = os.copy_file_range, [0]
+
+    def every_other(source: int, target: int, count: int, **named: Any) -> int:
+        calls[0] += 1
+        if calls[0] % 2:
+            raise OSError(errno.EXDEV, "")
+        return kernel(source, target, min(count, 64), **named)
+
+    monkeypatch.setattr(os, "copy_file_range", every_other)
+    write_out(tmp_path / "out", shards(unchanged))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+def test_a_source_that_shrinks_during_the_copy_is_an_error(tmp_path: Path, unchanged: dict[str, Stored]) -> None:
+    os.truncate(tmp_path / "source", 1000)
+    with pytest.raises(OutputError, match="source: ended early; did it change during the run"):
+        write_out(tmp_path / "out", shards(unchanged))
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ all or nothing
+
+
+def hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}.kept-partial")
+
+
+@pytest.fixture
+def parts() -> list[Shard]:
+    return shards({f"t{i}": given_tensor(8, seed=i) for i in range(4)}, 32)
+
+
+class Crash(Exception):  # noqa: N818 - it is what happens, not what is wrong
+    """The power goes."""
+
+
+def crash_during(target: Path, parts: list[Shard], after: int) -> None:
+    """A run that dies while it writes shard number `after`."""
+
+    def dies(done: int) -> None:
+        raise Crash
+
+    with pytest.raises(Crash), staging(target, HERE) as stage:
+        for part in parts[:after]:
+            stage.write_shard(part, silent)
+        stage.write_shard(parts[after], dies)
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_crash_leaves_nothing_under_the_name(tmp_path: Path, parts: list[Shard], after: int) -> None:
+    target = tmp_path / "out"
+    crash_during(target, parts, after)
+    assert not target.exists()
+    done = {part.name for part in parts[:after]}
+    assert {file.name for file in hidden(target).iterdir()} == {*done, f"{parts[after].name}.part", JOURNAL}
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_the_same_run_continues_and_ends_with_the_same_bytes(tmp_path: Path, parts: list[Shard], after: int) -> None:
+    target = tmp_path / "out"
+    crash_during(target, parts, after)
+    before = {part.name: (hidden(target) / part.name).stat() for part in parts[:after]}
+    write_out(target, parts)
+    for name, stat in before.items():
+        now = (target / name).stat()
+        assert (now.st_ino, now.st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns), f"{name} was written again"
+    write_out(tmp_path / "uninterrupted", parts)
+    assert all_bytes(target) == all_bytes(tmp_path / "uninterrupted")
+    assert not hidden(target).exists()
+
+
+def test_another_run_begins_anew(tmp_path: Path, parts: list[Shard]) -> None:
+    target = tmp_path / "out"
+    crash_during(target, parts, 2)
+    (hidden(target) / "folder").mkdir()
+    with staging(target, {"made": "otherwise"}) as stage:
+        assert [file.name for file in stage.path.iterdir()] == [JOURNAL]
+        assert read_json(stage.path / JOURNAL) == {"made": "otherwise"}
+
+
+def test_a_damaged_journal_begins_anew(tmp_path: Path, parts: list[Shard]) -> None:
+    target = tmp_path / "out"
+    crash_during(target, parts, 2)
+    os.truncate(hidden(target) / JOURNAL, 5)
+    with staging(target, HERE) as stage:
+        assert [file.name for file in stage.path.iterdir()] == [JOURNAL]
+
+
+def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, parts: list[Shard]) -> None:
+    target = tmp_path / "out"
+    with staging(target, HERE) as stage:
+        stage.write_shard(parts[0], silent)
+        with pytest.raises(OutputError, match="out: another run is writing it"), staging(target, {"other": 1}):
+            pytest.fail("two runs wrote one output")
+        assert (stage.path / parts[0].name).exists(), "the refused run must not empty what the first has done"
+    with staging(target, HERE):
+        pass
+
+
+def test_the_lock_of_a_process_that_died_is_gone(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    hidden(target).mkdir()
+    child = os.fork()
+    if child == 0:
+        with (hidden(target) / JOURNAL).open("a") as journal:
+            fcntl.flock(journal, fcntl.LOCK_EX)
+            os._exit(0)
+    os.waitpid(child, 0)
+    with staging(target, HERE) as stage:
+        stage.publish()
+    assert target.is_dir()
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "link to nothing"])
+def test_an_existing_target_is_refused(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "out"
+    {
+        "directory": target.mkdir,
+        "file": lambda: target.write_text("mine", encoding="utf-8"),
+        "link to nothing": lambda: target.symlink_to("nowhere"),
+    }[kind]()
+    with pytest.raises(OutputError, match="out: exists already; choose another output or remove it"):
+        with staging(target, HERE):
+            pytest.fail("something was there")
+    assert not hidden(target).exists()
+
+
+def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, parts: list[Shard]) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(OutputError, match="out: appeared while the conversion ran"), staging(target, HERE) as stage:
+        stage.write_shard(parts[0], silent)
+        target.mkdir()
+        stage.publish()
+    assert [*target.iterdir()] == []
+    target.rmdir()
+    with staging(target, HERE) as stage:
+        assert (stage.path / parts[0].name).exists(), "what was done is still there for the next run"
+
+
+def test_missing_parents_are_made(tmp_path: Path, parts: list[Shard]) -> None:
+    write_out(tmp_path / "a" / "b" / "out", parts)
+    assert len([*(tmp_path / "a" / "b" / "out").glob("*.safetensors")]) == len(parts)
+
+
+def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"file/out: cannot be written \(.+\)"), staging(tmp_path / "file/out", HERE):
+        pytest.fail("it is no directory")
+
+
+def refuses(number: int) -> Callable[..., Any]:
+    def cannot(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return cannot
+
+
+def test_a_parent_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "mkdir", refuses(errno.EROFS))
+    with pytest.raises(OutputError, match=r"out: cannot be written \(Read-only file system\)"):
+        with staging(tmp_path / "out", HERE):
+            pytest.fail("nothing can be written there")
+
+
+@pytest.mark.parametrize(
+    "place", ["copy_file_range", "fsync"], ids=["the kernel's copy", "the flush that finds the disk full"]
+)
+def test_a_full_disk_leaves_nothing_under_the_name(
+    tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(os, place, refuses(errno.ENOSPC))
+        with pytest.raises(OutputError, match=r"out: cannot be written \(No space left on device\); free space"):
+            write_out(tmp_path / "out", shards(unchanged))
+    assert not (tmp_path / "out").exists()
+    write_out(tmp_path / "out", shards(unchanged))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+def test_a_disk_that_fills_up_while_this_process_writes(
+    tmp_path: Path, parts: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = writer._raw
+    calls = [0]
+
+    def third_fails(block: torch.Tensor) -> memoryview:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(block)
+
+    monkeypatch.setattr(writer, "_raw", third_fails)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_out(tmp_path / "out", parts)
+    assert not (tmp_path / "out").exists()
+    write_out(tmp_path / "out", parts)
+    assert len([*(tmp_path / "out").glob("*.safetensors")]) == 4
+
+
+def test_nothing_but_the_output_is_left(tmp_path: Path, parts: list[Shard]) -> None:
+    write_out(tmp_path / "out", parts)
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {part.name for part in parts}
+
+
+# -------------------------------------------------------------------------------------------------------------- helpers
+
+
+def test_small_files_and_whole_copies(tmp_path: Path) -> None:
+    (tmp_path / "licence").write_bytes(b"words\n" * 1000)
+    (tmp_path / "empty").write_bytes(b"")
+    stage = Staging(tmp_path, tmp_path / "out")
+    stage.write("card", b"text")
+    stage.copy("copied", tmp_path / "licence")
+    stage.copy("nothing", tmp_path / "empty")
+    assert (tmp_path / "card").read_bytes() == b"text"
+    assert (tmp_path / "copied").read_bytes() == b"words\n" * 1000
+    assert (tmp_path / "nothing").read_bytes() == b""
+
+
+def test_a_digest_is_the_sha256_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest(tmp_path / "x") == wanted
+
+
+def test_json_is_as_checkpoints_have_it() -> None:
+    assert to_json({"b": "é", "a": 1}) == '{\n  "b": "é",\n  "a": 1\n}\n'.encode()
+
+
+def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "orion", "orion")
+    before = all_bytes(source)
+    kept.convert(source, tmp_path / "out", verify_tokens=0)
+    assert all_bytes(source) == before

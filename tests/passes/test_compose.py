@@ -1,0 +1,183 @@
+"""Passes after passes: whatever runs keeps the function, in either order, or refuses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kept.errors import Refusal
+from kept.ir import spec as ir
+from kept.passes import PASSES
+from kept.passes.base import Pass, Promise
+from kept.passes.cast import CastTo
+from kept.passes.centre import Centre
+from kept.passes.fill import PROJECTIONS, FillBiases
+from kept.passes.fold_bias import FoldNormBias
+from kept.passes.gate import PlainToGated
+from kept.passes.rms import LayerNormToRms
+from kept.passes.rotary import FullRotary
+from kept.passes.split import SplitProjections
+from kept.passes.tail import AffineTail, DropHeadBias
+from kept.passes.untie import UntieHead
+from kept.passes.window import DropWindow, LimitContext
+from models import logits, random_program, worst
+from pass_helpers import (
+    GATED,
+    LAYER_NORM,
+    MIXER,
+    PLAIN,
+    TOKENS,
+    TOLERANCE,
+    error,
+    layer_spec,
+    ready_for_tail,
+    rms_spec,
+    rounded,
+    value,
+    with_norms,
+)
+from specs import specs, with_layer
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+
+EXACT: tuple[Pass, ...] = (
+    AffineTail(),
+    CastTo("F64"),
+    Centre(),
+    DropWindow(),
+    FillBiases(PROJECTIONS),
+    FoldNormBias(),
+    FullRotary(),
+    LayerNormToRms(),
+    LimitContext(TOKENS.shape[1]),
+    PlainToGated(),
+    SplitProjections(),
+    UntieHead(),
+)
+
+BARE = ir.Attention(4, 2, 8, ir.Rope(100.0, 8))
+PARTIAL = replace(MIXER, rope=ir.Rope(100.0, 4, interleaved=True))
+BIASED = ir.Head(bias=True)
+
+
+def sources() -> dict[str, Program]:
+    """Programs on which every pass has something to do somewhere, stored in float32."""
+    layers = {
+        "orion": layer_spec(BARE, ir.Mlp(24, "silu")),
+        "stablelm": layer_spec(replace(BARE, rope=ir.Rope(100.0, 4)), ir.Mlp(24, "silu")),
+        "starcoder2": layer_spec(replace(MIXER, window=40), PLAIN, head=ir.Head(tied=True)),
+        "gpt-neox": layer_spec(replace(PARTIAL, fused=True), PLAIN, head=BIASED),
+        "phi-3": with_norms(
+            rms_spec(replace(PARTIAL, fused=True, window=12), replace(GATED, fused=True), head=ir.Head(tied=True)),
+            bias=True,
+        ),
+        "gpt2": layer_spec(replace(MIXER, rope=None, fused=True), PLAIN, positions=40, head=ir.Head(tied=True)),
+        "tied": layer_spec(PARTIAL, head=ir.Head(tied=True)),
+        "mixed": with_layer(layer_spec(MIXER), 1, mixer=PARTIAL, mlp=PLAIN, mixer_norm=replace(LAYER_NORM, bias=False)),
+    }
+    tails = {
+        "tail": rms_spec(PARTIAL, replace(GATED, down_bias=False), head=BIASED),
+        "tail, plain": rms_spec(mlp=PLAIN, head=BIASED),
+        "tail, fused": rms_spec(replace(MIXER, fused=True), replace(GATED, fused=True), head=BIASED),
+        "tail, norm biases": with_norms(rms_spec(BARE, head=BIASED), bias=True),
+    }
+    made = {name: rounded(random_program(spec), "F32") for name, spec in layers.items()}
+    ready = {name: ready_for_tail(spec) for name, spec in tails.items()}
+    return {**made, **ready, "centred": Centre()(made["mixed"])}
+
+
+def compose(program: Program, passes: tuple[Pass, ...]) -> Program | None:
+    """The program after all passes; None where one refuses."""
+    try:
+        for rewrite in passes:
+            assert rewrite.promise(program) is Promise.EXACT
+            program = rewrite(program)
+    except Refusal:
+        return None
+    return program
+
+
+def furthest(one: Program, other: Program) -> float:
+    """The largest difference of two programs' weights."""
+    return max(float((value(one, name) - value(other, name)).abs().max()) for name in one.weights)
+
+
+def test_these_are_all_the_exact_passes() -> None:
+    others = {DropHeadBias.name}
+    assert {rewrite.name for rewrite in EXACT} | others == set(PASSES)
+
+
+def test_every_pair_composes_in_both_orders_or_refuses() -> None:
+    """A pass that would break what another one established must say so."""
+    composed: Counter[tuple[str, str]] = Counter()
+    for program in sources().values():
+        wanted = logits(program, TOKENS)
+        for first, second in product(EXACT, EXACT):
+            after = compose(program, (first, second))
+            if after is not None:
+                assert worst(logits(after, TOKENS), wanted) < TOLERANCE, (first.name, second.name)
+                composed[first.name, second.name] += 1
+    assert len(composed) > 120
+    assert {first for first, _ in composed} == {second for _, second in composed} == {p.name for p in EXACT}
+    both = {pair for pair in composed if pair[::-1] in composed and pair[0] < pair[1]}
+    assert len(both) > 50
+
+
+def test_the_order_does_not_matter_where_both_orders_run() -> None:
+    """The same architecture comes out, and the same weights up to rounding."""
+    for name, program in sources().items():
+        for first, second in product(EXACT, EXACT):
+            one, other = compose(program, (first, second)), compose(program, (second, first))
+            if one is None or other is None or first.name >= second.name:
+                continue
+            if {first.name, second.name} == {"fill-biases", "affine-tail"}:
+                continue  # the tail's own layer is filled only where it is there already
+            assert one.spec == other.spec, (name, first.name, second.name)
+            assert furthest(one, other) < 1e-12, (name, first.name, second.name)
+
+
+@given(specs(), st.permutations(EXACT), st.integers(0, 3))
+def test_any_sequence_on_any_model(spec: ir.Spec, order: list[Pass], seed: int) -> None:
+    """Every pass that will run does, in any order; refusals are skipped."""
+    program = source = random_program(spec, seed)
+    for rewrite in order:
+        program = compose(program, (rewrite,)) or program
+    assert error(program, source) < TOLERANCE
+
+
+@given(specs(), st.permutations(EXACT))
+def test_any_sequence_on_any_model_of_layer_norms(spec: ir.Spec, order: list[Pass]) -> None:
+    """Where centring and what follows it can run."""
+    source = program = random_program(with_norms(replace(spec, head=replace(spec.head, tied=False)), kind="layer"))
+    for rewrite in (*order, *order):
+        program = compose(program, (rewrite,)) or program
+    assert program.spec.final_norm.kind == "rms"
+    assert error(program, source) < TOLERANCE
+
+
+def test_a_broken_pass_in_a_sequence_would_show() -> None:
+    """Negative control: centring forced on an RMSNorm model, between two passes that are right."""
+    program = random_program(rms_spec(PARTIAL))
+    turned = FullRotary()(program)
+    assert error(FillBiases(PROJECTIONS)(turned), program) < TOLERANCE
+    assert error(FillBiases(PROJECTIONS)(Centre().run(turned)), program) > 1e3 * TOLERANCE
+
+
+@pytest.mark.parametrize("rewrite", EXACT, ids=lambda rewrite: rewrite.name)
+def test_running_twice_is_refused_or_changes_nothing(rewrite: Pass) -> None:
+    done = 0
+    for program in sources().values():
+        once = compose(program, (rewrite,))
+        if once is None:
+            continue
+        done += 1
+        twice = compose(once, (rewrite,))
+        assert twice is None or (twice.spec == once.spec and furthest(twice, once) < 1e-12)
+    assert done

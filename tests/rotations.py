@@ -1,0 +1,158 @@
+"""What every family that rotates queries and keys must do: each scaling, in the old form of a config and in the new."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from transformers import CONFIG_MAPPING
+
+from contract import FamilyContract, StockContract
+from kept.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kept.checkpoint.reader import Checkpoint
+
+PAIRS = 8
+"""Pairs of dimensions that turn in the tiny models: heads of 16."""
+
+SCALINGS: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 2.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    "yarn with everything": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 32,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+        "attention_factor": 1.25,
+        "mscale": 0.75,
+        "mscale_all_dim": 0.5,
+        "truncate": False,
+    },
+    "longrope": {
+        "rope_type": "longrope",
+        "factor": 4.0,
+        "original_max_position_embeddings": 32,
+        "short_factor": [1.0 + i / 8 for i in range(PAIRS)],
+        "long_factor": [2.0 + i for i in range(PAIRS)],
+    },
+    "longrope with everything": {
+        "rope_type": "longrope",
+        "factor": 4.0,
+        "attention_factor": 1.5,
+        "original_max_position_embeddings": 32,
+        "short_factor": [1.0] * PAIRS,
+        "long_factor": [2.0] * PAIRS,
+    },
+}
+
+WRONG_ROTATIONS: tuple[tuple[str, object], ...] = (
+    ("rope_type", "no such type"),
+    ("rope_type", ["linear"]),
+    *(("factor", value) for value in (0, -2.0, "2", True, [2.0], {}, float("inf"))),
+    *(("low_freq_factor", value) for value in (-1, "1", True)),
+    *(("original_max_position_embeddings", value) for value in (0, -32, 2**40, 32.5, "32", True)),
+    *((key, value) for key in ("beta_fast", "beta_slow") for value in (0, -1, "1")),
+    *((key, value) for key in ("attention_factor", "mscale", "mscale_all_dim") for value in (-1, "1", True)),
+    ("truncate", 0),
+    *(("short_factor", value) for value in (1.0, "1", [1.0] * 3, [1.0] * 9, [0.0] * PAIRS, ["1"] * PAIRS, {})),
+    *(("long_factor", value) for value in (None, [], [-1.0] * PAIRS)),
+)
+
+
+def unrotated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without a word on rotation."""
+    return {k: v for k, v in config.items() if k not in {"rope_theta", "rope_scaling", "rope_parameters"}}
+
+
+def _kind_with(key: str) -> str:
+    return next(kind for kind, said in reversed(SCALINGS.items()) if key in said)
+
+
+class RotaryContract(FamilyContract):
+    """Families that rotate: every scaling, in the old form of a config and in the new one."""
+
+    stated: ClassVar[dict[str, Any]] = {}
+    """How much of a head turns, where the family says it."""
+
+    def test_both_forms_of_a_rotation_read_alike(self, checkpoint: Checkpoint) -> None:
+        for said in SCALINGS.values():
+            old, new = self.both_forms(checkpoint.config, said)
+            spec = self.family.read_config(old)
+            assert self.family.read_config(new) == spec
+            assert self.family.read_config(self.family.write_config(spec, "F32")) == spec
+            rope = spec.layers[0].mixer.rope
+            assert rope is not None
+            assert type(rope.scaling).__name__.lower() == said["rope_type"]
+
+    def both_forms(self, config: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The 4.x form, with `type` as its older versions had it, and the 5.x form."""
+        plain = unrotated(config)
+        scaling = {("type" if k == "rope_type" else k): v for k, v in said.items()}
+        old = {**plain, **self.stated, "rope_theta": 777.0, "rope_scaling": scaling}
+        new = {**plain, "rope_parameters": {"rope_theta": 777.0, **self.stated, **said}}
+        return copy.deepcopy(old), copy.deepcopy(new)
+
+    def test_theta_in_either_place(self, checkpoint: Checkpoint) -> None:
+        plain = unrotated(checkpoint.config)
+
+        def theta(**keys: object) -> float:
+            rope = self.family.read_config({**plain, **keys}).layers[0].mixer.rope
+            assert rope is not None
+            return rope.theta
+
+        assert theta() == 10_000.0
+        assert theta(rope_theta=None, rope_scaling=None, rope_parameters=None) == 10_000.0
+        assert theta(rope_theta=5e7) == 5e7
+        assert theta(rope_theta=5e7, rope_scaling={}) == 5e7
+        assert theta(rope_parameters={"rope_theta": 3.0}) == 3.0
+        assert theta(rope_parameters={"rope_theta": 3.0, "rope_type": "default"}, rope_theta=4.0) == 3.0
+        assert theta(rope_scaling={}, rope_parameters={"rope_theta": 3.0}) == 3.0
+
+    @pytest.mark.parametrize("section", ["rope_parameters", "rope_scaling"])
+    def test_wrong_rotations_are_named(self, checkpoint: Checkpoint, section: str) -> None:
+        plain = unrotated(checkpoint.config)
+        for value in (3, "linear", ["linear"], True):
+            with pytest.raises(CheckpointError, match=rf"^config\.json: {section} is .*, it must be an object$"):
+                self.family.read_config({**plain, section: value})
+        for key, value in WRONG_ROTATIONS:
+            said = {**self.stated, **SCALINGS[_kind_with(key)], key: value}
+            with pytest.raises(CheckpointError, match=rf"^config\.json: {section}: {key} is .*, it must be "):
+                self.family.read_config({**plain, section: said})
+
+    def test_rotations_that_leave_something_out_are_named(self, checkpoint: Checkpoint) -> None:
+        for kind, keys in (("linear", ["factor"]), ("llama3", ["factor", "low_freq_factor", "high_freq_factor"])):
+            for key in keys:
+                said = {k: v for k, v in SCALINGS[kind].items() if k != key}
+                with pytest.raises(CheckpointError, match=rf"^config\.json: rope_scaling: has no {key}$"):
+                    self.family.read_config({**checkpoint.config, "rope_scaling": said})
+
+    def test_theta_must_be_positive(self, checkpoint: Checkpoint) -> None:
+        plain = unrotated(checkpoint.config)
+        for value in (0, 0.0, -1, "1e4", True, float("inf"), [1], {}):
+            with pytest.raises(CheckpointError, match="rope_theta"):
+                self.family.read_config({**plain, "rope_theta": value})
+
+
+class StockRotaryContract(StockContract, RotaryContract):
+    """And transformers understands each of them alike."""
+
+    def test_scalings_mean_the_same_to_transformers(self, checkpoint: Checkpoint) -> None:
+        for said in SCALINGS.values():
+            for config in self.both_forms(checkpoint.config, said):
+                spec = self.family.read_config(config)
+                for stated in (config, self.family.write_config(spec, "F32")):
+                    theirs = CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(stated))
+                    assert self.family.read_config(theirs.to_dict()) == spec
