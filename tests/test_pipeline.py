@@ -572,7 +572,7 @@ def test_what_changed_meanwhile_is_begun_anew(
     elif what == "the weights":
         shutil.copy(write_checkpoint(tmp_path / "other", "orion", seed=1) / "model.safetensors", orion)
     elif what == "the config":
-        change_json(orion / "config.json", rope_theta=500.0)
+        change_json(orion / "config.json", hidden_act="relu2")
     else:
         monkeypatch.setattr(pipeline, "version", lambda _: "99")
     done = kept.convert(orion, target, **options)

@@ -34,7 +34,7 @@ def complain(message: str) -> None:
     """One line on stderr."""
     line = " ".join(message.split())
     coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    click.secho(f"kept: {line}", fg="red" if coloured else None, err=True)
+    click.echo(click.style(f"kept: {line}", fg="red") if coloured else f"kept: {line}", err=True)
 
 
 def hint(message: str) -> None:

@@ -24,7 +24,7 @@ PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6, 5], [7]]
 @pytest.fixture(scope="module")
 def model() -> Model:
     spec = with_mixer(plain_spec(), heads=4, kv_heads=2, window=5)
-    return model_of(random_program(spec))
+    return model_of(random_program(spec, seed=3))
 
 
 def greedy(model: Model, prompt: Sequence[int], count: int) -> list[int]:
@@ -51,7 +51,8 @@ def test_a_batch_gives_each_prompt_what_it_gets_alone(model: Model) -> None:
 
 def test_generation_stops_at_the_end_token(model: Model) -> None:
     (free,) = generate(model, [PROMPTS[0]], 20)
-    end = free[4]
+    end = free[2]
+    assert free[3:].count(end) + 1 < len(free[3:])  # a row that went on after its end would show
     for eos in (end, (end, 99)):
         model.spec, before = replace(model.spec, tokens=ir.Tokens(eos=eos)), model.spec
         (stopped,) = generate(model, [PROMPTS[0]], 20)
@@ -82,7 +83,7 @@ def test_a_tiny_nucleus_is_greedy(model: Model) -> None:
 P = torch.tensor([[0.05, 0.4, 0.3, 0.05, 0.2]])
 
 
-@pytest.mark.parametrize(("top_p", "kept"), [(0.3, {1}), (0.5, {1, 2}), (0.72, {1, 2, 4}), (1.0, {0, 1, 2, 3, 4})])
+@pytest.mark.parametrize(("top_p", "kept"), [(0.35, {1}), (0.45, {1, 2}), (0.65, {1, 2}), (0.75, {1, 2, 4}), (1.0, {0, 1, 2, 3, 4})])
 def test_the_nucleus_is_the_least_set_that_reaches_top_p(top_p: float, kept: set[int]) -> None:
     """2,000 draws see every token of the nucleus: the rarest, at 0.05, is missed with probability 1e-45."""
     random = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import Given, cast
 from kept.nn import Model
-from kept.nn.cache import Cache
+from kept.nn.cache import Cache, KeyValues
 from models import logits, model_of, random_program
 from plain import plain_logits
 from specs import VOCABULARY, layers, plain_spec, specs, with_layer
@@ -137,6 +137,14 @@ def test_a_cache_grows_past_its_first_room() -> None:
         whole = model(tokens)
         parts = [model(chunk, cache) for chunk in tokens.split((60, 3, 1, 1, 1, 70, 14), dim=1)]
     assert close(torch.cat(parts, dim=1), whole)
+
+
+def test_a_cache_moves_what_it_holds_only_when_it_doubles() -> None:
+    """300 tokens one by one: room for 64, 128, 256 and 512."""
+    held, token = KeyValues(), torch.zeros(1, 1, 1, 2)
+    places = {held.append(token, token)[0].data_ptr() for _ in range(300)}
+    assert held.length == 300
+    assert len(places) == 4
 
 
 @given(specs())

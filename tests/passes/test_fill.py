@@ -26,6 +26,7 @@ from pass_helpers import (
     replaced,
     rewritten,
     rms_spec,
+    unread,
     value,
 )
 from specs import plain_spec, specs, with_layer, with_mixer, with_mlp
@@ -40,6 +41,11 @@ def test_one_bias_in_every_layer(name: str) -> None:
     filled = keeps(FillBiases((name,)), program)
     assert rewritten(program, filled) == {f"layers.{i}.{name}.bias" for i in range(2)}
     assert not value(filled, f"layers.0.{name}.bias").any()
+
+
+def test_zeros_have_the_dtype_of_the_program() -> None:
+    filled = FillBiases(PROJECTIONS)(unread(plain_spec(), "BF16"))
+    assert {tensor.dtype for tensor in filled.weights.values()} == {"BF16"}
 
 
 def test_biases_that_are_there_stay() -> None:

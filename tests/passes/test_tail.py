@@ -61,6 +61,7 @@ def test_the_function_is_kept(activation: ir.Activation, offset: float) -> None:
     new = {name for name in tailed.weights if name.startswith("layers.3.")}
     assert rewritten(program, tailed) == new | {"final_norm.gain", "head.weight"}
     assert "head.bias" not in tailed.weights
+    assert not tailed.spec.centred
 
 
 UNBIASED = ir.Attention(4, 2, 8, ir.Rope(100.0, 8))

@@ -53,11 +53,12 @@ def test_a_shorter_window_would_change(window: int) -> None:
     assert error(DropWindow().run(program), program, FULL) > 1e3 * TOLERANCE
 
 
-def test_a_shorter_window_is_refused_and_a_shorter_context_is_the_way_out() -> None:
-    program = random_program(with_layer(rms_spec(), 1, mixer=replace(MIXER, window=12)))
-    why = "layers.1.mixer: a sliding window of 12 is active: the context has 40 positions; shorten the context"
-    assert refusal(DropWindow(), program) == f"drop-window: {why} (--context 12)"
-    keeps(DropWindow(), LimitContext(12)(program), FULL[:, :12])
+@pytest.mark.parametrize("window", [2, 12, CONTEXT - 1])
+def test_a_shorter_window_is_refused_and_a_shorter_context_is_the_way_out(window: int) -> None:
+    program = random_program(with_layer(rms_spec(), 1, mixer=replace(MIXER, window=window)))
+    why = f"layers.1.mixer: a sliding window of {window} is active: the context has 40 positions; shorten the context"
+    assert refusal(DropWindow(), program) == f"drop-window: {why} (--context {window})"
+    keeps(DropWindow(), LimitContext(window)(program), FULL[:, :window])
 
 
 @given(specs(), st.integers(2, CONTEXT))

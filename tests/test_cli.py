@@ -1,0 +1,455 @@
+"""The command line: data on stdout, everything else on stderr, one line and exit code 2 for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import kept
+from kept import display
+from kept.cli import main
+from kept.passes.fold_bias import FoldNormBias
+from golden import check_golden
+from models import write_checkpoint
+from stored import all_bytes, read_json, write_readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+COMMANDS = sorted(main.commands)  # type: ignore[attr-defined] - click.group makes a group
+
+ANSI = re.compile("\x1b")
+
+
+@pytest.fixture(scope="module")
+def orion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_readable(tmp_path_factory.mktemp("sources") / "orion", "orion")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, orion: Path) -> Path:
+    return kept.convert(orion, tmp_path_factory.mktemp("made") / "out", verify_tokens=0).path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def succeeds(*arguments: object) -> Result:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert not ANSI.search(result.output)
+    return result
+
+
+def data(*arguments: object) -> Any:
+    """What a command prints as JSON: stdout is that and nothing else."""
+    return json.loads(succeeds(*arguments, "--json").stdout)
+
+
+def complains(*arguments: object, code: int = 2) -> str:
+    """The one line on stderr of a command that fails; stdout is empty."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("kept: ")
+    assert not ANSI.search(line)
+    return line.removeprefix("kept: ")
+
+
+# ----------------------------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help(name: str) -> None:
+    result = CliRunner().invoke(main, [*name.split(), "--help"], prog_name="kept", terminal_width=100)
+    assert result.exit_code == 0
+    check_golden(f"help-{name or 'kept'}.txt", result.stdout)
+
+
+def test_the_package_runs() -> None:
+    done = subprocess.run([sys.executable, "-m", "kept", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: ")
+    assert "kept convert path/to/orion out/llama" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_installed_command_says_its_version() -> None:
+    command = os.path.join(os.path.dirname(sys.executable), "kept")  # noqa: PTH118, PTH120 - beside the interpreter
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"kept, version \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_help_and_plans_do_not_wait_for_torch(orion: Path) -> None:
+    for arguments in (["--help"], ["plan", str(orion)]):
+        code = f"import sys; from kept.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\nprint('torch' in sys.modules, file=sys.stderr)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr == "False\n"
+
+
+# ----------------------------------------------------------------------------------------------------------------- plan
+
+
+def test_plan_in_words(orion: Path) -> None:
+    lines = [line.rstrip() for line in succeeds("plan", orion).stdout.splitlines()]
+    check_golden("plan-orion.txt", "\n".join(lines) + "\n")
+
+
+def test_plan_as_data(orion: Path) -> None:
+    check_golden("plan-orion.json", succeeds("plan", orion, "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("options", "promise", "last"),
+    [
+        (["--norm", "opm"], "lossy", "layernorm-to-rmsnorm"),
+        (["--norm", "calibrated"], "lossy", "layernorm-to-rmsnorm"),
+        (["--final-bias", "drop"], "approximate", "fill-biases"),
+        (["--dtype", "bfloat16", "--context", "64"], "approximate", "fill-biases"),
+        (["--to", "llama"], "exact", "fill-biases"),
+    ],
+)
+def test_plan_s_options(orion: Path, options: list[str], promise: str, last: str) -> None:
+    found = data("plan", orion, *options)
+    assert found["promise"] == promise
+    assert found["passes"][-1]["name"] == last
+
+
+def test_plan_from_a_recipe(orion: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'source = "{orion}"\nout = "unused"\nnorm = "opm"', encoding="utf-8")
+    assert data("plan", "--recipe", recipe)["promise"] == "lossy"
+    assert data("plan", "--recipe", recipe, "--norm", "exact")["promise"] == "exact", "flags win"
+
+
+def test_a_plan_of_nothing_says_so(tmp_path: Path) -> None:
+    result = succeeds("plan", write_checkpoint(tmp_path, "llama"))
+    assert result.stdout.splitlines()[0] == "llama to llama: exact"
+    assert len(result.stdout.splitlines()) == 2
+
+
+# -------------------------------------------------------------------------------------------------------------- inspect
+
+
+def test_inspect_in_words(orion: Path) -> None:
+    text = succeeds("inspect", orion).stdout
+    assert text.startswith(f"{orion}: orion, ")
+    assert "LayerNorm with bias, attention 4 / 2 key-value heads x 16" in text
+    assert "to llama: exact: centre, layernorm-to-rmsnorm, fold-norm-bias, affine-tail, fill-biases" in text
+
+
+def test_inspect_as_data(orion: Path) -> None:
+    found = data("inspect", orion)
+    assert found["family"] == "orion"
+    assert found["spec"]["layers"][0]["mixer"]["heads"] == 4
+    assert found["targets"][0]["promise"] == "exact"
+
+
+def test_inspect_says_why_not(tmp_path: Path) -> None:
+    text = succeeds("inspect", write_checkpoint(tmp_path, "gpt2")).stdout
+    assert "to llama: refused: positions: positions are learned" in text
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    odd = write_checkpoint(tmp_path / "[red]a[/red]:smile:", "llama")
+    assert succeeds("inspect", odd).stdout.startswith(f"{odd}: llama")
+    result = succeeds("convert", odd, tmp_path / "[bold]out:warning:", "--verify-tokens", 16)
+    assert f"{tmp_path}/[bold]out:warning:: written" in result.stdout
+
+
+# -------------------------------------------------------------------------------------------------------------- convert
+
+
+def test_convert_in_words(orion: Path, tmp_path: Path) -> None:
+    result = succeeds("convert", orion, tmp_path / "out", "--verify-tokens", 64)
+    assert f"{tmp_path}/out: written (centre, layernorm-to-rmsnorm" in result.stdout
+    assert "the map, in float64" in result.stdout
+    assert result.stdout.endswith("promise exact: kept\n")
+    assert (tmp_path / "out" / "kept.json").is_file()
+
+
+def test_convert_as_data(orion: Path, tmp_path: Path) -> None:
+    found = data("convert", orion, tmp_path / "out", "--verify-tokens", 64)
+    assert found == read_json(tmp_path / "out" / "kept.json")
+
+
+def test_convert_takes_every_option(orion: Path, tmp_path: Path) -> None:
+    text = tmp_path / "my.txt"
+    text.write_text("seven ships, and one of them was late", encoding="utf-8")
+    options = {
+        "--to": "llama",
+        "--norm": "calibrated",
+        "--final-bias": "drop",
+        "--context": 64,
+        "--dtype": "float32",
+        "--shard-size": "100KB",
+        "--text": text,
+        "--verify-tokens": 16,
+    }
+    found = data("convert", orion, tmp_path / "out", *(part for option in options.items() for part in option))
+    assert found["recipe"] == {
+        "to": "llama",
+        "norm": "calibrated",
+        "final_bias": "drop",
+        "context": 64,
+        "dtype": "float32",
+        "shard_size": "100KB",
+        "text": str(text),
+        "verify_tokens": 16,
+    }
+    assert found["verification"]["text"] == str(text)
+    assert len([*(tmp_path / "out").glob("*.safetensors")]) > 3
+
+
+def test_convert_from_a_recipe(orion: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'source = "{orion}"\nout = "{tmp_path}/from-file"\nverify_tokens = 0', encoding="utf-8")
+    data("convert", "--recipe", recipe)
+    data("convert", orion, tmp_path / "from-flags", "--verify-tokens", 0)
+    data("convert", orion, tmp_path / "from-both", "--recipe", recipe)
+    made = [all_bytes(tmp_path / name) for name in ("from-file", "from-flags", "from-both")]
+    assert made[0] == made[1] == made[2]
+
+
+def test_a_broken_promise_is_exit_code_one(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FoldNormBias, "run", _drops_the_biases)
+    line = complains("convert", orion, tmp_path / "out", "--verify-tokens", 64, code=1)
+    assert re.search(r"out: not written; in float64 the logits differ by up to .*: the map is not exact", line)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.unkept").is_dir()
+
+
+def _drops_the_biases(self: FoldNormBias, program: Any) -> Any:
+    from dataclasses import replace
+
+    from kept.passes.rewrite import map_norms
+
+    return program.updated(map_norms(program.spec, lambda norm: replace(norm, bias=False)), {})
+
+
+# --------------------------------------------------------------------------------------------------------------- verify
+
+
+def test_verify_in_words(orion: Path, out: Path) -> None:
+    result = succeeds("verify", orion, out, "--tokens", 64)
+    assert result.stdout.endswith("promise exact: kept\n")
+    assert "'Once upon a time' -> " in result.stdout
+    assert "(both)" in result.stdout
+    assert "64 tokens of the built-in sample" in result.stdout
+
+
+def test_verify_as_data(orion: Path, out: Path) -> None:
+    found = data("verify", orion, out, "--tokens", 64, "--streamed")
+    assert (found["kept"], found["promise"], found["continuations"]) == (True, "exact", [])
+    assert found["output"]["tokens"] == 64
+
+
+def test_verify_of_another_model_is_exit_code_one_with_data(orion: Path, out: Path, tmp_path: Path) -> None:
+    other = write_readable(tmp_path / "other", "orion", seed=1)
+    result = run("verify", other, out, "--tokens", 64, "--json", "--streamed")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["kept"] is False
+    (line,) = result.stderr.splitlines()
+    assert re.match(r"kept: .*out: the promise \(exact\) is broken: the mean logit error is", line)
+
+
+def test_a_hint_goes_to_stderr(orion: Path, out: Path) -> None:
+    result = succeeds("verify", orion, out, "--tokens", 16, "--streamed")
+    assert result.stderr == "greedy continuations need both models in memory and were left out\n"
+
+
+# ------------------------------------------------------------------------------------------------------------- generate
+
+
+def test_generate_in_words(out: Path) -> None:
+    found = kept.generate(out, ["The keeper", "seven"], tokens=8)
+    result = succeeds("generate", out, "--prompt", "The keeper", "--prompt", "seven", "--tokens", 8)
+    assert result.stdout == "\n\n".join(one.prompt + one.text for one in found) + "\n"
+    assert result.stderr == ""
+
+
+def test_generate_as_data(out: Path) -> None:
+    options = ["--tokens", 8, "--temperature", 0.8, "--top-p", 0.9, "--seed", 3]
+    (found,) = data("generate", out, *options)
+    assert found["prompt"] == "Once upon a time"
+    (same,) = data("generate", out, *options)
+    assert found == same
+
+
+# ------------------------------------------------------------------------------------------------------ what is wrong
+
+
+WRONG = [
+    ("inspect {new}/nowhere", "nowhere: is not a directory"),
+    ("plan {new}/nowhere", "nowhere: is not a directory"),
+    ("plan {orion} --to lama", "to: is 'lama'; did you mean llama?"),
+    ("plan {orion} --norm omp", "norm: is 'omp'; did you mean opm?"),
+    ("plan {orion} --dtype fp8", "dtype: is 'fp8'"),
+    ("plan {orion} --context 0", "context: is 0"),
+    ("plan {orion} --context 9999", "context: has 128 positions, 9999 were asked"),
+    ("plan {orion} --dtype float16", "float16 overflows in the tail"),
+    ("convert --recipe {new}/gone.toml", "gone.toml: there is no such recipe"),
+    ("convert {orion} {out}", "out: exists already"),
+    ("convert {orion} {orion}/out", "lies inside the source"),
+    ("convert {orion} {orion}/config.json/x", "lies inside the source"),
+    ("convert {orion} {new}/o --text gone.txt", "gone.txt: cannot be read"),
+    ("convert {orion} {new}/o --norm calibrated", "give --text FILE"),
+    ("convert {orion} {new}/o --shard-size big", "shard_size: is 'big'"),
+    ("convert {orion} {new}/o --verify-tokens 1", "verify_tokens: is 1"),
+    ("verify {orion} {new}/nowhere", "nowhere: is not a directory"),
+    ("verify {orion} {out} --text gone.txt", "gone.txt: cannot be read"),
+    ("generate {new}/nowhere", "nowhere: is not a directory"),
+    ("generate {out} --prompt ''", "an empty prompt has nothing to continue"),
+    ("generate {out} --tokens 0", "tokens must be positive"),
+    ("generate {out} --tokens 9999", "pass the model's 128 positions"),
+]
+"""Arguments that cannot work, and a part of the line that says so."""
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG)
+def test_what_is_wrong_is_one_line(orion: Path, out: Path, tmp_path: Path, arguments: str, words: str) -> None:
+    assert words in complains(*shlex.split(arguments.format(orion=orion, out=out, new=tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan"], "Missing argument 'SOURCE' (or --recipe)."),
+        (["convert", "a"], "Missing argument 'OUT' (or --recipe)."),
+        (["inspect"], "Missing argument 'PATH'."),
+        (["convrt"], "No such command 'convrt'"),
+        (["plan", "a", "--nrom", "opm"], "No such option"),
+        (["plan", "a", "--context", "many"], "is not a valid integer"),
+    ],
+)
+def test_a_command_that_is_not_one_is_click_s_kind_of_error(arguments: list[str], words: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert words in result.stderr
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_too(orion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "config.json")
+
+    monkeypatch.setattr("kept.inspection.inspect", fails)
+    assert complains("inspect", orion) == "PermissionError: [Errno 13] Permission denied: 'config.json'"
+
+
+def test_a_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    display.complain("a\nb   c")
+    assert capsys.readouterr().err == "kept: a b c\n"
+
+
+# ---------------------------------------------------------------------------------------------- pipes and terminals
+
+
+def on_a_terminal(*arguments: object, **environment: str) -> str:
+    """What a command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "kept", *map(str, arguments)]
+    kept_environment = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}
+    variables = {**kept_environment, "TERM": "xterm", "COLUMNS": "100", **environment}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=variables) as process:
+        os.close(theirs)
+        written = b""
+        while True:
+            try:
+                block = os.read(ours, 4096)
+            except OSError:
+                break
+            if not block:
+                break
+            written += block
+        process.wait()
+    os.close(ours)
+    return written.decode()
+
+
+def test_an_error_is_red_on_a_terminal_and_not_where_colour_is_unwanted() -> None:
+    assert "\x1b[31mkept: /nowhere" in on_a_terminal("inspect", "/nowhere")
+    assert "\x1b" not in on_a_terminal("inspect", "/nowhere", NO_COLOR="1")
+
+
+def test_a_table_has_no_colour_where_it_is_unwanted(orion: Path) -> None:
+    assert not re.search("\x1b\\[[0-9;]*3[0-9]", on_a_terminal("plan", orion, NO_COLOR="1"))
+
+
+def test_a_pipe_gets_no_escapes(orion: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "kept", "plan", str(orion)], capture_output=True, check=True)
+    assert b"\x1b" not in done.stdout + done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(orion: Path) -> None:
+    shell = f"{sys.executable} -m kept plan {orion} --json | true"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)  # noqa: S607 - found by the shell
+    assert done.stderr == ""
+
+
+def test_json_is_not_ascii_only(out: Path) -> None:
+    (found,) = data("generate", out, "--prompt", "한국어", "--tokens", 1)
+    assert found["prompt"] == "한국어"
+
+
+# -------------------------------------------------------------------------------------------------------------- display
+
+
+@pytest.mark.parametrize(
+    ("count", "unit", "wanted"),
+    [
+        (0, "bytes", "0 B"),
+        (999, "bytes", "999 B"),
+        (1000, "bytes", "1 KB"),
+        (123456, "bytes", "123 KB"),
+        (5 * 10**9, "bytes", "5 GB"),
+        (28 * 10**12, "bytes", "28000 GB"),
+        (12, "layers", "12 layers"),
+    ],
+)
+def test_amounts(count: int, unit: str, wanted: str) -> None:
+    assert display.amount(count, unit) == wanted
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"), [(0, "0"), (999, "999"), (1234, "1.23 K"), (8_920_000, "8.92 M"), (14_500_000_000, "14.5 B")]
+)
+def test_numbers_of_parameters(count: int, wanted: str) -> None:
+    assert display.parameters(count) == wanted
+
+
+def test_slow_stages_say_where_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr(display.time, "monotonic", lambda: float(next(clock)))
+    with display.Bars().stage("write", 4_000_000, "bytes") as advance:
+        for _ in range(4):
+            advance(1_000_000)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert re.fullmatch(r"write: 2 MB of 4 MB, \d+ s left", lines[0])
+    assert re.fullmatch(r"write: 4 MB in \d+\.0 s", lines[-1])
+
+
+def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with display.Bars().stage("write", 4, "layers") as advance:
+        advance(4)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_command_is_tested_here() -> None:
+    assert isinstance(main, click.Group)
+    assert COMMANDS == ["convert", "demo", "generate", "inspect", "plan", "verify"]

@@ -1,0 +1,83 @@
+"""Text in, text out: greedy text is the stock class's, and every wrong argument is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import kept
+from kept.errors import InputError
+from models import write_checkpoint
+from stored import write_readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROMPTS = ["The keeper", "seven ships and one", "한"]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_readable(tmp_path_factory.mktemp("sources") / "llama", "llama")
+
+
+def test_greedy_text_is_that_of_transformers(llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    found = kept.generate(llama, PROMPTS, tokens=12)
+    assert [one.prompt for one in found] == PROMPTS
+    for one in found:
+        ids = tokenizer(one.prompt, return_tensors="pt")
+        with torch.inference_mode():
+            theirs = model.generate(**ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0]
+        assert one.prompt + one.text == tokenizer.decode(theirs, skip_special_tokens=True)
+
+
+def test_prompts_together_are_as_each_alone(llama: Path) -> None:
+    together = kept.generate(llama, PROMPTS, tokens=8)
+    assert together == [kept.generate(llama, [prompt], tokens=8)[0] for prompt in PROMPTS]
+
+
+def test_a_source_s_text_is_its_conversion_s(tmp_path: Path) -> None:
+    source = write_readable(tmp_path / "orion", "orion")
+    out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
+    assert kept.generate(source, PROMPTS, tokens=12) == kept.generate(out, PROMPTS, tokens=12)
+
+
+def test_a_seed_decides_what_is_sampled(llama: Path) -> None:
+    def sampled(seed: int) -> str:
+        return kept.generate(llama, PROMPTS[:1], tokens=24, temperature=1.5, seed=seed)[0].text
+
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
+
+
+def test_the_likeliest_token_alone_is_greedy(llama: Path) -> None:
+    greedy = kept.generate(llama, PROMPTS, tokens=8)
+    assert kept.generate(llama, PROMPTS, tokens=8, temperature=1.0, top_p=1e-6) == greedy
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tokens": 0}, {"tokens": -1}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": -1.0}],
+)
+def test_wrong_options(llama: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="tokens must be positive, temperature not negative, top-p above 0"):
+        kept.generate(llama, PROMPTS, **options)
+
+
+def test_an_empty_prompt_and_one_too_long(llama: Path) -> None:
+    with pytest.raises(InputError, match="an empty prompt has nothing to continue"):
+        kept.generate(llama, ["", "x"], tokens=4)
+    with pytest.raises(InputError, match="an empty prompt has nothing to continue"):
+        kept.generate(llama, [], tokens=4)
+    with pytest.raises(InputError, match="126 prompt tokens and 4 new ones pass the model's 128 positions"):
+        kept.generate(llama, ["x" * 126], tokens=4)
+
+
+def test_a_checkpoint_without_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no tokenizer\.json or tokenizer\.model"):
+        kept.generate(write_checkpoint(tmp_path, "llama"), PROMPTS, tokens=4)

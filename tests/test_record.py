@@ -1,0 +1,163 @@
+"""The record and the card: plain data, whole, and free of when and where."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+
+from kept.opened import open_model
+from kept.passes.base import Promise
+from kept.passes.fill import FillBiases
+from kept.passes.rms import LayerNormToRms
+from kept.pipeline import make_plan
+from kept.recipe import Recipe
+from kept.record import RESTRICTED, model_card, record, verification_table
+from kept.verification.parity import Parity
+from kept.verification.verify import Continuation, Verification
+from models import write_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.opened import Opened
+    from kept.passes.legalize import Plan
+
+PARITY = Parity(64, 2.0, 1e-5, 1e-6, -1e-18, 0.984375, 12.5, 12.25, (0.0, 1e-7))
+
+PROOF = replace(PARITY, max_logit_error=1e-12, mean_logit_error=1e-13)
+
+FOUND = Verification(
+    Promise.EXACT, "my.txt", "float32", PROOF, PARITY, PARITY, (Continuation("Once", " upon", " upon"),), ""
+)
+
+HASHES = {"source": {"model.safetensors": "aa"}, "output": {"model.safetensors": "bb"}}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return open_model(write_checkpoint(tmp_path_factory.mktemp("sources") / "my-orion", "orion"))
+
+
+def planned(source: Opened, **options: Any) -> tuple[Recipe, Plan]:
+    recipe = Recipe(str(source.path), "somewhere/out", **options)
+    return recipe, make_plan(source, recipe, unmeasured=True)
+
+
+def card(source: Opened, found: Verification | None = FOUND, **options: Any) -> str:
+    _, plan = planned(source, **options)
+    return model_card(source, plan.program.spec, "llama", plan, found).decode()
+
+
+def front(text: str) -> Any:
+    return yaml.safe_load(text.split("---")[1])
+
+
+# --------------------------------------------------------------------------------------------------------------- record
+
+
+def test_a_record_is_plain_data(source: Opened) -> None:
+    recipe, plan = planned(source, passes=(FillBiases(("mixer.o",)),), norm="opm-centred")
+    table = record(source, recipe, plan, HASHES, FOUND)
+    assert json.loads(json.dumps(table)) == table
+    assert table["source"] == {"name": "my-orion", "family": "orion", "files": {"model.safetensors": "aa"}}
+    assert table["files"] == {"model.safetensors": "bb"}
+    assert table["passes"][0]["options"] == {"biases": ["mixer.o"]}
+    assert table["promise"] == "lossy"
+
+
+def test_a_record_does_not_say_where_source_and_output_lay(source: Opened) -> None:
+    recipe, plan = planned(source)
+    text = json.dumps(record(source, recipe, plan, HASHES, None))
+    assert str(source.path) not in text
+    assert "somewhere" not in text
+
+
+def test_measured_gains_are_no_option(source: Opened) -> None:
+    gains = {f"layers.{i}.{name}_norm": torch.ones(64) for i in range(3) for name in ("mixer", "mlp")}
+    own = LayerNormToRms("calibrated", {**gains, "final_norm": torch.ones(64)})
+    recipe, plan = planned(source, passes=(own,))
+    step = record(source, recipe, plan, HASHES, None)["passes"][0]
+    assert step == {
+        "name": "layernorm-to-rmsnorm",
+        "options": {"mode": "calibrated"},
+        "promise": "lossy",
+        "layers": 0,
+        "parameters": -7 * 64,
+    }
+
+
+def test_what_is_new_where_nothing_is(tmp_path: Path) -> None:
+    source = open_model(write_checkpoint(tmp_path / "llama", "llama"))
+    recipe, plan = planned(source)
+    table = record(source, recipe, plan, HASHES, None)
+    assert (table["passes"], table["new_layers"], table["new_parameters"]) == ([], [], [])
+
+
+def test_a_verification_as_plain_data_has_its_verdict() -> None:
+    table = verification_table(FOUND)
+    assert (table["kept"], table["failure"], table["promise"]) == (True, None, "exact")
+    assert table["continuations"] == [{"prompt": "Once", "source": " upon", "output": " upon"}]
+    broken = verification_table(replace(FOUND, output=replace(PARITY, max_logit_error=math.nan, layers=(math.inf,))))
+    assert (broken["kept"], broken["failure"]) == (False, "the output's logits are not finite")
+    assert (broken["output"]["max_logit_error"], broken["output"]["layers"]) == (None, [None])
+    json.dumps(broken, allow_nan=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------- card
+
+
+def test_a_card_says_what_was_done_and_measured(source: Opened) -> None:
+    text = card(source)
+    assert "# my-orion, as a stock llama" in text
+    assert "model of 4 layers, width 64 and 128 positions" in text
+    assert "| `affine-tail` | exact | one more layer carries the final bias as a constant coordinate |" in text
+    assert "64 tokens of my.txt" in text
+    assert "| this checkpoint, in float32 | 1e-05 | 1e-06 | 0 | 98.44 % |" in text
+    assert "12.5000 before,\n12.2500 after. Verdict: the promise is kept." in text
+    assert "\n\n\n" not in text
+
+
+def test_a_card_s_front_matter_is_yaml(source: Opened) -> None:
+    assert front(card(source)) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["kept"],
+    }
+
+
+def test_a_card_of_a_broken_promise_says_so(source: Opened) -> None:
+    text = card(source, replace(FOUND, output=replace(PARITY, kl=math.nan)))
+    assert "**the promise is broken**: the output's logits are not finite" in text
+
+
+def test_a_card_without_a_float64_proof(source: Opened) -> None:
+    assert "the map, in float64" in card(source)
+    assert "the map, in float64" not in card(source, replace(FOUND, proof=None))
+
+
+def test_a_card_of_a_copy(tmp_path: Path) -> None:
+    text = card(open_model(write_checkpoint(tmp_path / "llama", "llama")), None)
+    assert "| none | exact | the architecture was already expressible |" in text
+    assert "Nothing: verification was left out." in text
+
+
+def test_a_card_carries_the_licence(tmp_path: Path) -> None:
+    source = open_model(write_checkpoint(tmp_path / "orion", "orion"))
+    assert "which its own card does not state" in card(source)
+    assert RESTRICTED["orion"] in card(source)
+    (source.path / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
+    (source.path / "LICENSE").write_text("terms", encoding="utf-8")
+    text = card(source)
+    assert "keep the licence of their source: apache-2.0." in text
+    assert "Its licence files are here: LICENSE." in text
+    assert front(text)["license"] == "other"
+
+
+def test_only_orion_s_terms_are_orion_s(tmp_path: Path) -> None:
+    assert "Orion-14B" not in card(open_model(write_checkpoint(tmp_path / "qwen2", "qwen2")))
