@@ -14,11 +14,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from kept.families import FAMILIES
-from kept.ir.program import Program
 from kept.opened import open_model
 from kept.passes.legalize import Options, legalise
 from kept.verification.calibration import calibrate
@@ -26,9 +26,16 @@ from kept.verification.parity import measure
 from kept.verification.streamed import Run
 from kept.verification.text import Reader
 
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+
 ROWS, LENGTH = 16, 256
 
-DOMAINS = {"English": "english/standardebooks.txt", "Python": "python/*", "stories": "tinystories/tinystories_1000.json"}
+DOMAINS = {
+    "English": "english/standardebooks.txt",
+    "Python": "python/*",
+    "stories": "tinystories/tinystories_1000.json",
+}
 
 
 def tokens_of(reader: Reader, corpora: Path, domain: str, offset: float = 0.5) -> torch.Tensor:

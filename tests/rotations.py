@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING
 
 from contract import FamilyContract, StockContract
 from kept.errors import CheckpointError
+from kept.ir.spec import Llama3, LongRope, Yarn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,3 +157,17 @@ class StockRotaryContract(StockContract, RotaryContract):
                 for stated in (config, self.family.write_config(spec, "F32")):
                     theirs = CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(stated))
                     assert self.family.read_config(theirs.to_dict()) == spec
+
+    @pytest.mark.parametrize("kind", ["llama3", "yarn", "longrope"])
+    def test_a_length_outside_the_section_comes_first(self, checkpoint: Checkpoint, kind: str) -> None:
+        """Phi-3 states it there, and the stock classes prefer it."""
+        said = {**self.stated, **SCALINGS[kind]}
+        config = {**unrotated(checkpoint.config), "rope_scaling": said, "original_max_position_embeddings": 16}
+        theirs = CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(config))
+        theirs.standardize_rope_params()
+        rope = self.family.read_config(config).layers[0].mixer.rope
+        assert rope is not None
+        assert isinstance(rope.scaling, Llama3 | Yarn | LongRope)
+        assert rope.scaling.original_max_position_embeddings == 16
+        assert theirs.rope_parameters["original_max_position_embeddings"] == 16
+        assert said["original_max_position_embeddings"] == 32

@@ -73,7 +73,7 @@ def write_tokenizer(directory: Path, **config: object) -> Path:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     specials = ["<unk>", "<s>", "</s>"]
     vocab = {token: at for at, token in enumerate([*specials, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])

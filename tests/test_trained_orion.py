@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from models import DATA, needs_data
 
 Results = dict[str, dict[str, dict[str, float]]]

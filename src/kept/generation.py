@@ -45,6 +45,5 @@ def generate(
     ids = [reader.encode(prompt) for prompt in prompts]
     new = continue_ids(Model.load(opened.program), ids, tokens, temperature=temperature, top_p=top_p, seed=seed)
     return [
-        Continued(prompt, reader.continuation(old, more))
-        for prompt, old, more in zip(prompts, ids, new, strict=True)
+        Continued(prompt, reader.continuation(old, more)) for prompt, old, more in zip(prompts, ids, new, strict=True)
     ]

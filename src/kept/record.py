@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 RECORD = "kept.json"
 
-RESTRICTED = {"orion": "Weights that descend from Orion-14B carry the Orion-14B community licence, whatever the licence of the code."}
+RESTRICTED = {
+    "orion": "Weights that descend from Orion-14B carry its community licence, whatever the licence of the code."
+}
 """Families whose weights are known to have terms of their own."""
 
 

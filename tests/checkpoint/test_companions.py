@@ -213,7 +213,7 @@ def test_tokenizer_files_are_copied_as_they_are(source: Path, tmp_path: Path, na
     [
         ({}, "PreTrainedTokenizerFast"),
         ({"tokenizer_class": "TokenizersBackend", "backend": "tokenizers"}, "PreTrainedTokenizerFast"),
-        ({"tokenizer_class": "OrionTokenizer", "auto_map": {"AutoTokenizer": ["t.O", None]}}, "PreTrainedTokenizerFast"),
+        ({"tokenizer_class": "OrionTokenizer", "auto_map": {"AutoTokenizer": ["t.O"]}}, "PreTrainedTokenizerFast"),
         ({"tokenizer_class": "LlamaTokenizerFast", "backend": "tokenizers"}, "LlamaTokenizerFast"),
     ],
 )
@@ -266,10 +266,11 @@ def test_without_a_tokenizer_there_is_none(tmp_path: Path) -> None:
 
 
 def test_code_and_pickles_stay_behind(source: Path) -> None:
-    for name in ("modeling_llama.py", "license.py", "pytorch_model.bin", "training_args.bin", "notes.txt"):
+    names = {"modeling_llama.py", "license.py", "pytorch_model.bin", "training_args.bin", "notes.txt"}
+    for name in names:
         (source / name).write_bytes(b"x")
     (source / "license").mkdir()
-    assert not {"modeling_llama.py", "license.py", "pytorch_model.bin", "training_args.bin", "license"} & taken(source).keys()
+    assert not taken(source).keys() & {*names, "license"}
 
 
 def test_a_same_family_conversion_does_not_name_remote_code(source: Path, tmp_path: Path) -> None:
@@ -283,7 +284,15 @@ def test_a_same_family_conversion_does_not_name_remote_code(source: Path, tmp_pa
 
 
 def test_licence_files_are_found_by_name(source: Path) -> None:
-    names = ["COPYING", "LICENSE", "LICENSE.upstream", "NOTICE.txt", "Orion-14B Agreement.pdf", "USE_POLICY.md", "licence.md"]
+    names = [
+        "COPYING",
+        "LICENSE",
+        "LICENSE.upstream",
+        "NOTICE.txt",
+        "Orion Agreement.pdf",
+        "USE_POLICY.md",
+        "licence.md",
+    ]
     for name in (*names, "license.py", "license.safetensors", "README.md"):
         (source / name).write_bytes(b"terms")
     (source / "license.safetensors").unlink()

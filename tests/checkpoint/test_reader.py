@@ -7,7 +7,7 @@ import pickle
 import re
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import torch
@@ -109,7 +109,7 @@ class _Counting:
     def __init__(self, file: Any, read: list[int]) -> None:
         self.file, self.counts = file, read
 
-    def __enter__(self) -> _Counting:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -260,7 +260,7 @@ def test_bytes_after_the_last_tensor(checkpoint: Path) -> None:
 
 def test_a_tensor_stored_twice(sharded: Path) -> None:
     first, second = (sharded / f"model-0000{i}-of-00003.safetensors" for i in (1, 2))
-    twice = sorted(load_file(first))[0]
+    twice = min(load_file(first))
     save_file({**load_file(second), twice: load_file(first)[twice]}, second)
     message = refusal(sharded)
     assert message.startswith(f"{twice}: stored twice, in {first.name} and {second.name}")

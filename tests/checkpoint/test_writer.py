@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import struct
+from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +24,7 @@ from kept.checkpoint.writer import JOURNAL, KERNEL_CANNOT, Shard, Staging, diges
 from kept.errors import OutputError
 from kept.ir.tensors import Computed, Given, Stored, torch_dtype, zeros
 from models import some_tokens, stock_logits, write_checkpoint
-from stored import INDEX, all_bytes, read_json, tensors_of
+from stored import INDEX, all_bytes, read_json, split_into_shards, tensors_of, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,6 +76,35 @@ def test_so_are_half_precision_ones(tmp_path: Path, dtype: torch.dtype) -> None:
     assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
 
 
+def test_shards_that_do_not_change_keep_their_files(tmp_path: Path) -> None:
+    source = split_into_shards(write_checkpoint(tmp_path / "llama", "llama"), 3)
+    out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
+    for file in source.glob("*.safetensors"):
+        assert (out / file.name).read_bytes() == file.read_bytes()
+    assert read_json(out / INDEX)["weight_map"] == read_json(source / INDEX)["weight_map"]
+    assert torch.equal(stock_logits(out, some_tokens()), stock_logits(source, some_tokens()))
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_file_of_another_name_becomes_one_that_stock_tools_look_for(tmp_path: Path, *, listed: bool) -> None:
+    source = write_checkpoint(tmp_path / "llama", "llama")
+    (source / "model.safetensors").rename(source / "weights.safetensors")
+    if listed:
+        write_json(source / INDEX, {"weight_map": dict.fromkeys(tensors_of(source), "weights.safetensors")})
+    out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
+    assert [file.name for file in out.glob("*.safetensors*")] == ["model.safetensors"]
+    assert (out / "model.safetensors").read_bytes() == (source / "weights.safetensors").read_bytes()
+
+
+def test_what_the_model_does_not_use_is_not_carried_along(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "llama", "llama")
+    before = (source / "model.safetensors").read_bytes()
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file({**tensors_of(source), **buffer}, source / "model.safetensors", metadata={"format": "pt"})
+    out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
+    assert (out / "model.safetensors").read_bytes() == before
+
+
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda n: n != "__metadata__")
 SHAPES = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
 
@@ -122,7 +153,7 @@ def test_shards_hold_everything_once_in_order_and_within_the_limit(sizes: list[i
     for part in parts:
         assert part.nbytes <= limit or len(part.tensors) == 1
         assert part.nbytes == sum(tensor.nbytes for _, tensor in part.tensors)
-    for left, right in zip(parts, parts[1:], strict=False):
+    for left, right in pairwise(parts):
         assert left.nbytes + right.tensors[0][1].nbytes > limit, "the next tensor would have fitted"
     if len(parts) > 1:
         total = len(parts)
@@ -227,7 +258,7 @@ def test_progress_counts_every_byte_once(tmp_path: Path) -> None:
         assert sum(done) == 2 * part.nbytes, "a shard that was there counts as done"
 
 
-# -------------------------------------------------------------------------------------------------- copied by the kernel
+# ------------------------------------------------------------------------------------------------ copied by the kernel
 
 
 @pytest.fixture
@@ -327,10 +358,11 @@ def crash_during(target: Path, parts: list[Shard], after: int) -> None:
     def dies(done: int) -> None:
         raise Crash
 
-    with pytest.raises(Crash), staging(target, HERE) as stage:
+    with suppress(Crash), staging(target, HERE) as stage:
         for part in parts[:after]:
             stage.write_shard(part, silent)
         stage.write_shard(parts[after], dies)
+        pytest.fail("it went on")
 
 
 @pytest.mark.parametrize("after", range(4))
@@ -406,18 +438,21 @@ def test_an_existing_target_is_refused(tmp_path: Path, kind: str) -> None:
         "file": lambda: target.write_text("mine", encoding="utf-8"),
         "link to nothing": lambda: target.symlink_to("nowhere"),
     }[kind]()
-    with pytest.raises(OutputError, match="out: exists already; choose another output or remove it"):
-        with staging(target, HERE):
-            pytest.fail("something was there")
+    with (
+        pytest.raises(OutputError, match="out: exists already; choose another output or remove it"),
+        staging(target, {}),
+    ):
+        pytest.fail("something was there")
     assert not hidden(target).exists()
 
 
 def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, parts: list[Shard]) -> None:
     target = tmp_path / "out"
-    with pytest.raises(OutputError, match="out: appeared while the conversion ran"), staging(target, HERE) as stage:
+    with staging(target, HERE) as stage:
         stage.write_shard(parts[0], silent)
         target.mkdir()
-        stage.publish()
+        with pytest.raises(OutputError, match="out: appeared while the conversion ran; the result is in"):
+            stage.publish()
     assert [*target.iterdir()] == []
     target.rmdir()
     with staging(target, HERE) as stage:
@@ -444,9 +479,9 @@ def refuses(number: int) -> Callable[..., Any]:
 
 def test_a_parent_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "mkdir", refuses(errno.EROFS))
-    with pytest.raises(OutputError, match=r"out: cannot be written \(Read-only file system\)"):
-        with staging(tmp_path / "out", HERE):
-            pytest.fail("nothing can be written there")
+    cannot = pytest.raises(OutputError, match=r"out: cannot be written \(Read-only file system\)")
+    with cannot, staging(tmp_path / "out", HERE):
+        pytest.fail("nothing can be written there")
 
 
 @pytest.mark.parametrize(

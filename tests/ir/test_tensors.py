@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -218,3 +220,11 @@ def test_a_cast_to_the_same_dtype_is_the_tensor_itself(source: torch.Tensor) -> 
 
 def test_zeros() -> None:
     assert torch.equal(zeros((2, 3), "F16").read(), torch.zeros(2, 3, dtype=torch.float16))
+
+
+def test_a_plan_needs_no_torch() -> None:
+    """A recipe is planned from shapes; torch, which takes seconds to import, is for bytes."""
+    code = "import sys, kept.families, kept.passes, kept.checkpoint.reader; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(subprocess.CalledProcessError):
+        subprocess.run([sys.executable, "-c", code.replace("kept.families", "kept.nn")], check=True)

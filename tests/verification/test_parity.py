@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from kept.families import TARGETS
 from kept.ir.tensors import Computed
 from kept.passes.fold_bias import FoldNormBias
 from kept.passes.legalize import Options, legalise
-from kept.families import TARGETS
 from kept.verification.parity import measure
 from kept.verification.streamed import Run
 from models import logits, program_of, some_tokens, write_checkpoint
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kept.ir.program import Program
     from kept.verification.parity import Parity
 

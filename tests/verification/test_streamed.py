@@ -91,9 +91,7 @@ def test_one_layer_s_weights_are_held_at_a_time(tmp_path: Path, monkeypatch: pyt
     filled: list[str] = []
     original = streamed.fill
     monkeypatch.setattr(streamed, "fill", lambda m, p, at, *rest: (filled.append(at), original(m, p, at, *rest)))
-    seen = []
-    for _ in Run(program, torch.float64).streams(TOKENS):
-        seen.append([*filled])
+    seen = [[*filled] for _ in Run(program, torch.float64).streams(TOKENS)]
     assert seen == [[], ["layers.0."], ["layers.0.", "layers.1."], ["layers.0.", "layers.1.", "layers.2."]]
 
 

@@ -95,7 +95,7 @@ def test_a_text_that_is_not_there(directory: Path) -> None:
 
 
 def test_a_text_that_is_a_directory(directory: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read as UTF-8 text .*Is a directory"):
+    with pytest.raises(InputError, match=r"cannot be read as UTF-8 text .*Is a directory"):
         sample(directory, VOCABULARY, 128, 512, directory)
 
 

@@ -168,7 +168,7 @@ def test_a_foreign_rounding_is_within_the_noise(tmp_path: Path) -> None:
     found = kept.verify(wide, narrow, tokens=256)
     assert found.dtype == "bfloat16"
     assert found.failure is None
-    assert 0 < found.output.mean_logit_error
+    assert found.output.mean_logit_error > 0
 
 
 def test_a_foreign_fine_tune_is_not(tmp_path: Path) -> None:

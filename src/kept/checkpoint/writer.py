@@ -93,7 +93,7 @@ def shards(tensors: Mapping[str, Lazy], limit: int = SHARD_BYTES) -> list[Shard]
 def unchanged(tensors: Mapping[str, Lazy], stored: Mapping[str, Stored]) -> list[Shard] | None:
     """The source's own files, where they hold exactly these tensors under names that stock tools look for."""
     files = sorted({tensor.file for tensor in stored.values()})
-    listed = len(files) > 0 and (files[0].parent / INDEX).is_file()
+    listed = len(files) > 1 and (files[0].parent / INDEX).is_file()
     if dict(tensors) != dict(stored) or not (listed or [file.name for file in files] == ["model.safetensors"]):
         return None
     return [Shard(f.name, tuple((n, t) for n, t in stored.items() if t.file == f), f) for f in files]

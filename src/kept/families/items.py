@@ -56,22 +56,6 @@ class KeyValueHeads(Size):
 
 
 @dataclass(frozen=True)
-class Optional:
-    """A positive integer or null."""
-
-    key: str
-    path: str
-
-    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
-        """Key to fact."""
-        return {self.path: None if config.get(self.key) is None else config.size(self.key)}
-
-    def write(self, table: Facts) -> dict[str, Any]:
-        """Fact to key."""
-        return {self.key: first(table, self.path)}
-
-
-@dataclass(frozen=True)
 class Number:
     """A number that several facts share."""
 

@@ -161,6 +161,10 @@ class Layer:
     mlp_norm: Norm | None
     parallel: bool = False
 
+    def __post_init__(self) -> None:
+        """A sequential block's MLP has a norm of its own."""
+        assert self.parallel or self.mlp_norm is not None
+
 
 @dataclass(frozen=True)
 class Head:

@@ -96,10 +96,7 @@ class Block(nn.Module):
         """The residual stream after this layer."""
         normed_BTD = self.mixer_norm(x_BTD)
         mixed_BTD = x_BTD + self.mixer(normed_BTD, where, cache)
-        if self.spec.parallel:
-            read_BTD = normed_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD)
-        else:
-            read_BTD = mixed_BTD if self.mlp_norm is None else self.mlp_norm(mixed_BTD)
+        read_BTD = normed_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD if self.spec.parallel else mixed_BTD)
         out: Tensor = mixed_BTD + self.mlp(read_BTD)
         return out
 

@@ -34,7 +34,9 @@ def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Te
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
-def inverse_frequencies(rope: ir.Rope, head_dim: int, length: int) -> tuple[Tensor, float]:
+def inverse_frequencies(  # noqa: PLR0911 - one a kind
+    rope: ir.Rope, head_dim: int, length: int
+) -> tuple[Tensor, float]:
     """Radians per position of each pair, and the factor on cos and sin, for a sequence of `length` tokens."""
     match rope.scaling:
         case None:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from kept.ir.slots import readings
 from kept.nn.attention import Positions
-from kept.nn.norm import Norm
 from kept.verification.streamed import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kept.ir.program import Program
+    from kept.nn.norm import Norm
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,8 @@ def verify_pair(
         note = "greedy continuations need both models in memory and were left out"
     continuations = () if note else side_by_side(source, output)
     proof = found[2] if planned is not None else None
-    return Verification(promise, sample.origin, TORCH_NAMES[output.program.dtype], proof, found[0], found[1], continuations, note)
+    stored = TORCH_NAMES[output.program.dtype]
+    return Verification(promise, sample.origin, stored, proof, found[0], found[1], continuations, note)
 
 
 def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:

@@ -83,7 +83,9 @@ def test_a_tiny_nucleus_is_greedy(model: Model) -> None:
 P = torch.tensor([[0.05, 0.4, 0.3, 0.05, 0.2]])
 
 
-@pytest.mark.parametrize(("top_p", "kept"), [(0.35, {1}), (0.45, {1, 2}), (0.65, {1, 2}), (0.75, {1, 2, 4}), (1.0, {0, 1, 2, 3, 4})])
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.35, {1}), (0.45, {1, 2}), (0.65, {1, 2}), (0.75, {1, 2, 4}), (1.0, {0, 1, 2, 3, 4})]
+)
 def test_the_nucleus_is_the_least_set_that_reaches_top_p(top_p: float, kept: set[int]) -> None:
     """2,000 draws see every token of the nucleus: the rarest, at 0.05, is missed with probability 1e-45."""
     random = torch.Generator().manual_seed(0)
