@@ -25,8 +25,9 @@ language: en
 # demo-orion
 
 A toy in Orion's architecture (LayerNorm with bias, rotary positions, gated MLP; {parameters:,} parameters in bfloat16),
-trained from scratch for `kept demo` by `demo/train.py` on {tokens:,} tokens: public-domain books, TinyStories and
-permissively licensed Python, about two thirds English to one third Python, with weight decay 0.1 on everything.
+trained from scratch for `kept demo` by `demo/train.py` on {tokens:,} tokens: public-domain books, TinyStories
+(CDLA-Sharing-1.0) and Python under MIT, BSD and Apache licences, about two thirds English to one third Python, with
+weight decay 0.1 on everything.
 
 Held-out cross-entropy in nats per token: {held_out}.
 

@@ -160,6 +160,12 @@ def test_shards_hold_everything_once_in_order_and_within_the_limit(sizes: list[i
         assert [part.name for part in parts] == [f"model-{i:05}-of-{total:05}.safetensors" for i in range(1, total + 1)]
 
 
+def test_a_shard_may_be_exactly_as_large_as_the_limit() -> None:
+    tensors = {name: zeros((2,), "F32") for name in "abcd"}
+    assert [part.nbytes for part in shards(tensors, 16)] == [16, 16]
+    assert [part.nbytes for part in shards(tensors, 15)] == [8, 8, 8, 8]
+
+
 def test_the_index_names_every_tensor_s_file() -> None:
     parts = shards({name: zeros((4,), "F32") for name in "cab"}, 16)
     listed = index(parts)
@@ -517,6 +523,25 @@ def test_a_disk_that_fills_up_while_this_process_writes(
     assert not (tmp_path / "out").exists()
     write_out(tmp_path / "out", parts)
     assert len([*(tmp_path / "out").glob("*.safetensors")]) == 4
+
+
+def test_a_file_is_on_the_disk_as_a_whole_before_it_has_its_name(
+    tmp_path: Path, parts: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[str, int] = {}
+    original = os.fsync
+
+    def noted(opened: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{opened}")
+        synced[path] = os.fstat(opened).st_size
+        original(opened)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_out(tmp_path / "out", parts)
+    for part in parts:
+        unnamed = hidden(tmp_path / "out") / f"{part.name}.part"
+        assert synced[str(unnamed)] == (tmp_path / "out" / part.name).stat().st_size
+    assert {str(hidden(tmp_path / "out")), str(tmp_path)} <= synced.keys(), "both renames are on the disk too"
 
 
 def test_nothing_but_the_output_is_left(tmp_path: Path, parts: list[Shard]) -> None:
