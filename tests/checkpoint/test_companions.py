@@ -13,6 +13,7 @@ import kept
 from kept.checkpoint.companions import companions, licences, stated_licence
 from kept.errors import CheckpointError
 from kept.opened import open_model
+from kept.record import RESTRICTED
 from models import reference_orion, some_tokens, worst, write_checkpoint
 from stored import (
     BYTES_VOCABULARY,
@@ -175,7 +176,7 @@ def test_the_generation_config_and_the_licence_come_along(hub: Hub) -> None:
     card = (hub.out / "README.md").read_text(encoding="utf-8")
     assert "orion-14b, other" in card
     assert "ModelsCommunityLicenseAgreement" in card
-    assert "Orion-14B community licence" in card
+    assert RESTRICTED["orion"] in card
 
 
 def test_the_source_s_own_card_is_not_the_output_s(hub: Hub) -> None:

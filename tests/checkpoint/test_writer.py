@@ -9,6 +9,7 @@ import os
 import struct
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,7 +29,6 @@ from stored import INDEX, all_bytes, read_json, split_into_shards, tensors_of, w
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from kept.ir.tensors import Lazy
 
@@ -532,7 +532,7 @@ def test_a_file_is_on_the_disk_as_a_whole_before_it_has_its_name(
     original = os.fsync
 
     def noted(opened: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{opened}")
+        path = str(Path(f"/proc/self/fd/{opened}").readlink())
         synced[path] = os.fstat(opened).st_size
         original(opened)
 
