@@ -283,3 +283,9 @@ def test_the_docstring_s_example_is_a_recipe() -> None:
 
     text = str(kept.recipe.__doc__).split("```toml")[1].split("```")[0]
     assert recipe_from(tomllib.loads(text)).passes == (LayerNormToRms("opm"),)
+
+
+def test_calibration_is_the_recipes_own_choice() -> None:
+    table = {"source": "a", "out": "b", "passes": [{"name": "layernorm-to-rmsnorm", "mode": "calibrated"}]}
+    with pytest.raises(RecipeError, match='norm = "calibrated"'):
+        recipe_from(table)

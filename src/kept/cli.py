@@ -37,6 +37,9 @@ class Group(click.Group):
         except KeptError as error:
             display.complain(str(error))
             context.exit(error.exit_code)
+        except KeyboardInterrupt:
+            display.complain("interrupted; the same command continues")
+            context.exit(130)
         except BrokenPipeError:
             raise  # whoever read the output has seen enough, and click ends quietly
         except (OSError, MemoryError) as error:

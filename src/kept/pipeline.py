@@ -121,7 +121,8 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     if family is source.family:
         config = {**{key: value for key, value in source.config.items() if key not in STALE}, **config}
     tensors = family.write(planned.program)
-    parts = unchanged(tensors, source.checkpoint.tensors) or shards(tensors, recipe.shard_bytes)
+    as_they_are = unchanged(tensors, source.checkpoint.tensors) if recipe.shard_size is None else None
+    parts = as_they_are or shards(tensors, recipe.shard_bytes)
     tokens = _sample(source, planned, recipe)
     with staging(target, _fingerprint(source, recipe)) as stage:
         small = _write_small(stage, parts, config, source, planned)
@@ -163,7 +164,7 @@ def verify(
     found = sample(before.path, before.program.spec.vocabulary, context, max(2, tokens), path)
     depth = 2 * before.program.spec.depth + after.program.spec.depth * (2 if planned is not None else 1)
     with (reporter or Silent()).stage("verify", depth, "layers") as advance:
-        return verify_pair(before, after, found, promise, planned, streamed=streamed, progress=lambda n, _: advance(n))
+        return verify_pair(before, after, found, promise, planned, streamed=streamed, progress=advance)
 
 
 def _recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
@@ -267,7 +268,7 @@ def _verify_staged(
     proved = planned.program if planned.promise is Promise.EXACT else None
     depth = 2 * source.program.spec.depth + planned.program.spec.depth * (2 if proved is not None else 1)
     with reporter.stage("verify", depth, "layers") as advance:
-        return verify_pair(source, output, tokens, planned.promise, proved, progress=lambda n, _: advance(n))
+        return verify_pair(source, output, tokens, planned.promise, proved, progress=advance)
 
 
 def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torch.Tensor] | None:
@@ -283,7 +284,7 @@ def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torc
     spec = program.spec
     found = sample(source.path, spec.vocabulary, spec.context, 4096, Path(recipe.text))
     with reporter.stage("calibrate", spec.depth, "layers") as advance:
-        statistics = calibrate(program, found.tokens_BT, lambda n, _: advance(n))
+        statistics = calibrate(program, found.tokens_BT, advance)
     return {name: one.gain for name, one in statistics.items()}
 
 

@@ -22,6 +22,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.writer import SHARD_BYTES
 from kept.errors import RecipeError
 from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
@@ -53,7 +54,7 @@ class Recipe:
     final_bias: str = "block"
     context: int | None = None
     dtype: str | None = None
-    shard_size: str = "5GB"
+    shard_size: str | None = None
     text: str | None = None
     verify_tokens: int | None = None
     passes: tuple[Pass, ...] = field(default=())
@@ -79,7 +80,9 @@ class Recipe:
 
     @property
     def shard_bytes(self) -> int:
-        """The largest size of an output file, in bytes."""
+        """The largest size of an output file, in bytes; 5 GB where nothing is said."""
+        if self.shard_size is None:
+            return SHARD_BYTES
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)", self.shard_size.strip(), re.IGNORECASE)
         if match is None or float(match[1]) == 0:
             raise RecipeError(f"shard_size: is {self.shard_size!r}, write it as 5GB or 500MB")
@@ -166,6 +169,10 @@ def _pass(entry: object) -> Pass:
 def _option(key: str, value: object, hint: str) -> object:
     """A pass's option, checked against the pass's own annotation."""
     if hint == "Mode":
+        if value == "calibrated":
+            raise RecipeError(
+                f'{key}: calibration is the recipe\'s own choice; write norm = "calibrated" above the passes'
+            )
         if value not in MODES:
             raise RecipeError(f"{key}: is {value!r}; it must be one of {', '.join(MODES)}")
         return value

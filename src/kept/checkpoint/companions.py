@@ -76,9 +76,16 @@ def _tokenizer_config(source: Path) -> dict[str, Any]:
     config = read_json(file) if file.is_file() else {}
     remote = config.pop("auto_map", None) is not None
     config.pop("backend", None)
-    if remote or config.get("tokenizer_class") in {None, "TokenizersBackend"}:
+    if remote or not _is_stock(config.get("tokenizer_class")):
         config["tokenizer_class"] = FAST
     return config
+
+
+def _is_stock(name: object) -> bool:
+    """Whether every transformers has a tokenizer class of that name."""
+    import transformers  # noqa: PLC0415 - slow, and only where there is a tokenizer
+
+    return isinstance(name, str) and name != "TokenizersBackend" and hasattr(transformers, name)
 
 
 def _generation_config(source: Path, spec: Spec) -> dict[str, Any]:

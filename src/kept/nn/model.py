@@ -34,8 +34,8 @@ class Model(nn.Module):
     def __init__(self, spec: ir.Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.embedding = nn.Embedding(spec.vocabulary, spec.width)
-        self.positions = None if spec.positions is None else nn.Embedding(spec.positions, spec.width)
+        self.embedding = _table(spec.vocabulary, spec.width)
+        self.positions = None if spec.positions is None else _table(spec.positions, spec.width)
         self.layers = nn.ModuleList(Block(layer, spec.width) for layer in spec.layers)
         self.final_norm = Norm(spec.final_norm, (spec.width,))
         self.head = Head(spec)
@@ -79,6 +79,11 @@ class Model(nn.Module):
         """Final norm and head."""
         out: Tensor = self.head(self.final_norm(x_BTD), self.embedding.weight)
         return out
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    # Given a weight, torch does not draw one, which on the meta device would import its compiler.
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 class Block(nn.Module):

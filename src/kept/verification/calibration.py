@@ -37,7 +37,7 @@ class NormStatistics:
 
 @torch.inference_mode()
 def calibrate(
-    program: Program, tokens_BT: Tensor, progress: Callable[[int, int], None] | None = None
+    program: Program, tokens_BT: Tensor, progress: Callable[[int], None] | None = None
 ) -> dict[str, NormStatistics]:
     """Statistics of every LayerNorm that reads the residual stream, by its name."""
     run, out = Run(program, torch.float32), {}  # type: tuple[Run, dict[str, NormStatistics]]
@@ -50,7 +50,7 @@ def calibrate(
                 getattr(block, name).register_forward_hook(_recorder(out, f"layers.{i}.{name}"))
         x_BTD = block(x_BTD, where)
         if progress is not None:
-            progress(1, program.spec.depth)
+            progress(1)
     final = run.final_norm()
     out["final_norm"] = _statistics(final, x_BTD, final(x_BTD))
     kinds = {reading.norm: reading.value.kind for reading in readings(program.spec)}

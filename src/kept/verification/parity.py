@@ -6,6 +6,7 @@ Both run in lock-step, layer by layer, so that a pair that does not fit in memor
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -47,45 +48,35 @@ def measure(
     reference: Run,
     candidates: Sequence[Run],
     tokens_BT: Tensor,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Parity]:
     """Compare each candidate with the reference on the same tokens.
 
-    Layers beyond the reference's (a tail, say) run but are not compared. `progress` is called with layers done and all.
+    Layers beyond the reference's (a tail, say) run but are not compared. `progress` is called with layers done.
     """
+    runs = [_watched(run, tokens_BT, progress) for run in (reference, *candidates)]
+    common = min(run.program.spec.depth for run in (reference, *candidates))
+    states: tuple[Tensor, ...] = ()
     layers: list[list[float]] = [[] for _ in candidates]
-    total = sum(run.program.spec.depth for run in (reference, *candidates))
-    runs = [_counted(run, tokens_BT, progress, total, i) for i, run in enumerate((reference, *candidates))]
-    depth = reference.program.spec.depth
-    common = min([depth, *(run.program.spec.depth for run in candidates)])
-    last = torch.empty(0)
-    finals = [last] * len(candidates)
-    for i, states in enumerate(islice(zip(*runs, strict=False), common + 1)):
-        last = states[0]
-        finals = list(states[1:])
-        read = _reading(reference.program.spec, i)
-        wanted = normalise(last.double(), read)
-        for j, (run, state) in enumerate(zip(candidates, states[1:], strict=True)):
-            found = normalise(state.double(), _reading(run.program.spec, i))
-            layers[j].append(float((found - wanted).norm() / wanted.norm()))
-    last = _rest(runs[0], last)
-    finals = [_rest(run, state) for run, state in zip(runs[1:], finals, strict=True)]
+    for place, states in enumerate(islice(zip(*runs, strict=False), common + 1)):
+        wanted = _as_read(reference, states[0], place)
+        for errors, run, state in zip(layers, candidates, states[1:], strict=True):
+            errors.append(float((_as_read(run, state, place) - wanted).norm() / wanted.norm()))
+    # What is left of a longer run goes on to its end; of the others nothing is.
+    last, *finals = (deque((state, *run), maxlen=1).pop() for run, state in zip(runs, states, strict=True))
     return _compare(reference, last, candidates, finals, tokens_BT, layers)
 
 
-def _counted(
-    run: Run, tokens_BT: Tensor, progress: Callable[[int, int], None] | None, total: int, _: int
-) -> Iterator[Tensor]:
-    for i, state in enumerate(run.streams(tokens_BT)):
-        if progress is not None and i:
-            progress(1, total)
+def _watched(run: Run, tokens_BT: Tensor, progress: Callable[[int], None] | None) -> Iterator[Tensor]:
+    for place, state in enumerate(run.streams(tokens_BT)):
+        if progress is not None and place:
+            progress(1)
         yield state
 
 
-def _rest(run: Iterator[Tensor], state: Tensor) -> Tensor:
-    for later in run:
-        state = later
-    return state
+def _as_read(run: Run, state: Tensor, place: int) -> Tensor:
+    """The stream as the norm behind it sees it: what that norm ignores is no error."""
+    return normalise(state.double(), _reading(run.program.spec, place))
 
 
 def _reading(spec: Spec, place: int) -> Norm:
@@ -113,16 +104,14 @@ class _Sums:
 
     def __init__(self) -> None:
         self.positions = self.predicted = 0
-        self.squares = self.largest = self.absolute = self.kl = self.same = self.mean = 0.0
+        self.squares = self.largest = self.absolute = self.kl = self.same = 0.0
         self.nll_reference = self.nll = 0.0
-        self.size = 0
 
     def add(self, wanted_TV: Tensor, found_TV: Tensor, tokens_T: Tensor) -> None:
         """Add one sequence's logits."""
         error = (found_TV - wanted_TV).abs()
         log_p, log_q = F.log_softmax(wanted_TV, dim=-1), F.log_softmax(found_TV, dim=-1)
         self.positions += wanted_TV.shape[0]
-        self.size = wanted_TV.shape[1]
         self.squares += float(wanted_TV.var(dim=-1, correction=0).sum())
         self.largest = max(self.largest, float(error.max())) if not bool(error.isnan().any()) else math.nan
         self.absolute += float(error.mean(dim=-1).sum())

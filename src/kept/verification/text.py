@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LONGEST = 256
 """Tokens in one sequence, where the context allows it."""
 
+LONGEST_TOKEN = 32
+"""Characters of a text that are read for each token that is wanted: a corpus of any size is quick."""
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -86,7 +89,7 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
         ids = torch.randint(vocabulary, (count,), generator=torch.Generator().manual_seed(0)).tolist()
         return Sample(_rows(ids, length, count), "random tokens (the checkpoint has no tokenizer)")
     origin = "the built-in sample" if text is None else str(text)
-    ids = reader.encode(_read(text) if text is not None else sample_text())
+    ids = reader.encode(sample_text() if text is None else _beginning(text, LONGEST_TOKEN * count))
     if len(ids) < 2:
         raise InputError(f"{origin}: gives {len(ids)} tokens; a longer text is needed")
     if max(ids) >= vocabulary:
@@ -94,9 +97,10 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
     return Sample(_rows(ids, min(length, len(ids)), count), origin)
 
 
-def _read(path: Path) -> str:
+def _beginning(path: Path, characters: int) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(characters)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 

@@ -105,7 +105,7 @@ def verify_pair(
     planned: Program | None = None,
     *,
     streamed: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Verification:
     """Measure a pair layer by layer. `planned` is the output before rounding, where its plan is known.
 
