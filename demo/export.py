@@ -1,4 +1,4 @@
-"""Write a trained demo model as an Orion checkpoint directory: what `src/kept/demo/model/` holds."""
+"""Write a trained demo model as an Orion checkpoint directory: what `src/kept/demo/orion-2m/` holds."""
 
 from __future__ import annotations
 

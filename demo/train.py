@@ -4,7 +4,7 @@
 
 About two thirds English prose (public-domain books, TinyStories) and one third Python, 2.2 million parameters, AdamW
 with weight decay on everything, as Orion was trained: decay is what keeps the residual stream's mean small.
-Resumes from demo/work/ after an interruption. Writes demo/training.jsonl and src/kept/demo/model/.
+Resumes from demo/work/ after an interruption. Writes demo/training.jsonl and src/kept/demo/orion-2m/.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 WORK = HERE / "work"
 LOG = HERE / "training.jsonl"
-MODEL = HERE.parent / "src" / "kept" / "demo" / "model"
+MODEL = HERE.parent / "src" / "kept" / "demo" / "orion-2m"
 VOCABULARY, CONTEXT, BATCH, LENGTH = 2048, 512, 32, 256
 PEAK_LR, WARMUP, DECAY = 4e-3, 200, 0.1
 MIXTURE = {"books": 0.46, "stories": 0.20, "python": 0.34}

@@ -294,8 +294,8 @@ def test_generate_as_data(out: Path) -> None:
 
 
 WRONG = [
-    ("inspect {new}/nowhere", "nowhere: is not a directory"),
-    ("plan {new}/nowhere", "nowhere: is not a directory"),
+    ("inspect {new}/nowhere", "nowhere: is no directory"),
+    ("plan {new}/nowhere", "nowhere: is no directory"),
     ("plan {orion} --to lama", "to: is 'lama'; did you mean llama?"),
     ("plan {orion} --norm omp", "norm: is 'omp'; did you mean opm?"),
     ("plan {orion} --dtype fp8", "dtype: is 'fp8'"),
@@ -310,9 +310,9 @@ WRONG = [
     ("convert {orion} {new}/o --norm calibrated", "give --text FILE"),
     ("convert {orion} {new}/o --shard-size big", "shard_size: is 'big'"),
     ("convert {orion} {new}/o --verify-tokens 1", "verify_tokens: is 1"),
-    ("verify {orion} {new}/nowhere", "nowhere: is not a directory"),
+    ("verify {orion} {new}/nowhere", "nowhere: is no directory"),
     ("verify {orion} {out} --text gone.txt", "gone.txt: cannot be read"),
-    ("generate {new}/nowhere", "nowhere: is not a directory"),
+    ("generate {new}/nowhere", "nowhere: is no directory"),
     ("generate {out} --prompt ''", "an empty prompt has nothing to continue"),
     ("generate {out} --tokens 0", "tokens must be positive"),
     ("generate {out} --tokens 9999", "pass the model's 128 positions"),

@@ -55,7 +55,7 @@ def test_its_english_is_recognisable(demo: Demo) -> None:
 def test_the_page_is_self_contained(demo: Demo) -> None:
     html = demo.page.read_text(encoding="utf-8")
     assert "<svg" in html
-    assert "promise kept" in html
+    assert "promise exact: kept" in html
     assert not re.search(r"<script|<link|src=|@import|url\(http", html)
     assert json.dumps(demo.record)
 

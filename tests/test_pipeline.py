@@ -27,7 +27,7 @@ from kept.passes.centre import Centre
 from kept.passes.fold_bias import FoldNormBias
 from kept.recipe import Recipe
 from kept.verification.calibration import calibrate
-from kept.verification.text import sample
+from kept.verification.text import SAMPLE, sample
 from models import logits, program_of, reference_orion, some_tokens, stock_logits, worst, write_checkpoint
 from stored import (
     PROSE,
@@ -166,7 +166,8 @@ def test_the_record_names_source_and_recipe(done: Conversion, readable: Path) ->
     assert record["kept"] == version("kept")
     assert record["source"]["name"] == "my-orion"
     assert record["source"]["family"] == "orion"
-    assert record["recipe"] == {"to": "llama", "verify_tokens": 128}
+    choices = {"to": "llama", "norm": "exact", "final_bias": "block"}
+    assert record["recipe"] == {**choices, "verify_tokens": 128}
     assert record["promise"] == "exact"
     assert str(readable.parent) not in (done.path / "kept.json").read_text(encoding="utf-8")
 
@@ -218,7 +219,7 @@ def test_the_verification_is_in_the_record(done: Conversion) -> None:
 def test_the_verification_is_in_the_card(done: Conversion) -> None:
     found, card = done.verification, (done.path / "README.md").read_text(encoding="utf-8")
     assert found is not None
-    assert "Verdict: the promise is kept" in card
+    assert "Promise exact: kept." in card
     assert f"| this checkpoint, in float32 | {found.output.max_logit_error:.2g} |" in card
     assert f"| {100 * found.output.top1:.2f} % |" in card
     assert f"{found.output.perplexity_reference:.4f} before" in card
@@ -236,7 +237,7 @@ def test_a_source_s_tokenizer_model_becomes_a_fast_tokenizer(tmp_path: Path) -> 
     source = write_sentencepiece(write_checkpoint(tmp_path / "orion", "orion", vocab_size=320))
     done = kept.convert(source, tmp_path / "out", verify_tokens=64)
     assert done.verification is not None
-    assert done.verification.text == "the built-in sample"
+    assert done.verification.text == SAMPLE
     assert (done.path / "tokenizer.json").is_file()
     assert all(pair.source == pair.output for pair in done.verification.continuations)
 
@@ -425,7 +426,7 @@ def test_an_existing_output_is_refused_before_the_source_is_opened(tmp_path: Pat
 
 
 def test_a_bad_source_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere: is not a directory"):
+    with pytest.raises(CheckpointError, match="nowhere: is no directory"):
         kept.convert(tmp_path / "nowhere", tmp_path / "out")
     assert not [*tmp_path.iterdir()]
 
@@ -435,7 +436,7 @@ def test_a_bad_text_is_found_before_anything_is_written(readable: Path, tmp_path
     text = tmp_path / "my.txt"
     if content is not None:
         text.write_bytes(content)
-    with pytest.raises(InputError, match=r"my\.txt: (cannot be read|gives 1 tokens)"):
+    with pytest.raises(InputError, match=r"my\.txt: (is not UTF-8 text|gives 1 tokens|cannot be read)"):
         kept.convert(readable, tmp_path / "out", text=str(text))
     assert not hidden(tmp_path / "out").exists()
 
@@ -469,7 +470,7 @@ def test_a_broken_promise_is_not_published(orion: Path, tmp_path: Path) -> None:
     record = read_json(aside / "kept.json")["verification"]
     assert record["kept"] is False
     assert "the map is not exact" in record["failure"]
-    assert "**the promise is broken**" in (aside / "README.md").read_text(encoding="utf-8")
+    assert "Promise exact: broken: " in (aside / "README.md").read_text(encoding="utf-8")
     assert PromiseError.exit_code == 1
 
 

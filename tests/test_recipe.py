@@ -253,12 +253,14 @@ def test_a_recipe_is_what_its_table_says(recipe: Recipe) -> None:
     assert recipe_from(recipe.to_dict()) == recipe
 
 
-def test_the_table_says_what_is_no_default() -> None:
+def test_the_table_says_the_choices_and_what_is_no_default() -> None:
     recipe = Recipe("a", "b", dtype="float32", passes=(FillBiases(("mixer.o",)), LayerNormToRms("opm")))
     assert recipe.to_dict() == {
         "source": "a",
         "out": "b",
         "to": "llama",
+        "norm": "exact",
+        "final_bias": "block",
         "dtype": "float32",
         "passes": [
             {"name": "fill-biases", "biases": ["mixer.o"]},

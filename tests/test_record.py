@@ -119,7 +119,7 @@ def test_a_card_says_what_was_done_and_measured(source: Opened) -> None:
     assert "| `affine-tail` | exact | one more layer carries the final bias as a constant coordinate |" in text
     assert "64 tokens of my.txt" in text
     assert "| this checkpoint, in float32 | 1e-05 | 1e-06 | 0 | 98.44 % |" in text
-    assert "12.5000 before,\n12.2500 after. Verdict: the promise is kept." in text
+    assert "12.5000 before,\n12.2500 after. Promise exact: kept." in text
     assert "\n\n\n" not in text
 
 
@@ -133,7 +133,7 @@ def test_a_card_s_front_matter_is_yaml(source: Opened) -> None:
 
 def test_a_card_of_a_broken_promise_says_so(source: Opened) -> None:
     text = card(source, replace(FOUND, output=replace(PARITY, kl=math.nan)))
-    assert "**the promise is broken**: the output's logits are not finite" in text
+    assert "Promise exact: broken: the output's logits are not finite" in text
 
 
 def test_a_card_without_a_float64_proof(source: Opened) -> None:
@@ -156,7 +156,8 @@ def test_a_card_carries_the_licence(tmp_path: Path) -> None:
     text = card(source)
     assert "keep the licence of their source: apache-2.0." in text
     assert "Its licence files are here: LICENSE." in text
-    assert front(text)["license"] == "other"
+    assert front(text)["license"] == "apache-2.0"
+    assert RESTRICTED["orion"] not in text
 
 
 def test_only_orion_s_terms_are_orion_s(tmp_path: Path) -> None:

@@ -17,11 +17,26 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead 
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
 
 CHOICES: tuple[Callable[..., Any], ...] = (
-    click.option("--to", help="Target family. [default: llama]"),
-    click.option("--norm", help="LayerNorm becomes RMSNorm: exact, opm, opm-centred or calibrated. [default: exact]"),
-    click.option("--final-bias", help="The last norm's bias: block (exact, one more layer) or drop. [default: block]"),
-    click.option("--context", type=int, help="State fewer positions; a sliding window as long as them goes away."),
-    click.option("--dtype", help="Write float32, bfloat16, float16 or float64. [default: the source's]"),
+    click.option("--to", metavar="FAMILY", help="Target family. [default: llama]"),
+    click.option(
+        "--norm",
+        metavar="MODE",
+        help="LayerNorm becomes RMSNorm: exact, opm, opm-centred or calibrated. [default: exact]",
+    ),
+    click.option(
+        "--final-bias",
+        metavar="WAY",
+        help="The last norm's bias: block (exact, one more layer) or drop. [default: block]",
+    ),
+    click.option(
+        "--context",
+        type=int,
+        metavar="TOKENS",
+        help="State fewer positions; a sliding window as long as them goes away.",
+    ),
+    click.option(
+        "--dtype", metavar="DTYPE", help="Write float32, bfloat16, float16 or float64. [default: the source's]"
+    ),
     RECIPE,
     JSON,
 )
@@ -72,7 +87,9 @@ def main() -> None:
 @click.argument("path")
 @JSON
 def inspect(path: str, *, as_json: bool) -> None:
-    """Say what a checkpoint is, what it costs to run, and which targets it can become.
+    """Say what a checkpoint is and what it can become.
+
+    Its spec, what it costs to run, how large its norms' biases are, and which targets it reaches or why not.
 
     \b
     kept inspect path/to/orion
@@ -88,7 +105,9 @@ def inspect(path: str, *, as_json: bool) -> None:
 @click.argument("source", required=False)
 @with_choices
 def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: Any) -> None:
-    """Print the passes that a conversion would run, with promise and cost. Reads no weights.
+    """Print the passes that a conversion would run.
+
+    Each with its promise and its cost. Reads no weights.
 
     \b
     kept plan path/to/orion
@@ -107,11 +126,17 @@ def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: An
 @click.argument("source", required=False)
 @click.argument("out", required=False)
 @with_choices
-@click.option("--shard-size", help="Largest weight file, as 5GB or 500MB. [default: 5GB]")
+@click.option("--shard-size", metavar="SIZE", help="Largest weight file, as 5GB or 500MB. [default: 5GB]")
 @click.option("--text", help="UTF-8 file that calibration and verification read. [default: a built-in sample]")
-@click.option("--verify-tokens", type=int, help="Tokens of the final verification; 0 leaves it out.")
+@click.option(
+    "--verify-tokens",
+    type=int,
+    help="Tokens of the final verification; 0 leaves it out. [default: 512, of large models 64]",
+)
 def convert(source: str | None, out: str | None, recipe: str | None, *, as_json: bool, **options: Any) -> None:
-    """Convert SOURCE into OUT, a directory that stock tools load, and measure the result.
+    """Convert SOURCE into OUT and measure the result.
+
+    OUT is a directory that stock tools load.
 
     Interrupted, the same command continues. Exit code 1: the result is not what the passes promised.
 
@@ -135,7 +160,9 @@ def convert(source: str | None, out: str | None, recipe: str | None, *, as_json:
 @click.option("--streamed", is_flag=True, help="Never hold a whole model: leaves out the continuations.")
 @JSON
 def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bool, as_json: bool) -> None:
-    """Measure OUT against SOURCE: logits, KL, perplexity, every layer, continuations side by side.
+    """Measure OUT against SOURCE.
+
+    Logits, KL, perplexity, every layer, and continuations side by side.
 
     Exit code 1: the output is not what its passes promised.
 
@@ -162,7 +189,9 @@ def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bo
 @click.option("--seed", default=0, show_default=True, help="Of the sampling.")
 @JSON
 def generate(path: str, prompts: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
-    """Continue prompts with the model in PATH, of any family that kept reads.
+    """Continue prompts with the model in PATH.
+
+    It may be of any family that kept reads.
 
     \b
     kept generate out/llama --prompt "Once upon a time"
@@ -178,7 +207,9 @@ def generate(path: str, prompts: tuple[str, ...], *, as_json: bool, **options: A
 @click.option("--out", default="kept-demo", show_default=True, help="Directory for the result and the page.")
 @JSON
 def demo(out: str, *, as_json: bool) -> None:
-    """Convert the small Orion that comes along, verify it, load it with transformers, and write a page about it.
+    """Convert the small model that comes along.
+
+    It is verified, loaded with transformers, and shown on a page.
 
     \b
     kept demo

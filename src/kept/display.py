@@ -221,10 +221,9 @@ def verification(found: Verification) -> None:
         console.print(f"  {pair.prompt!r} -> {pair.source!r}" + (" (both)" if same else ""))
         if not same:
             console.print(f"  {' ' * len(repr(pair.prompt))} -> {pair.output!r} (output)")
-    if found.note:
-        hint(found.note)
-    verdict = "kept" if found.failure is None else f"broken: {found.failure}"
-    console.print(f"promise {found.promise}: {verdict}")
+    for note in found.notes:
+        hint(note)
+    console.print(f"promise {found.promise}: {found.verdict}", markup=False)
 
 
 def generations(texts: Sequence[Continued]) -> None:

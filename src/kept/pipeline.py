@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from shutil import rmtree
@@ -101,7 +101,8 @@ def make_plan(
 def convert(source: str | Path, out: str | Path, to: str = "llama", **options: Any) -> Conversion:  # noqa: ANN401
     """Convert a checkpoint directory and write the result to `out`, with a short verification at the end.
 
-    `options` are a recipe's keys. Raises KeptError kinds: CheckpointError for bad input, Refusal where the target
+    `options` are a recipe's keys: norm, final_bias, context, dtype, shard_size, text, verify_tokens, passes (see
+    `kept.Recipe`). Raises KeptError kinds: CheckpointError for bad input, Refusal where the target
     cannot hold the model, OutputError where `out` cannot be written, PromiseError where the result is not what its
     passes promised (it is then left beside `out` under `.unkept`).
     """
@@ -151,20 +152,39 @@ def verify(
     """Measure an output against its source and judge it by the promise that its `kept.json` states.
 
     Where the record's plan can be made again, it is proved in float64 too. An output without a record is held to
-    EXACT at the dtype's noise floor. Look at `.failure`: None where the promise is kept.
+    EXACT at the dtype's noise floor. Weight files that changed since they were written break any promise. Look at
+    `.failure`: None where the promise is kept.
     """
     from kept.verification.text import sample
     from kept.verification.verify import verify_pair
 
+    if tokens < 2:
+        raise InputError(f"tokens: is {tokens}; at least 2 are needed to measure anything")
     before, after = open_model(source), open_model(out)
     _check_vocabularies(before, after)
     promise, planned = _recorded(before, after)
     context = min(before.program.spec.context, after.program.spec.context)
     path = None if text is None else Path(text)
-    found = sample(before.path, before.program.spec.vocabulary, context, max(2, tokens), path)
+    found = sample(before.path, before.program.spec.vocabulary, context, tokens, path)
     depth = 2 * before.program.spec.depth + after.program.spec.depth * (2 if planned is not None else 1)
-    with (reporter or Silent()).stage("verify", depth, "layers") as advance:
-        return verify_pair(before, after, found, promise, planned, streamed=streamed, progress=advance)
+    with (reporter or Silent()).stage("verify", depth, "layer runs") as advance:
+        measured = verify_pair(before, after, found, promise, planned, streamed=streamed, progress=advance)
+    notes = list(measured.notes)
+    if not (after.path / RECORD).is_file():
+        notes.append(f"{after.path} has no {RECORD}: it is held to the promise exact")
+    if measured.output.tokens < tokens:
+        notes.append(f"{found.origin} gave {measured.output.tokens} of {tokens} tokens; --text FILE reads a longer one")
+    return replace(measured, notes=tuple(notes), altered=_altered(after, reporter or Silent()))
+
+
+def _altered(after: Opened, reporter: Reporter) -> tuple[str, ...]:
+    """The weight files of an output whose sums are not those in its record."""
+    if not (after.path / RECORD).is_file():
+        return ()
+    sums = read_json(after.path / RECORD).get("files")
+    with reporter.stage("check", sum(file.stat().st_size for file in after.files), "bytes") as advance:
+        found = {file.name: digest(file, advance) for file in after.files}
+    return tuple(name for name, value in found.items() if not isinstance(sums, dict) or sums.get(name) != value)
 
 
 def _recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
@@ -267,7 +287,7 @@ def _verify_staged(
     output = open_model(stage.path)
     proved = planned.program if planned.promise is Promise.EXACT else None
     depth = 2 * source.program.spec.depth + planned.program.spec.depth * (2 if proved is not None else 1)
-    with reporter.stage("verify", depth, "layers") as advance:
+    with reporter.stage("verify", depth, "layer runs") as advance:
         return verify_pair(source, output, tokens, planned.promise, proved, progress=advance)
 
 
@@ -283,7 +303,7 @@ def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torc
     program = run_passes(source.program, recipe.passes).program
     spec = program.spec
     found = sample(source.path, spec.vocabulary, spec.context, 4096, Path(recipe.text))
-    with reporter.stage("calibrate", spec.depth, "layers") as advance:
+    with reporter.stage("calibrate", spec.depth, "layer runs") as advance:
         statistics = calibrate(program, found.tokens_BT, advance)
     return {name: one.gain for name, one in statistics.items()}
 

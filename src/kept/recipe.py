@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 DTYPES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 """Our dtype names by the words that users write."""
 
+CHOICES = ("to", "norm", "final_bias")
+"""Keys that are recorded even where they have their default: another version may have another."""
+
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
 
 
@@ -89,10 +92,10 @@ class Recipe:
         return int(float(match[1]) * UNITS[match[2].upper()])
 
     def to_dict(self) -> dict[str, Any]:
-        """What is not a default, in the words of the TOML file."""
+        """What was chosen, and what the defaults of the choices are, in the words of the TOML file."""
         out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "passes"}
         defaults = {f.name: f.default for f in fields(self)}
-        kept = {key: value for key, value in out.items() if value != defaults[key] or key == "to"}
+        kept = {key: value for key, value in out.items() if value != defaults[key] or key in CHOICES}
         return {**kept, **({"passes": [_pass_to_dict(p) for p in self.passes]} if self.passes else {})}
 
 

@@ -174,7 +174,7 @@ def test_the_generation_config_and_the_licence_come_along(hub: Hub) -> None:
     }
     assert (hub.out / "ModelsCommunityLicenseAgreement").read_text(encoding="utf-8") == "Terms.\n"
     card = (hub.out / "README.md").read_text(encoding="utf-8")
-    assert "orion-14b, other" in card
+    assert "other, orion-14b" in card
     assert "ModelsCommunityLicenseAgreement" in card
     assert RESTRICTED["orion"] in card
 
@@ -301,28 +301,31 @@ def test_licence_files_are_found_by_name(source: Path) -> None:
     assert all(taken(source)[name] == source / name for name in names)
 
 
+NAMED = {"license": "other", "license_name": "mine", "license_link": "LICENSE"}
+
+
 @pytest.mark.parametrize(
     ("card", "wanted"),
     [
-        ("---\nlicense: apache-2.0\n---\ntext", "apache-2.0"),
-        ("---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n---\n", "mine, other, LICENSE"),
-        ("---\nlanguage: [en]\n---\n", None),
-        ("no front matter\n---\nlicense: mit\n---\n", None),
-        ("---\n: [\n---\n", None),
-        ("---\n- a\n---\n", None),
-        ("---\nlicense: mit", None),
-        ("", None),
+        ("---\nlicense: apache-2.0\n---\ntext", {"license": "apache-2.0"}),
+        ("---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n---\n", NAMED),
+        ("---\nlanguage: [en]\n---\n", {}),
+        ("no front matter\n---\nlicense: mit\n---\n", {}),
+        ("---\n: [\n---\n", {}),
+        ("---\n- a\n---\n", {}),
+        ("---\nlicense: mit", {}),
+        ("", {}),
     ],
 )
-def test_the_licence_that_a_card_states(tmp_path: Path, card: str, wanted: str | None) -> None:
+def test_the_licence_that_a_card_states(tmp_path: Path, card: str, wanted: dict[str, str]) -> None:
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     assert stated_licence(tmp_path) == wanted
 
 
 def test_a_card_that_is_no_text_or_not_there_states_nothing(tmp_path: Path) -> None:
-    assert stated_licence(tmp_path) is None
+    assert stated_licence(tmp_path) == {}
     (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00---")
-    assert stated_licence(tmp_path) is None
+    assert stated_licence(tmp_path) == {}
 
 
 # -------------------------------------------------------------------------------------------------------- generation

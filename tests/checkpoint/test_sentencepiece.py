@@ -27,7 +27,7 @@ from kept.errors import CheckpointError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY.parent / "shared" / "data" / "corpora"
-TRAINED = REPOSITORY / "src" / "kept" / "demo" / "model" / "tokenizer.model"
+TRAINED = REPOSITORY / "src" / "kept" / "demo" / "orion-2m" / "tokenizer.model"
 
 ENGLISH = """\
 It was a bright cold day in April, and the clocks were striking thirteen. The old fisherman had not caught a single

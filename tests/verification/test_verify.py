@@ -17,6 +17,7 @@ from kept.errors import CheckpointError, InputError, RecipeError
 from kept.passes.base import Promise
 from kept.verification import verify as verifying
 from kept.verification.parity import Parity
+from kept.verification.text import SAMPLE
 from kept.verification.verify import APPROXIMATE_KL, FLOOR, PROOF, fits, free_memory, judge
 from models import program_of, write_checkpoint
 from stored import change_json, read_json, write_readable
@@ -64,7 +65,7 @@ def test_a_good_conversion_passes(pair: Pair) -> None:
     assert found.failure is None
     assert found.promise is Promise.EXACT
     assert found.dtype == "float32"
-    assert found.text == "the built-in sample"
+    assert found.text == SAMPLE
     assert found.proof is not None
     assert found.proof.max_logit_error < 1e-9 * found.proof.logit_std
     assert found.output.mean_logit_error < FLOOR * found.floor.mean_logit_error
@@ -74,7 +75,7 @@ def test_a_good_conversion_passes(pair: Pair) -> None:
 def test_continuations_are_those_of_both_models(pair: Pair) -> None:
     found = kept.verify(pair.source, pair.out, tokens=16)
     assert len(found.continuations) == 3
-    assert found.note == ""
+    assert found.notes == ()
     for continuation in found.continuations:
         assert continuation.source == continuation.output
         assert continuation.source
@@ -84,7 +85,7 @@ def test_streamed_leaves_the_continuations_out(pair: Pair, monkeypatch: pytest.M
     monkeypatch.setattr(verifying, "side_by_side", lambda *_: pytest.fail("both models were loaded"))
     found = kept.verify(pair.source, pair.out, tokens=16, streamed=True)
     assert found.continuations == ()
-    assert "were left out" in found.note
+    assert "were left out" in found.notes[0]
     assert found.failure is None
 
 
@@ -92,7 +93,7 @@ def test_so_does_a_machine_without_the_memory(pair: Pair, monkeypatch: pytest.Mo
     monkeypatch.setattr(verifying, "free_memory", lambda: 1000)
     found = kept.verify(pair.source, pair.out, tokens=16)
     assert found.continuations == ()
-    assert "need both models in memory" in found.note
+    assert "need both models in memory" in found.notes[0]
 
 
 def test_the_user_s_text_is_measured(pair: Pair, tmp_path: Path) -> None:
@@ -122,6 +123,22 @@ def test_one_permuted_weight(pair: Pair, tmp_path: Path, name: str) -> None:
     failure = kept.verify(pair.source, broken, tokens=256).failure
     assert failure is not None
     assert "the mean logit error is" in failure
+
+
+def test_a_change_too_small_to_measure_is_found_by_the_record(pair: Pair, tmp_path: Path) -> None:
+    touched = edit(pair.copy(tmp_path / "out"), "model.layers.1.mlp.up_proj.weight", lambda w: torch.nextafter(w, 2 * w))
+    found = kept.verify(pair.source, touched, tokens=256, streamed=True)
+    assert found.failure == "model.safetensors: changed since the conversion wrote it"
+    assert found.altered == ("model.safetensors",)
+
+
+def test_what_has_no_record_or_little_text_says_so(pair: Pair, tmp_path: Path) -> None:
+    bare = pair.copy(tmp_path / "out")
+    (bare / "kept.json").unlink()
+    found = kept.verify(pair.source, bare, tokens=100_000, streamed=True)
+    assert found.altered == ()
+    assert any("has no kept.json" in note for note in found.notes)
+    assert any("of 100000 tokens" in note for note in found.notes)
 
 
 def test_a_weight_that_is_no_number(pair: Pair, tmp_path: Path) -> None:
@@ -210,8 +227,9 @@ def test_a_recipe_with_passes_is_planned_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens", [-5, 0, 1])
-def test_at_least_two_tokens_are_read(pair: Pair, tokens: int) -> None:
-    assert kept.verify(pair.source, pair.out, tokens=tokens, streamed=True).output.tokens == 2
+def test_one_token_measures_nothing(pair: Pair, tokens: int) -> None:
+    with pytest.raises(InputError, match="at least 2"):
+        kept.verify(pair.source, pair.out, tokens=tokens, streamed=True)
 
 
 # -------------------------------------------------------------------------------------------------------- the gates

@@ -50,24 +50,22 @@ def licences(source: Path) -> list[Path]:
     return [file for file in files if any(word in file.name.lower() for word in LICENCE_WORDS)]
 
 
-def stated_licence(source: Path) -> str | None:
-    """The licence that the source's model card states in its front matter."""
+def stated_licence(source: Path) -> dict[str, str]:
+    """What the front matter of the source's model card says of its licence, by key; empty where it says nothing."""
     import yaml  # noqa: PLC0415 - only where there is a card
 
     card = source / "README.md"
     if not card.is_file():
-        return None
+        return {}
     parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
     if len(parts) < 3 or parts[0].strip():
-        return None
+        return {}
     try:
         front = yaml.safe_load(parts[1])
     except yaml.YAMLError:
-        return None
-    if not isinstance(front, dict):
-        return None
-    named = [str(front[key]) for key in ("license_name", "license", "license_link") if front.get(key)]
-    return ", ".join(named) or None
+        return {}
+    keys = ("license", "license_name", "license_link")
+    return {key: str(front[key]) for key in keys if front.get(key)} if isinstance(front, dict) else {}
 
 
 def _tokenizer_config(source: Path) -> dict[str, Any]:

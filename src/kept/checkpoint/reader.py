@@ -43,7 +43,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     directory = Path(path)
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: is not a directory with a checkpoint in it")
+        raise CheckpointError(f"{directory}: is no directory; give the path of a downloaded checkpoint")
     config = read_json(directory / "config.json")
     tensors: dict[str, Stored] = {}
     for file in weight_files(directory):

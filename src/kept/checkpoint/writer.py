@@ -203,12 +203,14 @@ def check_target(target: Path) -> None:
         raise OutputError(f"{target}: exists already; choose another output or remove it")
 
 
-def digest(file: Path) -> str:
+def digest(file: Path, progress: Progress | None = None) -> str:
     """The sha256 of a file, in hexadecimal."""
     hashed = sha256()
     with file.open("rb") as opened:
         while block := opened.read(1 << 22):
             hashed.update(block)
+            if progress is not None:
+                progress(len(block))
     return hashed.hexdigest()
 
 

@@ -50,7 +50,7 @@ class Demo:
 
 def model_path() -> Path:
     """The checkpoint that comes with the package."""
-    return Path(str(files("kept.demo").joinpath("model")))
+    return Path(str(files("kept.demo").joinpath("orion-2m")))
 
 
 def run_demo(out: str | Path, reporter: Reporter | None = None) -> Demo:

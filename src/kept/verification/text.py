@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LONGEST = 256
 """Tokens in one sequence, where the context allows it."""
 
+SAMPLE = "the built-in sample of English, Python, Korean and Chinese"
+
 LONGEST_TOKEN = 32
 """Characters of a text that are read for each token that is wanted: a corpus of any size is quick."""
 
@@ -88,7 +90,7 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
     if reader.tokenizer is None and text is None:
         ids = torch.randint(vocabulary, (count,), generator=torch.Generator().manual_seed(0)).tolist()
         return Sample(_rows(ids, length, count), "random tokens (the checkpoint has no tokenizer)")
-    origin = "the built-in sample" if text is None else str(text)
+    origin = SAMPLE if text is None else str(text)
     ids = reader.encode(sample_text() if text is None else _beginning(text, LONGEST_TOKEN * count))
     if len(ids) < 2:
         raise InputError(f"{origin}: gives {len(ids)} tokens; a longer text is needed")
@@ -101,8 +103,10 @@ def _beginning(path: Path, characters: int) -> str:
     try:
         with path.open(encoding="utf-8") as file:
             return file.read(characters)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _rows(ids: list[int], length: int, count: int) -> Tensor:

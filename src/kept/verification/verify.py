@@ -55,6 +55,7 @@ class Verification:
 
     `proof`: the plan in float64 before any rounding, against the source in float64. `output`: the written weights, run
     in their own dtype. `floor`: the source run in that dtype. All three are measured against the source in float64.
+    `altered`: weight files that are not what the conversion's record says it wrote.
     """
 
     promise: Promise
@@ -64,12 +65,23 @@ class Verification:
     output: Parity
     floor: Parity
     continuations: tuple[Continuation, ...]
-    note: str
+    notes: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
 
     @property
     def failure(self) -> str | None:
-        """Why the promise is broken; None where it is kept."""
-        return judge(self.promise, self.proof, self.output, self.floor)
+        """Why the promise is broken; None where it is kept, or where a LOSSY conversion promised nothing."""
+        measured = judge(self.promise, self.proof, self.output, self.floor)
+        if measured is None and self.altered:
+            return f"{', '.join(self.altered)}: changed since the conversion wrote it"
+        return measured
+
+    @property
+    def verdict(self) -> str:
+        """One phrase."""
+        if self.failure is not None:
+            return f"broken: {self.failure}"
+        return "measured; a lossy conversion promises nothing" if self.promise is Promise.LOSSY else "kept"
 
 
 def judge(promise: Promise, proof: Parity | None, output: Parity, floor: Parity) -> str | None:
@@ -117,13 +129,12 @@ def verify_pair(
     if planned is not None:
         runs.append(Run(planned, torch.float64))
     found = measure(Run(source.program, torch.float64), runs, sample.tokens_BT, progress)
-    note = ""
-    if streamed or not fits(source.program, output.program):
-        note = "greedy continuations need both models in memory and were left out"
-    continuations = () if note else side_by_side(source, output)
+    whole = not streamed and fits(source.program, output.program)
+    continuations = side_by_side(source, output) if whole else ()
+    notes = () if whole else ("greedy continuations need both models in memory and were left out",)
     proof = found[2] if planned is not None else None
     stored = TORCH_NAMES[output.program.dtype]
-    return Verification(promise, sample.origin, stored, proof, found[0], found[1], continuations, note)
+    return Verification(promise, sample.origin, stored, proof, found[0], found[1], continuations, notes)
 
 
 def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:
