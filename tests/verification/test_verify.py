@@ -126,7 +126,8 @@ def test_one_permuted_weight(pair: Pair, tmp_path: Path, name: str) -> None:
 
 
 def test_a_change_too_small_to_measure_is_found_by_the_record(pair: Pair, tmp_path: Path) -> None:
-    touched = edit(pair.copy(tmp_path / "out"), "model.layers.1.mlp.up_proj.weight", lambda w: torch.nextafter(w, 2 * w))
+    name = "model.layers.1.mlp.up_proj.weight"
+    touched = edit(pair.copy(tmp_path / "out"), name, lambda w: torch.nextafter(w, 2 * w))
     found = kept.verify(pair.source, touched, tokens=256, streamed=True)
     assert found.failure == "model.safetensors: changed since the conversion wrote it"
     assert found.altered == ("model.safetensors",)
