@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kept.errors import CheckpointError
+from kept.families.llama import LLAMA
 from rotations import StockRotaryContract
 
 if TYPE_CHECKING:
@@ -79,3 +80,16 @@ class TestLlamaWithScaledRotation(TestLlama):
             "original_max_position_embeddings": 16,
         },
     }
+
+
+@pytest.mark.parametrize("depth", [1001, 10**9])
+def test_a_damaged_depth_costs_nothing(depth: int) -> None:
+    sizes = {"vocab_size": 8, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    with pytest.raises(CheckpointError, match="num_hidden_layers"):
+        LLAMA.read_config({**sizes, "num_hidden_layers": depth})
+
+
+def test_true_is_no_token() -> None:
+    sizes = {"vocab_size": 8, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    with pytest.raises(CheckpointError, match="eos_token_id"):
+        LLAMA.read_config({**sizes, "num_hidden_layers": 1, "eos_token_id": [1, True]})

@@ -11,7 +11,7 @@ from kept.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LARGEST = 1 << 31
+LARGEST = (1 << 31) - 1
 """No size in a config is larger: a cap so that a damaged config cannot ask for absurd memory."""
 
 
@@ -26,11 +26,11 @@ class Config:
         """The raw value, None where absent."""
         return self.keys.get(key)
 
-    def size(self, key: str, default: int | None = None) -> int:
+    def size(self, key: str, default: int | None = None, largest: int = LARGEST) -> int:
         """A positive integer."""
         value = self._present(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < LARGEST:
-            raise self.wrong(key, "a positive integer below 2^31")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
+            raise self.wrong(key, f"a positive integer of at most {largest}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

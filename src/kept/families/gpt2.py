@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kept.families.items import (
     ACTIVATIONS,
+    DEEPEST,
     Always,
     Choice,
     Derived,
@@ -36,7 +37,7 @@ GPT2 = Family(
     items=(
         Size("vocab_size", "vocabulary"),
         Size("n_embd", "width"),
-        Size("n_layer", "depth"),
+        Size("n_layer", "depth", largest=DEEPEST),
         Size("n_positions", "context", default=1024),
         Derived("positions", lambda known: known["context"]),
         Size("n_head", f"{L}mixer.heads"),

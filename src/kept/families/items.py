@@ -6,6 +6,7 @@ import math
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from kept.families.config import LARGEST
 from kept.families.table import L
 from kept.ir import spec as ir
 from kept.ir.facts import ABSENT, PerLayer, at_layer, build
@@ -32,15 +33,20 @@ class Size:
     key: str
     path: str
     default: int | Callable[[Facts], int] | None = None
+    largest: int = LARGEST
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Key to fact."""
         default = self.default(known) if callable(self.default) else self.default
-        return {self.path: config.size(self.key, default)}
+        return {self.path: config.size(self.key, default, self.largest)}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Fact to key."""
         return {self.key: first(table, self.path)}
+
+
+DEEPEST = 1000
+"""Layers: a spec holds one value for each, so that this bounds what a damaged config can cost."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +225,7 @@ class SpecialTokens:
 
     def _eos(self, config: Config) -> int | tuple[int, ...] | None:
         value = config.keys.get("eos_token_id", self.eos)
-        if isinstance(value, list) and all(isinstance(token, int) for token in value):
+        if isinstance(value, list) and all(type(token) is int for token in value):
             return tuple(value)
         return self._one(config, "eos_token_id", self.eos)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kept.families.items import (
     ACTIVATIONS,
+    DEEPEST,
     Always,
     Choice,
     Flag,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 DECODER = (
     Size("vocab_size", "vocabulary"),
     Size("hidden_size", "width"),
-    Size("num_hidden_layers", "depth"),
+    Size("num_hidden_layers", "depth", largest=DEEPEST),
     Size("max_position_embeddings", "context", default=2048),
     Size("num_attention_heads", f"{L}mixer.heads"),
     KeyValueHeads("num_key_value_heads", f"{L}mixer.kv_heads", default=as_many_as_queries),
