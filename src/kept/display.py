@@ -88,8 +88,9 @@ def _lines(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if now - shown[0] > 5 * SHOWN_AFTER and done[0] < total:
             shown[0] = now
-            left = (now - begun) * (total - done[0]) / done[0]
-            hint(f"{name}: {amount(done[0], unit)} of {amount(total, unit)}, {left:.0f} s left")
+            rate = done[0] / (now - begun)
+            so_far = f"{amount(done[0], unit)} of {amount(total, unit)}, {amount(rate, unit)} a second"
+            hint(f"{name}: {so_far}, {(total - done[0]) / rate:.0f} s left")
 
     yield advance
     took = time.monotonic() - begun
