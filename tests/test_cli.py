@@ -344,11 +344,13 @@ def test_a_command_that_is_not_one_is_click_s_kind_of_error(arguments: list[str]
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_too(orion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: object) -> None:
+    def fails(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "config.json")
 
     monkeypatch.setattr("kept.inspection.inspect", fails)
-    assert complains("inspect", orion) == "PermissionError: [Errno 13] Permission denied: 'config.json'"
+    assert complains("inspect", orion) == (
+        "PermissionError: [Errno 13] Permission denied: 'config.json' (KEPT_DEBUG=1 shows where)"
+    )
 
 
 def test_a_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:

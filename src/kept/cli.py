@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +56,12 @@ class Group(click.Group):
         except KeyboardInterrupt:
             display.complain("interrupted; the same command continues")
             context.exit(130)
-        except BrokenPipeError:
-            raise  # whoever read the output has seen enough, and click ends quietly
-        except (OSError, MemoryError) as error:
-            display.complain(f"{type(error).__name__}: {error}")
+        except (BrokenPipeError, click.ClickException, click.Abort, click.exceptions.Exit):
+            raise  # click's own ends; and whoever read the output has seen enough
+        except Exception as error:
+            if "KEPT_DEBUG" in os.environ:
+                raise
+            display.complain(f"{type(error).__name__}: {error} (KEPT_DEBUG=1 shows where)")
             context.exit(2)
 
 
@@ -85,8 +88,9 @@ def main() -> None:
 
 @main.command()
 @click.argument("path")
+@click.option("--text", metavar="FILE", help="Also measure, on this text, what each LayerNorm does.")
 @JSON
-def inspect(path: str, *, as_json: bool) -> None:
+def inspect(path: str, *, text: str | None, as_json: bool) -> None:
     """Say what a checkpoint is and what it can become.
 
     Its spec, what it costs to run, how large its norms' biases are, and which targets it reaches or why not.
@@ -97,7 +101,7 @@ def inspect(path: str, *, as_json: bool) -> None:
     """
     from kept.inspection import inspect as look
 
-    found = look(path)
+    found = look(path, text)
     display.out_json(found) if as_json else display.inspection(found)
 
 
@@ -116,7 +120,7 @@ def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: An
     from kept.opened import open_model
     from kept.pipeline import make_plan
 
-    chosen = _recipe(recipe, source=source, out="", **options)
+    chosen = _recipe(recipe, source=source, out="not written", **options)
     opened = open_model(chosen.source)
     found = make_plan(opened, chosen, unmeasured=True)
     display.out_json(display.plan_table(found)) if as_json else display.plan(opened, found, chosen.to)
@@ -227,7 +231,7 @@ def _recipe(file: str | None, **options: Any) -> Any:
 
     given = {key: value for key, value in options.items() if value is not None}
     if file is not None:
-        return load_recipe(file, **{k: v for k, v in given.items() if k != "out" or v})
+        return load_recipe(file, **given)
     for key in ("source", "out"):
         if key not in given:
             raise click.UsageError(f"Missing argument '{key.upper()}' (or --recipe).")

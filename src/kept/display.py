@@ -145,6 +145,10 @@ def inspection(found: Inspection) -> None:
     biased = [norm.bias_to_gain for norm in found.norms if norm.bias_to_gain]
     if biased:
         console.print(f"  norm biases: {min(biased):.3g} to {max(biased):.3g} of their gains' length")
+    for norm in found.norms:
+        if norm.mean_to_std is not None:
+            errors = f"as RMSNorm off by {norm.error_copied:.3g}, calibrated by {norm.error_calibrated:.3g}"
+            console.print(f"  {norm.name}: |mean| / std {norm.mean_to_std:.3g}, {errors}", markup=False)
     for reach in found.targets:
         how = (
             f"{reach.promise}: {', '.join(reach.passes) or 'nothing to do'}"

@@ -23,14 +23,14 @@ class Continued:
 
 def generate(
     path: str | Path,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
     tokens: int = 64,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
 ) -> list[Continued]:
-    """Continue each prompt by up to `tokens` tokens, in one batch, in the checkpoint's own dtype.
+    """Continue a prompt, or each of several, by up to `tokens` tokens, in one batch, in the checkpoint's own dtype.
 
     Raises InputError where a prompt is empty or too long, or where the checkpoint has no tokenizer.
     """
@@ -40,6 +40,7 @@ def generate(
 
     if tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
         raise InputError("generate: tokens must be positive, temperature not negative, top-p above 0 and at most 1")
+    prompts = [prompts] if isinstance(prompts, str) else prompts
     opened = open_model(path)
     reader = Reader(Path(path))
     ids = [reader.encode(prompt) for prompt in prompts]

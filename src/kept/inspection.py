@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.errors import Refusal
@@ -10,12 +11,10 @@ from kept.families import TARGETS
 from kept.ir.slots import readings
 from kept.ir.tensors import DTYPE_BYTES, TORCH_NAMES
 from kept.ir.text import describe
-from kept.opened import open_model
+from kept.opened import Opened, open_model
 from kept.passes.legalize import Options, legalise
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kept.ir.program import Program
     from kept.ir.spec import Spec
 
@@ -32,11 +31,18 @@ class Reach:
 
 @dataclass(frozen=True)
 class NormReport:
-    """A norm of the residual stream: its kind, and the length of its bias over that of its gain."""
+    """A norm of the residual stream: its kind, and the length of its bias over that of its gain.
+
+    Where a text was read, of a LayerNorm also the mean of |mu| / sigma of its input, and the relative error of an
+    RMSNorm in its place with the copied gain and with the calibrated one.
+    """
 
     name: str
     kind: str
     bias_to_gain: float
+    mean_to_std: float | None = None
+    error_copied: float | None = None
+    error_calibrated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ class Inspection:
     targets: tuple[Reach, ...]
 
 
-def inspect(path: str | Path) -> Inspection:
-    """Inspect a checkpoint directory. Reads headers, and the norms' own vectors.
+def inspect(path: str | Path, text: str | Path | None = None) -> Inspection:
+    """Inspect a checkpoint directory. Reads headers, and the norms' own vectors; with a `text` the whole model.
 
     Raises CheckpointError for what cannot be read.
     """
@@ -71,7 +77,7 @@ def inspect(path: str | Path) -> Inspection:
         cache_bytes=cache_bytes(program.spec, program.dtype),
         spec=program.spec,
         description=tuple(describe(program.spec)),
-        norms=tuple(_norms(program)),
+        norms=tuple(_norms(program) if text is None else _measured(opened, Path(text))),
         targets=tuple(_reach(program, name) for name in TARGETS),
     )
 
@@ -95,6 +101,25 @@ def _norms(program: Program) -> list[NormReport]:
             ratio = float(bias / gain.norm())
         out.append(NormReport(reading.norm, reading.value.kind, ratio))
     return out
+
+
+def _measured(opened: Opened, text: Path) -> list[NormReport]:
+    """The norms with what they do to a text."""
+    from kept.verification.calibration import calibrate  # noqa: PLC0415 - imports torch
+    from kept.verification.text import sample  # noqa: PLC0415
+
+    spec = opened.program.spec
+    tokens_BT = sample(opened.path, spec.vocabulary, spec.context, 1024, text).tokens_BT  # noqa: N806 - shapes in names
+    found = calibrate(opened.program, tokens_BT)
+    out = []
+    for norm in _norms(opened.program):
+        one = found.get(norm.name)
+        parts = {} if one is None else {key: getattr(one, key) for key in MEASURED}
+        out.append(replace(norm, **parts))
+    return out
+
+
+MEASURED = ("mean_to_std", "error_copied", "error_calibrated")
 
 
 def _reach(program: Program, target: str) -> Reach:

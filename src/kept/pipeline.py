@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any, Protocol
@@ -125,10 +126,13 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     as_they_are = unchanged(tensors, source.checkpoint.tensors) if recipe.shard_size is None else None
     parts = as_they_are or shards(tensors, recipe.shard_bytes)
     tokens = _sample(source, planned, recipe)
+    extra = companions(source.path, planned.program.spec)  # what is wrong with them shows before anything is written
     with staging(target, _fingerprint(source, recipe)) as stage:
-        small = _write_small(stage, parts, config, source, planned)
+        small = _write_small(stage, parts, config, extra)
         hashes = _write(stage, parts, source, reporter)
         found = _verify_staged(source, stage, planned, tokens, reporter)
+        if found is not None and not isfinite(found.floor.kl):
+            raise CheckpointError(f"{source.path}: its own logits are not finite; a weight is NaN or infinite")
         stage.write("README.md", model_card(source, planned.program.spec, recipe.to, planned, found))
         hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
         written = record(source, recipe, planned, hashes, found)
@@ -201,9 +205,11 @@ def _recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
 
 
 def _check_vocabularies(before: Opened, after: Opened) -> None:
-    sizes = before.program.spec.vocabulary, after.program.spec.vocabulary
-    if sizes[0] != sizes[1]:
-        raise InputError(f"{after.path}: has {sizes[1]} tokens, {before.path} has {sizes[0]}: not a conversion of it")
+    for what in ("vocabulary", "width"):
+        sizes = getattr(before.program.spec, what), getattr(after.program.spec, what)
+        if sizes[0] != sizes[1]:
+            said = f"has {what} {sizes[1]}, {before.path} has {sizes[0]}"
+            raise InputError(f"{after.path}: {said}: not a conversion of it")
 
 
 def _check_place(source: Path, target: Path) -> None:
@@ -250,10 +256,10 @@ def _write(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporte
 
 
 def _write_small(
-    stage: Staging, parts: list[Shard], config: dict[str, Any], source: Opened, planned: Plan
+    stage: Staging, parts: list[Shard], config: dict[str, Any], extra: Mapping[str, Path | bytes]
 ) -> list[str]:
     """Write all but weights, card and record, first: what is wrong with them shows before hours of work. The names."""
-    files: dict[str, Path | bytes] = {"config.json": to_json(config), **companions(source.path, planned.program.spec)}
+    files: dict[str, Path | bytes] = {"config.json": to_json(config), **extra}
     listed = index(parts)
     if listed is not None:
         files[INDEX] = listed

@@ -64,6 +64,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            if field_.name != "passes" and not (value is None and "None" in str(field_.type)):
+                _check_type(field_.name, value, str(field_.type))
         _one_of("to", self.to, TARGETS)
         _one_of("norm", self.norm, MODES)
         _one_of("final_bias", self.final_bias, ("block", "drop"))
@@ -120,6 +124,7 @@ def load_recipe(path: str | Path, **overrides: Any) -> Recipe:  # noqa: ANN401 -
 def recipe_from(table: dict[str, Any], **overrides: Any) -> Recipe:  # noqa: ANN401 - values of any key
     """A recipe from the keys of a TOML table. Raises RecipeError for an unknown key, a wrong type or a missing one."""
     given = {**table, **{key: value for key, value in overrides.items() if value is not None}}
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     known = {f.name: f for f in fields(Recipe)}
     for key, value in given.items():
         if key not in known:

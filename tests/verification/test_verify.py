@@ -196,7 +196,7 @@ def test_a_foreign_fine_tune_is_not(tmp_path: Path) -> None:
 
 def test_other_vocabularies_are_no_pair(pair: Pair, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "llama", "llama")
-    with pytest.raises(InputError, match=r"llama: has 97 tokens, .* has 320: not a conversion of it"):
+    with pytest.raises(InputError, match=r"llama: has vocabulary 97, .* has 320: not a conversion of it"):
         kept.verify(pair.source, other)
 
 

@@ -62,10 +62,11 @@ def stated_licence(source: Path) -> dict[str, str]:
         return {}
     try:
         front = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
+    stated = front if isinstance(front, dict) else {}
     keys = ("license", "license_name", "license_link")
-    return {key: str(front[key]) for key in keys if front.get(key)} if isinstance(front, dict) else {}
+    return {key: stated[key] for key in keys if isinstance(stated.get(key), str) and stated[key]}
 
 
 def _tokenizer_config(source: Path) -> dict[str, Any]:

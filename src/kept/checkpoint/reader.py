@@ -60,6 +60,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint."""
+    if file.is_fifo():
+        raise CheckpointError(f"{file}: is a pipe, not a file")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -79,7 +81,7 @@ def weight_files(directory: Path) -> list[Path]:
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise CheckpointError(f"{index}: has no weight_map")
         return [_beside(directory, name) for name in sorted(set(weight_map.values()))]
-    files = sorted(directory.glob("*.safetensors"))
+    files = sorted(file for file in directory.glob("*.safetensors") if not file.is_fifo())
     if files:
         return files
     pickles = sorted(file.name for pattern in PICKLES for file in directory.glob(pattern))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import IO, TYPE_CHECKING
 
-from kept.errors import OutputError
+from kept.errors import KeptError, OutputError
 from kept.ir.tensors import DTYPE_BYTES, Lazy, Stored, torch_dtype, working_precision
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
     """
     check_target(target)
     path = target.parent / f".{target.name}.kept-partial"
+    if path.is_symlink() or (path.is_dir() and any(path.iterdir()) and not (path / JOURNAL).is_file()):
+        raise OutputError(f"{path}: is in the way and not from an earlier run; remove it or choose another output")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(exist_ok=True)
@@ -194,7 +196,13 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
             journal.truncate(0)
             journal.write(wanted)
             journal.flush()
-        yield Staging(path, target)
+        try:
+            yield Staging(path, target)
+        except KeptError as error:
+            # A full disk may be freed and the run continued; of any other end nothing is worth keeping.
+            if path.exists() and not (isinstance(error, OutputError) and any(path.glob("*.safetensors"))):
+                shutil.rmtree(path)
+            raise
 
 
 def check_target(target: Path) -> None:
@@ -253,7 +261,7 @@ def _copy(source: IO[bytes], file: IO[bytes], offset: int, count: int, progress:
     while done < count:
         size = min(count - done, 1 << 26)
         try:
-            moved = os.copy_file_range(source.fileno(), file.fileno(), size, offset_src=offset + done)
+            moved = _kernel_copy(source, file, size, offset + done)
         except OSError as error:
             if error.errno not in KERNEL_CANNOT:
                 raise
@@ -265,6 +273,12 @@ def _copy(source: IO[bytes], file: IO[bytes], offset: int, count: int, progress:
         done += moved
         if progress is not None:
             progress(moved)
+
+
+def _kernel_copy(source: IO[bytes], file: IO[bytes], size: int, offset: int) -> int:
+    if not hasattr(os, "copy_file_range"):  # Linux has it
+        raise OSError(errno.ENOSYS, "no copy_file_range")
+    return os.copy_file_range(source.fileno(), file.fileno(), size, offset_src=offset)
 
 
 def _sync_directory(path: Path) -> None:

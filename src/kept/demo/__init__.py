@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.writer import digest
 from kept.errors import InputError
 from kept.pipeline import Conversion, run
 from kept.recipe import Recipe
@@ -74,13 +75,21 @@ def _clear(directory: Path) -> None:
     old = directory / "llama"
     if not old.exists():
         return
-    try:
-        ours = json.loads((old / "kept.json").read_text())["source"]["name"] == model_path().name
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
+    if not _is_demonstration(old):
         raise InputError(f"{old}: exists and is no earlier demonstration; choose another place with --out")
     shutil.rmtree(old)
+
+
+def _is_demonstration(directory: Path) -> bool:
+    """Whether a directory was made from the model that comes along, and nobody put anything into it."""
+    try:
+        stated = json.loads((directory / "kept.json").read_text())
+        weights = stated["source"]["files"]["model.safetensors"]
+        known = {*stated["files"], "kept.json"}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    ours = weights == digest(model_path() / "model.safetensors")
+    return ours and {entry.name for entry in directory.iterdir()} <= known
 
 
 def _side_by_side(output: Path) -> tuple[str, tuple[Pair, ...]]:

@@ -293,6 +293,9 @@ class Rotary:
         out["rope_scaling"] = None if kind == "default" else {**named, **stated}
         if self.says_partial:
             out["partial_rotary_factor"] = fraction
+        if isinstance(rope.scaling, ir.LongRope):
+            # transformers 4 looks for it here, and otherwise takes the whole context for it.
+            out["original_max_position_embeddings"] = rope.scaling.original_max_position_embeddings
         return out
 
 
@@ -319,6 +322,11 @@ def _scaling(kind: type[Any], given: Config, config: Config, context: int, pairs
             values[name] = context / values.get("original_max_position_embeddings", _original(given, config, context))
         elif spec_field.default is MISSING:
             values[name] = given.number(name)  # raises: it is absent
+    if kind is ir.LongRope and values.get("attention_factor") is None:
+        # Old stock classes derive another one: said outright, it means the same to all.
+        factor, original = values["factor"], values["original_max_position_embeddings"]
+        stretched = factor > 1 and original > 1
+        values["attention_factor"] = math.sqrt(1 + math.log(factor) / math.log(original)) if stretched else 1.0
     made: ir.Scaling = kind(**values)
     return made
 

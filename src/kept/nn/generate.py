@@ -59,6 +59,9 @@ def generate(
 
 
 def _check(model: Model, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+    largest = max((token for prompt in prompts for token in prompt), default=0)
+    if largest >= model.spec.vocabulary:
+        raise InputError(f"token {largest} is past the model's {model.spec.vocabulary}: is it another's tokenizer?")
     if not prompts or not all(prompts):
         raise InputError("an empty prompt has nothing to continue: give at least one token")
     longest = max(len(prompt) for prompt in prompts)

@@ -26,7 +26,7 @@ GATE = 32.0
 SIGNAL = 2.0**43
 """How large the normalised stream is written: the old stream remains as 1 / SIGNAL of it."""
 
-ANCHOR = 2.0**60
+ANCHOR = 2.0**62
 """The constant coordinate. It dwarfs the signal, so the last norm divides by a constant; its square fits float32."""
 
 
@@ -36,7 +36,7 @@ class AffineTail(Pass):
 
     A centred stream lives in d - 1 dimensions. The Householder reflection Q = I - 2 v v', v along 1/sqrt(d) - e_d, puts
     the free one last. The new layer has no attention; its MLP, a constant gate, writes SIGNAL * (Q x_hat) on the
-    first d - 1 coordinates and ANCHOR on the last, so that what was there is a part in 1e13. The last norm then
+    first d - 1 coordinates and ANCHOR on the last, so that what was there is rms(x) parts in 1e13. The last norm then
     divides by a constant R, and the head reads W diag(gain) Q from the first coordinates and c from the last.
     All constants are powers of two, exact in any format; R sqrt(d)'s remainder goes into the head. Costs one layer.
     """
@@ -68,9 +68,9 @@ class AffineTail(Pass):
         gain = program.weights.get("final_norm.gain", Filled((spec.width,), dtype, 1.0))
         columns = partial(_head, signal=divisor / (SIGNAL * signal), anchor=divisor / (ANCHOR * anchor))
         head, bias = program.weights["head.weight"], program.weights["head.bias"]
-        new["head.weight"] = Computed(head.shape, head.dtype, columns, (head, bias), (gain,), local=True)
+        new["head.weight"] = Computed(head.shape, dtype, columns, (head, bias), (gain,), local=True)
         last = partial(_last_gain, width=spec.width, signal=signal, anchor=anchor)
-        new["final_norm.gain"] = Computed((spec.width,), gain.dtype, last, (gain,))
+        new["final_norm.gain"] = Computed((spec.width,), dtype, last, (gain,))
         changed = replace(
             spec,
             layers=(*spec.layers, layer),

@@ -72,7 +72,7 @@ def _statistics(norm: Norm, x_BTD: Tensor, normed_BTD: Tensor) -> NormStatistics
     bias = 0.0 if norm.bias is None else float(norm.bias.double().norm())
     return NormStatistics(
         mean_to_std=float((x_ND.mean(-1).abs() / x_ND.std(-1, correction=0)).mean()),
-        bias_to_gain=bias / float(copied.norm()),
+        bias_to_gain=bias / max(float(copied.norm()), 1e-300),
         error_copied=float((r_ND * copied - wanted_ND).norm() / wanted_ND.norm()),
         error_calibrated=float((r_ND * gain - wanted_ND).norm() / wanted_ND.norm()),
         gain=gain,

@@ -41,9 +41,13 @@ class Reader:
         file = self.directory / "tokenizer.json"
         if file.is_file():
             try:
-                return Tokenizer.from_file(str(file))
+                made = Tokenizer.from_file(str(file))
             except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
                 raise CheckpointError(f"{file}: is no tokenizer ({error}); fetch it again") from None
+            # Stored with some checkpoints, for batches: a text is read as it is.
+            made.no_truncation()
+            made.no_padding()
+            return made
         if (self.directory / "tokenizer.model").is_file():
             return fast_tokenizer(self.directory / "tokenizer.model")
         return None
