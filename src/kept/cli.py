@@ -203,7 +203,7 @@ def generate(path: str, prompts: tuple[str, ...], *, as_json: bool, **options: A
     """
     from kept.generation import generate as write
 
-    texts = write(path, prompts or ("Once upon a time",), **options)
+    texts = write(path, prompts or ("Once upon a time",), reporter=display.Bars(), **options)
     display.out_json(texts) if as_json else display.generations(texts)
 
 

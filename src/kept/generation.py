@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kept.errors import InputError
 from kept.opened import open_model
+from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    reporter: Reporter | None = None,
 ) -> list[Continued]:
     """Continue a prompt, or each of several, by up to `tokens` tokens, in one batch, in the checkpoint's own dtype.
 
@@ -44,7 +46,9 @@ def generate(
     opened = open_model(path)
     reader = Reader(Path(path))
     ids = [reader.encode(prompt) for prompt in prompts]
-    new = continue_ids(Model.load(opened.program), ids, tokens, temperature=temperature, top_p=top_p, seed=seed)
+    model = Model.load(opened.program)
+    with (reporter or Silent()).stage("generate", tokens, "tokens") as advance:
+        new = continue_ids(model, ids, tokens, temperature=temperature, top_p=top_p, seed=seed, progress=advance)
     return [
         Continued(prompt, reader.continuation(old, more)) for prompt, old, more in zip(prompts, ids, new, strict=True)
     ]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import companions
 from kept.checkpoint.reader import read_json
@@ -33,10 +32,10 @@ from kept.passes.base import Promise
 from kept.passes.legalize import Plan, legalise, run_passes
 from kept.recipe import Recipe, recipe_from
 from kept.record import RECORD, model_card, record
+from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import AbstractContextManager
 
     import torch
 
@@ -50,22 +49,6 @@ SMALL = 2_000_000_000
 
 STALE = {"_name_or_path", "auto_map", "transformers_version"}
 """Keys of a source's config that do not describe the model."""
-
-
-class Reporter(Protocol):
-    """Shows how far a stage is. The command line has one with bars; the default says nothing."""
-
-    def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Any]:
-        """Begin a stage of `total` units (bytes or layers); calling what it yields advances it."""
-        ...
-
-
-class Silent:
-    """Reports nothing."""
-
-    def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Any]:  # noqa: ARG002 - says nothing
-        """A stage that nobody watches."""
-        return nullcontext(lambda _: None)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from kept.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kept.pipeline import Reporter
+    from kept.reporting import Reporter
 
 PROMPTS = ("Once upon a time, there was a", "The count looked at the", "def __init__(self, ")
 

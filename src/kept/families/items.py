@@ -200,12 +200,12 @@ class SpecialTokens:
     eos: int | None = None
     pad: int | None = None
 
-    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+    def read(self, config: Config, known: Facts) -> Facts:
         """Ids to facts. A key that is null means that there is none; an absent one the default."""
         return {
             "tokens.bos": self._one(config, "bos_token_id", self.bos),
             "tokens.eos": self._eos(config),
-            "tokens.pad": self._one(config, "pad_token_id", self.pad),
+            "tokens.pad": self._within(self._one(config, "pad_token_id", self.pad), known["vocabulary"]),
         }
 
     def write(self, table: Facts) -> dict[str, Any]:
@@ -216,6 +216,10 @@ class SpecialTokens:
             "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
             "pad_token_id": table.get("tokens.pad"),
         }
+
+    def _within(self, pad: int | None, vocabulary: int) -> int | None:
+        """None for a padding id that is no token (-1 is common): the stock classes index the embedding with it."""
+        return pad if pad is not None and 0 <= pad < vocabulary else None
 
     def _one(self, config: Config, key: str, default: int | None) -> int | None:
         value = config.keys.get(key, default)

@@ -10,7 +10,7 @@ from kept.errors import InputError
 from kept.nn.cache import Cache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -26,6 +26,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt by up to `new_tokens` ids; returns the new ids, without the end token.
 
@@ -52,6 +53,8 @@ def generate(
             done[row] = done[row] or token in ends
             if not done[row]:
                 out[row].append(token)
+        if progress is not None:
+            progress(1)
         if all(done):
             break
         tokens_BT = chosen_B[:, None].to(device)
