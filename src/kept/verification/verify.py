@@ -101,9 +101,7 @@ def _judge_exact(proof: Parity | None, output: Parity, floor: Parity) -> str | N
         return f"in float64 the logits differ by up to {proof.max_logit_error:.3g}: the map is not exact"
     if not output.mean_logit_error <= FLOOR * floor.mean_logit_error + PROOF:
         ratio = output.mean_logit_error / max(floor.mean_logit_error, 1e-300)
-        return (
-            f"the mean logit error is {ratio:.3g} times the noise of {output.mean_logit_error / max(ratio, 1e-300):.3g}"
-        )
+        return f"the mean logit error is {ratio:.3g} times the noise of {floor.mean_logit_error:.3g}"
     if not output.kl <= FLOOR**2 * floor.kl + PROOF:
         return f"KL is {output.kl:.3g} nats per token, the dtype's own noise is {floor.kl:.3g}"
     return None
