@@ -62,9 +62,10 @@ def layer_slots(layer: Layer, width: int) -> Iterator[tuple[str, Slot]]:
     """The weights of one layer, named within it."""
     yield from _norm("mixer_norm", layer.mixer_norm, width, Space.RESIDUAL)
     yield from _attention(layer.mixer, width)
-    if layer.mlp_norm is not None:
-        yield from _norm("mlp_norm", layer.mlp_norm, width, Space.RESIDUAL)
+    yield from _norm("mixer_post_norm", layer.mixer_post_norm, width, Space.RESIDUAL)
+    yield from _norm("mlp_norm", layer.mlp_norm, width, Space.RESIDUAL)
     yield from _mlp(layer.mlp, width)
+    yield from _norm("mlp_post_norm", layer.mlp_post_norm, width, Space.RESIDUAL)
 
 
 def _attention(mixer: Attention, width: int) -> Iterator[tuple[str, Slot]]:
@@ -99,10 +100,10 @@ def _linear(
         yield f"{name}.bias", Slot((out,), (out_space,))
 
 
-def _norm(name: str, norm: Norm, size: int, space: Space) -> Iterator[tuple[str, Slot]]:
-    if norm.gain:
+def _norm(name: str, norm: Norm | None, size: int, space: Space) -> Iterator[tuple[str, Slot]]:
+    if norm is not None and norm.gain:
         yield f"{name}.gain", Slot((size,), (space,))
-    if norm.bias:
+    if norm is not None and norm.bias:
         yield f"{name}.bias", Slot((size,), (space,))
 
 
@@ -153,7 +154,10 @@ def mlp_readers(mlp: Mlp) -> tuple[str, ...]:
 
 
 def writers(spec: Spec) -> Iterator[tuple[str, int]]:
-    """Every weight that writes to the residual stream, with the axis along which it does."""
+    """Every matrix and bias that writes to the residual stream, with the axis along which it does.
+
+    What a post-norm puts out is not theirs any more; who changes writers asks for models without post-norms.
+    """
     for name, slot in slots(spec).items():
         if name.endswith((".gain", "norm.bias")) or name.startswith("head."):
             continue

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, S keys, D width, H query heads, K key-value heads, E 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,7 +47,8 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache.append(keys, values)
         mask = where.mask(keys.shape[2], self.spec.window)
-        mixed_BHTE = F.scaled_dot_product_attention(
+        attend = F.scaled_dot_product_attention if self.spec.softcap is None else partial(capped, cap=self.spec.softcap)
+        mixed_BHTE = attend(
             queries,
             keys,
             values,
@@ -72,6 +74,29 @@ class Attention(nn.Module):
         if norm is not None:
             x_BTHE = norm(x_BTHE)
         return x_BTHE.transpose(1, 2)
+
+
+def capped(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    attn_mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    cap: float,
+) -> Tensor:
+    """`scaled_dot_product_attention` with scores bounded as `cap tanh(score / cap)` (arXiv 2408.00118)."""
+    if enable_gqa:
+        keys, values = (x.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1) for x in (keys, values))
+    scores = queries @ keys.transpose(-1, -2) * (queries.shape[-1] ** -0.5 if scale is None else scale)
+    scores = cap * torch.tanh(scores / cap)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    return scores.softmax(dim=-1) @ values
 
 
 def _qk_norm(spec: ir.Attention, heads: int) -> Norm | None:

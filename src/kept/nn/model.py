@@ -72,7 +72,7 @@ class Model(nn.Module):
 
     def embed(self, tokens_BT: Tensor, where: Positions) -> Tensor:
         """What enters the first layer."""
-        x_BTD: Tensor = self.embedding(tokens_BT)
+        x_BTD: Tensor = self.embedding(tokens_BT) * self.spec.embedding_multiplier
         return x_BTD if self.positions is None else x_BTD + self.positions(where.ids_BT)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
@@ -94,15 +94,18 @@ class Block(nn.Module):
         self.spec = spec
         self.mixer_norm = Norm(spec.mixer_norm, (width,))
         self.mixer = Attention(spec.mixer, width)
+        self.mixer_post_norm = Norm(spec.mixer_post_norm, (width,))
         self.mlp_norm = None if spec.mlp_norm is None else Norm(spec.mlp_norm, (width,))
         self.mlp = Mlp(spec.mlp, width)
+        self.mlp_post_norm = Norm(spec.mlp_post_norm, (width,))
 
     def forward(self, x_BTD: Tensor, where: Positions, cache: KeyValues | None = None) -> Tensor:
         """The residual stream after this layer."""
+        scale = self.spec.residual_multiplier
         normed_BTD = self.mixer_norm(x_BTD)
-        mixed_BTD = x_BTD + self.mixer(normed_BTD, where, cache)
+        mixed_BTD = x_BTD + scale * self.mixer_post_norm(self.mixer(normed_BTD, where, cache))
         read_BTD = normed_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD if self.spec.parallel else mixed_BTD)
-        out: Tensor = mixed_BTD + self.mlp(read_BTD)
+        out: Tensor = mixed_BTD + scale * self.mlp_post_norm(self.mlp(read_BTD))
         return out
 
 
@@ -111,12 +114,24 @@ class Head(nn.Module):
 
     def __init__(self, spec: ir.Spec) -> None:
         super().__init__()
+        self.spec = spec.head
         self.weight = None if spec.head.tied else nn.Parameter(torch.empty(spec.vocabulary, spec.width))
         self.bias = nn.Parameter(torch.zeros(spec.vocabulary)) if spec.head.bias else None
 
     def forward(self, x_BTD: Tensor, embedding_VD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, V)."""
-        return F.linear(x_BTD, embedding_VD if self.weight is None else self.weight, self.bias)
+        weight_VD = embedding_VD if self.weight is None else self.weight
+        return project(x_BTD, weight_VD, self.bias, self.spec)
+
+
+def project(x_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, spec: ir.Head) -> Tensor:
+    """`softcap(multiplier * (W x + b))`, with any block of W's rows."""
+    if spec.normalised:
+        weight_VD = F.normalize(weight_VD, dim=-1)
+    logits = F.linear(x_BTD, weight_VD, bias_V)
+    if spec.multiplier != 1:
+        logits = logits * spec.multiplier
+    return logits if spec.softcap is None else spec.softcap * torch.tanh(logits / spec.softcap)
 
 
 def fill(module: nn.Module, program: Program, prefix: str, dtype: torch.dtype | None, precision: Precision) -> None:

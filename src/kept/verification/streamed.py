@@ -50,7 +50,7 @@ class Run:
 
     def embed(self, tokens_BT: Tensor, where: Positions) -> Tensor:
         """What enters the first layer; only the rows of these tokens are read."""
-        x_BTD = self._rows("embedding.weight", tokens_BT)
+        x_BTD = self._rows("embedding.weight", tokens_BT) * self.program.spec.embedding_multiplier
         if self.program.spec.positions is not None:
             x_BTD = x_BTD + self._rows("positions.weight", where.ids_BT)
         return x_BTD
