@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from kept.ir.slots import qk_shape
 from kept.nn.norm import Norm
 from kept.nn.rope import cos_sin, rotate
 
@@ -102,8 +103,7 @@ def capped(
 def _qk_norm(spec: ir.Attention, heads: int) -> Norm | None:
     if spec.qk_norm is None:
         return None
-    shapes = {"shared": (spec.head_dim,), "own": (heads, spec.head_dim), "full": (heads * spec.head_dim,)}
-    return Norm(spec.qk_norm.norm, shapes[spec.qk_norm.scope])
+    return Norm(spec.qk_norm.norm, qk_shape(spec.qk_norm, heads, spec.head_dim))
 
 
 @dataclass

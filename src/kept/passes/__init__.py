@@ -7,7 +7,11 @@ from kept.passes.cast import CastTo
 from kept.passes.centre import Centre
 from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
+from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.gate import PlainToGated
+from kept.passes.plain_gains import PlainGains
+from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms
 from kept.passes.rotary import FullRotary
 from kept.passes.split import SplitProjections
@@ -24,11 +28,15 @@ PASSES: dict[str, type[Pass]] = {
         DropHeadBias,
         DropWindow,
         FillBiases,
+        FoldHeadNorm,
+        FoldMultipliers,
         FoldNormBias,
         FullRotary,
         LayerNormToRms,
         LimitContext,
+        PlainGains,
         PlainToGated,
+        RepeatKeyValueHeads,
         SplitProjections,
         UntieHead,
     )

@@ -26,8 +26,24 @@ def times_vector(matrix: Lazy, vector: Lazy, plus: Lazy | None) -> Lazy:
 
 
 def permuted_rows(tensor: Lazy, order: tuple[int, ...]) -> Lazy:
-    """Rows in another order; `order[i]` is the old place of new row i."""
-    return Computed(tensor.shape, tensor.dtype, partial(_take, order=order), (tensor,))
+    """Rows in another order, or repeated; `order[i]` is the old place of new row i."""
+    return Computed((len(order), *tensor.shape[1:]), tensor.dtype, partial(_take, order=order), (tensor,))
+
+
+def scaled(tensor: Lazy, factor: float, rows: int | None = None) -> Lazy:
+    """The tensor times a factor, or only its first `rows`."""
+    op = partial(_scale, factor=factor) if rows is None else partial(_scale_first, factor=factor, rows=rows)
+    return Computed(tensor.shape, tensor.dtype, op, (tensor,), local=rows is None)
+
+
+def scaled_gain(gain: Lazy, factor: float, offset: float, *, plain: bool = False) -> Lazy:
+    """`factor (offset + gain)`, stored less the offset unless it becomes `plain`."""
+    return Computed(gain.shape, gain.dtype, partial(_gain, factor=factor, offset=offset, plain=plain), (gain,))
+
+
+def unit_rows(matrix: Lazy) -> Lazy:
+    """Each row divided by its length."""
+    return Computed(matrix.shape, matrix.dtype, _unit_rows, (matrix,), local=True)
 
 
 def permuted_columns(tensor: Lazy, order: tuple[int, ...]) -> Lazy:
@@ -53,3 +69,21 @@ def _take(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
 
 def _take_columns(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
     return tensor[:, list(order)]
+
+
+def _scale(tensor: torch.Tensor, factor: float) -> torch.Tensor:
+    return tensor * factor
+
+
+def _scale_first(tensor: torch.Tensor, factor: float, rows: int) -> torch.Tensor:
+    out = tensor.clone()
+    out[:rows] *= factor
+    return out
+
+
+def _gain(gain: torch.Tensor, factor: float, offset: float, *, plain: bool) -> torch.Tensor:
+    return factor * (offset + gain) - (0.0 if plain else offset)
+
+
+def _unit_rows(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix / matrix.norm(dim=-1, keepdim=True).clamp_min(1e-12)

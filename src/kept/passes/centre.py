@@ -12,7 +12,11 @@ from kept.passes.untie import UntieHead
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
-    from kept.ir.spec import Spec
+    from kept.ir.spec import Layer, Spec
+
+
+def _has_post_norm(layer: Layer) -> bool:
+    return any(norm.kind != "none" for norm in (layer.mixer_post_norm, layer.mlp_post_norm))
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,12 @@ class Centre(Pass):
         spec = program.spec
         if spec.head.tied:
             return Obstacle("head", "is tied to the embedding and would be centred with it", UntieHead())
-        rms = next((r.norm for r in readings(spec) if r.value.kind != "layer"), None)
-        if rms is not None and not spec.centred:
-            return Obstacle(rms, "is an RMSNorm, which sees the mean", way_out="centring keeps only LayerNorm models")
+        post = next((i for i, layer in enumerate(spec.layers) if _has_post_norm(layer)), None)
+        if post is not None:
+            return Obstacle(f"layers.{post}", "has norms behind its parts", way_out="their outputs cannot be centred")
+        other = next((r.norm for r in readings(spec) if r.value.kind != "layer"), None)
+        if other is not None and not spec.centred:
+            return Obstacle(other, "is no LayerNorm and sees the mean", way_out="centring keeps only LayerNorm models")
         return None
 
     def run(self, program: Program) -> Program:

@@ -15,7 +15,11 @@ from kept.passes.base import Pass, Promise
 from kept.passes.cast import CastTo
 from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
+from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.gate import PlainToGated
+from kept.passes.plain_gains import PlainGains
+from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms, Mode
 from kept.passes.rotary import FullRotary
 from kept.passes.split import SplitProjections
@@ -132,10 +136,16 @@ def _fill(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | None
 RULES: tuple[tuple[str, Maker], ...] = (
     ("layers.*.mixer.fused", lambda *_: SplitProjections()),
     ("layers.*.mlp.fused", lambda *_: SplitProjections()),
+    ("layers.*.mixer.kv_heads", lambda *_: RepeatKeyValueHeads()),
     ("layers.*.mixer.window", lambda *_: DropWindow()),
     ("layers.*.mlp.gated", lambda *_: PlainToGated()),
     ("layers.*.mixer.rope.dims", lambda *_: FullRotary()),
     ("layers.*.mixer.rope.interleaved", lambda *_: FullRotary()),
+    ("head.normalised", lambda *_: FoldHeadNorm()),
+    ("*multiplier", lambda *_: FoldMultipliers()),
+    ("layers.*.mixer.scale", lambda *_: FoldMultipliers()),
+    ("*norm.gain", lambda *_: PlainGains()),
+    ("*norm.offset", lambda *_: PlainGains()),
     ("*norm.kind", _norm),
     ("*norm.bias", lambda *_: FoldNormBias()),
     ("head.bias", _final_bias),

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from kept.ir.spec import Attention, Layer, Mlp, Norm, Spec
 
 
+NORMS = ("mixer_norm", "mixer_post_norm", "mlp_norm", "mlp_post_norm")
+"""The norms of a layer, by their fields."""
+
+
 def map_layers(spec: Spec, change: Callable[[Layer], Layer]) -> Spec:
     """The spec with every layer changed."""
     return replace(spec, layers=tuple(change(layer) for layer in spec.layers))
@@ -27,10 +31,10 @@ def map_mlps(spec: Spec, change: Callable[[Mlp], Mlp]) -> Spec:
 
 
 def map_norms(spec: Spec, change: Callable[[Norm], Norm]) -> Spec:
-    """The spec with every norm of the residual stream changed."""
+    """The spec with every norm before and behind a part of a layer changed, and the final one."""
 
     def in_layer(layer: Layer) -> Layer:
-        second = None if layer.mlp_norm is None else change(layer.mlp_norm)
-        return replace(layer, mixer_norm=change(layer.mixer_norm), mlp_norm=second)
+        changed = {name: change(norm) for name in NORMS if (norm := getattr(layer, name)) is not None}
+        return replace(layer, **changed)
 
     return replace(map_layers(spec, in_layer), final_norm=change(spec.final_norm))

@@ -11,6 +11,7 @@ from kept.ir.slots import layer_slots
 from kept.ir.spec import Norm
 from kept.ir.tensors import Computed, Filled, Lazy, zeros
 from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.gate import PlainToGated
 from kept.passes.split import SplitProjections
 
@@ -121,6 +122,10 @@ def _layer_obstacle(program: Program) -> Obstacle | None:
     if layer.mlp.size < width - 1:
         why = f"has {layer.mlp.size} channels, the tail needs {width - 1}"
         return Obstacle(at, why, way_out="use --final-bias drop")
+    if layer.residual_multiplier != 1 or program.spec.head.multiplier != 1:
+        return Obstacle(at, "is added with a multiplier", FoldMultipliers())
+    if program.spec.head.softcap is not None or program.spec.head.normalised:
+        return Obstacle("head", "caps or normalises its logits", way_out="use --final-bias drop")
     if program.dtype == "F16":
         return Obstacle("dtype", "float16 overflows in the tail", way_out="use --dtype bfloat16 or float32")
     return None
