@@ -15,7 +15,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import Given, Lazy, Precision, torch_dtype
 from kept.passes.base import Promise
-from kept.passes.rewrite import map_norms
+from kept.passes.rewrite import map_readers
 from models import logits, program_of, random_program, some_tokens, worst
 from specs import VOCABULARY
 
@@ -50,14 +50,14 @@ def layer_spec(
     return replace(ir.Spec(VOCABULARY, 16, 40, (layer,) * depth, norm), **changes)
 
 
-def rms_spec(mixer: ir.Attention = MIXER, mlp: ir.Mlp = GATED, **changes: Any) -> ir.Spec:
+def rms_spec(mixer: ir.Attention = MIXER, mlp: ir.Mlp = GATED, norm: ir.Norm = RMS_NORM, **changes: Any) -> ir.Spec:
     """The same with RMSNorms."""
-    return layer_spec(mixer, mlp, RMS_NORM, **changes)
+    return layer_spec(mixer, mlp, norm, **changes)
 
 
 def with_norms(spec: ir.Spec, **changes: Any) -> ir.Spec:
     """The spec with every norm of the stream changed."""
-    return map_norms(spec, lambda norm: replace(norm, **changes))
+    return map_readers(spec, lambda norm: replace(norm, **changes))
 
 
 def ready_for_tail(spec: ir.Spec | None = None, seed: int = 0) -> Program:

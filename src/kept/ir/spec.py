@@ -16,7 +16,7 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 class Norm:
     """A normalisation `(offset + gain) * x_hat + bias`; `kind` says how `x_hat` is made.
 
-    layer: `(x - mean) / sqrt(var + eps)`; rms: `x / sqrt(mean(x^2) + eps)`; none: `x`, for a place without a norm.
+    layer: `(x - mean) / sqrt(var + eps)`; rms: `x / sqrt(mean(x^2) + eps)`; none: `x`, for parts that read the stream as it is.
     """
 
     kind: Literal["layer", "rms", "none"]
@@ -27,7 +27,7 @@ class Norm:
 
 
 NO_NORM = Norm("none", 0.0, gain=False)
-"""A place without a norm."""
+"""What stands before a part that reads the stream as it is."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ class Layer:
     mixer_norm: Norm
     mlp_norm: Norm | None
     parallel: bool = False
-    mixer_post_norm: Norm = NO_NORM
-    mlp_post_norm: Norm = NO_NORM
+    mixer_post_norm: Norm | None = None
+    mlp_post_norm: Norm | None = None
     residual_multiplier: float = 1.0
 
     def __post_init__(self) -> None:

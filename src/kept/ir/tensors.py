@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import torch
@@ -202,12 +202,62 @@ def cast(tensor: Lazy, dtype: str) -> Lazy:
     return Cast(tensor.shape, dtype, tensor)
 
 
+@dataclass(frozen=True)
+class Joined(Lazy):
+    """Runs of rows of other tensors, one after another."""
+
+    parts: tuple[Lazy, ...]
+
+    @property
+    def by_rows(self) -> bool:
+        """As its parts."""
+        return all(part.by_rows for part in self.parts)
+
+    def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
+        """The rows of the parts that lie between."""
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        return torch.cat([part.rows(a, b, precision) for part, a, b in self.overlaps(start, stop)])
+
+    def overlaps(self, start: int, stop: int) -> Iterator[tuple[Lazy, int, int]]:
+        """The parts that rows start to stop touch, and which rows of each."""
+        begin = 0
+        for part in self.parts:
+            end = begin + part.shape[0]
+            if start < end and begin < stop:
+                yield part, max(start, begin) - begin, min(stop, end) - begin
+            begin = end
+
+
+def join(parts: Sequence[Lazy]) -> Lazy:
+    """The parts one after another; stored neighbours become one, so that what was taken apart is itself again."""
+    out: list[Lazy] = []
+    for part in parts:
+        last = out[-1] if out else None
+        if isinstance(last, Stored) and isinstance(part, Stored) and _follows(last, part):
+            out[-1] = replace(last, shape=(last.shape[0] + part.shape[0], *last.shape[1:]))
+        else:
+            out.append(part)
+    if len(out) == 1:
+        return out[0]
+    return Joined((sum(part.shape[0] for part in out), *out[0].shape[1:]), out[0].dtype, tuple(out))
+
+
+def _follows(last: Stored, part: Stored) -> bool:
+    same = (last.file, last.dtype, last.shape[1:]) == (part.file, part.dtype, part.shape[1:])
+    return same and last.offset + last.nbytes == part.offset
+
+
 def take_rows(tensor: Lazy, start: int, stop: int) -> Lazy:
     """Rows start to stop; of stored bytes still stored bytes."""
+    if (start, stop) == (0, tensor.shape[0]):
+        return tensor
     shape = (stop - start, *tensor.shape[1:])
     if isinstance(tensor, Stored):
         row = math.prod(tensor.shape[1:]) * DTYPE_BYTES[tensor.dtype]
         return replace(tensor, shape=shape, offset=tensor.offset + start * row)
+    if isinstance(tensor, Joined):
+        return join([take_rows(part, a, b) for part, a, b in tensor.overlaps(start, stop)])
     return Rows(shape, tensor.dtype, tensor, start)
 
 

@@ -72,7 +72,9 @@ class Model(nn.Module):
 
     def embed(self, tokens_BT: Tensor, where: Positions) -> Tensor:
         """What enters the first layer."""
-        x_BTD: Tensor = self.embedding(tokens_BT) * self.spec.embedding_multiplier
+        x_BTD: Tensor = self.embedding(tokens_BT)
+        if self.spec.embedding_multiplier != 1:
+            x_BTD = x_BTD * self.spec.embedding_multiplier
         return x_BTD if self.positions is None else x_BTD + self.positions(where.ids_BT)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
@@ -94,19 +96,26 @@ class Block(nn.Module):
         self.spec = spec
         self.mixer_norm = Norm(spec.mixer_norm, (width,))
         self.mixer = Attention(spec.mixer, width)
-        self.mixer_post_norm = Norm(spec.mixer_post_norm, (width,))
-        self.mlp_norm = None if spec.mlp_norm is None else Norm(spec.mlp_norm, (width,))
+        self.mixer_post_norm = _norm(spec.mixer_post_norm, width)
+        self.mlp_norm = _norm(spec.mlp_norm, width)
         self.mlp = Mlp(spec.mlp, width)
-        self.mlp_post_norm = Norm(spec.mlp_post_norm, (width,))
+        self.mlp_post_norm = _norm(spec.mlp_post_norm, width)
 
     def forward(self, x_BTD: Tensor, where: Positions, cache: KeyValues | None = None) -> Tensor:
         """The residual stream after this layer."""
-        scale = self.spec.residual_multiplier
         normed_BTD = self.mixer_norm(x_BTD)
-        mixed_BTD = x_BTD + scale * self.mixer_post_norm(self.mixer(normed_BTD, where, cache))
+        mixed_BTD = x_BTD + self._scaled(self.mixer(normed_BTD, where, cache), self.mixer_post_norm)
         read_BTD = normed_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD if self.spec.parallel else mixed_BTD)
-        out: Tensor = mixed_BTD + scale * self.mlp_post_norm(self.mlp(read_BTD))
-        return out
+        return mixed_BTD + self._scaled(self.mlp(read_BTD), self.mlp_post_norm)
+
+    def _scaled(self, x_BTD: Tensor, norm: Norm | None) -> Tensor:
+        if norm is not None:
+            x_BTD = norm(x_BTD)
+        return x_BTD if self.spec.residual_multiplier == 1 else x_BTD * self.spec.residual_multiplier
+
+
+def _norm(spec: ir.Norm | None, width: int) -> Norm | None:
+    return None if spec is None else Norm(spec, (width,))
 
 
 class Head(nn.Module):

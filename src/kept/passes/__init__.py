@@ -9,6 +9,7 @@ from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
+from kept.passes.fuse import FuseProjections
 from kept.passes.gate import PlainToGated
 from kept.passes.plain_gains import PlainGains
 from kept.passes.repeat_heads import RepeatKeyValueHeads
@@ -32,6 +33,7 @@ PASSES: dict[str, type[Pass]] = {
         FoldMultipliers,
         FoldNormBias,
         FullRotary,
+        FuseProjections,
         LayerNormToRms,
         LimitContext,
         PlainGains,

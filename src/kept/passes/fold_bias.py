@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kept.ir.slots import Reading, readings
 from kept.passes.algebra import times_vector
 from kept.passes.base import Obstacle, Pass
-from kept.passes.rewrite import map_layers, map_norms
+from kept.passes.rewrite import map_layers, map_readers
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -40,7 +40,7 @@ class FoldNormBias(Pass):
                 changed.update(_folded(program, reading))
         spec = map_layers(program.spec, _with_biases)
         head = replace(spec.head, bias=spec.head.bias or spec.final_norm.bias)
-        return program.updated(map_norms(replace(spec, head=head), lambda norm: replace(norm, bias=False)), changed)
+        return program.updated(map_readers(replace(spec, head=head), lambda norm: replace(norm, bias=False)), changed)
 
     def ensures(self, spec: Spec) -> bool:
         """No norm has a bias."""

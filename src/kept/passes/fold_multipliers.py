@@ -85,7 +85,7 @@ def _residual(program: Program, at: str, layer: Layer) -> dict[str, Lazy]:
         ("mixer.o", "mixer_post_norm", layer.mixer_post_norm),
         ("mlp.down", "mlp_post_norm", layer.mlp_post_norm),
     ):
-        if norm.kind == "none":
+        if norm is None:
             out |= _scaled(program, (f"{at}{part}.weight", f"{at}{part}.bias"), layer.residual_multiplier)
         else:
             out |= _gain(program, at + post, norm, layer.residual_multiplier)

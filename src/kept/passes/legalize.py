@@ -17,6 +17,7 @@ from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
+from kept.passes.fuse import FuseProjections
 from kept.passes.gate import PlainToGated
 from kept.passes.plain_gains import PlainGains
 from kept.passes.repeat_heads import RepeatKeyValueHeads
@@ -24,6 +25,7 @@ from kept.passes.rms import LayerNormToRms, Mode
 from kept.passes.rotary import FullRotary
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
+from kept.passes.untie import UntieHead
 from kept.passes.window import DropWindow, LimitContext
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def legalise(program: Program, violations: Violations, options: Options, gains: 
         program = _apply(CastTo(options.dtype), program, steps)
     while found := violations(program.spec):
         _refuse_unfixable(found, options, gains)
-        rewrite = next(made for _, make in _rules_for(found) if (made := make(found, options, gains)) is not None)
+        rewrite = next(made for rule in _rules_for(found) if (made := rule.make(found, options, gains)) is not None)
         program = _apply(rewrite, program, steps)
     return Plan(tuple(steps), program)
 
@@ -127,42 +129,88 @@ def _final_bias(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
     return AffineTail() if options.final_bias == "block" else DropHeadBias()
 
 
-def _fill(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | None:
+def _fill(violations: Sequence[Violation], _: Options, __: Gains) -> Pass:
     flags = {v.path for v in violations if v.path.endswith("_bias") and v.needs is True}
-    names = sorted(path.removeprefix("layers.*.").removesuffix("_bias") for path in flags)
-    return FillBiases(tuple(names)) if names else None
+    return FillBiases(tuple(sorted(path.removeprefix("layers.*.").removesuffix("_bias") for path in flags)))
 
 
-RULES: tuple[tuple[str, Maker], ...] = (
-    ("layers.*.mixer.fused", lambda *_: SplitProjections()),
-    ("layers.*.mlp.fused", lambda *_: SplitProjections()),
-    ("layers.*.mixer.kv_heads", lambda *_: RepeatKeyValueHeads()),
-    ("layers.*.mixer.window", lambda *_: DropWindow()),
-    ("layers.*.mlp.gated", lambda *_: PlainToGated()),
-    ("layers.*.mixer.rope.dims", lambda *_: FullRotary()),
-    ("layers.*.mixer.rope.interleaved", lambda *_: FullRotary()),
-    ("head.normalised", lambda *_: FoldHeadNorm()),
-    ("*multiplier", lambda *_: FoldMultipliers()),
-    ("layers.*.mixer.scale", lambda *_: FoldMultipliers()),
-    ("*norm.gain", lambda *_: PlainGains()),
-    ("*norm.offset", lambda *_: PlainGains()),
-    ("*norm.kind", _norm),
-    ("*norm.bias", lambda *_: FoldNormBias()),
-    ("head.bias", _final_bias),
-    ("layers.*_bias", _fill),
+def _repeat(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | None:
+    found = next(v for v in violations if v.path == KEY_VALUE_HEADS)
+    if found.layer is not None:
+        return RepeatKeyValueHeads()
+    return RepeatKeyValueHeads(found.needs) if found.needs % found.found == 0 else None
+
+
+class Anything:
+    """Equal to every value of a fact."""
+
+    def __eq__(self, other: object) -> bool:
+        """Always."""
+        return True
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Violations whose path fits the pattern and whose fact is `found` (or `needs`), and the pass that removes them."""
+
+    pattern: str
+    make: Maker
+    found: object = Anything()
+    needs: object = Anything()
+
+    def fits(self, violation: Violation) -> bool:
+        """Whether the rule is about this violation."""
+        return fnmatch(violation.path, self.pattern) and self.found == violation.found and self.needs == violation.needs
+
+
+KEY_VALUE_HEADS = "layers.*.mixer.kv_heads"
+
+RULES: tuple[Rule, ...] = (
+    Rule("layers.*.mixer.fused", lambda *_: SplitProjections(), found=True),
+    Rule("layers.*.mlp.fused", lambda *_: SplitProjections(), found=True),
+    Rule(KEY_VALUE_HEADS, _repeat),
+    Rule("layers.*.mixer.window", lambda *_: DropWindow(), needs=None),
+    Rule("layers.*.mlp.gated", lambda *_: PlainToGated(), found=False),
+    Rule("layers.*.mixer.rope.dims", lambda *_: FullRotary()),
+    Rule("layers.*.mixer.rope.interleaved", lambda *_: FullRotary(), found=True),
+    Rule("head.normalised", lambda *_: FoldHeadNorm(), found=True),
+    Rule("*multiplier", lambda *_: FoldMultipliers(), needs=1.0),
+    Rule("layers.*.mixer.scale", lambda *_: FoldMultipliers(), needs=None),
+    Rule("*norm.gain", lambda *_: PlainGains(), needs=True),
+    Rule("*norm.offset", lambda *_: PlainGains(), needs=0.0),
+    *(
+        Rule(f"{norm}.kind", _norm, "layer", "rms")
+        for norm in ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
+    ),
+    Rule("layers.*.mixer_norm.bias", lambda *_: FoldNormBias(), found=True),
+    Rule("layers.*.mlp_norm.bias", lambda *_: FoldNormBias(), found=True),
+    Rule("final_norm.bias", lambda *_: FoldNormBias(), found=True),
+    Rule("head.bias", _final_bias, found=True),
+    Rule("head.tied", lambda *_: UntieHead(), found=True),
+    Rule("layers.*_bias", _fill, needs=True),
+    Rule("layers.*.mixer.fused", lambda *_: FuseProjections(), needs=True),
 )
 """Which pass removes which violation, in the order in which passes run."""
 
 REASONS: tuple[tuple[str, str], ...] = (
     ("positions", "positions are learned, and the target has no table of them"),
     ("layers.*.mixer.rope", "queries and keys are not rotated, and the target always rotates"),
-    ("layers.*.mixer.qk_norm*", "queries and keys are normalised, which no weights of the target can do"),
-    (
-        "layers.*.parallel",
-        "attention and MLP read the same stream, the target has no parallel residual",
-    ),
+    ("layers.*.mixer.rope.scaling*", "the target cannot scale its rotation like this"),
+    ("layers.*.mixer.qk_norm*", "queries and keys are normalised in one of the two models, which no weights can do"),
+    ("layers.*.mixer.softcap", "scores are capped by a tanh, which no weights of the target can do"),
+    ("head.softcap", "logits are capped by a tanh, which no weights of the target can do"),
+    ("layers.*.mixer.head_dim", "the target's heads have the size width / heads"),
+    (KEY_VALUE_HEADS, "query heads share keys and values in other groups than the target can say"),
+    ("layers.*.mlp.gated", "the MLP is gated and the target's is plain"),
+    ("layers.*.mlp.activation", "the target has another activation"),
+    ("layers.*.parallel", "attention and MLP read the same stream in one of the two models only"),
     ("layers.*.mlp_norm", "attention and MLP share one norm, the target has two"),
+    ("layers.*_post_norm", "norms stand behind attention and MLP in one of the two models, which no weights can do"),
+    ("*norm.kind", "the stream is normalised in another way there, which no weights can do"),
     ("*.eps", "norms have different epsilons, the target has one"),
+    ("*norm.bias", "the target's norms have biases, and these have none"),
     ("*_bias", "the target has no such bias"),
 )
 """Why nothing removes a violation."""
@@ -170,15 +218,18 @@ REASONS: tuple[tuple[str, str], ...] = (
 WAY_OUT = "no exact map exists; distil it into a fresh model of the target instead"
 
 
-def _rules_for(found: Sequence[Violation]) -> list[tuple[str, Maker]]:
-    return [rule for rule in RULES if any(fnmatch(violation.path, rule[0]) for violation in found)]
+def _rules_for(found: Sequence[Violation]) -> list[Rule]:
+    return [rule for rule in RULES if any(rule.fits(violation) for violation in found)]
 
 
 def _refuse_unfixable(found: Sequence[Violation], options: Options, gains: Gains) -> None:
-    fixable = [(pattern, make) for pattern, make in _rules_for(found) if make(found, options, gains) is not None]
-    stuck = [v for v in found if not any(fnmatch(v.path, pattern) for pattern, _ in fixable)]
-    if stuck:
-        raise Refusal("; ".join(dict.fromkeys(_reason(violation) for violation in stuck)) + f"; {WAY_OUT}")
+    fixable = [rule for rule in _rules_for(found) if rule.make(found, options, gains) is not None]
+    stuck = [v for v in found if not any(rule.fits(v) for rule in fixable)]
+    # Of a norm of another kind, or of none, gain and epsilon are no news.
+    kinds = tuple(v.path.removesuffix("kind") for v in stuck if v.path.endswith(".kind"))
+    told = [v for v in stuck if v.path.endswith(".kind") or not v.path.startswith(kinds)]
+    if told:
+        raise Refusal("; ".join(dict.fromkeys(_reason(violation) for violation in told)) + f"; {WAY_OUT}")
 
 
 def _reason(violation: Violation) -> str:

@@ -9,11 +9,11 @@ from kept.ir.slots import norms
 from kept.ir.tensors import Filled
 from kept.passes.algebra import scaled_gain
 from kept.passes.base import Obstacle, Pass
-from kept.passes.rewrite import map_layers, map_norms
+from kept.passes.rewrite import map_norms
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
-    from kept.ir.spec import Layer, Norm, Spec
+    from kept.ir.spec import Norm, Spec
     from kept.ir.tensors import Lazy
 
 
@@ -38,7 +38,7 @@ class PlainGains(Pass):
                 changed[f"{name}.gain"] = scaled_gain(program.weights[f"{name}.gain"], 1.0, norm.offset, plain=True)
             elif _affected(norm):
                 changed[f"{name}.gain"] = Filled(shape, program.dtype, 1.0)
-        return program.updated(map_layers(map_norms(program.spec, _plain), _plain_heads), changed)
+        return program.updated(map_norms(program.spec, _plain), changed)
 
     def ensures(self, spec: Spec) -> bool:
         """Every norm has a plain gain."""
@@ -51,10 +51,3 @@ def _affected(norm: Norm) -> bool:
 
 def _plain(norm: Norm) -> Norm:
     return replace(norm, gain=True, offset=0.0) if _affected(norm) else norm
-
-
-def _plain_heads(layer: Layer) -> Layer:
-    if layer.mixer.qk_norm is None:
-        return layer
-    qk_norm = replace(layer.mixer.qk_norm, norm=_plain(layer.mixer.qk_norm.norm))
-    return replace(layer, mixer=replace(layer.mixer, qk_norm=qk_norm))

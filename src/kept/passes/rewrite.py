@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from kept.ir.spec import Attention, Layer, Mlp, Norm, Spec
 
 
-NORMS = ("mixer_norm", "mixer_post_norm", "mlp_norm", "mlp_post_norm")
-"""The norms of a layer, by their fields."""
+READERS = ("mixer_norm", "mlp_norm")
+POST_NORMS = ("mixer_post_norm", "mlp_post_norm")
 
 
 def map_layers(spec: Spec, change: Callable[[Layer], Layer]) -> Spec:
@@ -30,11 +30,22 @@ def map_mlps(spec: Spec, change: Callable[[Mlp], Mlp]) -> Spec:
     return map_layers(spec, lambda layer: replace(layer, mlp=change(layer.mlp)))
 
 
+def map_readers(spec: Spec, change: Callable[[Norm], Norm]) -> Spec:
+    """The spec with every norm that reads the residual stream changed."""
+    changed = map_layers(spec, lambda layer: _changed(layer, READERS, change))
+    return replace(changed, final_norm=change(spec.final_norm))
+
+
 def map_norms(spec: Spec, change: Callable[[Norm], Norm]) -> Spec:
-    """The spec with every norm before and behind a part of a layer changed, and the final one."""
+    """The spec with every norm changed: those that read the stream, post-norms, and those of queries and keys."""
 
-    def in_layer(layer: Layer) -> Layer:
-        changed = {name: change(norm) for name in NORMS if (norm := getattr(layer, name)) is not None}
-        return replace(layer, **changed)
+    def in_mixer(mixer: Attention) -> Attention:
+        qk = mixer.qk_norm
+        return mixer if qk is None else replace(mixer, qk_norm=replace(qk, norm=change(qk.norm)))
 
-    return replace(map_layers(spec, in_layer), final_norm=change(spec.final_norm))
+    changed = map_layers(map_readers(spec, change), lambda layer: _changed(layer, POST_NORMS, change))
+    return map_mixers(changed, in_mixer)
+
+
+def _changed(layer: Layer, names: tuple[str, ...], change: Callable[[Norm], Norm]) -> Layer:
+    return replace(layer, **{name: change(norm) for name in names if (norm := getattr(layer, name)) is not None})

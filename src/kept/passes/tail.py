@@ -113,6 +113,8 @@ class DropHeadBias(Pass):
 def _layer_obstacle(program: Program) -> Obstacle | None:
     layer, width = program.spec.layers[-1], program.spec.width
     at = f"layers.{program.spec.depth - 1}.mlp"
+    if layer.mixer_post_norm or layer.mlp_post_norm:
+        return Obstacle(at, "has norms behind its parts", way_out="use --final-bias drop")
     if layer.parallel:
         return Obstacle(at, "runs beside the mixer", way_out="use --final-bias drop")
     if layer.mixer.fused or layer.mlp.fused:

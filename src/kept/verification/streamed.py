@@ -73,7 +73,9 @@ class Run:
         for start in range(0, head.shape[0], step):
             stop = min(head.shape[0], start + step)
             rows = head.rows(start, stop, self.precision).to(self.dtype)
-            parts.append(project(normed_TD, rows, None if bias_V is None else bias_V[start:stop], self.program.spec.head))
+            parts.append(
+                project(normed_TD, rows, None if bias_V is None else bias_V[start:stop], self.program.spec.head)
+            )
         return torch.cat(parts, dim=-1)
 
     def final_norm(self) -> Norm:
