@@ -86,4 +86,5 @@ def _gain(gain: torch.Tensor, factor: float, offset: float, *, plain: bool) -> t
 
 
 def _unit_rows(matrix: torch.Tensor) -> torch.Tensor:
-    return matrix / matrix.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    lengths: torch.Tensor = matrix.norm(dim=-1, keepdim=True)
+    return matrix / lengths.clamp_min(1e-12)

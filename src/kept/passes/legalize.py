@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     Violations = Callable[[Spec], list[Violation]]
     Gains = Mapping[str, torch.Tensor] | None
     Maker = Callable[[Sequence[Violation], "Options", Gains], Pass | None]
+    Rule = tuple["Kind", Maker]
 
 MOST_STEPS = 64
 """More passes than any plan has: a planner that goes round in circles stops here."""
@@ -92,7 +93,7 @@ def legalise(program: Program, violations: Violations, options: Options, gains: 
         program = _apply(CastTo(options.dtype), program, steps)
     while found := violations(program.spec):
         _refuse_unfixable(found, options, gains)
-        rewrite = next(made for rule in _rules_for(found) if (made := rule.make(found, options, gains)) is not None)
+        rewrite = next(made for _, make in _rules_for(found) if (made := make(found, options, gains)) is not None)
         program = _apply(rewrite, program, steps)
     return Plan(tuple(steps), program)
 
@@ -152,66 +153,77 @@ class Anything:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Violations whose path fits the pattern and whose fact is `found` (or `needs`), and the pass that removes them."""
+class Kind:
+    """A kind of violation: its path fits the pattern, the fact is `found` and the target's is `needs`."""
 
     pattern: str
-    make: Maker
     found: object = Anything()
     needs: object = Anything()
 
     def fits(self, violation: Violation) -> bool:
-        """Whether the rule is about this violation."""
-        return fnmatch(violation.path, self.pattern) and self.found == violation.found and self.needs == violation.needs
+        """Whether a violation is of this kind."""
+        here = fnmatch(violation.path, self.pattern)
+        return here and self.found == violation.found and self.needs == violation.needs
 
 
+NORMS = ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
 KEY_VALUE_HEADS = "layers.*.mixer.kv_heads"
 
 RULES: tuple[Rule, ...] = (
-    Rule("layers.*.mixer.fused", lambda *_: SplitProjections(), found=True),
-    Rule("layers.*.mlp.fused", lambda *_: SplitProjections(), found=True),
-    Rule(KEY_VALUE_HEADS, _repeat),
-    Rule("layers.*.mixer.window", lambda *_: DropWindow(), needs=None),
-    Rule("layers.*.mlp.gated", lambda *_: PlainToGated(), found=False),
-    Rule("layers.*.mixer.rope.dims", lambda *_: FullRotary()),
-    Rule("layers.*.mixer.rope.interleaved", lambda *_: FullRotary(), found=True),
-    Rule("head.normalised", lambda *_: FoldHeadNorm(), found=True),
-    Rule("*multiplier", lambda *_: FoldMultipliers(), needs=1.0),
-    Rule("layers.*.mixer.scale", lambda *_: FoldMultipliers(), needs=None),
-    Rule("*norm.gain", lambda *_: PlainGains(), needs=True),
-    Rule("*norm.offset", lambda *_: PlainGains(), needs=0.0),
-    *(
-        Rule(f"{norm}.kind", _norm, "layer", "rms")
-        for norm in ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
-    ),
-    Rule("layers.*.mixer_norm.bias", lambda *_: FoldNormBias(), found=True),
-    Rule("layers.*.mlp_norm.bias", lambda *_: FoldNormBias(), found=True),
-    Rule("final_norm.bias", lambda *_: FoldNormBias(), found=True),
-    Rule("head.bias", _final_bias, found=True),
-    Rule("head.tied", lambda *_: UntieHead(), found=True),
-    Rule("layers.*_bias", _fill, needs=True),
-    Rule("layers.*.mixer.fused", lambda *_: FuseProjections(), needs=True),
+    (Kind("layers.*.mixer.fused", found=True), lambda *_: SplitProjections()),
+    (Kind("layers.*.mlp.fused", found=True), lambda *_: SplitProjections()),
+    (Kind(KEY_VALUE_HEADS), _repeat),
+    (Kind("layers.*.mixer.window", needs=None), lambda *_: DropWindow()),
+    (Kind("layers.*.mlp.gated", found=False), lambda *_: PlainToGated()),
+    (Kind("layers.*.mixer.rope.dims"), lambda *_: FullRotary()),
+    (Kind("layers.*.mixer.rope.interleaved", found=True), lambda *_: FullRotary()),
+    (Kind("head.normalised", found=True), lambda *_: FoldHeadNorm()),
+    (Kind("*multiplier", needs=1.0), lambda *_: FoldMultipliers()),
+    (Kind("layers.*.mixer.scale", needs=None), lambda *_: FoldMultipliers()),
+    (Kind("*norm.gain", needs=True), lambda *_: PlainGains()),
+    (Kind("*norm.offset", needs=0.0), lambda *_: PlainGains()),
+    *((Kind(f"{norm}.kind", "layer", "rms"), _norm) for norm in NORMS),
+    *((Kind(f"{norm}.bias", found=True), lambda *_: FoldNormBias()) for norm in NORMS),
+    (Kind("head.bias", found=True), _final_bias),
+    (Kind("head.tied", found=True), lambda *_: UntieHead()),
+    (Kind("layers.*_bias", needs=True), _fill),
+    (Kind("layers.*.mixer.fused", needs=True), lambda *_: FuseProjections()),
 )
 """Which pass removes which violation, in the order in which passes run."""
 
-REASONS: tuple[tuple[str, str], ...] = (
-    ("positions", "positions are learned, and the target has no table of them"),
-    ("layers.*.mixer.rope", "queries and keys are not rotated, and the target always rotates"),
-    ("layers.*.mixer.rope.scaling*", "the target cannot scale its rotation like this"),
-    ("layers.*.mixer.qk_norm*", "queries and keys are normalised in one of the two models, which no weights can do"),
-    ("layers.*.mixer.softcap", "scores are capped by a tanh, which no weights of the target can do"),
-    ("head.softcap", "logits are capped by a tanh, which no weights of the target can do"),
-    ("layers.*.mixer.head_dim", "the target's heads have the size width / heads"),
-    (KEY_VALUE_HEADS, "query heads share keys and values in other groups than the target can say"),
-    ("layers.*.mlp.gated", "the MLP is gated and the target's is plain"),
-    ("layers.*.mlp.activation", "the target has another activation"),
-    ("layers.*.parallel", "attention and MLP read the same stream in one of the two models only"),
-    ("layers.*.mlp_norm", "attention and MLP share one norm, the target has two"),
-    ("layers.*_post_norm", "norms stand behind attention and MLP in one of the two models, which no weights can do"),
-    ("*norm.kind", "the stream is normalised in another way there, which no weights can do"),
-    ("*.eps", "norms have different epsilons, the target has one"),
-    ("*norm.bias", "the target's norms have biases, and these have none"),
-    ("*_bias", "the target has no such bias"),
+REASONS: tuple[tuple[Kind, str], ...] = (
+    (Kind("positions", needs=None), "positions are learned, and the target has no table of them"),
+    (Kind("positions"), "the target has a table of learned positions"),
+    (Kind("layers.*.mixer.rope", found=None), "queries and keys are not rotated, and the target always rotates"),
+    (Kind("layers.*.mixer.rope"), "queries and keys are rotated, and the target never rotates"),
+    (Kind("layers.*.mixer.rope.scaling*"), "the target cannot scale its rotation like this"),
+    (
+        Kind("layers.*.mixer.qk_norm", needs=None),
+        "queries and keys are normalised, which no weights of the target can do",
+    ),
+    (Kind("layers.*.mixer.qk_norm*"), "the target normalises queries and keys, which no weights of it can undo"),
+    (Kind("layers.*.mixer.softcap"), "scores are capped by a tanh in one of the two models only"),
+    (Kind("head.softcap"), "logits are capped by a tanh in one of the two models only"),
+    (Kind("layers.*.mixer.head_dim"), "the target's heads have the size width / heads"),
+    (Kind(KEY_VALUE_HEADS), "query heads share keys and values in groups that the target cannot form"),
+    (Kind("layers.*.mlp.gated", found=True), "the MLP is gated, the target's is plain"),
+    (
+        Kind("layers.*.parallel", found=True),
+        "attention and MLP read the same stream, the target has no parallel residual",
+    ),
+    (Kind("layers.*.parallel"), "attention and MLP follow one another, the target has them side by side"),
+    (Kind("layers.*.mlp_norm", found=None), "attention and MLP share one norm, the target has two"),
+    (Kind("layers.*.mlp_norm"), "attention and MLP have norms of their own, the target has one for both"),
+    (
+        Kind("layers.*_post_norm", needs=None),
+        "a norm stands behind attention and MLP, which no weights of the target can do",
+    ),
+    (Kind("layers.*_post_norm"), "the target has norms behind attention and MLP, which no weights of it can undo"),
+    (Kind("*norm.kind", found="none"), "attention and MLP read the stream as it is, the target normalises it first"),
+    (Kind("*norm.kind"), "is a norm of another kind than the target's, which no weights of it can undo"),
+    (Kind("*.eps"), "norms have different epsilons, the target has one"),
+    (Kind("*norm.bias"), "the target's norms have biases, and these have none"),
+    (Kind("*_bias", found=True), "the target has no such bias"),
 )
 """Why nothing removes a violation."""
 
@@ -219,12 +231,12 @@ WAY_OUT = "no exact map exists; distil it into a fresh model of the target inste
 
 
 def _rules_for(found: Sequence[Violation]) -> list[Rule]:
-    return [rule for rule in RULES if any(rule.fits(violation) for violation in found)]
+    return [rule for rule in RULES if any(rule[0].fits(violation) for violation in found)]
 
 
 def _refuse_unfixable(found: Sequence[Violation], options: Options, gains: Gains) -> None:
-    fixable = [rule for rule in _rules_for(found) if rule.make(found, options, gains) is not None]
-    stuck = [v for v in found if not any(rule.fits(v) for rule in fixable)]
+    fixable = [kind for kind, make in _rules_for(found) if make(found, options, gains) is not None]
+    stuck = [v for v in found if not any(kind.fits(v) for kind in fixable)]
     # Of a norm of another kind, or of none, gain and epsilon are no news.
     kinds = tuple(v.path.removesuffix("kind") for v in stuck if v.path.endswith(".kind"))
     told = [v for v in stuck if v.path.endswith(".kind") or not v.path.startswith(kinds)]
@@ -233,5 +245,5 @@ def _refuse_unfixable(found: Sequence[Violation], options: Options, gains: Gains
 
 
 def _reason(violation: Violation) -> str:
-    why = next((text for pattern, text in REASONS if fnmatch(violation.path, pattern)), None)
+    why = next((text for kind, text in REASONS if kind.fits(violation)), None)
     return str(violation) if why is None else f"{violation.where}: {why}"

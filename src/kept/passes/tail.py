@@ -111,26 +111,25 @@ class DropHeadBias(Pass):
 
 
 def _layer_obstacle(program: Program) -> Obstacle | None:
-    layer, width = program.spec.layers[-1], program.spec.width
-    at = f"layers.{program.spec.depth - 1}.mlp"
-    if layer.mixer_post_norm or layer.mlp_post_norm:
-        return Obstacle(at, "has norms behind its parts", way_out="use --final-bias drop")
-    if layer.parallel:
-        return Obstacle(at, "runs beside the mixer", way_out="use --final-bias drop")
-    if layer.mixer.fused or layer.mlp.fused:
-        return Obstacle(at, "is stored fused", SplitProjections())
-    if not layer.mlp.gated:
-        return Obstacle(at, "has no gate", PlainToGated())
-    if layer.mlp.size < width - 1:
-        why = f"has {layer.mlp.size} channels, the tail needs {width - 1}"
-        return Obstacle(at, why, way_out="use --final-bias drop")
-    if layer.residual_multiplier != 1 or program.spec.head.multiplier != 1:
-        return Obstacle(at, "is added with a multiplier", FoldMultipliers())
-    if program.spec.head.softcap is not None or program.spec.head.normalised:
-        return Obstacle("head", "caps or normalises its logits", way_out="use --final-bias drop")
-    if program.dtype == "F16":
-        return Obstacle("dtype", "float16 overflows in the tail", way_out="use --dtype bfloat16 or float32")
-    return None
+    spec, layer, width = program.spec, program.spec.layers[-1], program.spec.width
+    at, drop = f"layers.{spec.depth - 1}.mlp", "use --final-bias drop"
+    multiplied = layer.residual_multiplier != 1 or spec.head.multiplier != 1
+    fixable = (
+        (layer.mixer.fused or layer.mlp.fused, "is stored fused", SplitProjections()),
+        (not layer.mlp.gated, "has no gate", PlainToGated()),
+        (multiplied, "is added with a multiplier", FoldMultipliers()),
+    )
+    final = (
+        (layer.parallel, at, "runs beside the mixer", drop),
+        (layer.mixer_post_norm or layer.mlp_post_norm, at, "has norms behind its parts", drop),
+        (layer.mlp.size < width - 1, at, f"has {layer.mlp.size} channels, the tail needs {width - 1}", drop),
+        (spec.head.softcap or spec.head.normalised, "head", "caps or normalises its logits", drop),
+        (program.dtype == "F16", "dtype", "float16 overflows in the tail", "use --dtype bfloat16 or float32"),
+    )
+    for stands, where, why, way_out in final:
+        if stands:
+            return Obstacle(where, why, way_out=way_out)
+    return next((Obstacle(at, why, fix) for stands, why, fix in fixable if stands), None)
 
 
 def _tail_layer(spec: Spec) -> Layer:
