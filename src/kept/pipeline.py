@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import companions
+from kept.checkpoint.finite import first_not_finite
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.writer import (
     INDEX,
@@ -27,6 +29,7 @@ from kept.checkpoint.writer import (
 from kept.errors import CheckpointError, InputError, OutputError, PromiseError
 from kept.families import TARGETS
 from kept.ir.slots import readings
+from kept.ir.tensors import TORCH_NAMES
 from kept.opened import Opened, open_model
 from kept.passes.base import Promise
 from kept.passes.legalize import Plan, legalise, run_passes
@@ -115,7 +118,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         hashes = _write(stage, parts, source, reporter)
         found = _verify_staged(source, stage, planned, tokens, reporter)
         if found is not None and not isfinite(found.floor.kl):
-            raise CheckpointError(f"{source.path}: its own logits are not finite; a weight is NaN or infinite")
+            raise CheckpointError(_not_finite(source))
         stage.write("README.md", model_card(source, planned.program.spec, recipe.to, planned, found))
         hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
         written = record(source, recipe, planned, hashes, found)
@@ -187,6 +190,18 @@ def _recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
     return promise, make_plan(before, recipe).program if promise is Promise.EXACT else None
 
 
+def _not_finite(source: Opened) -> str:
+    """Why a source's logits are not finite: the weight that is no number, which takes reading all of them to find."""
+    found = first_not_finite(source.checkpoint.tensors)
+    if found is None:
+        return (
+            f"{source.path}: its own logits overflow in {TORCH_NAMES[source.program.dtype]}; --dtype float32 may help"
+        )
+    name, count = found
+    file = source.checkpoint.tensors[name].file
+    return f"{file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
+
+
 def _check_vocabularies(before: Opened, after: Opened) -> None:
     for what in ("vocabulary", "width"):
         sizes = getattr(before.program.spec, what), getattr(after.program.spec, what)
@@ -196,8 +211,10 @@ def _check_vocabularies(before: Opened, after: Opened) -> None:
 
 
 def _check_place(source: Path, target: Path) -> None:
-    inside = source.resolve()
-    if inside in (target.resolve(), *target.resolve().parents):
+    inside, place = (
+        Path(os.path.realpath(path)) for path in (source, target)
+    )  # Path.resolve trips over a loop of links
+    if inside in (place, *place.parents):
         raise OutputError(f"{target}: lies inside the source; choose a place outside of it")
 
 

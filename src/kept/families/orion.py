@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Derived, Flag, Number, Rotary, SpecialTokens, split_heads
+from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, split_heads
 from kept.families.llama import (
     ATTENTION_BIASES,
     DECODER,
@@ -12,6 +12,7 @@ from kept.families.llama import (
     NORM_PATHS,
     ROTARY_BUFFERS,
 )
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
 LAYER_NORMS = Always(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import Derived, Flag, Number, Rotary, Size, SpecialTokens, first, split_heads
+from kept.families.items import Derived, Flag, Number, Size, SpecialTokens, first, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, ROTARY_BUFFERS
 from kept.families.orion import LAYER_NORMS
+from kept.families.rotary import Rotary
 from kept.families.table import Entry, Family, L
 from kept.ir.spec import Norm, QkNorm
 
