@@ -17,7 +17,7 @@ from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
 from kept.passes.gate import PlainToGated
 from kept.passes.rms import LayerNormToRms, Mode
-from kept.passes.rotary import FullRotary
+from kept.passes.rotary import FullRotary, RopeForm
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
 from kept.passes.window import DropWindow, LimitContext
@@ -45,6 +45,7 @@ class Options:
 
     norm: Mode = "exact"
     final_bias: Literal["block", "drop"] = "block"
+    rope: RopeForm = "llama3"
     context: int | None = None
     dtype: str | None = None
 
@@ -134,8 +135,8 @@ RULES: tuple[tuple[str, Maker], ...] = (
     ("layers.*.mlp.fused", lambda *_: SplitProjections()),
     ("layers.*.mixer.window", lambda *_: DropWindow()),
     ("layers.*.mlp.gated", lambda *_: PlainToGated()),
-    ("layers.*.mixer.rope.dims", lambda *_: FullRotary()),
-    ("layers.*.mixer.rope.interleaved", lambda *_: FullRotary()),
+    ("layers.*.mixer.rope.dims", lambda _, options, __: FullRotary(options.rope)),
+    ("layers.*.mixer.rope.interleaved", lambda _, options, __: FullRotary(options.rope)),
     ("*norm.kind", _norm),
     ("*norm.bias", lambda *_: FoldNormBias()),
     ("head.bias", _final_bias),
