@@ -30,6 +30,11 @@ CHOICES: tuple[Callable[..., Any], ...] = (
         help="The last norm's bias: block (exact, one more layer) or drop. [default: block]",
     ),
     click.option(
+        "--rope",
+        metavar="FORM",
+        help="Partial rotation is said as llama3 (any runtime) or proportional (transformers 5). [default: llama3]",
+    ),
+    click.option(
         "--context",
         type=int,
         metavar="TOKENS",

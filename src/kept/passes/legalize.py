@@ -22,7 +22,7 @@ from kept.passes.gate import PlainToGated
 from kept.passes.plain_gains import PlainGains
 from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms, Mode
-from kept.passes.rotary import FullRotary
+from kept.passes.rotary import FullRotary, RopeForm
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
 from kept.passes.untie import UntieHead
@@ -52,6 +52,7 @@ class Options:
 
     norm: Mode = "exact"
     final_bias: Literal["block", "drop"] = "block"
+    rope: RopeForm = "llama3"
     context: int | None = None
     dtype: str | None = None
 
@@ -142,6 +143,10 @@ def _repeat(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | No
     return RepeatKeyValueHeads(found.needs) if found.needs % found.found == 0 else None
 
 
+def _rotary(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
+    return FullRotary(options.rope)
+
+
 class Anything:
     """Equal to every value of a fact."""
 
@@ -175,8 +180,8 @@ RULES: tuple[Rule, ...] = (
     (Kind(KEY_VALUE_HEADS), _repeat),
     (Kind("layers.*.mixer.window", needs=None), lambda *_: DropWindow()),
     (Kind("layers.*.mlp.gated", found=False), lambda *_: PlainToGated()),
-    (Kind("layers.*.mixer.rope.dims"), lambda *_: FullRotary()),
-    (Kind("layers.*.mixer.rope.interleaved", found=True), lambda *_: FullRotary()),
+    (Kind("layers.*.mixer.rope.dims"), _rotary),
+    (Kind("layers.*.mixer.rope.interleaved", found=True), _rotary),
     (Kind("head.normalised", found=True), lambda *_: FoldHeadNorm()),
     (Kind("*multiplier", needs=1.0), lambda *_: FoldMultipliers()),
     (Kind("layers.*.mixer.scale", needs=None), lambda *_: FoldMultipliers()),
