@@ -24,7 +24,7 @@ FAMILIES: dict[str, Family] = {
 }
 """Every family by name."""
 
-TARGETS: dict[str, Family] = {"llama": LLAMA}
+TARGETS: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2)}
 """The families that `convert --to` accepts."""
 
 

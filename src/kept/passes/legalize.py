@@ -29,7 +29,7 @@ from kept.passes.untie import UntieHead
 from kept.passes.window import DropWindow, LimitContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
 
@@ -246,9 +246,17 @@ def _refuse_unfixable(found: Sequence[Violation], options: Options, gains: Gains
     kinds = tuple(v.path.removesuffix("kind") for v in stuck if v.path.endswith(".kind"))
     told = [v for v in stuck if v.path.endswith(".kind") or not v.path.startswith(kinds)]
     if told:
-        raise Refusal("; ".join(dict.fromkeys(_reason(violation) for violation in told)) + f"; {WAY_OUT}")
+        raise Refusal("; ".join((*_reasons(told), WAY_OUT)))
 
 
-def _reason(violation: Violation) -> str:
-    why = next((text for kind, text in REASONS if kind.fits(violation)), None)
-    return str(violation) if why is None else f"{violation.where}: {why}"
+def _reasons(told: Sequence[Violation]) -> Iterator[str]:
+    """One phrase for all violations with the same reason, the others as they are."""
+    places: dict[str, list[str]] = {}
+    for violation in told:
+        why = next((text for kind, text in REASONS if kind.fits(violation)), None)
+        if why is None:
+            yield str(violation)
+        else:
+            places.setdefault(why, []).append(violation.where)
+    for why, (first, *rest) in places.items():
+        yield f"{', '.join((first, *(place.removeprefix("every layer's ") for place in rest)))}: {why}"
