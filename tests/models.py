@@ -67,6 +67,7 @@ ORION_CONFIG = {
 }
 
 TINY: Mapping[str, Mapping[str, Any]] = {
+    "gemma": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16, "pad_token_id": None},
     "gpt2": {
         "vocab_size": VOCABULARY,
         "n_embd": 48,
@@ -77,14 +78,30 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "bos_token_id": 1,
         "eos_token_id": 2,
     },
+    "granite": {
+        **SIZES,
+        "rms_norm_eps": EPS,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "attention_multiplier": 0.4,
+        "logits_scaling": 1.3,
+    },
     "llama": {**SIZES, "rms_norm_eps": EPS},
     "mistral": {**SIZES, "rms_norm_eps": EPS, "sliding_window": None},
+    "nemotron": {**SIZES, "norm_eps": EPS},
+    "olmo": {**SIZES, "pad_token_id": None},
+    "olmo2": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
     "orion": ORION_CONFIG,
     "qwen2": {**SIZES, "rms_norm_eps": EPS},
+    "qwen3": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16},
     "stablelm": {**SIZES, "layer_norm_eps": EPS},
     "starcoder2": {**SIZES, "norm_epsilon": EPS},
 }
 """The config of each family's tiny model; what is not stated is the stock class's default."""
+
+
+LESS_ONE = ("gemma", "gemma2", "nemotron")
+"""Families that store gains less 1."""
 
 
 def write_checkpoint(
@@ -101,6 +118,8 @@ def write_checkpoint(
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(strong(name, tuple(parameter.shape), random))
+                if family_name in LESS_ONE and "norm" in name and name.endswith("weight"):
+                    parameter.sub_(1)
         model.to(dtype).save_pretrained(directory)
     return directory
 

@@ -88,6 +88,9 @@ class RotaryContract(FamilyContract):
     stated: ClassVar[dict[str, Any]] = {}
     """How much of a head turns, where the family says it."""
 
+    theta: ClassVar[float] = 10_000.0
+    """The stock class's default."""
+
     def test_both_forms_of_a_rotation_read_alike(self, checkpoint: Checkpoint) -> None:
         for said in SCALINGS.values():
             old, new = self.both_forms(checkpoint.config, said)
@@ -114,8 +117,8 @@ class RotaryContract(FamilyContract):
             assert rope is not None
             return rope.theta
 
-        assert theta() == 10_000.0
-        assert theta(rope_theta=None, rope_scaling=None, rope_parameters=None) == 10_000.0
+        assert theta() == self.theta
+        assert theta(rope_theta=None, rope_scaling=None, rope_parameters=None) == self.theta
         assert theta(rope_theta=5e7) == 5e7
         assert theta(rope_theta=5e7, rope_scaling={}) == 5e7
         assert theta(rope_parameters={"rope_theta": 3.0}) == 3.0

@@ -6,11 +6,17 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
+from kept.families.gemma import GEMMA
 from kept.families.gpt2 import GPT2
+from kept.families.granite import GRANITE
 from kept.families.llama import LLAMA
 from kept.families.mistral import MISTRAL
+from kept.families.nemotron import NEMOTRON
+from kept.families.olmo import OLMO
+from kept.families.olmo2 import OLMO2
 from kept.families.orion import ORION
 from kept.families.qwen2 import QWEN2
+from kept.families.qwen3 import QWEN3
 from kept.families.stablelm import STABLELM
 from kept.families.starcoder2 import STARCODER2
 
@@ -20,7 +26,22 @@ if TYPE_CHECKING:
     from kept.families.table import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (GPT2, LLAMA, MISTRAL, ORION, QWEN2, STABLELM, STARCODER2)
+    family.name: family
+    for family in (
+        GEMMA,
+        GPT2,
+        GRANITE,
+        LLAMA,
+        MISTRAL,
+        NEMOTRON,
+        OLMO,
+        OLMO2,
+        ORION,
+        QWEN2,
+        QWEN3,
+        STABLELM,
+        STARCODER2,
+    )
 }
 """Every family by name."""
 

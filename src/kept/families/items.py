@@ -77,6 +77,59 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Power:
+    """A fact that is the key's number to some power, such as a multiplier that the config states as a divisor."""
+
+    key: str
+    path: str
+    power: float
+    default: float
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Key to fact."""
+        number = config.positive(self.key, self.default)
+        if not SMALLEST_FACTOR <= number <= LARGEST_FACTOR:
+            raise config.wrong(self.key, f"between {SMALLEST_FACTOR} and {LARGEST_FACTOR}")
+        return {self.path: number**self.power}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to the roundest number that gives it to the bit."""
+        return {self.key: self.number(first(table, self.path))}
+
+    def number(self, fact: float | None) -> float:
+        """The inverse of a power; where no float gives the fact, the nearest."""
+        if fact is None:
+            return self.default
+        nearest = min(max(fact, SMALLEST_FACTOR), LARGEST_FACTOR) ** (1 / self.power)
+        near = (float(f"{nearest:.12g}"), nearest, math.nextafter(nearest, 0), math.nextafter(nearest, math.inf))
+        found = next((number for number in near if number**self.power == fact), nearest)
+        return int(found) if found.is_integer() else found
+
+
+SMALLEST_FACTOR, LARGEST_FACTOR = 1e-30, 1e30
+"""Beyond these a multiplier or its inverse leaves float32."""
+
+
+@dataclass(frozen=True)
+class Scale(Power):
+    """The factor on scores. `head_dim^-0.5`, which attention has of itself, is none. Comes after the head size."""
+
+    path: str = field(default=f"{L}mixer.scale")
+    power: float = 1.0
+    default: float = 1.0
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to fact."""
+        found = super().read(config, known)
+        return {self.path: None} if found[self.path] == known[f"{L}mixer.head_dim"] ** -0.5 else found
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to key."""
+        scale = first(table, self.path)
+        return {self.key: self.number(first(table, f"{L}mixer.head_dim") ** -0.5 if scale is None else scale)}
+
+
+@dataclass(frozen=True)
 class Flag:
     """True or false for several facts at once."""
 
