@@ -53,6 +53,8 @@ class FamilyContract:
     """Keys that hold true or false."""
     words: ClassVar[tuple[str, ...]]
     """Keys that hold one of a few words."""
+    theta_key: ClassVar[str] = "rope_theta"
+    """The rotation's base, where a config states it outside a section."""
 
     float64: ClassVar[float] = 1e-5
     """Stock classes compute angles and RMSNorm in float32 whatever the weights have: 2e-6 measured."""
@@ -135,7 +137,7 @@ class FamilyContract:
         assert written["torch_dtype"] == written["dtype"] == "bfloat16"
         if program.spec.layers[0].mixer.rope is not None:
             theta = program.spec.layers[0].mixer.rope.theta
-            assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == theta
+            assert written[self.theta_key] == written["rope_parameters"]["rope_theta"] == theta
 
     # --------------------------------------------------------------------------------------------- what it computes
 

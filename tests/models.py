@@ -50,6 +50,12 @@ SIZES = {
     "eos_token_id": 2,
 }
 
+
+def without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The config less some keys."""
+    return {k: v for k, v in config.items() if k not in keys}
+
+
 EPS = 1e-3
 """Large enough that a forgotten or a default epsilon shows in the logits."""
 
@@ -76,6 +82,11 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "layer_norm_epsilon": EPS,
         "bos_token_id": 1,
         "eos_token_id": 2,
+    },
+    "gpt_neox": {
+        **without(SIZES, "num_key_value_heads", "rope_theta"),
+        "rotary_emb_base": 1000.0,
+        "layer_norm_eps": EPS,
     },
     "llama": {**SIZES, "rms_norm_eps": EPS},
     "mistral": {**SIZES, "rms_norm_eps": EPS, "sliding_window": None},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
 from kept.families.gpt2 import GPT2
+from kept.families.gpt_neox import GPT_NEOX
 from kept.families.llama import LLAMA
 from kept.families.mistral import MISTRAL
 from kept.families.orion import ORION
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kept.families.table import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (GPT2, LLAMA, MISTRAL, ORION, QWEN2, STABLELM, STARCODER2)
+    family.name: family for family in (GPT2, GPT_NEOX, LLAMA, MISTRAL, ORION, QWEN2, STABLELM, STARCODER2)
 }
 """Every family by name."""
 
