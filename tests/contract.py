@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+from conversions import ConversionContract
 from kept.checkpoint.reader import Checkpoint, open_checkpoint
 from kept.errors import CheckpointError
 from kept.families import FAMILIES, family_of
@@ -38,7 +39,7 @@ NOT_FLAGS: tuple[object, ...] = (0, 2, "true", 0.0)
 NOT_WORDS: tuple[object, ...] = ("no such word", 1, True)
 
 
-class FamilyContract:
+class FamilyContract(ConversionContract):
     """Reads, writes, refuses and computes as the stock class does."""
 
     name: ClassVar[str]
@@ -55,6 +56,8 @@ class FamilyContract:
     """Keys that hold one of a few words."""
     theta_key: ClassVar[str] = "rope_theta"
     """The rotation's base, where a config states it outside a section."""
+    required: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers")
+    """Keys that have no default, whatever the stock class says."""
 
     float64: ClassVar[float] = 1e-5
     """Stock classes compute angles and RMSNorm in float32 whatever the weights have: 2e-6 measured."""
@@ -204,7 +207,7 @@ class FamilyContract:
                     self.family.read_config({**checkpoint.config, key: value})
 
     def test_keys_without_a_default_are_named(self, checkpoint: Checkpoint) -> None:
-        for key in ("n_embd", "n_layer", "n_head") if self.name == "gpt2" else ("hidden_size", "num_hidden_layers"):
+        for key in self.required:
             config = {k: v for k, v in checkpoint.config.items() if k != key}
             with pytest.raises(CheckpointError, match=rf"^config\.json: has no {key}$"):
                 self.family.read_config(config)
@@ -307,7 +310,9 @@ def _other_specs(spec: Spec) -> list[Spec]:
     """The spec with another epsilon at one place, and with another angle."""
     first = spec.layers[0]
     out = [replace(spec, final_norm=replace(spec.final_norm, eps=0.05))]
-    out.append(replace(spec, layers=(replace(first, mixer_norm=replace(first.mixer_norm, eps=0.05)), *spec.layers[1:])))
+    name = "mixer_post_norm" if first.mixer_norm.kind == "none" else "mixer_norm"
+    other_norm = replace(first, **{name: replace(getattr(first, name), eps=0.05)})
+    out.append(replace(spec, layers=(other_norm, *spec.layers[1:])))
     if first.mixer.rope is not None:
         other = replace(first.mixer, rope=replace(first.mixer.rope, theta=first.mixer.rope.theta * 1.1))
         out.append(replace(spec, layers=(replace(first, mixer=other), *spec.layers[1:])))

@@ -73,6 +73,7 @@ ORION_CONFIG = {
 }
 
 TINY: Mapping[str, Mapping[str, Any]] = {
+    "cohere": {**SIZES, "layer_norm_eps": EPS, "logit_scale": 0.75},
     "gpt2": {
         "vocab_size": VOCABULARY,
         "n_embd": 48,
@@ -91,6 +92,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "llama": {**SIZES, "rms_norm_eps": EPS},
     "mistral": {**SIZES, "rms_norm_eps": EPS, "sliding_window": None},
     "orion": ORION_CONFIG,
+    "phi": {**SIZES, "layer_norm_eps": EPS},
     "qwen2": {**SIZES, "rms_norm_eps": EPS},
     "stablelm": {**SIZES, "layer_norm_eps": EPS},
     "starcoder2": {**SIZES, "norm_epsilon": EPS},

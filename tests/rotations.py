@@ -93,7 +93,7 @@ class RotaryContract(FamilyContract):
     partial_key: ClassVar[str] = "partial_rotary_factor"
     """The same, where a config states it outside a section."""
     theta: ClassVar[float] = 10_000.0
-    """The base that the stock class assumes."""
+    """The stock class's default."""
 
     def test_both_forms_of_a_rotation_read_alike(self, checkpoint: Checkpoint) -> None:
         for said in SCALINGS.values():
@@ -109,7 +109,7 @@ class RotaryContract(FamilyContract):
         """The 4.x form, with `type` as its older versions had it, and the 5.x form."""
         plain = unrotated(config)
         scaling = {("type" if k == "rope_type" else k): v for k, v in said.items()}
-        stated = {self.partial_key: fraction for fraction in self.stated.values()}
+        stated = {(self.partial_key if k == "partial_rotary_factor" else k): v for k, v in self.stated.items()}
         old = {**plain, **stated, self.theta_key: 777.0, "rope_scaling": scaling}
         new = {**plain, "rope_parameters": {"rope_theta": 777.0, **self.stated, **said}}
         return copy.deepcopy(old), copy.deepcopy(new)

@@ -6,11 +6,13 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
+from kept.families.cohere import COHERE
 from kept.families.gpt2 import GPT2
 from kept.families.gpt_neox import GPT_NEOX
 from kept.families.llama import LLAMA
 from kept.families.mistral import MISTRAL
 from kept.families.orion import ORION
+from kept.families.phi import PHI
 from kept.families.qwen2 import QWEN2
 from kept.families.stablelm import STABLELM
 from kept.families.starcoder2 import STARCODER2
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from kept.families.table import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (GPT2, GPT_NEOX, LLAMA, MISTRAL, ORION, QWEN2, STABLELM, STARCODER2)
+    family.name: family for family in (COHERE, GPT2, GPT_NEOX, LLAMA, MISTRAL, ORION, PHI, QWEN2, STABLELM, STARCODER2)
 }
 """Every family by name."""
 

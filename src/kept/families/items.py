@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kept.families.config import LARGEST
 from kept.families.table import L
@@ -193,6 +193,25 @@ ACTIVATIONS = (
 
 
 @dataclass(frozen=True)
+class HeadNorms:
+    """A flag for LayerNorms of queries and keys, each with its own gain or one for all. Comes after the epsilon."""
+
+    key: str
+    scope: Literal["shared", "own"]
+    bias: bool = False
+    path: str = field(default=f"{L}mixer.qk_norm")
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to fact."""
+        norm = ir.Norm("layer", known["final_norm.eps"], bias=self.bias)
+        return {self.path: ir.QkNorm(norm, self.scope) if config.flag(self.key, default=False) else None}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to key."""
+        return {self.key: first(table, self.path) is not None}
+
+
+@dataclass(frozen=True)
 class SpecialTokens:
     """bos, eos (one or several) and pad; the defaults are the stock class's."""
 
@@ -258,6 +277,7 @@ class Rotary:
     theta: float = 10_000.0
     partial: float = 1.0
     says_partial: bool = False
+    interleaved: bool = False
     theta_key: str = "rope_theta"
     partial_key: str = "partial_rotary_factor"
     path: str = field(default=f"{L}mixer.rope")
@@ -279,7 +299,7 @@ class Rotary:
         if dims < 2 or dims % 2:
             raise config.wrong(self.partial_key, f"such that an even number of the {head} head dimensions turn")
         scaling = None if kind == "default" else _scaling(SCALINGS[kind], given, config, known["context"], dims // 2)
-        return {self.path: ir.Rope(theta, dims, scaling=scaling)}
+        return {self.path: ir.Rope(theta, dims, self.interleaved, scaling)}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """A rotation to keys."""
