@@ -38,6 +38,17 @@ NOT_NUMBERS: tuple[object, ...] = (True, float("inf"), float("nan"))
 NOT_FLAGS: tuple[object, ...] = (0, 2, "true", 0.0)
 NOT_WORDS: tuple[object, ...] = ("no such word", 1, True)
 
+DECODER_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+"""What nearly every family calls its sizes."""
+
 
 class FamilyContract(ConversionContract):
     """Reads, writes, refuses and computes as the stock class does."""
@@ -240,7 +251,7 @@ class FamilyContract(ConversionContract):
             assert message.endswith(str(list(lazy.shape)))
 
     @pytest.mark.parametrize(
-        "name", ["model.layers.0.self_attn.q_norm.weight", "transformer.h.7.ln_1.weight", "adapter.weight"]
+        "name", ["model.layers.0.self_attn.z_proj.weight", "transformer.h.7.ln_1.weight", "adapter.weight"]
     )
     def test_extra_tensors_are_named(self, checkpoint: Checkpoint, name: str) -> None:
         with pytest.raises(CheckpointError) as error:

@@ -74,6 +74,12 @@ ORION_CONFIG = {
 
 TINY: Mapping[str, Mapping[str, Any]] = {
     "cohere": {**SIZES, "layer_norm_eps": EPS, "logit_scale": 0.75},
+    "falcon": {
+        **without(SIZES, "intermediate_size", "num_key_value_heads"),
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "layer_norm_epsilon": EPS,
+    },
     "gpt2": {
         "vocab_size": VOCABULARY,
         "n_embd": 48,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from contract import DECODER_SIZES
 from kept.ir.spec import Rope
 from rotations import StockRotaryContract
 
@@ -13,22 +14,12 @@ class TestCohere(StockRotaryContract):
     """Command R: a tied head whose logits have a factor."""
 
     name = "cohere"
-    sizes = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "max_position_embeddings",
-    )
+    sizes = DECODER_SIZES
     numbers = ("layer_norm_eps", "logit_scale")
     flags = ("use_qk_norm", "attention_bias", "tie_word_embeddings")
     words = ("hidden_act",)
     theta = 500_000.0
-    becomes_llama = (
-        r"^every layer's parallel: attention and MLP read the same stream .*every layer's mlp_norm: .* one norm"
-    )
+    becomes_llama = r"^every layer's mlp_norm: attention and MLP share one norm.*parallel: .* read the same stream"
 
     def test_spec(self, program: Program) -> None:
         layer = program.spec.layers[0]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from contract import DECODER_SIZES
 from kept.ir.spec import Rope
 from rotations import StockRotaryContract
 
@@ -13,21 +14,11 @@ class TestPhi(StockRotaryContract):
     """Phi-2: half of each head turns where nothing is said."""
 
     name = "phi"
-    sizes = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "max_position_embeddings",
-    )
+    sizes = DECODER_SIZES
     numbers = ("layer_norm_eps",)
     flags = ("qk_layernorm", "tie_word_embeddings")
     words = ("hidden_act",)
-    becomes_llama = (
-        r"^every layer's parallel: attention and MLP read the same stream .*every layer's mlp_norm: .* one norm"
-    )
+    becomes_llama = r"^every layer's mlp_norm: attention and MLP share one norm.*parallel: .* read the same stream"
 
     stated: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 1.0}
 

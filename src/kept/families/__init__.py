@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
 from kept.families.cohere import COHERE
+from kept.families.falcon import FALCON
 from kept.families.gpt2 import GPT2
 from kept.families.gpt_neox import GPT_NEOX
 from kept.families.llama import LLAMA
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from kept.families.table import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (COHERE, GPT2, GPT_NEOX, LLAMA, MISTRAL, ORION, PHI, QWEN2, STABLELM, STARCODER2)
+    family.name: family
+    for family in (COHERE, FALCON, GPT2, GPT_NEOX, LLAMA, MISTRAL, ORION, PHI, QWEN2, STABLELM, STARCODER2)
 }
 """Every family by name."""
 

@@ -1,5 +1,4 @@
-"""Cohere (Command R): attention and gated MLP side by side behind one LayerNorm without bias, neighbours are rotated,
-logits have a factor."""
+"""Cohere (Command R): one LayerNorm without bias for attention and MLP side by side, neighbours turn, scaled logits."""
 
 from __future__ import annotations
 

@@ -178,6 +178,11 @@ def as_many_as_queries(known: Facts) -> int:
     return int(known[f"{L}mixer.heads"])
 
 
+def no_mlp_norm(known: Facts) -> Facts:
+    """What takes a norm that is known away from the MLP, which then reads the mixer's."""
+    return dict.fromkeys((f"{L}mlp_norm", *(path for path in known if path.startswith(f"{L}mlp_norm."))))
+
+
 ACTIVATIONS = (
     ("silu", "silu"),
     ("swish", "silu"),

@@ -1,4 +1,4 @@
-"""Phi (1, 1.5, 2): attention and plain MLP side by side behind one LayerNorm, and biases on everything, the head too."""
+"""Phi 1 and 2: one LayerNorm for attention and plain MLP side by side, and biases everywhere, on the head too."""
 
 from __future__ import annotations
 

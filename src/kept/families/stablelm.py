@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import Derived, Flag, HeadNorms, Number, Rotary, Size, SpecialTokens, first, split_heads
+from kept.families.items import (
+    Derived,
+    Flag,
+    HeadNorms,
+    Number,
+    Rotary,
+    Size,
+    SpecialTokens,
+    first,
+    no_mlp_norm,
+    split_heads,
+)
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, ROTARY_BUFFERS
 from kept.families.orion import LAYER_NORMS
 from kept.families.table import Entry, Family, L
@@ -22,8 +33,7 @@ class ParallelResidual:
     def read(self, config: Config, known: Facts) -> Facts:
         """Key to facts: a parallel block has no second norm."""
         parallel = config.flag("use_parallel_residual", default=False)
-        mlp_norm = {path: value for path, value in known.items() if path.startswith(f"{L}mlp_norm.")}
-        return {f"{L}parallel": parallel, **(dict.fromkeys((f"{L}mlp_norm", *mlp_norm)) if parallel else {})}
+        return {f"{L}parallel": parallel, **(no_mlp_norm(known) if parallel else {})}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Facts to key."""
