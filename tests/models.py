@@ -50,6 +50,12 @@ SIZES = {
     "eos_token_id": 2,
 }
 
+
+def without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The config less some keys."""
+    return {k: v for k, v in config.items() if k not in keys}
+
+
 EPS = 1e-3
 """Large enough that a forgotten or a default epsilon shows in the logits."""
 
@@ -67,6 +73,13 @@ ORION_CONFIG = {
 }
 
 TINY: Mapping[str, Mapping[str, Any]] = {
+    "cohere": {**SIZES, "layer_norm_eps": EPS, "logit_scale": 0.75},
+    "falcon": {
+        **without(SIZES, "intermediate_size", "num_key_value_heads"),
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "layer_norm_epsilon": EPS,
+    },
     "gemma": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16, "pad_token_id": None},
     "gpt2": {
         "vocab_size": VOCABULARY,
@@ -86,12 +99,18 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "attention_multiplier": 0.4,
         "logits_scaling": 1.3,
     },
+    "gpt_neox": {
+        **without(SIZES, "num_key_value_heads", "rope_theta"),
+        "rotary_emb_base": 1000.0,
+        "layer_norm_eps": EPS,
+    },
     "llama": {**SIZES, "rms_norm_eps": EPS},
     "mistral": {**SIZES, "rms_norm_eps": EPS, "sliding_window": None},
     "nemotron": {**SIZES, "norm_eps": EPS},
     "olmo": {**SIZES, "pad_token_id": None},
     "olmo2": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
     "orion": ORION_CONFIG,
+    "phi": {**SIZES, "layer_norm_eps": EPS},
     "qwen2": {**SIZES, "rms_norm_eps": EPS},
     "qwen3": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16},
     "stablelm": {**SIZES, "layer_norm_eps": EPS},

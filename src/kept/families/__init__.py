@@ -6,8 +6,11 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
+from kept.families.cohere import COHERE
+from kept.families.falcon import FALCON
 from kept.families.gemma import GEMMA
 from kept.families.gpt2 import GPT2
+from kept.families.gpt_neox import GPT_NEOX
 from kept.families.granite import GRANITE
 from kept.families.llama import LLAMA
 from kept.families.mistral import MISTRAL
@@ -15,6 +18,7 @@ from kept.families.nemotron import NEMOTRON
 from kept.families.olmo import OLMO
 from kept.families.olmo2 import OLMO2
 from kept.families.orion import ORION
+from kept.families.phi import PHI
 from kept.families.qwen2 import QWEN2
 from kept.families.qwen3 import QWEN3
 from kept.families.stablelm import STABLELM
@@ -24,12 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.families.table import Family
-
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
+        COHERE,
+        FALCON,
         GEMMA,
         GPT2,
+        GPT_NEOX,
         GRANITE,
         LLAMA,
         MISTRAL,
@@ -37,6 +43,7 @@ FAMILIES: dict[str, Family] = {
         OLMO,
         OLMO2,
         ORION,
+        PHI,
         QWEN2,
         QWEN3,
         STABLELM,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kept.families.config import LARGEST
 from kept.families.table import L
@@ -229,6 +229,11 @@ def as_many_as_queries(known: Facts) -> int:
     return int(known[f"{L}mixer.heads"])
 
 
+def no_mlp_norm(known: Facts) -> Facts:
+    """What takes a norm that is known away from the MLP, which then reads the mixer's."""
+    return dict.fromkeys((f"{L}mlp_norm", *(path for path in known if path.startswith(f"{L}mlp_norm."))))
+
+
 ACTIVATIONS = (
     ("silu", "silu"),
     ("swish", "silu"),
@@ -241,6 +246,25 @@ ACTIVATIONS = (
     ("relu2", "relu2"),
 )
 """Names of activations in transformers, and ours. The tanh forms differ in rounding only."""
+
+
+@dataclass(frozen=True)
+class HeadNorms:
+    """A flag for LayerNorms of queries and keys, each with its own gain or one for all. Comes after the epsilon."""
+
+    key: str
+    scope: Literal["shared", "own"]
+    bias: bool = False
+    path: str = field(default=f"{L}mixer.qk_norm")
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to fact."""
+        norm = ir.Norm("layer", known["final_norm.eps"], bias=self.bias)
+        return {self.path: ir.QkNorm(norm, self.scope) if config.flag(self.key, default=False) else None}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to key."""
+        return {self.key: first(table, self.path) is not None}
 
 
 @dataclass(frozen=True)

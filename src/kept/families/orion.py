@@ -15,9 +15,15 @@ from kept.families.llama import (
 from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
-LAYER_NORMS = Always(
-    tuple((f"{path}.{fact}", value) for path in NORM_PATHS for fact, value in (("kind", "layer"), ("bias", True)))
-)
+
+def layer_norms(*paths: str, bias: bool = True) -> Always:
+    """LayerNorm with gain at each path, and with bias unless said otherwise."""
+    return Always(
+        tuple((f"{path}.{fact}", value) for path in paths for fact, value in (("kind", "layer"), ("bias", bias)))
+    )
+
+
+LAYER_NORMS = layer_norms(*NORM_PATHS)
 """LayerNorm with gain and bias everywhere."""
 
 ORION = Family(

@@ -31,38 +31,42 @@ class Rotary:
     """Rotary positions, in the 4.x form (`rope_theta`, `rope_scaling`) and the 5.x form (`rope_parameters`) at once.
 
     `partial` is the fraction of each head that turns where the config does not say; `says_partial` whether the
-    family's classes read that fraction at all. Comes after head size and context in a table.
+    family's classes read that fraction at all. `theta_key` and `partial_key` are the family's own names outside the
+    section. Comes after head size and context in a table.
     """
 
     theta: float = 10_000.0
     partial: float = 1.0
     says_partial: bool = False
+    interleaved: bool = False
+    theta_key: str = "rope_theta"
+    partial_key: str = "partial_rotary_factor"
     path: str = field(default=f"{L}mixer.rope")
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Keys to a rotation."""
         given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
-        theta = given.positive("rope_theta", config.positive("rope_theta", self.theta))
+        theta = given.positive("rope_theta", config.positive(self.theta_key, self.theta))
         kind = given.get("rope_type") or given.get("type") or "default"
         if not isinstance(kind, str) or kind not in {"default", *SCALINGS}:
             raise given.wrong("rope_type", "one of default, " + ", ".join(SCALINGS))
         head = known[f"{L}mixer.head_dim"]
         fraction = 1.0
         if self.says_partial or kind == "proportional":
-            fraction = given.number("partial_rotary_factor", config.number("partial_rotary_factor", self.partial))
+            fraction = given.number("partial_rotary_factor", config.number(self.partial_key, self.partial))
         if not 0 < fraction <= 1:
-            raise config.wrong("partial_rotary_factor", "above 0 and at most 1")
+            raise config.wrong(self.partial_key, "above 0 and at most 1")
         dims = int(head * fraction)
         if dims < 2 or dims % 2:
-            raise config.wrong("partial_rotary_factor", f"such that an even number of the {head} head dimensions turn")
+            raise config.wrong(self.partial_key, f"such that an even number of the {head} head dimensions turn")
         scaling = None if kind == "default" else _scaling(SCALINGS[kind], given, config, known["context"], dims // 2)
-        return {self.path: ir.Rope(theta, dims, scaling=scaling)}
+        return {self.path: ir.Rope(theta, dims, self.interleaved, scaling)}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """A rotation to keys."""
         layer = at_layer(table, 0)
         if layer.get(self.path) is None:
-            return {"rope_theta": self.theta, "rope_scaling": None}
+            return {self.theta_key: self.theta, "rope_scaling": None}
         rope: ir.Rope = build(ir.Rope, self.path, layer)
         head = layer[f"{L}mixer.head_dim"]
         fraction = _fraction(rope.dims, head)
@@ -70,13 +74,13 @@ class Rotary:
         if isinstance(rope.scaling, ir.Proportional) or self.says_partial:
             stated["partial_rotary_factor"] = fraction
         kind = stated.pop("rope_type", "default")
-        out: dict[str, Any] = {"rope_theta": rope.theta}
+        out: dict[str, Any] = {self.theta_key: rope.theta}
         out["rope_parameters"] = {"rope_type": kind, "rope_theta": rope.theta, **stated}
         # transformers 4.41 accepts `type` and `factor` and nothing else for the two kinds that it knows.
         named = {"type": kind} if kind in {"linear", "dynamic"} and not self.says_partial else {"rope_type": kind}
         out["rope_scaling"] = None if kind == "default" else {**named, **stated}
         if self.says_partial:
-            out["partial_rotary_factor"] = fraction
+            out[self.partial_key] = fraction
         if isinstance(rope.scaling, ir.LongRope):
             # transformers 4 looks for it here, and otherwise takes the whole context for it.
             out["original_max_position_embeddings"] = rope.scaling.original_max_position_embeddings

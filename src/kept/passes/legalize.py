@@ -259,4 +259,5 @@ def _reasons(told: Sequence[Violation]) -> Iterator[str]:
         else:
             places.setdefault(why, []).append(violation.where)
     for why, (first, *rest) in places.items():
-        yield f"{', '.join((first, *(place.removeprefix("every layer's ") for place in rest)))}: {why}"
+        others = [place.removeprefix("every layer's ") for place in rest]
+        yield f"{', '.join((first, *others))}: {why}"
