@@ -6,13 +6,23 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
+from kept.families.aquila import AQUILA
+from kept.families.baichuan import BAICHUAN
+from kept.families.deci import DECI
+from kept.families.exaone import EXAONE
 from kept.families.gpt2 import GPT2
+from kept.families.internlm import INTERNLM
+from kept.families.internlm2 import INTERNLM2
 from kept.families.llama import LLAMA
+from kept.families.minicpm import MINICPM
 from kept.families.mistral import MISTRAL
 from kept.families.orion import ORION
+from kept.families.qwen import QWEN
 from kept.families.qwen2 import QWEN2
+from kept.families.refused import REFUSED
 from kept.families.stablelm import STABLELM
 from kept.families.starcoder2 import STARCODER2
+from kept.families.xverse import XVERSE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +30,25 @@ if TYPE_CHECKING:
     from kept.families.table import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (GPT2, LLAMA, MISTRAL, ORION, QWEN2, STABLELM, STARCODER2)
+    family.name: family
+    for family in (
+        AQUILA,
+        BAICHUAN,
+        DECI,
+        EXAONE,
+        GPT2,
+        INTERNLM,
+        INTERNLM2,
+        LLAMA,
+        MINICPM,
+        MISTRAL,
+        ORION,
+        QWEN,
+        QWEN2,
+        STABLELM,
+        STARCODER2,
+        XVERSE,
+    )
 }
 """Every family by name."""
 
@@ -29,10 +57,12 @@ TARGETS: dict[str, Family] = {"llama": LLAMA}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a config. Raises CheckpointError where it is not known, listing those that are."""
+    """The family of a config. Raises CheckpointError where it is not read, with the reason or those that are."""
     name = config.get("model_type")
     if not isinstance(name, str):
         raise CheckpointError("config.json: has no model_type, so its family is unknown")
+    if name in REFUSED:
+        raise CheckpointError(f"config.json: model_type {name!r} {REFUSED[name]}")
     if name not in FAMILIES:
         near = get_close_matches(name, FAMILIES, 1)
         guess = f"; did you mean {near[0]}?" if near else ""

@@ -168,6 +168,10 @@ class Fixed:
         return {}
 
 
+NO_EXPERTS = Fixed("num_experts", value=None, why="mixtures of experts are not read")
+"""For families whose mixtures of experts share the name of their dense models."""
+
+
 def split_heads(known: Facts) -> int:
     """Head size where the config does not give it: width over heads."""
     return int(known["width"] // known[f"{L}mixer.heads"])
