@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kept.families.config import LARGEST
 from kept.families.table import L
+from kept.ir import spec as ir
 from kept.ir.facts import ABSENT, PerLayer
 
 if TYPE_CHECKING:
@@ -217,6 +219,10 @@ class Fixed:
     def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
         """The stock class's own default says it."""
         return {}
+
+
+NO_EXPERTS = Fixed("num_experts", value=None, why="mixtures of experts are not read")
+"""For families whose mixtures of experts share the name of their dense models."""
 
 
 def split_heads(known: Facts) -> int:
