@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from kept.checkpoint.writer import shards, staging, to_json
+from kept.checkpoint.staging import staging
+from kept.checkpoint.writer import shards, to_json
 from kept.errors import Refusal
 from kept.ir import spec as ir
 from kept.ir.program import Program

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
-from kept.families.items import Always, Derived, Flag, Number, Rotary, SpecialTokens, as_many_as_queries, split_heads
+from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, as_many_as_queries, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L, linear
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from kept.families.items import (
     Derived,
     Flag,
     Number,
-    Rotary,
     Size,
     SpecialTokens,
     split_heads,
 )
 from kept.families.llama import DECODER, NORM_EPS, RMS_NORMS
+from kept.families.rotary import Rotary
 from kept.families.table import Entry, Family, L, linear, norm
 
 EXAONE = Family(

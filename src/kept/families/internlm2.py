@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Derived, Flag, Number, Rotary, SpecialTokens, split_heads
+from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, split_heads
 from kept.families.llama import ATTENTION_BIASES, DECODER, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
+from kept.families.rotary import Rotary
 from kept.families.table import Entry, Family, L, linear, norm
 
 INTERNLM2 = Family(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
-from kept.families.items import NO_EXPERTS, Derived, Fixed, Flag, Number, Rotary, Size, SpecialTokens, split_heads
+from kept.families.items import NO_EXPERTS, Derived, Fixed, Flag, Number, Size, SpecialTokens, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
 if TYPE_CHECKING:
