@@ -81,12 +81,36 @@ NASTY: Sequence[Any] = (
 """Values that a key should not have, and words that lead elsewhere."""
 
 KEYS = (
-    *("rope_scaling", "rope_parameters", "rope_theta", "rope_type", "type", "factor", "original_max_position_embeddings"),
-    *("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate", "short_factor", "long_factor"),
+    *(
+        "rope_scaling",
+        "rope_parameters",
+        "rope_theta",
+        "rope_type",
+        "type",
+        "factor",
+        "original_max_position_embeddings",
+    ),
+    *(
+        "beta_fast",
+        "beta_slow",
+        "attention_factor",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+        "short_factor",
+        "long_factor",
+    ),
     *("low_freq_factor", "high_freq_factor", "partial_rotary_factor", "head_dim", "layer_types", "sliding_window"),
     *("use_sliding_window", "max_window_layers", "eos_token_id", "bos_token_id", "pad_token_id", "n_inner", "passes"),
     *("__metadata__", "dtype", "shape", "data_offsets", "weight_map", "name", "mode", "biases", "tokens", "content"),
-    *("added_tokens_decoder", "additional_special_tokens", "auto_map", "tokenizer_class", "chat_template", "truncation"),
+    *(
+        "added_tokens_decoder",
+        "additional_special_tokens",
+        "auto_map",
+        "tokenizer_class",
+        "chat_template",
+        "truncation",
+    ),
 )
 """Keys that a change may add."""
 

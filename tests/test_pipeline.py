@@ -167,7 +167,7 @@ def test_the_record_names_source_and_recipe(done: Conversion, readable: Path) ->
     assert record["kept"] == version("kept")
     assert record["source"]["name"] == "my-orion"
     assert record["source"]["family"] == "orion"
-    choices = {"to": "llama", "norm": "exact", "final_bias": "block"}
+    choices = {"to": "llama", "norm": "exact", "final_bias": "block", "rope": "llama3"}
     assert record["recipe"] == {**choices, "verify_tokens": 128}
     assert record["promise"] == "exact"
     assert str(readable.parent) not in (done.path / "kept.json").read_text(encoding="utf-8")

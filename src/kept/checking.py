@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.finite import not_finite
 from kept.checkpoint.reader import read_header, read_json, stored_files, weight_files, weight_map
-from kept.checkpoint.writer import INDEX, digest
+from kept.checkpoint.stream import digest
+from kept.checkpoint.writer import INDEX
 from kept.errors import CheckpointError, KeptError
 from kept.families import FAMILIES, family_of
 from kept.record import RECORD

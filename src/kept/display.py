@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kept.errors import printable
+from kept.runtimes import notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -196,7 +197,12 @@ def plan_table(found: Plan) -> dict[str, Any]:
         }
         for s in found.steps
     ]
-    return {"promise": str(found.promise), "passes": steps, "parameters": found.program.parameters}
+    return {
+        "promise": str(found.promise),
+        "passes": steps,
+        "parameters": found.program.parameters,
+        "runtimes": [asdict(note) for note in notes(found)],
+    }
 
 
 def plan(opened: Opened, found: Plan, target: str) -> None:
@@ -220,6 +226,8 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
         f"bytes {amount(before.nbytes, 'bytes')} -> {amount(after.nbytes, 'bytes')}, "
         f"layers {before.spec.depth} -> {after.spec.depth}"
     )
+    for note in notes(found):
+        console.print(f"not as it is for {note}")
 
 
 def conversion(done: Conversion) -> None:

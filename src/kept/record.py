@@ -15,6 +15,7 @@ import jinja2
 
 from kept.checkpoint.companions import licences, stated_licence
 from kept.ir.slots import slots
+from kept.runtimes import notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +87,7 @@ def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verif
         spec=spec,
         plan=plan,
         found=found,
+        notes=notes(plan),
         licence=stated_licence(source.path),
         licence_files=[file.name for file in licences(source.path)],
         restricted=RESTRICTED.get(source.family.name),
