@@ -56,9 +56,9 @@ def test_norms_without_a_bias_have_none(tmp_path: Path) -> None:
 
 
 def test_a_target_with_its_passes_or_its_reason(tmp_path: Path) -> None:
-    (reach,) = kept.inspect(write_checkpoint(tmp_path / "qwen2", "qwen2")).targets
+    reach, *_ = kept.inspect(write_checkpoint(tmp_path / "qwen2", "qwen2")).targets
     assert (reach.target, reach.promise, reach.passes, reach.refusal) == ("llama", "exact", ("fill-biases",), None)
-    (reach,) = kept.inspect(write_checkpoint(tmp_path / "gpt2", "gpt2")).targets
+    reach, *_ = kept.inspect(write_checkpoint(tmp_path / "gpt2", "gpt2")).targets
     assert (reach.promise, reach.passes) == (None, ())
     assert reach.refusal is not None
     assert reach.refusal.startswith("positions: positions are learned")

@@ -366,10 +366,12 @@ def test_a_longer_context_is_refused() -> None:
     )
 
 
+UNNORMALISED = "attention and MLP read the stream as it is, the target normalises it first"
+
 ODD = {
     "no norm before": (
         layer_spec(norm=ir.NO_NORM),
-        "every layer's mixer_norm.kind: attention and MLP read the stream as it is, the target normalises it first",
+        f"final_norm.kind, mixer_norm.kind, mlp_norm.kind: {UNNORMALISED}",
     ),
     "norms behind": (
         map_layers(rms_spec(), lambda layer: replace(layer, mixer_post_norm=RMS_NORM)),

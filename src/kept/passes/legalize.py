@@ -244,7 +244,8 @@ def _refuse_unfixable(found: Sequence[Violation], options: Options, gains: Gains
     stuck = [v for v in found if not any(kind.fits(v) for kind in fixable)]
     # Of a norm of another kind, or of none, gain and epsilon are no news.
     kinds = tuple(v.path.removesuffix("kind") for v in stuck if v.path.endswith(".kind"))
-    told = [v for v in stuck if v.path.endswith(".kind") or not v.path.startswith(kinds)]
+    other = tuple(v for v in stuck if v.path.endswith(".kind") or not v.path.startswith(kinds))
+    told = [v for v in other if not (kinds and v.path.endswith(".eps"))]
     if told:
         raise Refusal("; ".join((*_reasons(told), WAY_OUT)))
 
