@@ -10,14 +10,13 @@ import fcntl
 import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from kept.checkpoint.stream import Gauge, copy_file, digest, followed, one_thread, write_tensor
+from kept.checkpoint.stream import Gauge, copy_file, digest, followed, write_tensors
 from kept.checkpoint.writer import to_json
 from kept.errors import KeptError, OutputError
-from kept.ir.tensors import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -192,10 +191,7 @@ def _write(shard: Shard, file: IO[bytes], progress: Progress) -> None:
         copy_file(shard.whole, file, header, shard.nbytes, progress)
         return
     file.write(shard.header())
-    computes = any(not isinstance(tensor, Stored) for _, tensor in shard.tensors)
-    with one_thread() if computes else nullcontext():
-        for _, tensor in shard.tensors:
-            write_tensor(tensor, file, progress)
+    write_tensors((tensor for _, tensor in shard.tensors), file, progress)
 
 
 def _sync_directory(path: Path) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from threading import Condition
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Self
 
 from kept.errors import CheckpointError, OutputError
 from kept.ir.tensors import Lazy, Stored, torch_dtype, working_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     import torch
@@ -31,6 +33,9 @@ PIECE = 1 << 22
 
 KERNEL_PIECE = 1 << 26
 """Bytes that the kernel is asked to copy at a time."""
+
+DEPTH = 16
+"""Blocks that are computed and not yet written, at most."""
 
 LEAD = 1 << 28
 """Bytes that a reader of the source may be ahead of the writer: enough to read for it, too few to crowd memory."""
@@ -111,16 +116,47 @@ def paced(gauge: Gauge, share: float) -> Progress:
     return progress
 
 
-def write_tensor(tensor: Lazy, file: IO[bytes], progress: Progress) -> None:
-    """Write a tensor's bytes: those of a file are copied, others computed. `progress` gets bytes as they are done."""
-    if isinstance(tensor, Stored):
-        copy_file(tensor.file, file, tensor.offset, tensor.nbytes, progress)
-        return
-    for block in tensor.blocks(working_precision(tensor.dtype)):
-        data = raw(block.to(torch_dtype(tensor.dtype)))
+class Lane:
+    """Work that another thread does in order, at most `DEPTH` pieces behind: writing, while this one computes."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the rest, unless this thread failed."""
+        try:
+            while kind is None and self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def do(self, work: Callable[..., None], *args: object) -> None:
+        """Have work done. Raises what earlier work raised."""
+        while len(self._waiting) >= DEPTH:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(work, *args))
+
+
+def write_tensors(tensors: Iterable[Lazy], file: IO[bytes], progress: Progress) -> None:
+    """Write tensors' bytes: those of a file are copied, others computed. `progress` gets bytes as they are written."""
+
+    def written(data: memoryview) -> None:
         file.write(data)
         file.flush()
         progress(data.nbytes)
+
+    with Lane() as lane:
+        for tensor in tensors:
+            if isinstance(tensor, Stored):
+                lane.do(copy_file, tensor.file, file, tensor.offset, tensor.nbytes, progress)
+                continue
+            with one_thread():
+                for block in tensor.blocks(working_precision(tensor.dtype)):
+                    lane.do(written, raw(block.to(torch_dtype(tensor.dtype))))
 
 
 @contextmanager

@@ -69,7 +69,8 @@ class AffineTail(Pass):
         gain = program.weights.get("final_norm.gain", Filled((spec.width,), dtype, 1.0))
         columns = partial(_head, signal=divisor / (SIGNAL * signal), anchor=divisor / (ANCHOR * anchor))
         head, bias = program.weights["head.weight"], program.weights["head.bias"]
-        new["head.weight"] = Computed(head.shape, dtype, columns, (head, bias), (gain,), local=True)
+        v = Formula((spec.width,), dtype, partial(_unit, width=spec.width))
+        new["head.weight"] = Computed(head.shape, dtype, columns, (head, bias), (gain, v), local=True)
         last = partial(_last_gain, width=spec.width, signal=signal, anchor=anchor)
         new["final_norm.gain"] = Computed((spec.width,), dtype, last, (gain,))
         changed = replace(
@@ -204,8 +205,13 @@ def _last_gain(gain: torch.Tensor, width: int, signal: float, anchor: float) -> 
     return out
 
 
-def _head(head: torch.Tensor, bias: torch.Tensor, gain: torch.Tensor, signal: float, anchor: float) -> torch.Tensor:
-    v = _householder(gain.shape[0], gain.dtype)
+def _unit(start: int, stop: int, dtype: torch.dtype, width: int) -> torch.Tensor:
+    return _householder(width, dtype)[start:stop]
+
+
+def _head(
+    head: torch.Tensor, bias: torch.Tensor, gain: torch.Tensor, v: torch.Tensor, *, signal: float, anchor: float
+) -> torch.Tensor:
     scaled = head * gain
     along = (scaled.double() @ v.double()).to(head.dtype)  # the same in blocks of any size
     out = (scaled - 2 * along[:, None] * v[None]) * signal
