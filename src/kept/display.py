@@ -175,6 +175,8 @@ def plan_table(found: Plan) -> dict[str, Any]:
 
 def plan(opened: Opened, found: Plan, target: str) -> None:
     """`kept plan`."""
+    from kept.checkpoint.companions import left_behind
+
     console = _console()
     console.print(f"{opened.family.name} to {target}: {found.promise}")
     table = _table("pass", "promise", "cost", "what it does")
@@ -194,6 +196,9 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
         f"bytes {amount(before.nbytes, 'bytes')} -> {amount(after.nbytes, 'bytes')}, "
         f"layers {before.spec.depth} -> {after.spec.depth}"
     )
+    note = left_behind(opened.path)
+    if note is not None:
+        hint(note)
 
 
 def conversion(done: Conversion) -> None:
@@ -203,6 +208,8 @@ def conversion(done: Conversion) -> None:
     console.print(f"{done.path}: written ({names})")
     if done.verification is not None:
         verification(done.verification)
+    if done.note is not None:
+        hint(done.note)
 
 
 def verification(found: Verification) -> None:
