@@ -207,6 +207,8 @@ def plan_table(found: Plan) -> dict[str, Any]:
 
 def plan(opened: Opened, found: Plan, target: str) -> None:
     """`kept plan`."""
+    from kept.checkpoint.companions import left_behind
+
     console = _console()
     console.print(f"{opened.family.name} to {target}: {found.promise}")
     table = _table("pass", "promise", "cost", "what it does")
@@ -228,6 +230,9 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
     )
     for note in notes(found):
         console.print(f"not as it is for {note}")
+    note = left_behind(opened.path)
+    if note is not None:
+        hint(note)
 
 
 def conversion(done: Conversion) -> None:
@@ -237,6 +242,8 @@ def conversion(done: Conversion) -> None:
     console.print(f"{done.path}: written ({names})")
     if done.verification is not None:
         verification(done.verification)
+    if done.note is not None:
+        hint(done.note)
 
 
 def verification(found: Verification) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import companions
+from kept.checkpoint.companions import companions, left_behind
 from kept.checkpoint.finite import first_not_finite
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import Staging, check_target, staging
@@ -46,12 +46,13 @@ STALE = {"_name_or_path", "auto_map", "transformers_version"}
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished conversion: where it is, the plan, what was measured, and what `kept.json` says."""
+    """A finished conversion: where it is, the plan, what was measured, what `kept.json` says, and what was left out."""
 
     path: Path
     plan: Plan
     verification: Verification | None
     record: Mapping[str, Any]
+    note: str | None = None
 
 
 def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa: ANN401 - a recipe's keys
@@ -119,7 +120,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
             raise PromiseError(f"{target}: not written; {found.failure}; the result is in {aside} for a look")
         inputs.check()
         stage.publish()
-    return Conversion(target, planned, found, written)
+    return Conversion(target, planned, found, written, left_behind(source.path))
 
 
 def verify(

@@ -566,3 +566,19 @@ def test_merges_are_written_as_every_version_reads_them(tmp_path: Path, pairs: d
     assert all(isinstance(merge, str) and merge.count(" ") == 1 for merge in merges)
     (tmp_path / "tokenizer.model").write_bytes(proto([*LETTERS, (" ", -3.0, Kind.NORMAL), ("a ", -1.0, Kind.NORMAL)]))
     assert json.loads(tokenizer_files(tmp_path)["tokenizer.json"])["model"]["merges"] == [["a", " "]]
+
+
+UNUSED = "[UNUSED_TOKEN_1]"
+
+
+def test_a_token_listed_under_a_reserved_piece_takes_its_place(tmp_path: Path) -> None:
+    """As InternLM2's chat models have it: the model file says `[UNUSED_TOKEN_146]`, the settings `<|im_start|>`."""
+    pair = pair_of(train(tmp_path / "reserved.model", **LLAMA, user_defined_symbols=[UNUSED, "<reserved_1>"]))
+    at, behind = pair.theirs.piece_to_id(UNUSED), pair.theirs.piece_to_id("<reserved_1>")
+    listed = {str(at): {"content": "<|im_start|>", "special": True}, str(behind): {"content": "<|tool|>"}}
+    loaded = load(source(tmp_path, pair, tokenizer_config=ORION | {"added_tokens_decoder": listed}))
+    assert len(loaded) == len(pair.theirs)
+    encode = pair.theirs.encode
+    assert loaded("<|im_start|>two<|tool|>").input_ids == [1, at, *encode("two"), behind]
+    assert loaded.decode([at, behind]) == "<|im_start|><|tool|>"
+    assert loaded.decode([at, *encode("two"), behind], skip_special_tokens=True) == "two<|tool|>"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.sentencepiece import tokenizer_files
+from kept.checkpoint.tiktoken import NAME, tiktoken_files
 from kept.checkpoint.writer import to_json
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ COPIED = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    NAME,
     "chat_template.jinja",
     "chat_template.json",
 )
@@ -38,10 +40,30 @@ def companions(source: Path, spec: Spec) -> dict[str, Path | bytes]:
         out["tokenizer_config.json"] = to_json(_tokenizer_config(source))
     elif "tokenizer.model" in out:
         out.update(tokenizer_files(source))
-    elif (source / "tokenizer_config.json").is_file():
+    elif NAME in out:
+        out.update(tiktoken_files(source))
+    elif (source / "tokenizer_config.json").is_file() and not only_code(source):
         out["tokenizer_config.json"] = to_json(_tokenizer_config(source))
     out["generation_config.json"] = to_json(_generation_config(source, spec))
     return out
+
+
+def only_code(source: Path) -> bool:
+    """Whether a checkpoint's tokenizer is remote code, with no file to make one from."""
+    file = source / "tokenizer_config.json"
+    if not file.is_file() or any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model", NAME)):
+        return False
+    return "auto_map" in read_json(file)
+
+
+def left_behind(source: Path) -> str | None:
+    """What to tell the user of a tokenizer that cannot come along, in one line; None where it can, or there is none."""
+    if not only_code(source):
+        return None
+    return (
+        f"{source}: its tokenizer is code that is neither run nor copied, so the output has none; "
+        "a tokenizer.json put into the source, or later into the output, comes along"
+    )
 
 
 def licences(source: Path) -> list[Path]:

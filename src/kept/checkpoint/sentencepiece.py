@@ -15,7 +15,9 @@ exceptions, each owed to what the `tokenizers` library can express:
 - Where white space is trimmed, decoding drops every `▁` at the start, SentencePiece one a piece.
 - Bytes that are no UTF-8, which only a model's output can hold, decode to one U+FFFD each for the whole run.
 
-Text behind a special token gets a dummy prefix of its own, as in the Python tokenizers that this replaces.
+Text behind a special token gets a dummy prefix of its own, as in the Python tokenizers that this replaces. A token
+that the settings list under the id of a reserved piece takes its place and its name, as there; the piece's own name
+is then plain text.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import json
 import math
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -338,27 +340,52 @@ def tokenizer_files(directory: Path) -> dict[str, bytes]:
     named. (Beside a config.json of model_type qwen2, AutoTokenizer 5.x insists on its own class and pre-tokenizer.)
     Raises CheckpointError naming the file that is missing, damaged or disagrees with the model file.
     """
-    tokenizer = fast_tokenizer(directory / "tokenizer.model")
-    settings = _settings(directory, tokenizer)
+    model = read_model(directory / "tokenizer.model")
+    settings = _settings(directory, model)
     try:
+        tokenizer = tokenizer_of(_renamed(model, settings))
         _add_tokens(tokenizer, settings)
         _add_template(tokenizer, settings)
     except ValueError as error:
         raise CheckpointError(f"{directory / 'tokenizer_config.json'}: {error}") from None
     config = _config(tokenizer, settings)
-    return {"tokenizer.json": to_json(_serialized(tokenizer)), "tokenizer_config.json": to_json(config)}
+    return {"tokenizer.json": to_json(serialized(tokenizer)), "tokenizer_config.json": to_json(config)}
 
 
-def _settings(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+def _settings(directory: Path, model: Model) -> dict[str, Any]:
     """The source's settings; as in transformers, special_tokens_map.json yields where added_tokens_decoder is."""
     config, names, added = (
         read_json(directory / name) if (directory / name).exists() else {}
         for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
     )
-    known = {key: name for key, name in DEFAULTS.items() if tokenizer.token_to_id(name) is not None}
+    texts = {piece.text for piece in model.pieces}
+    known = {key: name for key, name in DEFAULTS.items() if name in texts}
     if "added_tokens_decoder" in config:
         return known | names | config
     return known | config | names | {"added_tokens_decoder": {str(at): name for name, at in added.items()}}
+
+
+RESERVED = re.compile(r"<.+>|\[.+\]")
+"""How a piece is named that waits for a use, such as `[UNUSED_TOKEN_146]` or `<reserved_106>`."""
+
+
+def _renamed(model: Model, settings: Mapping[str, Any]) -> Model:
+    """The model with the names that the settings list under ids of reserved pieces. Raises ValueError as below."""
+    pieces, texts = list(model.pieces), {piece.text for piece in model.pieces}
+    for at, token in _listed(settings).items():
+        free = 0 <= at < len(pieces) and pieces[at].kind is not Kind.BYTE and RESERVED.fullmatch(pieces[at].text)
+        if free and token.content not in texts:
+            kind = Kind.CONTROL if token.special else Kind.USER_DEFINED
+            pieces[at] = replace(pieces[at], text=token.content, kind=kind)
+    return replace(model, pieces=tuple(pieces))
+
+
+def _listed(settings: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """The tokens that are listed with an id. Raises ValueError where the list has another form."""
+    entries = settings.get("added_tokens_decoder") or {}
+    if not isinstance(entries, dict):
+        raise ValueError("has added_tokens_decoder of another form")  # noqa: TRY004 - the file's fault, not the caller's
+    return {int(at): _added_token(entry) for at, entry in entries.items()}
 
 
 def _add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
@@ -366,10 +393,9 @@ def _add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
 
     Raises ValueError where a token would get another id than it is listed with.
     """
-    for key, kind in (("added_tokens_decoder", dict), ("additional_special_tokens", list)):
-        if not isinstance(settings.get(key) or kind(), kind):
-            raise ValueError(f"has {key} of another form")  # noqa: TRY004 - the file's fault, not the caller's
-    listed = {int(at): _added_token(entry) for at, entry in (settings["added_tokens_decoder"] or {}).items()}
+    listed = _listed(settings)
+    if not isinstance(settings.get("additional_special_tokens") or [], list):
+        raise ValueError("has additional_special_tokens of another form")  # noqa: TRY004 - as above
     tokens = {listed[at].content: listed[at] for at in sorted(listed)}
     named = [settings[key] for key in NAMED if settings.get(key)]
     for entry in [*named, *(settings.get("additional_special_tokens") or [])]:
@@ -429,7 +455,7 @@ def _config(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _serialized(tokenizer: Tokenizer) -> dict[str, Any]:
+def serialized(tokenizer: Tokenizer) -> dict[str, Any]:
     """The tokenizer as JSON, with merges as `left right`, all that tokenizers 0.19 reads, where that is unambiguous."""
     content: dict[str, Any] = json.loads(tokenizer.to_str())
     merges = content["model"].get("merges", [])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kept.checkpoint.sentencepiece import fast_tokenizer
+from kept.checkpoint.tiktoken import NAME, tiktoken_tokenizer
 from kept.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Reader:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """The directory's `tokenizer.json`, or one built from its `tokenizer.model`."""
+        """The directory's `tokenizer.json`, or one built from its `tokenizer.model` or `qwen.tiktoken`."""
         from tokenizers import Tokenizer  # noqa: PLC0415 - only where there is text
 
         file = self.directory / "tokenizer.json"
@@ -50,6 +51,8 @@ class Reader:
             return made
         if (self.directory / "tokenizer.model").is_file():
             return fast_tokenizer(self.directory / "tokenizer.model")
+        if (self.directory / NAME).is_file():
+            return tiktoken_tokenizer(self.directory / NAME)
         return None
 
     def encode(self, text: str) -> list[int]:
