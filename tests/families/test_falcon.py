@@ -31,7 +31,9 @@ class TestFalcon(StockRotaryContract):
     numbers = ("layer_norm_epsilon",)
     flags = ("bias", "new_decoder_architecture", "parallel_attn", "tie_word_embeddings")
     words = ("activation",)
-    becomes_llama = r"^every layer's parallel: attention and MLP read the same stream in one of the two models only; no"
+    becomes_llama = (
+        r"^every layer's parallel: attention and MLP read the same stream, the target has no parallel residual; no"
+    )
 
     def test_spec(self, program: Program, checkpoint: Checkpoint) -> None:
         layer = program.spec.layers[0]

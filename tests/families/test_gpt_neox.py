@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
 
 SIDE_BY_SIDE = (
-    r"^every layer's parallel: attention and MLP read the same stream in one of the two models only; no exact"
+    r"^every layer's parallel: attention and MLP read the same stream, the target has no parallel residual; no"
 )
 
 
