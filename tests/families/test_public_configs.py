@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PARALLEL = r"parallel: attention and MLP read the same stream"
 SHARED_NORM = r"mlp_norm: attention and MLP share one norm.*" + PARALLEL
 HEAD_NORMS = r"mixer\.qk_norm: queries and keys are normalised"
-NO_ROTATION = r"layers\.3's mixer\.rope"
+NO_ROTATION = r"^layers\.3\.mixer\.rope: queries and keys are not rotated"
 
 
 CARDS_ROUND = 1e-3
