@@ -230,9 +230,9 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
     )
     for note in notes(found):
         console.print(f"not as it is for {note}")
-    note = left_behind(opened.path)
-    if note is not None:
-        hint(note)
+    left = left_behind(opened.path)
+    if left is not None:
+        hint(left)
 
 
 def conversion(done: Conversion) -> None:
