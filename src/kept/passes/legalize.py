@@ -141,6 +141,11 @@ def _repeat(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | No
     return RepeatKeyValueHeads(found.needs) if found.needs % found.found == 0 else None
 
 
+def _whole(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | None:
+    """Divisors of pairs that stand still differ because a part of each head turns, or for no reason that has a pass."""
+    return FullRotary() if any(v.path == ROTATED for v in violations) else None
+
+
 class Anything:
     """Equal to every value of a fact."""
 
@@ -167,13 +172,16 @@ class Rule:
 
 KEY_VALUE_HEADS = "layers.*.mixer.kv_heads"
 
+ROTATED = "layers.*.mixer.rope.dims"
+
 RULES: tuple[Rule, ...] = (
     Rule("layers.*.mixer.fused", lambda *_: SplitProjections(), found=True),
     Rule("layers.*.mlp.fused", lambda *_: SplitProjections(), found=True),
     Rule(KEY_VALUE_HEADS, _repeat),
     Rule("layers.*.mixer.window", lambda *_: DropWindow(), needs=None),
     Rule("layers.*.mlp.gated", lambda *_: PlainToGated(), found=False),
-    Rule("layers.*.mixer.rope.dims", lambda *_: FullRotary()),
+    Rule(ROTATED, lambda *_: FullRotary()),
+    Rule("layers.*.mixer.rope.scaling.*_factor", _whole),
     Rule("layers.*.mixer.rope.interleaved", lambda *_: FullRotary(), found=True),
     Rule("head.normalised", lambda *_: FoldHeadNorm(), found=True),
     Rule("*multiplier", lambda *_: FoldMultipliers(), needs=1.0),

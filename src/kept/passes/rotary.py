@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from kept.ir.spec import Linear, Proportional
-from kept.passes.algebra import permuted_columns, permuted_rows
+from kept.ir.spec import Linear, LongRope, Proportional
+from kept.passes.algebra import permuted_columns, permuted_rows, scaled_rows
 from kept.passes.base import Obstacle, Pass
 from kept.passes.rewrite import map_mixers
 from kept.passes.split import SplitProjections
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Attention, Rope, Spec
     from kept.ir.tensors import Lazy
+
+STILL = 1e30
+"""The divisor that makes a frequency none in any format."""
 
 LARGEST_EXPONENT = 38
 """Of theta, to base ten: runtimes compute frequencies in float32."""
@@ -27,6 +30,9 @@ class FullRotary(Pass):
 
     The rest turns with frequency zero (`proportional`), under theta' = theta^(head / rotated), which gives the pairs
     that do turn the frequencies they had. Queries and keys are permuted alike, so their products stay: EXACT.
+
+    LongRoPE has divisors of its own for the pairs that stand still. Its temperature t, a factor on cos and sin, then
+    reaches these pairs of queries and keys too, which the queries' rows make up for: they are divided by t^2.
     """
 
     name: ClassVar[str] = "full-rotary"
@@ -43,7 +49,10 @@ class FullRotary(Pass):
                 return Obstacle(f"layers.{i}.mixer", "is stored fused", SplitProjections())
             if rope is None or _span(rope, mixer.head_dim) == mixer.head_dim:
                 continue
-            if not isinstance(rope.scaling, Linear | None):
+            if isinstance(rope.scaling, LongRope) and mixer.qk_norm is not None:
+                why = "normalises queries, which undoes what is done to some of their rows"
+                return Obstacle(f"layers.{i}.mixer", why, way_out="no stock rope type says both")
+            if not isinstance(rope.scaling, Linear | LongRope | None):
                 why = f"rotates {rope.dims} of {mixer.head_dim} dimensions with {type(rope.scaling).__name__} scaling"
                 return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type says both")
             if math.log10(rope.theta) * mixer.head_dim / rope.dims > LARGEST_EXPONENT:
@@ -92,17 +101,35 @@ def _full(mixer: Attention) -> Attention:
         return mixer
     if _span(rope, mixer.head_dim) == mixer.head_dim:
         return replace(mixer, rope=replace(rope, interleaved=False))
-    factor = rope.scaling.factor if isinstance(rope.scaling, Linear) else 1.0
     theta = rope.theta ** (mixer.head_dim / rope.dims)
+    if isinstance(rope.scaling, LongRope):
+        scaling = _filled(rope.scaling, mixer.head_dim // 2)
+        return replace(mixer, rope=replace(rope, theta=theta, dims=mixer.head_dim, interleaved=False, scaling=scaling))
+    factor = rope.scaling.factor if isinstance(rope.scaling, Linear) else 1.0
     return replace(mixer, rope=replace(rope, theta=theta, interleaved=False, scaling=Proportional(factor)))
+
+
+def _filled(scaling: LongRope, pairs: int) -> LongRope:
+    short, long = ((*given, *[STILL] * (pairs - len(given))) for given in (scaling.short_factor, scaling.long_factor))
+    return replace(scaling, short_factor=short, long_factor=long)
+
+
+def _makes_up(rope: Rope, order: tuple[int, ...]) -> tuple[float, ...] | None:
+    """A factor for each dimension of a query in its new place; None where no temperature reaches what stands still."""
+    if not isinstance(rope.scaling, LongRope) or rope.dims == len(order) or rope.scaling.temperature == 1:
+        return None
+    return tuple(1.0 if old < rope.dims else rope.scaling.temperature**-2 for old in order)
 
 
 def _permuted(program: Program, at: str, mixer: Attention, order: tuple[int, ...]) -> dict[str, Lazy]:
     out: dict[str, Lazy] = {}
+    factors = None if mixer.rope is None else _makes_up(mixer.rope, order)
     for name, heads in (("q", mixer.heads), ("k", mixer.kv_heads)):
         for slot in (f"{at}{name}.weight", f"{at}{name}.bias"):
             if slot in program.weights:
                 out[slot] = permuted_rows(program.weights[slot], _repeated(order, heads))
+                if name == "q" and factors is not None:
+                    out[slot] = scaled_rows(out[slot], factors * heads)
         for slot in (f"{at}{name}_norm.gain", f"{at}{name}_norm.bias"):
             if slot in program.weights:
                 out[slot] = _permuted_gain(program.weights[slot], order)
