@@ -92,6 +92,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "olmo": {**SIZES, "pad_token_id": None},
     "olmo2": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
     "orion": ORION_CONFIG,
+    "phi3": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
     "qwen2": {**SIZES, "rms_norm_eps": EPS},
     "qwen3": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16},
     "stablelm": {**SIZES, "layer_norm_eps": EPS},

@@ -69,5 +69,5 @@ def test_a_config_without_a_family(config: dict[str, object]) -> None:
 def test_an_unknown_family_is_answered_with_those_that_are_known() -> None:
     with pytest.raises(CheckpointError, match=r"'lama' is not a family .*starcoder2.*did you mean llama\?"):
         family_of({"model_type": "lama"})
-    with pytest.raises(CheckpointError, match=r"'bert' is not a family that kept reads \(gpt2, .*\)$"):
+    with pytest.raises(CheckpointError, match=r"'bert' is not a family that kept reads \(.*gpt2, .*\)$"):
         family_of({"model_type": "bert"})

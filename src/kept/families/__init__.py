@@ -15,6 +15,7 @@ from kept.families.nemotron import NEMOTRON
 from kept.families.olmo import OLMO
 from kept.families.olmo2 import OLMO2
 from kept.families.orion import ORION
+from kept.families.phi3 import PHI3
 from kept.families.qwen2 import QWEN2
 from kept.families.qwen3 import QWEN3
 from kept.families.stablelm import STABLELM
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Family] = {
         OLMO,
         OLMO2,
         ORION,
+        PHI3,
         QWEN2,
         QWEN3,
         STABLELM,
