@@ -68,6 +68,16 @@ ORION_CONFIG = {
 
 TINY: Mapping[str, Mapping[str, Any]] = {
     "gemma": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16, "pad_token_id": None},
+    "gemma2": {
+        **SIZES,
+        "rms_norm_eps": EPS,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 20,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 4.0,
+        "sliding_window": 7,
+        "pad_token_id": None,
+    },
     "gpt2": {
         "vocab_size": VOCABULARY,
         "n_embd": 48,
@@ -95,6 +105,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "phi3": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
     "qwen2": {**SIZES, "rms_norm_eps": EPS},
     "qwen3": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16},
+    "smollm3": {**SIZES, "rms_norm_eps": EPS, "no_rope_layer_interval": 2, "pad_token_id": None},
     "stablelm": {**SIZES, "layer_norm_eps": EPS},
     "starcoder2": {**SIZES, "norm_epsilon": EPS},
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
 from kept.families.gemma import GEMMA
+from kept.families.gemma2 import GEMMA2
 from kept.families.gpt2 import GPT2
 from kept.families.granite import GRANITE
 from kept.families.llama import LLAMA
@@ -18,6 +19,7 @@ from kept.families.orion import ORION
 from kept.families.phi3 import PHI3
 from kept.families.qwen2 import QWEN2
 from kept.families.qwen3 import QWEN3
+from kept.families.smollm3 import SMOLLM3
 from kept.families.stablelm import STABLELM
 from kept.families.starcoder2 import STARCODER2
 
@@ -30,6 +32,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         GEMMA,
+        GEMMA2,
         GPT2,
         GRANITE,
         LLAMA,
@@ -41,6 +44,7 @@ FAMILIES: dict[str, Family] = {
         PHI3,
         QWEN2,
         QWEN3,
+        SMOLLM3,
         STABLELM,
         STARCODER2,
     )
