@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs wheel compat bench clean
 
 demo: $(READY)  ## set up, then convert, verify and show the model that comes along
 	$(BIN)/kept demo --out out/demo
@@ -20,6 +20,9 @@ lint: $(READY)
 
 docs: $(READY)  ## write what is generated from the code
 	$(BIN)/python docs/generate.py
+
+compat: $(READY)  ## prove outputs in other runtimes; the first run builds llama.cpp, which takes five minutes
+	$(BIN)/python compat/run.py --out docs/compat.md
 
 # The pinned torch comes first, so that no other package can ask for another one.
 $(READY): pyproject.toml constraints.txt

@@ -65,6 +65,8 @@ class FamilyContract(ConversionContract):
     """Keys that hold true or false."""
     words: ClassVar[tuple[str, ...]]
     """Keys that hold one of a few words."""
+    theta_key: ClassVar[str] = "rope_theta"
+    """The rotation's base, where a config states it outside a section."""
     required: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers")
     """Keys that have no default, whatever the stock class says."""
 
@@ -149,7 +151,7 @@ class FamilyContract(ConversionContract):
         assert written["torch_dtype"] == written["dtype"] == "bfloat16"
         if program.spec.layers[0].mixer.rope is not None:
             theta = program.spec.layers[0].mixer.rope.theta
-            assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == theta
+            assert written[self.theta_key] == written["rope_parameters"]["rope_theta"] == theta
 
     # --------------------------------------------------------------------------------------------- what it computes
 

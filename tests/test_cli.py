@@ -194,6 +194,7 @@ def test_convert_takes_every_option(orion: Path, tmp_path: Path) -> None:
         "--to": "llama",
         "--norm": "calibrated",
         "--final-bias": "drop",
+        "--rope": "proportional",
         "--context": 64,
         "--dtype": "float32",
         "--shard-size": "100KB",
@@ -205,6 +206,7 @@ def test_convert_takes_every_option(orion: Path, tmp_path: Path) -> None:
         "to": "llama",
         "norm": "calibrated",
         "final_bias": "drop",
+        "rope": "proportional",
         "context": 64,
         "dtype": "float32",
         "shard_size": "100KB",
@@ -455,4 +457,4 @@ def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    assert COMMANDS == ["convert", "demo", "generate", "inspect", "plan", "verify"]
+    assert COMMANDS == ["check", "convert", "demo", "generate", "inspect", "plan", "verify"]

@@ -261,6 +261,7 @@ def test_the_table_says_the_choices_and_what_is_no_default() -> None:
         "to": "llama",
         "norm": "exact",
         "final_bias": "block",
+        "rope": "llama3",
         "dtype": "float32",
         "passes": [
             {"name": "fill-biases", "biases": ["mixer.o"]},

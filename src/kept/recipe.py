@@ -6,6 +6,7 @@ out = "out/llamion"
 to = "llama"
 norm = "exact"            # exact, opm, opm-centred, calibrated
 final_bias = "block"      # block, drop
+rope = "llama3"           # llama3, proportional
 
 [[passes]]                # optional: run these first, in order
 name = "layernorm-to-rmsnorm"
@@ -29,6 +30,7 @@ from kept.ir.tensors import TORCH_NAMES
 from kept.passes import PASSES, Pass
 from kept.passes.legalize import Options
 from kept.passes.rms import MODES
+from kept.passes.rotary import ROPE_FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 DTYPES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 """Our dtype names by the words that users write."""
 
-CHOICES = ("to", "norm", "final_bias")
+CHOICES = ("to", "norm", "final_bias", "rope")
 """Keys that are recorded even where they have their default: another version may have another."""
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
@@ -55,6 +57,7 @@ class Recipe:
     to: str = "llama"
     norm: str = "exact"
     final_bias: str = "block"
+    rope: str = "llama3"
     context: int | None = None
     dtype: str | None = None
     shard_size: str | None = None
@@ -71,6 +74,7 @@ class Recipe:
         _one_of("to", self.to, TARGETS)
         _one_of("norm", self.norm, MODES)
         _one_of("final_bias", self.final_bias, ("block", "drop"))
+        _one_of("rope", self.rope, ROPE_FORMS)
         if self.dtype is not None:
             _one_of("dtype", self.dtype, DTYPES)
         if self.context is not None and self.context < 1:
@@ -83,7 +87,7 @@ class Recipe:
     def options(self) -> Options:
         """What the planner is told."""
         dtype = None if self.dtype is None else DTYPES[self.dtype]
-        return Options(self.norm, self.final_bias, self.context, dtype)  # type: ignore[arg-type]
+        return Options(self.norm, self.final_bias, self.rope, self.context, dtype)  # type: ignore[arg-type]
 
     @property
     def shard_bytes(self) -> int:
@@ -183,6 +187,9 @@ def _option(key: str, value: object, hint: str) -> object:
             )
         if value not in MODES:
             raise RecipeError(f"{key}: is {value!r}; it must be one of {', '.join(MODES)}")
+        return value
+    if hint == "RopeForm":
+        _one_of(key, str(value), ROPE_FORMS)
         return value
     if hint.startswith("tuple"):
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

@@ -23,7 +23,7 @@ POSITIVE = ("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn
 class TestGemma2(StockRotaryContract):
     name = "gemma2"
     becomes_llama = (
-        r"^head\.softcap: logits are capped.*mixer\.softcap: scores are capped.*post_norm: norms stand behind"
+        r"^head\.softcap: logits are capped.*mixer\.softcap: scores are capped.*post_norm: a norm stands behind"
     )
     sizes = (*DECODER_SIZES, "head_dim", "sliding_window")
     numbers = ("rms_norm_eps", *POSITIVE)
@@ -76,7 +76,7 @@ class TestGemma2WithoutCapsOrWindows(TestGemma2):
         "attention_bias": True,
         "tie_word_embeddings": False,
     }
-    becomes_llama = r"post_norm: norms stand behind"
+    becomes_llama = r"post_norm: a norm stands behind"
 
     def test_spec(self, program: Program) -> None:
         assert all(layer.mixer.window is None for layer in program.spec.layers)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 class TestOlmo2(StockRotaryContract):
     name = "olmo2"
-    becomes_llama = r"qk_norm: queries and keys are normalised.*post_norm: norms stand behind attention and MLP"
+    becomes_llama = r"^every layer's mixer\.qk_norm: queries and keys are normalised.*post_norm: a norm stands behind attention and MLP"
     sizes = (*DECODER_SIZES, "head_dim")
     numbers = ("rms_norm_eps",)
     flags = ("attention_bias", "tie_word_embeddings")

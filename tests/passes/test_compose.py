@@ -43,6 +43,7 @@ from pass_helpers import (
     TOLERANCE,
     error,
     layer_spec,
+    of_layer_norms,
     ready_for_tail,
     rms_spec,
     rounded,
@@ -194,7 +195,7 @@ def test_any_sequence_on_any_model(spec: ir.Spec, order: list[Pass], seed: int) 
 @given(specs(), st.permutations(EXACT))
 def test_any_sequence_on_any_model_of_layer_norms(spec: ir.Spec, order: list[Pass]) -> None:
     """Where centring and what follows it can run."""
-    source = program = random_program(with_norms(replace(spec, head=replace(spec.head, tied=False)), kind="layer"))
+    source = program = random_program(of_layer_norms(spec))
     for rewrite in (*order, *order):
         program = compose(program, (rewrite,)) or program
     assert program.spec.final_norm.kind == "rms"

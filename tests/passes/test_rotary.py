@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from kept.families import LLAMA
 from kept.ir import spec as ir
 from kept.nn.rope import inverse_frequencies
 from kept.passes.legalize import Options, legalise
-from kept.passes.rotary import STILL, FullRotary
+from kept.passes.rotary import ROPE_FORMS, STILL, FullRotary, RopeForm
 from kept.passes.split import SplitProjections
 from models import program_of, random_program, some_tokens, stock_logits, worst, write_checkpoint
 from pass_helpers import (
@@ -71,11 +72,12 @@ def rotating(rope: ir.Rope, **changes: object) -> ir.Spec:
     return layer_spec(replace(MIXER, rope=rope, **changes))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("form", ROPE_FORMS)
 @pytest.mark.parametrize("qk_norm", QK_NORMS)
 @pytest.mark.parametrize("name", ROPES)
-def test_the_function_is_kept(name: str, qk_norm: str) -> None:
+def test_the_function_is_kept(name: str, qk_norm: str, form: RopeForm) -> None:
     program = random_program(rotating(ROPES[name], qk_norm=QK_NORMS[qk_norm]))
-    full = keeps(FullRotary(), program)
+    full = keeps(FullRotary(form), program)
     normed = {n.removeprefix("layers.0.mixer.") for n in full.weights if n.startswith("layers.0") and "_norm." in n}
     normed = {n for n in normed if n.startswith(("q_norm", "k_norm"))}
     assert rewritten(program, full) == {f"layers.{i}.mixer.{n}" for i in range(3) for n in (*TURNED, *normed)}
@@ -108,6 +110,31 @@ def test_the_pairs_that_turn_keep_their_frequencies() -> None:
     found, _ = inverse_frequencies(rope, 8, 1)
     wanted = torch.tensor([0.5, 0.05, 0.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(found, wanted, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("theta", [1.5, 100.0, 10_000.0, 5e6])
+@pytest.mark.parametrize(("dims", "head"), [(2, 8), (6, 8), (32, 128), (64, 80), (126, 128)])
+def test_a_threshold_stops_the_pairs_behind(theta: float, dims: int, head: int) -> None:
+    """Also as runtimes compute it: wavelengths in float32, each divided by nothing or by the whole factor."""
+    rope = FullRotary()(unread(rotating(ir.Rope(theta, dims), head_dim=head))).spec.layers[0].mixer.rope
+    assert rope is not None
+    assert isinstance(rope.scaling, ir.Llama3)
+    found, temperature = inverse_frequencies(rope, head, 1)
+    wanted, _ = inverse_frequencies(ir.Rope(theta, dims), head, 1)
+    turning = dims // 2
+    torch.testing.assert_close(found[:turning], wanted, rtol=1e-13, atol=0)
+    assert (temperature, float(found[turning:].max()) < 1e-29) == (1.0, True)
+    plain = (1 / rope.theta ** (torch.arange(0, head, 2, dtype=torch.int64).float() / head)).float()
+    wavelengths, original = 2 * math.pi / plain, rope.scaling.original_max_position_embeddings
+    assert bool((wavelengths[:turning] < original / rope.scaling.high_freq_factor).all())
+    assert bool((wavelengths[turning:] > original / rope.scaling.low_freq_factor).all())
+
+
+def test_what_a_threshold_cannot_say_is_proportional() -> None:
+    for rope in (replace(PARTIAL, scaling=ir.Linear(2.0)), ir.Rope(1.0, 4)):
+        full = FullRotary("llama3")(unread(rotating(rope))).spec.layers[0].mixer.rope
+        assert full is not None
+        assert isinstance(full.scaling, ir.Proportional)
 
 
 def changed_rope(spec: ir.Spec, **changes: object) -> ir.Spec:
@@ -156,20 +183,18 @@ def test_partial_longrope_keeps_the_function(rope: ir.Rope, original: int, facto
     """Sequences of 12 are long, or just short, and a temperature would reach what stands still."""
     scaling = ir.LongRope((1.0, 1.5), (2.0, 3.0), original, 4.0, factor)
     full = keeps(FullRotary(), random_program(rotating(replace(rope, scaling=scaling))))
-    assert full.spec.layers[0].mixer.rope == ir.Rope(
-        100.0**2,
-        8,
-        scaling=replace(scaling, short_factor=(1.0, 1.5, STILL, STILL), long_factor=(2.0, 3.0, STILL, STILL)),
-    )
+    filled = replace(scaling, short_factor=(1.0, 1.5, STILL, STILL), long_factor=(2.0, 3.0, STILL, STILL))
+    assert full.spec.layers[0].mixer.rope == ir.Rope(100.0**2, 8, scaling=filled)
 
 
 @pytest.mark.parametrize("temperature", [1.4, 1.6])
 def test_the_temperature_of_what_stands_still_is_made_up_for(temperature: float) -> None:
     """Negative control: another temperature than the one that the queries' rows were divided by."""
-    program = random_program(rotating(replace(PARTIAL, scaling=ir.LongRope((1.0, 1.5), (2.0, 3.0), 8, 4.0, 1.5))))
+    scaling = ir.LongRope((1.0, 1.5), (2.0, 3.0), 8, 4.0, 1.5)
+    program = random_program(rotating(replace(PARTIAL, scaling=scaling)))
     full = FullRotary()(program)
-    scaling = full.spec.layers[0].mixer.rope.scaling  # type: ignore[union-attr]
-    wrong = replace(full, spec=changed_rope(full.spec, scaling=replace(scaling, attention_factor=temperature)))  # type: ignore[type-var]
+    filled = ir.LongRope((1.0, 1.5, STILL, STILL), (2.0, 3.0, STILL, STILL), 8, 4.0, temperature)
+    wrong = replace(full, spec=changed_rope(full.spec, scaling=filled))
     assert error(wrong, program) > 1e3 * TOLERANCE
 
 
@@ -200,13 +225,16 @@ def test_nothing_to_do_is_refused(rope: ir.Rope | None) -> None:
     assert said == "full-rotary: layers: rotate whole heads in halves; leave this pass out"
 
 
+@pytest.mark.parametrize("form", ROPE_FORMS)
 @pytest.mark.parametrize("scaling", [None, {"rope_type": "linear", "factor": 2.0}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_stablelm_as_a_stock_llama(tmp_path: Path, dtype: torch.dtype, scaling: dict[str, object] | None) -> None:
+def test_stablelm_as_a_stock_llama(
+    tmp_path: Path, dtype: torch.dtype, scaling: dict[str, object] | None, form: RopeForm
+) -> None:
     """Two classes of transformers, before and after; `dtype` is that of the weights on disk and of both runs."""
     rope = {"rope_theta": 1000.0, "partial_rotary_factor": 0.25, "rope_type": "default", **(scaling or {})}
     source = write_checkpoint(tmp_path / "source", "stablelm", dtype=dtype, rope_parameters=rope)
-    planned = legalise(program_of(source), LLAMA.violations, Options()).program
+    planned = legalise(program_of(source), LLAMA.violations, Options(rope=form)).program
     tokens = some_tokens()
     wanted = stock_logits(source, tokens, dtype)
     assert worst(stock_logits(save(planned, LLAMA, tmp_path / "out"), tokens, dtype), wanted) < 1e-5

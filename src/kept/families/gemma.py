@@ -13,7 +13,6 @@ from kept.families.items import (
     Fixed,
     Flag,
     Number,
-    Rotary,
     Size,
     SpecialTokens,
 )
@@ -26,6 +25,7 @@ from kept.families.llama import (
     RMS_NORMS,
     ROTARY_BUFFERS,
 )
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
 if TYPE_CHECKING:

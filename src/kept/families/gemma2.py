@@ -14,12 +14,12 @@ from kept.families.items import (
     Flag,
     LayerWindows,
     Number,
-    Rotary,
     Scale,
     Size,
     SpecialTokens,
 )
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, NORM_PATHS, ROTARY_BUFFERS
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L, norm
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Flag, Number, Power, Rotary, Scale, SpecialTokens
+from kept.families.items import Flag, Number, Power, Scale, SpecialTokens
 from kept.families.llama import (
     ATTENTION_BIASES,
     DECODER,
@@ -14,6 +14,7 @@ from kept.families.llama import (
     RMS_NORMS,
     ROTARY_BUFFERS,
 )
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
 GRANITE = Family(

@@ -13,12 +13,12 @@ from kept.families.items import (
     Flag,
     KeyValueHeads,
     Number,
-    Rotary,
     Size,
     SpecialTokens,
     as_many_as_queries,
     split_heads,
 )
+from kept.families.rotary import Rotary
 from kept.families.table import Entry, Family, L, linear, norm
 from kept.ir.facts import Violation
 from kept.ir.spec import Norm, QkNorm

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from kept.families.items import ACTIVATIONS, Always, Choice, Flag, Number, Rotary, Size, SpecialTokens
+from kept.families.items import ACTIVATIONS, Always, Choice, Flag, Number, Size, SpecialTokens
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, HEAD_DIM, NORM_EPS, OFFSET_GAINS, ROTARY_BUFFERS
 from kept.families.orion import LAYER_NORMS
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
 NEMOTRON = Family(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Fixed, Flag, Rotary, SpecialTokens
+from kept.families.items import Always, Fixed, Flag, SpecialTokens
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, HEAD_DIM, NORM_PATHS, ROTARY_BUFFERS
+from kept.families.rotary import Rotary
 from kept.families.table import Family
 from kept.ir.spec import Norm
 

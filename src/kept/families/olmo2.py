@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Flag, Number, Rotary, SpecialTokens
+from kept.families.items import Always, Flag, Number, SpecialTokens
 from kept.families.llama import (
     ATTENTION_BIASES,
     DECODER,
@@ -13,6 +13,7 @@ from kept.families.llama import (
     ROTARY_BUFFERS,
     qk_rms_norm,
 )
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L, norm
 from kept.ir.spec import NO_NORM
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Flag, LayeredWindow, Number, Rotary, Size, SpecialTokens
+from kept.families.items import Flag, LayeredWindow, Number, Size, SpecialTokens
 from kept.families.llama import (
     ATTENTION_BIASES,
     DECODER,
@@ -14,6 +14,7 @@ from kept.families.llama import (
     ROTARY_BUFFERS,
     qk_rms_norm,
 )
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
 QWEN3 = Family(

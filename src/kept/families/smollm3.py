@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import LAYER_TYPES, Flag, LayerWindows, Number, Rotary, Size, SpecialTokens, by_layer
+from kept.families.items import LAYER_TYPES, Flag, LayerWindows, Number, Size, SpecialTokens, by_layer
 from kept.families.llama import (
     ATTENTION_BIASES,
     DECODER,
@@ -17,6 +17,7 @@ from kept.families.llama import (
     RMS_NORMS,
     ROTARY_BUFFERS,
 )
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 from kept.ir.facts import ABSENT, PerLayer
 

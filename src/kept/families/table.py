@@ -50,11 +50,13 @@ class Entry:
 
     transposed: stored (in, out). stacked: one stored tensor a head, `{h}` in the name. grouped: of a fused projection,
     each key-value head's query heads, key and value stand together, where a slot has all queries, keys, values.
+    `when` says which specs use this name, where a slot has several.
     """
 
     slot: str
     name: str
     layout: Layout = "same"
+    when: Callable[[Spec], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Family:
         weights: dict[str, Lazy] = {}
         used: set[str] = set()
         for slot, info in slots(spec).items():
-            entry = self._entry(slot)
+            entry = self._entry(slot, spec)
             stored = entry_names(entry, slot, info.shape)
             used.update(stored)
             found = [_checked(tensors, name, shape) for name, shape in stored.items()]
@@ -124,7 +126,7 @@ class Family:
         """The tensors of a program under this family's names and layouts."""
         out: dict[str, Lazy] = {}
         for slot, tensor in program.weights.items():
-            entry = self._entry(slot)
+            entry = self._entry(slot, program.spec)
             stored = _from_slot(entry, tensor, program.spec, slot)
             out.update(zip(entry_names(entry, slot, tensor.shape), stored, strict=True))
         return out
@@ -135,14 +137,15 @@ class Family:
         named = {entry.name for entry in self.entries}
         return {name if name in named else self.bare_prefix + name: tensor for name, tensor in tensors.items()}
 
-    def _entry(self, slot: str) -> Entry:
+    def _entry(self, slot: str, spec: Spec) -> Entry:
         pattern = _LAYER.sub("layers.{i}.", slot)
-        entry = next((entry for entry in self.entries if entry.slot == pattern), None)
+        named = (entry for entry in self.entries if entry.slot == pattern)
+        entry = next((entry for entry in named if entry.when is None or entry.when(spec)), None)
         assert entry is not None, f"{self.name} has no tensor for {slot}: violations() should have said so"
         return entry
 
     def _ignores(self, name: str, spec: Spec) -> bool:
-        tied = spec.head.tied and name == self._entry("head.weight").name
+        tied = spec.head.tied and name == self._entry("head.weight", spec).name
         return tied or any(fnmatch(name, pattern) for pattern in self.ignored)
 
 
@@ -155,9 +158,9 @@ def linear(slot: str, name: str, layout: Layout = "same") -> tuple[Entry, Entry]
     return Entry(f"{slot}.weight", f"{name}.weight", layout), Entry(f"{slot}.bias", f"{name}.bias", of_bias)
 
 
-def norm(slot: str, name: str) -> tuple[Entry, Entry]:
+def norm(slot: str, name: str, when: Callable[[Spec], bool] | None = None) -> tuple[Entry, Entry]:
     """The gain and the bias of a norm."""
-    return Entry(f"{slot}.gain", f"{name}.weight"), Entry(f"{slot}.bias", f"{name}.bias")
+    return Entry(f"{slot}.gain", f"{name}.weight", when=when), Entry(f"{slot}.bias", f"{name}.bias", when=when)
 
 
 def entry_names(entry: Entry, slot: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

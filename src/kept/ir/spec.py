@@ -17,7 +17,8 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 class Norm:
     """A normalisation `(offset + gain) * x_hat + bias`; `kind` says how `x_hat` is made.
 
-    layer: `(x - mean) / sqrt(var + eps)`; rms: `x / sqrt(mean(x^2) + eps)`; none: `x`, for parts that read the stream as it is.
+    layer: `(x - mean) / sqrt(var + eps)`; rms: `x / sqrt(mean(x^2) + eps)`; none: `x`, for a part that reads the stream
+    as it is.
     """
 
     kind: Literal["layer", "rms", "none"]
@@ -129,7 +130,8 @@ class Attention:
     """Softmax attention with grouped key-value heads (arXiv 2305.13245).
 
     `window` counts the keys a query sees, itself included; None sees all. `scale` None means head_dim^-0.5.
-    `softcap` c bounds the scores as `c tanh(score / c)`. `fused` stores query, key and value as one projection, in that order.
+    `softcap` c bounds the scores as `c tanh(score / c)`. `fused` stores query, key and value as one projection, in that
+    order.
     """
 
     heads: int

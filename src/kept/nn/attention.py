@@ -6,7 +6,6 @@ Shapes: B batch, T tokens, S keys, D width, H query heads, K key-value heads, E 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,18 +47,18 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache.append(keys, values)
         mask = where.mask(keys.shape[2], self.spec.window)
-        attend = F.scaled_dot_product_attention if self.spec.softcap is None else partial(capped, cap=self.spec.softcap)
-        mixed_BHTE = attend(
-            queries,
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=self.spec.scale,
-            enable_gqa=self.spec.kv_heads != self.spec.heads,
-        )
+        mixed_BHTE = self._attend(queries, keys, values, mask)
         out: Tensor = self.o(mixed_BHTE.transpose(1, 2).flatten(2))
         return out
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        scale = self.spec.head_dim**-0.5 if self.spec.scale is None else self.spec.scale
+        if self.spec.softcap is not None:
+            return capped(queries, keys, values, mask, scale, self.spec.softcap)
+        grouped = self.spec.kv_heads != self.spec.heads
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=self.spec.scale, enable_gqa=grouped
+        )
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.spec.fused:
@@ -77,27 +76,14 @@ class Attention(nn.Module):
         return x_BTHE.transpose(1, 2)
 
 
-def capped(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    *,
-    attn_mask: Tensor | None,
-    is_causal: bool,
-    scale: float | None,
-    enable_gqa: bool,
-    cap: float,
-) -> Tensor:
-    """`scaled_dot_product_attention` with scores bounded as `cap tanh(score / cap)` (arXiv 2408.00118)."""
-    if enable_gqa:
-        keys, values = (x.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1) for x in (keys, values))
-    scores = queries @ keys.transpose(-1, -2) * (queries.shape[-1] ** -0.5 if scale is None else scale)
-    scores = cap * torch.tanh(scores / cap)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, float("-inf"))
-    return scores.softmax(dim=-1) @ values
+def capped(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, cap: float) -> Tensor:
+    """Attention with scores bounded as `cap tanh(score / cap)` (arXiv 2408.00118), causal where there is no mask."""
+    group = queries.shape[1] // keys.shape[1]
+    keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
+    scores = cap * torch.tanh(queries @ keys.transpose(-1, -2) * (scale / cap))
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ values
 
 
 def _qk_norm(spec: ir.Attention, heads: int) -> Norm | None:

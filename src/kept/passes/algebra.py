@@ -1,7 +1,12 @@
-"""The few tensor operations that passes are made of. Each is a pure function, run when bytes are asked for."""
+"""The few tensor operations that passes are made of. Each is a pure function, run when bytes are asked for.
+
+Sums over rows of blocks are made in float64 and rounded once, so that the bytes do not depend on how large blocks are
+and how many threads add: the order of the terms is below what rounding keeps.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,11 +15,31 @@ from kept.ir.tensors import Computed, Lazy
 if TYPE_CHECKING:
     import torch
 
+    from kept.ir.tensors import Precision
+
+
+@dataclass(frozen=True)
+class Mean(Lazy):
+    """The mean over the first axis of `source`, which stays with size 1. Reads a block of rows at a time."""
+
+    source: Lazy
+
+    def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
+        """The one row."""
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        total = torch.zeros(self.shape, dtype=torch.float64)
+        for block in self.source.blocks(precision):
+            total += block.sum(0, keepdim=True, dtype=torch.float64)
+        return (total / self.source.shape[0]).to(getattr(torch, precision))[start:stop]
+
 
 def centred(tensor: Lazy, axis: int) -> Lazy:
     """The tensor less its mean along an axis."""
-    op = partial(_centre, axis=axis)
-    return Computed(tensor.shape, tensor.dtype, op, (tensor,), local=axis > 0)
+    if axis == 0:
+        mean = Mean((1, *tensor.shape[1:]), tensor.dtype, tensor)
+        return Computed(tensor.shape, tensor.dtype, _less, (tensor,), (mean,), local=True)
+    return Computed(tensor.shape, tensor.dtype, partial(_centre, axis=axis), (tensor,), local=True)
 
 
 def times_vector(matrix: Lazy, vector: Lazy, plus: Lazy | None) -> Lazy:
@@ -57,15 +82,19 @@ def permuted_columns(tensor: Lazy, order: tuple[int, ...]) -> Lazy:
 
 
 def _centre(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    return tensor - tensor.mean(dim=axis, keepdim=True)
+    return tensor - tensor.double().mean(dim=axis, keepdim=True).to(tensor.dtype)
+
+
+def _less(tensor: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    return tensor - mean
 
 
 def _product(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    return matrix @ vector
+    return (matrix.double() @ vector.double()).to(matrix.dtype)
 
 
 def _affine(matrix: torch.Tensor, plus: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    return plus + matrix @ vector
+    return (plus.double() + matrix.double() @ vector.double()).to(matrix.dtype)
 
 
 def _take(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
@@ -95,4 +124,5 @@ def _gain(gain: torch.Tensor, factor: float, offset: float, *, plain: bool) -> t
 
 
 def _unit_rows(matrix: torch.Tensor) -> torch.Tensor:
-    return matrix / matrix.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    lengths: torch.Tensor = matrix.norm(dim=-1, keepdim=True)
+    return matrix / lengths.clamp_min(1e-12)

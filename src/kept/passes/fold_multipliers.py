@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.passes.algebra import scaled, scaled_gain
 from kept.passes.base import Obstacle, Pass
+from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.plain_gains import PlainGains
 from kept.passes.rewrite import map_layers
 from kept.passes.untie import UntieHead
 
@@ -35,7 +37,10 @@ class FoldMultipliers(Pass):
         if spec.head.tied and spec.embedding_multiplier != spec.head.multiplier:
             return Obstacle("head", "is tied to the embedding and has another multiplier", UntieHead())
         if spec.head.normalised and spec.head.multiplier != 1:
-            return Obstacle("head", "is normalised after any multiplier", way_out="fold the head's norm first")
+            return Obstacle("head", "is normalised after any multiplier", FoldHeadNorm())
+        bare = next((i for i, layer in enumerate(spec.layers) if _hidden(layer)), None)
+        if bare is not None:
+            return Obstacle(f"layers.{bare}", "has a norm without a gain to hold a multiplier", PlainGains())
         return None
 
     def run(self, program: Program) -> Program:
@@ -62,6 +67,14 @@ def _has_multiplier(spec: Spec) -> bool:
         or spec.head.multiplier != 1
         or any(layer.residual_multiplier != 1 or _query_factor(layer.mixer) != 1 for layer in spec.layers)
     )
+
+
+def _hidden(layer: Layer) -> bool:
+    """Whether a multiplier stands behind a norm that has no gain to take it up."""
+    behind = (layer.mixer_post_norm, layer.mlp_post_norm) if layer.residual_multiplier != 1 else ()
+    qk = layer.mixer.qk_norm
+    norms = (*behind, qk.norm) if qk is not None and _query_factor(layer.mixer) != 1 else behind
+    return any(norm is not None and not norm.gain for norm in norms)
 
 
 def _query_factor(mixer: Attention) -> float:

@@ -22,14 +22,14 @@ from kept.passes.gate import PlainToGated
 from kept.passes.plain_gains import PlainGains
 from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms, Mode
-from kept.passes.rotary import FullRotary
+from kept.passes.rotary import FullRotary, RopeForm
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
 from kept.passes.untie import UntieHead
 from kept.passes.window import DropWindow, LimitContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     Violations = Callable[[Spec], list[Violation]]
     Gains = Mapping[str, torch.Tensor] | None
     Maker = Callable[[Sequence[Violation], "Options", Gains], Pass | None]
+    Rule = tuple["Kind", Maker]
 
 MOST_STEPS = 64
 """More passes than any plan has: a planner that goes round in circles stops here."""
@@ -51,6 +52,7 @@ class Options:
 
     norm: Mode = "exact"
     final_bias: Literal["block", "drop"] = "block"
+    rope: RopeForm = "llama3"
     context: int | None = None
     dtype: str | None = None
 
@@ -92,7 +94,7 @@ def legalise(program: Program, violations: Violations, options: Options, gains: 
         program = _apply(CastTo(options.dtype), program, steps)
     while found := violations(program.spec):
         _refuse_unfixable(found, options, gains)
-        rewrite = next(made for rule in _rules_for(found) if (made := rule.make(found, options, gains)) is not None)
+        rewrite = next(made for _, make in _rules_for(found) if (made := make(found, options, gains)) is not None)
         program = _apply(rewrite, program, steps)
     return Plan(tuple(steps), program)
 
@@ -141,9 +143,13 @@ def _repeat(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | No
     return RepeatKeyValueHeads(found.needs) if found.needs % found.found == 0 else None
 
 
-def _whole(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | None:
-    """Divisors of pairs that stand still differ because a part of each head turns, or for no reason that has a pass."""
-    return FullRotary() if any(v.path == ROTATED for v in violations) else None
+def _rotary(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
+    return FullRotary(options.rope)
+
+
+def _divisors(violations: Sequence[Violation], options: Options, __: Gains) -> Pass | None:
+    """Lists of divisors differ because a part of each head turns, or for no reason that has a pass."""
+    return FullRotary(options.rope) if any(v.path == ROTATED for v in violations) else None
 
 
 class Anything:
@@ -157,69 +163,79 @@ class Anything:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Violations whose path fits the pattern and whose fact is `found` (or `needs`), and the pass that removes them."""
+class Kind:
+    """A kind of violation: its path fits the pattern, the fact is `found` and the target's is `needs`."""
 
     pattern: str
-    make: Maker
     found: object = Anything()
     needs: object = Anything()
 
     def fits(self, violation: Violation) -> bool:
-        """Whether the rule is about this violation."""
-        return fnmatch(violation.path, self.pattern) and self.found == violation.found and self.needs == violation.needs
+        """Whether a violation is of this kind."""
+        here = fnmatch(violation.path, self.pattern)
+        return here and self.found == violation.found and self.needs == violation.needs
 
 
+NORMS = ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
 KEY_VALUE_HEADS = "layers.*.mixer.kv_heads"
-
 ROTATED = "layers.*.mixer.rope.dims"
 
 RULES: tuple[Rule, ...] = (
-    Rule("layers.*.mixer.fused", lambda *_: SplitProjections(), found=True),
-    Rule("layers.*.mlp.fused", lambda *_: SplitProjections(), found=True),
-    Rule(KEY_VALUE_HEADS, _repeat),
-    Rule("layers.*.mixer.window", lambda *_: DropWindow(), needs=None),
-    Rule("layers.*.mlp.gated", lambda *_: PlainToGated(), found=False),
-    Rule(ROTATED, lambda *_: FullRotary()),
-    Rule("layers.*.mixer.rope.scaling.*_factor", _whole),
-    Rule("layers.*.mixer.rope.interleaved", lambda *_: FullRotary(), found=True),
-    Rule("head.normalised", lambda *_: FoldHeadNorm(), found=True),
-    Rule("*multiplier", lambda *_: FoldMultipliers(), needs=1.0),
-    Rule("layers.*.mixer.scale", lambda *_: FoldMultipliers(), needs=None),
-    Rule("*norm.gain", lambda *_: PlainGains(), needs=True),
-    Rule("*norm.offset", lambda *_: PlainGains(), needs=0.0),
-    *(
-        Rule(f"{norm}.kind", _norm, "layer", "rms")
-        for norm in ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
-    ),
-    Rule("layers.*.mixer_norm.bias", lambda *_: FoldNormBias(), found=True),
-    Rule("layers.*.mlp_norm.bias", lambda *_: FoldNormBias(), found=True),
-    Rule("final_norm.bias", lambda *_: FoldNormBias(), found=True),
-    Rule("head.bias", _final_bias, found=True),
-    Rule("head.tied", lambda *_: UntieHead(), found=True),
-    Rule("layers.*_bias", _fill, needs=True),
-    Rule("layers.*.mixer.fused", lambda *_: FuseProjections(), needs=True),
+    (Kind("layers.*.mixer.fused", found=True), lambda *_: SplitProjections()),
+    (Kind("layers.*.mlp.fused", found=True), lambda *_: SplitProjections()),
+    (Kind(KEY_VALUE_HEADS), _repeat),
+    (Kind("layers.*.mixer.window", needs=None), lambda *_: DropWindow()),
+    (Kind("layers.*.mlp.gated", found=False), lambda *_: PlainToGated()),
+    (Kind(ROTATED), _rotary),
+    (Kind("layers.*.mixer.rope.scaling.*_factor"), _divisors),
+    (Kind("layers.*.mixer.rope.interleaved", found=True), _rotary),
+    (Kind("head.normalised", found=True), lambda *_: FoldHeadNorm()),
+    (Kind("*multiplier", needs=1.0), lambda *_: FoldMultipliers()),
+    (Kind("layers.*.mixer.scale", needs=None), lambda *_: FoldMultipliers()),
+    (Kind("*norm.gain", needs=True), lambda *_: PlainGains()),
+    (Kind("*norm.offset", needs=0.0), lambda *_: PlainGains()),
+    *((Kind(f"{norm}.kind", "layer", "rms"), _norm) for norm in NORMS),
+    *((Kind(f"{norm}.bias", found=True), lambda *_: FoldNormBias()) for norm in NORMS),
+    (Kind("head.bias", found=True), _final_bias),
+    (Kind("head.tied", found=True), lambda *_: UntieHead()),
+    (Kind("layers.*_bias", needs=True), _fill),
+    (Kind("layers.*.mixer.fused", needs=True), lambda *_: FuseProjections()),
 )
 """Which pass removes which violation, in the order in which passes run."""
 
-REASONS: tuple[tuple[str, str], ...] = (
-    ("positions", "positions are learned, and the target has no table of them"),
-    ("layers.*.mixer.rope", "queries and keys are not rotated, and the target always rotates"),
-    ("layers.*.mixer.rope.scaling*", "the target cannot scale its rotation like this"),
-    ("layers.*.mixer.qk_norm*", "queries and keys are normalised in one of the two models, which no weights can do"),
-    ("layers.*.mixer.softcap", "scores are capped by a tanh, which no weights of the target can do"),
-    ("head.softcap", "logits are capped by a tanh, which no weights of the target can do"),
-    ("layers.*.mixer.head_dim", "the target's heads have the size width / heads"),
-    (KEY_VALUE_HEADS, "query heads share keys and values in other groups than the target can say"),
-    ("layers.*.mlp.gated", "the MLP is gated and the target's is plain"),
-    ("layers.*.mlp.activation", "the target has another activation"),
-    ("layers.*.parallel", "attention and MLP read the same stream in one of the two models only"),
-    ("layers.*.mlp_norm", "attention and MLP share one norm, the target has two"),
-    ("layers.*_post_norm", "norms stand behind attention and MLP in one of the two models, which no weights can do"),
-    ("*norm.kind", "the stream is normalised in another way there, which no weights can do"),
-    ("*.eps", "norms have different epsilons, the target has one"),
-    ("*norm.bias", "the target's norms have biases, and these have none"),
-    ("*_bias", "the target has no such bias"),
+REASONS: tuple[tuple[Kind, str], ...] = (
+    (Kind("positions", needs=None), "positions are learned, and the target has no table of them"),
+    (Kind("positions"), "the target has a table of learned positions"),
+    (Kind("layers.*.mixer.rope", found=None), "queries and keys are not rotated, and the target always rotates"),
+    (Kind("layers.*.mixer.rope"), "queries and keys are rotated, and the target never rotates"),
+    (Kind("layers.*.mixer.rope.scaling*"), "the target cannot scale its rotation like this"),
+    (
+        Kind("layers.*.mixer.qk_norm", needs=None),
+        "queries and keys are normalised, which no weights of the target can do",
+    ),
+    (Kind("layers.*.mixer.qk_norm*"), "the target normalises queries and keys, which no weights of it can undo"),
+    (Kind("layers.*.mixer.softcap"), "scores are capped by a tanh in one of the two models only"),
+    (Kind("head.softcap"), "logits are capped by a tanh in one of the two models only"),
+    (Kind("layers.*.mixer.head_dim"), "the target's heads have the size width / heads"),
+    (Kind(KEY_VALUE_HEADS), "query heads share keys and values in groups that the target cannot form"),
+    (Kind("layers.*.mlp.gated", found=True), "the MLP is gated, the target's is plain"),
+    (
+        Kind("layers.*.parallel", found=True),
+        "attention and MLP read the same stream, the target has no parallel residual",
+    ),
+    (Kind("layers.*.parallel"), "attention and MLP follow one another, the target has them side by side"),
+    (Kind("layers.*.mlp_norm", found=None), "attention and MLP share one norm, the target has two"),
+    (Kind("layers.*.mlp_norm"), "attention and MLP have norms of their own, the target has one for both"),
+    (
+        Kind("layers.*_post_norm", needs=None),
+        "a norm stands behind attention and MLP, which no weights of the target can do",
+    ),
+    (Kind("layers.*_post_norm"), "the target has norms behind attention and MLP, which no weights of it can undo"),
+    (Kind("*norm.kind", found="none"), "attention and MLP read the stream as it is, the target normalises it first"),
+    (Kind("*norm.kind"), "is a norm of another kind than the target's, which no weights of it can undo"),
+    (Kind("*.eps"), "norms have different epsilons, the target has one"),
+    (Kind("*norm.bias"), "the target's norms have biases, and these have none"),
+    (Kind("*_bias", found=True), "the target has no such bias"),
 )
 """Why nothing removes a violation."""
 
@@ -227,19 +243,28 @@ WAY_OUT = "no exact map exists; distil it into a fresh model of the target inste
 
 
 def _rules_for(found: Sequence[Violation]) -> list[Rule]:
-    return [rule for rule in RULES if any(rule.fits(violation) for violation in found)]
+    return [rule for rule in RULES if any(rule[0].fits(violation) for violation in found)]
 
 
 def _refuse_unfixable(found: Sequence[Violation], options: Options, gains: Gains) -> None:
-    fixable = [rule for rule in _rules_for(found) if rule.make(found, options, gains) is not None]
-    stuck = [v for v in found if not any(rule.fits(v) for rule in fixable)]
+    fixable = [kind for kind, make in _rules_for(found) if make(found, options, gains) is not None]
+    stuck = [v for v in found if not any(kind.fits(v) for kind in fixable)]
     # Of a norm of another kind, or of none, gain and epsilon are no news.
     kinds = tuple(v.path.removesuffix("kind") for v in stuck if v.path.endswith(".kind"))
     told = [v for v in stuck if v.path.endswith(".kind") or not v.path.startswith(kinds)]
     if told:
-        raise Refusal("; ".join(dict.fromkeys(_reason(violation) for violation in told)) + f"; {WAY_OUT}")
+        raise Refusal("; ".join((*_reasons(told), WAY_OUT)))
 
 
-def _reason(violation: Violation) -> str:
-    why = next((text for pattern, text in REASONS if fnmatch(violation.path, pattern)), None)
-    return str(violation) if why is None else f"{violation.where}: {why}"
+def _reasons(told: Sequence[Violation]) -> Iterator[str]:
+    """One phrase for all violations with the same reason, the others as they are."""
+    places: dict[str, list[str]] = {}
+    for violation in told:
+        why = next((text for kind, text in REASONS if kind.fits(violation)), None)
+        if why is None:
+            yield str(violation)
+        else:
+            places.setdefault(why, []).append(violation.where)
+    for why, (first, *rest) in places.items():
+        others = [place.removeprefix("every layer's ") for place in rest]
+        yield f"{', '.join((first, *others))}: {why}"

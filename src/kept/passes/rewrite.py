@@ -48,4 +48,5 @@ def map_norms(spec: Spec, change: Callable[[Norm], Norm]) -> Spec:
 
 
 def _changed(layer: Layer, names: tuple[str, ...], change: Callable[[Norm], Norm]) -> Layer:
-    return replace(layer, **{name: change(norm) for name in names if (norm := getattr(layer, name)) is not None})
+    changed = {name: change(norm) for name in names if (norm := getattr(layer, name)) is not None}
+    return replace(layer, **changed)  # type: ignore[arg-type] # mypy cannot see which fields these are

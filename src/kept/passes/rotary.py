@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from kept.ir.spec import Linear, LongRope, Proportional
+from kept.ir.spec import Linear, Llama3, LongRope, Proportional
 from kept.passes.algebra import permuted_columns, permuted_rows, scaled_rows
 from kept.passes.base import Obstacle, Pass
 from kept.passes.rewrite import map_mixers
@@ -17,23 +17,35 @@ if TYPE_CHECKING:
     from kept.ir.spec import Attention, Rope, Spec
     from kept.ir.tensors import Lazy
 
-STILL = 1e30
-"""The divisor that makes a frequency none in any format."""
-
 LARGEST_EXPONENT = 38
 """Of theta, to base ten: runtimes compute frequencies in float32."""
+
+STILL = 1e30
+"""Divides the frequency of a pair that stands still: its angle at any position is below float64's resolution."""
+
+RopeForm = Literal["llama3", "proportional"]
+
+ROPE_FORMS: tuple[RopeForm, ...] = ("llama3", "proportional")
 
 
 @dataclass(frozen=True)
 class FullRotary(Pass):
     """Head dimensions are permuted so that pair i is (i, i + head / 2) and the pairs that turn come first.
 
-    The rest turns with frequency zero (`proportional`), under theta' = theta^(head / rotated), which gives the pairs
-    that do turn the frequencies they had. Queries and keys are permuted alike, so their products stay: EXACT.
+    theta' = theta^(head / rotated) gives the pairs that turn the frequencies they had; the pairs behind them have
+    longer wavelengths. Two rope types of the stock classes stop those:
 
-    LongRoPE has divisors of its own for the pairs that stand still. Its temperature t, a factor on cos and sin, then
-    reaches these pairs of queries and keys too, which the queries' rows make up for: they are divided by t^2.
+    llama3: divides the frequencies of wavelengths past a threshold, put here between the last pair that turns and the
+    first that does not, by a factor, here 1e30. Position interpolation has no place in it and is `proportional`.
+    proportional: frequencies of zero; transformers 5 has it.
+
+    Queries and keys are permuted alike, so their products stay: EXACT.
+
+    LongRoPE, which has a divisor for each frequency, stops those pairs itself. Its temperature t, a factor on cos and
+    sin, then reaches them too, and the queries' rows make up for it: they are divided by t^2.
     """
+
+    rope: RopeForm = "llama3"
 
     name: ClassVar[str] = "full-rotary"
     summary: ClassVar[str] = "partial or interleaved rotation becomes the full, half-split one"
@@ -67,7 +79,7 @@ class FullRotary(Pass):
             if _affected(layer.mixer) and layer.mixer.rope is not None:
                 order = head_order(layer.mixer.rope, layer.mixer.head_dim)
                 changed.update(_permuted(program, f"layers.{i}.mixer.", layer.mixer, order))
-        return program.updated(map_mixers(program.spec, _full), changed)
+        return program.updated(map_mixers(program.spec, lambda mixer: _full(mixer, self.rope)), changed)
 
     def ensures(self, spec: Spec) -> bool:
         """Every rotation is full and half-split."""
@@ -95,18 +107,30 @@ def _span(rope: Rope, head_dim: int) -> int:
     return head_dim if isinstance(rope.scaling, Proportional) else rope.dims
 
 
-def _full(mixer: Attention) -> Attention:
+def _full(mixer: Attention, form: RopeForm) -> Attention:
     rope = mixer.rope
     if rope is None or not _affected(mixer):
         return mixer
     if _span(rope, mixer.head_dim) == mixer.head_dim:
         return replace(mixer, rope=replace(rope, interleaved=False))
-    theta = rope.theta ** (mixer.head_dim / rope.dims)
+    turned = replace(rope, theta=rope.theta ** (mixer.head_dim / rope.dims), interleaved=False)
     if isinstance(rope.scaling, LongRope):
         scaling = _filled(rope.scaling, mixer.head_dim // 2)
-        return replace(mixer, rope=replace(rope, theta=theta, dims=mixer.head_dim, interleaved=False, scaling=scaling))
+        return replace(mixer, rope=replace(turned, dims=mixer.head_dim, scaling=scaling))
+    if form == "llama3" and rope.scaling is None and rope.theta > 1:
+        return replace(mixer, rope=replace(turned, dims=mixer.head_dim, scaling=_threshold(rope)))
     factor = rope.scaling.factor if isinstance(rope.scaling, Linear) else 1.0
-    return replace(mixer, rope=replace(rope, theta=theta, interleaved=False, scaling=Proportional(factor)))
+    return replace(mixer, rope=replace(turned, scaling=Proportional(factor)))
+
+
+def _threshold(rope: Rope) -> Llama3:
+    """The ramp of `llama3` between two wavelengths: 2 pi theta^(1 - 2 / dims) turns, 2 pi theta stands still.
+
+    It begins and ends a third of the way (of logarithms) from either, far from what float32 can confuse. Its bounds
+    are stated in turns within an original length; one position is below every context, as the stock classes want it.
+    """
+    shortest, longest = (2 * math.pi * rope.theta ** (1 - part / rope.dims) for part in (4 / 3, 2 / 3))
+    return Llama3(STILL, 1 / longest, 1 / shortest, 1)
 
 
 def _filled(scaling: LongRope, pairs: int) -> LongRope:

@@ -1,0 +1,91 @@
+"""What other runtimes make of an output: which forms they refuse or get wrong, and the form that they take.
+
+Only what `make compat` runs is said here; it fails where a note and a measurement disagree (docs/compat.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kept.ir.spec import LongRope, Proportional, Yarn
+from kept.passes.tail import AffineTail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kept.passes.legalize import Plan
+
+TRANSFORMERS_4 = ("transformers 4.45", "transformers 4.57")
+
+LLAMA_CPP = ("llama.cpp f32", "llama.cpp bf16", "llama.cpp f16")
+"""Named by the number format of the GGUF file."""
+
+RUNTIMES = (*TRANSFORMERS_4, "transformers 5", *LLAMA_CPP)
+
+
+@dataclass(frozen=True)
+class Note:
+    """What some runtimes cannot take of an output: why, and the form that they do take."""
+
+    runtimes: tuple[str, ...]
+    why: str
+    form: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{', '.join(_shortened(self.runtimes))}: {self.why}; {self.form}"
+
+
+def notes(plan: Plan) -> tuple[Note, ...]:
+    """The notes on a plan's result. Reads no weights; says nothing of runtimes that were never run."""
+    return tuple(note for applies, note in RULES if applies(plan))
+
+
+def _scaled(kind: type[object]) -> Callable[[Plan], bool]:
+    def applies(plan: Plan) -> bool:
+        ropes = [layer.mixer.rope for layer in plan.program.spec.layers]
+        return any(rope is not None and isinstance(rope.scaling, kind) for rope in ropes)
+
+    return applies
+
+
+def _scaled_proportion(plan: Plan) -> bool:
+    """Whether a proportional rotation's frequencies are divided by a factor, for which `llama3` has no place."""
+    scalings = [layer.mixer.rope.scaling for layer in plan.program.spec.layers if layer.mixer.rope is not None]
+    return any(isinstance(scaling, Proportional) and scaling.factor != 1 for scaling in scalings)
+
+
+def _proportional(plan: Plan) -> bool:
+    return _scaled(Proportional)(plan) and not _scaled_proportion(plan)
+
+
+def _other_activation(plan: Plan) -> bool:
+    return any(layer.mlp.gated and layer.mlp.activation != "silu" for layer in plan.program.spec.layers)
+
+
+def _tail(plan: Plan) -> bool:
+    return any(isinstance(step.rewrite, AffineTail) for step in plan.steps)
+
+
+NO_FORM = "no form that it takes is known"
+
+RULES: tuple[tuple[Callable[[Plan], bool], Note], ...] = (
+    (_proportional, Note(TRANSFORMERS_4, "has no rope type `proportional`", "it takes --rope llama3")),
+    (_proportional, Note(LLAMA_CPP, "rotates heads as a whole, after a warning", "it takes --rope llama3")),
+    (_scaled_proportion, Note(TRANSFORMERS_4, "has no rope type `proportional`", NO_FORM)),
+    (_scaled_proportion, Note(LLAMA_CPP, "rotates heads as a whole, after a warning", NO_FORM)),
+    (_scaled(Yarn), Note(TRANSFORMERS_4[:1], "reads YaRN in another way", "4.57 takes it as it is")),
+    (_scaled(LongRope), Note(TRANSFORMERS_4[:1], "reads LongRoPE in another way", "4.57 takes it as it is")),
+    (_scaled(LongRope), Note(LLAMA_CPP, "leaves out a Llama's LongRoPE divisors without a word", NO_FORM)),
+    (_other_activation, Note(LLAMA_CPP, "computes SiLU in every gated MLP, whatever the config says", NO_FORM)),
+    (_tail, Note(LLAMA_CPP[2:], "float16 cannot hold the tail's constants", "it takes bf16, f32 or --final-bias drop")),
+)
+"""What holds for a plan, and what it means. Forms and figures are in docs/compat.md."""
+
+
+def _shortened(runtimes: tuple[str, ...]) -> tuple[str, ...]:
+    """`llama.cpp` where all of its number formats are meant, `transformers 4` where all of its versions are."""
+    if runtimes == LLAMA_CPP:
+        return ("llama.cpp",)
+    return ("transformers 4",) if runtimes == TRANSFORMERS_4 else runtimes

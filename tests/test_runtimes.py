@@ -1,0 +1,93 @@
+"""Notes on other runtimes: on the plans that they are about, on no others, and wherever a user meets a plan.
+
+That they are true is what `make compat` measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import kept
+from kept.ir import spec as ir
+from kept.passes.legalize import Plan
+from kept.runtimes import LLAMA_CPP, RUNTIMES, TRANSFORMERS_4, notes
+from models import TINY, write_checkpoint
+from pass_helpers import MIXER, layer_spec, unread
+from stored import read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+THETA = 100.0
+
+SCALED = {
+    "none": None,
+    "linear": ir.Linear(2.0),
+    "dynamic": ir.Dynamic(2.0, 40),
+    "llama3": ir.Llama3(4.0, 1.0, 4.0, 8),
+    "yarn": ir.Yarn(4.0, 8),
+    "longrope": ir.LongRope((1.0,) * 4, (2.0,) * 4, 8, 2.0),
+    "proportional": ir.Proportional(),
+    "proportional, linear": ir.Proportional(2.0),
+}
+
+REFUSED: dict[str, set[str]] = {
+    "yarn": {"transformers 4.45"},
+    "longrope": {"transformers 4.45", *LLAMA_CPP},
+    "proportional": {*TRANSFORMERS_4, *LLAMA_CPP},
+    "proportional, linear": {*TRANSFORMERS_4, *LLAMA_CPP},
+}
+
+
+def runtimes(plan: Plan) -> set[str]:
+    found = [runtime for note in notes(plan) for runtime in note.runtimes]
+    assert len(found) == len(set(found)), "one note a runtime and form"
+    assert set(found) <= set(RUNTIMES)
+    return set(found)
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_rotations(name: str) -> None:
+    dims = 4 if isinstance(SCALED[name], ir.Proportional) else 8
+    spec = layer_spec(replace(MIXER, rope=ir.Rope(THETA, dims, scaling=SCALED[name])))
+    assert runtimes(Plan((), unread(spec))) == REFUSED.get(name, set())
+
+
+def test_a_form_is_named_where_there_is_one(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", "stablelm")
+    proportional = kept.plan(source, rope="proportional", final_bias="drop")
+    assert {note.form for note in notes(proportional)} == {"it takes --rope llama3"}
+    assert not notes(kept.plan(source, rope="llama3", final_bias="drop"))
+
+
+def test_activations(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "gelu", "llama", hidden_act="gelu")
+    assert runtimes(kept.plan(source)) == set(LLAMA_CPP)
+    assert not notes(kept.plan(write_checkpoint(tmp_path / "silu", "llama")))
+
+
+@pytest.mark.parametrize(("options", "wanted"), [({}, {"llama.cpp f16"}), ({"final_bias": "drop"}, set())])
+def test_the_tail(tmp_path: Path, options: dict[str, Any], wanted: set[str]) -> None:
+    assert runtimes(kept.plan(write_checkpoint(tmp_path, "orion"), **options)) == wanted
+
+
+def test_the_model_card_says_so(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", "orion")
+    for way, said in (("block", True), ("drop", False)):
+        out = kept.convert(source, tmp_path / way, final_bias=way, verify_tokens=0).path
+        card = (out / "README.md").read_text(encoding="utf-8")
+        assert ("- llama.cpp f16: float16 cannot hold the tail's constants; it takes bf16" in card) is said
+        assert ("Not as it is for:" in card) is said
+
+
+def test_a_rotation_of_whole_heads_by_threshold_is_read_back(tmp_path: Path) -> None:
+    """What the config of the default form says, in the keys of transformers 4 and 5."""
+    source = write_checkpoint(tmp_path / "source", "stablelm")
+    out = kept.convert(source, tmp_path / "out", final_bias="drop", verify_tokens=0).path
+    config = read_json(out / "config.json")
+    assert config["rope_scaling"]["rope_type"] == config["rope_parameters"]["rope_type"] == "llama3"
+    assert config["rope_theta"] == pytest.approx(TINY["stablelm"]["rope_theta"] ** 4)
+    assert notes(kept.plan(out)) == ()
