@@ -104,6 +104,16 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "layer_norm_epsilon": EPS,
         "tie_word_embeddings": False,
     },
+    "gemma2": {
+        **SIZES,
+        "rms_norm_eps": EPS,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 20,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 4.0,
+        "sliding_window": 7,
+        "pad_token_id": None,
+    },
     "gpt2": {
         "vocab_size": VOCABULARY,
         "n_embd": 48,
@@ -148,6 +158,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "olmo2": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
     "orion": ORION_CONFIG,
     "phi": {**SIZES, "layer_norm_eps": EPS},
+    "phi3": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
     "qwen": {
         "model_type": "qwen",
         **{
@@ -170,6 +181,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     },
     "qwen2": {**SIZES, "rms_norm_eps": EPS},
     "qwen3": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16},
+    "smollm3": {**SIZES, "rms_norm_eps": EPS, "no_rope_layer_interval": 2, "pad_token_id": None},
     "stablelm": {**SIZES, "layer_norm_eps": EPS},
     "starcoder2": {**SIZES, "norm_epsilon": EPS},
     "xverse": {**ORPHAN, "model_type": "xverse"},

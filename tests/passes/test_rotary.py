@@ -14,7 +14,7 @@ from kept.families import LLAMA
 from kept.ir import spec as ir
 from kept.nn.rope import inverse_frequencies
 from kept.passes.legalize import Options, legalise
-from kept.passes.rotary import ROPE_FORMS, FullRotary, RopeForm
+from kept.passes.rotary import ROPE_FORMS, STILL, FullRotary, RopeForm
 from kept.passes.split import SplitProjections
 from models import program_of, random_program, some_tokens, stock_logits, worst, write_checkpoint
 from pass_helpers import (
@@ -168,13 +168,40 @@ def test_everything_of_a_head_is_permuted_alike(part: str, rope: ir.Rope) -> Non
         (ir.Yarn(4.0, 8), "Yarn"),
         (ir.Llama3(4.0, 1.0, 4.0, 8), "Llama3"),
         (ir.Dynamic(2.0, 8), "Dynamic"),
-        (ir.LongRope((1.0, 1.0), (2.0, 2.0), 8, 2.0), "LongRope"),
     ],
 )
 def test_partial_rotation_with_another_scaling_is_refused(scaling: ir.Scaling, kind: str) -> None:
     spec = with_layer(rms_spec(), 1, mixer=replace(MIXER, rope=replace(PARTIAL, scaling=scaling)))
     why = f"layers.1.mixer.rope: rotates 4 of 8 dimensions with {kind} scaling; no stock rope type says both"
     assert refusal(FullRotary(), unread(spec)) == f"full-rotary: {why}"
+
+
+@pytest.mark.parametrize("rope", [PARTIAL, BOTH])
+@pytest.mark.parametrize("original", [8, 12, 13])
+@pytest.mark.parametrize("factor", [None, 1.0, 1.5])
+def test_partial_longrope_keeps_the_function(rope: ir.Rope, original: int, factor: float | None) -> None:
+    """Sequences of 12 are long, or just short, and a temperature would reach what stands still."""
+    scaling = ir.LongRope((1.0, 1.5), (2.0, 3.0), original, 4.0, factor)
+    full = keeps(FullRotary(), random_program(rotating(replace(rope, scaling=scaling))))
+    filled = replace(scaling, short_factor=(1.0, 1.5, STILL, STILL), long_factor=(2.0, 3.0, STILL, STILL))
+    assert full.spec.layers[0].mixer.rope == ir.Rope(100.0**2, 8, scaling=filled)
+
+
+@pytest.mark.parametrize("temperature", [1.4, 1.6])
+def test_the_temperature_of_what_stands_still_is_made_up_for(temperature: float) -> None:
+    """Negative control: another temperature than the one that the queries' rows were divided by."""
+    scaling = ir.LongRope((1.0, 1.5), (2.0, 3.0), 8, 4.0, 1.5)
+    program = random_program(rotating(replace(PARTIAL, scaling=scaling)))
+    full = FullRotary()(program)
+    filled = ir.LongRope((1.0, 1.5, STILL, STILL), (2.0, 3.0, STILL, STILL), 8, 4.0, temperature)
+    wrong = replace(full, spec=changed_rope(full.spec, scaling=filled))
+    assert error(wrong, program) > 1e3 * TOLERANCE
+
+
+def test_partial_longrope_with_normalised_queries_is_refused() -> None:
+    scaling = ir.LongRope((1.0, 1.5), (2.0, 3.0), 8, 4.0)
+    spec = rotating(replace(PARTIAL, scaling=scaling), qk_norm=QK_NORMS["shared"])
+    assert "layers.0.mixer: normalises queries" in refusal(FullRotary(), unread(spec))
 
 
 @pytest.mark.parametrize(("theta", "head"), [(1e10, 8), (1e6, 128), (1e300, 4)])

@@ -13,6 +13,7 @@ from kept.families.deci import DECI
 from kept.families.exaone import EXAONE
 from kept.families.falcon import FALCON
 from kept.families.gemma import GEMMA
+from kept.families.gemma2 import GEMMA2
 from kept.families.gpt2 import GPT2
 from kept.families.gpt_neox import GPT_NEOX
 from kept.families.granite import GRANITE
@@ -26,10 +27,12 @@ from kept.families.olmo import OLMO
 from kept.families.olmo2 import OLMO2
 from kept.families.orion import ORION
 from kept.families.phi import PHI
+from kept.families.phi3 import PHI3
 from kept.families.qwen import QWEN
 from kept.families.qwen2 import QWEN2
 from kept.families.qwen3 import QWEN3
 from kept.families.refused import REFUSED
+from kept.families.smollm3 import SMOLLM3
 from kept.families.stablelm import STABLELM
 from kept.families.starcoder2 import STARCODER2
 from kept.families.xverse import XVERSE
@@ -48,6 +51,7 @@ FAMILIES: dict[str, Family] = {
         EXAONE,
         FALCON,
         GEMMA,
+        GEMMA2,
         GPT2,
         GPT_NEOX,
         GRANITE,
@@ -61,9 +65,11 @@ FAMILIES: dict[str, Family] = {
         OLMO2,
         ORION,
         PHI,
+        PHI3,
         QWEN,
         QWEN2,
         QWEN3,
+        SMOLLM3,
         STABLELM,
         STARCODER2,
         XVERSE,

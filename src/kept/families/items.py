@@ -26,6 +26,12 @@ def first(table: Facts, path: str) -> Any:  # noqa: ANN401 - facts hold any plai
     return value
 
 
+def by_layer(table: Facts, path: str) -> tuple[Any, ...]:
+    """A fact's value in each layer."""
+    value = table.get(path)
+    return value.values if isinstance(value, PerLayer) else (value,) * table["depth"]
+
+
 @dataclass(frozen=True)
 class Size:
     """A positive integer; `default` is what the stock class assumes where the key is absent."""
@@ -74,8 +80,9 @@ class Number:
         return dict.fromkeys(self.paths, config.number(self.key, self.default))
 
     def write(self, table: Facts) -> dict[str, Any]:
-        """Facts to key."""
-        return {self.key: next((v for path in self.paths if (v := first(table, path)) is not None), self.default)}
+        """Facts to key. What no norm has for an epsilon, 0, is not what the others have."""
+        values = [v for path in self.paths if (v := first(table, path)) is not None]
+        return {self.key: next((v for v in values if v), values[0] if values else self.default)}
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,25 @@ class Choice:
         """Fact to word."""
         value = first(table, self.path)
         return {self.key: next((theirs for theirs, ours in self.words if ours == value), self.default)}
+
+
+@dataclass(frozen=True)
+class Cap:
+    """The bound of a tanh, or null for none; `default` is the stock class's where the key is absent."""
+
+    key: str
+    path: str
+    default: float
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Key to fact."""
+        if self.key in config.keys and config.get(self.key) is None:
+            return {self.path: None}
+        return {self.path: config.positive(self.key, self.default)}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to key."""
+        return {self.key: first(table, self.path)}
 
 
 @dataclass(frozen=True)
@@ -336,39 +362,64 @@ class Window:
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
-@dataclass(frozen=True)
-class LayeredWindow:
-    """Qwen2's: a switch, a size, and the first layer that slides; newer files list each layer's type."""
+def slides_from_a_layer_on(config: Config, known: Facts) -> list[str]:
+    """Qwen's: the first `max_window_layers` layers see all."""
+    start = config.number("max_window_layers", 28)
+    return [LAYER_TYPES[i >= start] for i in range(known["depth"])]
 
+
+@dataclass(frozen=True)
+class LayerWindows:
+    """One window for the layers whose type slides; `types` is what the stock class assumes without `layer_types`.
+
+    `default` is its window where the key is absent; `switched` whether `use_sliding_window` must be true.
+    """
+
+    types: Callable[[Config, Facts], list[str]]
+    default: int | None = 4096
+    switched: bool = False
     path: str = field(default=f"{L}mixer.window")
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Keys to one fact a layer."""
-        depth = known["depth"]
-        if not config.flag("use_sliding_window", default=False):
+        types = self._types(config, known)
+        if self.switched and not config.flag("use_sliding_window", default=False):
+            if config.get("layer_types") is not None and LAYER_TYPES[True] in types:
+                raise config.wrong("use_sliding_window", f"true where layer_types has {LAYER_TYPES[True]}")
             return {self.path: None}
-        if "sliding_window" in config.keys and config.get("sliding_window") is None:
-            return {self.path: None}
-        size = config.size("sliding_window", 4096)
-        types = config.get("layer_types")
+        size = self.default
+        if "sliding_window" in config.keys:
+            size = None if config.get("sliding_window") is None else config.size("sliding_window")
+        values = tuple(size if kind == LAYER_TYPES[True] else None for kind in types)
+        return {self.path: values[0] if len(set(values)) == 1 else PerLayer(values)}
+
+    def _types(self, config: Config, known: Facts) -> list[str]:
+        depth, types = known["depth"], config.get("layer_types")
         if types is None:
-            start = config.number("max_window_layers", 28)
-            types = ["sliding_attention" if i >= start else "full_attention" for i in range(depth)]
+            return self.types(config, known)
         if not isinstance(types, list) or len(types) != depth or not all(t in LAYER_TYPES for t in types):
             raise config.wrong("layer_types", f"a list of {depth} of " + ", ".join(LAYER_TYPES))
-        values = tuple(size if kind == "sliding_attention" else None for kind in types)
-        return {self.path: values[0] if len(set(values)) == 1 else PerLayer(values)}
+        return types
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Facts to keys. Classes without a switch must find a size even where no layer slides."""
+        values = by_layer(table, self.path)
+        size = next((v for v in values if v is not None), None)
+        types = [LAYER_TYPES[v is not None] for v in values]
+        if not self.switched:
+            return {"sliding_window": size or self.default, "layer_types": types}
+        return {"use_sliding_window": size is not None, "sliding_window": size, "layer_types": types}
+
+
+@dataclass(frozen=True)
+class LayeredWindow(LayerWindows):
+    """Qwen2's: a switch, a size, and the first layer that slides; newer files list each layer's type."""
+
+    types: Callable[[Config, Facts], list[str]] = slides_from_a_layer_on
+    switched: bool = True
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Facts to keys."""
-        depth, value = table["depth"], table.get(self.path)
-        values = value.values if isinstance(value, PerLayer) else (value,) * depth
-        size = next((v for v in values if v is not None), None)
-        types = ["full_attention" if v is None else "sliding_attention" for v in values]
-        start = next((i for i, v in enumerate(values) if v is not None), depth)
-        return {
-            "use_sliding_window": size is not None,
-            "sliding_window": size,
-            "max_window_layers": start,
-            "layer_types": types,
-        }
+        values = by_layer(table, self.path)
+        start = next((i for i, v in enumerate(values) if v is not None), len(values))
+        return {**super().write(table), "max_window_layers": start}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from kept.families.items import by_layer
 from kept.families.table import L
 from kept.ir import spec as ir
 from kept.ir.facts import at_layer, build
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kept.families.config import Config
     from kept.ir.facts import Facts
 
@@ -32,7 +35,8 @@ class Rotary:
 
     `partial` is the fraction of each head that turns where the config does not say; `says_partial` whether the
     family's classes read that fraction at all. `theta_key` and `partial_key` are the family's own names outside the
-    section. Comes after head size and context in a table.
+    section, `kinds` the rope types that it knows, `original` the length before scaling of classes that have a default
+    for it. Comes after head size and context in a table.
     """
 
     theta: float = 10_000.0
@@ -41,6 +45,8 @@ class Rotary:
     interleaved: bool = False
     theta_key: str = "rope_theta"
     partial_key: str = "partial_rotary_factor"
+    kinds: Mapping[str, type[Any]] = field(default_factory=lambda: SCALINGS)
+    original: int | None = None
     path: str = field(default=f"{L}mixer.rope")
 
     def read(self, config: Config, known: Facts) -> Facts:
@@ -48,8 +54,8 @@ class Rotary:
         given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
         theta = given.positive("rope_theta", config.positive(self.theta_key, self.theta))
         kind = given.get("rope_type") or given.get("type") or "default"
-        if not isinstance(kind, str) or kind not in {"default", *SCALINGS}:
-            raise given.wrong("rope_type", "one of default, " + ", ".join(SCALINGS))
+        if not isinstance(kind, str) or kind not in {"default", *self.kinds}:
+            raise given.wrong("rope_type", "one of default, " + ", ".join(self.kinds))
         head = known[f"{L}mixer.head_dim"]
         fraction = 1.0
         if self.says_partial or kind == "proportional":
@@ -59,14 +65,18 @@ class Rotary:
         dims = int(head * fraction)
         if dims < 2 or dims % 2:
             raise config.wrong(self.partial_key, f"such that an even number of the {head} head dimensions turn")
-        scaling = None if kind == "default" else _scaling(SCALINGS[kind], given, config, known["context"], dims // 2)
+        if kind == "default":
+            return {self.path: ir.Rope(theta, dims, self.interleaved)}
+        original = _original(given, config, self.original, known["context"])
+        scaling = _scaling(self.kinds[kind], given, original, known["context"], dims // 2)
         return {self.path: ir.Rope(theta, dims, self.interleaved, scaling)}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """A rotation to keys."""
-        layer = at_layer(table, 0)
-        if layer.get(self.path) is None:
+        turning = next((i for i, tag in enumerate(by_layer(table, self.path)) if tag is not None), None)
+        if turning is None:
             return {self.theta_key: self.theta, "rope_scaling": None}
+        layer = at_layer(table, turning)
         rope: ir.Rope = build(ir.Rope, self.path, layer)
         head = layer[f"{L}mixer.head_dim"]
         fraction = _fraction(rope.dims, head)
@@ -93,13 +103,13 @@ def _fraction(dims: int, head: int) -> float:
     return fraction if int(head * fraction) == dims else math.nextafter(fraction, 1)
 
 
-def _scaling(kind: type[Any], given: Config, config: Config, context: int, pairs: int) -> ir.Scaling:
+def _scaling(kind: type[Any], given: Config, original: int, context: int, pairs: int) -> ir.Scaling:
     values: dict[str, Any] = {}
     for spec_field in fields(kind):
         name = spec_field.name
         if name == "original_max_position_embeddings":
             # The stock classes scale `dynamic` from the configured context, whatever else is stated.
-            values[name] = context if kind is ir.Dynamic else _original(given, config, context)
+            values[name] = context if kind is ir.Dynamic else original
         elif name in {"short_factor", "long_factor"}:
             values[name] = _divisors(given, name, pairs)
         elif name == "truncate":
@@ -107,22 +117,20 @@ def _scaling(kind: type[Any], given: Config, config: Config, context: int, pairs
         elif given.get(name) is not None:
             values[name] = given.number(name) if name.startswith("mscale") else given.positive(name)
         elif name == "factor" and kind in {ir.Yarn, ir.LongRope}:
-            values[name] = context / values.get("original_max_position_embeddings", _original(given, config, context))
+            values[name] = context / original
         elif spec_field.default is MISSING:
             values[name] = given.number(name)  # raises: it is absent
-    if kind is ir.LongRope and values.get("attention_factor") is None:
-        # Old stock classes derive another one: said outright, it means the same to all.
-        factor, original = values["factor"], values["original_max_position_embeddings"]
-        stretched = factor > 1 and original > 1
-        values["attention_factor"] = math.sqrt(1 + math.log(factor) / math.log(original)) if stretched else 1.0
     made: ir.Scaling = kind(**values)
-    return made
+    # Old stock classes derive another factor on cos and sin: said outright, it means the same to all.
+    return replace(made, attention_factor=made.temperature) if isinstance(made, ir.LongRope) else made
 
 
-def _original(given: Config, config: Config, context: int) -> int:
-    """The stock classes prefer the length that stands outside the rotation's own section."""
+def _original(given: Config, config: Config, default: int | None, context: int) -> int:
+    """The stock classes prefer the length that stands outside the rotation's own section, and even its default."""
     name = "original_max_position_embeddings"
-    return (given if config.get(name) is None else config).size(name, context)
+    if default is not None or config.get(name) is not None:
+        return config.size(name, default)
+    return given.size(name, context)
 
 
 def _divisors(given: Config, key: str, pairs: int) -> tuple[float, ...]:

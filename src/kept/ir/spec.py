@@ -6,6 +6,7 @@ Sizes are element counts. Everything here is plain data: equal specs describe th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -79,6 +80,15 @@ class LongRope:
     original_max_position_embeddings: int
     factor: float
     attention_factor: float | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What cos and sin are multiplied by: the stated factor, or what the stock classes derive."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.factor <= 1 or self.original_max_position_embeddings == 1:
+            return 1.0
+        return math.sqrt(1 + math.log(self.factor) / math.log(self.original_max_position_embeddings))
 
 
 @dataclass(frozen=True)

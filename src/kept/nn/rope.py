@@ -98,8 +98,4 @@ def _yarn_temperature(scaling: ir.Yarn) -> float:
 def _longrope(rope: ir.Rope, scaling: ir.LongRope, length: int) -> tuple[Tensor, float]:
     original = scaling.original_max_position_embeddings
     divisors = scaling.long_factor if length > original else scaling.short_factor
-    temperature = scaling.attention_factor
-    if temperature is None:
-        stretched = scaling.factor > 1
-        temperature = math.sqrt(1 + math.log(scaling.factor) / math.log(original)) if stretched else 1.0
-    return _plain(rope.theta, rope.dims) / torch.tensor(divisors, dtype=torch.float64), temperature
+    return _plain(rope.theta, rope.dims) / torch.tensor(divisors, dtype=torch.float64), scaling.temperature

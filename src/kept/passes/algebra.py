@@ -61,6 +61,11 @@ def scaled(tensor: Lazy, factor: float, rows: int | None = None) -> Lazy:
     return Computed(tensor.shape, tensor.dtype, op, (tensor,), local=rows is None)
 
 
+def scaled_rows(tensor: Lazy, factors: tuple[float, ...]) -> Lazy:
+    """Each row times its own factor."""
+    return Computed(tensor.shape, tensor.dtype, partial(_scale_rows, factors=factors), (tensor,))
+
+
 def scaled_gain(gain: Lazy, factor: float, offset: float, *, plain: bool = False) -> Lazy:
     """`factor (offset + gain)`, stored less the offset unless it becomes `plain`."""
     return Computed(gain.shape, gain.dtype, partial(_gain, factor=factor, offset=offset, plain=plain), (gain,))
@@ -108,6 +113,10 @@ def _scale_first(tensor: torch.Tensor, factor: float, rows: int) -> torch.Tensor
     out = tensor.clone()
     out[:rows] *= factor
     return out
+
+
+def _scale_rows(tensor: torch.Tensor, factors: tuple[float, ...]) -> torch.Tensor:
+    return tensor * tensor.new_tensor(factors).view(-1, *[1] * (tensor.dim() - 1))
 
 
 def _gain(gain: torch.Tensor, factor: float, offset: float, *, plain: bool) -> torch.Tensor:

@@ -147,6 +147,11 @@ def _rotary(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
     return FullRotary(options.rope)
 
 
+def _divisors(violations: Sequence[Violation], options: Options, __: Gains) -> Pass | None:
+    """Lists of divisors differ because a part of each head turns, or for no reason that has a pass."""
+    return FullRotary(options.rope) if any(v.path == ROTATED for v in violations) else None
+
+
 class Anything:
     """Equal to every value of a fact."""
 
@@ -173,6 +178,7 @@ class Kind:
 
 NORMS = ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
 KEY_VALUE_HEADS = "layers.*.mixer.kv_heads"
+ROTATED = "layers.*.mixer.rope.dims"
 
 RULES: tuple[Rule, ...] = (
     (Kind("layers.*.mixer.fused", found=True), lambda *_: SplitProjections()),
@@ -180,7 +186,8 @@ RULES: tuple[Rule, ...] = (
     (Kind(KEY_VALUE_HEADS), _repeat),
     (Kind("layers.*.mixer.window", needs=None), lambda *_: DropWindow()),
     (Kind("layers.*.mlp.gated", found=False), lambda *_: PlainToGated()),
-    (Kind("layers.*.mixer.rope.dims"), _rotary),
+    (Kind(ROTATED), _rotary),
+    (Kind("layers.*.mixer.rope.scaling.*_factor"), _divisors),
     (Kind("layers.*.mixer.rope.interleaved", found=True), _rotary),
     (Kind("head.normalised", found=True), lambda *_: FoldHeadNorm()),
     (Kind("*multiplier", needs=1.0), lambda *_: FoldMultipliers()),

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from kept.ir.spec import Linear, Llama3, Proportional
-from kept.passes.algebra import permuted_columns, permuted_rows
+from kept.ir.spec import Linear, Llama3, LongRope, Proportional
+from kept.passes.algebra import permuted_columns, permuted_rows, scaled_rows
 from kept.passes.base import Obstacle, Pass
 from kept.passes.rewrite import map_mixers
 from kept.passes.split import SplitProjections
@@ -40,6 +40,9 @@ class FullRotary(Pass):
     proportional: frequencies of zero; transformers 5 has it.
 
     Queries and keys are permuted alike, so their products stay: EXACT.
+
+    LongRoPE, which has a divisor for each frequency, stops those pairs itself. Its temperature t, a factor on cos and
+    sin, then reaches them too, and the queries' rows make up for it: they are divided by t^2.
     """
 
     rope: RopeForm = "llama3"
@@ -58,7 +61,10 @@ class FullRotary(Pass):
                 return Obstacle(f"layers.{i}.mixer", "is stored fused", SplitProjections())
             if rope is None or _span(rope, mixer.head_dim) == mixer.head_dim:
                 continue
-            if not isinstance(rope.scaling, Linear | None):
+            if isinstance(rope.scaling, LongRope) and mixer.qk_norm is not None:
+                why = "normalises queries, which undoes what is done to some of their rows"
+                return Obstacle(f"layers.{i}.mixer", why, way_out="no stock rope type says both")
+            if not isinstance(rope.scaling, Linear | LongRope | None):
                 why = f"rotates {rope.dims} of {mixer.head_dim} dimensions with {type(rope.scaling).__name__} scaling"
                 return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type says both")
             if math.log10(rope.theta) * mixer.head_dim / rope.dims > LARGEST_EXPONENT:
@@ -108,6 +114,9 @@ def _full(mixer: Attention, form: RopeForm) -> Attention:
     if _span(rope, mixer.head_dim) == mixer.head_dim:
         return replace(mixer, rope=replace(rope, interleaved=False))
     turned = replace(rope, theta=rope.theta ** (mixer.head_dim / rope.dims), interleaved=False)
+    if isinstance(rope.scaling, LongRope):
+        scaling = _filled(rope.scaling, mixer.head_dim // 2)
+        return replace(mixer, rope=replace(turned, dims=mixer.head_dim, scaling=scaling))
     if form == "llama3" and rope.scaling is None and rope.theta > 1:
         return replace(mixer, rope=replace(turned, dims=mixer.head_dim, scaling=_threshold(rope)))
     factor = rope.scaling.factor if isinstance(rope.scaling, Linear) else 1.0
@@ -124,12 +133,27 @@ def _threshold(rope: Rope) -> Llama3:
     return Llama3(STILL, 1 / longest, 1 / shortest, 1)
 
 
+def _filled(scaling: LongRope, pairs: int) -> LongRope:
+    short, long = ((*given, *[STILL] * (pairs - len(given))) for given in (scaling.short_factor, scaling.long_factor))
+    return replace(scaling, short_factor=short, long_factor=long)
+
+
+def _makes_up(rope: Rope, order: tuple[int, ...]) -> tuple[float, ...] | None:
+    """A factor for each dimension of a query in its new place; None where no temperature reaches what stands still."""
+    if not isinstance(rope.scaling, LongRope) or rope.dims == len(order) or rope.scaling.temperature == 1:
+        return None
+    return tuple(1.0 if old < rope.dims else rope.scaling.temperature**-2 for old in order)
+
+
 def _permuted(program: Program, at: str, mixer: Attention, order: tuple[int, ...]) -> dict[str, Lazy]:
     out: dict[str, Lazy] = {}
+    factors = None if mixer.rope is None else _makes_up(mixer.rope, order)
     for name, heads in (("q", mixer.heads), ("k", mixer.kv_heads)):
         for slot in (f"{at}{name}.weight", f"{at}{name}.bias"):
             if slot in program.weights:
                 out[slot] = permuted_rows(program.weights[slot], _repeated(order, heads))
+                if name == "q" and factors is not None:
+                    out[slot] = scaled_rows(out[slot], factors * heads)
         for slot in (f"{at}{name}_norm.gain", f"{at}{name}_norm.bias"):
             if slot in program.weights:
                 out[slot] = _permuted_gain(program.weights[slot], order)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import torch
+
+from contract import DECODER_SIZES
+from kept.errors import CheckpointError
+from models import stock
+from rotations import StockRotaryContract
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from kept.checkpoint.reader import Checkpoint
+    from kept.ir.program import Program
+
+POSITIVE = ("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar")
+
+
+class TestGemma2(StockRotaryContract):
+    name = "gemma2"
+    becomes_llama = (
+        r"^head\.softcap: logits are capped.*mixer\.softcap: scores are capped.*post_norm: a norm stands behind"
+    )
+    sizes = (*DECODER_SIZES, "head_dim", "sliding_window")
+    numbers = ("rms_norm_eps", *POSITIVE)
+    flags = ("attention_bias", "tie_word_embeddings")
+    words = ("hidden_activation",)
+    lenient = ("num_key_value_heads",)  # absent, the stock class says 4, we say as many as queries
+
+    @torch.inference_mode()
+    def reference(
+        self, directory: Path, tokens: torch.Tensor, dtype: torch.dtype, pads: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Only the plain attention caps scores. It cannot mask padding in float64, so each row runs without it."""
+        model = stock(directory, dtype, "eager")
+        if pads is None:
+            return model(tokens).logits
+        rows = [model(row[None, skipped:]).logits[0] for row, skipped in zip(tokens, pads, strict=True)]
+        return torch.stack([torch.cat((row.new_zeros(tokens.shape[1] - len(row), row.shape[1]), row)) for row in rows])
+
+    def test_spec(self, program: Program) -> None:
+        first, second, third = program.spec.layers
+        assert (first.mixer.window, second.mixer.window, third.mixer.window) == (7, None, 7)
+        assert (first.mixer.softcap, program.spec.head.softcap) == (3.0, 4.0)
+        assert first.mixer.scale == 20**-0.5
+        assert first.mlp_post_norm is not None
+        assert first.mlp_post_norm.offset == 1.0
+
+    def test_caps_may_be_null(self, checkpoint: Checkpoint) -> None:
+        keys = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+        spec = self.family.read_config({**checkpoint.config, **keys})
+        assert (spec.layers[0].mixer.softcap, spec.head.softcap) == (None, None)
+        assert self.family.read_config(self.family.write_config(spec, "F32")) == spec
+
+    @pytest.mark.parametrize("key", POSITIVE)
+    def test_zeros_are_named(self, checkpoint: Checkpoint, key: str) -> None:
+        with pytest.raises(CheckpointError, match=rf"^config\.json: {key} is 0, it must be a number above 0"):
+            self.family.read_config({**checkpoint.config, key: 0})
+
+    @pytest.mark.parametrize("scalar", [16, 144, 168, 224, 256, 4608 // 32, 3])
+    def test_a_scalar_comes_back(self, checkpoint: Checkpoint, scalar: int) -> None:
+        spec = self.family.read_config({**checkpoint.config, "query_pre_attn_scalar": scalar})
+        assert (spec.layers[0].mixer.scale is None) == (scalar == 16)
+        assert self.family.write_config(spec, "F32")["query_pre_attn_scalar"] == scalar
+
+
+class TestGemma2WithoutCapsOrWindows(TestGemma2):
+    overrides: ClassVar[dict[str, Any]] = {
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "layer_types": ["full_attention"] * 3,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    }
+    becomes_llama = r"post_norm: a norm stands behind"
+
+    def test_spec(self, program: Program) -> None:
+        assert all(layer.mixer.window is None for layer in program.spec.layers)
+        assert not program.spec.head.tied
