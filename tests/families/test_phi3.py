@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from contract import DECODER_SIZES
 from conversions import STOCK, as_llama
 from kept.errors import CheckpointError
-from kept.ir.spec import LongRope
-from models import logits, program_of, some_tokens, stock_logits, worst, write_checkpoint
+from kept.ir.spec import LongRope, Tokens
+from kept.nn import generate
+from models import logits, model_of, program_of, some_tokens, stock_logits, worst, write_checkpoint
 from pass_helpers import TOLERANCE
 from rotations import StockRotaryContract
 
@@ -75,6 +77,21 @@ class TestPhi3WithAWindowAsLongAsItsContext(TestPhi3):
 
 class TestPhi3WithinItsOriginalLength(TestPhi3):
     overrides: ClassVar[dict[str, Any]] = longrope(64)
+
+
+class TestPhi3AroundItsOriginalLength(TestPhi3):
+    """Generation passes it, and everything before is computed anew, as the stock class does."""
+
+    overrides: ClassVar[dict[str, Any]] = longrope(20)
+
+    def test_keys_are_turned_anew(self, program: Program) -> None:
+        """Each token is the best after all before it, read at once, on both sides of the switch."""
+        endless = replace(program, spec=replace(program.spec, tokens=Tokens()))
+        tokens = some_tokens(1, 9)[0].tolist()
+        for token in generate(model_of(endless), [tokens], 24)[0]:
+            assert token == int(logits(endless, torch.tensor([tokens]))[0, -1].argmax())
+            tokens.append(token)
+        assert len(tokens) == 9 + 24
 
 
 class TestPhi3BeyondItsOriginalLength(TestPhi3):

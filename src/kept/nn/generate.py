@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kept.errors import InputError
+from kept.ir.spec import LongRope
 from kept.nn.cache import Cache
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def generate(
     tokens_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     padded = pads_B if bool(pads_B.any()) else None
     cache = Cache(model.spec.depth)
+    switch, seen_BT = _switch(model), tokens_BT
     random = torch.Generator().manual_seed(seed)
     ends = _ends(model)
     done, out = [False] * len(prompts), [[] for _ in prompts]  # type: tuple[list[bool], list[list[int]]]
@@ -58,6 +60,10 @@ def generate(
         if all(done):
             break
         tokens_BT = chosen_B[:, None].to(device)
+        seen_BT = torch.cat((seen_BT, tokens_BT), dim=1)
+        if seen_BT.shape[1] - 1 in switch:
+            # Cached keys were turned by the short divisors, all keys are turned by the long ones from here on.
+            tokens_BT, cache = seen_BT, Cache(model.spec.depth)
     return out
 
 
@@ -73,6 +79,12 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], new_tokens: int) -> N
             f"{longest} prompt tokens and {new_tokens} new ones pass the model's {model.spec.context} positions: "
             "shorten the prompt or ask for fewer tokens"
         )
+
+
+def _switch(model: Model) -> frozenset[int]:
+    """Lengths after which LongRoPE turns every position in another way."""
+    scalings = [layer.mixer.rope.scaling for layer in model.spec.layers if layer.mixer.rope is not None]
+    return frozenset(s.original_max_position_embeddings for s in scalings if isinstance(s, LongRope))
 
 
 def _ends(model: Model) -> frozenset[int]:
