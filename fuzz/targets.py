@@ -10,6 +10,7 @@ import json
 import struct
 import tempfile
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
@@ -81,12 +82,36 @@ NASTY: Sequence[Any] = (
 """Values that a key should not have, and words that lead elsewhere."""
 
 KEYS = (
-    *("rope_scaling", "rope_parameters", "rope_theta", "rope_type", "type", "factor", "original_max_position_embeddings"),
-    *("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate", "short_factor", "long_factor"),
+    *(
+        "rope_scaling",
+        "rope_parameters",
+        "rope_theta",
+        "rope_type",
+        "type",
+        "factor",
+        "original_max_position_embeddings",
+    ),
+    *(
+        "beta_fast",
+        "beta_slow",
+        "attention_factor",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+        "short_factor",
+        "long_factor",
+    ),
     *("low_freq_factor", "high_freq_factor", "partial_rotary_factor", "head_dim", "layer_types", "sliding_window"),
     *("use_sliding_window", "max_window_layers", "eos_token_id", "bos_token_id", "pad_token_id", "n_inner", "passes"),
     *("__metadata__", "dtype", "shape", "data_offsets", "weight_map", "name", "mode", "biases", "tokens", "content"),
-    *("added_tokens_decoder", "additional_special_tokens", "auto_map", "tokenizer_class", "chat_template", "truncation"),
+    *(
+        "added_tokens_decoder",
+        "additional_special_tokens",
+        "auto_map",
+        "tokenizer_class",
+        "chat_template",
+        "truncation",
+    ),
 )
 """Keys that a change may add."""
 
@@ -107,14 +132,15 @@ def changed(value: Any, picks: Sequence[int]) -> Any:  # noqa: ANN401 - JSON
         places = [*_places(value)]
         if not places:
             return value
-        pick, at = divmod(pick, len(places))
+        rest, at = divmod(pick, len(places))
         holder, key = places[at]
-        pick, what = divmod(pick, 4)
-        nasty = NASTY[pick % len(NASTY)]
+        rest, what = divmod(rest, 4)
+        rest, which = divmod(rest, len(NASTY))
+        nasty = deepcopy(NASTY[which])
         if what == 0:
             del holder[key]
         elif what == 1 and isinstance(holder, dict):
-            holder[KEYS[pick // len(NASTY) % len(KEYS)]] = nasty
+            holder[KEYS[rest % len(KEYS)]] = nasty
         else:
             holder[key] = nasty
     return value

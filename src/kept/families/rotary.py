@@ -6,6 +6,7 @@ import math
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from kept.errors import CheckpointError
 from kept.families.table import L
 from kept.ir import spec as ir
 from kept.ir.facts import at_layer, build
@@ -13,6 +14,12 @@ from kept.ir.facts import at_layer, build
 if TYPE_CHECKING:
     from kept.families.config import Config
     from kept.ir.facts import Facts
+
+ROPE_KEYS = {"rope_type", "type", "rope_theta"}
+"""Keys of a rotation's section."""
+
+SMALLEST, LARGEST = 1e-9, 1e10
+"""What a number of a scaling may be: rules divide by them, take logarithms and powers. A factor may be a context."""
 
 SCALINGS: dict[str, type[Any]] = {
     "linear": ir.Linear,
@@ -42,21 +49,37 @@ class Rotary:
     def read(self, config: Config, known: Facts) -> Facts:
         """Keys to a rotation."""
         given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
-        theta = given.positive("rope_theta", config.positive("rope_theta", self.theta))
+        _one_for_all(given)
+        theta = _theta(given, config, self.theta)
         kind = given.get("rope_type") or given.get("type") or "default"
         if not isinstance(kind, str) or kind not in {"default", *SCALINGS}:
             raise given.wrong("rope_type", "one of default, " + ", ".join(SCALINGS))
-        head = known[f"{L}mixer.head_dim"]
-        fraction = 1.0
-        if self.says_partial or kind == "proportional":
-            fraction = given.number("partial_rotary_factor", config.number("partial_rotary_factor", self.partial))
-        if not 0 < fraction <= 1:
-            raise config.wrong("partial_rotary_factor", "above 0 and at most 1")
-        dims = int(head * fraction)
-        if dims < 2 or dims % 2:
-            raise config.wrong("partial_rotary_factor", f"such that an even number of the {head} head dimensions turn")
+        if kind == "yarn" and theta <= 1:
+            raise given.wrong_value("rope_theta", theta, "above 1: YaRN divides by its logarithm")
+        dims = self._dims(given, config, known[f"{L}mixer.head_dim"], partial=kind == "proportional")
+        if kind == "dynamic" and dims == 2:
+            raise given.wrong(
+                "rope_type", "another than dynamic where one pair of dimensions turns: its rule divides by 0"
+            )
         scaling = None if kind == "default" else _scaling(SCALINGS[kind], given, config, known["context"], dims // 2)
         return {self.path: ir.Rope(theta, dims, scaling=scaling)}
+
+    def _dims(self, given: Config, config: Config, head: int, *, partial: bool) -> int:
+        """How many dimensions of each head turn."""
+        key = "partial_rotary_factor"
+        where = config if given.get(key) is None else given
+        if not self.says_partial and not partial:
+            if where.number(key, 1.0) != 1:
+                raise where.wrong(key, "1: the classes of this family turn whole heads, whatever it says")
+            fraction = 1.0
+        else:
+            fraction = where.number(key, self.partial)
+        if not 0 < fraction <= 1:
+            raise where.wrong(key, "above 0 and at most 1")
+        dims = int(head * fraction)
+        if dims < 2 or dims % 2:
+            raise where.wrong(key, f"such that an even number of the {head} head dimensions turn")
+        return dims
 
     def write(self, table: Facts) -> dict[str, Any]:
         """A rotation to keys."""
@@ -83,6 +106,30 @@ class Rotary:
         return out
 
 
+def _one_for_all(given: Config) -> None:
+    """Refuse a rotation for each type of layer, as some classes of transformers 5 have it."""
+    kinds = [key for key, value in given.keys.items() if isinstance(value, dict) and ROPE_KEYS & value.keys()]
+    if kinds:
+        shown = ", ".join(kinds)
+        raise CheckpointError(f"{given.where}: states a rotation for each of {shown}; kept reads one for all layers")
+
+
+def _theta(given: Config, config: Config, default: float) -> float:
+    where = config if given.get("rope_theta") is None else given
+    theta = where.number("rope_theta", default)
+    if theta < 1:
+        raise where.wrong("rope_theta", "at least 1")
+    return theta
+
+
+def _within(given: Config, key: str) -> float:
+    """A number that no rule of scaling turns into infinity or NaN."""
+    value = given.number(key)
+    if not SMALLEST <= value <= LARGEST:
+        raise given.wrong(key, f"a number from {SMALLEST:g} to {LARGEST:g}")
+    return value
+
+
 def _fraction(dims: int, head: int) -> float:
     """The part of a head that turns, such that `int(head * fraction)`, which readers compute, is `dims` again."""
     fraction = dims / head
@@ -101,18 +148,26 @@ def _scaling(kind: type[Any], given: Config, config: Config, context: int, pairs
         elif name == "truncate":
             values[name] = given.flag(name, default=True)
         elif given.get(name) is not None:
-            values[name] = given.number(name) if name.startswith("mscale") else given.positive(name)
+            values[name] = _within(given, name)
         elif name == "factor" and kind in {ir.Yarn, ir.LongRope}:
             values[name] = context / values.get("original_max_position_embeddings", _original(given, config, context))
         elif spec_field.default is MISSING:
-            values[name] = given.number(name)  # raises: it is absent
+            values[name] = _within(given, name)  # raises: it is absent
+    _check_together(kind, values, given)
     if kind is ir.LongRope and values.get("attention_factor") is None:
         # Old stock classes derive another one: said outright, it means the same to all.
         factor, original = values["factor"], values["original_max_position_embeddings"]
-        stretched = factor > 1 and original > 1
-        values["attention_factor"] = math.sqrt(1 + math.log(factor) / math.log(original)) if stretched else 1.0
+        values["attention_factor"] = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     made: ir.Scaling = kind(**values)
     return made
+
+
+def _check_together(kind: type[Any], values: dict[str, Any], given: Config) -> None:
+    """Refuse numbers that are fine alone and make a rule divide by zero together."""
+    if kind is ir.Llama3 and values["high_freq_factor"] <= values["low_freq_factor"]:
+        raise given.wrong("high_freq_factor", f"above low_freq_factor, {values['low_freq_factor']:g}")
+    if kind is ir.LongRope and values["original_max_position_embeddings"] < 2:
+        raise given.wrong_value("original_max_position_embeddings", 1, "at least 2: LongRoPE divides by its logarithm")
 
 
 def _original(given: Config, config: Config, context: int) -> int:
@@ -126,9 +181,10 @@ def _divisors(given: Config, key: str, pairs: int) -> tuple[float, ...]:
     if (
         not isinstance(values, list)
         or len(values) != pairs
-        or not all(isinstance(v, int | float) and v > 0 for v in values)
+        or not all(type(v) in {int, float} and SMALLEST <= v <= LARGEST for v in values)
     ):
-        raise given.wrong(key, f"a list of {pairs} positive numbers, one a pair of dimensions that turn")
+        numbers = f"{pairs} numbers from {SMALLEST:g} to {LARGEST:g}"
+        raise given.wrong(key, f"a list of {numbers}, one a pair of dimensions that turn")
     return tuple(float(v) for v in values)
 
 
