@@ -6,12 +6,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import count
 from math import isfinite
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import companions
+from kept.checkpoint.companions import COPIED, SETTINGS, companions
 from kept.checkpoint.finite import first_not_finite
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.writer import (
@@ -26,14 +27,14 @@ from kept.checkpoint.writer import (
     to_json,
     unchanged,
 )
-from kept.errors import CheckpointError, InputError, OutputError, PromiseError
+from kept.errors import CheckpointError, InputError, OutputError, PromiseError, RecipeError
 from kept.families import TARGETS
 from kept.ir.slots import readings
 from kept.ir.tensors import TORCH_NAMES
 from kept.opened import Opened, open_model
 from kept.passes.base import Promise
 from kept.passes.legalize import Plan, legalise, run_passes
-from kept.recipe import Recipe, recipe_from
+from kept.recipe import MOST_TOKENS, Recipe, recipe_from
 from kept.record import RECORD, model_card, record
 from kept.reporting import Reporter, Silent
 
@@ -148,8 +149,8 @@ def verify(
     from kept.verification.text import sample
     from kept.verification.verify import verify_pair
 
-    if tokens < 2:
-        raise InputError(f"tokens: is {tokens}; at least 2 are needed to measure anything")
+    if not 2 <= tokens <= MOST_TOKENS:
+        raise InputError(f"tokens: is {tokens}; 2 at least are needed to measure anything, {MOST_TOKENS} are the most")
     before, after = open_model(source), open_model(out)
     _check_vocabularies(before, after)
     promise, planned = _recorded(before, after)
@@ -162,9 +163,26 @@ def verify(
     notes = list(measured.notes)
     if not (after.path / RECORD).is_file():
         notes.append(f"{after.path} has no {RECORD}: it is held to the promise exact")
+    notes += _other_source(before, after, reporter or Silent())
     if measured.output.tokens < tokens:
         notes.append(f"{found.origin} gave {measured.output.tokens} of {tokens} tokens; --text FILE reads a longer one")
     return replace(measured, notes=tuple(notes), altered=_altered(after, reporter or Silent()))
+
+
+def _other_source(before: Opened, after: Opened, reporter: Reporter) -> list[str]:
+    """A note where a record names other files than the source given has.
+
+    No failure: the same weights may have been saved in other shards since, and what they compute is measured.
+    """
+    stated = read_json(after.path / RECORD).get("source") if (after.path / RECORD).is_file() else None
+    sums = stated.get("files") if isinstance(stated, dict) else None
+    if not isinstance(sums, dict):
+        return []
+    files = [file for file in _described(before) if file.name in sums]
+    with reporter.stage("compare", sum(file.stat().st_size for file in files), "bytes") as advance:
+        differ = [file.name for file in files if digest(file, advance) != sums[file.name]]
+    differ += sorted(sums.keys() - {file.name for file in files})
+    return [f"{before.path}: not the source that {RECORD} names: {', '.join(differ)} differ"] if differ else []
 
 
 def _altered(after: Opened, reporter: Reporter) -> tuple[str, ...]:
@@ -185,7 +203,7 @@ def _recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
     try:
         promise = Promise(stated["promise"])
         recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
     return promise, make_plan(before, recipe).program if promise is Promise.EXACT else None
 
@@ -214,17 +232,26 @@ def _check_place(source: Path, target: Path) -> None:
     inside, place = (
         Path(os.path.realpath(path)) for path in (source, target)
     )  # Path.resolve trips over a loop of links
+    if target.name in {"", ".."}:
+        raise OutputError(f"{target}: names no new directory; choose another output")
     if inside in (place, *place.parents):
         raise OutputError(f"{target}: lies inside the source; choose a place outside of it")
 
 
 def _set_aside(stage: Staging) -> Path:
     """Publish a result that broke its promise as `.unkept`, in place of an earlier one."""
-    aside = stage.target.with_name(f"{stage.target.name}.unkept")
-    if (aside / RECORD).is_file():
+    names = (f"{stage.target.name}.unkept{number}" for number in ("", *(f"-{n}" for n in count(2))))
+    places = (stage.target.with_name(name) for name in names)
+    aside = next(place for place in places if _is_ours(place) or not os.path.lexists(place))
+    if _is_ours(aside):
         rmtree(aside)
     Staging(stage.path, aside).publish()
     return aside
+
+
+def _is_ours(place: Path) -> bool:
+    """Whether a directory is the output of a conversion; a link to one is not."""
+    return not place.is_symlink() and (place / RECORD).is_file()
 
 
 def _fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
@@ -236,12 +263,18 @@ def _fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
     return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
 
 
+def _described(source: Opened) -> list[Path]:
+    """The files of a source that decide what an output is: config, weights, and what reads text."""
+    texts = (source.path / name for name in (*COPIED, *SETTINGS))
+    return [source.path / "config.json", *source.files, *(file for file in texts if file.is_file())]
+
+
 def _write(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:
     """Write the weights; sums of what was read and written are made on the other core meanwhile."""
     total = sum(part.nbytes for part in parts)
     pool = ThreadPoolExecutor(1)
     try:
-        read = {file.name: pool.submit(digest, file) for file in (source.path / "config.json", *source.files)}
+        read = {file.name: pool.submit(digest, file) for file in _described(source)}
         wrote = {}
         with reporter.stage("write", total, "bytes") as advance:
             for part in parts:

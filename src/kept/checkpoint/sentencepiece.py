@@ -90,6 +90,9 @@ class Model:
 
 ALGORITHMS = {1: "UNIGRAM", 2: "BPE", 3: "WORD", 4: "CHAR"}
 
+LONGEST_PIECE = 4096
+"""Characters; a trainer stops at 16 unless told otherwise. Every split of every piece is looked at."""
+
 FIXED_SIZES = {1: 8, 5: 4}
 """Bytes of a field by its wire type, where the type fixes them."""
 
@@ -121,12 +124,19 @@ def _model(raw: bytes) -> Model:
         algorithm=ALGORITHMS[trainer.get(3, 1)],
         byte_fallback=bool(trainer.get(35, 0)),
         space_is_suffix=bool(trainer.get(24, 0)),
-        charsmap=bytes(normalizer.get(2, b"")),
+        charsmap=_bytes(normalizer.get(2, b"")),
         dummy_prefix=bool(normalizer.get(3, 1)),
         trim=bool(normalizer.get(4, 1)),
         escape=bool(normalizer.get(5, 1)),
         denormalizes=bool(dict(_fields(parts.get(5, b""))).get(2, b"")),
     )
+
+
+def _bytes(value: object) -> bytes:
+    """The bytes of a field: a number in its place would ask for that many."""
+    if not isinstance(value, bytes):
+        raise TypeError(value)
+    return value
 
 
 def _piece(fields: dict[int, Any]) -> Piece:
@@ -165,6 +175,7 @@ def _damage(model: Model) -> str:
     texts = [piece.text for piece in model.pieces]
     every_byte = {f"<0x{byte:02X}>" for byte in range(256)}
     reasons = {
+        f"a piece has more than {LONGEST_PIECE} characters": any(len(text) > LONGEST_PIECE for text in texts),
         "a piece is empty or there twice": len(set(texts)) < len(texts) or "" in texts,
         "it has not one unknown piece": len(model.texts(Kind.UNKNOWN)) != 1,
         "a score is no number": not all(math.isfinite(piece.score) for piece in model.pieces),
@@ -177,7 +188,9 @@ def _damage(model: Model) -> str:
 def _readable(charsmap: bytes) -> bool:
     try:
         return not charsmap or bool(normalizers.Precompiled(charsmap))
-    except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # an interruption
         return False
 
 

@@ -157,6 +157,7 @@ class Staging:
     def _file(self, name: str) -> Iterator[IO[bytes]]:
         part = self.path / f"{name}.part"
         try:
+            part.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
                 yield file
                 file.flush()
