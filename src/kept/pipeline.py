@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import count
+from itertools import chain, count
 from math import isfinite
 from pathlib import Path
 from shutil import rmtree
@@ -240,8 +240,8 @@ def _check_place(source: Path, target: Path) -> None:
 
 def _set_aside(stage: Staging) -> Path:
     """Publish a result that broke its promise as `.unkept`, in place of an earlier one."""
-    names = (f"{stage.target.name}.unkept{number}" for number in ("", *(f"-{n}" for n in count(2))))
-    places = (stage.target.with_name(name) for name in names)
+    first = stage.target.with_name(f"{stage.target.name}.unkept")
+    places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
     aside = next(place for place in places if _is_ours(place) or not os.path.lexists(place))
     if _is_ours(aside):
         rmtree(aside)

@@ -54,7 +54,7 @@ class Reader:
         file = self.directory / "tokenizer.json"
         if file.is_file():
             with damaged(file, "is no tokenizer"):
-                made = Tokenizer.from_file(str(file))
+                made = Tokenizer.from_buffer(file.read_bytes())  # a path may be no text
             # Stored with some checkpoints, for batches: a text is read as it is.
             made.no_truncation()
             made.no_padding()
