@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs compat clean
+.PHONY: demo test lint docs compat fuzz clean
 
 demo: $(READY)  ## set up, then convert, verify and show the model that comes along
 	$(BIN)/kept demo --out out/demo
@@ -31,6 +31,19 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+# Atheris has no place among what is installed: it has wheels for some Pythons only, and nothing else needs it.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= config header index recipe record sentencepiece settings tokenizer
+FUZZ_VENV ?= build/fuzz-venv
+
+fuzz:  ## mutate files of every kind for FUZZ_SECONDS each, guided by coverage, in an environment that is thrown away
+	$(PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt . atheris
+	for target in $(FUZZ_TARGETS); do \
+		echo "$$target"; $(FUZZ_VENV)/bin/python fuzz/run.py $$target -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
+	rm -rf $(FUZZ_VENV)
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -10,6 +10,7 @@ import json
 import struct
 import tempfile
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
@@ -131,14 +132,15 @@ def changed(value: Any, picks: Sequence[int]) -> Any:  # noqa: ANN401 - JSON
         places = [*_places(value)]
         if not places:
             return value
-        pick, at = divmod(pick, len(places))
+        rest, at = divmod(pick, len(places))
         holder, key = places[at]
-        pick, what = divmod(pick, 4)
-        nasty = NASTY[pick % len(NASTY)]
+        rest, what = divmod(rest, 4)
+        rest, which = divmod(rest, len(NASTY))
+        nasty = deepcopy(NASTY[which])
         if what == 0:
             del holder[key]
         elif what == 1 and isinstance(holder, dict):
-            holder[KEYS[pick // len(NASTY) % len(KEYS)]] = nasty
+            holder[KEYS[rest % len(KEYS)]] = nasty
         else:
             holder[key] = nasty
     return value
@@ -417,4 +419,4 @@ TARGETS_OF_FUZZING: Mapping[str, Target] = {
     "sentencepiece": Target(lambda: (sentencepiece_model(),), use_sentencepiece),
     "card": Target(lambda: (b"license: mit\nlicense_name: &a x\nlicense_link: *a\n",), use_card),
 }
-"""Every target by name; fuzz/fuzz_NAME.py runs it under atheris."""
+"""Every target by name; fuzz/run.py NAME runs it under atheris."""

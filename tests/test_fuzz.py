@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from targets import TARGETS_OF_FUZZING, material, run
 
 CHANGES = st.tuples(st.integers(0, 255), st.binary(max_size=24)).map(lambda parts: bytes((parts[0],)) + parts[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -62,10 +63,17 @@ def test_the_likeliest_token_alone_is_greedy(llama: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"tokens": 0}, {"tokens": -1}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": -1.0}],
+    [
+        *({"tokens": tokens} for tokens in (0, -1)),
+        *({"temperature": kelvin} for kelvin in (-0.1, math.nan, math.inf, -math.inf, 1e-45, 1e45)),
+        *({"top_p": share} for share in (0.0, 1.1, -1.0, math.nan, math.inf)),
+        *({"seed": seed} for seed in (-1, 10**30)),
+    ],
+    ids=str,
 )
 def test_wrong_options(llama: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="tokens must be positive, temperature not negative, top-p above 0"):
+    (key,) = options
+    with pytest.raises(InputError, match=f"^{key.replace('_', '-')}: is "):
         kept.generate(llama, PROMPTS, **options)
 
 

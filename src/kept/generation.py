@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+COLDEST, HOTTEST = 0.001, 1000.0
+"""Temperatures between which logits divided by them stay numbers that differ."""
+
+
 @dataclass(frozen=True)
 class Continued:
     """A prompt and what the model wrote after it."""
@@ -40,8 +44,7 @@ def generate(
     from kept.nn import generate as continue_ids  # noqa: PLC0415
     from kept.verification.text import Reader  # noqa: PLC0415
 
-    if tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-        raise InputError("generate: tokens must be positive, temperature not negative, top-p above 0 and at most 1")
+    _check(tokens, temperature, top_p, seed)
     prompts = [prompts] if isinstance(prompts, str) else prompts
     opened = open_model(path)
     reader = Reader(Path(path))
@@ -52,3 +55,15 @@ def generate(
     return [
         Continued(prompt, reader.continuation(old, more)) for prompt, old, more in zip(prompts, ids, new, strict=True)
     ]
+
+
+def _check(tokens: int, temperature: float, top_p: float, seed: int) -> None:
+    """Refuse what sampling cannot compute with, NaN and infinity among it."""
+    if tokens < 1:
+        raise InputError(f"tokens: is {tokens}, tokens must be positive")
+    if temperature != 0 and not COLDEST <= temperature <= HOTTEST:
+        raise InputError(f"temperature: is {temperature}, it must be 0 (greedy) or from {COLDEST} to {HOTTEST}")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top-p: is {top_p}, it must be above 0 and at most 1")
+    if not 0 <= seed < 1 << 63:
+        raise InputError(f"seed: is {seed}, it must be from 0 to {(1 << 63) - 1}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from math import isfinite
 from pathlib import Path
 from shutil import rmtree
@@ -15,17 +16,17 @@ from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import Staging, check_target, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import shards, to_json, unchanged
-from kept.errors import CheckpointError, InputError, OutputError, PromiseError
+from kept.errors import CheckpointError, InputError, OutputError, PromiseError, RecipeError
 from kept.families import TARGETS
 from kept.ir.slots import readings
 from kept.ir.tensors import TORCH_NAMES
 from kept.opened import Opened, open_model
 from kept.passes.base import Promise
 from kept.passes.legalize import Plan, legalise, run_passes
-from kept.recipe import Recipe, recipe_from
+from kept.recipe import MOST_TOKENS, Recipe, recipe_from
 from kept.record import RECORD, model_card, record
 from kept.reporting import Reporter, Silent
-from kept.writing import Inputs, fingerprint, write_small, write_weights
+from kept.writing import Inputs, described, fingerprint, write_small, write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,8 +142,10 @@ def verify(
     from kept.verification.text import sample
     from kept.verification.verify import verify_pair
 
-    if tokens < 2:
-        raise InputError(f"tokens: is {tokens}; at least 2 are needed to measure anything")
+    if not 2 <= tokens <= MOST_TOKENS:
+        raise InputError(
+            f"tokens: is {tokens}; it takes at least 2 to measure anything, and {MOST_TOKENS} are the most"
+        )
     before, after = open_model(source), open_model(out)
     _check_vocabularies(before, after)
     promise, planned = _recorded(before, after)
@@ -155,9 +158,26 @@ def verify(
     notes = list(measured.notes)
     if not (after.path / RECORD).is_file():
         notes.append(f"{after.path} has no {RECORD}: it is held to the promise exact")
+    notes += _other_source(before, after, reporter or Silent())
     if measured.output.tokens < tokens:
         notes.append(f"{found.origin} gave {measured.output.tokens} of {tokens} tokens; --text FILE reads a longer one")
     return replace(measured, notes=tuple(notes), altered=_altered(after, reporter or Silent()))
+
+
+def _other_source(before: Opened, after: Opened, reporter: Reporter) -> list[str]:
+    """A note where a record names other files than the source given has.
+
+    No failure: the same weights may have been saved in other shards since, and what they compute is measured.
+    """
+    stated = read_json(after.path / RECORD).get("source") if (after.path / RECORD).is_file() else None
+    sums = stated.get("files") if isinstance(stated, dict) else None
+    if not isinstance(sums, dict):
+        return []
+    files = [file for file in described(before) if file.name in sums]
+    with reporter.stage("compare", sum(file.stat().st_size for file in files), "bytes") as advance:
+        differ = [file.name for file in files if digest(file, advance) != sums[file.name]]
+    differ += sorted(sums.keys() - {file.name for file in files})
+    return [f"{before.path}: not the source that {RECORD} names: {', '.join(differ)} differ"] if differ else []
 
 
 def _altered(after: Opened, reporter: Reporter) -> tuple[str, ...]:
@@ -178,7 +198,7 @@ def _recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
     try:
         promise = Promise(stated["promise"])
         recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
     return promise, make_plan(before, recipe).program if promise is Promise.EXACT else None
 
@@ -207,17 +227,26 @@ def _check_place(source: Path, target: Path) -> None:
     inside, place = (
         Path(os.path.realpath(path)) for path in (source, target)
     )  # Path.resolve trips over a loop of links
+    if target.name in {"", ".."}:
+        raise OutputError(f"{target}: names no new directory; choose another output")
     if inside in (place, *place.parents):
         raise OutputError(f"{target}: lies inside the source; choose a place outside of it")
 
 
 def _set_aside(stage: Staging) -> Path:
     """Publish a result that broke its promise as `.unkept`, in place of an earlier one."""
-    aside = stage.target.with_name(f"{stage.target.name}.unkept")
-    if (aside / RECORD).is_file():
+    first = stage.target.with_name(f"{stage.target.name}.unkept")
+    places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
+    aside = next(place for place in places if _is_ours(place) or not os.path.lexists(place))
+    if _is_ours(aside):
         rmtree(aside)
     Staging(stage.path, aside).publish()
     return aside
+
+
+def _is_ours(place: Path) -> bool:
+    """Whether a directory is the output of a conversion; a link to one is not."""
+    return not place.is_symlink() and (place / RECORD).is_file()
 
 
 def _sample(source: Opened, planned: Plan, recipe: Recipe) -> Sample | None:

@@ -28,7 +28,7 @@ from kept.errors import RecipeError
 from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
 from kept.passes import PASSES, Pass
-from kept.passes.legalize import Options
+from kept.passes.legalize import MOST_STEPS, Options
 from kept.passes.rms import MODES
 from kept.passes.rotary import ROPE_FORMS
 
@@ -42,6 +42,11 @@ CHOICES = ("to", "norm", "final_bias", "rope")
 """Keys that are recorded even where they have their default: another version may have another."""
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
+
+LARGEST_SHARD = 10**18
+
+MOST_TOKENS = 10_000_000
+"""Tokens that a verification may read: they are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,11 @@ class Recipe:
             _one_of("dtype", self.dtype, DTYPES)
         if self.context is not None and self.context < 1:
             raise RecipeError(f"context: is {self.context}, it must be a positive number of tokens")
-        if self.verify_tokens is not None and (self.verify_tokens < 0 or self.verify_tokens == 1):
-            raise RecipeError(f"verify_tokens: is {self.verify_tokens}, it must be 0 (no verification) or at least 2")
+        if self.verify_tokens not in {None, 0} and not 2 <= (self.verify_tokens or 0) <= MOST_TOKENS:
+            allowed = f"it must be 0 (no verification) or from 2 to {MOST_TOKENS}"
+            raise RecipeError(f"verify_tokens: is {self.verify_tokens}, {allowed}")
+        if len(self.passes) > MOST_STEPS:
+            raise RecipeError(f"passes: are {len(self.passes)}, a plan has at most {MOST_STEPS}")
         self.shard_bytes  # noqa: B018 - checks it
 
     @property
@@ -95,9 +103,10 @@ class Recipe:
         if self.shard_size is None:
             return SHARD_BYTES
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)", self.shard_size.strip(), re.IGNORECASE)
-        if match is None or float(match[1]) == 0:
+        size = float(match[1]) * UNITS[match[2].upper()] if match is not None else 0
+        if not 1 <= size <= LARGEST_SHARD:
             raise RecipeError(f"shard_size: is {self.shard_size!r}, write it as 5GB or 500MB")
-        return int(float(match[1]) * UNITS[match[2].upper()])
+        return int(size)
 
     def to_dict(self) -> dict[str, Any]:
         """What was chosen, and what the defaults of the choices are, in the words of the TOML file."""
@@ -170,7 +179,7 @@ def _pass(entry: object) -> Pass:
     for key, value in options.items():
         if key not in settable or key == "gains":
             raise RecipeError(f"{key}: is not an option of {name}{_nearest(key, settable)}")
-        options[key] = _option(key, value, str(settable[key].type))
+        options[key] = _dtype(key, value) if key == "dtype" else _option(key, value, str(settable[key].type))
     try:
         return PASSES[name](**options)
     except TypeError:
@@ -199,9 +208,23 @@ def _option(key: str, value: object, hint: str) -> object:
     return value
 
 
+def _dtype(key: str, value: object) -> str:
+    """Our name of a dtype, by the word that users write."""
+    _check_type(key, value, "str")
+    _one_of(key, str(value), DTYPES)
+    return DTYPES[str(value)]
+
+
+def options_of(rewrite: Pass) -> dict[str, Any]:
+    """A pass's options as a recipe writes them."""
+    options: dict[str, Any] = {f.name: getattr(rewrite, f.name) for f in fields(rewrite) if f.name != "gains"}
+    if "dtype" in options:
+        options["dtype"] = TORCH_NAMES[options["dtype"]]
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+
+
 def _pass_to_dict(rewrite: Pass) -> dict[str, Any]:
-    options = {f.name: getattr(rewrite, f.name) for f in fields(rewrite) if f.name != "gains"}
-    return {"name": rewrite.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}}
+    return {"name": rewrite.name, **options_of(rewrite)}
 
 
 def _one_of(key: str, value: str, words: Any) -> None:  # noqa: ANN401 - any collection of words

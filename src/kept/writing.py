@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.companions import COPIED, SETTINGS
 from kept.checkpoint.stream import Gauge, digest, paced
 from kept.checkpoint.writer import INDEX, Shard, index, to_json
-from kept.errors import CheckpointError
+from kept.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,13 +47,20 @@ class Inputs:
                 raise CheckpointError(f"{file}: changed during the run; nothing was written, run it again")
 
 
+def described(source: Opened) -> list[Path]:
+    """The files of a source that decide what an output is: config, weights, and what reads text."""
+    texts = (source.path / name for name in (*COPIED, *SETTINGS))
+    return [source.path / "config.json", *source.files, *(file for file in texts if file.is_file())]
+
+
 def fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
     """What makes two runs the same: an unfinished output of any other run is begun anew."""
     read = [source.path / "config.json", *source.files]
     if recipe.norm == "calibrated" and recipe.text is not None:
         read.append(Path(recipe.text))
     files = {file.name: _stamp(file) for file in read}
-    return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
+    place = printable(str(source.path.resolve()))
+    return {"kept": version("kept"), "source": place, "files": files, "recipe": recipe.to_dict()}
 
 
 def write_weights(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:
@@ -63,7 +71,7 @@ def write_weights(stage: Staging, parts: list[Shard], source: Opened, reporter: 
     with the next one.
     """
     total = sum(part.nbytes for part in parts)
-    read = [source.path / "config.json", *source.files]
+    read = described(source)
     gauge = Gauge()
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(2) as settling:
         pace = paced(gauge, sum(file.stat().st_size for file in read) / max(1, total))

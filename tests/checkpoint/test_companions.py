@@ -297,7 +297,7 @@ def test_licence_files_are_found_by_name(source: Path) -> None:
     for name in (*names, "license.py", "license.safetensors", "README.md"):
         (source / name).write_bytes(b"terms")
     (source / "license.safetensors").unlink()
-    assert [file.name for file in licences(source)] == sorted(names)
+    assert [*licences(source)] == sorted(names)
     assert all(taken(source)[name] == source / name for name in names)
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kept
-from kept.errors import CheckpointError, InputError, RecipeError
+from kept.errors import CheckpointError, InputError
 from kept.passes.base import Promise
 from kept.verification import verify as verifying
 from kept.verification.parity import Parity
@@ -213,7 +213,7 @@ def test_a_damaged_record_is_named(pair: Pair, tmp_path: Path, changes: dict[str
 def test_a_record_of_an_unknown_recipe_is_named(pair: Pair, tmp_path: Path) -> None:
     out = pair.copy(tmp_path / "out")
     change_json(out / "kept.json", recipe={"to": "gpt5"})
-    with pytest.raises(RecipeError, match="to: is 'gpt5'"):
+    with pytest.raises(CheckpointError, match="kept.json: is not a record of a conversion .to: is 'gpt5'"):
         kept.verify(pair.source, out, tokens=16)
 
 

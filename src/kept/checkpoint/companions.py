@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.reader import PICKLES, read_json
 from kept.checkpoint.sentencepiece import tokenizer_files
 from kept.checkpoint.tiktoken import NAME, tiktoken_files
 from kept.checkpoint.writer import to_json
+from kept.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,16 @@ COPIED = (
     "chat_template.json",
 )
 
+SETTINGS = ("tokenizer_config.json", "generation_config.json")
+"""Files that are written anew from the source's."""
+
 LICENCE_WORDS = ("licen", "notice", "copying", "use_policy", "agreement")
+
+LONGEST_FRONT = 1 << 16
+"""Characters of a model card within which its front matter ends."""
+
+NOTHING = {"", "~", "null"}
+"""How YAML says that there is no value."""
 
 FAST = "PreTrainedTokenizerFast"
 """The class that loads any `tokenizer.json`, under every transformers since 4.0."""
@@ -35,7 +45,7 @@ FAST = "PreTrainedTokenizerFast"
 def companions(source: Path, spec: Spec) -> dict[str, Path | bytes]:
     """The files of an output besides weights, config, card and record: a path to copy, or the bytes to write."""
     out: dict[str, Path | bytes] = {n: source / n for n in COPIED if (source / n).is_file()}
-    out.update({file.name: file for file in licences(source)})
+    out.update(licences(source))
     if "tokenizer.json" in out:
         out["tokenizer_config.json"] = to_json(_tokenizer_config(source))
     elif "tokenizer.model" in out:
@@ -66,10 +76,29 @@ def left_behind(source: Path) -> str | None:
     )
 
 
-def licences(source: Path) -> list[Path]:
-    """The source's licence files."""
-    files = sorted(file for file in source.iterdir() if file.is_file() and file.suffix not in {".py", ".safetensors"})
-    return [file for file in files if any(word in file.name.lower() for word in LICENCE_WORDS)]
+def licences(source: Path) -> dict[str, Path]:
+    """The source's licence files by name, those in a directory of licences too. Links to nothing are left out.
+
+    Raises CheckpointError for a name that cannot be written into a record.
+    """
+    found: dict[str, Path] = {}
+    for entry in sorted(entry for entry in source.iterdir() if _is_licence(entry)):
+        inside = sorted(entry.iterdir()) if entry.is_dir() and not entry.is_symlink() else [entry]
+        found.update({str(file.relative_to(source)): file for file in inside if file.is_file() and _is_text(file)})
+    odd = next((name for name in found if not name.isprintable()), None)
+    if odd is not None:
+        raise CheckpointError(f"{source / odd}: its name is not printable UTF-8 text; rename it")
+    return found
+
+
+def _is_licence(entry: Path) -> bool:
+    return _is_text(entry) and any(word in entry.name.lower() for word in LICENCE_WORDS)
+
+
+def _is_text(file: Path) -> bool:
+    """Neither code nor weights."""
+    weights = any(file.match(pattern) for pattern in ("*.safetensors", *PICKLES))
+    return not weights and file.suffix != ".py"
 
 
 def stated_licence(source: Path) -> dict[str, str]:
@@ -79,16 +108,18 @@ def stated_licence(source: Path) -> dict[str, str]:
     card = source / "README.md"
     if not card.is_file():
         return {}
-    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    with card.open(encoding="utf-8", errors="replace") as file:
+        parts = file.read(LONGEST_FRONT).split("---", 2)
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:
-        front = yaml.safe_load(parts[1])
+        # The base loader knows texts, lists and maps: nothing to construct, and no merges that multiply.
+        front = yaml.load(parts[1], Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     stated = front if isinstance(front, dict) else {}
-    keys = ("license", "license_name", "license_link")
-    return {key: stated[key] for key in keys if isinstance(stated.get(key), str) and stated[key]}
+    found = {key: stated.get(key) for key in ("license", "license_name", "license_link")}
+    return {key: printable(value) for key, value in found.items() if isinstance(value, str) and value not in NOTHING}
 
 
 def _tokenizer_config(source: Path) -> dict[str, Any]:
@@ -106,7 +137,9 @@ def _is_stock(name: object) -> bool:
     """Whether every transformers has a tokenizer class of that name."""
     import transformers  # noqa: PLC0415 - slow, and only where there is a tokenizer
 
-    return isinstance(name, str) and name != "TokenizersBackend" and hasattr(transformers, name)
+    # Looked up, not asked for: asking would import the module that the checkpoint names.
+    named = isinstance(name, str) and "Tokenizer" in name and name != "TokenizersBackend"
+    return named and name in dir(transformers)
 
 
 def _generation_config(source: Path, spec: Spec) -> dict[str, Any]:

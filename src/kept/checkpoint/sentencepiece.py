@@ -95,6 +95,9 @@ LONGEST_PIECE = 4096
 
 ALGORITHMS = {1: "UNIGRAM", 2: "BPE", 3: "WORD", 4: "CHAR"}
 
+LONGEST_PIECE = 4096
+"""Characters; a trainer stops at 16 unless told otherwise. Every split of every piece is looked at."""
+
 FIXED_SIZES = {1: 8, 5: 4}
 """Bytes of a field by its wire type, where the type fixes them."""
 

@@ -94,7 +94,7 @@ class Staging:
         if not (keep_finished and any(self.path.glob("*.safetensors"))):
             shutil.rmtree(self.path)
             return
-        for part in self.path.glob("*.part"):
+        for part in self.path.rglob("*.part"):
             part.unlink()
 
     def _settle(self, shard: Shard, gauge: Gauge) -> str | None:
@@ -111,6 +111,7 @@ class Staging:
     def _file(self, name: str) -> Iterator[IO[bytes]]:
         part = self._part(name)
         with self._errors():
+            part.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
                 yield file
                 file.flush()
@@ -143,7 +144,7 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(exist_ok=True)
-        journal = (path / JOURNAL).open("a+")
+        journal = (path / JOURNAL).open("a+", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
     with journal:

@@ -65,7 +65,14 @@ class Config:
 
     def wrong(self, key: str, wanted: str) -> CheckpointError:
         """The error for a value of the wrong kind."""
-        shown = repr(self.get(key))
+        return self.wrong_value(key, self.get(key), wanted)
+
+    def wrong_value(self, key: str, value: object, wanted: str) -> CheckpointError:
+        """The same for a value that may be a default or stand elsewhere."""
+        try:
+            shown = repr(value)
+        except ValueError:  # Python does not print whole numbers of thousands of digits
+            shown = "a number of thousands of digits"
         return CheckpointError(f"{self.where}: {key} is {shown[:60]}, it must be {wanted}")
 
     def _present(self, key: str, default: Any) -> Any:  # noqa: ANN401 - JSON

@@ -214,14 +214,17 @@ class Always:
 
 @dataclass(frozen=True)
 class Derived:
-    """A fact that the family computes from others."""
+    """A fact that the family computes from others. A config may state it under the fact's name, but not otherwise."""
 
     path: str
     value: Callable[[Facts], Any]
 
-    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
-        """The computed fact."""
-        return {self.path: self.value(known)}
+    def read(self, config: Config, known: Facts) -> Facts:
+        """The computed fact. Classes differ on whether they read a key that states it: another value is refused."""
+        value, key = self.value(known), self.path.rsplit(".", 1)[-1]
+        if config.get(key) not in (None, value):
+            raise config.wrong(key, f"{value}, which this family computes from other keys")
+        return {self.path: value}
 
     def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
         """Nothing to say."""
@@ -310,8 +313,8 @@ class SpecialTokens:
     def read(self, config: Config, known: Facts) -> Facts:
         """Ids to facts. A key that is null means that there is none; an absent one the default."""
         return {
-            "tokens.bos": self._one(config, "bos_token_id", self.bos),
-            "tokens.eos": self._eos(config),
+            "tokens.bos": self._token(config, "bos_token_id", self.bos, known["vocabulary"]),
+            "tokens.eos": self._eos(config, known["vocabulary"]),
             "tokens.pad": self._within(self._one(config, "pad_token_id", self.pad), known["vocabulary"]),
         }
 
@@ -324,9 +327,16 @@ class SpecialTokens:
             "pad_token_id": table.get("tokens.pad"),
         }
 
-    def _within(self, pad: int | None, vocabulary: int) -> int | None:
+    def _within(self, token: int | None, vocabulary: int) -> int | None:
         """None for a padding id that is no token (-1 is common): the stock classes index the embedding with it."""
-        return pad if pad is not None and 0 <= pad < vocabulary else None
+        return token if token is not None and 0 <= token < vocabulary else None
+
+    def _token(self, config: Config, key: str, default: int | None, vocabulary: int) -> int | None:
+        """An id within the vocabulary; a default that is past it counts for nothing."""
+        value = self._one(config, key, default)
+        if config.get(key) is not None and self._within(value, vocabulary) is None:
+            raise config.wrong(key, f"a token id below the vocabulary's size, {vocabulary}")
+        return self._within(value, vocabulary)
 
     def _one(self, config: Config, key: str, default: int | None) -> int | None:
         value = config.keys.get(key, default)
@@ -334,11 +344,13 @@ class SpecialTokens:
             raise config.wrong(key, "a token id")
         return value
 
-    def _eos(self, config: Config) -> int | tuple[int, ...] | None:
-        value = config.keys.get("eos_token_id", self.eos)
-        if isinstance(value, list) and all(type(token) is int for token in value):
+    def _eos(self, config: Config, vocabulary: int) -> int | tuple[int, ...] | None:
+        value = config.get("eos_token_id")
+        if isinstance(value, list):
+            if not all(type(token) is int and 0 <= token < vocabulary for token in value):
+                raise config.wrong("eos_token_id", f"a list of token ids below the vocabulary's size, {vocabulary}")
             return tuple(value)
-        return self._one(config, "eos_token_id", self.eos)
+        return self._token(config, "eos_token_id", self.eos, vocabulary)
 
 
 @dataclass(frozen=True)

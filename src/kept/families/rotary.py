@@ -6,6 +6,7 @@ import math
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from kept.errors import CheckpointError
 from kept.families.items import by_layer
 from kept.families.table import L
 from kept.ir import spec as ir
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
     from kept.families.config import Config
     from kept.ir.facts import Facts
+
+ROPE_KEYS = {"rope_type", "type", "rope_theta"}
+"""Keys of a rotation's section."""
+
+SMALLEST, LARGEST = 1e-9, 1e30
+"""What a number of a scaling may be: rules divide by them, take logarithms and powers. A factor of 1e30 stops a pair of dimensions."""
 
 SCALINGS: dict[str, type[Any]] = {
     "linear": ir.Linear,
@@ -52,24 +59,41 @@ class Rotary:
     def read(self, config: Config, known: Facts) -> Facts:
         """Keys to a rotation."""
         given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
-        theta = given.positive("rope_theta", config.positive(self.theta_key, self.theta))
+        _one_for_all(given)
+        theta = _theta(given, config, self.theta_key, self.theta)
         kind = given.get("rope_type") or given.get("type") or "default"
         if not isinstance(kind, str) or kind not in {"default", *self.kinds}:
             raise given.wrong("rope_type", "one of default, " + ", ".join(self.kinds))
-        head = known[f"{L}mixer.head_dim"]
-        fraction = 1.0
-        if self.says_partial or kind == "proportional":
-            fraction = given.number("partial_rotary_factor", config.number(self.partial_key, self.partial))
-        if not 0 < fraction <= 1:
-            raise config.wrong(self.partial_key, "above 0 and at most 1")
-        dims = int(head * fraction)
-        if dims < 2 or dims % 2:
-            raise config.wrong(self.partial_key, f"such that an even number of the {head} head dimensions turn")
+        if kind == "yarn" and theta <= 1:
+            raise given.wrong_value("rope_theta", theta, "above 1: YaRN divides by its logarithm")
+        dims = self._dims(given, config, known[f"{L}mixer.head_dim"], partial=kind == "proportional")
+        if kind == "dynamic" and dims == 2:
+            raise given.wrong(
+                "rope_type", "another than dynamic where one pair of dimensions turns: its rule divides by 0"
+            )
         if kind == "default":
             return {self.path: ir.Rope(theta, dims, self.interleaved)}
         original = _original(given, config, self.original, known["context"])
         scaling = _scaling(self.kinds[kind], given, original, known["context"], dims // 2)
         return {self.path: ir.Rope(theta, dims, self.interleaved, scaling)}
+
+    def _dims(self, given: Config, config: Config, head: int, *, partial: bool) -> int:
+        """How many dimensions of each head turn."""
+        where, key = given, "partial_rotary_factor"
+        if given.get(key) is None:
+            where, key = config, self.partial_key
+        if not self.says_partial and not partial:
+            if where.number(key, 1.0) != 1:
+                raise where.wrong(key, "1: the classes of this family turn whole heads, whatever it says")
+            fraction = 1.0
+        else:
+            fraction = where.number(key, self.partial)
+        if not 0 < fraction <= 1:
+            raise where.wrong(key, "above 0 and at most 1")
+        dims = int(head * fraction)
+        if dims < 2 or dims % 2:
+            raise where.wrong(key, f"such that an even number of the {head} head dimensions turn")
+        return dims
 
     def write(self, table: Facts) -> dict[str, Any]:
         """A rotation to keys."""
@@ -97,6 +121,30 @@ class Rotary:
         return out
 
 
+def _one_for_all(given: Config) -> None:
+    """Refuse a rotation for each type of layer, as some classes of transformers 5 have it."""
+    kinds = [key for key, value in given.keys.items() if isinstance(value, dict) and ROPE_KEYS & value.keys()]
+    if kinds:
+        shown = ", ".join(kinds)
+        raise CheckpointError(f"{given.where}: states a rotation for each of {shown}; kept reads one for all layers")
+
+
+def _theta(given: Config, config: Config, outside: str, default: float) -> float:
+    where, key = (config, outside) if given.get("rope_theta") is None else (given, "rope_theta")
+    theta = where.number(key, default)
+    if theta < 1:
+        raise where.wrong(key, "at least 1")
+    return theta
+
+
+def _within(given: Config, key: str) -> float:
+    """A number that no rule of scaling turns into infinity or NaN."""
+    value = given.number(key)
+    if not SMALLEST <= value <= LARGEST:
+        raise given.wrong(key, f"a number from {SMALLEST:g} to {LARGEST:g}")
+    return value
+
+
 def _fraction(dims: int, head: int) -> float:
     """The part of a head that turns, such that `int(head * fraction)`, which readers compute, is `dims` again."""
     fraction = dims / head
@@ -115,14 +163,23 @@ def _scaling(kind: type[Any], given: Config, original: int, context: int, pairs:
         elif name == "truncate":
             values[name] = given.flag(name, default=True)
         elif given.get(name) is not None:
-            values[name] = given.number(name) if name.startswith("mscale") else given.positive(name)
+            values[name] = _within(given, name)
         elif name == "factor" and kind in {ir.Yarn, ir.LongRope}:
             values[name] = context / original
         elif spec_field.default is MISSING:
-            values[name] = given.number(name)  # raises: it is absent
+            values[name] = _within(given, name)  # raises: it is absent
+    _check_together(kind, values, given)
     made: ir.Scaling = kind(**values)
     # Old stock classes derive another factor on cos and sin: said outright, it means the same to all.
     return replace(made, attention_factor=made.temperature) if isinstance(made, ir.LongRope) else made
+
+
+def _check_together(kind: type[Any], values: dict[str, Any], given: Config) -> None:
+    """Refuse numbers that are fine alone and make a rule divide by zero together."""
+    if kind is ir.Llama3 and values["high_freq_factor"] <= values["low_freq_factor"]:
+        raise given.wrong("high_freq_factor", f"above low_freq_factor, {values['low_freq_factor']:g}")
+    if kind is ir.LongRope and values["original_max_position_embeddings"] < 2:
+        raise given.wrong_value("original_max_position_embeddings", 1, "at least 2: LongRoPE divides by its logarithm")
 
 
 def _original(given: Config, config: Config, default: int | None, context: int) -> int:
@@ -138,9 +195,10 @@ def _divisors(given: Config, key: str, pairs: int) -> tuple[float, ...]:
     if (
         not isinstance(values, list)
         or len(values) != pairs
-        or not all(isinstance(v, int | float) and v > 0 for v in values)
+        or not all(type(v) in {int, float} and SMALLEST <= v <= LARGEST for v in values)
     ):
-        raise given.wrong(key, f"a list of {pairs} positive numbers, one a pair of dimensions that turn")
+        numbers = f"{pairs} numbers from {SMALLEST:g} to {LARGEST:g}"
+        raise given.wrong(key, f"a list of {numbers}, one a pair of dimensions that turn")
     return tuple(float(v) for v in values)
 
 

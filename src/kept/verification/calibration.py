@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from kept.nn.norm import Norm
 
 
+TINY = 1e-300
+"""In place of 0 where something is divided by it: a stream or a norm that is zero everywhere has no error."""
+
+
 @dataclass(frozen=True)
 class NormStatistics:
     """One norm over calibration tokens (METHODS of arXiv 2605.25676, OPM).
@@ -67,13 +71,13 @@ def _recorder(out: dict[str, NormStatistics], name: str) -> Callable[[Norm, tupl
 def _statistics(norm: Norm, x_BTD: Tensor, normed_BTD: Tensor) -> NormStatistics:
     x_ND, wanted_ND = x_BTD.flatten(0, 1).double(), normed_BTD.flatten(0, 1).double()
     r_ND = x_ND * torch.rsqrt(x_ND.square().mean(-1, keepdim=True) + norm.spec.eps)
-    gain = (r_ND * wanted_ND).sum(0) / r_ND.square().sum(0)
+    gain = (r_ND * wanted_ND).sum(0) / r_ND.square().sum(0).clamp(min=TINY)
     copied = torch.ones_like(gain) if norm.gain is None else norm.gain.double() + norm.spec.offset
     bias = 0.0 if norm.bias is None else float(norm.bias.double().norm())
     return NormStatistics(
-        mean_to_std=float((x_ND.mean(-1).abs() / x_ND.std(-1, correction=0)).mean()),
-        bias_to_gain=bias / max(float(copied.norm()), 1e-300),
-        error_copied=float((r_ND * copied - wanted_ND).norm() / wanted_ND.norm()),
-        error_calibrated=float((r_ND * gain - wanted_ND).norm() / wanted_ND.norm()),
+        mean_to_std=float((x_ND.mean(-1).abs() / x_ND.std(-1, correction=0).clamp(min=TINY)).mean()),
+        bias_to_gain=bias / max(float(copied.norm()), TINY),
+        error_copied=float((r_ND * copied - wanted_ND).norm() / wanted_ND.norm().clamp(min=TINY)),
+        error_calibrated=float((r_ND * gain - wanted_ND).norm() / wanted_ND.norm().clamp(min=TINY)),
         gain=gain,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -14,6 +15,7 @@ from kept.checkpoint.tiktoken import NAME, tiktoken_tokenizer
 from kept.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tokenizers import Tokenizer
@@ -26,6 +28,17 @@ SAMPLE = "the built-in sample of English, Python, Korean and Chinese"
 
 LONGEST_TOKEN = 32
 """Characters of a text that are read for each token that is wanted: a corpus of any size is quick."""
+
+
+@contextmanager
+def damaged(file: Path, what: str) -> Iterator[None]:
+    """Blame the file for whatever `tokenizers` raises: Exception itself, and where it panics, BaseException."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # an interruption
+        raise CheckpointError(f"{file}: {what} ({error}); fetch it again") from None
 
 
 @dataclass(frozen=True)
@@ -41,10 +54,8 @@ class Reader:
 
         file = self.directory / "tokenizer.json"
         if file.is_file():
-            try:
-                made = Tokenizer.from_file(str(file))
-            except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
-                raise CheckpointError(f"{file}: is no tokenizer ({error}); fetch it again") from None
+            with damaged(file, "is no tokenizer"):
+                made = Tokenizer.from_buffer(file.read_bytes())  # a path may be no text
             # Stored with some checkpoints, for batches: a text is read as it is.
             made.no_truncation()
             made.no_padding()
@@ -59,14 +70,16 @@ class Reader:
         """Ids of a text. Raises InputError where there is no tokenizer."""
         if self.tokenizer is None:
             raise InputError(f"{self.directory}: has no tokenizer.json or tokenizer.model to read text with")
-        ids: list[int] = self.tokenizer.encode(text).ids
+        with damaged(self.directory / "tokenizer.json", "fails to read a text"):
+            ids: list[int] = self.tokenizer.encode(text).ids
         return ids
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids; the ids themselves where there is no tokenizer."""
         if self.tokenizer is None:
             return " ".join(map(str, ids))
-        text: str = self.tokenizer.decode(ids)
+        with damaged(self.directory / "tokenizer.json", "fails to write a text"):
+            text: str = self.tokenizer.decode(ids)
         return text
 
     def continuation(self, old: list[int], new: list[int]) -> str:
