@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.errors import InputError
@@ -12,6 +11,7 @@ from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def generate(
         raise InputError("generate: tokens must be positive, temperature not negative, top-p above 0 and at most 1")
     prompts = [prompts] if isinstance(prompts, str) else prompts
     opened = open_model(path)
-    reader = Reader(Path(path))
+    reader = Reader(opened.path)
     ids = [reader.encode(prompt) for prompt in prompts]
     model = Model.load(opened.program)
     with (reporter or Silent()).stage("generate", tokens, "tokens") as advance:

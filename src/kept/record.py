@@ -42,7 +42,7 @@ def record(
     return {
         "kept": version("kept"),
         "torch": version("torch"),
-        "source": {"name": source.path.resolve().name, "family": source.family.name, "files": dict(hashes["source"])},
+        "source": {"name": source.name, "family": source.family.name, "files": dict(hashes["source"])},
         "recipe": {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}},
         "promise": str(plan.promise),
         "passes": [
@@ -82,7 +82,7 @@ def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verif
     )
     text = environment.from_string(template).render(
         source=source,
-        name=source.path.resolve().name,
+        name=source.name,
         target=target,
         spec=spec,
         plan=plan,

@@ -43,7 +43,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     directory = Path(path)
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: is no directory; give the path of a downloaded checkpoint")
+        raise CheckpointError(
+            f"{directory}: is no directory; give a downloaded checkpoint's path or a hub id (org/name)"
+        )
     config = read_json(directory / "config.json")
     tensors: dict[str, Stored] = {}
     for file in weight_files(directory):
@@ -75,12 +77,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files that the index names, or those that are there."""
-    index = directory / INDEX
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{index}: has no weight_map")
-        return [_beside(directory, name) for name in sorted(set(weight_map.values()))]
+    names = weight_names(directory)
+    if names is not None:
+        return [_beside(directory, name) for name in names]
     files = sorted(file for file in directory.glob("*.safetensors") if not file.is_fifo())
     if files:
         return files
@@ -91,6 +90,17 @@ def weight_files(directory: Path) -> list[Path]:
             "load it in a sandbox with the library that made it and save it with safe_serialization=True"
         )
     raise CheckpointError(f"{directory}: has no *.safetensors file")
+
+
+def weight_names(directory: Path) -> list[str] | None:
+    """The names of weight files that a directory's index lists; None where there is no index."""
+    index = directory / INDEX
+    if not index.exists():
+        return None
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index}: has no weight_map")
+    return sorted(set(weight_map.values()))
 
 
 def _beside(directory: Path, name: str) -> Path:
