@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kept.checkpoint.writer import SHARD_BYTES, shards, staging, to_json
+from kept.checkpoint.staging import staging
+from kept.checkpoint.writer import SHARD_BYTES, shards, to_json
 from kept.families import FAMILIES
 from kept.ir.program import Program
 from kept.ir.tensors import Given

@@ -20,7 +20,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
 from kept.passes import PASSES
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import WAY_OUT, Options, legalise
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,20 +49,62 @@ EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 """A config of each family, and of each variant that decides what it can become."""
 
 
+WAYS = (("", Options()), ("`--final-bias drop`", Options(final_bias="drop")), ("`--norm opm`", Options(norm="opm")))
+"""What a user may ask for, best first."""
+
+
 def matrix() -> str:
-    """Sources against targets: exact with which passes, or refused and why."""
-    rows = ["| source | to | promise | passes, or the reason |", "| --- | --- | --- | --- |"]
+    """Sources against targets: exact, what else, or refused; and the numbered reasons below."""
+    rows = [f"| source | {' | '.join(TARGETS)} |", f"| --- |{' --- |' * len(TARGETS)}"]
+    reasons: dict[str, int] = {}
     for name, variant, config in EXAMPLES:
-        spec = FAMILIES[name].read_config({**SIZES, **config})
-        program = Program(spec, {slot: zeros(info.shape, "F32") for slot, info in slots(spec).items()})
-        for target in TARGETS:
-            try:
-                plan = legalise(program, TARGETS[target].violations, Options())
-                said = str(plan.promise), ", ".join(f"`{step.rewrite.name}`" for step in plan.steps) or "a copy"
-            except Refusal as refusal:
-                said = "refused", str(refusal).replace("|", "\\|")
-            rows.append(f"| {name}{f' ({variant})' if variant else ''} | {target} | {said[0]} | {said[1]} |")
-    return "\n".join(rows)
+        program = example(name, config)
+        cells = [cell(program, target, reasons) for target in TARGETS]
+        rows.append(f"| {name}{f', {variant}' if variant else ''} | {' | '.join(cells)} |")
+    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    return "\n".join([*rows, "", "Refused because:", "", *notes])
+
+
+def example(name: str, config: dict[str, Any]) -> Program:
+    """A small program of a family, without values."""
+    spec = FAMILIES[name].read_config({**SIZES, **config})
+    return Program(spec, {slot: zeros(info.shape, "F32") for slot, info in slots(spec).items()})
+
+
+def cell(program: Program, target: str, reasons: dict[str, int]) -> str:
+    """The best promise with what must be asked for it, or the numbers of the reasons."""
+    for asked, options in WAYS:
+        try:
+            plan = legalise(program, TARGETS[target].violations, options)
+        except Refusal:
+            continue
+        return f"{plan.promise}{f' with {asked}' if asked else ''}"
+    return f"refused ({', '.join(map(str, sorted(numbers(program, target, reasons))))})"
+
+
+def numbers(program: Program, target: str, reasons: dict[str, int]) -> set[int]:
+    """Why the plain conversion is refused; a reason that is new gets the next number."""
+    try:
+        legalise(program, TARGETS[target].violations, Options())
+    except Refusal as refusal:
+        said = str(refusal)
+        parts = said.removesuffix(f"; {WAY_OUT}").split("; ") if said.endswith(WAY_OUT) else [said]
+        return {reasons.setdefault(part, len(reasons) + 1) for part in parts}
+    raise AssertionError
+
+
+def routes() -> str:
+    """The passes of every exact conversion to the first target."""
+    rows = ["# How each family becomes a Llama", "", "Made by `docs/generate.py` from the code.", ""]
+    rows += ["| source | passes |", "| --- | --- |"]
+    for name, variant, config in EXAMPLES:
+        try:
+            plan = legalise(example(name, config), TARGETS["llama"].violations, Options())
+        except Refusal:
+            continue
+        steps = ", ".join(f"`{step.rewrite.name}`" for step in plan.steps) or "a copy"
+        rows.append(f"| {name}{f', {variant}' if variant else ''} | {steps} |")
+    return "\n".join([*rows, ""])
 
 
 def passes() -> str:
@@ -101,6 +143,7 @@ def generated() -> dict[Path, str]:
         ROOT / "README.md": with_section(readme, "families", matrix()),
         ROOT / "ARCHITECTURE.md": with_section(architecture, "passes", passes()),
         ROOT / "docs" / "cli.md": command_line(),
+        ROOT / "docs" / "families.md": routes(),
     }
 
 

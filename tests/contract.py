@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+from conversions import ConversionContract
 from kept.checkpoint.reader import Checkpoint, open_checkpoint
 from kept.errors import CheckpointError
 from kept.families import FAMILIES, family_of
@@ -37,8 +38,19 @@ NOT_NUMBERS: tuple[object, ...] = (True, float("inf"), float("nan"))
 NOT_FLAGS: tuple[object, ...] = (0, 2, "true", 0.0)
 NOT_WORDS: tuple[object, ...] = ("no such word", 1, True)
 
+DECODER_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+"""What nearly every family calls its sizes."""
 
-class FamilyContract:
+
+class FamilyContract(ConversionContract):
     """Reads, writes, refuses and computes as the stock class does."""
 
     name: ClassVar[str]
@@ -53,6 +65,10 @@ class FamilyContract:
     """Keys that hold true or false."""
     words: ClassVar[tuple[str, ...]]
     """Keys that hold one of a few words."""
+    theta_key: ClassVar[str] = "rope_theta"
+    """The rotation's base, where a config states it outside a section."""
+    required: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers")
+    """Keys that have no default, whatever the stock class says."""
 
     float64: ClassVar[float] = 1e-5
     """Stock classes compute angles and RMSNorm in float32 whatever the weights have: 2e-6 measured."""
@@ -135,7 +151,7 @@ class FamilyContract:
         assert written["torch_dtype"] == written["dtype"] == "bfloat16"
         if program.spec.layers[0].mixer.rope is not None:
             theta = program.spec.layers[0].mixer.rope.theta
-            assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == theta
+            assert written[self.theta_key] == written["rope_parameters"]["rope_theta"] == theta
 
     # --------------------------------------------------------------------------------------------- what it computes
 
@@ -202,7 +218,7 @@ class FamilyContract:
                     self.family.read_config({**checkpoint.config, key: value})
 
     def test_keys_without_a_default_are_named(self, checkpoint: Checkpoint) -> None:
-        for key in ("n_embd", "n_layer", "n_head") if self.name == "gpt2" else ("hidden_size", "num_hidden_layers"):
+        for key in self.required:
             config = {k: v for k, v in checkpoint.config.items() if k != key}
             with pytest.raises(CheckpointError, match=rf"^config\.json: has no {key}$"):
                 self.family.read_config(config)
@@ -235,7 +251,7 @@ class FamilyContract:
             assert message.endswith(str(list(lazy.shape)))
 
     @pytest.mark.parametrize(
-        "name", ["model.layers.0.self_attn.q_norm.weight", "transformer.h.7.ln_1.weight", "adapter.weight"]
+        "name", ["model.layers.0.self_attn.z_proj.weight", "transformer.h.7.ln_1.weight", "adapter.weight"]
     )
     def test_extra_tensors_are_named(self, checkpoint: Checkpoint, name: str) -> None:
         with pytest.raises(CheckpointError) as error:
@@ -305,7 +321,9 @@ def _other_specs(spec: Spec) -> list[Spec]:
     """The spec with another epsilon at one place, and with another angle."""
     first = spec.layers[0]
     out = [replace(spec, final_norm=replace(spec.final_norm, eps=0.05))]
-    out.append(replace(spec, layers=(replace(first, mixer_norm=replace(first.mixer_norm, eps=0.05)), *spec.layers[1:])))
+    name = "mixer_post_norm" if first.mixer_norm.kind == "none" else "mixer_norm"
+    other_norm = replace(first, **{name: replace(getattr(first, name), eps=0.05)})
+    out.append(replace(spec, layers=(other_norm, *spec.layers[1:])))
     if first.mixer.rope is not None:
         other = replace(first.mixer, rope=replace(first.mixer.rope, theta=first.mixer.rope.theta * 1.1))
         out.append(replace(spec, layers=(replace(first, mixer=other), *spec.layers[1:])))

@@ -21,9 +21,10 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import Given
 from kept.nn import Model
+from orphan_tensors import TENSORS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -50,6 +51,12 @@ SIZES = {
     "eos_token_id": 2,
 }
 
+
+def without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The config less some keys."""
+    return {k: v for k, v in config.items() if k not in keys}
+
+
 EPS = 1e-3
 """Large enough that a forgotten or a default epsilon shows in the logits."""
 
@@ -66,7 +73,37 @@ ORION_CONFIG = {
     "pad_token_id": 0,
 }
 
+ORPHAN = {**SIZES, "hidden_act": "silu", "rms_norm_eps": EPS, "tie_word_embeddings": False}
+"""What most families without a stock class state."""
+
 TINY: Mapping[str, Mapping[str, Any]] = {
+    "cohere": {**SIZES, "layer_norm_eps": EPS, "logit_scale": 0.75},
+    "falcon": {
+        **without(SIZES, "intermediate_size", "num_key_value_heads"),
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "layer_norm_epsilon": EPS,
+    },
+    "gemma": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16, "pad_token_id": None},
+    "aquila": {**ORPHAN, "model_type": "aquila", "pad_token_id": 0},
+    "baichuan": {
+        **{key: value for key, value in ORPHAN.items() if key != "num_key_value_heads"},
+        "model_type": "baichuan",
+        "pad_token_id": 0,
+    },
+    "deci": {
+        **{key: value for key, value in ORPHAN.items() if key != "num_key_value_heads"},
+        "model_type": "deci",
+        "num_key_value_heads_per_layer": [1, 4, 2],
+    },
+    "exaone": {
+        "model_type": "exaone",
+        **{key: value for key, value in SIZES.items() if key != "num_hidden_layers"},
+        "num_layers": 3,
+        "activation_function": "silu",
+        "layer_norm_epsilon": EPS,
+        "tie_word_embeddings": False,
+    },
     "gpt2": {
         "vocab_size": VOCABULARY,
         "n_embd": 48,
@@ -77,14 +114,71 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "bos_token_id": 1,
         "eos_token_id": 2,
     },
+    "granite": {
+        **SIZES,
+        "rms_norm_eps": EPS,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "attention_multiplier": 0.4,
+        "logits_scaling": 1.3,
+    },
+    "gpt_neox": {
+        **without(SIZES, "num_key_value_heads", "rope_theta"),
+        "rotary_emb_base": 1000.0,
+        "layer_norm_eps": EPS,
+    },
+    "internlm": {
+        **{key: value for key, value in ORPHAN.items() if key not in {"num_key_value_heads", "rope_theta"}},
+        "model_type": "internlm",
+        "rotary": {"base": 1000, "type": "dynamic"},
+        "pad_token_id": 2,
+    },
+    "internlm2": {**ORPHAN, "model_type": "internlm2", "bias": False, "pad_token_id": 2},
     "llama": {**SIZES, "rms_norm_eps": EPS},
+    "minicpm": {
+        **ORPHAN,
+        "model_type": "minicpm",
+        "scale_emb": 3,
+        "scale_depth": 1.4,
+        "dim_model_base": 48,
+    },
     "mistral": {**SIZES, "rms_norm_eps": EPS, "sliding_window": None},
+    "nemotron": {**SIZES, "norm_eps": EPS},
+    "olmo": {**SIZES, "pad_token_id": None},
+    "olmo2": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
     "orion": ORION_CONFIG,
+    "phi": {**SIZES, "layer_norm_eps": EPS},
+    "qwen": {
+        "model_type": "qwen",
+        **{
+            key: SIZES[key]
+            for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "bos_token_id")
+        },
+        "eos_token_id": 2,
+        "intermediate_size": 192,
+        "kv_channels": 16,
+        "seq_length": 128,
+        "max_position_embeddings": 256,
+        "rotary_emb_base": 1000,
+        "rotary_pct": 1.0,
+        "layer_norm_epsilon": EPS,
+        "scale_attn_weights": True,
+        "use_dynamic_ntk": True,
+        "use_logn_attn": True,
+        "no_bias": True,
+        "tie_word_embeddings": False,
+    },
     "qwen2": {**SIZES, "rms_norm_eps": EPS},
+    "qwen3": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16},
     "stablelm": {**SIZES, "layer_norm_eps": EPS},
     "starcoder2": {**SIZES, "norm_epsilon": EPS},
+    "xverse": {**ORPHAN, "model_type": "xverse"},
 }
 """The config of each family's tiny model; what is not stated is the stock class's default."""
+
+
+LESS_ONE = ("gemma", "gemma2", "nemotron")
+"""Families that store gains less 1."""
 
 
 def write_checkpoint(
@@ -95,12 +189,16 @@ def write_checkpoint(
     config = {**TINY[family_name], **overrides}
     random = torch.Generator().manual_seed(seed)
     if family_name == "orion":
-        _write_orion(directory, config, dtype, random)
+        _write_named(directory, config, _orion_tensors(config), dtype, random)
+    elif family_name in TENSORS:
+        _write_named(directory, config, TENSORS[family_name](config), dtype, random)
     else:
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family_name, **config))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(strong(name, tuple(parameter.shape), random))
+                if family_name in LESS_ONE and "norm" in name and name.endswith("weight"):
+                    parameter.sub_(1)
         model.to(dtype).save_pretrained(directory)
     return directory
 
@@ -119,8 +217,14 @@ def strong(name: str, shape: tuple[int, ...], random: torch.Generator) -> Tensor
     return 1.5 * (noise + 0.1) / math.sqrt(shape[0 if ".c_" in name and "mlp.c" not in name else 1])
 
 
-def _write_orion(directory: Path, config: dict[str, Any], dtype: torch.dtype, random: torch.Generator) -> None:
-    tensors = {name: strong(name, shape, random).to(dtype) for name, shape in _orion_tensors(config)}
+def _write_named(
+    directory: Path,
+    config: dict[str, Any],
+    shapes: Iterable[tuple[str, tuple[int, ...]]],
+    dtype: torch.dtype,
+    random: torch.Generator,
+) -> None:
+    tensors = {name: strong(name, shape, random).to(dtype) for name, shape in shapes}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     stated = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
     (directory / "config.json").write_text(json.dumps(stated, indent=1), encoding="utf-8")

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from kept.checkpoint.writer import shards, staging, to_json
+from kept.checkpoint.staging import staging
+from kept.checkpoint.writer import shards, to_json
 from kept.errors import Refusal
 from kept.ir import spec as ir
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import Given, Lazy, Precision, torch_dtype
 from kept.passes.base import Promise
-from kept.passes.rewrite import map_norms
+from kept.passes.rewrite import map_layers, map_readers
 from models import logits, program_of, random_program, some_tokens, worst
 from specs import VOCABULARY
 
@@ -50,14 +51,21 @@ def layer_spec(
     return replace(ir.Spec(VOCABULARY, 16, 40, (layer,) * depth, norm), **changes)
 
 
-def rms_spec(mixer: ir.Attention = MIXER, mlp: ir.Mlp = GATED, **changes: Any) -> ir.Spec:
+def rms_spec(mixer: ir.Attention = MIXER, mlp: ir.Mlp = GATED, norm: ir.Norm = RMS_NORM, **changes: Any) -> ir.Spec:
     """The same with RMSNorms."""
-    return layer_spec(mixer, mlp, RMS_NORM, **changes)
+    return layer_spec(mixer, mlp, norm, **changes)
 
 
 def with_norms(spec: ir.Spec, **changes: Any) -> ir.Spec:
     """The spec with every norm of the stream changed."""
-    return map_norms(spec, lambda norm: replace(norm, **changes))
+    return map_readers(spec, lambda norm: replace(norm, **changes))
+
+
+def of_layer_norms(spec: ir.Spec) -> ir.Spec:
+    """The spec with a LayerNorm at every reader of the stream, nothing behind the parts, and a head of its own."""
+    bare = map_layers(spec, lambda layer: replace(layer, mixer_post_norm=None, mlp_post_norm=None))
+    named = map_readers(bare, lambda norm: replace(norm, kind="layer", eps=norm.eps or 1e-5))
+    return replace(named, head=replace(spec.head, tied=False))
 
 
 def ready_for_tail(spec: ir.Spec | None = None, seed: int = 0) -> Program:

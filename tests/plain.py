@@ -28,7 +28,7 @@ def plain_logits(program: Program, tokens: list[int]) -> Tensor:
     """Logits of one sequence, (T, V), in float64."""
     spec = program.spec
     w = {name: lazy.value("float64") for name, lazy in program.weights.items()}
-    x = w["embedding.weight"][tokens]
+    x = spec.embedding_multiplier * w["embedding.weight"][tokens]
     if spec.positions is not None:
         x = x + w["positions.weight"][: len(tokens)]
     for i, layer in enumerate(spec.layers):
@@ -37,27 +37,37 @@ def plain_logits(program: Program, tokens: list[int]) -> Tensor:
         }
         x = _layer(layer, mine, x)
     head = w["embedding.weight" if spec.head.tied else "head.weight"]
-    return _norm(spec.final_norm, w, "final_norm", x) @ head.T + w.get("head.bias", 0)
+    if spec.head.normalised:
+        head = torch.stack([row / math.sqrt(float(row @ row)) for row in head])
+    logits = spec.head.multiplier * (_norm(spec.final_norm, w, "final_norm", x) @ head.T + w.get("head.bias", 0))
+    if spec.head.softcap is None:
+        return logits
+    cap = spec.head.softcap
+    return logits.clone().apply_(lambda number: cap * math.tanh(number / cap))
 
 
 def _layer(layer: ir.Layer, w: Weights, x: Tensor) -> Tensor:
     first = _norm(layer.mixer_norm, w, "mixer_norm", x)
-    mixed = x + _attention(layer.mixer, w, first)
-    if not layer.parallel:
-        assert layer.mlp_norm is not None
-        return mixed + _mlp(layer.mlp, w, _norm(layer.mlp_norm, w, "mlp_norm", mixed))
-    second = first if layer.mlp_norm is None else _norm(layer.mlp_norm, w, "mlp_norm", x)
-    return mixed + _mlp(layer.mlp, w, second)
+    attended = _norm(layer.mixer_post_norm, w, "mixer_post_norm", _attention(layer.mixer, w, first))
+    mixed = x + layer.residual_multiplier * attended
+    read = x if layer.parallel else mixed
+    second = first if layer.mlp_norm is None else _norm(layer.mlp_norm, w, "mlp_norm", read)
+    return mixed + layer.residual_multiplier * _norm(
+        layer.mlp_post_norm, w, "mlp_post_norm", _mlp(layer.mlp, w, second)
+    )
 
 
-def _norm(norm: ir.Norm, w: Weights, name: str, x: Tensor) -> Tensor:
+def _norm(norm: ir.Norm | None, w: Weights, name: str, x: Tensor) -> Tensor:
+    if norm is None:
+        return x
     return torch.stack([_normed(norm, row, w.get(f"{name}.gain"), w.get(f"{name}.bias")) for row in x])
 
 
 def _normed(norm: ir.Norm, x: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
     if norm.kind == "layer":
         x = x - x.sum() / len(x)
-    x = x / math.sqrt(float((x * x).sum()) / len(x) + norm.eps)
+    if norm.kind != "none":
+        x = x / math.sqrt(float((x * x).sum()) / len(x) + norm.eps)
     x = x if gain is None else x * (norm.offset + gain)
     return x if bias is None else x + bias
 
@@ -76,6 +86,8 @@ def _attention(mixer: ir.Attention, w: Weights, x: Tensor) -> Tensor:
         for t in range(steps):
             oldest = 0 if mixer.window is None else max(0, t - mixer.window + 1)
             scores = [scale * float(queries[t, head] @ keys[s, group]) for s in range(oldest, t + 1)]
+            if mixer.softcap is not None:
+                scores = [mixer.softcap * math.tanh(score / mixer.softcap) for score in scores]
             weights = [math.exp(score - max(scores)) for score in scores]
             for s, weight in zip(range(oldest, t + 1), weights, strict=True):
                 mixed[t, head] += weight / sum(weights) * values[s, group]

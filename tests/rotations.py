@@ -73,9 +73,12 @@ WRONG_ROTATIONS: tuple[tuple[str, object], ...] = (
 )
 
 
+UNSAID = {"rope_theta", "rotary_emb_base", "rope_scaling", "rope_parameters"}
+
+
 def unrotated(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without a word on rotation."""
-    return {k: v for k, v in config.items() if k not in {"rope_theta", "rope_scaling", "rope_parameters"}}
+    return {k: v for k, v in config.items() if k not in UNSAID}
 
 
 def _kind_with(key: str) -> str:
@@ -87,6 +90,10 @@ class RotaryContract(FamilyContract):
 
     stated: ClassVar[dict[str, Any]] = {}
     """How much of a head turns, where the family says it."""
+    partial_key: ClassVar[str] = "partial_rotary_factor"
+    """The same, where a config states it outside a section."""
+    theta: ClassVar[float] = 10_000.0
+    """The stock class's default."""
 
     def test_both_forms_of_a_rotation_read_alike(self, checkpoint: Checkpoint) -> None:
         for said in SCALINGS.values():
@@ -102,24 +109,25 @@ class RotaryContract(FamilyContract):
         """The 4.x form, with `type` as its older versions had it, and the 5.x form."""
         plain = unrotated(config)
         scaling = {("type" if k == "rope_type" else k): v for k, v in said.items()}
-        old = {**plain, **self.stated, "rope_theta": 777.0, "rope_scaling": scaling}
+        stated = {(self.partial_key if k == "partial_rotary_factor" else k): v for k, v in self.stated.items()}
+        old = {**plain, **stated, self.theta_key: 777.0, "rope_scaling": scaling}
         new = {**plain, "rope_parameters": {"rope_theta": 777.0, **self.stated, **said}}
         return copy.deepcopy(old), copy.deepcopy(new)
 
     def test_theta_in_either_place(self, checkpoint: Checkpoint) -> None:
-        plain = unrotated(checkpoint.config)
+        plain, key = unrotated(checkpoint.config), self.theta_key
 
         def theta(**keys: object) -> float:
             rope = self.family.read_config({**plain, **keys}).layers[0].mixer.rope
             assert rope is not None
             return rope.theta
 
-        assert theta() == 10_000.0
-        assert theta(rope_theta=None, rope_scaling=None, rope_parameters=None) == 10_000.0
-        assert theta(rope_theta=5e7) == 5e7
-        assert theta(rope_theta=5e7, rope_scaling={}) == 5e7
+        assert theta() == self.theta
+        assert theta(**{key: None}, rope_scaling=None, rope_parameters=None) == self.theta
+        assert theta(**{key: 5e7}) == 5e7
+        assert theta(**{key: 5e7}, rope_scaling={}) == 5e7
         assert theta(rope_parameters={"rope_theta": 3.0}) == 3.0
-        assert theta(rope_parameters={"rope_theta": 3.0, "rope_type": "default"}, rope_theta=4.0) == 3.0
+        assert theta(rope_parameters={"rope_theta": 3.0, "rope_type": "default"}, **{key: 4.0}) == 3.0
         assert theta(rope_scaling={}, rope_parameters={"rope_theta": 3.0}) == 3.0
 
     @pytest.mark.parametrize("section", ["rope_parameters", "rope_scaling"])
@@ -143,8 +151,8 @@ class RotaryContract(FamilyContract):
     def test_theta_must_be_positive(self, checkpoint: Checkpoint) -> None:
         plain = unrotated(checkpoint.config)
         for value in (0, 0.0, -1, "1e4", True, float("inf"), [1], {}):
-            with pytest.raises(CheckpointError, match="rope_theta"):
-                self.family.read_config({**plain, "rope_theta": value})
+            with pytest.raises(CheckpointError, match=self.theta_key):
+                self.family.read_config({**plain, self.theta_key: value})
 
 
 class StockRotaryContract(StockContract, RotaryContract):

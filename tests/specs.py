@@ -88,6 +88,7 @@ def attentions(draw: DrawFn) -> ir.Attention:
         qk_norm=None if scope is None else ir.QkNorm(draw(norms()), scope),
         window=draw(st.sampled_from([None, 1, 3])),
         scale=draw(st.sampled_from([None, 0.25])),
+        softcap=draw(st.sampled_from([None, None, 1.5])),
         fused=fused,
     )
 
@@ -108,12 +109,39 @@ def mlps(draw: DrawFn) -> ir.Mlp:
     )
 
 
+def multipliers() -> SearchStrategy[float]:
+    """Mostly none."""
+    return st.sampled_from([1.0, 1.0, 0.25, 3.0])
+
+
+@st.composite
+def heads(draw: DrawFn) -> ir.Head:
+    return ir.Head(
+        tied=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        multiplier=draw(multipliers()),
+        softcap=draw(st.sampled_from([None, None, 2.0])),
+        normalised=draw(st.sampled_from([False, False, True])),
+    )
+
+
 @st.composite
 def layers(draw: DrawFn) -> ir.Layer:
     parallel = draw(st.booleans())
     shared = parallel and draw(st.booleans())
-    mlp_norm = None if shared else draw(norms())
-    return ir.Layer(draw(attentions()), draw(mlps()), draw(norms()), mlp_norm, parallel)
+    before = st.one_of(norms(), norms(), st.just(ir.NO_NORM))
+    behind = st.one_of(st.none(), st.none(), norms())
+    mlp_norm = None if shared else draw(before)
+    return ir.Layer(
+        draw(attentions()),
+        draw(mlps()),
+        draw(before),
+        mlp_norm,
+        parallel,
+        mixer_post_norm=draw(behind),
+        mlp_post_norm=draw(behind),
+        residual_multiplier=draw(multipliers()),
+    )
 
 
 @st.composite
@@ -132,7 +160,8 @@ def specs(draw: DrawFn) -> ir.Spec:
         context=CONTEXT,
         layers=blocks,
         final_norm=draw(norms()),
-        head=ir.Head(draw(st.booleans()), draw(st.booleans())),
+        head=draw(heads()),
+        embedding_multiplier=draw(multipliers()),
         positions=positions,
         tokens=draw(st.sampled_from([ir.Tokens(), ir.Tokens(1, 2, 0), ir.Tokens(eos=(2, 5))])),
     )

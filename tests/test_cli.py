@@ -457,4 +457,4 @@ def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    assert COMMANDS == ["convert", "demo", "generate", "inspect", "plan", "verify"]
+    assert COMMANDS == ["check", "convert", "demo", "generate", "inspect", "plan", "verify"]

@@ -239,7 +239,7 @@ def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("source", ["name", "/org/name", "a/b/c", "../name", "org/", "org/name@", "org/na me", "-o/x"])
 def test_what_is_no_id_is_a_path(source: str) -> None:
     assert local(source) == Path(source)
-    with pytest.raises(CheckpointError, match="is no directory; give a downloaded checkpoint's path or a hub id"):
+    with pytest.raises(CheckpointError, match="is no directory; give a checkpoint's path or a hub id"):
         kept.open_model(source)
 
 

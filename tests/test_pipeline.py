@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 import kept
-from kept import pipeline
-from kept.checkpoint.writer import JOURNAL, digest
+from kept import pipeline, writing
+from kept.checkpoint.staging import JOURNAL, Staging
+from kept.checkpoint.stream import digest
 from kept.errors import CheckpointError, InputError, OutputError, PromiseError, RecipeError, Refusal
 from kept.ir.slots import slots
 from kept.ir.tensors import DTYPE_BYTES
@@ -577,7 +578,7 @@ def test_what_changed_meanwhile_is_begun_anew(
     elif what == "the config":
         change_json(orion / "config.json", hidden_act="relu2")
     else:
-        monkeypatch.setattr(pipeline, "version", lambda _: "99")
+        monkeypatch.setattr(writing, "version", lambda _: "99")
     done = kept.convert(orion, target, **options)
     fresh = kept.convert(orion, tmp_path / "fresh", **options)
     assert all_bytes(done.path) == all_bytes(fresh.path)
@@ -599,19 +600,66 @@ def test_a_calibration_text_that_changed_is_begun_anew(
 def test_an_interruption_does_not_wait_for_sums(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summed: list[Path] = []
 
-    def slow(file: Path) -> str:
-        time.sleep(0.2)
+    def slow(file: Path, progress: Any) -> str:
+        progress(1 << 40)  # the writer is far behind
         summed.append(file)
         return ""
 
     def fails(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "digest", slow)
-    monkeypatch.setattr(pipeline.Staging, "write_shard", fails)
+    monkeypatch.setattr(writing, "digest", slow)
+    monkeypatch.setattr(Staging, "begin_shard", fails)
     with pytest.raises(KeyboardInterrupt):
         kept.convert(split_into_shards(orion, 8), tmp_path / "out")
-    assert len(summed) <= 2
+    assert not summed
+
+
+# ---------------------------------------------------------------------------------------------- what changes meanwhile
+
+
+@pytest.mark.parametrize("what", ["written to", "replaced", "gone", "the config"])
+def test_a_source_that_changes_during_the_run_is_named(
+    orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    file = orion / ("config.json" if what == "the config" else "model.safetensors")
+    original = pipeline.write_weights
+
+    def meanwhile(*args: Any) -> Any:
+        written = original(*args)
+        if what == "gone":
+            file.unlink()
+        elif what == "replaced":
+            shutil.copy(write_checkpoint(tmp_path / "other", "orion", seed=1) / file.name, file)
+        else:
+            with file.open("r+b") as opened:
+                opened.write(opened.read(1))
+        return written
+
+    monkeypatch.setattr(pipeline, "write_weights", meanwhile)
+    with pytest.raises(CheckpointError, match=rf"{file.name}: (changed|disappeared) during the run; nothing was writ"):
+        kept.convert(orion, tmp_path / "out", verify_tokens=0)
+    assert not (tmp_path / "out").exists()
+    assert not hidden(tmp_path / "out").exists(), "no later run can use it"
+
+
+@pytest.mark.parametrize("error", [CheckpointError("bad"), RuntimeError("a mistake of ours"), MemoryError()])
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_is_left_of_a_failed_run_is_what_the_next_can_use(
+    orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, *, finished: bool
+) -> None:
+    def fails(*_: Any) -> None:
+        raise error
+
+    target, options = tmp_path / "out", {"shard_size": "100KB", "verify_tokens": 64}
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "_verify_staged", fails)
+        if not finished:
+            patched.setattr(Staging, "begin_shard", fails)
+        with pytest.raises(type(error)):
+            kept.convert(orion, target, **options)
+    assert hidden(target).exists() == (finished and not isinstance(error, CheckpointError))
+    kept.convert(orion, target, **options)
 
 
 # --------------------------------------------------------------------------------------------------------------- killed

@@ -53,6 +53,7 @@ class Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run a command."""
+        display.take_any_name()
         try:
             return super().invoke(context)
         except KeptError as error:
@@ -87,6 +88,7 @@ def main() -> None:
     kept plan    path/to/orion --to llama          the passes, their promises and their cost
     kept convert path/to/orion out/llama           do it, and measure the result
     kept verify  path/to/orion out/llama           measure it again, on your own text
+    kept check   out/llama                         is it whole, and every weight a number
     kept demo                                      all of it on a small model that comes along
     """
 
@@ -187,6 +189,32 @@ def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bo
     if found.failure is not None:
         display.complain(f"{out}: the promise ({found.promise}) is broken: {found.failure}")
         raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("path")
+@JSON
+def check(path: str, *, as_json: bool) -> None:
+    """Check that a checkpoint is whole.
+
+    Headers, index and config against the tensors, the sums that kept.json states, every weight a finite number, and a
+    tokenizer that loads and fits.
+
+    Exit code 2: it is damaged.
+
+    \b
+    kept check path/to/orion
+    kept check out/llama --json | jq .damage
+    """
+    from dataclasses import asdict
+
+    from kept.checking import check as examine
+
+    found = examine(path, display.Bars())
+    display.out_json({**asdict(found), "verdict": found.verdict}) if as_json else display.checked(found)
+    if found.damage:
+        display.complain(f"{path}: {found.verdict}")
+        raise click.exceptions.Exit(2)
 
 
 @main.command()

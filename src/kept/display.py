@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kept.errors import printable
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from kept.checking import Checked
     from kept.demo import Demo
     from kept.generation import Continued
     from kept.inspection import Inspection
@@ -34,7 +37,7 @@ SHOWN_AFTER = 2.0
 
 def complain(message: str) -> None:
     """One line on stderr."""
-    line = " ".join(message.split())
+    line = printable(message)
     coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     click.echo(click.style(f"kept: {line}", fg="red") if coloured else f"kept: {line}", err=True)
 
@@ -45,10 +48,18 @@ def hint(message: str) -> None:
 
 
 def out_json(value: object) -> None:
-    """JSON on stdout."""
+    """JSON on stdout, with null for NaN and infinity, which JSON does not have."""
+    from kept.record import finite
+
     plain = [asdict(v) for v in value] if isinstance(value, list) else value
     table = asdict(plain) if is_dataclass(plain) and not isinstance(plain, type) else plain
-    click.echo(json.dumps(table, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(finite(table), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def take_any_name() -> None:
+    """Let stdout show file names that are not text: spelled out, which in JSON is an escape."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class Bars:
@@ -158,6 +169,20 @@ def inspection(found: Inspection) -> None:
             else f"refused: {reach.refusal}"
         )
         console.print(f"  to {reach.target}: {how}")
+
+
+def checked(found: Checked) -> None:
+    """`kept check`: a line a finding, then the verdict."""
+    console = _console()
+    size = amount(found.nbytes, "bytes")
+    console.print(f"{found.path}: {found.family or 'unknown family'}, {found.tensors} tensors, {size}")
+    for line in found.damage:
+        console.print(f"  {line}")
+    for line in found.remarks:
+        hint(line)
+    if found.summed:
+        console.print(f"  {found.summed} files summed")
+    console.print(found.verdict)
 
 
 def plan_table(found: Plan) -> dict[str, Any]:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+LONGEST_LINE = 2000
+"""Characters of a message. What it quotes from a damaged file may be a megabyte."""
+
+
+def printable(text: str) -> str:
+    """The text as one line that any terminal and any encoding takes.
+
+    White space is one space; what cannot be shown (escape sequences, bytes of a file name that are no UTF-8) is
+    spelled out; the middle of what is too long is left out.
+    """
+    line = " ".join(text.split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE * 3 // 4]} ... {line[-LONGEST_LINE // 5 :]}"
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
 
 class KeptError(Exception):
-    """Any failure that a user can act on. The message is one line; `exit_code` is the process's."""
+    """Any failure that a user can act on. The message is one printable line; `exit_code` is the process's."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class CheckpointError(KeptError):

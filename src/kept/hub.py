@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from kept.checkpoint.companions import COPIED, LICENCE_WORDS
-from kept.checkpoint.reader import PICKLES, weight_names
+from kept.checkpoint.reader import PICKLES, weight_map
 from kept.checkpoint.writer import INDEX
 from kept.errors import CheckpointError
 
@@ -33,7 +33,7 @@ def local(source: str | Path) -> Path:
         return path
     small = [*OTHERS, *COPIED, *(f"*{_any_case(word)}*" for word in LICENCE_WORDS)]
     folder = _fetch(str(source), match["name"], match["revision"], small)
-    listed = weight_names(folder)
+    listed = sorted(set(weight_map(folder).values())) if (folder / INDEX).is_file() else None
     _fetch(str(source), match["name"], folder.name, listed or ["*.safetensors"])
     if not listed and not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{source}: has no *.safetensors file on the hub; pickles are not fetched")

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import os
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import companions
+from kept.checkpoint.finite import first_not_finite
 from kept.checkpoint.reader import read_json
-from kept.checkpoint.writer import (
-    INDEX,
-    Shard,
-    Staging,
-    check_target,
-    digest,
-    index,
-    shards,
-    staging,
-    to_json,
-    unchanged,
-)
+from kept.checkpoint.staging import Staging, check_target, staging
+from kept.checkpoint.stream import digest
+from kept.checkpoint.writer import shards, to_json, unchanged
 from kept.errors import CheckpointError, InputError, OutputError, PromiseError
 from kept.families import TARGETS
 from kept.ir.slots import readings
+from kept.ir.tensors import TORCH_NAMES
 from kept.opened import Opened, open_model
 from kept.passes.base import Promise
 from kept.passes.legalize import Plan, legalise, run_passes
 from kept.recipe import Recipe, recipe_from
 from kept.record import RECORD, model_card, record
 from kept.reporting import Reporter, Silent
+from kept.writing import Inputs, fingerprint, write_small, write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,6 +91,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     reporter = reporter or Silent()
     target = Path(recipe.out)
     check_target(target)
+    inputs = Inputs.found(recipe)
     source = open_model(recipe.source)
     _check_place(source.path, target)
     planned = make_plan(source, recipe, _gains(source, recipe, reporter))
@@ -110,12 +104,12 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     parts = as_they_are or shards(tensors, recipe.shard_bytes)
     tokens = _sample(source, planned, recipe)
     extra = companions(source.path, planned.program.spec)  # what is wrong with them shows before anything is written
-    with staging(target, _fingerprint(source, recipe)) as stage:
-        small = _write_small(stage, parts, config, extra)
-        hashes = _write(stage, parts, source, reporter)
+    with staging(target, fingerprint(source, recipe)) as stage:
+        small = write_small(stage, parts, config, extra)
+        hashes = write_weights(stage, parts, source, reporter)
         found = _verify_staged(source, stage, planned, tokens, reporter)
         if found is not None and not isfinite(found.floor.kl):
-            raise CheckpointError(f"{source.path}: its own logits are not finite; a weight is NaN or infinite")
+            raise CheckpointError(_not_finite(source))
         stage.write("README.md", model_card(source, planned.program.spec, recipe.to, planned, found))
         hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
         written = record(source, recipe, planned, hashes, found)
@@ -123,6 +117,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         if found is not None and found.failure is not None:
             aside = _set_aside(stage)
             raise PromiseError(f"{target}: not written; {found.failure}; the result is in {aside} for a look")
+        inputs.check()
         stage.publish()
     return Conversion(target, planned, found, written)
 
@@ -187,6 +182,18 @@ def _recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
     return promise, make_plan(before, recipe).program if promise is Promise.EXACT else None
 
 
+def _not_finite(source: Opened) -> str:
+    """Why a source's logits are not finite: the weight that is no number, which takes reading all of them to find."""
+    found = first_not_finite(source.checkpoint.tensors)
+    if found is None:
+        return (
+            f"{source.path}: its own logits overflow in {TORCH_NAMES[source.program.dtype]}; --dtype float32 may help"
+        )
+    name, count = found
+    file = source.checkpoint.tensors[name].file
+    return f"{file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
+
+
 def _check_vocabularies(before: Opened, after: Opened) -> None:
     for what in ("vocabulary", "width"):
         sizes = getattr(before.program.spec, what), getattr(after.program.spec, what)
@@ -196,8 +203,10 @@ def _check_vocabularies(before: Opened, after: Opened) -> None:
 
 
 def _check_place(source: Path, target: Path) -> None:
-    inside = source.resolve()
-    if inside in (target.resolve(), *target.resolve().parents):
+    inside, place = (
+        Path(os.path.realpath(path)) for path in (source, target)
+    )  # Path.resolve trips over a loop of links
+    if inside in (place, *place.parents):
         raise OutputError(f"{target}: lies inside the source; choose a place outside of it")
 
 
@@ -208,50 +217,6 @@ def _set_aside(stage: Staging) -> Path:
         rmtree(aside)
     Staging(stage.path, aside).publish()
     return aside
-
-
-def _fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
-    """What makes two runs the same: an unfinished output of any other run is begun anew."""
-    read = [source.path / "config.json", *source.files]
-    if recipe.norm == "calibrated" and recipe.text is not None:
-        read.append(Path(recipe.text))
-    files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in read}
-    return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
-
-
-def _write(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:
-    """Write the weights; sums of what was read and written are made on the other core meanwhile."""
-    total = sum(part.nbytes for part in parts)
-    pool = ThreadPoolExecutor(1)
-    try:
-        read = {file.name: pool.submit(digest, file) for file in (source.path / "config.json", *source.files)}
-        wrote = {}
-        with reporter.stage("write", total, "bytes") as advance:
-            for part in parts:
-                stage.write_shard(part, advance)
-                wrote[part.name] = pool.submit(digest, stage.path / part.name)
-        return {
-            "source": {name: future.result() for name, future in read.items()},
-            "output": {name: future.result() for name, future in wrote.items()},
-        }
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _write_small(
-    stage: Staging, parts: list[Shard], config: dict[str, Any], extra: Mapping[str, Path | bytes]
-) -> list[str]:
-    """Write all but weights, card and record, first: what is wrong with them shows before hours of work. The names."""
-    files: dict[str, Path | bytes] = {"config.json": to_json(config), **extra}
-    listed = index(parts)
-    if listed is not None:
-        files[INDEX] = listed
-    for name, content in files.items():
-        if isinstance(content, bytes):
-            stage.write(name, content)
-        else:
-            stage.copy(name, content)
-    return [*files]
 
 
 def _sample(source: Opened, planned: Plan, recipe: Recipe) -> Sample | None:

@@ -58,16 +58,16 @@ def record(
 
 def verification_table(found: Verification) -> dict[str, Any]:
     """A verification as plain data, with its verdict."""
-    table: dict[str, Any] = _finite(asdict(found))
+    table: dict[str, Any] = finite(asdict(found))
     return {**table, "promise": str(found.promise), "kept": found.failure is None, "failure": found.failure}
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401 - any plain data
+def finite(value: Any) -> Any:  # noqa: ANN401 - any plain data
     """The same data with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 class TestGpt2(StockContract):
     name = "gpt2"
+    becomes_llama = r"^positions: positions are learned.*mixer\.rope: queries and keys are not rotated"
     sizes = ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "n_inner")
     numbers = ("layer_norm_epsilon",)
     flags = ("tie_word_embeddings",)
     words = ("activation_function",)
+    required = ("n_embd", "n_layer", "n_head")
 
     float64 = 1e-12
     """The stock class computes everything in the weights' own dtype: 5e-15 measured."""

@@ -57,6 +57,7 @@ class TestMistralWithAWindow(TestMistral):
     """A window of 7 under sequences of 24 and generations of 38 tokens."""
 
     overrides: ClassVar[dict[str, Any]] = {"sliding_window": 7}
+    becomes_llama = r"layers\.\d\.mixer: a sliding window of 7 is active.*\(--context 7\)"
 
     def test_the_window_slides(self, program: Program) -> None:
         """Negative control: without it, or with one key more, the logits past the window are others."""

@@ -73,6 +73,7 @@ class TestQwen2WithWindows(TestQwen2):
     """The first layer sees everything, the other two see six keys."""
 
     overrides: ClassVar[dict[str, Any]] = {**WINDOWED, "tie_word_embeddings": True}
+    becomes_llama = r"layers\.\d\.mixer: a sliding window of 6 is active.*\(--context 6\)"
 
     def test_windows_slide_from_the_second_layer_on(self, program: Program) -> None:
         assert [layer.mixer.window for layer in program.spec.layers] == [None, 6, 6]

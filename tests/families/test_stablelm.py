@@ -64,6 +64,7 @@ class TestStableLm(StockRotaryContract):
 
 class TestStableLmParallel(TestStableLm):
     overrides: ClassVar[dict[str, Any]] = {"use_parallel_residual": True, "use_qkv_bias": True}
+    becomes_llama = r"attention and MLP read the same stream in one of the two models only"
 
     def test_blocks_have_one_norm(self, program: Program) -> None:
         assert all(layer.parallel and layer.mlp_norm is None for layer in program.spec.layers)
@@ -72,6 +73,7 @@ class TestStableLmParallel(TestStableLm):
 
 class TestStableLmWithHeadNorms(TestStableLm):
     overrides: ClassVar[dict[str, Any]] = {"qk_layernorm": True, "rope_theta": 1000.0}
+    becomes_llama = r"mixer\.qk_norm: queries and keys are normalised in one of the two models"
 
     def test_each_head_has_its_own_gain(self, program: Program, checkpoint: Checkpoint) -> None:
         stored = [checkpoint.tensors[f"model.layers.1.self_attn.q_layernorm.norms.{h}.weight"] for h in range(4)]
@@ -93,6 +95,7 @@ class TestStableLmWithEverything(TestStableLm):
         "partial_rotary_factor": 1.0,
         "tie_word_embeddings": True,
     }
+    becomes_llama = r"mixer\.qk_norm: .*attention and MLP read the same stream"
     turning = 16
 
 

@@ -33,6 +33,7 @@ class TestStarcoder2(StockRotaryContract):
 
 class TestStarcoder2WithAWindowAndAHead(TestStarcoder2):
     overrides: ClassVar[dict[str, Any]] = {"sliding_window": 9, "tie_word_embeddings": False, "hidden_act": "gelu"}
+    becomes_llama = r"layers\.\d\.mixer: a sliding window of 9 is active.*\(--context 9\)"
 
     def test_spec(self, program: Program) -> None:
         assert program.spec.layers[2].mixer.window == 9

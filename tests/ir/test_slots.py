@@ -26,6 +26,7 @@ def used_axes(spec: ir.Spec) -> Counter[tuple[str, int]]:
     """Axes along the stream by what uses them: writers, the projections behind each norm, and the norms."""
     found = slots(spec)
     used = Counter(writers(spec))
+    used.update((name, 0) for name in found if "_post_norm." in name)
     for reading in readings(spec):
         used.update((name, 0) for end in ("gain", "bias") if (name := f"{reading.norm}.{end}") in found)
         used.update((f"{name}.weight", 1) for name in reading.projections)

@@ -26,12 +26,12 @@ from pass_helpers import (
     error,
     keeps,
     layer_spec,
+    of_layer_norms,
     refusal,
     replaced,
     rewritten,
     rms_spec,
     value,
-    with_norms,
 )
 from specs import specs, with_layer
 
@@ -65,7 +65,7 @@ def test_the_function_is_kept_and_the_stream_has_no_mean(name: str) -> None:
 
 @given(specs())
 def test_any_model_of_layer_norms(spec: ir.Spec) -> None:
-    spec = with_norms(replace(spec, head=replace(spec.head, tied=False)), kind="layer")
+    spec = of_layer_norms(spec)
     assert max(means(keeps(Centre(), random_program(spec)))) < 1e-12
 
 

@@ -19,7 +19,13 @@ from kept.passes.cast import CastTo
 from kept.passes.centre import Centre
 from kept.passes.fill import PROJECTIONS, FillBiases
 from kept.passes.fold_bias import FoldNormBias
+from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.fold_multipliers import FoldMultipliers
+from kept.passes.fuse import FuseProjections
 from kept.passes.gate import PlainToGated
+from kept.passes.plain_gains import PlainGains
+from kept.passes.repeat_heads import RepeatKeyValueHeads
+from kept.passes.rewrite import map_layers
 from kept.passes.rms import LayerNormToRms
 from kept.passes.rotary import FullRotary
 from kept.passes.split import SplitProjections
@@ -32,10 +38,12 @@ from pass_helpers import (
     LAYER_NORM,
     MIXER,
     PLAIN,
+    RMS_NORM,
     TOKENS,
     TOLERANCE,
     error,
     layer_spec,
+    of_layer_norms,
     ready_for_tail,
     rms_spec,
     rounded,
@@ -53,11 +61,16 @@ EXACT: tuple[Pass, ...] = (
     Centre(),
     DropWindow(),
     FillBiases(PROJECTIONS),
+    FoldHeadNorm(),
+    FoldMultipliers(),
     FoldNormBias(),
     FullRotary(),
+    FuseProjections(),
     LayerNormToRms(),
     LimitContext(TOKENS.shape[1]),
+    PlainGains(),
     PlainToGated(),
+    RepeatKeyValueHeads(),
     SplitProjections(),
     UntieHead(),
 )
@@ -65,6 +78,7 @@ EXACT: tuple[Pass, ...] = (
 BARE = ir.Attention(4, 2, 8, ir.Rope(100.0, 8))
 PARTIAL = replace(MIXER, rope=ir.Rope(100.0, 4, interleaved=True))
 BIASED = ir.Head(bias=True)
+OFFSET = replace(RMS_NORM, offset=1.0)
 
 
 def sources() -> dict[str, Program]:
@@ -80,6 +94,22 @@ def sources() -> dict[str, Program]:
         ),
         "gpt2": layer_spec(replace(MIXER, rope=None, fused=True), PLAIN, positions=40, head=ir.Head(tied=True)),
         "tied": layer_spec(PARTIAL, head=ir.Head(tied=True)),
+        "granite": replace(
+            with_residual(rms_spec(replace(BARE, scale=0.2)), 0.3),
+            embedding_multiplier=5.0,
+            head=ir.Head(multiplier=0.2),
+        ),
+        "gemma-2": replace(
+            with_post_norms(rms_spec(replace(BARE, softcap=4.0, scale=0.3), norm=OFFSET), OFFSET),
+            embedding_multiplier=4.0,
+            head=ir.Head(tied=True, softcap=6.0),
+        ),
+        "baichuan": rms_spec(
+            replace(BARE, fused=True), ir.Mlp(24, "silu"), head=ir.Head(normalised=True, multiplier=9.0)
+        ),
+        "deci": with_layer(rms_spec(BARE), 1, mixer=replace(BARE, kv_heads=1)),
+        "olmo": layer_spec(BARE, ir.Mlp(24, "silu"), norm=ir.Norm("layer", 1e-3, gain=False)),
+        "olmo-2": with_post_norms(rms_spec(BARE, norm=ir.NO_NORM), RMS_NORM),
         "mixed": with_layer(layer_spec(MIXER), 1, mixer=PARTIAL, mlp=PLAIN, mixer_norm=replace(LAYER_NORM, bias=False)),
     }
     tails = {
@@ -91,6 +121,16 @@ def sources() -> dict[str, Program]:
     made = {name: rounded(random_program(spec), "F32") for name, spec in layers.items()}
     ready = {name: ready_for_tail(spec) for name, spec in tails.items()}
     return {**made, **ready, "centred": Centre()(made["mixed"])}
+
+
+def with_residual(spec: ir.Spec, multiplier: float) -> ir.Spec:
+    """The spec with what each part adds multiplied."""
+    return map_layers(spec, lambda layer: replace(layer, residual_multiplier=multiplier))
+
+
+def with_post_norms(spec: ir.Spec, norm: ir.Norm) -> ir.Spec:
+    """The spec with a norm behind each part."""
+    return map_layers(spec, lambda layer: replace(layer, mixer_post_norm=norm, mlp_post_norm=norm))
 
 
 def compose(program: Program, passes: tuple[Pass, ...]) -> Program | None:
@@ -155,7 +195,7 @@ def test_any_sequence_on_any_model(spec: ir.Spec, order: list[Pass], seed: int) 
 @given(specs(), st.permutations(EXACT))
 def test_any_sequence_on_any_model_of_layer_norms(spec: ir.Spec, order: list[Pass]) -> None:
     """Where centring and what follows it can run."""
-    source = program = random_program(with_norms(replace(spec, head=replace(spec.head, tied=False)), kind="layer"))
+    source = program = random_program(of_layer_norms(spec))
     for rewrite in (*order, *order):
         program = compose(program, (rewrite,)) or program
     assert program.spec.final_norm.kind == "rms"

@@ -18,6 +18,7 @@ from kept.passes.base import Promise
 from kept.passes.centre import Centre
 from kept.passes.fold_bias import FoldNormBias
 from kept.passes.legalize import Options, Plan, legalise, run_passes
+from kept.passes.rewrite import map_layers
 from kept.passes.rms import LayerNormToRms
 from kept.passes.untie import UntieHead
 from models import (
@@ -366,19 +367,26 @@ def test_a_longer_context_is_refused() -> None:
 
 
 ODD = {
-    "no gain": (
-        layer_spec(norm=ir.Norm("rms", 1e-3, gain=False)),
-        "every layer's mixer_norm.gain is False, the target has True",
+    "no norm before": (
+        layer_spec(norm=ir.NO_NORM),
+        "every layer's mixer_norm.kind: attention and MLP read the stream as it is, the target normalises it first",
     ),
-    "offset": (
-        layer_spec(norm=replace(RMS_NORM, offset=1.0)),
-        "every layer's mixer_norm.offset is 1.0, the target has 0.0",
+    "norms behind": (
+        map_layers(rms_spec(), lambda layer: replace(layer, mixer_post_norm=RMS_NORM)),
+        "every layer's mixer_post_norm: a norm stands behind attention and MLP, which no weights of the target can do",
     ),
     "two epsilons": (
         replace(rms_spec(), final_norm=ir.Norm("rms", 1e-5)),
         "final_norm.eps: norms have different epsilons, the target has one",
     ),
-    "scale": (with_mixer(rms_spec(), scale=0.5), "every layer's mixer.scale is 0.5, the target has none"),
+    "capped scores": (
+        with_mixer(rms_spec(), softcap=20.0),
+        "every layer's mixer.softcap: scores are capped by a tanh in one of the two models only",
+    ),
+    "capped logits": (
+        rms_spec(head=ir.Head(softcap=20.0)),
+        "head.softcap: logits are capped by a tanh in one of the two models only",
+    ),
     "two rotations": (
         with_layer(rms_spec(), 1, mixer=replace(MIXER, rope=ir.Rope(50.0, 8))),
         "layers.1.mixer.rope.theta is 50.0, the target has 100.0",

@@ -26,6 +26,7 @@ from pass_helpers import (
     error,
     keeps,
     layer_spec,
+    of_layer_norms,
     refusal,
     replaced,
     rewritten,
@@ -58,7 +59,7 @@ def test_exact_on_a_centred_stream_and_no_weight_changes(norm: ir.Norm) -> None:
 
 @given(specs())
 def test_exact_for_any_model_of_layer_norms(spec: ir.Spec) -> None:
-    spec = with_norms(replace(spec, head=replace(spec.head, tied=False)), kind="layer")
+    spec = of_layer_norms(spec)
     keeps(LayerNormToRms(), Centre()(random_program(spec)))
 
 

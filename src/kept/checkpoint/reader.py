@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import stat
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +23,15 @@ if TYPE_CHECKING:
 
 LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
+
+LARGEST_COUNT = 1 << 63
+"""No size or offset reaches it: the product of a shape stays cheap."""
+
+MOST_AXES = 64
+"""As in torch."""
+
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that may be half a character."""
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -43,17 +57,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     directory = Path(path)
     if not directory.is_dir():
-        raise CheckpointError(
-            f"{directory}: is no directory; give a downloaded checkpoint's path or a hub id (org/name)"
-        )
+        raise CheckpointError(f"{directory}: is no directory; give a checkpoint's path or a hub id (org/name)")
     config = read_json(directory / "config.json")
     tensors: dict[str, Stored] = {}
     for file in weight_files(directory):
-        try:
-            header = list(read_header(file))
-        except OSError as error:
-            raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
-        for name, tensor in header:
+        for name, tensor in read_header(file):
             if name in tensors:
                 raise CheckpointError(f"{name}: stored twice, in {tensors[name].file.name} and {file.name}")
             tensors[name] = tensor
@@ -62,25 +70,62 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint."""
-    if file.is_fifo():
-        raise CheckpointError(f"{file}: is a pipe, not a file")
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        raw = _whole(file)
+        value = parse(raw)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: missing; a checkpoint directory needs it") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({_first_line(error)})") from None
+        raise CheckpointError(f"{file}: cannot be read as JSON ({_why(error)})") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: holds no JSON object")
     return value
 
 
+def _whole(file: Path) -> bytes:
+    """The bytes of a small file. Raises OSError, and ValueError for one that is not small."""
+    size = _regular(file)
+    if size > LONGEST_HEADER:
+        raise ValueError(f"it has {size} bytes, more than {LONGEST_HEADER}")
+    return file.read_bytes()
+
+
+def _regular(file: Path) -> int:
+    """The size of a file. Raises OSError for a pipe or a device, which may never end."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return status.st_size
+
+
+def parse(raw: bytes) -> Any:  # noqa: ANN401 - JSON
+    """JSON as strict as it is safe: UTF-8, no key twice, no half of a surrogate pair, which no file could hold again.
+
+    Raises ValueError or RecursionError.
+    """
+    value = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+    if SURROGATE.search(raw) is not None:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text in it holds half of a surrogate pair") from None
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Readers differ on which of two equal keys counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return found
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files that the index names, or those that are there."""
-    names = weight_names(directory)
-    if names is not None:
-        return [_beside(directory, name) for name in names]
-    files = sorted(file for file in directory.glob("*.safetensors") if not file.is_fifo())
+    if os.path.lexists(directory / INDEX):
+        return [_beside(directory, name) for name in sorted(set(weight_map(directory).values()))]
+    files = stored_files(directory)
     if files:
         return files
     pickles = sorted(file.name for pattern in PICKLES for file in directory.glob(pattern))
@@ -92,45 +137,46 @@ def weight_files(directory: Path) -> list[Path]:
     raise CheckpointError(f"{directory}: has no *.safetensors file")
 
 
-def weight_names(directory: Path) -> list[str] | None:
-    """The names of weight files that a directory's index lists; None where there is no index."""
-    index = directory / INDEX
-    if not index.exists():
-        return None
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{index}: has no weight_map")
-    return sorted(set(weight_map.values()))
+def weight_map(directory: Path) -> dict[str, str]:
+    """The file of each tensor, as the index has it."""
+    found = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise CheckpointError(f"{directory / INDEX}: has no weight_map")
+    return found
+
+
+def stored_files(directory: Path) -> list[Path]:
+    """The safetensors files that are there, links to nothing among them."""
+    files = sorted(file for file in directory.glob("*.safetensors") if file.is_file() or file.is_symlink())
+    odd = next((file for file in files if not file.name.isprintable()), None)
+    if odd is not None:
+        raise CheckpointError(f"{odd}: its name is not printable UTF-8 text; rename it")
+    return files
 
 
 def _beside(directory: Path, name: str) -> Path:
     file = directory / name
-    if Path(name).name != name:
+    if Path(name).name != name or not name.isprintable() or name.startswith("."):
         raise CheckpointError(f"{directory / INDEX}: names {name!r}, which is not a file beside it")
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113 - a name of any length is no error
         raise CheckpointError(f"{file}: missing; the index lists it, fetch it again")
     return file
 
 
 def read_header(file: Path) -> Iterator[tuple[str, Stored]]:
     """The tensors of a safetensors file, with dtype, shape and place checked against its size."""
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        start = opened.read(8)
-        if len(start) < 8:
-            raise CheckpointError(f"{file}: too short to be a safetensors file; fetch it again")
-        (length,) = struct.unpack("<Q", start)
-        if length > min(LONGEST_HEADER, size - 8):
-            raise CheckpointError(f"{file}: its header claims {length} bytes of a {size}-byte file; fetch it again")
-        raw = opened.read(length)
     try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{file}: its header is not JSON; fetch it again") from None
+        raw, size = _raw_header(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+    try:
+        header = parse(raw)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: its header is not JSON ({_why(error)}); fetch it again") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{file}: its header is not a JSON object; fetch it again")
     header.pop("__metadata__", None)
-    data = 8 + length
+    data = 8 + len(raw)
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: _begin(item[1])):
         tensor = _tensor(file, name, entry, data)
@@ -141,6 +187,19 @@ def read_header(file: Path) -> Iterator[tuple[str, Stored]]:
     if data + end != size:
         what = "is cut short" if data + end > size else "has bytes after its last tensor"
         raise CheckpointError(f"{file}: {what} ({size} bytes, its header says {data + end}); fetch it again")
+
+
+def _raw_header(file: Path) -> tuple[bytes, int]:
+    """The header's JSON, and the size of the file."""
+    size = _regular(file)
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        if len(start) < 8:
+            raise CheckpointError(f"{file}: too short to be a safetensors file; fetch it again")
+        (length,) = struct.unpack("<Q", start)
+        if length > min(LONGEST_HEADER, size - 8):
+            raise CheckpointError(f"{file}: its header claims {length} bytes of a {size}-byte file; fetch it again")
+        return opened.read(length), size
 
 
 def _begin(entry: object) -> int:
@@ -155,7 +214,7 @@ def _tensor(file: Path, name: str, entry: object, data: int) -> Stored:
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         known = ", ".join(DTYPE_BYTES)
         raise CheckpointError(f"{file}: {name} has dtype {dtype!r}; weights may be {known}")
-    if shape is None or offsets is None or len(offsets) != 2:
+    if shape is None or len(shape) > MOST_AXES or offsets is None or len(offsets) != 2:
         raise CheckpointError(f"{file}: {name} has a malformed shape or offsets")
     begin, stop = offsets
     if stop - begin != prod(shape) * DTYPE_BYTES[dtype]:
@@ -166,10 +225,13 @@ def _tensor(file: Path, name: str, entry: object, data: int) -> Stored:
 
 
 def _counts(values: object) -> list[int] | None:
-    """A list of integers that are not negative; None for anything else."""
-    whole = isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    """A list of integers that are not negative and that 64 bits hold; None for anything else."""
+    whole = isinstance(values, list) and all(type(value) is int and 0 <= value < LARGEST_COUNT for value in values)
     return values if whole else None  # type: ignore[return-value]
 
 
-def _first_line(error: Exception) -> str:
+def _why(error: Exception) -> str:
+    """The reason in a few words: of a file system's error without the path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__

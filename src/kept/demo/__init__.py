@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.writer import digest
+from kept.checkpoint.stream import digest
 from kept.errors import InputError
 from kept.pipeline import Conversion, run
 from kept.recipe import Recipe

@@ -6,33 +6,82 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
+from kept.families.aquila import AQUILA
+from kept.families.baichuan import BAICHUAN
+from kept.families.cohere import COHERE
+from kept.families.deci import DECI
+from kept.families.exaone import EXAONE
+from kept.families.falcon import FALCON
+from kept.families.gemma import GEMMA
 from kept.families.gpt2 import GPT2
+from kept.families.gpt_neox import GPT_NEOX
+from kept.families.granite import GRANITE
+from kept.families.internlm import INTERNLM
+from kept.families.internlm2 import INTERNLM2
 from kept.families.llama import LLAMA
+from kept.families.minicpm import MINICPM
 from kept.families.mistral import MISTRAL
+from kept.families.nemotron import NEMOTRON
+from kept.families.olmo import OLMO
+from kept.families.olmo2 import OLMO2
 from kept.families.orion import ORION
+from kept.families.phi import PHI
+from kept.families.qwen import QWEN
 from kept.families.qwen2 import QWEN2
+from kept.families.qwen3 import QWEN3
+from kept.families.refused import REFUSED
 from kept.families.stablelm import STABLELM
 from kept.families.starcoder2 import STARCODER2
+from kept.families.xverse import XVERSE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.families.table import Family
-
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (GPT2, LLAMA, MISTRAL, ORION, QWEN2, STABLELM, STARCODER2)
+    family.name: family
+    for family in (
+        AQUILA,
+        BAICHUAN,
+        COHERE,
+        DECI,
+        EXAONE,
+        FALCON,
+        GEMMA,
+        GPT2,
+        GPT_NEOX,
+        GRANITE,
+        INTERNLM,
+        INTERNLM2,
+        LLAMA,
+        MINICPM,
+        MISTRAL,
+        NEMOTRON,
+        OLMO,
+        OLMO2,
+        ORION,
+        PHI,
+        QWEN,
+        QWEN2,
+        QWEN3,
+        STABLELM,
+        STARCODER2,
+        XVERSE,
+    )
 }
 """Every family by name."""
 
-TARGETS: dict[str, Family] = {"llama": LLAMA}
+TARGETS: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2)}
 """The families that `convert --to` accepts."""
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a config. Raises CheckpointError where it is not known, listing those that are."""
+    """The family of a config. Raises CheckpointError where it is not read, with the reason or those that are."""
     name = config.get("model_type")
     if not isinstance(name, str):
         raise CheckpointError("config.json: has no model_type, so its family is unknown")
+    if name in REFUSED:
+        raise CheckpointError(f"config.json: model_type {name!r} {REFUSED[name]}")
     if name not in FAMILIES:
         near = get_close_matches(name, FAMILIES, 1)
         guess = f"; did you mean {near[0]}?" if near else ""

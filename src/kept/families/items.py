@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from kept.families.config import LARGEST
 from kept.families.table import L
 from kept.ir import spec as ir
-from kept.ir.facts import ABSENT, PerLayer, at_layer, build
+from kept.ir.facts import ABSENT, PerLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +76,59 @@ class Number:
     def write(self, table: Facts) -> dict[str, Any]:
         """Facts to key."""
         return {self.key: next((v for path in self.paths if (v := first(table, path)) is not None), self.default)}
+
+
+@dataclass(frozen=True)
+class Power:
+    """A fact that is the key's number to some power, such as a multiplier that the config states as a divisor."""
+
+    key: str
+    path: str
+    power: float
+    default: float
+
+    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
+        """Key to fact."""
+        number = config.positive(self.key, self.default)
+        if not SMALLEST_FACTOR <= number <= LARGEST_FACTOR:
+            raise config.wrong(self.key, f"between {SMALLEST_FACTOR} and {LARGEST_FACTOR}")
+        return {self.path: number**self.power}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to the roundest number that gives it to the bit."""
+        return {self.key: self.number(first(table, self.path))}
+
+    def number(self, fact: float | None) -> float:
+        """The inverse of a power; where no float gives the fact, the nearest."""
+        if fact is None:
+            return self.default
+        nearest = min(max(fact, SMALLEST_FACTOR), LARGEST_FACTOR) ** (1 / self.power)
+        near = (float(f"{nearest:.12g}"), nearest, math.nextafter(nearest, 0), math.nextafter(nearest, math.inf))
+        found = next((number for number in near if number**self.power == fact), nearest)
+        return int(found) if found.is_integer() else found
+
+
+SMALLEST_FACTOR, LARGEST_FACTOR = 1e-30, 1e30
+"""Beyond these a multiplier or its inverse leaves float32."""
+
+
+@dataclass(frozen=True)
+class Scale(Power):
+    """The factor on scores. `head_dim^-0.5`, which attention has of itself, is none. Comes after the head size."""
+
+    path: str = field(default=f"{L}mixer.scale")
+    power: float = 1.0
+    default: float = 1.0
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to fact."""
+        found = super().read(config, known)
+        return {self.path: None} if found[self.path] == known[f"{L}mixer.head_dim"] ** -0.5 else found
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to key."""
+        scale = first(table, self.path)
+        return {self.key: self.number(first(table, f"{L}mixer.head_dim") ** -0.5 if scale is None else scale)}
 
 
 @dataclass(frozen=True)
@@ -168,6 +221,10 @@ class Fixed:
         return {}
 
 
+NO_EXPERTS = Fixed("num_experts", value=None, why="mixtures of experts are not read")
+"""For families whose mixtures of experts share the name of their dense models."""
+
+
 def split_heads(known: Facts) -> int:
     """Head size where the config does not give it: width over heads."""
     return int(known["width"] // known[f"{L}mixer.heads"])
@@ -176,6 +233,11 @@ def split_heads(known: Facts) -> int:
 def as_many_as_queries(known: Facts) -> int:
     """Key-value heads where the config does not give them."""
     return int(known[f"{L}mixer.heads"])
+
+
+def no_mlp_norm(known: Facts) -> Facts:
+    """What takes a norm that is known away from the MLP, which then reads the mixer's."""
+    return dict.fromkeys((f"{L}mlp_norm", *(path for path in known if path.startswith(f"{L}mlp_norm."))))
 
 
 ACTIVATIONS = (
@@ -190,6 +252,25 @@ ACTIVATIONS = (
     ("relu2", "relu2"),
 )
 """Names of activations in transformers, and ours. The tanh forms differ in rounding only."""
+
+
+@dataclass(frozen=True)
+class HeadNorms:
+    """A flag for LayerNorms of queries and keys, each with its own gain or one for all. Comes after the epsilon."""
+
+    key: str
+    scope: Literal["shared", "own"]
+    bias: bool = False
+    path: str = field(default=f"{L}mixer.qk_norm")
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to fact."""
+        norm = ir.Norm("layer", known["final_norm.eps"], bias=self.bias)
+        return {self.path: ir.QkNorm(norm, self.scope) if config.flag(self.key, default=False) else None}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Fact to key."""
+        return {self.key: first(table, self.path) is not None}
 
 
 @dataclass(frozen=True)
@@ -232,138 +313,6 @@ class SpecialTokens:
         if isinstance(value, list) and all(type(token) is int for token in value):
             return tuple(value)
         return self._one(config, "eos_token_id", self.eos)
-
-
-SCALINGS: dict[str, type[Any]] = {
-    "linear": ir.Linear,
-    "dynamic": ir.Dynamic,
-    "llama3": ir.Llama3,
-    "yarn": ir.Yarn,
-    "longrope": ir.LongRope,
-    "su": ir.LongRope,
-    "proportional": ir.Proportional,
-}
-"""Rope types of transformers (`su` is an old name)."""
-
-
-@dataclass(frozen=True)
-class Rotary:
-    """Rotary positions, in the 4.x form (`rope_theta`, `rope_scaling`) and the 5.x form (`rope_parameters`) at once.
-
-    `partial` is the fraction of each head that turns where the config does not say; `says_partial` whether the
-    family's classes read that fraction at all. Comes after head size and context in a table.
-    """
-
-    theta: float = 10_000.0
-    partial: float = 1.0
-    says_partial: bool = False
-    path: str = field(default=f"{L}mixer.rope")
-
-    def read(self, config: Config, known: Facts) -> Facts:
-        """Keys to a rotation."""
-        given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
-        theta = given.positive("rope_theta", config.positive("rope_theta", self.theta))
-        kind = given.get("rope_type") or given.get("type") or "default"
-        if not isinstance(kind, str) or kind not in {"default", *SCALINGS}:
-            raise given.wrong("rope_type", "one of default, " + ", ".join(SCALINGS))
-        head = known[f"{L}mixer.head_dim"]
-        fraction = 1.0
-        if self.says_partial or kind == "proportional":
-            fraction = given.number("partial_rotary_factor", config.number("partial_rotary_factor", self.partial))
-        if not 0 < fraction <= 1:
-            raise config.wrong("partial_rotary_factor", "above 0 and at most 1")
-        dims = int(head * fraction)
-        if dims < 2 or dims % 2:
-            raise config.wrong("partial_rotary_factor", f"such that an even number of the {head} head dimensions turn")
-        scaling = None if kind == "default" else _scaling(SCALINGS[kind], given, config, known["context"], dims // 2)
-        return {self.path: ir.Rope(theta, dims, scaling=scaling)}
-
-    def write(self, table: Facts) -> dict[str, Any]:
-        """A rotation to keys."""
-        layer = at_layer(table, 0)
-        if layer.get(self.path) is None:
-            return {"rope_theta": self.theta, "rope_scaling": None}
-        rope: ir.Rope = build(ir.Rope, self.path, layer)
-        head = layer[f"{L}mixer.head_dim"]
-        fraction = _fraction(rope.dims, head)
-        stated = _stated(rope.scaling, (rope.dims if self.says_partial else head) // 2)
-        if isinstance(rope.scaling, ir.Proportional) or self.says_partial:
-            stated["partial_rotary_factor"] = fraction
-        kind = stated.pop("rope_type", "default")
-        out: dict[str, Any] = {"rope_theta": rope.theta}
-        out["rope_parameters"] = {"rope_type": kind, "rope_theta": rope.theta, **stated}
-        # transformers 4.41 accepts `type` and `factor` and nothing else for the two kinds that it knows.
-        named = {"type": kind} if kind in {"linear", "dynamic"} and not self.says_partial else {"rope_type": kind}
-        out["rope_scaling"] = None if kind == "default" else {**named, **stated}
-        if self.says_partial:
-            out["partial_rotary_factor"] = fraction
-        if isinstance(rope.scaling, ir.LongRope):
-            # transformers 4 looks for it here, and otherwise takes the whole context for it.
-            out["original_max_position_embeddings"] = rope.scaling.original_max_position_embeddings
-        return out
-
-
-def _fraction(dims: int, head: int) -> float:
-    """The part of a head that turns, such that `int(head * fraction)`, which readers compute, is `dims` again."""
-    fraction = dims / head
-    return fraction if int(head * fraction) == dims else math.nextafter(fraction, 1)
-
-
-def _scaling(kind: type[Any], given: Config, config: Config, context: int, pairs: int) -> ir.Scaling:
-    values: dict[str, Any] = {}
-    for spec_field in fields(kind):
-        name = spec_field.name
-        if name == "original_max_position_embeddings":
-            # The stock classes scale `dynamic` from the configured context, whatever else is stated.
-            values[name] = context if kind is ir.Dynamic else _original(given, config, context)
-        elif name in {"short_factor", "long_factor"}:
-            values[name] = _divisors(given, name, pairs)
-        elif name == "truncate":
-            values[name] = given.flag(name, default=True)
-        elif given.get(name) is not None:
-            values[name] = given.number(name) if name.startswith("mscale") else given.positive(name)
-        elif name == "factor" and kind in {ir.Yarn, ir.LongRope}:
-            values[name] = context / values.get("original_max_position_embeddings", _original(given, config, context))
-        elif spec_field.default is MISSING:
-            values[name] = given.number(name)  # raises: it is absent
-    if kind is ir.LongRope and values.get("attention_factor") is None:
-        # Old stock classes derive another one: said outright, it means the same to all.
-        factor, original = values["factor"], values["original_max_position_embeddings"]
-        stretched = factor > 1 and original > 1
-        values["attention_factor"] = math.sqrt(1 + math.log(factor) / math.log(original)) if stretched else 1.0
-    made: ir.Scaling = kind(**values)
-    return made
-
-
-def _original(given: Config, config: Config, context: int) -> int:
-    """The stock classes prefer the length that stands outside the rotation's own section."""
-    name = "original_max_position_embeddings"
-    return (given if config.get(name) is None else config).size(name, context)
-
-
-def _divisors(given: Config, key: str, pairs: int) -> tuple[float, ...]:
-    values = given.get(key)
-    if (
-        not isinstance(values, list)
-        or len(values) != pairs
-        or not all(isinstance(v, int | float) and v > 0 for v in values)
-    ):
-        raise given.wrong(key, f"a list of {pairs} positive numbers, one a pair of dimensions that turn")
-    return tuple(float(v) for v in values)
-
-
-def _stated(scaling: ir.Scaling | None, pairs: int) -> dict[str, Any]:
-    """The scaling's keys. A list of divisors is filled up where the family turns more pairs than the rotation does."""
-    if scaling is None:
-        return {}
-    name = next(name for name, kind in SCALINGS.items() if kind is type(scaling))
-    out: dict[str, Any] = {"rope_type": name}
-    for spec_field in fields(scaling):
-        value = getattr(scaling, spec_field.name)
-        # A default that is left out reads back as itself, and older classes reject keys that they do not know.
-        if value != spec_field.default and not (name == "dynamic" and spec_field.name != "factor"):
-            out[spec_field.name] = [*value, *[1.0] * (pairs - len(value))] if isinstance(value, tuple) else value
-    return out
 
 
 @dataclass(frozen=True)

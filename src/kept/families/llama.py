@@ -9,19 +9,23 @@ from kept.families.items import (
     DEEPEST,
     Always,
     Choice,
+    Derived,
     Flag,
     KeyValueHeads,
     Number,
-    Rotary,
     Size,
     SpecialTokens,
     as_many_as_queries,
     split_heads,
 )
+from kept.families.rotary import Rotary
 from kept.families.table import Entry, Family, L, linear, norm
 from kept.ir.facts import Violation
+from kept.ir.spec import Norm, QkNorm
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from kept.ir.spec import Spec
 
 DECODER = (
@@ -46,6 +50,9 @@ GATED = (
 NORM_PATHS = (f"{L}mixer_norm", f"{L}mlp_norm", "final_norm")
 
 RMS_NORMS = Always(tuple((f"{path}.kind", "rms") for path in NORM_PATHS))
+
+OFFSET_GAINS = Always(tuple((f"{path}.offset", 1.0) for path in NORM_PATHS))
+"""Norms whose stored gain is what is added to 1."""
 
 NORM_EPS = tuple(f"{path}.eps" for path in NORM_PATHS)
 
@@ -74,6 +81,18 @@ ENTRIES = (
 
 ROTARY_BUFFERS = ("*.rotary_emb.inv_freq",)
 """Old checkpoints carry them; they are computed."""
+
+
+def qk_rms_norm(scope: Literal["shared", "full"]) -> Derived:
+    """An RMSNorm of queries and keys with the epsilon of the others. Comes after it."""
+    return Derived(f"{L}mixer.qk_norm", lambda known: QkNorm(Norm("rms", known["final_norm.eps"]), scope))
+
+
+QK_NORM_ENTRIES = tuple(
+    entry
+    for name in "qk"
+    for entry in norm(f"layers.{{i}}.mixer.{name}_norm", f"model.layers.{{i}}.self_attn.{name}_norm")
+)
 
 
 def width_over_heads(spec: Spec) -> Violation | None:

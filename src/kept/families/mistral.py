@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kept.families.items import Flag, KeyValueHeads, Number, Rotary, Size, SpecialTokens, Window
+from kept.families.items import Flag, KeyValueHeads, Number, Size, SpecialTokens, Window
 from kept.families.llama import DECODER, ENTRIES, GATED, HEAD_DIM, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
 MISTRAL = Family(

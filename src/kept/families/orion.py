@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Derived, Flag, Number, Rotary, SpecialTokens, split_heads
+from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, split_heads
 from kept.families.llama import (
     ATTENTION_BIASES,
     DECODER,
@@ -12,11 +12,18 @@ from kept.families.llama import (
     NORM_PATHS,
     ROTARY_BUFFERS,
 )
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
-LAYER_NORMS = Always(
-    tuple((f"{path}.{fact}", value) for path in NORM_PATHS for fact, value in (("kind", "layer"), ("bias", True)))
-)
+
+def layer_norms(*paths: str, bias: bool = True) -> Always:
+    """LayerNorm with gain at each path, and with bias unless said otherwise."""
+    return Always(
+        tuple((f"{path}.{fact}", value) for path in paths for fact, value in (("kind", "layer"), ("bias", bias)))
+    )
+
+
+LAYER_NORMS = layer_norms(*NORM_PATHS)
 """LayerNorm with gain and bias everywhere."""
 
 ORION = Family(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Derived, Flag, LayeredWindow, Number, Rotary, Size, SpecialTokens, split_heads
+from kept.families.items import Always, Derived, Flag, LayeredWindow, Number, Size, SpecialTokens, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L
 
 QWEN2 = Family(

@@ -5,31 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import Derived, Flag, Number, Rotary, Size, SpecialTokens, first, split_heads
+from kept.families.items import (
+    Derived,
+    Flag,
+    HeadNorms,
+    Number,
+    Size,
+    SpecialTokens,
+    first,
+    no_mlp_norm,
+    split_heads,
+)
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, ROTARY_BUFFERS
 from kept.families.orion import LAYER_NORMS
+from kept.families.rotary import Rotary
 from kept.families.table import Entry, Family, L
-from kept.ir.spec import Norm, QkNorm
 
 if TYPE_CHECKING:
     from kept.families.config import Config
     from kept.ir.facts import Facts
-
-
-@dataclass(frozen=True)
-class HeadNorms:
-    """`qk_layernorm`: a LayerNorm without bias for each head of queries and keys. Comes after the epsilon."""
-
-    path: str = f"{L}mixer.qk_norm"
-
-    def read(self, config: Config, known: Facts) -> Facts:
-        """Key to fact."""
-        norm = Norm("layer", known["final_norm.eps"])
-        return {self.path: QkNorm(norm, "own") if config.flag("qk_layernorm", default=False) else None}
-
-    def write(self, table: Facts) -> dict[str, Any]:
-        """Fact to key."""
-        return {"qk_layernorm": first(table, self.path) is not None}
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,7 @@ class ParallelResidual:
     def read(self, config: Config, known: Facts) -> Facts:
         """Key to facts: a parallel block has no second norm."""
         parallel = config.flag("use_parallel_residual", default=False)
-        mlp_norm = {path: value for path, value in known.items() if path.startswith(f"{L}mlp_norm.")}
-        return {f"{L}parallel": parallel, **(dict.fromkeys((f"{L}mlp_norm", *mlp_norm)) if parallel else {})}
+        return {f"{L}parallel": parallel, **(no_mlp_norm(known) if parallel else {})}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Facts to key."""
@@ -60,7 +53,7 @@ STABLELM = Family(
         Number("layer_norm_eps", NORM_EPS, default=1e-5),
         Rotary(partial=0.25, says_partial=True),
         Flag("use_qkv_bias", tuple(f"{L}mixer.{name}_bias" for name in "qkv")),
-        HeadNorms(),
+        HeadNorms("qk_layernorm", "own"),
         ParallelResidual(),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=0, eos=0),

@@ -10,7 +10,6 @@ from kept.families.items import (
     Flag,
     KeyValueHeads,
     Number,
-    Rotary,
     Size,
     SpecialTokens,
     Window,
@@ -18,6 +17,7 @@ from kept.families.items import (
 )
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, NORM_EPS, ROTARY_BUFFERS
 from kept.families.orion import LAYER_NORMS
+from kept.families.rotary import Rotary
 from kept.families.table import Family, L, linear
 
 STARCODER2 = Family(

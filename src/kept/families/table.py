@@ -16,14 +16,14 @@ from kept.families.config import Config
 from kept.ir.facts import Facts, Violation, build_spec, differences, facts, flatten
 from kept.ir.program import Program
 from kept.ir.slots import slots
-from kept.ir.tensors import TORCH_NAMES, Computed, Lazy, Stored, take_rows
+from kept.ir.tensors import TORCH_NAMES, Computed, Lazy, Stored, join, take_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
 
-    from kept.ir.spec import Spec
+    from kept.ir.spec import Attention, Spec
 
 L = "layers.*."
 """Prefix of the facts of every layer."""
@@ -41,16 +41,22 @@ class Item(Protocol):
         ...
 
 
+Layout = Literal["same", "transposed", "stacked", "grouped"]
+
+
 @dataclass(frozen=True)
 class Entry:
     """One tensor, by the slot's name and by theirs; `{i}` is the layer.
 
-    transposed: stored (in, out). stacked: one stored tensor a head, `{h}` in the name.
+    transposed: stored (in, out). stacked: one stored tensor a head, `{h}` in the name. grouped: of a fused projection,
+    each key-value head's query heads, key and value stand together, where a slot has all queries, keys, values.
+    `when` says which specs use this name, where a slot has several.
     """
 
     slot: str
     name: str
-    layout: Literal["same", "transposed", "stacked"] = "same"
+    layout: Layout = "same"
+    when: Callable[[Spec], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,11 @@ class Family:
 
     def violations(self, spec: Spec) -> list[Violation]:
         """What this family cannot express of the spec; empty where it can express all."""
-        wanted, said = facts(spec), facts(self.read_config(self.write_config(spec, "F32")))
-        found = [*differences(wanted, said)]
+        try:
+            said = self.read_config(self.write_config(spec, "F32"))
+        except CheckpointError as error:
+            return [Violation("config", "beyond what its keys can say", str(error))]
+        found = [*differences(facts(spec), facts(said))]
         return found or [v for limit in self.limits if (v := limit(spec)) is not None]
 
     def read(self, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Program:
@@ -101,10 +110,11 @@ class Family:
         weights: dict[str, Lazy] = {}
         used: set[str] = set()
         for slot, info in slots(spec).items():
-            entry = self._entry(slot)
+            entry = self._entry(slot, spec)
             stored = entry_names(entry, slot, info.shape)
             used.update(stored)
-            weights[slot] = _to_slot(entry, [_checked(tensors, name, shape) for name, shape in stored.items()])
+            found = [_checked(tensors, name, shape) for name, shape in stored.items()]
+            weights[slot] = _to_slot(entry, found, spec, slot)
         for name in tensors:
             if name not in used and not self._ignores(name, spec):
                 raise CheckpointError(
@@ -116,8 +126,9 @@ class Family:
         """The tensors of a program under this family's names and layouts."""
         out: dict[str, Lazy] = {}
         for slot, tensor in program.weights.items():
-            entry = self._entry(slot)
-            out.update(zip(entry_names(entry, slot, tensor.shape), _from_slot(entry, tensor), strict=True))
+            entry = self._entry(slot, program.spec)
+            stored = _from_slot(entry, tensor, program.spec, slot)
+            out.update(zip(entry_names(entry, slot, tensor.shape), stored, strict=True))
         return out
 
     def _with_prefix(self, tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
@@ -126,28 +137,30 @@ class Family:
         named = {entry.name for entry in self.entries}
         return {name if name in named else self.bare_prefix + name: tensor for name, tensor in tensors.items()}
 
-    def _entry(self, slot: str) -> Entry:
+    def _entry(self, slot: str, spec: Spec) -> Entry:
         pattern = _LAYER.sub("layers.{i}.", slot)
-        entry = next((entry for entry in self.entries if entry.slot == pattern), None)
+        named = (entry for entry in self.entries if entry.slot == pattern)
+        entry = next((entry for entry in named if entry.when is None or entry.when(spec)), None)
         assert entry is not None, f"{self.name} has no tensor for {slot}: violations() should have said so"
         return entry
 
     def _ignores(self, name: str, spec: Spec) -> bool:
-        tied = spec.head.tied and name == self._entry("head.weight").name
+        tied = spec.head.tied and name == self._entry("head.weight", spec).name
         return tied or any(fnmatch(name, pattern) for pattern in self.ignored)
 
 
 _LAYER = re.compile(r"^layers\.(\d+)\.")
 
 
-def linear(slot: str, name: str, layout: Literal["same", "transposed"] = "same") -> tuple[Entry, Entry]:
-    """The weight and the bias of a projection."""
-    return Entry(f"{slot}.weight", f"{name}.weight", layout), Entry(f"{slot}.bias", f"{name}.bias")
+def linear(slot: str, name: str, layout: Layout = "same") -> tuple[Entry, Entry]:
+    """The weight and the bias of a projection. A bias has no second axis that could be transposed."""
+    of_bias: Layout = "same" if layout == "transposed" else layout
+    return Entry(f"{slot}.weight", f"{name}.weight", layout), Entry(f"{slot}.bias", f"{name}.bias", of_bias)
 
 
-def norm(slot: str, name: str) -> tuple[Entry, Entry]:
+def norm(slot: str, name: str, when: Callable[[Spec], bool] | None = None) -> tuple[Entry, Entry]:
     """The gain and the bias of a norm."""
-    return Entry(f"{slot}.gain", f"{name}.weight"), Entry(f"{slot}.bias", f"{name}.bias")
+    return Entry(f"{slot}.gain", f"{name}.weight", when=when), Entry(f"{slot}.bias", f"{name}.bias", when=when)
 
 
 def entry_names(entry: Entry, slot: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -155,7 +168,7 @@ def entry_names(entry: Entry, slot: str, shape: tuple[int, ...]) -> dict[str, tu
     layer = _LAYER.match(slot)
     name = entry.name.replace("{i}", layer[1]) if layer else entry.name
     match entry.layout:
-        case "same":
+        case "same" | "grouped":
             return {name: shape}
         case "transposed":
             return {name: (shape[1], shape[0])}
@@ -182,7 +195,7 @@ def _stack(*rows: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _to_slot(entry: Entry, stored: list[Lazy]) -> Lazy:
+def _to_slot(entry: Entry, stored: list[Lazy], spec: Spec, slot: str) -> Lazy:
     first = stored[0]
     match entry.layout:
         case "same":
@@ -191,9 +204,11 @@ def _to_slot(entry: Entry, stored: list[Lazy]) -> Lazy:
             return _transposed(first)
         case "stacked":
             return Computed((len(stored), *first.shape), first.dtype, _stack, tuple(stored))
+        case "grouped":
+            return join([take_rows(first, *rows) for rows in _by_part(_mixer(spec, slot))])
 
 
-def _from_slot(entry: Entry, tensor: Lazy) -> list[Lazy]:
+def _from_slot(entry: Entry, tensor: Lazy, spec: Spec, slot: str) -> list[Lazy]:
     match entry.layout:
         case "same":
             return [tensor]
@@ -201,6 +216,35 @@ def _from_slot(entry: Entry, tensor: Lazy) -> list[Lazy]:
             return [_transposed(tensor)]
         case "stacked":
             return [_row(tensor, head) for head in range(tensor.shape[0])]
+        case "grouped":
+            return [join([take_rows(tensor, *rows) for rows in _by_group(_mixer(spec, slot))])]
+
+
+def _mixer(spec: Spec, slot: str) -> Attention:
+    layer = _LAYER.match(slot)
+    assert layer is not None
+    return spec.layers[int(layer[1])].mixer
+
+
+def _by_part(mixer: Attention) -> Iterator[tuple[int, int]]:
+    """Runs of rows of a grouped projection: first all queries, then all keys, then all values."""
+    size, queries = mixer.head_dim, mixer.heads // mixer.kv_heads
+    for begin, heads in ((0, queries), (queries, 1), (queries + 1, 1)):
+        for group in range(mixer.kv_heads):
+            start = (group * (queries + 2) + begin) * size
+            yield start, start + heads * size
+
+
+def _by_group(mixer: Attention) -> Iterator[tuple[int, int]]:
+    """Runs of rows of a projection in parts: for each key-value head its queries, its key, its value."""
+    size, queries = mixer.head_dim, mixer.heads // mixer.kv_heads
+    for group in range(mixer.kv_heads):
+        for start, heads in (
+            (group * queries, queries),
+            (mixer.heads + group, 1),
+            (mixer.heads + mixer.kv_heads + group, 1),
+        ):
+            yield start * size, (start + heads) * size
 
 
 def _transposed(tensor: Lazy) -> Lazy:

@@ -62,9 +62,10 @@ def layer_slots(layer: Layer, width: int) -> Iterator[tuple[str, Slot]]:
     """The weights of one layer, named within it."""
     yield from _norm("mixer_norm", layer.mixer_norm, width, Space.RESIDUAL)
     yield from _attention(layer.mixer, width)
-    if layer.mlp_norm is not None:
-        yield from _norm("mlp_norm", layer.mlp_norm, width, Space.RESIDUAL)
+    yield from _norm("mixer_post_norm", layer.mixer_post_norm, width, Space.RESIDUAL)
+    yield from _norm("mlp_norm", layer.mlp_norm, width, Space.RESIDUAL)
     yield from _mlp(layer.mlp, width)
+    yield from _norm("mlp_post_norm", layer.mlp_post_norm, width, Space.RESIDUAL)
 
 
 def _attention(mixer: Attention, width: int) -> Iterator[tuple[str, Slot]]:
@@ -99,23 +100,39 @@ def _linear(
         yield f"{name}.bias", Slot((out,), (out_space,))
 
 
-def _norm(name: str, norm: Norm, size: int, space: Space) -> Iterator[tuple[str, Slot]]:
-    if norm.gain:
+def _norm(name: str, norm: Norm | None, size: int, space: Space) -> Iterator[tuple[str, Slot]]:
+    if norm is not None and norm.gain:
         yield f"{name}.gain", Slot((size,), (space,))
-    if norm.bias:
+    if norm is not None and norm.bias:
         yield f"{name}.bias", Slot((size,), (space,))
 
 
 def _qk_norm(name: str, qk: QkNorm, heads: int, head_dim: int) -> Iterator[tuple[str, Slot]]:
-    if qk.scope == "own":
-        shape: tuple[int, ...] = (heads, head_dim)
-        axes: tuple[Space, ...] = (Space.HEAD, Space.HEAD)
-    else:
-        shape, axes = ((head_dim,) if qk.scope == "shared" else (heads * head_dim,)), (Space.HEAD,)
+    shape = qk_shape(qk, heads, head_dim)
+    axes = (Space.HEAD,) * len(shape)
     if qk.norm.gain:
         yield f"{name}.gain", Slot(shape, axes)
     if qk.norm.bias:
         yield f"{name}.bias", Slot(shape, axes)
+
+
+def norms(spec: Spec) -> Iterator[tuple[str, Norm, tuple[int, ...]]]:
+    """Every norm there is, of queries and keys too: its name, itself, and its gain's shape."""
+    for i, layer in enumerate(spec.layers):
+        for name in ("mixer_norm", "mixer_post_norm", "mlp_norm", "mlp_post_norm"):
+            norm = getattr(layer, name)
+            if norm is not None:
+                yield f"layers.{i}.{name}", norm, (spec.width,)
+        qk = layer.mixer.qk_norm
+        if qk is not None:
+            yield f"layers.{i}.mixer.q_norm", qk.norm, qk_shape(qk, layer.mixer.heads, layer.mixer.head_dim)
+            yield f"layers.{i}.mixer.k_norm", qk.norm, qk_shape(qk, layer.mixer.kv_heads, layer.mixer.head_dim)
+    yield "final_norm", spec.final_norm, (spec.width,)
+
+
+def qk_shape(qk: QkNorm, heads: int, head_dim: int) -> tuple[int, ...]:
+    """The shape of a query or key norm's gain."""
+    return {"shared": (head_dim,), "own": (heads, head_dim), "full": (heads * head_dim,)}[qk.scope]
 
 
 @dataclass(frozen=True)
@@ -153,7 +170,10 @@ def mlp_readers(mlp: Mlp) -> tuple[str, ...]:
 
 
 def writers(spec: Spec) -> Iterator[tuple[str, int]]:
-    """Every weight that writes to the residual stream, with the axis along which it does."""
+    """Every matrix and bias that writes to the residual stream, with the axis along which it does.
+
+    What a post-norm puts out is not theirs any more; who changes writers asks for models without post-norms.
+    """
     for name, slot in slots(spec).items():
         if name.endswith((".gain", "norm.bias")) or name.startswith("head."):
             continue

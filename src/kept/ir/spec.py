@@ -16,14 +16,19 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 class Norm:
     """A normalisation `(offset + gain) * x_hat + bias`; `kind` says how `x_hat` is made.
 
-    layer: `(x - mean) / sqrt(var + eps)`; rms: `x / sqrt(mean(x^2) + eps)`.
+    layer: `(x - mean) / sqrt(var + eps)`; rms: `x / sqrt(mean(x^2) + eps)`; none: `x`, for a part that reads the stream
+    as it is.
     """
 
-    kind: Literal["layer", "rms"]
+    kind: Literal["layer", "rms", "none"]
     eps: float
     gain: bool = True
     bias: bool = False
     offset: float = 0.0
+
+
+NO_NORM = Norm("none", 0.0, gain=False)
+"""What stands before a part that reads the stream as it is."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ class Attention:
     """Softmax attention with grouped key-value heads (arXiv 2305.13245).
 
     `window` counts the keys a query sees, itself included; None sees all. `scale` None means head_dim^-0.5.
-    `fused` stores query, key and value as one projection, in that order.
+    `softcap` c bounds the scores as `c tanh(score / c)`. `fused` stores query, key and value as one projection, in that
+    order.
     """
 
     heads: int
@@ -129,6 +135,7 @@ class Attention:
     qk_norm: QkNorm | None = None
     window: int | None = None
     scale: float | None = None
+    softcap: float | None = None
     fused: bool = False
 
 
@@ -150,9 +157,10 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block: mixer and MLP, each added to the residual stream after its norm.
+    """One block: mixer and MLP, each added to the residual stream, times `residual_multiplier`.
 
-    Parallel: both read the same stream; `mlp_norm` None then means that the MLP shares the mixer's norm.
+    Norms stand before the parts and, as post-norms, behind them, before the multiplier. Parallel: both read the same
+    stream; `mlp_norm` None then means that the MLP shares the mixer's norm.
     """
 
     mixer: Attention
@@ -160,18 +168,27 @@ class Layer:
     mixer_norm: Norm
     mlp_norm: Norm | None
     parallel: bool = False
+    mixer_post_norm: Norm | None = None
+    mlp_post_norm: Norm | None = None
+    residual_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
-        """A sequential block's MLP has a norm of its own."""
+        """A sequential block's MLP has a norm of its own, if only of kind none."""
         assert self.parallel or self.mlp_norm is not None
 
 
 @dataclass(frozen=True)
 class Head:
-    """The output projection; tied means that it is the embedding's own matrix."""
+    """The output projection, `softcap(multiplier * (W x + b))`; tied means that W is the embedding's own matrix.
+
+    `normalised` divides each row of W by its length when the model runs.
+    """
 
     tied: bool = False
     bias: bool = False
+    multiplier: float = 1.0
+    softcap: float | None = None
+    normalised: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,6 +217,7 @@ class Spec:
     head: Head = field(default_factory=Head)
     positions: int | None = None
     tokens: Tokens = field(default_factory=Tokens)
+    embedding_multiplier: float = 1.0
     centred: bool = False
 
     @property

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Literal
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
+
+    Reader = Callable[[int, int], torch.Tensor]
+    """Gives rows start to stop."""
 
 Precision = Literal["float32", "float64"]
+
+BLOCK_ELEMENTS = 1 << 18
+"""Elements computed at a time where rows are independent: 1 MB in float32, which a core's own cache holds."""
 
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes per element of the dtypes that weights may have, by their safetensors names."""
@@ -53,13 +61,33 @@ class Lazy(ABC):
         """Whether a block of rows can be computed without the other rows."""
         return False
 
+    @property
+    def row_elements(self) -> int:
+        """Elements that must be held to compute one row."""
+        return max(1, math.prod(self.shape[1:]))
+
     @abstractmethod
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """Rows start to stop (of the first axis) in the working precision."""
 
+    def reader(self, precision: Precision) -> Reader:
+        """What gives rows: all that every row needs is computed here, once."""
+        return lambda start, stop: self.rows(start, stop, precision)
+
+    def blocks(self, precision: Precision, elements: int | None = None) -> Iterator[torch.Tensor]:
+        """All rows in the working precision, as many at a time as `elements` allow (None: `BLOCK_ELEMENTS`)."""
+        count = self.shape[0]
+        step = max(1, (elements or BLOCK_ELEMENTS) // self.row_elements) if self.by_rows else max(1, count)
+        rows = self.reader(precision)
+        return (rows(start, min(count, start + step)) for start in range(0, count, step))
+
     def value(self, precision: Precision = "float32") -> torch.Tensor:
         """The whole tensor in the working precision."""
         return self.rows(0, self.shape[0], precision)
+
+    def numbers(self) -> NDArray[np.float64]:
+        """The whole tensor as an array of float64: of stored vectors without torch, which takes seconds to import."""
+        return self.value("float64").numpy()
 
     def read(self) -> torch.Tensor:
         """The whole tensor, rounded to its declared dtype."""
@@ -93,12 +121,28 @@ class Stored(Lazy):
         row = math.prod(self.shape[1:]) * DTYPE_BYTES[self.dtype]
         # torch's own memory is aligned, and sums over aligned memory are the same in every run.
         out = torch.empty((stop - start, *self.shape[1:]), dtype=torch_dtype(self.dtype))
-        raw = out.view(-1).view(torch.uint8).numpy()
-        with self.file.open("rb") as file:
-            file.seek(self.offset + start * row)
-            if file.readinto(raw.data) != raw.nbytes:
-                raise CheckpointError(f"{self.file.name}: ends before its tensors do; fetch the file again")
+        self._read_into(out.view(-1).view(torch.uint8).numpy().data, self.offset + start * row)
         return out.to(getattr(torch, precision))
+
+    def numbers(self) -> NDArray[np.float64]:
+        """The stored numbers. Raises as `rows` does."""
+        import numpy as np  # noqa: PLC0415 - only where numbers are read
+
+        raw = bytearray(self.nbytes)
+        self._read_into(memoryview(raw), self.offset)
+        if self.dtype == "BF16":  # the upper half of a float32
+            return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").astype("f8").reshape(self.shape)
+        return np.frombuffer(raw, f"<f{DTYPE_BYTES[self.dtype]}").astype("f8").reshape(self.shape)
+
+    def _read_into(self, memory: memoryview, at: int) -> None:
+        try:
+            with self.file.open("rb") as file:
+                file.seek(at)
+                found = file.readinto(memory)
+        except OSError as error:
+            raise CheckpointError(f"{self.file}: cannot be read ({error.strerror})") from None
+        if found != memory.nbytes:
+            raise CheckpointError(f"{self.file.name}: ends before its tensors do; fetch the file again")
 
 
 @dataclass(frozen=True)
@@ -117,6 +161,24 @@ class Filled(Lazy):
         import torch  # noqa: PLC0415 - planning needs no torch
 
         return torch.full((stop - start, *self.shape[1:]), self.fill, dtype=getattr(torch, precision))
+
+
+@dataclass(frozen=True)
+class Formula(Lazy):
+    """Rows that depend on nothing but their place: `op(start, stop, dtype)`."""
+
+    op: Callable[[int, int, torch.dtype], torch.Tensor]
+
+    @property
+    def by_rows(self) -> bool:
+        """Rows are independent."""
+        return True
+
+    def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
+        """Rows start to stop of the formula."""
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        return self.op(start, stop, getattr(torch, precision))
 
 
 @dataclass(frozen=True)
@@ -150,16 +212,31 @@ class Computed(Lazy):
         """Local all the way down."""
         return self.local and all(source.by_rows or len(source.shape) == 1 for source in self.sliced)
 
+    @property
+    def row_elements(self) -> int:
+        """The widest row of what is sliced: a vector may be made of a matrix."""
+        own = super().row_elements
+        return max((own, *(source.row_elements for source in self.sliced))) if self.local else own
+
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """Rows start to stop of the operation's result."""
+        return self.reader(precision)(start, stop)
+
+    def reader(self, precision: Precision) -> Reader:
+        """Rows of the result; what is whole is computed before."""
         whole = [source.value(precision) for source in self.whole]
-        if self.local:
-            result = self.op(*(source.rows(start, stop, precision) for source in self.sliced), *whole)
-        else:
-            result = self.op(*(source.value(precision) for source in self.sliced), *whole)[start:stop]
-        expected = (stop - start, *self.shape[1:])
-        assert tuple(result.shape) == expected, (self.op, tuple(result.shape), expected)
-        return result
+        readers = [source.reader(precision) for source in self.sliced]
+
+        def rows(start: int, stop: int) -> torch.Tensor:
+            if self.local:
+                result = self.op(*(read(start, stop) for read in readers), *whole)
+            else:
+                result = self.op(*(source.value(precision) for source in self.sliced), *whole)[start:stop]
+            expected = (stop - start, *self.shape[1:])
+            assert tuple(result.shape) == expected, (self.op, tuple(result.shape), expected)
+            return result
+
+        return rows
 
 
 @dataclass(frozen=True)
@@ -173,9 +250,18 @@ class Cast(Lazy):
         """As its source."""
         return self.source.by_rows
 
+    @property
+    def row_elements(self) -> int:
+        """As its source."""
+        return self.source.row_elements
+
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """The source's rows."""
         return self.source.rows(start, stop, precision)
+
+    def reader(self, precision: Precision) -> Reader:
+        """The source's."""
+        return self.source.reader(precision)
 
 
 @dataclass(frozen=True)
@@ -190,9 +276,19 @@ class Rows(Lazy):
         """As its source."""
         return self.source.by_rows
 
+    @property
+    def row_elements(self) -> int:
+        """As its source."""
+        return self.source.row_elements
+
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """The source's rows, moved by where the run begins."""
         return self.source.rows(self.first + start, self.first + stop, precision)
+
+    def reader(self, precision: Precision) -> Reader:
+        """The source's, moved."""
+        read = self.source.reader(precision)
+        return lambda start, stop: read(self.first + start, self.first + stop)
 
 
 def cast(tensor: Lazy, dtype: str) -> Lazy:
@@ -202,12 +298,62 @@ def cast(tensor: Lazy, dtype: str) -> Lazy:
     return Cast(tensor.shape, dtype, tensor)
 
 
+@dataclass(frozen=True)
+class Joined(Lazy):
+    """Runs of rows of other tensors, one after another."""
+
+    parts: tuple[Lazy, ...]
+
+    @property
+    def by_rows(self) -> bool:
+        """As its parts."""
+        return all(part.by_rows for part in self.parts)
+
+    def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
+        """The rows of the parts that lie between."""
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        return torch.cat([part.rows(a, b, precision) for part, a, b in self.overlaps(start, stop)])
+
+    def overlaps(self, start: int, stop: int) -> Iterator[tuple[Lazy, int, int]]:
+        """The parts that rows start to stop touch, and which rows of each."""
+        begin = 0
+        for part in self.parts:
+            end = begin + part.shape[0]
+            if start < end and begin < stop:
+                yield part, max(start, begin) - begin, min(stop, end) - begin
+            begin = end
+
+
+def join(parts: Sequence[Lazy]) -> Lazy:
+    """The parts one after another; stored neighbours become one, so that what was taken apart is itself again."""
+    out: list[Lazy] = []
+    for part in parts:
+        last = out[-1] if out else None
+        if isinstance(last, Stored) and isinstance(part, Stored) and _follows(last, part):
+            out[-1] = replace(last, shape=(last.shape[0] + part.shape[0], *last.shape[1:]))
+        else:
+            out.append(part)
+    if len(out) == 1:
+        return out[0]
+    return Joined((sum(part.shape[0] for part in out), *out[0].shape[1:]), out[0].dtype, tuple(out))
+
+
+def _follows(last: Stored, part: Stored) -> bool:
+    same = (last.file, last.dtype, last.shape[1:]) == (part.file, part.dtype, part.shape[1:])
+    return same and last.offset + last.nbytes == part.offset
+
+
 def take_rows(tensor: Lazy, start: int, stop: int) -> Lazy:
     """Rows start to stop; of stored bytes still stored bytes."""
+    if (start, stop) == (0, tensor.shape[0]):
+        return tensor
     shape = (stop - start, *tensor.shape[1:])
     if isinstance(tensor, Stored):
         row = math.prod(tensor.shape[1:]) * DTYPE_BYTES[tensor.dtype]
         return replace(tensor, shape=shape, offset=tensor.offset + start * row)
+    if isinstance(tensor, Joined):
+        return join([take_rows(part, a, b) for part, a, b in tensor.overlaps(start, stop)])
     return Rows(shape, tensor.dtype, tensor, start)
 
 

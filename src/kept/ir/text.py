@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kept.ir.spec import Attention, Layer, Mlp, Norm, Rope, Spec
+    from kept.ir.spec import Attention, Head, Layer, Mlp, Norm, Rope, Spec
 
 
 def describe(spec: Spec) -> list[str]:
@@ -18,15 +18,25 @@ def describe(spec: Spec) -> list[str]:
 
 def _lines(spec: Spec) -> Iterator[str]:
     positions = "" if spec.positions is None else f", {spec.positions} learned positions"
-    yield f"embedding: {spec.vocabulary} tokens x {spec.width}{positions}; context {spec.context}"
+    times = "" if spec.embedding_multiplier == 1 else f", times {spec.embedding_multiplier:g}"
+    yield f"embedding: {spec.vocabulary} tokens x {spec.width}{times}{positions}; context {spec.context}"
     start = 0
     for layer, run in groupby(spec.layers):
         count = len([*run])
         where = f"layer {start}" if count == 1 else f"layers {start}-{start + count - 1}"
         yield f"{where}: {_layer(layer)}"
         start += count
-    head = "tied" if spec.head.tied else "own matrix"
-    yield f"head: {_norm(spec.final_norm)}, {head}{', bias' if spec.head.bias else ''}"
+    yield f"head: {_norm(spec.final_norm)}, {_head(spec.head)}"
+
+
+def _head(head: Head) -> str:
+    extras = (
+        ("bias", head.bias),
+        ("rows normalised", head.normalised),
+        (f"times {head.multiplier:g}", head.multiplier != 1),
+        (f"capped at {head.softcap:g}" if head.softcap else "", head.softcap is not None),
+    )
+    return ", ".join(["tied" if head.tied else "own matrix", *(word for word, has in extras if has)])
 
 
 def _layer(layer: Layer) -> str:
@@ -34,14 +44,19 @@ def _layer(layer: Layer) -> str:
     if layer.mlp_norm is not None and layer.mlp_norm != layer.mixer_norm:
         parts.append(_norm(layer.mlp_norm))
     parts.append(_mlp(layer.mlp))
+    behind = next((norm for norm in (layer.mixer_post_norm, layer.mlp_post_norm) if norm is not None), None)
+    if behind is not None:
+        parts.append(f"{_norm(behind)} behind each part")
+    if layer.residual_multiplier != 1:
+        parts.append(f"parts times {layer.residual_multiplier:.4g}")
     if layer.parallel:
         parts.append("parallel residual" + (", one norm" if layer.mlp_norm is None else ""))
     return ", ".join(parts)
 
 
 def _norm(norm: Norm) -> str:
-    name = {"layer": "LayerNorm", "rms": "RMSNorm"}[norm.kind]
-    extras = [word for word, has in (("bias", norm.bias), ("no gain", not norm.gain)) if has]
+    name = {"layer": "LayerNorm", "rms": "RMSNorm", "none": "no norm"}[norm.kind]
+    extras = [word for word, has in (("bias", norm.bias), ("no gain", not norm.gain and norm.kind != "none")) if has]
     if norm.offset:
         extras.append(f"gain + {norm.offset:g}")
     return f"{name}{' with ' + ', '.join(extras) if extras else ''}"
@@ -56,6 +71,8 @@ def _attention(mixer: Attention) -> str:
         ("fused qkv", mixer.fused),
         (f"window {mixer.window}", mixer.window is not None),
         ("query-key norm", mixer.qk_norm is not None),
+        (f"scale {mixer.scale:g}" if mixer.scale else "", mixer.scale is not None),
+        (f"scores capped at {mixer.softcap:g}" if mixer.softcap else "", mixer.softcap is not None),
     )
     parts += [word for word, has in extras if has]
     parts.append("no rotation" if mixer.rope is None else _rope(mixer.rope, mixer.head_dim))

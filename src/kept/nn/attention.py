@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from kept.ir.slots import qk_shape
 from kept.nn.norm import Norm
 from kept.nn.rope import cos_sin, rotate
 
@@ -46,17 +47,18 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache.append(keys, values)
         mask = where.mask(keys.shape[2], self.spec.window)
-        mixed_BHTE = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=self.spec.scale,
-            enable_gqa=self.spec.kv_heads != self.spec.heads,
-        )
+        mixed_BHTE = self._attend(queries, keys, values, mask)
         out: Tensor = self.o(mixed_BHTE.transpose(1, 2).flatten(2))
         return out
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        scale = self.spec.head_dim**-0.5 if self.spec.scale is None else self.spec.scale
+        if self.spec.softcap is not None:
+            return capped(queries, keys, values, mask, scale, self.spec.softcap)
+        grouped = self.spec.kv_heads != self.spec.heads
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=self.spec.scale, enable_gqa=grouped
+        )
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.spec.fused:
@@ -74,11 +76,20 @@ class Attention(nn.Module):
         return x_BTHE.transpose(1, 2)
 
 
+def capped(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, cap: float) -> Tensor:
+    """Attention with scores bounded as `cap tanh(score / cap)` (arXiv 2408.00118), causal where there is no mask."""
+    group = queries.shape[1] // keys.shape[1]
+    keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
+    scores = cap * torch.tanh(queries @ keys.transpose(-1, -2) * (scale / cap))
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ values
+
+
 def _qk_norm(spec: ir.Attention, heads: int) -> Norm | None:
     if spec.qk_norm is None:
         return None
-    shapes = {"shared": (spec.head_dim,), "own": (heads, spec.head_dim), "full": (heads * spec.head_dim,)}
-    return Norm(spec.qk_norm.norm, shapes[spec.qk_norm.scope])
+    return Norm(spec.qk_norm.norm, qk_shape(spec.qk_norm, heads, spec.head_dim))
 
 
 @dataclass

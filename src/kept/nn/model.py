@@ -73,6 +73,8 @@ class Model(nn.Module):
     def embed(self, tokens_BT: Tensor, where: Positions) -> Tensor:
         """What enters the first layer."""
         x_BTD: Tensor = self.embedding(tokens_BT)
+        if self.spec.embedding_multiplier != 1:
+            x_BTD = x_BTD * self.spec.embedding_multiplier
         return x_BTD if self.positions is None else x_BTD + self.positions(where.ids_BT)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
@@ -94,16 +96,26 @@ class Block(nn.Module):
         self.spec = spec
         self.mixer_norm = Norm(spec.mixer_norm, (width,))
         self.mixer = Attention(spec.mixer, width)
-        self.mlp_norm = None if spec.mlp_norm is None else Norm(spec.mlp_norm, (width,))
+        self.mixer_post_norm = _norm(spec.mixer_post_norm, width)
+        self.mlp_norm = _norm(spec.mlp_norm, width)
         self.mlp = Mlp(spec.mlp, width)
+        self.mlp_post_norm = _norm(spec.mlp_post_norm, width)
 
     def forward(self, x_BTD: Tensor, where: Positions, cache: KeyValues | None = None) -> Tensor:
         """The residual stream after this layer."""
         normed_BTD = self.mixer_norm(x_BTD)
-        mixed_BTD = x_BTD + self.mixer(normed_BTD, where, cache)
+        mixed_BTD = x_BTD + self._scaled(self.mixer(normed_BTD, where, cache), self.mixer_post_norm)
         read_BTD = normed_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD if self.spec.parallel else mixed_BTD)
-        out: Tensor = mixed_BTD + self.mlp(read_BTD)
-        return out
+        return mixed_BTD + self._scaled(self.mlp(read_BTD), self.mlp_post_norm)
+
+    def _scaled(self, x_BTD: Tensor, norm: Norm | None) -> Tensor:
+        if norm is not None:
+            x_BTD = norm(x_BTD)
+        return x_BTD if self.spec.residual_multiplier == 1 else x_BTD * self.spec.residual_multiplier
+
+
+def _norm(spec: ir.Norm | None, width: int) -> Norm | None:
+    return None if spec is None else Norm(spec, (width,))
 
 
 class Head(nn.Module):
@@ -111,12 +123,24 @@ class Head(nn.Module):
 
     def __init__(self, spec: ir.Spec) -> None:
         super().__init__()
+        self.spec = spec.head
         self.weight = None if spec.head.tied else nn.Parameter(torch.empty(spec.vocabulary, spec.width))
         self.bias = nn.Parameter(torch.zeros(spec.vocabulary)) if spec.head.bias else None
 
     def forward(self, x_BTD: Tensor, embedding_VD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, V)."""
-        return F.linear(x_BTD, embedding_VD if self.weight is None else self.weight, self.bias)
+        weight_VD = embedding_VD if self.weight is None else self.weight
+        return project(x_BTD, weight_VD, self.bias, self.spec)
+
+
+def project(x_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, spec: ir.Head) -> Tensor:
+    """`softcap(multiplier * (W x + b))`, with any block of W's rows."""
+    if spec.normalised:
+        weight_VD = F.normalize(weight_VD, dim=-1)
+    logits = F.linear(x_BTD, weight_VD, bias_V)
+    if spec.multiplier != 1:
+        logits = logits * spec.multiplier
+    return logits if spec.softcap is None else spec.softcap * torch.tanh(logits / spec.softcap)
 
 
 def fill(module: nn.Module, program: Program, prefix: str, dtype: torch.dtype | None, precision: Precision) -> None:

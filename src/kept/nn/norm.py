@@ -35,6 +35,8 @@ class Norm(nn.Module):
 
 def normalise(x: Tensor, spec: ir.Norm) -> Tensor:
     """The normalised value before gain and bias, in x's dtype."""
+    if spec.kind == "none":
+        return x
     wide = x if x.dtype == torch.float64 else x.float()
     size = (x.shape[-1],)
     if spec.kind == "layer":

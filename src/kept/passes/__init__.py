@@ -7,7 +7,12 @@ from kept.passes.cast import CastTo
 from kept.passes.centre import Centre
 from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
+from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.fold_multipliers import FoldMultipliers
+from kept.passes.fuse import FuseProjections
 from kept.passes.gate import PlainToGated
+from kept.passes.plain_gains import PlainGains
+from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms
 from kept.passes.rotary import FullRotary
 from kept.passes.split import SplitProjections
@@ -24,11 +29,16 @@ PASSES: dict[str, type[Pass]] = {
         DropHeadBias,
         DropWindow,
         FillBiases,
+        FoldHeadNorm,
+        FoldMultipliers,
         FoldNormBias,
         FullRotary,
+        FuseProjections,
         LayerNormToRms,
         LimitContext,
+        PlainGains,
         PlainToGated,
+        RepeatKeyValueHeads,
         SplitProjections,
         UntieHead,
     )

@@ -1,7 +1,12 @@
-"""The few tensor operations that passes are made of. Each is a pure function, run when bytes are asked for."""
+"""The few tensor operations that passes are made of. Each is a pure function, run when bytes are asked for.
+
+Sums over rows of blocks are made in float64 and rounded once, so that the bytes do not depend on how large blocks are
+and how many threads add: the order of the terms is below what rounding keeps.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,11 +15,31 @@ from kept.ir.tensors import Computed, Lazy
 if TYPE_CHECKING:
     import torch
 
+    from kept.ir.tensors import Precision
+
+
+@dataclass(frozen=True)
+class Mean(Lazy):
+    """The mean over the first axis of `source`, which stays with size 1. Reads a block of rows at a time."""
+
+    source: Lazy
+
+    def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
+        """The one row."""
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        total = torch.zeros(self.shape, dtype=torch.float64)
+        for block in self.source.blocks(precision):
+            total += block.sum(0, keepdim=True, dtype=torch.float64)
+        return (total / self.source.shape[0]).to(getattr(torch, precision))[start:stop]
+
 
 def centred(tensor: Lazy, axis: int) -> Lazy:
     """The tensor less its mean along an axis."""
-    op = partial(_centre, axis=axis)
-    return Computed(tensor.shape, tensor.dtype, op, (tensor,), local=axis > 0)
+    if axis == 0:
+        mean = Mean((1, *tensor.shape[1:]), tensor.dtype, tensor)
+        return Computed(tensor.shape, tensor.dtype, _less, (tensor,), (mean,), local=True)
+    return Computed(tensor.shape, tensor.dtype, partial(_centre, axis=axis), (tensor,), local=True)
 
 
 def times_vector(matrix: Lazy, vector: Lazy, plus: Lazy | None) -> Lazy:
@@ -26,8 +51,24 @@ def times_vector(matrix: Lazy, vector: Lazy, plus: Lazy | None) -> Lazy:
 
 
 def permuted_rows(tensor: Lazy, order: tuple[int, ...]) -> Lazy:
-    """Rows in another order; `order[i]` is the old place of new row i."""
-    return Computed(tensor.shape, tensor.dtype, partial(_take, order=order), (tensor,))
+    """Rows in another order, or repeated; `order[i]` is the old place of new row i."""
+    return Computed((len(order), *tensor.shape[1:]), tensor.dtype, partial(_take, order=order), (tensor,))
+
+
+def scaled(tensor: Lazy, factor: float, rows: int | None = None) -> Lazy:
+    """The tensor times a factor, or only its first `rows`."""
+    op = partial(_scale, factor=factor) if rows is None else partial(_scale_first, factor=factor, rows=rows)
+    return Computed(tensor.shape, tensor.dtype, op, (tensor,), local=rows is None)
+
+
+def scaled_gain(gain: Lazy, factor: float, offset: float, *, plain: bool = False) -> Lazy:
+    """`factor (offset + gain)`, stored less the offset unless it becomes `plain`."""
+    return Computed(gain.shape, gain.dtype, partial(_gain, factor=factor, offset=offset, plain=plain), (gain,))
+
+
+def unit_rows(matrix: Lazy) -> Lazy:
+    """Each row divided by its length."""
+    return Computed(matrix.shape, matrix.dtype, _unit_rows, (matrix,), local=True)
 
 
 def permuted_columns(tensor: Lazy, order: tuple[int, ...]) -> Lazy:
@@ -36,15 +77,19 @@ def permuted_columns(tensor: Lazy, order: tuple[int, ...]) -> Lazy:
 
 
 def _centre(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    return tensor - tensor.mean(dim=axis, keepdim=True)
+    return tensor - tensor.double().mean(dim=axis, keepdim=True).to(tensor.dtype)
+
+
+def _less(tensor: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    return tensor - mean
 
 
 def _product(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    return matrix @ vector
+    return (matrix.double() @ vector.double()).to(matrix.dtype)
 
 
 def _affine(matrix: torch.Tensor, plus: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    return plus + matrix @ vector
+    return (plus.double() + matrix.double() @ vector.double()).to(matrix.dtype)
 
 
 def _take(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
@@ -53,3 +98,22 @@ def _take(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
 
 def _take_columns(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
     return tensor[:, list(order)]
+
+
+def _scale(tensor: torch.Tensor, factor: float) -> torch.Tensor:
+    return tensor * factor
+
+
+def _scale_first(tensor: torch.Tensor, factor: float, rows: int) -> torch.Tensor:
+    out = tensor.clone()
+    out[:rows] *= factor
+    return out
+
+
+def _gain(gain: torch.Tensor, factor: float, offset: float, *, plain: bool) -> torch.Tensor:
+    return factor * (offset + gain) - (0.0 if plain else offset)
+
+
+def _unit_rows(matrix: torch.Tensor) -> torch.Tensor:
+    lengths: torch.Tensor = matrix.norm(dim=-1, keepdim=True)
+    return matrix / lengths.clamp_min(1e-12)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Spec
 
+SEES = {"rms": "is an RMSNorm, which sees the mean", "none": "is no norm, so that the mean is seen"}
+"""Why a reader that is no LayerNorm stands in the way."""
+
 
 @dataclass(frozen=True)
 class Centre(Pass):
@@ -31,9 +34,12 @@ class Centre(Pass):
         spec = program.spec
         if spec.head.tied:
             return Obstacle("head", "is tied to the embedding and would be centred with it", UntieHead())
-        rms = next((r.norm for r in readings(spec) if r.value.kind != "layer"), None)
-        if rms is not None and not spec.centred:
-            return Obstacle(rms, "is an RMSNorm, which sees the mean", way_out="centring keeps only LayerNorm models")
+        post = next((i for i, layer in enumerate(spec.layers) if layer.mixer_post_norm or layer.mlp_post_norm), None)
+        if post is not None:
+            return Obstacle(f"layers.{post}", "has norms behind its parts", way_out="their outputs cannot be centred")
+        other = next((r for r in readings(spec) if r.value.kind != "layer"), None)
+        if other is not None and not spec.centred:
+            return Obstacle(other.norm, SEES[other.value.kind], way_out="centring keeps only LayerNorm models")
         return None
 
     def run(self, program: Program) -> Program:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from kept.ir.slots import Reading, readings
 from kept.passes.algebra import times_vector
 from kept.passes.base import Obstacle, Pass
-from kept.passes.rewrite import map_layers, map_norms
+from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.rewrite import map_layers, map_readers
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -27,10 +28,12 @@ class FoldNormBias(Pass):
     summary: ClassVar[str] = "norm biases move into the projections behind them"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A norm with a bias."""
-        if any(reading.value.bias for reading in readings(program.spec)):
-            return None
-        return Obstacle("norms", "have no bias", way_out="leave this pass out")
+        """A norm with a bias, and a head that is stored as it is used."""
+        if not any(reading.value.bias for reading in readings(program.spec)):
+            return Obstacle("norms", "have no bias", way_out="leave this pass out")
+        if program.spec.final_norm.bias and program.spec.head.normalised:
+            return Obstacle("head", "is normalised when the model runs", FoldHeadNorm())
+        return None
 
     def run(self, program: Program) -> Program:
         """Add W b to each reader's bias."""
@@ -40,7 +43,7 @@ class FoldNormBias(Pass):
                 changed.update(_folded(program, reading))
         spec = map_layers(program.spec, _with_biases)
         head = replace(spec.head, bias=spec.head.bias or spec.final_norm.bias)
-        return program.updated(map_norms(replace(spec, head=head), lambda norm: replace(norm, bias=False)), changed)
+        return program.updated(map_readers(replace(spec, head=head), lambda norm: replace(norm, bias=False)), changed)
 
     def ensures(self, spec: Spec) -> bool:
         """No norm has a bias."""

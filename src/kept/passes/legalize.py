@@ -15,15 +15,21 @@ from kept.passes.base import Pass, Promise
 from kept.passes.cast import CastTo
 from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
+from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.fold_multipliers import FoldMultipliers
+from kept.passes.fuse import FuseProjections
 from kept.passes.gate import PlainToGated
+from kept.passes.plain_gains import PlainGains
+from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms, Mode
 from kept.passes.rotary import FullRotary, RopeForm
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
+from kept.passes.untie import UntieHead
 from kept.passes.window import DropWindow, LimitContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
 
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     Violations = Callable[[Spec], list[Violation]]
     Gains = Mapping[str, torch.Tensor] | None
     Maker = Callable[[Sequence[Violation], "Options", Gains], Pass | None]
+    Rule = tuple["Kind", Maker]
 
 MOST_STEPS = 64
 """More passes than any plan has: a planner that goes round in circles stops here."""
@@ -124,54 +131,133 @@ def _final_bias(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
     return AffineTail() if options.final_bias == "block" else DropHeadBias()
 
 
-def _fill(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | None:
+def _fill(violations: Sequence[Violation], _: Options, __: Gains) -> Pass:
     flags = {v.path for v in violations if v.path.endswith("_bias") and v.needs is True}
-    names = sorted(path.removeprefix("layers.*.").removesuffix("_bias") for path in flags)
-    return FillBiases(tuple(names)) if names else None
+    return FillBiases(tuple(sorted(path.removeprefix("layers.*.").removesuffix("_bias") for path in flags)))
 
 
-RULES: tuple[tuple[str, Maker], ...] = (
-    ("layers.*.mixer.fused", lambda *_: SplitProjections()),
-    ("layers.*.mlp.fused", lambda *_: SplitProjections()),
-    ("layers.*.mixer.window", lambda *_: DropWindow()),
-    ("layers.*.mlp.gated", lambda *_: PlainToGated()),
-    ("layers.*.mixer.rope.dims", lambda _, options, __: FullRotary(options.rope)),
-    ("layers.*.mixer.rope.interleaved", lambda _, options, __: FullRotary(options.rope)),
-    ("*norm.kind", _norm),
-    ("*norm.bias", lambda *_: FoldNormBias()),
-    ("head.bias", _final_bias),
-    ("layers.*_bias", _fill),
+def _repeat(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | None:
+    found = next(v for v in violations if v.path == KEY_VALUE_HEADS)
+    if found.layer is not None:
+        return RepeatKeyValueHeads()
+    return RepeatKeyValueHeads(found.needs) if found.needs % found.found == 0 else None
+
+
+def _rotary(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
+    return FullRotary(options.rope)
+
+
+class Anything:
+    """Equal to every value of a fact."""
+
+    def __eq__(self, other: object) -> bool:
+        """Always."""
+        return True
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of violation: its path fits the pattern, the fact is `found` and the target's is `needs`."""
+
+    pattern: str
+    found: object = Anything()
+    needs: object = Anything()
+
+    def fits(self, violation: Violation) -> bool:
+        """Whether a violation is of this kind."""
+        here = fnmatch(violation.path, self.pattern)
+        return here and self.found == violation.found and self.needs == violation.needs
+
+
+NORMS = ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
+KEY_VALUE_HEADS = "layers.*.mixer.kv_heads"
+
+RULES: tuple[Rule, ...] = (
+    (Kind("layers.*.mixer.fused", found=True), lambda *_: SplitProjections()),
+    (Kind("layers.*.mlp.fused", found=True), lambda *_: SplitProjections()),
+    (Kind(KEY_VALUE_HEADS), _repeat),
+    (Kind("layers.*.mixer.window", needs=None), lambda *_: DropWindow()),
+    (Kind("layers.*.mlp.gated", found=False), lambda *_: PlainToGated()),
+    (Kind("layers.*.mixer.rope.dims"), _rotary),
+    (Kind("layers.*.mixer.rope.interleaved", found=True), _rotary),
+    (Kind("head.normalised", found=True), lambda *_: FoldHeadNorm()),
+    (Kind("*multiplier", needs=1.0), lambda *_: FoldMultipliers()),
+    (Kind("layers.*.mixer.scale", needs=None), lambda *_: FoldMultipliers()),
+    (Kind("*norm.gain", needs=True), lambda *_: PlainGains()),
+    (Kind("*norm.offset", needs=0.0), lambda *_: PlainGains()),
+    *((Kind(f"{norm}.kind", "layer", "rms"), _norm) for norm in NORMS),
+    *((Kind(f"{norm}.bias", found=True), lambda *_: FoldNormBias()) for norm in NORMS),
+    (Kind("head.bias", found=True), _final_bias),
+    (Kind("head.tied", found=True), lambda *_: UntieHead()),
+    (Kind("layers.*_bias", needs=True), _fill),
+    (Kind("layers.*.mixer.fused", needs=True), lambda *_: FuseProjections()),
 )
 """Which pass removes which violation, in the order in which passes run."""
 
-REASONS: tuple[tuple[str, str], ...] = (
-    ("positions", "positions are learned, and the target has no table of them"),
-    ("layers.*.mixer.rope", "queries and keys are not rotated, and the target always rotates"),
-    ("layers.*.mixer.qk_norm*", "queries and keys are normalised, which no weights of the target can do"),
+REASONS: tuple[tuple[Kind, str], ...] = (
+    (Kind("positions", needs=None), "positions are learned, and the target has no table of them"),
+    (Kind("positions"), "the target has a table of learned positions"),
+    (Kind("layers.*.mixer.rope", found=None), "queries and keys are not rotated, and the target always rotates"),
+    (Kind("layers.*.mixer.rope"), "queries and keys are rotated, and the target never rotates"),
+    (Kind("layers.*.mixer.rope.scaling*"), "the target cannot scale its rotation like this"),
     (
-        "layers.*.parallel",
+        Kind("layers.*.mixer.qk_norm", needs=None),
+        "queries and keys are normalised, which no weights of the target can do",
+    ),
+    (Kind("layers.*.mixer.qk_norm*"), "the target normalises queries and keys, which no weights of it can undo"),
+    (Kind("layers.*.mixer.softcap"), "scores are capped by a tanh in one of the two models only"),
+    (Kind("head.softcap"), "logits are capped by a tanh in one of the two models only"),
+    (Kind("layers.*.mixer.head_dim"), "the target's heads have the size width / heads"),
+    (Kind(KEY_VALUE_HEADS), "query heads share keys and values in groups that the target cannot form"),
+    (Kind("layers.*.mlp.gated", found=True), "the MLP is gated, the target's is plain"),
+    (
+        Kind("layers.*.parallel", found=True),
         "attention and MLP read the same stream, the target has no parallel residual",
     ),
-    ("layers.*.mlp_norm", "attention and MLP share one norm, the target has two"),
-    ("*.eps", "norms have different epsilons, the target has one"),
-    ("*_bias", "the target has no such bias"),
+    (Kind("layers.*.parallel"), "attention and MLP follow one another, the target has them side by side"),
+    (Kind("layers.*.mlp_norm", found=None), "attention and MLP share one norm, the target has two"),
+    (Kind("layers.*.mlp_norm"), "attention and MLP have norms of their own, the target has one for both"),
+    (
+        Kind("layers.*_post_norm", needs=None),
+        "a norm stands behind attention and MLP, which no weights of the target can do",
+    ),
+    (Kind("layers.*_post_norm"), "the target has norms behind attention and MLP, which no weights of it can undo"),
+    (Kind("*norm.kind", found="none"), "attention and MLP read the stream as it is, the target normalises it first"),
+    (Kind("*norm.kind"), "is a norm of another kind than the target's, which no weights of it can undo"),
+    (Kind("*.eps"), "norms have different epsilons, the target has one"),
+    (Kind("*norm.bias"), "the target's norms have biases, and these have none"),
+    (Kind("*_bias", found=True), "the target has no such bias"),
 )
 """Why nothing removes a violation."""
 
 WAY_OUT = "no exact map exists; distil it into a fresh model of the target instead"
 
 
-def _rules_for(found: Sequence[Violation]) -> list[tuple[str, Maker]]:
-    return [rule for rule in RULES if any(fnmatch(violation.path, rule[0]) for violation in found)]
+def _rules_for(found: Sequence[Violation]) -> list[Rule]:
+    return [rule for rule in RULES if any(rule[0].fits(violation) for violation in found)]
 
 
 def _refuse_unfixable(found: Sequence[Violation], options: Options, gains: Gains) -> None:
-    fixable = [(pattern, make) for pattern, make in _rules_for(found) if make(found, options, gains) is not None]
-    stuck = [v for v in found if not any(fnmatch(v.path, pattern) for pattern, _ in fixable)]
-    if stuck:
-        raise Refusal("; ".join(dict.fromkeys(_reason(violation) for violation in stuck)) + f"; {WAY_OUT}")
+    fixable = [kind for kind, make in _rules_for(found) if make(found, options, gains) is not None]
+    stuck = [v for v in found if not any(kind.fits(v) for kind in fixable)]
+    # Of a norm of another kind, or of none, gain and epsilon are no news.
+    kinds = tuple(v.path.removesuffix("kind") for v in stuck if v.path.endswith(".kind"))
+    told = [v for v in stuck if v.path.endswith(".kind") or not v.path.startswith(kinds)]
+    if told:
+        raise Refusal("; ".join((*_reasons(told), WAY_OUT)))
 
 
-def _reason(violation: Violation) -> str:
-    why = next((text for pattern, text in REASONS if fnmatch(violation.path, pattern)), None)
-    return str(violation) if why is None else f"{violation.where}: {why}"
+def _reasons(told: Sequence[Violation]) -> Iterator[str]:
+    """One phrase for all violations with the same reason, the others as they are."""
+    places: dict[str, list[str]] = {}
+    for violation in told:
+        why = next((text for kind, text in REASONS if kind.fits(violation)), None)
+        if why is None:
+            yield str(violation)
+        else:
+            places.setdefault(why, []).append(violation.where)
+    for why, (first, *rest) in places.items():
+        others = [place.removeprefix("every layer's ") for place in rest]
+        yield f"{', '.join((first, *others))}: {why}"

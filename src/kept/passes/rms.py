@@ -9,7 +9,7 @@ from kept.ir.slots import readings
 from kept.ir.tensors import Given, Lazy
 from kept.passes.base import Obstacle, Pass, Promise
 from kept.passes.centre import Centre
-from kept.passes.rewrite import map_norms
+from kept.passes.rewrite import map_readers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ class LayerNormToRms(Pass):
 
     def run(self, program: Program) -> Program:
         """Change the kind; outside exact mode drop the bias, and in calibrated mode set the gain."""
-        spec = map_norms(program.spec, self._converted)
+        spec = map_readers(program.spec, self._converted)
         changed: dict[str, Lazy] = {}
         if self.mode == "calibrated" and self.gains is not None:
             layer_norms = [r.norm for r in readings(program.spec) if r.value.kind == "layer"]
@@ -67,7 +67,7 @@ class LayerNormToRms(Pass):
 
     def ensures(self, spec: Spec) -> bool:
         """No LayerNorm reads the stream."""
-        return all(reading.value.kind == "rms" for reading in readings(spec))
+        return all(reading.value.kind != "layer" for reading in readings(spec))
 
     def _converted(self, norm: Norm) -> Norm:
         if norm.kind != "layer":

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.slots import layer_slots
 from kept.ir.spec import Norm
-from kept.ir.tensors import Computed, Filled, Lazy, zeros
+from kept.ir.tensors import Computed, Filled, Formula, Lazy, zeros
 from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.gate import PlainToGated
 from kept.passes.split import SplitProjections
 
@@ -110,20 +111,25 @@ class DropHeadBias(Pass):
 
 
 def _layer_obstacle(program: Program) -> Obstacle | None:
-    layer, width = program.spec.layers[-1], program.spec.width
-    at = f"layers.{program.spec.depth - 1}.mlp"
-    if layer.parallel:
-        return Obstacle(at, "runs beside the mixer", way_out="use --final-bias drop")
-    if layer.mixer.fused or layer.mlp.fused:
-        return Obstacle(at, "is stored fused", SplitProjections())
-    if not layer.mlp.gated:
-        return Obstacle(at, "has no gate", PlainToGated())
-    if layer.mlp.size < width - 1:
-        why = f"has {layer.mlp.size} channels, the tail needs {width - 1}"
-        return Obstacle(at, why, way_out="use --final-bias drop")
-    if program.dtype == "F16":
-        return Obstacle("dtype", "float16 overflows in the tail", way_out="use --dtype bfloat16 or float32")
-    return None
+    spec, layer, width = program.spec, program.spec.layers[-1], program.spec.width
+    at, drop = f"layers.{spec.depth - 1}.mlp", "use --final-bias drop"
+    multiplied = layer.residual_multiplier != 1 or spec.head.multiplier != 1
+    fixable = (
+        (layer.mixer.fused or layer.mlp.fused, "is stored fused", SplitProjections()),
+        (not layer.mlp.gated, "has no gate", PlainToGated()),
+        (multiplied, "is added with a multiplier", FoldMultipliers()),
+    )
+    final = (
+        (layer.parallel, at, "runs beside the mixer", drop),
+        (layer.mixer_post_norm or layer.mlp_post_norm, at, "has norms behind its parts", drop),
+        (layer.mlp.size < width - 1, at, f"has {layer.mlp.size} channels, the tail needs {width - 1}", drop),
+        (spec.head.softcap or spec.head.normalised, "head", "caps or normalises its logits", drop),
+        (program.dtype == "F16", "dtype", "float16 overflows in the tail", "use --dtype bfloat16 or float32"),
+    )
+    for stands, where, why, way_out in final:
+        if stands:
+            return Obstacle(where, why, way_out=way_out)
+    return next((Obstacle(at, why, fix) for stands, why, fix in fixable if stands), None)
 
 
 def _tail_layer(spec: Spec) -> Layer:
@@ -137,16 +143,13 @@ def _tail_weights(spec: Spec, layer: Layer, dtype: str) -> dict[str, Lazy]:
     width, size = spec.width, layer.mlp.size
     opened = GATE * GATE if layer.mlp.activation == "relu2" else GATE
 
-    def made(op: partial[torch.Tensor], *shape: int) -> Lazy:
-        return Computed(shape, dtype, op, (Filled((1,), dtype, 1.0),))
-
     return {
         "mixer_norm.gain": Filled((width,), dtype, 1.0),
         "mlp_norm.gain": Filled((width,), dtype, 1.0),
         "mlp.gate.bias": Filled((size,), dtype, GATE),
-        "mlp.up.weight": made(partial(_reflection, width=width, size=size), size, width),
-        "mlp.down.weight": made(partial(_signal, width=width, size=size, scale=SIGNAL / opened), width, size),
-        "mlp.down.bias": made(partial(_anchor, width=width), width),
+        "mlp.up.weight": Formula((size, width), dtype, partial(_reflection, width=width)),
+        "mlp.down.weight": Formula((width, size), dtype, partial(_signal, shape=(width, size), scale=SIGNAL / opened)),
+        "mlp.down.bias": Formula((width,), dtype, partial(_anchor, width=width)),
     }
 
 
@@ -158,33 +161,41 @@ def _scales(width: int) -> tuple[float, float, float]:
     return signal, anchor, divisor
 
 
-def _householder(like: torch.Tensor, width: int) -> torch.Tensor:
+def _householder(width: int, dtype: torch.dtype) -> torch.Tensor:
     """The unit vector v of Q = I - 2 v v', which maps 1/sqrt(d) to e_d."""
-    v = like.new_full((width,), 1 / math.sqrt(width))
+    import torch  # noqa: PLC0415 - planning needs no torch
+
+    v = torch.full((width,), 1 / math.sqrt(width), dtype=dtype)
     v[-1] -= 1
     unit: torch.Tensor = v / v.norm()
     return unit
 
 
-def _reflection(one: torch.Tensor, width: int, size: int) -> torch.Tensor:
-    v = _householder(one, width)
-    out = one.new_zeros(size, width)
-    out[: width - 1] = -2 * v[:-1, None] * v[None]
-    out[: width - 1].diagonal().add_(1)
+def _reflection(start: int, stop: int, dtype: torch.dtype, width: int) -> torch.Tensor:
+    """The first d - 1 rows of Q, then zeros."""
+    v = _householder(width, dtype)
+    out = v.new_zeros(stop - start, width)
+    some = out[: max(0, width - 1 - start)]
+    some[:] = -2 * v[start : start + len(some), None] * v[None]
+    some.diagonal(start).add_(1)
     return out
 
 
-def _signal(one: torch.Tensor, width: int, size: int, scale: float) -> torch.Tensor:
-    out = one.new_zeros(width, size)
-    out[: width - 1].diagonal().fill_(scale)
-    out[: width - 1, width - 1 :] = 0
+def _signal(start: int, stop: int, dtype: torch.dtype, shape: tuple[int, int], scale: float) -> torch.Tensor:
+    """The first d - 1 channels, scaled; nothing on the last coordinate."""
+    import torch  # noqa: PLC0415 - planning needs no torch
+
+    out = torch.zeros(stop - start, shape[1], dtype=dtype)
+    out[: max(0, shape[0] - 1 - start)].diagonal(start).fill_(scale)
     return out
 
 
-def _anchor(one: torch.Tensor, width: int) -> torch.Tensor:
-    out = one.new_zeros(width)
+def _anchor(start: int, stop: int, dtype: torch.dtype, width: int) -> torch.Tensor:
+    import torch  # noqa: PLC0415 - planning needs no torch
+
+    out = torch.zeros(width, dtype=dtype)
     out[-1] = ANCHOR
-    return out
+    return out[start:stop]
 
 
 def _last_gain(gain: torch.Tensor, width: int, signal: float, anchor: float) -> torch.Tensor:
@@ -194,8 +205,9 @@ def _last_gain(gain: torch.Tensor, width: int, signal: float, anchor: float) -> 
 
 
 def _head(head: torch.Tensor, bias: torch.Tensor, gain: torch.Tensor, signal: float, anchor: float) -> torch.Tensor:
-    v = _householder(gain, gain.shape[0])
+    v = _householder(gain.shape[0], gain.dtype)
     scaled = head * gain
-    out = (scaled - 2 * (scaled @ v)[:, None] * v[None]) * signal
+    along = (scaled.double() @ v.double()).to(head.dtype)  # the same in blocks of any size
+    out = (scaled - 2 * along[:, None] * v[None]) * signal
     out[:, -1] = bias * anchor
     return out

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.nn.attention import Positions
-from kept.nn.model import Block, fill
+from kept.nn.model import Block, fill, project
 from kept.nn.norm import Norm
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Run:
 
     def embed(self, tokens_BT: Tensor, where: Positions) -> Tensor:
         """What enters the first layer; only the rows of these tokens are read."""
-        x_BTD = self._rows("embedding.weight", tokens_BT)
+        x_BTD = self._rows("embedding.weight", tokens_BT) * self.program.spec.embedding_multiplier
         if self.program.spec.positions is not None:
             x_BTD = x_BTD + self._rows("positions.weight", where.ids_BT)
         return x_BTD
@@ -68,14 +67,16 @@ class Run:
         normed_TD = self.final_norm()(x_TD)
         head = self.program.weights["embedding.weight" if self.program.spec.head.tied else "head.weight"]
         step = max(1, HEAD_ELEMENTS // head.shape[1]) if head.by_rows else head.shape[0]
-        parts = [
-            F.linear(normed_TD, head.rows(start, min(head.shape[0], start + step), self.precision).to(self.dtype))
-            for start in range(0, head.shape[0], step)
-        ]
-        logits_TV = torch.cat(parts, dim=-1)
-        if self.program.spec.head.bias:
-            logits_TV = logits_TV + self.program.weights["head.bias"].value(self.precision).to(self.dtype)
-        return logits_TV
+        bias = self.program.weights.get("head.bias")
+        bias_V = None if bias is None else bias.value(self.precision).to(self.dtype)
+        parts = []
+        for start in range(0, head.shape[0], step):
+            stop = min(head.shape[0], start + step)
+            rows = head.rows(start, stop, self.precision).to(self.dtype)
+            parts.append(
+                project(normed_TD, rows, None if bias_V is None else bias_V[start:stop], self.program.spec.head)
+            )
+        return torch.cat(parts, dim=-1)
 
     def final_norm(self) -> Norm:
         """The last norm with its weights."""

@@ -1,0 +1,420 @@
+"""What is fuzzed: each target puts bytes where a checkpoint or a recipe has them and lets nothing but KeptError out.
+
+Hypothesis runs the targets for seconds in tests/test_fuzz.py, atheris for as long as `make fuzz` is told to. Both hand
+over bytes; `material` makes them either a file as it is or changes to a good one, so that deep keys are reached.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kept import checking, pipeline
+from kept.checkpoint.companions import companions, stated_licence
+from kept.checkpoint.reader import parse, read_header, read_json
+from kept.checkpoint.sentencepiece import tokenizer_files
+from kept.checkpoint.writer import INDEX, shards, to_json
+from kept.errors import KeptError, Refusal
+from kept.families import FAMILIES, TARGETS, family_of
+from kept.inspection import inspect
+from kept.ir.program import Program
+from kept.ir.slots import slots
+from kept.ir.tensors import zeros
+from kept.ir.text import describe
+from kept.nn import Model
+from kept.nn.rope import inverse_frequencies
+from kept.opened import open_model
+from kept.passes.legalize import Options, legalise
+from kept.recipe import load_recipe
+from kept.record import finite
+from kept.verification.text import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from kept.ir.spec import Spec
+
+SMALL = 300_000
+"""Parameters up to which an accepted config is also run."""
+
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}},
+    "mistral": {"sliding_window": 32, "head_dim": 8, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+    "orion": {"rope_scaling": {"type": "linear", "factor": 2.0}, "pad_token_id": 0},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 1, "layer_types": ["full_attention"] * 2},
+    "stablelm": {"qk_layernorm": True, "use_parallel_residual": True, "partial_rotary_factor": 0.5},
+    "starcoder2": {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+}
+"""Keys of a family's config that more hangs on than on the sizes."""
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+NASTY: Sequence[Any] = (
+    *(None, True, False, 0, 1, 2, 3, 4, 64, -1, 2**31 - 1, 2**31, 2**63, 2**64, 10**30, 10**400, -(10**400)),
+    *(0.0, -0.0, 0.5, 1.0, 1.5, -2.5, 5e-324, 1e-300, 1e300, 1.7e308, float("nan"), float("inf"), float("-inf")),
+    *("", "x", "..", "../x", "/etc/passwd", "a\0b", "\ud800", "\x1b[31m", "line\nline", "é" * 300, "1", "F32", "BF16"),
+    *("linear", "dynamic", "yarn", "longrope", "su", "llama3", "proportional", "default", "silu", "sliding_attention"),
+    *("AutoTokenizer", "LlamaTokenizer", "PreTrainedTokenizerFast", "exact", "lossy", "{{ 1 }}", "cast", "centre"),
+    *([], [1], [0, 4], [0, 2**62], [2**62, 2**62], [1.0] * 4, [float("inf")] * 4, ["a"], [[]], {}, {"": 1}, {"a": {}}),
+    *([10**400] * 4, [True] * 4, {"rope_type": "longrope"}, {"full_attention": {"rope_type": "default"}}),
+)
+"""Values that a key should not have, and words that lead elsewhere."""
+
+KEYS = (
+    *(
+        "rope_scaling",
+        "rope_parameters",
+        "rope_theta",
+        "rope_type",
+        "type",
+        "factor",
+        "original_max_position_embeddings",
+    ),
+    *(
+        "beta_fast",
+        "beta_slow",
+        "attention_factor",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+        "short_factor",
+        "long_factor",
+    ),
+    *("low_freq_factor", "high_freq_factor", "partial_rotary_factor", "head_dim", "layer_types", "sliding_window"),
+    *("use_sliding_window", "max_window_layers", "eos_token_id", "bos_token_id", "pad_token_id", "n_inner", "passes"),
+    *("__metadata__", "dtype", "shape", "data_offsets", "weight_map", "name", "mode", "biases", "tokens", "content"),
+    *(
+        "added_tokens_decoder",
+        "additional_special_tokens",
+        "auto_map",
+        "tokenizer_class",
+        "chat_template",
+        "truncation",
+    ),
+)
+"""Keys that a change may add."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is fuzzed: good files to start from, and what is done with a changed one."""
+
+    good: Callable[[], Sequence[Any]]
+    use: Callable[[bytes], None]
+    write: Callable[[Any], bytes] = to_json
+
+
+def changed(value: Any, picks: Sequence[int]) -> Any:  # noqa: ANN401 - JSON
+    """A copy of JSON data, changed once for each pick: a value replaced, a key added or taken away."""
+    value = json.loads(json.dumps(value))
+    for pick in picks:
+        places = [*_places(value)]
+        if not places:
+            return value
+        pick, at = divmod(pick, len(places))
+        holder, key = places[at]
+        pick, what = divmod(pick, 4)
+        nasty = NASTY[pick % len(NASTY)]
+        if what == 0:
+            del holder[key]
+        elif what == 1 and isinstance(holder, dict):
+            holder[KEYS[pick // len(NASTY) % len(KEYS)]] = nasty
+        else:
+            holder[key] = nasty
+    return value
+
+
+def _places(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Every holder and key in JSON data."""
+    for key, inner in [*(value.items() if isinstance(value, dict) else enumerate(value))]:
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from _places(inner)
+
+
+def material(target: Target, data: bytes) -> bytes:
+    """The file that fuzzed bytes stand for."""
+    kind, rest = data[:1], data[1:]
+    if not kind or kind[0] % 4 == 0:
+        return rest
+    good = target.good()
+    chosen = good[kind[0] // 4 % len(good)]
+    if kind[0] % 4 == 1 or isinstance(chosen, bytes):
+        return _flipped(chosen if isinstance(chosen, bytes) else target.write(chosen), rest)
+    picks = [int.from_bytes(rest[at : at + 4], "little") for at in range(0, min(len(rest), 24), 4)]
+    try:
+        return target.write(changed(chosen, picks))
+    except UnicodeEncodeError:
+        return rest
+
+
+def _flipped(raw: bytes, changes: bytes) -> bytes:
+    """A good file with single bytes overwritten, taken away or put in."""
+    out = bytearray(raw)
+    for at in range(0, len(changes) - 3, 4):
+        place = int.from_bytes(changes[at : at + 2], "little") % (len(out) or 1)
+        match changes[at + 2] % 3:
+            case 0:
+                out[place : place + 1] = changes[at + 3 : at + 4]
+            case 1:
+                del out[place : place + changes[at + 3]]
+            case 2:
+                out[place:place] = changes[at + 3 : at + 4] * 3
+    return bytes(out)
+
+
+def run(name: str, data: bytes) -> None:
+    """Run a target on fuzzed bytes. KeptError is the answer that damage deserves, of one printable line."""
+    try:
+        TARGETS_OF_FUZZING[name].use(material(TARGETS_OF_FUZZING[name], data))
+    except KeptError as error:
+        assert str(error).isprintable(), repr(error)
+
+
+# --------------------------------------------------------------------------------------------------- checkpoints
+
+
+def config_of(family: str) -> dict[str, Any]:
+    """A good config of a family."""
+    return {"model_type": family, **SIZES, **CONFIGS.get(family, {})}
+
+
+def zero_program(spec: Spec) -> Program:
+    """A program of zeros."""
+    return Program(spec, {slot: zeros(info.shape, "F32") for slot, info in slots(spec).items()})
+
+
+def write_zeros(directory: Path, config: Mapping[str, Any]) -> Path:
+    """A checkpoint of zeros, without torch."""
+    family = family_of(config)
+    (shard,) = shards(family.write(zero_program(family.read_config(config))))
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / shard.name).write_bytes(shard.header() + bytes(shard.nbytes))
+    (directory / "config.json").write_bytes(to_json(dict(config)))
+    return directory
+
+
+@cache
+def _scratch(name: str) -> Path:
+    """A directory for one target, with a checkpoint in it."""
+    return write_zeros(Path(tempfile.mkdtemp(prefix="kept-fuzz-")) / name, config_of("orion"))
+
+
+@cache
+def _header() -> dict[str, Any]:
+    raw = (_scratch("header") / "model.safetensors").read_bytes()
+    found: dict[str, Any] = parse(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
+    return found
+
+
+def _with_header(header: Any) -> bytes:  # noqa: ANN401 - JSON
+    text = json.dumps(header).encode()
+    size = sum(tensor.nbytes for _, tensor in read_header(_scratch("header") / "model.safetensors"))
+    return struct.pack("<Q", len(text)) + text + bytes(size)
+
+
+def use_header(raw: bytes) -> None:
+    """A weight file."""
+    directory = _scratch("weights")
+    (directory / "model.safetensors").write_bytes(raw)
+    assert all(line.isprintable() for line in checking.check(directory).damage)
+    open_model(directory)
+
+
+def use_index(raw: bytes) -> None:
+    """An index of shards."""
+    directory = _scratch("index")
+    (directory / INDEX).write_bytes(raw)
+    assert all(line.isprintable() for line in checking.check(directory).damage)
+    open_model(directory)
+
+
+def use_config(raw: bytes) -> None:
+    """A config: what is accepted can be described, planned, stated as JSON and run."""
+    file = _scratch("config") / "config.json"
+    file.write_bytes(raw)
+    config = read_json(file)
+    family = family_of(config)
+    spec = family.read_config(config)
+    describe(spec)
+    check_rotation(spec)
+    if sum(_count(slot.shape) for slot in slots(spec).values()) > SMALL:
+        return
+    write_zeros(file.parent, config)
+    found = inspect(file.parent)
+    json.dumps(finite([found.family, found.description, str(found.spec)]), ensure_ascii=False).encode()
+    program = zero_program(spec)
+    for target in TARGETS.values():
+        with suppress(Refusal):
+            planned = legalise(program, target.violations, Options()).program
+            target.write_config(planned.spec, planned.dtype)
+    Model.load(program)(torch.tensor([[0, spec.vocabulary - 1]]))
+
+
+def check_rotation(spec: Spec) -> None:
+    """Every angle of an accepted config is a number."""
+    for rope, head in {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers}:
+        for length in (1, spec.context) if rope is not None else ():
+            frequencies, temperature = inverse_frequencies(rope, head, length)
+            assert bool(frequencies.isfinite().all()), (rope, frequencies)
+            assert isfinite(temperature), (rope, temperature)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def use_record(raw: bytes) -> None:
+    """The record of a conversion, as check and verify read it."""
+    directory = _scratch("record")
+    (directory / "kept.json").write_bytes(raw)
+    checking.check(directory)
+    opened = open_model(directory)
+    pipeline._recorded(opened, opened)  # noqa: SLF001 - all of verify that reads the record, without its measuring
+    pipeline._altered(opened, pipeline.Silent())  # noqa: SLF001 - the same
+
+
+def use_recipe(raw: bytes) -> None:
+    """A recipe, read and planned."""
+    directory = _scratch("recipe")
+    file = directory.parent / "recipe.toml"
+    file.write_bytes(raw)
+    recipe = load_recipe(file, source=str(directory))
+    pipeline.make_plan(open_model(directory), recipe, unmeasured=True)
+    json.dumps(recipe.to_dict())
+
+
+def as_toml(recipe: Mapping[str, Any]) -> bytes:
+    """TOML of JSON data, near enough: what it does not have is damage."""
+    passes = recipe.get("passes")
+    tables = passes if isinstance(passes, list) and all(isinstance(one, dict) for one in passes) else []
+    lines = [f"{key} = {json.dumps(value)}" for key, value in recipe.items() if not (key == "passes" and tables)]
+    for table in tables:
+        lines += ["[[passes]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines).encode()
+
+
+# ---------------------------------------------------------------------------------------------------- companions
+
+
+def use_settings(raw: bytes) -> None:
+    """Settings of tokenizer and generation, beside a `tokenizer.model`; all four are in one object here."""
+    directory = _scratch("settings")
+    (directory / "tokenizer.model").write_bytes(sentencepiece_model())
+    found = parse_or_empty(raw)
+    for name in checking.SETTINGS:
+        (directory / name).write_bytes(json.dumps(found.get(name, {})).encode())
+    companions(directory, open_model(directory).program.spec)
+
+
+def parse_or_empty(raw: bytes) -> dict[str, Any]:
+    """A JSON object, or none."""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def use_tokenizer(raw: bytes) -> None:
+    """A `tokenizer.json`, loaded and used."""
+    directory = _scratch("tokenizer")
+    (directory / "tokenizer.json").write_bytes(raw)
+    reader = Reader(directory)
+    reader.decode(reader.encode("Once upon a time, 한국어")[:64])
+
+
+def use_sentencepiece(raw: bytes) -> None:
+    """A `tokenizer.model`."""
+    directory = _scratch("sentencepiece")
+    (directory / "tokenizer.model").write_bytes(raw)
+    tokenizer_files(directory)
+
+
+def use_card(raw: bytes) -> None:
+    """A model card's front matter."""
+    directory = _scratch("card")
+    (directory / "README.md").write_bytes(b"---\n" + raw + b"\n---\n")
+    stated_licence(directory)
+
+
+@cache
+def sentencepiece_model() -> bytes:
+    """A BPE model of a few pieces, as protobuf."""
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁", 1), ("a", 1), ("b", 1), ("ab", 1), ("▁ab", 1), ("<x>", 4)]
+    out = b"".join(
+        _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", -float(at)) + bytes((0x18, kind)))
+        for at, (text, kind) in enumerate(pieces)
+    )
+    return out + _field(2, b"\x18\x02") + _field(3, b"\x18\x01")
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return bytes((8 * number + 2, len(content))) + content
+
+
+@cache
+def _tokenizer() -> dict[str, Any]:
+    directory = _scratch("settings")
+    (directory / "tokenizer.model").write_bytes(sentencepiece_model())
+    found: dict[str, Any] = json.loads(tokenizer_files(directory)["tokenizer.json"])
+    return found
+
+
+RECIPE = {
+    "source": "a",
+    "out": "b",
+    "to": "llama",
+    "norm": "exact",
+    "final_bias": "block",
+    "context": 64,
+    "dtype": "bfloat16",
+    "shard_size": "5GB",
+    "verify_tokens": 16,
+    "passes": [{"name": "layernorm-to-rmsnorm", "mode": "opm"}, {"name": "fill-biases", "biases": ["mixer.q"]}],
+}
+
+RECORD = {"promise": "exact", "recipe": {"to": "llama"}, "files": {"config.json": "0" * 64, "model.safetensors": "x"}}
+
+SETTINGS = {
+    "tokenizer_config.json": {"bos_token": "<s>", "add_bos_token": True, "tokenizer_class": "LlamaTokenizer"},
+    "special_tokens_map.json": {"unk_token": {"content": "<unk>", "special": True}},
+    "added_tokens.json": {"<y>": 9},
+    "generation_config.json": {"eos_token_id": 2, "temperature": 0.5},
+}
+
+TARGETS_OF_FUZZING: Mapping[str, Target] = {
+    "header": Target(lambda: (_header(),), use_header, _with_header),
+    "index": Target(lambda: ({"weight_map": dict.fromkeys(_header(), "model.safetensors")},), use_index),
+    "config": Target(lambda: tuple(config_of(family) for family in CONFIGS if family in FAMILIES), use_config),
+    "recipe": Target(lambda: (RECIPE,), use_recipe, as_toml),
+    "record": Target(lambda: (RECORD,), use_record),
+    "settings": Target(lambda: (SETTINGS,), use_settings),
+    "tokenizer": Target(lambda: (_tokenizer(),), use_tokenizer),
+    "sentencepiece": Target(lambda: (sentencepiece_model(),), use_sentencepiece),
+    "card": Target(lambda: (b"license: mit\nlicense_name: &a x\nlicense_link: *a\n",), use_card),
+}
+"""Every target by name; fuzz/fuzz_NAME.py runs it under atheris."""

@@ -1,0 +1,267 @@
+"""One checkpoint alone: is it whole, is it what its record says, is every weight a number, does its tokenizer fit."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.finite import not_finite
+from kept.checkpoint.reader import read_header, read_json, stored_files, weight_files, weight_map
+from kept.checkpoint.stream import digest
+from kept.checkpoint.writer import INDEX
+from kept.errors import CheckpointError, KeptError
+from kept.families import FAMILIES, family_of
+from kept.record import RECORD
+from kept.reporting import Reporter, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Future
+
+    from kept.ir.tensors import Stored
+
+    Advance = Callable[[int], None]
+
+SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Small JSON files that loaders read where they are there."""
+
+IDS = ("bos_token_id", "eos_token_id")
+"""Ids that must be tokens. A padding id that is none (-1) is common, and means that there is no padding."""
+
+WORKERS = 2
+"""Threads: one sums a file while the other looks at its weights."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was looked at and what was found.
+
+    `damage` has one line for everything that is wrong; `remarks` what is missing without being wrong, and what could
+    therefore not be checked. `summed` counts the files that were compared with `kept.json`.
+    """
+
+    path: str
+    family: str | None
+    tensors: int
+    nbytes: int
+    summed: int
+    damage: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """One phrase."""
+        count = len(self.damage)
+        return f"damaged: {count} finding{'s' if count > 1 else ''}" if count else "sound"
+
+
+@dataclass
+class _Findings:
+    """What has been found so far. A step that raises is a finding, and the next one runs all the same."""
+
+    damage: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def of(self, step: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - whatever the step returns
+        """The step's result, or None where it raised."""
+        try:
+            return step(*arguments)
+        except KeptError as error:
+            self.damage.append(str(error))
+        except OSError as error:
+            self.damage.append(f"{error.filename or 'a weight file'}: cannot be read ({error.strerror})")
+        return None
+
+
+def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
+    """Check a checkpoint directory: headers, index, config, sums, weights and tokenizer.
+
+    Raises CheckpointError where there is no directory; everything else that is wrong is a line of the result's
+    `damage`. Memory does not grow with the checkpoint.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: is no directory; give the path of a checkpoint")
+    found = _Findings()
+    config = found.of(read_json, directory / "config.json")
+    files = _files(directory, found)
+    tensors, whole = _tensors(files, found)
+    _index(directory, tensors, found)
+    vocabulary = _meaning(config, tensors, found, whole=whole)
+    sums = _sums(directory, found)
+    _bytes(files, tensors, sums, found, reporter or Silent())
+    for name in SETTINGS:
+        if (directory / name).exists():
+            found.of(read_json, directory / name)
+    _tokens(directory, vocabulary, found)
+    family = config.get("model_type") if config else None
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    family = family if isinstance(family, str) else None
+    damage = tuple(dict.fromkeys(found.damage))
+    return Checked(str(directory), family, len(tensors), nbytes, len(sums), damage, tuple(found.remarks))
+
+
+def _files(directory: Path, found: _Findings) -> list[Path]:
+    """The weight files; where the index is no guide, those that are there."""
+    return found.of(weight_files, directory) or found.of(stored_files, directory) or []
+
+
+def _tensors(files: list[Path], found: _Findings) -> tuple[dict[str, Stored], bool]:
+    """Every tensor of the files whose headers are whole, and whether all are."""
+    tensors: dict[str, Stored] = {}
+    before = len(found.damage)
+    for file in files:
+        for name, tensor in (found.of(lambda file=file: dict(read_header(file))) or {}).items():
+            if name in tensors:
+                found.damage.append(f"{name}: stored twice, in {tensors[name].file.name} and {file.name}")
+            tensors[name] = tensor
+    return tensors, len(found.damage) == before
+
+
+def _index(directory: Path, tensors: Mapping[str, Stored], found: _Findings) -> None:
+    """Hold the index against the headers: one line for each file about which they differ."""
+    if not (directory / INDEX).exists():
+        return
+    listed = found.of(weight_map, directory) or {}
+    stored = {name: tensor.file.name for name, tensor in tensors.items()}
+    read = set(stored.values())
+    for file in sorted(set(listed.values()) & read):
+        missing = [name for name, place in listed.items() if place == file and stored.get(name) != file]
+        extra = [name for name, place in stored.items() if place == file and listed.get(name) != file]
+        if missing:
+            found.damage.append(f"{directory / INDEX}: looks for {_some(missing)} in {file}, which has no such tensor")
+        if extra:
+            found.damage.append(f"{directory / INDEX}: leaves out {_some(extra)} of {file}")
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _meaning(
+    config: Mapping[str, Any] | None, tensors: Mapping[str, Stored], found: _Findings, *, whole: bool
+) -> int | None:
+    """Hold config and tensors against each other; the size of the vocabulary, where it is known."""
+    if config is None:
+        return None
+    name = config.get("model_type")
+    if isinstance(name, str) and name not in FAMILIES:
+        found.remarks.append(f"model_type {name!r} is not a family that kept reads: tensors were not held against it")
+        size = config.get("vocab_size")
+        return size if type(size) is int else None
+    family = found.of(family_of, config)
+    if family is None:
+        return None
+    spec = found.of(family.read_config, config)
+    if spec is not None and whole:
+        found.of(family.read, config, tensors)
+    return None if spec is None else spec.vocabulary
+
+
+def _sums(directory: Path, found: _Findings) -> dict[Path, str]:
+    """The sum of each file that `kept.json` names."""
+    if not (directory / RECORD).exists():
+        found.remarks.append(f"no {RECORD}: there are no sums to compare with")
+        return {}
+    stated = (found.of(read_json, directory / RECORD) or {"files": {}}).get("files")
+    if not isinstance(stated, dict) or not all(isinstance(value, str) for value in stated.values()):
+        found.damage.append(f"{directory / RECORD}: has no files with their sums; is it a record of a conversion?")
+        return {}
+    return dict(_beside(directory, stated, found))
+
+
+def _beside(directory: Path, stated: Mapping[str, str], found: _Findings) -> Iterator[tuple[Path, str]]:
+    for name, value in stated.items():
+        file = directory / name
+        if not {"", "..", "."}.isdisjoint(name.split("/")):
+            found.damage.append(f"{directory / RECORD}: names {name!r}, which is not a file of this directory")
+        elif not os.path.isfile(file):  # noqa: PTH113 - a name of any length and any characters is no error
+            found.damage.append(f"{file}: missing; {RECORD} lists it")
+        else:
+            yield file, value
+
+
+def _bytes(
+    files: list[Path], tensors: Mapping[str, Stored], sums: Mapping[Path, str], found: _Findings, reporter: Reporter
+) -> None:
+    """Sum the files and look at every weight, on two cores; findings in the order of the files."""
+    total = sum(file.stat().st_size for file in sums) + sum(tensor.nbytes for tensor in tensors.values())
+    if sums:
+        unlisted = [file.name for file in files if file not in sums]
+        found.damage.extend(f"{file}: is not in {RECORD}; it was added later" for file in unlisted)
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        with reporter.stage("check", total, "bytes") as advance:
+            step = _locked(advance)
+            for start in [*_starts(pool, files, tensors, sums, step)]:
+                found.damage.extend(found.of(start.result) or ())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _starts(
+    pool: ThreadPoolExecutor,
+    files: list[Path],
+    tensors: Mapping[str, Stored],
+    sums: Mapping[Path, str],
+    advance: Advance,
+) -> Iterator[Future[list[str]]]:
+    """The work, a file's sum beside its weights, so that the second reading comes from memory."""
+    for file in dict.fromkeys((*files, *sums)):
+        if file in sums:
+            yield pool.submit(_differs, file, sums[file], advance)
+        mine = {name: tensor for name, tensor in tensors.items() if tensor.file == file}
+        if mine:
+            yield pool.submit(_no_numbers, mine, advance)
+
+
+def _differs(file: Path, wanted: str, advance: Advance) -> list[str]:
+    return [] if digest(file, advance) == wanted else [f"{file}: changed since the conversion wrote it"]
+
+
+def _no_numbers(tensors: Mapping[str, Stored], advance: Advance) -> list[str]:
+    counted = ((name, tensor, not_finite(tensor, advance)) for name, tensor in tensors.items())
+    return [f"{tensor.file}: {name} holds {count}" for name, tensor, count in counted if count]
+
+
+def _locked(advance: Advance) -> Advance:
+    """Progress that two threads may report."""
+    lock = Lock()
+
+    def step(count: int) -> None:
+        with lock:
+            advance(count)
+
+    return step
+
+
+def _tokens(directory: Path, vocabulary: int | None, found: _Findings) -> None:
+    """Load the tokenizer, and hold its ids and the special ones against the vocabulary."""
+    from kept.verification.text import Reader  # noqa: PLC0415 - imports torch, which takes a second
+
+    reader = Reader(directory)
+    before = len(found.damage)
+    tokenizer = found.of(lambda: reader.tokenizer)
+    if tokenizer is None:
+        if len(found.damage) == before:
+            found.remarks.append("no tokenizer.json or tokenizer.model: it takes token ids only")
+        return
+    found.of(reader.encode, "Once upon a time")
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if vocabulary is not None and largest >= vocabulary:
+        found.damage.append(f"{directory}: its tokenizer gives id {largest}, the model has {vocabulary} tokens")
+    if vocabulary is not None and (directory / "generation_config.json").is_file():
+        found.of(_special_ids, directory / "generation_config.json", vocabulary)
+
+
+def _special_ids(file: Path, vocabulary: int) -> None:
+    settings = read_json(file)
+    for key in IDS:
+        ids = settings.get(key)
+        for one in ids if isinstance(ids, list) else [ids]:
+            if one is not None and (type(one) is not int or not 0 <= one < vocabulary):
+                raise CheckpointError(f"{file}: {key} is {one!r}, the model has tokens 0 to {vocabulary - 1}")

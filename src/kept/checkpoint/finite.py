@@ -1,0 +1,75 @@
+"""Weights that are no number: NaN and infinity, counted in blocks of the file's own bits. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kept.errors import CheckpointError
+from kept.ir.tensors import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kept.ir.tensors import Stored
+
+EXPONENTS = {"F64": 0x7FF0_0000_0000_0000, "F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}
+"""The bits of the exponent: all of them are set in what is no number, and then NaN has further bits, infinity none."""
+
+BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """How many elements of a tensor are NaN, and how many are infinite."""
+
+    nan: int = 0
+    infinite: int = 0
+
+    def __add__(self, other: NotFinite) -> NotFinite:
+        return NotFinite(self.nan + other.nan, self.infinite + other.infinite)
+
+    def __bool__(self) -> bool:
+        return self.nan + self.infinite > 0
+
+    def __str__(self) -> str:
+        """In words: `3 NaN and 1 infinite`."""
+        return " and ".join(f"{n} {what}" for n, what in ((self.nan, "NaN"), (self.infinite, "infinite")) if n)
+
+
+def not_finite(tensor: Stored, progress: Callable[[int], None] | None = None) -> NotFinite:
+    """Count what is no number in a stored tensor, in a few megabytes of memory; `progress` is called with bytes.
+
+    Raises CheckpointError where the file is shorter than its header says.
+    """
+    found, left = NotFinite(), tensor.nbytes
+    with tensor.file.open("rb") as file:
+        file.seek(tensor.offset)
+        while left:
+            block = file.read(min(BLOCK_BYTES, left))
+            if not block or len(block) % DTYPE_BYTES[tensor.dtype]:
+                raise CheckpointError(f"{tensor.file.name}: ends before its tensors do; fetch the file again")
+            found, left = found + _count(block, tensor.dtype), left - len(block)
+            if progress is not None:
+                progress(len(block))
+    return found
+
+
+def first_not_finite(tensors: Mapping[str, Stored]) -> tuple[str, NotFinite] | None:
+    """The first tensor that holds what is no number, and how many; None where all are finite."""
+    counted = ((name, not_finite(tensor)) for name, tensor in tensors.items())
+    return next(((name, found) for name, found in counted if found), None)
+
+
+def _count(block: bytes, dtype: str) -> NotFinite:
+    bits: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(block, f"<u{DTYPE_BYTES[dtype]}")
+    mask = bits.dtype.type(EXPONENTS[dtype])
+    full = (bits & mask) == mask
+    total = int(np.count_nonzero(full))
+    if total == 0:
+        return NotFinite()
+    mantissa = mask.dtype.type((1 << (8 * DTYPE_BYTES[dtype] - 1)) - 1) & ~mask
+    nan = int(np.count_nonzero(bits[full] & mantissa))
+    return NotFinite(nan, total - nan)

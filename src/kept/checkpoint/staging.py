@@ -1,0 +1,206 @@
+"""Building a directory: atomic, and resumable.
+
+Everything is written into a hidden sibling of the output and renamed at the end. A finished shard is renamed into
+its name there, so that the same command run again skips it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from kept.checkpoint.stream import Gauge, copy_file, digest, followed, one_thread, write_tensor
+from kept.checkpoint.writer import to_json
+from kept.errors import KeptError, OutputError
+from kept.ir.tensors import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from kept.checkpoint.stream import Progress
+    from kept.checkpoint.writer import Shard
+
+JOURNAL = ".kept-journal.json"
+
+
+@dataclass(frozen=True)
+class Staging:
+    """The hidden sibling in which an output is built."""
+
+    path: Path
+    target: Path
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        with self._file(name) as file:
+            file.write(content)
+
+    def copy(self, name: str, source: Path) -> None:
+        """Copy a whole file."""
+        with self._file(name) as file:
+            copy_file(source, file)
+
+    def write_shard(self, shard: Shard, progress: Progress) -> None:
+        """Write a shard unless an earlier run finished it; `progress` is called with bytes as they are done."""
+        with ThreadPoolExecutor(1) as pool:
+            self.begin_shard(shard, progress, pool).result()
+
+    def begin_shard(self, shard: Shard, progress: Progress, pool: ThreadPoolExecutor) -> Future[str | None]:
+        """Write a shard's bytes. The future is done when they are on the disk, under their name.
+
+        It holds their sha256; None of a file that is copied whole, whose sum is the source's.
+        """
+        if (self.path / shard.name).exists():
+            progress(shard.nbytes)
+            return pool.submit(lambda: None if shard.whole else digest(self.path / shard.name))
+        part, gauge = self._part(shard.name), Gauge()
+        try:
+            with self._errors(), part.open("wb") as file:
+                settled = pool.submit(self._settle, shard, gauge)
+
+                def advance(count: int) -> None:
+                    gauge.advance(count)
+                    progress(count)
+                    if settled.done():  # before its time: it failed
+                        settled.result()
+
+                _write(shard, file, advance)
+                file.flush()
+                gauge.end()
+        finally:
+            gauge.stop()
+        return settled
+
+    def publish(self) -> None:
+        """Give the finished directory its name."""
+        if self.target.exists():
+            raise OutputError(f"{self.target}: appeared while the conversion ran; the result is in {self.path}")
+        _sync_directory(self.path)
+        self.path.rename(self.target)
+        # The journal goes last: killed before, the same command continues; killed here, it finds the output finished.
+        (self.target / JOURNAL).unlink(missing_ok=True)
+        _sync_directory(self.target)
+        _sync_directory(self.target.parent)
+
+    def clear(self, *, keep_finished: bool) -> None:
+        """Remove what no later run can use: everything, or everything but the finished shards and their journal."""
+        if not self.path.exists():
+            return
+        if not (keep_finished and any(self.path.glob("*.safetensors"))):
+            shutil.rmtree(self.path)
+            return
+        for part in self.path.glob("*.part"):
+            part.unlink()
+
+    def _settle(self, shard: Shard, gauge: Gauge) -> str | None:
+        part = self._part(shard.name)
+        with self._errors():
+            found = None if shard.whole else followed(part, gauge)
+            gauge.wait(float("inf"))
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.rename(self.path / shard.name)
+        return found
+
+    @contextmanager
+    def _file(self, name: str) -> Iterator[IO[bytes]]:
+        part = self._part(name)
+        with self._errors():
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(self.path / name)
+
+    def _part(self, name: str) -> Path:
+        return self.path / f"{name}.part"
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self.target}: cannot be written ({error.strerror or error}); free space or permissions?"
+            ) from error
+
+
+@contextmanager
+def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging]:
+    """The directory to build `target` in; of an earlier run with the same `fingerprint`, what that run finished.
+
+    Raises OutputError where the target exists, cannot be made, or another run is at work on it.
+    """
+    check_target(target)
+    path = target.parent / f".{target.name}.kept-partial"
+    if path.is_symlink() or (path.is_dir() and any(path.iterdir()) and not (path / JOURNAL).is_file()):
+        raise OutputError(f"{path}: is in the way and not from an earlier run; remove it or choose another output")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
+        journal = (path / JOURNAL).open("a+")
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
+    with journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputError(f"{target}: another run is writing it; wait for it or choose another output") from None
+        stage = Staging(path, target)
+        try:
+            check_target(target)  # again: the run that had the lock may just have finished
+            _begin(stage, journal, to_json(fingerprint).decode())
+            yield stage
+        except BaseException as error:
+            # An interrupted run is continued, and so is one whose full disk was freed; what a KeptError of another
+            # kind says is no different the next time.
+            stage.clear(keep_finished=isinstance(error, OutputError) or not isinstance(error, KeptError))
+            raise
+
+
+def check_target(target: Path) -> None:
+    """Raise OutputError where the target exists."""
+    if (target / JOURNAL).is_file():  # finished by a run that was killed at the very end
+        (target / JOURNAL).unlink()
+    if target.exists() or target.is_symlink():
+        raise OutputError(f"{target}: exists already; choose another output or remove it")
+
+
+def _begin(stage: Staging, journal: IO[str], fingerprint: str) -> None:
+    """Keep what a run with this fingerprint finished; of any other run nothing."""
+    journal.seek(0)
+    if journal.read() == fingerprint:
+        return
+    for entry in stage.path.iterdir():
+        if entry.name != JOURNAL:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    journal.truncate(0)
+    journal.write(fingerprint)
+    journal.flush()
+
+
+def _write(shard: Shard, file: IO[bytes], progress: Progress) -> None:
+    if shard.whole is not None:
+        header = shard.whole.stat().st_size - shard.nbytes
+        copy_file(shard.whole, file, 0, header)
+        copy_file(shard.whole, file, header, shard.nbytes, progress)
+        return
+    file.write(shard.header())
+    computes = any(not isinstance(tensor, Stored) for _, tensor in shard.tensors)
+    with one_thread() if computes else nullcontext():
+        for _, tensor in shard.tensors:
+            write_tensor(tensor, file, progress)
+
+
+def _sync_directory(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -1,0 +1,25 @@
+"""Aquila and Aquila2: Llama by another name, without biases; an epsilon of its own where the config leaves it out."""
+
+from __future__ import annotations
+
+from kept.families.items import Derived, Flag, Number, SpecialTokens, split_heads
+from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
+from kept.families.rotary import Rotary
+from kept.families.table import Family, L
+
+AQUILA = Family(
+    name="aquila",
+    architecture="AquilaForCausalLM",
+    items=(
+        *DECODER,
+        Derived(f"{L}mixer.head_dim", split_heads),
+        *GATED,
+        RMS_NORMS,
+        Number("rms_norm_eps", NORM_EPS, default=1e-5),
+        Rotary(),
+        Flag("tie_word_embeddings", ("head.tied",)),
+        SpecialTokens(bos=1, eos=2, pad=0),
+    ),
+    entries=ENTRIES,
+    ignored=ROTARY_BUFFERS,
+)

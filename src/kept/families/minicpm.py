@@ -1,0 +1,83 @@
+"""MiniCPM (1, 2 and 4, dense): Llama with multipliers on embedding, residuals and logits; a tied head by default."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kept.families.items import NO_EXPERTS, Derived, Fixed, Flag, Number, SpecialTokens, first, split_heads
+from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
+from kept.families.rotary import Rotary
+from kept.families.table import Family, L
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kept.families.config import Config
+    from kept.ir.facts import Facts
+
+
+@dataclass(frozen=True)
+class Share:
+    """A multiplier that the config states times some number, or over it: `share` makes the multiplier of the key."""
+
+    key: str
+    path: str
+    share: Callable[[float, Facts], float]
+    whole: Callable[[float, Facts], float]
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to multiplier."""
+        return {self.path: self.share(config.positive(self.key, 1.0), known)}
+
+    def write(self, table: Facts) -> dict[str, Any]:
+        """Multiplier to key: of the numbers that read back as it the roundest."""
+        multiplier = first(table, self.path)
+        value = self.whole(multiplier, table)
+        near = (round(value, 12), value, math.nextafter(value, math.inf), math.nextafter(value, 0.0))
+        return {self.key: next((one for one in near if self.share(one, table) == multiplier), value)}
+
+
+def per_layer(value: float, known: Facts) -> float:
+    """`scale_depth` over the square root of the depth."""
+    return float(value / math.sqrt(known["depth"]))
+
+
+def all_layers(value: float, known: Facts) -> float:
+    """The inverse."""
+    return float(value * math.sqrt(known["depth"]))
+
+
+def of_width(value: float, known: Facts) -> float:
+    """`dim_model_base` over the width."""
+    return float(value / known["width"])
+
+
+def times_width(value: float, known: Facts) -> float:
+    """The inverse."""
+    return float(value * known["width"])
+
+
+MINICPM = Family(
+    name="minicpm",
+    architecture="MiniCPMForCausalLM",
+    items=(
+        *DECODER,
+        Derived(f"{L}mixer.head_dim", split_heads),
+        *GATED,
+        NO_EXPERTS,
+        Fixed("sparse_config", value=None, why="sparse attention is not supported; take it out to attend densely"),
+        RMS_NORMS,
+        Number("rms_norm_eps", NORM_EPS, default=1e-6),
+        Rotary(),
+        Flag("attention_bias", ATTENTION_BIASES),
+        Number("scale_emb", ("embedding_multiplier",), default=1.0),
+        Share("scale_depth", f"{L}residual_multiplier", per_layer, all_layers),
+        Share("dim_model_base", "head.multiplier", of_width, times_width),
+        Flag("tie_word_embeddings", ("head.tied",), default=True),
+        SpecialTokens(bos=1, eos=2),
+    ),
+    entries=ENTRIES,
+    ignored=ROTARY_BUFFERS,
+)

@@ -1,0 +1,129 @@
+"""Fold scalar multipliers into the weights beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.passes.algebra import scaled, scaled_gain
+from kept.passes.base import Obstacle, Pass
+from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.plain_gains import PlainGains
+from kept.passes.rewrite import map_layers
+from kept.passes.untie import UntieHead
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Attention, Layer, Norm, Spec
+    from kept.ir.tensors import Lazy
+
+
+@dataclass(frozen=True)
+class FoldMultipliers(Pass):
+    """Embedding, residual, attention and logit multipliers become part of the weights. EXACT; costs nothing.
+
+    E <- m E; o, down <- r o, r down (or the gain and bias of the norm behind them); q <- s sqrt(head_dim) q (or its
+    norm's); head <- m head. A head tied to an embedding with another multiplier is untied first.
+    """
+
+    name: ClassVar[str] = "fold-multipliers"
+    summary: ClassVar[str] = "scalar multipliers move into the weights beside them"
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """A multiplier; and a head of its own where embedding and head change differently."""
+        spec = program.spec
+        if not _has_multiplier(spec):
+            return Obstacle("model", "has no multiplier", way_out="leave this pass out")
+        if spec.head.tied and spec.embedding_multiplier != spec.head.multiplier:
+            return Obstacle("head", "is tied to the embedding and has another multiplier", UntieHead())
+        if spec.head.normalised and spec.head.multiplier != 1:
+            return Obstacle("head", "is normalised after any multiplier", FoldHeadNorm())
+        bare = next((i for i, layer in enumerate(spec.layers) if _hidden(layer)), None)
+        if bare is not None:
+            return Obstacle(f"layers.{bare}", "has a norm without a gain to hold a multiplier", PlainGains())
+        return None
+
+    def run(self, program: Program) -> Program:
+        """Scale, and set every multiplier to one."""
+        spec = program.spec
+        changed = _scaled(program, ("embedding.weight",), spec.embedding_multiplier)
+        if not spec.head.tied:
+            changed |= _scaled(program, ("head.weight",), spec.head.multiplier)
+        changed |= _scaled(program, ("head.bias",), spec.head.multiplier)
+        for i, layer in enumerate(spec.layers):
+            changed |= _residual(program, f"layers.{i}.", layer)
+            changed |= _queries(program, f"layers.{i}.mixer.", layer.mixer)
+        plain = replace(spec, embedding_multiplier=1.0, head=replace(spec.head, multiplier=1.0))
+        return program.updated(map_layers(plain, _without), changed)
+
+    def ensures(self, spec: Spec) -> bool:
+        """No multiplier is left."""
+        return not _has_multiplier(spec)
+
+
+def _has_multiplier(spec: Spec) -> bool:
+    return (
+        spec.embedding_multiplier != 1
+        or spec.head.multiplier != 1
+        or any(layer.residual_multiplier != 1 or _query_factor(layer.mixer) != 1 for layer in spec.layers)
+    )
+
+
+def _hidden(layer: Layer) -> bool:
+    """Whether a multiplier stands behind a norm that has no gain to take it up."""
+    behind = (layer.mixer_post_norm, layer.mlp_post_norm) if layer.residual_multiplier != 1 else ()
+    qk = layer.mixer.qk_norm
+    norms = (*behind, qk.norm) if qk is not None and _query_factor(layer.mixer) != 1 else behind
+    return any(norm is not None and not norm.gain for norm in norms)
+
+
+def _query_factor(mixer: Attention) -> float:
+    return 1.0 if mixer.scale is None else mixer.scale * mixer.head_dim**0.5
+
+
+def _without(layer: Layer) -> Layer:
+    mixer = layer.mixer if layer.mixer.scale is None else replace(layer.mixer, scale=None)
+    return replace(layer, mixer=mixer, residual_multiplier=1.0)
+
+
+def _scaled(program: Program, names: tuple[str, ...], factor: float) -> dict[str, Lazy]:
+    if factor == 1:
+        return {}
+    return {name: scaled(program.weights[name], factor) for name in names if name in program.weights}
+
+
+def _residual(program: Program, at: str, layer: Layer) -> dict[str, Lazy]:
+    out: dict[str, Lazy] = {}
+    for part, post, norm in (
+        ("mixer.o", "mixer_post_norm", layer.mixer_post_norm),
+        ("mlp.down", "mlp_post_norm", layer.mlp_post_norm),
+    ):
+        if norm is None:
+            out |= _scaled(program, (f"{at}{part}.weight", f"{at}{part}.bias"), layer.residual_multiplier)
+        else:
+            out |= _gain(program, at + post, norm, layer.residual_multiplier)
+    return out
+
+
+def _queries(program: Program, at: str, mixer: Attention) -> dict[str, Lazy]:
+    factor = _query_factor(mixer)
+    if mixer.qk_norm is not None:
+        return _gain(program, f"{at}q_norm", mixer.qk_norm.norm, factor)
+    if mixer.fused:
+        return _first_rows(program, at, mixer, factor)
+    return _scaled(program, (f"{at}q.weight", f"{at}q.bias"), factor)
+
+
+def _first_rows(program: Program, at: str, mixer: Attention, factor: float) -> dict[str, Lazy]:
+    if factor == 1:
+        return {}
+    rows = mixer.heads * mixer.head_dim
+    names = (name for name in (f"{at}qkv.weight", f"{at}qkv.bias") if name in program.weights)
+    return {name: scaled(program.weights[name], factor, rows) for name in names}
+
+
+def _gain(program: Program, at: str, norm: Norm, factor: float) -> dict[str, Lazy]:
+    if factor == 1:
+        return {}
+    out = {f"{at}.gain": scaled_gain(program.weights[f"{at}.gain"], factor, norm.offset)}
+    return out | _scaled(program, (f"{at}.bias",), factor)

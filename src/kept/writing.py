@@ -1,0 +1,115 @@
+"""Writing an output's files, and knowing that what they were made from did not change meanwhile."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.stream import Gauge, digest, paced
+from kept.checkpoint.writer import INDEX, Shard, index, to_json
+from kept.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from concurrent.futures import Future
+
+    from kept.checkpoint.staging import Staging
+    from kept.opened import Opened
+    from kept.recipe import Recipe
+    from kept.reporting import Reporter
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Config, weights and text of a run, each with its size and time when the run began."""
+
+    files: Mapping[Path, tuple[int, int]]
+
+    @classmethod
+    def found(cls, recipe: Recipe) -> Inputs:
+        """The source's files, and the recipe's text. What is missing is for others to say."""
+        source = Path(recipe.source)
+        files = [source / "config.json", *sorted(source.glob("*.safetensors"))]
+        if recipe.text is not None:
+            files.append(Path(recipe.text))
+        return cls({file: _stamp(file) for file in files if file.is_file()})
+
+    def check(self) -> None:
+        """Raise CheckpointError naming the first file that is not what it was."""
+        for file, stamp in self.files.items():
+            if not file.is_file():
+                raise CheckpointError(f"{file}: disappeared during the run; nothing was written, fetch it again")
+            if _stamp(file) != stamp:
+                raise CheckpointError(f"{file}: changed during the run; nothing was written, run it again")
+
+
+def fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
+    """What makes two runs the same: an unfinished output of any other run is begun anew."""
+    read = [source.path / "config.json", *source.files]
+    if recipe.norm == "calibrated" and recipe.text is not None:
+        read.append(Path(recipe.text))
+    files = {file.name: _stamp(file) for file in read}
+    return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
+
+
+def write_weights(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:
+    """Write the weights. Returns the sha256 of what was read (`source`) and written (`output`) by file name.
+
+    The sums are made by other threads meanwhile, of bytes that the system has in memory: the source's a little ahead
+    of the writer, which so finds them read; the output's right behind it. The sync of a finished shard overlaps
+    with the next one.
+    """
+    total = sum(part.nbytes for part in parts)
+    read = [source.path / "config.json", *source.files]
+    gauge = Gauge()
+    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(2) as settling:
+        pace = paced(gauge, sum(file.stat().st_size for file in read) / max(1, total))
+        sums = {file.name: reading.submit(digest, file, pace) for file in read}
+        wrote: dict[str, Future[str | None]] = {}
+        try:
+            with reporter.stage("write", total, "bytes") as advance:
+
+                def progress(count: int) -> None:
+                    gauge.advance(count)
+                    advance(count)
+
+                for part in parts:
+                    wrote[part.name] = stage.begin_shard(part, progress, settling)
+            gauge.end()
+            given = {name: future.result() for name, future in sums.items()}
+            made = {part.name: wrote[part.name].result() or given[_name(part)] for part in parts}
+        finally:
+            gauge.stop()
+            for pool in (reading, settling):
+                pool.shutdown(wait=False, cancel_futures=True)
+    return {"source": given, "output": made}
+
+
+def write_small(
+    stage: Staging, parts: list[Shard], config: dict[str, Any], extra: Mapping[str, Path | bytes]
+) -> list[str]:
+    """Write all but weights, card and record, first: what is wrong with them shows before hours of work. The names."""
+    files: dict[str, Path | bytes] = {"config.json": to_json(config), **extra}
+    listed = index(parts)
+    if listed is not None:
+        files[INDEX] = listed
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            stage.write(name, content)
+        else:
+            stage.copy(name, content)
+    return [*files]
+
+
+def _name(part: Shard) -> str:
+    """The source's file that a shard is a copy of."""
+    assert part.whole is not None, f"{part.name} was written and not summed"
+    return part.whole.name
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from kept.errors import CheckpointError
+from kept.families.baichuan import BAICHUAN
+from models import TINY
+from orphans import OrphanContract
+from rotations import RotaryContract
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+
+
+class TestBaichuan(OrphanContract, RotaryContract):
+    name = "baichuan"
+    sizes = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
+    )
+    numbers = ("rms_norm_eps",)
+    flags = ("tie_word_embeddings",)
+    words = ("hidden_act",)
+    defaults: ClassVar[dict[str, Any]] = {
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+        "tie_word_embeddings": False,
+    }
+    second: ClassVar[bool] = False
+
+    def test_the_generation(self, program: Program) -> None:
+        written = self.family.write_config(program.spec, "F32")
+        assert program.spec.head.normalised is self.second
+        assert ("z_loss_weight" in written) is self.second
+        assert written["architectures"] == ["BaichuanForCausalLM" if self.second else "BaiChuanForCausalLM"]
+
+
+class TestBaichuan2(TestBaichuan):
+    """Rows of the head are divided by their length."""
+
+    overrides: ClassVar[dict[str, Any]] = {"z_loss_weight": 0}
+    second = True
+
+
+class TestBaichuan2Tied(TestBaichuan):
+    overrides: ClassVar[dict[str, Any]] = {"z_loss_weight": 0.0, "tie_word_embeddings": True}
+    second = True
+
+
+def test_the_second_generation_is_known_by_its_vocabulary_too() -> None:
+    released = {**TINY["baichuan"], "vocab_size": 125696}
+    assert BAICHUAN.read_config(released).head.normalised
+    assert not BAICHUAN.read_config({**released, "vocab_size": 64000}).head.normalised
+    assert BAICHUAN.read_config({**released, "vocab_size": 125700, "z_loss_weight": 0}).head.normalised
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_position_embeddings": None, "model_max_length": 4096}, {"hidden_size": 5120}]
+)
+def test_the_13b_models_are_refused_for_alibi(changes: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError, match=r"^config\.json: .*a Baichuan 13B, which knows positions by ALiBi"):
+        BAICHUAN.read_config({**TINY["baichuan"], **changes})

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import torch
+
+from conversions import EXACT
+from kept.errors import CheckpointError
+from kept.ir.spec import Rope
+from kept.ir.tensors import zeros
+from models import logits, some_tokens, worst
+from rotations import StockRotaryContract, unrotated
+
+if TYPE_CHECKING:
+    from kept.checkpoint.reader import Checkpoint
+    from kept.ir.program import Program
+
+SIDE_BY_SIDE = (
+    r"^every layer's parallel: attention and MLP read the same stream in one of the two models only; no exact"
+)
+
+
+class TestGptNeox(StockRotaryContract):
+    """Pythia: side by side, two norms, biases, a quarter of each head turns."""
+
+    name = "gpt_neox"
+    sizes = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
+    )
+    numbers = ("layer_norm_eps",)
+    flags = ("attention_bias", "use_parallel_residual", "tie_word_embeddings")
+    words = ("hidden_act",)
+    theta_key = "rotary_emb_base"
+    partial_key = "rotary_pct"
+    becomes_llama = SIDE_BY_SIDE
+
+    stated: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 1.0}
+
+    def test_spec(self, program: Program) -> None:
+        layer = program.spec.layers[0]
+        assert layer.parallel
+        assert layer.mlp_norm is not None
+        assert (layer.mixer.fused, layer.mixer.kv_heads, layer.mixer.rope) == (True, 4, Rope(1000.0, 4))
+        assert (layer.mlp.gated, layer.mlp.activation) == (False, "gelu")
+        assert not program.spec.head.bias
+
+    def test_query_key_and_value_stand_apart(self, program: Program, checkpoint: Checkpoint) -> None:
+        """Stored head by head as query, key, value; held as all queries, all keys, all values."""
+        for kind, shape in (("weight", (4, 3, 16, 64)), ("bias", (4, 3, 16))):
+            stored = checkpoint.tensors[f"gpt_neox.layers.1.attention.query_key_value.{kind}"].read()
+            held = program.weights[f"layers.1.mixer.qkv.{kind}"].read()
+            assert torch.equal(held, stored.view(shape).transpose(0, 1).flatten(0, 2))
+
+    def test_buffers_of_old_versions_are_left_out(self, program: Program, checkpoint: Checkpoint) -> None:
+        at = "gpt_neox.layers.0.attention"
+        old = {f"{at}.bias": (1, 1, 128, 128), f"{at}.masked_bias": (), f"{at}.rotary_emb.inv_freq": (2,)}
+        more = {name: zeros(shape, "F32") for name, shape in old.items()}
+        assert self.family.read(checkpoint.config, {**checkpoint.tensors, **more}).weights == program.weights
+
+    def test_a_base_on_which_versions_disagree_is_refused(self, checkpoint: Checkpoint) -> None:
+        """transformers 4 takes `rope_theta`, 5 takes `rotary_emb_base`."""
+        plain = unrotated(checkpoint.config)
+        for keys in ({"rope_theta": 500.0}, {"rope_theta": 500.0, "rotary_emb_base": 10_000}):
+            with pytest.raises(CheckpointError, match=r"^config\.json: rope_theta is 500\.0, it must be 10000, as"):
+                self.family.read_config({**plain, **keys})
+        spec = self.family.read_config({**plain, "rope_theta": 500, "rotary_emb_base": 500})
+        assert spec.layers[0].mixer.rope == Rope(500.0, 4)
+
+
+class TestGptNeoxInSequence(TestGptNeox):
+    overrides: ClassVar[dict[str, Any]] = {
+        "use_parallel_residual": False,
+        "rotary_pct": 0.5,
+        "hidden_act": "gelu_new",
+        "tie_word_embeddings": True,
+    }
+    becomes_llama = EXACT
+
+    def test_spec(self, program: Program) -> None:
+        layer = program.spec.layers[0]
+        assert not layer.parallel
+        assert (layer.mixer.rope, layer.mlp.activation) == (Rope(1000.0, 8), "gelu_tanh")
+        assert program.spec.head.tied
+
+
+class TestGptNeoxWithoutBiases(TestGptNeox):
+    overrides: ClassVar[dict[str, Any]] = {"attention_bias": False, "rotary_pct": 1.0}
+
+    def test_spec(self, program: Program) -> None:
+        assert program.spec.layers[0].mixer.rope == Rope(1000.0, 16)
+        assert not any("mixer." in name for name in program.weights if name.endswith(".bias"))
+        assert program.spec.layers[0].mlp.up_bias
+
+    def test_query_key_and_value_stand_apart(self, program: Program, checkpoint: Checkpoint) -> None:
+        """Negative control: read as three blocks, it would be another model."""
+        name = "layers.1.mixer.qkv.weight"
+        blocks = checkpoint.tensors["gpt_neox.layers.1.attention.query_key_value.weight"]
+        wrong = program.updated(program.spec, {name: blocks})
+        assert worst(logits(wrong, some_tokens()), logits(program, some_tokens())) > 0.1
