@@ -144,7 +144,10 @@ def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: An
     type=int,
     help="Tokens of the final verification; 0 leaves it out. [default: 512, of large models 64]",
 )
-def convert(source: str | None, out: str | None, recipe: str | None, *, as_json: bool, **options: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+def convert(
+    source: str | None, out: str | None, recipe: str | None, *, as_json: bool, dry_run: bool, **options: Any
+) -> None:
     """Convert SOURCE into OUT and measure the result.
 
     OUT is a directory that stock tools load.
@@ -155,11 +158,17 @@ def convert(source: str | None, out: str | None, recipe: str | None, *, as_json:
     kept convert path/to/orion out/llama
     kept convert path/to/orion out/plain --norm opm
     kept convert path/to/orion out/llama --dtype float32 --text my.txt
+    kept convert path/to/orion out/llama --dry-run
     kept convert --recipe recipe.toml
     """
-    from kept.pipeline import run
+    from kept.pipeline import rehearse, run
 
-    done = run(_recipe(recipe, source=source, out=out, **options), display.Bars())
+    asked = _recipe(recipe, source=source, out=out, **options)
+    if dry_run:
+        rehearsed = rehearse(asked, display.Bars())
+        display.out_json(display.rehearsal_table(rehearsed)) if as_json else display.rehearsal(rehearsed)
+        return
+    done = run(asked, display.Bars())
     display.out_json(done.record) if as_json else display.conversion(done)
 
 

@@ -92,16 +92,22 @@ def write_small(
     stage: Staging, parts: list[Shard], config: dict[str, Any], extra: Mapping[str, Path | bytes]
 ) -> list[str]:
     """Write all but weights, card and record, first: what is wrong with them shows before hours of work. The names."""
-    files: dict[str, Path | bytes] = {"config.json": to_json(config), **extra}
-    listed = index(parts)
-    if listed is not None:
-        files[INDEX] = listed
+    files = small_files(parts, config, extra)
     for name, content in files.items():
         if isinstance(content, bytes):
             stage.write(name, content)
         else:
             stage.copy(name, content)
     return [*files]
+
+
+def small_files(
+    parts: list[Shard], config: dict[str, Any], extra: Mapping[str, Path | bytes]
+) -> dict[str, Path | bytes]:
+    """All but weights, card and record: a file to copy, or the bytes to write."""
+    files: dict[str, Path | bytes] = {"config.json": to_json(config), **extra}
+    listed = index(parts)
+    return files if listed is None else {**files, INDEX: listed}
 
 
 def _name(part: Shard) -> str:

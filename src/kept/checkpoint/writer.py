@@ -35,6 +35,11 @@ class Shard:
         """Bytes of the tensors."""
         return sum(tensor.nbytes for _, tensor in self.tensors)
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file."""
+        return len(self.header()) + self.nbytes if self.whole is None else self.whole.stat().st_size
+
     def header(self) -> bytes:
         """The safetensors header, padded to eight bytes as the format's own writer does."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
