@@ -61,7 +61,10 @@ def test_every_file_of_the_package_is_inside(wheel: Path) -> None:
 def test_it_runs_without_the_source_tree(installed: Path, tmp_path: Path) -> None:
     where = run(installed / "python", "-c", "import kept; print(kept.__file__)", folder=tmp_path)
     assert where.startswith(str(installed.parent)), "the negative control: not this tree's"
-    helps = [run(*words, "--help", folder=tmp_path) for words in ((installed / "kept",), (installed / "python", "-m", "kept"))]
+    helps = [
+        run(*words, "--help", folder=tmp_path)
+        for words in ((installed / "kept",), (installed / "python", "-m", "kept"))
+    ]
     assert helps[0].partition("\n")[2] == helps[1].partition("\n")[2]
     assert "kept convert path/to/orion out/llama" in helps[0]
 
@@ -71,6 +74,8 @@ def test_it_converts(installed: Path, tmp_path: Path) -> None:
     done = json.loads(run(installed / "kept", "demo", "--out", tmp_path / "demo", "--json", folder=tmp_path))
     assert done["verification"]["kept"] is True
     assert {"page.html", "llama"} <= {file.name for file in (tmp_path / "demo").iterdir()}
-    model = Path(run(installed / "python", "-c", "import kept.demo as d; print(d.model_path())", folder=tmp_path).strip())
+    model = Path(
+        run(installed / "python", "-c", "import kept.demo as d; print(d.model_path())", folder=tmp_path).strip()
+    )
     run(installed / "kept", "convert", model, "plain", "--norm", "opm", "--verify-tokens", "16", folder=tmp_path)
     assert (tmp_path / "plain/README.md").is_file()
