@@ -174,7 +174,7 @@ def _page(table: str) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    pins = "; ".join(f"{name}: {' '.join(pins[:3])}" for name, pins in TRANSFORMERS.items() if pins)
+    pins = "\n- ".join(f"{name}: {' '.join(pins[:3])}" for name, pins in TRANSFORMERS.items() if pins)
     text = (HERE / "page.md").read_text(encoding="utf-8")
     return text.format(
         date=f"{datetime.now(UTC):%Y-%m-%d}",

@@ -9,9 +9,11 @@ import re
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
+import click.shell_completion
 import pytest
 from click.testing import CliRunner
 
@@ -19,6 +21,8 @@ import kept
 from golden import check_golden
 from kept import display
 from kept.cli import main
+from kept.families import TARGETS
+from kept.ir.tensors import TORCH_NAMES
 from kept.passes.fold_bias import FoldNormBias
 from models import write_checkpoint
 from stored import all_bytes, read_json, write_readable
@@ -457,4 +461,95 @@ def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    assert COMMANDS == ["check", "convert", "demo", "generate", "inspect", "plan", "verify"]
+    assert COMMANDS == ["check", "completion", "convert", "demo", "generate", "inspect", "plan", "verify"]
+
+
+# -------------------------------------------------------------------------------------------------- completion, dry run
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("kept plan --norm op", {"opm", "opm-centred"}),
+        ("kept convert --final-bias ", {"block", "drop"}),
+        ("kept convert --dtype int", set()),
+        ("kept convert --dtype b", {"bfloat16"}),
+        ("kept plan --rope ", {"llama3", "proportional"}),
+        ("kept comp", {"completion"}),
+    ],
+)
+def test_the_shell_completes(words: str, found: set[str]) -> None:
+    *before, last = words.split(" ")
+    completer = click.shell_completion.ShellComplete(main, {}, "kept", "_KEPT_COMPLETE")
+    assert {item.value for item in completer.get_completions(before[1:], last)} == found
+
+
+def test_targets_and_folders_complete() -> None:
+    completer = click.shell_completion.ShellComplete(main, {}, "kept", "_KEPT_COMPLETE")
+    assert {item.value for item in completer.get_completions(["plan", "--to"], "")} == {*TARGETS}
+    assert [item.type for item in completer.get_completions(["convert"], "any")] == ["dir"]
+    assert [item.type for item in completer.get_completions(["convert", "--text"], "any")] == ["file"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script(shell: str) -> None:
+    script = succeeds("completion", shell).stdout
+    assert f"_KEPT_COMPLETE={shell}_complete" in script
+    assert "%(" not in script
+
+
+def test_bash_itself_completes() -> None:
+    """The script is sourced by a real bash; completing asks the installed command."""
+    asks = 'eval "$(python -m kept completion bash)"; COMP_WORDS=(kept plan --norm cal); COMP_CWORD=3; '
+    folder = os.path.dirname(sys.executable)  # noqa: PTH120 - beside the interpreter
+    given = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    command = ["bash", "-c", asks + '_kept_completion kept; echo "${COMPREPLY[@]}"']
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
+    assert done.stdout == "calibrated\n", done.stderr
+
+
+def test_completing_does_not_wait_for_torch() -> None:
+    given = {**os.environ, "_KEPT_COMPLETE": "bash_complete", "COMP_WORDS": "kept plan --norm ", "COMP_CWORD": "3"}
+    code = "import sys; from kept.cli import main; main(prog_name='kept', standalone_mode=False)"
+    wraps = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); {code}"
+    done = subprocess.run([sys.executable, "-c", wraps], capture_output=True, text=True, check=False, env=given)
+    assert (done.stdout.split(), done.stderr) == (
+        ["plain,exact", "plain,opm", "plain,opm-centred", "plain,calibrated"],
+        "False\n",
+    )
+
+
+@pytest.mark.parametrize("options", [[], ["--shard-size", "50KB"], ["--dtype", "bfloat16"], ["--norm", "opm"]])
+def test_a_dry_run_says_what_is_then_written(orion: Path, tmp_path: Path, options: list[str]) -> None:
+    target = tmp_path / "made" / "out"
+    said = data("convert", orion, target, *options, "--dry-run")
+    assert [*tmp_path.iterdir()] == []
+    record = data("convert", orion, target, *options, "--verify-tokens", "0")
+    sizes = {file.name: file.stat().st_size for file in target.iterdir()}
+    assert said["files"] == {name: size for name, size in sizes.items() if name not in {"README.md", "kept.json"}}
+    assert said["bytes"] == sum(said["files"].values()) < said["free"]
+    assert (said["promise"], said["out"]) == (record["promise"], str(target))
+    assert "nothing was written" in succeeds("convert", orion, tmp_path / "other", "--dry-run").stdout
+
+
+def test_a_dry_run_finds_what_is_wrong(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "exists already" in complains("convert", orion, tmp_path, "--dry-run")
+    assert "lies inside the source" in complains("convert", orion, orion / "out", "--dry-run")
+    assert "needs text" in complains("convert", orion, tmp_path / "out", "--norm", "calibrated", "--dry-run")
+    monkeypatch.setattr("kept.pipeline.disk_usage", lambda _: SimpleNamespace(free=1000))
+    said = complains("convert", orion, tmp_path / "out", "--dry-run")
+    assert re.fullmatch(rf"{tmp_path}/out: needs \d+ bytes, {tmp_path} has 1000 free", said)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_dtype_and_shard_size_hold_for_every_tensor_and_file(orion: Path, tmp_path: Path) -> None:
+    for dtype in ("bfloat16", "float64"):
+        out = tmp_path / dtype
+        data("convert", orion, out, "--dtype", dtype, "--shard-size", "60KB", "--verify-tokens", "0")
+        tensors = kept.open_model(out).checkpoint.tensors
+        assert {TORCH_NAMES[tensor.dtype] for tensor in tensors.values()} == {dtype}
+        files = [*out.glob("*.safetensors")]
+        assert len(files) > 3
+        for file in files:
+            held = [tensor.nbytes for tensor in tensors.values() if tensor.file == file]
+            assert sum(held) <= 60_000 or len(held) == 1

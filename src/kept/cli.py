@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from kept import display
 from kept.errors import KeptError
@@ -14,24 +15,45 @@ from kept.errors import KeptError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+def _words(_: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """The words that an option takes, for the shell."""
+    from kept.recipe import WORDS
+
+    return [word for word in WORDS[str(parameter.name)] if word.startswith(begun)]
+
+
+def _folders(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Ask the shell for directories."""
+    return [CompletionItem(begun, type="dir")]
+
+
+def _files(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Ask the shell for files."""
+    return [CompletionItem(begun, type="file")]
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
 
 CHOICES: tuple[Callable[..., Any], ...] = (
-    click.option("--to", metavar="FAMILY", help="Target family. [default: llama]"),
+    click.option("--to", metavar="FAMILY", shell_complete=_words, help="Target family. [default: llama]"),
     click.option(
         "--norm",
         metavar="MODE",
+        shell_complete=_words,
         help="LayerNorm becomes RMSNorm: exact, opm, opm-centred or calibrated. [default: exact]",
     ),
     click.option(
         "--final-bias",
         metavar="WAY",
+        shell_complete=_words,
         help="The last norm's bias: block (exact, one more layer) or drop. [default: block]",
     ),
     click.option(
         "--rope",
         metavar="FORM",
+        shell_complete=_words,
         help="Partial rotation is said as llama3 (any runtime) or proportional (transformers 5). [default: llama3]",
     ),
     click.option(
@@ -41,7 +63,10 @@ CHOICES: tuple[Callable[..., Any], ...] = (
         help="State fewer positions; a sliding window as long as them goes away.",
     ),
     click.option(
-        "--dtype", metavar="DTYPE", help="Write float32, bfloat16, float16 or float64. [default: the source's]"
+        "--dtype",
+        metavar="DTYPE",
+        shell_complete=_words,
+        help="Write float32, bfloat16, float16 or float64. [default: the source's]",
     ),
     RECIPE,
     JSON,
@@ -94,8 +119,10 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("path")
-@click.option("--text", metavar="FILE", help="Also measure, on this text, what each LayerNorm does.")
+@click.argument("path", shell_complete=_folders)
+@click.option(
+    "--text", shell_complete=_files, metavar="FILE", help="Also measure, on this text, what each LayerNorm does."
+)
 @JSON
 def inspect(path: str, *, text: str | None, as_json: bool) -> None:
     """Say what a checkpoint is and what it can become.
@@ -113,7 +140,7 @@ def inspect(path: str, *, text: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("source", required=False)
+@click.argument("source", shell_complete=_folders, required=False)
 @with_choices
 def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: Any) -> None:
     """Print the passes that a conversion would run.
@@ -134,17 +161,24 @@ def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: An
 
 
 @main.command()
-@click.argument("source", required=False)
-@click.argument("out", required=False)
+@click.argument("source", shell_complete=_folders, required=False)
+@click.argument("out", shell_complete=_folders, required=False)
 @with_choices
 @click.option("--shard-size", metavar="SIZE", help="Largest weight file, as 5GB or 500MB. [default: 5GB]")
-@click.option("--text", help="UTF-8 file that calibration and verification read. [default: a built-in sample]")
+@click.option(
+    "--text",
+    shell_complete=_files,
+    help="UTF-8 file that calibration and verification read. [default: a built-in sample]",
+)
 @click.option(
     "--verify-tokens",
     type=int,
     help="Tokens of the final verification; 0 leaves it out. [default: 512, of large models 64]",
 )
-def convert(source: str | None, out: str | None, recipe: str | None, *, as_json: bool, **options: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+def convert(
+    source: str | None, out: str | None, recipe: str | None, *, as_json: bool, dry_run: bool, **options: Any
+) -> None:
     """Convert SOURCE into OUT and measure the result.
 
     OUT is a directory that stock tools load.
@@ -155,18 +189,24 @@ def convert(source: str | None, out: str | None, recipe: str | None, *, as_json:
     kept convert path/to/orion out/llama
     kept convert path/to/orion out/plain --norm opm
     kept convert path/to/orion out/llama --dtype float32 --text my.txt
+    kept convert path/to/orion out/llama --dry-run
     kept convert --recipe recipe.toml
     """
-    from kept.pipeline import run
+    from kept.pipeline import rehearse, run
 
-    done = run(_recipe(recipe, source=source, out=out, **options), display.Bars())
+    asked = _recipe(recipe, source=source, out=out, **options)
+    if dry_run:
+        rehearsed = rehearse(asked, display.Bars())
+        display.out_json(display.rehearsal_table(rehearsed)) if as_json else display.rehearsal(rehearsed)
+        return
+    done = run(asked, display.Bars())
     display.out_json(done.record) if as_json else display.conversion(done)
 
 
 @main.command()
-@click.argument("source")
-@click.argument("out")
-@click.option("--text", help="UTF-8 file to measure on. [default: a built-in sample]")
+@click.argument("source", shell_complete=_folders)
+@click.argument("out", shell_complete=_folders)
+@click.option("--text", shell_complete=_files, help="UTF-8 file to measure on. [default: a built-in sample]")
 @click.option("--tokens", default=2048, show_default=True, help="How many tokens of it.")
 @click.option("--streamed", is_flag=True, help="Never hold a whole model: leaves out the continuations.")
 @JSON
@@ -192,7 +232,7 @@ def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bo
 
 
 @main.command()
-@click.argument("path")
+@click.argument("path", shell_complete=_folders)
 @JSON
 def check(path: str, *, as_json: bool) -> None:
     """Check that a checkpoint is whole.
@@ -218,7 +258,7 @@ def check(path: str, *, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("path")
+@click.argument("path", shell_complete=_folders)
 @click.option("--prompt", "prompts", multiple=True, help="Text to continue; may be given several times.")
 @click.option("--tokens", default=64, show_default=True, help="How many new tokens.")
 @click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
@@ -256,6 +296,24 @@ def demo(out: str, *, as_json: bool) -> None:
 
     done = run_demo(out, display.Bars())
     display.out_json(done.record) if as_json else display.demo(done)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes `kept` in a shell.
+
+    \b
+    kept completion bash >> ~/.bashrc
+    kept completion zsh >> ~/.zshrc
+    kept completion fish > ~/.config/fish/completions/kept.fish
+    """
+    from click import shell_completion
+
+    found = shell_completion.get_completion_class(shell)
+    assert found is not None, shell
+    made = found(main, {}, "kept", "_KEPT_COMPLETE")
+    click.echo(made.source_template % made.source_vars())  # `source()` starts the shell to ask for its version
 
 
 def _recipe(file: str | None, **options: Any) -> Any:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kept.inspection import Inspection
     from kept.opened import Opened
     from kept.passes.legalize import Plan
-    from kept.pipeline import Conversion
+    from kept.pipeline import Conversion, Rehearsal
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
 
@@ -233,6 +233,23 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
     left = left_behind(opened.path)
     if left is not None:
         hint(left)
+
+
+def rehearsal_table(done: Rehearsal) -> dict[str, Any]:
+    """What would be written as plain data."""
+    sizes = {"files": dict(done.files), "bytes": done.nbytes, "free": done.free}
+    return {"out": str(done.path), **plan_table(done.plan), **sizes}
+
+
+def rehearsal(done: Rehearsal) -> None:
+    """`kept convert --dry-run`."""
+    console = _console()
+    names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
+    console.print(f"{done.path}: would be written ({names}; {done.plan.promise})")
+    for name, size in done.files.items():
+        console.print(f"  {name}  {amount(size, 'bytes')}")
+    total, free = amount(done.nbytes, "bytes"), amount(done.free, "bytes")
+    console.print(f"{total}, a model card and kept.json, of {free} free; nothing was written")
 
 
 def conversion(done: Conversion) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.errors import InputError
@@ -12,6 +11,7 @@ from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 COLDEST, HOTTEST = 0.001, 1000.0
@@ -47,7 +47,7 @@ def generate(
     _check(tokens, temperature, top_p, seed)
     prompts = [prompts] if isinstance(prompts, str) else prompts
     opened = open_model(path)
-    reader = Reader(Path(path))
+    reader = Reader(opened.path)
     ids = [reader.encode(prompt) for prompt in prompts]
     model = Model.load(opened.program)
     with (reporter or Silent()).stage("generate", tokens, "tokens") as advance:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.reader import open_checkpoint
 from kept.errors import CheckpointError
 from kept.families import family_of
+from kept.hub import local, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,11 @@ class Opened:
         return self.checkpoint.path
 
     @property
+    def name(self) -> str:
+        """What it is called: its directory's name, or its hub id and commit."""
+        return name_of(self.path)
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The keys of its config.json."""
         return self.checkpoint.config
@@ -43,11 +49,11 @@ class Opened:
 
 
 def open_model(path: str | Path) -> Opened:
-    """Open a checkpoint directory of any family.
+    """Open a checkpoint of any family: a directory, or a hub id (`org/name`, `org/name@revision`), which is fetched.
 
     Raises CheckpointError naming the file, tensor or key that is wrong, and Refusal for what no family can hold.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(local(path))
     try:
         family = family_of(checkpoint.config)
         program = family.read(checkpoint.config, checkpoint.tensors)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from math import isfinite
 from pathlib import Path
-from shutil import rmtree
+from shutil import disk_usage, rmtree
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import companions, left_behind
@@ -18,6 +18,7 @@ from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import shards, to_json, unchanged
 from kept.errors import CheckpointError, InputError, OutputError, PromiseError, RecipeError
 from kept.families import TARGETS
+from kept.hub import local
 from kept.ir.slots import readings
 from kept.ir.tensors import TORCH_NAMES
 from kept.opened import Opened, open_model
@@ -26,13 +27,14 @@ from kept.passes.legalize import Plan, legalise, run_passes
 from kept.recipe import MOST_TOKENS, Recipe, recipe_from
 from kept.record import RECORD, model_card, record
 from kept.reporting import Reporter, Silent
-from kept.writing import Inputs, described, fingerprint, write_small, write_weights
+from kept.writing import Inputs, described, fingerprint, small_files, write_small, write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
+    from kept.checkpoint.writer import Shard
     from kept.ir.program import Program
     from kept.ir.spec import Spec
     from kept.verification.text import Sample
@@ -54,6 +56,33 @@ class Conversion:
     verification: Verification | None
     record: Mapping[str, Any]
     note: str | None = None
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a conversion would write: the plan, each file's bytes, their sum, and the bytes that the disk has free.
+
+    The model card and `kept.json` are not among the files: they say what is measured.
+    """
+
+    path: Path
+    plan: Plan
+    files: Mapping[str, int]
+    nbytes: int
+    free: int
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A conversion of which nothing is written yet."""
+
+    target: Path
+    source: Opened
+    plan: Plan
+    config: dict[str, Any]
+    parts: list[Shard]
+    tokens: Sample | None
+    extra: Mapping[str, Path | bytes]
 
 
 def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa: ANN401 - a recipe's keys
@@ -91,25 +120,12 @@ def convert(source: str | Path, out: str | Path, to: str = "llama", **options: A
 def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     """Run a recipe."""
     reporter = reporter or Silent()
-    target = Path(recipe.out)
-    check_target(target)
-    inputs = Inputs.found(recipe)
-    source = open_model(recipe.source)
-    _check_place(source.path, target)
-    planned = make_plan(source, recipe, _gains(source, recipe, reporter))
-    family = TARGETS[recipe.to]
-    config = family.write_config(planned.program.spec, planned.program.dtype)
-    if family is source.family:
-        config = {**{key: value for key, value in source.config.items() if key not in STALE}, **config}
-    tensors = family.write(planned.program)
-    as_they_are = unchanged(tensors, source.checkpoint.tensors) if recipe.shard_size is None else None
-    parts = as_they_are or shards(tensors, recipe.shard_bytes)
-    tokens = _sample(source, planned, recipe)
-    extra = companions(source.path, planned.program.spec)  # what is wrong with them shows before anything is written
+    inputs, ready = _prepare(recipe, reporter)
+    source, planned, target = ready.source, ready.plan, ready.target
     with staging(target, fingerprint(source, recipe)) as stage:
-        small = write_small(stage, parts, config, extra)
-        hashes = write_weights(stage, parts, source, reporter)
-        found = _verify_staged(source, stage, planned, tokens, reporter)
+        small = write_small(stage, ready.parts, ready.config, ready.extra)
+        hashes = write_weights(stage, ready.parts, source, reporter)
+        found = _verify_staged(source, stage, planned, ready.tokens, reporter)
         if found is not None and not isfinite(found.floor.kl):
             raise CheckpointError(_not_finite(source))
         stage.write("README.md", model_card(source, planned.program.spec, recipe.to, planned, found))
@@ -122,6 +138,49 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         inputs.check()
         stage.publish()
     return Conversion(target, planned, found, written, left_behind(source.path))
+
+
+def rehearse(recipe: Recipe, reporter: Reporter | None = None) -> Rehearsal:
+    """Do everything up to writing: open, plan, read the tokenizer and the text, check the target and its disk.
+
+    Calibration is planned and not measured. Raises what `run` would raise so far, and OutputError where the disk has
+    too little room.
+    """
+    _, ready = _prepare(recipe, reporter or Silent(), unmeasured=True)
+    place = next(folder for folder in ready.target.absolute().parents if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise OutputError(f"{ready.target}: cannot be written, {place} is no directory that you may write to")
+    small = small_files(ready.parts, ready.config, ready.extra)
+    files = {part.name: part.file_bytes for part in ready.parts}
+    files |= {name: len(v) if isinstance(v, bytes) else v.stat().st_size for name, v in small.items()}
+    done = Rehearsal(ready.target, ready.plan, files, sum(files.values()), disk_usage(place).free)
+    if done.free < done.nbytes:
+        raise OutputError(f"{ready.target}: needs {done.nbytes} bytes, {place} has {done.free} free")
+    return done
+
+
+def _prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> tuple[Inputs, _Ready]:
+    """Everything that may go wrong before the first byte is written."""
+    target = Path(recipe.out)
+    check_target(target)
+    directory = local(recipe.source)
+    inputs = Inputs.found(replace(recipe, source=str(directory)))
+    source = open_model(directory)
+    _check_place(source.path, target)
+    if recipe.norm == "calibrated" and recipe.text is None:
+        raise InputError("norm calibrated: needs text to measure on; give --text FILE")
+    gains = None if unmeasured else _gains(source, recipe, reporter)
+    planned = make_plan(source, recipe, gains, unmeasured=unmeasured)
+    family = TARGETS[recipe.to]
+    config = family.write_config(planned.program.spec, planned.program.dtype)
+    if family is source.family:
+        config = {**{key: value for key, value in source.config.items() if key not in STALE}, **config}
+    tensors = family.write(planned.program)
+    as_they_are = unchanged(tensors, source.checkpoint.tensors) if recipe.shard_size is None else None
+    parts = as_they_are or shards(tensors, recipe.shard_bytes)
+    tokens = _sample(source, planned, recipe)
+    extra = companions(source.path, planned.program.spec)
+    return inputs, _Ready(target, source, planned, config, parts, tokens, extra)
 
 
 def verify(
@@ -143,9 +202,7 @@ def verify(
     from kept.verification.verify import verify_pair
 
     if not 2 <= tokens <= MOST_TOKENS:
-        raise InputError(
-            f"tokens: is {tokens}; it takes at least 2 to measure anything, and {MOST_TOKENS} are the most"
-        )
+        raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
     before, after = open_model(source), open_model(out)
     _check_vocabularies(before, after)
     promise, planned = _recorded(before, after)
@@ -279,8 +336,7 @@ def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torc
     """The calibrated norms' gains, measured on the recipe's text."""
     if recipe.norm != "calibrated":
         return None
-    if recipe.text is None:
-        raise InputError("norm calibrated: needs text to measure on; give --text FILE")
+    assert recipe.text is not None
     from kept.verification.calibration import calibrate
     from kept.verification.text import sample
 

@@ -33,10 +33,19 @@ from kept.passes.rms import MODES
 from kept.passes.rotary import ROPE_FORMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
 DTYPES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 """Our dtype names by the words that users write."""
+
+WORDS: Mapping[str, Collection[str]] = {
+    "to": TARGETS,
+    "norm": MODES,
+    "final_bias": ("block", "drop"),
+    "rope": ROPE_FORMS,
+    "dtype": DTYPES,
+}
+"""What the keys whose value is one word may say."""
 
 CHOICES = ("to", "norm", "final_bias", "rope")
 """Keys that are recorded even where they have their default: another version may have another."""
@@ -76,12 +85,9 @@ class Recipe:
             value = getattr(self, field_.name)
             if field_.name != "passes" and not (value is None and "None" in str(field_.type)):
                 _check_type(field_.name, value, str(field_.type))
-        _one_of("to", self.to, TARGETS)
-        _one_of("norm", self.norm, MODES)
-        _one_of("final_bias", self.final_bias, ("block", "drop"))
-        _one_of("rope", self.rope, ROPE_FORMS)
-        if self.dtype is not None:
-            _one_of("dtype", self.dtype, DTYPES)
+        for key, words in WORDS.items():
+            if getattr(self, key) is not None:
+                _one_of(key, getattr(self, key), words)
         if self.context is not None and self.context < 1:
             raise RecipeError(f"context: is {self.context}, it must be a positive number of tokens")
         if self.verify_tokens not in {None, 0} and not 2 <= (self.verify_tokens or 0) <= MOST_TOKENS:

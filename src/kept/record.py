@@ -6,17 +6,14 @@ Free of times and of where source and output lie, so that the same conversion wr
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from kept.checkpoint.companions import licences, stated_licence
-from kept.errors import printable
 from kept.ir.slots import slots
 from kept.recipe import options_of
 from kept.runtimes import notes
@@ -46,7 +43,7 @@ def record(
     return {
         "kept": version("kept"),
         "torch": version("torch"),
-        "source": {"name": name_of(source), "family": source.family.name, "files": dict(hashes["source"])},
+        "source": {"name": source.name, "family": source.family.name, "files": dict(hashes["source"])},
         "recipe": {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}},
         "promise": str(plan.promise),
         "passes": [
@@ -86,7 +83,7 @@ def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verif
     )
     text = environment.from_string(template).render(
         source=source,
-        name=name_of(source),
+        name=source.name,
         target=target,
         spec=spec,
         plan=plan,
@@ -97,11 +94,6 @@ def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verif
         restricted=RESTRICTED.get(source.family.name),
     )
     return text.encode()
-
-
-def name_of(source: Opened) -> str:
-    """The source's name, as far as it can be written."""
-    return printable(Path(os.path.realpath(source.path)).name)
 
 
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass

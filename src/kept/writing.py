@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.companions import COPIED, SETTINGS
 from kept.checkpoint.stream import Gauge, digest, paced
 from kept.checkpoint.writer import INDEX, Shard, index, to_json
-from kept.errors import CheckpointError, printable
+from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,8 +59,7 @@ def fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
     if recipe.norm == "calibrated" and recipe.text is not None:
         read.append(Path(recipe.text))
     files = {file.name: _stamp(file) for file in read}
-    place = printable(str(source.path.resolve()))
-    return {"kept": version("kept"), "source": place, "files": files, "recipe": recipe.to_dict()}
+    return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
 
 
 def write_weights(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:
@@ -100,16 +99,22 @@ def write_small(
     stage: Staging, parts: list[Shard], config: dict[str, Any], extra: Mapping[str, Path | bytes]
 ) -> list[str]:
     """Write all but weights, card and record, first: what is wrong with them shows before hours of work. The names."""
-    files: dict[str, Path | bytes] = {"config.json": to_json(config), **extra}
-    listed = index(parts)
-    if listed is not None:
-        files[INDEX] = listed
+    files = small_files(parts, config, extra)
     for name, content in files.items():
         if isinstance(content, bytes):
             stage.write(name, content)
         else:
             stage.copy(name, content)
     return [*files]
+
+
+def small_files(
+    parts: list[Shard], config: dict[str, Any], extra: Mapping[str, Path | bytes]
+) -> dict[str, Path | bytes]:
+    """All but weights, card and record: a file to copy, or the bytes to write."""
+    files: dict[str, Path | bytes] = {"config.json": to_json(config), **extra}
+    listed = index(parts)
+    return files if listed is None else {**files, INDEX: listed}
 
 
 def _name(part: Shard) -> str:

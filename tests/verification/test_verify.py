@@ -213,7 +213,7 @@ def test_a_damaged_record_is_named(pair: Pair, tmp_path: Path, changes: dict[str
 def test_a_record_of_an_unknown_recipe_is_named(pair: Pair, tmp_path: Path) -> None:
     out = pair.copy(tmp_path / "out")
     change_json(out / "kept.json", recipe={"to": "gpt5"})
-    with pytest.raises(CheckpointError, match="kept.json: is not a record of a conversion .to: is 'gpt5'"):
+    with pytest.raises(CheckpointError, match=r"kept.json: is not a record of a conversion .to: is 'gpt5'"):
         kept.verify(pair.source, out, tokens=16)
 
 

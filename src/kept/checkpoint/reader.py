@@ -57,7 +57,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     directory = Path(path)
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: is no directory; give the path of a downloaded checkpoint")
+        raise CheckpointError(f"{directory}: is no directory; give a checkpoint's path or a hub id (org/name)")
     config = read_json(directory / "config.json")
     tensors: dict[str, Stored] = {}
     for file in weight_files(directory):

@@ -35,6 +35,11 @@ class Shard:
         """Bytes of the tensors."""
         return sum(tensor.nbytes for _, tensor in self.tensors)
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file."""
+        return len(self.header()) + self.nbytes if self.whole is None else self.whole.stat().st_size
+
     def header(self) -> bytes:
         """The safetensors header, padded to eight bytes as the format's own writer does."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -86,5 +91,5 @@ def index(parts: list[Shard]) -> bytes | None:
 
 
 def to_json(value: object) -> bytes:
-    """JSON as checkpoints have it: two spaces, a newline at the end."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    """JSON as checkpoints have it: two spaces, a newline at the end. Bytes of a path that are no text are escaped."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")

@@ -22,7 +22,7 @@ ROPE_KEYS = {"rope_type", "type", "rope_theta"}
 """Keys of a rotation's section."""
 
 SMALLEST, LARGEST = 1e-9, 1e30
-"""What a number of a scaling may be: rules divide by them, take logarithms and powers. A factor of 1e30 stops a pair of dimensions."""
+"""What a number of a scaling may be: rules divide by them, take logarithms and powers. A factor of 1e30 stops."""
 
 SCALINGS: dict[str, type[Any]] = {
     "linear": ir.Linear,

@@ -1,0 +1,87 @@
+"""A hub id where a path would do: `org/name` or `org/name@revision` becomes a directory in the hub client's cache.
+
+Only what a conversion reads is fetched: never code, never pickles. The client (huggingface-hub) resumes a connection
+that breaks, keeps finished files between runs, and follows its own variables: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from kept.checkpoint.companions import COPIED, LICENCE_WORDS
+from kept.checkpoint.reader import PICKLES, weight_map
+from kept.checkpoint.writer import INDEX
+from kept.errors import CheckpointError, printable
+
+ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+
+OTHERS = ("config.json", "generation_config.json", "tokenizer_config.json", "README.md", INDEX)
+
+NEVER = ["*/*/*", "*/*.safetensors", "*.py", *PICKLES]
+"""Folders inside a repository hold other formats of the same weights, or licences."""
+
+
+def local(source: str | Path) -> Path:
+    """The directory of a source: a path that exists is itself, what looks like a hub id is fetched.
+
+    Raises CheckpointError where there is neither, where the hub does not give it, and without network.
+    """
+    path, match = Path(source), ID.fullmatch(str(source))
+    if path.exists() or match is None:
+        return path
+    small = [*OTHERS, *COPIED, *(f"*{_any_case(word)}*" for word in LICENCE_WORDS)]
+    folder = _fetch(str(source), match["name"], match["revision"], small)
+    listed = sorted(set(weight_map(folder).values())) if (folder / INDEX).is_file() else None
+    _fetch(str(source), match["name"], folder.name, listed or ["*.safetensors"])
+    if not listed and not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{source}: has no *.safetensors file on the hub; pickles are not fetched")
+    return folder
+
+
+def name_of(directory: Path) -> str:
+    """What a source is called, as far as it can be written: the directory's name; in a hub cache its id and commit."""
+    directory = Path(os.path.realpath(directory))
+    repository = directory.parent.parent.name
+    if directory.parent.name == "snapshots" and repository.startswith("models--"):
+        return f"{repository.removeprefix('models--').replace('--', '/', 1)}@{directory.name}"
+    return printable(directory.name)
+
+
+def _fetch(source: str, name: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where a source is no path
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=NEVER))
+    except Exception as error:  # noqa: BLE001 - which kinds there are is the client's, and its HTTP library's
+        raise CheckpointError(f"{source}: is no directory here, and the hub {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong and the way out, for each of the client's errors; the order is from special to general."""
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    reasons: tuple[tuple[type[Exception], str], ...] = (
+        (errors.GatedRepoError, "gives it only to those who accepted its terms: accept them there and set HF_TOKEN"),
+        (errors.RepositoryNotFoundError, "has no such repository, or hides it: check the name, or set HF_TOKEN"),
+        (errors.RevisionNotFoundError, "has no such revision of it"),
+        (errors.LocalEntryNotFoundError, "cannot be reached, and its cache does not have all of it: go online once"),
+        (errors.HFValidationError, "has no such names"),
+    )
+    known = next((reason for kind, reason in reasons if isinstance(error, kind)), None)
+    if known is not None:
+        return known
+    if isinstance(error, OSError) and error.strerror:
+        return f"client cannot store it ({error.strerror}); free space or permissions?"
+    lines = str(error).splitlines() or [""]
+    return f"did not give it ({type(error).__name__}: {lines[0]}); the same command continues"
+
+
+def _any_case(word: str) -> str:
+    """A pattern for a word in any case."""
+    return "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else letter for letter in word)
