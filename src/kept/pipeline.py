@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kept.checkpoint.companions import companions
 from kept.checkpoint.reader import read_json
@@ -245,8 +245,14 @@ def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torc
     return {name: one.gain for name, one in statistics.items()}
 
 
-def _stand_ins(spec: Spec) -> dict[str, torch.Tensor]:
-    """Gains of the right shape, for a plan that is only printed."""
-    import torch
+@dataclass(frozen=True)
+class _Unmeasured:
+    """Stands for a gain in a plan that is only printed."""
 
-    return {r.norm: torch.ones(spec.width) for r in readings(spec) if r.value.kind == "layer"}
+    shape: tuple[int, ...]
+
+
+def _stand_ins(spec: Spec) -> dict[str, torch.Tensor]:
+    """Gains of the right shape and no values, so that such a plan needs no torch."""
+    gain = cast("torch.Tensor", _Unmeasured((spec.width,)))
+    return {r.norm: gain for r in readings(spec) if r.value.kind == "layer"}

@@ -1,4 +1,4 @@
-"""Running a program layer by layer: one layer's weights in memory at a time, whatever the model's size.
+"""Running a program layer by layer, with a few rows of one matrix in memory at a time, whatever the model's size.
 
 Shapes: B batch, T tokens, D width, V vocabulary.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.nn.attention import Positions
@@ -22,8 +22,26 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.tensors import Lazy, Precision
 
-HEAD_ELEMENTS = 32 << 20
-"""Elements of the head held at a time."""
+HELD_ELEMENTS = 1 << 21
+"""Elements of a matrix held at a time, where its rows are independent: 16 MB in float64."""
+
+
+class Projection(nn.Module):
+    """`x W' + b`, with as many rows of W in memory as `HELD_ELEMENTS` allow."""
+
+    def __init__(self, run: Run, weight: Lazy, bias: Lazy | None) -> None:
+        super().__init__()
+        self.run, self.weight, self.bias = run, weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        bias = None if self.bias is None else self.run.read(self.bias)
+        out, at = x.new_empty(*x.shape[:-1], self.weight.shape[0]), 0
+        for block in self.weight.blocks(self.run.precision, HELD_ELEMENTS):
+            some = slice(at, at + len(block))
+            out[..., some] = F.linear(x, block.to(self.run.dtype), None if bias is None else bias[some])
+            at += len(block)
+        return out
 
 
 @dataclass(frozen=True)
@@ -56,25 +74,26 @@ class Run:
         return x_BTD
 
     def block(self, layer: int) -> Block:
-        """One layer with its weights."""
+        """One layer: its norms with their weights, its projections still in the file."""
+        at = f"layers.{layer}."
         with torch.device("meta"):
             block = Block(self.program.spec.layers[layer], self.program.spec.width)
-        fill(block, self.program, f"layers.{layer}.", self.dtype, self.precision)
+        for name, module in [*block.named_modules()]:
+            if isinstance(module, nn.Linear):
+                block.set_submodule(name, self._projection(at + name))
+        fill(block, self.program, at, self.dtype, self.precision)
         return block
+
+    def read(self, tensor: Lazy) -> Tensor:
+        """A whole tensor."""
+        return tensor.value(self.precision).to(self.dtype)
 
     @torch.inference_mode()
     def logits(self, x_TD: Tensor) -> Tensor:
-        """Final norm and head for (T, D), the head a block of rows at a time; returns (T, V)."""
-        normed_TD = self.final_norm()(x_TD)
-        head = self.program.weights["embedding.weight" if self.program.spec.head.tied else "head.weight"]
-        step = max(1, HEAD_ELEMENTS // head.shape[1]) if head.by_rows else head.shape[0]
-        parts = [
-            F.linear(normed_TD, head.rows(start, min(head.shape[0], start + step), self.precision).to(self.dtype))
-            for start in range(0, head.shape[0], step)
-        ]
-        logits_TV = torch.cat(parts, dim=-1)
-        if self.program.spec.head.bias:
-            logits_TV = logits_TV + self.program.weights["head.bias"].value(self.precision).to(self.dtype)
+        """Final norm and head for (T, D); returns (T, V)."""
+        tied = self.program.spec.head.tied
+        head = self._projection("head", self.program.weights["embedding.weight"] if tied else None)
+        logits_TV: Tensor = head(self.final_norm()(x_TD))
         return logits_TV
 
     def final_norm(self) -> Norm:
@@ -84,10 +103,15 @@ class Run:
         fill(norm, self.program, "final_norm.", self.dtype, self.precision)
         return norm
 
+    def _projection(self, name: str, weight: Lazy | None = None) -> Projection:
+        weights = self.program.weights
+        return Projection(self, weights[f"{name}.weight"] if weight is None else weight, weights.get(f"{name}.bias"))
+
     def _rows(self, name: str, ids_BT: Tensor) -> Tensor:
         table: Lazy = self.program.weights[name]
         unique, places = torch.unique(ids_BT, return_inverse=True)
         if not table.by_rows:
-            return table.value(self.precision).to(self.dtype)[ids_BT]
-        rows = torch.cat([table.rows(i, i + 1, self.precision) for i in unique.tolist()])
+            return self.read(table)[ids_BT]
+        read = table.reader(self.precision)
+        rows = torch.cat([read(i, i + 1) for i in unique.tolist()])
         return rows.to(self.dtype)[places]
