@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.tensors import Lazy, Precision
 
-HELD_ELEMENTS = 1 << 21
-"""Elements of a matrix held at a time, where its rows are independent: 16 MB in float64."""
+HELD_ELEMENTS = 1 << 23
+"""Elements of a matrix held at a time, where its rows are independent: 64 MB in float64."""
 
 
 class Projection(nn.Module):
