@@ -1,8 +1,11 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
-The functions say what the command line says: `inspect`, `plan`, `convert`, `verify`, `generate`. None of them imports
-torch before it needs it.
+The functions say what the command line says: `inspect`, `plan`, `convert`, `verify`, `generate`. Each is imported when
+it is first asked for, and none of them imports torch before it needs it.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from kept.errors import (
     CheckpointError,
@@ -13,11 +16,13 @@ from kept.errors import (
     RecipeError,
     Refusal,
 )
-from kept.generation import generate
-from kept.inspection import inspect
-from kept.opened import open_model
-from kept.pipeline import convert, plan, run, verify
-from kept.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from kept.generation import generate
+    from kept.inspection import inspect
+    from kept.opened import open_model
+    from kept.pipeline import convert, plan, run, verify
+    from kept.recipe import Recipe, load_recipe
 
 __all__ = [
     "CheckpointError",
@@ -37,3 +42,22 @@ __all__ = [
     "run",
     "verify",
 ]
+
+_HOMES = {
+    "Recipe": "recipe",
+    "convert": "pipeline",
+    "generate": "generation",
+    "inspect": "inspection",
+    "load_recipe": "recipe",
+    "open_model": "opened",
+    "plan": "pipeline",
+    "run": "pipeline",
+    "verify": "pipeline",
+}
+"""Where what is imported late comes from."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"kept.{_HOMES[name]}"), name)

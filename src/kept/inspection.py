@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.errors import Refusal
 from kept.families import TARGETS
-from kept.ir.slots import readings
+from kept.ir.slots import Reading, readings
 from kept.ir.tensors import DTYPE_BYTES, TORCH_NAMES
 from kept.ir.text import describe
 from kept.opened import Opened, open_model
@@ -89,18 +90,17 @@ def cache_bytes(spec: Spec, dtype: str) -> int:
 
 
 def _norms(program: Program) -> list[NormReport]:
-    out = []
-    for reading in readings(program.spec):
-        ratio = 0.0
-        if reading.value.bias:
-            bias = program.weights[f"{reading.norm}.bias"].value().norm()
-            has_gain = reading.value.gain
-            gain = (
-                program.weights[f"{reading.norm}.gain"].value() + reading.value.offset if has_gain else bias.new_ones(1)
-            )
-            ratio = float(bias / gain.norm())
-        out.append(NormReport(reading.norm, reading.value.kind, ratio))
-    return out
+    return [NormReport(r.norm, r.value.kind, _bias_to_gain(program, r)) for r in readings(program.spec)]
+
+
+def _bias_to_gain(program: Program, reading: Reading) -> float:
+    if not reading.value.bias:
+        return 0.0
+    bias = math.hypot(*program.weights[f"{reading.norm}.bias"].numbers())
+    if not reading.value.gain:
+        return bias
+    gain = math.hypot(*(program.weights[f"{reading.norm}.gain"].numbers() + reading.value.offset))
+    return bias / max(gain, 1e-300)
 
 
 def _measured(opened: Opened, text: Path) -> list[NormReport]:

@@ -8,7 +8,7 @@ from itertools import chain, count
 from math import isfinite
 from pathlib import Path
 from shutil import disk_usage, rmtree
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kept.checkpoint.companions import companions, left_behind
 from kept.checkpoint.finite import first_not_finite
@@ -348,8 +348,14 @@ def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torc
     return {name: one.gain for name, one in statistics.items()}
 
 
-def _stand_ins(spec: Spec) -> dict[str, torch.Tensor]:
-    """Gains of the right shape, for a plan that is only printed."""
-    import torch
+@dataclass(frozen=True)
+class _Unmeasured:
+    """Stands for a gain in a plan that is only printed."""
 
-    return {r.norm: torch.ones(spec.width) for r in readings(spec) if r.value.kind == "layer"}
+    shape: tuple[int, ...]
+
+
+def _stand_ins(spec: Spec) -> dict[str, torch.Tensor]:
+    """Gains of the right shape and no values, so that such a plan needs no torch."""
+    gain = cast("torch.Tensor", _Unmeasured((spec.width,)))
+    return {r.norm: gain for r in readings(spec) if r.value.kind == "layer"}

@@ -70,10 +70,10 @@ def test_a_plan_is_run_before_a_byte_of_it_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("elements", [1, 64, 1000])
-def test_the_head_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+def test_matrices_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     program = program_of(write_checkpoint(tmp_path, "orion"))
     wanted = streamed_logits(program, TOKENS)
-    monkeypatch.setattr(streamed, "HEAD_ELEMENTS", elements)
+    monkeypatch.setattr(streamed, "HELD_ELEMENTS", elements)
     torch.testing.assert_close(streamed_logits(program, TOKENS), wanted, rtol=1e-12, atol=1e-12)
 
 

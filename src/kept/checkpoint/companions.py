@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import PICKLES, read_json
-from kept.checkpoint.sentencepiece import tokenizer_files
-from kept.checkpoint.tiktoken import NAME, tiktoken_files
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError, printable
 
@@ -15,6 +13,9 @@ if TYPE_CHECKING:
 
     from kept.ir.spec import Spec
 
+TIKTOKEN = "qwen.tiktoken"
+"""The ranks of Qwen's first tokenizer."""
+
 COPIED = (
     "tokenizer.json",
     "tokenizer.model",
@@ -22,7 +23,7 @@ COPIED = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    NAME,
+    TIKTOKEN,
     "chat_template.jinja",
     "chat_template.json",
 )
@@ -49,8 +50,12 @@ def companions(source: Path, spec: Spec) -> dict[str, Path | bytes]:
     if "tokenizer.json" in out:
         out["tokenizer_config.json"] = to_json(_tokenizer_config(source))
     elif "tokenizer.model" in out:
+        from kept.checkpoint.sentencepiece import tokenizer_files  # noqa: PLC0415 - inspecting needs no tokenizers
+
         out.update(tokenizer_files(source))
-    elif NAME in out:
+    elif TIKTOKEN in out:
+        from kept.checkpoint.tiktoken import tiktoken_files  # noqa: PLC0415 - the same
+
         out.update(tiktoken_files(source))
     elif (source / "tokenizer_config.json").is_file() and not only_code(source):
         out["tokenizer_config.json"] = to_json(_tokenizer_config(source))
@@ -61,7 +66,7 @@ def companions(source: Path, spec: Spec) -> dict[str, Path | bytes]:
 def only_code(source: Path) -> bool:
     """Whether a checkpoint's tokenizer is remote code, with no file to make one from."""
     file = source / "tokenizer_config.json"
-    if not file.is_file() or any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model", NAME)):
+    if not file.is_file() or any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model", TIKTOKEN)):
         return False
     return "auto_map" in read_json(file)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from kept.checkpoint.companions import TIKTOKEN
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.sentencepiece import CARRIED, serialized
 from kept.checkpoint.writer import to_json
@@ -23,8 +24,6 @@ from kept.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-NAME = "qwen.tiktoken"
 
 WORD = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -102,5 +101,5 @@ def tiktoken_files(directory: Path) -> dict[str, bytes]:
         "model_input_names": ["input_ids", "attention_mask"],
         **{key: given[key] for key in CARRIED if given.get(key) is not None},
     }
-    tokenizer = tiktoken_tokenizer(directory / NAME)
+    tokenizer = tiktoken_tokenizer(directory / TIKTOKEN)
     return {"tokenizer.json": to_json(serialized(tokenizer)), "tokenizer_config.json": to_json(config)}

@@ -82,8 +82,16 @@ class Lazy(ABC):
         return (rows(start, min(count, start + step)) for start in range(0, count, step))
 
     def value(self, precision: Precision = "float32") -> torch.Tensor:
-        """The whole tensor in the working precision."""
-        return self.rows(0, self.shape[0], precision)
+        """The whole tensor in the working precision, made in blocks where rows are independent."""
+        if not self.by_rows or self.shape[0] * self.row_elements <= BLOCK_ELEMENTS:
+            return self.rows(0, self.shape[0], precision)
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        out, at = torch.empty(self.shape, dtype=getattr(torch, precision)), 0
+        for block in self.blocks(precision):
+            out[at : at + len(block)] = block
+            at += len(block)
+        return out
 
     def numbers(self) -> NDArray[np.float64]:
         """The whole tensor as an array of float64: of stored vectors without torch, which takes seconds to import."""

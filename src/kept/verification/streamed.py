@@ -1,4 +1,4 @@
-"""Running a program layer by layer: one layer's weights in memory at a time, whatever the model's size.
+"""Running a program layer by layer, with a few rows of one matrix in memory at a time, whatever the model's size.
 
 Shapes: B batch, T tokens, D width, V vocabulary.
 """
@@ -6,23 +6,45 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.nn.attention import Positions
 from kept.nn.model import Block, fill, project
 from kept.nn.norm import Norm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kept.ir.program import Program
     from kept.ir.tensors import Lazy, Precision
 
-HEAD_ELEMENTS = 32 << 20
-"""Elements of the head held at a time."""
+    Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+HELD_ELEMENTS = 1 << 23
+"""Elements of a matrix held at a time, where its rows are independent: 64 MB in float64."""
+
+
+class Projection(nn.Module):
+    """`x W' + b`, or another `product` of them, with as many rows of W in memory as `HELD_ELEMENTS` allow."""
+
+    def __init__(self, run: Run, weight: Lazy, bias: Lazy | None, product: Product = F.linear) -> None:
+        super().__init__()
+        self.run, self.weight, self.bias, self.product = run, weight, bias, product
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        bias = None if self.bias is None else self.run.read(self.bias)
+        out, at = x.new_empty(*x.shape[:-1], self.weight.shape[0]), 0
+        for block in self.weight.blocks(self.run.precision, HELD_ELEMENTS):
+            some = slice(at, at + len(block))
+            out[..., some] = self.product(x, block.to(self.run.dtype), None if bias is None else bias[some])
+            at += len(block)
+        return out
 
 
 @dataclass(frozen=True)
@@ -55,28 +77,31 @@ class Run:
         return x_BTD
 
     def block(self, layer: int) -> Block:
-        """One layer with its weights."""
+        """One layer: its norms with their weights, its projections still in the file."""
+        at = f"layers.{layer}."
         with torch.device("meta"):
             block = Block(self.program.spec.layers[layer], self.program.spec.width)
-        fill(block, self.program, f"layers.{layer}.", self.dtype, self.precision)
+        for name, module in [*block.named_modules()]:
+            if isinstance(module, nn.Linear):
+                weights = self.program.weights
+                block.set_submodule(
+                    name, Projection(self, weights[f"{at}{name}.weight"], weights.get(f"{at}{name}.bias"))
+                )
+        fill(block, self.program, at, self.dtype, self.precision)
         return block
+
+    def read(self, tensor: Lazy) -> Tensor:
+        """A whole tensor."""
+        return tensor.value(self.precision).to(self.dtype)
 
     @torch.inference_mode()
     def logits(self, x_TD: Tensor) -> Tensor:
-        """Final norm and head for (T, D), the head a block of rows at a time; returns (T, V)."""
-        normed_TD = self.final_norm()(x_TD)
-        head = self.program.weights["embedding.weight" if self.program.spec.head.tied else "head.weight"]
-        step = max(1, HEAD_ELEMENTS // head.shape[1]) if head.by_rows else head.shape[0]
-        bias = self.program.weights.get("head.bias")
-        bias_V = None if bias is None else bias.value(self.precision).to(self.dtype)
-        parts = []
-        for start in range(0, head.shape[0], step):
-            stop = min(head.shape[0], start + step)
-            rows = head.rows(start, stop, self.precision).to(self.dtype)
-            parts.append(
-                project(normed_TD, rows, None if bias_V is None else bias_V[start:stop], self.program.spec.head)
-            )
-        return torch.cat(parts, dim=-1)
+        """Final norm and head for (T, D); returns (T, V)."""
+        spec, weights = self.program.spec.head, self.program.weights
+        weight = weights["embedding.weight" if spec.tied else "head.weight"]
+        head = Projection(self, weight, weights.get("head.bias"), partial(project, spec=spec))
+        logits_TV: Tensor = head(self.final_norm()(x_TD))
+        return logits_TV
 
     def final_norm(self) -> Norm:
         """The last norm with its weights."""
@@ -89,6 +114,7 @@ class Run:
         table: Lazy = self.program.weights[name]
         unique, places = torch.unique(ids_BT, return_inverse=True)
         if not table.by_rows:
-            return table.value(self.precision).to(self.dtype)[ids_BT]
-        rows = torch.cat([table.rows(i, i + 1, self.precision) for i in unique.tolist()])
+            return self.read(table)[ids_BT]
+        read = table.reader(self.precision)
+        rows = torch.cat([read(i, i + 1) for i in unique.tolist()])
         return rows.to(self.dtype)[places]

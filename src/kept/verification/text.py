@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kept.checkpoint.companions import TIKTOKEN
 from kept.checkpoint.sentencepiece import fast_tokenizer
-from kept.checkpoint.tiktoken import NAME, tiktoken_tokenizer
+from kept.checkpoint.tiktoken import tiktoken_tokenizer
 from kept.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
     from torch import Tensor
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", TIKTOKEN)
+"""Files that a text can be read with, the best first."""
 
 LONGEST = 256
 """Tokens in one sequence, where the context allows it."""
@@ -47,38 +51,42 @@ class Reader:
 
     directory: Path
 
+    @property
+    def file(self) -> Path | None:
+        """What its tokenizer is in, or is built from."""
+        return next((file for file in (self.directory / name for name in TOKENIZERS) if file.is_file()), None)
+
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The directory's `tokenizer.json`, or one built from its `tokenizer.model` or `qwen.tiktoken`."""
         from tokenizers import Tokenizer  # noqa: PLC0415 - only where there is text
 
-        file = self.directory / "tokenizer.json"
-        if file.is_file():
-            with damaged(file, "is no tokenizer"):
-                made = Tokenizer.from_buffer(file.read_bytes())  # a path may be no text
-            # Stored with some checkpoints, for batches: a text is read as it is.
-            made.no_truncation()
-            made.no_padding()
-            return made
-        if (self.directory / "tokenizer.model").is_file():
-            return fast_tokenizer(self.directory / "tokenizer.model")
-        if (self.directory / NAME).is_file():
-            return tiktoken_tokenizer(self.directory / NAME)
-        return None
+        if self.file is None:
+            return None
+        if self.file.name == "tokenizer.model":
+            return fast_tokenizer(self.file)
+        if self.file.name == TIKTOKEN:
+            return tiktoken_tokenizer(self.file)
+        with damaged(self.file, "is no tokenizer"):
+            made = Tokenizer.from_buffer(self.file.read_bytes())  # a path may be no text
+        # Stored with some checkpoints, for batches: a text is read as it is.
+        made.no_truncation()
+        made.no_padding()
+        return made
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Raises InputError where there is no tokenizer."""
-        if self.tokenizer is None:
-            raise InputError(f"{self.directory}: has no tokenizer.json or tokenizer.model to read text with")
-        with damaged(self.directory / "tokenizer.json", "fails to read a text"):
+        if self.file is None or self.tokenizer is None:
+            raise InputError(f"{self.directory}: has no {', '.join(TOKENIZERS)} to read text with")
+        with damaged(self.file, "fails to read a text"):
             ids: list[int] = self.tokenizer.encode(text).ids
         return ids
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids; the ids themselves where there is no tokenizer."""
-        if self.tokenizer is None:
+        if self.file is None or self.tokenizer is None:
             return " ".join(map(str, ids))
-        with damaged(self.directory / "tokenizer.json", "fails to write a text"):
+        with damaged(self.file, "fails to write a text"):
             text: str = self.tokenizer.decode(ids)
         return text
 

@@ -1,0 +1,49 @@
+"""What is imported for what: a question about a checkpoint is answered without torch, help without anything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from models import write_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CODE = """
+import sys
+from kept.cli import main
+main(sys.argv[1:], standalone_mode=False)
+sys.stderr.write(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def imported(*arguments: str) -> set[str]:
+    """The packages that a command imports."""
+    run = subprocess.run([sys.executable, "-c", CODE, *arguments], check=True, capture_output=True, text=True)
+    assert run.stdout, "it did its work"
+    return set(run.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def orion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("source") / "orion", "orion")
+
+
+@pytest.mark.parametrize("options", [("inspect",), ("plan",), ("plan", "--norm", "calibrated")])
+def test_a_checkpoint_of_any_size_is_looked_at_without_torch(orion: Path, options: tuple[str, ...]) -> None:
+    assert not {"torch", "transformers", "matplotlib", "tokenizers"} & imported(*options, str(orion))
+
+
+def test_help_imports_none_of_what_it_is_about() -> None:
+    found = imported("--help")
+    assert "click" in found
+    assert not {"torch", "transformers", "numpy", "jinja2", "yaml", "rich", "matplotlib"} & found
+
+
+def test_a_conversion_does_import_torch(orion: Path, tmp_path: Path) -> None:
+    """Negative control: the test sees what is imported."""
+    assert "torch" in imported("convert", str(orion), str(tmp_path / "out"), "--verify-tokens", "0", "--json")
