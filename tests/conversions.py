@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from kept.families.table import Family
     from kept.ir.program import Program
 
 EXACT = "exact"
@@ -46,7 +47,7 @@ class ConversionContract:
         if self.becomes_llama != EXACT:
             assert re.search(self.becomes_llama, refused(program))
             return
-        output, tokens = as_llama(program, tmp_path / "out"), some_tokens()
+        output, tokens = converted(program, tmp_path / "out"), some_tokens()
         read = program_of(output)
         assert worst(logits(read, tokens), logits(program, tokens)) < TOLERANCE
         assert ignored(read, some_tokens(1, 12)) == closed(program, read)
@@ -55,11 +56,11 @@ class ConversionContract:
         assert worst(stock_logits(output, tokens), wanted) < STOCK
 
 
-def as_llama(program: Program, directory: Path) -> Path:
-    """The program as a Llama on disk, by a plan that promises to be exact."""
-    plan = legalise(program, LLAMA.violations, Options(dtype="F64"))
+def converted(program: Program, directory: Path, target: Family = LLAMA) -> Path:
+    """The program as a Llama, or another target, on disk, by a plan that promises to be exact."""
+    plan = legalise(program, target.violations, Options(dtype="F64"))
     assert plan.promise is Promise.EXACT
-    return save(plan.program, LLAMA, directory)
+    return save(plan.program, target, directory)
 
 
 def refused(program: Program) -> str:

@@ -87,5 +87,5 @@ def test_an_empty_prompt_and_one_too_long(llama: Path) -> None:
 
 
 def test_a_checkpoint_without_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has no tokenizer\.json or tokenizer\.model"):
+    with pytest.raises(InputError, match=r"has none of tokenizer\.json, tokenizer\.model, qwen\.tiktoken"):
         kept.generate(write_checkpoint(tmp_path, "llama"), PROMPTS, tokens=4)

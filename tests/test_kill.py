@@ -62,12 +62,20 @@ def start(forks: ForkServerContext, source: Path, target: Path) -> BaseProcess:
     return run
 
 
-def duration(forks: ForkServerContext, source: Path, target: Path) -> float:
+def duration(forks: ForkServerContext, source: Path, target: Path) -> tuple[float, float]:
+    """Seconds of a whole run, and of its part from the first byte on."""
     begun = time.monotonic()
     run = start(forks, source, target)
+    wait_for_the_first_byte(run, target)
+    writing = time.monotonic()
     run.join()
     assert run.exitcode == 0
-    return time.monotonic() - begun
+    return time.monotonic() - begun, time.monotonic() - writing
+
+
+def wait_for_the_first_byte(run: BaseProcess, target: Path) -> None:
+    while run.is_alive() and not hidden(target).exists():
+        time.sleep(0.001)
 
 
 def hidden(target: Path) -> Path:
@@ -78,14 +86,16 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_bytes(
     forks: ForkServerContext, source: Path, tmp_path: Path
 ) -> None:
     duration(forks, source, tmp_path / "first")  # which imports what is not preloaded
-    longest = duration(forks, source, tmp_path / "whole")
+    longest, writing = duration(forks, source, tmp_path / "whole")
     wanted = all_bytes(tmp_path / "whole")
     chance = random.Random(7)
     killed = unfinished = 0
     for number in range(KILLS):
         target = tmp_path / f"killed-{number // 2}"  # each output is killed twice
         run = start(forks, source, target)
-        run.join(chance.uniform(0, longest))
+        if number % 3:
+            wait_for_the_first_byte(run, target)
+        run.join(chance.uniform(0, writing if number % 3 else longest))
         run.kill()
         run.join()
         killed += run.exitcode == -signal.SIGKILL

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from contract import DECODER_SIZES
-from conversions import STOCK, as_llama
+from conversions import STOCK, converted
 from kept.errors import CheckpointError
 from kept.ir.spec import LongRope, Tokens
 from kept.nn import generate
@@ -115,7 +115,7 @@ def test_llama_switches_where_phi3_does(length: int, partial: float, tmp_path: P
     keys = {**longrope(12, pairs=int(8 * partial)), "partial_rotary_factor": partial}
     source = write_checkpoint(tmp_path / "source", "phi3", **keys)
     program, tokens = program_of(source), some_tokens(length=length)
-    output = as_llama(program, tmp_path / "out")
+    output = converted(program, tmp_path / "out")
     wanted = stock_logits(source, tokens)
     assert worst(logits(program, tokens), wanted) < STOCK
     assert worst(stock_logits(output, tokens), wanted) < STOCK

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PARALLEL = r"parallel: attention and MLP read the same stream"
-SHARED_NORM = r"mlp_norm: attention and MLP share one norm.*" + PARALLEL
 HEAD_NORMS = r"mixer\.qk_norm: queries and keys are normalised"
 NO_ROTATION = r"^layers\.3\.mixer\.rope: queries and keys are not rotated"
 
@@ -73,13 +72,13 @@ MODELS = (
         hidden_act="gelu_fast",
     ),
     public(
-        "microsoft/phi-2", 2_779_683_840, SHARED_NORM, "phi",
+        "microsoft/phi-2", 2_779_683_840, PARALLEL, "phi",
         **sizes(2560, 10240, 32, 32, 51200, 2048, num_key_value_heads=32),
         hidden_act="gelu_new", layer_norm_eps=1e-5, partial_rotary_factor=0.4, qk_layernorm=False,
         rope_scaling=None, rope_theta=10000.0, tie_word_embeddings=False,
     ),
     public(
-        "tiiuae/falcon-7b", 6_921_720_704, SHARED_NORM, "falcon", **FALCON,
+        "tiiuae/falcon-7b", 6_921_720_704, PARALLEL, "falcon", **FALCON,
         vocab_size=65024, hidden_size=4544, num_hidden_layers=32, num_attention_heads=71, num_kv_heads=71,
         new_decoder_architecture=False,
     ),
@@ -89,7 +88,7 @@ MODELS = (
         new_decoder_architecture=True,
     ),
     public(
-        "CohereForAI/c4ai-command-r-v01", 34_980_831_232, SHARED_NORM, "cohere",
+        "CohereForAI/c4ai-command-r-v01", 34_980_831_232, PARALLEL, "cohere",
         **sizes(8192, 22528, 40, 64, 256000, 8192, num_key_value_heads=64),
         hidden_act="silu", layer_norm_eps=1e-5, logit_scale=0.0625, rope_theta=8000000.0, use_qk_norm=False,
     ),

@@ -28,6 +28,7 @@ from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rewrite import map_layers
 from kept.passes.rms import LayerNormToRms
 from kept.passes.rotary import FullRotary
+from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
 from kept.passes.untie import UntieHead
@@ -71,6 +72,7 @@ EXACT: tuple[Pass, ...] = (
     PlainGains(),
     PlainToGated(),
     RepeatKeyValueHeads(),
+    SeparateNorms(),
     SplitProjections(),
     UntieHead(),
 )
@@ -92,6 +94,7 @@ def sources() -> dict[str, Program]:
             rms_spec(replace(PARTIAL, fused=True, window=12), replace(GATED, fused=True), head=ir.Head(tied=True)),
             bias=True,
         ),
+        "phi": map_layers(layer_spec(PARTIAL, PLAIN), lambda layer: replace(layer, parallel=True, mlp_norm=None)),
         "gpt2": layer_spec(replace(MIXER, rope=None, fused=True), PLAIN, positions=40, head=ir.Head(tied=True)),
         "tied": layer_spec(PARTIAL, head=ir.Head(tied=True)),
         "granite": replace(

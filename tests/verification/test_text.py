@@ -106,7 +106,7 @@ def test_a_text_that_is_not_utf8(directory: Path, text: Path) -> None:
 
 
 def test_a_text_without_a_tokenizer(tmp_path: Path, text: Path) -> None:
-    with pytest.raises(InputError, match=r"has no tokenizer\.json or tokenizer\.model to read text with"):
+    with pytest.raises(InputError, match=r"has none of tokenizer\.json, tokenizer\.model, qwen\.tiktoken"):
         sample(tmp_path, 97, 128, 512, text)
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.families.table import Family
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -77,7 +78,7 @@ FAMILIES: dict[str, Family] = {
 }
 """Every family by name."""
 
-TARGETS: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2)}
+TARGETS: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, OLMO2, GPT_NEOX)}
 """The families that `convert --to` accepts."""
 
 

@@ -99,7 +99,8 @@ class Rotary:
         """A rotation to keys."""
         turning = next((i for i, tag in enumerate(by_layer(table, self.path)) if tag is not None), None)
         if turning is None:
-            return {self.theta_key: self.theta, "rope_scaling": None}
+            whole = {self.partial_key: 1.0} if self.says_partial else {}
+            return {self.theta_key: self.theta, "rope_scaling": None, **whole}
         layer = at_layer(table, turning)
         rope: ir.Rope = build(ir.Rope, self.path, layer)
         head = layer[f"{L}mixer.head_dim"]

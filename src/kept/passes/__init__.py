@@ -15,6 +15,7 @@ from kept.passes.plain_gains import PlainGains
 from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms
 from kept.passes.rotary import FullRotary
+from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
 from kept.passes.untie import UntieHead
@@ -39,6 +40,7 @@ PASSES: dict[str, type[Pass]] = {
         PlainGains,
         PlainToGated,
         RepeatKeyValueHeads,
+        SeparateNorms,
         SplitProjections,
         UntieHead,
     )

@@ -23,6 +23,7 @@ from kept.passes.plain_gains import PlainGains
 from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms, Mode
 from kept.passes.rotary import FullRotary, RopeForm
+from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
 from kept.passes.untie import UntieHead
@@ -184,6 +185,7 @@ RULES: tuple[Rule, ...] = (
     (Kind("layers.*.mixer.fused", found=True), lambda *_: SplitProjections()),
     (Kind("layers.*.mlp.fused", found=True), lambda *_: SplitProjections()),
     (Kind(KEY_VALUE_HEADS), _repeat),
+    (Kind("layers.*.mlp_norm", found=None), lambda *_: SeparateNorms()),
     (Kind("layers.*.mixer.window", needs=None), lambda *_: DropWindow()),
     (Kind("layers.*.mlp.gated", found=False), lambda *_: PlainToGated()),
     (Kind(ROTATED), _rotary),
@@ -224,7 +226,6 @@ REASONS: tuple[tuple[Kind, str], ...] = (
         "attention and MLP read the same stream, the target has no parallel residual",
     ),
     (Kind("layers.*.parallel"), "attention and MLP follow one another, the target has them side by side"),
-    (Kind("layers.*.mlp_norm", found=None), "attention and MLP share one norm, the target has two"),
     (Kind("layers.*.mlp_norm"), "attention and MLP have norms of their own, the target has one for both"),
     (
         Kind("layers.*_post_norm", needs=None),

@@ -77,7 +77,7 @@ class Reader:
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Raises InputError where there is no tokenizer."""
         if self.file is None or self.tokenizer is None:
-            raise InputError(f"{self.directory}: has no {', '.join(TOKENIZERS)} to read text with")
+            raise InputError(f"{self.directory}: has none of {', '.join(TOKENIZERS)} to read text with")
         with damaged(self.file, "fails to read a text"):
             ids: list[int] = self.tokenizer.encode(text).ids
         return ids

@@ -1,0 +1,46 @@
+"""Give the MLP of a parallel block a norm of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.passes.base import Obstacle, Pass
+from kept.passes.rewrite import map_layers
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Layer, Spec
+
+
+@dataclass(frozen=True)
+class SeparateNorms(Pass):
+    """Where attention and MLP share one norm (Phi, Cohere, Falcon), each gets a copy of it. EXACT."""
+
+    name: ClassVar[str] = "separate-norms"
+    summary: ClassVar[str] = "attention and MLP that share a norm get a copy each"
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """A shared norm."""
+        if self.ensures(program.spec):
+            return Obstacle("layers", "no two parts share a norm", way_out="leave this pass out")
+        return None
+
+    def run(self, program: Program) -> Program:
+        """Copy the mixer's norm."""
+        shared = [f"layers.{i}." for i, layer in enumerate(program.spec.layers) if layer.mlp_norm is None]
+        copies = {
+            f"{at}mlp_norm.{part}": program.weights[f"{at}mixer_norm.{part}"]
+            for at in shared
+            for part in ("gain", "bias")
+            if f"{at}mixer_norm.{part}" in program.weights
+        }
+        return program.updated(map_layers(program.spec, _separate), copies)
+
+    def ensures(self, spec: Spec) -> bool:
+        """Every MLP has its norm."""
+        return all(layer.mlp_norm is not None for layer in spec.layers)
+
+
+def _separate(layer: Layer) -> Layer:
+    return replace(layer, mlp_norm=layer.mixer_norm) if layer.mlp_norm is None else layer

@@ -1,0 +1,51 @@
+"""Every family to every target but Llama, which each family's own tests have: exact through disk, or refused."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from conversions import STOCK, closed, converted, ignored
+from kept.errors import Refusal
+from kept.families import TARGETS
+from kept.passes.legalize import Options, legalise
+from models import TINY, logits, program_of, some_tokens, stock, stock_logits, worst, write_checkpoint
+from pass_helpers import TOLERANCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BARE = {"aquila", "baichuan", "deci", "exaone", "gemma", "granite", "internlm2", "llama", "minicpm", "mistral", "olmo"}
+
+EXACT = {
+    "mistral": BARE | {"phi3", "xverse"},
+    "qwen2": BARE | {"phi3", "xverse", "qwen", "qwen2"},
+    "olmo2": {"olmo2"},
+    "gpt_neox": {"falcon", "gpt_neox", "nemotron", "starcoder2"},
+}
+"""Which tiny checkpoints become which target; their configs are in models.py."""
+
+PAIRS = [(source, target) for target, source in product(EXACT, TINY)]
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def test_becomes_the_target_or_is_refused(source: str, target: str, tmp_path: Path) -> None:
+    """In float64; the stock class of the target computes what `kept` does, and every weight of it counts."""
+    program = program_of(write_checkpoint(tmp_path / "source", source, dtype=torch.float64))
+    if source not in EXACT[target]:
+        with pytest.raises(Refusal):
+            legalise(program, TARGETS[target].violations, Options())
+        return
+    output, tokens = converted(program, tmp_path / "out", TARGETS[target]), some_tokens()
+    read = program_of(output)
+    assert worst(logits(read, tokens), logits(program, tokens)) < TOLERANCE
+    assert ignored(read, some_tokens(1, 12)) == closed(program, read)
+    assert type(stock(output)).__name__ == TARGETS[target].architecture
+    assert worst(stock_logits(output, tokens), logits(program, tokens)) < STOCK
+
+
+def test_these_are_all_targets() -> None:
+    assert {"llama", *EXACT} == set(TARGETS)

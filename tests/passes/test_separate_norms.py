@@ -1,0 +1,53 @@
+"""A norm for each part of a parallel block."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+
+from kept.passes.separate_norms import SeparateNorms
+from models import random_program
+from pass_helpers import TOLERANCE, error, keeps, layer_spec, refusal, replaced, rewritten, value
+from specs import specs
+
+if TYPE_CHECKING:
+    from kept.ir import spec as ir
+
+
+def shared(spec: ir.Spec) -> ir.Spec:
+    """The spec with parallel blocks, each with one norm."""
+    return replace(spec, layers=tuple(replace(layer, parallel=True, mlp_norm=None) for layer in spec.layers))
+
+
+def test_the_function_is_kept_and_only_norms_are_new() -> None:
+    program = random_program(shared(layer_spec()))
+    after = keeps(SeparateNorms(), program)
+    assert rewritten(program, after) == {f"layers.{i}.mlp_norm.{part}" for i in range(3) for part in ("gain", "bias")}
+    assert after.weights["layers.1.mlp_norm.gain"] is program.weights["layers.1.mixer_norm.gain"]
+
+
+def test_another_gain_would_show() -> None:
+    """Negative control."""
+    program = random_program(shared(layer_spec()))
+    name = "layers.1.mlp_norm.gain"
+    after = SeparateNorms()(program)
+    assert error(replaced(after, {name: value(after, name) * 1.01}), program) > 1e3 * TOLERANCE
+
+
+@given(specs())
+def test_any_shared_norm(spec: ir.Spec) -> None:
+    keeps(SeparateNorms(), random_program(shared(spec)))
+
+
+def test_only_the_layers_that_share_change() -> None:
+    spec = layer_spec()
+    first = replace(spec.layers[0], parallel=True, mlp_norm=None)
+    program = random_program(replace(spec, layers=(first, *spec.layers[1:])))
+    assert rewritten(program, keeps(SeparateNorms(), program)) == {"layers.0.mlp_norm.gain", "layers.0.mlp_norm.bias"}
+
+
+def test_nothing_to_separate_is_refused() -> None:
+    said = refusal(SeparateNorms(), random_program(layer_spec()))
+    assert said == "separate-norms: layers: no two parts share a norm; leave this pass out"
