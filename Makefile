@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs compat fuzz clean
+.PHONY: demo test lint docs compat bench fuzz clean
 
 demo: $(READY)  ## set up, then convert, verify and show the model that comes along
 	$(BIN)/kept demo --out out/demo
@@ -23,6 +23,10 @@ docs: $(READY)  ## write what is generated from the code
 
 compat: $(READY)  ## prove outputs in other runtimes; the first run builds llama.cpp, which takes five minutes
 	$(BIN)/python compat/run.py --out docs/compat.md
+
+bench: $(READY)  ## speed against cp -r (and mergekit, with MERGEKIT=path/to/mergekit-yaml), memory at three sizes: an hour
+	$(BIN)/python benchmarks/speed.py --gb 8 $(if $(MERGEKIT),--mergekit $(MERGEKIT))
+	$(BIN)/python benchmarks/sizes.py --gb 2 4 8
 
 # The pinned torch comes first, so that no other package can ask for another one.
 $(READY): pyproject.toml constraints.txt

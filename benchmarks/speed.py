@@ -144,6 +144,12 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, list[Measured]]:
     return found
 
 
+def commit() -> str:
+    """What the checkout is at."""
+    run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
 def ratios(medians: dict[str, float]) -> dict[str, float]:
     """Of medians within this run."""
     other = next((name for name in medians if name.startswith(("mergekit", "safetensors"))), "")
@@ -166,10 +172,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.work) as work:
         found = run(given, Path(work))
     medians = {name: statistics.median(one.seconds for one in runs) for name, runs in found.items()}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     results = {
         "command": "python benchmarks/speed.py " + " ".join(sys.argv[1:]),
-        "commit": commit.strip(),
+        "commit": commit(),
         "cores": os.cpu_count(),
         "load": {"before": load, "after": os.getloadavg()[0]},
         "page cache": "source dropped before each run" if given.cold else "source read before each run",
