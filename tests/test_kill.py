@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,7 +91,7 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_bytes(
     wanted = all_bytes(tmp_path / "whole")
     chance = random.Random(7)
     killed = unfinished = 0
-    for number in range(KILLS):
+    for number in count():
         target = tmp_path / f"killed-{number // 2}"  # each output is killed twice
         run = start(forks, source, target)
         if number % 3:
@@ -107,8 +108,9 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_bytes(
             (target / JOURNAL).unlink(missing_ok=True)
             assert all_bytes(target) == wanted
             assert not hidden(target).exists()
-    assert killed >= KILLS * 2 // 3, "the moments were too late to show anything"
-    assert unfinished >= KILLS // 3
+            if killed >= KILLS and unfinished >= KILLS // 3:
+                return
+        assert number < 5 * KILLS, "the moments were too late to show anything"
 
 
 @pytest.mark.parametrize("where", ["before the name", "before the journal goes"])
