@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kept import checking, pipeline
+from kept import checking, planning, verifying
 from kept.checkpoint.companions import companions, stated_licence
 from kept.checkpoint.reader import parse, read_header, read_json
 from kept.checkpoint.sentencepiece import tokenizer_files
@@ -295,8 +295,8 @@ def use_record(raw: bytes) -> None:
     (directory / "kept.json").write_bytes(raw)
     checking.check(directory)
     opened = open_model(directory)
-    pipeline._recorded(opened, opened)  # noqa: SLF001 - all of verify that reads the record, without its measuring
-    pipeline._altered(opened, pipeline.Silent())  # noqa: SLF001 - the same
+    verifying.recorded(opened, opened)  # all of verify that reads the record, without its measuring
+    verifying.altered(opened, verifying.Silent())
 
 
 def use_recipe(raw: bytes) -> None:
@@ -305,7 +305,7 @@ def use_recipe(raw: bytes) -> None:
     file = directory.parent / "recipe.toml"
     file.write_bytes(raw)
     recipe = load_recipe(file, source=str(directory))
-    pipeline.make_plan(open_model(directory), recipe, unmeasured=True)
+    planning.make_plan(open_model(directory), recipe, unmeasured=True)
     json.dumps(recipe.to_dict())
 
 

@@ -100,7 +100,7 @@ def test_what_is_no_directory_is_one_line(tmp_path: Path) -> None:
 def test_no_tokenizer_is_a_remark(tmp_path: Path) -> None:
     found = check(write_checkpoint(tmp_path, "llama"))
     assert found.damage == ()
-    assert any(line.startswith("no tokenizer.json") for line in found.remarks)
+    assert any(line.startswith("none of tokenizer.json") for line in found.remarks)
 
 
 def test_an_unknown_family_is_a_remark(orion: Path) -> None:

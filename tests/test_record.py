@@ -15,7 +15,7 @@ from kept.opened import open_model
 from kept.passes.base import Promise
 from kept.passes.fill import FillBiases
 from kept.passes.rms import LayerNormToRms
-from kept.pipeline import make_plan
+from kept.planning import make_plan
 from kept.recipe import Recipe
 from kept.record import RESTRICTED, model_card, record, verification_table
 from kept.verification.parity import Parity

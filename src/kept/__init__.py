@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from kept.generation import generate
     from kept.inspection import inspect
     from kept.opened import open_model
-    from kept.pipeline import convert, plan, run, verify
+    from kept.pipeline import convert, run
+    from kept.planning import plan
     from kept.recipe import Recipe, load_recipe
+    from kept.verifying import verify
 
 __all__ = [
     "CheckpointError",
@@ -50,9 +52,9 @@ _HOMES = {
     "inspect": "inspection",
     "load_recipe": "recipe",
     "open_model": "opened",
-    "plan": "pipeline",
+    "plan": "planning",
     "run": "pipeline",
-    "verify": "pipeline",
+    "verify": "verifying",
 }
 """Where what is imported late comes from."""
 

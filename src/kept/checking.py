@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.companions import TOKENIZERS
 from kept.checkpoint.finite import not_finite
 from kept.checkpoint.reader import read_header, read_json, stored_files, weight_files, weight_map
 from kept.checkpoint.stream import digest
@@ -248,7 +249,7 @@ def _tokens(directory: Path, vocabulary: int | None, found: _Findings) -> None:
     tokenizer = found.of(lambda: reader.tokenizer)
     if tokenizer is None:
         if len(found.damage) == before:
-            found.remarks.append("no tokenizer.json or tokenizer.model: it takes token ids only")
+            found.remarks.append(f"none of {', '.join(TOKENIZERS)}: it takes token ids only")
         return
     found.of(reader.encode, "Once upon a time")
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)

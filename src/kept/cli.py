@@ -152,7 +152,7 @@ def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: An
     kept plan path/to/orion --norm opm --json
     """
     from kept.opened import open_model
-    from kept.pipeline import make_plan
+    from kept.planning import make_plan
 
     chosen = _recipe(recipe, source=source, out="not written", **options)
     opened = open_model(chosen.source)
@@ -221,8 +221,8 @@ def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bo
     kept verify path/to/orion out/llama --text my.txt
     kept verify path/to/orion out/llama --streamed --json
     """
-    from kept.pipeline import verify as measure
     from kept.record import verification_table
+    from kept.verifying import verify as measure
 
     found = measure(source, out, text=text, tokens=tokens, streamed=streamed, reporter=display.Bars())
     display.out_json(verification_table(found)) if as_json else display.verification(found)

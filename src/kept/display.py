@@ -207,7 +207,7 @@ def plan_table(found: Plan) -> dict[str, Any]:
 
 def plan(opened: Opened, found: Plan, target: str) -> None:
     """`kept plan`."""
-    from kept.checkpoint.companions import left_behind
+    from kept.checkpoint.companions import tokenizer_note
 
     console = _console()
     console.print(f"{opened.family.name} to {target}: {found.promise}")
@@ -228,11 +228,11 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
         f"bytes {amount(before.nbytes, 'bytes')} -> {amount(after.nbytes, 'bytes')}, "
         f"layers {before.spec.depth} -> {after.spec.depth}"
     )
-    for note in notes(found):
-        console.print(f"not as it is for {note}")
-    left = left_behind(opened.path)
-    if left is not None:
-        hint(left)
+    for runtime in notes(found):
+        console.print(f"not as it is for {runtime}")
+    note = tokenizer_note(opened.path, opened.family.name, target)
+    if note is not None:
+        hint(note)
 
 
 def rehearsal_table(done: Rehearsal) -> dict[str, Any]:

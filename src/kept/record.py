@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from kept.checkpoint.companions import licences, stated_licence
+from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.ir.slots import slots
 from kept.recipe import options_of
 from kept.runtimes import notes
@@ -89,6 +89,7 @@ def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verif
         plan=plan,
         found=found,
         notes=notes(plan),
+        loader=loader(source.family.name, target),
         licence=stated_licence(source.path),
         licence_files=[*licences(source.path)],
         restricted=RESTRICTED.get(source.family.name),

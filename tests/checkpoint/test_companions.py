@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import kept
-from kept.checkpoint.companions import companions, licences, stated_licence
+from kept.checkpoint.companions import companions, licences, stated_licence, tokenizer_note
 from kept.errors import CheckpointError
 from kept.opened import open_model
 from kept.record import RESTRICTED
+from kept.verification.text import Reader
 from models import reference_orion, some_tokens, worst, write_checkpoint
 from stored import (
     BYTES_VOCABULARY,
@@ -25,9 +27,6 @@ from stored import (
     write_sentencepiece,
     write_tokenizer,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HUMAN = (
     "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
@@ -326,6 +325,27 @@ def test_a_card_that_is_no_text_or_not_there_states_nothing(tmp_path: Path) -> N
     assert stated_licence(tmp_path) == {}
     (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00---")
     assert stated_licence(tmp_path) == {}
+
+
+# ----------------------------------------------------------------------------------- a tokenizer that is built anew
+
+
+def test_the_card_names_a_class_that_gives_the_same_ids(tmp_path: Path) -> None:
+    """transformers 5 builds Qwen2's tokenizer for every such model; the first assertion fails once it does not."""
+    source, text = Path(kept.__file__).parent / "demo" / "orion-2m", "Hello world, 12 + f(x)"
+    out = tmp_path / "out"
+    done = kept.convert(source, out, to="qwen2", norm="opm", verify_tokens=0)
+    wanted = Reader(source).encode(text)
+    assert AutoTokenizer.from_pretrained(out)(text).input_ids != wanted
+    assert PreTrainedTokenizerFast.from_pretrained(out)(text).input_ids == wanted
+    assert "tokenizer = PreTrainedTokenizerFast.from_pretrained(" in (out / "README.md").read_text(encoding="utf-8")
+    assert "load the output's with PreTrainedTokenizerFast" in str(done.note)
+
+
+def test_a_tokenizer_that_comes_along_needs_no_word(source: Path, tmp_path: Path) -> None:
+    assert tokenizer_note(source, "orion", "llama") is None
+    assert tokenizer_note(source, "qwen2", "qwen2") is None
+    assert tokenizer_note(tmp_path, "orion", "qwen2") is None, "there is none"
 
 
 # -------------------------------------------------------------------------------------------------------- generation

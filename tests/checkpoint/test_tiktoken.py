@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 import kept
-from kept.checkpoint.companions import companions, left_behind
+from kept.checkpoint.companions import companions, tokenizer_note
 from kept.checkpoint.tiktoken import read_ranks, tiktoken_tokenizer
 from kept.errors import CheckpointError
 from kept.opened import open_model
@@ -159,7 +159,7 @@ def test_a_tokenizer_that_is_only_code_is_left_behind_with_a_word(tmp_path: Path
     write_json(source / "tokenizer_config.json", REMOTE)
     assert "tokenizer_config.json" not in taken(source)
     done = kept.convert(source, tmp_path / "out", verify_tokens=0)
-    assert done.note == left_behind(source)
+    assert done.note == tokenizer_note(source, "qwen", "llama")
     assert done.note is not None
     assert "its tokenizer is code" in done.note
     assert "\n" not in done.note
@@ -167,7 +167,7 @@ def test_a_tokenizer_that_is_only_code_is_left_behind_with_a_word(tmp_path: Path
 
 def test_others_come_along_without_a_word(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "qwen", "qwen")
-    assert left_behind(source) is None
+    assert tokenizer_note(source, "qwen", "llama") is None
     write_json(source / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
-    assert left_behind(source) is None
+    assert tokenizer_note(source, "qwen", "llama") is None
     assert json.loads(taken(source)["tokenizer_config.json"]) == {"tokenizer_class": "GPT2Tokenizer"}

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 TIKTOKEN = "qwen.tiktoken"
 """The ranks of Qwen's first tokenizer."""
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", TIKTOKEN)
+"""Files that a text can be read with, the best first."""
+
 COPIED = (
-    "tokenizer.json",
-    "tokenizer.model",
+    *TOKENIZERS,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    TIKTOKEN,
     "chat_template.jinja",
     "chat_template.json",
 )
@@ -41,6 +42,10 @@ NOTHING = {"", "~", "null"}
 
 FAST = "PreTrainedTokenizerFast"
 """The class that loads any `tokenizer.json`, under every transformers since 4.0."""
+
+REBUILT = {"qwen2": {"qwen", "qwen2"}}
+"""Model types for which transformers 5 builds a tokenizer of its own around the words of `tokenizer.json`, whatever
+class the config names; and the families whose tokenizer that is."""
 
 
 def companions(source: Path, spec: Spec) -> dict[str, Path | bytes]:
@@ -63,22 +68,37 @@ def companions(source: Path, spec: Spec) -> dict[str, Path | bytes]:
     return out
 
 
+def has_tokenizer(source: Path) -> bool:
+    """Whether there is a file to read text with."""
+    return any((source / name).is_file() for name in TOKENIZERS)
+
+
 def only_code(source: Path) -> bool:
     """Whether a checkpoint's tokenizer is remote code, with no file to make one from."""
     file = source / "tokenizer_config.json"
-    if not file.is_file() or any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model", TIKTOKEN)):
+    if not file.is_file() or has_tokenizer(source):
         return False
     return "auto_map" in read_json(file)
 
 
-def left_behind(source: Path) -> str | None:
-    """What to tell the user of a tokenizer that cannot come along, in one line; None where it can, or there is none."""
-    if not only_code(source):
-        return None
-    return (
-        f"{source}: its tokenizer is code that is neither run nor copied, so the output has none; "
-        "a tokenizer.json put into the source, or later into the output, comes along"
-    )
+def loader(family: str, target: str) -> str:
+    """The class of transformers that loads an output's tokenizer as it was in the source."""
+    return FAST if target in REBUILT and family not in REBUILT[target] else "AutoTokenizer"
+
+
+def tokenizer_note(source: Path, family: str, target: str) -> str | None:
+    """What to tell the user of a tokenizer that does not come along by itself, in one line; None where it does."""
+    if only_code(source):
+        return (
+            f"{source}: its tokenizer is code that is neither run nor copied, so the output has none; "
+            "a tokenizer.json put into the source, or later into the output, comes along"
+        )
+    if loader(family, target) == FAST and has_tokenizer(source):
+        return (
+            f"for model type {target} AutoTokenizer of transformers 5 builds that family's own tokenizer, with other "
+            f"ids: load the output's with {FAST}.from_pretrained"
+        )
+    return None
 
 
 def licences(source: Path) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kept.checkpoint.companions import TIKTOKEN
+from kept.checkpoint.companions import TIKTOKEN, TOKENIZERS
 from kept.checkpoint.sentencepiece import fast_tokenizer
 from kept.checkpoint.tiktoken import tiktoken_tokenizer
 from kept.errors import CheckpointError, InputError
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
     from torch import Tensor
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", TIKTOKEN)
-"""Files that a text can be read with, the best first."""
 
 LONGEST = 256
 """Tokens in one sequence, where the context allows it."""

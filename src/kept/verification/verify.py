@@ -135,6 +135,11 @@ def verify_pair(
     return Verification(promise, sample.origin, stored, proof, found[0], found[1], continuations, notes)
 
 
+def layer_runs(source: Opened, output: Opened, planned: Program | None) -> int:
+    """How often a layer is run to measure a pair, which is what its progress counts."""
+    return 2 * source.program.spec.depth + output.program.spec.depth * (1 if planned is None else 2)
+
+
 def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:
     """Both models' greedy continuations of a few prompts, in float32."""
     readers = Reader(source.path), Reader(output.path)
