@@ -611,7 +611,7 @@ def test_an_interruption_does_not_wait_for_sums(orion: Path, tmp_path: Path, mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(writing, "digest", slow)
-    monkeypatch.setattr(Staging, "begin_shard", fails)
+    monkeypatch.setattr(Staging, "write_shard", fails)
     with pytest.raises(KeyboardInterrupt):
         kept.convert(split_into_shards(orion, 8), tmp_path / "out")
     assert not summed
@@ -657,7 +657,7 @@ def test_what_is_left_of_a_failed_run_is_what_the_next_can_use(
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "_verify_staged", fails)
         if not finished:
-            patched.setattr(Staging, "begin_shard", fails)
+            patched.setattr(Staging, "write_shard", fails)
         with pytest.raises(type(error)):
             kept.convert(orion, target, **options)
     assert hidden(target).exists() == (finished and not isinstance(error, CheckpointError))

@@ -15,7 +15,6 @@ from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from concurrent.futures import Future
 
     from kept.checkpoint.staging import Staging
     from kept.opened import Opened
@@ -65,17 +64,16 @@ def fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
 def write_weights(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:
     """Write the weights. Returns the sha256 of what was read (`source`) and written (`output`) by file name.
 
-    The sums are made by other threads meanwhile, of bytes that the system has in memory: the source's a little ahead
-    of the writer, which so finds them read; the output's right behind it. The sync of a finished shard overlaps
-    with the next one.
+    A file that is copied whole is summed once; the source's others by a thread that is a little ahead of the writer.
     """
     total = sum(part.nbytes for part in parts)
+    copied = {part.whole.name: part.name for part in parts if part.whole is not None}
     read = described(source)
+    apart = [file for file in read if file.name not in copied]
     gauge = Gauge()
-    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(2) as settling:
-        pace = paced(gauge, sum(file.stat().st_size for file in read) / max(1, total))
-        sums = {file.name: reading.submit(digest, file, pace) for file in read}
-        wrote: dict[str, Future[str | None]] = {}
+    with ThreadPoolExecutor(1) as reading:
+        pace = paced(gauge, sum(file.stat().st_size for file in apart) / max(1, total))
+        sums = {file.name: reading.submit(digest, file, pace) for file in apart}
         try:
             with reporter.stage("write", total, "bytes") as advance:
 
@@ -83,16 +81,14 @@ def write_weights(stage: Staging, parts: list[Shard], source: Opened, reporter: 
                     gauge.advance(count)
                     advance(count)
 
-                for part in parts:
-                    wrote[part.name] = stage.begin_shard(part, progress, settling)
+                wrote = {part.name: stage.write_shard(part, progress) for part in parts}
             gauge.end()
-            given = {name: future.result() for name, future in sums.items()}
-            made = {part.name: wrote[part.name].result() or given[_name(part)] for part in parts}
+            found = {name: future.result() for name, future in sums.items()}
         finally:
             gauge.stop()
-            for pool in (reading, settling):
-                pool.shutdown(wait=False, cancel_futures=True)
-    return {"source": given, "output": made}
+            reading.shutdown(wait=False, cancel_futures=True)
+    found |= {name: wrote[copy] for name, copy in copied.items()}
+    return {"source": {file.name: found[file.name] for file in read}, "output": wrote}
 
 
 def write_small(
@@ -115,12 +111,6 @@ def small_files(
     files: dict[str, Path | bytes] = {"config.json": to_json(config), **extra}
     listed = index(parts)
     return files if listed is None else {**files, INDEX: listed}
-
-
-def _name(part: Shard) -> str:
-    """The source's file that a shard is a copy of."""
-    assert part.whole is not None, f"{part.name} was written and not summed"
-    return part.whole.name
 
 
 def _stamp(file: Path) -> tuple[int, int]:

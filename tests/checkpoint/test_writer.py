@@ -1,4 +1,4 @@
-"""Writing: the bytes of the format's own writer, streamed, copied by the kernel, all or nothing, and resumed."""
+"""Writing: the bytes of the format's own writer, streamed, all or nothing, and resumed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import kept
 from kept.checkpoint import stream
 from kept.checkpoint.reader import read_header
 from kept.checkpoint.staging import JOURNAL, Staging, staging
-from kept.checkpoint.stream import KERNEL_CANNOT, digest
+from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import Shard, index, shards, to_json
 from kept.errors import OutputError
 from kept.ir import tensors as ir_tensors
@@ -33,7 +33,6 @@ from stored import INDEX, all_bytes, read_json, split_into_shards, tensors_of, w
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kept.ir.tensors import Lazy
 
 HERE: Mapping[str, object] = {"made": "by a test"}
 
@@ -277,7 +276,7 @@ def test_progress_counts_every_byte_once(tmp_path: Path) -> None:
         assert sum(done) == 2 * part.nbytes, "a shard that was there counts as done"
 
 
-# ------------------------------------------------------------------------------------------------ copied by the kernel
+# -------------------------------------------------------------------------------------------------------------- copied
 
 
 @pytest.fixture
@@ -286,67 +285,11 @@ def unchanged(tmp_path: Path) -> dict[str, Stored]:
     return stored_tensors(tmp_path / "source", {**values, "d": torch.randn(64).bfloat16()})
 
 
-def test_unchanged_tensors_are_copied_by_the_kernel(
-    tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved: list[int] = []
-    kernel = os.copy_file_range
-
-    def counted(*args: Any, **named: Any) -> int:
-        moved.append(kernel(*args, **named))
-        return moved[-1]
-
-    monkeypatch.setattr(os, "copy_file_range", counted)
-    tensors: dict[str, Lazy] = {**unchanged, "new": given_tensor(3)}
-    write_out(tmp_path / "out", shards(tensors))
-    assert sum(moved) == sum(tensor.nbytes for tensor in unchanged.values())
-    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["new"], given_tensor(3).values)
-
-
-def test_a_conversion_leaves_to_the_kernel_all_that_it_does_not_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conversion_computes_nothing_that_it_does_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_checkpoint(tmp_path / "llama", "llama")
     for reads in ("rows", "reader", "_read_into"):
-        monkeypatch.setattr(Stored, reads, lambda *_: pytest.fail("a weight was read"))
+        monkeypatch.setattr(Stored, reads, lambda *_: pytest.fail("a weight was read as numbers"))
     kept.convert(source, tmp_path / "out", verify_tokens=0)
-
-
-def test_the_kernel_may_move_less_than_it_was_asked_to(
-    tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kernel = os.copy_file_range
-    monkeypatch.setattr(os, "copy_file_range", lambda s, d, n, **named: kernel(s, d, min(n, 100), **named))
-    write_out(tmp_path / "out", shards(unchanged))
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "source").read_bytes()
-
-
-@pytest.mark.parametrize("number", sorted(KERNEL_CANNOT), ids=errno.errorcode.get)
-def test_where_the_kernel_cannot_copy_this_process_does(
-    tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def cannot(*_: Any, **__: Any) -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "copy_file_range", cannot)
-    write_out(tmp_path / "out", shards(unchanged))
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "source").read_bytes()
-
-
-def test_a_kernel_that_gives_up_halfway_is_taken_over_from(
-    tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kernel, calls = os.copy_file_range, [0]
-
-    def every_other(source: int, target: int, count: int, **named: Any) -> int:
-        calls[0] += 1
-        if calls[0] % 2:
-            raise OSError(errno.EXDEV, "")
-        return kernel(source, target, min(count, 64), **named)
-
-    monkeypatch.setattr(os, "copy_file_range", every_other)
-    write_out(tmp_path / "out", shards(unchanged))
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "source").read_bytes()
 
 
 def test_a_source_that_shrinks_during_the_copy_is_an_error(tmp_path: Path, unchanged: dict[str, Stored]) -> None:
@@ -504,9 +447,7 @@ def test_a_parent_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         pytest.fail("nothing can be written there")
 
 
-@pytest.mark.parametrize(
-    "place", ["copy_file_range", "fsync"], ids=["the kernel's copy", "the flush that finds the disk full"]
-)
+@pytest.mark.parametrize("place", ["write", "fsync"], ids=["a write", "the flush that finds the disk full"])
 def test_a_full_disk_leaves_nothing_under_the_name(
     tmp_path: Path, unchanged: dict[str, Stored], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

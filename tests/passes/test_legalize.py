@@ -190,7 +190,7 @@ def forgotten(before: Program, after: Program) -> Program:
     return after.updated(after.spec, kept)
 
 
-def test_what_is_not_computed_is_copied_by_the_kernel(converted: Converted) -> None:
+def test_what_is_not_computed_is_copied(converted: Converted) -> None:
     """Stored bytes stay stored: all but what a pass had to compute or to add."""
     program = to_llama(converted.program).program
     tail = f"layers.{converted.program.spec.depth}."

@@ -75,7 +75,7 @@ def test_parts_in_another_order_would_show(pair: tuple[str, str], part: str) -> 
 
 
 def test_parts_of_stored_bytes_are_stored_bytes(tmp_path: Path) -> None:
-    """They are copied by the kernel, from the middle of the fused tensor."""
+    """They are copied from the middle of the fused tensor."""
     spec = layer_spec(FUSED, FUSED_MLP)
     weights = {}
     for name, slot in slots(spec).items():

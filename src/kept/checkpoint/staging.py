@@ -9,12 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from kept.checkpoint.stream import Gauge, copy_file, digest, followed, write_tensors
+from kept.checkpoint.direct import Output
+from kept.checkpoint.stream import copy, digest, write_tensors
 from kept.checkpoint.writer import to_json
 from kept.errors import KeptError, OutputError
 
@@ -42,39 +42,24 @@ class Staging:
 
     def copy(self, name: str, source: Path) -> None:
         """Copy a whole file."""
-        with self._file(name) as file:
-            copy_file(source, file)
+        with source.open("rb") as opened, self._file(name) as file:
+            shutil.copyfileobj(opened, file)
 
-    def write_shard(self, shard: Shard, progress: Progress) -> None:
-        """Write a shard unless an earlier run finished it; `progress` is called with bytes as they are done."""
-        with ThreadPoolExecutor(1) as pool:
-            self.begin_shard(shard, progress, pool).result()
+    def write_shard(self, shard: Shard, progress: Progress) -> str:
+        """Write a shard unless an earlier run finished it; `progress` is called with bytes as they are done.
 
-    def begin_shard(self, shard: Shard, progress: Progress, pool: ThreadPoolExecutor) -> Future[str | None]:
-        """Write a shard's bytes. The future is done when they are on the disk, under their name.
-
-        It holds their sha256; None of a file that is copied whole, whose sum is the source's.
+        Returns its sha256.
         """
-        if (self.path / shard.name).exists():
+        finished, part = self.path / shard.name, self._part(shard.name)
+        if finished.exists():
             progress(shard.nbytes)
-            return pool.submit(lambda: None if shard.whole else digest(self.path / shard.name))
-        part, gauge = self._part(shard.name), Gauge()
-        try:
-            with self._errors(), part.open("wb") as file:
-                settled = pool.submit(self._settle, shard, gauge)
-
-                def advance(count: int) -> None:
-                    gauge.advance(count)
-                    progress(count)
-                    if settled.done():  # before its time: it failed
-                        settled.result()
-
-                _write(shard, file, advance)
-                file.flush()
-                gauge.end()
-        finally:
-            gauge.stop()
-        return settled
+            return digest(finished)
+        with self._errors():
+            with Output(part) as out:
+                _write(shard, out, progress)
+                found = out.finish()
+            part.rename(finished)
+        return found
 
     def publish(self) -> None:
         """Give the finished directory its name."""
@@ -96,16 +81,6 @@ class Staging:
             return
         for part in self.path.rglob("*.part"):
             part.unlink()
-
-    def _settle(self, shard: Shard, gauge: Gauge) -> str | None:
-        part = self._part(shard.name)
-        with self._errors():
-            found = None if shard.whole else followed(part, gauge)
-            gauge.wait(float("inf"))
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.rename(self.path / shard.name)
-        return found
 
     @contextmanager
     def _file(self, name: str) -> Iterator[IO[bytes]]:
@@ -185,14 +160,14 @@ def _begin(stage: Staging, journal: IO[str], fingerprint: str) -> None:
     journal.flush()
 
 
-def _write(shard: Shard, file: IO[bytes], progress: Progress) -> None:
-    if shard.whole is not None:
-        header = shard.whole.stat().st_size - shard.nbytes
-        copy_file(shard.whole, file, 0, header)
-        copy_file(shard.whole, file, header, shard.nbytes, progress)
+def _write(shard: Shard, out: Output, progress: Progress) -> None:
+    if shard.whole is None:
+        out.write(shard.header())
+        write_tensors((tensor for _, tensor in shard.tensors), out, progress)
         return
-    file.write(shard.header())
-    write_tensors((tensor for _, tensor in shard.tensors), file, progress)
+    header = shard.whole.stat().st_size - shard.nbytes
+    copy(shard.whole, out, 0, header)
+    copy(shard.whole, out, header, shard.nbytes, progress)
 
 
 def _sync_directory(path: Path) -> None:

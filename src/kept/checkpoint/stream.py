@@ -1,41 +1,32 @@
-"""Bytes on their way into a file: computed in blocks, or copied by the kernel, and summed on another core meanwhile.
+"""Bytes on their way into a file: computed in blocks, or copied; and the sums of files that are read meanwhile.
 
-A writer says how far it is. A follower reads the file behind it, out of memory that the system still holds, and makes
-the sha256, so that hashing costs no time of the writer's and no second read of the disk.
+A writer says how far it is. Another thread reads the source's files a little ahead of it and makes their sha256, so
+that the writer finds them in memory, and summing costs neither its time nor a second read of the disk.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from threading import Condition
-from typing import IO, TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from kept.errors import CheckpointError, OutputError
 from kept.ir.tensors import Lazy, Stored, torch_dtype, working_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from io import FileIO
     from pathlib import Path
 
     import torch
 
-    Progress = Callable[[int], None]
+    from kept.checkpoint.direct import Output
 
-KERNEL_CANNOT = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+    Progress = Callable[[int], None]
 
 PIECE = 1 << 22
 """Bytes read at a time to be summed."""
-
-KERNEL_PIECE = 1 << 26
-"""Bytes that the kernel is asked to copy at a time."""
-
-DEPTH = 16
-"""Blocks that are computed and not yet written, at most."""
 
 LEAD = 1 << 28
 """Bytes that a reader of the source may be ahead of the writer: enough to read for it, too few to crowd memory."""
@@ -92,18 +83,6 @@ def digest(file: Path, progress: Progress | None = None) -> str:
     return hashed.hexdigest()
 
 
-def followed(file: Path, gauge: Gauge) -> str:
-    """The sha256 of a file that is being written; `gauge` counts its bytes. Raises Stopped where that is given up."""
-    hashed, at = sha256(), 0
-    with file.open("rb", buffering=0) as opened:
-        piece = memoryview(bytearray(PIECE))
-        while gauge.wait(at + PIECE) or at < os.fstat(opened.fileno()).st_size:
-            count = opened.readinto(piece)
-            hashed.update(piece[:count])
-            at += count
-    return hashed.hexdigest()
-
-
 def paced(gauge: Gauge, share: float) -> Progress:
     """A progress that holds its caller to `share` bytes for each one of the gauge's, and `LEAD` more."""
     read = 0
@@ -116,47 +95,17 @@ def paced(gauge: Gauge, share: float) -> Progress:
     return progress
 
 
-class Lane:
-    """Work that another thread does in order, at most `DEPTH` pieces behind: writing, while this one computes."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for the rest, unless this thread failed."""
-        try:
-            while kind is None and self._waiting:
-                self._waiting.popleft().result()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-
-    def do(self, work: Callable[..., None], *args: object) -> None:
-        """Have work done. Raises what earlier work raised."""
-        while len(self._waiting) >= DEPTH:
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(work, *args))
-
-
-def write_tensors(tensors: Iterable[Lazy], file: IO[bytes], progress: Progress) -> None:
+def write_tensors(tensors: Iterable[Lazy], out: Output, progress: Progress) -> None:
     """Write tensors' bytes: those of a file are copied, others computed. `progress` gets bytes as they are written."""
-
-    def written(data: memoryview) -> None:
-        file.write(data)
-        file.flush()
-        progress(data.nbytes)
-
-    with Lane() as lane:
-        for tensor in tensors:
-            if isinstance(tensor, Stored):
-                lane.do(copy_file, tensor.file, file, tensor.offset, tensor.nbytes, progress)
-                continue
-            with one_thread():
-                for block in tensor.blocks(working_precision(tensor.dtype)):
-                    lane.do(written, raw(block.to(torch_dtype(tensor.dtype))))
+    for tensor in tensors:
+        if isinstance(tensor, Stored):
+            copy(tensor.file, out, tensor.offset, tensor.nbytes, progress)
+            continue
+        with one_thread():
+            for block in tensor.blocks(working_precision(tensor.dtype)):
+                data = raw(block.to(torch_dtype(tensor.dtype)))
+                out.write(data)
+                progress(data.nbytes)
 
 
 @contextmanager
@@ -179,43 +128,29 @@ def raw(block: torch.Tensor) -> memoryview:
     return block.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def copy_file(
-    path: Path, file: IO[bytes], offset: int = 0, count: int | None = None, progress: Progress | None = None
-) -> None:
-    """Copy bytes (None: all) within the kernel where it can, through this process where it cannot.
+def copy(path: Path, out: Output, offset: int, count: int, progress: Progress | None = None) -> None:
+    """Copy bytes of a file.
 
-    Raises CheckpointError where the source cannot be opened, OutputError where it ends early.
+    Raises CheckpointError where it cannot be read, OutputError where it ends early.
     """
     try:
-        source = path.open("rb")
+        source = path.open("rb", buffering=0)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     with source:
-        left = os.fstat(source.fileno()).st_size - offset if count is None else count
-        _copy(source, file, offset, left, progress)
+        source.seek(offset)
+        while count:
+            read = _read(source, out.room()[:count])
+            if not read:
+                raise OutputError(f"{path}: ended early; did it change during the run?")
+            out.fill(read)
+            count -= read
+            if progress is not None:
+                progress(read)
 
 
-def _copy(source: IO[bytes], file: IO[bytes], offset: int, count: int, progress: Progress | None) -> None:
-    file.flush()
-    done = 0
-    while done < count:
-        size = min(count - done, KERNEL_PIECE)
-        try:
-            moved = _kernel_copy(source, file, size, offset + done)
-        except OSError as error:
-            if error.errno not in KERNEL_CANNOT:
-                raise
-            source.seek(offset + done)
-            moved = file.write(source.read(min(size, PIECE)))
-            file.flush()
-        if not moved:
-            raise OutputError(f"{source.name}: ended early; did it change during the run?")
-        done += moved
-        if progress is not None:
-            progress(moved)
-
-
-def _kernel_copy(source: IO[bytes], file: IO[bytes], size: int, offset: int) -> int:
-    if not hasattr(os, "copy_file_range"):  # Linux has it
-        raise OSError(errno.ENOSYS, "no copy_file_range")
-    return os.copy_file_range(source.fileno(), file.fileno(), size, offset_src=offset)
+def _read(source: FileIO, room: memoryview) -> int:
+    try:
+        return source.readinto(room)
+    except OSError as error:
+        raise CheckpointError(f"{source.name}: cannot be read ({error.strerror})") from None

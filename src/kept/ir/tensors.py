@@ -109,7 +109,7 @@ def working_precision(dtype: str) -> Precision:
 
 @dataclass(frozen=True)
 class Stored(Lazy):
-    """Bytes in a file: what the kernel can copy without this process reading them."""
+    """Bytes in a file, which are copied where nothing changes them."""
 
     file: Path
     offset: int
