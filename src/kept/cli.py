@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.shell_completion import CompletionItem
 
 from kept import display
 from kept.errors import KeptError
+from kept.heal.settings import HELP, Precision, Schedule, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,7 @@ def _files(_: click.Context, __: click.Parameter, begun: str) -> list[Completion
     return [CompletionItem(begun, type="file")]
 
 
+SCHEDULES, PRECISIONS = click.Choice(get_args(Schedule)), click.Choice(get_args(Precision))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
 
@@ -255,6 +258,45 @@ def check(path: str, *, as_json: bool) -> None:
     if found.damage:
         display.complain(f"{path}: {found.verdict}")
         raise click.exceptions.Exit(2)
+
+
+def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each setting of healing but the student."""
+    for field in reversed(fields(Settings)):
+        if field.name in {"student", "out", "recipe"}:
+            continue
+        name, hint = f"--{field.name.replace('_', '-')}", str(field.type)
+        shared: dict[str, Any] = {"help": HELP[field.name], "default": None}
+        if hint == "bool":
+            command = click.option(name, is_flag=True, **shared)(command)
+        elif hint.startswith("tuple"):
+            command = click.option(name, multiple=True, **{**shared, "default": ()})(command)
+        else:
+            kinds = {"int": int, "float": float, "Schedule": SCHEDULES, "Precision": PRECISIONS}
+            command = click.option(name, type=kinds.get(hint, str), **shared)(command)
+    return command
+
+
+@main.command()
+@click.argument("student", shell_complete=_folders)
+@click.option("--out", required=True, shell_complete=_folders, help=HELP["out"])
+@with_settings
+@JSON
+def heal(student: str, *, as_json: bool, **options: Any) -> None:
+    """Let STUDENT learn what its conversion could not keep.
+
+    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms. Killed, the
+    same command continues. `torchrun --nproc-per-node 2 -m kept heal ...` splits both models over processes.
+
+    \b
+    kept heal out/plain --teacher path/to/orion --data corpus/ --tokens 2000000 --out out/healed
+    kept heal out/plain --teacher path/to/orion --train norms+head --rate 3e-4 --out out/healed
+    """
+    from kept.healing import heal as mend
+
+    given = {key: value for key, value in options.items() if value not in (None, (), False)}
+    done = mend(Settings(student=student, **given), display.Bars(), display.healing)
+    display.out_json(done.record) if as_json else display.healed(done)
 
 
 @main.command()

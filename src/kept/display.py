@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kept.inspection import Inspection
     from kept.opened import Opened
     from kept.passes.legalize import Plan
+    from kept.healing import Healed
     from kept.pipeline import Conversion, Rehearsal
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
@@ -298,3 +299,25 @@ def demo(done: Demo) -> None:
     """`kept demo`."""
     conversion(done.conversion)
     click.echo(f"page: {done.page}")
+
+
+def healing(line: Mapping[str, Any]) -> None:
+    """A line of metrics, as `kept heal` goes on; steps are shown where they are measured."""
+    if line["kind"] != "held-out":
+        return
+    names = ("loss", "ce", "agreement")
+    shown = ", ".join(f"{name} {line[name]:.4f}" for name in names if name in line)
+    hint(f"step {line['step']}, {amount(line['tokens'], 'tokens')}: held-out {shown}")
+
+
+def healed(done: Healed) -> None:
+    """`kept heal`."""
+    console = _console()
+    first, best = done.history[0], min(done.history, key=lambda one: one.losses["loss"])
+    console.print(f"{done.path}: written")
+    table = _table("held-out", "before", f"after {amount(best.tokens, 'tokens')}")
+    for name, value in first.losses.items():
+        table.add_row(f"{name}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
+    table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
+    console.print(table)
+    console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters learned")

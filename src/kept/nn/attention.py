@@ -94,13 +94,17 @@ def _qk_norm(spec: ir.Attention, heads: int) -> Norm | None:
 
 @dataclass
 class Positions:
-    """Where a batch's tokens stand: `past` tokens are cached, the first `pads_B` of each row are padding."""
+    """Where a batch's tokens stand: `past` tokens are cached, the first `pads_B` of each row are padding.
+
+    `documents_BT` numbers the documents of packed rows: each begins at position 0 and sees no other.
+    """
 
     batch: int
     length: int
     past: int
     pads_B: Tensor | None
     device: torch.device
+    documents_BT: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Number the tokens, padding not counted."""
@@ -109,11 +113,17 @@ class Positions:
         steps_T = torch.arange(self.past, self.past + self.length, device=self.device)
         pads_B = torch.zeros(1, dtype=torch.long, device=self.device) if self.pads_B is None else self.pads_B
         self.ids_BT = (steps_T[None] - pads_B[:, None]).clamp(min=0)
+        if self.documents_BT is not None:
+            assert self.past == 0, "packed rows are whole"
+            assert self.pads_B is None, "packed rows are padded by documents of their own"
+            self.ids_BT = steps_T - _starts(self.documents_BT)
 
     @classmethod
-    def of(cls, tokens_BT: Tensor, past: int = 0, pads_B: Tensor | None = None) -> Positions:
+    def of(
+        cls, tokens_BT: Tensor, past: int = 0, pads_B: Tensor | None = None, documents_BT: Tensor | None = None
+    ) -> Positions:
         """The places of a batch of token ids."""
-        return cls(tokens_BT.shape[0], tokens_BT.shape[1], past, pads_B, tokens_BT.device)
+        return cls(tokens_BT.shape[0], tokens_BT.shape[1], past, pads_B, tokens_BT.device, documents_BT)
 
     def angles(self, rope: ir.Rope, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines for these tokens, shared by all layers with the same rotation."""
@@ -129,15 +139,26 @@ class Positions:
         return self._masks[keys, window]
 
     def _make_mask(self, keys: int, window: int | None) -> Tensor | None:
-        if self.pads_B is None and self.past == 0 and (window is None or window >= keys):
+        padded = self.pads_B is not None or self.documents_BT is not None
+        if not padded and self.past == 0 and (window is None or window >= keys):
             return None
         at_T = torch.arange(self.past, self.past + self.length, device=self.device)[:, None]
         keys_S = torch.arange(keys, device=self.device)[None]
         seen_TS = keys_S <= at_T
         if window is not None:
             seen_TS &= keys_S > at_T - window
+        if self.documents_BT is not None:
+            return (seen_TS & (self.documents_BT[:, :, None] == self.documents_BT[:, None]))[:, None]
         if self.pads_B is None:
             return seen_TS[None, None]
         real_BTS = seen_TS[None] & (keys_S[None] >= self.pads_B[:, None, None])
         # A padding token sees itself: an empty row would make the softmax 0/0.
         return (real_BTS | (keys_S == at_T)[None])[:, None]
+
+
+def _starts(documents_BT: Tensor) -> Tensor:
+    """Where in its row the document of each token begins, (B, T)."""
+    new_BT = torch.ones_like(documents_BT, dtype=torch.bool)
+    new_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    steps_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
+    return (steps_T * new_BT).cummax(dim=1).values

@@ -51,19 +51,40 @@ class Model(nn.Module):
         fill(model, program, "", dtype, precision)
         return model.eval()
 
-    def forward(self, tokens_BT: Tensor, cache: Cache | None = None, pads_B: Tensor | None = None) -> Tensor:
-        """Logits of every position. `pads_B` counts the padding tokens at the left of each row."""
-        return self.logits(self.hidden(tokens_BT, cache, pads_B))
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        cache: Cache | None = None,
+        pads_B: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of every position.
 
-    def hidden(self, tokens_BT: Tensor, cache: Cache | None = None, pads_B: Tensor | None = None) -> Tensor:
+        `pads_B` counts the padding tokens at the left of each row, `documents_BT` numbers the documents of packed ones.
+        """
+        return self.logits(self.hidden(tokens_BT, cache, pads_B, documents_BT))
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        cache: Cache | None = None,
+        pads_B: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> Tensor:
         """The residual stream after the last layer, (B, T, D)."""
-        for x_BTD in self.streams(tokens_BT, cache, pads_B):
+        for x_BTD in self.streams(tokens_BT, cache, pads_B, documents_BT):
             last = x_BTD
         return last
 
-    def streams(self, tokens_BT: Tensor, cache: Cache | None = None, pads_B: Tensor | None = None) -> Iterator[Tensor]:
+    def streams(
+        self,
+        tokens_BT: Tensor,
+        cache: Cache | None = None,
+        pads_B: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> Iterator[Tensor]:
         """The residual stream before the first layer and after each, depth + 1 values of (B, T, D)."""
-        where = Positions.of(tokens_BT, 0 if cache is None else cache.length, pads_B)
+        where = Positions.of(tokens_BT, 0 if cache is None else cache.length, pads_B, documents_BT)
         x_BTD = self.embed(tokens_BT, where)
         yield x_BTD
         for i, layer in enumerate(self.layers):

@@ -1,0 +1,253 @@
+"""The loop: a student learns to put out what its teacher does, step by step, and can be stopped at any of them.
+
+What a step does depends on its number alone, the weights and the optimiser: so a run that was killed goes on as if
+nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+
+from kept.errors import InputError, KeptError
+from kept.heal.chunked import Losses, chunked_loss
+from kept.heal.losses import hidden_mse
+from kept.heal.parallel import whole
+from kept.heal.schedule import factor
+from kept.heal.states import clear, random_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from kept.heal.chunked import HeadInput
+    from kept.heal.packing import Batch, Stream
+    from kept.heal.parallel import Ranks, Trunk
+    from kept.heal.settings import Settings
+    from kept.heal.states import States
+
+SPIKE, MEMORY = 10.0, 50
+"""A loss so many times the median of as many steps before stops a run, once there are that many."""
+
+BETTER = 1e-3
+"""What a held-out loss must fall by, relatively, to be an improvement."""
+
+
+class Diverged(KeptError):
+    """The loss is no number, or rose beyond what noise does."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Held-out means after a step: nats per token of each loss, and how often both models' first choice is one."""
+
+    step: int
+    tokens: int
+    losses: Mapping[str, float]
+    agreement: float
+
+
+@dataclass
+class Loop:
+    """One run's parts, and how far it is."""
+
+    settings: Settings
+    ranks: Ranks
+    student: Trunk
+    teacher: Trunk | None
+    stream: Stream
+    states: States
+    metrics: Path
+    watch: Callable[[Mapping[str, Any]], None] = lambda _: None
+    step: int = 0
+    history: list[Measured] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY))
+
+    def __post_init__(self) -> None:
+        """Make the optimiser, and go to where an earlier run of the same command stopped."""
+        learning = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        self.optimiser = AdamW(learning, lr=self.settings.rate, weight_decay=self.settings.decay, fused=True)
+        if self.ranks.first:
+            clear(self.states.directory)
+        newest = self.states.newest()
+        if newest is not None:
+            self._resume(newest)
+
+    def run(self) -> dict[str, Tensor]:
+        """Go on to the end. Returns the weights that learned, as they were when the held-out loss was the least."""
+        if not self.history:
+            self._measure()
+        while self.step < self.settings.steps and not self._plateau():
+            begun = time.monotonic()
+            found = self._update()
+            self.step += 1
+            self._note("step", found, time.monotonic() - begun)
+            if self.step % self.settings.measure_every == 0 or self.step == self.settings.steps:
+                self._measure()
+            if self.step % self.settings.save_every == 0:
+                self._save()
+        self._save()
+        self.states.settle()
+        return self.best
+
+    def _update(self) -> dict[str, float]:
+        """One step: gradients of every part of the batch, clipped, and the weights moved."""
+        settings, sums = self.settings, {}  # type: tuple[Settings, dict[str, float]]
+        rate = settings.rate * factor(
+            self.step, settings.steps, math.ceil(settings.warmup * settings.steps), settings.schedule
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        first = self.step * settings.accumulate
+        parts = [self.stream.at(first + i) for i in range(settings.accumulate)]
+        tokens = sum(float(part.mask_BT.sum()) for part in parts)
+        for i, part in enumerate(parts):
+            if self.ranks.count > 1:
+                self.student.set_requires_gradient_sync(i + 1 == len(parts))  # type: ignore[operator] # FSDP2's own
+            found = self._share(part)
+            # FSDP2 takes the mean of all ranks' gradients: of sums over the whole step's tokens it must be the sum.
+            (found.total * (found.tokens / tokens * self.ranks.count)).backward()
+            _add(sums, found)
+        norm = float(clip_grad_norm_(self.student.parameters(), settings.clip))
+        means = self._means(sums, tokens)
+        self._check(means["loss"], parts)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return {**means, "gradient": norm, "rate": rate}
+
+    def _share(self, batch: Batch) -> Losses:
+        """The losses of this rank's rows of a batch."""
+        return self._losses(batch.rows(*self.ranks.rows(len(batch.tokens_BT))).to(self.ranks.device))
+
+    def _losses(self, batch: Batch) -> Losses:
+        objective, weight = self.settings.objective, self.settings.hidden
+        targets_N, mask_N = batch.targets_BT.flatten(), batch.mask_BT.flatten()
+
+        def beside(theirs: HeadInput | None, wanted: list[Tensor]) -> Losses:
+            def end(ours: HeadInput, found: list[Tensor]) -> Losses:
+                losses = chunked_loss(ours, theirs, targets_N, mask_N, objective)
+                if not weight:
+                    return losses
+                hidden = _streams(wanted, found, mask_N)
+                means = {**losses.means, "hidden": hidden.detach()}
+                return replace(losses, total=losses.total + weight * hidden, means=means)
+
+            with torch.set_grad_enabled(learning):
+                return self.student(batch, end, streams=bool(weight))
+
+        learning = torch.is_grad_enabled()
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            if self.teacher is None:
+                return beside(None, [])
+            with torch.no_grad():
+                return self.teacher(batch, beside, streams=bool(weight))
+
+    @torch.no_grad()
+    def _measure(self) -> None:
+        """Held-out losses; the best weights so far are kept."""
+        sums: dict[str, float] = {}
+        tokens = 0.0
+        for batch in self.stream.held_out():
+            tokens += float(batch.mask_BT.sum())
+            _add(sums, self._share(batch))
+        means = self._means(sums, tokens)
+        agreement = means.pop("agreement", math.nan)
+        self.history.append(Measured(self.step, self.step * self.settings.tokens_a_step, means, agreement))
+        self._note("held-out", {**means, "agreement": agreement}, 0.0)
+        if self.history[-1] is min(self.history, key=lambda one: one.losses["loss"]):
+            learned = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
+            self.best = {name: whole(parameter).clone() for name, parameter in learned.items()}
+
+    def _means(self, sums: Mapping[str, float], tokens: float) -> dict[str, float]:
+        totals = self.ranks.total(*sums.values())
+        return {name: value / max(1.0, tokens) for name, value in zip(sums, totals, strict=True)}
+
+    def _plateau(self) -> bool:
+        """Whether the held-out loss has not fallen for as many measurements as the settings' patience."""
+        patience = self.settings.patience
+        if not patience or len(self.history) <= patience:
+            return False
+        losses = [one.losses["loss"] for one in self.history]
+        return min(losses[-patience:]) > (1 - BETTER) * min(losses[:-patience])
+
+    def _check(self, loss: float, parts: list[Batch]) -> None:
+        """Stop before a bad step is taken: with its number, its documents, and where to go on from."""
+        usual = statistics.median(self._recent) if len(self._recent) == MEMORY else math.inf
+        if math.isfinite(loss) and loss <= SPIKE * usual:
+            self._recent.append(loss)
+            return
+        names = ", ".join(dict.fromkeys(name for part in parts for name in part.names))
+        last = self.states.newest()
+        raise Diverged(
+            f"step {self.step}: the loss is {loss:.4g}, before it was {usual:.4g}; the documents are {names}; "
+            f"the last good checkpoint is {last or 'none'}; lower --rate, or leave these documents out"
+        )
+
+    def _note(self, kind: str, found: Mapping[str, float], seconds: float) -> None:
+        line = {"kind": kind, "step": self.step, "tokens": self.step * self.settings.tokens_a_step, **found}
+        if seconds:
+            line["tokens_per_second"] = self.settings.tokens_a_step / seconds
+        if self.ranks.first:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            self.watch(line)
+
+    def _save(self) -> None:
+        history = [[one.step, one.agreement, json.dumps(dict(one.losses))] for one in self.history]
+        rest = {
+            "step": self.step,
+            "history": json.dumps(history),
+            "recent": json.dumps([*self._recent]),
+            "best": self.best,
+            "random": random_state(self.ranks.device),
+        }
+        self.states.begin(self.step, self.student, self.optimiser, rest)
+
+    def _resume(self, place: Path) -> None:
+        learned = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
+        empty = {
+            "step": 0,
+            "history": "",
+            "recent": "",
+            "best": {name: torch.empty(parameter.shape) for name, parameter in learned.items()},
+            "random": random_state(self.ranks.device),
+        }
+        rest = self.states.load(place, self.student, self.optimiser, empty)
+        self.step = rest["step"]
+        if self.step > self.settings.steps:
+            raise InputError(f"{place}: is past the {self.settings.steps} steps that were asked for; choose another --out")
+        for step, agreement, losses in json.loads(rest["history"]):
+            self.history.append(Measured(step, step * self.settings.tokens_a_step, json.loads(losses), agreement))
+        self._recent.extend(json.loads(rest["recent"]))
+        self.best = rest["best"]
+        torch.set_rng_state(rest["random"]["cpu"])
+        if "device" in rest["random"]:
+            torch.cuda.set_rng_state(rest["random"]["device"], self.ranks.device)
+
+
+def _add(sums: dict[str, float], found: Losses) -> None:
+    """Add a batch's losses to those of others, each as often as it has tokens."""
+    agreement = {} if found.agreement is None else {"agreement": found.agreement}
+    for name, value in {"loss": found.total.detach(), **found.means, **agreement}.items():
+        sums[name] = sums.get(name, 0.0) + float(value) * found.tokens
+
+
+def _streams(wanted: list[Tensor], found: list[Tensor], mask_N: Tensor) -> Tensor:
+    """The mean error of layers that both models have, as the first ones are."""
+    count = mask_N.sum().clamp(min=1)
+    errors = [
+        (hidden_mse(theirs.flatten(0, 1), ours.flatten(0, 1)) * mask_N).sum() / count
+        for theirs, ours in zip(wanted, found, strict=False)
+    ]
+    return torch.stack(errors).mean()

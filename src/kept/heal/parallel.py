@@ -1,0 +1,149 @@
+"""One process or many: the group, which rows of a batch are whose, and models of which each rank holds a part (FSDP2).
+
+A model is built without memory, split, and then filled: each rank reads just the rows that it holds.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.utils.checkpoint import checkpoint
+
+from kept.heal.chunked import HeadInput
+from kept.nn import Model
+from kept.nn.attention import Positions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kept.heal.packing import Batch
+    from kept.heal.trainable import Trainable
+    from kept.ir.program import Program
+    from kept.ir.tensors import Lazy
+
+    Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all: its number, how many there are, and where it computes."""
+
+    number: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and shows."""
+        return self.number == 0
+
+    def rows(self, batch: int) -> tuple[int, int]:
+        """The first of a batch's rows that is this rank's, and one past its last."""
+        each = -(-batch // self.count)
+        return min(batch, self.number * each), min(batch, (self.number + 1) * each)
+
+    def total(self, *values: float) -> list[float]:
+        """Sums over all ranks."""
+        held = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(held)
+        return held.tolist()
+
+
+@contextmanager
+def ranks(device: str | None = None) -> Iterator[Ranks]:
+    """The processes that torchrun started; without it a group of one."""
+    number, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if where.type == "cuda":
+        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(where)
+    # The second backend carries what an asynchronous checkpoint has to agree on.
+    backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+    store = None if count > 1 else dist.HashStore()
+    dist.init_process_group(backend, store=store, rank=number, world_size=count)
+    try:
+        yield Ranks(number, count, where)
+    finally:
+        dist.destroy_process_group()
+
+
+class Trunk(nn.Module):
+    """A model whose forward ends before the head and hands it over with what it reads.
+
+    What is done with the head happens inside of `forward`, while a split model holds the head's weights as a whole.
+    """
+
+    def __init__(self, model: Model, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.model, self.checkpointing = model, checkpointing
+
+    def forward(self, batch: Batch, use: Callable[[HeadInput, list[Tensor]], Made], *, streams: bool = False) -> Made:
+        """Run a batch and return what `use` makes of the head's input, (N, D), and of each layer's stream, (B, T, D).
+
+        Streams are kept only where they are asked for.
+        """
+        where = Positions.of(batch.tokens_BT, documents_BT=batch.documents_BT)
+        x_BTD = self.model.embed(batch.tokens_BT, where)
+        kept = []
+        for layer in self.model.layers:
+            x_BTD = checkpoint(layer, x_BTD, where, use_reentrant=False) if self.checkpointing else layer(x_BTD, where)
+            if streams:
+                kept.append(x_BTD)
+        head = self.model.head
+        weight_VD = self.model.embedding.weight if head.weight is None else head.weight
+        hidden_ND = self.model.final_norm(x_BTD).flatten(0, 1)
+        return use(HeadInput(hidden_ND, weight_VD, head.bias, head.spec), kept)
+
+
+def load(
+    program: Program,
+    dtype: torch.dtype,
+    ranks: Ranks,
+    learns: Trainable | None = None,
+    *,
+    checkpointing: bool = False,
+) -> Trunk:
+    """A program as a model in `dtype`, split over the ranks where there are several; what learns is float32."""
+    with torch.device("meta"):
+        trunk = Trunk(Model(program.spec), checkpointing=checkpointing)
+    trunk.to(dtype).requires_grad_(requires_grad=False)
+    if learns is not None:
+        learns.apply(trunk.model)
+    if ranks.count > 1:
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        for layer in trunk.model.layers:
+            fully_shard(layer, mp_policy=policy)
+        fully_shard(trunk, mp_policy=policy)
+    trunk.to_empty(device=ranks.device)
+    with torch.no_grad():
+        for name, parameter in trunk.model.named_parameters():
+            _fill(parameter, program.weights[name])
+    return trunk
+
+
+def _fill(parameter: nn.Parameter, lazy: Lazy) -> None:
+    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    if not local.numel():
+        return
+    begin = 0
+    if isinstance(parameter, DTensor):
+        _, (begin, *_) = compute_local_shape_and_global_offset(
+            parameter.shape, parameter.device_mesh, parameter.placements
+        )
+    end = begin + local.shape[0]
+    local.copy_(lazy.rows(begin, end, "float32") if lazy.by_rows else lazy.value("float32")[begin:end])
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """A parameter with the parts of all ranks, on this machine's memory."""
+    gathered = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    return gathered.detach().cpu()

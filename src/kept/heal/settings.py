@@ -1,0 +1,138 @@
+"""What a healing run was asked to do, checked at construction."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from kept.errors import RecipeError
+from kept.heal.schedule import Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kept.heal.closed import Objective
+
+SELF = "self"
+"""Data that the teacher samples itself."""
+
+Precision = Literal["float32", "bfloat16"]
+
+
+HELP: Mapping[str, str] = {
+    "student": "The converted model that learns.",
+    "out": "Directory for the result.",
+    "teacher": "The model that it learns from: what it was converted from.",
+    "data": "Texts (text, JSON lines, parquet, directories of them), with a name if you like: english=corpus/en; several "
+    "times for several. self: the teacher samples them.",
+    "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
+    "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
+    "train": "What learns: norms, head, new (what the conversion created), all, a pattern as layers.3.*, or several with +.",
+    "tokens": "How many tokens to learn from, in all.",
+    "batch": "Rows of a batch, over all processes.",
+    "length": "Tokens of a row.",
+    "accumulate": "Batches of a step.",
+    "rate": "The learning rate at its highest.",
+    "schedule": "How it goes.",
+    "warmup": "The part of all steps in which it rises.",
+    "decay": "AdamW's weight decay.",
+    "clip": "The gradient's greatest length.",
+    "kl": "Weight of the forward KL from the teacher.",
+    "reverse": "Weight of the reverse KL.",
+    "jsd": "Weight of the generalised Jensen-Shannon divergence.",
+    "beta": "Its beta.",
+    "ce": "Weight of the cross-entropy with the text.",
+    "temperature": "Of teacher and student in the divergences.",
+    "hidden": "Weight of the error of each layer's stream.",
+    "precision": "Of the arithmetic; what learns is float32.",
+    "checkpointing": "Compute layers again in the backward, which takes time and saves memory.",
+    "compile": "Let torch compile the layers.",
+    "measure_every": "Steps between held-out measurements.",
+    "save_every": "Steps between checkpoints.",
+    "patience": "Measurements without a better one after which the run ends; 0: never.",
+    "seed": "Of the order of the documents.",
+}
+"""What each setting is, in a line."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run. `batch` rows of `length` tokens, `accumulate` times, make one step; `tokens` in all make the steps.
+
+    `train` is a choice of weights (trainable.py), `data` are files and directories of
+    texts, each with a name before it if you like (`english=corpus/en`; "self": sampled from the teacher), `mixture` their weights.
+    `hidden` weighs the error of each layer's stream. `precision` is that of the arithmetic; what learns is float32.
+    """
+
+    student: str
+    out: str
+    teacher: str | None = None
+    data: tuple[str, ...] = (SELF,)
+    mixture: str | None = None
+    hold_out: float = 0.01
+    train: str = "norms"
+    tokens: int = 1_000_000
+    batch: int = 8
+    length: int = 256
+    accumulate: int = 1
+    rate: float = 1e-3
+    schedule: Schedule = "cosine"
+    warmup: float = 0.02
+    decay: float = 0.0
+    clip: float = 1.0
+    kl: float = 1.0
+    reverse: float = 0.0
+    jsd: float = 0.0
+    beta: float = 0.5
+    ce: float = 0.0
+    temperature: float = 1.0
+    hidden: float = 0.0
+    precision: Precision = "float32"
+    checkpointing: bool = False
+    compile: bool = False
+    measure_every: int = 50
+    save_every: int = 200
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for key in ("tokens", "batch", "length", "accumulate", "measure_every", "save_every"):
+            self._require(key, getattr(self, key) >= 1, "at least 1")
+        for key in ("rate", "temperature", "clip"):
+            self._require(key, getattr(self, key) > 0, "above 0")
+        for key in ("decay", "kl", "reverse", "jsd", "ce", "hidden", "patience", "seed"):
+            self._require(key, getattr(self, key) >= 0, "at least 0")
+        for key in ("warmup", "beta"):
+            self._require(key, 0 <= getattr(self, key) <= 1, "from 0 to 1")
+        for key, words in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
+            self._require(key, getattr(self, key) in words, f"one of {', '.join(words)}")
+        weights = (self.kl, self.reverse, self.jsd, self.ce, self.hidden)
+        self._require("kl", any(weights), "above 0 where no other loss is")
+        needed = self.kl or self.reverse or self.jsd or self.hidden or self.data == (SELF,)
+        self._require("teacher", self.teacher is not None or not needed, "a checkpoint: all losses but ce compare with it")
+
+    def _require(self, key: str, holds: object, wanted: str) -> None:
+        if not holds:
+            raise RecipeError(f"{key}: is {getattr(self, key)!r}, it must be {wanted}")
+
+    @property
+    def objective(self) -> Objective:
+        """The losses on logits."""
+        from kept.heal.closed import Objective  # noqa: PLC0415 - imports torch, which help does not need
+
+        return Objective(self.kl, self.reverse, self.jsd, self.beta, self.ce, self.temperature)
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Tokens between two updates."""
+        return self.batch * self.length * self.accumulate
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return max(1, self.tokens // self.tokens_a_step)
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Every value, as a record keeps them."""
+        return asdict(self)

@@ -1,0 +1,189 @@
+"""Healing: a converted model learns what the conversion could not keep, and is written as a checkpoint again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.companions import companions
+from kept.checkpoint.reader import read_json
+from kept.checkpoint.staging import check_target, staging
+from kept.checkpoint.stream import digest
+from kept.checkpoint.writer import shards, to_json
+from kept.errors import InputError
+from kept.heal.settings import SELF, Settings
+from kept.heal.trainable import Trainable, trainable
+from kept.ir.tensors import Given
+from kept.opened import Opened, open_model
+from kept.record import RECORD
+from kept.reporting import Reporter, Silent
+from kept.writing import write_small, write_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+    from torch import Tensor
+
+    from kept.heal.loop import Measured
+    from kept.heal.packing import Stream
+    from kept.heal.tokens import Tokens
+
+RUN = ".kept-healing"
+"""What the name of the directory beside the output ends with, in which a run keeps its checkpoints and metrics."""
+
+
+@dataclass(frozen=True)
+class Healed:
+    """A finished run: where the result is, what learned, and the held-out measurements from the first to the last."""
+
+    path: Path
+    learned: Trainable
+    history: tuple[Measured, ...]
+    record: Mapping[str, Any]
+
+
+def heal(
+    settings: Settings, reporter: Reporter | None = None, watch: Callable[[Mapping[str, Any]], None] | None = None
+) -> Healed:
+    """Train a student on what its teacher puts out, and write it with the weights of its best measurement.
+
+    Started again with the same settings, a run that was killed goes on; checkpoints and metrics are in a directory
+    beside the output until that is finished. `watch` is given each line of metrics. Raises InputError where the two models do not
+    belong together, and what reading the data raises.
+    """
+    from kept.heal.loop import Loop  # noqa: PLC0415 - imports torch
+    from kept.heal.parallel import load, ranks  # noqa: PLC0415
+    from kept.heal.states import States  # noqa: PLC0415
+
+    target = Path(settings.out)
+    check_target(target)
+    student = open_model(settings.student)
+    teacher = None if settings.teacher is None else open_model(settings.teacher)
+    check_pair(student, teacher, settings.length)
+    learned = trainable(student.program, settings.train, _recorded(student))
+    folder = target.with_name(f".{target.name}{RUN}")
+    folder.mkdir(parents=True, exist_ok=True)
+    _same_run(folder / "settings.json", settings)
+    with ranks() as all_ranks:
+        dtype = _dtype(settings)
+        loop = Loop(
+            settings,
+            all_ranks,
+            load(student.program, dtype, all_ranks, learned, checkpointing=settings.checkpointing),
+            None if teacher is None else load(teacher.program, dtype, all_ranks),
+            _stream(settings, student, teacher, reporter or Silent()),
+            States(folder, all_ranks),
+            folder / "metrics.jsonl",
+            watch or (lambda _: None),
+        )
+        best = loop.run()
+        if all_ranks.first:
+            record = _write(student, best, settings, loop.history, reporter or Silent())
+    return Healed(target, learned, tuple(loop.history), record)
+
+
+def check_pair(student: Opened, teacher: Opened | None, length: int) -> None:
+    """Raise InputError where rows are longer than a model's positions, or the two read other tokens."""
+    for opened in filter(None, (student, teacher)):
+        if length > opened.program.spec.context:
+            raise InputError(f"length: is {length}, {opened.path} has {opened.program.spec.context} positions")
+    if teacher is None:
+        return
+    sizes = student.program.spec.vocabulary, teacher.program.spec.vocabulary
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{student.path}: has {sizes[0]} tokens, its teacher {teacher.path} has {sizes[1]}")
+    files = [opened.path / "tokenizer.json" for opened in (student, teacher)]
+    if all(file.is_file() for file in files) and _vocabulary(files[0]) != _vocabulary(files[1]):
+        raise InputError(f"{files[0]}: is another tokenizer than {files[1]}: the teacher reads other words")
+
+
+def _vocabulary(file: Path) -> object:
+    return read_json(file).get("model")
+
+
+def _recorded(student: Opened) -> Mapping[str, Any]:
+    file = student.path / RECORD
+    return read_json(file) if file.is_file() else {}
+
+
+def _same_run(file: Path, settings: Settings) -> None:
+    """Keep the settings of a run that begins; refuse to go on with others."""
+    wanted = to_json(settings.to_dict())
+    if not file.is_file():
+        file.write_bytes(wanted)
+    elif file.read_bytes() != wanted:
+        changed = [key for key, value in json.loads(wanted).items() if read_json(file).get(key) != value]
+        raise InputError(
+            f"{file.parent}: is a run with other settings ({', '.join(changed)}); "
+            "give them again, remove it, or choose another --out"
+        )
+
+
+def _write(
+    student: Opened, learned: Mapping[str, Tensor], settings: Settings, history: list[Measured], reporter: Reporter
+) -> dict[str, Any]:
+    """The student with what it learned, as its family writes it; returns the record."""
+    weights = {
+        name: Given(tuple(value.shape), student.program.weights[name].dtype, value) for name, value in learned.items()
+    }
+    program = student.program.updated(student.program.spec, weights)
+    parts = shards(student.family.write(program))
+    target = Path(settings.out)
+    with staging(target, {"settings": dict(settings.to_dict())}) as stage:
+        small = write_small(stage, parts, dict(student.config), companions(student.path, program.spec))
+        hashes = write_weights(stage, parts, student, reporter)
+        hashes["output"].update({name: digest(stage.path / name) for name in small})
+        measured = [{"step": one.step, "tokens": one.tokens, **one.losses, "agreement": one.agreement} for one in history]
+        record = {
+            **_recorded(student),
+            "healed": {"settings": {k: v for k, v in settings.to_dict().items() if k != "out"}, "held_out": measured},
+            "files": hashes["output"],
+        }
+        stage.write(RECORD, to_json(record))
+        stage.publish()
+    return record
+
+
+def _dtype(settings: Settings) -> torch.dtype:
+    import torch  # noqa: PLC0415 - reading settings needs no torch
+
+    made: torch.dtype = getattr(torch, settings.precision)
+    return made
+
+
+def _stream(settings: Settings, student: Opened, teacher: Opened | None, reporter: Reporter) -> Stream:
+    """The tokens to learn from: texts, or what the teacher says."""
+    from kept.heal.mixture import Mixture, parse_weights  # noqa: PLC0415 - import torch
+    from kept.heal.packing import Stream, check  # noqa: PLC0415
+
+    weights = None if settings.mixture is None else parse_weights(settings.mixture)
+    sources = _sampled(settings, teacher, reporter) if settings.data == (SELF,) else _texts(settings, student, reporter)
+    stream = Stream(Mixture(sources, weights, settings.hold_out), settings.batch, settings.length, settings.seed)
+    check(stream, student.program.spec.vocabulary, student.program.spec.context)
+    return stream
+
+
+def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str, Tokens]:
+    from kept.heal.documents import Source  # noqa: PLC0415
+    from kept.heal.tokens import tokenise  # noqa: PLC0415
+    from kept.verification.text import Reader  # noqa: PLC0415
+
+    sources: dict[str, Tokens] = {}
+    for given in settings.data:
+        name, _, path = given.rpartition("=")
+        sources[name or Path(path).stem] = tokenise(Source((Path(path),)), Reader(student.path), reporter=reporter)
+    return sources
+
+
+def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:
+    from kept.heal.sampled import Sampling, sampled, teacher_sum  # noqa: PLC0415
+    from kept.nn import Model  # noqa: PLC0415
+
+    assert teacher is not None, "settings ask for one"
+    length = min(settings.length, teacher.program.spec.context)
+    sampling = Sampling(-(-settings.tokens // length), length, seed=settings.seed)
+    model = Model.load(teacher.program, _dtype(settings))
+    return {SELF: sampled(model, teacher_sum(teacher), sampling, reporter=reporter)}

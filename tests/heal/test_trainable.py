@@ -1,0 +1,74 @@
+"""What learns: words, patterns, and what they count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kept.errors import InputError
+from kept.heal.trainable import trainable
+from kept.ir import spec as ir
+from kept.nn import Model
+from models import random_program
+from pass_helpers import MIXER, layer_spec, rms_spec
+
+QK = ir.QkNorm(ir.Norm("rms", 1e-6), "shared")
+
+
+def test_norms_are_every_gain_and_bias_of_a_norm() -> None:
+    program = random_program(layer_spec())
+    norms = trainable(program, "norms")
+    assert set(norms.slots) == {name for name in program.weights if "norm." in name}
+    assert norms.parameters == (2 * 3 + 1) * 2 * 16
+    assert norms.of == program.parameters
+    assert norms.optimiser_bytes == 16 * norms.parameters
+
+
+def test_norms_of_queries_and_keys_are_norms() -> None:
+    program = random_program(rms_spec(replace(MIXER, qk_norm=QK)))
+    assert "layers.1.mixer.q_norm.gain" in trainable(program, "norms").slots
+
+
+def test_the_head_of_a_tied_model_is_its_embedding() -> None:
+    assert trainable(random_program(layer_spec()), "head").slots == ("head.weight",)
+    tied = random_program(layer_spec(head=ir.Head(tied=True)))
+    assert trainable(tied, "head").slots == ("embedding.weight",)
+
+
+def test_parts_are_joined_and_counted_once() -> None:
+    program = random_program(layer_spec())
+    both = trainable(program, "norms+head+final_norm.gain")
+    assert both.parameters == trainable(program, "norms").parameters + trainable(program, "head").parameters
+
+
+def test_a_pattern_names_slots() -> None:
+    program = random_program(layer_spec())
+    chosen = trainable(program, "layers.1.mlp.*").slots
+    assert chosen
+    assert all(name.startswith("layers.1.mlp.") for name in chosen)
+
+
+def test_new_is_what_the_record_lists() -> None:
+    program = random_program(layer_spec())
+    record = {"new_layers": [2], "new_parameters": ["layers.0.mixer.q.bias"]}
+    chosen = set(trainable(program, "new", record).slots)
+    assert chosen == {n for n in program.weights if n.startswith("layers.2.")} | {"layers.0.mixer.q.bias"}
+
+
+@pytest.mark.parametrize("choice", ["new", "nrms", "layers.9.*", "norms+", ""])
+def test_what_names_nothing_is_refused(choice: str) -> None:
+    with pytest.raises(InputError, match="names no weight; use all, norms, head, new, or a pattern"):
+        trainable(random_program(layer_spec()), choice)
+
+
+def test_only_the_chosen_learn_and_in_float32() -> None:
+    program = random_program(layer_spec())
+    model = Model.load(program, torch.bfloat16)
+    chosen = trainable(program, "norms")
+    chosen.apply(model)
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == set(chosen.slots)
+    assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters() if not parameter.requires_grad} == {torch.bfloat16}
