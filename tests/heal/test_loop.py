@@ -1,0 +1,173 @@
+"""The loop: it heals, it goes on where it was killed, one rank or two, and it stops where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import kept
+from kept.errors import InputError, RecipeError
+from kept.heal.loop import Diverged, Loop
+from kept.heal.settings import Settings
+from kept.healing import heal
+from models import write_checkpoint
+from stored import all_bytes, read_json, write_readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An Orion and the plain Llama that `opm` makes of it."""
+    folder = tmp_path_factory.mktemp("pair")
+    orion = write_readable(folder / "orion", "orion")
+    kept.convert(orion, folder / "plain", norm="opm", verify_tokens=0, dtype="float32")
+    return orion, folder / "plain"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("corpus") / "lines.jsonl"
+    words = ["once", "upon", "a", "time", "there", "was", "an", "old", "fox"]
+    lines = [" ".join(words[(i * k) % 9] for k in range(1, 30)) for i in range(400)]
+    file.write_text("".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i, line in enumerate(lines)))
+    return file
+
+
+def settings(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) -> Settings:
+    sizes = {"batch": 4, "length": 32, "tokens": STEPS * 4 * 32, "measure_every": 4, "save_every": 5, "rate": 1e-2}
+    given = {"student": str(pair[1]), "teacher": str(pair[0]), "data": (str(corpus),), "out": str(out), **sizes}
+    return Settings(**{**given, **changes})
+
+
+def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    done = heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
+    losses = [one.losses["loss"] for one in done.history]
+    assert min(losses) < 0.7 * losses[0]
+    before, after = (kept.open_model(path).program for path in (pair[1], done.path))
+    changed = {n for n, t in after.weights.items() if not torch.equal(t.read(), before.weights[n].read())}
+    assert changed == set(done.learned.slots) == {name for name in before.weights if "norm." in name}
+    record = read_json(done.path / "kept.json")
+    assert record["healed"]["held_out"][0]["loss"] == pytest.approx(losses[0])
+    assert kept.verify(pair[0], done.path, tokens=16).altered == ()
+
+
+class Killed(Exception):  # noqa: N818 - it is what happens
+    """The power goes."""
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, given: Settings) -> None:
+    original = Loop._update
+
+    def dies(self: Loop) -> dict[str, float]:
+        if self.step == step:
+            self.states.settle()
+            raise Killed
+        return original(self)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Loop, "_update", dies)
+        heal(given)
+
+
+def curve(folder: Path) -> dict[int, float]:
+    """The last loss that was noted for each step."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "step"}
+
+
+@pytest.mark.parametrize("step", [1, 5, 7, 11])
+def test_killed_and_started_again_it_is_the_same_run(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    whole, broken = (settings(pair, corpus, tmp_path / name) for name in ("whole", "broken"))
+    heal(whole)
+    killed_at(step, monkeypatch, broken)
+    heal(broken)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert weights[0] == weights[1]
+    assert curve(tmp_path / ".broken.kept-healing") == curve(tmp_path / ".whole.kept-healing")
+
+
+RUN = """
+import json, sys
+from kept.heal.settings import Settings
+from kept.healing import heal
+given = json.loads(sys.argv[1])
+heal(Settings(**{**given, "data": tuple(given["data"])}))
+"""
+
+
+def on_ranks(count: int, given: Settings, folder: Path) -> None:
+    script = folder / "run.py"
+    script.write_text(RUN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(script)]
+    clean = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, json.dumps(given.to_dict())], env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_ranks_are_one(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    one, two = (settings(pair, corpus, tmp_path / name) for name in ("one", "two"))
+    heal(one)
+    on_ranks(2, two, tmp_path)
+    found, wanted = curve(tmp_path / ".two.kept-healing"), curve(tmp_path / ".one.kept-healing")
+    assert found.keys() == wanted.keys() == set(range(1, STEPS + 1))
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_spike_stops_the_run_with_its_documents(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Diverged, match=r"step \d+: the loss is (nan|inf|[\d.e+]+), .*lines.jsonl:\d+.*; the last good"):
+        heal(settings(pair, corpus, tmp_path / "out", rate=1e9, train="all", clip=1e9))
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_do_not_go_on(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    killed_at(6, monkeypatch, given)
+    with pytest.raises(InputError, match=r"is a run with other settings \(rate\)"):
+        heal(replace(given, rate=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"length": 1000}, InputError, "length: is 1000, .* has 128 positions"),
+        ({"rate": -1.0}, RecipeError, "rate: is -1.0, it must be above 0"),
+        ({"teacher": None}, RecipeError, "teacher: is None, it must be a checkpoint"),
+        ({"train": "nrms"}, InputError, "names no weight"),
+        ({"data": ("nowhere",)}, InputError, "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        heal(settings(pair, corpus, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_vocabulary_is_no_teacher(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    other = write_checkpoint(tmp_path / "other", "llama", vocab_size=50)
+    with pytest.raises(InputError, match=r"tokens, its teacher .*other has 50"):
+        heal(settings(pair, corpus, tmp_path / "out", teacher=str(other)))
+
+
+def test_two_runs_write_the_same_bytes(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        heal(settings(pair, corpus, tmp_path / name))
+    assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
