@@ -65,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.work) as work:
         sizes = {f"{gigabytes:g} GB": size(Path(work), gigabytes) for gigabytes in given.gb}
     results = {
-        "command": "python benchmarks/sizes.py " + " ".join(sys.argv[1:]),
+        "command": "python benchmarks/sizes.py --gb " + " ".join(f"{gigabytes:g}" for gigabytes in given.gb),
         "commit": commit(),
         "cores": os.cpu_count(),
         "kept --help": vars(median([*KEPT, "--help"])),
