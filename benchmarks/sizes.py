@@ -3,7 +3,7 @@
     python benchmarks/sizes.py --gb 2 4 8 [--work DIRECTORY]
 
 For each size an Orion-shaped checkpoint (synthetic.py) is copied with `cp -r`, looked at (`kept inspect`, `kept plan`,
-medians of five), converted with its short verification, and verified again with `--streamed`. Each is a process of its
+medians of five), converted without and with its short verification, and verified again with `--streamed`. Each is a process of its
 own; memory is the peak of its RssAnon, sampled every 10 ms; seconds of `cp` and of the conversion include a `sync`.
 Prints and writes machine, command and commit to benchmarks/results/. Needs room for twice the largest size.
 """
@@ -45,6 +45,9 @@ def size(work: Path, gigabytes: float) -> dict[str, object]:
     found = {name: median([*KEPT, name, str(source)]) for name in ("inspect", "plan")}
     set_cache(source, cold=False)
     found["cp -r"] = measure(["cp", "-r", str(source), str(out)])
+    shutil.rmtree(out)
+    set_cache(source, cold=False)
+    found["convert, written only"] = measure([*KEPT, "convert", str(source), str(out), "--verify-tokens", "0"])
     shutil.rmtree(out)
     set_cache(source, cold=False)
     found["convert"] = measure([*KEPT, "convert", str(source), str(out)])
