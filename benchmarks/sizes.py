@@ -3,9 +3,9 @@
     python benchmarks/sizes.py --gb 2 4 8 [--work DIRECTORY]
 
 For each size an Orion-shaped checkpoint (synthetic.py) is copied with `cp -r`, looked at (`kept inspect`, `kept plan`,
-medians of five), converted without and with its short verification, and verified again with `--streamed`. Each is a process of its
-own; memory is the peak of its RssAnon, sampled every 10 ms; seconds of `cp` and of the conversion include a `sync`.
-Prints and writes machine, command and commit to benchmarks/results/. Needs room for twice the largest size.
+medians of five), converted without and with its short verification, and verified again with `--streamed`. Each is a
+process of its own; memory is the peak of its RssAnon, sampled every 10 ms; seconds of `cp` and of conversions include a
+`sync`. Prints and writes machine, command and commit to benchmarks/results/. Needs room for twice the largest size.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 HELD_ELEMENTS = 1 << 20
-"""Elements of a matrix held at a time, where its rows are independent: 8 MB in float64, which is used again and again."""
+"""Elements of a matrix held at a time, where its rows are independent: 8 MB in float64, used again and again."""
 
 
 class Projection(nn.Module):
