@@ -3,9 +3,9 @@
     python benchmarks/sizes.py --gb 2 4 8 [--work DIRECTORY]
 
 For each size an Orion-shaped checkpoint (synthetic.py) is copied with `cp -r`, looked at (`kept inspect`, `kept plan`,
-medians of five), converted with its short verification, and verified again with `--streamed`. Each is a process of its
-own; memory is the peak of its RssAnon, sampled every 10 ms; seconds of `cp` and of the conversion include a `sync`.
-Prints and writes machine, command and commit to benchmarks/results/. Needs room for twice the largest size.
+medians of five), converted without and with its short verification, and verified again with `--streamed`. Each is a
+process of its own; memory is the peak of its RssAnon, sampled every 10 ms; seconds of `cp` and of conversions include a
+`sync`. Prints and writes machine, command and commit to benchmarks/results/. Needs room for twice the largest size.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ def size(work: Path, gigabytes: float) -> dict[str, object]:
     found["cp -r"] = measure(["cp", "-r", str(source), str(out)])
     shutil.rmtree(out)
     set_cache(source, cold=False)
+    found["convert, written only"] = measure([*KEPT, "convert", str(source), str(out), "--verify-tokens", "0"])
+    shutil.rmtree(out)
+    set_cache(source, cold=False)
     found["convert"] = measure([*KEPT, "convert", str(source), str(out)])
     found["verify --streamed"] = measure([*KEPT, "verify", str(source), str(out), "--streamed", "--tokens", "64"])
     shutil.rmtree(source)
@@ -65,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.work) as work:
         sizes = {f"{gigabytes:g} GB": size(Path(work), gigabytes) for gigabytes in given.gb}
     results = {
-        "command": "python benchmarks/sizes.py " + " ".join(sys.argv[1:]),
+        "command": "python benchmarks/sizes.py --gb " + " ".join(f"{gigabytes:g}" for gigabytes in given.gb),
         "commit": commit(),
         "cores": os.cpu_count(),
         "kept --help": vars(median([*KEPT, "--help"])),

@@ -173,7 +173,9 @@ def main() -> None:
         found = run(given, Path(work))
     medians = {name: statistics.median(one.seconds for one in runs) for name, runs in found.items()}
     results = {
-        "command": "python benchmarks/speed.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/speed.py --gb {given.gb:g} --runs {given.runs}"
+        + (" --cold" if given.cold else "")
+        + (" --mergekit mergekit-yaml" if given.mergekit else ""),
         "commit": commit(),
         "cores": os.cpu_count(),
         "load": {"before": load, "after": os.getloadavg()[0]},

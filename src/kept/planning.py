@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kept.reporting import Reporter
     from kept.verification.text import Sample
 
-SMALL = 2_000_000_000
+SMALL = 300_000_000
 """Parameters up to which the short verification reads 512 tokens; 64 above."""
 
 STALE = {"_name_or_path", "auto_map", "transformers_version"}

@@ -30,6 +30,9 @@ PIECE = 1 << 23
 
 PIECES = 6
 
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+"""Memory that begins at a page, as direct writes need it, and that counts as this process's own."""
+
 
 class Output:
     """Takes bytes in order. `finish` returns their sha256 when they are on the disk.
@@ -42,7 +45,7 @@ class Output:
         set_direct(self._file.fileno(), on=True)
         self._hashing, self._writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._sum = sha256()
-        self._free = [memoryview(mmap.mmap(-1, PIECE)) for _ in range(PIECES)]
+        self._free = [memoryview(mmap.mmap(-1, PIECE, flags=PRIVATE)) for _ in range(PIECES)]
         self._sent: deque[tuple[memoryview, Future[None]]] = deque()
         self._piece, self._filled = self._free.pop(), 0
 
