@@ -1,0 +1,1 @@
+"""Distillation: what a conversion could not keep exactly is learned from the source."""
