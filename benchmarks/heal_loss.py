@@ -6,7 +6,7 @@ From given hidden states of teacher and student: logits of both, forward KL, gra
 and (unless the head is frozen) of its head, in float32. `plain` is the loop that one writes first: two products, two
 log-softmaxes, `kl_div`, `backward`. Each round starts a process for each contender, in turns, so that all meet the same
 weather; a process runs once to warm up and then `--runs` times. Memory is the peak of the process's anonymous memory
-above what it held with its inputs, sampled every 2 ms. The rate is that of the four (frozen: three) products with the
+above what it held with its inputs, sampled every 5 ms. The rate is that of the four (frozen: three) products with the
 head that any way needs, beside the machine's own on the same shapes and on square ones. Prints medians and writes
 them with machine, load, command and commit to benchmarks/results/.
 """
@@ -22,13 +22,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from speed import anonymous, commit
 from torch.nn import functional
 
 from kept.heal.chunked import CHUNK, HeadInput, Objective, chunked_loss
-from speed import anonymous, commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ CONTENDERS = ("plain", "chunked", "plain, frozen head", "chunked, frozen head")
 class Peak:
     """The largest anonymous memory of this process while something runs, in bytes above what it was."""
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> Self:
         """Begin."""
         self.before = self.largest = anonymous(os.getpid())
         self.running = True
@@ -51,7 +51,7 @@ class Peak:
         """Sample until told to stop."""
         while self.running:
             self.largest = max(self.largest, anonymous(os.getpid()))
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     def __exit__(self, *_: object) -> None:
         """End."""

@@ -23,6 +23,8 @@ from kept.heal.losses import wide
 from kept.heal.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.distributed import ProcessGroup
 
 __all__ = ["CHUNK", "HeadInput", "Losses", "Objective", "TopK", "chunked_loss"]
@@ -123,15 +125,11 @@ class _Sums:
     ) -> None:
         """One chunk: its logits become their gradient, a block of rows at a time."""
         products_CV = self.student.products(rows_C)
-        theirs_CV = teacher.products(rows_C) if isinstance(teacher, Projection) else None
+        known = _reader(teacher, rows_C)
         whole = vocabulary.group is not None  # the same blocks on every rank
         for some in blocks(*products_CV.shape, products_CV.device, whole=whole):
             logits_RV = self.student.logits(products_CV[some])
-            if isinstance(teacher, Projection):
-                known: Tensor | TopK | None = teacher.logits(theirs_CV[some])
-            else:
-                known = None if teacher is None else teacher[rows_C[some]]
-            values, grad_RV = measured(logits_RV, known, targets_N[rows_C[some]], objective, vocabulary)
+            values, grad_RV = measured(logits_RV, known(some), targets_N[rows_C[some]], objective, vocabulary)
             for name, value_R in values.items():
                 self.values.setdefault(name, []).append(value_R)
             if any(x is not None for x in self.gradients):
@@ -157,6 +155,16 @@ class _Sums:
         return {name: value_M.sum() / max(1, len(value_M)) for name, value_M in every.items()}
 
 
+def _reader(teacher: Projection | TopK | None, rows_C: Tensor) -> Callable[[slice], Tensor | TopK | None]:
+    """What is known of the teacher at any part of a chunk."""
+    if teacher is None:
+        return lambda _: None
+    if isinstance(teacher, TopK):
+        return lambda some: teacher[rows_C[some]]
+    products_CV = teacher.products(rows_C)
+    return lambda some: teacher.logits(products_CV[some])
+
+
 class _Known(torch.autograd.Function):
     """A number whose gradients are known already, times `count`; backward hands them out, once."""
 
@@ -174,9 +182,5 @@ class _Known(torch.autograd.Function):
             raise RuntimeError("the gradients of a chunked loss were handed out: compute it again")
         gradients, ctx.gradients = ctx.gradients, None
         scaled = [None if x is None else x.mul_(grad / ctx.count) for x in gradients]
-        return (
-            None,
-            None,
-            None,
-            *(None if x is None else x.to(dtype) for x, dtype in zip(scaled, ctx.dtypes, strict=True)),
-        )
+        typed = [None if x is None else x.to(dtype) for x, dtype in zip(scaled, ctx.dtypes, strict=True)]
+        return None, None, None, *typed

@@ -29,9 +29,12 @@ def top_k(teacher: HeadInput, k: int, temperature: float = 1.0, chunk: int = CHU
         _likeliest((logits_RV / temperature).log_softmax(-1), k, temperature)
         for (logits_RV,) in _logits(chunk, None, teacher)
     ]
-    parts = [[getattr(one, name) for one in found] for name in ("ids_NK", "log_probs_NK", "tail_N")]
-    ids_NK, log_probs_NK, tail_N = map(torch.cat, parts)
-    return TopK(ids_NK, log_probs_NK, tail_N, temperature)
+    return TopK(
+        torch.cat([one.ids_NK for one in found]),
+        torch.cat([one.log_probs_NK for one in found]),
+        torch.cat([one.tail_N for one in found]),
+        temperature,
+    )
 
 
 @dataclass(frozen=True)
