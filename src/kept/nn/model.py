@@ -158,7 +158,11 @@ def project(x_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, spec: ir.He
     """`softcap(multiplier * (W x + b))`, with any block of W's rows."""
     if spec.normalised:
         weight_VD = F.normalize(weight_VD, dim=-1)
-    logits = F.linear(x_BTD, weight_VD, bias_V)
+    return finish(F.linear(x_BTD, weight_VD, bias_V), spec)
+
+
+def finish(logits: Tensor, spec: ir.Head) -> Tensor:
+    """`softcap(multiplier * x)` of the products x with a head's rows."""
     if spec.multiplier != 1:
         logits = logits * spec.multiplier
     return logits if spec.softcap is None else spec.softcap * torch.tanh(logits / spec.softcap)
