@@ -1,0 +1,1 @@
+"""Healing: what a conversion could not keep exactly is learned from its source."""
