@@ -11,10 +11,11 @@ import pytest
 
 from heal_data import write_lines
 from kept.errors import CheckpointError, InputError
+from kept.heal import tokens as module
 from kept.heal.documents import Source
 from kept.heal.mixture import Mixture
 from kept.heal.packing import Stream, check
-from kept.heal.tokens import BATCH, Tokens, tokenise
+from kept.heal.tokens import Tokens, tokenise
 from kept.verification.text import Reader
 from models import DATA, needs_data
 from stored import BYTES_VOCABULARY, PROSE, write_tokenizer
@@ -82,11 +83,21 @@ def test_ids_are_mapped_not_held(reader: Reader, source: Source, tmp_path: Path)
     assert not tokens.ids.flags.writeable
 
 
-def test_many_documents_are_read_in_batches(reader: Reader, tmp_path: Path) -> None:
-    text = "seven ships. " * 1000
-    file = write_lines(tmp_path / "a.jsonl", *({"text": text} for _ in range(3 * BATCH // len(text))))
+def test_many_documents_are_read_in_batches(reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    whole = Reader.encode_all
+
+    def counted(self: Reader, texts: list[str]) -> list[list[int]]:
+        sizes.append(len(texts))
+        return whole(self, texts)
+
+    monkeypatch.setattr(Reader, "encode_all", counted)
+    monkeypatch.setattr(module, "BATCH", 1000)
+    file = write_lines(tmp_path / "a.jsonl", *({"text": "x" * length} for length in range(1, 100)))
     tokens = tokenise(Source((file,)), reader, tmp_path / "cache")
-    assert tokens.lengths().tolist() == [len(text)] * (3 * BATCH // len(text))
+    assert tokens.lengths().tolist() == list(range(1, 100))
+    assert sum(sizes) == 99
+    assert len(sizes) > 4
 
 
 def test_it_is_done_once(reader: Reader, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,15 +197,13 @@ def test_from_files_to_rows(reader: Reader, source: Source, tmp_path: Path) -> N
 
 
 @needs_data
-@pytest.mark.parametrize("domain", ["english", "python"])
+@pytest.mark.parametrize("domain", ["tinystories", "python"])
 def test_real_corpora(domain: str, tmp_path: Path) -> None:
-    directory = DATA / "corpora" / domain
-    smallest = min(directory.iterdir(), key=lambda file: file.stat().st_size)
+    smallest = min((DATA / "corpora" / domain).glob("*.txt"), key=lambda file: file.stat().st_size)
     reader = Reader(DATA / "checkpoints" / "orion-9m")
     tokens = tokenise(Source((smallest,)), reader, tmp_path / "cache")
     stream = Stream(Mixture({domain: tokens}, hold_out=0.05), 2, 512)
-    text = smallest.read_text(encoding="utf-8")
-    batch = stream.at(0)
+    batch, text = stream.at(0), smallest.read_text(encoding="utf-8")
     documents = batch.documents_BT[0]
     first = reader.decode(batch.tokens_BT[0][documents == documents[0]].tolist())
     assert first[10:200] in text

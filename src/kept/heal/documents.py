@@ -6,10 +6,10 @@ Nothing is copied and no file is held: a document is there when its turn comes. 
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import count
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -117,7 +117,7 @@ def _json(path: Path, source: Source) -> Iterator[Place]:
             continue
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
         if not isinstance(found, dict) or not isinstance(found.get(source.field), str):
             raise InputError(f"{path}: line {number} {_lacks(found, source.field)}")
@@ -134,21 +134,32 @@ def _lacks(found: object, field: str) -> str:
 
 def _parquet(path: Path, source: Source) -> Iterator[Place]:
     """The field of each row."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 - only where there is such a file
+    import pyarrow as pa  # noqa: PLC0415 - only where there is such a file
+    from datasets.packaged_modules.parquet.parquet import Parquet  # noqa: PLC0415
+
+    logging.getLogger(Parquet.__module__).disabled = True  # what it has to say is in what it raises
+    try:
+        share = _share(path, source.field)
+        rows = _stream(Parquet, path, source.field, columns=[source.field], batch_size=ROWS)
+        for number, text in enumerate(rows, 1):
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{path}: row {number} has no text in {source.field!r}; drop it or name another column"
+                )
+            yield number, text, share
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: is no whole parquet file ({error}); fetch it again") from None
+
+
+def _share(path: Path, field: str) -> int:
+    """Bytes of the file for each row."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
 
     with pq.ParquetFile(path) as opened:
-        schema, rows = opened.schema_arrow, opened.metadata.num_rows
-    if source.field not in schema.names:
-        raise InputError(f"{path}: has no column {source.field!r}, only {', '.join(schema.names)}; name the text's")
-    share = path.stat().st_size // max(1, rows)
-    numbers = count(1)
-    for text in _stream("parquet", path, source.field, columns=[source.field]):
-        number = next(numbers)
-        if not isinstance(text, str):
-            raise InputError(
-                f"{path}: row {number} has no text in {source.field!r}; name another column or drop the row"
-            )
-        yield number, text, share
+        names, rows = opened.schema_arrow.names, int(opened.metadata.num_rows)
+    if field not in names:
+        raise InputError(f"{path}: has no column {field!r}, only {', '.join(names)}; name the one with the text")
+    return path.stat().st_size // max(1, rows)
 
 
 KINDS: dict[str, Callable[[Path, Source], Iterator[Place]]] = {
@@ -178,18 +189,23 @@ def _walk(path: Path) -> Iterable[Named]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    return _stream("text", path, "text", sample_by="line", keep_linebreaks=True)
+    from datasets.packaged_modules.text.text import Text  # noqa: PLC0415 - a second, and only where text is read
+
+    return _stream(Text, path, "text", sample_by="line", keep_linebreaks=True)
 
 
-def _stream(kind: str, path: Path, column: str, **options: Any) -> Iterator[Any]:  # noqa: ANN401 - a builder's own
-    """One column of a file. The library's working directory is thrown away: a stream leaves nothing in it."""
-    import datasets  # noqa: PLC0415 - a second, and only where text is read
+def _stream(builder: Callable[..., Any], path: Path, column: str, **options: Any) -> Iterator[Any]:  # noqa: ANN401 - its own
+    """One column of a file.
 
+    The library's builder is used as it is: `load_dataset` takes a name for a pattern, and tells the hub of each call.
+    Its working directory is thrown away: a stream leaves nothing in it.
+    """
+    from datasets.data_files import DataFilesDict, DataFilesList  # noqa: PLC0415
+
+    files = DataFilesDict({"train": DataFilesList([str(path.absolute())], [])})
     with TemporaryDirectory(prefix="kept-") as scratch:
-        found = datasets.load_dataset(
-            kind, data_files=[str(path)], split="train", streaming=True, cache_dir=scratch, **options
-        )
-        for table in found.with_format("arrow").iter(batch_size=ROWS):
+        rows = builder(cache_dir=scratch, data_files=files, **options).as_streaming_dataset(split="train")
+        for table in rows.with_format("arrow").iter(batch_size=ROWS):
             yield from table.column(column).to_pylist()
 
 

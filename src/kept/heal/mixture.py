@@ -98,7 +98,7 @@ def _held(digests: NDArray[np.uint64], usable: NDArray[np.int64], hold_out: floa
     values = np.unique(digests[usable])
     wanted = int(np.searchsorted(values, np.uint64(int(hold_out * 2**64)))) if hold_out < 1 else int(hold_out)
     last = values[max(1, min(wanted, len(values))) - 1]
-    found = usable[digests[usable] <= last]
+    found: NDArray[np.int64] = usable[digests[usable] <= last]
     return found[np.argsort(digests[found], kind="stable")]
 
 

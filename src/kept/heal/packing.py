@@ -174,7 +174,8 @@ def lay(rows: Sequence[Sequence[Span]], length: int) -> Batch:
             documents_BT[row, at : at + size] = len(names)
             names.append(span.tokens.name(span.document))
             at += size
-    return Batch(*map(torch.from_numpy, (tokens_BT, targets_BT, mask_BT, documents_BT)), tuple(names))
+    made = torch.from_numpy
+    return Batch(made(tokens_BT), made(targets_BT), made(mask_BT), made(documents_BT), tuple(names))
 
 
 def check(stream: Stream, vocabulary: int, context: int) -> None:
