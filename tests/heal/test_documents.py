@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -194,6 +195,13 @@ def test_documents_come_before_the_file_is_read(tmp_path: Path) -> None:
         assert next(documents).text.startswith("seven")
     with pytest.raises(InputError, match="is not UTF-8"):
         list(documents)
+
+
+def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets.packaged_modules.text.text", None)
+    write_lines(tmp_path / "a.jsonl", {"text": "one"})
+    with pytest.raises(InputError, match=r"a\.jsonl: datasets.* is needed to read it: pip install 'kept\[heal\]'"):
+        read(tmp_path)
 
 
 def test_equal_texts_have_equal_digests(tmp_path: Path) -> None:

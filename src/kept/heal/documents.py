@@ -221,6 +221,8 @@ def _blamed(path: Path) -> Iterator[None]:
     """Name the file in whatever the libraries raise about its bytes."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path}: {error.name} is needed to read it: pip install 'kept[heal]'") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason}); convert it") from None
     except OSError as error:
