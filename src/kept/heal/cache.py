@@ -1,0 +1,88 @@
+"""A directory that is made once: under its name it is whole, and two processes that want it make it once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kept.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def default_cache() -> Path:
+    """Where tokens are kept unless another place is named: `kept/tokens` in the user's cache directory."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (home if home.is_absolute() else Path.home() / ".cache") / "kept" / "tokens"
+
+
+def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
+    """The directory `root/key`, filled by `build` where there is none yet.
+
+    `build` gets a hidden directory, which is renamed when it returns. What an interrupted run left in it is still
+    there, to be continued or written over. A process that finds another at work waits for it. Raises OutputError where
+    the place cannot be written.
+    """
+    final, part = root / key, root / f".{key}.part"
+    with _errors(root):
+        if final.is_dir():
+            return final
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone(root / f".{key}.lock"):
+            if not final.is_dir():
+                part.mkdir(exist_ok=True)
+                _fill(part, build)
+                part.rename(final)
+                sync_directory(root)
+    return final
+
+
+def _fill(part: Path, build: Callable[[Path], None]) -> None:
+    try:
+        build(part)
+    except InputError:  # the same input fails the same way: nothing to continue
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    sync_directory(part)
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write a small file that has its name only when it is on the disk."""
+    part = file.with_name(f".{file.name}.part")
+    with part.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    part.rename(file)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until a directory's entries are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process. Its file stays: removing it would let two hold it."""
+    with lock.open("a") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{root}: the token cache cannot be written ({error.strerror or error}); free space, or name another place"
+        ) from error

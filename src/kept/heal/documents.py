@@ -1,0 +1,229 @@
+"""Documents: text, JSON lines and parquet files, and directories of them, read through `datasets` as a stream.
+
+Nothing is copied and no file is held: a document is there when its turn comes. Files come in the order of their names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kept.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+PIECE = 16_384
+"""Characters after which a text file may be cut into another document, at the next blank line."""
+
+ROWS = 1024
+"""Lines or rows that are fetched at a time."""
+
+
+class Document(NamedTuple):
+    """A text and where it stands: the file's number in its source, and a line or row of it, counted from 1.
+
+    `nbytes` is its share of the file, for progress. `digest` is the first 64 bits of the text's sha256.
+    """
+
+    text: str
+    digest: int
+    file: int
+    place: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file, and what a source calls it: its path below the directory that was given."""
+
+    path: Path
+    name: str
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files and directories of documents.
+
+    A line of a JSON file and a row of a parquet file is a document, in `field`. A text file is cut at the first blank
+    line after `piece` characters, or at the first line after twice as many, so that what is appended to it leaves the
+    documents before as they are.
+    """
+
+    paths: tuple[Path, ...]
+    field: str = "text"
+    piece: int = PIECE
+
+    def files(self) -> tuple[Named, ...]:
+        """Every file, in the order of the names. Raises InputError for what is missing or of an unknown kind."""
+        found = tuple(file for path in self.paths for file in _walk(path))
+        if not found:
+            raise InputError(f"{', '.join(map(str, self.paths)) or 'data'}: holds no file; name one of {_known()}")
+        for file in found:
+            if file.path.suffix.lower() not in KINDS:
+                raise InputError(f"{file.path}: is none of {_known()}; convert it, or leave it out of the data")
+        return found
+
+    def documents(self) -> Iterator[Document]:
+        """Every document that is not empty, one at a time.
+
+        Raises InputError naming the file, and the line or row, of what is no text.
+        """
+        for number, file in enumerate(self.files()):
+            with _blamed(file.path):
+                for place, text, nbytes in KINDS[file.path.suffix.lower()](file.path, self):
+                    if text:
+                        yield Document(text, _digest(file.path, place, text), number, place, nbytes)
+
+
+Place = tuple[int, str, int]
+"""Where a document begins, its text, and its bytes in the file."""
+
+
+def _text(path: Path, source: Source) -> Iterator[Place]:
+    """Pieces of a text file, made of whole lines."""
+    held: list[str] = []
+    size, begun = 0, 1
+    for number, line in enumerate(_lines(path), 1):
+        held.append(line)
+        size += len(line)
+        if size >= source.piece and (not line.strip() or size >= 2 * source.piece):
+            yield begun, *_joined(held)
+            held, size, begun = [], 0, number + 1
+    if held:
+        yield begun, *_joined(held)
+
+
+def _joined(lines: list[str]) -> tuple[str, int]:
+    text = "".join(lines)
+    return text, len(text.encode())
+
+
+def _json(path: Path, source: Source) -> Iterator[Place]:
+    """The field of each line. Lines may differ in their other fields; blank ones are passed over."""
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
+        if not isinstance(found, dict) or not isinstance(found.get(source.field), str):
+            raise InputError(f"{path}: line {number} {_lacks(found, source.field)}")
+        yield number, found[source.field], len(line.encode())
+
+
+def _lacks(found: object, field: str) -> str:
+    if not isinstance(found, dict):
+        return "is no JSON object; each line is one, as {" + f'"{field}": "..."' + "}"
+    if field in found:
+        return f"has no text in {field!r} but {json.dumps(found[field])[:40]}; mend the line or name another field"
+    return f"has no field {field!r}, only {', '.join(found) or 'none'}; name the one with the text"
+
+
+def _parquet(path: Path, source: Source) -> Iterator[Place]:
+    """The field of each row."""
+    import pyarrow as pa  # noqa: PLC0415 - only where there is such a file
+    from datasets.packaged_modules.parquet.parquet import Parquet  # noqa: PLC0415
+
+    logging.getLogger(Parquet.__module__).disabled = True  # what it has to say is in what it raises
+    try:
+        share = _share(path, source.field)
+        rows = _stream(Parquet, path, source.field, columns=[source.field], batch_size=ROWS)
+        for number, text in enumerate(rows, 1):
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{path}: row {number} has no text in {source.field!r}; drop it or name another column"
+                )
+            yield number, text, share
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: is no whole parquet file ({error}); fetch it again") from None
+
+
+def _share(path: Path, field: str) -> int:
+    """Bytes of the file for each row."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    with pq.ParquetFile(path) as opened:
+        names, rows = opened.schema_arrow.names, int(opened.metadata.num_rows)
+    if field not in names:
+        raise InputError(f"{path}: has no column {field!r}, only {', '.join(names)}; name the one with the text")
+    return path.stat().st_size // max(1, rows)
+
+
+KINDS: dict[str, Callable[[Path, Source], Iterator[Place]]] = {
+    ".txt": _text,
+    ".text": _text,
+    ".md": _text,
+    ".py": _text,
+    ".jsonl": _json,
+    ".ndjson": _json,
+    ".json": _json,
+    ".parquet": _parquet,
+}
+"""How files are read, by suffix."""
+
+
+def _known() -> str:
+    return ", ".join(KINDS)
+
+
+def _walk(path: Path) -> Iterable[Named]:
+    if path.is_file():
+        return [Named(path, path.name)]
+    if not path.is_dir():
+        raise InputError(f"{path}: is not there; name a file or a directory of documents")
+    inside = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    return [Named(path / name, str(name)) for name in inside if not any(part.startswith(".") for part in name.parts)]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    from datasets.packaged_modules.text.text import Text  # noqa: PLC0415 - a second, and only where text is read
+
+    return _stream(Text, path, "text", sample_by="line", keep_linebreaks=True)
+
+
+def _stream(builder: Callable[..., Any], path: Path, column: str, **options: Any) -> Iterator[Any]:  # noqa: ANN401 - its own
+    """One column of a file.
+
+    The library's builder is used as it is: `load_dataset` takes a name for a pattern, and tells the hub of each call.
+    Its working directory is thrown away: a stream leaves nothing in it.
+    """
+    from datasets.data_files import DataFilesDict, DataFilesList  # noqa: PLC0415
+
+    files = DataFilesDict({"train": DataFilesList([str(path.absolute())], [])})
+    with TemporaryDirectory(prefix="kept-") as scratch:
+        rows = builder(cache_dir=scratch, data_files=files, **options).as_streaming_dataset(split="train")
+        for table in rows.with_format("arrow").iter(batch_size=ROWS):
+            yield from table.column(column).to_pylist()
+
+
+def _digest(path: Path, place: int, text: str) -> int:
+    try:
+        return int.from_bytes(sha256(text.encode()).digest()[:8], "little")
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: line {place} has half of a surrogate pair, which is no text; mend it") from None
+
+
+@contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """Name the file in whatever the libraries raise about its bytes."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path}: {error.name} is needed to read it: pip install 'kept[heal]'") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error.reason}); convert it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None

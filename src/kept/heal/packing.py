@@ -1,0 +1,189 @@
+"""Batches of packed rows: documents in another order each time, one after another, cut into rows of one length.
+
+Shapes: B rows, T tokens of each.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from kept.errors import InputError
+from kept.heal.mixture import Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from kept.heal.mixture import Mixture
+    from kept.heal.tokens import Tokens
+
+PADDING = -1
+"""The document number of padding."""
+
+REMEMBERED = 2
+"""Orders of a source that are held: a row may lie in two epochs, and the next rows lie in the later."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Packed rows.
+
+    `documents_BT` numbers the documents of the batch as `names` lists them (-1 is padding): attention stays inside one,
+    and its positions begin at 0. `targets_BT` is the id that follows in the same document; `mask_BT` is 0 where none
+    does. What a document has beyond a row is a new document in the next.
+    """
+
+    tokens_BT: Tensor
+    targets_BT: Tensor
+    mask_BT: Tensor
+    documents_BT: Tensor
+    names: tuple[str, ...]
+
+    @property
+    def positions_BT(self) -> Tensor:
+        """How far each token is from the beginning of its document."""
+        at_T = torch.arange(self.tokens_BT.shape[1])
+        first_BT = torch.ones_like(self.documents_BT, dtype=torch.bool)
+        first_BT[:, 1:] = self.documents_BT[:, 1:] != self.documents_BT[:, :-1]
+        return at_T - torch.where(first_BT, at_T, 0).cummax(dim=1).values
+
+    def rows(self, begin: int, stop: int) -> Batch:
+        """Some of the rows, as one of several ranks or of several smaller steps takes them."""
+        part = slice(begin, stop)
+        return Batch(
+            self.tokens_BT[part], self.targets_BT[part], self.mask_BT[part], self.documents_BT[part], self.names
+        )
+
+
+@dataclass(frozen=True)
+class Span:
+    """Ids `begin` to `stop` of a document."""
+
+    tokens: Tokens
+    document: int
+    begin: int
+    stop: int
+
+
+class Order:
+    """Documents of a source, one after another."""
+
+    def __init__(self, tokens: Tokens, documents: NDArray[np.int64]) -> None:
+        self.tokens, self.documents = tokens, documents
+        self.ends = np.cumsum(tokens.lengths()[documents])
+
+    @property
+    def total(self) -> int:
+        """Ids in all of them."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def spans(self, begin: int, stop: int) -> Iterator[Span]:
+        """What lies between two places of the whole, document by document."""
+        at = int(np.searchsorted(self.ends, begin, side="right"))
+        while begin < stop:
+            end = int(self.ends[at])
+            first = int(self.ends[at - 1]) if at else 0
+            upto = min(end, stop)
+            yield Span(self.tokens, int(self.documents[at]), begin - first, upto - first)
+            begin, at = upto, at + 1
+
+
+class Stream:
+    """Batches of `batch` rows of `length` tokens, without end.
+
+    Every source is read in epochs, each in an order of its own that `seed` decides. Raises InputError for sizes that
+    are not positive.
+    """
+
+    def __init__(self, mixture: Mixture, batch: int, length: int, seed: int = 0) -> None:
+        for name, value in (("batch", batch), ("length", length)):
+            if value < 1:
+                raise InputError(f"{name}: is {value}, it must be positive")
+        self.mixture, self.batch, self.length, self.seed = mixture, batch, length, seed
+        self._orders: OrderedDict[tuple[int, int], Order] = OrderedDict()
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Which source each row is from."""
+        return Schedule(self.mixture.shares)
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step: the same whenever and after whatever it is asked for."""
+        first = step * self.batch
+        return lay([list(self._row(*self.schedule.at(first + row))) for row in range(self.batch)], self.length)
+
+    def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
+        """The held-out documents of a source (None: of all, one after another), packed; at most `rows` rows of each.
+
+        The last row is padded. Documents come in the order of their digests, so that the first rows are a sample.
+        """
+        batches = []
+        for at, source in enumerate(self.mixture.names):
+            if name in (None, source):
+                packed = self._held_rows(Order(self.mixture.tokens[at], self.mixture.held[at]), rows)
+                batches += [lay(packed[i : i + self.batch], self.length) for i in range(0, len(packed), self.batch)]
+        return batches
+
+    def _held_rows(self, order: Order, rows: int | None) -> list[list[Span]]:
+        begins = range(0, order.total, self.length)[:rows]
+        return [list(order.spans(begin, min(begin + self.length, order.total))) for begin in begins]
+
+    def _row(self, source: int, row: int) -> Iterator[Span]:
+        total = self._order(source, 0).total
+        begin, stop = row * self.length, (row + 1) * self.length
+        while begin < stop:
+            epoch, inside = divmod(begin, total)
+            upto = min(stop, (epoch + 1) * total)
+            yield from self._order(source, epoch).spans(inside, inside + upto - begin)
+            begin = upto
+
+    def _order(self, source: int, epoch: int) -> Order:
+        """An epoch of a source, remembered: its documents are drawn once."""
+        key = (source, epoch)
+        if key not in self._orders:
+            drawn = np.random.default_rng([self.seed, source, epoch]).permutation(self.mixture.train[source])
+            self._orders[key] = Order(self.mixture.tokens[source], drawn)
+        self._orders.move_to_end(key)
+        while len(self._orders) > REMEMBERED * len(self.mixture.names):
+            self._orders.popitem(last=False)
+        return self._orders[key]
+
+
+def lay(rows: Sequence[Sequence[Span]], length: int) -> Batch:
+    """Spans side by side in rows of `length`, padded at the end."""
+    shape = (len(rows), length)
+    tokens_BT, targets_BT = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    mask_BT, documents_BT = np.zeros(shape, dtype=np.float32), np.full(shape, PADDING, dtype=np.int64)
+    names: list[str] = []
+    for row, spans in enumerate(rows):
+        at = 0
+        for span in spans:
+            size = span.stop - span.begin
+            ids = span.tokens.document(span.document, span.begin, span.stop + 1)  # and the last one's target, if any
+            tokens_BT[row, at : at + size] = ids[:size]
+            targets_BT[row, at : at + len(ids) - 1] = ids[1:]
+            mask_BT[row, at : at + len(ids) - 1] = 1
+            documents_BT[row, at : at + size] = len(names)
+            names.append(span.tokens.name(span.document))
+            at += size
+    made = torch.from_numpy
+    return Batch(made(tokens_BT), made(targets_BT), made(mask_BT), made(documents_BT), tuple(names))
+
+
+def check(stream: Stream, vocabulary: int, context: int) -> None:
+    """Raise InputError where the stream's rows or ids are more than a model of these sizes takes."""
+    if stream.length > context:
+        raise InputError(f"length: is {stream.length}, the model has {context} positions; make rows shorter")
+    for name, tokens in zip(stream.mixture.names, stream.mixture.tokens, strict=True):
+        if tokens.largest >= vocabulary:
+            raise InputError(
+                f"{name}: has id {tokens.largest}, the model has {vocabulary} tokens; is the tokenizer another's?"
+            )

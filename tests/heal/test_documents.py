@@ -1,0 +1,222 @@
+"""Text, JSON lines, parquet and directories of them, as documents; and what is said of files that are none."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from heal_data import write_lines
+from kept.errors import InputError
+from kept.heal.documents import Document, Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read(*paths: Path, **options: object) -> list[Document]:
+    return list(Source(paths, **options).documents())  # type: ignore[arg-type]
+
+
+def texts(*paths: Path, **options: object) -> list[str]:
+    return [document.text for document in read(*paths, **options)]
+
+
+def write_table(file: Path, **columns: object) -> Path:
+    pq.write_table(pa.table(columns), file, row_group_size=2)
+    return file
+
+
+# --------------------------------------------------------------------------------------------------------------- text
+
+
+def test_a_short_text_is_one_document(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("One\n\ntwo 한국어 🙂\x85\u2028three", encoding="utf-8")
+    (found,) = read(file)
+    assert found.text == "One\n\ntwo 한국어 🙂\x85\u2028three"
+    assert (found.file, found.place, found.nbytes) == (0, 1, file.stat().st_size)
+
+
+def test_a_long_text_is_cut_at_blank_lines(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    parts = ["one one\nstill one\n\n", "two two two\n\n", "end"]
+    file.write_text("".join(parts), encoding="utf-8")
+    found = read(file, piece=10)
+    assert [document.text for document in found] == parts
+    assert [document.place for document in found] == [1, 4, 6]
+    assert sum(document.nbytes for document in found) == file.stat().st_size
+
+
+def test_a_text_without_blank_lines_is_cut_at_twice_the_size(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("1234567\n" * 10, encoding="utf-8")
+    assert texts(file, piece=16) == ["1234567\n" * 4, "1234567\n" * 4, "1234567\n" * 2]
+
+
+def test_what_is_appended_leaves_the_documents_before(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("line\n\n" * 20, encoding="utf-8")
+    before = texts(file, piece=30)
+    file.write_text("line\n\n" * 31, encoding="utf-8")
+    assert texts(file, piece=30)[: len(before) - 1] == before[:-1]
+
+
+# --------------------------------------------------------------------------------------------------------------- JSON
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "a.jsonl", {"text": "one\n\u2028", "n": 1}, {"n": "x", "text": "two"}, {"text": ""})
+    assert [(d.text, d.place) for d in read(file)] == [("one\n\u2028", 1), ("two", 2)]
+
+
+def test_another_field(tmp_path: Path) -> None:
+    assert texts(write_lines(tmp_path / "a.jsonl", {"body": "one"}), field="body") == ["one"]
+
+
+def test_blank_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "one"}\n\n{"text": "two"}', encoding="utf-8")
+    assert [(d.text, d.place) for d in read(file)] == [("one", 1), ("two", 3)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": ', r"line 2 is no JSON \("),
+        ('"text"', r'line 2 is no JSON object; each line is one, as \{"text"'),
+        ("[1]", "line 2 is no JSON object"),
+        ('{"body": "x", "id": 7}', "line 2 has no field 'text', only body, id"),
+        ("{}", "line 2 has no field 'text', only none"),
+        ('{"text": null}', "line 2 has no text in 'text' but null"),
+        ('{"text": ["x"]}', "line 2 has no text in 'text' but \\["),
+        ('{"text": "\\ud83d"}', "line 2 has half of a surrogate pair"),
+        ("[" * 100_000, "line 2 is no JSON"),
+        ('{"text": "x", "n": ' + "9" * 5000 + "}", "line 2 is no JSON"),
+    ],
+)
+def test_a_line_that_is_no_document(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(f'{{"text": "one"}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=rf"a\.jsonl: {said}"):
+        read(file)
+
+
+# ------------------------------------------------------------------------------------------------------------ parquet
+
+
+def test_parquet(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "a.parquet", n=[1, 2, 3], text=["one", "", "three\n"])
+    assert [(d.text, d.place) for d in read(file)] == [("one", 1), ("three\n", 3)]
+
+
+def test_a_parquet_column_that_is_not_there(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "a.parquet", n=[1], body=["one"])
+    assert texts(file, field="body") == ["one"]
+    with pytest.raises(InputError, match=r"a\.parquet: has no column 'text', only n, body"):
+        read(file)
+
+
+def test_a_parquet_row_without_text(tmp_path: Path) -> None:
+    for values in (["one", None], [1, 2]):
+        file = write_table(tmp_path / "a.parquet", text=values)
+        with pytest.raises(InputError, match=r"a\.parquet: row [12] has no text in 'text'"):
+            read(file)
+
+
+def test_a_parquet_file_that_is_damaged(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "a.parquet", text=["one"] * 1000)
+    whole = file.read_bytes()
+    for content in (b"", b"PAR1", whole[:-20], whole[:4] + bytes(60) + whole[64:]):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.parquet: "):
+            read(file)
+
+
+# -------------------------------------------------------------------------------------------------------- directories
+
+
+def test_a_directory_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "x.bin").touch()
+    (tmp_path / "c.md").write_text("three", encoding="utf-8")
+    (tmp_path / "b" / "x[1]*?.txt").write_text("two", encoding="utf-8")
+    write_lines(tmp_path / "a.jsonl", {"text": "one"})
+    source = Source((tmp_path,))
+    assert [file.name for file in source.files()] == ["a.jsonl", "b/x[1]*?.txt", "c.md"]
+    assert [(d.text, d.file) for d in source.documents()] == [("one", 0), ("two", 1), ("three", 2)]
+
+
+def test_several_paths_come_in_their_order(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name, encoding="utf-8")
+    assert texts(tmp_path / "b.txt", tmp_path / "a.txt") == ["b", "a"]
+
+
+def test_a_suffix_that_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "table.csv").touch()
+    with pytest.raises(InputError, match=r"table\.csv: is none of \.txt, .*\.parquet; convert it, or leave it out"):
+        read(tmp_path)
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone: is not there"):
+        read(tmp_path / "gone")
+
+
+def test_a_directory_without_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no file; name one of"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_what_is_not_utf8(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes('{"text": "größer"}'.encode("latin-1"))
+    with pytest.raises(InputError, match=rf"{name}: is not UTF-8 text \(.*\); convert it"):
+        read(tmp_path / name)
+
+
+# ------------------------------------------------------------------------------------------------------------- stream
+
+
+def test_documents_come_before_the_file_is_read(tmp_path: Path) -> None:
+    """The damage at the end of a large file is met where it stands, not before."""
+    file = tmp_path / "a.jsonl"
+    line = json.dumps({"text": "seven ships " * 400}).encode() + b"\n"
+    file.write_bytes(line * 5000 + b"\xff")
+    documents = Source((file,)).documents()
+    for _ in range(1000):
+        assert next(documents).text.startswith("seven")
+    with pytest.raises(InputError, match="is not UTF-8"):
+        list(documents)
+
+
+def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets.packaged_modules.text.text", None)
+    write_lines(tmp_path / "a.jsonl", {"text": "one"})
+    with pytest.raises(InputError, match=r"a\.jsonl: datasets.* is needed to read it: pip install 'kept\[heal\]'"):
+        read(tmp_path)
+
+
+def test_equal_texts_have_equal_digests(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one", encoding="utf-8")
+    write_lines(tmp_path / "b.jsonl", {"text": "two"}, {"text": "one"})
+    first, second, third = read(tmp_path)
+    assert first.digest == third.digest != second.digest
+    assert 0 <= second.digest < 2**64
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HOME", "TMPDIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    write_lines(tmp_path / "a.jsonl", {"text": "one"})
+    assert texts(tmp_path / "a.jsonl") == ["one"]
+    assert [entry for name in ("HF_HOME", "TMPDIR") for entry in (tmp_path / name).rglob("*")] == []
