@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from kept.checking import Checked
     from kept.demo import Demo
     from kept.generation import Continued
+    from kept.healing import Healed
     from kept.inspection import Inspection
     from kept.opened import Opened
     from kept.passes.legalize import Plan
-    from kept.healing import Healed
     from kept.pipeline import Conversion, Rehearsal
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification

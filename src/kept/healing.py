@@ -54,9 +54,9 @@ def heal(
     beside the output until that is finished. `watch` is given each line of metrics. Raises InputError where the two models do not
     belong together, and what reading the data raises.
     """
-    from kept.heal.loop import Loop  # noqa: PLC0415 - imports torch
-    from kept.heal.parallel import load, ranks  # noqa: PLC0415
-    from kept.heal.states import States  # noqa: PLC0415
+    from kept.heal.loop import Loop
+    from kept.heal.parallel import load, ranks
+    from kept.heal.states import States
 
     target = Path(settings.out)
     check_target(target)
@@ -136,7 +136,9 @@ def _write(
         small = write_small(stage, parts, dict(student.config), companions(student.path, program.spec))
         hashes = write_weights(stage, parts, student, reporter)
         hashes["output"].update({name: digest(stage.path / name) for name in small})
-        measured = [{"step": one.step, "tokens": one.tokens, **one.losses, "agreement": one.agreement} for one in history]
+        measured = [
+            {"step": one.step, "tokens": one.tokens, **one.losses, "agreement": one.agreement} for one in history
+        ]
         record = {
             **_recorded(student),
             "healed": {"settings": {k: v for k, v in settings.to_dict().items() if k != "out"}, "held_out": measured},
@@ -148,7 +150,7 @@ def _write(
 
 
 def _dtype(settings: Settings) -> torch.dtype:
-    import torch  # noqa: PLC0415 - reading settings needs no torch
+    import torch
 
     made: torch.dtype = getattr(torch, settings.precision)
     return made
@@ -156,8 +158,8 @@ def _dtype(settings: Settings) -> torch.dtype:
 
 def _stream(settings: Settings, student: Opened, teacher: Opened | None, reporter: Reporter) -> Stream:
     """The tokens to learn from: texts, or what the teacher says."""
-    from kept.heal.mixture import Mixture, parse_weights  # noqa: PLC0415 - import torch
-    from kept.heal.packing import Stream, check  # noqa: PLC0415
+    from kept.heal.mixture import Mixture, parse_weights
+    from kept.heal.packing import Stream, check
 
     weights = None if settings.mixture is None else parse_weights(settings.mixture)
     sources = _sampled(settings, teacher, reporter) if settings.data == (SELF,) else _texts(settings, student, reporter)
@@ -167,9 +169,9 @@ def _stream(settings: Settings, student: Opened, teacher: Opened | None, reporte
 
 
 def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str, Tokens]:
-    from kept.heal.documents import Source  # noqa: PLC0415
-    from kept.heal.tokens import tokenise  # noqa: PLC0415
-    from kept.verification.text import Reader  # noqa: PLC0415
+    from kept.heal.documents import Source
+    from kept.heal.tokens import tokenise
+    from kept.verification.text import Reader
 
     sources: dict[str, Tokens] = {}
     for given in settings.data:
@@ -179,8 +181,8 @@ def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str,
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:
-    from kept.heal.sampled import Sampling, sampled, teacher_sum  # noqa: PLC0415
-    from kept.nn import Model  # noqa: PLC0415
+    from kept.heal.sampled import Sampling, sampled, teacher_sum
+    from kept.nn import Model
 
     assert teacher is not None, "settings ask for one"
     length = min(settings.length, teacher.program.spec.context)

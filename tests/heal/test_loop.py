@@ -113,7 +113,9 @@ def on_ranks(count: int, given: Settings, folder: Path) -> None:
     script.write_text(RUN)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(script)]
     clean = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, json.dumps(given.to_dict())], env=clean, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, json.dumps(given.to_dict())], env=clean, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 

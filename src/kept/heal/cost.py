@@ -92,7 +92,7 @@ def forward_operations(program: Program, length: int) -> float:
     matrices = sum(
         math.prod(slot.shape)
         for name, slot in slots(program.spec).items()
-        if len(slot.shape) == 2 and name not in {"embedding.weight", "positions.weight"}  # noqa: PLR2004 - a matrix
+        if len(slot.shape) == 2 and name not in {"embedding.weight", "positions.weight"}
     )
     tied = program.spec.vocabulary * program.spec.width if program.spec.head.tied else 0
     attention = sum(2 * layer.mixer.heads * layer.mixer.head_dim * length for layer in program.spec.layers)

@@ -226,7 +226,9 @@ class Loop:
         rest = self.states.load(place, self.student, self.optimiser, empty)
         self.step = rest["step"]
         if self.step > self.settings.steps:
-            raise InputError(f"{place}: is past the {self.settings.steps} steps that were asked for; choose another --out")
+            raise InputError(
+                f"{place}: is past the {self.settings.steps} steps that were asked for; choose another --out"
+            )
         for step, agreement, losses in json.loads(rest["history"]):
             self.history.append(Measured(step, step * self.settings.tokens_a_step, json.loads(losses), agreement))
         self._recent.extend(json.loads(rest["recent"]))

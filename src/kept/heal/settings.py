@@ -110,7 +110,9 @@ class Settings:
         weights = (self.kl, self.reverse, self.jsd, self.ce, self.hidden)
         self._require("kl", any(weights), "above 0 where no other loss is")
         needed = self.kl or self.reverse or self.jsd or self.hidden or self.data == (SELF,)
-        self._require("teacher", self.teacher is not None or not needed, "a checkpoint: all losses but ce compare with it")
+        self._require(
+            "teacher", self.teacher is not None or not needed, "a checkpoint: all losses but ce compare with it"
+        )
 
     def _require(self, key: str, holds: object, wanted: str) -> None:
         if not holds:

@@ -61,7 +61,9 @@ class States:
         try:
             future.result()
         except Exception as error:
-            raise OutputError(f"{place}: a checkpoint cannot be written ({error}); free space or permissions?") from error
+            raise OutputError(
+                f"{place}: a checkpoint cannot be written ({error}); free space or permissions?"
+            ) from error
         if self.ranks.first:
             final = place.with_name(place.name.removesuffix(PARTIAL))
             shutil.rmtree(final, ignore_errors=True)
