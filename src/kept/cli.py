@@ -12,7 +12,8 @@ from click.shell_completion import CompletionItem
 
 from kept import display
 from kept.errors import KeptError
-from kept.heal.settings import HELP, Precision, Schedule, Settings
+from kept.heal.schedule import Schedule
+from kept.heal.settings import HELP, Precision, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -285,8 +286,8 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 def heal(student: str, *, as_json: bool, **options: Any) -> None:
     """Let STUDENT learn what its conversion could not keep.
 
-    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms. Killed, the
-    same command continues. `torchrun --nproc-per-node 2 -m kept heal ...` splits both models over processes.
+    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms. Killed,
+    the same command continues. `torchrun --nproc-per-node 2 -m kept heal ...` splits both models over processes.
 
     \b
     kept heal out/plain --teacher path/to/orion --data corpus/ --tokens 2000000 --out out/healed

@@ -17,7 +17,7 @@ from kept.errors import printable
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.table import Table
 

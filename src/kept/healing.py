@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +51,8 @@ def heal(
     """Train a student on what its teacher puts out, and write it with the weights of its best measurement.
 
     Started again with the same settings, a run that was killed goes on; checkpoints and metrics are in a directory
-    beside the output until that is finished. `watch` is given each line of metrics. Raises InputError where the two models do not
-    belong together, and what reading the data raises.
+    beside the output. `watch` is given each line of metrics. Raises InputError where the two models do not belong
+    together, and what reading the data raises.
     """
     from kept.heal.loop import Loop
     from kept.heal.parallel import load, ranks
@@ -136,9 +136,7 @@ def _write(
         small = write_small(stage, parts, dict(student.config), companions(student.path, program.spec))
         hashes = write_weights(stage, parts, student, reporter)
         hashes["output"].update({name: digest(stage.path / name) for name in small})
-        measured = [
-            {"step": one.step, "tokens": one.tokens, **one.losses, "agreement": one.agreement} for one in history
-        ]
+        measured = [{**asdict(one), **one.losses} for one in history]
         record = {
             **_recorded(student),
             "healed": {"settings": {k: v for k, v in settings.to_dict().items() if k != "out"}, "held_out": measured},

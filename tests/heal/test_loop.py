@@ -75,9 +75,10 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, given: Settings) -> No
             raise Killed
         return original(self)
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(Loop, "_update", dies)
-        heal(given)
+        with pytest.raises(Killed):
+            heal(given)
 
 
 def curve(folder: Path) -> dict[int, float]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kept.ir import spec as ir
 from models import model_of, random_program, some_tokens, worst
 from pass_helpers import MIXER, layer_spec, rms_spec
 from specs import VOCABULARY
+
+if TYPE_CHECKING:
+    from kept.ir import spec as ir
 
 SPECS = {
     "rotated": rms_spec(),

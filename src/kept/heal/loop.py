@@ -43,7 +43,7 @@ BETTER = 1e-3
 """What a held-out loss must fall by, relatively, to be an improvement."""
 
 
-class Diverged(KeptError):
+class Diverged(KeptError):  # noqa: N818 - it is what happened
     """The loss is no number, or rose beyond what noise does."""
 
 
@@ -117,7 +117,7 @@ class Loop:
                 self.student.set_requires_gradient_sync(i + 1 == len(parts))  # type: ignore[operator] # FSDP2's own
             found = self._share(part)
             # FSDP2 takes the mean of all ranks' gradients: of sums over the whole step's tokens it must be the sum.
-            (found.total * (found.tokens / tokens * self.ranks.count)).backward()
+            torch.autograd.backward(found.total * (found.tokens / tokens * self.ranks.count))
             _add(sums, found)
         norm = float(clip_grad_norm_(self.student.parameters(), settings.clip))
         means = self._means(sums, tokens)
@@ -144,14 +144,16 @@ class Loop:
                 return replace(losses, total=losses.total + weight * hidden, means=means)
 
             with torch.set_grad_enabled(learning):
-                return self.student(batch, end, streams=bool(weight))
+                losses: Losses = self.student(batch, end, streams=bool(weight))
+            return losses
 
         learning = torch.is_grad_enabled()
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             if self.teacher is None:
                 return beside(None, [])
             with torch.no_grad():
-                return self.teacher(batch, beside, streams=bool(weight))
+                found: Losses = self.teacher(batch, beside, streams=bool(weight))
+            return found
 
     @torch.no_grad()
     def _measure(self) -> None:

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens of each.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,11 @@ class Batch:
         first_BT = torch.ones_like(self.documents_BT, dtype=torch.bool)
         first_BT[:, 1:] = self.documents_BT[:, 1:] != self.documents_BT[:, :-1]
         return at_T - torch.where(first_BT, at_T, 0).cummax(dim=1).values
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        tensors = {f.name: x.to(device) for f in fields(self) if isinstance(x := getattr(self, f.name), torch.Tensor)}
+        return replace(self, **tensors)
 
     def rows(self, begin: int, stop: int) -> Batch:
         """Some of the rows, as one of several ranks or of several smaller steps takes them."""

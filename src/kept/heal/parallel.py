@@ -68,7 +68,7 @@ def ranks(device: str | None = None) -> Iterator[Ranks]:
         torch.cuda.set_device(where)
     # The second backend carries what an asynchronous checkpoint has to agree on.
     backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
-    store = None if count > 1 else dist.HashStore()
+    store = None if count > 1 else dist.HashStore()  # type: ignore[attr-defined] # torch's stubs
     dist.init_process_group(backend, store=store, rank=number, world_size=count)
     try:
         yield Ranks(number, count, where)

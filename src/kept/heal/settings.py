@@ -23,11 +23,11 @@ HELP: Mapping[str, str] = {
     "student": "The converted model that learns.",
     "out": "Directory for the result.",
     "teacher": "The model that it learns from: what it was converted from.",
-    "data": "Texts (text, JSON lines, parquet, directories of them), with a name if you like: english=corpus/en; several "
-    "times for several. self: the teacher samples them.",
+    "data": "Texts (text, JSON lines, parquet, directories of them), with a name if you like: english=corpus/en; may be "
+    "given several times. self: the teacher samples them.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
     "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
-    "train": "What learns: norms, head, new (what the conversion created), all, a pattern as layers.3.*, or several with +.",
+    "train": "What learns: norms, head, new (what the conversion created), all, a pattern as layers.3.*; + joins them.",
     "tokens": "How many tokens to learn from, in all.",
     "batch": "Rows of a batch, over all processes.",
     "length": "Tokens of a row.",
@@ -59,8 +59,8 @@ HELP: Mapping[str, str] = {
 class Settings:
     """One run. `batch` rows of `length` tokens, `accumulate` times, make one step; `tokens` in all make the steps.
 
-    `train` is a choice of weights (trainable.py), `data` are files and directories of
-    texts, each with a name before it if you like (`english=corpus/en`; "self": sampled from the teacher), `mixture` their weights.
+    `train` is a choice of weights (trainable.py), `data` are files and directories of texts, each with a name before it
+    if you like (`english=corpus/en`; "self": sampled from the teacher), `mixture` their weights.
     `hidden` weighs the error of each layer's stream. `precision` is that of the arithmetic; what learns is float32.
     """
 

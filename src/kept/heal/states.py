@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from kept.errors import OutputError
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
     from pathlib import Path
 
     from torch import nn
@@ -38,7 +37,7 @@ class States:
     directory: Path
     ranks: Ranks
     keep: int = 2
-    _writing: tuple[Path, Future[Any]] | None = field(default=None, init=False)
+    _writing: tuple[Path, Any] | None = field(default=None, init=False)
 
     def newest(self) -> Path | None:
         """The last that was finished."""
@@ -51,7 +50,7 @@ class States:
         weights, moments = get_state_dict(model, optimiser, options=OPTIONS)
         place = self.directory / f"step-{step:08}{PARTIAL}"
         state = {"weights": weights, "moments": moments, "rest": rest}
-        self._writing = place, dcp.async_save(state, checkpoint_id=place)
+        self._writing = place, dcp.async_save(state, checkpoint_id=place)  # type: ignore[attr-defined] # torch's stubs
 
     def settle(self) -> None:
         """Wait for what is being written, and give it its name. Raises OutputError where the disk refused."""
@@ -76,12 +75,12 @@ class States:
     def load(self, place: Path, model: nn.Module, optimiser: Optimizer, rest: dict[str, Any]) -> dict[str, Any]:
         """Read a checkpoint into a model and its optimiser; returns what `begin` was given as `rest`."""
         weights, moments = get_state_dict(model, optimiser, options=OPTIONS)
-        state = {"weights": weights, "moments": moments, "rest": rest}
-        dcp.load(state, checkpoint_id=place)
+        state: dict[str, Any] = {"weights": weights, "moments": moments, "rest": rest}
+        dcp.load(state, checkpoint_id=place)  # type: ignore[attr-defined] # torch's stubs
         set_state_dict(
             model, optimiser, model_state_dict=state["weights"], optim_state_dict=state["moments"], options=OPTIONS
         )
-        return dict(state["rest"])
+        return {**state["rest"]}
 
 
 def clear(directory: Path) -> None:
