@@ -81,8 +81,9 @@ def heal(
         )
         best = loop.run()
         if all_ranks.first:
-            record = _write(student, best, settings, loop.history, reporter or Silent())
-    return Healed(target, learned, tuple(loop.history), record)
+            _write(student, best, settings, loop.history, reporter or Silent())
+        all_ranks.meet()
+    return Healed(target, learned, tuple(loop.history), read_json(target / RECORD))
 
 
 def check_pair(student: Opened, teacher: Opened | None, length: int) -> None:
@@ -124,8 +125,8 @@ def _same_run(file: Path, settings: Settings) -> None:
 
 def _write(
     student: Opened, learned: Mapping[str, Tensor], settings: Settings, history: list[Measured], reporter: Reporter
-) -> dict[str, Any]:
-    """The student with what it learned, as its family writes it; returns the record."""
+) -> None:
+    """Write the student with what it learned, as its family does."""
     weights = {
         name: Given(tuple(value.shape), student.program.weights[name].dtype, value) for name, value in learned.items()
     }
@@ -144,7 +145,6 @@ def _write(
         }
         stage.write(RECORD, to_json(record))
         stage.publish()
-    return record
 
 
 def _dtype(settings: Settings) -> torch.dtype:

@@ -119,7 +119,7 @@ class Loop:
             # FSDP2 takes the mean of all ranks' gradients: of sums over the whole step's tokens it must be the sum.
             torch.autograd.backward(found.total * (found.tokens / tokens * self.ranks.count))
             _add(sums, found)
-        norm = float(clip_grad_norm_(self.student.parameters(), settings.clip))
+        norm = float(whole(clip_grad_norm_(self.student.parameters(), settings.clip)))
         means = self._means(sums, tokens)
         self._check(means["loss"], parts)
         self.optimiser.step()

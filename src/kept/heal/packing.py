@@ -6,7 +6,7 @@ Shapes: B rows, T tokens of each.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -57,8 +57,13 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        tensors = {f.name: x.to(device) for f in fields(self) if isinstance(x := getattr(self, f.name), torch.Tensor)}
-        return replace(self, **tensors)
+        return Batch(
+            self.tokens_BT.to(device),
+            self.targets_BT.to(device),
+            self.mask_BT.to(device),
+            self.documents_BT.to(device),
+            self.names,
+        )
 
     def rows(self, begin: int, stop: int) -> Batch:
         """Some of the rows, as one of several ranks or of several smaller steps takes them."""

@@ -51,6 +51,10 @@ class Ranks:
         each = -(-batch // self.count)
         return min(batch, self.number * each), min(batch, (self.number + 1) * each)
 
+    def meet(self) -> None:
+        """Wait for the others."""
+        dist.barrier()
+
     def total(self, *values: float) -> list[float]:
         """Sums over all ranks."""
         held = torch.tensor(values, dtype=torch.float64, device=self.device)

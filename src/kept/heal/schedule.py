@@ -23,5 +23,5 @@ def factor(step: int, total: int, warmup: int, schedule: Schedule) -> float:
     if schedule == "cosine":
         return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2
     if schedule == "wsd" and done > 1 - DECAY:
-        return FLOOR ** ((done - (1 - DECAY)) / DECAY)
+        return math.pow(FLOOR, (done - (1 - DECAY)) / DECAY)
     return 1.0

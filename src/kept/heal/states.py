@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from kept.heal.parallel import Ranks
 
-OPTIONS = StateDictOptions(ignore_frozen_params=True)
+OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
+"""Not strict: a model has frozen weights too. What a checkpoint lacks is an error of reading it."""
 
 PARTIAL = ".partial"
 
@@ -39,6 +40,10 @@ class States:
     keep: int = 2
     _writing: tuple[Path, Any] | None = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        """Make a group for the checkpoints: they are agreed on by other threads, while the run sends its own."""
+        self._group = dist.new_group(backend="gloo")
+
     def newest(self) -> Path | None:
         """The last that was finished."""
         found = sorted(self.directory.glob("step-*[0-9]"))
@@ -50,7 +55,7 @@ class States:
         weights, moments = get_state_dict(model, optimiser, options=OPTIONS)
         place = self.directory / f"step-{step:08}{PARTIAL}"
         state = {"weights": weights, "moments": moments, "rest": rest}
-        self._writing = place, dcp.async_save(state, checkpoint_id=place)  # type: ignore[attr-defined] # torch's stubs
+        self._writing = place, dcp.async_save(state, checkpoint_id=place, process_group=self._group)  # type: ignore[attr-defined] # torch's stubs
 
     def settle(self) -> None:
         """Wait for what is being written, and give it its name. Raises OutputError where the disk refused."""
