@@ -307,7 +307,10 @@ def test_the_final_bias_can_be_dropped() -> None:
 
 def test_float16_cannot_hold_the_block() -> None:
     said = refused(orion(2), dtype="F16")
-    assert said == "affine-tail: dtype: float16 overflows in the tail; use --dtype bfloat16 or float32"
+    assert (
+        said
+        == "affine-tail: dtype: float16 overflows in the tail; use --dtype bfloat16 or float32, or --final-bias drop"
+    )
     assert to_llama(orion(2), dtype="F16", final_bias="drop").program.dtype == "F16"
     assert to_llama(orion(2), dtype="F16", norm="opm").program.dtype == "F16"
 
@@ -473,3 +476,13 @@ def test_the_gate_forgotten_in_a_whole_plan_would_show() -> None:
     tokens = TOKENS % 11
     assert worst(logits(plan.program, tokens), logits(program, tokens)) < TOLERANCE
     assert worst(logits(forgotten, tokens), logits(program, tokens)) > 1e3 * TOLERANCE
+
+
+def test_a_refusal_names_the_option_that_works() -> None:
+    program = rounded(random_program(layer_spec(BARE, ir.Mlp(24, "silu"))), "F32")
+    with pytest.raises(Refusal, match="no such bias; no exact map exists; --norm opm makes a lossy one"):
+        legalise(program, FAMILIES["mistral"].violations, Options())
+    assert legalise(program, FAMILIES["mistral"].violations, Options(norm="opm")).promise is Promise.LOSSY
+    capped = random_program(layer_spec(replace(BARE, softcap=2.0)))
+    with pytest.raises(Refusal, match="distil it into a fresh model of the target instead$"):
+        legalise(capped, FAMILIES["mistral"].violations, Options())
