@@ -10,6 +10,7 @@ import torch
 
 from kept.errors import Refusal
 from kept.families import LLAMA, family_of
+from kept.families.mistral import MISTRAL
 from kept.ir import spec as ir
 from kept.ir.slots import readings
 from kept.ir.tensors import Stored, zeros
@@ -478,11 +479,10 @@ def test_the_gate_forgotten_in_a_whole_plan_would_show() -> None:
     assert worst(logits(forgotten, tokens), logits(program, tokens)) > 1e3 * TOLERANCE
 
 
-def test_a_refusal_names_the_option_that_works() -> None:
-    program = rounded(random_program(layer_spec(BARE, ir.Mlp(24, "silu"))), "F32")
-    with pytest.raises(Refusal, match="no such bias; no exact map exists; --norm opm makes a lossy one"):
-        legalise(program, FAMILIES["mistral"].violations, Options())
-    assert legalise(program, FAMILIES["mistral"].violations, Options(norm="opm")).promise is Promise.LOSSY
-    capped = random_program(layer_spec(replace(BARE, softcap=2.0)))
-    with pytest.raises(Refusal, match="distil it into a fresh model of the target instead$"):
-        legalise(capped, FAMILIES["mistral"].violations, Options())
+def test_a_refusal_names_the_option_that_works(tmp_path: Path) -> None:
+    orion, gpt2 = (program_of(write_checkpoint(tmp_path / name, name)) for name in ("orion", "gpt2"))
+    with pytest.raises(Refusal, match=r"no such bias; no exact map exists; --norm opm makes a lossy one"):
+        legalise(orion, MISTRAL.violations, Options())
+    assert legalise(orion, MISTRAL.violations, Options(norm="opm")).promise is Promise.LOSSY
+    with pytest.raises(Refusal, match=r"distil it into a fresh model of the target instead$"):
+        legalise(gpt2, MISTRAL.violations, Options())

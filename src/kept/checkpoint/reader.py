@@ -126,7 +126,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files that the index names, or those that are there."""
     if os.path.lexists(directory / INDEX):
-        return [_beside(directory, name) for name in sorted(set(weight_map(directory).values()))]
+        names = sorted(set(weight_map(directory).values()))
+        files = [_beside(directory, name) for name in names]
+        odd = next((name for name in names if not name.endswith(".safetensors")), None)
+        if odd is not None:
+            raise CheckpointError(f"{directory / INDEX}: names {odd!r}, which is no *.safetensors file; rename it")
+        return files
     files = stored_files(directory)
     if files:
         return files
