@@ -118,7 +118,12 @@ def numbers(program: Program, target: str, reasons: dict[str, int]) -> set[int]:
 
 def routes() -> str:
     """The passes of every exact conversion to the first target."""
-    rows = ["# How each family becomes a Llama", "", "Made by `docs/generate.py` from the code.", ""]
+    rows = [
+        "# How each family becomes a Llama",
+        "",
+        "Made by `docs/generate.py` from the code. What is not here is refused:",
+    ]
+    rows += ["README.md has the reasons.", ""]
     rows += ["| source | passes |", "| --- | --- |"]
     for name, variant, config in EXAMPLES:
         try:

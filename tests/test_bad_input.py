@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.checkpoint.companions import licences, stated_licence
+from kept.checkpoint.reader import read_header
 from kept.cli import main
 from kept.errors import LONGEST_LINE, CheckpointError, KeptError, printable
 from kept.passes.legalize import MOST_STEPS
@@ -495,3 +496,71 @@ def test_an_index_of_pickles_is_refused_with_the_way_out(tmp_path: Path) -> None
     write_json(source / "pytorch_model.bin.index.json", {"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}})
     assert "a pickle, which can run code when opened and is never opened here; load it in a sandbox" in refused(source)
     assert not (tmp_path / "marker").exists()
+
+
+# ------------------------------------------------------------------------------------- what an attacker found at last
+
+
+@pytest.mark.parametrize("name", ["README.md", "kept.json", "model.py", "pytorch_model.bin", "x.part"])
+def test_an_index_may_name_safetensors_only(source: Path, name: str) -> None:
+    weights = source / "model.safetensors"
+    names = [*dict(read_header(weights))]
+    weights.rename(source / name)
+    write_json(source / "model.safetensors.index.json", {"weight_map": dict.fromkeys(names, name)})
+    assert f"names '{name}', which is no *.safetensors file; rename it" in refused(source)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "orion"])
+def test_a_model_that_looks_ahead_is_no_decoder(tmp_path: Path, family: str) -> None:
+    source = write_checkpoint(tmp_path / "source", family)
+    change_json(source / "config.json", is_causal=False)
+    assert "is_causal is False, it must be true: a decoder sees no token after its own" in refused(source)
+
+
+def test_types_of_layers_that_contradict_the_window(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", "mistral", sliding_window=7)
+    change_json(source / "config.json", layer_types=["sliding_attention", "full_attention", "sliding_attention"])
+    assert "layer_types" in refused(source)
+    change_json(source / "config.json", layer_types=["sliding_attention"] * 3)
+    assert run("plan", source, "--to", "mistral").exit_code == 0
+
+
+def test_a_nan_that_no_logit_shows_is_named(source: Path, tmp_path: Path) -> None:
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.embed_tokens.weight"][96] = float("nan")
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    said = complaint("convert", source, tmp_path / "out")
+    assert "model.embed_tokens.weight holds 64 NaN; fetch the file again" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_value_beyond_the_format_that_was_asked_for_is_named(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", "llama")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = 1e6
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    said = complaint("convert", source, tmp_path / "out", "--dtype", "float16", "--verify-tokens", "0")
+    assert "model.layers.1.mlp.up_proj.weight: 1 values are beyond float16; choose --dtype bfloat16 or float32" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_in_a_record_cannot_draw_on_the_terminal(source: Path, tmp_path: Path) -> None:
+    assert run("convert", source, tmp_path / "out", "--verify-tokens", "0").exit_code == 0
+    record = read_json(tmp_path / "out" / "kept.json")
+    change_json(tmp_path / "out" / "kept.json", files={**record["files"], "\x1b[31mRED\nkept: all is well": "x"})
+    said = run("check", tmp_path / "out").stdout
+    assert "\x1b" not in said
+    assert not any(line.startswith("kept: all is well") for line in said.splitlines())
+
+
+def test_a_record_that_lists_nothing_proves_nothing(source: Path, tmp_path: Path) -> None:
+    assert run("convert", source, tmp_path / "out", "--verify-tokens", "0").exit_code == 0
+    change_json(tmp_path / "out" / "kept.json", files={})
+    result = run("check", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "config.json: is not in kept.json; it was added later" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("length", [250, 300])
+def test_a_name_that_is_too_long(source: Path, tmp_path: Path, length: int) -> None:
+    assert "cannot be written (File name too long)" in complaint("convert", source, tmp_path / ("a" * length))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,16 @@ from kept.checkpoint.finite import not_finite
 from kept.checkpoint.reader import read_header, read_json, stored_files, weight_files, weight_map
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import INDEX
-from kept.errors import CheckpointError, KeptError
+from kept.errors import CheckpointError, KeptError, printable
 from kept.families import FAMILIES, family_of
+from kept.hub import local
 from kept.record import RECORD
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
+    from pathlib import Path
 
     from kept.ir.tensors import Stored
 
@@ -84,7 +85,7 @@ def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
     Raises CheckpointError where there is no directory; everything else that is wrong is a line of the result's
     `damage`. Memory does not grow with the checkpoint.
     """
-    directory = Path(path)
+    directory = local(path)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is no directory; give the path of a checkpoint")
     found = _Findings()
@@ -94,7 +95,9 @@ def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
     _index(directory, tensors, found)
     vocabulary = _meaning(config, tensors, found, whole=whole)
     sums = _sums(directory, found)
-    _bytes(files, tensors, sums, found, reporter or Silent())
+    if sums is not None:
+        _unlisted(directory, files, sums, found)
+    _bytes(files, tensors, sums or {}, found, reporter or Silent())
     for name in SETTINGS:
         if (directory / name).exists():
             found.of(read_json, directory / name)
@@ -102,8 +105,8 @@ def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
     family = config.get("model_type") if config else None
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     family = family if isinstance(family, str) else None
-    damage = tuple(dict.fromkeys(found.damage))
-    return Checked(str(directory), family, len(tensors), nbytes, len(sums), damage, tuple(found.remarks))
+    damage = tuple(dict.fromkeys(map(printable, found.damage)))
+    return Checked(str(directory), family, len(tensors), nbytes, len(sums or {}), damage, tuple(found.remarks))
 
 
 def _files(directory: Path, found: _Findings) -> list[Path]:
@@ -163,16 +166,26 @@ def _meaning(
     return None if spec is None else spec.vocabulary
 
 
-def _sums(directory: Path, found: _Findings) -> dict[Path, str]:
-    """The sum of each file that `kept.json` names."""
+def _sums(directory: Path, found: _Findings) -> dict[Path, str] | None:
+    """The sum of each file that `kept.json` names; None where it names none."""
     if not (directory / RECORD).exists():
         found.remarks.append(f"no {RECORD}: there are no sums to compare with")
-        return {}
-    stated = (found.of(read_json, directory / RECORD) or {"files": {}}).get("files")
+        return None
+    record = found.of(read_json, directory / RECORD)
+    if record is None:
+        return None
+    stated = record.get("files")
     if not isinstance(stated, dict) or not all(isinstance(value, str) for value in stated.values()):
         found.damage.append(f"{directory / RECORD}: has no files with their sums; is it a record of a conversion?")
-        return {}
+        return None
     return dict(_beside(directory, stated, found))
+
+
+def _unlisted(directory: Path, files: list[Path], sums: Mapping[Path, str], found: _Findings) -> None:
+    """What decides what a model is and says, and is not in the record, was not written with it."""
+    others = (directory / name for name in ("config.json", INDEX, *TOKENIZERS))
+    added = [file for file in (*files, *others) if file.is_file() and file not in sums]
+    found.damage.extend(f"{file.name}: is not in {RECORD}; it was added later" for file in added)
 
 
 def _beside(directory: Path, stated: Mapping[str, str], found: _Findings) -> Iterator[tuple[Path, str]]:
@@ -191,9 +204,6 @@ def _bytes(
 ) -> None:
     """Sum the files and look at every weight, on two cores; findings in the order of the files."""
     total = sum(file.stat().st_size for file in sums) + sum(tensor.nbytes for tensor in tensors.values())
-    if sums:
-        unlisted = [file.name for file in files if file not in sums]
-        found.damage.extend(f"{file}: is not in {RECORD}; it was added later" for file in unlisted)
     pool = ThreadPoolExecutor(WORKERS)
     try:
         with reporter.stage("check", total, "bytes") as advance:

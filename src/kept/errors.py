@@ -33,6 +33,10 @@ class CheckpointError(KeptError):
     """A file of a checkpoint is missing, damaged or disagrees with its config."""
 
 
+class Overflow(CheckpointError):  # noqa: N818 - it is what happened to a value
+    """A value that was computed is no number, or is beyond its format."""
+
+
 class Refusal(KeptError):  # noqa: N818 - it is a reasoned "no", not a malfunction
     """A pass or a target cannot keep this model's function, and says which layer and why."""
 

@@ -16,7 +16,7 @@ from kept.checkpoint.reader import PICKLES, weight_map
 from kept.checkpoint.writer import INDEX
 from kept.errors import CheckpointError, printable
 
-ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>(?!.*\.\.)[\w./-]+))?", re.ASCII)
 
 OTHERS = ("config.json", "generation_config.json", "tokenizer_config.json", "README.md", INDEX)
 
@@ -37,7 +37,8 @@ def local(source: str | Path) -> Path:
     listed = sorted(set(weight_map(folder).values())) if (folder / INDEX).is_file() else None
     _fetch(str(source), match["name"], folder.name, listed or ["*.safetensors"])
     if not listed and not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{source}: has no *.safetensors file on the hub; pickles are not fetched")
+        where = "on the hub, nor, if that is offline, in its cache"
+        raise CheckpointError(f"{source}: has no *.safetensors file {where}; pickles are not fetched")
     return folder
 
 

@@ -14,8 +14,7 @@ from kept.checkpoint.finite import first_not_finite
 from kept.checkpoint.staging import Staging, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
-from kept.errors import CheckpointError, OutputError, PromiseError
-from kept.ir.tensors import TORCH_NAMES
+from kept.errors import CheckpointError, OutputError, Overflow, PromiseError
 from kept.opened import Opened, open_model
 from kept.passes.base import Promise
 from kept.planning import prepare
@@ -76,10 +75,16 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     source, planned, target = ready.source, ready.plan, ready.target
     with staging(target, fingerprint(source, recipe)) as stage:
         small = write_small(stage, ready.parts, ready.config, ready.extra)
-        hashes = write_weights(stage, ready.parts, source, reporter)
+        try:
+            hashes = write_weights(stage, ready.parts, source, reporter)
+        except Overflow:
+            _check_finite(source)  # says which of its weights is none
+            raise
+        if ready.tokens is not None:
+            _check_finite(source)
         found = _verify_staged(source, stage, planned, ready.tokens, reporter)
         if found is not None and not isfinite(found.floor.kl):
-            raise CheckpointError(_not_finite(source))
+            raise CheckpointError(f"{source.path}: its own logits overflow in {found.dtype}; --dtype float32 may help")
         stage.write("README.md", model_card(source, planned.program.spec, recipe.to, planned, found))
         hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
         written = record(source, recipe, planned, hashes, found)
@@ -125,16 +130,15 @@ def _verify_staged(
         return verify_pair(source, output, tokens, planned.promise, proved, progress=advance)
 
 
-def _not_finite(source: Opened) -> str:
-    """Why a source's logits are not finite: the weight that is no number, which takes reading all of them to find."""
+def _check_finite(source: Opened) -> None:
+    """Raise CheckpointError for a weight that is no number. Logits may not show one: no text has every token."""
     found = first_not_finite(source.checkpoint.tensors)
-    if found is None:
-        return (
-            f"{source.path}: its own logits overflow in {TORCH_NAMES[source.program.dtype]}; --dtype float32 may help"
+    if found is not None:
+        name, count = found
+        file = source.checkpoint.tensors[name].file
+        raise CheckpointError(
+            f"{file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
         )
-    name, count = found
-    file = source.checkpoint.tensors[name].file
-    return f"{file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
 
 
 def _set_aside(stage: Staging) -> Path:

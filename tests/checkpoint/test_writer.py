@@ -351,6 +351,18 @@ def test_the_same_run_continues_and_ends_with_the_same_bytes(tmp_path: Path, par
     assert not hidden(target).exists()
 
 
+def test_a_finished_shard_that_was_damaged_since_is_written_again(tmp_path: Path, parts: list[Shard]) -> None:
+    target = tmp_path / "out"
+    crash_during(target, parts, 2)
+    with (hidden(target) / parts[0].name).open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
+    (hidden(target) / "vocab.json").write_text("of a source that had one", encoding="utf-8")
+    write_out(target, parts)
+    write_out(tmp_path / "uninterrupted", parts)
+    assert all_bytes(target) == all_bytes(tmp_path / "uninterrupted")
+
+
 def test_another_run_begins_anew(tmp_path: Path, parts: list[Shard]) -> None:
     target = tmp_path / "out"
     crash_during(target, parts, 2)

@@ -10,6 +10,7 @@ import torch
 
 from kept.errors import Refusal
 from kept.families import LLAMA, family_of
+from kept.families.mistral import MISTRAL
 from kept.ir import spec as ir
 from kept.ir.slots import readings
 from kept.ir.tensors import Stored, zeros
@@ -307,7 +308,10 @@ def test_the_final_bias_can_be_dropped() -> None:
 
 def test_float16_cannot_hold_the_block() -> None:
     said = refused(orion(2), dtype="F16")
-    assert said == "affine-tail: dtype: float16 overflows in the tail; use --dtype bfloat16 or float32"
+    assert (
+        said
+        == "affine-tail: dtype: float16 overflows in the tail; use --dtype bfloat16 or float32, or --final-bias drop"
+    )
     assert to_llama(orion(2), dtype="F16", final_bias="drop").program.dtype == "F16"
     assert to_llama(orion(2), dtype="F16", norm="opm").program.dtype == "F16"
 
@@ -473,3 +477,12 @@ def test_the_gate_forgotten_in_a_whole_plan_would_show() -> None:
     tokens = TOKENS % 11
     assert worst(logits(plan.program, tokens), logits(program, tokens)) < TOLERANCE
     assert worst(logits(forgotten, tokens), logits(program, tokens)) > 1e3 * TOLERANCE
+
+
+def test_a_refusal_names_the_option_that_works(tmp_path: Path) -> None:
+    orion, gpt2 = (program_of(write_checkpoint(tmp_path / name, name)) for name in ("orion", "gpt2"))
+    with pytest.raises(Refusal, match=r"no such bias; no exact map exists; --norm opm makes a lossy one"):
+        legalise(orion, MISTRAL.violations, Options())
+    assert legalise(orion, MISTRAL.violations, Options(norm="opm")).promise is Promise.LOSSY
+    with pytest.raises(Refusal, match=r"distil it into a fresh model of the target instead$"):
+        legalise(gpt2, MISTRAL.violations, Options())

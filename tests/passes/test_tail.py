@@ -216,7 +216,10 @@ def test_an_mlp_just_large_enough() -> None:
 def test_float16_is_refused_and_would_overflow() -> None:
     program = rounded(ready_for_tail(READY), "F16")
     said = refusal(AffineTail(), program)
-    assert said == "affine-tail: dtype: float16 overflows in the tail; use --dtype bfloat16 or float32"
+    assert (
+        said
+        == "affine-tail: dtype: float16 overflows in the tail; use --dtype bfloat16 or float32, or --final-bias drop"
+    )
     assert AffineTail().run(program).weights["layers.3.mlp.down.bias"].read().isinf().any()
 
 

@@ -58,6 +58,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     directory = Path(path)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is no directory; give a checkpoint's path or a hub id (org/name)")
+    if not (directory / "config.json").exists() and not stored_files(directory):
+        _refuse_pickles(directory)
     config = read_json(directory / "config.json")
     tensors: dict[str, Stored] = {}
     for file in weight_files(directory):
@@ -124,17 +126,26 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files that the index names, or those that are there."""
     if os.path.lexists(directory / INDEX):
-        return [_beside(directory, name) for name in sorted(set(weight_map(directory).values()))]
+        names = sorted(set(weight_map(directory).values()))
+        files = [_beside(directory, name) for name in names]
+        odd = next((name for name in names if not name.endswith(".safetensors")), None)
+        if odd is not None:
+            raise CheckpointError(f"{directory / INDEX}: names {odd!r}, which is no *.safetensors file; rename it")
+        return files
     files = stored_files(directory)
     if files:
         return files
+    _refuse_pickles(directory)
+    raise CheckpointError(f"{directory}: has no *.safetensors file")
+
+
+def _refuse_pickles(directory: Path) -> None:
     pickles = sorted(file.name for pattern in PICKLES for file in directory.glob(pattern))
     if pickles:
         raise CheckpointError(
             f"{directory / pickles[0]}: a pickle, which can run code when opened and is never opened here; "
             "load it in a sandbox with the library that made it and save it with safe_serialization=True"
         )
-    raise CheckpointError(f"{directory}: has no *.safetensors file")
 
 
 def weight_map(directory: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
 from kept.checkpoint.direct import Output
@@ -30,10 +30,11 @@ JOURNAL = ".kept-journal.json"
 
 @dataclass(frozen=True)
 class Staging:
-    """The hidden sibling in which an output is built."""
+    """The hidden sibling in which an output is built; `sums` are those of the shards that an earlier run finished."""
 
     path: Path
     target: Path
+    sums: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file."""
@@ -51,14 +52,16 @@ class Staging:
         Returns its sha256.
         """
         finished, part = self.path / shard.name, self._part(shard.name)
-        if finished.exists():
+        if shard.name in self.sums and digest(finished) == self.sums[shard.name]:
             progress(shard.nbytes)
-            return digest(finished)
+            return self.sums[shard.name]
         with self._errors():
             with Output(part) as out:
                 _write(shard, out, progress)
                 found = out.finish()
             part.rename(finished)
+            with (self.path / JOURNAL).open("a", encoding="utf-8") as journal:
+                journal.write(f"{found} {shard.name}\n")
         return found
 
     def publish(self) -> None:
@@ -113,7 +116,7 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
     Raises OutputError where the target exists, cannot be made, or another run is at work on it.
     """
     check_target(target)
-    path = target.parent / f".{target.name}.kept-partial"
+    path = _hidden(target)
     if path.is_symlink() or (path.is_dir() and any(path.iterdir()) and not (path / JOURNAL).is_file()):
         raise OutputError(f"{path}: is in the way and not from an earlier run; remove it or choose another output")
     try:
@@ -130,7 +133,7 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
         stage = Staging(path, target)
         try:
             check_target(target)  # again: the run that had the lock may just have finished
-            _begin(stage, journal, to_json(fingerprint).decode())
+            stage = replace(stage, sums=_begin(stage, journal, to_json(fingerprint).decode()))
             yield stage
         except BaseException as error:
             # An interrupted run is continued, and so is one whose full disk was freed; what a KeptError of another
@@ -139,31 +142,48 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
             raise
 
 
+def _hidden(target: Path) -> Path:
+    """Where an output is built."""
+    return target.parent / f".{target.name}.kept-partial"
+
+
 def check_target(target: Path) -> None:
-    """Raise OutputError where the target exists."""
+    """Raise OutputError where the target exists, or can have no such name."""
+    try:
+        for place in (target, _hidden(target)):
+            place.exists()
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another output") from None
     if (target / JOURNAL).is_file():  # finished by a run that was killed at the very end
         (target / JOURNAL).unlink()
     if target.exists() or target.is_symlink():
         raise OutputError(f"{target}: exists already; choose another output or remove it")
 
 
-def _begin(stage: Staging, journal: IO[str], fingerprint: str) -> None:
-    """Keep what a run with this fingerprint finished; of any other run nothing."""
+def _begin(stage: Staging, journal: IO[str], fingerprint: str) -> dict[str, str]:
+    """Keep the shards that a run with this fingerprint finished; of any other run nothing. Returns their sums.
+
+    The journal is the fingerprint, and behind it a line for each finished shard.
+    """
     journal.seek(0)
-    if journal.read() == fingerprint:
-        return
+    found = journal.read()
+    lines = found.removeprefix(fingerprint).splitlines() if found.startswith(fingerprint) else []
+    sums = {name: value for value, _, name in (line.partition(" ") for line in lines)}
+    finished = {name: value for name, value in sums.items() if (stage.path / name).is_file()}
     for entry in stage.path.iterdir():
-        if entry.name != JOURNAL:
+        if entry.name != JOURNAL and entry.name not in finished:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    journal.truncate(0)
-    journal.write(fingerprint)
-    journal.flush()
+    if not lines:
+        journal.truncate(0)
+        journal.write(fingerprint)
+        journal.flush()
+    return finished
 
 
 def _write(shard: Shard, out: Output, progress: Progress) -> None:
     if shard.whole is None:
         out.write(shard.header())
-        write_tensors((tensor for _, tensor in shard.tensors), out, progress)
+        write_tensors(shard.tensors, out, progress)
         return
     header = shard.whole.stat().st_size - shard.nbytes
     copy(shard.whole, out, 0, header)

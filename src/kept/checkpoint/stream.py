@@ -6,12 +6,13 @@ that the writer finds them in memory, and summing costs neither its time nor a s
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from hashlib import sha256
 from threading import Condition
 from typing import TYPE_CHECKING
 
-from kept.errors import CheckpointError, OutputError
+from kept.errors import CheckpointError, OutputError, Overflow
 from kept.ir.tensors import Lazy, Stored, torch_dtype, working_precision
 
 if TYPE_CHECKING:
@@ -95,17 +96,33 @@ def paced(gauge: Gauge, share: float) -> Progress:
     return progress
 
 
-def write_tensors(tensors: Iterable[Lazy], out: Output, progress: Progress) -> None:
-    """Write tensors' bytes: those of a file are copied, others computed. `progress` gets bytes as they are written."""
-    for tensor in tensors:
+def write_tensors(tensors: Iterable[tuple[str, Lazy]], out: Output, progress: Progress) -> None:
+    """Write tensors' bytes: those of a file are copied, others computed. `progress` gets bytes as they are written.
+
+    Raises Overflow naming a computed tensor that is not finite.
+    """
+    for name, tensor in tensors:
         if isinstance(tensor, Stored):
             copy(tensor.file, out, tensor.offset, tensor.nbytes, progress)
             continue
         with one_thread():
             for block in tensor.blocks(working_precision(tensor.dtype)):
-                data = raw(block.to(torch_dtype(tensor.dtype)))
+                rounded = block.to(torch_dtype(tensor.dtype))
+                _check_finite(name, block, rounded)
+                data = raw(rounded)
                 out.write(data)
                 progress(data.nbytes)
+
+
+def _check_finite(name: str, block: torch.Tensor, rounded: torch.Tensor) -> None:
+    """A sum is finite where all is, and costs less to find; where it is not, each value is looked at."""
+    if math.isfinite(rounded.sum(dtype=block.dtype)) or bool(rounded.isfinite().all()):
+        return
+    count = int((~rounded.isfinite()).sum())
+    if bool(block.isfinite().all()):
+        kind = str(rounded.dtype).removeprefix("torch.")
+        raise Overflow(f"{name}: {count} values are beyond {kind}; choose --dtype bfloat16 or float32")
+    raise Overflow(f"{name}: {count} values are no numbers; --dtype float32 may help")
 
 
 @contextmanager

@@ -360,11 +360,15 @@ class Window:
     default: int | None = None
     path: str = field(default=f"{L}mixer.window")
 
-    def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
-        """Key to fact."""
-        if "sliding_window" not in config.keys:
-            return {self.path: self.default}
-        return {self.path: None if config.get("sliding_window") is None else config.size("sliding_window")}
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to fact. Types of layers, which newer classes read, may say nothing else."""
+        size = self.default
+        if "sliding_window" in config.keys:
+            size = None if config.get("sliding_window") is None else config.size("sliding_window")
+        types = [LAYER_TYPES[size is not None]] * known["depth"]
+        if config.get("layer_types") not in (None, types):
+            raise config.wrong("layer_types", f"{types[0]} for every layer, as sliding_window says")
+        return {self.path: size}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Fact to key."""

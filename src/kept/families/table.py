@@ -78,6 +78,7 @@ class Family:
     def read_config(self, config: Mapping[str, Any]) -> Spec:
         """The architecture that a config describes. Raises CheckpointError naming the key."""
         known: Facts = {}
+        _check_causal(Config(config))
         for item in self.items:
             for path, value in item.read(Config(config), known).items():
                 known.update(flatten(path, value))
@@ -147,6 +148,13 @@ class Family:
     def _ignores(self, name: str, spec: Spec) -> bool:
         tied = spec.head.tied and name == self._entry("head.weight", spec).name
         return tied or any(fnmatch(name, pattern) for pattern in self.ignored)
+
+
+def _check_causal(config: Config) -> None:
+    """Refuse what makes a stock class look ahead: that is an encoder, and no family here."""
+    for key, wanted in (("is_causal", True), ("use_bidirectional_attention", False)):
+        if config.get(key) not in (None, wanted):
+            raise config.wrong(key, f"{str(wanted).lower()}: a decoder sees no token after its own")
 
 
 _LAYER = re.compile(r"^layers\.(\d+)\.")

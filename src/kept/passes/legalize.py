@@ -6,9 +6,9 @@ no pass removes is a refusal with its reason and the way out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kept.errors import Refusal
 from kept.passes.base import Pass, Promise
@@ -86,8 +86,30 @@ def legalise(program: Program, violations: Violations, options: Options, gains: 
     """The plan that makes a program expressible for the target whose `violations` are given.
 
     `gains` are the calibrated norms' gains; a plan that is only printed may leave them out. Raises Refusal naming
-    every violation that no pass removes, or the pass that cannot run, each with its reason and way out.
+    every violation that no pass removes, or the pass that cannot run, each with its reason and way out: another option
+    where one makes a plan.
     """
+    try:
+        return _plan(program, violations, options, gains)
+    except Refusal as refusal:
+        said = str(refusal)
+        other = next(
+            (way for change, way in OTHER_WAYS if _works(program, violations, replace(options, **change))), None
+        )
+        if other is None or not said.endswith(WAY_OUT):
+            raise
+        raise Refusal(f"{said.removesuffix(WAY_OUT)}{other}") from None
+
+
+def _works(program: Program, violations: Violations, options: Options) -> bool:
+    try:
+        _plan(program, violations, options, None)
+    except Refusal:
+        return False
+    return True
+
+
+def _plan(program: Program, violations: Violations, options: Options, gains: Gains) -> Plan:
     steps: list[Step] = []
     if options.context is not None and options.context != program.spec.context:
         program = _apply(LimitContext(options.context), program, steps)
@@ -241,6 +263,15 @@ REASONS: tuple[tuple[Kind, str], ...] = (
 """Why nothing removes a violation."""
 
 WAY_OUT = "no exact map exists; distil it into a fresh model of the target instead"
+
+OTHER_WAYS: tuple[tuple[Mapping[str, Any], str], ...] = (
+    ({"final_bias": "drop"}, "no exact map exists; --final-bias drop makes an approximate one, which is measured"),
+    (
+        {"norm": "opm"},
+        "no exact map exists; --norm opm makes a lossy one, which is measured, and a start for distillation",
+    ),
+)
+"""Options that may make a plan where the usual ones do not, the better first."""
 
 
 def _rules_for(found: Sequence[Violation]) -> list[Rule]:

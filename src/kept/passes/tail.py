@@ -125,7 +125,12 @@ def _layer_obstacle(program: Program) -> Obstacle | None:
         (layer.mixer_post_norm or layer.mlp_post_norm, at, "has norms behind its parts", drop),
         (layer.mlp.size < width - 1, at, f"has {layer.mlp.size} channels, the tail needs {width - 1}", drop),
         (spec.head.softcap or spec.head.normalised, "head", "caps or normalises its logits", drop),
-        (program.dtype == "F16", "dtype", "float16 overflows in the tail", "use --dtype bfloat16 or float32"),
+        (
+            program.dtype == "F16",
+            "dtype",
+            "float16 overflows in the tail",
+            "use --dtype bfloat16 or float32, or --final-bias drop",
+        ),
     )
     for stands, where, why, way_out in final:
         if stands:
