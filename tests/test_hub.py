@@ -218,10 +218,8 @@ def test_what_the_hub_does_not_give(hub: Hub, tmp_path: Path, source: str, reaso
 
 def test_pickles_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
     said = complaint(hub.client("plan", "org/pickled", home=tmp_path))
-    assert (
-        said
-        == "org/pickled: has no *.safetensors file on the hub, nor, if that is offline, in its cache; pickles are not fetched"
-    )
+    assert said.startswith("org/pickled: has no *.safetensors file on the hub, ")
+    assert said.endswith("; pickles are not fetched")
     assert fetched(tmp_path) == {"config.json"}
 
 
