@@ -6,7 +6,8 @@ From given hidden states of teacher and student: logits of both, forward KL, gra
 and (unless the head is frozen) of its head, in float32. `plain` is the loop that one writes first: two products, two
 log-softmaxes, `kl_div`, `backward`. Each round starts a process for each contender, in turns, so that all meet the same
 weather; a process runs once to warm up and then `--runs` times. Memory is the peak of the process's anonymous memory
-above what it held with its inputs, sampled every 5 ms. The rate is that of the four (frozen: three) products with the
+above what it held with its inputs, sampled every 5 ms. Processor
+seconds are of all threads: they hardly depend on who else uses the machine. The rate is that of the four (frozen: three) products with the
 head that any way needs, beside the machine's own on the same shapes and on square ones. Prints medians and writes
 them with machine, load, command and commit to benchmarks/results/.
 """
@@ -89,19 +90,22 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """One contender in this process: seconds of each run, peak memory, and the loss for comparison."""
     student, teacher = inputs(given, frozen="frozen" in given.one)
     loss = plain if given.one.startswith("plain") else chunked
-    seconds = []
+    seconds: list[float] = []
+    processor: list[float] = []
     with Peak() as peak:
         for _ in range(1 + given.runs):
             student.hidden_ND.grad = student.weight_VD.grad = None
-            start = time.monotonic()
+            start, busy = time.monotonic(), time.process_time()
             total = loss(student, teacher, given.chunk)
             total.backward()
             seconds.append(time.monotonic() - start)
+            processor.append(time.process_time() - busy)
             value = float(total.detach())
             del total
     assert student.hidden_ND.grad is not None
     norm = float(student.hidden_ND.grad.norm())
-    return {"seconds": seconds[1:], "peak_bytes": peak.above, "loss": value, "gradient_norm": norm}
+    measured = {"seconds": seconds[1:], "processor_seconds": processor[1:]}
+    return {**measured, "peak_bytes": peak.above, "loss": value, "gradient_norm": norm}
 
 
 def rates(given: argparse.Namespace) -> dict[str, float]:
@@ -137,15 +141,21 @@ def run(given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def median(results: list[dict[str, Any]], key: str) -> float:
+    """Over all runs of all processes."""
+    return statistics.median(value for one in results for value in one[key])
+
+
 def summary(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Medians, and what they are to one another."""
     machine = max(max(rates.values()) for rates in found["products"])
     rows: dict[str, dict[str, float]] = {}
     for name in CONTENDERS:
-        seconds = statistics.median(second for one in found[name] for second in one["seconds"])
+        seconds = median(found[name], "seconds")
         gflop = (3 if "frozen" in name else 4) * 2 * given.tokens * given.width * given.vocabulary / 1e9
         rows[name] = {
             "seconds": round(seconds, 4),
+            "processor_seconds": round(median(found[name], "processor_seconds"), 4),
             "tokens_per_second": round(given.tokens / seconds, 1),
             "peak_mb": round(statistics.median(one["peak_bytes"] for one in found[name]) / 1e6, 1),
             "gflop_per_second": round(gflop / seconds, 1),
@@ -158,6 +168,9 @@ def summary(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -
         "machine_gflop_per_second": round(machine, 1),
         "contenders": rows,
         "speed against plain": {b: round(rows[a]["seconds"] / rows[b]["seconds"], 2) for a, b in pairs},
+        "processor time against plain": {
+            b: round(rows[b]["processor_seconds"] / rows[a]["processor_seconds"], 3) for a, b in pairs
+        },
         "memory against plain": {b: round(rows[b]["peak_mb"] / rows[a]["peak_mb"], 3) for a, b in pairs},
     }
 
