@@ -4,12 +4,12 @@
 
 From given hidden states of teacher and student: logits of both, forward KL, gradients of the student's hidden states
 and (unless the head is frozen) of its head, in float32. `plain` is the loop that one writes first: two products, two
-log-softmaxes, `kl_div`, `backward`. Each round starts a process for each contender, in turns, so that all meet the same
-weather; a process runs once to warm up and then `--runs` times. Memory is the peak of the process's anonymous memory
-above what it held with its inputs, sampled every 5 ms. Processor
-seconds are of all threads: they hardly depend on who else uses the machine. The rate is that of the four (frozen: three) products with the
-head that any way needs, beside the machine's own on the same shapes and on square ones. Prints medians and writes
-them with machine, load, command and commit to benchmarks/results/.
+log-softmaxes, `kl_div`, `backward`. Each round starts a process for each contender, in turns, so that all meet the
+same weather; a process runs once to warm up and then `--runs` times. Memory is the peak of the process's anonymous
+memory above what it held with its inputs, sampled every 5 ms. Processor seconds are of all threads: they hardly depend
+on who else uses the machine. The rate is that of the four (frozen: three) products with the head that any way needs,
+beside the machine's own on the same shapes and on square ones. Prints medians and writes them with machine, load,
+command and commit to benchmarks/results/.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def chunked_loss(
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         vocabulary = Vocabulary.of(plain.vocabulary, group, device)
         sums = _Sums(ours, wanted)
-        for rows_C in kept_M.split(chunk):
+        for rows_C in torch.split(kept_M, chunk):
             sums.add(rows_C, theirs, targets_N, objective, vocabulary)
         means = {name: sum_ / max(1, len(kept_M)) for name, sum_ in sums.values.items()}
         if sums.hidden_ND is not None:
@@ -127,7 +127,7 @@ class _Sums:
         products_CV = self.student.products(rows_C)
         known = _reader(teacher, rows_C)
         whole = vocabulary.group is not None  # the same blocks on every rank
-        for some in blocks(*products_CV.shape, products_CV.device, whole=whole):
+        for some in blocks(products_CV, whole=whole):
             logits_RV = self.student.logits(products_CV[some])
             values, grad_RV = measured(logits_RV, known(some), targets_N[rows_C[some]], objective, vocabulary)
             for name, value_R in values.items():

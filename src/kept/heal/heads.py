@@ -86,11 +86,12 @@ def _product_dtype(given: HeadInput) -> torch.dtype:
     return torch.promote_types(given.hidden_ND.dtype, given.weight_VD.dtype)
 
 
-def blocks(rows: int, vocabulary: int, device: torch.device, *, whole: bool) -> Iterator[slice]:
+def blocks(logits_CV: Tensor, *, whole: bool = False) -> Iterator[slice]:
     """Slices of a chunk to work on one by one; one slice on an accelerator, or where `whole` says so.
 
     An empty chunk is one empty slice: what is made of it has its names and its types.
     """
-    step = rows if whole or device.type != "cpu" else CACHED_ELEMENTS // vocabulary
+    rows, vocabulary = logits_CV.shape
+    step = rows if whole or logits_CV.device.type != "cpu" else CACHED_ELEMENTS // vocabulary
     step = max(1, step)
     return (slice(at, at + step) for at in range(0, max(1, rows), step))
