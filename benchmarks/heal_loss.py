@@ -1,6 +1,6 @@
 """What the loss of a distillation costs with a large vocabulary: a chunk of tokens at a time against whole logits.
 
-    python benchmarks/heal_loss.py [--vocabulary 84608] [--tokens 2048] [--width 512] [--rounds 5] [--runs 3]
+    python benchmarks/heal_loss.py [--vocabulary 84608] [--tokens 2048] [--width 512] [--threads 2]
 
 From given hidden states of teacher and student: logits of both, forward KL, gradients of the student's hidden states
 and (unless the head is frozen) of its head, in float32. `plain` is the loop that one writes first: two products, two
@@ -131,10 +131,12 @@ def timed(work: Callable[[], object]) -> float:
 def run(given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Every round, each contender in a process of its own."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*CONTENDERS, "products")}
-    sizes = [f"--{name}={getattr(given, name)}" for name in ("vocabulary", "tokens", "width", "runs", "chunk")]
+    asked = [
+        f"--{name}={getattr(given, name)}" for name in ("vocabulary", "tokens", "width", "runs", "chunk", "threads")
+    ]
     for _ in range(given.rounds):
         for name, results in found.items():
-            command = [sys.executable, __file__, *sizes, "--one", name]
+            command = [sys.executable, __file__, *asked, "--one", name]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             results.append(json.loads(said))
             print(f"{name}: {said.strip()}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
@@ -182,8 +184,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each contender")
     parser.add_argument("--runs", type=int, default=3, help="runs in each process")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--one", help="measure one contender in this process")
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     if given.one:
         print(json.dumps(rates(given) if given.one == "products" else measure(given)))
         return
@@ -193,7 +197,7 @@ def main() -> None:
         "command": "python benchmarks/heal_loss.py " + " ".join(sys.argv[1:]),
         "commit": commit(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": given.threads,
         "torch": torch.__version__,
         "load": {"before": load, "after": os.getloadavg()[0]},
         "sizes": {name: getattr(given, name) for name in ("vocabulary", "tokens", "width", "chunk", "rounds", "runs")},
@@ -201,7 +205,8 @@ def main() -> None:
         "runs": found,
     }
     print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
-    file = Path(__file__).parent / "results" / f"{time.strftime('%Y-%m-%d')}-heal-loss.json"
+    name = f"{time.strftime('%Y-%m-%d')}-heal-loss-{given.threads}-threads.json"
+    file = Path(__file__).parent / "results" / name
     file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
