@@ -205,8 +205,8 @@ def main() -> None:
         "runs": found,
     }
     print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
-    name = f"{time.strftime('%Y-%m-%d')}-heal-loss-{given.threads}-threads.json"
-    file = Path(__file__).parent / "results" / name
+    few = f"-{given.threads}-threads" if given.threads != os.cpu_count() else ""
+    file = Path(__file__).parent / "results" / f"{time.strftime('%Y-%m-%d')}-heal-loss{few}.json"
     file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
