@@ -1,14 +1,15 @@
 """What the loss of a distillation costs with a large vocabulary: a chunk of tokens at a time against whole logits.
 
-    python benchmarks/heal_loss.py [--vocabulary 84608] [--tokens 2048] [--width 512] [--rounds 5] [--runs 3]
+    python benchmarks/heal_loss.py [--vocabulary 84608] [--tokens 2048] [--width 512] [--threads 2]
 
 From given hidden states of teacher and student: logits of both, forward KL, gradients of the student's hidden states
 and (unless the head is frozen) of its head, in float32. `plain` is the loop that one writes first: two products, two
-log-softmaxes, `kl_div`, `backward`. Each round starts a process for each contender, in turns, so that all meet the same
-weather; a process runs once to warm up and then `--runs` times. Memory is the peak of the process's anonymous memory
-above what it held with its inputs, sampled every 5 ms. The rate is that of the four (frozen: three) products with the
-head that any way needs, beside the machine's own on the same shapes and on square ones. Prints medians and writes
-them with machine, load, command and commit to benchmarks/results/.
+log-softmaxes, `kl_div`, `backward`. Each round starts a process for each contender, in turns, so that all meet the
+same weather; a process runs once to warm up and then `--runs` times. Memory is the peak of the process's anonymous
+memory above what it held with its inputs, sampled every 5 ms. Processor seconds are of all threads: they hardly depend
+on who else uses the machine. The rate is that of the four (frozen: three) products with the head that any way needs,
+beside the machine's own on the same shapes and on square ones. Prints medians and writes them with machine, load,
+command and commit to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -89,19 +90,22 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """One contender in this process: seconds of each run, peak memory, and the loss for comparison."""
     student, teacher = inputs(given, frozen="frozen" in given.one)
     loss = plain if given.one.startswith("plain") else chunked
-    seconds = []
+    seconds: list[float] = []
+    processor: list[float] = []
     with Peak() as peak:
         for _ in range(1 + given.runs):
             student.hidden_ND.grad = student.weight_VD.grad = None
-            start = time.monotonic()
+            start, busy = time.monotonic(), time.process_time()
             total = loss(student, teacher, given.chunk)
             total.backward()
             seconds.append(time.monotonic() - start)
+            processor.append(time.process_time() - busy)
             value = float(total.detach())
             del total
     assert student.hidden_ND.grad is not None
     norm = float(student.hidden_ND.grad.norm())
-    return {"seconds": seconds[1:], "peak_bytes": peak.above, "loss": value, "gradient_norm": norm}
+    measured = {"seconds": seconds[1:], "processor_seconds": processor[1:]}
+    return {**measured, "peak_bytes": peak.above, "loss": value, "gradient_norm": norm}
 
 
 def rates(given: argparse.Namespace) -> dict[str, float]:
@@ -127,14 +131,21 @@ def timed(work: Callable[[], object]) -> float:
 def run(given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Every round, each contender in a process of its own."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*CONTENDERS, "products")}
-    sizes = [f"--{name}={getattr(given, name)}" for name in ("vocabulary", "tokens", "width", "runs", "chunk")]
+    asked = [
+        f"--{name}={getattr(given, name)}" for name in ("vocabulary", "tokens", "width", "runs", "chunk", "threads")
+    ]
     for _ in range(given.rounds):
         for name, results in found.items():
-            command = [sys.executable, __file__, *sizes, "--one", name]
+            command = [sys.executable, __file__, *asked, "--one", name]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             results.append(json.loads(said))
             print(f"{name}: {said.strip()}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     return found
+
+
+def median(results: list[dict[str, Any]], key: str) -> float:
+    """Over all runs of all processes."""
+    return statistics.median(value for one in results for value in one[key])
 
 
 def summary(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -142,10 +153,11 @@ def summary(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -
     machine = max(max(rates.values()) for rates in found["products"])
     rows: dict[str, dict[str, float]] = {}
     for name in CONTENDERS:
-        seconds = statistics.median(second for one in found[name] for second in one["seconds"])
+        seconds = median(found[name], "seconds")
         gflop = (3 if "frozen" in name else 4) * 2 * given.tokens * given.width * given.vocabulary / 1e9
         rows[name] = {
             "seconds": round(seconds, 4),
+            "processor_seconds": round(median(found[name], "processor_seconds"), 4),
             "tokens_per_second": round(given.tokens / seconds, 1),
             "peak_mb": round(statistics.median(one["peak_bytes"] for one in found[name]) / 1e6, 1),
             "gflop_per_second": round(gflop / seconds, 1),
@@ -158,6 +170,9 @@ def summary(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -
         "machine_gflop_per_second": round(machine, 1),
         "contenders": rows,
         "speed against plain": {b: round(rows[a]["seconds"] / rows[b]["seconds"], 2) for a, b in pairs},
+        "processor time against plain": {
+            b: round(rows[b]["processor_seconds"] / rows[a]["processor_seconds"], 3) for a, b in pairs
+        },
         "memory against plain": {b: round(rows[b]["peak_mb"] / rows[a]["peak_mb"], 3) for a, b in pairs},
     }
 
@@ -169,8 +184,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each contender")
     parser.add_argument("--runs", type=int, default=3, help="runs in each process")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--one", help="measure one contender in this process")
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     if given.one:
         print(json.dumps(rates(given) if given.one == "products" else measure(given)))
         return
@@ -180,7 +197,7 @@ def main() -> None:
         "command": "python benchmarks/heal_loss.py " + " ".join(sys.argv[1:]),
         "commit": commit(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": given.threads,
         "torch": torch.__version__,
         "load": {"before": load, "after": os.getloadavg()[0]},
         "sizes": {name: getattr(given, name) for name in ("vocabulary", "tokens", "width", "chunk", "rounds", "runs")},
@@ -188,7 +205,8 @@ def main() -> None:
         "runs": found,
     }
     print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
-    file = Path(__file__).parent / "results" / f"{time.strftime('%Y-%m-%d')}-heal-loss.json"
+    few = f"-{given.threads}-threads" if given.threads != os.cpu_count() else ""
+    file = Path(__file__).parent / "results" / f"{time.strftime('%Y-%m-%d')}-heal-loss{few}.json"
     file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 

@@ -67,10 +67,12 @@ def cast(given: HeadInput, dtype: torch.dtype) -> HeadInput:
     return HeadInput(leaf(given.hidden_ND), leaf(given.weight_VD), bias, given.head)
 
 
-def head_input(count: int, width: int, vocabulary: int, head: Head, random: torch.Generator) -> HeadInput:
-    """Logits of size 3 or so."""
+def head_input(
+    count: int, width: int, vocabulary: int, head: Head, random: torch.Generator, size: float = 3.0
+) -> HeadInput:
+    """Logits of about that size, before the head's multiplier."""
     hidden = torch.randn(count, width, generator=random, dtype=torch.float64)
-    weight = 3 * width**-0.5 * torch.randn(vocabulary, width, generator=random, dtype=torch.float64)
+    weight = size * width**-0.5 * torch.randn(vocabulary, width, generator=random, dtype=torch.float64)
     bias = torch.randn(vocabulary, generator=random, dtype=torch.float64) if head.bias else None
     return HeadInput(hidden, weight, bias, head)
 
@@ -91,9 +93,15 @@ def run(
 
 
 def error(found: tuple[torch.Tensor, list[torch.Tensor]], wanted: tuple[torch.Tensor, list[torch.Tensor]]) -> float:
-    """The largest error of value and gradients; each relative to its size, and to 1e-3 where it is smaller."""
-    pairs = zip((found[0], *found[1]), (wanted[0], *wanted[1]), strict=True)
-    return max(float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-3)) for a, b in pairs)
+    """The largest relative error of value and gradients.
+
+    What is smaller is taken relative to a nat, and to a gradient of a tenth: logits of a few nats are subtracted from
+    one another, and what is left cannot be nearer than their own roundings.
+    """
+    value = float((found[0].double() - wanted[0].double()).abs() / wanted[0].double().abs().clamp(min=1))
+    pairs = zip(found[1], wanted[1], strict=True)
+    gradients = [float((a.double() - b.double()).norm() / b.double().norm().clamp(min=0.1)) for a, b in pairs]
+    return max((value, *gradients))
 
 
 def chunked(case: Case) -> Callable[..., Losses]:

@@ -45,8 +45,12 @@ def part(given: HeadInput, rank: int) -> HeadInput:
     return cast(replace(given, weight_VD=given.weight_VD[rows], bias_V=given.bias_V[rows]), given.weight_VD.dtype)
 
 
-def losses_of_part(rank: int, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
-    """Every case by this rank: losses and gradients."""
+def losses_of_part(rank: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every case by this rank in both precisions: losses and gradients."""
+    return {str(dtype): _losses(rank, dtype) for dtype in (torch.float64, torch.float32)}
+
+
+def _losses(rank: int, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
     out = {}
     for name in OBJECTIVES:
         case, teacher = case_of(name, dtype)

@@ -47,11 +47,13 @@ def objectives(draw: st.DrawFn) -> Objective:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn, least: int = 1, size: float = 3.0) -> Case:
     """Chunks that do not divide, blocks of a row or two, no token that counts, heads of unlike widths."""
-    count, vocabulary = draw(st.integers(1, 12)), draw(st.integers(2, 40))
+    count, vocabulary = draw(st.integers(least, 12)), draw(st.integers(2 * least, 40))
     random = torch.Generator().manual_seed(draw(st.integers(0, 999)))
-    student, teacher = (head_input(count, draw(st.integers(1, 9)), vocabulary, draw(HEADS), random) for _ in range(2))
+    student, teacher = (
+        head_input(count, draw(st.integers(least, 9)), vocabulary, draw(HEADS), random, size) for _ in range(2)
+    )
     targets = torch.randint(0, vocabulary, (count,), generator=random)
     mask = torch.tensor(draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
     cut = draw(st.integers(1, 14)), draw(st.sampled_from([32, 1 << 19]))
@@ -66,8 +68,9 @@ def test_it_is_the_plain_computation_in_float64(case: Case) -> None:
 
 
 @settings(max_examples=100)
-@given(cases())
+@given(cases(least=4, size=1.0))
 def test_it_is_the_plain_computation_in_float32(case: Case) -> None:
+    """Of sizes at which the plain computation itself is that near to the truth: no distribution is all on one token."""
     case = case.to(torch.float32)
     assert error(run(chunked(case), case, case.teacher), run(plain_loss, case, case.teacher)) < SINGLE
 
@@ -141,7 +144,7 @@ def test_without_a_token_that_counts_there_is_nothing_to_learn() -> None:
     case = replace(CASE.to(torch.float32), mask=torch.zeros(7))
     found = chunked(case)(case.student, case.teacher, case.targets, case.mask, case.objective)
     assert found.tokens == 0
-    assert float(found.total) == float(found.agreement) == 0
+    assert float(found.total.detach()) == float(found.agreement) == 0
     assert set(found.means) == {"kl", "reverse", "jsd", "ce"}
     assert all(not bool(x.any()) for x in torch.autograd.grad(found.total, leaves(case.student)))
 
@@ -158,7 +161,7 @@ def test_what_is_reported_are_nats_without_weights() -> None:
     }
     assert set(found.means) == set(wanted)
     for name, value in wanted.items():
-        assert float(found.means[name]) == pytest.approx(float(value[kept].mean()), rel=EXACT)
+        assert float(found.means[name]) == pytest.approx(float(value.detach()[kept].mean()), rel=EXACT)
         assert not found.means[name].requires_grad
     same = (ours.argmax(-1) == theirs.argmax(-1))[kept].double().mean()
     assert float(found.agreement) == float(same)
@@ -211,7 +214,7 @@ def test_evaluation_makes_no_gradient() -> None:
     with torch.no_grad(), Largest() as largest:
         found = chunked(case)(case.student, case.teacher, case.targets, case.mask, case.objective)
     assert not found.total.requires_grad
-    assert float(found.total) == float(wanted.total)
+    assert torch.equal(found.total, wanted.total.detach())
     assert torch.ops.aten.addmm_.default not in largest.operations
 
 
@@ -266,7 +269,8 @@ def test_half_precision_is_no_worse_than_the_plain_computation(autocast: bool) -
         found, plain = run(chunked(half), half, half.teacher), run(plain_loss, half, half.teacher)
     for mine, theirs, right in zip(found[1], plain[1], wanted[1], strict=True):
         assert mine.dtype == theirs.dtype
-        assert 0 < error((mine, []), (right, [])) < 1.1 * error((theirs, []), (right, [])) < 0.05
+        lost, usual = (float((x.double() - right).norm() / right.norm()) for x in (mine, theirs))
+        assert 0 < lost < 1.1 * usual < 0.05
 
 
 def test_sums_in_half_precision_would_show() -> None:

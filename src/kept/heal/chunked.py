@@ -73,9 +73,9 @@ def chunked_loss(
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         vocabulary = Vocabulary.of(plain.vocabulary, group, device)
         sums = _Sums(ours, wanted)
-        for rows_C in kept_M.split(chunk):
+        for rows_C in torch.split(kept_M, chunk):
             sums.add(rows_C, theirs, targets_N, objective, vocabulary)
-        means = sums.means()
+        means = {name: sum_ / max(1, len(kept_M)) for name, sum_ in sums.values.items()}
         if sums.hidden_ND is not None:
             vocabulary.sum(sums.hidden_ND)
         total = objective.total(means)
@@ -107,7 +107,7 @@ class _Sums:
     """What is added up over chunks: values of tokens, and the gradients that somebody wants, not yet divided."""
 
     def __init__(self, student: Projection, wanted: list[bool]) -> None:
-        self.student, self.values = student, {}  # type: Projection, dict[str, list[Tensor]]
+        self.student, self.values = student, {}  # type: Projection, dict[str, Tensor]
         like = (student.hidden_ND, student.weight_VD, student.bias_V)
         self.gradients = [
             torch.zeros_like(x, dtype=wide(x[:0]).dtype) if want and x is not None else None
@@ -127,11 +127,12 @@ class _Sums:
         products_CV = self.student.products(rows_C)
         known = _reader(teacher, rows_C)
         whole = vocabulary.group is not None  # the same blocks on every rank
-        for some in blocks(*products_CV.shape, products_CV.device, whole=whole):
+        for some in blocks(products_CV, whole=whole):
             logits_RV = self.student.logits(products_CV[some])
             values, grad_RV = measured(logits_RV, known(some), targets_N[rows_C[some]], objective, vocabulary)
             for name, value_R in values.items():
-                self.values.setdefault(name, []).append(value_R)
+                # Added in place: small tensors kept from each block would pin the memory between them.
+                self.values.setdefault(name, value_R.new_zeros(())).add_(value_R.sum())
             if any(x is not None for x in self.gradients):
                 products_CV[some] = self.student.through(grad_RV, logits_RV)
         self.back(rows_C, products_CV)
@@ -148,11 +149,6 @@ class _Sums:
                 self.weight_VD += grad_CV.T @ hidden_CD
         if self.bias_V is not None:
             self.bias_V += grad_CV.sum(0, dtype=self.bias_V.dtype)
-
-    def means(self) -> dict[str, Tensor]:
-        """Of the values, by name; 0 where there is no token."""
-        every = {name: torch.cat(values) for name, values in self.values.items()}
-        return {name: value_M.sum() / max(1, len(value_M)) for name, value_M in every.items()}
 
 
 def _reader(teacher: Projection | TopK | None, rows_C: Tensor) -> Callable[[slice], Tensor | TopK | None]:

@@ -81,7 +81,8 @@ def top_k_bias(
     count = max(1, int((mask_N != 0).sum()))
     tiny = torch.finfo(sums.dtype).tiny
     means, errors = (sums[:, :3] / count).tolist(), (sums[:, 3] / sums[:, 4].clamp(min=tiny)).sqrt().tolist()
-    return [TopKBias(k, *mean, error) for k, mean, error in zip(ks, means, errors, strict=True)]
+    pairs = zip(ks, means, errors, strict=True)
+    return [TopKBias(k, full, listed, tail, error) for k, (full, listed, tail), error in pairs]
 
 
 def _likeliest(log_p_RV: Tensor, k: int, temperature: float) -> TopK:
@@ -95,7 +96,7 @@ def _logits(chunk: int, mask_N: Tensor | None, *heads: HeadInput) -> Iterator[tu
     device, count = heads[0].hidden_ND.device, len(heads[0].hidden_ND)
     kept_M = torch.arange(count, device=device) if mask_N is None else mask_N.nonzero()[:, 0]
     ready = [Projection(head.plain(), min(chunk, len(kept_M))) for head in heads]
-    for rows_C in kept_M.split(chunk):
+    for rows_C in torch.split(kept_M, chunk):
         products = [head.products(rows_C) for head in ready]
-        for some in blocks(*products[0].shape, device, whole=False):
+        for some in blocks(products[0]):
             yield tuple(head.logits(x_CV[some]) for head, x_CV in zip(ready, products, strict=True))
