@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from kept.checking import Checked
     from kept.demo import Demo
+    from kept.evaluation.estimate import Figure
+    from kept.evaluation.run import Evaluation, Row
     from kept.generation import Continued
     from kept.inspection import Inspection
     from kept.opened import Opened
@@ -49,7 +52,7 @@ def hint(message: str) -> None:
 
 def out_json(value: object) -> None:
     """JSON on stdout, with null for NaN and infinity, which JSON does not have."""
-    from kept.record import finite
+    from kept.checkpoint.writer import finite
 
     plain = [asdict(v) for v in value] if isinstance(value, list) else value
     table = asdict(plain) if is_dataclass(plain) and not isinstance(plain, type) else plain
@@ -287,6 +290,40 @@ def verification(found: Verification) -> None:
     for note in found.notes:
         hint(note)
     console.print(f"promise {found.promise}: {found.verdict}", markup=False)
+
+
+def evaluation(found: Evaluation) -> None:
+    """`kept eval`: a table of what counts; the rest is in the JSON."""
+    console = _console()
+    for model in found.models:
+        console.print(f"{model.name}: {model.family}, {model.dtype}")
+    shown = [row for row in found.rows if not row.detail]
+    table = _table("what", "metric", "items", *(model.name for model in found.models), *_more(found))
+    for row in shown:
+        name = row.part if row.name == row.part else f"{row.part}: {row.name}"
+        table.add_row(name, row.metric, str(row.items), *_figures(row, len(found.models)))
+    console.print(table)
+    left = len(found.rows) - len(shown)
+    if left:
+        hint(f"{left} more figures are in the JSON: --json or --out FILE")
+
+
+def _more(found: Evaluation) -> list[str]:
+    return ["difference", "agreement"] if len(found.models) == 2 else []
+
+
+def _figures(row: Row, models: int) -> list[str]:
+    own = [_figure(one) for one in row.models] or [""] * models
+    return own if models == 1 else [*own, _figure(row.difference, signed=True), _figure(row.agreement)]
+
+
+def _figure(found: Figure | None, *, signed: bool = False) -> str:
+    """A number with its standard error, to the digits that the error leaves."""
+    if found is None:
+        return ""
+    digits = max(0, min(6, 1 - math.floor(math.log10(found.error)))) if 0 < found.error < math.inf else 4
+    number = f"{found.value:+.{digits}f}" if signed else f"{found.value:.{digits}f}"
+    return number if math.isnan(found.error) else f"{number} ± {found.error:.{digits}f}"
 
 
 def generations(texts: Sequence[Continued]) -> None:

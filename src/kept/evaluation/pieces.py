@@ -11,7 +11,7 @@ from kept.checkpoint.stream import digest
 from kept.errors import InputError
 from kept.evaluation import agreement, mt_bench, passkey, perplexity, positions, sandbox, tasks
 from kept.evaluation.judge import Judge
-from kept.evaluation.settings import MT_BENCH
+from kept.evaluation.tasks import MT_BENCH
 from kept.verification.text import SAMPLE, beginning, sample_text
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import torch
 from kept.errors import InputError
 from kept.evaluation.estimate import Estimate, Figure, average, difference
 from kept.evaluation.pieces import Piece, pieces
-from kept.evaluation.settings import Settings, domains
+from kept.evaluation.settings import Settings
 from kept.evaluation.store import Store
 from kept.evaluation.subject import Subject
+from kept.ir.tensors import TORCH_NAMES
 from kept.opened import open_model
 from kept.reporting import Reporter, Silent
 
@@ -91,7 +92,10 @@ def _settings(texts: Mapping[str, str | Path], options: Mapping[str, Any]) -> Se
     unknown = [key for key in options if key not in Settings.__dataclass_fields__]
     if unknown:
         raise InputError(f"{unknown[0]}: is no setting; there are {', '.join(Settings.__dataclass_fields__)}")
-    return Settings(texts=domains(texts), **options)
+    given = {**options, "suites": tuple(options.get("suites", ()))}
+    if given.get("data") is not None:
+        given["data"] = Path(given["data"])
+    return Settings(texts={name: Path(file) for name, file in texts.items()}, **given)
 
 
 def _measure(
@@ -102,7 +106,7 @@ def _measure(
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
     subject = Subject(opened, dtype, settings.device, reporter)
     found = [piece.find(subject, store) for piece in asked]
-    named = settings.dtype or opened.program.dtype
+    named = settings.dtype or TORCH_NAMES[opened.program.dtype]
     return Model(opened.name, opened.family.name, named, subject.identity), found
 
 

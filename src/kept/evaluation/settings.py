@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.errors import InputError
-from kept.evaluation.tasks import GROUPS, SUITES, TASKS
+from kept.evaluation.tasks import NAMES
 from kept.ir.tensors import TORCH_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-MT_BENCH = "mt-bench"
-
-WORDS = ("positions", "passkey", "agreement", *SUITES, MT_BENCH, *GROUPS[:1], *TASKS)
-"""What may be asked for by name: parts that need texts only, suites, and single tasks."""
+    from pathlib import Path
 
 DTYPES = tuple(TORCH_NAMES.values())
 
@@ -26,7 +21,7 @@ DTYPES = tuple(TORCH_NAMES.values())
 class Settings:
     """What is measured, and how. Raises InputError naming the option that is wrong.
 
-    `texts`: files by domain; without any, the built-in sample. `suites`: some of `WORDS`. `data`: the folder of the
+    `texts`: files by domain; without any, the built-in sample. `suites`: some of `NAMES`. `data`: the folder of the
     tasks' files. `window`, `stride`: tokens, of perplexity (None: the context, and half the window). `characters`: how
     much of a text is read. `longest`: positions of `positions` and `passkey` (None: the model's). `limit`: documents of
     a task, questions of a category, prompts, and trials of a cell (None: all, or as many as each has by itself).
@@ -53,8 +48,8 @@ class Settings:
     def __post_init__(self) -> None:
         """Look at each setting."""
         for name in self.suites:
-            if name not in WORDS:
-                raise InputError(f"suite: is {name!r}{_nearest(name)}; it must be one of {', '.join(WORDS)}")
+            if name not in NAMES:
+                raise InputError(f"suite: is {name!r}{_nearest(name)}; it must be one of {', '.join(NAMES)}")
         for key in ("window", "stride", "longest", "limit", "characters"):
             value = getattr(self, key)
             least = 2 if key in {"window", "longest"} else 1
@@ -74,11 +69,6 @@ class Settings:
         return self.data
 
 
-def domains(texts: Mapping[str, str | Path]) -> dict[str, Path]:
-    """The files by domain."""
-    return {name: Path(file) for name, file in texts.items()}
-
-
 def _nearest(word: str) -> str:
-    near = get_close_matches(word, WORDS, 1)
+    near = get_close_matches(word, NAMES, 1)
     return f"; did you mean {near[0]}?" if near else ""

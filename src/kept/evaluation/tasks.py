@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import InputError
 from kept.evaluation import documents
-from kept.evaluation.estimate import Estimate, exponential, macro_f1, mean, ratio
+from kept.evaluation.estimate import Estimate, exponential, macro_f1, mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,6 +93,11 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 """Suites of tasks; `mmlu` and `blimp` are many tasks each, one for each file."""
 
 GROUPS = ("mmlu", "blimp")
+
+MT_BENCH = "mt-bench"
+
+NAMES = ("positions", "passkey", "agreement", *SUITES, MT_BENCH, "mmlu", *TASKS)
+"""What may be asked for by name: parts that need texts only, suites, and single tasks."""
 
 
 def members(name: str, data: Path) -> list[Task]:
@@ -221,7 +226,7 @@ def _estimate(metric: str, values: Sequence[Any]) -> Estimate:
     if metric == "f1":
         return macro_f1([(gold, chosen) for gold, chosen in values])
     if metric == "perplexity":
-        return exponential(ratio([-value for value in values], [1.0] * len(values)))
+        return exponential(mean([-value for value in values]))
     return mean(values)
 
 
