@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,4 +32,6 @@ def write(file: str | Path, found: Evaluation) -> None:
         part.write_bytes(to_json(table(found)))
         part.rename(target)
     except OSError as error:
+        with suppress(OSError):
+            part.unlink()
         raise OutputError(f"{target}: cannot be written ({error.strerror}); free space or permissions?") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -55,5 +56,6 @@ class Store:
                 os.fsync(opened.fileno())
             part.rename(file)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
             raise OutputError(f"{file}: cannot be written ({error.strerror}); free space or permissions?") from None
