@@ -38,11 +38,9 @@ def test_a_key_is_hidden_at_its_depth(llama: Subject, length: int, depth: float)
     text = llama.reader.decode([*made.prompt])
     assert text.count(made.key) == 2
     assert text.endswith("The pass key is")
-    dull = len(passkey.DULL)
-    hidden = (text.index(passkey.KEY[:10]) - len(passkey.INTRODUCTION)) / max(
-        1, text.count(passkey.DULL.strip()) * dull
-    )
-    assert abs(hidden - depth) < 0.3 if length == 400 else abs(hidden - depth) < 0.06
+    before, _, after = text.partition(passkey.KEY[:10])
+    sentences = [part.count(passkey.DULL.strip()) for part in (before, after)]
+    assert abs(sentences[0] / sum(sentences) - depth) < 0.06 + (0.3 if length == 400 else 0)
 
 
 def test_a_seed_decides_the_key(llama: Subject) -> None:
@@ -83,7 +81,7 @@ def test_a_random_model_finds_none(llama: Subject) -> None:
 
 
 def test_what_does_not_fit(llama: Subject) -> None:
-    with pytest.raises(InputError, match="longest: is 1501, and .* has 1500 positions to answer in"):
+    with pytest.raises(InputError, match=r"longest: is 1501, and .* has 1500 positions to answer in"):
         measure_passkey(llama, LIMIT + 1, 1, 0)
     with pytest.raises(InputError, match="100 positions are too few to hide a pass key in"):
         measure_passkey(llama, 100, 1, 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.evaluation.scoring import read_out, scored, sliding, windows
 from models import model_of, program_of, some_tokens, stock, write_checkpoint

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from transformers import AutoTokenizer
 
 from kept.errors import InputError
@@ -99,7 +99,7 @@ def test_positions_past_the_limit(llama: Subject, tmp_path: Path) -> None:
     assert longest_of(llama, None) == 128
     assert longest_of(llama, 512) == 512, "rotations go on"
     measure_positions(llama, "prose", PROSE, 512)
-    with pytest.raises(InputError, match="longest: is 512, and .* has a table of 128 positions"):
+    with pytest.raises(InputError, match=r"longest: is 512, and .* has a table of 128 positions"):
         longest_of(tiny(tmp_path, "gpt2"), 512)
 
 
