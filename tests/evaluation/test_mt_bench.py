@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from judge_stub import Stub
 from kept.errors import CheckpointError, InputError
 from kept.evaluation import chat, mt_bench
 from kept.evaluation.judge import KEY, Judge, sheet
@@ -25,44 +23,10 @@ if TYPE_CHECKING:
 QUESTION = {"turns": ["What is 2 + 3?", "Twice that?"], "references": ["5", "10"]}
 
 
-class Stub(ThreadingHTTPServer):
-    """Answers what is put into `replies`, the last one again and again, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies: list[tuple[int, Any]] = [(200, "Fine. Grade: [[7]]")]
-        self.asked: list[dict[str, Any]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Stub
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append({**body, "path": self.path, "key": self.headers["Authorization"]})
-        code, said = self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
-        answer = said if isinstance(said, dict) else {"choices": [{"message": {"content": said}}]}
-        self.send_response(code)
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Stay quiet."""
-
-
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    server = Stub()
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Stub.running() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
