@@ -264,7 +264,7 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     small = tmp_path / "small"
     write_checkpoint(small, "llama")
     (small / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
-    with pytest.raises(KeptError, match="its tokenizer gives id .*, the model has 97 tokens"):
+    with pytest.raises(KeptError, match=r"its tokenizer gives id .*, the model has 97 tokens"):
         kept.evaluate(small, results=tmp_path / "r")
 
 
