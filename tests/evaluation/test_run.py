@@ -135,7 +135,7 @@ def test_any_family(tmp_path: Path, family: str) -> None:
     assert math.isfinite(kept.evaluate(source, results=tmp_path / "r").rows[0].models[0].value)
 
 
-# ---------------------------------------------------------------------------------------------------------------- suites
+# --------------------------------------------------------------------------------------------------------------- suites
 
 
 @needs_data
