@@ -10,6 +10,7 @@ from judge_stub import Stub
 from kept.errors import CheckpointError, InputError
 from kept.evaluation import chat, mt_bench
 from kept.evaluation.judge import KEY, Judge, sheet
+from kept.reporting import Silent
 from models import DATA, needs_data
 from stored import change_json
 from subjects import tiny
@@ -116,7 +117,7 @@ def test_no_template(tmp_path: Path) -> None:
 def test_a_judge_grades_both_turns(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY, "secret")
     stub.replies = [(200, "Good [[9]] at first, but. Grade: [[8]]"), (200, "Grade: [[3.5]]")]
-    found = mt_bench.measure_scores(Judge(stub.url, "grader"), [QUESTION], {"answers": [["5", "11"]]})
+    found = mt_bench.measure_scores(Judge(stub.url, "grader"), [QUESTION], {"answers": [["5", "11"]]}, Silent())
     assert found == {"scores": [[8.0, 3.5]]}
     assert mt_bench.score_estimates(found)["score"].value == 5.75
     first, second = stub.asked

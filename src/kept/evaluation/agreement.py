@@ -5,11 +5,11 @@ Each model is measured alone, and what it said is compared: two models need neve
 
 from __future__ import annotations
 
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import InputError
 from kept.evaluation.answering import answers
+from kept.evaluation.documents import common
 from kept.evaluation.estimate import Estimate, mean
 from kept.evaluation.scoring import sliding
 from kept.evaluation.store import sum_of
@@ -67,11 +67,6 @@ def said_alike(first: Sequence[str], other: Sequence[str]) -> dict[str, Estimate
         "same text": mean([float(a == b) for a, b in pairs]),
         "text before they part": mean([_share(a, b) for a, b in pairs]),
     }
-
-
-def common(a: str, b: str) -> int:
-    """Characters until two texts part."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _share(a: str, b: str) -> float:

@@ -1,7 +1,7 @@
 """Runs one Python file with limits, as a program of its own: `python -I jail.py FILE SECONDS MEGABYTES`.
 
 Before the file is run, this process gives up, as far as the system lets it: processor time, memory, file sizes, other
-processes, the network (a namespace without any), and every change to any file (Landlock). It says `passed` on its
+processes, the network (a namespace without any), and to write, make or remove files (Landlock). It says `passed` on its
 standard output if the file ran to its end, whatever the file itself printed.
 """
 
@@ -23,6 +23,9 @@ LANDLOCK_CREATE, LANDLOCK_RESTRICT = 444, 446
 
 CHANGES = sum(1 << bit for bit in (1, *range(4, 13)))
 """Landlock's rights to write a file, to remove one or a directory, and to make any kind of file."""
+
+TRUNCATE = 1 << 14
+"""The right to cut a file short, which older kernels do not know."""
 
 
 def limit(seconds: int, megabytes: int) -> None:
@@ -47,10 +50,12 @@ def isolate() -> None:
     library = ctypes.CDLL(None, use_errno=True)
     library.unshare(CLONE_NEWUSER | CLONE_NEWNET)
     library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    rules = library.syscall(LANDLOCK_CREATE, struct.pack("=Q", CHANGES), ctypes.c_size_t(8), 0)
-    if rules >= 0:
-        library.syscall(LANDLOCK_RESTRICT, rules, 0)
-        os.close(rules)
+    for rights in (CHANGES | TRUNCATE, CHANGES):
+        rules = library.syscall(LANDLOCK_CREATE, struct.pack("=Q", rights), ctypes.c_size_t(8), 0)
+        if rules >= 0:
+            library.syscall(LANDLOCK_RESTRICT, rules, 0)
+            os.close(rules)
+            return
 
 
 def main(file: str, seconds: str, megabytes: str) -> None:

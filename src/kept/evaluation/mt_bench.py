@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from kept.evaluation.judge import Judge
     from kept.evaluation.subject import Subject
+    from kept.reporting import Reporter
 
     Question = dict[str, Any]
 
@@ -54,10 +55,16 @@ def agreement_of_answers(first: Mapping[str, Any], other: Mapping[str, Any]) -> 
     return said_alike(both[0], both[1])
 
 
-def measure_scores(judge: Judge, asked: Sequence[Question], found: Mapping[str, Any]) -> dict[str, Any]:
+def measure_scores(
+    judge: Judge, asked: Sequence[Question], found: Mapping[str, Any], reporter: Reporter
+) -> dict[str, Any]:
     """A judge's scores, from 1 to 10, two a question."""
-    pairs = zip(asked, found["answers"], strict=True)
-    return {"scores": [[judge.score(question, turns, turn) for turn in range(2)] for question, turns in pairs]}
+    scores = []
+    with reporter.stage("judge", len(asked), "questions") as advance:
+        for question, turns in zip(asked, found["answers"], strict=True):
+            scores.append([judge.score(question, turns, turn) for turn in range(2)])
+            advance(1)
+    return {"scores": scores}
 
 
 def score_estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -49,11 +49,6 @@ def text_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
     return {"perplexity": exponential(ratio(nats, tokens)), "bits per byte": ratio(bits, octets)}
 
 
-def token_count(found: dict[str, Any]) -> int:
-    """Tokens that were predicted."""
-    return sum(tokens for _, tokens, _ in found["passages"])
-
-
 def _tokens(encoding: Encoding) -> int:
     """Tokens less the special ones that the tokenizer puts behind a text."""
     count = len(encoding.ids)

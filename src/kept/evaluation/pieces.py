@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -189,7 +190,8 @@ def _scores(judge: Judge, category: str, questions: Sequence[mt_bench.Question],
     def find(subject: Subject, store: Store) -> Found:
         answered = answers(subject, store)
         key = {"judge": judge.url, "model": judge.model, "questions": questions, "answers": answered}
-        return store.get(f"{MT_BENCH}-{category}", key, lambda: mt_bench.measure_scores(judge, questions, answered))
+        measure = partial(mt_bench.measure_scores, judge, questions, answered, subject.reporter)
+        return store.get(f"{MT_BENCH}-{category}", key, measure)
 
     return find
 

@@ -152,7 +152,8 @@ def measure_task(subject: Subject, task: Task, data: Path, limit: int | None) ->
         instance.resps.append(response)
     with _quiet():
         asked.apply_filters()
-    return {"metrics": _metrics(asked, task)}
+    with subject.reporter.stage(task.name, len(asked.instances), "answers") as advance:
+        return {"metrics": _metrics(asked, task, advance)}
 
 
 def task_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
@@ -202,7 +203,7 @@ def _local(task: Task, splits: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _metrics(asked: Any, task: Task) -> dict[str, list[Any]]:
+def _metrics(asked: Any, task: Task, progress: Callable[[int], None]) -> dict[str, list[Any]]:
     by_document: dict[int, list[Any]] = defaultdict(list)
     for instance in asked.instances:
         by_document[instance.doc_id].append(instance)
@@ -214,6 +215,7 @@ def _metrics(asked: Any, task: Task) -> dict[str, list[Any]]:
             results = [one.filtered_resps[name] for one in ordered]
             for metric, value in asked.process_results(ordered[0].doc, results).items():
                 out[f"{metric},{name}" if len(filters) > 1 else metric].append(_plain(value))
+            progress(len(instances) if name == filters[0] else 0)
     assert task.headline in out, (task.name, list(out))
     return dict(out)
 
