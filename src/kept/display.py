@@ -293,28 +293,27 @@ def verification(found: Verification) -> None:
 
 
 def evaluation(found: Evaluation) -> None:
-    """`kept eval`: a table of what counts; the rest is in the JSON."""
+    """`kept eval`: a table of what counts, then how far two models agree; the rest is in the JSON."""
     console = _console()
     for model in found.models:
         console.print(f"{model.name}: {model.family}, {model.dtype}")
+    pair = len(found.models) == 2
+    table = _table("what", "metric", "items", *(model.name for model in found.models), *["difference"] * pair)
     shown = [row for row in found.rows if not row.detail]
-    table = _table("what", "metric", "items", *(model.name for model in found.models), *_more(found))
-    for row in shown:
-        name = row.part if row.name == row.part else f"{row.part}: {row.name}"
-        table.add_row(name, row.metric, str(row.items), *_figures(row, len(found.models)))
-    console.print(table)
+    for row in (row for row in shown if row.agreement is None):
+        figures = [_figure(one) for one in row.models] + [_figure(row.difference, signed=True)] * pair
+        table.add_row(_named(row), row.metric, str(row.items), *figures)
+    if table.row_count:
+        console.print(table)
+    for row in (row for row in shown if row.agreement is not None):
+        console.print(f"{_named(row)}: {row.metric} {_figure(row.agreement)} of {row.items}")
     left = len(found.rows) - len(shown)
     if left:
         hint(f"{left} more figures are in the JSON: --json or --out FILE")
 
 
-def _more(found: Evaluation) -> list[str]:
-    return ["difference", "agreement"] if len(found.models) == 2 else []
-
-
-def _figures(row: Row, models: int) -> list[str]:
-    own = [_figure(one) for one in row.models] or [""] * models
-    return own if models == 1 else [*own, _figure(row.difference, signed=True), _figure(row.agreement)]
+def _named(row: Row) -> str:
+    return row.part if row.name == row.part else f"{row.part}: {row.name}"
 
 
 def _figure(found: Figure | None, *, signed: bool = False) -> str:

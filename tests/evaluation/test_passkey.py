@@ -68,7 +68,7 @@ def test_a_model_that_reads_finds_them(llama: Subject, monkeypatch: pytest.Monke
     seen = 10_000
     found = passkey_estimates(measure_passkey(llama, LIMIT, 2, 0))
     assert {e.value for e in found.values()} == {1.0}
-    seen = 300
+    seen = 150
     found = passkey_estimates(measure_passkey(llama, LIMIT, 2, 0))
     assert found["retrieved at depth 1.0"].value == 1
     assert found["retrieved at depth 0.0"].value == 0

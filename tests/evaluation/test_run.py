@@ -219,7 +219,7 @@ def test_the_command_as_data_and_in_a_file(orion: Path, text: Path, tmp_path: Pa
 
 
 WRONG = [
-    ("--suite h7", "suite: is 'h7'; did you mean h6?"),
+    ("--suite kobst", "suite: is 'kobst'; did you mean kobest?"),
     ("--suite h6", "h6: needs the files of its tasks: --data DIR"),
     ("--suite h6 --data {new}/gone", "gone: is no directory; --data DIR says where"),
     ("--suite lambada --data {new}", "lambada_openai.jsonl: missing; --data DIR says where"),

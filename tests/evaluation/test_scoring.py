@@ -24,7 +24,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(st.integers(2, 200), st.integers(2, 40), st.data())
 def test_every_token_is_scored_once_with_enough_before_it(count: int, length: int, data: st.DataObject) -> None:
-    stride = data.draw(st.integers(1, length))
+    stride = data.draw(st.integers(1, length - 1))
     found = [*windows(count, length, stride)]
     assert [token for _, first, end in found for token in range(first, end)] == [*range(1, count)]
     assert {end - begin for begin, _, end in found} == {min(length, count)}
@@ -50,13 +50,15 @@ def test_windows_of_a_long_text_are_the_stock_model_s(llama: Path) -> None:
         begin = max(0, min(-(-(token + 1 - 24) // 8) * 8 if token >= 24 else 0, len(ids) - 24))
         with torch.inference_mode():
             logits = model(ids[None, begin:token]).logits[0, -1]
-        assert float(nats[token - 1]) == pytest.approx(float(F.cross_entropy(logits, ids[token])), abs=1e-9)
+        assert float(nats[token - 1]) == pytest.approx(float(F.cross_entropy(logits, ids[token])), abs=1e-5), (
+            "stock rotations are in float32"
+        )
 
 
-def test_a_stride_of_the_window_forgets(llama: Path) -> None:
-    """Negative control: with nothing before a window's tokens their nats are others."""
+def test_a_long_stride_forgets(llama: Path) -> None:
+    """Negative control: with little before a window's tokens their nats are others."""
     ids, model = some_tokens(1, 61)[0].tolist(), model_of(program_of(llama))
-    assert not torch.allclose(sliding(model, ids, 24, 8)[0], sliding(model, ids, 24, 24)[0])
+    assert not torch.allclose(sliding(model, ids, 24, 8)[0], sliding(model, ids, 24, 23)[0])
 
 
 def test_batches_and_blocks_change_nothing(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,13 @@ def prompts_of(text: str, count: int) -> list[str]:
     if not text.strip():
         raise InputError("the text to take prompts from is empty")
     starts = range(0, max(1, len(text) - PROMPT), max(1, len(text) // count))
-    found = (text[at : at + PROMPT].partition(" ")[2 if at else 0] for at in starts)
+    found = (_from_word(text[at : at + PROMPT]) if at else text[:PROMPT] for at in starts)
     return [prompt for prompt in (one.strip() for one in found) if prompt][:count]
+
+
+def _from_word(text: str) -> str:
+    """The text less its first word, which may be a part of one."""
+    return text.partition(" ")[2] or text
 
 
 def measure_greedy(subject: Subject, text: str, count: int) -> dict[str, Any]:

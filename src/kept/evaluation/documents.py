@@ -35,13 +35,10 @@ def present(file: Path) -> Path:
 
 
 def json_lines(file: Path) -> Iterator[Any]:
-    """The values of a file with one JSON value a line, plain or gzip."""
+    """The values of a file with one JSON value a line, plain or gzip. Raises InputError naming the file."""
+    opening = gzip.open if file.suffix == ".gz" else open
     try:
-        with (
-            gzip.open(present(file), "rt", encoding="utf-8")
-            if file.suffix == ".gz"
-            else file.open(encoding="utf-8") as lines
-        ):
+        with opening(present(file), "rt", encoding="utf-8") as lines:
             for line in lines:
                 yield json.loads(line)
     except (ValueError, OSError, EOFError) as error:
@@ -78,10 +75,11 @@ def hellaswag(file: Path) -> list[Document]:
 
 def winogrande(file: Path) -> list[Document]:
     """WinoGrande: the two beginnings become a sentence with a gap and what fills it."""
-    return [{"id": str(n), **_gap(*row["context_options"], row)} for n, row in enumerate(json_lines(file))]
+    return [{"id": str(n), **_gap(row)} for n, row in enumerate(json_lines(file))]
 
 
-def _gap(first: str, second: str, row: Document) -> Document:
+def _gap(row: Document) -> Document:
+    first, second = row["context_options"]
     start = common(first, second)
     sentence = f"{first[:start]}_ {row['continuation']}"
     return {"sentence": sentence, "option1": first[start:], "option2": second[start:], "answer": str(row["gold"] + 1)}

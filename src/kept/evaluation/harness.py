@@ -29,7 +29,7 @@ NEW_TOKENS = 256
 """Tokens of an answer where a task does not say."""
 
 
-class Harness(TemplateLM):  # type: ignore[misc] - lm-eval ships no types
+class Harness(TemplateLM):  # type: ignore[misc] # lm-eval ships no types
     """A subject as `lm-eval` sees a model. Greedy; contexts that are too long are cut at the left."""
 
     def __init__(self, subject: Subject) -> None:
@@ -80,7 +80,7 @@ class Harness(TemplateLM):  # type: ignore[misc] - lm-eval ships no types
         parts = get_rolling_token_windows(ids, self.prefix_token_id, most, 1)
         return sum(found[0] for found in self._loglikelihood_tokens([("", *make_disjoint_window(p)) for p in parts]))
 
-    def _loglikelihood_tokens(self, requests: Sequence[Pair], **_: Any) -> list[Answer]:
+    def _loglikelihood_tokens(self, requests: Sequence[Pair], **_options: Any) -> list[Answer]:
         """Answer (texts, context, continuation); what runs through the model is the same for many, and runs once."""
         out: list[Answer] = [(0.0, True)] * len(requests)
         by_input: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -109,7 +109,7 @@ class Harness(TemplateLM):  # type: ignore[misc] - lm-eval ships no types
         targets_N = torch.tensor([token for _, ids in asked for token in ids])
         nats_N, best_N = read_out(model, x_ND, targets_N.to(x_ND.device))
         sizes = [len(ids) for _, ids in asked]
-        pieces = zip(nats_N.split(sizes), best_N.split(sizes), targets_N.split(sizes), strict=True)
+        pieces = zip(*(torch.split(values, sizes) for values in (nats_N, best_N, targets_N)), strict=True)
         return [(-float(nats.sum()), bool((best == targets).all())) for nats, best, targets in pieces]
 
     def _long(self, context: list[int], continuation: list[int]) -> Answer:

@@ -27,7 +27,7 @@ PASSAGE = 1000
 def measure_text(subject: Subject, name: str, text: str, window: int | None, stride: int | None) -> dict[str, Any]:
     """Nats, tokens and bytes of each passage of a text.
 
-    `window` is at most the model's context (None: the context), `stride` at most the window (None: half of it).
+    `window` is at most the model's context (None: the context), `stride` less than the window (None: half of it).
     Raises InputError where the text has fewer than two tokens.
     """
     encoding = subject.reader.encoding(text)
@@ -37,7 +37,7 @@ def measure_text(subject: Subject, name: str, text: str, window: int | None, str
         raise InputError(f"{name}: gives {count} tokens; a longer text is needed")
     length = min(window or subject.context, subject.context)
     with subject.reporter.stage(name, count - 1, "tokens") as advance:
-        nats, _ = sliding(subject.model, ids, length, min(stride or max(1, length // 2), length), advance)
+        nats, _ = sliding(subject.model, ids, length, min(stride or length // 2, length - 1), advance)
     starts = [start for start, _ in encoding.offsets[1:count]]
     return {"passages": _passages(text, starts, nats.tolist())}
 

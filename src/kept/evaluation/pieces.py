@@ -95,7 +95,7 @@ def _text(settings: Settings, name: str, text: str) -> Piece:
 
 def _positions(settings: Settings) -> Iterator[Piece]:
     """By position, of every text: more of it is read where windows are long."""
-    for name in settings.texts or {"sample": None}:
+    for name in settings.texts or ("sample",):
 
         def read(subject: Subject, name: str = name) -> tuple[str, int]:
             longest = positions.longest_of(subject, settings.longest)

@@ -51,7 +51,9 @@ def windows(count: int, length: int, stride: int) -> Iterator[tuple[int, int, in
     """Windows over `count` tokens as (begin, first token that is scored, end): each token but 0 is scored once.
 
     All have the same length; the last one begins early enough for that, so that its tokens have more before them.
+    `stride` is less than `length`: the first token of a window has nothing before it.
     """
+    assert 0 < stride < length
     first, end = 1, min(length, count)
     while first < count:
         yield max(0, end - length), first, end

@@ -96,7 +96,7 @@ GROUPS = ("mmlu", "blimp")
 
 MT_BENCH = "mt-bench"
 
-NAMES = ("positions", "passkey", "agreement", *SUITES, MT_BENCH, "mmlu", *TASKS)
+NAMES = tuple(dict.fromkeys(("positions", "passkey", "agreement", *SUITES, MT_BENCH, "mmlu", *TASKS)))
 """What may be asked for by name: parts that need texts only, suites, and single tasks."""
 
 
