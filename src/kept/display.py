@@ -320,9 +320,11 @@ def _figure(found: Figure | None, *, signed: bool = False) -> str:
     """A number with its standard error, to the digits that the error leaves."""
     if found is None:
         return ""
-    digits = max(0, min(6, 1 - math.floor(math.log10(found.error)))) if 0 < found.error < math.inf else 4
-    number = f"{found.value:+.{digits}f}" if signed else f"{found.value:.{digits}f}"
-    return number if math.isnan(found.error) else f"{number} ± {found.error:.{digits}f}"
+    sign = "+" if signed else ""
+    if not 0 < found.error < math.inf:
+        return f"{found.value:{sign}.4g}" + (" ± 0" if found.error == 0 else "")
+    digits = max(0, min(6, 1 - math.floor(math.log10(found.error))))
+    return f"{found.value:{sign}.{digits}f} ± {found.error:.{digits}f}"
 
 
 def generations(texts: Sequence[Continued]) -> None:

@@ -70,14 +70,14 @@ def test_a_model_that_reads_finds_them(llama: Subject, monkeypatch: pytest.Monke
     assert {e.value for e in found.values()} == {1.0}
     seen = 150
     found = passkey_estimates(measure_passkey(llama, LIMIT, 2, 0))
-    assert found["retrieved at depth 1.0"].value == 1
-    assert found["retrieved at depth 0.0"].value == 0
-    assert found["retrieved"].value == pytest.approx(0.2)
-    assert len(found["retrieved"].pulls) == len(lengths(LIMIT)) * len(DEPTHS) * 2
+    assert found["at depth 1.0"].value == 1
+    assert found["at depth 0.0"].value == 0
+    assert found["at all"].value == pytest.approx(0.2)
+    assert len(found["at all"].pulls) == len(lengths(LIMIT)) * len(DEPTHS) * 2
 
 
 def test_a_random_model_finds_none(llama: Subject) -> None:
-    assert passkey_estimates(measure_passkey(llama, 512, 1, 0))["retrieved"].value == 0
+    assert passkey_estimates(measure_passkey(llama, 512, 1, 0))["at all"].value == 0
 
 
 def test_what_does_not_fit(llama: Subject) -> None:

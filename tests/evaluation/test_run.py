@@ -69,9 +69,20 @@ def test_two_models_side_by_side(orion: Path, out: Path, text: Path, tmp_path: P
     assert same.models == ()
     assert same.agreement is not None
     assert same.agreement.value > 0.99
-    assert row(found.rows, "positions", "perplexity at 200 to 400").items >= 2
+    assert row(found.rows, "positions", "at 200 to 400").items >= 2
     assert len(found.texts["agreement: greedy"]) == 2
     assert len(found.texts["agreement: greedy"][0]) == 2
+
+
+def test_domains_are_measured_apart(orion: Path, text: Path, tmp_path: Path) -> None:
+    code = tmp_path / "code.txt"
+    code.write_text("def add(left, right):\n    return left + right\n\n" * 80, encoding="utf-8")
+    both = kept.evaluate(orion, texts={"prose": text, "code": code}, suites=("positions",), results=tmp_path / "r")
+    for name, file in (("prose", text), ("code", code)):
+        alone = kept.evaluate(orion, texts={name: file}, suites=("positions",), results=tmp_path / "alone")
+        assert [one for one in both.rows if one.name == name] == [*alone.rows]
+    first, other = ([one.models for one in both.rows if one.name == name] for name in ("prose", "code"))
+    assert not any(a == b for a, b in zip(first, other, strict=True))
 
 
 def test_one_model_on_the_built_in_sample(orion: Path, tmp_path: Path) -> None:

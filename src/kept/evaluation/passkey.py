@@ -73,8 +73,8 @@ def passkey_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
     for part in ("length", "depth"):
         for value in dict.fromkeys(cell[part] for cell in cells):
             mine = [float(hit) for cell in cells if cell[part] == value for hit in cell["right"]]
-            out[f"retrieved at {part} {value}"] = mean(mine)
-    return {**out, "retrieved": average([mean([float(h) for h in cell["right"]]) for cell in cells])}
+            out[f"at {part} {value}"] = mean(mine)
+    return {**out, "at all": average([mean([float(h) for h in cell["right"]]) for cell in cells])}
 
 
 def riddle(subject: Subject, length: int, depth: float, seed: str) -> Riddle:

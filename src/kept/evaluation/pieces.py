@@ -94,22 +94,24 @@ def _text(settings: Settings, name: str, text: str) -> Piece:
 
 
 def _positions(settings: Settings) -> Iterator[Piece]:
-    """By position, of every text: more of it is read where windows are long."""
-    for name in settings.texts or ("sample",):
+    yield from (_position(settings, name) for name in settings.texts or ("sample",))
 
-        def read(subject: Subject, name: str = name) -> tuple[str, int]:
-            longest = positions.longest_of(subject, settings.longest)
-            return _texts(settings, max(settings.characters, positions.CHARACTERS * longest))[name], longest
 
-        def key(subject: Subject) -> dict[str, Any]:
-            text, longest = read(subject)
-            return {"text": _sum(text), "longest": longest}
+def _position(settings: Settings, name: str) -> Piece:
+    """By position, of one text: more of it is read where windows are long."""
 
-        def measure(subject: Subject, name: str = name) -> Found:
-            origin = str(settings.texts.get(name, SAMPLE))
-            return positions.measure_positions(subject, origin, *read(subject))
+    def read(subject: Subject) -> tuple[str, int]:
+        longest = positions.longest_of(subject, settings.longest)
+        return _texts(settings, max(settings.characters, positions.CHARACTERS * longest))[name], longest
 
-        yield Piece("positions", name, _once("positions", name, key, measure), positions.position_estimates)
+    def key(subject: Subject) -> dict[str, Any]:
+        text, longest = read(subject)
+        return {"text": _sum(text), "longest": longest}
+
+    def measure(subject: Subject) -> Found:
+        return positions.measure_positions(subject, str(settings.texts.get(name, SAMPLE)), *read(subject))
+
+    return Piece("positions", name, _once("positions", name, key, measure), positions.position_estimates)
 
 
 def _passkey(settings: Settings) -> Iterator[Piece]:

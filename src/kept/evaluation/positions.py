@@ -70,6 +70,6 @@ def position_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
     """Perplexity by bucket, over windows."""
     columns = zip(*found["windows"], strict=True)
     return {
-        f"perplexity at {begin} to {end}": exponential(ratio(*zip(*column, strict=True)))
+        f"at {begin} to {end}": exponential(ratio(*zip(*column, strict=True)))
         for (begin, end), column in zip(found["buckets"], columns, strict=True)
     }
