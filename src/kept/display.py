@@ -308,8 +308,9 @@ def evaluation(found: Evaluation) -> None:
     for row in (row for row in shown if row.agreement is not None):
         console.print(f"{_named(row)}: {row.metric} {_figure(row.agreement)} of {row.items}")
     left = len(found.rows) - len(shown)
-    if left:
-        hint(f"{left} more figures are in the JSON: --json or --out FILE")
+    more = [f"{left} more figures"] * bool(left) + ["what was written"] * bool(found.texts)
+    if more:
+        hint(f"{' and '.join(more)}: --json or --out FILE")
 
 
 def _named(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from foreign import slm_corpus, write_slm
 from kept.evaluation.scoring import read_out, scored, sliding, windows
-from models import model_of, program_of, some_tokens, stock, write_checkpoint
+from models import model_of, needs_data, program_of, some_tokens, stock, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +61,14 @@ def test_a_long_stride_forgets(llama: Path) -> None:
     """Negative control: with little before a window's tokens their nats are others."""
     ids, model = some_tokens(1, 61)[0].tolist(), model_of(program_of(llama))
     assert not torch.allclose(sliding(model, ids, 24, 8)[0], sliding(model, ids, 24, 23)[0])
+
+
+@needs_data
+def test_a_text_known_by_heart_costs_nothing(tmp_path: Path) -> None:
+    """A model with learned positions that was trained on one text until it knew it."""
+    model, ids = model_of(program_of(write_slm(tmp_path))), slm_corpus().tolist()
+    assert float(sliding(model, ids, 128, 64)[0].mean()) / math.log(2) < 0.01, "bits a character"
+    assert float(sliding(model, ids, 128, 127)[0].mean()) / math.log(2) == pytest.approx(0.11, abs=0.01)
 
 
 def test_batches_and_blocks_change_nothing(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
