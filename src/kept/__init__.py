@@ -1,7 +1,7 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
-The functions say what the command line says: `inspect`, `plan`, `convert`, `verify`, `generate`. Each is imported when
-it is first asked for, and none of them imports torch before it needs it.
+The functions say what the command line says: `inspect`, `plan`, `convert`, `verify`, `evaluate`, `generate`. Each is
+imported when it is first asked for, and none of them imports torch before it needs it.
 """
 
 from importlib import import_module
@@ -18,6 +18,7 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
+    from kept.evaluation.run import evaluate
     from kept.generation import generate
     from kept.inspection import inspect
     from kept.opened import open_model
@@ -36,6 +37,7 @@ __all__ = [
     "RecipeError",
     "Refusal",
     "convert",
+    "evaluate",
     "generate",
     "inspect",
     "load_recipe",
@@ -48,6 +50,7 @@ __all__ = [
 _HOMES = {
     "Recipe": "recipe",
     "convert": "pipeline",
+    "evaluate": "evaluation.run",
     "generate": "generation",
     "inspect": "inspection",
     "load_recipe": "recipe",

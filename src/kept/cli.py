@@ -26,6 +26,13 @@ def _words(_: click.Context, parameter: click.Parameter, begun: str) -> list[str
     return [word for word in WORDS[str(parameter.name)] if word.startswith(begun)]
 
 
+def _suites(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """The names of suites and tasks, for the shell."""
+    from kept.evaluation.tasks import NAMES
+
+    return [name for name in NAMES if name.startswith(begun)]
+
+
 def _folders(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
     """Ask the shell for directories."""
     return [CompletionItem(begun, type="dir")]
@@ -118,6 +125,7 @@ def main() -> None:
     kept convert path/to/orion out/llama           do it, and measure the result
     kept verify  path/to/orion out/llama           measure it again, on your own text
     kept check   out/llama                         is it whole, and every weight a number
+    kept eval    path/to/orion out/llama           what both know: texts, length, tasks, answers
     kept demo                                      all of it on a small model that comes along
     """
 
@@ -298,6 +306,84 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     given = {key: value for key, value in options.items() if value not in (None, (), False)}
     done = mend(Settings(student=student, **given), display.Bars(), display.healing)
     display.out_json(done.record) if as_json else display.healed(done)
+
+
+@main.command("eval")
+@click.argument("path", shell_complete=_folders)
+@click.argument("other", shell_complete=_folders, required=False)
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="[DOMAIN=]FILE",
+    help="UTF-8 file of a domain; may be given several times. [default: a built-in sample]",
+)
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=_suites,
+    help="positions, passkey, agreement, h6, kobest, blimp, lambada, humaneval, mt-bench, or a task; may be given "
+    "several times.",
+)
+@click.option("--data", type=click.Path(), shell_complete=_folders, metavar="DIR", help="Where the tasks' files are.")
+@click.option("--limit", type=int, metavar="N", help="Only N documents a task, questions a category, prompts, trials.")
+@click.option("--window", type=int, metavar="TOKENS", help="Window of perplexity. [default: the context]")
+@click.option("--stride", type=int, metavar="TOKENS", help="How far it moves. [default: half the window]")
+@click.option("--characters", type=int, metavar="N", help="How much of a text is read. [default: 200000]")
+@click.option("--longest", type=int, metavar="TOKENS", help="Of positions and passkey. [default: the model's limit]")
+@click.option("--dtype", metavar="DTYPE", shell_complete=_words, help="Run in this dtype. [default: each weight's own]")
+@click.option("--device", metavar="DEVICE", help="Where it runs: cpu, cuda, cuda:1, ... [default: cpu]")
+@click.option("--execute", is_flag=True, help="Let humaneval run what the model writes, in a process with limits.")
+@click.option("--chat", is_flag=True, help="Ask mt-bench by the checkpoint's chat template, rendered in a sandbox.")
+@click.option("--judge", metavar="URL", help="OpenAI-compatible endpoint that grades mt-bench; key in KEPT_JUDGE_KEY.")
+@click.option("--judge-model", metavar="NAME", help="The judge's model. [default: gpt-4]")
+@click.option("--seed", type=int, metavar="N", help="Of the pass keys. [default: 0]")
+@click.option("--results", default="kept-eval", show_default=True, help="Directory of what is finished.")
+@click.option("--out", type=click.Path(), shell_complete=_files, metavar="FILE", help="Also write the JSON to a file.")
+@JSON
+def evaluate(
+    path: str,
+    other: str | None,
+    texts: tuple[str, ...],
+    results: str,
+    out: str | None,
+    *,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure what the model in PATH knows, or two models side by side.
+
+    Perplexity by domain, by position, pass keys in long texts, greedy agreement, and tasks on local files. With OTHER:
+    the difference and its standard error over the same items.
+
+    Interrupted, the same command continues: what is finished is not measured again.
+
+    \b
+    kept eval path/to/orion out/llama --text english=en.txt --text python=code.txt
+    kept eval out/llama --suite positions --suite passkey --text book.txt
+    kept eval path/to/orion out/llama --suite h6 --suite agreement --data evals/ --out eval.json
+    kept eval out/llama --suite mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
+    """
+    from kept.evaluation.output import table, write
+    from kept.evaluation.run import evaluate as measure
+
+    given = {key: value for key, value in options.items() if value is not None}
+    found = measure(path, other, texts=_domains(texts), results=results, reporter=display.Bars(), **given)
+    if out is not None:
+        write(out, found)
+    display.out_json(table(found)) if as_json else display.evaluation(found)
+
+
+def _domains(texts: tuple[str, ...]) -> dict[str, str]:
+    """Files by domain; one without a domain is called by its name."""
+    pairs = [text.partition("=") for text in texts]
+    named = [(name, file) if mark else (os.path.basename(name), name) for name, mark, file in pairs]  # noqa: PTH119 - any text
+    twice = next((name for n, (name, _) in enumerate(named) if name in dict(named[:n])), None)
+    if twice is not None:
+        raise click.UsageError(f"Two texts are called {twice!r}; name them: --text DOMAIN=FILE.")
+    return dict(named)
 
 
 @main.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from kept.checking import Checked
     from kept.demo import Demo
+    from kept.evaluation.estimate import Figure
+    from kept.evaluation.run import Evaluation, Row
     from kept.generation import Continued
     from kept.healing import Healed
     from kept.inspection import Inspection
@@ -50,7 +53,7 @@ def hint(message: str) -> None:
 
 def out_json(value: object) -> None:
     """JSON on stdout, with null for NaN and infinity, which JSON does not have."""
-    from kept.record import finite
+    from kept.checkpoint.writer import finite
 
     plain = [asdict(v) for v in value] if isinstance(value, list) else value
     table = asdict(plain) if is_dataclass(plain) and not isinstance(plain, type) else plain
@@ -288,6 +291,42 @@ def verification(found: Verification) -> None:
     for note in found.notes:
         hint(note)
     console.print(f"promise {found.promise}: {found.verdict}", markup=False)
+
+
+def evaluation(found: Evaluation) -> None:
+    """`kept eval`: a table of what counts, then how far two models agree; the rest is in the JSON."""
+    console = _console()
+    for model in found.models:
+        console.print(f"{model.name}: {model.family}, {model.dtype}")
+    pair = len(found.models) == 2
+    table = _table("what", "metric", "items", *(model.name for model in found.models), *["difference"] * pair)
+    shown = [row for row in found.rows if not row.detail]
+    for row in (row for row in shown if row.agreement is None):
+        figures = [_figure(one) for one in row.models] + [_figure(row.difference, signed=True)] * pair
+        table.add_row(_named(row), row.metric, str(row.items), *figures)
+    if table.row_count:
+        console.print(table)
+    for row in (row for row in shown if row.agreement is not None):
+        console.print(f"{_named(row)}: {row.metric} {_figure(row.agreement)} of {row.items}")
+    left = len(found.rows) - len(shown)
+    more = [f"{left} more figures"] * bool(left) + ["what was written"] * bool(found.texts)
+    if more:
+        hint(f"{' and '.join(more)}: --json or --out FILE")
+
+
+def _named(row: Row) -> str:
+    return row.part if row.name == row.part else f"{row.part}: {row.name}"
+
+
+def _figure(found: Figure | None, *, signed: bool = False) -> str:
+    """A number with its standard error, to the digits that the error leaves."""
+    if found is None:
+        return ""
+    sign = "+" if signed else ""
+    if not 0 < found.error < math.inf:
+        return f"{found.value:{sign}.4g}" + (" ± 0" if found.error == 0 else "")
+    digits = max(0, min(6, 1 - math.floor(math.log10(found.error))))
+    return f"{found.value:{sign}.{digits}f} ± {found.error:.{digits}f}"
 
 
 def generations(texts: Sequence[Continued]) -> None:

@@ -5,7 +5,6 @@ Free of times and of where source and output lie, so that the same conversion wr
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from kept.checkpoint.companions import licences, loader, stated_licence
+from kept.checkpoint.writer import finite
 from kept.ir.slots import slots
 from kept.recipe import options_of
 from kept.runtimes import notes
@@ -61,15 +61,6 @@ def verification_table(found: Verification) -> dict[str, Any]:
     """A verification as plain data, with its verdict."""
     table: dict[str, Any] = finite(asdict(found))
     return {**table, "promise": str(found.promise), "kept": found.failure is None, "failure": found.failure}
-
-
-def finite(value: Any) -> Any:  # noqa: ANN401 - any plain data
-    """The same data with null for NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verification | None) -> bytes:

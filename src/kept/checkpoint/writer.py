@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kept.ir.tensors import DTYPE_BYTES, Lazy, Stored
 
@@ -93,3 +94,12 @@ def index(parts: list[Shard]) -> bytes | None:
 def to_json(value: object) -> bytes:
     """JSON as checkpoints have it: two spaces, a newline at the end. Bytes of a path that are no text are escaped."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def finite(value: Any) -> Any:  # noqa: ANN401 - any plain data
+    """The same data with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

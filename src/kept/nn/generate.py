@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @torch.inference_mode()
-def generate(
+def generate(  # noqa: PLR0913 - each is a word that callers say
     model: Model,
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
@@ -28,8 +28,11 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    stop: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt by up to `new_tokens` ids; returns the new ids, without the end token.
+
+    A row whose new ids `stop` says yes to is done.
 
     Temperature 0 is greedy. Rows of unequal length are padded on the left and masked, so that each row's result is
     what it would be alone. Raises InputError for an empty prompt, one that leaves no room in the context, or a top-p
@@ -55,6 +58,7 @@ def generate(
             done[row] = done[row] or token in ends
             if not done[row]:
                 out[row].append(token)
+                done[row] = stop is not None and stop(out[row])
         if progress is not None:
             progress(1)
         if all(done):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from torch import Tensor
 
 LONGEST = 256
@@ -73,9 +73,15 @@ class Reader:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Raises InputError where there is no tokenizer."""
+        return self.encoding(text).ids
+
+    def encoding(self, text: str, *, special: bool = True) -> Encoding:
+        """Ids of a text with the place of each in it; `special` puts the tokenizer's own tokens around it.
+
+        Raises InputError where there is no tokenizer.
+        """
         with self._reading() as tokenizer:
-            ids: list[int] = tokenizer.encode(text).ids
-        return ids
+            return tokenizer.encode(text, add_special_tokens=special)
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each of several texts, on all cores. Raises InputError where there is no tokenizer."""
@@ -126,7 +132,7 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
         ids = torch.randint(vocabulary, (count,), generator=torch.Generator().manual_seed(0)).tolist()
         return Sample(_rows(ids, length, count), "random tokens (the checkpoint has no tokenizer)")
     origin = SAMPLE if text is None else str(text)
-    ids = reader.encode(sample_text() if text is None else _beginning(text, LONGEST_TOKEN * count))
+    ids = reader.encode(sample_text() if text is None else beginning(text, LONGEST_TOKEN * count))
     if len(ids) < 2:
         raise InputError(f"{origin}: gives {len(ids)} tokens; a longer text is needed")
     if max(ids) >= vocabulary:
@@ -134,7 +140,8 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
     return Sample(_rows(ids, min(length, len(ids)), count), origin)
 
 
-def _beginning(path: Path, characters: int) -> str:
+def beginning(path: Path, characters: int) -> str:
+    """The first characters of a file. Raises InputError where it cannot be read or is no UTF-8."""
     try:
         with path.open(encoding="utf-8") as file:
             return file.read(characters)

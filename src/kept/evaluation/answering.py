@@ -1,0 +1,67 @@
+"""Greedy answers to prompts of any number and length, in batches, each up to its first stop text."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kept.evaluation.scoring import BATCH_TOKENS
+from kept.ir.spec import Dynamic, LongRope
+from kept.nn.generate import generate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from kept.evaluation.subject import Subject
+    from kept.ir.spec import Spec
+    from kept.verification.text import Reader
+
+TAIL = 32
+"""Tokens at the end of an answer in which a stop text is looked for as it grows."""
+
+
+def answers(subject: Subject, prompts: Sequence[list[int]], new: int, until: Sequence[str] = ()) -> list[str]:
+    """Greedy answers of up to `new` tokens, but no more than half the context, each cut at its first stop text.
+
+    Prompts that then leave no room lose their beginning. Raises InputError for an empty prompt.
+    """
+    new = min(new, subject.context // 2)
+    cut = [ids[-(subject.context - new) :] for ids in prompts]
+    out = [""] * len(cut)
+    stop = partial(_stopped, subject.reader, until) if until else None
+    with subject.reporter.stage("answers", len(cut), "answers") as advance:
+        for some in batches(subject.spec, [len(ids) + new for ids in cut]):
+            found = generate(subject.model, [cut[n] for n in some], new, stop=stop)
+            for n, ids in zip(some, found, strict=True):
+                out[n] = _before(subject.reader.continuation(cut[n], ids), until)
+            advance(len(some))
+    return out
+
+
+def batches(spec: Spec, lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of sequences that run together, long ones first, so that little of a batch is padding.
+
+    Where a rotation depends on the length of what runs, only equal lengths run together.
+    """
+    ropes = (layer.mixer.rope for layer in spec.layers)
+    even = any(rope is not None and isinstance(rope.scaling, Dynamic | LongRope) for rope in ropes)
+    some: list[int] = []
+    for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        full = some and (len(some) + 1) * lengths[some[0]] > BATCH_TOKENS
+        if full or (some and even and lengths[n] != lengths[some[0]]):
+            yield some
+            some = []
+        some.append(n)
+    if some:
+        yield some
+
+
+def _stopped(reader: Reader, until: Sequence[str], ids: Sequence[int]) -> bool:
+    tail = reader.decode([*ids[-TAIL:]])
+    return any(text in tail for text in until)
+
+
+def _before(text: str, until: Sequence[str]) -> str:
+    for stop in until:
+        text = text.partition(stop)[0]
+    return text

@@ -1,0 +1,166 @@
+"""Local files of benchmarks as the documents that `lm-eval`'s own task descriptions expect.
+
+The files come from repositories that keep them in forms of their own; here each becomes what the hub would give, so
+that prompts, choices and metrics are lm-eval's and not ours. Where only a test split is at hand, examples for few-shot
+prompts are drawn from it, without the document that is asked.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    Document = dict[str, Any]
+
+
+def common(a: str, b: str) -> int:
+    """Characters until two texts part."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def present(file: Path) -> Path:
+    """The file. Raises InputError where it is missing."""
+    if not file.is_file():
+        raise InputError(f"{file}: missing; --data DIR says where the tasks' files are (docs/evaluation.md lists them)")
+    return file
+
+
+def json_lines(file: Path) -> Iterator[Any]:
+    """The values of a file with one JSON value a line, plain or gzip. Raises InputError naming the file."""
+    opening = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opening(present(file), "rt", encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{file}: is no file of JSON lines ({error}); fetch it again") from None
+
+
+def table(file: Path, delimiter: str) -> list[dict[str, str]]:
+    """The rows of a file of separated values by column name."""
+    try:
+        with present(file).open(encoding="utf-8-sig", newline="") as lines:
+            return [*csv.DictReader(lines, delimiter=delimiter)]
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{file}: is no table of values ({error}); fetch it again") from None
+
+
+def arc(file: Path) -> list[Document]:
+    """ARC: question, choices with labels, the right one's label."""
+    return [
+        {
+            "id": str(n),
+            "question": row["query"].removeprefix("Question: "),
+            "choices": {"text": row["choices"], "label": [chr(ord("A") + i) for i in range(len(row["choices"]))]},
+            "answerKey": chr(ord("A") + row["gold"]),
+        }
+        for n, row in enumerate(json_lines(file))
+    ]
+
+
+def hellaswag(file: Path) -> list[Document]:
+    """HellaSwag: a file of requests, several of each document, whose texts are cleaned already."""
+    found = {row["doc"]["ind"]: row["doc"] for row in json_lines(file)}
+    return [{**doc, "label": str(doc["gold"])} for doc in found.values()]
+
+
+def winogrande(file: Path) -> list[Document]:
+    """WinoGrande: the two beginnings become a sentence with a gap and what fills it."""
+    return [{"id": str(n), **_gap(row)} for n, row in enumerate(json_lines(file))]
+
+
+def _gap(row: Document) -> Document:
+    first, second = row["context_options"]
+    start = common(first, second)
+    sentence = f"{first[:start]}_ {row['continuation']}"
+    return {"sentence": sentence, "option1": first[start:], "option2": second[start:], "answer": str(row["gold"] + 1)}
+
+
+def truthfulqa(file: Path) -> list[Document]:
+    """TruthfulQA: true and false answers, and the best true one against the false ones."""
+    return [{"question": row["Question"], **_truths(row)} for row in table(file, ",")]
+
+
+def _truths(row: dict[str, str]) -> Document:
+    true, false = _listed(row["Correct Answers"]), _listed(row["Incorrect Answers"])
+    return {
+        "mc1_targets": {"choices": [row["Best Answer"], *false], "labels": [1] + [0] * len(false)},
+        "mc2_targets": {"choices": true + false, "labels": [1] * len(true) + [0] * len(false)},
+    }
+
+
+def _listed(answers: str) -> list[str]:
+    return [one for one in (part.strip() for part in answers.split(";")) if one]
+
+
+def lines(file: Path) -> list[Document]:
+    """A file that has the hub's form already."""
+    return [*json_lines(file)]
+
+
+def lambada(file: Path) -> list[Document]:
+    """LAMBADA: the text with its last word."""
+    return [{"text": f"{row['context']} {row['continuation']}"} for row in json_lines(file)]
+
+
+def kobest_boolq(file: Path) -> list[Document]:
+    """KoBEST BoolQ."""
+    rows = table(file, "\t")
+    return [{"paragraph": r["Text"], "question": r["Question"], "label": _truth(r["Answer"])} for r in rows]
+
+
+def kobest_copa(file: Path) -> list[Document]:
+    """KoBEST COPA."""
+    return [
+        {
+            "premise": row["sentence"],
+            "question": row["question"],
+            "alternative_1": row["1"],
+            "alternative_2": row["2"],
+            "label": int(row["Answer"]) - 1,
+        }
+        for row in table(file, "\t")
+    ]
+
+
+def kobest_hellaswag(file: Path) -> list[Document]:
+    """KoBEST HellaSwag."""
+    return [
+        {
+            "context": row["context"],
+            **{f"ending_{n}": row[f"choice{n}"] for n in range(1, 5)},
+            "label": int(row["label"]),
+        }
+        for row in table(file, "\t")
+    ]
+
+
+def kobest_sentineg(file: Path) -> list[Document]:
+    """KoBEST SentiNeg: the negated sentences."""
+    return [{"sentence": row["Text"], "label": int(row["Label"])} for row in table(file, "\t")]
+
+
+def kobest_wic(file: Path) -> list[Document]:
+    """KoBEST WiC."""
+    return [
+        {
+            "word": row["Target"],
+            "context_1": row["SENTENCE1"],
+            "context_2": row["SENTENCE2"],
+            "label": _truth(row["ANSWER"]),
+        }
+        for row in table(file, "\t")
+    ]
+
+
+def _truth(word: str) -> int:
+    return int(word.lower() == "true")

@@ -1,0 +1,98 @@
+"""A judge of answers: any endpoint that speaks OpenAI's chat completions. It is asked for one number at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from kept.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KEY = "KEPT_JUDGE_KEY"
+"""The environment variable with the endpoint's key."""
+
+TRIES, TIMEOUT = 4, 120.0
+"""How often an endpoint that is busy is asked, and how many seconds one answer may take."""
+
+BUSY = {408, 409, 429, 500, 502, 503, 504}
+
+TASK = (
+    "You grade the answer of an assistant to a question. Consider whether it is correct, helpful, to the point and "
+    "deep enough. Give your reason in two sentences, then, on a line of its own, the grade from 1 (useless) to 10 "
+    "(could not be better), written as: Grade: [[5]]"
+)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An endpoint, as `https://host/v1`, and the name of its model. `pause`: seconds before asking a busy one again."""
+
+    url: str
+    model: str
+    pause: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address of a web server."""
+        if not re.match(r"https?://[^/\s]+", self.url):
+            raise InputError(f"judge: is {self.url!r}, it must be an address as https://host/v1")
+
+    def score(self, question: dict[str, Any], answers: Sequence[str], turn: int) -> float:
+        """The grade of the answer to one turn, which the judge sees with what came before.
+
+        Raises InputError where the endpoint gives no answer or no grade.
+        """
+        said = self._ask(
+            [{"role": "system", "content": TASK}, {"role": "user", "content": sheet(question, answers, turn)}]
+        )
+        found = re.findall(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]", said)
+        if not found or not 1 <= float(found[-1]) <= 10:
+            raise InputError(f"{self.url}: gives no grade from 1 to 10 but {said[:200]!r}; is it a judge?")
+        return float(found[-1])
+
+    def _ask(self, messages: list[dict[str, str]]) -> str:
+        body = json.dumps({"model": self.model, "messages": messages, "temperature": 0}).encode()
+        headers = {"Content-Type": "application/json"}
+        if os.environ.get(KEY):
+            headers["Authorization"] = f"Bearer {os.environ[KEY]}"
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        answer = self._send(Request(address, body, headers))  # noqa: S310 - __post_init__ has looked at it
+        try:
+            said: str = answer["choices"][0]["message"]["content"]
+        except (LookupError, TypeError):
+            raise InputError(f"{self.url}: does not answer as chat completions do ({str(answer)[:200]})") from None
+        return said or ""
+
+    def _send(self, request: Request) -> Any:  # noqa: ANN401 - whatever JSON it is
+        for tried in range(1, TRIES + 1):
+            try:
+                with urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310 - the same
+                    return json.load(answer)
+            except HTTPError as error:
+                if error.code not in BUSY or tried == TRIES:
+                    hint = f"; is {KEY} set?" if error.code in {401, 403} else ""
+                    raise InputError(f"{self.url}: answers {error.code} {error.reason}{hint}") from None
+            except (OSError, HTTPException, ValueError) as error:
+                if tried == TRIES:
+                    raise InputError(f"{self.url}: cannot be asked ({error}); what was judged is kept") from None
+            time.sleep(self.pause * 2 ** (tried - 1))
+        raise AssertionError
+
+
+def sheet(question: dict[str, Any], answers: Sequence[str], turn: int) -> str:
+    """What the judge reads: the talk up to the turn, with reference answers where there are some."""
+    parts = []
+    for n in range(turn + 1):
+        parts.append(f"[Question {n + 1}]\n{question['turns'][n]}")
+        if question["references"]:
+            parts.append(f"[Reference answer {n + 1}]\n{question['references'][n]}")
+        parts.append(f"[The assistant's answer {n + 1}]\n{answers[n]}")
+    return "\n\n".join([*parts, f"Grade the assistant's answer {turn + 1}."])

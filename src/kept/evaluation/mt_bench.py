@@ -1,0 +1,90 @@
+"""MT-Bench (arXiv 2306.05685): 80 questions of two turns in eight categories, answered greedily.
+
+How far two models' answers agree is always told. Scores come from a judge, where one is named.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kept.evaluation import chat
+from kept.evaluation.agreement import said_alike
+from kept.evaluation.answering import answers
+from kept.evaluation.documents import json_lines
+from kept.evaluation.estimate import Estimate, mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from kept.evaluation.judge import Judge
+    from kept.evaluation.subject import Subject
+    from kept.reporting import Reporter
+
+    Question = dict[str, Any]
+
+QUESTIONS, REFERENCES = "mt_bench/question.jsonl", "mt_bench/reference_gpt-4.jsonl"
+
+NEW_TOKENS = 512
+
+
+def questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
+    """The questions by category, `limit` of each, with reference answers where there are some."""
+    references = {row["question_id"]: row["choices"][0]["turns"] for row in json_lines(data / REFERENCES)}
+    found: dict[str, list[Question]] = {}
+    for row in json_lines(data / QUESTIONS):
+        one = {"turns": row["turns"], "references": references.get(row["question_id"])}
+        found.setdefault(row["category"], []).append(one)
+    return {category: rows[:limit] for category, rows in found.items()}
+
+
+def measure_answers(subject: Subject, asked: Sequence[Question], *, by_template: bool) -> dict[str, Any]:
+    """The model's answers, two a question: the second with the first in view."""
+    talks: list[list[dict[str, str]]] = [[] for _ in asked]
+    for turn in range(2):
+        for talk, question in zip(talks, asked, strict=True):
+            talk.append({"role": "user", "content": question["turns"][turn]})
+        for talk, said in zip(talks, _answers(subject, talks, by_template=by_template), strict=True):
+            talk.append({"role": "assistant", "content": said})
+    return {"answers": [[message["content"] for message in talk[1::2]] for talk in talks]}
+
+
+def agreement_of_answers(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Estimate]:
+    """How far two models' answers to one category agree."""
+    both = [[answer for turns in found["answers"] for answer in turns] for found in (first, other)]
+    return said_alike(both[0], both[1])
+
+
+def measure_scores(
+    judge: Judge, asked: Sequence[Question], found: Mapping[str, Any], reporter: Reporter
+) -> dict[str, Any]:
+    """A judge's scores, from 1 to 10, two a question."""
+    scores = []
+    with reporter.stage("judge", len(asked), "questions") as advance:
+        for question, turns in zip(asked, found["answers"], strict=True):
+            scores.append([judge.score(question, turns, turn) for turn in range(2)])
+            advance(1)
+    return {"scores": scores}
+
+
+def score_estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
+    """The mean of the scores, of all turns and of each; the items are questions."""
+    turns = [mean(column) for column in zip(*found["scores"], strict=True)]
+    both = mean([sum(scores) / len(scores) for scores in found["scores"]])
+    return {"score": both, **{f"score of turn {n}": one for n, one in enumerate(turns, 1)}}
+
+
+def _answers(subject: Subject, talks: Sequence[Sequence[dict[str, str]]], *, by_template: bool) -> list[str]:
+    if by_template:
+        texts = [chat.templated(subject.opened.path, talk, _special_texts(subject)) for talk in talks]
+        prompts = [subject.encode(text, special=False) for text in texts]
+        return [text.strip() for text in answers(subject, prompts, NEW_TOKENS)]
+    prompts = [subject.encode(chat.plain(talk)) for talk in talks]
+    return [text.strip() for text in answers(subject, prompts, NEW_TOKENS, chat.STOPS)]
+
+
+def _special_texts(subject: Subject) -> dict[str, str]:
+    tokens, tokenizer = subject.spec.tokens, subject.reader.tokenizer
+    ids = {"bos_token": tokens.bos, "eos_token": tokens.eos[0] if isinstance(tokens.eos, tuple) else tokens.eos}
+    texts = {n: tokenizer.id_to_token(i) for n, i in ids.items() if i is not None and tokenizer is not None}
+    return {name: text or "" for name, text in texts.items()}

@@ -1,0 +1,37 @@
+"""An evaluation as plain data, for reports and for a file."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.writer import finite, to_json
+from kept.errors import OutputError
+
+if TYPE_CHECKING:
+    from kept.evaluation.run import Evaluation
+
+
+def table(found: Evaluation) -> dict[str, Any]:
+    """All of it, with null for NaN and infinity, which JSON does not have."""
+    settings = {**asdict(found.settings), "texts": {name: str(file) for name, file in found.settings.texts.items()}}
+    settings["data"] = None if found.settings.data is None else str(found.settings.data)
+    rows = [asdict(row) for row in found.rows]
+    models = [asdict(model) for model in found.models]
+    out: dict[str, Any] = finite({"models": models, "settings": settings, "rows": rows, "texts": dict(found.texts)})
+    return out
+
+
+def write(file: str | Path, found: Evaluation) -> None:
+    """Write the data as JSON, whole or not at all. Raises OutputError."""
+    target = Path(file)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        part.write_bytes(to_json(table(found)))
+        part.rename(target)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise OutputError(f"{target}: cannot be written ({error.strerror}); free space or permissions?") from None

@@ -1,0 +1,75 @@
+"""What a token costs by where it stands: perplexity in buckets of positions, up to the model's limit or past it.
+
+The text is cut into windows that do not overlap, so that position p has exactly p tokens before it.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kept.errors import InputError
+from kept.evaluation.estimate import Estimate, exponential, ratio
+from kept.evaluation.scoring import scored
+
+if TYPE_CHECKING:
+    from kept.evaluation.subject import Subject
+
+FIRST = 1024
+"""Positions of the first bucket; each other ends at twice the one before."""
+
+MOST_WINDOWS = 32
+
+CHARACTERS = 16
+"""Of a text, read for each position: several windows, where the text has them."""
+
+
+def longest_of(subject: Subject, longest: int | None) -> int:
+    """Positions that are measured: the model's limit, or what was asked.
+
+    Raises InputError for more positions than a learned table has.
+    """
+    rows = subject.spec.positions
+    if longest is not None and rows is not None and longest > rows:
+        raise InputError(f"longest: is {longest}, and {subject.opened.path} has a table of {rows} positions")
+    return subject.context if longest is None else longest
+
+
+def edges(longest: int) -> list[int]:
+    """Where buckets begin and end: 0, 1024, 2048, ..., `longest`; where that is short, an eighth of it comes first."""
+    found, end = [0], FIRST if longest >= 2 * FIRST else max(1, longest // 8)
+    while end < longest:
+        found.append(end)
+        end *= 2
+    return [*found, longest]
+
+
+def measure_positions(subject: Subject, name: str, text: str, longest: int) -> dict[str, Any]:
+    """Nats and tokens of each window and bucket.
+
+    Raises InputError where the text does not fill one window.
+    """
+    ids = subject.encode(text)
+    count = min(len(ids) // longest, MOST_WINDOWS)
+    if not count:
+        raise InputError(f"{name}: gives {len(ids)} tokens, one window takes {longest}; give a longer text")
+    rows = torch.tensor(ids[: count * longest]).view(count, longest)
+    buckets = [*pairwise(edges(longest))]
+    found = []
+    with subject.reporter.stage(f"{name} by position", count, "windows") as advance:
+        for row in rows:
+            nats = [0.0, *scored(subject.model, row[None])[0][0].tolist()]
+            found.append([[sum(nats[a:b]), b - max(a, 1)] for a, b in buckets])
+            advance(1)
+    return {"buckets": buckets, "windows": found}
+
+
+def position_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
+    """Perplexity by bucket, over windows."""
+    columns = zip(*found["windows"], strict=True)
+    return {
+        f"at {begin} to {end}": exponential(ratio(*zip(*column, strict=True)))
+        for (begin, end), column in zip(found["buckets"], columns, strict=True)
+    }

@@ -1,0 +1,61 @@
+"""Finished pieces of an evaluation on disk: each is measured once, and found again by what it was made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.reader import read_json
+from kept.errors import CheckpointError, OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+
+def sum_of(value: object) -> str:
+    """A sha256 of plain data, in hexadecimal."""
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Store:
+    """A directory with one JSON file for each piece: its key, and what was found."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def get(self, name: str, key: Mapping[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What an earlier run found for this key, or what `measure` finds now, which is then kept.
+
+        Raises OutputError where it cannot be written, CheckpointError for a file that is damaged.
+        """
+        file = self.directory / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{sum_of(key)[:16]}.json"
+        if file.is_file():
+            return self._read(file)
+        found = measure()
+        self._write(file, {"name": name, "key": dict(key), "found": found})
+        return found
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        found = read_json(file).get("found")
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{file}: is no result of an evaluation; remove it, and it is measured again")
+        return found
+
+    def _write(self, file: Path, content: dict[str, Any]) -> None:
+        part = file.with_name(f".{file.name}.{os.getpid()}.part")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with part.open("w", encoding="utf-8") as opened:
+                json.dump(content, opened, ensure_ascii=False)
+                opened.flush()
+                os.fsync(opened.fileno())
+            part.rename(file)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise OutputError(f"{file}: cannot be written ({error.strerror}); free space or permissions?") from None

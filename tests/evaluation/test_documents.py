@@ -1,0 +1,116 @@
+"""Local files become the documents that lm-eval's descriptions read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kept.errors import InputError
+from kept.evaluation import documents
+from kept.evaluation.tasks import NAMES, PLAIN, Task, members
+from models import DATA, needs_data
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EVALS = DATA / "evals"
+
+COUNTS = {
+    "arc_challenge": 1172,
+    "hellaswag": 1000,
+    "truthfulqa_mc2": 790,
+    "winogrande": 1267,
+    "gsm8k": 1319,
+    "lambada_openai": 5153,
+    "humaneval": 164,
+    "kobest_boolq": 1404,
+    "kobest_copa": 1000,
+    "kobest_hellaswag": 500,
+    "kobest_sentineg": 397,
+    "kobest_wic": 1260,
+}
+
+
+@needs_data
+@pytest.mark.parametrize("task", PLAIN, ids=lambda task: task.name)
+def test_every_file_has_its_documents(task: Task) -> None:
+    found = task.read(EVALS / task.source)
+    assert len(found) == COUNTS[task.name]
+    if task.shots:
+        assert len({json.dumps(one, sort_keys=True) for one in found}) == len(found), "none is its own example"
+
+
+@needs_data
+def test_groups_have_their_members() -> None:
+    assert len(members("mmlu", EVALS)) == 57
+    assert len(members("blimp", EVALS)) == 67
+    assert [task.name for task in members("gsm8k", EVALS)] == ["gsm8k"]
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def write_lines(file: Path, *rows: object) -> Path:
+    file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return file
+
+
+def test_arc(tmp_path: Path) -> None:
+    row = {"query": "Question: Why?", "choices": ["a", "b", "c"], "gold": 2}
+    (found,) = documents.arc(write_lines(tmp_path / "x.jsonl", row))
+    assert found["question"] == "Why?"
+    assert found["choices"] == {"text": ["a", "b", "c"], "label": ["A", "B", "C"]}
+    assert found["answerKey"] == "C"
+
+
+def test_winogrande(tmp_path: Path) -> None:
+    row = {"context_options": ["So Sarah", "So Sam"], "continuation": "won.", "gold": 1}
+    (found,) = documents.winogrande(write_lines(tmp_path / "x.jsonl", row))
+    at = found["sentence"].index("_")
+    assert [found["sentence"][:at] + found[f"option{n}"] for n in (1, 2)] == row["context_options"]
+    assert found["sentence"][at + 1 :].strip() == "won."
+    assert found["answer"] == "2"
+
+
+def test_hellaswag_has_each_document_once(tmp_path: Path) -> None:
+    doc = {"ind": 7, "query": "q", "choices": ["a", "b"], "gold": 1}
+    with gzip.open(tmp_path / "x.jsonl.gz", "wt") as file:
+        file.write("\n".join(json.dumps({"doc": doc, "idx": n}) for n in range(2)))
+    assert documents.hellaswag(tmp_path / "x.jsonl.gz") == [{**doc, "label": "1"}]
+
+
+def test_truthfulqa(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text(
+        'Question,Best Answer,Correct Answers,Incorrect Answers\nWhy?,a,"a; b","c; d; "\n', encoding="utf-8"
+    )
+    (found,) = documents.truthfulqa(file)
+    assert found["mc1_targets"] == {"choices": ["a", "c", "d"], "labels": [1, 0, 0]}
+    assert found["mc2_targets"] == {"choices": ["a", "b", "c", "d"], "labels": [1, 1, 0, 0]}
+
+
+def test_lambada(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "x.jsonl", {"context": "the last", "continuation": "word"})
+    assert documents.lambada(file) == [{"text": "the last word"}]
+
+
+def test_kobest_s_truth_is_spelled_in_two_ways(tmp_path: Path) -> None:
+    file = tmp_path / "x.tsv"
+    file.write_text("ID\tText\tQuestion\tAnswer\n1\ta\tb\tTRUE\n2\ta\tb\tFalse\n", encoding="utf-8")
+    assert [one["label"] for one in documents.kobest_boolq(file)] == [1, 0]
+
+
+def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.jsonl: missing; --data DIR says where"):
+        documents.lines(tmp_path / "gone.jsonl")
+    (tmp_path / "bad.jsonl").write_text("{")
+    with pytest.raises(InputError, match=r"bad\.jsonl: is no file of JSON lines"):
+        documents.lines(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.jsonl.gz").write_text("{")
+    with pytest.raises(InputError, match=r"bad\.jsonl\.gz: is no file of JSON lines"):
+        documents.lines(tmp_path / "bad.jsonl.gz")
+    with pytest.raises(InputError, match=r"gone\.tsv: missing"):
+        documents.kobest_boolq(tmp_path / "gone.tsv")
+    with pytest.raises(InputError, match="blimp: has no tasks"):
+        members("blimp", tmp_path)

@@ -1,0 +1,158 @@
+"""MT-Bench: answers in two turns, and a judge that is a server on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from judge_stub import Stub
+from kept.errors import CheckpointError, InputError
+from kept.evaluation import chat, mt_bench
+from kept.evaluation.judge import KEY, Judge, sheet
+from kept.reporting import Silent
+from models import DATA, needs_data
+from stored import change_json
+from subjects import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kept.evaluation.subject import Subject
+
+QUESTION = {"turns": ["What is 2 + 3?", "Twice that?"], "references": ["5", "10"]}
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with Stub.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return tiny(tmp_path_factory.mktemp("llama"), max_position_embeddings=1024)
+
+
+# -------------------------------------------------------------------------------------------------------------- answers
+
+
+def test_the_second_turn_has_the_first_in_view(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[str] = []
+
+    def said(_: object, asked: list[list[int]], *__: object) -> list[str]:
+        prompts.extend(llama.reader.decode(ids) for ids in asked)
+        return [" five "] * len(asked)
+
+    monkeypatch.setattr(mt_bench, "answers", said)
+    found = mt_bench.measure_answers(llama, [QUESTION], by_template=False)
+    assert found == {"answers": [["five", "five"]]}
+    first = "Question: What is 2 + 3?\n\nAnswer:"
+    assert prompts == [first, f"{first} five\n\nQuestion: Twice that?\n\nAnswer:"]
+
+
+def test_answers_are_greedy_and_agree_with_themselves(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mt_bench, "NEW_TOKENS", 12)
+    found = mt_bench.measure_answers(llama, [QUESTION, QUESTION], by_template=False)
+    assert found["answers"][0] == found["answers"][1]
+    assert mt_bench.agreement_of_answers(found, found)["same text"].value == 1
+    other = {"answers": [["x", "y"], ["x", "y"]]}
+    assert mt_bench.agreement_of_answers(found, other)["same text"].value == 0
+
+
+@needs_data
+def test_the_questions() -> None:
+    found = mt_bench.questions(DATA / "evals", None)
+    assert {category: len(rows) for category, rows in found.items()} == dict.fromkeys(found, 10)
+    assert len(found) == 8
+    assert all(row["references"] for row in found["math"])
+    assert not any(row["references"] for row in found["writing"])
+    assert {len(rows) for rows in mt_bench.questions(DATA / "evals", 2).values()} == {2}
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{{ eos_token }}{% endfor %}[assistant]"
+)
+
+
+def test_a_chat_template_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_template = tiny(tmp_path, max_position_embeddings=1024)
+    change_json(tmp_path / "tokenizer_config.json", chat_template=TEMPLATE)
+    prompts: list[list[int]] = []
+    monkeypatch.setattr(mt_bench, "answers", lambda _, asked, __: prompts.extend(asked) or ["five"])
+    mt_bench.measure_answers(with_template, [QUESTION], by_template=True)
+    assert prompts[0] == with_template.encode("<s>[user]What is 2 + 3?</s>[assistant]", special=False)
+    assert prompts[0][0] == with_template.spec.tokens.bos
+    (tmp_path / "chat_template.jinja").write_text("of its own file")
+    assert chat.template_of(tmp_path) == "of its own file"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('no system here') }}",
+        "{% for",
+        "{{ messages.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ 1 / 0 }}",
+        "{% include '/etc/passwd' %}",
+        "{{ range(10 ** 9) | list }}",
+    ],
+)
+def test_a_template_that_fails_or_reaches_out_is_an_error(tmp_path: Path, template: str) -> None:
+    change_json(tmp_path / "tokenizer_config.json", chat_template=template)
+    with pytest.raises(CheckpointError, match="its chat template fails"):
+        chat.templated(tmp_path, [{"role": "user", "content": "x"}], {})
+
+
+def test_no_template(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no chat template; leave out --chat"):
+        chat.template_of(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- judge
+
+
+def test_a_judge_grades_both_turns(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "secret")
+    stub.replies = [(200, "Good [[9]] at first, but. Grade: [[8]]"), (200, "Grade: [[3.5]]")]
+    found = mt_bench.measure_scores(Judge(stub.url, "grader"), [QUESTION], {"answers": [["5", "11"]]}, Silent())
+    assert found == {"scores": [[8.0, 3.5]]}
+    assert mt_bench.score_estimates(found)["score"].value == 5.75
+    first, second = stub.asked
+    assert (first["path"], first["model"], first["key"]) == ("/v1/chat/completions", "grader", "Bearer secret")
+    assert first["messages"][1]["content"] == sheet(QUESTION, ["5", "11"], 0)
+    assert "Twice" not in sheet(QUESTION, ["5", "11"], 0)
+    for part in ("What is 2 + 3?", "Twice that?", "[Reference answer 2]\n10", "answer 2]\n11"):
+        assert part in second["messages"][1]["content"]
+
+
+def test_a_busy_judge_is_asked_again(stub: Stub) -> None:
+    stub.replies = [(429, "busy"), (503, "busy"), (200, "[[4]]")]
+    assert Judge(stub.url, "grader", pause=0.01).score(QUESTION, ["5", "10"], 0) == 4
+    assert len(stub.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ((401, "no"), f"answers 401 Unauthorized; is {KEY} set"),
+        ((500, "down"), "answers 500 Internal Server Error"),
+        ((200, "I cannot say"), "gives no grade from 1 to 10 but 'I cannot say'"),
+        ((200, "[[11]]"), "gives no grade from 1 to 10"),
+        ((200, {"error": "no such model"}), "does not answer as chat completions do"),
+    ],
+)
+def test_a_judge_that_is_none(stub: Stub, reply: tuple[int, Any], words: str) -> None:
+    stub.replies = [reply]
+    with pytest.raises(InputError) as raised:
+        Judge(stub.url, "grader", pause=0.01).score(QUESTION, ["5", "10"], 0)
+    assert words in str(raised.value)
+
+
+def test_no_judge_there() -> None:
+    with pytest.raises(InputError, match="cannot be asked"):
+        Judge("http://127.0.0.1:9/v1", "grader", pause=0.01).score(QUESTION, ["5", "10"], 0)
+    with pytest.raises(InputError, match="it must be an address as https://host/v1"):
+        Judge("file:///etc/passwd", "grader")

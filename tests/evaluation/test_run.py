@@ -1,0 +1,299 @@
+"""The whole of it: two models side by side, on disk what is finished, and every mistake one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+import kept
+from judge_stub import Stub
+from kept.cli import main
+from kept.errors import InputError, KeptError
+from kept.evaluation.estimate import mean
+from kept.evaluation.pieces import Piece
+from kept.evaluation.run import Row, _rows
+from kept.evaluation.settings import Settings
+from kept.nn.model import Model
+from models import DATA, needs_data, write_checkpoint
+from stored import PROSE, change_json, write_readable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+EVALS = DATA / "evals"
+
+
+@pytest.fixture(scope="module")
+def orion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_readable(tmp_path_factory.mktemp("source") / "orion", "orion", max_position_embeddings=512)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, orion: Path) -> Path:
+    return kept.convert(orion, tmp_path_factory.mktemp("made") / "out", verify_tokens=0).path
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "prose.txt"
+    file.write_text(PROSE * 6, encoding="utf-8")
+    return file
+
+
+def row(rows: Sequence[Row], part: str, metric: str) -> Row:
+    (found,) = [one for one in rows if (one.part, one.metric) == (part, metric)]
+    return found
+
+
+def test_two_models_side_by_side(orion: Path, out: Path, text: Path, tmp_path: Path) -> None:
+    suites = ["positions", "agreement", "passkey"]
+    found = kept.evaluate(
+        orion, out, texts={"prose": text}, suites=suites, limit=2, results=tmp_path / "r", longest=400, dtype="float64"
+    )
+    assert [(model.name, model.family, model.dtype) for model in found.models] == [
+        ("orion", "orion", "float64"),
+        ("out", "llama", "float64"),
+    ]
+    perplexity = row(found.rows, "text", "perplexity")
+    assert perplexity.models[0].value == pytest.approx(perplexity.models[1].value, rel=1e-4)
+    assert perplexity.difference is not None
+    assert abs(perplexity.difference.value) < 1e-2 * perplexity.models[0].value
+    assert perplexity.difference.error < perplexity.models[0].error
+    same = row(found.rows, "agreement", "same token chosen")
+    assert same.models == ()
+    assert same.agreement is not None
+    assert same.agreement.value > 0.99
+    assert row(found.rows, "positions", "at 200 to 400").items >= 2
+    assert len(found.texts["agreement: greedy"]) == 2
+    assert len(found.texts["agreement: greedy"][0]) == 2
+
+
+def test_domains_are_measured_apart(orion: Path, text: Path, tmp_path: Path) -> None:
+    code = tmp_path / "code.txt"
+    code.write_text("def add(left, right):\n    return left + right\n\n" * 80, encoding="utf-8")
+    both = kept.evaluate(orion, texts={"prose": text, "code": code}, suites=("positions",), results=tmp_path / "r")
+    for name, file in (("prose", text), ("code", code)):
+        alone = kept.evaluate(orion, texts={name: file}, suites=("positions",), results=tmp_path / "alone")
+        assert [one for one in both.rows if one.name == name] == [*alone.rows]
+    first, other = ([one.models for one in both.rows if one.name == name] for name in ("prose", "code"))
+    assert not any(a == b for a, b in zip(first, other, strict=True))
+
+
+def test_one_model_on_the_built_in_sample(orion: Path, tmp_path: Path) -> None:
+    found = kept.evaluate(orion, results=tmp_path / "r")
+    assert [(one.part, one.name, one.metric) for one in found.rows] == [
+        ("text", "sample", "perplexity"),
+        ("text", "sample", "bits per byte"),
+    ]
+    assert found.rows[0].difference is None
+    assert found.models[0].dtype == "float32"
+
+
+def test_what_is_finished_is_not_measured_again(
+    orion: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"texts": {"prose": text}, "results": tmp_path / "r", "suites": ("positions",)}
+    first = kept.evaluate(orion, **asked)
+    loaded: list[int] = []
+    load = Model.load
+    monkeypatch.setattr(Model, "load", lambda *arguments: loaded.append(1) or load(*arguments))
+    assert kept.evaluate(orion, **asked) == first
+    assert not loaded, "no weight is read"
+    for piece in (tmp_path / "r").glob("positions*"):
+        piece.unlink()
+    assert kept.evaluate(orion, **asked) == first
+    assert loaded == [1]
+    kept.evaluate(orion, **asked, stride=100)
+    assert loaded == [1, 1], "other settings are another run"
+    text.write_text(PROSE * 7, encoding="utf-8")
+    kept.evaluate(orion, **asked)
+    assert loaded == [1, 1, 1], "another text too"
+
+
+def test_another_file_of_weights_is_another_model(tmp_path: Path) -> None:
+    source = write_readable(tmp_path / "a", "llama")
+    first = kept.evaluate(source, results=tmp_path / "r")
+    write_readable(source, "llama", seed=3)
+    second = kept.evaluate(source, results=tmp_path / "r")
+    assert first.rows != second.rows
+    assert first.models[0].identity != second.models[0].identity
+
+
+def test_interrupted_it_continues(orion: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kept.evaluation import positions
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    asked: dict[str, Any] = {"texts": {"prose": text}, "results": tmp_path / "r", "suites": ("positions",)}
+    with monkeypatch.context() as patched:
+        patched.setattr(positions, "measure_positions", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            kept.evaluate(orion, **asked)
+    assert [file.name[:4] for file in (tmp_path / "r").iterdir()] == ["text"]
+    assert kept.evaluate(orion, **asked) == kept.evaluate(orion, **{**asked, "results": tmp_path / "other"})
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "falcon", "internlm2", "cohere"])
+def test_any_family(tmp_path: Path, family: str) -> None:
+    source = write_readable(tmp_path / family, family)
+    assert math.isfinite(kept.evaluate(source, results=tmp_path / "r").rows[0].models[0].value)
+
+
+# --------------------------------------------------------------------------------------------------------------- suites
+
+
+@needs_data
+def test_a_suite_has_its_average(orion: Path, out: Path, tmp_path: Path) -> None:
+    found = kept.evaluate(orion, out, suites=("kobest",), data=EVALS, limit=2, results=tmp_path / "r")
+    headlines = [one for one in found.rows if not one.detail]
+    assert [one.name for one in headlines] == [
+        *(f"kobest_{name}" for name in ("boolq", "copa", "hellaswag", "sentineg", "wic")),
+        "average",
+    ]
+    values = [one.models[0].value for one in headlines]
+    assert values[-1] == pytest.approx(sum(values[:-1]) / 5)
+    assert headlines[-1].items == 10
+
+
+def test_a_group_is_weighted_by_documents_and_counts_once() -> None:
+    pieces = [
+        Piece("h6", "one", lambda *_: {}, lambda found: {"acc": mean(found["acc"])}, headline="acc", group=group)
+        for group in (None, "mmlu", "mmlu")
+    ]
+    results = [{"acc": [1.0, 0.0]}, {"acc": [1.0]}, {"acc": [0.0, 0.0, 0.0]}]
+    found = [*_rows(pieces, [results])]
+    assert [(one.name, one.detail, one.models[0].value) for one in found[3:]] == [
+        ("mmlu", False, 0.25),
+        ("average", False, 0.375),
+    ]
+    assert [one.detail for one in found[:3]] == [False, True, True]
+
+
+@needs_data
+def test_mt_bench_with_a_judge(orion: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kept.evaluation.mt_bench.NEW_TOKENS", 4)
+    with Stub.running() as stub:
+        asked: dict[str, Any] = {"suites": ("mt-bench",), "data": EVALS, "limit": 1, "results": tmp_path / "r"}
+        plain = kept.evaluate(orion, out, **asked)
+        assert not stub.asked
+        assert {one.metric for one in plain.rows} == {"same text", "text before they part"}
+        found = kept.evaluate(orion, out, **asked, judge=stub.url, judge_model="grader")
+        # Answers that are equal are judged once.
+        equal = sum(a == b for a, b in zip(*plain.texts["mt-bench: math answers"], strict=True))
+        assert 16 <= len(stub.asked) <= 32 - 2 * equal
+    average = [one for one in found.rows if one.name == "average"]
+    assert average[0].models[0].value == 7
+    assert average[0].difference is not None
+    assert average[0].difference.value == 0
+    assert len(found.texts["mt-bench: math answers"][0][0]) == 2
+
+
+@needs_data
+def test_humaneval_runs_code_only_where_allowed(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kept.evaluation.humaneval.NEW_TOKENS", 4)
+    asked: dict[str, Any] = {"suites": ("humaneval",), "data": EVALS, "limit": 1, "results": tmp_path / "r"}
+    with pytest.raises(InputError, match="humaneval: runs code that the model writes"):
+        kept.evaluate(orion, **asked)
+    assert kept.evaluate(orion, **asked, execute=True).rows[0].models[0].value == 0
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_in_words(orion: Path, out: Path, text: Path, tmp_path: Path) -> None:
+    result = run("eval", orion, out, "--text", f"prose={text}", "--results", tmp_path / "r", "--suite", "agreement")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("orion: orion, float32\nout: llama, float32\n")
+    for word in ("text: prose", "perplexity", "bits per byte", "difference", "±", "same token chosen"):
+        assert word in result.stdout
+
+
+def test_the_command_as_data_and_in_a_file(orion: Path, text: Path, tmp_path: Path) -> None:
+    result = run("eval", orion, "--text", text, "--results", tmp_path / "r", "--json", "--out", tmp_path / "o.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found == json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
+    assert found["rows"][0]["name"] == "prose.txt"
+    assert found["settings"]["characters"] == 200_000
+    assert set(found) == {"models", "settings", "rows", "texts"}
+
+
+WRONG = [
+    ("--suite kobst", "suite: is 'kobst'; did you mean kobest?"),
+    ("--suite h6", "h6: needs the files of its tasks: --data DIR"),
+    ("--suite h6 --data {new}/gone", "gone: is no directory; --data DIR says where"),
+    ("--suite lambada --data {new}", "lambada_openai.jsonl: missing; --data DIR says where"),
+    ("--suite mt-bench --data {new}", "reference_gpt-4.jsonl: missing"),
+    ("--suite agreement", "agreement: compares two models; name the other one"),
+    ("--suite humaneval --data {new}", "allow it with --execute"),
+    ("--suite passkey --longest 9999", "longest: is 9999, and "),
+    ("--suite passkey --longest 64", "64 positions are too few to hide a pass key in"),
+    ("--text {new}/gone.txt", "gone.txt: cannot be read"),
+    ("--window 1", "window: is 1, it must be at least 2"),
+    ("--stride 0", "stride: is 0, it must be at least 1"),
+    ("--limit 0", "limit: is 0, it must be at least 1"),
+    ("--dtype fp8", "dtype: is 'fp8', it must be one of"),
+    ("--device nowhere", "device: nowhere does not take the model"),
+    ("--out {new}/gone/o.json", "o.json: cannot be written"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG)
+def test_what_is_wrong_is_one_line(orion: Path, tmp_path: Path, arguments: str, words: str) -> None:
+    result = run("eval", orion, "--results", tmp_path / "r", *arguments.format(new=tmp_path).split())
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert words in line
+
+
+def test_texts_of_one_name(orion: Path) -> None:
+    result = run("eval", orion, "--text", "a=x.txt", "--text", "a=y.txt")
+    assert result.exit_code == 2
+    assert "Two texts are called 'a'" in result.stderr
+
+
+def test_settings_that_are_none(orion: Path) -> None:
+    with pytest.raises(InputError, match="colour: is no setting; there are texts, suites, data"):
+        kept.evaluate(orion, colour="red")
+    assert replace(Settings(), limit=3).limit == 3
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    source = write_readable(tmp_path / "llama", "llama")
+    small = tmp_path / "small"
+    write_checkpoint(small, "llama")
+    (small / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
+    with pytest.raises(KeptError, match=r"its tokenizer gives id .*, the model has 97 tokens"):
+        kept.evaluate(small, results=tmp_path / "r")
+
+
+def test_without_lm_eval(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    from kept.evaluation import pieces
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(pieces, "version", missing)
+    with pytest.raises(InputError, match=r"blimp: needs lm-eval, which is not installed: pip install 'kept\[eval\]'"):
+        kept.evaluate(orion, suites=("blimp",), data=tmp_path)
+
+
+def test_a_config_with_other_special_tokens_is_another_model(tmp_path: Path) -> None:
+    source = write_readable(tmp_path / "a", "llama")
+    before = kept.evaluate(source, results=tmp_path / "r").models[0].identity
+    change_json(source / "tokenizer_config.json", note="changed")
+    assert kept.evaluate(source, results=tmp_path / "r").models[0].identity != before
