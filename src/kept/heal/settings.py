@@ -23,7 +23,7 @@ HELP: Mapping[str, str] = {
     "student": "The converted model that learns.",
     "out": "Directory for the result.",
     "teacher": "The model that it learns from: what it was converted from.",
-    "data": "Texts (text, JSON lines, parquet, directories of them), with a name if you like: english=corpus/en; may be "
+    "data": "Texts (text, JSON lines, parquet, directories of them), with a name: english=corpus/en; may be "
     "given several times. self: the teacher samples them.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
     "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
