@@ -29,7 +29,7 @@ import torch
 from speed import anonymous, commit
 from torch.nn import functional
 
-from kept.heal.chunked import CHUNK, HeadInput, Objective, chunked_loss
+from kept.distillation.chunked import CHUNK, HeadInput, Objective, chunked_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable

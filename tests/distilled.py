@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import torch
 
-from kept.heal import heads, losses
-from kept.heal.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
+from kept.distillation import heads, losses
+from kept.distillation.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
 from kept.nn.model import project
 
 if TYPE_CHECKING:

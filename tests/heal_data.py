@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from hypothesis import strategies as st
 
-from kept.heal.tokens import ROW, Tokens
+from kept.distillation.tokens import ROW, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,8 @@ import torch
 from torch import distributed
 
 from distilled import Case, cast, head_input, leaves
-from kept.heal.chunked import HeadInput, Objective, TopK, chunked_loss
-from kept.heal.topk import top_k
+from kept.distillation.chunked import HeadInput, Objective, TopK, chunked_loss
+from kept.distillation.topk import top_k
 from kept.ir.spec import Head
 
 PARTS = (0, 12, 31)

@@ -1,6 +1,6 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
-The functions say what the command line says: `inspect`, `plan`, `convert`, `verify`, `evaluate`, `generate`. Each is
+The functions say what the command line says: `inspect`, `plan`, `convert`, `heal`, `verify`, `evaluate`, `generate`. Each is
 imported when it is first asked for, and none of them imports torch before it needs it.
 """
 
@@ -19,7 +19,9 @@ from kept.errors import (
 
 if TYPE_CHECKING:
     from kept.evaluation.run import evaluate
+    from kept.distillation.settings import Settings
     from kept.generation import generate
+    from kept.healing import heal
     from kept.inspection import inspect
     from kept.opened import open_model
     from kept.pipeline import convert, run
@@ -36,9 +38,11 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Refusal",
+    "Settings",
     "convert",
     "evaluate",
     "generate",
+    "heal",
     "inspect",
     "load_recipe",
     "open_model",
@@ -49,9 +53,11 @@ __all__ = [
 
 _HOMES = {
     "Recipe": "recipe",
+    "Settings": "distillation.settings",
     "convert": "pipeline",
     "evaluate": "evaluation.run",
     "generate": "generation",
+    "heal": "healing",
     "inspect": "inspection",
     "load_recipe": "recipe",
     "open_model": "opened",

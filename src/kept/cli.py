@@ -11,9 +11,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from kept import display
+from kept.distillation.schedule import Schedule
+from kept.distillation.settings import HELP, Precision, Settings
 from kept.errors import KeptError
-from kept.heal.schedule import Schedule
-from kept.heal.settings import HELP, Precision, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,9 +12,9 @@ from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import check_target, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import shards, to_json
+from kept.distillation.settings import SELF, Settings
+from kept.distillation.trainable import Trainable, trainable
 from kept.errors import InputError
-from kept.heal.settings import SELF, Settings
-from kept.heal.trainable import Trainable, trainable
 from kept.ir.tensors import Given
 from kept.opened import Opened, open_model
 from kept.record import RECORD
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from kept.heal.loop import Measured
-    from kept.heal.packing import Stream
-    from kept.heal.tokens import Tokens
+    from kept.distillation.loop import Measured
+    from kept.distillation.packing import Stream
+    from kept.distillation.tokens import Tokens
 
 RUN = ".kept-healing"
 """What the name of the directory beside the output ends with, in which a run keeps its checkpoints and metrics."""
@@ -54,9 +54,9 @@ def heal(
     beside the output. `watch` is given each line of metrics. Raises InputError where the two models do not belong
     together, and what reading the data raises.
     """
-    from kept.heal.loop import Loop
-    from kept.heal.parallel import load, ranks
-    from kept.heal.states import States
+    from kept.distillation.loop import Loop
+    from kept.distillation.parallel import load, ranks
+    from kept.distillation.states import States
 
     target = Path(settings.out)
     check_target(target)
@@ -156,8 +156,8 @@ def _dtype(settings: Settings) -> torch.dtype:
 
 def _stream(settings: Settings, student: Opened, teacher: Opened | None, reporter: Reporter) -> Stream:
     """The tokens to learn from: texts, or what the teacher says."""
-    from kept.heal.mixture import Mixture, parse_weights
-    from kept.heal.packing import Stream, check
+    from kept.distillation.mixture import Mixture, parse_weights
+    from kept.distillation.packing import Stream, check
 
     weights = None if settings.mixture is None else parse_weights(settings.mixture)
     sources = _sampled(settings, teacher, reporter) if settings.data == (SELF,) else _texts(settings, student, reporter)
@@ -167,8 +167,8 @@ def _stream(settings: Settings, student: Opened, teacher: Opened | None, reporte
 
 
 def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str, Tokens]:
-    from kept.heal.documents import Source
-    from kept.heal.tokens import tokenise
+    from kept.distillation.documents import Source
+    from kept.distillation.tokens import tokenise
     from kept.verification.text import Reader
 
     sources: dict[str, Tokens] = {}
@@ -179,7 +179,7 @@ def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str,
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:
-    from kept.heal.sampled import Sampling, sampled, teacher_sum
+    from kept.distillation.sampled import Sampling, sampled, teacher_sum
     from kept.nn import Model
 
     assert teacher is not None, "settings ask for one"

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import kept
+from kept.distillation.loop import Diverged, Loop
+from kept.distillation.settings import Settings
 from kept.errors import InputError, RecipeError
-from kept.heal.loop import Diverged, Loop
-from kept.heal.settings import Settings
 from kept.healing import heal
 from models import write_checkpoint
 from stored import all_bytes, read_json, write_readable
@@ -102,7 +102,7 @@ def test_killed_and_started_again_it_is_the_same_run(
 
 RUN = """
 import json, sys
-from kept.heal.settings import Settings
+from kept.distillation.settings import Settings
 from kept.healing import heal
 given = json.loads(sys.argv[1])
 heal(Settings(**{**given, "data": tuple(given["data"])}))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kept.heal.schedule import DECAY, FLOOR, Schedule, factor
+from kept.distillation.schedule import DECAY, FLOOR, Schedule, factor
 
 KINDS = get_args(Schedule)
 

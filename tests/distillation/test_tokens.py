@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from heal_data import write_lines
+from kept.distillation import tokens as module
+from kept.distillation.documents import Source
+from kept.distillation.mixture import Mixture
+from kept.distillation.packing import Stream, check
+from kept.distillation.tokens import Tokens, tokenise
 from kept.errors import CheckpointError, InputError
-from kept.heal import tokens as module
-from kept.heal.documents import Source
-from kept.heal.mixture import Mixture
-from kept.heal.packing import Stream, check
-from kept.heal.tokens import Tokens, tokenise
 from kept.verification.text import Reader
 from models import DATA, needs_data
 from stored import BYTES_VOCABULARY, PROSE, write_tokenizer

@@ -19,22 +19,22 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
+from kept.distillation.chunked import Losses, chunked_loss
+from kept.distillation.losses import hidden_mse
+from kept.distillation.parallel import whole
+from kept.distillation.schedule import factor
+from kept.distillation.states import clear, random_state
 from kept.errors import InputError, KeptError
-from kept.heal.chunked import Losses, chunked_loss
-from kept.heal.losses import hidden_mse
-from kept.heal.parallel import whole
-from kept.heal.schedule import factor
-from kept.heal.states import clear, random_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from kept.heal.chunked import HeadInput
-    from kept.heal.packing import Batch, Stream
-    from kept.heal.parallel import Ranks, Trunk
-    from kept.heal.settings import Settings
-    from kept.heal.states import States
+    from kept.distillation.chunked import HeadInput
+    from kept.distillation.packing import Batch, Stream
+    from kept.distillation.parallel import Ranks, Trunk
+    from kept.distillation.settings import Settings
+    from kept.distillation.states import States
 
 SPIKE, MEMORY = 10.0, 50
 """A loss so many times the median of as many steps before stops a run, once there are that many."""

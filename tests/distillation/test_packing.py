@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heal_data import LARGE, lengths, tokens_of
+from kept.distillation.mixture import Mixture
+from kept.distillation.packing import Batch, Stream, check
 from kept.errors import InputError
-from kept.heal.mixture import Mixture
-from kept.heal.packing import Batch, Stream, check
 
 sizes = st.integers(1, 40)
 

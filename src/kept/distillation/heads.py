@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from kept.heal.losses import wide
+from kept.distillation.losses import wide
 from kept.ir.spec import Head
 from kept.nn.model import finish
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
+from kept.distillation.cache import cached, default_cache, write_file
 from kept.errors import InputError
-from kept.heal.cache import cached, default_cache, write_file
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kept.heal.documents import Document, Named, Source
+    from kept.distillation.documents import Document, Named, Source
     from kept.verification.text import Reader
 
 FORMAT = 1

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from kept.distillation.closed import Objective, TopK, measured
+from kept.distillation.heads import CHUNK, HeadInput, Projection, blocks
+from kept.distillation.losses import wide
+from kept.distillation.vocabulary import Vocabulary
 from kept.errors import InputError
-from kept.heal.closed import Objective, TopK, measured
-from kept.heal.heads import CHUNK, HeadInput, Projection, blocks
-from kept.heal.losses import wide
-from kept.heal.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable

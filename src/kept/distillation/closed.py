@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kept.distillation.losses import wide
 from kept.errors import InputError
-from kept.heal.losses import wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kept.heal.vocabulary import Vocabulary
+    from kept.distillation.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kept.heal.closed import Pair, TopK, forward, listed
-from kept.heal.heads import CHUNK, HeadInput, Projection, blocks
-from kept.heal.vocabulary import Vocabulary
+from kept.distillation.closed import Pair, TopK, forward, listed
+from kept.distillation.heads import CHUNK, HeadInput, Projection, blocks
+from kept.distillation.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

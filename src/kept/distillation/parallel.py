@@ -18,15 +18,15 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.checkpoint import checkpoint
 
-from kept.heal.chunked import HeadInput
+from kept.distillation.chunked import HeadInput
 from kept.nn import Model
 from kept.nn.attention import Positions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kept.heal.packing import Batch
-    from kept.heal.trainable import Trainable
+    from kept.distillation.packing import Batch
+    from kept.distillation.trainable import Trainable
     from kept.ir.program import Program
     from kept.ir.tensors import Lazy
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heal_data import lengths, spread, tokens_of
+from kept.distillation.mixture import FINEST, Mixture, Schedule, parse_weights
 from kept.errors import InputError
-from kept.heal.mixture import FINEST, Mixture, Schedule, parse_weights
 
 shares = st.lists(st.integers(1, 400), min_size=1, max_size=8).map(tuple)
 

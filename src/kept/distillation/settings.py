@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from kept.distillation.schedule import Schedule
 from kept.errors import RecipeError
-from kept.heal.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kept.heal.closed import Objective
+    from kept.distillation.closed import Objective
 
 SELF = "self"
 """Data that the teacher samples itself."""
@@ -121,7 +121,7 @@ class Settings:
     @property
     def objective(self) -> Objective:
         """The losses on logits."""
-        from kept.heal.closed import Objective  # noqa: PLC0415 - imports torch, which help does not need
+        from kept.distillation.closed import Objective  # noqa: PLC0415 - imports torch, which help does not need
 
         return Objective(self.kl, self.reverse, self.jsd, self.beta, self.ce, self.temperature)
 

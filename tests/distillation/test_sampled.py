@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kept.distillation import sampled as module
+from kept.distillation.mixture import Mixture
+from kept.distillation.packing import Stream, check
+from kept.distillation.sampled import BATCH, Sampling, prefixes, sample_batch, sampled, teacher_sum
 from kept.errors import InputError
-from kept.heal import sampled as module
-from kept.heal.mixture import Mixture
-from kept.heal.packing import Stream, check
-from kept.heal.sampled import BATCH, Sampling, prefixes, sample_batch, sampled, teacher_sum
 from kept.ir import spec as ir
 from kept.nn import Model, generate
 from kept.opened import open_model
@@ -21,7 +21,7 @@ from specs import plain_spec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.heal.tokens import Tokens
+    from kept.distillation.tokens import Tokens
 
 TEACHER = "0" * 64
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kept.heal.tokens import Tokens
+    from kept.distillation.tokens import Tokens
 
 FINEST = 1 << 16
 """Weights are counted in parts of this; what four decimals can say is exact."""

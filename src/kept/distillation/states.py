@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from kept.heal.parallel import Ranks
+    from kept.distillation.parallel import Ranks
 
 OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 """Not strict: a model has frozen weights too. What a checkpoint lacks is an error of reading it."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from kept.heal import losses
+from kept.distillation import losses
 
 EXACT = 1e-12
 """In float64: sums of a few dozen terms of size 1 to 10."""

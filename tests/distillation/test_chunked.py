@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilled import Case, cast, chunked, error, head_input, leaves, logits_of, plain_loss, run
+from kept.distillation import losses
+from kept.distillation.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
+from kept.distillation.topk import top_k
 from kept.errors import InputError
-from kept.heal import losses
-from kept.heal.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
-from kept.heal.topk import top_k
 from kept.ir.spec import Head
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kept.distillation.cache import cached, default_cache, write_file
 from kept.errors import InputError, OutputError
-from kept.heal.cache import cached, default_cache, write_file
 
 SIZE = 1 << 16
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from heal_data import write_lines
+from kept.distillation.documents import Document, Source
 from kept.errors import InputError
-from kept.heal.documents import Document, Source
 
 if TYPE_CHECKING:
     from pathlib import Path

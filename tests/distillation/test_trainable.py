@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kept.distillation.trainable import trainable
 from kept.errors import InputError
-from kept.heal.trainable import trainable
 from kept.ir import spec as ir
 from kept.nn import Model
 from models import random_program

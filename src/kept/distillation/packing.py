@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from kept.distillation.mixture import Schedule
 from kept.errors import InputError
-from kept.heal.mixture import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from kept.heal.mixture import Mixture
-    from kept.heal.tokens import Tokens
+    from kept.distillation.mixture import Mixture
+    from kept.distillation.tokens import Tokens
 
 PADDING = -1
 """The document number of padding."""

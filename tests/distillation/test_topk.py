@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kept.heal import losses
-from kept.heal.chunked import HeadInput
-from kept.heal.topk import top_k, top_k_bias
+from kept.distillation import losses
+from kept.distillation.chunked import HeadInput
+from kept.distillation.topk import top_k, top_k_bias
 from kept.ir.spec import Head
 from kept.nn.model import project
 

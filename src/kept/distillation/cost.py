@@ -16,8 +16,8 @@ from kept.ir.slots import slots
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kept.heal.settings import Settings
-    from kept.heal.trainable import Trainable
+    from kept.distillation.settings import Settings
+    from kept.distillation.trainable import Trainable
     from kept.ir.program import Program
     from kept.ir.spec import Spec
 

@@ -15,9 +15,9 @@ import torch
 
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
+from kept.distillation.cache import cached, default_cache, write_file
+from kept.distillation.tokens import FORMAT, Tokens, writing
 from kept.errors import InputError
-from kept.heal.cache import cached, default_cache, write_file
-from kept.heal.tokens import FORMAT, Tokens, writing
 from kept.nn import generate
 from kept.reporting import Reporter, Silent
 
