@@ -1,7 +1,7 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
-The functions say what the command line says: `inspect`, `plan`, `convert`, `heal`, `verify`, `evaluate`, `generate`. Each is
-imported when it is first asked for, and none of them imports torch before it needs it.
+The functions say what the command line says: `inspect`, `plan`, `convert`, `heal`, `verify`, `evaluate`, `generate`.
+Each is imported when it is first asked for, and none of them imports torch before it needs it.
 """
 
 from importlib import import_module
@@ -18,8 +18,8 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
-    from kept.evaluation.run import evaluate
     from kept.distillation.settings import Settings
+    from kept.evaluation.run import evaluate
     from kept.generation import generate
     from kept.healing import heal
     from kept.inspection import inspect
