@@ -122,6 +122,7 @@ def test_plan_as_data(orion: Path) -> None:
     [
         (["--norm", "opm"], "lossy", "layernorm-to-rmsnorm"),
         (["--norm", "calibrated"], "lossy", "layernorm-to-rmsnorm"),
+        (["--norm", "carried"], "lossy", "carry-norm-bias"),
         (["--final-bias", "drop"], "approximate", "fill-biases"),
         (["--dtype", "bfloat16", "--context", "64"], "approximate", "fill-biases"),
         (["--to", "llama"], "exact", "fill-biases"),
@@ -515,7 +516,7 @@ def test_completing_does_not_wait_for_torch() -> None:
     wraps = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); {code}"
     done = subprocess.run([sys.executable, "-c", wraps], capture_output=True, text=True, check=False, env=given)
     assert (done.stdout.split(), done.stderr) == (
-        ["plain,exact", "plain,opm", "plain,opm-centred", "plain,calibrated"],
+        ["plain,exact", "plain,opm", "plain,opm-centred", "plain,calibrated", "plain,carried"],
         "False\n",
     )
 

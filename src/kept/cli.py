@@ -53,7 +53,7 @@ CHOICES: tuple[Callable[..., Any], ...] = (
         "--norm",
         metavar="MODE",
         shell_complete=_words,
-        help="LayerNorm becomes RMSNorm: exact, opm, opm-centred or calibrated. [default: exact]",
+        help="LayerNorm becomes RMSNorm: exact, opm, opm-centred, calibrated or carried. [default: exact]",
     ),
     click.option(
         "--final-bias",
