@@ -125,6 +125,7 @@ def main() -> None:
     kept convert path/to/orion out/llama           do it, and measure the result
     kept verify  path/to/orion out/llama           measure it again, on your own text
     kept check   out/llama                         is it whole, and every weight a number
+    kept heal    out/llama --teacher path/to/orion what was lost is learned from the source
     kept eval    path/to/orion out/llama           what both know: texts, length, tasks, answers
     kept demo                                      all of it on a small model that comes along
     """
@@ -297,11 +298,12 @@ def _default(field: Field[Any]) -> str:
 @with_settings
 @JSON
 def heal(student: str, *, as_json: bool, **options: Any) -> None:
-    """Let STUDENT learn what its conversion could not keep, or do what a RECIPE (a .toml file) says.
+    """Let STUDENT learn what its conversion could not keep.
 
-    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms. A recipe
-    has these options by their names and the student; flags win over it. Killed, the same command continues. torchrun
-    splits both models over processes.
+    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms.
+
+    A RECIPE is a TOML file with the student and any of these options; flags win over it. torchrun splits both models
+    over processes. Interrupted, the same command continues.
 
     \b
     kept heal out/plain --teacher path/to/orion --data corpus/ --train norms --tokens 2M --out out/healed

@@ -38,7 +38,9 @@ def load_settings(path: str | Path, **overrides: Any) -> Settings:  # noqa: ANN4
 def settings_from(table: Mapping[str, Any], **overrides: Any) -> Settings:  # noqa: ANN401 - values of any key
     """Settings from the keys of a TOML table. Raises RecipeError for an unknown key, a wrong type or a missing one."""
     hints = {f.name: str(f.type) for f in fields(Settings)}
-    given = {key: _value(key, value, hints[key]) for key, value in merged(table, overrides, hints).items()}
+    given: dict[str, Any] = {
+        key: _value(key, value, hints[key]) for key, value in merged(table, overrides, hints).items()
+    }
     missing = next((key for key in ("student", "out") if key not in given), None)
     if missing is not None:
         raise RecipeError(f"{missing}: is missing; say where it is")
