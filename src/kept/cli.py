@@ -313,13 +313,17 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     """
     from kept.distillation.recipe import load_settings, settings_from
     from kept.healing import heal as mend
+    from kept.live import Watcher
+    from kept.reporting import shows
 
     given = {key: value or None if value == () else value for key, value in options.items()}
     asked = (
         load_settings(student, **given) if student.endswith(".toml") else settings_from({}, student=student, **given)
     )
-    done = mend(asked, display.Bars(), display.healing)
-    display.out_json(done.record) if as_json else display.healed(done)
+    with Watcher() as watch:
+        done = mend(asked, display.Bars(), watch)
+    if shows():
+        display.out_json(done.record) if as_json else display.healed(done)
 
 
 @main.command("eval")

@@ -105,7 +105,7 @@ class Settings:
             self._check_kind(field.name, str(field.type))
         for key in ("tokens", "batch", "length", "accumulate", "measure_every", "save_every"):
             self._require(key, getattr(self, key) >= 1, "at least 1")
-        for key in ("rate", "temperature", "clip"):
+        for key in ("rate", "temperature", "clip", "hold_out"):
             self._require(key, getattr(self, key) > 0, "above 0")
         for key in ("decay", "kl", "reverse", "jsd", "ce", "hidden", "patience", "seed"):
             self._require(key, getattr(self, key) >= 0, "at least 0")
