@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.distillation.settings import Settings
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess
-    from pathlib import Path
 
 STEPS = 12
 
@@ -28,7 +28,8 @@ PRELOADED = (
     "kept.distillation.states",
     "kept.healing",
     "torch._dynamo",
-    "torch.utils.tensorboard",
+    "tensorboard.compat.proto.event_pb2",
+    "tensorboard.summary.writer.record_writer",
     "transformers",
 )
 """What a run imports, so that most of a process's time is the run."""
@@ -115,7 +116,7 @@ def _heal(given: dict[str, Any], variables: Mapping[str, str], dies: str | None,
     try:
         heal(Settings(**given))
     except KeptError as error:
-        print(f"kept: {error}", file=sys.stderr)  # noqa: T201 - as the command does
+        Path(f"{given['out']}.error").write_text(str(error), encoding="utf-8")
         sys.exit(error.exit_code)
 
 

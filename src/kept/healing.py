@@ -91,7 +91,6 @@ def heal(
         metrics.note(_about(settings, learned, loop))
         best = loop.run()
         metrics.note({"kind": "end", "step": loop.step})
-        metrics.close()
         if all_ranks.first:
             _write(student, best, settings, loop.history, shown)
             clear(folder, "step-*")

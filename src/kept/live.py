@@ -127,7 +127,7 @@ def about(line: Mapping[str, Any]) -> list[str]:
         )
         told.append(f"{name}: {kept}; held out {held}")
     sizes = f"{display.parameters(line['tokens_a_step'])} tokens a step"
-    told.append(f"{line['steps']} steps, {sizes}, on {display.amount(line['ranks'], 'process(es)')}")
+    told.append(f"{line['steps']} steps, {sizes}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")
     if line["step"]:
         told.append(f"goes on after step {line['step']}")
     if not line["tensorboard"]:

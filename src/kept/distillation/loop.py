@@ -128,8 +128,10 @@ class Loop:
         return {**means, "gradient": norm, "rate": rate}
 
     def _share(self, batch: Batch) -> Losses:
-        """The losses of this rank's rows of a batch."""
-        return self._losses(batch.rows(*self.ranks.rows(len(batch.tokens_BT))).to(self.ranks.device))
+        """The losses of this rank's rows of a batch. One without any runs a row that does not count, beside the others."""
+        begin, stop = self.ranks.rows(len(batch.tokens_BT))
+        mine = batch.rows(begin, stop) if begin < stop else batch.rows(0, 1).silent
+        return self._losses(mine.to(self.ranks.device))
 
     def _losses(self, batch: Batch) -> Losses:
         objective, weight = self.settings.objective, self.settings.hidden
@@ -213,7 +215,6 @@ class Loop:
             "best": self.best,
             "random": random_state(self.ranks.device),
         }
-        self.metrics.flush()
         self.states.begin(self.step, self.student, self.optimiser, rest)
 
     def _resume(self, place: Path) -> None:

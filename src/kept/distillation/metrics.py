@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kept.distillation.cache import write_file
@@ -14,27 +16,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from torch.utils.tensorboard import SummaryWriter
-
 LINES, BOARD = "metrics.jsonl", "tensorboard"
+
+VERSION = "brain.Event:2"
+"""What a file of points begins with, so that TensorBoard forgets what the file after it takes back."""
 
 
 @dataclass
 class Metrics:
     """The metrics of a run under its directory. Of several ranks only the first has any (`quiet`: this is another).
 
-    Raises OutputError where the disk refuses.
+    Everything is in its file when `note` returns: a run that is killed has noted what its checkpoints know. Raises
+    OutputError where the disk refuses.
     """
 
     folder: Path
     watch: Callable[[Mapping[str, Any]], None] = lambda _: None
     quiet: bool = False
-    _board: SummaryWriter | None = field(default=None, init=False)
+    _points: Path | None = field(default=None, init=False)
 
     @property
     def has_board(self) -> bool:
         """Whether there are files for TensorBoard, which is an optional package."""
-        return self._board is not None
+        return self._points is not None
 
     def begin(self, step: int | None) -> None:
         """Go on after a step, None: begin. What a run that was killed noted later will be noted again."""
@@ -42,31 +46,20 @@ class Metrics:
             return
         with self._errors():
             write_file(self.folder / LINES, "".join(_until(self.folder / LINES, step)).encode())
-            self._board = _board(self.folder / BOARD, 0 if step is None else step + 1)
+            self._points = _begin_points(self.folder / BOARD, 0 if step is None else step + 1)
 
     def note(self, line: Mapping[str, Any]) -> None:
-        """Note a line of a kind and a step."""
+        """Note a line of a kind and a step; its fractions are points."""
         if self.quiet:
             return
         with self._errors():
             with (self.folder / LINES).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-            if self._board is not None:
-                for name in (name for name, value in line.items() if isinstance(value, float)):
-                    self._board.add_scalar(f"{line['kind']}/{name}", line[name], line["step"])
+            values = {f"{line['kind']}/{name}": value for name, value in line.items() if isinstance(value, float)}
+            if self._points is not None and values:
+                summary = {"value": [{"tag": tag, "simple_value": value} for tag, value in values.items()]}
+                _add(self._points, step=line["step"], summary=summary)
         self.watch(line)
-
-    def flush(self) -> None:
-        """Have all points in the file: what is in a checkpoint is not noted again."""
-        if self._board is not None:
-            with self._errors():
-                self._board.flush()
-
-    def close(self) -> None:
-        """End the file of points."""
-        if self._board is not None:
-            with self._errors():
-                self._board.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -90,10 +83,20 @@ def _until(file: Path, step: int | None) -> Iterator[str]:
             continue
 
 
-def _board(folder: Path, begin: int) -> SummaryWriter | None:
-    """A writer of points; TensorBoard forgets those of earlier files from step `begin` on."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - a second, and an optional package
-    except ImportError:
+def _begin_points(folder: Path, begin: int) -> Path | None:
+    """A new file of points, after which TensorBoard forgets those of earlier files from step `begin` on."""
+    if find_spec("tensorboard") is None:
         return None
-    return SummaryWriter(str(folder), purge_step=begin)
+    folder.mkdir(exist_ok=True)
+    file = folder / f"events.out.tfevents.{len([*folder.iterdir()]):06}"
+    _add(file, file_version=VERSION)
+    _add(file, step=begin, session_log={"status": "START"})
+    return file
+
+
+def _add(file: Path, **event: Any) -> None:  # noqa: ANN401 - fields of an event
+    from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - an optional package
+    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+
+    with file.open("ab") as opened:
+        RecordWriter(opened).write(Event(wall_time=time.time(), **event).SerializeToString())

@@ -60,7 +60,7 @@ class States:
         place = self.directory / f"step-{step:08}{PARTIAL}"
         state = {"weights": weights, "moments": moments, "rest": rest}
         with self._errors(place):
-            written = dcp.async_save(state, checkpoint_id=place, process_group=self._group)  # type: ignore[attr-defined] # torch's stubs
+            written: Any = dcp.async_save(state, checkpoint_id=place, process_group=self._group)  # type: ignore[attr-defined] # torch's stubs
         self._writing = place, self._naming.submit(self._name, place, written)
 
     def settle(self) -> None:
