@@ -40,7 +40,7 @@ def test_the_command_line_of_the_documentation(pair: tuple[Path, Path], corpus: 
     result = run(*arguments(pair, corpus.parent, tmp_path / "out"))
     assert result.exit_code == 0, result.output
     assert f"{tmp_path}/out: written" in result.stdout
-    lines = result.stderr.splitlines()
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("tokenise: ")]
     assert lines[:3] == [
         "448 of 134 K parameters learn (norms); they, their gradients and AdamW take 7.17 KB",
         lines[1],
@@ -100,16 +100,15 @@ def test_what_is_said_before_a_run() -> None:
     ]
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let stderr, as it is now, pass for one."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     for name, value in {"TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
 
 
-def test_a_terminal_has_a_table(
-    terminal: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_has_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_terminal(monkeypatch)
     clock = iter([0.0, *[25.0] * 9])
     monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
     with live.Watcher() as watch:
@@ -119,15 +118,15 @@ def test_a_terminal_has_a_table(
     assert captured.out == ""
     last = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", captured.err).splitlines() if line.strip()]
     assert "50/100  0.5000  kl 0.2500  90.00 %            4321      25 s" in last
-    assert any(line.split() == ["step", "loss", "held-out", "same", "first", "choice", "tokens/s", "left"] for line in last)
+    assert {"step", "loss", "held-out", "same first choice", "tokens/s", "left"} <= {*last}
 
 
 def test_a_table_that_is_broken_off_gives_the_terminal_back(
-    terminal: None, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), live.Watcher() as watch:
-        watch(BEGIN)
-        raise KeyboardInterrupt
+    on_a_terminal(monkeypatch)
+    with live.Watcher() as watch:
+        watch(BEGIN)  # and no end
     assert capsys.readouterr().err.rstrip().endswith("\x1b[?25h"), "the cursor is back"
 
 
@@ -204,8 +203,9 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     result = run(*given)
     assert result.exit_code == 2, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("kept: ")]
-    what = r"(/step-00000005\.partial: a checkpoint|: metrics) cannot be written \(No space left on device\)"
-    assert re.match(f"kept: {folder_of(out)}{what}; free space or permissions\\?", line)
+    what = r"(/step-00000005\.partial: a checkpoint|: metrics) cannot be written"
+    why = r"\((No space left on device|a file was cut short)\)"
+    assert re.match(f"kept: {folder_of(out)}{what} {why}; free space or permissions\\?", line)
     assert "Traceback" not in result.stderr
     assert not out.exists()
     assert not [*folder_of(out).glob("step-*[0-9]")]
@@ -218,20 +218,21 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 @pytest.mark.parametrize(
     ("train", "limit", "where"),
     [
-        ("all", 30_000, ".out.kept-healing/step-00000005.partial: a checkpoint"),
+        ("all", 100_000, ".out.kept-healing/step-00000005.partial: a checkpoint"),
         ("norms", 100_000, "out:"),
-        ("norms", 500, ".out.kept-healing: metrics"),
-        ("norms", 10, ".out.kept-healing:"),
+        ("norms", 2_000, ".out.kept-healing: metrics"),
+        ("norms", 500, ".out.kept-healing:"),
     ],
 )
 def test_a_file_without_room_is_one_line(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, train: str, limit: int, where: str
 ) -> None:
     """Each kind of file in turn is the first that is too large."""
-    given = settings(pair, corpus, tmp_path / "out", train=train)
+    given = settings(pair, corpus, tmp_path / "out", train=train, save_every=5 if train == "all" else 100)
     assert finish(start(given, limit=limit)) == [2]
     said = (tmp_path / "out.error").read_text()
-    assert said == f"{tmp_path}/{where} cannot be written (File too large); free space or permissions?"
+    why = r"\((File too large|a file was cut short)\)"
+    assert re.fullmatch(f"{tmp_path}/{where} cannot be written {why}; free space or permissions\\?", said)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / ".out.kept-partial").exists(), "no shard was finished"
     assert not [*folder_of(tmp_path / "out").glob("*.partial")], "what was begun is removed"

@@ -72,7 +72,6 @@ class Batch:
             self.tokens_BT[part], self.targets_BT[part], self.mask_BT[part], self.documents_BT[part], self.names
         )
 
-
     @property
     def silent(self) -> Batch:
         """The same rows, from which nothing is learned."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from kept.distillation.cache import sync_directory
@@ -32,6 +33,9 @@ OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 """Not strict: a model has frozen weights too. What a checkpoint lacks is an error of reading it."""
 
 PARTIAL = ".partial"
+
+FAILED = (Exception, CheckpointException)
+"""The second is no `Exception`."""
 
 
 @dataclass
@@ -90,7 +94,7 @@ class States:
         state: dict[str, Any] = {"weights": weights, "moments": moments, "rest": rest}
         try:
             dcp.load(state, checkpoint_id=place)  # type: ignore[attr-defined] # torch's stubs
-        except Exception as error:
+        except FAILED as error:
             raise CheckpointError(
                 f"{place}: is no whole checkpoint ({_reason(error)}); remove it to go on from the one before"
             ) from error
@@ -103,7 +107,7 @@ class States:
     def _errors(self, place: Path) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
+        except FAILED as error:
             if self.ranks.first:
                 shutil.rmtree(place, ignore_errors=True)
             raise OutputError(
@@ -111,10 +115,12 @@ class States:
             ) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What the file system said, out of what `torch` wraps around it."""
-    if isinstance(error, dcp.api.CheckpointException):
-        error = next((found for found, _ in error.failures.values() if isinstance(found, Exception)), error)
+    if isinstance(error, CheckpointException):
+        error = next((found for found, _ in error.failures.values()), error)
+    if "inline_container" in str(error):
+        return "a file was cut short"  # the zip writer counts, and forgets why
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
