@@ -128,7 +128,7 @@ class Loop:
         return {**means, "gradient": norm, "rate": rate}
 
     def _share(self, batch: Batch) -> Losses:
-        """The losses of this rank's rows of a batch; without any it runs a row that does not count, as the others wait."""
+        """The losses of this rank's rows of a batch; one without any runs a row that does not count."""
         begin, stop = self.ranks.rows(len(batch.tokens_BT))
         mine = batch.rows(begin, stop) if begin < stop else batch.rows(0, 1).silent
         return self._losses(mine.to(self.ranks.device))
