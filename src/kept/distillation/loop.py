@@ -98,7 +98,8 @@ class Loop:
                 self._measure()
             if self.step % self.settings.save_every == 0:
                 self._save()
-        self._save()
+        if self.step % self.settings.save_every:
+            self._save()
         self.states.settle()
         return self.best
 
