@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -12,11 +13,11 @@ from click.shell_completion import CompletionItem
 
 from kept import display
 from kept.distillation.schedule import Schedule
-from kept.distillation.settings import HELP, Precision, Settings
+from kept.distillation.settings import HELP, LISTED, Precision, Settings
 from kept.errors import KeptError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 
 def _words(_: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
@@ -269,10 +270,10 @@ def check(path: str, *, as_json: bool) -> None:
         raise click.exceptions.Exit(2)
 
 
-def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_settings(command: Callable[..., Any], only: Collection[str] = HELP) -> Callable[..., Any]:
     """An option for each setting of healing but the student."""
     for field in reversed(fields(Settings)):
-        if field.name in {"student", "out", "recipe"}:
+        if field.name in {"student", "out", "recipe"} or field.name not in only:
             continue
         name, hint = f"--{field.name.replace('_', '-')}", str(field.type)
         shared: dict[str, Any] = {"help": HELP[field.name], "default": None}
@@ -306,6 +307,39 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     given = {key: value for key, value in options.items() if value not in (None, (), False)}
     done = mend(Settings(student=student, **given), display.Bars(), display.healing)
     display.out_json(done.record) if as_json else display.healed(done)
+
+
+OF_CACHES = ("data", "mixture", "hold_out", "tokens", "batch", "length", "temperature", "precision", "seed")
+
+
+@main.command("cache-teacher")
+@click.argument("teacher", shell_complete=_folders)
+@click.option("--out", required=True, shell_complete=_folders, help="Directory for the cache.")
+@click.option("--k", default=LISTED, show_default=True, help="Likeliest tokens that are kept of each distribution.")
+@click.option(
+    "--student",
+    shell_complete=_folders,
+    help="Measure the bias of k tokens against this student. [default: the teacher without its last layer]",
+)
+@partial(with_settings, only=OF_CACHES)
+@JSON
+def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, **options: Any) -> None:
+    """Run TEACHER once, and keep what it puts out.
+
+    Its likeliest tokens at every place of the texts are written to OUT, with what they lose against all tokens. Runs of
+    `kept heal --teacher-cache OUT` with the same data, length, held-out part and temperature read them, in any order.
+
+    Interrupted, the same command continues.
+
+    \b
+    kept cache-teacher path/to/orion --data corpus/ --tokens 2000000 --out out/teacher
+    kept heal out/plain --teacher-cache out/teacher --data corpus/ --tokens 2000000 --out out/healed
+    """
+    from kept.caching import cache_teacher as write
+
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    done = write(Settings(student=student or teacher, teacher=teacher, **given), k, display.Bars())
+    display.out_json(done) if as_json else display.cached_teacher(done)
 
 
 @main.command("eval")

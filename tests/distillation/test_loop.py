@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,41 +9,17 @@ import pytest
 import torch
 
 import kept
+from heal_runs import STEPS, curve, on_ranks, settings
 from kept.distillation.loop import Diverged, Loop
-from kept.distillation.settings import Settings
 from kept.errors import InputError, RecipeError
 from kept.healing import heal
 from models import write_checkpoint
-from stored import all_bytes, read_json, write_readable
+from stored import all_bytes, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-STEPS = 12
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """An Orion and the plain Llama that `opm` makes of it."""
-    folder = tmp_path_factory.mktemp("pair")
-    orion = write_readable(folder / "orion", "orion")
-    kept.convert(orion, folder / "plain", norm="opm", verify_tokens=0, dtype="float32")
-    return orion, folder / "plain"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("corpus") / "lines.jsonl"
-    words = ["once", "upon", "a", "time", "there", "was", "an", "old", "fox"]
-    lines = [" ".join(words[(i * k) % 9] for k in range(1, 30)) for i in range(400)]
-    file.write_text("".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i, line in enumerate(lines)))
-    return file
-
-
-def settings(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) -> Settings:
-    sizes = {"batch": 4, "length": 32, "tokens": STEPS * 4 * 32, "measure_every": 4, "save_every": 5, "rate": 1e-2}
-    given = {"student": str(pair[1]), "teacher": str(pair[0]), "data": (str(corpus),), "out": str(out), **sizes}
-    return Settings(**{**given, **changes})
+    from kept.distillation.settings import Settings
 
 
 def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -81,12 +53,6 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, given: Settings) -> No
             heal(given)
 
 
-def curve(folder: Path) -> dict[int, float]:
-    """The last loss that was noted for each step."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line["loss"] for line in lines if line["kind"] == "step"}
-
-
 @pytest.mark.parametrize("step", [1, 5, 7, 11])
 def test_killed_and_started_again_it_is_the_same_run(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -98,26 +64,6 @@ def test_killed_and_started_again_it_is_the_same_run(
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
     assert curve(tmp_path / ".broken.kept-healing") == curve(tmp_path / ".whole.kept-healing")
-
-
-RUN = """
-import json, sys
-from kept.distillation.settings import Settings
-from kept.healing import heal
-given = json.loads(sys.argv[1])
-heal(Settings(**{**given, "data": tuple(given["data"])}))
-"""
-
-
-def on_ranks(count: int, given: Settings, folder: Path) -> None:
-    script = folder / "run.py"
-    script.write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(script)]
-    clean = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, json.dumps(given.to_dict())], env=clean, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_two_ranks_are_one(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:

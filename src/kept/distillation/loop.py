@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from kept.distillation.chunked import HeadInput
+    from kept.distillation.closed import TopK
+    from kept.distillation.heads import HeadInput
+    from kept.distillation.offline import Cached
     from kept.distillation.packing import Batch, Stream
     from kept.distillation.parallel import Ranks, Trunk
     from kept.distillation.settings import Settings
@@ -64,7 +66,7 @@ class Loop:
     settings: Settings
     ranks: Ranks
     student: Trunk
-    teacher: Trunk | None
+    teacher: Trunk | Cached | None
     stream: Stream
     states: States
     metrics: Path
@@ -134,7 +136,7 @@ class Loop:
         objective, weight = self.settings.objective, self.settings.hidden
         targets_N, mask_N = batch.targets_BT.flatten(), batch.mask_BT.flatten()
 
-        def beside(theirs: HeadInput | None, wanted: list[Tensor]) -> Losses:
+        def beside(theirs: HeadInput | TopK | None, wanted: list[Tensor]) -> Losses:
             def end(ours: HeadInput, found: list[Tensor]) -> Losses:
                 losses = chunked_loss(ours, theirs, targets_N, mask_N, objective)
                 if not weight:

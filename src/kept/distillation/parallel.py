@@ -102,10 +102,14 @@ class Trunk(nn.Module):
             x_BTD = checkpoint(layer, x_BTD, where, use_reentrant=False) if self.checkpointing else layer(x_BTD, where)
             if streams:
                 kept.append(x_BTD)
-        head = self.model.head
-        weight_VD = self.model.embedding.weight if head.weight is None else head.weight
-        hidden_ND = self.model.final_norm(x_BTD).flatten(0, 1)
-        return use(HeadInput(hidden_ND, weight_VD, head.bias, head.spec), kept)
+        return use(head_input(self.model, x_BTD), kept)
+
+
+def head_input(model: Model, x_BTD: Tensor) -> HeadInput:
+    """What a model's head reads where this is its stream, and the head."""
+    head = model.head
+    weight_VD = model.embedding.weight if head.weight is None else head.weight
+    return HeadInput(model.final_norm(x_BTD).flatten(0, 1), weight_VD, head.bias, head.spec)
 
 
 def load(

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 SELF = "self"
 """Data that the teacher samples itself."""
 
-Precision = Literal["float32", "bfloat16"]
+LISTED = 64
+"""Tokens that a teacher's cache keeps of each distribution unless another number is named."""
 
+Precision = Literal["float32", "bfloat16"]
 
 HELP: Mapping[str, str] = {
     "student": "The converted model that learns.",
     "out": "Directory for the result.",
     "teacher": "The model that it learns from: what it was converted from.",
+    "teacher_cache": "What kept cache-teacher wrote: read instead of running the teacher.",
     "data": "Texts (text, JSON lines, parquet, directories of them), with a name: english=corpus/en; may be "
     "given several times. self: the teacher samples them.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
@@ -61,12 +64,14 @@ class Settings:
 
     `train` is a choice of weights (trainable.py), `data` are files and directories of texts, each with a name before it
     if you like (`english=corpus/en`; "self": sampled from the teacher), `mixture` their weights.
+    `teacher_cache` is a directory that `kept.cache_teacher` wrote, read instead of running the teacher.
     `hidden` weighs the error of each layer's stream. `precision` is that of the arithmetic; what learns is float32.
     """
 
     student: str
     out: str
     teacher: str | None = None
+    teacher_cache: str | None = None
     data: tuple[str, ...] = (SELF,)
     mixture: str | None = None
     hold_out: float = 0.01
@@ -109,7 +114,11 @@ class Settings:
             self._require(key, getattr(self, key) in words, f"one of {', '.join(words)}")
         weights = (self.kl, self.reverse, self.jsd, self.ce, self.hidden)
         self._require("kl", any(weights), "above 0 where no other loss is")
-        needed = self.kl or self.reverse or self.jsd or self.hidden or self.data == (SELF,)
+        running = self.reverse or self.jsd or self.hidden
+        self._require(
+            "teacher_cache", not (self.teacher_cache and running), "left out where reverse, jsd or hidden is above 0"
+        )
+        needed = running or (self.kl and self.teacher_cache is None) or self.data == (SELF,)
         self._require(
             "teacher", self.teacher is not None or not needed, "a checkpoint: all losses but ce compare with it"
         )
