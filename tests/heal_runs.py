@@ -8,7 +8,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from kept.distillation.loop import Loop
 from kept.distillation.settings import Settings
+from kept.healing import heal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +26,25 @@ def settings(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) -
     return Settings(**{**given, **changes})
 
 
+class Killed(Exception):  # noqa: N818 - it is what happens
+    """The power goes."""
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, given: Settings) -> None:
+    original = Loop._update
+
+    def dies(self: Loop) -> dict[str, float]:
+        if self.step == step:
+            self.states.settle()
+            raise Killed
+        return original(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_update", dies)
+        with pytest.raises(Killed):
+            heal(given)
+
+
 def curve(folder: Path) -> dict[int, float]:
     """The last loss that was noted for each step."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
@@ -30,7 +53,11 @@ def curve(folder: Path) -> dict[int, float]:
 
 RUN = """
 import json, sys
+import pytest
+
+from kept.distillation.loop import Loop
 from kept.distillation.settings import Settings
+from kept.healing import heal
 from kept.healing import heal
 given = json.loads(sys.argv[1])
 heal(Settings(**{**given, "data": tuple(given["data"])}))

@@ -15,7 +15,6 @@ from kept.checkpoint.writer import shards, to_json
 from kept.distillation.settings import SELF, Settings
 from kept.distillation.trainable import Trainable, trainable
 from kept.errors import InputError
-from kept.ir.tensors import Given
 from kept.opened import Opened, open_model
 from kept.record import RECORD
 from kept.reporting import Reporter, Silent
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import torch
-    from torch import Tensor
 
     from kept.distillation.loop import Measured
     from kept.distillation.mixture import Mixture
     from kept.distillation.offline import Cached
     from kept.distillation.packing import Stream
     from kept.distillation.tokens import Tokens
+    from kept.ir.tensors import Lazy
 
 RUN = ".kept-healing"
 """What the name of the directory beside the output ends with, in which a run keeps its checkpoints and metrics."""
@@ -57,6 +56,7 @@ def heal(
     together, and what reading the data raises.
     """
     from kept.distillation.loop import Loop
+    from kept.distillation.lora import merged
     from kept.distillation.offline import Cached
     from kept.distillation.parallel import load, ranks
     from kept.distillation.states import States
@@ -67,7 +67,7 @@ def heal(
     teacher = None if settings.teacher is None else open_model(settings.teacher)
     cache = None if settings.teacher_cache is None else Cached.open(Path(settings.teacher_cache))
     check_pair(student, teacher, settings.length)
-    learned = trainable(student.program, settings.train, _recorded(student))
+    learned = trainable(student.program, settings.train, _recorded(student), settings.lora_rank, settings.lora_alpha)
     folder = target.with_name(f".{target.name}{RUN}")
     folder.mkdir(parents=True, exist_ok=True)
     _same_run(folder / "settings.json", settings)
@@ -85,7 +85,8 @@ def heal(
         )
         best = loop.run()
         if all_ranks.first:
-            _write(student, best, settings, loop.history, cache, reporter or Silent())
+            weights = merged(student.program, best, learned.lora)
+            _write(student, weights, settings, loop.history, cache, reporter or Silent())
         all_ranks.meet()
     return Healed(target, learned, tuple(loop.history), read_json(target / RECORD))
 
@@ -129,16 +130,13 @@ def _same_run(file: Path, settings: Settings) -> None:
 
 def _write(
     student: Opened,
-    learned: Mapping[str, Tensor],
+    weights: Mapping[str, Lazy],
     settings: Settings,
     history: list[Measured],
     cache: Cached | None,
     reporter: Reporter,
 ) -> None:
     """Write the student with what it learned, as its family does."""
-    weights = {
-        name: Given(tuple(value.shape), student.program.weights[name].dtype, value) for name, value in learned.items()
-    }
     program = student.program.updated(student.program.spec, weights)
     parts = shards(student.family.write(program))
     target = Path(settings.out)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import kept
-from heal_runs import STEPS, curve, on_ranks, settings
-from kept.distillation.loop import Diverged, Loop
+from heal_runs import STEPS, curve, killed_at, on_ranks, settings
+from kept.distillation.loop import Diverged
 from kept.errors import InputError, RecipeError
 from kept.healing import heal
 from models import write_checkpoint
@@ -18,8 +18,6 @@ from stored import all_bytes, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from kept.distillation.settings import Settings
 
 
 def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -32,25 +30,6 @@ def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, t
     record = read_json(done.path / "kept.json")
     assert record["healed"]["held_out"][0]["loss"] == pytest.approx(losses[0])
     assert kept.verify(pair[0], done.path, tokens=16).altered == ()
-
-
-class Killed(Exception):  # noqa: N818 - it is what happens
-    """The power goes."""
-
-
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, given: Settings) -> None:
-    original = Loop._update
-
-    def dies(self: Loop) -> dict[str, float]:
-        if self.step == step:
-            self.states.settle()
-            raise Killed
-        return original(self)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Loop, "_update", dies)
-        with pytest.raises(Killed):
-            heal(given)
 
 
 @pytest.mark.parametrize("step", [1, 5, 7, 11])

@@ -19,6 +19,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.utils.checkpoint import checkpoint
 
 from kept.distillation.chunked import HeadInput
+from kept.distillation.lora import starting
 from kept.nn import Model
 from kept.nn.attention import Positions
 
@@ -134,7 +135,7 @@ def load(
     trunk.to_empty(device=ranks.device)
     with torch.no_grad():
         for name, parameter in trunk.model.named_parameters():
-            _fill(parameter, program.weights[name])
+            _fill(parameter, starting(program, name, tuple(parameter.shape)))
     return trunk
 
 

@@ -30,7 +30,10 @@ HELP: Mapping[str, str] = {
     "given several times. self: the teacher samples them.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
     "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
-    "train": "What learns: norms, head, new (what the conversion created), all, a pattern as layers.3.*; + joins them.",
+    "train": "What learns: norms, head, new (what the conversion created), lora (thin matrices, merged at the "
+    "end), all, a pattern as layers.3.*; + joins them.",
+    "lora_rank": "Rows of LoRA's thin matrices, where train has lora.",
+    "lora_alpha": "Their product counts alpha / rank times.",
     "tokens": "How many tokens to learn from, in all.",
     "batch": "Rows of a batch, over all processes.",
     "length": "Tokens of a row.",
@@ -76,6 +79,8 @@ class Settings:
     mixture: str | None = None
     hold_out: float = 0.01
     train: str = "norms"
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
     tokens: int = 1_000_000
     batch: int = 8
     length: int = 256
@@ -102,9 +107,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for key in ("tokens", "batch", "length", "accumulate", "measure_every", "save_every"):
+        for key in ("tokens", "batch", "length", "accumulate", "measure_every", "save_every", "lora_rank"):
             self._require(key, getattr(self, key) >= 1, "at least 1")
-        for key in ("rate", "temperature", "clip"):
+        for key in ("rate", "temperature", "clip", "lora_alpha"):
             self._require(key, getattr(self, key) > 0, "above 0")
         for key in ("decay", "kl", "reverse", "jsd", "ce", "hidden", "patience", "seed"):
             self._require(key, getattr(self, key) >= 0, "at least 0")
