@@ -6,14 +6,13 @@ import os
 import sys
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from kept import display
-from kept.distillation.schedule import Schedule
-from kept.distillation.settings import HELP, LISTED, Precision, Settings
+from kept.distillation.settings import HELP, LISTED, WORDS, Settings
 from kept.errors import KeptError
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ def _files(_: click.Context, __: click.Parameter, begun: str) -> list[Completion
     return [CompletionItem(begun, type="file")]
 
 
-SCHEDULES, PRECISIONS = click.Choice(get_args(Schedule)), click.Choice(get_args(Precision))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
 
@@ -282,8 +280,10 @@ def with_settings(command: Callable[..., Any], only: Collection[str] = HELP) -> 
         elif hint.startswith("tuple"):
             command = click.option(name, multiple=True, **{**shared, "default": ()})(command)
         else:
-            kinds = {"int": int, "float": float, "Schedule": SCHEDULES, "Precision": PRECISIONS}
-            command = click.option(name, type=kinds.get(hint, str), **shared)(command)
+            kind = (
+                click.Choice(WORDS[field.name]) if field.name in WORDS else {"int": int, "float": float}.get(hint, str)
+            )
+            command = click.option(name, type=kind, **shared)(command)
     return command
 
 

@@ -76,8 +76,17 @@ def heal(
         loop = Loop(
             settings,
             all_ranks,
-            load(student.program, dtype, all_ranks, learned, checkpointing=settings.checkpointing),
-            cache if cache is not None or teacher is None else load(teacher.program, dtype, all_ranks),
+            load(
+                student.program,
+                dtype,
+                all_ranks,
+                learned,
+                checkpointing=settings.checkpointing,
+                compiled=settings.compile,
+            ),
+            cache
+            if cache is not None or teacher is None
+            else load(teacher.program, dtype, all_ranks, compiled=settings.compile),
             _stream(settings, student, teacher, cache, reporter or Silent()),
             States(folder, all_ranks),
             folder / "metrics.jsonl",

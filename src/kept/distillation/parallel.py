@@ -6,6 +6,7 @@ A model is built without memory, split, and then filled: each rank reads just th
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kept.distillation.chunked import HeadInput
 from kept.distillation.lora import starting
+from kept.errors import InputError
 from kept.nn import Model
 from kept.nn.attention import Positions
 
@@ -85,11 +87,14 @@ class Trunk(nn.Module):
     """A model whose forward ends before the head and hands it over with what it reads.
 
     What is done with the head happens inside of `forward`, while a split model holds the head's weights as a whole.
+    `checkpointing` computes layers again in the backward, `compiled` lets torch compile each of them.
     """
 
-    def __init__(self, model: Model, *, checkpointing: bool = False) -> None:
+    def __init__(self, model: Model, *, checkpointing: bool = False, compiled: bool = False) -> None:
         super().__init__()
-        self.model, self.checkpointing = model, checkpointing
+        self.model, self.checkpointing, self.compiled = model, checkpointing, compiled
+        for layer in model.layers if compiled else ():
+            layer.forward = torch.compile(layer.forward)  # a split layer's hooks gather weights, and stay outside
 
     def forward(self, batch: Batch, use: Callable[[HeadInput, list[Tensor]], Made], *, streams: bool = False) -> Made:
         """Run a batch and return what `use` makes of the head's input, (N, D), and of each layer's stream, (B, T, D).
@@ -98,6 +103,8 @@ class Trunk(nn.Module):
         """
         where = Positions.of(batch.tokens_BT, documents_BT=batch.documents_BT)
         x_BTD = self.model.embed(batch.tokens_BT, where)
+        if self.compiled:
+            where.prepare((layer.mixer for layer in self.model.spec.layers), (x_BTD.dtype, torch.float32))
         kept = []
         for layer in self.model.layers:
             x_BTD = checkpoint(layer, x_BTD, where, use_reentrant=False) if self.checkpointing else layer(x_BTD, where)
@@ -120,10 +127,16 @@ def load(
     learns: Trainable | None = None,
     *,
     checkpointing: bool = False,
+    compiled: bool = False,
 ) -> Trunk:
-    """A program as a model in `dtype`, split over the ranks where there are several; what learns is float32."""
+    """A program as a model in `dtype`, split over the ranks where there are several; what learns is float32.
+
+    Raises InputError where it cannot be compiled, or LoRA's layers are missing.
+    """
+    if compiled:
+        _require_compiler(ranks.device)
     with torch.device("meta"):
-        trunk = Trunk(Model(program.spec), checkpointing=checkpointing)
+        trunk = Trunk(Model(program.spec), checkpointing=checkpointing, compiled=compiled)
     trunk.to(dtype).requires_grad_(requires_grad=False)
     if learns is not None:
         learns.apply(trunk.model)
@@ -137,6 +150,13 @@ def load(
         for name, parameter in trunk.model.named_parameters():
             _fill(parameter, starting(program, name, tuple(parameter.shape)))
     return trunk
+
+
+def _require_compiler(device: torch.device) -> None:
+    """What torch compiles for a CPU is C++."""
+    wanted = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(wanted) is None:
+        raise InputError(f"compile: needs a C++ compiler, and {wanted} is none here; install one, or leave it out")
 
 
 def _fill(parameter: nn.Parameter, lazy: Lazy) -> None:

@@ -20,6 +20,10 @@ LISTED = 64
 """Tokens that a teacher's cache keeps of each distribution unless another number is named."""
 
 Precision = Literal["float32", "bfloat16"]
+HiddenError = Literal["mse", "cosine"]
+
+WORDS = {"schedule": get_args(Schedule), "precision": get_args(Precision), "hidden_error": get_args(HiddenError)}
+"""Settings that are one of a few words."""
 
 HELP: Mapping[str, str] = {
     "student": "The converted model that learns.",
@@ -50,6 +54,7 @@ HELP: Mapping[str, str] = {
     "ce": "Weight of the cross-entropy with the text.",
     "temperature": "Of teacher and student in the divergences.",
     "hidden": "Weight of the error of each layer's stream.",
+    "hidden_error": "What it is: mse, the squared error over the teacher's square, or cosine, 1 minus the cosine.",
     "precision": "Of the arithmetic; what learns is float32.",
     "checkpointing": "Compute layers again in the backward, which takes time and saves memory.",
     "compile": "Let torch compile the layers.",
@@ -97,6 +102,7 @@ class Settings:
     ce: float = 0.0
     temperature: float = 1.0
     hidden: float = 0.0
+    hidden_error: HiddenError = "mse"
     precision: Precision = "float32"
     checkpointing: bool = False
     compile: bool = False
@@ -115,7 +121,7 @@ class Settings:
             self._require(key, getattr(self, key) >= 0, "at least 0")
         for key in ("warmup", "beta"):
             self._require(key, 0 <= getattr(self, key) <= 1, "from 0 to 1")
-        for key, words in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
+        for key, words in WORDS.items():
             self._require(key, getattr(self, key) in words, f"one of {', '.join(words)}")
         weights = (self.kl, self.reverse, self.jsd, self.ce, self.hidden)
         self._require("kl", any(weights), "above 0 where no other loss is")
