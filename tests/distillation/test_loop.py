@@ -76,6 +76,7 @@ def test_other_settings_do_not_go_on(
     [
         ({"length": 1000}, InputError, "length: is 1000, .* has 128 positions"),
         ({"rate": -1.0}, RecipeError, "rate: is -1.0, it must be above 0"),
+        ({"kl": 0.0}, RecipeError, "kl: is 0.0, it must be above 0 where no other loss is"),
         ({"teacher": None}, RecipeError, "teacher: is None, it must be a checkpoint"),
         ({"train": "nrms"}, InputError, "names no weight"),
         ({"data": ("nowhere",)}, InputError, "nowhere"),
