@@ -339,7 +339,7 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 
     given = {key: value for key, value in options.items() if value not in (None, ())}
     done = write(Settings(student=student or teacher, teacher=teacher, **given), k, display.Bars())
-    display.out_json(done) if as_json else display.cached_teacher(done)
+    display.out_json(display.cache_table(done)) if as_json else display.cached_teacher(done)
 
 
 @main.command("eval")

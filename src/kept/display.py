@@ -350,6 +350,11 @@ def healing(line: Mapping[str, Any]) -> None:
     hint(f"step {line['step']}, {amount(line['tokens'], 'tokens')}: held-out {shown}")
 
 
+def cache_table(done: CachedTeacher) -> dict[str, Any]:
+    """A teacher's cache as plain data."""
+    return {"out": str(done.path), "bytes": done.nbytes, **done.about}
+
+
 def cached_teacher(done: CachedTeacher) -> None:
     """`kept cache-teacher`: where it is, and for several numbers of tokens what they lose against all."""
     console = _console()
