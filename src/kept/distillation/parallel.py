@@ -141,7 +141,8 @@ def load(
     if learns is not None:
         learns.apply(trunk.model)
     if ranks.count > 1:
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        # Casting inputs would copy the positions at every layer, and each copy would make its tables anew.
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in trunk.model.layers:
             fully_shard(layer, mp_policy=policy)
         fully_shard(trunk, mp_policy=policy)
