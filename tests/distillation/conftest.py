@@ -1,4 +1,4 @@
-"""What the tests of healing run on: an Orion, the plain Llama that is made of it, and texts."""
+"""A pair of models and a corpus for the tests of the loop."""
 
 from __future__ import annotations
 
@@ -25,8 +25,17 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lines of nine words, each line another."""
     file = tmp_path_factory.mktemp("corpus") / "lines.jsonl"
     words = ["once", "upon", "a", "time", "there", "was", "an", "old", "fox"]
     lines = [" ".join(words[(i * k) % 9] for k in range(1, 30)) for i in range(400)]
     file.write_text("".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i, line in enumerate(lines)))
     return file
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tokens are kept where the tests are, not with the user."""
+    folder: Path = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder

@@ -13,7 +13,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from heal_data import tokens_of
-from heal_runs import curve, settings
+from heal_short import curve, settings
 from kept.distillation.mixture import Mixture
 from kept.distillation.packing import Stream
 from kept.distillation.parallel import Ranks, load

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import kept
-from heal_runs import curve, killed_at, on_ranks, settings
+from heal_short import curve, killed_at, on_ranks, settings
 from kept.distillation.loop import Loop
 from kept.distillation.lora import ADAPTER, matrices, merged
 from kept.distillation.parallel import Ranks, load

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kept
-from heal_runs import curve, on_ranks, settings
+from heal_short import curve, on_ranks, settings
 from kept.caching import CachedTeacher, cache_teacher
 from kept.distillation import offline
 from kept.distillation.loop import Loop

@@ -69,6 +69,11 @@ class Batch:
         changed: dict[str, Any] = {n: change(x) for n, x in vars(self).items() if isinstance(x, torch.Tensor)}
         return replace(self, **changed)
 
+    @property
+    def silent(self) -> Batch:
+        """The same rows, from which nothing is learned."""
+        return replace(self, mask_BT=torch.zeros_like(self.mask_BT))
+
 
 @dataclass(frozen=True)
 class Span:

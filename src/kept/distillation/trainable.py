@@ -70,6 +70,10 @@ def trainable(
             lora = _lora(program, lora_rank, lora_alpha)
             continue
         named = _named(program, part.strip(), record or {})
+        if not named and part.strip() == "new":
+            raise InputError(
+                "train: 'new' is what a conversion created, and the student's kept.json lists nothing; use norms"
+            )
         if not named:
             raise InputError(f"train: {part!r} names no weight; use {', '.join(WORDS)}, or a pattern as layers.0.*")
         found |= dict.fromkeys(named)
