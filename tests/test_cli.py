@@ -460,10 +460,27 @@ def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) -> None:
+    lines = (json.dumps({"text": f"{i} foxes met {i * i} hens."}) for i in range(200))
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    sizes = ("--data", tmp_path / "text.jsonl", "--tokens", 256, "--length", 16, "--batch", 4)
+    made = ("cache-teacher", orion, *sizes, "--k", 3, "--out", tmp_path / "teacher")
+    shown = succeeds(*made).stdout
+    assert "the 3 likeliest tokens at each place" in shown
+    assert "against the teacher without its last layer" in shown
+    found = data(*made)
+    assert [one["k"] for one in found["bias"]["by_k"]] == [1, 3, 12]
+    healed = data("heal", out, "--teacher-cache", tmp_path / "teacher", *sizes, "--out", tmp_path / "healed")
+    about = {key: value for key, value in found.items() if key not in {"out", "bytes"}}
+    assert healed["healed"]["teacher_cache"] == about
+    other = ("heal", out, "--teacher-cache", tmp_path / "teacher", *sizes[:-4], "--length", 8, "--out", tmp_path / "no")
+    assert complains(*other).endswith("ask for the same, or make a cache under another name")
+
+
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
     known = ["check", "completion", "convert", "demo", "eval", "generate", "heal", "inspect", "plan", "verify"]
-    assert known == COMMANDS
+    assert sorted([*known, "cache-teacher"]) == COMMANDS
 
 
 # -------------------------------------------------------------------------------------------------- completion, dry run

@@ -1,7 +1,7 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
-The functions say what the command line says: `inspect`, `plan`, `convert`, `heal`, `verify`, `evaluate`, `generate`.
-Each is imported when it is first asked for, and none of them imports torch before it needs it.
+The functions say what the command line says: `inspect`, `plan`, `convert`, `heal`, `cache_teacher`, `verify`,
+`evaluate`, `generate`. Each is imported when it is first asked for, and none of them imports torch before it needs it.
 """
 
 from importlib import import_module
@@ -18,6 +18,7 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
+    from kept.caching import cache_teacher
     from kept.distillation.settings import Settings
     from kept.evaluation.run import evaluate
     from kept.generation import generate
@@ -39,6 +40,7 @@ __all__ = [
     "RecipeError",
     "Refusal",
     "Settings",
+    "cache_teacher",
     "convert",
     "evaluate",
     "generate",
@@ -54,6 +56,7 @@ __all__ = [
 _HOMES = {
     "Recipe": "recipe",
     "Settings": "distillation.settings",
+    "cache_teacher": "caching",
     "convert": "pipeline",
     "evaluate": "evaluation.run",
     "generate": "generation",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from kept.caching import CachedTeacher
     from kept.checking import Checked
     from kept.demo import Demo
     from kept.evaluation.estimate import Figure
@@ -338,6 +339,24 @@ def demo(done: Demo) -> None:
     """`kept demo`."""
     conversion(done.conversion)
     click.echo(f"page: {done.page}")
+
+
+def cache_table(done: CachedTeacher) -> dict[str, Any]:
+    """A teacher's cache as plain data."""
+    return {"out": str(done.path), "bytes": done.nbytes, **done.about}
+
+
+def cached_teacher(done: CachedTeacher) -> None:
+    """`kept cache-teacher`: where it is, and for several numbers of tokens what they lose against all."""
+    console = _console()
+    k, bias = done.about["k"], done.about["bias"]
+    console.print(f"{done.path}: {amount(done.nbytes, 'bytes')}, the {k} likeliest tokens at each place")
+    table = _table("tokens kept", "left out", "KL of these, nats/token", "of all", "gradient's error")
+    for one in bias["by_k"]:
+        figures = f"{100 * one['tail']:.3g} %", f"{one['listed']:.4g}", f"{one['full']:.4g}"
+        table.add_row(str(one["k"]), *figures, f"{100 * one['gradient']:.2g} %")
+    console.print(table)
+    console.print(f"against {bias['against']}, on {amount(bias['tokens'], 'held-out tokens')}")
 
 
 def healed(done: Healed) -> None:

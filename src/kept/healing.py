@@ -16,7 +16,6 @@ from kept.distillation.cache import write_file
 from kept.distillation.settings import SELF, Settings
 from kept.distillation.trainable import Trainable, trainable
 from kept.errors import InputError, OutputError
-from kept.ir.tensors import Given
 from kept.opened import Opened, open_model
 from kept.record import RECORD
 from kept.reporting import Reporter, Silent
@@ -26,12 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import torch
-    from torch import Tensor
 
     from kept.distillation.loop import Loop, Measured
+    from kept.distillation.mixture import Mixture
+    from kept.distillation.offline import Cached
     from kept.distillation.packing import Stream
     from kept.distillation.parallel import Ranks
     from kept.distillation.tokens import Tokens
+    from kept.ir.tensors import Lazy
 
 RUN = ".kept-healing"
 """What the name of the directory beside the output ends with, in which a run keeps its checkpoints and metrics."""
@@ -62,7 +63,9 @@ def heal(
     before, and what reading the data raises.
     """
     from kept.distillation.loop import Loop
+    from kept.distillation.lora import merged
     from kept.distillation.metrics import Metrics
+    from kept.distillation.offline import Cached
     from kept.distillation.parallel import load, ranks
     from kept.distillation.states import States, clear
 
@@ -70,20 +73,30 @@ def heal(
     check_target(target)
     student = open_model(settings.student)
     teacher = None if settings.teacher is None else open_model(settings.teacher)
+    cache = None if settings.teacher_cache is None else Cached.open(Path(settings.teacher_cache))
     check_pair(student, teacher, settings.length)
-    learned = trainable(student.program, settings.train, _recorded(student))
+    learned = trainable(student.program, settings.train, _recorded(student), settings.lora_rank, settings.lora_alpha)
     folder = target.with_name(f".{target.name}{RUN}")
     with ranks() as all_ranks:
         shown = reporter if reporter is not None and all_ranks.first else Silent()
-        stream = _stream(settings, student, teacher, shown)
+        stream = _stream(settings, student, teacher, cache, shown)
         _begin(folder, {**settings.to_dict(), "read": stream.mixture.counts}, all_ranks)
-        dtype = _dtype(settings)
+        dtype = dtype_of(settings)
         metrics = Metrics(folder, watch or (lambda _: None), quiet=not all_ranks.first)
         loop = Loop(
             settings,
             all_ranks,
-            load(student.program, dtype, all_ranks, learned, checkpointing=settings.checkpointing),
-            None if teacher is None else load(teacher.program, dtype, all_ranks),
+            load(
+                student.program,
+                dtype,
+                all_ranks,
+                learned,
+                checkpointing=settings.checkpointing,
+                compiled=settings.compile,
+            ),
+            cache
+            if cache is not None or teacher is None
+            else load(teacher.program, dtype, all_ranks, compiled=settings.compile),
             stream,
             States(folder, all_ranks),
             metrics,
@@ -92,7 +105,8 @@ def heal(
         best = loop.run()
         metrics.note({"kind": "end", "step": loop.step})
         if all_ranks.first:
-            _write(student, best, settings, loop.history, shown)
+            weights = merged(student.program, best, learned.lora)
+            _write(student, weights, settings, loop.history, cache, shown)
             clear(folder, "step-*")
         all_ranks.meet()
     return Healed(target, learned, tuple(loop.history), read_json(target / RECORD), folder)
@@ -167,12 +181,14 @@ def _recorded(student: Opened) -> Mapping[str, Any]:
 
 
 def _write(
-    student: Opened, learned: Mapping[str, Tensor], settings: Settings, history: list[Measured], reporter: Reporter
+    student: Opened,
+    weights: Mapping[str, Lazy],
+    settings: Settings,
+    history: list[Measured],
+    cache: Cached | None,
+    reporter: Reporter,
 ) -> None:
     """Write the student with what it learned, as its family does."""
-    weights = {
-        name: Given(tuple(value.shape), student.program.weights[name].dtype, value) for name, value in learned.items()
-    }
     program = student.program.updated(student.program.spec, weights)
     parts = shards(student.family.write(program))
     target = Path(settings.out)
@@ -181,32 +197,64 @@ def _write(
         small = write_small(stage, parts, dict(student.config), companions(student.path, program.spec))
         hashes = write_weights(stage, parts, student, reporter)
         hashes["output"].update({name: digest(stage.path / name) for name in small})
+        healed = {"settings": {k: v for k, v in settings.to_dict().items() if k != "out"}, "held_out": measured}
         record = {
             **_recorded(student),
-            "healed": {"settings": {k: v for k, v in settings.to_dict().items() if k != "out"}, "held_out": measured},
+            "healed": healed if cache is None else {**healed, "teacher_cache": cache.about},
             "files": hashes["output"],
         }
         stage.write(RECORD, to_json(record))
         stage.publish()
 
 
-def _dtype(settings: Settings) -> torch.dtype:
+def dtype_of(settings: Settings) -> torch.dtype:
+    """That of the arithmetic."""
     import torch
 
     made: torch.dtype = getattr(torch, settings.precision)
     return made
 
 
-def _stream(settings: Settings, student: Opened, teacher: Opened | None, reporter: Reporter) -> Stream:
-    """The tokens to learn from: texts, or what the teacher says."""
-    from kept.distillation.mixture import Mixture, parse_weights
+def _stream(
+    settings: Settings, student: Opened, teacher: Opened | None, cache: Cached | None, reporter: Reporter
+) -> Stream:
+    """The tokens to learn from, in rows that are cut anew each epoch, or in those that a teacher's cache has."""
     from kept.distillation.packing import Stream, check
+    from kept.distillation.rows import Rows, RowStream
+
+    found = mixture(settings, student, teacher, reporter)
+    if cache is None:
+        stream = Stream(found, settings.batch, settings.length, settings.seed)
+    else:
+        cache.require(named(settings, student, teacher, found))
+        stream = RowStream(Rows(found, settings.length, cache.about["counts"]), settings.batch, settings.seed)
+    check(stream, student.program.spec.vocabulary, student.program.spec.context)
+    return stream
+
+
+def mixture(settings: Settings, student: Opened, teacher: Opened | None, reporter: Reporter) -> Mixture:
+    """The tokens to learn from and to measure on: texts, or what the teacher says."""
+    from kept.distillation.mixture import Mixture, parse_weights
 
     weights = None if settings.mixture is None else parse_weights(settings.mixture)
     sources = _sampled(settings, teacher, reporter) if settings.data == (SELF,) else _texts(settings, student, reporter)
-    stream = Stream(Mixture(sources, weights, settings.hold_out), settings.batch, settings.length, settings.seed)
-    check(stream, student.program.spec.vocabulary, student.program.spec.context)
-    return stream
+    return Mixture(sources, weights, settings.hold_out)
+
+
+def named(settings: Settings, student: Opened, teacher: Opened | None, found: Mixture) -> dict[str, Any]:
+    """What a teacher's cache must have been made of for a run; without the teacher itself that is not compared."""
+    from kept.distillation.offline import FORMAT, data_sum
+    from kept.distillation.sampled import teacher_sum
+
+    return {
+        "format": FORMAT,
+        "vocabulary": student.program.spec.vocabulary,
+        "length": settings.length,
+        "hold_out": settings.hold_out,
+        "temperature": settings.temperature,
+        "data": data_sum(found),
+        **({} if teacher is None else {"teacher": teacher_sum(teacher)}),
+    }
 
 
 def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str, Tokens]:
@@ -228,5 +276,5 @@ def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> 
     assert teacher is not None, "settings ask for one"
     length = min(settings.length, teacher.program.spec.context)
     sampling = Sampling(-(-settings.tokens // length), length, seed=settings.seed)
-    model = Model.load(teacher.program, _dtype(settings))
+    model = Model.load(teacher.program, dtype_of(settings))
     return {SELF: sampled(model, teacher_sum(teacher), sampling, reporter=reporter)}

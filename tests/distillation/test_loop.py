@@ -342,3 +342,10 @@ def test_two_runs_write_the_same_bytes(pair: tuple[Path, Path], corpus: Path, tm
     for name in ("one", "two"):
         heal(settings(pair, corpus, tmp_path / name))
     assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
+
+
+@pytest.mark.parametrize("error", ["mse", "cosine"])
+def test_streams_are_matched_too(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, error: str) -> None:
+    streams = {"kl": 0.0, "hidden": 1.0, "hidden_error": error, "train": "all", "rate": 1e-3, "tokens": 30 * 128}
+    found = [one.losses["hidden"] for one in heal(settings(pair, corpus, tmp_path / "out", **streams)).history]
+    assert min(found) < 0.7 * found[0]

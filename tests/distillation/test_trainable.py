@@ -59,7 +59,7 @@ def test_new_is_what_the_record_lists() -> None:
 
 @pytest.mark.parametrize("choice", ["nrms", "layers.9.*", "norms+", ""])
 def test_what_names_nothing_is_refused(choice: str) -> None:
-    with pytest.raises(InputError, match="names no weight; use all, norms, head, new, or a pattern"):
+    with pytest.raises(InputError, match="names no weight; use all, norms, head, new, lora, or a pattern"):
         trainable(random_program(layer_spec()), choice)
 
 

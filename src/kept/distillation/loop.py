@@ -20,21 +20,23 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from kept.distillation.chunked import Losses, chunked_loss
-from kept.distillation.losses import hidden_mse
+from kept.distillation.losses import hidden_cosine, hidden_mse, masked_mean
 from kept.distillation.parallel import whole
 from kept.distillation.schedule import factor
 from kept.distillation.states import clear, random_state
 from kept.errors import InputError, KeptError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from kept.distillation.chunked import HeadInput
+    from kept.distillation.closed import TopK
+    from kept.distillation.heads import HeadInput
     from kept.distillation.metrics import Metrics
+    from kept.distillation.offline import Cached
     from kept.distillation.packing import Batch, Stream
     from kept.distillation.parallel import Ranks, Trunk
-    from kept.distillation.settings import Settings
+    from kept.distillation.settings import HiddenError, Settings
     from kept.distillation.states import States
 
 SPIKE, MEMORY = 10.0, 50
@@ -42,6 +44,10 @@ SPIKE, MEMORY = 10.0, 50
 
 BETTER = 1e-3
 """What a held-out loss must fall by, relatively, to be an improvement."""
+
+
+HIDDEN: Mapping[HiddenError, Callable[[Tensor, Tensor], Tensor]] = {"mse": hidden_mse, "cosine": hidden_cosine}
+"""How far a stream is from the teacher's, token by token."""
 
 
 class Diverged(KeptError):  # noqa: N818 - it is what happened
@@ -65,7 +71,7 @@ class Loop:
     settings: Settings
     ranks: Ranks
     student: Trunk
-    teacher: Trunk | None
+    teacher: Trunk | Cached | None
     stream: Stream
     states: States
     metrics: Metrics
@@ -138,12 +144,12 @@ class Loop:
         objective, weight = self.settings.objective, self.settings.hidden
         targets_N, mask_N = batch.targets_BT.flatten(), batch.mask_BT.flatten()
 
-        def beside(theirs: HeadInput | None, wanted: list[Tensor]) -> Losses:
+        def beside(theirs: HeadInput | TopK | None, wanted: list[Tensor]) -> Losses:
             def end(ours: HeadInput, found: list[Tensor]) -> Losses:
                 losses = chunked_loss(ours, theirs, targets_N, mask_N, objective)
                 if not weight:
                     return losses
-                hidden = _streams(wanted, found, mask_N)
+                hidden = _streams(HIDDEN[self.settings.hidden_error], wanted, found, mask_N)
                 means = {**losses.means, "hidden": hidden.detach()}
                 return replace(losses, total=losses.total + weight * hidden, means=means)
 
@@ -249,11 +255,12 @@ def _add(sums: dict[str, float], found: Losses) -> None:
         sums[name] = sums.get(name, 0.0) + float(value) * found.tokens
 
 
-def _streams(wanted: list[Tensor], found: list[Tensor], mask_N: Tensor) -> Tensor:
+def _streams(
+    error: Callable[[Tensor, Tensor], Tensor], wanted: list[Tensor], found: list[Tensor], mask_N: Tensor
+) -> Tensor:
     """The mean error of layers that both models have, as the first ones are."""
-    count = mask_N.sum().clamp(min=1)
     errors = [
-        (hidden_mse(theirs.flatten(0, 1), ours.flatten(0, 1)) * mask_N).sum() / count
+        masked_mean(error(theirs.flatten(0, 1), ours.flatten(0, 1)), mask_N)
         for theirs, ours in zip(wanted, found, strict=False)
     ]
     return torch.stack(errors).mean()
