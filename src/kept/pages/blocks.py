@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import ClassVar
+
+from kept.evaluation.documents import common
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Pair:
     @property
     def shared(self) -> int:
         """Characters before the two part."""
-        return len(os.path.commonprefix((self.source, self.output)))
+        return common(self.source, self.output)
 
 
 @dataclass(frozen=True)

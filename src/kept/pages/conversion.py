@@ -28,7 +28,7 @@ from kept.pages.stated import listed, mapped, number, text, whole
 from kept.passes import PASSES, Promise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     Record = Mapping[str, Any]
 
@@ -38,7 +38,9 @@ def passes(record: Record) -> Section | None:
     if "passes" not in record:
         return None
     rows = tuple(_step(mapped(step)) for step in listed(record["passes"]))
-    blocks: list[Block] = [Table("Passes, in order", ("pass", "what it does", "promise", "layers", "parameters"), rows, 3)]
+    blocks: list[Block] = [
+        Table("Passes, in order", ("pass", "what it does", "promise", "layers", "parameters"), rows, 3)
+    ]
     if not rows:
         blocks = [Words("Nothing had to change: the architecture was already expressible.")]
     for when in ("before", "after"):
@@ -50,10 +52,11 @@ def passes(record: Record) -> Section | None:
 
 def _step(step: Record) -> tuple[str, ...]:
     name, options = text(step["name"]), mapped(step["options"])
-    asked = "".join(f" {key}={value}" for key, value in options.items() if value is not None)
+    values = [value for value in options.values() if value is not None]
+    words = ", ".join(", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
     summary = PASSES[name].summary if name in PASSES else ""
     counts = (f"{whole(step[key]):+,}" if step[key] else "" for key in ("layers", "parameters"))
-    return (f"{name}{asked}", summary, text(step["promise"]), *counts)
+    return (f"{name} ({words})" if words else name, summary, text(step["promise"]), *counts)
 
 
 def sizes(record: Record) -> Section | None:
@@ -62,15 +65,17 @@ def sizes(record: Record) -> Section | None:
         return None
     both = mapped(record["before"]), mapped(record["after"])
     changes = (
-        _change("parameters", *(whole(one["parameters"]) for one in both), parameters),
-        _change("bytes of the weights", *(whole(one["bytes"]) for one in both), _bytes),
-        _change("key-value cache, for each token of context", *(whole(one["cache_bytes"]) for one in both), _bytes),
+        _change("parameters", "parameters", both, parameters),
+        _change("bytes of the weights", "bytes", both, _bytes),
+        _change("key-value cache, for each token of context", "cache_bytes", both, _bytes),
     )
-    dtypes = dict.fromkeys(text(one["dtype"]) for one in both)
-    return Section("sizes", "What it costs to run", (Changes(changes), Words(f"Weights in {' before, '.join(dtypes)}.")))
+    before, after = (text(one["dtype"]) for one in both)
+    stored = f"Weights are in {after}" + ("." if before == after else f"; they were in {before}.")
+    return Section("sizes", "What it costs to run", (Changes(changes), Words(stored)))
 
 
-def _change(name: str, before: int, after: int, shown: Any) -> Change:  # noqa: ANN401 - a function of a count
+def _change(name: str, key: str, both: tuple[Record, Record], shown: Callable[[int], str]) -> Change:
+    before, after = (whole(one[key]) for one in both)
     return Change(name, before, after, (shown(before), shown(after)))
 
 
@@ -142,9 +147,13 @@ def parity(record: Record) -> Section | None:
     if found["proof"] is not None:
         runs.append(("the map", "the map before rounding, in float64", found["proof"]))
     columns = ("run", "largest logit error", "mean", "KL, nats a token", "same first choice", "perplexity")
-    table = Table("Against the source in float64", columns, tuple(_measured(name, mapped(run)) for _, name, run in runs))
+    table = Table(
+        "Against the source in float64", columns, tuple(_measured(name, mapped(run)) for _, name, run in runs)
+    )
     spread = number(found["output"]["logit_std"])
-    opening = f"On {whole(found['output']['tokens']):,} tokens of {text(found['text'])}. Logits have a standard deviation of "
+    opening = (
+        f"On {whole(found['output']['tokens']):,} tokens of {text(found['text'])}. Logits have a standard deviation of "
+    )
     blocks: list[Block] = [Words(f"{opening}{spread:.3g}."), table, _layers([(name, run) for _, name, run in runs])]
     notes = tuple(text(note) for note in listed(found.get("notes", [])))
     blocks += [Notes(notes)] * bool(notes)
@@ -168,7 +177,7 @@ def _layers(runs: Sequence[tuple[str, Record]]) -> Block:
     if not ranges:
         return Words("No layer differs at all.")
     summary = f"Relative error after each layer: {'; '.join(ranges)}."
-    caption = "Error of the residual stream, as the next norm reads it, layer by layer. Below is better."
+    caption = "Error of the residual stream, as the next norm reads it, layer by layer. Lower is better."
     return Lines(caption, summary, "after layer", "relative error", tuple(curves), log_y=True)
 
 
@@ -191,7 +200,9 @@ def continuations(record: Record) -> Pairs | None:
         return None
     pairs = (mapped(pair) for pair in listed(found["continuations"]))
     after = "the output, before healing" if "healed" in record else "the output"
-    return Pairs(("the source", after), tuple(Pair(*(text(p[k]) for k in ("prompt", "source", "output"))) for p in pairs))
+    return Pairs(
+        ("the source", after), tuple(Pair(*(text(p[k]) for k in ("prompt", "source", "output"))) for p in pairs)
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- loading
@@ -212,7 +223,7 @@ def _ways(record: Record, out: str) -> Iterator[Block]:
         f"model = AutoModelForCausalLM.from_pretrained({out!r}, trust_remote_code=False)\n"
         f"tokenizer = {reads}.from_pretrained({out!r}{trusted})",
     )
-    yield Code("vLLM", f"vllm serve {shlex.quote(out)}")
+    yield Code("vLLM, which takes the stock class; kept has not measured it", f"vllm serve {shlex.quote(out)}")
     yield Code(
         "llama.cpp",
         f"python convert_hf_to_gguf.py {shlex.quote(out)} --outtype bf16 --outfile model.gguf\n"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.reader import read_json
 from kept.evaluation.estimate import Figure
 from kept.numbers import uncertain
 from kept.pages.blocks import Bar, Bars, Block, Curve, Fact, Heading, Lines, Pair, Pairs, Point, Shares, Table, Words
-from kept.pages.stated import listed, mapped, number, text, whole
+from kept.pages.stated import blamed, listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     Found = Mapping[str, Any]
 
@@ -45,37 +47,44 @@ class Row:
     agreement: Figure | None
 
 
-def names(found: Found) -> tuple[str, ...]:
-    """What the models are called."""
-    return tuple(text(mapped(model)["name"]) for model in listed(found["models"]))
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation as parts of a page: its title, what counts most, everything, and what two models wrote."""
+
+    title: str
+    facts: tuple[Fact, ...]
+    blocks: tuple[Block, ...]
+    pairs: tuple[tuple[str, Pairs], ...]
 
 
-def facts(found: Found) -> list[Fact]:
+def read(file: Path) -> Evaluated:
+    """What is in a file of `kept eval`. Raises CheckpointError for one that is damaged."""
+    found = read_json(file)
+    with blamed(file, "the evaluation", "make it again with kept eval --out"):
+        who = tuple(text(mapped(model)["name"]) for model in listed(found["models"]))
+        rows = [_row(row) for row in map(mapped, listed(found["rows"])) if not row["detail"]]
+        blocks = (Words(_described(found)), *_blocks(rows, who))
+        return Evaluated(" and ".join(who), tuple(_facts(rows)), blocks, tuple(_pairs(mapped(found["texts"]), who)))
+
+
+def _facts(rows: Sequence[Row]) -> Iterator[Fact]:
     """How much perplexity each domain lost, of up to three."""
-    rows = [row for row in _rows(found) if row.part == "text" and row.metric == "perplexity" and row.difference]
-    return [Fact(f"{_relative(row).value:+.3g} %", f"perplexity, {row.name}") for row in rows[:3]]
+    lost = [row for row in rows if row.part == "text" and row.metric == "perplexity" and row.difference]
+    return (Fact(f"{_relative(row).value:+.3g} %", f"perplexity, {row.name}") for row in lost[:3])
 
 
-def blocks(found: Found) -> list[Block]:
-    """Everything that was measured, part by part."""
-    who = names(found)
-    out: list[Block] = [Words(_described(found))]
-    for part, rows in groupby(_rows(found), key=lambda row: row.part):
-        out.append(Heading(TITLES.get(part, part)))
-        out += PARTS.get(part, _tasks)([*rows], who)
-    return out
+def _blocks(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
+    for part, mine in groupby(rows, key=lambda row: row.part):
+        yield Heading(TITLES.get(part, part))
+        yield from PARTS.get(part, _tasks)([*mine], who)
 
 
-def pairs(found: Found) -> Iterator[tuple[str, Pairs]]:
+def _pairs(texts: Found, who: Sequence[str]) -> Iterator[tuple[str, Pairs]]:
     """What two models wrote: a title, and some of the texts side by side."""
-    who = names(found)
-    if len(who) != 2:
-        return
-    for name, texts in mapped(found["texts"]).items():
-        source, output = (listed(one) for one in listed(texts))
-        both = (pair for n, each in enumerate(zip(source, output, strict=True), 1) for pair in _written(n, *each))
-        shown = tuple(pair for pair, _ in zip(both, range(SHOWN), strict=False))
-        yield name, Pairs((who[0], who[1]), shown)
+    for name, both in texts.items() if len(who) == 2 else ():
+        source, output = (listed(one) for one in listed(both))
+        each = (pair for n, two in enumerate(zip(source, output, strict=True), 1) for pair in _written(n, *two))
+        yield name, Pairs((who[0], who[1]), tuple(islice(each, SHOWN)))
 
 
 def _written(n: int, source: object, output: object) -> Iterator[Pair]:
@@ -93,12 +102,6 @@ def _cut(written: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
-
-
-def _rows(found: Found) -> list[Row]:
-    """The metrics that count."""
-    rows = (mapped(row) for row in listed(found["rows"]))
-    return [_row(row) for row in rows if not row["detail"]]
 
 
 def _row(row: Found) -> Row:
@@ -150,12 +153,16 @@ def _positions(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
     for name, group in groupby(rows, key=lambda row: row.name):
         places = [(_last(row.metric), row) for row in group]
         curves = tuple(
-            Curve(model, tuple(Point(x, row.models[n].value, _known(row.models[n])) for x, row in places), _style(n, who))
+            Curve(
+                model, tuple(Point(x, row.models[n].value, _known(row.models[n])) for x, row in places), _style(n, who)
+            )
             for n, model in enumerate(who)
         )
         ends = "; ".join(f"{c.name} from {c.points[0].y:.4g} to {c.points[-1].y:.4g}" for c in curves)
         caption = f"{name}: what a token costs by where it stands. Whiskers are one standard error."
-        yield Lines(caption, f"{name}: perplexity by position: {ends}.", "up to position", "perplexity", curves, log_x=True)
+        yield Lines(
+            caption, f"{name}: perplexity by position: {ends}.", "up to position", "perplexity", curves, log_x=True
+        )
 
 
 def _last(metric: str) -> int:
@@ -177,7 +184,9 @@ def _passkey(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
         found = [(match[1], row) for row in rows if (match := re.fullmatch(rf"at {part} (.+)", row.metric))]
         cells = [(model, tuple(row.models[n].value for _, row in found)) for n, model in enumerate(who)]
         columns = (f"by {part}", *(place for place, _ in found))
-        yield Shares("Tokens of text" if part == "length" else "Where the key is said, 0 is the beginning", columns, tuple(cells))
+        yield Shares(
+            "Tokens of text" if part == "length" else "Where the key is said, 0 is the beginning", columns, tuple(cells)
+        )
 
 
 def _tasks(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:

@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from markupsafe import Markup
@@ -34,9 +34,10 @@ COLOURS: Mapping[str, str] = {
 }
 """What stands in the page for the colours that are drawn with: no other colour has these values."""
 
-LOOK = {
+LOOK: dict[Any, Any] = {
     "axes.edgecolor": RULE,
     "axes.labelcolor": INK,
+    "axes.prop_cycle": mpl.cycler(color=[colour for colour, _, _ in STYLES]),
     "axes.titlecolor": INK,
     "font.family": "sans-serif",
     "font.size": 10,
@@ -159,7 +160,7 @@ def _adopted(svg: str, name: str, summary: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r'font-family: [^;"]*;? ?', "", svg)
     for drawn, meant in COLOURS.items():
         svg = svg.replace(drawn, meant)
     label = Markup(' role="img" aria-label="{}"').format(summary)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.distillation.settings import SELF
 from kept.errors import InputError
 from kept.pages.blocks import Block, Curve, Fact, Lines, Point, Section, Table, Words
-from kept.pages.stated import listed, mapped, number, text, whole
+from kept.pages.stated import blamed, listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     Record = Mapping[str, Any]
 
@@ -51,8 +53,8 @@ def facts(record: Record) -> list[Fact]:
     return [*found, Fact(f"{whole(best['tokens']):,}", "tokens")]
 
 
-def healing(record: Record, metrics: Path | None) -> Section | None:
-    """What learned, from what, and the curves."""
+def healing(record: Record, steps: Sequence[Record]) -> Section | None:
+    """What learned, from what, and the curves; `steps` are those of the run, where they are known."""
     if "healed" not in record:
         return None
     measured = _measurements(record)
@@ -61,9 +63,10 @@ def healing(record: Record, metrics: Path | None) -> Section | None:
     blocks.append(_curve(measured, key, f"held-out {NAMES[key]}", "Held out, against tokens learned from."))
     if not math.isnan(number(measured[0]["agreement"])):
         shares = [{**one, "agreement": 100 * number(one["agreement"])} for one in measured]
-        blocks.append(_curve(shares, "agreement", "same first choice, %", "How often both models' first choice is one."))
-    if metrics is not None:
-        steps = _steps(metrics)
+        blocks.append(
+            _curve(shares, "agreement", "same first choice, %", "How often both models' first choice is one.")
+        )
+    if steps:
         blocks.append(_curve(steps, "loss", "loss of each batch", "The loss in training, step by step."))
     return Section("healing", "Healing", tuple(blocks))
 
@@ -92,10 +95,12 @@ def _asked(settings: Record) -> str:
     texts = ", ".join(name or Path(path).stem for name, _, path in names)
     teacher = settings["teacher"]
     whose = "" if teacher is None else f" from {Path(text(teacher)).name}"
+    heard = "texts that the teacher wrote" if texts == SELF else texts
+    rows = whole(settings["batch"]) * whole(settings["accumulate"])
+    how = f"rate {number(settings['rate']):g}, {text(settings['schedule'])}; {text(settings['precision'])}"
     return (
-        f"What learned: {text(settings['train'])}{whose}; on: {'texts that the teacher wrote' if texts == 'self' else texts}. "
-        f"Rows of {whole(settings['length']):,} tokens, {whole(settings['batch']) * whole(settings['accumulate'])} a step; "
-        f"rate {number(settings['rate']):g}, {text(settings['schedule'])}; {text(settings['precision'])}."
+        f"What learned: {text(settings['train'])}{whose}; on: {heard}. "
+        f"Rows of {whole(settings['length']):,} tokens, {rows} a step; {how}."
     )
 
 
@@ -122,23 +127,28 @@ def _curve(measured: Iterable[Record], key: str, y: str, caption: str) -> Lines:
     return Lines(caption, summary, "tokens", y, (Curve(y, points, 0),), log_y=steep)
 
 
-def _steps(file: Path) -> list[dict[str, Any]]:
+def steps(file: Path) -> list[dict[str, Any]]:
     """The steps of a run's metrics, each as it was last: a run that was killed repeats some, and may break a line.
 
-    Raises InputError where there is none.
+    Raises InputError where there is none, CheckpointError for a step that is damaged.
     """
     found: dict[int, dict[str, Any]] = {}
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from None
-    for line in lines:
-        try:
-            one = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(one, dict) and one.get("kind") == "step":
+    with blamed(file, "a line", "give the metrics.jsonl of a run of kept heal"):
+        for one in _lines(file):
             found[whole(one["step"])] = {"tokens": whole(one["tokens"]), "loss": number(one["loss"])}
     if not found:
-        raise InputError(f"{file}: has no steps; `kept heal` writes metrics.jsonl beside its output")
+        raise InputError(f"{file}: has no steps; kept heal writes metrics.jsonl beside its output")
     return [found[step] for step in sorted(found)]
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """What is said of steps, less what is no JSON."""
+    try:
+        written = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    for line in written.splitlines():
+        with suppress(ValueError, RecursionError):
+            one = json.loads(line)
+            if isinstance(one, dict) and one.get("kind") == "step":
+                yield one

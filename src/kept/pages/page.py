@@ -13,12 +13,14 @@ from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import write_whole
 from kept.errors import InputError
 from kept.pages import conversion, evaluation, healing
-from kept.pages.blocks import Block, Heading, Page, Pairs, Section
+from kept.pages.blocks import Heading, Page, Pairs, Section
 from kept.pages.stated import blamed, text
 from kept.record import RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from kept.pages.evaluation import Evaluated
 
     Record = Mapping[str, Any]
 
@@ -58,48 +60,54 @@ def report(
 
 def page(directory: Path, evaluations: Sequence[Path], metrics: Path | None, pairs: Pairs | None) -> Page:
     """All that is known of an output."""
-    record, name = read_json(directory / RECORD), str(directory)
-    measured = {file: read_json(file) for file in evaluations}
+    record = read_json(directory / RECORD)
     if metrics is not None and "healed" not in record:
         raise InputError(f"{metrics}: {directory} was not healed, so that no run's metrics belong to it")
+    steps = [] if metrics is None else healing.steps(metrics)
+    measured = [evaluation.read(file) for file in evaluations]
     with blamed(directory / RECORD, "the record", "convert again, or leave the report"):
         kept, verdict = conversion.verdict(record)
-        lede = [_made_from(record), *conversion.in_words(record), *healing.in_words(record)]
         facts = healing.facts(record) or conversion.facts(record)
-        about = [conversion.passes(record), conversion.parity(record)]
-        sizes, load, texts = conversion.sizes(record), conversion.loading(record, name), conversion.continuations(record)
-        curves = healing.healing(record, None)
-    if metrics is not None:
-        with blamed(metrics, "a line", "give the metrics.jsonl of a run of kept heal"):
-            curves = healing.healing(record, metrics)
-    domains: list[Block] = []
-    written = [Heading("When the conversion was verified"), texts] if texts else []
-    if pairs:
-        written += [Heading("With stock transformers"), pairs]
-    for file, found in measured.items():
-        with blamed(file, "the evaluation", "make it again with kept eval --out"):
-            domains += [*[Heading(" and ".join(evaluation.names(found)))] * (len(measured) > 1), *evaluation.blocks(found)]
-            facts += evaluation.facts(found)
-            for title, both in evaluation.pairs(found):
-                written += [Heading(title), both]
-    sections = (
-        *about,
-        curves,
-        Section("domains", "What each domain kept", tuple(domains)) if domains else None,
-        Section("generations", "Side by side", tuple(written)) if written else None,
-        sizes,
-        load,
-    )
-    title = directory.resolve().name
-    return Page(title, kept, verdict, tuple(filter(None, lede)), tuple(facts), tuple(s for s in sections if s))
+        sections = (
+            conversion.passes(record),
+            conversion.parity(record),
+            healing.healing(record, steps),
+            _domains(measured),
+            _generations(conversion.continuations(record), pairs, measured),
+            conversion.sizes(record),
+            conversion.loading(record, str(directory)),
+        )
+        return Page(
+            title=_title(record, directory),
+            kept=kept,
+            verdict=verdict,
+            lede=(*conversion.in_words(record), *healing.in_words(record)),
+            facts=(*facts, *(fact for one in measured for fact in one.facts)),
+            sections=tuple(section for section in sections if section is not None),
+        )
 
 
-def _made_from(record: Record) -> str:
+def _domains(measured: Sequence[Evaluated]) -> Section | None:
+    """What was evaluated; each evaluation has a title where there are several."""
+    titled = [(*[Heading(one.title)] * (len(measured) > 1), *one.blocks) for one in measured]
+    blocks = tuple(block for blocks in titled for block in blocks)
+    return Section("domains", "What each domain kept", blocks) if blocks else None
+
+
+def _generations(verified: Pairs | None, given: Pairs | None, measured: Sequence[Evaluated]) -> Section | None:
+    """What models wrote, from wherever it is known."""
+    known = [("When the conversion was verified", verified), ("With stock transformers", given)]
+    known += [pair for one in measured for pair in one.pairs]
+    blocks = tuple(block for title, pairs in known if pairs is not None for block in (Heading(title), pairs))
+    return Section("generations", "Side by side", blocks) if blocks else None
+
+
+def _title(record: Record, directory: Path) -> str:
+    """What it was and what it is; a healed model whose conversion is not recorded has only its name."""
     if not {"source", "recipe"} <= record.keys():
-        return ""
-    source = record["source"]
-    healed = ", and healed" if "healed" in record else ""
-    return f"{text(source['name'])} ({text(source['family'])}), rewritten as a stock {text(record['recipe']['to'])}{healed}."
+        return directory.resolve().name
+    healed = ", healed" if "healed" in record else ""
+    return f"{text(record['source']['name'])}, as a stock {text(record['recipe']['to'])}{healed}"
 
 
 def render(made: Page) -> str:

@@ -30,7 +30,7 @@ class Promise(StrEnum):
         return list(Promise).index(self)
 
     def verdict(self, failure: str | None) -> str:
-        """One phrase on a result that was held to this promise; `failure` says why it is broken, None where it is not."""
+        """One phrase on a result that was held to this promise; `failure` says why it is broken, if it is."""
         if failure is not None:
             return f"broken: {failure}"
         return "measured; a lossy conversion promises nothing" if self is Promise.LOSSY else "kept"
