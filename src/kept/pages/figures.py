@@ -6,6 +6,7 @@ import io
 import math
 import re
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -57,6 +58,9 @@ WIDTH = 4.6
 
 LONGEST_NAME = 24
 
+LARGEST = 1e30
+"""What is larger, or on a logarithm smaller than its inverse, is not drawn: it would hide all else."""
+
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -75,23 +79,37 @@ def draw(picture: Lines | Bars, name: str) -> Markup:
 
 
 def _lines(axes: Axes, picture: Lines) -> None:
-    for curve in picture.curves:
+    drawn = [_shown(curve, log_x=picture.log_x, log_y=picture.log_y) for curve in picture.curves]
+    for curve in drawn:
         _curve(axes, curve)
     axes.set_title(picture.y, loc="left", fontsize=10)
     axes.set_xlabel(picture.x)
     axes.grid(axis="y", linewidth=0.6)
-    values = [point.y for curve in picture.curves for point in curve.points]
-    if picture.log_y and any(value > 0 for value in values if math.isfinite(value)):
+    places = sorted({point.x for curve in drawn for point in curve.points})
+    if picture.log_y and places:
         axes.set_yscale("log", nonpositive="mask")
         _powers(axes.yaxis)
-    if picture.log_x:
-        places = sorted({point.x for curve in picture.curves for point in curve.points})
+    if picture.log_x and places:
         axes.set_xscale("log", base=2)
         axes.set_xticks(places, [f"{place:,.0f}" for place in places])
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
+def _shown(curve: Curve, *, log_x: bool, log_y: bool) -> Curve:
+    """The curve less what no axis has a place for: what is no number or beyond all measure, on a logarithm zero."""
+    places = (point for point in curve.points if _drawable(point.x, log=log_x) and _drawable(point.y, log=log_y))
+    return replace(curve, points=tuple(replace(point, error=_whisker(point.error)) for point in places))
+
+
+def _drawable(value: float, *, log: bool = False) -> bool:
+    return abs(value) < LARGEST and (not log or value > 1 / LARGEST)  # a NaN compares false
+
+
+def _whisker(error: float) -> float:
+    return error if _drawable(error) and error > 0 else 0.0
 
 
 def _curve(axes: Axes, curve: Curve) -> None:
@@ -109,11 +127,10 @@ def _curve(axes: Axes, curve: Curve) -> None:
 
 
 def _bars(axes: Axes, picture: Bars) -> None:
-    colour = STYLES[0][0]
     places = range(len(picture.bars))
-    values = [bar.value for bar in picture.bars]
-    errors = [bar.error if math.isfinite(bar.error) else 0.0 for bar in picture.bars]
-    axes.barh(places, values, xerr=errors, height=0.5, color=colour, alpha=0.75, ecolor=INK, capsize=3)
+    values = [bar.value if _drawable(bar.value) else math.nan for bar in picture.bars]
+    errors = [_whisker(bar.error) for bar in picture.bars]
+    axes.barh(places, values, xerr=errors, height=0.5, color=STYLES[0][0], alpha=0.75, ecolor=INK, capsize=3)
     axes.set_yticks(places, [_shortened(bar.name) for bar in picture.bars])
     axes.invert_yaxis()
     axes.axvline(0, color=INK, linewidth=0.8)

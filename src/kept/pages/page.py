@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import write_whole
 from kept.errors import InputError
 from kept.pages import conversion, evaluation, healing
-from kept.pages.blocks import Heading, Page, Pairs, Section
+from kept.pages.blocks import Heading, Page, Pairs, Section, Words
 from kept.pages.stated import blamed, text
 from kept.record import RECORD
 
@@ -99,7 +100,8 @@ def _generations(verified: Pairs | None, given: Pairs | None, measured: Sequence
     known = [("When the conversion was verified", verified), ("With stock transformers", given)]
     known += [pair for one in measured for pair in one.pairs]
     blocks = tuple(block for title, pairs in known if pairs is not None for block in (Heading(title), pairs))
-    return Section("generations", "Side by side", blocks) if blocks else None
+    opening = Words("What two models write after the same prompt. What differs, from where they part, is marked.")
+    return Section("generations", "Side by side", (opening, *blocks)) if blocks else None
 
 
 def _title(record: Record, directory: Path) -> str:
@@ -114,8 +116,12 @@ def render(made: Page) -> str:
     """The page as HTML. Everything in it is escaped but the pictures, whose letters matplotlib escapes."""
     from kept.pages.figures import draw  # noqa: PLC0415 - imports matplotlib, which only drawing needs
 
+    return _template().render(page=made, draw=draw)
+
+
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    template = files("kept").joinpath("templates/report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(page=made, draw=draw)
+    return environment.from_string(files("kept").joinpath("templates/report.html.jinja").read_text(encoding="utf-8"))

@@ -92,7 +92,7 @@ def _figures(*pairs: tuple[float, float]) -> list[dict[str, float]]:
     return [{"value": value, "error": error} for value, error in pairs]
 
 
-def _row(part: str, name: str, metric: str, first: float, other: float, **more: Any) -> dict[str, Any]:
+def _row(part: str, name: str, metric: str, first: float, other: float, **more: object) -> dict[str, Any]:
     (apart,) = _figures((other - first, 0.01 * first + 1e-3))
     models = _figures((first, 0.1 * first), (other, 0.1 * other))
     return {"part": part, "name": name, "metric": metric, "items": 20, "models": models, "difference": apart} | {
@@ -128,7 +128,7 @@ EVALUATION: dict[str, Any] = {
 }
 
 
-def write_output(directory: Path, record: Any = RECORD, **changes: Any) -> Path:
+def write_output(directory: Path, record: dict[str, Any] = RECORD, **changes: object) -> Path:
     """A directory with a record, changed at the top."""
     directory.mkdir(parents=True, exist_ok=True)
     return write(directory / "kept.json", {**deepcopy(record), **changes}).parent
