@@ -210,6 +210,15 @@ def test_one_model_alone(tmp_path: Path) -> None:
     assert "difference" not in page.text
 
 
+def test_tasks_that_do_not_differ_have_no_picture(tmp_path: Path) -> None:
+    rows = [{**row, "difference": {"value": 0.0, "error": 0.0}} for row in EVALUATION["rows"] if row["part"] == "h6"]
+    html = html_of(
+        kept.report(write_output(tmp_path / "o"), evaluations=[write(tmp_path / "e", {**EVALUATION, "rows": rows})])
+    )
+    assert "no task differs" in html
+    assert html.count("<svg") == 1
+
+
 def test_several_evaluations_have_a_title_each(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.json", EVALUATION) for n in range(2)]
     page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=files)))

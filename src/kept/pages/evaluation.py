@@ -196,7 +196,10 @@ def _tasks(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
         yield _table("By task", compared, who)
     if compared and len(who) == 2:
         bars = tuple(_bar(row.name, row.difference) for row in compared if row.difference is not None)
-        yield _bars("What each task lost or won: zero is as good as before.", "difference", bars)
+        if any(bar.value or bar.error for bar in bars):
+            yield _bars("What each task lost or won: zero is as good as before.", "difference", bars)
+        else:
+            yield Words("No answer counts otherwise: no task differs.")
     together = [row for row in rows if row.agreement is not None]
     if together:
         yield _together(together)

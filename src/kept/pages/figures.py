@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+from cycler import cycler
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -38,7 +39,7 @@ COLOURS: Mapping[str, str] = {
 LOOK: dict[Any, Any] = {
     "axes.edgecolor": RULE,
     "axes.labelcolor": INK,
-    "axes.prop_cycle": mpl.cycler(color=[colour for colour, _, _ in STYLES]),
+    "axes.prop_cycle": cycler(color=[colour for colour, _, _ in STYLES]),
     "axes.titlecolor": INK,
     "font.family": "sans-serif",
     "font.size": 10,
