@@ -72,6 +72,23 @@ def open_page(browser: Browser, file: Path, width: int = 1280, scheme: str = "li
     return page
 
 
+def test_a_hostile_name_is_only_read(browser: Browser, tmp_path: Path) -> None:
+    """Nothing that a policy would have to stop: the console says nothing."""
+    name = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    out = write_output(tmp_path / "out", source={"name": name, "family": "orion"}, healed=HEALED)
+    page = open_page(browser, kept.report(out).path)
+    assert page.get_by_role("heading", level=1).inner_text() == f"{name}, as a stock llama, healed"
+    page.close()
+
+
+def test_what_a_page_asks_for_is_noticed(browser: Browser, tmp_path: Path) -> None:
+    """The negative control: a page that is not alone."""
+    file = tmp_path / "page.html"
+    file.write_text("<img src='gone.png'>", encoding="utf-8")
+    with pytest.raises(AssertionError, match=r"gone\.png"):
+        open_page(browser, file)
+
+
 @pytest.mark.parametrize("width", [1280, 768, 390, 360])
 def test_it_is_as_wide_as_its_window(browser: Browser, page_file: Path, width: int) -> None:
     page = open_page(browser, page_file, width)
