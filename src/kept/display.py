@@ -18,7 +18,7 @@ from kept.numbers import amount, parameters, uncertain
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.table import Table
 
@@ -321,15 +321,6 @@ def demo(done: Demo) -> None:
     click.echo(f"page: {done.page}")
 
 
-def healing(line: Mapping[str, Any]) -> None:
-    """A line of metrics, as `kept heal` goes on; steps are shown where they are measured."""
-    if line["kind"] != "held-out":
-        return
-    names = ("loss", "ce", "agreement")
-    shown = ", ".join(f"{name} {line[name]:.4f}" for name in names if name in line)
-    hint(f"step {line['step']}, {amount(line['tokens'], 'tokens')}: held-out {shown}")
-
-
 def healed(done: Healed) -> None:
     """`kept heal`."""
     console = _console()
@@ -340,4 +331,5 @@ def healed(done: Healed) -> None:
         table.add_row(f"{name}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
     table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
     console.print(table)
+    hint(f"metrics: {done.run}")
     console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters learned")

@@ -12,9 +12,10 @@ from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import check_target, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import shards, to_json
+from kept.distillation.cache import write_file
 from kept.distillation.settings import SELF, Settings
 from kept.distillation.trainable import Trainable, trainable
-from kept.errors import InputError
+from kept.errors import InputError, OutputError
 from kept.ir.tensors import Given
 from kept.opened import Opened, open_model
 from kept.record import RECORD
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from kept.distillation.loop import Measured
+    from kept.distillation.loop import Loop, Measured
     from kept.distillation.packing import Stream
+    from kept.distillation.parallel import Ranks
     from kept.distillation.tokens import Tokens
 
 RUN = ".kept-healing"
@@ -37,12 +39,16 @@ RUN = ".kept-healing"
 
 @dataclass(frozen=True)
 class Healed:
-    """A finished run: where the result is, what learned, and the held-out measurements from the first to the last."""
+    """A finished run: where the result is, what learned, and the held-out measurements from the first to the last.
+
+    `run` is the directory with its metrics: `metrics.jsonl`, and files for TensorBoard where that is installed.
+    """
 
     path: Path
     learned: Trainable
     history: tuple[Measured, ...]
     record: Mapping[str, Any]
+    run: Path
 
 
 def heal(
@@ -50,13 +56,15 @@ def heal(
 ) -> Healed:
     """Train a student on what its teacher puts out, and write it with the weights of its best measurement.
 
-    Started again with the same settings, a run that was killed goes on; checkpoints and metrics are in a directory
-    beside the output. `watch` is given each line of metrics. Raises InputError where the two models do not belong
-    together, and what reading the data raises.
+    Started again with the same settings, a run that was killed goes on; metrics, and until it has ended checkpoints,
+    are in a directory beside the output. `watch` is given each line of metrics. Raises InputError where the two models
+    do not belong together, OutputError where the disk refuses, Diverged where the loss is no number or far above those
+    before, and what reading the data raises.
     """
     from kept.distillation.loop import Loop
+    from kept.distillation.metrics import Metrics
     from kept.distillation.parallel import load, ranks
-    from kept.distillation.states import States
+    from kept.distillation.states import States, clear
 
     target = Path(settings.out)
     check_target(target)
@@ -65,62 +73,97 @@ def heal(
     check_pair(student, teacher, settings.length)
     learned = trainable(student.program, settings.train, _recorded(student))
     folder = target.with_name(f".{target.name}{RUN}")
-    folder.mkdir(parents=True, exist_ok=True)
-    _same_run(folder / "settings.json", settings)
     with ranks() as all_ranks:
+        shown = reporter if reporter is not None and all_ranks.first else Silent()
+        stream = _stream(settings, student, teacher, shown)
+        _begin(folder, {**settings.to_dict(), "read": stream.mixture.counts}, all_ranks)
         dtype = _dtype(settings)
+        metrics = Metrics(folder, watch or (lambda _: None), quiet=not all_ranks.first)
         loop = Loop(
             settings,
             all_ranks,
             load(student.program, dtype, all_ranks, learned, checkpointing=settings.checkpointing),
             None if teacher is None else load(teacher.program, dtype, all_ranks),
-            _stream(settings, student, teacher, reporter or Silent()),
+            stream,
             States(folder, all_ranks),
-            folder / "metrics.jsonl",
-            watch or (lambda _: None),
+            metrics,
         )
+        metrics.note(_about(settings, learned, loop))
         best = loop.run()
+        metrics.note({"kind": "end", "step": loop.step})
         if all_ranks.first:
-            _write(student, best, settings, loop.history, reporter or Silent())
+            _write(student, best, settings, loop.history, shown)
+            clear(folder, "step-*")
         all_ranks.meet()
-    return Healed(target, learned, tuple(loop.history), read_json(target / RECORD))
+    return Healed(target, learned, tuple(loop.history), read_json(target / RECORD), folder)
 
 
 def check_pair(student: Opened, teacher: Opened | None, length: int) -> None:
     """Raise InputError where rows are longer than a model's positions, or the two read other tokens."""
+    from kept.verification.text import Reader, difference
+
     for opened in filter(None, (student, teacher)):
         if length > opened.program.spec.context:
-            raise InputError(f"length: is {length}, {opened.path} has {opened.program.spec.context} positions")
+            raise InputError(
+                f"length: is {length}, {opened.path} has {opened.program.spec.context} positions; make rows shorter"
+            )
     if teacher is None:
         return
     sizes = student.program.spec.vocabulary, teacher.program.spec.vocabulary
     if sizes[0] != sizes[1]:
-        raise InputError(f"{student.path}: has {sizes[0]} tokens, its teacher {teacher.path} has {sizes[1]}")
-    files = [opened.path / "tokenizer.json" for opened in (student, teacher)]
-    if all(file.is_file() for file in files) and _vocabulary(files[0]) != _vocabulary(files[1]):
-        raise InputError(f"{files[0]}: is another tokenizer than {files[1]}: the teacher reads other words")
+        raise InputError(
+            f"{student.path}: has {sizes[0]} tokens, its teacher {teacher.path} has {sizes[1]}; "
+            "name the model that it was converted from"
+        )
+    found = difference(Reader(student.path), Reader(teacher.path))
+    if found is not None:
+        raise InputError(
+            f"{student.path}: has another tokenizer than its teacher {teacher.path}: {found}; "
+            "name the model that it was converted from"
+        )
 
 
-def _vocabulary(file: Path) -> object:
-    return read_json(file).get("model")
+def _begin(folder: Path, asked: Mapping[str, Any], ranks: Ranks) -> None:
+    """Make the directory of a run, or find it as the same command left it. A run without a checkpoint never began."""
+    file = folder / "settings.json"
+    if ranks.first and not any(folder.glob("step-*[0-9]")):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(file, to_json(asked))
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: cannot be written ({error.strerror or error}); free space or permissions?"
+            ) from None
+    ranks.meet()
+    found = read_json(file) if file.is_file() else {}
+    changed = [key for key, value in json.loads(to_json(asked)).items() if found.get(key) != value]
+    if changed:
+        raise InputError(
+            f"{folder}: is a run with other settings ({', '.join(changed)}); "
+            "give them again, remove it, or choose another --out"
+        )
+
+
+def _about(settings: Settings, learned: Trainable, loop: Loop) -> dict[str, Any]:
+    """The first line of a run: what learns, what that takes, how long, and from what."""
+    return {
+        "kind": "run",
+        "step": loop.step,
+        "steps": settings.steps,
+        "tokens_a_step": settings.tokens_a_step,
+        "ranks": loop.ranks.count,
+        "train": settings.train,
+        "parameters": learned.parameters,
+        "of": learned.of,
+        "optimiser_bytes": learned.optimiser_bytes,
+        "sources": loop.stream.mixture.counts,
+        "tensorboard": loop.metrics.has_board,
+    }
 
 
 def _recorded(student: Opened) -> Mapping[str, Any]:
     file = student.path / RECORD
     return read_json(file) if file.is_file() else {}
-
-
-def _same_run(file: Path, settings: Settings) -> None:
-    """Keep the settings of a run that begins; refuse to go on with others."""
-    wanted = to_json(settings.to_dict())
-    if not file.is_file():
-        file.write_bytes(wanted)
-    elif file.read_bytes() != wanted:
-        changed = [key for key, value in json.loads(wanted).items() if read_json(file).get(key) != value]
-        raise InputError(
-            f"{file.parent}: is a run with other settings ({', '.join(changed)}); "
-            "give them again, remove it, or choose another --out"
-        )
 
 
 def _write(
@@ -133,11 +176,11 @@ def _write(
     program = student.program.updated(student.program.spec, weights)
     parts = shards(student.family.write(program))
     target = Path(settings.out)
-    with staging(target, {"settings": dict(settings.to_dict())}) as stage:
+    measured = [{**asdict(one), **one.losses} for one in history]
+    with staging(target, {"settings": dict(settings.to_dict()), "measured": measured}) as stage:
         small = write_small(stage, parts, dict(student.config), companions(student.path, program.spec))
         hashes = write_weights(stage, parts, student, reporter)
         hashes["output"].update({name: digest(stage.path / name) for name in small})
-        measured = [{**asdict(one), **one.losses} for one in history]
         record = {
             **_recorded(student),
             "healed": {"settings": {k: v for k, v in settings.to_dict().items() if k != "out"}, "held_out": measured},

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens of each.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,11 @@ class Batch:
         return Batch(
             self.tokens_BT[part], self.targets_BT[part], self.mask_BT[part], self.documents_BT[part], self.names
         )
+
+    @property
+    def silent(self) -> Batch:
+        """The same rows, from which nothing is learned."""
+        return replace(self, mask_BT=torch.zeros_like(self.mask_BT))
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,10 @@ def trainable(program: Program, choice: str, record: Mapping[str, Any] | None = 
     found: dict[str, None] = {}
     for part in choice.split("+"):
         named = _named(program, part.strip(), record or {})
+        if not named and part.strip() == "new":
+            raise InputError(
+                "train: 'new' is what a conversion created, and the student's kept.json lists nothing; use norms"
+            )
         if not named:
             raise InputError(f"train: {part!r} names no weight; use {', '.join(WORDS)}, or a pattern as layers.0.*")
         found |= dict.fromkeys(named)
