@@ -1,7 +1,8 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
 The functions say what the command line says: `inspect`, `plan`, `convert`, `heal`, `cache_teacher`, `verify`,
-`evaluate`, `generate`. Each is imported when it is first asked for, and none of them imports torch before it needs it.
+`evaluate`, `generate`, `report`. Each is imported when it is first asked for, and none of them imports torch before it
+needs it.
 """
 
 from importlib import import_module
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from kept.healing import heal
     from kept.inspection import inspect
     from kept.opened import open_model
+    from kept.pages.page import report
     from kept.pipeline import convert, run
     from kept.planning import plan
     from kept.recipe import Recipe, load_recipe
@@ -49,6 +51,7 @@ __all__ = [
     "load_recipe",
     "open_model",
     "plan",
+    "report",
     "run",
     "verify",
 ]
@@ -65,6 +68,7 @@ _HOMES = {
     "load_recipe": "recipe",
     "open_model": "opened",
     "plan": "planning",
+    "report": "pages.page",
     "run": "pipeline",
     "verify": "verifying",
 }

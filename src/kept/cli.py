@@ -126,6 +126,7 @@ def main() -> None:
     kept check   out/llama                         is it whole, and every weight a number
     kept heal    out/llama --teacher path/to/orion what was lost is learned from the source
     kept eval    path/to/orion out/llama           what both know: texts, length, tasks, answers
+    kept report  out/llama --eval eval.json        all that is known of it, on one page
     kept demo                                      all of it on a small model that comes along
     """
 
@@ -460,6 +461,36 @@ def generate(path: str, prompts: tuple[str, ...], *, as_json: bool, **options: A
 
     texts = write(path, prompts or ("Once upon a time",), reporter=display.Bars(), **options)
     display.out_json(texts) if as_json else display.generations(texts)
+
+
+@main.command()
+@click.argument("out", shell_complete=_folders)
+@click.option("--out", "file", metavar="FILE", shell_complete=_files, help="The page. [default: OUT/report.html]")
+@click.option(
+    "--eval",
+    "evaluations",
+    multiple=True,
+    metavar="FILE",
+    shell_complete=_files,
+    help="What kept eval wrote with --out; may be given several times.",
+)
+@click.option("--metrics", metavar="FILE", shell_complete=_files, help="The metrics.jsonl of the run that healed OUT.")
+@JSON
+def report(out: str, file: str | None, *, as_json: bool, **options: Any) -> None:
+    """Write a page about OUT.
+
+    What was done to it, pass by pass; how near it is to its source; how it healed; what each domain kept; texts side by
+    side; how to load it. One HTML file that needs nothing else; what is not known has no section.
+
+    \b
+    kept report out/llama
+    kept report out/healed --eval eval.json --metrics out/.healed.kept-healing/metrics.jsonl
+    kept report out/llama --out page.html
+    """
+    from kept.pages.page import report as write
+
+    done = write(out, file, **options)
+    display.out_json({"page": str(done.path), "sections": done.sections}) if as_json else display.reported(done)
 
 
 @main.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kept.errors import printable
+from kept.numbers import amount, parameters, uncertain
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kept.healing import Healed
     from kept.inspection import Inspection
     from kept.opened import Opened
+    from kept.pages.page import Report
     from kept.passes.legalize import Plan
     from kept.pipeline import Conversion, Rehearsal
     from kept.verification.parity import Parity
@@ -114,25 +115,6 @@ def _lines(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     took = time.monotonic() - begun
     if took > SHOWN_AFTER:
         hint(f"{name}: {amount(total, unit)} in {took:.1f} s")
-
-
-def amount(count: float, unit: str) -> str:
-    """A count with its unit; bytes in decimal multiples."""
-    if unit != "bytes":
-        return f"{count:.0f} {unit}"
-    for name in ("B", "KB", "MB", "GB"):
-        if count < 1000 or name == "GB":
-            return f"{count:.3g} {name}" if count < 1000 else f"{count:.0f} {name}"
-        count /= 1000
-    raise AssertionError
-
-
-def parameters(count: int) -> str:
-    """A number of parameters: 8.92 M."""
-    for size, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= size:
-            return f"{count / size:.3g} {name}"
-    return str(count)
 
 
 def _console() -> Any:  # noqa: ANN401 - rich is imported late
@@ -320,19 +302,18 @@ def _named(row: Row) -> str:
 
 
 def _figure(found: Figure | None, *, signed: bool = False) -> str:
-    """A number with its standard error, to the digits that the error leaves."""
-    if found is None:
-        return ""
-    sign = "+" if signed else ""
-    if not 0 < found.error < math.inf:
-        return f"{found.value:{sign}.4g}" + (" ± 0" if found.error == 0 else "")
-    digits = max(0, min(6, 1 - math.floor(math.log10(found.error))))
-    return f"{found.value:{sign}.{digits}f} ± {found.error:.{digits}f}"
+    """A number with its standard error; nothing where there is none."""
+    return "" if found is None else uncertain(found.value, found.error, signed=signed)
 
 
 def generations(texts: Sequence[Continued]) -> None:
     """`kept generate`: prompt and continuation, a blank line between."""
     click.echo("\n\n".join(text.prompt + text.text for text in texts))
+
+
+def reported(done: Report) -> None:
+    """`kept report`."""
+    click.echo(f"{done.path}: written ({', '.join(done.sections)})")
 
 
 def demo(done: Demo) -> None:

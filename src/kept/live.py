@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from kept import display
+from kept.numbers import amount, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,17 +117,16 @@ def held_out(line: Mapping[str, Any]) -> str:
 
 def about(line: Mapping[str, Any]) -> list[str]:
     """What is said before a run: what learns and what that takes, how long, and from what."""
-    part = f"{display.parameters(line['parameters'])} of {display.parameters(line['of'])} parameters"
-    size = display.amount(line["optimiser_bytes"], "bytes")
+    part = f"{parameters(line['parameters'])} of {parameters(line['of'])} parameters"
+    size = amount(line["optimiser_bytes"], "bytes")
     told = [f"{part} learn ({line['train']}); they, their gradients and AdamW take {size}"]
     for name, found in line["sources"].items():
         kept, held = (
-            f"{display.parameters(found[f'{which}documents'])} documents, "
-            f"{display.parameters(found[f'{which}tokens'])} tokens"
+            f"{parameters(found[f'{which}documents'])} documents, {parameters(found[f'{which}tokens'])} tokens"
             for which in ("", "held_out_")
         )
         told.append(f"{name}: {kept}; held out {held}")
-    sizes = f"{display.parameters(line['tokens_a_step'])} tokens a step"
+    sizes = f"{parameters(line['tokens_a_step'])} tokens a step"
     told.append(f"{line['steps']} steps, {sizes}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")
     if line["step"]:
         told.append(f"goes on after step {line['step']}")
