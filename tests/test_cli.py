@@ -479,8 +479,8 @@ def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) ->
 
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    known = ["check", "completion", "convert", "demo", "eval", "generate", "heal", "inspect", "plan", "report", "verify"]
-    assert ["cache-teacher", *known] == COMMANDS
+    known = "cache-teacher check completion convert demo eval generate heal inspect plan report verify"
+    assert known.split() == COMMANDS
 
 
 # -------------------------------------------------------------------------------------------------- completion, dry run
