@@ -221,7 +221,7 @@ class Bench:
         if not run.tokens or curve.ended:
             return curve.points
         settings = Settings(
-            run.name, str(folder), "source", (run.data,), train=run.train, tokens=run.tokens, batch=ROWS,
+            run.name, str(folder), "source", data=(run.data,), train=run.train, tokens=run.tokens, batch=ROWS,
             length=SHORT, rate=run.rate, precision="bfloat16", measure_every=10**9, save_every=100,
         )  # fmt: skip
         states = States(folder, self.ranks)
