@@ -1,4 +1,4 @@
-"""`kept.json` and the model card: what was done to a checkpoint, and what was measured.
+"""`kept.json`: what was done to a checkpoint, and what was measured.
 
 Free of times and of where source and output lie, so that the same conversion writes the same bytes.
 """
@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
-from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.checkpoint.writer import finite
 from kept.ir.slots import slots
 from kept.ir.tensors import TORCH_NAMES
@@ -24,18 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.ir.program import Program
-    from kept.ir.spec import Spec
     from kept.opened import Opened
     from kept.passes.legalize import Plan
     from kept.recipe import Recipe
     from kept.verification.verify import Verification
 
 RECORD = "kept.json"
-
-RESTRICTED = {
-    "orion": "Weights that descend from Orion-14B carry its community licence, whatever the licence of the code."
-}
-"""Families whose weights are known to have terms of their own."""
 
 
 def record(
@@ -67,31 +57,6 @@ def verification_table(found: Verification) -> dict[str, Any]:
     """A verification as plain data, with its verdict."""
     table: dict[str, Any] = finite(asdict(found))
     return {**table, "promise": str(found.promise), "kept": found.failure is None, "failure": found.failure}
-
-
-def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verification | None) -> bytes:
-    """The output's README.md."""
-    template = files("kept").joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - Markdown from our own values
-    )
-    text = environment.from_string(template).render(
-        source=source,
-        name=source.name,
-        target=target,
-        spec=spec,
-        plan=plan,
-        found=found,
-        notes=notes(plan),
-        loader=loader(source.family.name, target),
-        licence=stated_licence(source.path),
-        licence_files=[*licences(source.path)],
-        restricted=RESTRICTED.get(source.family.name),
-    )
-    return text.encode()
 
 
 def _described(program: Program) -> dict[str, Any]:

@@ -93,6 +93,8 @@ def recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
     stated = read_json(after.path / RECORD)
     try:
         promise = Promise(stated["promise"])
+        if "healed" in stated:  # what was learned is in no plan
+            return promise, None
         recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
