@@ -103,7 +103,7 @@ def model_card(
         promise=promise,
         found=found,
         healed=None if healed is None else _healed(healed),
-        reference="the source" if healed is None else "its teacher",
+        reference="the source" if healed is None else "the teacher",
         loader=loader(origin.family, origin.target),
         licence=stated_licence(origin.licensed),
         licence_files=[*licences(origin.licensed)],

@@ -86,9 +86,7 @@ def held_out(healed: Record) -> tuple[tuple[str, str, str], tuple[tuple[str, str
 
 
 def _parameters(healed: Record) -> str:
-    """How many learned, of how many; a record may lack it."""
-    if "learned" not in healed:
-        return ""
+    """How many learned, of how many."""
     learned, of = (parameters(whole(healed["learned"][key])) for key in ("parameters", "of"))
     return f", {learned} of {of} parameters,"
 
@@ -100,8 +98,6 @@ def _whose(settings: Record) -> str:
 
 def _corpus(healed: Record) -> str:
     """How much text there was, and how much of it was held out."""
-    if "sources" not in healed:
-        return ""
     sources = [mapped(one) for one in mapped(healed["sources"]).values()]
     had, held = (sum(whole(one[key]) for one in sources) for key in ("tokens", "held_out_tokens"))
     return f" ({had:,} tokens, and {held:,} held out)"
