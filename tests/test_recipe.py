@@ -21,7 +21,7 @@ from kept.passes.rms import MODES, LayerNormToRms
 from kept.passes.window import LimitContext
 from kept.recipe import DTYPES, Recipe, load_recipe, recipe_from
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("orion-*.toml"))
 
 ENDS: dict[str, Any] = {"source": "a", "out": "b"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -125,6 +125,7 @@ def main() -> None:
     kept convert path/to/orion out/llama           do it, and measure the result
     kept verify  path/to/orion out/llama           measure it again, on your own text
     kept check   out/llama                         is it whole, and every weight a number
+    kept heal    out/llama --teacher path/to/orion what was lost is learned from the source
     kept eval    path/to/orion out/llama           what both know: texts, length, tasks, answers
     kept demo                                      all of it on a small model that comes along
     """
@@ -270,41 +271,54 @@ def check(path: str, *, as_json: bool) -> None:
 
 
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each setting of healing but the student."""
+    """An option for each setting of healing but the student. What is not given is None: a recipe may say it."""
     for field in reversed(fields(Settings)):
-        if field.name in {"student", "out", "recipe"}:
+        if field.name == "student":
             continue
         name, hint = f"--{field.name.replace('_', '-')}", str(field.type)
-        shared: dict[str, Any] = {"help": HELP[field.name], "default": None}
+        shared: dict[str, Any] = {"help": HELP[field.name] + _default(field), "default": None}
         if hint == "bool":
-            command = click.option(name, is_flag=True, **shared)(command)
+            command = click.option(f"{name}/--no-{name[2:]}", **shared)(command)
         elif hint.startswith("tuple"):
-            command = click.option(name, multiple=True, **{**shared, "default": ()})(command)
+            command = click.option(name, multiple=True, **shared)(command)
         else:
             kinds = {"int": int, "float": float, "Schedule": SCHEDULES, "Precision": PRECISIONS}
             command = click.option(name, type=kinds.get(hint, str), **shared)(command)
     return command
 
 
+def _default(field: Field[Any]) -> str:
+    """How a help text says what a setting is where nobody says it."""
+    value = field.default[0] if isinstance(field.default, tuple) else field.default
+    return "" if value is None or value is MISSING or isinstance(value, bool) else f" [default: {value}]"
+
+
 @main.command()
-@click.argument("student", shell_complete=_folders)
-@click.option("--out", required=True, shell_complete=_folders, help=HELP["out"])
+@click.argument("student", metavar="STUDENT|RECIPE", shell_complete=_files)
 @with_settings
 @JSON
 def heal(student: str, *, as_json: bool, **options: Any) -> None:
     """Let STUDENT learn what its conversion could not keep.
 
-    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms. Killed,
-    the same command continues. `torchrun --nproc-per-node 2 -m kept heal ...` splits both models over processes.
+    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms.
+
+    A RECIPE is a TOML file with the student and any of these options; flags win over it. torchrun splits both models
+    over processes. Interrupted, the same command continues.
 
     \b
-    kept heal out/plain --teacher path/to/orion --data corpus/ --tokens 2000000 --out out/healed
+    kept heal out/plain --teacher path/to/orion --data corpus/ --train norms --tokens 2M --out out/healed
     kept heal out/plain --teacher path/to/orion --train norms+head --rate 3e-4 --out out/healed
+    kept heal recipe.toml --rate 3e-4
+    torchrun --nproc-per-node 2 -m kept heal recipe.toml
     """
+    from kept.distillation.recipe import load_settings, settings_from
     from kept.healing import heal as mend
 
-    given = {key: value for key, value in options.items() if value not in (None, (), False)}
-    done = mend(Settings(student=student, **given), display.Bars(), display.healing)
+    given = {key: value or None if value == () else value for key, value in options.items()}
+    asked = (
+        load_settings(student, **given) if student.endswith(".toml") else settings_from({}, student=student, **given)
+    )
+    done = mend(asked, display.Bars(), display.healing)
     display.out_json(done.record) if as_json else display.healed(done)
 
 

@@ -17,10 +17,7 @@ mode = "opm"
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.writer import SHARD_BYTES
@@ -31,9 +28,11 @@ from kept.passes import PASSES, Pass
 from kept.passes.legalize import MOST_STEPS, Options
 from kept.passes.rms import MODES
 from kept.passes.rotary import ROPE_FORMS
+from kept.toml import check_type, load, merged, nearest, one_of, texts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
 
 DTYPES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 """Our dtype names by the words that users write."""
@@ -84,10 +83,10 @@ class Recipe:
         for field_ in fields(self):
             value = getattr(self, field_.name)
             if field_.name != "passes" and not (value is None and "None" in str(field_.type)):
-                _check_type(field_.name, value, str(field_.type))
+                check_type(field_.name, value, str(field_.type))
         for key, words in WORDS.items():
             if getattr(self, key) is not None:
-                _one_of(key, getattr(self, key), words)
+                one_of(key, getattr(self, key), words)
         if self.context is not None and self.context < 1:
             raise RecipeError(f"context: is {self.context}, it must be a positive number of tokens")
         if self.verify_tokens not in {None, 0} and not 2 <= (self.verify_tokens or 0) <= MOST_TOKENS:
@@ -124,43 +123,20 @@ class Recipe:
 
 def load_recipe(path: str | Path, **overrides: Any) -> Recipe:  # noqa: ANN401 - values of any key
     """Read a recipe file; `overrides` (None: not given) win over it. Raises RecipeError naming file, line and key."""
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except FileNotFoundError:
-        raise RecipeError(f"{file}: there is no such recipe") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"{file}: {error}") from None
-    try:
-        return recipe_from(table, **overrides)
-    except RecipeError as error:
-        if overrides.get(str(error).split(":", 1)[0]) is not None:
-            raise
-        raise RecipeError(f"{file}{_line(text, str(error))}: {error}") from None
+    return load(path, recipe_from, overrides)
 
 
 def recipe_from(table: dict[str, Any], **overrides: Any) -> Recipe:  # noqa: ANN401 - values of any key
     """A recipe from the keys of a TOML table. Raises RecipeError for an unknown key, a wrong type or a missing one."""
-    given = {**table, **{key: value for key, value in overrides.items() if value is not None}}
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     known = {f.name: f for f in fields(Recipe)}
+    given = merged(table, overrides, known)
     for key, value in given.items():
-        if key not in known:
-            raise RecipeError(f"{key}: is not a key of a recipe{_nearest(key, known)}")
         if key != "passes":
-            _check_type(key, value, str(known[key].type))
+            check_type(key, value, str(known[key].type))
     missing = next((key for key in ("source", "out") if key not in given), None)
     if missing is not None:
         raise RecipeError(f"{missing}: is missing")
     return Recipe(**{**given, "passes": tuple(_passes(given.get("passes", ())))})
-
-
-def _check_type(key: str, value: object, hint: str) -> None:
-    wanted = int if hint.startswith("int") else str
-    if isinstance(value, bool) or not isinstance(value, wanted):
-        word = "a whole number" if wanted is int else "text in quotes"
-        raise RecipeError(f"{key}: is {value!r}, it must be {word}")
 
 
 def _passes(entries: object) -> Iterator[Pass]:
@@ -180,11 +156,11 @@ def _pass(entry: object) -> Pass:
         raise RecipeError("name: every pass is a table with a name")
     name, options = entry["name"], {key: value for key, value in entry.items() if key != "name"}
     if name not in PASSES:
-        raise RecipeError(f"name: {name!r} is not a pass{_nearest(name, PASSES)}; there are {', '.join(PASSES)}")
+        raise RecipeError(f"name: {name!r} is not a pass{nearest(name, PASSES)}; there are {', '.join(PASSES)}")
     settable = {f.name: f for f in fields(PASSES[name])}
     for key, value in options.items():
         if key not in settable or key == "gains":
-            raise RecipeError(f"{key}: is not an option of {name}{_nearest(key, settable)}")
+            raise RecipeError(f"{key}: is not an option of {name}{nearest(key, settable)}")
         options[key] = _dtype(key, value) if key == "dtype" else _option(key, value, str(settable[key].type))
     try:
         return PASSES[name](**options)
@@ -204,20 +180,18 @@ def _option(key: str, value: object, hint: str) -> object:
             raise RecipeError(f"{key}: is {value!r}; it must be one of {', '.join(MODES)}")
         return value
     if hint == "RopeForm":
-        _one_of(key, str(value), ROPE_FORMS)
+        one_of(key, str(value), ROPE_FORMS)
         return value
     if hint.startswith("tuple"):
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise RecipeError(f"{key}: is {value!r}, it must be a list of texts in quotes")
-        return tuple(value)
-    _check_type(key, value, hint)
+        return texts(key, value)
+    check_type(key, value, hint)
     return value
 
 
 def _dtype(key: str, value: object) -> str:
     """Our name of a dtype, by the word that users write."""
-    _check_type(key, value, "str")
-    _one_of(key, str(value), DTYPES)
+    check_type(key, value, "str")
+    one_of(key, str(value), DTYPES)
     return DTYPES[str(value)]
 
 
@@ -231,25 +205,3 @@ def options_of(rewrite: Pass) -> dict[str, Any]:
 
 def _pass_to_dict(rewrite: Pass) -> dict[str, Any]:
     return {"name": rewrite.name, **options_of(rewrite)}
-
-
-def _one_of(key: str, value: str, words: Any) -> None:  # noqa: ANN401 - any collection of words
-    if value not in words:
-        raise RecipeError(f"{key}: is {value!r}{_nearest(value, words)}; it must be one of {', '.join(words)}")
-
-
-def _nearest(word: str, words: Any) -> str:  # noqa: ANN401 - any collection of words
-    near = get_close_matches(word, list(words), 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _line(text: str, error: str) -> str:
-    """`:line` of the key that an error begins with, in the pass that it names."""
-    number, key = re.findall(r"^(?:pass (\d+): )?([^:]*)", error)[0]
-    lines = [*enumerate(text.splitlines(), 1)]
-    heads = [at for at, line in lines if re.match(r"\s*\[\[\s*passes\s*\]\]", line)]
-    begin = heads[int(number) - 1] if number and int(number) <= len(heads) else 0
-    for at, line in lines[begin:]:
-        if re.match(rf'\s*"?{re.escape(key)}"?\s*=', line) or (key in PASSES and f'"{key}"' in line):
-            return f":{at}"
-    return f":{begin}" if begin else ""

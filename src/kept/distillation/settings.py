@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kept.distillation.schedule import Schedule
 from kept.errors import RecipeError
+from kept.toml import check_type, one_of, texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,39 +20,41 @@ SELF = "self"
 
 Precision = Literal["float32", "bfloat16"]
 
+Count = int
+"""A number that may be large: recipes and the command line take 2M for it."""
 
 HELP: Mapping[str, str] = {
     "student": "The converted model that learns.",
     "out": "Directory for the result.",
-    "teacher": "The model that it learns from: what it was converted from.",
+    "teacher": "The model that it learns from: the one that it was converted from.",
     "data": "Texts (text, JSON lines, parquet, directories of them), with a name: english=corpus/en; may be "
     "given several times. self: the teacher samples them.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
     "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
     "train": "What learns: norms, head, new (what the conversion created), all, a pattern as layers.3.*; + joins them.",
-    "tokens": "How many tokens to learn from, in all.",
-    "batch": "Rows of a batch, over all processes.",
+    "tokens": "How many tokens to learn from, in all, as 2M or 500K.",
+    "batch": "Rows of a batch, over all processes together.",
     "length": "Tokens of a row.",
-    "accumulate": "Batches of a step.",
+    "accumulate": "Batches of a step: as many tokens at once in a part of the memory.",
     "rate": "The learning rate at its highest.",
-    "schedule": "How it goes.",
-    "warmup": "The part of all steps in which it rises.",
+    "schedule": "How the rate goes: it falls along a cosine, at the very end (wsd), or not.",
+    "warmup": "The part of all steps in which the rate rises.",
     "decay": "AdamW's weight decay.",
-    "clip": "The gradient's greatest length.",
+    "clip": "The greatest length of a step's gradient.",
     "kl": "Weight of the forward KL from the teacher.",
     "reverse": "Weight of the reverse KL.",
     "jsd": "Weight of the generalised Jensen-Shannon divergence.",
-    "beta": "Its beta.",
+    "beta": "The beta of that divergence.",
     "ce": "Weight of the cross-entropy with the text.",
-    "temperature": "Of teacher and student in the divergences.",
+    "temperature": "The temperature of teacher and student in the divergences.",
     "hidden": "Weight of the error of each layer's stream.",
-    "precision": "Of the arithmetic; what learns is float32.",
+    "precision": "The dtype of the arithmetic; what learns is float32.",
     "checkpointing": "Compute layers again in the backward, which takes time and saves memory.",
     "compile": "Let torch compile the layers.",
     "measure_every": "Steps between held-out measurements.",
     "save_every": "Steps between checkpoints.",
     "patience": "Measurements without a better one after which the run ends; 0: never.",
-    "seed": "Of the order of the documents.",
+    "seed": "Decides the order of the documents, and what self samples.",
 }
 """What each setting is, in a line."""
 
@@ -71,7 +75,7 @@ class Settings:
     mixture: str | None = None
     hold_out: float = 0.01
     train: str = "norms"
-    tokens: int = 1_000_000
+    tokens: Count = 1_000_000
     batch: int = 8
     length: int = 256
     accumulate: int = 1
@@ -97,6 +101,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        for field in fields(self):
+            self._check_kind(field.name, str(field.type))
         for key in ("tokens", "batch", "length", "accumulate", "measure_every", "save_every"):
             self._require(key, getattr(self, key) >= 1, "at least 1")
         for key in ("rate", "temperature", "clip"):
@@ -106,13 +112,21 @@ class Settings:
         for key in ("warmup", "beta"):
             self._require(key, 0 <= getattr(self, key) <= 1, "from 0 to 1")
         for key, words in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
-            self._require(key, getattr(self, key) in words, f"one of {', '.join(words)}")
+            one_of(key, getattr(self, key), words)
         weights = (self.kl, self.reverse, self.jsd, self.ce, self.hidden)
         self._require("kl", any(weights), "above 0 where no other loss is")
         needed = self.kl or self.reverse or self.jsd or self.hidden or self.data == (SELF,)
         self._require(
             "teacher", self.teacher is not None or not needed, "a checkpoint: all losses but ce compare with it"
         )
+
+    def _check_kind(self, key: str, hint: str) -> None:
+        value = getattr(self, key)
+        if hint.startswith("tuple"):
+            self._require(key, texts(key, value), "one or more")
+        elif not (value is None and "None" in hint):
+            check_type(key, value, "int" if hint == "Count" else hint)
+            self._require(key, not isinstance(value, float) or math.isfinite(value), "a finite number")
 
     def _require(self, key: str, holds: object, wanted: str) -> None:
         if not holds:

@@ -1,0 +1,119 @@
+"""Recipes of healing: what is not understood is named with its file, line and key; flags win."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kept.distillation.recipe
+from kept.distillation.recipe import count, load_settings, settings_from
+from kept.distillation.settings import HELP, Settings
+from kept.errors import RecipeError
+
+EXAMPLE = Path(__file__).parents[2] / "recipes" / "heal-plain-llama.toml"
+
+ENDS: dict[str, Any] = {"student": "s", "teacher": "t", "out": "o"}
+
+BEGIN = "student = 's'\nteacher = 't'\nout = 'o'\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "recipe.toml"
+
+
+def refusal(file: Path, text: str, **overrides: Any) -> str:
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_settings(file, **overrides)
+    return str(caught.value).replace(f"{file.parent}/", "")
+
+
+def test_the_example_is_a_recipe() -> None:
+    found = load_settings(EXAMPLE)
+    assert found.data == ("english=corpus/en", "korean=corpus/ko")
+    assert (found.tokens, found.precision, found.checkpointing) == (2_000_000, "bfloat16", True)
+
+
+def test_the_docstring_s_example_is_a_recipe() -> None:
+    text = str(kept.distillation.recipe.__doc__).split("```toml")[1].split("```")[0]
+    assert settings_from(tomllib.loads(text)).tokens == 2_000_000
+
+
+def test_settings_are_what_their_table_says() -> None:
+    made = replace(Settings(**ENDS), data=("a=b", "c"), rate=3e-4, compile=True, patience=3, mixture="a=1,c=2")
+    assert settings_from(made.to_dict()) == made
+
+
+def test_flags_win_and_none_is_not_given(file: Path) -> None:
+    file.write_text(BEGIN + "tokens = '2M'\nrate = 1e-2\ncheckpointing = true\ndata = 'x'\n", encoding="utf-8")
+    found = load_settings(file, tokens="500K", rate=None, checkpointing=False)
+    wanted = Settings(**ENDS, tokens=500_000, rate=1e-2, checkpointing=False, data=("x",))
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [("2M", 2 * 10**6), ("500K", 500_000), ("1.5b", 15 * 10**8), ("2_000", 2000), (" 7 ", 7), (12, 12), ("0.5K", 500)],
+)
+def test_numbers_of_tokens(written: object, wanted: int) -> None:
+    assert count("tokens", written) == wanted
+
+
+@pytest.mark.parametrize("written", ["", "many", "2 M tokens", "2MB", "-2M", "1.5", "0.0005K", True, 2.5, "٣", "1e6"])
+def test_what_is_no_number_of_tokens(written: object) -> None:
+    with pytest.raises(RecipeError, match=r"^tokens: is .*, write it as 2M, 500K or 2000000$"):
+        count("tokens", written)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("teacher = 't'\nout = 'o'", "recipe.toml: student: is missing"),
+        ("teacher = 't'\nstudent = 's'", "recipe.toml: out: is missing"),
+        ("student = 's'\nout = 'o'", "recipe.toml: teacher: is None, it must be a checkpoint"),
+        (BEGIN + "toknes = 3", "recipe.toml:4: toknes: is not a key of a recipe; did you mean tokens?"),
+        (BEGIN + "save-every = 3", "recipe.toml:4: save-every: is not a key of a recipe; did you mean save_every?"),
+        (BEGIN + "[loss]\nkl = 1.0", "recipe.toml: loss: is not a key of a recipe"),
+        (BEGIN + "tokens = 'many'", "recipe.toml:4: tokens: is 'many', write it as 2M"),
+        (BEGIN + "tokens = 0", "recipe.toml:4: tokens: is 0, it must be at least 1"),
+        (BEGIN + "batch = '8'", "recipe.toml:4: batch: is '8', it must be a whole number"),
+        (BEGIN + "batch = 8.0", "recipe.toml:4: batch: is 8.0, it must be a whole number"),
+        (BEGIN + "rate = 'fast'", "recipe.toml:4: rate: is 'fast', it must be a number"),
+        (BEGIN + "rate = true", "recipe.toml:4: rate: is True, it must be a number"),
+        (BEGIN + "rate = nan", "recipe.toml:4: rate: is nan, it must be a finite number"),
+        (BEGIN + "decay = inf", "recipe.toml:4: decay: is inf, it must be a finite number"),
+        (BEGIN + "compile = 1", "recipe.toml:4: compile: is 1, it must be true or false"),
+        (BEGIN + "data = [1]", "recipe.toml:4: data: is [1], it must be a list of texts in quotes"),
+        (BEGIN + "data = []", "recipe.toml:4: data: is (), it must be one or more"),
+        (BEGIN + "schedule = 'cosin'", "recipe.toml:4: schedule: is 'cosin'; did you mean cosine?"),
+        (BEGIN + "precision = 'fp8'", "recipe.toml:4: precision: is 'fp8'; it must be one of float32, bfloat16"),
+        (BEGIN + "student = 't'", "recipe.toml: Cannot overwrite a value"),
+    ],
+)
+def test_what_is_not_understood_is_named(file: Path, text: str, message: str) -> None:
+    assert refusal(file, text).startswith(message)
+
+
+def test_a_wrong_flag_is_not_blamed_on_the_file(file: Path) -> None:
+    assert refusal(file, BEGIN, tokens="many").startswith("tokens: is 'many'")
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"gone\.toml: there is no such recipe"):
+        load_settings(tmp_path / "gone.toml")
+
+
+def test_settings_made_in_python_are_held_to_their_kinds() -> None:
+    with pytest.raises(RecipeError, match="data: is 'corpus', it must be a list of texts in quotes"):
+        Settings(**ENDS, data="corpus")
+    with pytest.raises(RecipeError, match=r"batch: is 8\.5, it must be a whole number"):
+        Settings(**ENDS, batch=8.5)  # type: ignore[arg-type]
+
+
+def test_every_setting_has_its_words() -> None:
+    assert [*HELP] == [field.name for field in fields(Settings)]
