@@ -286,9 +286,9 @@ def run(given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
                 results.append(json.loads(said))
                 print(f"{name}: {said[:200]}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
         program = open_model(Path(work) / "student").program
-    given.operations = student_operations(
-        program.spec, trainable(program, given.train), LENGTH
-    ) + forward_operations(program.spec, LENGTH)
+    given.operations = student_operations(program.spec, trainable(program, given.train), LENGTH) + forward_operations(
+        program.spec, LENGTH
+    )
     return found
 
 

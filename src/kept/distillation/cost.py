@@ -204,7 +204,9 @@ def _activations(asked: Asked, tokens: int) -> float:
     spec, width = asked.student, asked.bytes_of_value
     learns = {name.split(".")[1] for name in asked.learned.slots if name.startswith("layers.") and "norm" not in name}
     kept = [
-        kept_values(layer, spec.width, learns=str(at) in learns) if at >= first_learned(asked.learned, spec.depth) else 0
+        kept_values(layer, spec.width, learns=str(at) in learns)
+        if at >= first_learned(asked.learned, spec.depth)
+        else 0
         for at, layer in enumerate(spec.layers)
     ]
     if asked.settings.checkpointing:
