@@ -11,11 +11,11 @@ loop of `kept heal` as it is, with its documents, metrics and checks, held-out m
 A step is from its batch to zeroed gradients.
 
 Each round starts a process for each contender, in turns, so that all meet the same weather; a process takes
-`--warm` steps and then `--runs`. Memory is the process's anonymous memory, sampled every 5 ms: its peak over the steps,
-above what it held before it loaded a model (`loop_mb`), and above what it held with both loaded (`steps_mb`).
-Processor seconds are of all threads. The rate is of the operations that any way needs (cost.py), beside what the machine
-reaches with square products. Prints medians and writes them with machine, load, command and commit to
-benchmarks/results/.
+`--warm` steps and then `--runs`. Memory is the process's anonymous memory, sampled every 5 ms: its peak over the
+steps, above what it held before it loaded a model (`loop_mb`), and above what it held with both loaded (`steps_mb`).
+Processor seconds are of all threads; with one thread they hardly depend on who else uses the machine. The rate is of
+the operations that any way needs (cost.py), beside what the machine reaches with square products. Prints medians and
+writes them with machine, load, command and commit to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from heal_loss import Peak, median, rates
 from speed import anonymous, commit
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from kept.distillation.cost import forward_operations, student_operations
 from kept.distillation.loop import Loop
@@ -60,13 +61,13 @@ WIDTH, LAYERS, HEADS, MLP = 256, 8, 8, 768
 
 ROWS, LENGTH = 8, 256
 
+END = {"eos_token": "</s>", "pad_token": "</s>"}
+
 CONTENDERS = ("kept", "plain", *(["trl"] if find_spec("trl") else []))
 
 
 def prepare(given: argparse.Namespace, folder: Path) -> None:
     """Write both models, the student a little beside its teacher."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     sizes = {"hidden_size": given.width, "intermediate_size": 3 * given.width, "num_attention_heads": given.width // 32}
     config = LlamaConfig(
         **sizes,
@@ -156,15 +157,13 @@ def kept(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
                 steps.losses.append(line["loss"])
 
         loop = Loop(settings, one, *models, stream(given), states, folder / "metrics.jsonl", watch)
-        loop._measure = loop._save = lambda: None
+        loop._measure = loop._save = lambda: None  # noqa: SLF001 - neither is a step
         steps.loaded()
         loop.run()
 
 
 def models(given: argparse.Namespace, folder: Path) -> Iterator[PreTrainedModel]:
     """Student and teacher in the stock classes."""
-    from transformers import LlamaForCausalLM
-
     for name in ("student", "teacher"):
         model = LlamaForCausalLM.from_pretrained(folder / name, dtype=torch.float32)
         for key, parameter in model.named_parameters():
@@ -195,6 +194,7 @@ def plain(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
 
 def trl(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
     """GKDTrainer."""
+    # ruff: noqa: PLC0415 - only this contender needs them
     from datasets import Dataset
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -203,26 +203,24 @@ def trl(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
     class Clock(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
+        def on_train_begin(self, *_: object, **__: object) -> None:
             steps.loaded()
 
-        def on_step_end(self, *_: Any, **__: Any) -> None:
+        def on_step_end(self, *_: object, **__: object) -> None:
             steps.tick()
 
-        def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
+        def on_log(self, *_: object, logs: dict[str, Any], **__: object) -> None:
             steps.losses.extend([logs["loss"]] if "loss" in logs else [])
 
     class InOrder(GKDTrainer):
-        def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        def _get_train_sampler(self, *_: object) -> SequentialSampler:
             return SequentialSampler(self.train_dataset)
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         ids = torch.tensor([row["input_ids"] for row in rows])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
 
-    words = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel({"a": 0, "</s>": 2}, unk_token="a")), eos_token="</s>", pad_token="</s>"
-    )
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"</s>": 2})), **END)
     config = GKDConfig(
         output_dir=str(folder / "trl"),
         lmbda=0.0,

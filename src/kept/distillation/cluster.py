@@ -23,12 +23,15 @@ import time
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.distillation.settings import Precision
 from kept.errors import RecipeError
-from kept.toml import check_type, load, merged, nearest, one_of
+from kept.toml import check_type, load, merged, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from kept.distillation.settings import Precision
 
 GIGA, TERA = 1e9, 1e12
 
@@ -54,8 +57,8 @@ DEVICES: Mapping[str, Device] = {
     "l40s": Device(48e9, 362e12, 91.6e12, 864e9, 32e9),
     "rtx4090": Device(24e9, 165e12, 82.6e12, 1008e9, 32e9),
 }
-"""The makers' datasheets: dense matrix products in bfloat16, float32 outside of TensorFloat-32, links one way (NVLink or
-Infinity Fabric; else PCIe 4, 16 lanes). Gigabytes are decimal; most have a few percent more, which runtimes take."""
+"""The makers' datasheets: dense matrix products in bfloat16, float32 outside of TensorFloat-32, links one way (NVLink
+or Infinity Fabric; else PCIe 4, 16 lanes). Gigabytes are decimal; most have a few percent more, which runtimes take."""
 
 REACHED = 0.4
 """The part of the peak that training reaches where nobody says: 0.38 to 0.43 of an H100's on 8,192 and 16,384 of them
@@ -70,7 +73,7 @@ HERE = "here"
 
 @dataclass(frozen=True)
 class Cluster:
-    """Ranks on devices of one kind. `price` is for one and an hour; `host`: models live in this machine's own memory."""
+    """Ranks on devices of one kind. `price` is for one and an hour; `host`: devices are parts of this machine."""
 
     name: str
     device: Device
@@ -183,17 +186,17 @@ def here(ranks: int = 1) -> Cluster:
     """This machine's processors: its memory, and what they compute and move, measured in a second."""
     import torch  # noqa: PLC0415 - a plan for another machine does not need it
 
-    square = torch.randn(2048, 2048)
-    long, out = torch.randn(1 << 24), torch.empty(1 << 24)
-    rates = {
-        word: 2 * len(square) ** 3 / _seconds(lambda a=square.to(getattr(torch, word)): a @ a)  # type: ignore[misc]
-        for word in ("float32", "bfloat16")
-    }
+    square, (long, out) = torch.randn(2048, 2048), torch.randn(2, 1 << 24)
+    plain, rounded = _rate(square), _rate(square.bfloat16())
     traffic = 3 * long.nbytes / _seconds(lambda: torch.mul(long, long, out=out))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # Ranks of one machine share what it computes, and what they send passes through its memory.
-    device = Device(memory, rates["bfloat16"] / ranks, rates["float32"] / ranks, traffic / ranks, traffic / ranks / 3)
+    device = Device(memory, rounded / ranks, plain / ranks, traffic / ranks, traffic / ranks / 3)
     return Cluster(HERE, device, ranks, reached=1.0, node=ranks, host=True)
+
+
+def _rate(square: Tensor) -> float:
+    return 2 * len(square) ** 3 / _seconds(lambda: square @ square)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -28,7 +28,7 @@ CHUNK, BLOCK = 512, 1 << 21
 """Tokens whose logits exist at a time, and the elements that a CPU works on at a time (heads.py)."""
 
 LOGIT_VALUES = 6
-"""Values in float32 that the losses make of each logit of a block: both models' log-probabilities, p, q, d, gradient."""
+"""Values in float32 that the losses make of each logit of a block: both log-probabilities, p, q, d, the gradient."""
 
 LOGIT_TRAFFIC, STREAM_TRAFFIC = 24, 3
 """How often a logit, and a value that a layer keeps, is read or written beside the products, by both gradients too."""
