@@ -52,12 +52,14 @@ from kept.distillation.trainable import trainable
 from kept.opened import open_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from transformers import PreTrainedModel
 
-WIDTH, LAYERS, HEADS, MLP = 256, 8, 8, 768
-"""Of orion-9m."""
+    from kept.distillation.parallel import Ranks
+
+WIDTH, LAYERS, HEAD = 256, 8, 32
+"""Of orion-9m; its MLP is three times as wide."""
 
 ROWS, LENGTH = 8, 256
 
@@ -68,7 +70,11 @@ CONTENDERS = ("kept", "plain", *(["trl"] if find_spec("trl") else []))
 
 def prepare(given: argparse.Namespace, folder: Path) -> None:
     """Write both models, the student a little beside its teacher."""
-    sizes = {"hidden_size": given.width, "intermediate_size": 3 * given.width, "num_attention_heads": given.width // 32}
+    sizes = {
+        "hidden_size": given.width,
+        "intermediate_size": 3 * given.width,
+        "num_attention_heads": given.width // HEAD,
+    }
     config = LlamaConfig(
         **sizes,
         vocab_size=given.vocabulary,
@@ -131,35 +137,38 @@ class Steps:
         return {"seconds": seconds, "processor_seconds": busy, "losses": self.losses, **peaks}
 
 
-def kept(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
-    """The loop of `kept heal`."""
-    count = given.warm + given.runs
-    settings = Settings(
-        student="",
-        teacher="",
-        out="",
-        data=(),
-        train=given.train,
-        tokens=count * ROWS * LENGTH,
-        batch=ROWS,
-        length=LENGTH,
-        measure_every=10**9,
-        save_every=10**9,
-    )
+def asked(given: argparse.Namespace, **changes: Any) -> Settings:  # noqa: ANN401 - values of any key
+    """What the loop is asked to do: nothing but steps, unless `changes` say more."""
+    names = {"student": "", "teacher": "", "out": "", "train": given.train}
+    sizes = {"tokens": (given.warm + given.runs) * ROWS * LENGTH, "batch": ROWS, "length": LENGTH}
+    return Settings(**{**names, **sizes, "measure_every": 10**9, "save_every": 10**9, **changes})
+
+
+def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: Settings, steps: Steps) -> Loop:
+    """The loop of `kept heal` on models of a folder, which tells when a step ends."""
     student, teacher = (open_model(folder / name).program for name in ("student", "teacher"))
+    dtype = getattr(torch, settings.precision)
+    learned = trainable(student, settings.train)
+    models = (
+        load(student, dtype, one, learned, checkpointing=settings.checkpointing),
+        load(teacher, dtype, one),
+    )
+
+    def watch(line: Mapping[str, Any]) -> None:
+        if line["kind"] == "step":
+            steps.tick()
+            steps.losses.append(line["loss"])
+
+    return Loop(settings, one, *models, stream(given), States(folder, one), folder / "metrics.jsonl", watch)
+
+
+def kept(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
+    """Its steps, and nothing between."""
     with ranks() as one:
-        models = load(student, torch.float32, one, trainable(student, given.train)), load(teacher, torch.float32, one)
-        states = States(folder, one)
-
-        def watch(line: dict[str, Any]) -> None:
-            if line["kind"] == "step":
-                steps.tick()
-                steps.losses.append(line["loss"])
-
-        loop = Loop(settings, one, *models, stream(given), states, folder / "metrics.jsonl", watch)
-        loop._measure = loop._save = lambda: None  # noqa: SLF001 - neither is a step
+        made = loop(given, folder, one, asked(given), steps)
+        made._measure = made._save = lambda: None  # type: ignore[method-assign] # noqa: SLF001 - neither is a step
         steps.loaded()
-        loop.run()
+        made.run()
 
 
 def models(given: argparse.Namespace, folder: Path) -> Iterator[PreTrainedModel]:
