@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kept.distillation.trainable import Trainable
     from kept.ir.spec import Layer, Spec
 
-CHUNK, BLOCK = 512, 1 << 21
+CHUNK, BLOCK = 256, 1 << 21
 """Tokens whose logits exist at a time, and the elements that a CPU works on at a time (heads.py)."""
 
 LOGIT_VALUES = 6
@@ -109,8 +109,9 @@ def memory(asked: Asked, cluster: Cluster) -> dict[str, float]:
         "activations": _activations(asked, tokens),
         "logits": _logits(asked, tokens, cluster),
     }
-    if cluster.host:
+    if cluster.host:  # others keep these in the memory of their hosts
         found["best so far"] = float(MASTER * learned)
+        found["a checkpoint being written"] = (MASTER + MOMENTS) * learned / ranks + float(MASTER * learned)
     if width < MASTER and ranks == 1:
         found["rounded weights"] = float(width * learned)  # autocast keeps a copy of each float32 matrix
     return {name: value for name, value in found.items() if value}
