@@ -130,24 +130,28 @@ def predicted(run: dict[str, Any], machine: Cluster, given: argparse.Namespace) 
     wanted = argparse.Namespace(**run, warm=1, runs=given.runs)
     settings = asked(wanted, checkpointing=run.get("checkpointing", False))
     whole = Asked(student.spec, teacher.spec, trainable(student, run["train"]), settings)
-    found = cost(whole, replace(machine, ranks=run.get("ranks", 1)))
+    count = run.get("ranks", 1)
+    # Each rank has a thread of its own, and all the memory that it wants.
+    found = cost(whole, replace(machine, ranks=count, node=count))
     return {"bytes": found.bytes_per_rank, "seconds": ROWS * LENGTH / found.tokens_per_second, "memory": found.memory}
 
 
-def compare(given: argparse.Namespace) -> dict[str, Any]:
-    """All runs in turns, each beside its prediction."""
-    torch.set_num_threads(1)
-    machines, found = [], [[] for _ in RUNS]  # type: list[Device], list[list[dict[str, float]]]
+def compare(given: argparse.Namespace) -> list[list[dict[str, float]]]:
+    """All runs in turns."""
+    found: list[list[dict[str, float]]] = [[] for _ in RUNS]
     for _ in range(given.rounds):
-        for at, run in enumerate(RUNS):
-            machines.append(here().device)
-            found[at].append(measured(run, given))
-            print(run, found[at][-1], f"load {os.getloadavg()[0]:.1f}", file=sys.stderr)
-    # A thread's best: what a rank has where nobody else computes.
-    best = Device(*(max(getattr(one, key) for one in machines) for key in Device.__dataclass_fields__))
-    machine = replace(here(), device=best)
-    rows = [row(run, predicted(run, machine, given), results) for run, results in zip(RUNS, found, strict=True)]
-    return {"machine": asdict(best), "rows": rows, "scaling": scaling(rows), "runs": found}
+        for run, results in zip(RUNS, found, strict=True):
+            results.append(measured(run, given))
+            print(run, results[-1], f"load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    return found
+
+
+def table(found: list[list[dict[str, float]]], given: argparse.Namespace) -> dict[str, Any]:
+    """Each run beside its prediction from what one thread of this machine reaches, by its own clock."""
+    torch.set_num_threads(1)
+    machine = here(clock=time.process_time)
+    rows = [row(run, predicted(run, machine, given), results) for run, results in zip(RUNS, found, strict=False)]
+    return {"machine": asdict(machine.device), "rows": rows, "scaling": scaling(rows), "runs": found}
 
 
 def row(run: dict[str, Any], paper: dict[str, Any], results: list[dict[str, float]]) -> dict[str, Any]:
@@ -220,6 +224,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of all configurations")
     parser.add_argument("--runs", type=int, default=4, help="steps that count in each")
     parser.add_argument("--paper", action="store_true", help="print the table for other machines")
+    parser.add_argument("--again", type=Path, help="predict again, beside the runs that a result file has")
     parser.add_argument("--models", type=Path, help="where the models of --rank are")
     parser.add_argument("--rank", type=json.loads, help="be one rank of a run")
     given = parser.parse_args()
@@ -231,7 +236,7 @@ def main() -> None:
         print(json.dumps(rank(argparse.Namespace(**values))))
         return
     load = os.getloadavg()[0]
-    found = compare(given)
+    found = table(json.loads(given.again.read_text())["runs"] if given.again else compare(given), given)
     results = {
         "command": "python benchmarks/heal_cost.py " + " ".join(sys.argv[1:]),
         "commit": commit(),

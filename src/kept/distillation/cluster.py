@@ -143,7 +143,7 @@ def cluster_from(table: Mapping[str, Any], **overrides: Any) -> Cluster:  # noqa
     base = _base(asked)
     name = asked.device or "described"
     made = replace(base, name=name if base.ranks == 1 and asked.ranks in {None, 1} else f"{asked.ranks}x{name}")
-    plain = {key: given[key] for key in ("ranks", "price", "reached", "node") if key in given}
+    plain: dict[str, Any] = {key: given[key] for key in ("ranks", "price", "reached", "node") if key in given}
     if asked.network_gb_s is not None:
         plain["network"] = asked.network_gb_s * GIGA
     return replace(made, device=_device(base.device, asked), **plain)
@@ -182,28 +182,28 @@ def _device(device: Device, asked: _File) -> Device:
     return replace(device, **{SIZES[key][0]: value * SIZES[key][1] for key, value in said.items()})
 
 
-def here(ranks: int = 1) -> Cluster:
-    """This machine's processors: its memory, and what they compute and move, measured in a second."""
+def here(ranks: int = 1, clock: Callable[[], float] = time.perf_counter) -> Cluster:
+    """This machine's processors: its memory, and what they compute and move, measured in a second by a clock."""
     import torch  # noqa: PLC0415 - a plan for another machine does not need it
 
     square, (long, out) = torch.randn(2048, 2048), torch.randn(2, 1 << 24)
-    plain, rounded = _rate(square), _rate(square.bfloat16())
-    traffic = 3 * long.nbytes / _seconds(lambda: torch.mul(long, long, out=out))
+    plain, rounded = _rate(square, clock), _rate(square.bfloat16(), clock)
+    traffic = 3 * long.nbytes / _seconds(lambda: torch.mul(long, long, out=out), clock)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # Ranks of one machine share what it computes, and what they send passes through its memory.
     device = Device(memory, rounded / ranks, plain / ranks, traffic / ranks, traffic / ranks / 3)
     return Cluster(HERE, device, ranks, reached=1.0, node=ranks, host=True)
 
 
-def _rate(square: Tensor) -> float:
-    return 2 * len(square) ** 3 / _seconds(lambda: square @ square)
+def _rate(square: Tensor, clock: Callable[[], float]) -> float:
+    return 2 * len(square) ** 3 / _seconds(lambda: square @ square, clock)
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
     """The best of a few."""
     found = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = clock()
         work()
-        found.append(time.perf_counter() - begun)
+        found.append(clock() - begun)
     return min(found)

@@ -36,6 +36,9 @@ LOGIT_TRAFFIC, STREAM_TRAFFIC = 24, 3
 OPTIMISER_TRAFFIC = 11
 """How often AdamW and the clipping read or write a number of a weight."""
 
+RUNTIME = 1e8
+"""Bytes of torch's own: modules that are imported late, scratch memory of products. Measured; devices' is in a margin."""
+
 DOUBLINGS = 15
 """How often a number of ranks is doubled, to find one that is enough."""
 
@@ -110,8 +113,10 @@ def memory(asked: Asked, cluster: Cluster) -> dict[str, float]:
         "logits": _logits(asked, tokens, cluster),
     }
     if cluster.host:  # others keep these in the memory of their hosts
+        written = (MASTER + MOMENTS) * learned / ranks + float(MASTER * learned)
         found["best so far"] = float(MASTER * learned)
-        found["a checkpoint being written"] = (MASTER + MOMENTS) * learned / ranks + float(MASTER * learned)
+        found["a checkpoint"] = max(0.0, written - found["activations"] - found["logits"])  # copied between two steps
+        found["runtime"] = RUNTIME
     if width < MASTER and ranks == 1:
         found["rounded weights"] = float(width * learned)  # autocast keeps a copy of each float32 matrix
     return {name: value for name, value in found.items() if value}
