@@ -31,7 +31,7 @@ import torch
 from heal_speed import LENGTH, ROWS, Steps, asked, loop, prepare
 from speed import commit
 
-from kept.distillation.cluster import Cluster, Device, cluster, here
+from kept.distillation.cluster import Cluster, cluster, here
 from kept.distillation.cost import Asked, cost
 from kept.distillation.parallel import ranks
 from kept.distillation.settings import Settings

@@ -37,7 +37,7 @@ OPTIMISER_TRAFFIC = 11
 """How often AdamW and the clipping read or write a number of a weight."""
 
 RUNTIME = 1e8
-"""Bytes of torch's own: modules that are imported late, scratch memory of products. Measured; devices' is in a margin."""
+"""Bytes of torch's own: modules that are imported late, scratch memory of products. Devices' is in their margin."""
 
 DOUBLINGS = 15
 """How often a number of ranks is doubled, to find one that is enough."""
