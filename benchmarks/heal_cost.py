@@ -6,7 +6,7 @@
 Each configuration is a run of `kept heal`'s loop in processes of its own, one thread a rank: a stock Llama (random
 weights) learns from another, 8 rows of 256 tokens a step, float32, with a measurement before and after and checkpoints
 in between. Predicted from the two specs and from what this machine's products and memory reached, measured in the same
-round (cluster.py, `here`). Memory is the peak of a rank's anonymous memory above what it held before a model was
+round (cluster.py, `here`). Memory is the peak of a rank's resident memory above what it held before a model was
 loaded, sampled every 5 ms. Seconds a step are the median behind the first; what is held against the prediction are
 processor seconds, which hardly depend on who else uses the machine. Writes medians with machine, load, command and
 commit to benchmarks/results/.

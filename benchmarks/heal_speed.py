@@ -11,8 +11,9 @@ loop of `kept heal` as it is, with its documents, metrics and checks, held-out m
 A step is from its batch to zeroed gradients.
 
 Each round starts a process for each contender, in turns, so that all meet the same weather; a process takes
-`--warm` steps and then `--runs`. Memory is the process's anonymous memory, sampled every 5 ms: its peak over the
-steps, above what it held before it loaded a model (`loop_mb`), and above what it held with both loaded (`steps_mb`).
+`--warm` steps and then `--runs`. Memory is the process's resident memory (the stock classes
+map their weights from the file, kept reads them: both count), sampled every 5 ms: its peak over the steps, above what
+it held before it loaded a model (`loop_mb`), and above what it held with both loaded (`steps_mb`).
 Processor seconds are of all threads; with one thread they hardly depend on who else uses the machine. The rate is of
 the operations that any way needs (cost.py), beside what the machine reaches with square products. Prints medians and
 writes them with machine, load, command and commit to benchmarks/results/.
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from heal_loss import Peak, median, rates
-from speed import anonymous, commit
+from speed import commit
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kept.distillation.cost import forward_operations, student_operations
@@ -109,18 +110,24 @@ def batches(given: argparse.Namespace) -> list[torch.Tensor]:
     return [stream(given).at(step).tokens_BT for step in range(given.warm + given.runs)]
 
 
+def resident(pid: int) -> int:
+    """VmRSS in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
 class Steps:
     """When steps ended, and how much processor time they had taken."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        self.before = anonymous(os.getpid())
+        self.before = resident(os.getpid())
         self.warm, self.clock, self.busy, self.losses = given.warm, [], [], []  # type: int, list[float], list[float], list[float]
 
     def loaded(self) -> None:
         """Both models are there."""
         gc.collect()
-        self.models = anonymous(os.getpid())
-        self.peak = Peak()
+        self.models = resident(os.getpid())
+        self.peak = Peak(resident)
         self.peak.__enter__()
         self.tick()
 
