@@ -43,6 +43,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from kept.distillation.cost import forward_operations, student_operations
 from kept.distillation.loop import Loop
+from kept.distillation.metrics import Metrics
 from kept.distillation.mixture import Mixture
 from kept.distillation.packing import Stream
 from kept.distillation.parallel import load, ranks
@@ -166,7 +167,8 @@ def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: Settings
             steps.tick()
             steps.losses.append(line["loss"])
 
-    return Loop(settings, one, *models, stream(given), States(folder, one), folder / "metrics.jsonl", watch)
+    metrics = Metrics(folder, watch, quiet=not one.first)
+    return Loop(settings, one, *models, stream(given), States(folder, one), metrics)
 
 
 def kept(given: argparse.Namespace, folder: Path, steps: Steps) -> None:

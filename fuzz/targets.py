@@ -11,7 +11,7 @@ import struct
 import tempfile
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import reported
 from kept import checking, planning, verifying
 from kept.checkpoint.companions import companions, stated_licence
 from kept.checkpoint.reader import parse, read_header, read_json
@@ -34,6 +35,7 @@ from kept.ir.text import describe
 from kept.nn import Model
 from kept.nn.rope import inverse_frequencies
 from kept.opened import open_model
+from kept.pages.page import page, render
 from kept.passes.legalize import Options, legalise
 from kept.recipe import load_recipe
 from kept.record import finite
@@ -299,6 +301,28 @@ def use_record(raw: bytes) -> None:
     verifying.altered(opened, verifying.Silent())
 
 
+def use_report(raw: bytes) -> None:
+    """The record of a conversion and of its healing, as a page; drawing is for tests/pages."""
+    directory = _scratch("report")
+    (directory / "kept.json").write_bytes(raw)
+    _write_page(directory)
+
+
+def use_evaluation(raw: bytes) -> None:
+    """An evaluation, as a part of a page."""
+    directory = _scratch("evaluation")
+    (directory / "kept.json").write_bytes(to_json(RECORD))
+    (directory / "eval.json").write_bytes(raw)
+    _write_page(directory, directory / "eval.json")
+
+
+def _write_page(directory: Path, *evaluations: Path) -> None:
+    made = page(directory, evaluations, None, None)
+    words = [tuple(block for block in section.blocks if block.kind != "picture") for section in made.sections]
+    sections = tuple(replace(section, blocks=blocks) for section, blocks in zip(made.sections, words, strict=True))
+    render(replace(made, sections=sections)).encode(errors="backslashreplace")
+
+
 def use_recipe(raw: bytes) -> None:
     """A recipe, read and planned."""
     directory = _scratch("recipe")
@@ -414,6 +438,8 @@ TARGETS_OF_FUZZING: Mapping[str, Target] = {
     "config": Target(lambda: tuple(config_of(family) for family in CONFIGS if family in FAMILIES), use_config),
     "recipe": Target(lambda: (RECIPE,), use_recipe, as_toml),
     "record": Target(lambda: (RECORD,), use_record),
+    "report": Target(lambda: ({**reported.RECORD, "healed": reported.HEALED},), use_report),
+    "evaluation": Target(lambda: (reported.EVALUATION,), use_evaluation),
     "settings": Target(lambda: (SETTINGS,), use_settings),
     "tokenizer": Target(lambda: (_tokenizer(),), use_tokenizer),
     "sentencepiece": Target(lambda: (sentencepiece_model(),), use_sentencepiece),

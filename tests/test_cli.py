@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import kept
 from golden import check_golden
-from kept import display
+from kept import display, numbers
 from kept.cli import main
 from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
@@ -122,6 +122,7 @@ def test_plan_as_data(orion: Path) -> None:
     [
         (["--norm", "opm"], "lossy", "layernorm-to-rmsnorm"),
         (["--norm", "calibrated"], "lossy", "layernorm-to-rmsnorm"),
+        (["--norm", "carried"], "lossy", "carry-norm-bias"),
         (["--final-bias", "drop"], "approximate", "fill-biases"),
         (["--dtype", "bfloat16", "--context", "64"], "approximate", "fill-biases"),
         (["--to", "llama"], "exact", "fill-biases"),
@@ -477,14 +478,14 @@ def test_json_is_not_ascii_only(out: Path) -> None:
     ],
 )
 def test_amounts(count: int, unit: str, wanted: str) -> None:
-    assert display.amount(count, unit) == wanted
+    assert numbers.amount(count, unit) == wanted
 
 
 @pytest.mark.parametrize(
     ("count", "wanted"), [(0, "0"), (999, "999"), (1234, "1.23 K"), (8_920_000, "8.92 M"), (14_500_000_000, "14.5 B")]
 )
 def test_numbers_of_parameters(count: int, wanted: str) -> None:
-    assert display.parameters(count) == wanted
+    assert numbers.parameters(count) == wanted
 
 
 def test_slow_stages_say_where_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,10 +507,27 @@ def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) -> None:
+    lines = (json.dumps({"text": f"{i} foxes met {i * i} hens."}) for i in range(200))
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    sizes = ("--data", tmp_path / "text.jsonl", "--tokens", 256, "--length", 16, "--batch", 4)
+    made = ("cache-teacher", orion, *sizes, "--k", 3, "--out", tmp_path / "teacher")
+    shown = succeeds(*made).stdout
+    assert "the 3 likeliest tokens at each place" in shown
+    assert "against the teacher without its last layer" in shown
+    found = data(*made)
+    assert [one["k"] for one in found["bias"]["by_k"]] == [1, 3, 12]
+    healed = data("heal", out, "--teacher-cache", tmp_path / "teacher", *sizes, "--out", tmp_path / "healed")
+    about = {key: value for key, value in found.items() if key not in {"out", "bytes"}}
+    assert healed["healed"]["teacher_cache"] == about
+    other = ("heal", out, "--teacher-cache", tmp_path / "teacher", *sizes[:-4], "--length", 8, "--out", tmp_path / "no")
+    assert complains(*other).endswith("ask for the same, or make a cache under another name")
+
+
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    known = ["check", "completion", "convert", "demo", "eval", "generate", "heal", "inspect", "plan", "verify"]
-    assert known == COMMANDS
+    known = "cache-teacher check completion convert demo eval generate heal inspect plan report verify"
+    assert known.split() == COMMANDS
 
 
 # -------------------------------------------------------------------------------------------------- completion, dry run
@@ -562,7 +580,7 @@ def test_completing_does_not_wait_for_torch() -> None:
     wraps = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); {code}"
     done = subprocess.run([sys.executable, "-c", wraps], capture_output=True, text=True, check=False, env=given)
     assert (done.stdout.split(), done.stderr) == (
-        ["plain,exact", "plain,opm", "plain,opm-centred", "plain,calibrated"],
+        ["plain,exact", "plain,opm", "plain,opm-centred", "plain,calibrated", "plain,carried"],
         "False\n",
     )
 

@@ -56,7 +56,7 @@ def test_the_page_is_self_contained(demo: Demo) -> None:
     html = demo.page.read_text(encoding="utf-8")
     assert "<svg" in html
     assert "promise exact: kept" in html
-    assert not re.search(r"<script|<link|src=|@import|url\(http", html)
+    assert not re.search(r'<script|src=|@import|url\(http|href="(?!#|data:,)', html)
     assert json.dumps(demo.record)
 
 

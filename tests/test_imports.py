@@ -33,7 +33,9 @@ def orion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("source") / "orion", "orion")
 
 
-@pytest.mark.parametrize("options", [("inspect",), ("plan",), ("plan", "--norm", "calibrated")])
+@pytest.mark.parametrize(
+    "options", [("inspect",), ("plan",), ("plan", "--norm", "calibrated"), ("plan", "--norm", "carried")]
+)
 def test_a_checkpoint_of_any_size_is_looked_at_without_torch(orion: Path, options: tuple[str, ...]) -> None:
     assert not {"torch", "transformers", "matplotlib", "tokenizers"} & imported(*options, str(orion))
 

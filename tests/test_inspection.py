@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.errors import CheckpointError
-from kept.inspection import cache_bytes
 from models import TINY, program_of, write_checkpoint
 
 if TYPE_CHECKING:
@@ -73,8 +72,9 @@ def test_every_family_is_plain_data(tmp_path: Path, family: str) -> None:
 
 
 def test_the_cache_counts_each_layer_s_own_heads(tmp_path: Path) -> None:
-    spec = program_of(write_checkpoint(tmp_path, "gpt2")).spec
-    assert cache_bytes(spec, "F32") == 3 * 2 * 48 * 4
+    program = program_of(write_checkpoint(tmp_path, "gpt2"))
+    assert program.dtype == "F32"
+    assert program.cache_bytes == 3 * 2 * 48 * 4
 
 
 def test_only_headers_and_norms_are_read(orion: Path) -> None:

@@ -18,6 +18,7 @@ from kept.passes.rms import LayerNormToRms
 from kept.planning import make_plan
 from kept.recipe import Recipe
 from kept.record import RESTRICTED, model_card, record, verification_table
+from kept.runtimes import notes
 from kept.verification.parity import Parity
 from kept.verification.verify import Continuation, Verification
 from models import write_checkpoint
@@ -69,6 +70,20 @@ def test_a_record_is_plain_data(source: Opened) -> None:
     assert table["files"] == {"model.safetensors": "bb"}
     assert table["passes"][0]["options"] == {"biases": ["mixer.o"]}
     assert table["promise"] == "lossy"
+
+
+def test_a_record_says_what_both_models_cost(source: Opened) -> None:
+    recipe, plan = planned(source)
+    table = record(source, recipe, plan, HASHES, None)
+    before, after = table["before"], table["after"]
+    assert before["parameters"] == source.program.parameters
+    assert after["parameters"] == before["parameters"] + sum(step["parameters"] for step in table["passes"])
+    assert (before["dtype"], before["bytes"]) == ("float32", 4 * before["parameters"])
+    assert (before["cache_bytes"], after["cache_bytes"]) == (3 * 2 * 32 * 4, 4 * 2 * 32 * 4), "a layer more"
+    assert before["spec"][1].startswith("layers 0-2: LayerNorm with bias")
+    assert after["spec"][1].startswith("layers 0-3: RMSNorm")
+    assert table["runtimes"] == [str(note) for note in notes(plan)]
+    assert table["runtimes"][0].startswith("llama.cpp f16: ")
 
 
 def test_a_record_does_not_say_where_source_and_output_lay(source: Opened) -> None:

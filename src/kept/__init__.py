@@ -1,7 +1,8 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
-The functions say what the command line says: `inspect`, `plan`, `convert`, `heal`, `verify`, `evaluate`, `generate`.
-Each is imported when it is first asked for, and none of them imports torch before it needs it.
+The functions say what the command line says: `inspect`, `plan`, `convert`, `heal`, `cache_teacher`, `verify`,
+`evaluate`, `generate`, `report`. Each is imported when it is first asked for, and none of them imports torch before it
+needs it.
 """
 
 from importlib import import_module
@@ -18,12 +19,14 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
+    from kept.caching import cache_teacher
     from kept.distillation.settings import Settings
     from kept.evaluation.run import evaluate
     from kept.generation import generate
     from kept.healing import heal
     from kept.inspection import inspect
     from kept.opened import open_model
+    from kept.pages.page import report
     from kept.pipeline import convert, run
     from kept.planning import plan
     from kept.recipe import Recipe, load_recipe
@@ -39,6 +42,7 @@ __all__ = [
     "RecipeError",
     "Refusal",
     "Settings",
+    "cache_teacher",
     "convert",
     "evaluate",
     "generate",
@@ -47,6 +51,7 @@ __all__ = [
     "load_recipe",
     "open_model",
     "plan",
+    "report",
     "run",
     "verify",
 ]
@@ -54,6 +59,7 @@ __all__ = [
 _HOMES = {
     "Recipe": "recipe",
     "Settings": "distillation.settings",
+    "cache_teacher": "caching",
     "convert": "pipeline",
     "evaluate": "evaluation.run",
     "generate": "generation",
@@ -62,6 +68,7 @@ _HOMES = {
     "load_recipe": "recipe",
     "open_model": "opened",
     "plan": "planning",
+    "report": "pages.page",
     "run": "pipeline",
     "verify": "verifying",
 }

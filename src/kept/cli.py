@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import MISSING, Field, fields
-from typing import TYPE_CHECKING, Any, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from kept import display
-from kept.distillation.schedule import Schedule
-from kept.distillation.settings import HELP, Precision, Settings
+from kept.distillation.settings import HELP, LISTED, WORDS, Settings
 from kept.errors import KeptError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 
 def _words(_: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
@@ -43,7 +43,6 @@ def _files(_: click.Context, __: click.Parameter, begun: str) -> list[Completion
     return [CompletionItem(begun, type="file")]
 
 
-SCHEDULES, PRECISIONS = click.Choice(get_args(Schedule)), click.Choice(get_args(Precision))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
 
@@ -53,7 +52,7 @@ CHOICES: tuple[Callable[..., Any], ...] = (
         "--norm",
         metavar="MODE",
         shell_complete=_words,
-        help="LayerNorm becomes RMSNorm: exact, opm, opm-centred or calibrated. [default: exact]",
+        help="LayerNorm becomes RMSNorm: exact, opm, opm-centred, calibrated or carried. [default: exact]",
     ),
     click.option(
         "--final-bias",
@@ -127,6 +126,7 @@ def main() -> None:
     kept check   out/llama                         is it whole, and every weight a number
     kept heal    out/llama --teacher path/to/orion what was lost is learned from the source
     kept eval    path/to/orion out/llama           what both know: texts, length, tasks, answers
+    kept report  out/llama --eval eval.json        all that is known of it, on one page
     kept demo                                      all of it on a small model that comes along
     """
 
@@ -303,10 +303,10 @@ def check(path: str, *, as_json: bool) -> None:
         raise click.exceptions.Exit(2)
 
 
-def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_settings(command: Callable[..., Any], only: Collection[str] = HELP) -> Callable[..., Any]:
     """An option for each setting of healing but the student. What is not given is None: a recipe may say it."""
     for field in reversed(fields(Settings)):
-        if field.name == "student":
+        if field.name == "student" or field.name not in only:
             continue
         name, hint = f"--{field.name.replace('_', '-')}", str(field.type)
         shared: dict[str, Any] = {"help": HELP[field.name] + _default(field), "default": None}
@@ -315,8 +315,10 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         elif hint.startswith("tuple"):
             command = click.option(name, multiple=True, **shared)(command)
         else:
-            kinds = {"int": int, "float": float, "Schedule": SCHEDULES, "Precision": PRECISIONS}
-            command = click.option(name, type=kinds.get(hint, str), **shared)(command)
+            kind = (
+                click.Choice(WORDS[field.name]) if field.name in WORDS else {"int": int, "float": float}.get(hint, str)
+            )
+            command = click.option(name, type=kind, **shared)(command)
     return command
 
 
@@ -346,13 +348,51 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     """
     from kept.distillation.recipe import load_settings, settings_from
     from kept.healing import heal as mend
+    from kept.live import Watcher
+    from kept.reporting import shows
 
     given = {key: value or None if value == () else value for key, value in options.items()}
     asked = (
         load_settings(student, **given) if student.endswith(".toml") else settings_from({}, student=student, **given)
     )
-    done = mend(asked, display.Bars(), display.healing)
-    display.out_json(done.record) if as_json else display.healed(done)
+    with Watcher() as watch:
+        done = mend(asked, display.Bars(), watch)
+    if shows():
+        display.out_json(done.record) if as_json else display.healed(done)
+
+
+OF_CACHES = ("data", "mixture", "hold_out", "tokens", "batch", "length", "temperature", "precision", "seed")
+
+
+@main.command("cache-teacher")
+@click.argument("teacher", shell_complete=_folders)
+@click.option("--out", required=True, shell_complete=_folders, help="Directory for the cache.")
+@click.option("--k", default=LISTED, show_default=True, help="Likeliest tokens that are kept of each distribution.")
+@click.option(
+    "--student",
+    shell_complete=_folders,
+    help="Measure the bias of k tokens against this student. [default: the teacher without its last layer]",
+)
+@partial(with_settings, only=OF_CACHES)
+@JSON
+def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, **options: Any) -> None:
+    """Run TEACHER once, and keep what it puts out.
+
+    Its likeliest tokens at every place of the texts are written to OUT, with what they lose against all tokens. Runs of
+    `kept heal --teacher-cache OUT` with the same data, length, held-out part and temperature read them, in any order.
+
+    Interrupted, the same command continues.
+
+    \b
+    kept cache-teacher path/to/orion --data corpus/ --tokens 2000000 --out out/teacher
+    kept heal out/plain --teacher-cache out/teacher --data corpus/ --tokens 2000000 --out out/healed
+    """
+    from kept.caching import cache_teacher as write
+    from kept.distillation.recipe import settings_from
+
+    given = {key: value or None if value == () else value for key, value in options.items()}
+    done = write(settings_from({}, student=student or teacher, teacher=teacher, **given), k, display.Bars())
+    display.out_json(display.cache_table(done)) if as_json else display.cached_teacher(done)
 
 
 @main.command("eval")
@@ -454,6 +494,36 @@ def generate(path: str, prompts: tuple[str, ...], *, as_json: bool, **options: A
 
     texts = write(path, prompts or ("Once upon a time",), reporter=display.Bars(), **options)
     display.out_json(texts) if as_json else display.generations(texts)
+
+
+@main.command()
+@click.argument("out", shell_complete=_folders)
+@click.option("--out", "file", metavar="FILE", shell_complete=_files, help="The page. [default: OUT/report.html]")
+@click.option(
+    "--eval",
+    "evaluations",
+    multiple=True,
+    metavar="FILE",
+    shell_complete=_files,
+    help="What kept eval wrote with --out; may be given several times.",
+)
+@click.option("--metrics", metavar="FILE", shell_complete=_files, help="The metrics.jsonl of the run that healed OUT.")
+@JSON
+def report(out: str, file: str | None, *, as_json: bool, **options: Any) -> None:
+    """Write a page about OUT.
+
+    What was done to it, pass by pass; how near it is to its source; how it healed; what each domain kept; texts side by
+    side; how to load it. One HTML file that needs nothing else; what is not known has no section.
+
+    \b
+    kept report out/llama
+    kept report out/healed --eval eval.json --metrics out/.healed.kept-healing/metrics.jsonl
+    kept report out/llama --out page.html
+    """
+    from kept.pages.page import report as write
+
+    done = write(out, file, **options)
+    display.out_json({"page": str(done.path), "sections": done.sections}) if as_json else display.reported(done)
 
 
 @main.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import sys
 import time
@@ -15,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kept.errors import printable
+from kept.numbers import amount, parameters, uncertain
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.table import Table
 
+    from kept.caching import CachedTeacher
     from kept.checking import Checked
     from kept.demo import Demo
     from kept.distillation.cost import Cost
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kept.healing import Healed
     from kept.inspection import Inspection
     from kept.opened import Opened
+    from kept.pages.page import Report
     from kept.passes.legalize import Plan
     from kept.pipeline import Conversion, Rehearsal
     from kept.verification.parity import Parity
@@ -115,25 +117,6 @@ def _lines(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     took = time.monotonic() - begun
     if took > SHOWN_AFTER:
         hint(f"{name}: {amount(total, unit)} in {took:.1f} s")
-
-
-def amount(count: float, unit: str) -> str:
-    """A count with its unit; bytes in decimal multiples."""
-    if unit != "bytes":
-        return f"{count:.0f} {unit}"
-    for name in ("B", "KB", "MB", "GB"):
-        if count < 1000 or name == "GB":
-            return f"{count:.3g} {name}" if count < 1000 else f"{count:.0f} {name}"
-        count /= 1000
-    raise AssertionError
-
-
-def parameters(count: int) -> str:
-    """A number of parameters: 8.92 M."""
-    for size, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= size:
-            return f"{count / size:.3g} {name}"
-    return str(count)
 
 
 def _console() -> Any:  # noqa: ANN401 - rich is imported late
@@ -358,19 +341,18 @@ def _named(row: Row) -> str:
 
 
 def _figure(found: Figure | None, *, signed: bool = False) -> str:
-    """A number with its standard error, to the digits that the error leaves."""
-    if found is None:
-        return ""
-    sign = "+" if signed else ""
-    if not 0 < found.error < math.inf:
-        return f"{found.value:{sign}.4g}" + (" ± 0" if found.error == 0 else "")
-    digits = max(0, min(6, 1 - math.floor(math.log10(found.error))))
-    return f"{found.value:{sign}.{digits}f} ± {found.error:.{digits}f}"
+    """A number with its standard error; nothing where there is none."""
+    return "" if found is None else uncertain(found.value, found.error, signed=signed)
 
 
 def generations(texts: Sequence[Continued]) -> None:
     """`kept generate`: prompt and continuation, a blank line between."""
     click.echo("\n\n".join(text.prompt + text.text for text in texts))
+
+
+def reported(done: Report) -> None:
+    """`kept report`."""
+    click.echo(f"{done.path}: written ({', '.join(done.sections)})")
 
 
 def demo(done: Demo) -> None:
@@ -379,13 +361,22 @@ def demo(done: Demo) -> None:
     click.echo(f"page: {done.page}")
 
 
-def healing(line: Mapping[str, Any]) -> None:
-    """A line of metrics, as `kept heal` goes on; steps are shown where they are measured."""
-    if line["kind"] != "held-out":
-        return
-    names = ("loss", "ce", "agreement")
-    shown = ", ".join(f"{name} {line[name]:.4f}" for name in names if name in line)
-    hint(f"step {line['step']}, {amount(line['tokens'], 'tokens')}: held-out {shown}")
+def cache_table(done: CachedTeacher) -> dict[str, Any]:
+    """A teacher's cache as plain data."""
+    return {"out": str(done.path), "bytes": done.nbytes, **done.about}
+
+
+def cached_teacher(done: CachedTeacher) -> None:
+    """`kept cache-teacher`: where it is, and for several numbers of tokens what they lose against all."""
+    console = _console()
+    k, bias = done.about["k"], done.about["bias"]
+    console.print(f"{done.path}: {amount(done.nbytes, 'bytes')}, the {k} likeliest tokens at each place")
+    table = _table("tokens kept", "left out", "KL of these, nats/token", "of all", "gradient's error")
+    for one in bias["by_k"]:
+        figures = f"{100 * one['tail']:.3g} %", f"{one['listed']:.4g}", f"{one['full']:.4g}"
+        table.add_row(str(one["k"]), *figures, f"{100 * one['gradient']:.2g} %")
+    console.print(table)
+    console.print(f"against {bias['against']}, on {amount(bias['tokens'], 'held-out tokens')}")
 
 
 def healed(done: Healed) -> None:
@@ -398,4 +389,5 @@ def healed(done: Healed) -> None:
         table.add_row(f"{name}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
     table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
     console.print(table)
+    hint(f"metrics: {done.run}")
     console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters learned")

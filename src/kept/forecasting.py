@@ -45,7 +45,8 @@ def forecast(settings: Settings, cluster: Cluster) -> Forecast:
     check_pair(student, teacher, settings.length)
     record = student.path / RECORD
     learned = trainable(student.program, settings.train, read_json(record) if record.is_file() else None)
-    asked = Asked(student.program.spec, None if teacher is None else teacher.program.spec, learned, settings)
+    theirs = None if teacher is None or settings.teacher_cache is not None else teacher.program.spec
+    asked = Asked(student.program.spec, theirs, learned, settings)
     return Forecast(cluster, learned, cost(asked, cluster), tuple(ways_out(asked, cluster)))
 
 

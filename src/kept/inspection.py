@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kept.errors import Refusal
 from kept.families import TARGETS
 from kept.ir.slots import Reading, readings
-from kept.ir.tensors import DTYPE_BYTES, TORCH_NAMES
+from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
 from kept.opened import Opened, open_model
 from kept.passes.legalize import Options, legalise
@@ -75,18 +75,12 @@ def inspect(path: str | Path, text: str | Path | None = None) -> Inspection:
         dtype=TORCH_NAMES[program.dtype],
         parameters=program.parameters,
         nbytes=program.nbytes,
-        cache_bytes=cache_bytes(program.spec, program.dtype),
+        cache_bytes=program.cache_bytes,
         spec=program.spec,
         description=tuple(describe(program.spec)),
         norms=tuple(_norms(program) if text is None else _measured(opened, Path(text))),
         targets=tuple(_reach(program, name) for name in TARGETS),
     )
-
-
-def cache_bytes(spec: Spec, dtype: str) -> int:
-    """Bytes of keys and values that one token adds to the cache."""
-    elements = sum(2 * layer.mixer.kv_heads * layer.mixer.head_dim for layer in spec.layers)
-    return elements * DTYPE_BYTES[dtype]
 
 
 def _norms(program: Program) -> list[NormReport]:

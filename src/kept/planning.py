@@ -16,6 +16,7 @@ from kept.hub import local
 from kept.ir.slots import readings
 from kept.opened import Opened, open_model
 from kept.passes.legalize import Plan, legalise, run_passes
+from kept.passes.rms import MEASURED
 from kept.recipe import Recipe, recipe_from
 from kept.writing import Inputs
 
@@ -64,7 +65,7 @@ def make_plan(
 ) -> Plan:
     """The recipe's own passes, then what the target needs. `unmeasured`: plan calibration without its gains."""
     own = run_passes(source.program, recipe.passes)
-    if recipe.norm == "calibrated" and gains is None and unmeasured:
+    if recipe.norm in MEASURED and gains is None and unmeasured:
         gains = _stand_ins(own.program.spec)
     rest = legalise(own.program, TARGETS[recipe.to].violations, recipe.options, gains)
     return Plan((*own.steps, *rest.steps), rest.program)
@@ -117,19 +118,18 @@ def _sample(source: Opened, planned: Plan, recipe: Recipe) -> Sample | None:
 
 
 def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torch.Tensor] | None:
-    """The calibrated norms' gains, measured on the recipe's text."""
-    if recipe.norm != "calibrated":
+    """What the norms' way needs, measured on the recipe's text: calibrated gains, or lengths of what norms read."""
+    if recipe.norm not in MEASURED:
         return None
-    assert recipe.text is not None
     from kept.verification.calibration import calibrate
     from kept.verification.text import sample
 
     program = run_passes(source.program, recipe.passes).program
     spec = program.spec
-    found = sample(source.path, spec.vocabulary, spec.context, 4096, Path(recipe.text))
+    found = sample(source.path, spec.vocabulary, spec.context, 4096, None if recipe.text is None else Path(recipe.text))
     with reporter.stage("calibrate", spec.depth, "layer runs") as advance:
         statistics = calibrate(program, found.tokens_BT, advance)
-    return {name: one.gain for name, one in statistics.items()}
+    return {name: one.gain if recipe.norm == "calibrated" else one.lengths for name, one in statistics.items()}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 source = "path/to/orion"
 out = "out/llamion"
 to = "llama"
-norm = "exact"            # exact, opm, opm-centred, calibrated
+norm = "exact"            # exact, opm, opm-centred, calibrated, carried
 final_bias = "block"      # block, drop
 rope = "llama3"           # llama3, proportional
 
@@ -26,7 +26,7 @@ from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
 from kept.passes import PASSES, Pass
 from kept.passes.legalize import MOST_STEPS, Options
-from kept.passes.rms import MODES
+from kept.passes.rms import MODES, WAYS
 from kept.passes.rotary import ROPE_FORMS
 from kept.toml import check_type, load, merged, nearest, one_of, texts
 
@@ -39,7 +39,7 @@ DTYPES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 
 WORDS: Mapping[str, Collection[str]] = {
     "to": TARGETS,
-    "norm": MODES,
+    "norm": WAYS,
     "final_bias": ("block", "drop"),
     "rope": ROPE_FORMS,
     "dtype": DTYPES,
@@ -55,6 +55,10 @@ LARGEST_SHARD = 10**18
 
 MOST_TOKENS = 10_000_000
 """Tokens that a verification may read: they are held in memory."""
+
+
+MEASUREMENTS = {"gains", "lengths"}
+"""Fields of passes that are measured, not chosen."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def _pass(entry: object) -> Pass:
         raise RecipeError(f"name: {name!r} is not a pass{nearest(name, PASSES)}; there are {', '.join(PASSES)}")
     settable = {f.name: f for f in fields(PASSES[name])}
     for key, value in options.items():
-        if key not in settable or key == "gains":
+        if key not in settable or key in MEASUREMENTS:
             raise RecipeError(f"{key}: is not an option of {name}{nearest(key, settable)}")
         options[key] = _dtype(key, value) if key == "dtype" else _option(key, value, str(settable[key].type))
     try:
@@ -197,7 +201,7 @@ def _dtype(key: str, value: object) -> str:
 
 def options_of(rewrite: Pass) -> dict[str, Any]:
     """A pass's options as a recipe writes them."""
-    options: dict[str, Any] = {f.name: getattr(rewrite, f.name) for f in fields(rewrite) if f.name != "gains"}
+    options: dict[str, Any] = {f.name: getattr(rewrite, f.name) for f in fields(rewrite) if f.name not in MEASUREMENTS}
     if "dtype" in options:
         options["dtype"] = TORCH_NAMES[options["dtype"]]
     return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}

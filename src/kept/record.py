@@ -15,12 +15,15 @@ import jinja2
 from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.checkpoint.writer import finite
 from kept.ir.slots import slots
+from kept.ir.tensors import TORCH_NAMES
+from kept.ir.text import describe
 from kept.recipe import options_of
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kept.ir.program import Program
     from kept.ir.spec import Spec
     from kept.opened import Opened
     from kept.passes.legalize import Plan
@@ -45,6 +48,8 @@ def record(
         "torch": version("torch"),
         "source": {"name": source.name, "family": source.family.name, "files": dict(hashes["source"])},
         "recipe": {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}},
+        "before": _described(source.program),
+        "after": _described(plan.program),
         "promise": str(plan.promise),
         "passes": [
             {**_named(step.rewrite), "promise": str(step.promise), "layers": step.layers, "parameters": step.parameters}
@@ -52,6 +57,7 @@ def record(
         ],
         "new_layers": list(range(source.program.spec.depth, plan.program.spec.depth)),
         "new_parameters": [name for name in after if name not in before],
+        "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),
         "files": dict(hashes["output"]),
     }
@@ -86,6 +92,17 @@ def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verif
         restricted=RESTRICTED.get(source.family.name),
     )
     return text.encode()
+
+
+def _described(program: Program) -> dict[str, Any]:
+    """A model in words and in figures; `cache_bytes` are those of one token's keys and values."""
+    return {
+        "dtype": TORCH_NAMES[program.dtype],
+        "parameters": program.parameters,
+        "bytes": program.nbytes,
+        "cache_bytes": program.cache_bytes,
+        "spec": describe(program.spec),
+    }
 
 
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass

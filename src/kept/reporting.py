@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,3 +24,8 @@ class Silent:
     def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Any]:  # noqa: ARG002 - says nothing
         """A stage that nobody watches."""
         return nullcontext(lambda _: None)
+
+
+def shows() -> bool:
+    """Whether this process is the one of its run that shows anything: torchrun numbers them."""
+    return os.environ.get("RANK", "0") == "0"

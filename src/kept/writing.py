@@ -12,6 +12,7 @@ from kept.checkpoint.companions import COPIED, SETTINGS
 from kept.checkpoint.stream import Gauge, digest, paced
 from kept.checkpoint.writer import INDEX, Shard, index, to_json
 from kept.errors import CheckpointError
+from kept.passes.rms import MEASURED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,7 @@ def described(source: Opened) -> list[Path]:
 def fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
     """What makes two runs the same: an unfinished output of any other run is begun anew."""
     read = [source.path / "config.json", *source.files]
-    if recipe.norm == "calibrated" and recipe.text is not None:
+    if recipe.norm in MEASURED and recipe.text is not None:
         read.append(Path(recipe.text))
     files = {file.name: _stamp(file) for file in read}
     return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}

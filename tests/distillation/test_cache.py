@@ -84,14 +84,14 @@ def test_a_full_disk(tmp_path: Path) -> None:
     def fail(part: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(OutputError, match=r"the token cache cannot be written \(No space left on device\)"):
+    with pytest.raises(OutputError, match=r"the cache cannot be written \(No space left on device\)"):
         cached(tmp_path, "key", fail)
     assert not (tmp_path / "key").exists()
 
 
 def test_a_place_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"file/root: the token cache cannot be written"):
+    with pytest.raises(OutputError, match=r"file/root: the cache cannot be written"):
         cached(tmp_path / "file" / "root", "key", build)
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,41 +10,18 @@ import pytest
 import torch
 
 import kept
+from heal_runs import folder_of, losses, noted, settings
 from kept.distillation.loop import Diverged, Loop
-from kept.distillation.settings import Settings
-from kept.errors import InputError, RecipeError
-from kept.healing import heal
+from kept.distillation.metrics import Metrics
+from kept.errors import CheckpointError, InputError, OutputError, RecipeError
+from kept.healing import check_pair, heal
+from kept.opened import open_model
+from kept.verification.text import Reader
 from models import write_checkpoint
-from stored import all_bytes, read_json, write_readable
+from stored import all_bytes, read_json, write_json, write_sentencepiece, write_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-STEPS = 12
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """An Orion and the plain Llama that `opm` makes of it."""
-    folder = tmp_path_factory.mktemp("pair")
-    orion = write_readable(folder / "orion", "orion")
-    kept.convert(orion, folder / "plain", norm="opm", verify_tokens=0, dtype="float32")
-    return orion, folder / "plain"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("corpus") / "lines.jsonl"
-    words = ["once", "upon", "a", "time", "there", "was", "an", "old", "fox"]
-    lines = [" ".join(words[(i * k) % 9] for k in range(1, 30)) for i in range(400)]
-    file.write_text("".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i, line in enumerate(lines)))
-    return file
-
-
-def settings(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) -> Settings:
-    sizes = {"batch": 4, "length": 32, "tokens": STEPS * 4 * 32, "measure_every": 4, "save_every": 5, "rate": 1e-2}
-    given = {"student": str(pair[1]), "teacher": str(pair[0]), "data": (str(corpus),), "out": str(out), **sizes}
-    return Settings(**{**given, **changes})
 
 
 def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -62,94 +36,215 @@ def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, t
     assert kept.verify(pair[0], done.path, tokens=16).altered == ()
 
 
-class Killed(Exception):  # noqa: N818 - it is what happens
-    """The power goes."""
+# ------------------------------------------------------------------------------------------------- the end of a run
 
 
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, given: Settings) -> None:
+def test_a_plateau_ends_a_run_and_the_best_is_written(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    """A rate that ruins what it trains: the best measurement is the first, and its weights are the student's."""
+    given = settings(pair, corpus, tmp_path / "out", rate=3.0, schedule="constant", measure_every=2, patience=2)
+    done = heal(given)
+    found = [one.losses["loss"] for one in done.history]
+    best = min(found)
+    assert max(found[1:]) > best
+    assert len(found) - 1 == found.index(best) + 2 < given.steps // 2, "two measurements after the best, no more"
+    again = heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1, measure_every=1))
+    assert again.history[0].losses["loss"] == pytest.approx(best, rel=1e-6)
+
+
+def test_the_best_is_not_the_first_or_the_last(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is well until step 8 and spoiled after it."""
+    original = Loop._update
+
+    def update(self: Loop) -> dict[str, float]:
+        found = original(self)
+        if self.step >= 8:
+            with torch.no_grad():
+                for parameter in (p for p in self.student.parameters() if p.requires_grad):
+                    parameter.mul_(1.5)
+        return found
+
+    monkeypatch.setattr(Loop, "_update", update)
+    done = heal(settings(pair, corpus, tmp_path / "out"))
+    assert min(done.history, key=lambda one: one.losses["loss"]).step == 8
+    monkeypatch.undo()
+    again = heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1))
+    assert again.history[0].losses["loss"] == pytest.approx(min(one.losses["loss"] for one in done.history), rel=1e-6)
+
+
+def test_a_run_that_ended_leaves_metrics_and_no_checkpoints(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path
+) -> None:
+    done = heal(settings(pair, corpus, tmp_path / "out"))
+    assert done.run == folder_of(tmp_path / "out")
+    assert sorted(file.name for file in done.run.iterdir()) == ["metrics.jsonl", "settings.json", "tensorboard"]
+
+
+def test_a_run_begins_with_what_it_takes(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    done = heal(settings(pair, corpus, tmp_path / "out", hold_out=7), watch=seen.append)
+    assert [line["kind"] for line in seen[:2]] == ["run", "held-out"]
+    assert seen[-1]["kind"] == "end"
+    about = seen[0]
+    assert (about["parameters"], about["of"]) == (done.learned.parameters, done.learned.of)
+    assert about["optimiser_bytes"] == 16 * done.learned.parameters
+    source = about["sources"]["lines"]
+    assert (source["documents"], source["held_out_documents"]) == (393, 7)
+    assert source["tokens"] > 393 * 30 > source["held_out_tokens"] > 7 * 30
+
+
+# ------------------------------------------------------------------------------------------------------- tensorboard
+
+
+def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    read = accumulators.EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    read.Reload()
+    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def test_points_are_the_lines_and_none_is_double(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
     original = Loop._update
 
     def dies(self: Loop) -> dict[str, float]:
+        if self.step == 8:
+            self.states.settle()
+            raise KeyboardInterrupt
+        return original(self)
+
+    monkeypatch.setattr(Loop, "_update", dies)
+    with pytest.raises(KeyboardInterrupt):
+        heal(given)
+    monkeypatch.undo()
+    done = heal(given)
+    found = points(done.run / "tensorboard")
+    assert found["step/loss"] == [(i + 1, pytest.approx(loss)) for i, loss in enumerate(losses(tmp_path / "out"))]
+    held = [(line["step"], pytest.approx(line["kl"])) for line in noted(tmp_path / "out", "held-out")]
+    assert found["held-out/kl"] == held
+    assert [step for step, _ in held] == [0, 4, 8, 12]
+
+
+def test_without_tensorboard_there_are_lines_and_a_word(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kept.distillation.metrics.find_spec", lambda _: None)
+    done = heal(settings(pair, corpus, tmp_path / "out"))
+    assert not (done.run / "tensorboard").exists()
+    assert noted(tmp_path / "out", "run")[0]["tensorboard"] is False
+    assert len(losses(tmp_path / "out")) == 12
+
+
+def test_another_rank_notes_nothing(tmp_path: Path) -> None:
+    quiet = Metrics(tmp_path, quiet=True)
+    quiet.begin(None)
+    quiet.note({"kind": "step", "step": 1, "loss": 1.0})
+    assert not [*tmp_path.iterdir()]
+
+
+# ----------------------------------------------------------------------------------------------------- what is wrong
+
+
+@pytest.mark.parametrize("changes", [{"rate": 1e9, "clip": 1e9}, {"rate": 1e9, "clip": 1e9, "accumulate": 2}])
+def test_a_spike_stops_the_run_with_its_documents(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out", train="all", tokens=100 * 128, save_every=1, **changes)
+    with pytest.raises(Diverged) as caught:
+        heal(given)
+    place = max(folder_of(tmp_path / "out").glob("step-*"))
+    step = int(place.name[5:])
+    message = str(caught.value)
+    assert message.startswith(f"step {step + 1}: the loss is ")
+    assert "lines.jsonl:" in message
+    assert f"the last good checkpoint is {place}; lower --rate" in message
+    assert "before" not in message.split(";", maxsplit=1)[0], "there were too few steps to know"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gradient_that_is_no_number_is_not_taken(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kept.distillation import loop
+
+    norm = torch.nn.utils.clip_grad_norm_
+    steps = iter(range(99))
+    monkeypatch.setattr(loop, "clip_grad_norm_", lambda *given: norm(*given) * (torch.nan if next(steps) == 6 else 1.0))
+    with pytest.raises(Diverged, match=r"step 7: the loss is [\d.]+, its gradient nan; .* is .*step-00000005;"):
+        heal(settings(pair, corpus, tmp_path / "out"))
+
+
+def test_a_loss_far_above_the_ones_before_is_a_spike(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Loop._check
+
+    def check(self: Loop, loss: float, gradient: float, parts: list[Any]) -> None:
+        original(self, 100 * loss if self.step == 54 else loss, gradient, parts)
+
+    monkeypatch.setattr(Loop, "_check", check)
+    with pytest.raises(Diverged, match=r"step 55: the loss is [\d.]+ and [\d.]+ before, its gradient"):
+        heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
+
+
+def interrupted(given: Any, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Stop a run before a step; what is being written is finished."""
+    original = Loop._update
+
+    def stops(self: Loop) -> dict[str, float]:
         if self.step == step:
             self.states.settle()
-            raise Killed
+            raise KeyboardInterrupt
         return original(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "_update", dies)
-        with pytest.raises(Killed):
+        patched.setattr(Loop, "_update", stops)
+        with pytest.raises(KeyboardInterrupt):
             heal(given)
-
-
-def curve(folder: Path) -> dict[int, float]:
-    """The last loss that was noted for each step."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line["loss"] for line in lines if line["kind"] == "step"}
-
-
-@pytest.mark.parametrize("step", [1, 5, 7, 11])
-def test_killed_and_started_again_it_is_the_same_run(
-    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    whole, broken = (settings(pair, corpus, tmp_path / name) for name in ("whole", "broken"))
-    heal(whole)
-    killed_at(step, monkeypatch, broken)
-    heal(broken)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
-    assert weights[0] == weights[1]
-    assert curve(tmp_path / ".broken.kept-healing") == curve(tmp_path / ".whole.kept-healing")
-
-
-RUN = """
-import json, sys
-from kept.distillation.settings import Settings
-from kept.healing import heal
-given = json.loads(sys.argv[1])
-heal(Settings(**{**given, "data": tuple(given["data"])}))
-"""
-
-
-def on_ranks(count: int, given: Settings, folder: Path) -> None:
-    script = folder / "run.py"
-    script.write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(script)]
-    clean = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, json.dumps(given.to_dict())], env=clean, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_two_ranks_are_one(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
-    one, two = (settings(pair, corpus, tmp_path / name) for name in ("one", "two"))
-    heal(one)
-    on_ranks(2, two, tmp_path)
-    found, wanted = curve(tmp_path / ".two.kept-healing"), curve(tmp_path / ".one.kept-healing")
-    assert found.keys() == wanted.keys() == set(range(1, STEPS + 1))
-    assert found == pytest.approx(wanted, rel=1e-4)
-
-
-def test_a_spike_stops_the_run_with_its_documents(
-    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(Diverged, match=r"step \d+: the loss is (nan|inf|[\d.e+]+), .*lines.jsonl:\d+.*; the last good"):
-        heal(settings(pair, corpus, tmp_path / "out", rate=1e9, train="all", clip=1e9))
-    assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_do_not_go_on(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = settings(pair, corpus, tmp_path / "out")
-    killed_at(6, monkeypatch, given)
+    interrupted(given, monkeypatch, 6)
     with pytest.raises(InputError, match=r"is a run with other settings \(rate\)"):
         heal(replace(given, rate=1e-4))
+
+
+def test_other_texts_do_not_go_on(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_bytes(corpus.read_bytes())
+    given = settings(pair, mine, tmp_path / "out")
+    interrupted(given, monkeypatch, 6)
+    mine.write_bytes(corpus.read_bytes() * 2)
+    with pytest.raises(InputError, match=r"is a run with other settings \(read\)"):
+        heal(given)
+
+
+def test_a_run_that_never_began_is_in_nobody_s_way(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    interrupted(given, monkeypatch, 2)
+    assert len(losses(tmp_path / "out")) == 2
+    heal(replace(given, rate=1e-4))
+    assert len(losses(tmp_path / "out")) == 12
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"length": 1000}, InputError, "length: is 1000, .* has 128 positions"),
+        ({"length": 1000}, InputError, "length: is 1000, .* has 128 positions; make rows shorter"),
+        ({"hold_out": 0.0}, RecipeError, "hold_out: is 0.0, it must be above 0"),
+        ({"train": "new"}, InputError, "'new' is what a conversion created, and the student's kept.json lists nothing"),
+        ({"teacher": "/nowhere/teacher"}, CheckpointError, "/nowhere/teacher: is no directory"),
+        ({"student": "/nowhere/student"}, CheckpointError, "/nowhere/student: is no directory"),
         ({"rate": -1.0}, RecipeError, "rate: is -1.0, it must be above 0"),
         ({"teacher": None}, RecipeError, "teacher: is None, it must be a checkpoint"),
         ({"train": "nrms"}, InputError, "names no weight"),
@@ -161,7 +256,80 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     with pytest.raises(error, match=said):
         heal(settings(pair, corpus, tmp_path / "out", **changes))
-    assert not (tmp_path / "out").exists()
+    assert not [*tmp_path.iterdir()], "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "empty: holds no file; name one of .txt"),
+        ("", "holds no text; name files that do"),
+        ('{"text": ""}\n', "holds no text; name files that do"),
+        ('{"text": "one document"}\n', "every document is held out; give more documents"),
+        ('{"words": "none"}\n', "lines.jsonl: line 1 has no field 'text'"),
+    ],
+)
+def test_data_that_teach_nothing_are_refused(
+    pair: tuple[Path, Path], tmp_path: Path, content: str | None, said: str
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    if content is not None:
+        (empty / "lines.jsonl").write_text(content)
+    with pytest.raises(InputError, match=said):
+        heal(settings(pair, empty, tmp_path / "out"))
+    assert [*tmp_path.iterdir()] == [empty], "nothing was begun"
+
+
+def test_an_output_that_exists_is_left_alone(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="out: exists already; choose another output or remove it"):
+        heal(settings(pair, corpus, tmp_path / "out"))
+    assert [*tmp_path.iterdir()] == [tmp_path / "out"]
+
+
+# -------------------------------------------------------------------------------------------------------- tokenizers
+
+
+def copy_of(source: Path, folder: Path) -> Path:
+    shutil.copytree(source, folder)
+    (folder / "tokenizer.json").unlink()
+    return folder
+
+
+def test_the_teacher_reads_the_same_words(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    other = copy_of(pair[0], tmp_path / "other")
+    check_pair(open_model(pair[1]), open_model(other), 32)  # it has none: ids alone
+    write_tokenizer(other)
+    check_pair(open_model(pair[1]), open_model(other), 32)
+    vocabulary = read_json(other / "tokenizer.json")
+    model = vocabulary["model"]["vocab"]
+    model["A"], model["B"] = model["B"], model["A"]
+    write_json(other / "tokenizer.json", vocabulary)
+    with pytest.raises(InputError, match=r"another tokenizer than its teacher .*other: id \d+ is 'A' and 'B'; name"):
+        heal(settings(pair, corpus, tmp_path / "out", teacher=str(other)))
+
+
+def test_sentencepiece_alone_and_what_is_made_of_it_are_the_same(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    one, other = (copy_of(pair[0], tmp_path / name) for name in ("one", "other"))
+    write_sentencepiece(one)
+    made = Reader(one).tokenizer
+    assert made is not None
+    made.save(str(other / "tokenizer.json"))
+    check_pair(open_model(other), open_model(one), 32)
+    check_pair(open_model(one), open_model(one), 32)
+    with pytest.raises(InputError, match=r"has another tokenizer than its teacher .*one: id \d+ is"):
+        check_pair(open_model(pair[1]), open_model(one), 32)
+
+
+def test_the_same_words_cut_otherwise_are_another_tokenizer(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    other = write_tokenizer(copy_of(pair[0], tmp_path / "other"))
+    table = read_json(other / "tokenizer.json")
+    table["pre_tokenizer"]["add_prefix_space"] = True
+    write_json(other / "tokenizer.json", table)
+    with pytest.raises(InputError, match="they cut the same text into other ids"):
+        check_pair(open_model(pair[1]), open_model(other), 32)
 
 
 def test_another_vocabulary_is_no_teacher(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -174,3 +342,10 @@ def test_two_runs_write_the_same_bytes(pair: tuple[Path, Path], corpus: Path, tm
     for name in ("one", "two"):
         heal(settings(pair, corpus, tmp_path / name))
     assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
+
+
+@pytest.mark.parametrize("error", ["mse", "cosine"])
+def test_streams_are_matched_too(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, error: str) -> None:
+    streams = {"kl": 0.0, "hidden": 1.0, "hidden_error": error, "train": "all", "rate": 1e-3, "tokens": 30 * 128}
+    found = [one.losses["hidden"] for one in heal(settings(pair, corpus, tmp_path / "out", **streams)).history]
+    assert min(found) < 0.7 * found[0]

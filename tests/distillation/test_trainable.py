@@ -57,10 +57,17 @@ def test_new_is_what_the_record_lists() -> None:
     assert chosen == {n for n in program.weights if n.startswith("layers.2.")} | {"layers.0.mixer.q.bias"}
 
 
-@pytest.mark.parametrize("choice", ["new", "nrms", "layers.9.*", "norms+", ""])
+@pytest.mark.parametrize("choice", ["nrms", "layers.9.*", "norms+", ""])
 def test_what_names_nothing_is_refused(choice: str) -> None:
-    with pytest.raises(InputError, match="names no weight; use all, norms, head, new, or a pattern"):
+    with pytest.raises(InputError, match="names no weight; use all, norms, head, new, lora, or a pattern"):
         trainable(random_program(layer_spec()), choice)
+
+
+def test_new_without_anything_new_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"'new' is what a conversion created, and the student's kept\.json lists nothing"
+    ):
+        trainable(random_program(layer_spec()), "norms+new", {"new_layers": [], "new_parameters": []})
 
 
 def test_only_the_chosen_learn_and_in_float32() -> None:

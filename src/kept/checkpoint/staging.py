@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
@@ -158,6 +158,18 @@ def check_target(target: Path) -> None:
         (target / JOURNAL).unlink()
     if target.exists() or target.is_symlink():
         raise OutputError(f"{target}: exists already; choose another output or remove it")
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Write one file, whole or not at all; one that is there is replaced. Raises OutputError."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        part.write_bytes(content)
+        part.rename(target)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise OutputError(f"{target}: cannot be written ({error.strerror}); free space or permissions?") from None
 
 
 def _begin(stage: Staging, journal: IO[str], fingerprint: str) -> dict[str, str]:

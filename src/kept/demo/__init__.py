@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.stream import digest
 from kept.errors import InputError
+from kept.pages.blocks import Pair, Pairs
+from kept.pages.page import report
 from kept.pipeline import Conversion, run
 from kept.recipe import Recipe
 
@@ -25,17 +27,11 @@ TOKENS = 48
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One prompt, continued by the source (run by kept) and by the output (run by transformers)."""
-
-    prompt: str
-    source: str
-    output: str
-
-
-@dataclass(frozen=True)
 class Demo:
-    """What the demonstration made: the conversion, the texts of both models, and the page about them."""
+    """What the demonstration made: the conversion, the page about it, and texts on it.
+
+    Each prompt is continued by the source (run by kept) and by the output (run by transformers).
+    """
 
     conversion: Conversion
     stock_class: str
@@ -60,15 +56,12 @@ def run_demo(out: str | Path, reporter: Reporter | None = None) -> Demo:
     Written in float32: rounding rewritten matrices to bfloat16 again may turn a near-tie between two tokens.
     An earlier demonstration in `out` is replaced; anything else there is left alone and raises InputError.
     """
-    from kept.demo.page import write_page
-
     directory = Path(out)
     _clear(directory)
     conversion = run(Recipe(str(model_path()), str(directory / "llama"), dtype="float32"), reporter)
     stock_class, pairs = _side_by_side(conversion.path)
-    page = directory / "page.html"
-    write_page(page, model_path().name, conversion, stock_class, pairs)
-    return Demo(conversion, stock_class, pairs, page)
+    shown = Pairs(("the source, run by kept", f"the output, run by transformers ({stock_class})"), pairs)
+    return Demo(conversion, stock_class, pairs, report(conversion.path, directory / "page.html", pairs=shown).path)
 
 
 def _clear(directory: Path) -> None:

@@ -84,5 +84,5 @@ def _errors(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{root}: the token cache cannot be written ({error.strerror or error}); free space, or name another place"
+            f"{root}: the cache cannot be written ({error.strerror or error}); free space, or name another place"
         ) from error

@@ -39,8 +39,8 @@ class Objective:
 
     The divergences are taken between distributions softened by `temperature` and counted times its square (arXiv
     1503.02531), so that a temperature changes what is matched and hardly how strongly, and the weight of the
-    cross-entropy, which is always at temperature 1, means the same beside any of them. Raises InputError where a number
-    makes no sense.
+    cross-entropy, which is always at temperature 1, means the same beside any of them. All may be 0, where only the
+    streams are matched. Raises InputError where a number makes no sense.
     """
 
     kl: float = 1.0
@@ -56,8 +56,6 @@ class Objective:
         for name, weight in weights.items():
             if not 0 <= weight < math.inf:
                 raise InputError(f"the weight of {name} is {weight}, it must be 0 or above")
-        if not any(weights.values()):
-            raise InputError(f"all weights are 0 ({', '.join(weights)}): nothing would be learned; set one above 0")
         if not 0 < self.beta < 1:
             raise InputError(f"beta is {self.beta}, it must be between 0 and 1; its limits are `kl` and `reverse`")
         if not 0 < self.temperature < math.inf:

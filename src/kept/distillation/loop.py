@@ -12,7 +12,7 @@ import statistics
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from kept.distillation.chunked import Losses, chunked_loss
-from kept.distillation.losses import hidden_mse
+from kept.distillation.losses import hidden_cosine, hidden_mse, masked_mean
 from kept.distillation.parallel import whole
 from kept.distillation.schedule import factor
 from kept.distillation.states import clear, random_state
@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from kept.distillation.chunked import HeadInput
+    from kept.distillation.closed import TopK
+    from kept.distillation.heads import HeadInput
+    from kept.distillation.metrics import Metrics
+    from kept.distillation.offline import Cached
     from kept.distillation.packing import Batch, Stream
     from kept.distillation.parallel import Ranks, Trunk
-    from kept.distillation.settings import Settings
+    from kept.distillation.settings import HiddenError, Settings
     from kept.distillation.states import States
 
 SPIKE, MEMORY = 10.0, 50
@@ -41,6 +44,10 @@ SPIKE, MEMORY = 10.0, 50
 
 BETTER = 1e-3
 """What a held-out loss must fall by, relatively, to be an improvement."""
+
+
+HIDDEN: Mapping[HiddenError, Callable[[Tensor, Tensor], Tensor]] = {"mse": hidden_mse, "cosine": hidden_cosine}
+"""How far a stream is from the teacher's, token by token."""
 
 
 class Diverged(KeptError):  # noqa: N818 - it is what happened
@@ -64,11 +71,10 @@ class Loop:
     settings: Settings
     ranks: Ranks
     student: Trunk
-    teacher: Trunk | None
+    teacher: Trunk | Cached | None
     stream: Stream
     states: States
-    metrics: Path
-    watch: Callable[[Mapping[str, Any]], None] = lambda _: None
+    metrics: Metrics
     step: int = 0
     history: list[Measured] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -83,6 +89,7 @@ class Loop:
         newest = self.states.newest()
         if newest is not None:
             self._resume(newest)
+        self.metrics.begin(None if newest is None else self.step)
 
     def run(self) -> dict[str, Tensor]:
         """Go on to the end. Returns the weights that learned, as they were when the held-out loss was the least."""
@@ -97,7 +104,8 @@ class Loop:
                 self._measure()
             if self.step % self.settings.save_every == 0:
                 self._save()
-        self._save()
+        if self.step % self.settings.save_every:
+            self._save()
         self.states.settle()
         return self.best
 
@@ -121,25 +129,27 @@ class Loop:
             _add(sums, found)
         norm = float(whole(clip_grad_norm_(self.student.parameters(), settings.clip)))
         means = self._means(sums, tokens)
-        self._check(means["loss"], parts)
+        self._check(means["loss"], norm, parts)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return {**means, "gradient": norm, "rate": rate}
 
     def _share(self, batch: Batch) -> Losses:
-        """The losses of this rank's rows of a batch."""
-        return self._losses(batch.rows(*self.ranks.rows(len(batch.tokens_BT))).to(self.ranks.device))
+        """The losses of this rank's rows of a batch; one without any runs a row that does not count."""
+        begin, stop = self.ranks.rows(len(batch.tokens_BT))
+        mine = batch.rows(begin, stop) if begin < stop else batch.rows(0, 1).silent
+        return self._losses(mine.to(self.ranks.device))
 
     def _losses(self, batch: Batch) -> Losses:
         objective, weight = self.settings.objective, self.settings.hidden
         targets_N, mask_N = batch.targets_BT.flatten(), batch.mask_BT.flatten()
 
-        def beside(theirs: HeadInput | None, wanted: list[Tensor]) -> Losses:
+        def beside(theirs: HeadInput | TopK | None, wanted: list[Tensor]) -> Losses:
             def end(ours: HeadInput, found: list[Tensor]) -> Losses:
                 losses = chunked_loss(ours, theirs, targets_N, mask_N, objective)
                 if not weight:
                     return losses
-                hidden = _streams(wanted, found, mask_N)
+                hidden = _streams(HIDDEN[self.settings.hidden_error], wanted, found, mask_N)
                 means = {**losses.means, "hidden": hidden.detach()}
                 return replace(losses, total=losses.total + weight * hidden, means=means)
 
@@ -166,7 +176,7 @@ class Loop:
         means = self._means(sums, tokens)
         agreement = means.pop("agreement", math.nan)
         self.history.append(Measured(self.step, self.step * self.settings.tokens_a_step, means, agreement))
-        self._note("held-out", {**means, "agreement": agreement}, 0.0)
+        self._note("held-out", {**means, "agreement": agreement})
         if self.history[-1] is min(self.history, key=lambda one: one.losses["loss"]):
             learned = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
             self.best = {name: whole(parameter).clone() for name, parameter in learned.items()}
@@ -183,27 +193,25 @@ class Loop:
         losses = [one.losses["loss"] for one in self.history]
         return min(losses[-patience:]) > (1 - BETTER) * min(losses[:-patience])
 
-    def _check(self, loss: float, parts: list[Batch]) -> None:
+    def _check(self, loss: float, gradient: float, parts: list[Batch]) -> None:
         """Stop before a bad step is taken: with its number, its documents, and where to go on from."""
         usual = statistics.median(self._recent) if len(self._recent) == MEMORY else math.inf
-        if math.isfinite(loss) and loss <= SPIKE * usual:
+        if math.isfinite(loss) and math.isfinite(gradient) and loss <= SPIKE * usual:
             self._recent.append(loss)
             return
+        self.states.settle()
         names = ", ".join(dict.fromkeys(name for part in parts for name in part.names))
-        last = self.states.newest()
+        before = f" and {usual:.4g} before" if math.isfinite(usual) else ""
         raise Diverged(
-            f"step {self.step}: the loss is {loss:.4g}, before it was {usual:.4g}; the documents are {names}; "
-            f"the last good checkpoint is {last or 'none'}; lower --rate, or leave these documents out"
+            f"step {self.step + 1}: the loss is {loss:.4g}{before}, its gradient {gradient:.4g}; "
+            f"the documents are {names}; the last good checkpoint is {self.states.newest() or 'none'}; "
+            "lower --rate, or leave these documents out"
         )
 
-    def _note(self, kind: str, found: Mapping[str, float], seconds: float) -> None:
-        line = {"kind": kind, "step": self.step, "tokens": self.step * self.settings.tokens_a_step, **found}
-        if seconds:
-            line["tokens_per_second"] = self.settings.tokens_a_step / seconds
-        if self.ranks.first:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            self.watch(line)
+    def _note(self, kind: str, found: Mapping[str, float], seconds: float = 0.0) -> None:
+        speed = {"tokens_per_second": self.settings.tokens_a_step / seconds} if seconds else {}
+        tokens = self.step * self.settings.tokens_a_step
+        self.metrics.note({"kind": kind, "step": self.step, "tokens": tokens, **found, **speed})
 
     def _save(self) -> None:
         history = [[one.step, one.agreement, json.dumps(dict(one.losses))] for one in self.history]
@@ -247,11 +255,12 @@ def _add(sums: dict[str, float], found: Losses) -> None:
         sums[name] = sums.get(name, 0.0) + float(value) * found.tokens
 
 
-def _streams(wanted: list[Tensor], found: list[Tensor], mask_N: Tensor) -> Tensor:
+def _streams(
+    error: Callable[[Tensor, Tensor], Tensor], wanted: list[Tensor], found: list[Tensor], mask_N: Tensor
+) -> Tensor:
     """The mean error of layers that both models have, as the first ones are."""
-    count = mask_N.sum().clamp(min=1)
     errors = [
-        (hidden_mse(theirs.flatten(0, 1), ours.flatten(0, 1)) * mask_N).sum() / count
+        masked_mean(error(theirs.flatten(0, 1), ours.flatten(0, 1)), mask_N)
         for theirs, ours in zip(wanted, found, strict=False)
     ]
     return torch.stack(errors).mean()

@@ -76,6 +76,19 @@ class Mixture:
                 raise InputError(f"{name}: every document is held out; give more documents, or hold none out")
         self.shares = _shares(self._weights(weights))
 
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Documents and tokens of each source, learned from and held out."""
+        return {
+            name: {
+                "documents": len(train),
+                "tokens": int(tokens.lengths()[train].sum()),
+                "held_out_documents": len(held),
+                "held_out_tokens": int(tokens.lengths()[held].sum()),
+            }
+            for name, tokens, train, held in zip(self.names, self.tokens, self.train, self.held, strict=True)
+        }
+
     def _weights(self, weights: Mapping[str, float | Fraction] | None) -> list[Fraction]:
         if weights is None:
             return [Fraction(int(t.lengths()[d].sum())) for t, d in zip(self.tokens, self.train, strict=True)]

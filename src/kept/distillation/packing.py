@@ -6,9 +6,9 @@ Shapes: B rows, T tokens of each.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from kept.distillation.mixture import Schedule
 from kept.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -38,7 +38,8 @@ class Batch:
 
     `documents_BT` numbers the documents of the batch as `names` lists them (-1 is padding): attention stays inside one,
     and its positions begin at 0. `targets_BT` is the id that follows in the same document; `mask_BT` is 0 where none
-    does. What a document has beyond a row is a new document in the next.
+    does. What a document has beyond a row is a new document in the next. `numbers_B` are the rows' numbers among all of
+    a corpus, where these are cut once (`rows.py`).
     """
 
     tokens_BT: Tensor
@@ -46,6 +47,7 @@ class Batch:
     mask_BT: Tensor
     documents_BT: Tensor
     names: tuple[str, ...]
+    numbers_B: Tensor | None = None
 
     @property
     def positions_BT(self) -> Tensor:
@@ -57,20 +59,20 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        return Batch(
-            self.tokens_BT.to(device),
-            self.targets_BT.to(device),
-            self.mask_BT.to(device),
-            self.documents_BT.to(device),
-            self.names,
-        )
+        return self._each(lambda x: x.to(device))
 
     def rows(self, begin: int, stop: int) -> Batch:
         """Some of the rows, as one of several ranks or of several smaller steps takes them."""
-        part = slice(begin, stop)
-        return Batch(
-            self.tokens_BT[part], self.targets_BT[part], self.mask_BT[part], self.documents_BT[part], self.names
-        )
+        return self._each(lambda x: x[begin:stop])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {n: change(x) for n, x in vars(self).items() if isinstance(x, torch.Tensor)}
+        return replace(self, **changed)
+
+    @property
+    def silent(self) -> Batch:
+        """The same rows, from which nothing is learned."""
+        return replace(self, mask_BT=torch.zeros_like(self.mask_BT))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ A model is built without memory, split, and then filled: each rank reads just th
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +20,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.utils.checkpoint import checkpoint
 
 from kept.distillation.chunked import HeadInput
+from kept.distillation.lora import starting
+from kept.errors import InputError
 from kept.nn import Model
 from kept.nn.attention import Positions
 
@@ -84,11 +87,14 @@ class Trunk(nn.Module):
     """A model whose forward ends before the head and hands it over with what it reads.
 
     What is done with the head happens inside of `forward`, while a split model holds the head's weights as a whole.
+    `checkpointing` computes layers again in the backward, `compiled` lets torch compile each of them.
     """
 
-    def __init__(self, model: Model, *, checkpointing: bool = False) -> None:
+    def __init__(self, model: Model, *, checkpointing: bool = False, compiled: bool = False) -> None:
         super().__init__()
-        self.model, self.checkpointing = model, checkpointing
+        self.model, self.checkpointing, self.compiled = model, checkpointing, compiled
+        for layer in model.layers if compiled else ():
+            layer.forward = torch.compile(layer.forward)  # a split layer's hooks gather weights, and stay outside
 
     def forward(self, batch: Batch, use: Callable[[HeadInput, list[Tensor]], Made], *, streams: bool = False) -> Made:
         """Run a batch and return what `use` makes of the head's input, (N, D), and of each layer's stream, (B, T, D).
@@ -97,15 +103,21 @@ class Trunk(nn.Module):
         """
         where = Positions.of(batch.tokens_BT, documents_BT=batch.documents_BT)
         x_BTD = self.model.embed(batch.tokens_BT, where)
+        if self.compiled:
+            where.prepare((layer.mixer for layer in self.model.spec.layers), (x_BTD.dtype, torch.float32))
         kept = []
         for layer in self.model.layers:
             x_BTD = checkpoint(layer, x_BTD, where, use_reentrant=False) if self.checkpointing else layer(x_BTD, where)
             if streams:
                 kept.append(x_BTD)
-        head = self.model.head
-        weight_VD = self.model.embedding.weight if head.weight is None else head.weight
-        hidden_ND = self.model.final_norm(x_BTD).flatten(0, 1)
-        return use(HeadInput(hidden_ND, weight_VD, head.bias, head.spec), kept)
+        return use(head_input(self.model, x_BTD), kept)
+
+
+def head_input(model: Model, x_BTD: Tensor) -> HeadInput:
+    """What a model's head reads where this is its stream, and the head."""
+    head = model.head
+    weight_VD = model.embedding.weight if head.weight is None else head.weight
+    return HeadInput(model.final_norm(x_BTD).flatten(0, 1), weight_VD, head.bias, head.spec)
 
 
 def load(
@@ -115,23 +127,37 @@ def load(
     learns: Trainable | None = None,
     *,
     checkpointing: bool = False,
+    compiled: bool = False,
 ) -> Trunk:
-    """A program as a model in `dtype`, split over the ranks where there are several; what learns is float32."""
+    """A program as a model in `dtype`, split over the ranks where there are several; what learns is float32.
+
+    Raises InputError where it cannot be compiled, or LoRA's layers are missing.
+    """
+    if compiled:
+        _require_compiler(ranks.device)
     with torch.device("meta"):
-        trunk = Trunk(Model(program.spec), checkpointing=checkpointing)
+        trunk = Trunk(Model(program.spec), checkpointing=checkpointing, compiled=compiled)
     trunk.to(dtype).requires_grad_(requires_grad=False)
     if learns is not None:
         learns.apply(trunk.model)
     if ranks.count > 1:
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        # Casting inputs would copy the positions at every layer, and each copy would make its tables anew.
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in trunk.model.layers:
             fully_shard(layer, mp_policy=policy)
         fully_shard(trunk, mp_policy=policy)
     trunk.to_empty(device=ranks.device)
     with torch.no_grad():
         for name, parameter in trunk.model.named_parameters():
-            _fill(parameter, program.weights[name])
+            _fill(parameter, starting(program, name, tuple(parameter.shape)))
     return trunk
+
+
+def _require_compiler(device: torch.device) -> None:
+    """What torch compiles for a CPU is C++."""
+    wanted = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(wanted) is None:
+        raise InputError(f"compile: needs a C++ compiler, and {wanted} is none here; install one, or leave it out")
 
 
 def _fill(parameter: nn.Parameter, lazy: Lazy) -> None:

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 SELF = "self"
 """Data that the teacher samples itself."""
 
-Precision = Literal["float32", "bfloat16"]
+LISTED = 64
+"""Tokens that a teacher's cache keeps of each distribution unless another number is named."""
 
+Precision = Literal["float32", "bfloat16"]
+HiddenError = Literal["mse", "cosine"]
+
+WORDS = {"schedule": get_args(Schedule), "precision": get_args(Precision), "hidden_error": get_args(HiddenError)}
+"""Settings that are one of a few words."""
 Count = int
 """A number that may be large: recipes and the command line take 2M for it."""
 
@@ -27,11 +33,15 @@ HELP: Mapping[str, str] = {
     "student": "The converted model that learns.",
     "out": "Directory for the result.",
     "teacher": "The model that it learns from: the one that it was converted from.",
+    "teacher_cache": "What kept cache-teacher wrote: read instead of running the teacher.",
     "data": "Texts (text, JSON lines, parquet, directories of them), with a name: english=corpus/en; may be "
     "given several times. self: the teacher samples them.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
     "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
-    "train": "What learns: norms, head, new (what the conversion created), all, a pattern as layers.3.*; + joins them.",
+    "train": "What learns: norms, head, new (what the conversion created), lora (thin matrices, merged at the "
+    "end), all, a pattern as layers.3.*; + joins them.",
+    "lora_rank": "Rows of LoRA's thin matrices, where train has lora.",
+    "lora_alpha": "Their product counts alpha / rank times.",
     "tokens": "How many tokens to learn from, in all, as 2M or 500K.",
     "batch": "Rows of a batch, over all processes together.",
     "length": "Tokens of a row.",
@@ -48,6 +58,7 @@ HELP: Mapping[str, str] = {
     "ce": "Weight of the cross-entropy with the text.",
     "temperature": "The temperature of teacher and student in the divergences.",
     "hidden": "Weight of the error of each layer's stream.",
+    "hidden_error": "What it is: mse, the squared error over the teacher's square, or cosine, 1 minus the cosine.",
     "precision": "The dtype of the arithmetic; what learns is float32.",
     "checkpointing": "Compute layers again in the backward, which takes time and saves memory.",
     "compile": "Let torch compile the layers.",
@@ -65,16 +76,20 @@ class Settings:
 
     `train` is a choice of weights (trainable.py), `data` are files and directories of texts, each with a name before it
     if you like (`english=corpus/en`; "self": sampled from the teacher), `mixture` their weights.
+    `teacher_cache` is a directory that `kept.cache_teacher` wrote, read instead of running the teacher.
     `hidden` weighs the error of each layer's stream. `precision` is that of the arithmetic; what learns is float32.
     """
 
     student: str
     out: str
     teacher: str | None = None
+    teacher_cache: str | None = None
     data: tuple[str, ...] = (SELF,)
     mixture: str | None = None
     hold_out: float = 0.01
     train: str = "norms"
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
     tokens: Count = 1_000_000
     batch: int = 8
     length: int = 256
@@ -91,6 +106,7 @@ class Settings:
     ce: float = 0.0
     temperature: float = 1.0
     hidden: float = 0.0
+    hidden_error: HiddenError = "mse"
     precision: Precision = "float32"
     checkpointing: bool = False
     compile: bool = False
@@ -103,19 +119,23 @@ class Settings:
         """Check every value."""
         for field in fields(self):
             self._check_kind(field.name, str(field.type))
-        for key in ("tokens", "batch", "length", "accumulate", "measure_every", "save_every"):
+        for key in ("tokens", "batch", "length", "accumulate", "measure_every", "save_every", "lora_rank"):
             self._require(key, getattr(self, key) >= 1, "at least 1")
-        for key in ("rate", "temperature", "clip"):
+        for key in ("rate", "temperature", "clip", "hold_out", "lora_alpha"):
             self._require(key, getattr(self, key) > 0, "above 0")
         for key in ("decay", "kl", "reverse", "jsd", "ce", "hidden", "patience", "seed"):
             self._require(key, getattr(self, key) >= 0, "at least 0")
         for key in ("warmup", "beta"):
             self._require(key, 0 <= getattr(self, key) <= 1, "from 0 to 1")
-        for key, words in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
+        for key, words in WORDS.items():
             one_of(key, getattr(self, key), words)
         weights = (self.kl, self.reverse, self.jsd, self.ce, self.hidden)
         self._require("kl", any(weights), "above 0 where no other loss is")
-        needed = self.kl or self.reverse or self.jsd or self.hidden or self.data == (SELF,)
+        running = self.reverse or self.jsd or self.hidden
+        self._require(
+            "teacher_cache", not (self.teacher_cache and running), "left out where reverse, jsd or hidden is above 0"
+        )
+        needed = running or (self.kl and self.teacher_cache is None) or self.data == (SELF,)
         self._require(
             "teacher", self.teacher is not None or not needed, "a checkpoint: all losses but ce compare with it"
         )

@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from kept.errors import OutputError
+from kept.distillation.cache import sync_directory
+from kept.errors import CheckpointError, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import nn
@@ -30,6 +34,9 @@ OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 PARTIAL = ".partial"
 
+FAILED = (Exception, CheckpointException)
+"""The second is no `Exception`."""
+
 
 @dataclass
 class States:
@@ -38,10 +45,11 @@ class States:
     directory: Path
     ranks: Ranks
     keep: int = 2
-    _writing: tuple[Path, Any] | None = field(default=None, init=False)
+    _writing: tuple[Path, Future[None]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Make a group for the checkpoints: they are agreed on by other threads, while the run sends its own."""
+        self._naming = ThreadPoolExecutor(1)
         self._group = dist.new_group(backend="gloo")
 
     def newest(self) -> Path | None:
@@ -55,42 +63,70 @@ class States:
         weights, moments = get_state_dict(model, optimiser, options=OPTIONS)
         place = self.directory / f"step-{step:08}{PARTIAL}"
         state = {"weights": weights, "moments": moments, "rest": rest}
-        self._writing = place, dcp.async_save(state, checkpoint_id=place, process_group=self._group)  # type: ignore[attr-defined] # torch's stubs
+        with self._errors(place):
+            written: Any = dcp.async_save(state, checkpoint_id=place, process_group=self._group)  # type: ignore[attr-defined] # torch's stubs
+        self._writing = place, self._naming.submit(self._name, place, written)
 
     def settle(self) -> None:
-        """Wait for what is being written, and give it its name. Raises OutputError where the disk refused."""
+        """Wait for what is being written. Raises OutputError where the disk refused."""
         if self._writing is None:
             return
-        (place, future), self._writing = self._writing, None
-        try:
-            future.result()
-        except Exception as error:
-            raise OutputError(
-                f"{place}: a checkpoint cannot be written ({error}); free space or permissions?"
-            ) from error
-        if self.ranks.first:
-            final = place.with_name(place.name.removesuffix(PARTIAL))
-            shutil.rmtree(final, ignore_errors=True)
-            place.rename(final)
-            _sync(self.directory)
-            for old in sorted(self.directory.glob("step-*[0-9]"))[: -self.keep]:
-                shutil.rmtree(old)
+        (place, named), self._writing = self._writing, None
+        with self._errors(place):
+            named.result()
         dist.barrier()
+
+    def _name(self, place: Path, written: Future[Any]) -> None:
+        """Give a checkpoint its name as soon as it is written: by all ranks, when it is by the first."""
+        written.result()
+        if not self.ranks.first:
+            return
+        final = place.with_name(place.name.removesuffix(PARTIAL))
+        shutil.rmtree(final, ignore_errors=True)
+        place.rename(final)
+        sync_directory(self.directory)
+        for old in sorted(self.directory.glob("step-*[0-9]"))[: -self.keep]:
+            shutil.rmtree(old)
 
     def load(self, place: Path, model: nn.Module, optimiser: Optimizer, rest: dict[str, Any]) -> dict[str, Any]:
         """Read a checkpoint into a model and its optimiser; returns what `begin` was given as `rest`."""
         weights, moments = get_state_dict(model, optimiser, options=OPTIONS)
         state: dict[str, Any] = {"weights": weights, "moments": moments, "rest": rest}
-        dcp.load(state, checkpoint_id=place)  # type: ignore[attr-defined] # torch's stubs
+        try:
+            dcp.load(state, checkpoint_id=place)  # type: ignore[attr-defined] # torch's stubs
+        except FAILED as error:
+            raise CheckpointError(
+                f"{place}: is no whole checkpoint ({_reason(error)}); remove it to go on from the one before"
+            ) from error
         set_state_dict(
             model, optimiser, model_state_dict=state["weights"], optim_state_dict=state["moments"], options=OPTIONS
         )
         return {**state["rest"]}
 
+    @contextmanager
+    def _errors(self, place: Path) -> Iterator[None]:
+        try:
+            yield
+        except FAILED as error:
+            if self.ranks.first:
+                shutil.rmtree(place, ignore_errors=True)
+            raise OutputError(
+                f"{place}: a checkpoint cannot be written ({_reason(error)}); free space or permissions?"
+            ) from error
 
-def clear(directory: Path) -> None:
-    """Remove what a run that was killed had begun to write."""
-    for place in directory.glob(f"*{PARTIAL}"):
+
+def _reason(error: BaseException) -> str:
+    """What the file system said, out of what `torch` wraps around it."""
+    if isinstance(error, CheckpointException):
+        error = next((found for found, _ in error.failures.values()), error)
+    if "inline_container" in str(error):
+        return "a file was cut short"  # the zip writer counts, and forgets why
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def clear(directory: Path, which: str = f"*{PARTIAL}") -> None:
+    """Remove what a run that was killed had begun to write, or other checkpoints."""
+    for place in directory.glob(which):
         shutil.rmtree(place)
 
 
@@ -98,11 +134,3 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The states of the generators that a step may draw from."""
     out = {"cpu": torch.get_rng_state()}
     return {**out, "device": torch.cuda.get_rng_state(device)} if device.type == "cuda" else out
-
-
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

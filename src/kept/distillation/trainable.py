@@ -1,4 +1,4 @@
-"""Which weights learn: a word (norms, head, new, all) or a pattern over slots, and what that costs."""
+"""Which weights learn: a word (norms, head, new, all, lora) or a pattern over slots, and what that costs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from kept.distillation.lora import Lora
     from kept.ir.program import Program
 
-WORDS = ("all", "norms", "head", "new")
+WORDS = ("all", "norms", "head", "new", "lora")
 
 MASTER, MOMENTS, GRADIENT = 4, 8, 4
 """Bytes that AdamW holds for a parameter that learns: itself and its gradient in float32, and two moments."""
@@ -26,11 +27,12 @@ MASTER, MOMENTS, GRADIENT = 4, 8, 4
 
 @dataclass(frozen=True)
 class Trainable:
-    """The slots that learn, how many parameters they are, and of how many."""
+    """The slots that learn, how many parameters do in all, and of how many; `lora` is what learns thin matrices."""
 
     slots: tuple[str, ...]
     parameters: int
     of: int
+    lora: Lora | None = None
 
     @property
     def optimiser_bytes(self) -> int:
@@ -38,28 +40,52 @@ class Trainable:
         return self.parameters * (MASTER + GRADIENT + MOMENTS)
 
     def apply(self, model: nn.Module) -> None:
-        """Let these parameters of a model learn and no other; they become float32."""
+        """Let these parameters of a model learn and no other; they become float32. With LoRA it has no memory yet."""
+        if self.lora is not None:
+            self.lora.inject(model)
         chosen = set(self.slots)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in chosen)
-            if name in chosen:
+            learns = name.replace(".base_layer.", ".") in chosen or ".lora_" in name
+            parameter.requires_grad_(learns)
+            if learns:
                 parameter.data = parameter.data.float()
 
 
-def trainable(program: Program, choice: str, record: Mapping[str, Any] | None = None) -> Trainable:
+def trainable(
+    program: Program,
+    choice: str,
+    record: Mapping[str, Any] | None = None,
+    lora_rank: int = 16,
+    lora_alpha: float = 32,
+) -> Trainable:
     """The weights that a choice names: words and patterns joined by `+`, as `norms+head` or `layers.3.*`.
 
-    `new` is what the passes of a conversion created, which its record (`kept.json`) lists. Raises InputError for a part
-    that names nothing.
+    `new` is what the passes of a conversion created, which its record (`kept.json`) lists; `lora` two thin matrices
+    beside each projection of attention and MLPs. Raises InputError for a part that names nothing.
     """
     found: dict[str, None] = {}
+    lora = None
     for part in choice.split("+"):
+        if part.strip() == "lora":
+            lora = _lora(program, lora_rank, lora_alpha)
+            continue
         named = _named(program, part.strip(), record or {})
+        if not named and part.strip() == "new":
+            raise InputError(
+                "train: 'new' is what a conversion created, and the student's kept.json lists nothing; use norms"
+            )
         if not named:
             raise InputError(f"train: {part!r} names no weight; use {', '.join(WORDS)}, or a pattern as layers.0.*")
         found |= dict.fromkeys(named)
     chosen = tuple(name for name in program.weights if name in found)
-    return Trainable(chosen, sum(math.prod(program.weights[name].shape) for name in chosen), program.parameters)
+    count = sum(math.prod(program.weights[name].shape) for name in chosen)
+    return Trainable(chosen, count + (lora.parameters(program) if lora else 0), program.parameters, lora)
+
+
+def _lora(program: Program, rank: int, alpha: float) -> Lora:
+    from kept.distillation.lora import Lora, matrices  # noqa: PLC0415 - imports torch, which a plan does not need
+
+    return Lora(tuple(matrices(program)), rank, alpha)
 
 
 def _named(program: Program, part: str, record: Mapping[str, Any]) -> Collection[str]:

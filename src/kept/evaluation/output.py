@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.staging import write_whole
 from kept.checkpoint.writer import finite, to_json
-from kept.errors import OutputError
 
 if TYPE_CHECKING:
     from kept.evaluation.run import Evaluation
@@ -26,12 +25,4 @@ def table(found: Evaluation) -> dict[str, Any]:
 
 def write(file: str | Path, found: Evaluation) -> None:
     """Write the data as JSON, whole or not at all. Raises OutputError."""
-    target = Path(file)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        part.write_bytes(to_json(table(found)))
-        part.rename(target)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise OutputError(f"{target}: cannot be written ({error.strerror}); free space or permissions?") from None
+    write_whole(Path(file), to_json(table(found)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kept.errors import CheckpointError
 from kept.ir.slots import slots
+from kept.ir.tensors import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +64,12 @@ class Program:
     def nbytes(self) -> int:
         """Bytes of all weights when written."""
         return sum(tensor.nbytes for tensor in self.weights.values())
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values that one token adds to the cache, in the weights' dtype."""
+        elements = sum(2 * layer.mixer.kv_heads * layer.mixer.head_dim for layer in self.spec.layers)
+        return elements * DTYPE_BYTES[self.dtype]
 
     def updated(self, spec: Spec, changed: Mapping[str, Lazy]) -> Program:
         """A program with another spec, the changed weights, and the rest as far as the spec still has it."""

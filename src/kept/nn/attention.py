@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, S keys, D width, H query heads, K key-value heads, E 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,8 @@ from kept.nn.norm import Norm
 from kept.nn.rope import cos_sin, rotate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kept.ir import spec as ir
     from kept.nn.cache import KeyValues
 
@@ -128,6 +131,13 @@ class Positions:
     ) -> Positions:
         """The places of a batch of token ids."""
         return cls(tokens_BT.shape[0], tokens_BT.shape[1], past, pads_B, tokens_BT.device, documents_BT)
+
+    def prepare(self, layers: Iterable[ir.Attention], dtypes: Iterable[torch.dtype]) -> None:
+        """Make all tables now: a compiled layer can look them up, but not make them."""
+        for spec, dtype in product(layers, dtypes):
+            if spec.rope is not None:
+                self.angles(spec.rope, spec.head_dim, dtype)
+            self.mask(self.past + self.length, spec.window)
 
     def angles(self, rope: ir.Rope, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines for these tokens, shared by all layers with the same rotation."""

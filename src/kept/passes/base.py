@@ -29,6 +29,12 @@ class Promise(StrEnum):
         """0 for EXACT, 2 for LOSSY."""
         return list(Promise).index(self)
 
+    def verdict(self, failure: str | None) -> str:
+        """One phrase on a result that was held to this promise; `failure` says why it is broken, if it is."""
+        if failure is not None:
+            return f"broken: {failure}"
+        return "measured; a lossy conversion promises nothing" if self is Promise.LOSSY else "kept"
+
 
 @dataclass(frozen=True)
 class Obstacle:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kept.errors import Refusal
 from kept.passes.base import Pass, Promise
+from kept.passes.carry import CarryNormBias
 from kept.passes.cast import CastTo
 from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
@@ -21,7 +22,7 @@ from kept.passes.fuse import FuseProjections
 from kept.passes.gate import PlainToGated
 from kept.passes.plain_gains import PlainGains
 from kept.passes.repeat_heads import RepeatKeyValueHeads
-from kept.passes.rms import LayerNormToRms, Mode
+from kept.passes.rms import LayerNormToRms, Way
 from kept.passes.rotary import FullRotary, RopeForm
 from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split import SplitProjections
@@ -51,7 +52,7 @@ MOST_STEPS = 64
 class Options:
     """What the user may choose about a conversion."""
 
-    norm: Mode = "exact"
+    norm: Way = "exact"
     final_bias: Literal["block", "drop"] = "block"
     rope: RopeForm = "llama3"
     context: int | None = None
@@ -85,7 +86,8 @@ class Plan:
 def legalise(program: Program, violations: Violations, options: Options, gains: Gains = None) -> Plan:
     """The plan that makes a program expressible for the target whose `violations` are given.
 
-    `gains` are the calibrated norms' gains; a plan that is only printed may leave them out. Raises Refusal naming
+    `gains` are what the norms' way was measured with, the calibrated gains or the lengths of what a norm reads; a plan
+    that is only printed may leave them out. Raises Refusal naming
     every violation that no pass removes, or the pass that cannot run, each with its reason and way out: another option
     where one makes a plan.
     """
@@ -147,7 +149,13 @@ def _step(rewrite: Pass, program: Program, steps: list[Step]) -> Program:
 
 
 def _norm(_: Sequence[Violation], options: Options, gains: Gains) -> Pass:
+    if options.norm == "carried":
+        return LayerNormToRms()
     return LayerNormToRms(options.norm, gains if options.norm == "calibrated" else None)
+
+
+def _norm_bias(_: Sequence[Violation], options: Options, gains: Gains) -> Pass:
+    return CarryNormBias(gains or {}) if options.norm == "carried" else FoldNormBias()
 
 
 def _final_bias(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
@@ -219,7 +227,7 @@ RULES: tuple[Rule, ...] = (
     (Kind("*norm.gain", needs=True), lambda *_: PlainGains()),
     (Kind("*norm.offset", needs=0.0), lambda *_: PlainGains()),
     *((Kind(f"{norm}.kind", "layer", "rms"), _norm) for norm in NORMS),
-    *((Kind(f"{norm}.bias", found=True), lambda *_: FoldNormBias()) for norm in NORMS),
+    *((Kind(f"{norm}.bias", found=True), _norm_bias) for norm in NORMS),
     (Kind("head.bias", found=True), _final_bias),
     (Kind("head.tied", found=True), lambda *_: UntieHead()),
     (Kind("layers.*_bias", needs=True), _fill),

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 Mode = Literal["exact", "opm", "opm-centred", "calibrated"]
 MODES: tuple[Mode, ...] = ("exact", "opm", "opm-centred", "calibrated")
 
+Way = Literal[Mode, "carried"]
+WAYS: tuple[Way, ...] = (*MODES, "carried")
+"""What a conversion may do to norms. carried: exact, and then a constant of the stream carries the biases."""
+
+MEASURED: tuple[Way, ...] = ("calibrated", "carried")
+"""Those that read text."""
+
 
 @dataclass(frozen=True)
 class LayerNormToRms(Pass):

@@ -29,7 +29,8 @@ class NormStatistics:
 
     `mean_to_std`: mean of |mu| / sigma. `bias_to_gain`: norm of the bias over that of the gain. `error_copied` and
     `error_calibrated`: relative error of the RMSNorm with the copied gain and with the calibrated one, no bias.
-    `gain` is the calibrated one, `E[r LN] / E[r^2]` with r = x / rms(x).
+    `gain` is the calibrated one, `E[r LN] / E[r^2]` with r = x / rms(x). `lengths` (tokens,): of the streams less their
+    means.
     """
 
     mean_to_std: float
@@ -37,6 +38,7 @@ class NormStatistics:
     error_copied: float
     error_calibrated: float
     gain: Tensor
+    lengths: Tensor
 
 
 @torch.inference_mode()
@@ -80,4 +82,5 @@ def _statistics(norm: Norm, x_BTD: Tensor, normed_BTD: Tensor) -> NormStatistics
         error_copied=float((r_ND * copied - wanted_ND).norm() / wanted_ND.norm().clamp(min=TINY)),
         error_calibrated=float((r_ND * gain - wanted_ND).norm() / wanted_ND.norm().clamp(min=TINY)),
         gain=gain,
+        lengths=(x_ND - x_ND.mean(-1, keepdim=True)).norm(dim=-1),
     )

@@ -108,6 +108,22 @@ class Reader:
             yield self.tokenizer
 
 
+def difference(one: Reader, other: Reader) -> str | None:
+    """What two tokenizers read differently, whatever files they are in; None where nothing, or where one is missing.
+
+    Ids that only one of them has are no difference: padding is often added. The built-in sample must give the same ids.
+    """
+    if one.tokenizer is None or other.tokenizer is None:
+        return None
+    found = (one.tokenizer.get_vocab(), other.tokenizer.get_vocab())
+    ours, theirs = ({at: token for token, at in vocabulary.items()} for vocabulary in found)
+    at = min((at for at in ours.keys() & theirs.keys() if ours[at] != theirs[at]), default=None)
+    if at is not None:
+        return f"id {at} is {ours[at]!r} and {theirs[at]!r}"
+    cut = [reader.encoding(sample_text(), special=False).ids for reader in (one, other)]
+    return None if cut[0] == cut[1] else "they cut the same text into other ids"
+
+
 @dataclass(frozen=True)
 class Sample:
     """Token ids (B, T), and where they came from in words."""

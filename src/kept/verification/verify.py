@@ -79,9 +79,7 @@ class Verification:
     @property
     def verdict(self) -> str:
         """One phrase."""
-        if self.failure is not None:
-            return f"broken: {self.failure}"
-        return "measured; a lossy conversion promises nothing" if self.promise is Promise.LOSSY else "kept"
+        return self.promise.verdict(self.failure)
 
 
 def judge(promise: Promise, proof: Parity | None, output: Parity, floor: Parity) -> str | None:

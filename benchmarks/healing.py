@@ -1,0 +1,337 @@
+"""The experiment of the KEPT paper (arXiv 2605.25676) at a small size: what healing on one language does to another.
+
+    python benchmarks/healing.py --source path/to/orion-9m --corpora path/to/corpora [--tokens N] [--only NAME ...]
+
+A source of Orion's architecture becomes a plain, bias-free Llama by several ways, and each is healed by distilling the
+source on English books alone, in rows of 128 tokens. At several numbers of tokens both models are measured on texts
+that were never learned from: English, stories and Python in rows of 128, English and Python in rows of 512, four times
+as long as what was seen. What learns is float32, the arithmetic bfloat16; measured is in float32. Every run has the
+same texts in the same order. A run that was stopped goes on when the same command is given again (`--work`). Prints a
+line for each measurement and writes all of them to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import kept
+from kept.distillation.chunked import Losses, chunked_loss
+from kept.distillation.closed import Objective
+from kept.distillation.documents import Source
+from kept.distillation.loop import Loop
+from kept.distillation.metrics import Metrics
+from kept.distillation.mixture import Mixture
+from kept.distillation.packing import Stream
+from kept.distillation.parallel import Ranks, Trunk, load, ranks
+from kept.distillation.sampled import Sampling, sampled, teacher_sum
+from kept.distillation.settings import SELF, Settings
+from kept.distillation.states import States
+from kept.distillation.tokens import tokenise
+from kept.distillation.trainable import trainable
+from kept.ir.slots import norms
+from kept.ir.tensors import Given
+from kept.nn import Model
+from kept.opened import open_model
+from kept.verification.text import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from torch import Tensor
+
+    from kept.distillation.chunked import HeadInput
+    from kept.distillation.packing import Batch
+    from kept.ir.program import Program
+    from kept.opened import Opened
+
+SHORT, LONG, ROWS = 128, 512, 8
+"""Tokens of a row: those learned from, and those of the long measurement; rows of a batch."""
+
+MEASURED, HELD = 8_192, 24
+"""Tokens of each held-out text, and documents of it that are held out."""
+
+POINTS = (40_000, 80_000, 160_000, 300_000, 450_000)
+"""Tokens after which a run is measured, beside its start and its end."""
+
+TEXTS = {
+    "english": "english/standardebooks.txt",
+    "stories": "tinystories/s-ajaykumar_tiny_stories.txt",
+    "python": "python/TheAlgorithms_Python.py.txt",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A start, what learns from which text, and how fast."""
+
+    name: str
+    start: str
+    train: str = "norms"
+    data: str = "english"
+    rate: float = 3e-3
+    tokens: int = 160_000
+
+
+RUNS = (
+    Run("exact with the block", "block", tokens=0),
+    Run("carried", "carried", rate=1e-3),
+    Run("opm", "opm"),
+    Run("exact without the final bias", "dropped", rate=1e-3),
+    Run("carried, everything learns", "carried", train="all", rate=3e-4),
+    Run("carried, self", "carried", data=SELF, rate=1e-3),
+    Run("carried, everything learns, self", "carried", train="all", data=SELF, rate=3e-4),
+    Run("opm, self", "opm", data=SELF),
+    Run("gain 1", "ones"),
+    Run("random norms", "random"),
+    Run("opm-centred", "opm-centred"),
+    Run("calibrated", "calibrated"),
+    Run("opm, everything learns", "opm", train="all", rate=1e-3, tokens=600_000),
+)
+
+CONVERSIONS: Mapping[str, Mapping[str, str]] = {
+    "block": {},
+    "dropped": {"final_bias": "drop"},
+    "opm": {"norm": "opm"},
+    "opm-centred": {"norm": "opm-centred"},
+    "calibrated": {"norm": "calibrated"},
+    "carried": {"norm": "carried"},
+}
+
+
+MEASURED_STARTS = {"calibrated", "carried"}
+"""Those that read English for a start."""
+
+
+class Remembering(Trunk):
+    """A frozen model that runs each batch once: all runs see the same ones."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.seen: dict[bytes, HeadInput] = {}
+
+    def forward(self, batch: Batch, use: Callable[[HeadInput, list[Tensor]], Any], *, streams: bool = False) -> Any:  # noqa: ANN401
+        """As a trunk's; there are no streams."""
+        assert not streams, "only the head's input is remembered"
+        key = sha256(batch.tokens_BT.numpy().tobytes() + batch.documents_BT.numpy().tobytes()).digest()
+        if key not in self.seen:
+            with torch.no_grad():
+                self.seen[key] = super().forward(batch, lambda head, _: head)
+        return use(self.seen[key], [])
+
+
+class Learned(Stream):
+    """What is learned from; the loop's own measurements, which nothing here uses, are of one batch."""
+
+    def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
+        """A batch."""
+        return super().held_out(name, rows or ROWS)
+
+
+@dataclass
+class Bench:
+    """The source, the texts, and where things are kept while it runs."""
+
+    source: Opened
+    corpora: Path
+    work: Path
+    ranks: Ranks
+    held: dict[str, list[Batch]] = field(default_factory=dict)
+    teacher: Trunk = field(init=False)
+    exact: Trunk = field(init=False)
+    reference: dict[str, dict[str, float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Load the source and measure it."""
+        self.teacher = Remembering(load(self.source.program, torch.bfloat16, self.ranks).model)
+        self.exact = Remembering(load(self.source.program, torch.float32, self.ranks).model)
+        for name in TEXTS:
+            self.held[name] = self.rows(name, SHORT)
+        for name in ("english", "python"):
+            self.held[f"{name}, long"] = self.rows(name, LONG)
+        self.reference = self.measure(self.exact)
+
+    def mixture(self, name: str) -> Mixture:
+        """A text, and its documents that are held out."""
+        tokens = tokenise(Source((self.corpora / TEXTS[name],)), Reader(self.source.path), self.work / "cache")
+        return Mixture({name: tokens}, None, HELD)
+
+    def rows(self, name: str, length: int) -> list[Batch]:
+        """Held-out rows of a length."""
+        return Stream(self.mixture(name), ROWS, length).held_out(rows=MEASURED // length)
+
+    def stream(self, data: str, tokens: int) -> Stream:
+        """What is learned from."""
+        if data != SELF:
+            return Learned(self.mixture(data), ROWS, SHORT)
+        sampling = Sampling(-(-tokens // LONG) + HELD, LONG)
+        model = Model.load(self.source.program, torch.float32)
+        tokens = sampled(model, teacher_sum(self.source), sampling, self.work / "cache")
+        return Learned(Mixture({SELF: tokens}, None, HELD), ROWS, SHORT)
+
+    @torch.no_grad()
+    def measure(self, student: Trunk) -> dict[str, dict[str, float]]:
+        """KL from the source in nats a token, cross-entropy, agreement, of each held-out text."""
+        return {name: mean(self.losses(student, batch) for batch in batches) for name, batches in self.held.items()}
+
+    def losses(self, student: Trunk, batch: Batch) -> Losses:
+        """Both models' losses on a batch."""
+        targets, mask, both = batch.targets_BT.flatten(), batch.mask_BT.flatten(), Objective(kl=1, ce=1)
+        return self.exact(batch, lambda t, _: student(batch, lambda s, _: chunked_loss(s, t, targets, mask, both)))
+
+    def start(self, name: str) -> Program:
+        """The converted model that a run begins with."""
+        generator = torch.Generator().manual_seed(0)
+        match name:
+            case "ones":
+                return with_gains(self.converted("opm"), torch.ones_like)
+            case "random":
+                return with_gains(self.converted("opm"), lambda gain: 2 * torch.rand(gain.shape, generator=generator))
+            case _:
+                return self.converted(name)
+
+    def converted(self, name: str) -> Program:
+        """A conversion of the source, written once."""
+        out = self.work / f"start-{name}"
+        if not out.is_dir():
+            text = self.corpora / TEXTS["english"]
+            given = {**CONVERSIONS[name], "text": str(text)} if name in MEASURED_STARTS else CONVERSIONS[name]
+            kept.convert(self.source.path, out, to="llama", dtype="float32", verify_tokens=0, **given)
+        return open_model(out).program
+
+    def run(self, run: Run) -> list[dict[str, Any]]:
+        """Heal, and measure at the points."""
+        folder = self.work / run.name.replace(" ", "-").replace(",", "")
+        folder.mkdir(exist_ok=True)
+        program = self.start(run.start)
+        learned = trainable(program, run.train)
+        student = load(program, torch.bfloat16, self.ranks, learned)
+        curve = Curve(self, student, load(program, torch.float32, self.ranks), run.tokens, folder / "curve.jsonl")
+        curve.at(0)
+        if not run.tokens or curve.ended:
+            return curve.points
+        settings = Settings(
+            run.name, str(folder), "source", (run.data,), train=run.train, tokens=run.tokens, batch=ROWS,
+            length=SHORT, rate=run.rate, precision="bfloat16", measure_every=10**9, save_every=100,
+        )  # fmt: skip
+        states = States(folder, self.ranks)
+        stream = self.stream(run.data, run.tokens)
+        Loop(settings, self.ranks, student, self.teacher, stream, states, Metrics(folder, curve.see)).run()
+        return curve.points
+
+
+@dataclass
+class Curve:
+    """Measurements of a run, kept on disk as they are made."""
+
+    bench: Bench
+    student: Trunk
+    exact: Trunk
+    tokens: int
+    file: Path
+    points: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Go on after what is there."""
+        if self.file.is_file():
+            self.points = [json.loads(line) for line in self.file.read_text().splitlines()]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last point is there."""
+        step = ROWS * SHORT
+        return self.points[-1]["tokens"] == self.tokens // step * step
+
+    def see(self, line: Mapping[str, Any]) -> None:
+        """Measure once a step has passed a point."""
+        step = ROWS * SHORT
+        last = line["tokens"] // step == self.tokens // step
+        if line["kind"] == "step" and (last or any(p <= line["tokens"] < p + step for p in POINTS)):
+            self.at(line["tokens"])
+
+    def at(self, tokens: int) -> None:
+        """Measure now."""
+        if any(point["tokens"] == tokens for point in self.points):
+            return
+        with torch.no_grad():
+            for name, learned in self.student.named_parameters():
+                if learned.requires_grad:
+                    self.exact.get_parameter(name).copy_(learned)
+        found = self.bench.measure(self.exact)
+        self.points.append({"tokens": tokens, **found})
+        with self.file.open("a") as file:
+            file.write(json.dumps(self.points[-1]) + "\n")
+        words = (
+            f"{name} KL {each['kl']:.5f} perplexity {100 * self.rise(name, each):+.2f} %"
+            for name, each in found.items()
+        )
+        print(f"  {tokens:>9} tokens: {'; '.join(words)}", flush=True)
+
+    def rise(self, name: str, found: Mapping[str, float]) -> float:
+        """How much higher the perplexity is than the source's, relatively."""
+        return math.expm1(found["ce"] - self.bench.reference[name]["ce"])
+
+
+def with_gains(program: Program, made: Any) -> Program:  # noqa: ANN401 - a function of a tensor
+    """A program whose norms have other gains."""
+    names = [f"{name}.weight" for name, _, _ in norms(program.spec)]
+    weights = {}
+    for name in names:
+        old = program.weights[name]
+        weights[name] = Given(old.shape, old.dtype, made(old.value("float32")))
+    return program.updated(program.spec, weights)
+
+
+def mean(found: Iterable[Losses]) -> dict[str, float]:
+    """Means over all tokens."""
+    sums: dict[str, float] = {}
+    tokens = 0.0
+    for losses in found:
+        tokens += losses.tokens
+        for name, value in {**losses.means, "agreement": losses.agreement}.items():
+            sums[name] = sums.get(name, 0.0) + float(value or 0.0) * losses.tokens
+    return {name: value / tokens for name, value in sums.items()}
+
+
+def main() -> None:
+    """Run and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--tokens", type=int, help="of every run, instead of its own number")
+    parser.add_argument("--only", nargs="*", default=[run.name for run in RUNS])
+    parser.add_argument("--work", type=Path, default=Path("healing-runs"))
+    chosen = parser.parse_args()
+    chosen.work.mkdir(exist_ok=True)
+    with ranks("cpu") as all_ranks:
+        bench = Bench(open_model(chosen.source), chosen.corpora, chosen.work, all_ranks)
+        found = []
+        for run in (run for run in RUNS if run.name in chosen.only):
+            if chosen.tokens and run.tokens:
+                run = replace(run, tokens=chosen.tokens)  # noqa: PLW2901
+            print(run.name, flush=True)
+            found.append({**asdict(run), "points": bench.run(run)})
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    result = {
+        "command": " ".join(["python", "benchmarks/healing.py", *sys.argv[1:]]),
+        "commit": commit.stdout.strip(),
+        "source": {name: {**each, "perplexity": math.exp(each["ce"])} for name, each in bench.reference.items()},
+        "runs": found,
+    }
+    file = Path(__file__).parent / "results" / f"{datetime.now(UTC).date()}-healing.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    print(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A teacher's answers, written once: what `kept heal --teacher-cache` reads instead of running it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.distillation.settings import LISTED
+from kept.errors import InputError
+from kept.healing import check_pair, dtype_of, mixture, named
+from kept.opened import open_model
+from kept.reporting import Reporter, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kept.distillation.settings import Settings
+
+
+@dataclass(frozen=True)
+class CachedTeacher:
+    """A finished cache: where it is, its size, and what it was made of; `about["bias"]` is what K tokens lose."""
+
+    path: Path
+    nbytes: int
+    about: Mapping[str, Any]
+
+
+def cache_teacher(settings: Settings, k: int = LISTED, reporter: Reporter | None = None) -> CachedTeacher:
+    """Run the settings' teacher over their data, and keep its `k` likeliest tokens at every place under `settings.out`.
+
+    `tokens` is how many are kept at most, to each source what the mixture gives it. Runs with the same data, length,
+    held-out part and temperature read the result, whatever their seed, batch, mixture and number of epochs. The bias
+    of the listed KL is measured against the settings' student; where that is the teacher itself, against the teacher
+    with its last layer left out. Interrupted, the same call continues. Raises InputError for what does not fit
+    together and where `out` is a cache of something else.
+    """
+    from kept.distillation.offline import write
+    from kept.distillation.parallel import load, ranks
+    from kept.distillation.rows import Rows, counts
+
+    watch = reporter or Silent()
+    assert settings.teacher is not None, "settings ask for one"
+    _check(k)
+    models = [open_model(path) for path in dict.fromkeys((settings.teacher, settings.student))]
+    teacher, student = models[0], models[-1]
+    check_pair(student, teacher, settings.length)
+    found = mixture(settings, teacher, teacher, watch)
+    wanted = counts(found, settings.length, settings.tokens)
+    about = {
+        **named(settings, teacher, teacher, found),
+        "k": min(k, teacher.program.spec.vocabulary),
+        "precision": settings.precision,
+        "counts": wanted,
+    }
+    with ranks() as alone:
+        made = write(
+            Path(settings.out),
+            about,
+            Rows(found, settings.length, wanted),
+            *(load(one.program, dtype_of(settings), alone) for one in models),
+            batch=settings.batch,
+            reporter=watch,
+        )
+    return CachedTeacher(made.path, made.rows.nbytes, made.about)
+
+
+def _check(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k: is {k}, it must be at least 1")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "cache-teacher: runs as one process; start it without torchrun (healing reads it on any ranks)"
+        )

@@ -1,0 +1,102 @@
+"""What a run measures, as it goes on: a line of JSON each, points for TensorBoard, and a call to whoever watches."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from kept.distillation.cache import write_file
+from kept.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+LINES, BOARD = "metrics.jsonl", "tensorboard"
+
+VERSION = "brain.Event:2"
+"""What a file of points begins with, so that TensorBoard forgets what the file after it takes back."""
+
+
+@dataclass
+class Metrics:
+    """The metrics of a run under its directory. Of several ranks only the first has any (`quiet`: this is another).
+
+    Everything is in its file when `note` returns: a run that is killed has noted what its checkpoints know. Raises
+    OutputError where the disk refuses.
+    """
+
+    folder: Path
+    watch: Callable[[Mapping[str, Any]], None] = lambda _: None
+    quiet: bool = False
+    _points: Path | None = field(default=None, init=False)
+
+    @property
+    def has_board(self) -> bool:
+        """Whether there are files for TensorBoard, which is an optional package."""
+        return self._points is not None
+
+    def begin(self, step: int | None) -> None:
+        """Go on after a step, None: begin. What a run that was killed noted later will be noted again."""
+        if self.quiet:
+            return
+        with self._errors():
+            write_file(self.folder / LINES, "".join(_until(self.folder / LINES, step)).encode())
+            self._points = _begin_points(self.folder / BOARD, 0 if step is None else step + 1)
+
+    def note(self, line: Mapping[str, Any]) -> None:
+        """Note a line of a kind and a step; its fractions are points."""
+        if self.quiet:
+            return
+        with self._errors():
+            with (self.folder / LINES).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            values = {f"{line['kind']}/{name}": value for name, value in line.items() if isinstance(value, float)}
+            if self._points is not None and values:
+                summary = {"value": [{"tag": tag, "simple_value": value} for tag, value in values.items()]}
+                _add(self._points, step=line["step"], summary=summary)
+        self.watch(line)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: metrics cannot be written ({error.strerror or error}); free space or permissions?"
+            ) from error
+
+
+def _until(file: Path, step: int | None) -> Iterator[str]:
+    """The lines up to a step; the last one may be torn."""
+    if step is None or not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step:
+                yield line
+        except (ValueError, KeyError, TypeError):
+            continue
+
+
+def _begin_points(folder: Path, begin: int) -> Path | None:
+    """A new file of points, after which TensorBoard forgets those of earlier files from step `begin` on."""
+    if find_spec("tensorboard") is None:
+        return None
+    folder.mkdir(exist_ok=True)
+    file = folder / f"events.out.tfevents.{len([*folder.iterdir()]):06}"
+    _add(file, file_version=VERSION)
+    _add(file, step=begin, session_log={"status": "START"})
+    return file
+
+
+def _add(file: Path, **event: Any) -> None:  # noqa: ANN401 - fields of an event
+    from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - an optional package
+    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+
+    with file.open("ab") as opened:
+        RecordWriter(opened).write(Event(wall_time=time.time(), **event).SerializeToString())

@@ -1,0 +1,228 @@
+"""A teacher on disk: its likeliest tokens at every place of a corpus, written once and read instead of running it.
+
+A place is a token of a row that is cut once (`rows.py`), so one cache serves any order, batch, mixture and number of
+epochs, and ranks that each read rows of their own. What depends on the rows themselves (texts, tokenizer, length, what
+is held out) must be the same, and is compared before anything is read.
+
+Shapes: B rows of T tokens, N = B T of them, K listed tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from kept.checkpoint.writer import to_json
+from kept.distillation.cache import cached, write_file
+from kept.distillation.closed import TopK
+from kept.distillation.heads import HeadInput
+from kept.distillation.parallel import head_input
+from kept.distillation.topk import top_k, top_k_bias
+from kept.errors import InputError
+from kept.reporting import Reporter, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import BinaryIO, TypeVar
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from kept.distillation.mixture import Mixture
+    from kept.distillation.packing import Batch
+    from kept.distillation.parallel import Trunk
+    from kept.distillation.rows import Rows
+
+    Made = TypeVar("Made")
+
+FORMAT = 1
+"""Raised when the same teacher would be stored in another way."""
+
+ROWS, ABOUT, PROGRESS = "rows.bin", "about.json", "progress.json"
+
+SYNCED = 16
+"""Batches between two marks of how far the writing is: what is computed again after an interruption, at most."""
+
+MEASURED = 4096
+"""Held-out tokens on which the listed KL is measured against the full one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """A teacher that is read: it stands in a loop where a live one would.
+
+    `about` says what it was made of and of what; `rows` is memory-mapped, (rows, T), each entry with `ids` (K),
+    `log_probs` (K) and `tail`.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    rows: NDArray[np.void]
+
+    @classmethod
+    def open(cls, path: Path) -> Cached:
+        """Map what `write` wrote. Raises InputError where it is no such directory, or was changed since."""
+        if not (path / ABOUT).is_file():
+            raise InputError(f"{path}: is no teacher's cache; kept cache-teacher makes one")
+        try:
+            about = json.loads((path / ABOUT).read_bytes())
+            shape = (about["rows"], about["length"])
+            rows = np.memmap(path / ROWS, dtype=entry(about["k"], about["vocabulary"]), mode="r", shape=shape)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: is no longer what was written ({error}); remove it") from None
+        return cls(path, about, rows)
+
+    def require(self, wanted: Mapping[str, Any]) -> None:
+        """Raise InputError where the cache is of something else: a teacher, texts, a length, ..."""
+        for key, value in wanted.items():
+            if self.about.get(key) != value:
+                short = isinstance(value, int | float)
+                told = f": {self.about.get(key)}, asked for is {value}" if short else ""
+                raise InputError(
+                    f"{self.path}: was made with another {key.replace('_', ' ')}{told}; "
+                    "ask for the same, or make a cache under another name"
+                )
+
+    def __call__(self, batch: Batch, use: Callable[[TopK, list[Tensor]], Made], *, streams: bool = False) -> Made:
+        """What `use` makes of the teacher at a batch's tokens; there are no streams."""
+        assert not streams, "settings refuse what needs them"
+        assert batch.numbers_B is not None, "rows that stay have numbers"
+        found_BT = self.rows[batch.numbers_B.cpu().numpy()]
+        return use(self._top(found_BT.reshape(-1), batch.tokens_BT.device), [])
+
+    def _top(self, found_N: NDArray[np.void], device: torch.device) -> TopK:
+        ids_NK = torch.from_numpy(found_N["ids"].astype(np.int64))
+        log_probs_NK, tail_N = (torch.from_numpy(found_N[name].copy()) for name in ("log_probs", "tail"))
+        return TopK(ids_NK.to(device), log_probs_NK.to(device), tail_N.to(device), self.about["temperature"])
+
+
+def entry(k: int, vocabulary: int) -> np.dtype[np.void]:
+    """What is kept of a token: 6 bytes for each that is listed, 8 where ids need more than two."""
+    ids = "<u2" if vocabulary <= 1 << 16 else "<u4"
+    return np.dtype([("ids", ids, (k,)), ("log_probs", "<f4", (k,)), ("tail", "<f4")])
+
+
+def data_sum(mixture: Mixture) -> str:
+    """The sha256 that names a mixture's sources: their names, documents and ids, not their weights."""
+    found = sha256()
+    for name, tokens in zip(mixture.names, mixture.tokens, strict=True):
+        found.update(to_json([name, len(tokens), len(tokens.table)]))
+        for array in (tokens.ids, tokens.table):
+            found.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def write(
+    path: Path,
+    about: Mapping[str, Any],
+    rows: Rows,
+    teacher: Trunk,
+    student: Trunk | None = None,
+    *,
+    batch: int = 8,
+    reporter: Reporter | None = None,
+) -> Cached:
+    """Run a teacher over all rows and keep its likeliest tokens; interrupted, the same call continues.
+
+    `about` has `k`, `vocabulary`, `temperature` and whatever else names the teacher and its data; a directory that is
+    there must have the same. The bias of K tokens and a tail is measured on held-out rows against `student`, or,
+    without one, against the teacher itself with its last layer left out. Raises OutputError where the disk refuses,
+    InputError where another cache is there.
+    """
+    watch = reporter or Silent()
+
+    def build(part: Path) -> None:
+        with watch.stage("cache", len(rows), "rows") as advance, (part / ROWS).open("ab") as file:
+            done = _resume(part, file, about)
+            advance(done)
+            for count, begin in enumerate(range(done, len(rows), batch), start=1):
+                stop = min(begin + batch, len(rows))
+                file.write(_entries(teacher, rows.lay(range(begin, stop)), about).tobytes())
+                advance(stop - begin)
+                if count % SYNCED == 0 or stop == len(rows):
+                    _mark(part, file, about, stop)
+        bias = measure(teacher, student, rows, about)
+        write_file(part / ABOUT, to_json({**about, "rows": len(rows), "bias": bias}))
+        (part / PROGRESS).unlink()
+
+    found = Cached.open(cached(path.parent, path.name, build))
+    found.require(about)
+    return found
+
+
+def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
+    """How many rows an interrupted run of the same writing has put on the disk; what lies behind them is cut off."""
+    marked = json.loads((part / PROGRESS).read_bytes()) if (part / PROGRESS).is_file() else {}
+    done: int = marked["rows"] if marked.get("about") == about else 0
+    file.truncate(done * about["length"] * entry(about["k"], about["vocabulary"]).itemsize)
+    file.seek(0, os.SEEK_END)
+    if not done:
+        _mark(part, file, about, 0)
+    return done
+
+
+def _mark(part: Path, file: BinaryIO, about: Mapping[str, Any], done: int) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    write_file(part / PROGRESS, to_json({"about": about, "rows": done}))
+
+
+@torch.no_grad()
+def _entries(teacher: Trunk, batch: Batch, about: Mapping[str, Any]) -> NDArray[np.void]:
+    device = teacher.model.embedding.weight.device
+    found: TopK = teacher(batch.to(device), lambda head, _: top_k(head, about["k"], about["temperature"]))
+    made = np.empty(len(found.tail_N), dtype=entry(about["k"], about["vocabulary"]))
+    for name, value in (("ids", found.ids_NK), ("log_probs", found.log_probs_NK), ("tail", found.tail_N)):
+        made[name] = value.cpu().numpy()
+    return made
+
+
+@torch.no_grad()
+def measure(teacher: Trunk, student: Trunk | None, rows: Rows, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What listing K tokens, a quarter and four times as many loses against the full KL, on held-out rows.
+
+    Where nothing is held out, on the first rows that are trained on.
+    """
+    sources = range(len(rows.mixture.names))
+    each = max(1, MEASURED // (rows.length * len(sources)))
+    numbers = [n for s in sources for n in (rows.held_out(s) or rows.train(s))[:each]]
+    ours, theirs, mask_N = _head_inputs(teacher, student, rows, numbers)
+    k, most = about["k"], about["vocabulary"]
+    ks = sorted({max(1, k // 4), k, min(4 * k, most)})
+    found = top_k_bias(ours, theirs, mask_N, ks, about["temperature"])
+    by_k = [{**asdict(one), "bias": one.bias} for one in found]
+    return {
+        "against": "the student" if student else "the teacher without its last layer",
+        "tokens": int(mask_N.sum()),
+        "by_k": by_k,
+    }
+
+
+def _head_inputs(
+    teacher: Trunk, student: Trunk | None, rows: Rows, numbers: Sequence[int]
+) -> tuple[HeadInput, HeadInput, Tensor]:
+    """What both heads read at some rows, one row at a time; and which of these tokens count."""
+    ours, theirs, masks = [], [], []
+    for number in numbers:
+        batch = rows.lay([number]).to(teacher.model.embedding.weight.device)
+        last = deque(teacher.model.streams(batch.tokens_BT, documents_BT=batch.documents_BT), maxlen=2)
+        theirs.append(head_input(teacher.model, last[1]))
+        if student is None:
+            ours.append(head_input(teacher.model, last[0]))
+        else:
+            ours.append(student(batch, lambda head, _: head))
+        masks.append(batch.mask_BT.flatten())
+    return _joined(ours), _joined(theirs), torch.cat(masks)
+
+
+def _joined(parts: Sequence[HeadInput]) -> HeadInput:
+    first = parts[0]
+    return HeadInput(torch.cat([one.hidden_ND for one in parts]), first.weight_VD, first.bias_V, first.head)

@@ -1,0 +1,110 @@
+"""Rows that are cut once: every epoch and every seed reads the same ones, in another order.
+
+What a teacher says of a token depends on where its row begins. A stream that draws its documents anew cuts other rows
+each time; what is to be kept of a teacher needs rows that stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from kept.distillation.packing import Batch, Order, Stream, lay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from kept.distillation.mixture import Mixture
+    from kept.distillation.tokens import Tokens
+
+
+class Rows:
+    """A corpus cut into rows of `length`, numbered: what each source trains on, then what it holds out.
+
+    Documents stand in the order of their digests, so the numbers depend on the texts, the length and what is held out,
+    and on nothing else. `counts` are the rows that each source trains on, once each at most (None: all there are). The
+    last row of a source is padded.
+    """
+
+    def __init__(self, mixture: Mixture, length: int, counts: Sequence[int] | None = None) -> None:
+        self.mixture, self.length = mixture, length
+        self._orders = [
+            Order(tokens, found)
+            for tokens, train, held in zip(mixture.tokens, mixture.train, mixture.held, strict=True)
+            for found in (_by_digest(tokens, train), held)
+        ]
+        sizes = [-(-order.total // length) for order in self._orders]
+        if counts is not None:
+            sizes[::2] = [min(size, count) for size, count in zip(sizes[::2], counts, strict=True)]
+        self._begins = np.cumsum([0, *sizes])
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return int(self._begins[-1])
+
+    def train(self, source: int) -> range:
+        """The rows that a source trains on."""
+        return self._part(2 * source)
+
+    def held_out(self, source: int) -> range:
+        """The rows that it holds out."""
+        return self._part(2 * source + 1)
+
+    def _part(self, part: int) -> range:
+        return range(int(self._begins[part]), int(self._begins[part + 1]))
+
+    def lay(self, numbers: Sequence[int]) -> Batch:
+        """These rows as a batch."""
+        spans = []
+        for number in numbers:
+            part = int(np.searchsorted(self._begins, number, side="right")) - 1
+            order, begin = self._orders[part], (number - int(self._begins[part])) * self.length
+            spans.append(list(order.spans(begin, min(begin + self.length, order.total))))
+        return replace(lay(spans, self.length), numbers_B=torch.tensor(numbers))
+
+
+def counts(mixture: Mixture, length: int, tokens: int) -> list[int]:
+    """How many rows of each source so many tokens are, as the mixture gives them."""
+    whole = sum(mixture.shares)
+    return [-(-tokens * share // (length * whole)) for share in mixture.shares]
+
+
+def _by_digest(tokens: Tokens, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+    return documents[np.argsort(tokens.table["digest"][documents], kind="stable")]
+
+
+class RowStream(Stream):
+    """Batches of rows that stay: each epoch of a source reads all of its rows, in an order that `seed` decides."""
+
+    def __init__(self, rows: Rows, batch: int, seed: int = 0) -> None:
+        super().__init__(rows.mixture, batch, rows.length, seed)
+        self.numbered = rows
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step."""
+        first = step * self.batch
+        return self.numbered.lay([self._number(*self.schedule.at(first + row)) for row in range(self.batch)])
+
+    def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
+        """The held-out rows of a source (None: of all, one after another); at most `rows` of each."""
+        parts = [
+            self.numbered.held_out(at)[:rows] for at, source in enumerate(self.mixture.names) if name in (None, source)
+        ]
+        return [self.numbered.lay(part[i : i + self.batch]) for part in parts for i in range(0, len(part), self.batch)]
+
+    def _number(self, source: int, row: int) -> int:
+        part = self.numbered.train(source)
+        epoch, inside = divmod(row, len(part))
+        return part[int(_permutation(self.seed, source, epoch, len(part))[inside])]
+
+
+@lru_cache(maxsize=64)
+def _permutation(seed: int, source: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order of a source's rows in an epoch, remembered: it is asked for once a row."""
+    return np.random.default_rng([seed, source, epoch]).permutation(count)

@@ -1,0 +1,142 @@
+"""A healing run while it goes on: a table on a terminal, a line for each measurement elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+from kept import display
+from kept.numbers import amount, parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.live import Live
+    from rich.table import Table
+
+SHOWN = 12
+"""Measurements in the table: the last ones."""
+
+REFRESHED = 4
+"""Times a second that the table is drawn, at most."""
+
+COLUMNS = ("step", "loss", "held-out", "same first choice", "tokens/s", "left")
+
+
+class Watcher:
+    """Is called with each line of a run's metrics, and shows them."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._rows: deque[tuple[str, ...]] = deque(maxlen=SHOWN)
+        self._about: Mapping[str, Any] = {}
+        self._last: Mapping[str, Any] = {}
+        self._begun = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Show a line of metrics."""
+        match line["kind"]:
+            case "run":
+                self._begin(line)
+            case "step":
+                self._last = line
+            case "held-out":
+                self._measured(line)
+            case "end":
+                self._last = {}
+        if self._live is not None:
+            self._live.update(self._table())
+        if line["kind"] == "end":
+            self._stop()
+
+    def _begin(self, line: Mapping[str, Any]) -> None:
+        for words in about(line):
+            display.hint(words)
+        self._about, self._begun = line, time.monotonic()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), refresh_per_second=REFRESHED)
+            self._live.start()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _measured(self, line: Mapping[str, Any]) -> None:
+        row = self._row(line)
+        self._rows.append(row)
+        if self._live is None:
+            named = zip(COLUMNS, row, strict=True)
+            display.hint(", ".join(f"{name} {value}" for name, value in named if value))
+
+    def _row(self, measured: Mapping[str, Any]) -> tuple[str, ...]:
+        last = self._last
+        return (
+            f"{last.get('step', measured.get('step', 0))}/{self._about['steps']}",
+            f"{last['loss']:.4f}" if last else "",
+            held_out(measured),
+            f"{100 * measured['agreement']:.2f} %" if "agreement" in measured else "",
+            f"{last['tokens_per_second']:.0f}" if last else "",
+            self._left(),
+        )
+
+    def _left(self) -> str:
+        """Time that is left, by what the steps so far took with all that lies between them."""
+        done = self._last["step"] - self._about["step"] if self._last else 0
+        if done <= 0:
+            return ""
+        return duration((self._about["steps"] - self._last["step"]) * (time.monotonic() - self._begun) / done)
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        table = Table(*COLUMNS, box=None, header_style="bold")
+        for row in self._rows:
+            table.add_row(*row)
+        if self._last:
+            table.add_row(*self._row({}), style="dim")
+        return table
+
+
+def held_out(line: Mapping[str, Any]) -> str:
+    """What a measurement is about: the KL where there is one, else the loss that is learned from."""
+    name = next((name for name in ("kl", "loss") if name in line), None)
+    return "" if name is None else f"{name} {line[name]:.4f}"
+
+
+def about(line: Mapping[str, Any]) -> list[str]:
+    """What is said before a run: what learns and what that takes, how long, and from what."""
+    part = f"{parameters(line['parameters'])} of {parameters(line['of'])} parameters"
+    size = amount(line["optimiser_bytes"], "bytes")
+    told = [f"{part} learn ({line['train']}); they, their gradients and AdamW take {size}"]
+    for name, found in line["sources"].items():
+        kept, held = (
+            f"{parameters(found[f'{which}documents'])} documents, {parameters(found[f'{which}tokens'])} tokens"
+            for which in ("", "held_out_")
+        )
+        told.append(f"{name}: {kept}; held out {held}")
+    sizes = f"{parameters(line['tokens_a_step'])} tokens a step"
+    told.append(f"{line['steps']} steps, {sizes}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")
+    if line["step"]:
+        told.append(f"goes on after step {line['step']}")
+    if not line["tensorboard"]:
+        told.append("no files for TensorBoard: pip install 'kept[heal]'")
+    return told
+
+
+def duration(seconds: float) -> str:
+    """A time to wait: 42 s, 12 min, 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,33 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def amount(count: float, unit: str) -> str:
+    """A count with its unit; bytes in decimal multiples."""
+    if unit != "bytes":
+        return f"{count:.0f} {unit}"
+    for name in ("B", "KB", "MB", "GB"):
+        if count < 1000 or name == "GB":
+            return f"{count:.3g} {name}" if count < 1000 else f"{count:.0f} {name}"
+        count /= 1000
+    raise AssertionError
+
+
+def parameters(count: int) -> str:
+    """A number of parameters: 8.92 M."""
+    for size, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3g} {name}"
+    return str(count)
+
+
+def uncertain(value: float, error: float, *, signed: bool = False) -> str:
+    """A number with its standard error, to the digits that the error leaves."""
+    sign = "+" if signed else ""
+    if not 0 < error < math.inf:
+        return f"{value:{sign}.4g}" + (" ± 0" if error == 0 else "")
+    digits = max(0, min(6, 1 - math.floor(math.log10(error))))
+    return f"{value:{sign}.{digits}f} ± {error:.{digits}f}"

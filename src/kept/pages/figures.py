@@ -1,0 +1,185 @@
+"""Pictures as SVG that belongs to the page: its font, its colours, light or dark."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from cycler import cycler
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from kept.pages.blocks import Lines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+    from kept.pages.blocks import Bars, Curve
+
+INK, RULE = "#0c0000", "#0c0001"
+STYLES = (("#0c0010", "o", "-"), ("#0c0011", "s", "--"), ("#0c0012", "^", ":"), ("#0c0013", "D", "-."))
+"""Colour, marker and line of each curve in order: to be told apart without colour too."""
+
+COLOURS: Mapping[str, str] = {
+    INK: "currentColor",
+    RULE: "var(--rule)",
+    **{colour: f"var(--c{n})" for n, (colour, _, _) in enumerate(STYLES)},
+}
+"""What stands in the page for the colours that are drawn with: no other colour has these values."""
+
+LOOK: dict[Any, Any] = {
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.prop_cycle": cycler(color=[colour for colour, _, _ in STYLES]),
+    "axes.titlecolor": INK,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "grid.color": RULE,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kept",
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": RULE,
+    "xtick.labelcolor": INK,
+    "ytick.color": RULE,
+    "ytick.labelcolor": INK,
+}
+
+WIDTH = 4.6
+"""Inches: on a phone the letters are still large enough to read."""
+
+LONGEST_NAME = 24
+
+LARGEST = 1e30
+"""What is larger, or on a logarithm smaller than its inverse, is not drawn: it would hide all else."""
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def draw(picture: Lines | Bars, name: str) -> Markup:
+    """The picture as SVG; `name` keeps its ids apart from those of others on the page."""
+    height = 2.9 if isinstance(picture, Lines) else 0.75 + 0.34 * len(picture.bars)
+    with mpl.rc_context(LOOK), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # letters that matplotlib's own font lacks, the page's has
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(b=False)
+        _lines(axes, picture) if isinstance(picture, Lines) else _bars(axes, picture)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Markup(_adopted(out.getvalue(), name, picture.summary))  # noqa: S704 - matplotlib escapes what it writes
+
+
+def _lines(axes: Axes, picture: Lines) -> None:
+    drawn = [_shown(curve, log_x=picture.log_x, log_y=picture.log_y) for curve in picture.curves]
+    for curve in drawn:
+        _curve(axes, curve)
+    axes.set_title(picture.y, loc="left", fontsize=10)
+    axes.set_xlabel(picture.x)
+    axes.grid(axis="y", linewidth=0.6)
+    places = sorted({point.x for curve in drawn for point in curve.points})
+    if picture.log_y and places:
+        axes.set_yscale("log", nonpositive="mask")
+        _powers(axes.yaxis)
+    if picture.log_x and places:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(places, [f"{place:,.0f}" for place in places])
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
+def _shown(curve: Curve, *, log_x: bool, log_y: bool) -> Curve:
+    """The curve less what no axis has a place for: what is no number or beyond all measure, on a logarithm zero."""
+    places = (point for point in curve.points if _drawable(point.x, log=log_x) and _drawable(point.y, log=log_y))
+    return replace(curve, points=tuple(replace(point, error=_whisker(point.error)) for point in places))
+
+
+def _drawable(value: float, *, log: bool = False) -> bool:
+    return abs(value) < LARGEST and (not log or value > 1 / LARGEST)  # a NaN compares false
+
+
+def _whisker(error: float) -> float:
+    return error if _drawable(error) and error > 0 else 0.0
+
+
+def _curve(axes: Axes, curve: Curve) -> None:
+    colour, marker, line = STYLES[curve.style % len(STYLES)]
+    xs, ys = [point.x for point in curve.points], [point.y for point in curve.points]
+    many = len(xs) > 40
+    drawn = {"color": colour, "linestyle": line, "linewidth": 1.6, "marker": "" if many else marker, "markersize": 4.5}
+    if curve.style:
+        drawn["markerfacecolor"] = "none"
+    if any(point.error for point in curve.points):
+        errors = [point.error for point in curve.points]
+        axes.errorbar(xs, ys, yerr=errors, capsize=2.5, elinewidth=0.9, **drawn)  # type: ignore[arg-type]
+    else:
+        axes.plot(xs, ys, **drawn)  # type: ignore[arg-type]
+
+
+def _bars(axes: Axes, picture: Bars) -> None:
+    places = range(len(picture.bars))
+    values = [bar.value if _drawable(bar.value) else math.nan for bar in picture.bars]
+    errors = [_whisker(bar.error) for bar in picture.bars]
+    axes.barh(places, values, xerr=errors, height=0.5, color=STYLES[0][0], alpha=0.75, ecolor=INK, capsize=3)
+    axes.set_yticks(places, [_shortened(bar.name) for bar in picture.bars])
+    axes.invert_yaxis()
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.spines["left"].set_visible(b=False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="x", linewidth=0.6)
+    axes.set_axisbelow(b=True)
+    axes.set_xlabel(picture.x)
+
+
+def _powers(axis: Axis) -> None:
+    """Powers of ten, or where the values span less than one, a few plain numbers."""
+    low, high = axis.get_view_interval()
+    if high / low >= 10:
+        axis.set_major_locator(LogLocator(10, numticks=6))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    else:
+        axis.set_major_locator(LogLocator(10, subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0), numticks=6))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float) -> str:
+    exponent = round(math.log10(value))
+    return f"{value:g}" if -3 < exponent < 4 else f"10{str(exponent).translate(SUPERSCRIPTS)}"
+
+
+def _short(value: float) -> str:
+    """A count in as few letters as it takes: 500K, 2M."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for its bar."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _adopted(svg: str, name: str, summary: str) -> str:
+    """The SVG as a part of the page: its own ids, the page's colours and letters, and words for who cannot see it."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r'font-family: [^;"]*;? ?', "", svg)
+    for drawn, meant in COLOURS.items():
+        svg = svg.replace(drawn, meant)
+    label = Markup(' role="img" aria-label="{}"').format(summary)
+    return svg.replace("<svg", f"<svg{label}", 1)

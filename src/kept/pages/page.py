@@ -1,0 +1,127 @@
+"""`kept report`: an output's record, and what was measured of it, on one self-contained page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from kept.checkpoint.reader import read_json
+from kept.checkpoint.staging import write_whole
+from kept.errors import InputError
+from kept.pages import conversion, evaluation, healing
+from kept.pages.blocks import Heading, Page, Pairs, Section, Words
+from kept.pages.stated import blamed, text
+from kept.record import RECORD
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kept.pages.evaluation import Evaluated
+
+    Record = Mapping[str, Any]
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page that was written: where, and the anchors of its sections."""
+
+    path: Path
+    sections: tuple[str, ...]
+
+
+def report(
+    out: str | Path,
+    file: str | Path | None = None,
+    *,
+    evaluations: Sequence[str | Path] = (),
+    metrics: str | Path | None = None,
+    pairs: Pairs | None = None,
+) -> Report:
+    """Write a page about an output: what was done to it, what was measured, and how it is loaded.
+
+    `file`: where, else `report.html` in the output; one that is there is replaced. `evaluations`: JSON files of
+    `kept eval`. `metrics`: the `metrics.jsonl` of the run that healed it. `pairs`: more texts to show. What the record
+    does not hold has no section. Raises InputError where there is no record, CheckpointError for a file that is
+    damaged, OutputError where the page cannot be written.
+    """
+    directory, target = Path(out), Path(out) / PAGE if file is None else Path(file)
+    if not (directory / RECORD).is_file():
+        raise InputError(f"{directory}: has no {RECORD}; kept convert and kept heal write one into their output")
+    made = page(directory, [Path(one) for one in evaluations], None if metrics is None else Path(metrics), pairs)
+    write_whole(target, render(made).encode(errors="backslashreplace"))
+    return Report(target, tuple(section.name for section in made.sections))
+
+
+def page(directory: Path, evaluations: Sequence[Path], metrics: Path | None, pairs: Pairs | None) -> Page:
+    """All that is known of an output."""
+    record = read_json(directory / RECORD)
+    if metrics is not None and "healed" not in record:
+        raise InputError(f"{metrics}: {directory} was not healed, so that no run's metrics belong to it")
+    steps = [] if metrics is None else healing.steps(metrics)
+    measured = [evaluation.read(file) for file in evaluations]
+    with blamed(directory / RECORD, "the record", "convert again, or leave the report"):
+        kept, verdict = conversion.verdict(record)
+        facts = healing.facts(record) or conversion.facts(record)
+        sections = (
+            conversion.passes(record),
+            conversion.parity(record),
+            healing.healing(record, steps),
+            _domains(measured),
+            _generations(conversion.continuations(record), pairs, measured),
+            conversion.sizes(record),
+            conversion.loading(record, str(directory)),
+        )
+        return Page(
+            title=_title(record, directory),
+            kept=kept,
+            verdict=verdict,
+            lede=(*conversion.in_words(record), *healing.in_words(record)),
+            facts=(*facts, *(fact for one in measured for fact in one.facts)),
+            sections=tuple(section for section in sections if section is not None),
+        )
+
+
+def _domains(measured: Sequence[Evaluated]) -> Section | None:
+    """What was evaluated; each evaluation has a title where there are several."""
+    titled = [(*[Heading(one.title)] * (len(measured) > 1), *one.blocks) for one in measured]
+    blocks = tuple(block for blocks in titled for block in blocks)
+    return Section("domains", "What each domain kept", blocks) if blocks else None
+
+
+def _generations(verified: Pairs | None, given: Pairs | None, measured: Sequence[Evaluated]) -> Section | None:
+    """What models wrote, from wherever it is known."""
+    known = [("When the conversion was verified", verified), ("With stock transformers", given)]
+    known += [pair for one in measured for pair in one.pairs]
+    blocks = tuple(block for title, pairs in known if pairs is not None for block in (Heading(title), pairs))
+    opening = Words("What two models write after the same prompt. What differs, from where they part, is marked.")
+    return Section("generations", "Side by side", (opening, *blocks)) if blocks else None
+
+
+def _title(record: Record, directory: Path) -> str:
+    """What it was and what it is; a healed model whose conversion is not recorded has only its name."""
+    if not {"source", "recipe"} <= record.keys():
+        return directory.resolve().name
+    healed = ", healed" if "healed" in record else ""
+    return f"{text(record['source']['name'])}, as a stock {text(record['recipe']['to'])}{healed}"
+
+
+def render(made: Page) -> str:
+    """The page as HTML. Everything in it is escaped but the pictures, whose letters matplotlib escapes."""
+    from kept.pages.figures import draw  # noqa: PLC0415 - imports matplotlib, which only drawing needs
+
+    return _template().render(page=made, draw=draw)
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(files("kept").joinpath("templates/report.html.jinja").read_text(encoding="utf-8"))

@@ -1,0 +1,60 @@
+"""Plain data from files that anyone may have edited: each value is what it should be, or the file is named."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def blamed(file: Path, part: str, way_out: str) -> Iterator[None]:
+    """Raise CheckpointError naming the file for whatever reading a part of it trips over."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{file}: {part} is not as kept writes it ({why}); {way_out}") from None
+
+
+def number(value: object) -> float:
+    """A number; NaN for null, which stands for what JSON does not have."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def whole(value: object) -> int:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def text(value: object) -> str:
+    """A text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def listed(value: object) -> list[Any]:
+    """A list."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
+
+
+def mapped(value: object) -> dict[str, Any]:
+    """An object."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is no object")
+    return value

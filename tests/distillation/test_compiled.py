@@ -1,0 +1,82 @@
+"""Compiled layers: the same losses as eager ones, in one piece each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from heal_data import tokens_of
+from heal_short import curve, settings
+from kept.distillation.mixture import Mixture
+from kept.distillation.packing import Stream
+from kept.distillation.parallel import Ranks, load
+from kept.distillation.trainable import trainable
+from kept.errors import InputError
+from kept.healing import heal
+from models import random_program
+from pass_helpers import layer_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.distillation.heads import HeadInput
+
+HERE = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _anew() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+
+
+@pytest.mark.parametrize("train", ["norms", "lora"])
+def test_a_compiled_run_is_the_eager_one(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str
+) -> None:
+    """Traced as for the compiler and run by torch: which parts a layer falls into does not depend on what runs them."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    eager = settings(pair, corpus, tmp_path / "eager", train=train, tokens=4 * 128, rate=1e-3)
+    heal(eager)
+    heal(replace(eager, out=str(tmp_path / "compiled"), compile=True))
+    found, wanted = (curve(tmp_path / f".{name}.kept-healing") for name in ("compiled", "eager"))
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert not counters["graph_break"]
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch compiles C++, and nothing here does"
+)
+def test_what_the_compiler_makes_is_the_same() -> None:
+    spec = layer_spec()
+    program = random_program(replace(spec, layers=spec.layers[:1]))
+    learns = trainable(program, "norms")
+    batch = Stream(Mixture({"a": tokens_of([9] * 20)}), 2, 12).at(0)
+    batch = replace(batch, tokens_BT=batch.tokens_BT % 7)
+
+    def loss(head: HeadInput, _: list[torch.Tensor]) -> torch.Tensor:
+        return head.hidden_ND.sin().square().mean()
+
+    found = []
+    for compiled in (False, True):
+        trunk = load(program, torch.float32, HERE, learns, compiled=compiled)
+        total = trunk(batch, loss)
+        total.backward()
+        found.append((total.detach(), *(p.grad for p in trunk.parameters() if p.requires_grad)))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)  # sums in another order, of large gains
+    assert not counters["graph_break"]
+
+
+def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"compile: needs a C\+\+ compiler, and no-such-compiler is none here"):
+        load(random_program(layer_spec()), torch.float32, HERE, compiled=True)

@@ -1,0 +1,104 @@
+"""Killed at any moment, the same command ends with the losses and the bytes of a run that nothing interrupted."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from heal_runs import STEPS, finish, folder_of, losses, noted, settings, start
+from kept.errors import CheckpointError
+from kept.healing import heal
+from stored import all_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.distillation.settings import Settings
+
+KILLED = [-signal.SIGKILL]
+
+KINDS: list[dict[str, Any]] = [{}, {"batch": 2, "accumulate": 2}, {"precision": "bfloat16"}]
+
+
+def same_run(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    assert noted(one, "held-out") == noted(other, "held-out")
+    assert all_bytes(one) == all_bytes(other)
+
+
+def kill_and_finish(given: Settings, moment: str) -> None:
+    assert finish(start(given, moment)) == KILLED
+    assert finish(start(given)) == [0]
+
+
+def lines(out: Path) -> int:
+    """How much a run has noted."""
+    file = folder_of(out) / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
+@pytest.mark.parametrize("changes", KINDS, ids=["plain", "accumulated", "bfloat16"])
+def test_killed_at_random_moments(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """At random steps, four times; a checkpoint is written most of the time."""
+    many = {"save_every": 2, "tokens": 3 * STEPS * 128, **changes}
+    whole, broken = (settings(pair, corpus, tmp_path / name, **many) for name in ("whole", "broken"))
+    heal(whole)
+    chance = random.Random(str(changes))
+    for moment in sorted(chance.sample(range(2, 3 * STEPS), 4)):
+        (run,) = start(broken)
+        while lines(tmp_path / "broken") < moment:
+            assert run.is_alive()
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.01))
+        run.kill()
+        assert finish([run]) == KILLED
+    assert finish(start(broken)) == [0]
+    same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("moment", ["step 1", "step 7", "writing 5", "named 10"])
+def test_killed_at_a_moment(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, moment: str) -> None:
+    """At a step, while a checkpoint is written, and when it is written and has no name yet."""
+    whole, broken = (settings(pair, corpus, tmp_path / name) for name in ("whole", "broken"))
+    heal(whole)
+    kill_and_finish(broken, moment)
+    same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_checkpoint_without_a_name_is_never_picked_up(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    assert finish(start(given, "writing 10")) == KILLED
+    folder = folder_of(tmp_path / "out")
+    half = folder / "step-00000010.partial"  # it may or may not have been begun
+    shutil.copytree(folder / "step-00000005", half, dirs_exist_ok=True)
+    for file in half.iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    assert finish(start(given)) == [0]
+    assert [line["step"] for line in noted(tmp_path / "out", "run")] == [0, 5]
+    assert not [*folder.glob("*.partial")]
+    assert len(losses(tmp_path / "out")) == STEPS
+
+
+def test_a_damaged_checkpoint_is_one_line(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    assert finish(start(given, "named 10")) == KILLED
+    (file,) = (folder_of(tmp_path / "out") / "step-00000005").glob("*.distcp")
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"step-00000005: is no whole checkpoint \(.*\); remove it to go on from"):
+        heal(given)
+
+
+def test_a_torn_line_of_metrics_is_written_again(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    assert finish(start(given, "step 8")) == KILLED
+    with (folder_of(tmp_path / "out") / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "st')
+    heal(given)
+    assert len(losses(tmp_path / "out")) == STEPS

@@ -1,0 +1,83 @@
+"""One rank or two: the same losses, and each goes on from the other's checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from heal_runs import STEPS, finish, folder_of, losses, settings, start
+from kept.healing import heal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.distillation.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def wanted(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of a run on one rank that nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    heal(settings(pair, corpus, out))
+    return losses(out)
+
+
+def toml(given: Settings) -> str:
+    """A recipe; JSON's texts, numbers and lists are TOML's too."""
+    table = {key: value for key, value in given.to_dict().items() if value is not None}
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+
+
+def test_torchrun_of_a_recipe_is_the_same_run(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, wanted: list[float]
+) -> None:
+    """The command line as it is documented, on two ranks; one of them shows."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(toml(settings(pair, corpus, tmp_path / "out")))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "kept", "heal", str(recipe)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "out") == pytest.approx(wanted, rel=1e-4)
+    assert done.stdout.count("written") == 1
+    assert done.stderr.count(f"{STEPS} steps, 128 tokens a step, on 2 processes") == 1
+    assert done.stderr.count("held-out kl") == 4
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_checkpoint_is_for_any_number_of_ranks(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, wanted: list[float], before: int, after: int
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    assert -signal.SIGKILL in finish(start(given, "named 10", ranks=before))
+    assert [*folder_of(tmp_path / "out").glob("step-*5")]
+    assert finish(start(given, ranks=after)) == [0] * after
+    assert losses(tmp_path / "out") == pytest.approx(wanted, rel=1e-4)
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"batch": 1},
+    {"batch": 3, "accumulate": 2, "precision": "bfloat16", "checkpointing": True},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=["a row for two", "rows that do not divide"])
+def test_ranks_without_a_row_of_their_own(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    one, two = (settings(pair, corpus, tmp_path / name, tokens=6 * 192, **changes) for name in ("one", "two"))
+    heal(one)
+    assert finish(start(two, ranks=2)) == [0, 0]
+    tolerance = 1e-4 if one.precision == "float32" else 1e-2  # sums of bfloat16 in another order
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=tolerance)

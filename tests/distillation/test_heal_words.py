@@ -1,0 +1,240 @@
+"""What `kept heal` says: before it begins, while it goes on, and where it cannot go on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from heal_runs import STEPS, finish, folder_of, losses, settings, start
+from kept import live
+from kept.cli import main
+from stored import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from click.testing import Result
+
+SMALL = ["--batch", "4", "--length", "32", "--rate", "1e-2", "--measure-every", "4", "--save-every", "5"]
+
+
+def arguments(pair: tuple[Path, Path], corpus: Path, out: Path, *more: object) -> list[str]:
+    """The command line of the documentation, for a small model."""
+    named = {"--teacher": pair[0], "--data": corpus, "--train": "norms", "--tokens": "1.536K", "--out": out}
+    options = [str(word) for option in named.items() for word in option]
+    return ["heal", str(pair[1]), *options, *SMALL, *map(str, more)]
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_the_command_line_of_the_documentation(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    result = run(*arguments(pair, corpus.parent, tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert f"{tmp_path}/out: written" in result.stdout
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("tokenise: ")]
+    assert lines[:3] == [
+        "448 of 134 K parameters learn (norms); they, their gradients and AdamW take 7.17 KB",
+        lines[1],
+        f"{STEPS} steps, 128 tokens a step, on 1 process",
+    ]
+    assert re.fullmatch(r"corpus\d+: \d+ documents, [\d.]+ K tokens; held out \d+ documents, \d+ tokens", lines[1])
+    measured = [re.match(r"step (\d+)/12, .*held-out kl \d+\.\d{4}, same first choice \d+\.\d\d %", x) for x in lines]
+    assert [found[1] for found in measured if found] == ["0", "4", "8", "12"]
+    assert re.search(r"step 4/12, loss [\d.]+, .*, tokens/s \d+, left \d+ s", result.stderr)
+
+
+def test_flags_win_over_a_recipe(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    rows = {"student": pair[1], "teacher": pair[0], "data": corpus, "out": tmp_path / "out", "tokens": "1K"}
+    recipe.write_text("".join(f"{k} = '{v}'\n" for k, v in rows.items()) + "batch = 4\nlength = 32\ncompile = true\n")
+    result = run("heal", recipe, "--tokens", "512", "--no-compile", "--json")
+    assert result.exit_code == 0, result.output
+    asked = read_json(tmp_path / "out" / "kept.json")["healed"]["settings"]
+    assert (asked["tokens"], asked["batch"], asked["compile"]) == (512, 4, False)
+
+
+def test_where_it_goes_on_is_said(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    assert finish(start(settings(pair, corpus, tmp_path / "out"), "named 10")) != [0]
+    result = run(*arguments(pair, corpus, tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert "goes on after step 5\n" in result.stderr
+    assert len(losses(tmp_path / "out")) == STEPS
+
+
+# --------------------------------------------------------------------------------------------------- the live table
+
+BEGIN: dict[str, Any] = {
+    "kind": "run",
+    "step": 0,
+    "steps": 100,
+    "tokens_a_step": 2048,
+    "ranks": 2,
+    "train": "norms",
+    "parameters": 1_000,
+    "of": 14_000_000_000,
+    "optimiser_bytes": 16_000,
+    "sources": {"en": {"documents": 5, "tokens": 7_000, "held_out_documents": 1, "held_out_tokens": 90}},
+    "tensorboard": False,
+}
+
+STEP: dict[str, Any] = {"kind": "step", "step": 50, "loss": 0.5, "kl": 0.5, "ce": 2.0, "tokens_per_second": 4321.0}
+
+HELD: dict[str, Any] = {"kind": "held-out", "step": 50, "loss": 0.7, "kl": 0.25, "ce": 2.0, "agreement": 0.9}
+
+
+def test_what_is_said_before_a_run() -> None:
+    assert live.about(BEGIN) == [
+        "1 K of 14 B parameters learn (norms); they, their gradients and AdamW take 16 KB",
+        "en: 5 documents, 7 K tokens; held out 1 documents, 90 tokens",
+        "100 steps, 2.05 K tokens a step, on 2 processes",
+        "no files for TensorBoard: pip install 'kept[heal]'",
+    ]
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let stderr, as it is now, pass for one."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for name, value in {"TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_terminal_has_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_terminal(monkeypatch)
+    clock = iter([0.0, *[25.0] * 9])
+    monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
+    with live.Watcher() as watch:
+        for line in (BEGIN, STEP, HELD, {"kind": "end", "step": 100}):
+            watch(line)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", captured.err).splitlines() if line.strip()]
+    assert "50/100  0.5000  kl 0.2500  90.00 %            4321      25 s" in last
+    assert {"step", "loss", "held-out", "same first choice", "tokens/s", "left"} <= {*last}
+
+
+def test_a_table_that_is_broken_off_gives_the_terminal_back(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(monkeypatch)
+    with live.Watcher() as watch:
+        watch(BEGIN)  # and no end
+    assert capsys.readouterr().err.rstrip().endswith("\x1b[?25h"), "the cursor is back"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (99, "99 s"), (600, "10 min"), (36_000, "10.0 h")])
+def test_durations(seconds: float, words: str) -> None:
+    assert live.duration(seconds) == words
+
+
+def test_another_rank_shows_nothing(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kept import reporting
+
+    monkeypatch.setenv("RANK", "1")
+    assert not reporting.shows()
+    monkeypatch.setenv("RANK", "0")
+    assert reporting.shows()
+
+
+# ------------------------------------------------------------------------------------------- what is wrong, in a line
+
+WRONG = [
+    (["--tokens", "many"], "tokens: is 'many', write it as 2M, 500K or 2000000"),
+    (["--train", "new"], "train: 'new' is what a conversion created, and the student's kept.json lists nothing"),
+    (["--length", "129"], "length: is 129, .*plain has 128 positions; make rows shorter"),
+    (["--teacher", "/nowhere/teacher"], "/nowhere/teacher: is no directory"),
+    (["--data", "/nowhere/data"], "/nowhere/data: is not there; name a file or a directory of documents"),
+    (["--mixture", "english=0.7"], "mixture: weighs english, the sources are lines"),
+    (["--out", "/"], "/: exists already; choose another output or remove it"),
+]
+
+
+@pytest.mark.parametrize(("more", "words"), WRONG, ids=[words[0] for words, _ in WRONG])
+def test_what_is_wrong_is_one_line(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, more: list[str], words: str
+) -> None:
+    given = [word for word in arguments(pair, corpus, tmp_path / "out") if word != str(corpus) or more[0] != "--data"]
+    given = [word for word in given if word != "--data"] if more[0] == "--data" else given
+    result = run(*given, *more)
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert re.match(f"kept: .*{words}", line)
+    assert not [*tmp_path.iterdir()], "nothing was begun"
+
+
+def test_without_an_output_there_is_nowhere_to_write() -> None:
+    result = run("heal", "student", "--teacher", "teacher")
+    assert (result.exit_code, result.stderr) == (2, "kept: out: is missing; say where it is\n")
+
+
+# ------------------------------------------------------------------------------------------------------- a full disk
+
+
+def mounted(*words: object) -> bool:
+    return subprocess.run(["mount", *map(str, words)], check=False, capture_output=True).returncode == 0  # noqa: S607
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.getuid() or not mounted("-t", "tmpfs", "-o", "size=64k", "none", place):
+        pytest.skip("only root may mount a small disk")
+    yield place
+    subprocess.run(["umount", place], check=True)  # noqa: S607
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    pair: tuple[Path, Path], corpus: Path, small_disk: Path
+) -> None:
+    out = small_disk / "out"
+    given = arguments(pair, corpus, out, "--train", "all")
+    result = run(*given)
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("kept: ")]
+    what = r"(/step-00000005\.partial: a checkpoint|: metrics) cannot be written"
+    why = r"\((No space left on device|a file was cut short)\)"
+    assert re.match(f"kept: {folder_of(out)}{what} {why}; free space or permissions\\?", line)
+    assert "Traceback" not in result.stderr
+    assert not out.exists()
+    assert not [*folder_of(out).glob("step-*[0-9]")]
+    assert mounted("-o", "remount,size=32m", small_disk)
+    result = run(*given)
+    assert result.exit_code == 0, result.output
+    assert len(losses(out)) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("train", "limit", "where"),
+    [
+        ("all", 100_000, ".out.kept-healing/step-00000005.partial: a checkpoint"),
+        ("norms", 100_000, "out:"),
+        ("norms", 2_000, ".out.kept-healing: metrics"),
+        ("norms", 500, ".out.kept-healing:"),
+    ],
+)
+def test_a_file_without_room_is_one_line(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, train: str, limit: int, where: str
+) -> None:
+    """Each kind of file in turn is the first that is too large."""
+    given = settings(pair, corpus, tmp_path / "out", train=train, save_every=5 if train == "all" else 100)
+    assert finish(start(given, limit=limit)) == [2]
+    said = (tmp_path / "out.error").read_text()
+    why = r"\((File too large|a file was cut short)\)"
+    assert re.fullmatch(f"{tmp_path}/{where} cannot be written {why}; free space or permissions\\?", said)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / ".out.kept-partial").exists(), "no shard was finished"
+    assert not [*folder_of(tmp_path / "out").glob("*.partial")], "what was begun is removed"
+    assert finish(start(given)) == [0]
+    assert len(losses(tmp_path / "out")) == STEPS

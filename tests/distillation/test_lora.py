@@ -1,0 +1,149 @@
+"""LoRA: thin matrices learn, the file has wide ones, and what is written is what was trained."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import kept
+from heal_short import curve, killed_at, on_ranks, settings
+from kept.distillation.loop import Loop
+from kept.distillation.lora import ADAPTER, matrices, merged
+from kept.distillation.parallel import Ranks, load
+from kept.distillation.trainable import Trainable, trainable
+from kept.errors import InputError, RecipeError
+from kept.healing import heal
+from kept.nn import Model
+from models import random_program
+from pass_helpers import layer_spec
+from stored import read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.distillation.parallel import Trunk
+    from kept.ir.program import Program
+
+HERE = Ranks(0, 1, torch.device("cpu"))
+
+
+def adapted(choice: str = "lora") -> tuple[Program, Trainable, Trunk]:
+    program = random_program(layer_spec())
+    chosen = trainable(program, choice, lora_rank=3, lora_alpha=12)
+    return program, chosen, load(program, torch.float64, HERE, chosen)
+
+
+def learned(trunk: Trunk) -> dict[str, torch.Tensor]:
+    """Everything that learns, moved."""
+    random = torch.Generator().manual_seed(0)
+    learning = {name: p for name, p in trunk.model.named_parameters() if p.requires_grad}
+    for parameter in learning.values():
+        parameter.data = parameter.double() + 0.1 * torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+    return {name: p.detach() for name, p in learning.items()}
+
+
+def test_the_projections_learn_in_thin_matrices_and_are_counted() -> None:
+    program, chosen, trunk = adapted()
+    assert chosen.slots == ()
+    assert chosen.lora is not None
+    assert set(chosen.lora.slots) == {
+        n for n in program.weights if n.endswith((".weight",)) and n.startswith("layers.")
+    }
+    learning = [p for p in trunk.model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in learning) == chosen.parameters
+    assert {p.dtype for p in learning} == {torch.float32}
+
+
+def test_at_first_the_model_is_what_it_was() -> None:
+    program, _, trunk = adapted()
+    tokens = torch.arange(12)[None] % 7
+    assert torch.equal(trunk.model(tokens), Model.load(program, torch.float64)(tokens))
+
+
+@pytest.mark.parametrize("choice", ["lora", "norms+lora", "all+lora"])
+def test_merged_it_computes_the_same(choice: str) -> None:
+    program, chosen, trunk = adapted(choice)
+    tokens = torch.arange(12)[None] % 7
+    before = trunk.model(tokens).detach()
+    found = learned(trunk)
+    wanted = trunk.model(tokens).detach()
+    weights = merged(program, found, chosen.lora)
+    assert set(weights) == {*chosen.slots, *matrices(program)}
+    model = Model.load(program.updated(program.spec, weights), torch.float64, "float64")
+    assert float((model(tokens) - wanted).abs().max()) < 1e-9
+    assert float((before - wanted).abs().max()) > 0.01  # negative control
+
+
+def test_merging_is_pefts() -> None:
+    program, chosen, trunk = adapted()
+    found = learned(trunk)
+    layer = trunk.model.layers[0].mixer.q
+    name = "layers.0.mixer.q.weight"
+    wanted = layer.base_layer.weight + layer.get_delta_weight(ADAPTER)
+    assert torch.allclose(merged(program, found, chosen.lora)[name].value("float64"), wanted, atol=1e-12)
+
+
+def test_it_heals_with_norms_and_writes_plain_weights(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    given = {"train": "norms+lora", "lora_rank": 4, "tokens": 40 * 128, "rate": 5e-3}
+    done = heal(settings(pair, corpus, tmp_path / "out", **given))
+    losses = [one.losses["loss"] for one in done.history]
+    assert min(losses) < 0.6 * losses[0]
+    before, after = (kept.open_model(path).program for path in (pair[1], done.path))
+    assert set(before.weights) == set(after.weights)
+    changed = {n for n, t in after.weights.items() if not torch.equal(t.read(), before.weights[n].read())}
+    assert changed == {*done.learned.slots, *matrices(before)}
+    assert read_json(done.path / "kept.json")["healed"]["settings"]["lora_rank"] == 4
+
+
+def test_what_is_written_measures_as_it_did(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    done = heal(settings(pair, corpus, tmp_path / "out", train="lora"))
+    best = min(one.losses["loss"] for one in done.history)
+    again = settings((pair[0], done.path), corpus, tmp_path / "again", train="lora", tokens=128, rate=1e-9)
+    assert heal(again).history[0].losses["loss"] == pytest.approx(best, rel=1e-5)
+
+
+def test_killed_and_started_again_it_is_the_same_run(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = (settings(pair, corpus, tmp_path / name, train="norms+lora") for name in ("whole", "broken"))
+    heal(whole)
+    killed_at(7, monkeypatch, broken)
+    heal(broken)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert weights[0] == weights[1]
+    assert curve(tmp_path / ".broken.kept-healing") == curve(tmp_path / ".whole.kept-healing")
+
+
+def test_two_ranks_are_one_and_either_goes_on_for_the_other(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (settings(pair, corpus, tmp_path / name, train="norms+lora") for name in ("one", "two"))
+    heal(one)
+    killed_at(7, monkeypatch, two)
+    on_ranks(2, two, tmp_path)
+    found, wanted = curve(tmp_path / ".two.kept-healing"), curve(tmp_path / ".one.kept-healing")
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert max(wanted) == 12
+
+
+def test_what_cannot_be_done_is_said(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RecipeError, match="lora_rank: is 0, it must be at least 1"):
+        settings(pair, corpus, tmp_path / "out", lora_rank=0)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match=r"train: lora needs peft; pip install 'kept\[heal\]'"):
+        heal(settings(pair, corpus, tmp_path / "out", train="lora"))
+
+
+def test_nothing_but_what_learns_is_in_a_checkpoint(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    original = Loop._save
+    monkeypatch.setattr(Loop, "_save", lambda self: (seen.append(set(self.best)), original(self)))
+    heal(settings(pair, corpus, tmp_path / "out", train="lora", tokens=128))
+    assert all(".lora_A." in name or ".lora_B." in name for name in seen[-1])

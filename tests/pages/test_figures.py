@@ -1,0 +1,73 @@
+"""Pictures: whatever the numbers and the names, one comes out, and says in words what it shows."""
+
+from __future__ import annotations
+
+import math
+import re
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from kept.pages.blocks import Bar, Bars, Curve, Lines, Point
+from kept.pages.figures import STYLES, draw
+
+NASTY = (math.nan, math.inf, -math.inf, 0.0, -1.0, 5e-324, 1e-300, 1.7e308, 3.0)
+
+
+def curve(*ys: float, name: str = "a", style: int = 0, error: float = 0.0) -> Curve:
+    return Curve(name, tuple(Point(2.0**n, y, error) for n, y in enumerate(ys, 1)), style)
+
+
+def lines(*curves: Curve, **more: bool) -> Lines:
+    return Lines("caption", "in words", "x", "relative error", curves, **more)
+
+
+def words(svg: str) -> list[str]:
+    return [text.text or "" for text in ET.fromstring(svg).iter() if text.tag.endswith("text")]  # noqa: S314 - our own
+
+
+@pytest.mark.parametrize("one", NASTY)
+def test_no_number_is_too_odd(one: float) -> None:
+    assert words(draw(lines(curve(one, 1.0, error=one), log_x=True, log_y=True), "p"))
+    assert words(draw(Bars("caption", "in words", "x", (Bar("a", one, 1.0), Bar("b", 1.0, one))), "p"))
+
+
+@pytest.mark.parametrize("ys", [NASTY, (-1e29, 1e29), (1e-29, 1e29), (3.0, 3.0), (math.nan,), ()])
+def test_nor_are_several(ys: tuple[float, ...]) -> None:
+    for log in (False, True):
+        assert words(draw(lines(curve(*ys), log_y=log), "p"))
+
+
+def test_a_name_is_text_and_never_a_formula() -> None:
+    name = "$\\frac{1$ <b>&amp;"
+    svg = draw(Bars("caption", 'in "words" & <tags>', "x", (Bar(name, 1.0, 0.5),)), "p")
+    assert name in words(svg)
+    assert ET.fromstring(svg).get("aria-label") == 'in "words" & <tags>'  # noqa: S314 - our own
+
+
+def test_a_long_name_leaves_room() -> None:
+    assert "a" * 23 + "…" in words(draw(Bars("caption", "in words", "x", (Bar("a" * 200, 1.0, 0.5),)), "p"))
+
+
+def test_powers_are_words() -> None:
+    found = words(draw(lines(curve(1e-14, 1e-6), log_y=True), "p"))
+    assert "10⁻⁶" in found
+    assert "0.02" in words(draw(lines(curve(0.012, 0.042), log_y=True), "p")), (
+        "less than a decade has numbers of its own"
+    )
+
+
+def test_ids_are_the_picture_s_own() -> None:
+    svg = draw(lines(curve(1.0, 2.0), curve(2.0, 3.0, style=1)), "left")
+    ids = re.findall(r'\bid="([^"]+)"', svg)
+    assert len(ids) == len(set(ids))
+    assert all(one.startswith("left-") for one in ids)
+    assert set(re.findall(r'href="#([^"]+)|url\(#([^)]+)', svg)) <= {(one, "") for one in ids} | {
+        ("", one) for one in ids
+    }
+
+
+def test_curves_are_told_apart_without_colour() -> None:
+    assert len({marker for _, marker, _ in STYLES}) == len({line for _, _, line in STYLES}) == len(STYLES)
+    assert lines(curve(1.0)).legend == ()
+    assert lines(curve(1.0), curve(2.0, name="b", style=1)).legend == (("a", 0), ("b", 1))

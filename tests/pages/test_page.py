@@ -1,0 +1,362 @@
+"""What the page says: everything that is known, nothing that is not, and nothing that a file could smuggle in."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from copy import deepcopy
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+import kept
+from kept.cli import main
+from kept.errors import CheckpointError, InputError, OutputError
+from reported import EVALUATION, HEALED, RECORD, write, write_metrics, write_output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VOID = {"meta", "link", "br", "path", "use", "rect"}
+
+
+class Structure(HTMLParser):
+    """The tags of a page, which must nest, its headings' levels, its ids, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.levels: list[int] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.links += [value for name, value in attrs if name in {"href", "src", "xlink:href"} and value]
+        self.levels += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def html_of(done: kept.pages.page.Report) -> str:
+    return done.path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[kept.pages.page.Report, Structure]:
+    """A page with every section."""
+    folder = tmp_path_factory.mktemp("full")
+    out = write_output(folder / "out", healed=HEALED)
+    evaluation, metrics = write(folder / "eval.json", EVALUATION), write_metrics(folder / "metrics.jsonl")
+    done = kept.report(out, evaluations=[evaluation], metrics=metrics)
+    return done, Structure(html_of(done))
+
+
+# ------------------------------------------------------------------------------------------------------------- contents
+
+
+def test_every_section_is_there_where_all_is_known(full: tuple[kept.pages.page.Report, Structure]) -> None:
+    done, page = full
+    assert done.sections == ("passes", "parity", "healing", "domains", "generations", "sizes", "load")
+    assert set(done.sections) <= set(page.ids)
+    assert {f"#{name}" for name in done.sections} <= set(page.links)
+
+
+def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -> None:
+    _, page = full
+    assert len(page.ids) == len(set(page.ids)), "figures have ids of their own"
+    assert page.levels[0] == 1
+    assert page.levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(page.levels, page.levels[1:], strict=False))
+    assert all(link.startswith("#") or link == "data:," for link in page.links), "it needs nothing else"
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert "script" not in page.tags
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "my-orion, as a stock llama, healed",
+        "promise exact: kept",
+        "no logit differs from the source's by more than 1.2e-11, where logits spread by 2.50: the same function.",
+        "7.3e-05 nats (KL)",
+        "What is said above was measured before healing.",
+        "Healing on 204,800 tokens took the held-out KL from the teacher from 0.45 to 0.125.",
+        "affine-tail one more layer carries the final bias as a constant coordinate exact +1 +1,000,000",
+        "How near it is, before healing",
+        "What learned: norms from my-orion; on: english, py. Rows of 256 tokens, 16 a step; rate 0.001, cosine;",
+        "KL from the teacher, nats a token 0.45 0.125",
+        "same first choice 55.00 % 87.50 %",
+        "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.20",
+        "+25 % perplexity, python",
+        "8 M",
+        "4.61 KB",
+        "Not as it is for llama.cpp f16",
+        "trust_remote_code=False",
+        "vllm serve",
+        "convert_hf_to_gguf.py",
+        "The keeper s lept. healed The keeper s ailed.",
+        "[question 1, turn 2] No.",
+        "arc_challenge acc_norm 20 0.500 ± 0.050",
+        "greedy same text 20 0.50 ± 0.10",
+        "healed 50 % 50 %",
+    ],
+)
+def test_it_says(full: tuple[kept.pages.page.Report, Structure], words: str) -> None:
+    _, page = full
+    facts = re.sub(r"(perplexity, python) \+25 %", r"+25 % \1", page.text)
+    assert words in facts
+
+
+def test_what_counts_once_is_not_told_twice(full: tuple[kept.pages.page.Report, Structure]) -> None:
+    _, page = full
+    assert "weighted sum" not in page.text, "the loss is the KL here"
+    assert "mmlu_anatomy" not in page.text, "a detail"
+
+
+def test_every_picture_has_words(full: tuple[kept.pages.page.Report, Structure]) -> None:
+    html = html_of(full[0])
+    labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
+    assert len(labels) == html.count("<svg") == 7
+    assert "Relative error after each layer: the output, in bfloat16 from 8.0e-03 to 2.0e-02;" in labels[0]
+    assert "loss of each batch over 4 measurements: from 0.5 to 0.125." in labels
+    assert "perplexity against before, %: english 5.0 ± 1.0; python 25.0 ± 1.0." in labels
+
+
+def test_pictures_follow_the_page_s_colours(full: tuple[kept.pages.page.Report, Structure]) -> None:
+    drawn = re.findall(r"<svg.*?</svg>", html_of(full[0]), flags=re.DOTALL)
+    assert all("currentColor" in svg and "var(--c0)" in svg for svg in drawn)
+    assert not [svg for svg in drawn if re.search(r"(?:fill|stroke): #|<metadata|sans-serif", svg)]
+
+
+def test_the_same_command_writes_the_same_bytes(tmp_path: Path) -> None:
+    out = write_output(tmp_path / "out", healed=HEALED)
+    first = kept.report(out).path.read_bytes()
+    assert kept.report(out).path.read_bytes() == first
+
+
+# ------------------------------------------------------------------------------------------------------ what is missing
+
+
+def test_what_is_not_known_has_no_section(tmp_path: Path) -> None:
+    nothing = kept.report(write_output(tmp_path / "bare", {}, healed=HEALED))
+    assert nothing.sections == ("healing", "load")
+    assert "no conversion is recorded" in html_of(nothing)
+    unmeasured = kept.report(write_output(tmp_path / "plain", verification=None))
+    assert unmeasured.sections == ("passes", "sizes", "load")
+    assert "promise exact: not measured" in html_of(unmeasured)
+
+
+def test_a_copy_says_that_nothing_had_to_change(tmp_path: Path) -> None:
+    assert "Nothing had to change" in html_of(kept.report(write_output(tmp_path / "out", passes=[])))
+
+
+@pytest.mark.parametrize(
+    ("promise", "failure", "verdict", "look"),
+    [
+        ("exact", None, "promise exact: kept", "verdict good"),
+        ("exact", "KL is 3", "promise exact: broken: KL is 3", "verdict bad"),
+        ("lossy", None, "promise lossy: measured; a lossy conversion promises nothing", "verdict"),
+    ],
+)
+def test_the_verdict(tmp_path: Path, promise: str, failure: str | None, verdict: str, look: str) -> None:
+    found = {**RECORD["verification"], "failure": failure, "proof": None}
+    html = html_of(kept.report(write_output(tmp_path / "out", promise=promise, verification=found)))
+    assert f'<p class="{look}">{verdict}</p>' in html
+    assert "In float64" not in html
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    """Null is what JSON has for NaN and infinity."""
+    found = deepcopy(RECORD["verification"])
+    found["output"] |= {"kl": None, "max_logit_error": None, "layers": [None, None, 1.0, 0.0, 1e-3]}
+    held_out = [{**HEALED["held_out"][0], "agreement": None, "kl": None}, HEALED["held_out"][1]]
+    rows = [{**row, "difference": row["difference"] and {"value": 1.0, "error": None}} for row in EVALUATION["rows"]]
+    out = write_output(tmp_path / "out", verification=found, healed={**HEALED, "held_out": held_out})
+    assert "nan" in html_of(kept.report(out, evaluations=[write(tmp_path / "eval.json", {**EVALUATION, "rows": rows})]))
+
+
+def test_one_model_alone(tmp_path: Path) -> None:
+    rows = [{**row, "models": row["models"][:1], "difference": None} for row in EVALUATION["rows"]]
+    alone = {"models": EVALUATION["models"][:1], "settings": {}, "rows": rows, "texts": {}}
+    page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", alone)])))
+    assert "english perplexity 20 20.0 ± 2.0" in page.text
+    assert "What each domain costs." in page.text
+    assert "difference" not in page.text
+
+
+def test_tasks_that_do_not_differ_have_no_picture(tmp_path: Path) -> None:
+    rows = [{**row, "difference": {"value": 0.0, "error": 0.0}} for row in EVALUATION["rows"] if row["part"] == "h6"]
+    html = html_of(
+        kept.report(write_output(tmp_path / "o"), evaluations=[write(tmp_path / "e", {**EVALUATION, "rows": rows})])
+    )
+    assert "no task differs" in html
+    assert html.count("<svg") == 1
+
+
+def test_several_evaluations_have_a_title_each(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{n}.json", EVALUATION) for n in range(2)]
+    page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=files)))
+    assert page.text.count("my-orion and healed") == 2
+
+
+# --------------------------------------------------------------------------------------------------------------- safety
+
+EVIL = '</title></style></svg><script>alert("1")</script><img src=x onerror=alert(2)>$\\frac{1$ \x00 "\'&'
+
+
+def _poisoned(value: Any) -> Any:
+    """Every text that is not a key or a word of kept's own, made hostile."""
+    own = {
+        "exact",
+        "lossy",
+        "perplexity",
+        "bits per byte",
+        "text",
+        "positions",
+        "passkey",
+        "agreement",
+        "llama",
+        "norms",
+    }
+    if isinstance(value, dict):
+        return {key: _poisoned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_poisoned(inner) for inner in value]
+    keep = not isinstance(value, str) or value in own or value.startswith("at ")
+    return value if keep else f"{EVIL}{value}"
+
+
+def test_nothing_that_a_file_says_becomes_a_tag(tmp_path: Path) -> None:
+    harmless = kept.report(
+        write_output(tmp_path / "plain", healed=HEALED),
+        evaluations=[write(tmp_path / "plain.json", EVALUATION)],
+    )
+    out = write_output(tmp_path / "<script>alert(3)</script>", _poisoned(RECORD), healed=_poisoned(HEALED))
+    hostile = kept.report(out, evaluations=[write(tmp_path / "eval.json", _poisoned(EVALUATION))])
+    html = html_of(hostile)
+    assert "alert(&#34;1&#34;)" in html
+    before, after = Structure(html_of(harmless)), Structure(html)
+    page_tags = [[tag for tag in page.tags if tag != "mark"] for page in (before, after)]
+    assert not {"script", "img"} & set(after.tags)
+    assert page_tags[0].count("svg") == page_tags[1].count("svg")
+
+
+# -------------------------------------------------------------------------------------------------------- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"passes": 3}, "the record is not as kept writes it (3 is no list)"),
+        ({"passes": [{}]}, "no 'name'"),
+        ({"passes": [{"name": [], "options": {}, "promise": "exact"}]}, "[] is no text"),
+        ({"promise": "eternal"}, "'eternal' is not a valid Promise"),
+        ({"promise": {}}, "{} is no text"),
+        ({"verification": "good"}, "the record is not as kept writes it"),
+        ({"verification": {}}, "no 'failure'"),
+        ({"before": {"parameters": True}}, "no 'spec'"),
+        ({"before": {**RECORD["before"], "parameters": True}}, "True is no whole number"),
+        ({"source": {}}, "no 'family'"),
+        ({"source": []}, "the record is not as kept writes it"),
+        ({"runtimes": {}}, "{} is no list"),
+        ({"healed": {}}, "no 'held_out'"),
+        ({"healed": {**HEALED, "held_out": []}}, "it has no measurement"),
+        ({"healed": {**HEALED, "held_out": [{"loss": "x"}]}}, "'x' is no number"),
+    ],
+)
+def test_a_damaged_record_is_one_line(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    out = write_output(tmp_path / "out", **changes)
+    with pytest.raises(CheckpointError, match=rf"kept\.json: .*{re.escape(words)}.*; convert again"):
+        kept.report(out)
+    assert [entry.name for entry in out.iterdir()] == ["kept.json"], "nothing was written"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b'{"models": []}', b'{"models": [], "rows": [{}], "texts": {}}', b"\xff"]
+)
+def test_a_damaged_evaluation_is_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "eval.json"
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"eval\.json: "):
+        kept.report(write_output(tmp_path / "out"), evaluations=[file])
+
+
+def test_arguments_that_cannot_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: has no kept\.json"):
+        kept.report(tmp_path / "nowhere")
+    out = write_output(tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"gone\.json: missing"):
+        kept.report(out, evaluations=[tmp_path / "gone.json"])
+    with pytest.raises(InputError, match="was not healed"):
+        kept.report(out, metrics=write_metrics(tmp_path / "metrics.jsonl"))
+    healed = write_output(tmp_path / "healed", healed=HEALED)
+    with pytest.raises(InputError, match=r"gone\.jsonl: cannot be read"):
+        kept.report(healed, metrics=tmp_path / "gone.jsonl")
+    with pytest.raises(InputError, match=r"empty\.jsonl: has no steps"):
+        kept.report(healed, metrics=write(tmp_path / "empty.jsonl", {}))
+    with pytest.raises(CheckpointError, match=r"odd\.jsonl: a line .*no 'tokens'"):
+        kept.report(healed, metrics=write(tmp_path / "odd.jsonl", {"kind": "step", "step": 1}))
+    with pytest.raises(OutputError, match=r"page\.html: cannot be written"):
+        kept.report(out, tmp_path / "no" / "page.html")
+    with pytest.raises(OutputError, match="out: cannot be written"):
+        kept.report(out, out)
+    assert not [*tmp_path.rglob("*.part")]
+
+
+def test_a_page_that_is_there_is_replaced(tmp_path: Path) -> None:
+    out = write_output(tmp_path / "out")
+    page = write(out / "report.html", "old")
+    assert kept.report(out).path == page
+    assert page.read_text(encoding="utf-8").lstrip().startswith("<!doctype html>")
+    assert {entry.name for entry in out.iterdir()} == {"kept.json", "report.html"}
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(main, ["report", *map(str, arguments)])
+
+
+def test_the_command(tmp_path: Path) -> None:
+    out, file = write_output(tmp_path / "out"), tmp_path / "page.html"
+    said = run(out)
+    assert (said.exit_code, said.stderr) == (0, "")
+    assert said.stdout == f"{out}/report.html: written (passes, parity, generations, sizes, load)\n"
+    found = run(out, "--out", file, "--eval", write(tmp_path / "eval.json", EVALUATION), "--json")
+    sections = ["passes", "parity", "domains", "generations", "sizes", "load"]
+    assert json.loads(found.stdout) == {"page": str(file), "sections": sections}
+    assert file.is_file()
+
+
+def test_the_command_s_error_is_one_line(tmp_path: Path) -> None:
+    failed = run(write_output(tmp_path / "out", passes=math.pi))
+    assert failed.exit_code == 2
+    assert failed.stdout == ""
+    assert failed.stderr.count("\n") == 1
