@@ -9,7 +9,7 @@ from kept.checkpoint.reader import Checkpoint, read_json
 from kept.distillation.cost import Asked, Cost, cost, ways_out
 from kept.distillation.trainable import Trainable, trainable
 from kept.families import family_of
-from kept.healing import check_pair
+from kept.healing import check_sizes
 from kept.hub import local
 from kept.ir.program import Program
 from kept.ir.slots import slots
@@ -42,7 +42,7 @@ def forecast(settings: Settings, cluster: Cluster) -> Forecast:
     """
     student = _described(local(settings.student))
     teacher = None if settings.teacher is None else _described(local(settings.teacher))
-    check_pair(student, teacher, settings.length)
+    check_sizes(student, teacher, settings.length)
     record = student.path / RECORD
     learned = trainable(student.program, settings.train, read_json(record) if record.is_file() else None)
     theirs = None if teacher is None or settings.teacher_cache is not None else teacher.program.spec
