@@ -236,10 +236,12 @@ def main() -> None:
         print(json.dumps(rank(argparse.Namespace(**values))))
         return
     load = os.getloadavg()[0]
-    found = table(json.loads(given.again.read_text())["runs"] if given.again else compare(given), given)
+    kept = json.loads(given.again.read_text()) if given.again else {}
+    found = table(kept["runs"] if kept else compare(given), given)
+    own = {"command": "python benchmarks/heal_cost.py " + " ".join(sys.argv[1:]), "commit": commit()}
     results = {
-        "command": "python benchmarks/heal_cost.py " + " ".join(sys.argv[1:]),
-        "commit": commit(),
+        **own,
+        "runs_were_made_by": kept.get("runs_were_made_by", own),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "load": {"before": load, "after": os.getloadavg()[0]},
