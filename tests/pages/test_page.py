@@ -108,8 +108,8 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "Healing on 204,800 tokens took the held-out KL from the teacher from 0.45 to 0.125.",
         "affine-tail one more layer carries the final bias as a constant coordinate exact +1 +1,000,000",
         "How near it is",
-        "What learned: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (220,000 tokens, and 3,000 held out). "
-        "Rows of 256 tokens, 16 a step; rate 0.001, cosine;",
+        "What learned: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (220,000 tokens, and 3,000 held",
+        "held out). Rows of 256 tokens, 16 a step; rate 0.001, cosine;",
         "KL from the teacher, nats a token 0.45 0.125",
         "same first choice 55.00 % 87.50 %",
         "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.20",
