@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from kept.distillation.trainable import Trainable
     from kept.ir.tensors import Lazy
     from kept.lessons import Pair
-    from kept.opened import Opened
     from kept.reporting import Reporter
     from kept.verification.text import Sample
     from kept.verification.verify import Verification
@@ -42,7 +41,6 @@ class Course:
     learned: Trainable
     sources: Mapping[str, Mapping[str, int]]
     history: Sequence[Measured]
-    cache: Mapping[str, Any] | None
 
     @property
     def table(self) -> dict[str, Any]:
@@ -55,7 +53,7 @@ class Course:
                 "held_out": [{**asdict(one), **one.losses} for one in self.history],
             }
         )
-        return table if self.cache is None else {**table, "teacher_cache": self.cache}
+        return table
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ class Draft:
     no teacher is at hand, or one whose stream is of another width.
     """
 
-    student: Opened
-    teacher: Opened | None
+    pair: Pair
     record: Mapping[str, Any]
     origin: Origin
     sample: Sample | None
@@ -83,21 +80,22 @@ class Draft:
         specs = [one.program.spec for one in (student, teacher) if one is not None]
         alike = teacher is not None and specs[0].width == specs[1].width
         sample = short_sample(teacher, specs[0]) if teacher is not None and alike else None
-        return cls(student, teacher, record, origin, sample)
+        return cls(pair, record, origin, sample)
 
     def write(self, weights: Mapping[str, Lazy], course: Course, reporter: Reporter) -> Verification | None:
         """Write the student with these weights in place of its own, as its family does; measured before it is named.
 
         Raises PromiseError where it puts out what is no number.
         """
-        program = self.student.program.updated(self.student.program.spec, weights)
-        parts = shards(self.student.family.write(program))
-        config = {key: value for key, value in self.student.config.items() if key not in STALE}
-        healed = course.table
+        student = self.pair.student
+        program = student.program.updated(student.program.spec, weights)
+        parts = shards(student.family.write(program))
+        config = {key: value for key, value in student.config.items() if key not in STALE}
+        healed = course.table if self.pair.cache is None else {**course.table, "teacher_cache": self.pair.cache.about}
         fingerprint = {"settings": dict(course.settings.to_dict()), "measured": healed["held_out"]}
         with staging(Path(course.settings.out), fingerprint) as stage:
-            small = write_small(stage, parts, config, companions(self.student.path, program.spec))
-            hashes = write_weights(stage, parts, self.student, reporter)
+            small = write_small(stage, parts, config, companions(student.path, program.spec))
+            hashes = write_weights(stage, parts, student, reporter)
             found = self._measured(stage, reporter)
             stage.write("README.md", model_card(self.origin, program.spec, Promise.LOSSY, found, healed))
             hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
@@ -107,9 +105,9 @@ class Draft:
         return found
 
     def _measured(self, stage: Staging, reporter: Reporter) -> Verification | None:
-        if self.teacher is None or self.sample is None:
+        if self.pair.teacher is None or self.sample is None:
             return None
-        return verify_staged(self.teacher, stage, self.sample, Promise.LOSSY, reporter)
+        return verify_staged(self.pair.teacher, stage, self.sample, Promise.LOSSY, reporter)
 
     def _record(
         self, healed: Mapping[str, Any], hashes: Mapping[str, Mapping[str, str]], found: Verification | None
@@ -121,6 +119,6 @@ class Draft:
             "torch": version("torch"),
             "promise": str(Promise.LOSSY),
             "verification": None if found is None else verification_table(found),
-            "healed": {**healed, "student": {"name": self.student.name, "files": hashes["source"]}},
+            "healed": {**healed, "student": {"name": self.pair.student.name, "files": hashes["source"]}},
             "files": hashes["output"],
         }

@@ -21,6 +21,8 @@ from kept.reporting import Reporter, Silent
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch import Tensor
+
     from kept.distillation.loop import Loop, Measured
     from kept.distillation.metrics import Metrics
     from kept.distillation.offline import Cached
@@ -67,32 +69,25 @@ def heal(
     where the disk refuses, Diverged where the loss is no number or far above those before, PromiseError where the
     result puts out what is no number, and what reading the data raises.
     """
-    from kept.distillation.lora import merged
     from kept.distillation.metrics import Metrics
     from kept.distillation.parallel import ranks
-    from kept.distillation.states import clear
 
     target = Path(settings.out)
     check_target(target)
     pair = Pair.open(settings)
     draft = Draft.of(pair)
     learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)
-    folder, found = target.with_name(f".{target.name}{RUN}"), None
+    folder = target.with_name(f".{target.name}{RUN}")
     with ranks() as all_ranks:
         shown = reporter if reporter is not None and all_ranks.first else Silent()
         texts = stream(settings, pair, shown)
-        sources = texts.mixture.counts
-        _begin(folder, {**settings.to_dict(), "read": sources}, all_ranks)
+        _begin(folder, {**settings.to_dict(), "read": texts.mixture.counts}, all_ranks)
         metrics = Metrics(folder, watch or (lambda _: None), quiet=not all_ranks.first)
         loop = _loop(settings, pair, learned, texts, metrics, all_ranks)
         metrics.note(_about(settings, learned, loop))
         best = loop.run()
         metrics.note({"kind": "end", "step": loop.step})
-        if all_ranks.first:
-            weights = merged(pair.student.program, best, learned.lora)
-            about = None if pair.cache is None else pair.cache.about
-            found = draft.write(weights, Course(settings, learned, sources, loop.history, about), shown)
-            clear(folder, "step-*")
+        found = _finish(draft, learned, loop, best, shown) if all_ranks.first else None
         all_ranks.meet()
     return Healed(target, learned, tuple(loop.history), read_json(target / RECORD), folder, found)
 
@@ -109,6 +104,20 @@ def _loop(settings: Settings, pair: Pair, learned: Trainable, texts: Stream, met
     if teacher is None and pair.teacher is not None:
         teacher = load(pair.teacher.program, dtype, ranks, compiled=settings.compile)
     return Loop(settings, ranks, student, teacher, texts, States(metrics.folder, ranks), metrics)
+
+
+def _finish(
+    draft: Draft, learned: Trainable, loop: Loop, best: Mapping[str, Tensor], reporter: Reporter
+) -> Verification | None:
+    """The result under its name, and measured; the checkpoints, which no run will ask for again, are gone."""
+    from kept.distillation.lora import merged
+    from kept.distillation.states import clear
+
+    weights = merged(draft.pair.student.program, best, learned.lora)
+    course = Course(loop.settings, learned, loop.stream.mixture.counts, loop.history)
+    found = draft.write(weights, course, reporter)
+    clear(loop.states.directory, "step-*")
+    return found
 
 
 def _begin(folder: Path, asked: Mapping[str, Any], ranks: Ranks) -> None:

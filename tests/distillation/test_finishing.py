@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kept
-from heal_runs import folder_of, settings
+from heal_runs import STEPS, folder_of, losses, settings
 from kept import display, finishing
 from kept.caching import cache_teacher
 from kept.checking import check
+from kept.distillation.loop import Loop
 from kept.errors import CheckpointError, PromiseError
 from kept.healed import NOTHING_BETTER
 from kept.healing import Healed, heal
@@ -181,6 +182,28 @@ def test_a_result_that_puts_out_no_number_has_another_name(
     assert not (tmp_path / "out").exists()
     assert read_json(tmp_path / "out.unkept" / "kept.json")["verification"]["kept"] is False
     assert heal(given).path.is_dir(), "the same command goes on from the last checkpoint"
+
+
+def test_stopped_while_it_is_measured_it_is_not_written_and_goes_on(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    given = settings(pair, corpus, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(finishing, "verify_staged", stops)
+        with pytest.raises(KeyboardInterrupt):
+            heal(given)
+    assert not (tmp_path / "out").exists()
+    assert len(losses(tmp_path / "out")) == STEPS
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_update", stops)  # nothing is learned again
+        again = heal(given)
+    whole = heal(replace(given, out=str(tmp_path / "whole")))
+    assert again.record["files"]["model.safetensors"] == whole.record["files"]["model.safetensors"]
+    assert again.record["verification"] == whole.record["verification"]
+    assert not [*folder_of(tmp_path / "out").glob("step-*")]
 
 
 @pytest.mark.parametrize("changes", [{"source": {}}, {"passes": [{"name": 3}]}, {"runtimes": {}}, {"recipe": []}])
