@@ -72,15 +72,11 @@ class Draft:
     @classmethod
     def of(cls, pair: Pair) -> Draft:
         """The draft of a pair. Raises CheckpointError for a damaged record, InputError where no text fits."""
-        student, teacher = pair.student, pair.teacher
-        file = student.path / RECORD
+        file = pair.student.path / RECORD
         record = read_json(file) if file.is_file() else {}
         with blamed(file, "the record", "convert again, or remove it"):
-            origin = recorded(student, record)
-        specs = [one.program.spec for one in (student, teacher) if one is not None]
-        alike = teacher is not None and specs[0].width == specs[1].width
-        sample = short_sample(teacher, specs[0]) if teacher is not None and alike else None
-        return cls(pair, record, origin, sample)
+            origin = recorded(pair.student, record)
+        return cls(pair, record, origin, _sample(pair))
 
     def write(self, weights: Mapping[str, Lazy], course: Course, reporter: Reporter) -> Verification | None:
         """Write the student with these weights in place of its own, as its family does; measured before it is named.
@@ -122,3 +118,11 @@ class Draft:
             "healed": {**healed, "student": {"name": self.pair.student.name, "files": hashes["source"]}},
             "files": hashes["output"],
         }
+
+
+def _sample(pair: Pair) -> Sample | None:
+    """The tokens to measure on, where there is a teacher whose stream can be compared, layer by layer."""
+    spec = pair.student.program.spec
+    if pair.teacher is None or pair.teacher.program.spec.width != spec.width:
+        return None
+    return short_sample(pair.teacher, spec)

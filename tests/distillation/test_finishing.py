@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ def test_the_card_says_what_learned_and_what_that_did(done: Healed) -> None:
     assert f"| KL from the teacher, nats a token | {first.losses['kl']:.4g} | {best.losses['kl']:.4g} |" in said
     assert f"| {record['verification']['output']['kl']:.2g} |" in said
     assert "against the teacher run in float64" in said
+    assert re.search(r"Perplexity of that text: [\d.]+ in the teacher,\n[\d.]+ here\. Promise lossy: measured", said)
     assert "\n\n\n" not in said
 
 
