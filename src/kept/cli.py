@@ -94,8 +94,8 @@ class Group(click.Group):
         except KeptError as error:
             display.complain(str(error))
             context.exit(error.exit_code)
-        except KeyboardInterrupt:
-            display.complain("interrupted; the same command continues")
+        except KeyboardInterrupt as error:
+            display.complain(str(error) or "interrupted; the same command continues")
             context.exit(130)
         except (BrokenPipeError, click.ClickException, click.Abort, click.exceptions.Exit):
             raise  # click's own ends; and whoever read the output has seen enough

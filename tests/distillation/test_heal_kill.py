@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from heal_runs import STEPS, finish, folder_of, losses, noted, settings, start
+from kept.distillation.loop import Loop
 from kept.errors import CheckpointError
 from kept.healing import heal
 from stored import all_bytes
@@ -70,6 +72,49 @@ def test_killed_at_a_moment(pair: tuple[Path, Path], corpus: Path, tmp_path: Pat
     heal(whole)
     kill_and_finish(broken, moment)
     same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def interrupt_at(step: int, *, again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Ctrl-C be pressed in the middle of a step, once or twice."""
+    original = Loop._update
+
+    def update(self: Loop) -> dict[str, float]:
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+            if again:
+                os.kill(os.getpid(), signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(Loop, "_update", update)
+
+
+def test_an_interrupted_run_saves_its_step(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = (settings(pair, corpus, tmp_path / name) for name in ("whole", "broken"))
+    heal(whole)
+    with monkeypatch.context() as patched:
+        interrupt_at(2, again=False, monkeypatch=patched)
+        with pytest.raises(KeyboardInterrupt, match="after step 3; the same command continues after step 3, the last"):
+            heal(broken)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    heal(broken)
+    same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (2, "after step 2, before the first checkpoint; the same command begins again"),
+        (7, "after step 7; the same command continues after step 5, the last that is saved"),
+    ],
+)
+def test_interrupted_twice_it_saves_nothing_more(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, words: str
+) -> None:
+    interrupt_at(step, again=True, monkeypatch=monkeypatch)
+    with pytest.raises(KeyboardInterrupt, match=words):
+        heal(settings(pair, corpus, tmp_path / "out"))
 
 
 def test_a_checkpoint_without_a_name_is_never_picked_up(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:

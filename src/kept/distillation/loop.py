@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from kept.distillation.chunked import Losses, chunked_loss
+from kept.distillation.interruption import held
 from kept.distillation.losses import hidden_cosine, hidden_mse, masked_mean
 from kept.distillation.parallel import whole
 from kept.distillation.schedule import factor
@@ -97,10 +99,23 @@ class Loop:
         self.metrics.begin(None if newest is None else self.step)
 
     def run(self) -> dict[str, Tensor]:
-        """Go on to the end. Returns the weights that learned, as they were when the held-out loss was the least."""
+        """Go on to the end. Returns the weights that learned, as they were when the held-out loss was the least.
+
+        Ctrl-C ends a run of one rank after a step, which is saved; of several, at once.
+        """
         if not self.history:
             self._measure()
-        while self.step < self.settings.steps and not self._plateau():
+        # Ranks hear of it at different steps: they cannot agree on one to save.
+        with held() if self.ranks.count == 1 else nullcontext(lambda: False) as interrupted:
+            try:
+                self._train(interrupted)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(self._so_far()) from None
+        return self.best
+
+    def _train(self, interrupted: Callable[[], bool]) -> None:
+        """All steps that are left; raises KeyboardInterrupt after one that was interrupted."""
+        while self.step < self.settings.steps and not self._plateau() and not interrupted():
             begun = time.monotonic()
             found = self._update()
             self.step += 1
@@ -112,7 +127,17 @@ class Loop:
         if self.step % self.settings.save_every:
             self._save()
         self.states.settle()
-        return self.best
+        if interrupted():
+            raise KeyboardInterrupt
+
+    def _so_far(self) -> str:
+        newest = self.states.newest()
+        if newest is None:
+            return f"interrupted after step {self.step}, before the first checkpoint; the same command begins again"
+        last = int(newest.name.rpartition("-")[2])
+        return (
+            f"interrupted after step {self.step}; the same command continues after step {last}, the last that is saved"
+        )
 
     def _update(self) -> dict[str, float]:
         """One step: gradients of every part of the batch, clipped, and the weights moved."""
