@@ -501,6 +501,34 @@ def test_slow_stages_say_where_they_are(capsys: pytest.CaptureFixture[str], monk
     assert re.fullmatch(r"write: 4 MB in \d+\.0 s", lines[-1])
 
 
+def test_one_item_tells_no_rate_and_slow_ones_tell_their_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 25.0, 50.0, 75.0, 75.0])
+    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
+    with display.Bars().stage("sample", 3, "texts") as advance:
+        for _ in range(3):
+            advance(1)
+    assert capsys.readouterr().err.splitlines() == [
+        "sample: 1 of 3 texts",
+        "sample: 2 of 3 texts, 25.0 s for each, 25 s left",
+        "sample: 3 texts in 75.0 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hours", "price", "words"),
+    [
+        (2.0 / 3600, 0.001, ("2 s", "under 0.01")),
+        (1e-6, 0.014, ("1 s", "0.01")),
+        (0.5, 2.345, ("30.0 minutes", "2.35")),
+        (3.0, 12.3, ("3.0 hours", "12.30")),
+    ],
+)
+def test_short_runs_and_small_prices_are_told(hours: float, price: float, words: tuple[str, str]) -> None:
+    assert (display._hours(hours), display._price(price)) == words
+
+
 def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with display.Bars().stage("write", 4, "layers") as advance:
         advance(4)

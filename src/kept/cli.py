@@ -337,8 +337,8 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
 
     It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms.
 
-    A RECIPE is a TOML file with the student and any of these options; flags win over it. torchrun splits both models
-    over processes. Interrupted, the same command continues.
+    A RECIPE is a TOML file with the student and any of these options, whose keys have _ for -, as teacher_cache; flags
+    win over it. torchrun splits both models over processes. Interrupted, the same command continues.
 
     \b
     kept heal out/plain --teacher path/to/orion --data corpus/ --train norms --tokens 2M --out out/healed

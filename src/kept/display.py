@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kept.errors import printable
-from kept.numbers import amount, parameters, uncertain
+from kept.numbers import amount, duration, parameters, uncertain
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from kept.pipeline import Conversion, Rehearsal
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
+
+CENT = 0.01
+"""The least price that is told."""
 
 SHOWN_AFTER = 2.0
 """Seconds after which a stage is worth a line where there is no terminal."""
@@ -102,21 +106,29 @@ def _bar(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 
 def _lines(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    begun, shown, done = time.monotonic(), [time.monotonic()], [0]
+    begun, shown, done, calls = time.monotonic(), [time.monotonic()], [0], [0]
 
     def advance(count: int) -> None:
         done[0] += count
+        calls[0] += 1
         now = time.monotonic()
         if now - shown[0] > 5 * SHOWN_AFTER and done[0] < total:
             shown[0] = now
-            rate = done[0] / (now - begun)
-            so_far = f"{amount(done[0], unit)} of {amount(total, unit)}, {amount(rate, unit)} a second"
-            hint(f"{name}: {so_far}, {(total - done[0]) / rate:.0f} s left")
+            # The first item may take as long as ten others: one alone tells nothing of those that are left.
+            so_far = amount(done[0], unit) if unit == "bytes" else str(done[0])
+            rest = _rest(total - done[0], done[0] / (now - begun), unit) if calls[0] > 1 else ""
+            hint(f"{name}: {so_far} of {amount(total, unit)}{rest}")
 
     yield advance
     took = time.monotonic() - begun
     if took > SHOWN_AFTER:
         hint(f"{name}: {amount(total, unit)} in {took:.1f} s")
+
+
+def _rest(left: int, rate: float, unit: str) -> str:
+    """How fast it goes, and how long it will: seconds for one where a second is too short for it."""
+    speed = f"{amount(rate, unit)} a second" if rate >= 1 else f"{1 / rate:.1f} s for each"
+    return f", {speed}, {duration(left / rate)} left"
 
 
 def _console() -> Any:  # noqa: ANN401 - rich is imported late
@@ -246,8 +258,9 @@ def forecast(found: Forecast) -> None:
     console.print(table)
     verdict = "it fits" if cost.fits else "it does not fit"
     console.print(f"{amount(cost.bytes_per_rank, 'bytes')} of {amount(cost.limit, 'bytes')}: {verdict}")
-    money = f", {cost.price:.0f} at {cluster.price:g} an hour and machine" if cluster.price else ""
+    money = f", {_price(cost.price)} at {cluster.price:g} an hour and machine" if cluster.price else ""
     console.print(f"{cost.tokens_per_second:,.0f} tokens/s, {_hours(cost.hours)}{money}; bound by {cost.bound}")
+    console.print("of the steps alone: start, held-out measurements, sampling and writing come on top")
     if cost.fits:
         return
     ways = _table("what takes less", "a rank", "", "tokens/s")
@@ -258,7 +271,15 @@ def forecast(found: Forecast) -> None:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{60 * hours:.1f} minutes" if hours >= 1 / 60 else f"{max(1, 3600 * hours):.0f} s"
+
+
+def _price(price: float) -> str:
+    if price < CENT:
+        return f"under {CENT}"
+    return f"{price:.2f}" if price < 100 else f"{price:.0f}"
 
 
 def rehearsal_table(done: Rehearsal) -> dict[str, Any]:
@@ -329,7 +350,7 @@ def evaluation(found: Evaluation) -> None:
     if table.row_count:
         console.print(table)
     for row in (row for row in shown if row.agreement is not None):
-        console.print(f"{_named(row)}: {row.metric} {_figure(row.agreement)} of {row.items}")
+        console.print(f"{_named(row)}: {row.metric} {_share(row)} of {row.items}")
     left = len(found.rows) - len(shown)
     more = [f"{left} more figures"] * bool(left) + ["what was written"] * bool(found.texts)
     if more:
@@ -343,6 +364,14 @@ def _named(row: Row) -> str:
 def _figure(found: Figure | None, *, signed: bool = False) -> str:
     """A number with its standard error; nothing where there is none."""
     return "" if found is None else uncertain(found.value, found.error, signed=signed)
+
+
+def _share(row: Row) -> str:
+    """A share in percent; its error is - where all items are alike or there is one, which tells none."""
+    assert row.agreement is not None, row
+    value, error = 100 * row.agreement.value, 100 * row.agreement.error
+    known = 0 < error < math.inf
+    return f"{uncertain(value, error)} %" if known else f"{value:.4g} ± - %"
 
 
 def generations(texts: Sequence[Continued]) -> None:
@@ -387,12 +416,13 @@ def healed(done: Healed) -> None:
     first, best = done.history[0], done.best
     console.print(f"{done.path}: written")
     table = _table("held-out", "before", f"after {amount(best.tokens, 'tokens')}")
+    listed = " of the listed tokens" if "teacher_cache" in done.record["healed"] else ""
     for name, value in first.losses.items():
-        table.add_row(f"{name}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
+        table.add_row(f"{name}{listed if name == 'kl' else ''}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
     table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
     console.print(table)
     if not best.step:
-        console.print(NOTHING_BETTER)
+        console.print(f"{NOTHING_BETTER} A lower --rate or more --tokens may help.")
     hint(f"metrics: {done.run}")
     console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters learned")
     if done.verification is not None:

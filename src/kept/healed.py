@@ -25,6 +25,9 @@ LOSSES = {
 }
 """The losses in words, the one that counts most first."""
 
+LISTED_KL = "KL of the listed tokens from the teacher, nats a token"
+"""What the first is where the teacher is read from a cache."""
+
 NOTHING_BETTER = "No step made the held-out loss less than it was: the weights are those that it began with."
 
 
@@ -76,7 +79,8 @@ def held_out(healed: Record) -> tuple[tuple[str, str, str], tuple[tuple[str, str
     """A table's head and rows: each loss before, and as it was at best."""
     first, best = ends(measurements(healed))
     keys = [key for key in LOSSES if key in first and not (key == "loss" and first[key] == first[main_loss(first)])]
-    rows = [(LOSSES[key], f"{number(first[key]):.4g}", f"{number(best[key]):.4g}") for key in keys]
+    words = {**LOSSES, **({"kl": LISTED_KL} if healed.get("teacher_cache") else {})}
+    rows = [(words[key], f"{number(first[key]):.4g}", f"{number(best[key]):.4g}") for key in keys]
     if "ce" in first:
         rows.append(("perplexity of the text", _perplexity(number(first["ce"])), _perplexity(number(best["ce"]))))
     if not math.isnan(number(first["agreement"])):

@@ -69,11 +69,12 @@ def heal(
     where the disk refuses, Diverged where the loss is no number or far above those before, PromiseError where the
     result puts out what is no number, and what reading the data raises.
     """
+    target = Path(settings.out)
+    check_target(target)  # before torch is imported, which takes seconds
+
     from kept.distillation.metrics import Metrics
     from kept.distillation.parallel import ranks
 
-    target = Path(settings.out)
-    check_target(target)
     pair = Pair.open(settings)
     draft = Draft.of(pair)
     learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)
@@ -84,7 +85,7 @@ def heal(
         _begin(folder, {**settings.to_dict(), "read": texts.mixture.counts}, all_ranks)
         metrics = Metrics(folder, watch or (lambda _: None), quiet=not all_ranks.first)
         loop = _loop(settings, pair, learned, texts, metrics, all_ranks)
-        metrics.note(_about(settings, learned, loop))
+        metrics.note(_about(settings, learned, loop, pair.cache))
         best = loop.run()
         metrics.note({"kind": "end", "step": loop.step})
         found = _finish(draft, learned, loop, best, shown) if all_ranks.first else None
@@ -141,13 +142,17 @@ def _begin(folder: Path, asked: Mapping[str, Any], ranks: Ranks) -> None:
         )
 
 
-def _about(settings: Settings, learned: Trainable, loop: Loop) -> dict[str, Any]:
+def _about(settings: Settings, learned: Trainable, loop: Loop, cache: Cached | None) -> dict[str, Any]:
     """The first line of a run: what learns, what that takes, how long, and from what."""
     return {
         "kind": "run",
         "step": loop.step,
         "steps": settings.steps,
         "tokens_a_step": settings.tokens_a_step,
+        "tokens_asked": settings.tokens,
+        "teacher_cache": None
+        if cache is None
+        else {"path": str(cache.path), "k": cache.about["k"], "tail": cache.tail},
         "ranks": loop.ranks.count,
         "train": settings.train,
         "parameters": learned.parameters,

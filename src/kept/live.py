@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from kept import display
-from kept.numbers import amount, parameters
+from kept.numbers import amount, duration, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 """Measurements in the table: the last ones."""
+
+SPOKEN_AFTER = 30.0
+"""Seconds after which a step is worth a line where there is no terminal."""
 
 REFRESHED = 4
 """Times a second that the table is drawn, at most."""
@@ -33,7 +36,9 @@ class Watcher:
         self._rows: deque[tuple[str, ...]] = deque(maxlen=SHOWN)
         self._about: Mapping[str, Any] = {}
         self._last: Mapping[str, Any] = {}
-        self._begun = 0.0
+        self._first: tuple[int, float] | None = None
+        self._seconds: list[float] = []
+        self._spoken = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +52,7 @@ class Watcher:
             case "run":
                 self._begin(line)
             case "step":
-                self._last = line
+                self._stepped(line)
             case "held-out":
                 self._measured(line)
             case "end":
@@ -60,7 +65,7 @@ class Watcher:
     def _begin(self, line: Mapping[str, Any]) -> None:
         for words in about(line):
             display.hint(words)
-        self._about, self._begun = line, time.monotonic()
+        self._about, self._spoken = line, time.monotonic()
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
@@ -73,12 +78,27 @@ class Watcher:
             self._live.stop()
             self._live = None
 
+    def _stepped(self, line: Mapping[str, Any]) -> None:
+        """Take a step into account; the first, which is slower than all others, only until there is a second."""
+        before, self._last, now = self._last, line, time.monotonic()
+        if self._first is None:
+            self._first = line["step"], now
+        elif before.get("step") == self._first[0]:
+            self._seconds.clear()
+        self._seconds.append(1 / line["tokens_per_second"])
+        if self._live is None and now - self._spoken > SPOKEN_AFTER:
+            self._speak(self._row({}))
+
     def _measured(self, line: Mapping[str, Any]) -> None:
         row = self._row(line)
         self._rows.append(row)
         if self._live is None:
-            named = zip(COLUMNS, row, strict=True)
-            display.hint(", ".join(f"{name} {value}" for name, value in named if value))
+            self._speak(row)
+
+    def _speak(self, row: tuple[str, ...]) -> None:
+        self._spoken = time.monotonic()
+        named = zip(COLUMNS, row, strict=True)
+        display.hint(", ".join(f"{name} {value}" for name, value in named if value))
 
     def _row(self, measured: Mapping[str, Any]) -> tuple[str, ...]:
         last = self._last
@@ -87,16 +107,16 @@ class Watcher:
             f"{last['loss']:.4f}" if last else "",
             held_out(measured),
             f"{100 * measured['agreement']:.2f} %" if "agreement" in measured else "",
-            f"{last['tokens_per_second']:.0f}" if last else "",
+            f"{len(self._seconds) / sum(self._seconds):.0f}" if last else "",
             self._left(),
         )
 
     def _left(self) -> str:
-        """Time that is left, by what the steps so far took with all that lies between them."""
-        done = self._last["step"] - self._about["step"] if self._last else 0
-        if done <= 0:
+        """Time that is left, by what the steps after the first took with all that lies between them."""
+        if not self._last or self._first is None or self._last["step"] <= self._first[0]:
             return ""
-        return duration((self._about["steps"] - self._last["step"]) * (time.monotonic() - self._begun) / done)
+        (first, begun), step = self._first, self._last["step"]
+        return duration((self._about["steps"] - step) * (time.monotonic() - begun) / (step - first))
 
     def _table(self) -> Table:
         from rich.table import Table
@@ -115,6 +135,17 @@ def held_out(line: Mapping[str, Any]) -> str:
     return "" if name is None else f"{name} {line[name]:.4f}"
 
 
+def _counted(line: Mapping[str, Any]) -> str:
+    """How many steps of how many tokens, and what that is of the tokens that were asked for."""
+    steps, each, wanted = line["steps"], line["tokens_a_step"], line["tokens_asked"]
+    words = f"{steps:,} step{'s' * (steps != 1)} of {each:,} tokens"
+    return words if steps * each == wanted else f"{words}: {steps * each:,} of the {wanted:,} asked for"
+
+
+def _cached(cache: Mapping[str, Any]) -> str:
+    return f"teacher: {cache['path']}, {cache['k']} tokens a place, {100 * cache['tail']:.2g} % left out"
+
+
 def about(line: Mapping[str, Any]) -> list[str]:
     """What is said before a run: what learns and what that takes, how long, and from what."""
     part = f"{parameters(line['parameters'])} of {parameters(line['of'])} parameters"
@@ -126,17 +157,11 @@ def about(line: Mapping[str, Any]) -> list[str]:
             for which in ("", "held_out_")
         )
         told.append(f"{name}: {kept}; held out {held}")
-    sizes = f"{parameters(line['tokens_a_step'])} tokens a step"
-    told.append(f"{line['steps']} steps, {sizes}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")
+    if line["teacher_cache"] is not None:
+        told.append(_cached(line["teacher_cache"]))
+    told.append(f"{_counted(line)}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")
     if line["step"]:
         told.append(f"goes on after step {line['step']}")
     if not line["tensorboard"]:
         told.append("no files for TensorBoard: pip install 'kept[heal]'")
     return told
-
-
-def duration(seconds: float) -> str:
-    """A time to wait: 42 s, 12 min, 3.4 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

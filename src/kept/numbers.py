@@ -31,3 +31,10 @@ def uncertain(value: float, error: float, *, signed: bool = False) -> str:
         return f"{value:{sign}.4g}" + (" ± 0" if error == 0 else "")
     digits = max(0, min(6, 1 - math.floor(math.log10(error))))
     return f"{value:{sign}.{digits}f} ± {error:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait: 42 s, 12 min, 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

@@ -49,6 +49,13 @@ def test_settings_are_what_their_table_says() -> None:
     assert settings_from(made.to_dict()) == made
 
 
+def test_a_cache_of_samples_needs_who_sampled_them() -> None:
+    words = "data: is self, which the teacher samples; give the --data that the cache cache was made of, or --teacher"
+    with pytest.raises(RecipeError, match=words):
+        Settings(student="s", out="o", teacher_cache="cache")
+    Settings(student="s", out="o", teacher_cache="cache", data=("corpus",))
+
+
 def test_flags_win_and_none_is_not_given(file: Path) -> None:
     file.write_text(BEGIN + "tokens = '2M'\nrate = 1e-2\ncheckpointing = true\ndata = 'x'\n", encoding="utf-8")
     found = load_settings(file, tokens="500K", rate=None, checkpointing=False)
@@ -78,6 +85,10 @@ def test_what_is_no_number_of_tokens(written: object) -> None:
         ("student = 's'\nout = 'o'", "recipe.toml: teacher: is None, it must be a checkpoint"),
         (BEGIN + "toknes = 3", "recipe.toml:4: toknes: is not a key of a recipe; did you mean tokens?"),
         (BEGIN + "save-every = 3", "recipe.toml:4: save-every: is not a key of a recipe; did you mean save_every?"),
+        (
+            BEGIN + "teacher-cache = 'c'",
+            "recipe.toml:4: teacher-cache: is not a key of a recipe; did you mean teacher_",
+        ),
         (BEGIN + "[loss]\nkl = 1.0", "recipe.toml: loss: is not a key of a recipe"),
         (BEGIN + "tokens = 'many'", "recipe.toml:4: tokens: is 'many', write it as 2M"),
         (BEGIN + "tokens = 0", "recipe.toml:4: tokens: is 0, it must be at least 1"),

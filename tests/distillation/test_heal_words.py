@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from heal_runs import STEPS, finish, folder_of, losses, settings, start
 from kept import live
 from kept.cli import main
+from kept.numbers import duration
 from stored import read_json
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def test_the_command_line_of_the_documentation(pair: tuple[Path, Path], corpus: 
     assert lines[:3] == [
         "448 of 134 K parameters learn (norms); they, their gradients and AdamW take 7.17 KB",
         lines[1],
-        f"{STEPS} steps, 128 tokens a step, on 1 process",
+        f"{STEPS} steps of 128 tokens, on 1 process",
     ]
     assert re.fullmatch(r"corpus\d+: \d+ documents, [\d.]+ K tokens; held out \d+ documents, \d+ tokens", lines[1])
     measured = [re.match(r"step (\d+)/12, .*held-out kl \d+\.\d{4}, same first choice \d+\.\d\d %", x) for x in lines]
@@ -77,6 +78,8 @@ BEGIN: dict[str, Any] = {
     "step": 0,
     "steps": 100,
     "tokens_a_step": 2048,
+    "tokens_asked": 205_000,
+    "teacher_cache": None,
     "ranks": 2,
     "train": "norms",
     "parameters": 1_000,
@@ -95,9 +98,33 @@ def test_what_is_said_before_a_run() -> None:
     assert live.about(BEGIN) == [
         "1 K of 14 B parameters learn (norms); they, their gradients and AdamW take 16 KB",
         "en: 5 documents, 7 K tokens; held out 1 documents, 90 tokens",
-        "100 steps, 2.05 K tokens a step, on 2 processes",
+        "100 steps of 2,048 tokens: 204,800 of the 205,000 asked for, on 2 processes",
         "no files for TensorBoard: pip install 'kept[heal]'",
     ]
+
+
+def test_a_teacher_that_is_read_is_said() -> None:
+    cached = {**BEGIN, "teacher_cache": {"path": "out/teacher", "k": 16, "tail": 0.347}}
+    assert "teacher: out/teacher, 16 tokens a place, 35 % left out" in live.about(cached)
+
+
+def step(number: int, speed: float) -> dict[str, Any]:
+    return {**STEP, "step": number, "tokens_per_second": speed}
+
+
+def test_without_a_terminal_a_step_is_said_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step, which is slow, is left out of the rate and of the time that is left."""
+    now = 0.0
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    with live.Watcher() as watch:
+        watch(BEGIN)
+        capsys.readouterr()
+        for at, number, speed in ((20.0, 1, 100.0), (25.0, 2, 400.0), (31.0, 3, 200.0), (36.0, 4, 1.0)):
+            now = at
+            watch(step(number, speed))
+    assert capsys.readouterr().err == "step 3/100, loss 0.5000, tokens/s 267, left 9 min\n"
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,15 +136,16 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_terminal_has_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_terminal(monkeypatch)
-    clock = iter([0.0, *[25.0] * 9])
-    monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
+    now = 0.0
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
     with live.Watcher() as watch:
-        for line in (BEGIN, STEP, HELD, {"kind": "end", "step": 100}):
+        for at, line in ((0.0, BEGIN), (5.0, step(1, 9.0)), (54.0, STEP), (54.0, HELD), (60.0, {"kind": "end"})):
+            now = at
             watch(line)
     captured = capsys.readouterr()
     assert captured.out == ""
     last = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", captured.err).splitlines() if line.strip()]
-    assert "50/100  0.5000  kl 0.2500  90.00 %            4321      25 s" in last
+    assert "50/100  0.5000  kl 0.2500  90.00 %            4321      50 s" in last
     assert {"step", "loss", "held-out", "same first choice", "tokens/s", "left"} <= {*last}
 
 
@@ -132,7 +160,7 @@ def test_a_table_that_is_broken_off_gives_the_terminal_back(
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (99, "99 s"), (600, "10 min"), (36_000, "10.0 h")])
 def test_durations(seconds: float, words: str) -> None:
-    assert live.duration(seconds) == words
+    assert duration(seconds) == words
 
 
 def test_another_rank_shows_nothing(

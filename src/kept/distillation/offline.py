@@ -80,6 +80,12 @@ class Cached:
             raise InputError(f"{path}: is no longer what was written ({error}); remove it") from None
         return cls(path, about, rows)
 
+    @property
+    def tail(self) -> float:
+        """The mass that is not listed, where it was measured."""
+        found: float = next(one["tail"] for one in self.about["bias"]["by_k"] if one["k"] == self.about["k"])
+        return found
+
     def require(self, wanted: Mapping[str, Any]) -> None:
         """Raise InputError where the cache is of something else: a teacher, texts, a length, ..."""
         for key, value in wanted.items():

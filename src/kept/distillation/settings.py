@@ -135,6 +135,11 @@ class Settings:
         self._require(
             "teacher_cache", not (self.teacher_cache and running), "left out where reverse, jsd or hidden is above 0"
         )
+        if self.teacher_cache is not None and self.teacher is None and self.data == (SELF,):
+            raise RecipeError(
+                "data: is self, which the teacher samples; "
+                f"give the --data that the cache {self.teacher_cache} was made of, or --teacher too"
+            )
         needed = running or (self.kl and self.teacher_cache is None) or self.data == (SELF,)
         self._require(
             "teacher", self.teacher is not None or not needed, "a checkpoint: all losses but ce compare with it"
