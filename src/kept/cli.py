@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,10 @@ from click.shell_completion import CompletionItem
 
 from kept import display
 from kept.distillation.settings import HELP, LISTED, WORDS, Settings
-from kept.errors import KeptError
+from kept.errors import CheckpointError, KeptError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
 
 def _words(_: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
@@ -202,7 +203,9 @@ def _plan_healing(file: str, where: str | None, price: float | None, *, as_json:
 
     if any(value is not None for value in beside):
         raise click.UsageError(f"{file} is a recipe for kept heal: it goes with --cluster, --price and --json alone")
-    found = forecast(load_settings(file), cluster(where or HERE, price=price))
+    asked = load_settings(file)
+    with _keyed(file, student=asked.student, teacher=asked.teacher):
+        found = forecast(asked, cluster(where or HERE, price=price))
     display.out_json(display.forecast_table(found)) if as_json else display.forecast(found)
 
 
@@ -355,10 +358,23 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     asked = (
         load_settings(student, **given) if student.endswith(".toml") else settings_from({}, student=student, **given)
     )
-    with Watcher() as watch:
+    recipe = student if student.endswith(".toml") else None
+    with _keyed(recipe, student=asked.student, teacher=asked.teacher), Watcher() as watch:
         done = mend(asked, display.Bars(), watch)
     if shows():
         display.out_json(done.record) if as_json else display.healed(done)
+
+
+@contextmanager
+def _keyed(recipe: str | None, **named: str | None) -> Iterator[None]:
+    """Say of a model that cannot be opened where it was named: the recipe, and its key."""
+    try:
+        yield
+    except CheckpointError as error:
+        key = next((key for key, value in named.items() if str(error).startswith((f"{value}:", f"{value}/"))), None)
+        if recipe is None or key is None:
+            raise
+        raise CheckpointError(f"{recipe}: {key}: {error}") from None
 
 
 OF_CACHES = ("data", "mixture", "hold_out", "tokens", "batch", "length", "temperature", "precision", "seed")

@@ -60,7 +60,7 @@ def _fetch(source: str, name: str, revision: str | None, patterns: list[str]) ->
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=NEVER))
     except Exception as error:  # noqa: BLE001 - which kinds there are is the client's, and its HTTP library's
-        raise CheckpointError(f"{source}: is no directory here, and the hub {_reason(error)}") from None
+        raise CheckpointError(f"{source}: is no directory here; as a hub id, {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
@@ -68,19 +68,28 @@ def _reason(error: Exception) -> str:
     from huggingface_hub import errors  # noqa: PLC0415
 
     reasons: tuple[tuple[type[Exception], str], ...] = (
-        (errors.GatedRepoError, "gives it only to those who accepted its terms: accept them there and set HF_TOKEN"),
-        (errors.RepositoryNotFoundError, "has no such repository, or hides it: check the name, or set HF_TOKEN"),
-        (errors.RevisionNotFoundError, "has no such revision of it"),
-        (errors.LocalEntryNotFoundError, "cannot be reached, and its cache does not have all of it: go online once"),
-        (errors.HFValidationError, "has no such names"),
+        (
+            errors.GatedRepoError,
+            "the hub gives it only to those who accepted its terms: accept them there and set HF_TOKEN",
+        ),
+        (
+            errors.RepositoryNotFoundError,
+            "the hub has no such repository, or hides it: check the name, or set HF_TOKEN",
+        ),
+        (errors.RevisionNotFoundError, "the hub has no such revision of it"),
+        (
+            errors.LocalEntryNotFoundError,
+            "it is not in the cache, and the hub cannot be reached: check the path, or go online",
+        ),
+        (errors.HFValidationError, "it is no name that the hub has"),
     )
     known = next((reason for kind, reason in reasons if isinstance(error, kind)), None)
     if known is not None:
         return known
     if isinstance(error, OSError) and error.strerror:
-        return f"client cannot store it ({error.strerror}); free space or permissions?"
+        return f"the hub's client cannot store it ({error.strerror}); free space or permissions?"
     lines = str(error).splitlines() or [""]
-    return f"did not give it ({type(error).__name__}: {lines[0]}); the same command continues"
+    return f"the hub did not give it ({type(error).__name__}: {lines[0]}); the same command continues"
 
 
 def _any_case(word: str) -> str:

@@ -161,7 +161,9 @@ def test_where_nothing_got_better_that_is_said(
     assert made.best.step == 0
     display.healed(made)
     page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
-    for told in (capsys.readouterr().out, card(made.path), page):
+    shown = capsys.readouterr().out
+    assert f"{NOTHING_BETTER} A lower --rate or more --tokens may help." in shown
+    for told in (shown, card(made.path), page):
         assert NOTHING_BETTER in " ".join(told.split())
     before, after = (kept.open_model(path).files[0].read_bytes() for path in (pair[1], made.path))
     assert before == after

@@ -200,6 +200,15 @@ def test_what_is_wrong_is_one_line(
     assert not [*tmp_path.iterdir()], "nothing was begun"
 
 
+def test_a_model_that_is_not_there_is_named_by_its_key(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"student = '{tmp_path}/no'\nteacher = 't'\nout = '{tmp_path}/out'\n")
+    for words in (["heal", recipe], ["plan", recipe, "--cluster", "h100"]):
+        result = run(*words)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"kept: {recipe}: student: {tmp_path}/no")
+
+
 def test_without_an_output_there_is_nowhere_to_write() -> None:
     result = run("heal", "student", "--teacher", "teacher")
     assert (result.exit_code, result.stderr) == (2, "kept: out: is missing; say where it is\n")

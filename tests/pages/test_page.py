@@ -219,6 +219,16 @@ def test_tasks_that_do_not_differ_have_no_picture(tmp_path: Path) -> None:
     assert html.count("<svg") == 1
 
 
+def test_what_costs_nothing_and_changes_nothing_has_no_columns_and_no_bars(tmp_path: Path) -> None:
+    step = {"name": "carry-norm-bias", "options": {}, "promise": "lossy", "layers": 0, "parameters": 0}
+    same = {"parameters": 9_000_000, "bytes": 18_000_000, "cache_bytes": 4_608, "dtype": "bfloat16", "spec": ["a"]}
+    page = html_of(kept.report(write_output(tmp_path / "out", passes=[step], before=same, after=same)))
+    assert "a constant of the stream carries the norms&#39; biases" in page
+    assert ">layers</th>" not in page
+    assert "parameters: 9 M, unchanged" in page
+    assert 'class="bar"' not in page.partition('id="sizes"')[2]
+
+
 def test_several_evaluations_have_a_title_each(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.json", EVALUATION) for n in range(2)]
     page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=files)))
@@ -303,7 +313,7 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, changes: dict[str, Any], w
 def test_a_damaged_evaluation_is_one_line(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "eval.json"
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"eval\.json: "):
+    with pytest.raises(CheckpointError, match=r"eval\.json: (is not what kept eval --out wrote|.*make it again)"):
         kept.report(write_output(tmp_path / "out"), evaluations=[file])
 
 
@@ -311,7 +321,7 @@ def test_arguments_that_cannot_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere: has no kept\.json"):
         kept.report(tmp_path / "nowhere")
     out = write_output(tmp_path / "out")
-    with pytest.raises(CheckpointError, match=r"gone\.json: missing"):
+    with pytest.raises(InputError, match=r"gone\.json: no such file; kept eval --out writes it"):
         kept.report(out, evaluations=[tmp_path / "gone.json"])
     with pytest.raises(InputError, match="was not healed"):
         kept.report(out, metrics=write_metrics(tmp_path / "metrics.jsonl"))

@@ -20,7 +20,9 @@ TAIL = 32
 """Tokens at the end of an answer in which a stop text is looked for as it grows."""
 
 
-def answers(subject: Subject, prompts: Sequence[list[int]], new: int, until: Sequence[str] = ()) -> list[str]:
+def answers(
+    subject: Subject, prompts: Sequence[list[int]], new: int, until: Sequence[str] = (), stage: str = "answers"
+) -> list[str]:
     """Greedy answers of up to `new` tokens, but no more than half the context, each cut at its first stop text.
 
     Prompts that then leave no room lose their beginning. Raises InputError for an empty prompt.
@@ -29,7 +31,7 @@ def answers(subject: Subject, prompts: Sequence[list[int]], new: int, until: Seq
     cut = [ids[-(subject.context - new) :] for ids in prompts]
     out = [""] * len(cut)
     stop = partial(_stopped, subject.reader, until) if until else None
-    with subject.reporter.stage("answers", len(cut), "answers") as advance:
+    with subject.reporter.stage(stage, len(cut), "answers") as advance:
         for some in batches(subject.spec, [len(ids) + new for ids in cut]):
             found = generate(subject.model, [cut[n] for n in some], new, stop=stop)
             for n, ids in zip(some, found, strict=True):

@@ -32,9 +32,9 @@ NEW_TOKENS = 256
 class Harness(TemplateLM):  # type: ignore[misc] # lm-eval ships no types
     """A subject as `lm-eval` sees a model. Greedy; contexts that are too long are cut at the left."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, task: str = "requests") -> None:
         super().__init__()
-        self.subject = subject
+        self.subject, self.stage = subject, f"{task}, {subject.opened.name}"
 
     @property
     def eot_token_id(self) -> int:
@@ -71,7 +71,7 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm-eval ships no types
         out = [""] * len(requests)
         for (until, new), some in alike.items():
             prompts = [self.tok_encode(requests[n].args[0]) for n in some]
-            for n, text in zip(some, answers(self.subject, prompts, new, until), strict=True):
+            for n, text in zip(some, answers(self.subject, prompts, new, until, stage=self.stage), strict=True):
                 out[n] = text
         return out
 
@@ -90,7 +90,7 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm-eval ships no types
             elif continuation:
                 by_input[tuple((context + continuation)[-self.subject.context - 1 : -1])].append(n)
         rows = [*by_input]
-        with self.subject.reporter.stage("requests", len(rows), "sequences") as advance:
+        with self.subject.reporter.stage(self.stage, len(rows), "sequences") as advance:
             for some in batches(self.subject.spec, [len(row) for row in rows]):
                 asked = [(place, n) for place, at in enumerate(some) for n in by_input[rows[at]]]
                 found = self._batch([rows[at] for at in some], [(place, requests[n][2]) for place, n in asked])

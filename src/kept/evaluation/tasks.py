@@ -140,14 +140,15 @@ def sources(task: Task, data: Path) -> list[Path]:
 
 def measure_task(subject: Subject, task: Task, data: Path, limit: int | None) -> dict[str, Any]:
     """Each metric's value for each document, in order; of the first `limit` documents."""
-    with _quiet():
+    with subject.reporter.stage(f"{task.name}: load and build", 1, "task") as advance, _quiet():
         from kept.evaluation.harness import Harness
 
         asked = built(task, data)
         asked.set_fewshot_seed(SEED)
         asked.build_all_requests(limit=limit)
+        advance(1)
     kind = "loglikelihood" if asked.OUTPUT_TYPE == "multiple_choice" else asked.OUTPUT_TYPE
-    responses = getattr(Harness(subject), kind)(asked.instances)
+    responses = getattr(Harness(subject, task.name), kind)(asked.instances)
     for instance, response in zip(asked.instances, responses, strict=True):
         instance.resps.append(response)
     with _quiet():

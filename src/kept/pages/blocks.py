@@ -72,6 +72,11 @@ class Change:
     words: tuple[str, str]
 
     @property
+    def same(self) -> bool:
+        """Whether nothing changed: two equal bars would show nothing."""
+        return self.before == self.after
+
+    @property
     def percent(self) -> tuple[float, float]:
         """How long the two bars are."""
         largest = max(self.before, self.after, 1e-300)

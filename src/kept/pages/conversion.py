@@ -24,7 +24,7 @@ from kept.pages.blocks import (
     Table,
     Words,
 )
-from kept.passes import PASSES, Promise
+from kept.passes import SUMMARIES, Promise
 from kept.stated import listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
@@ -33,14 +33,19 @@ if TYPE_CHECKING:
     Record = Mapping[str, Any]
 
 
+STATED = 3
+"""Columns of the passes that are always there; what they cost has one only where it costs."""
+
+
 def passes(record: Record) -> Section | None:
     """The passes with their promises and costs, and the architecture before and after."""
     if "passes" not in record:
         return None
     rows = tuple(_step(mapped(step)) for step in listed(record["passes"]))
-    blocks: list[Block] = [
-        Table("Passes, in order", ("pass", "what it does", "promise", "layers", "parameters"), rows, 3)
-    ]
+    names = ("pass", "what it does", "promise", "layers", "parameters")
+    said = [n for n in range(len(names)) if n < STATED or any(row[n] for row in rows)]
+    columns, cells = (names[n] for n in said), (tuple(row[n] for n in said) for row in rows)
+    blocks: list[Block] = [Table("Passes, in order", tuple(columns), tuple(cells), STATED)]
     if not rows:
         blocks = [Words("Nothing had to change: the architecture was already expressible.")]
     for when in ("before", "after"):
@@ -54,7 +59,7 @@ def _step(step: Record) -> tuple[str, ...]:
     name, options = text(step["name"]), mapped(step["options"])
     values = [value for value in options.values() if value is not None]
     words = ", ".join(", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
-    summary = PASSES[name].summary if name in PASSES else ""
+    summary = SUMMARIES.get(name, "")
     counts = (f"{whole(step[key]):+,}" if step[key] else "" for key in ("layers", "parameters"))
     return (f"{name} ({words})" if words else name, summary, text(step["promise"]), *counts)
 

@@ -8,6 +8,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
+from kept.errors import CheckpointError, InputError
 from kept.evaluation.estimate import Figure
 from kept.numbers import uncertain
 from kept.pages.blocks import Bar, Bars, Block, Curve, Fact, Heading, Lines, Pair, Pairs, Point, Shares, Table, Words
@@ -58,8 +59,14 @@ class Evaluated:
 
 
 def read(file: Path) -> Evaluated:
-    """What is in a file of `kept eval`. Raises CheckpointError for one that is damaged."""
-    found = read_json(file)
+    """What is in a file of `kept eval`. Raises InputError where it is not there, CheckpointError for another."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; kept eval --out writes it")
+    try:
+        found = read_json(file)
+    except CheckpointError as error:
+        why = str(error).removeprefix(f"{file}: ")
+        raise CheckpointError(f"{file}: is not what kept eval --out wrote ({why}); make it again") from None
     with blamed(file, "the evaluation", "make it again with kept eval --out"):
         who = tuple(text(mapped(model)["name"]) for model in listed(found["models"]))
         rows = [_row(row) for row in map(mapped, listed(found["rows"])) if not row["detail"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.carry import CarryNormBias
 from kept.passes.cast import CastTo
 from kept.passes.centre import Centre
 from kept.passes.fill import FillBiases
@@ -47,4 +48,10 @@ PASSES: dict[str, type[Pass]] = {
 }
 """The passes that a recipe can name."""
 
-__all__ = ["PASSES", "Obstacle", "Pass", "Promise"]
+SUMMARIES: dict[str, str] = {
+    **{name: rewrite.summary for name, rewrite in PASSES.items()},
+    CarryNormBias.name: CarryNormBias.summary,
+}
+"""What every pass does, in a line: also the one that only a plan makes, from what it measured."""
+
+__all__ = ["PASSES", "SUMMARIES", "Obstacle", "Pass", "Promise"]
