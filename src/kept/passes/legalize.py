@@ -61,10 +61,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Step:
-    """A pass of a plan: its promise on this program, and the change in layers, parameters and bytes."""
+    """A pass of a plan: its promise on this program, where its layers were before, and what it changes.
+
+    `origins` has for each layer behind the pass the number that it had before, None for a new one; `layers`,
+    `parameters` and `nbytes` are changes.
+    """
 
     rewrite: Pass
     promise: Promise
+    origins: tuple[int | None, ...]
     layers: int
     parameters: int
     nbytes: int
@@ -81,6 +86,19 @@ class Plan:
     def promise(self) -> Promise:
         """The weakest promise of all steps."""
         return max((step.promise for step in self.steps), key=lambda promise: promise.rank, default=Promise.EXACT)
+
+    @property
+    def origins(self) -> tuple[int | None, ...]:
+        """For each layer of the result the number that it had before all steps; None for a new one."""
+        now: tuple[int | None, ...] = tuple(range(self.program.spec.depth))
+        for step in reversed(self.steps):
+            now = tuple(None if number is None else step.origins[number] for number in now)
+        return now
+
+    @property
+    def new_layers(self) -> tuple[int, ...]:
+        """The layers of the result that some step made."""
+        return tuple(number for number, origin in enumerate(self.origins) if origin is None)
 
 
 def legalise(program: Program, violations: Violations, options: Options, gains: Gains = None) -> Plan:
@@ -142,9 +160,10 @@ def _apply(rewrite: Pass, program: Program, steps: list[Step]) -> Program:
 def _step(rewrite: Pass, program: Program, steps: list[Step]) -> Program:
     assert len(steps) < MOST_STEPS, [step.rewrite.name for step in steps]
     after = rewrite(program)
-    layers = after.spec.depth - program.spec.depth
+    origins, layers = rewrite.origins(program), after.spec.depth - program.spec.depth
+    assert len(origins) == after.spec.depth, f"{rewrite.name} does not know its layers"
     parameters, nbytes = after.parameters - program.parameters, after.nbytes - program.nbytes
-    steps.append(Step(rewrite, rewrite.promise(program), layers, parameters, nbytes))
+    steps.append(Step(rewrite, rewrite.promise(program), origins, layers, parameters, nbytes))
     return after
 
 
