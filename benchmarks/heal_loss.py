@@ -38,11 +38,14 @@ CONTENDERS = ("plain", "chunked", "plain, frozen head", "chunked, frozen head")
 
 
 class Peak:
-    """The largest anonymous memory of this process while something runs, in bytes above what it was."""
+    """The largest memory of this process while something runs, in bytes above what it was; anonymous unless told."""
+
+    def __init__(self, read: Callable[[int], int] = anonymous) -> None:
+        self.read = read
 
     def __enter__(self) -> Self:
         """Begin."""
-        self.before = self.largest = anonymous(os.getpid())
+        self.before = self.largest = self.read(os.getpid())
         self.running = True
         self.thread = threading.Thread(target=self.watch)
         self.thread.start()
@@ -51,7 +54,7 @@ class Peak:
     def watch(self) -> None:
         """Sample until told to stop."""
         while self.running:
-            self.largest = max(self.largest, anonymous(os.getpid()))
+            self.largest = max(self.largest, self.read(os.getpid()))
             time.sleep(0.005)
 
     def __exit__(self, *_: object) -> None:

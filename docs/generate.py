@@ -20,7 +20,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
 from kept.passes import PASSES
-from kept.passes.legalize import WAY_OUT, Options, legalise
+from kept.passes.legalize import WAY_OUT, Options, legalise, stand_ins
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,7 +72,12 @@ EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 """A config of each family, and of each variant that decides what it can become."""
 
 
-WAYS = (("", Options()), ("`--final-bias drop`", Options(final_bias="drop")), ("`--norm opm`", Options(norm="opm")))
+WAYS = (
+    ("", Options()),
+    ("`--final-bias drop`", Options(final_bias="drop")),
+    ("`--norm carried`", Options(norm="carried")),
+    ("`--norm opm`", Options(norm="opm")),
+)
 """What a user may ask for, best first."""
 
 
@@ -98,7 +103,7 @@ def cell(program: Program, target: str, reasons: dict[str, int]) -> str:
     """The best promise with what must be asked for it, or the numbers of the reasons."""
     for asked, options in WAYS:
         try:
-            plan = legalise(program, TARGETS[target].violations, options)
+            plan = legalise(program, TARGETS[target].violations, options, stand_ins(program.spec))
         except Refusal:
             continue
         return f"{plan.promise}{f' with {asked}' if asked else ''}"

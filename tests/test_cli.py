@@ -24,7 +24,7 @@ from kept.cli import main
 from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
 from kept.passes.fold_bias import FoldNormBias
-from models import write_checkpoint
+from models import TINY, write_checkpoint
 from stored import all_bytes, read_json, write_readable
 
 if TYPE_CHECKING:
@@ -145,6 +145,53 @@ def test_a_plan_of_nothing_says_so(tmp_path: Path) -> None:
     result = succeeds("plan", write_checkpoint(tmp_path, "llama"))
     assert result.stdout.splitlines()[0] == "llama to llama: exact"
     assert len(result.stdout.splitlines()) == 2
+
+
+def healing_recipe(folder: Path, **lines: object) -> Path:
+    """A recipe whose models are config files alone."""
+    for name, family in (("student", "llama"), ("teacher", "orion")):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"model_type": family, **TINY[family]}), encoding="utf-8")
+    said = {
+        "student": str(folder / "student"),
+        "teacher": str(folder / "teacher"),
+        "out": "unused",
+        "length": 64,
+        **lines,
+    }
+    recipe = folder / "heal.toml"
+    recipe.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items()), encoding="utf-8")
+    return recipe
+
+
+def test_plan_of_healing_in_words(tmp_path: Path) -> None:
+    shown = succeeds("plan", healing_recipe(tmp_path, tokens="2B"), "--cluster", "8xh100", "--price", "2.5")
+    check_golden("plan-heal.txt", "".join(f"{line.rstrip()}\n" for line in shown.stdout.splitlines()))
+
+
+def test_plan_of_healing_as_data(tmp_path: Path) -> None:
+    cluster = tmp_path / "small.toml"
+    cluster.write_text('device = "h100"\nmemory_gb = 0.0001\n', encoding="utf-8")
+    found = data("plan", healing_recipe(tmp_path), "--cluster", cluster)
+    assert found["bytes_per_rank"] == pytest.approx(sum(found["memory"].values()))
+    assert not found["fits"]
+    assert "--checkpointing" in [way["way"] for way in found["ways_out"]]
+
+
+def test_plan_of_healing_does_not_wait_for_torch(tmp_path: Path) -> None:
+    arguments = ["plan", str(healing_recipe(tmp_path)), "--cluster", "h100"]
+    code = f"import sys; from kept.cli import main; main({arguments!r}, standalone_mode=False)"
+    asks = f"{code}; print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
+    assert done.stderr == "False\n"
+
+
+def test_plan_of_healing_complains(tmp_path: Path, orion: Path) -> None:
+    recipe = healing_recipe(tmp_path, length=4096)
+    assert "length: is 4096" in complains("plan", recipe, "--cluster", "h100")
+    assert "no known device" in complains("plan", recipe, "--cluster", "h10")
+    for arguments in (["plan", recipe, "--norm", "opm"], ["plan", orion, "--cluster", "h100"]):
+        assert "recipe for kept heal" in run(*arguments).stderr
 
 
 # -------------------------------------------------------------------------------------------------------------- inspect

@@ -153,17 +153,39 @@ def inspect(path: str, *, text: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("source", shell_complete=_folders, required=False)
+@click.argument("source", metavar="SOURCE|RECIPE", shell_complete=_files, required=False)
 @with_choices
-def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: Any) -> None:
-    """Print the passes that a conversion would run.
+@click.option(
+    "--cluster",
+    metavar="WHERE",
+    help="To heal on: h100, 8xh100, a TOML file, or here, which measures this machine. [default: here]",
+)
+@click.option("--price", type=float, metavar="PRICE", help="Of one of these machines and an hour.")
+def plan(
+    source: str | None,
+    recipe: str | None,
+    cluster: str | None,
+    price: float | None,
+    *,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Print the passes that a conversion would run, or what healing would take.
 
-    Each with its promise and its cost. Reads no weights.
+    Of a SOURCE: each pass with its promise and its cost. Of a RECIPE, a TOML file for kept heal: memory of a rank by
+    what it is for, what would take less, tokens a second, hours and price. Reads no weights; a RECIPE's models may be
+    directories with a config.json alone.
 
     \b
     kept plan path/to/orion
     kept plan path/to/orion --norm opm --json
+    kept plan recipe.toml --cluster 8xh100 --price 2.5
     """
+    if source is not None and source.endswith(".toml"):
+        _plan_healing(source, cluster, price, as_json=as_json, beside=[recipe, *options.values()])
+        return
+    if cluster is not None or price is not None:
+        raise click.UsageError("--cluster and --price go with a recipe for kept heal: kept plan RECIPE.toml")
     from kept.opened import open_model
     from kept.planning import make_plan
 
@@ -171,6 +193,17 @@ def plan(source: str | None, recipe: str | None, *, as_json: bool, **options: An
     opened = open_model(chosen.source)
     found = make_plan(opened, chosen, unmeasured=True)
     display.out_json(display.plan_table(found)) if as_json else display.plan(opened, found, chosen.to)
+
+
+def _plan_healing(file: str, where: str | None, price: float | None, *, as_json: bool, beside: list[Any]) -> None:
+    from kept.distillation.cluster import HERE, cluster
+    from kept.distillation.recipe import load_settings
+    from kept.forecasting import forecast
+
+    if any(value is not None for value in beside):
+        raise click.UsageError(f"{file} is a recipe for kept heal: it goes with --cluster, --price and --json alone")
+    found = forecast(load_settings(file), cluster(where or HERE, price=price))
+    display.out_json(display.forecast_table(found)) if as_json else display.forecast(found)
 
 
 @main.command()

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from kept.caching import CachedTeacher
     from kept.checking import Checked
     from kept.demo import Demo
+    from kept.distillation.cost import Cost
     from kept.evaluation.estimate import Figure
     from kept.evaluation.run import Evaluation, Row
+    from kept.forecasting import Forecast
     from kept.generation import Continued
     from kept.healing import Healed
     from kept.inspection import Inspection
@@ -220,6 +222,43 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
     note = tokenizer_note(opened.path, opened.family.name, target)
     if note is not None:
         hint(note)
+
+
+def forecast_table(found: Forecast) -> dict[str, Any]:
+    """A plan of healing as plain data; sizes in bytes."""
+
+    def table(cost: Cost) -> dict[str, Any]:
+        return {**asdict(cost), "bytes_per_rank": cost.bytes_per_rank, "fits": cost.fits}
+
+    ways = [{"way": words, **table(cost)} for words, cost in found.ways_out]
+    learned = {"parameters": found.learned.parameters, "of": found.learned.of}
+    return {"cluster": asdict(found.cluster), "learned": learned, **table(found.cost), "ways_out": ways}
+
+
+def forecast(found: Forecast) -> None:
+    """`kept plan` of a recipe for healing."""
+    console, cost, cluster = _console(), found.cost, found.cluster
+    learned = f"{parameters(found.learned.parameters)} of {parameters(found.learned.of)} parameters learn"
+    console.print(f"{cluster.name}: {learned}")
+    table = _table("memory of a rank", "")
+    for name, size in cost.memory.items():
+        table.add_row(name, amount(size, "bytes"))
+    console.print(table)
+    verdict = "it fits" if cost.fits else "it does not fit"
+    console.print(f"{amount(cost.bytes_per_rank, 'bytes')} of {amount(cost.limit, 'bytes')}: {verdict}")
+    money = f", {cost.price:.0f} at {cluster.price:g} an hour and machine" if cluster.price else ""
+    console.print(f"{cost.tokens_per_second:,.0f} tokens/s, {_hours(cost.hours)}{money}; bound by {cost.bound}")
+    if cost.fits:
+        return
+    ways = _table("what takes less", "a rank", "", "tokens/s")
+    for words, way in found.ways_out:
+        fits = "fits" if way.fits else ""
+        ways.add_row(words, amount(way.bytes_per_rank, "bytes"), fits, f"{way.tokens_per_second:,.0f}")
+    console.print(ways)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def rehearsal_table(done: Rehearsal) -> dict[str, Any]:

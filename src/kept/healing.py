@@ -116,6 +116,19 @@ def check_pair(student: Opened, teacher: Opened | None, length: int) -> None:
     """Raise InputError where rows are longer than a model's positions, or the two read other tokens."""
     from kept.verification.text import Reader, difference
 
+    check_sizes(student, teacher, length)
+    if teacher is None:
+        return
+    found = difference(Reader(student.path), Reader(teacher.path))
+    if found is not None:
+        raise InputError(
+            f"{student.path}: has another tokenizer than its teacher {teacher.path}: {found}; "
+            "name the model that it was converted from"
+        )
+
+
+def check_sizes(student: Opened, teacher: Opened | None, length: int) -> None:
+    """The part of it that configs tell: positions, and how many tokens there are."""
     for opened in filter(None, (student, teacher)):
         if length > opened.program.spec.context:
             raise InputError(
@@ -127,12 +140,6 @@ def check_pair(student: Opened, teacher: Opened | None, length: int) -> None:
     if sizes[0] != sizes[1]:
         raise InputError(
             f"{student.path}: has {sizes[0]} tokens, its teacher {teacher.path} has {sizes[1]}; "
-            "name the model that it was converted from"
-        )
-    found = difference(Reader(student.path), Reader(teacher.path))
-    if found is not None:
-        raise InputError(
-            f"{student.path}: has another tokenizer than its teacher {teacher.path}: {found}; "
             "name the model that it was converted from"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import companions
 from kept.checkpoint.staging import check_target
@@ -13,9 +13,8 @@ from kept.checkpoint.writer import shards, unchanged
 from kept.errors import InputError, OutputError
 from kept.families import TARGETS
 from kept.hub import local
-from kept.ir.slots import readings
 from kept.opened import Opened, open_model
-from kept.passes.legalize import Plan, legalise, run_passes
+from kept.passes.legalize import Plan, legalise, run_passes, stand_ins
 from kept.passes.rms import MEASURED
 from kept.recipe import Recipe, recipe_from
 from kept.writing import Inputs
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     import torch
 
     from kept.checkpoint.writer import Shard
-    from kept.ir.spec import Spec
     from kept.reporting import Reporter
     from kept.verification.text import Sample
 
@@ -66,7 +64,7 @@ def make_plan(
     """The recipe's own passes, then what the target needs. `unmeasured`: plan calibration without its gains."""
     own = run_passes(source.program, recipe.passes)
     if recipe.norm in MEASURED and gains is None and unmeasured:
-        gains = _stand_ins(own.program.spec)
+        gains = stand_ins(own.program.spec)
     rest = legalise(own.program, TARGETS[recipe.to].violations, recipe.options, gains)
     return Plan((*own.steps, *rest.steps), rest.program)
 
@@ -130,16 +128,3 @@ def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torc
     with reporter.stage("calibrate", spec.depth, "layer runs") as advance:
         statistics = calibrate(program, found.tokens_BT, advance)
     return {name: one.gain if recipe.norm == "calibrated" else one.lengths for name, one in statistics.items()}
-
-
-@dataclass(frozen=True)
-class _Unmeasured:
-    """Stands for a gain in a plan that is only printed."""
-
-    shape: tuple[int, ...]
-
-
-def _stand_ins(spec: Spec) -> dict[str, torch.Tensor]:
-    """Gains of the right shape and no values, so that such a plan needs no torch."""
-    gain = cast("torch.Tensor", _Unmeasured((spec.width,)))
-    return {r.norm: gain for r in readings(spec) if r.value.kind == "layer"}

@@ -47,7 +47,7 @@ def load(path: str | Path, make: Callable[..., Made], overrides: Mapping[str, An
 
 def merged(table: Mapping[str, Any], overrides: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """A table with what wins over it; paths become text. Raises RecipeError for a key that is not known."""
-    given = {**table, **{key: value for key, value in overrides.items() if value is not None}}
+    given = {key: value for layer in (table, overrides) for key, value in layer.items() if value is not None}
     unknown = next((key for key in given if key not in known), None)
     if unknown is not None:
         raise RecipeError(f"{unknown}: is not a key of a recipe{nearest(unknown, known)}")

@@ -18,7 +18,7 @@ from kept.nn import Model
 from kept.passes.base import Promise
 from kept.passes.centre import Centre
 from kept.passes.fold_bias import FoldNormBias
-from kept.passes.legalize import Options, Plan, legalise, run_passes
+from kept.passes.legalize import Options, Plan, legalise, run_passes, stand_ins
 from kept.passes.rewrite import map_layers
 from kept.passes.rms import LayerNormToRms
 from kept.passes.untie import UntieHead
@@ -481,8 +481,9 @@ def test_the_gate_forgotten_in_a_whole_plan_would_show() -> None:
 
 def test_a_refusal_names_the_option_that_works(tmp_path: Path) -> None:
     orion, gpt2 = (program_of(write_checkpoint(tmp_path / name, name)) for name in ("orion", "gpt2"))
-    with pytest.raises(Refusal, match=r"no such bias; no exact map exists; --norm opm makes a lossy one"):
+    with pytest.raises(Refusal, match=r"no such bias; no exact map exists; --norm carried makes a lossy one"):
         legalise(orion, MISTRAL.violations, Options())
-    assert legalise(orion, MISTRAL.violations, Options(norm="opm")).promise is Promise.LOSSY
+    for way in (Options(norm="carried"), Options(norm="opm")):
+        assert legalise(orion, MISTRAL.violations, way, stand_ins(orion.spec)).promise is Promise.LOSSY
     with pytest.raises(Refusal, match=r"distil it into a fresh model of the target instead$"):
         legalise(gpt2, MISTRAL.violations, Options())

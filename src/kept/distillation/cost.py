@@ -1,121 +1,299 @@
 """What a run will take, before it is begun: memory per rank, tokens a second, hours, money.
 
-Bytes and floating-point operations are counted from the two specs (Kaplan et al., arXiv 2001.08361, section 2.1: 2
-operations a weight and token forward, as many again for each gradient); what a machine reaches of its peak is measured
-once and told.
+Bytes and operations are counted from the two specs: 2 operations a weight and token forward, as many again for each
+gradient (Kaplan et al., arXiv 2001.08361, section 2.1), and what the loop keeps, layer by layer. What a machine reaches
+of its peak is measured once and told (`cluster.py`). docs/measurements.md has what was predicted beside what was seen.
+
+Shapes: D width, Q width of all query heads, K of all key-value heads, M of the MLP, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kept.ir.slots import slots
+from kept.distillation.trainable import GRADIENT, MASTER, MOMENTS
+from kept.ir.slots import layer_slots, slots
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from kept.distillation.cluster import Cluster
     from kept.distillation.settings import Settings
     from kept.distillation.trainable import Trainable
-    from kept.ir.program import Program
-    from kept.ir.spec import Spec
+    from kept.ir.spec import Layer, Spec
 
-MASTER, GRADIENT, MOMENTS = 4, 4, 8
-"""Bytes of a weight that learns."""
+CHUNK, BLOCK = 256, 1 << 21
+"""Tokens whose logits exist at a time, and the elements that a CPU works on at a time (heads.py)."""
 
-STREAMS = 18
-"""Values as wide as the residual stream that a layer keeps for its backward: norms, projections, attention's output."""
+LOGIT_VALUES = 6
+"""Values in float32 that the losses make of each logit of a block: both log-probabilities, p, q, d, the gradient."""
 
-HEAD_CHUNK = 1024
-"""Tokens whose logits exist at a time, in float32: the student's, the teacher's, and one more for the gradient."""
+LOGIT_TRAFFIC, STREAM_TRAFFIC = 24, 3
+"""How often a logit, and a value that a layer keeps, is read or written beside the products, by both gradients too."""
+
+OPTIMISER_TRAFFIC = 11
+"""How often AdamW and the clipping read or write a number of a weight."""
+
+RUNTIME = 1e8
+"""Bytes of torch's own: modules that are imported late, scratch memory of products. Devices' is in their margin."""
+
+DOUBLINGS = 15
+"""How often a number of ranks is doubled, to find one that is enough."""
+
+AHEAD = 2
+"""Layers that a rank of several holds whole: the one that computes and the one that is fetched meanwhile."""
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Machines in a row: how many, what each holds (bytes), computes (operations a second), sends (bytes a second).
+class Asked:
+    """A run, as far as its cost goes. A teacher that was cached beforehand is None."""
 
-    `reached` is the part of the peak that training reaches; `price` is for one and an hour.
-    """
+    student: Spec
+    teacher: Spec | None
+    learned: Trainable
+    settings: Settings
 
-    ranks: int = 1
-    memory: float = 80e9
-    operations: float = 989e12
-    bandwidth: float = 450e9
-    reached: float = 0.4
-    price: float = 0.0
+    @property
+    def bytes_of_value(self) -> int:
+        """Of the arithmetic."""
+        return 2 if self.settings.precision == "bfloat16" else 4
+
+    def rows(self, ranks: int) -> int:
+        """The most that one rank has of a batch."""
+        return math.ceil(self.settings.batch / ranks)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes on a cluster; `memory` is of one rank, by what it is for, in bytes."""
+    """What a run takes on a cluster. `memory` is of one rank, in bytes, by what it is for; `price` in the cluster's."""
 
     memory: Mapping[str, float]
+    limit: float
     tokens_per_second: float
     hours: float
     price: float
-    fits: bool
+    bound: str
 
     @property
     def bytes_per_rank(self) -> float:
         """The sum."""
         return sum(self.memory.values())
 
+    @property
+    def fits(self) -> bool:
+        """Whether a rank has as much."""
+        return self.bytes_per_rank <= self.limit
 
-def cost(student: Program, teacher: Program | None, learned: Trainable, settings: Settings, cluster: Cluster) -> Cost:
+
+def cost(asked: Asked, cluster: Cluster) -> Cost:
     """Predict a run."""
-    width = 2 if settings.precision == "bfloat16" else 4
-    rows = math.ceil(settings.batch / cluster.ranks)
-    memory = {
-        "student": _weights(student, width, cluster.ranks),
-        "teacher": 0.0 if teacher is None else _weights(teacher, width, cluster.ranks),
-        "learning": learned.parameters * (MASTER - width + GRADIENT + MOMENTS) / cluster.ranks,
-        "activations": _activations(student.spec, rows * settings.length, width, checkpointing=settings.checkpointing),
-        "logits": 3 * 4 * min(HEAD_CHUNK, rows * settings.length) * float(student.spec.vocabulary),
-    }
-    computed = operations_per_token(student, learned, settings) + (
-        0.0 if teacher is None else forward_operations(teacher, settings.length)
-    )
-    seconds = computed * rows * settings.length / (cluster.operations * cluster.reached)
-    if cluster.ranks > 1:
-        # Each part of a batch gathers every weight of both models, the student's again for the backward.
-        moved = width * (student.parameters * 2 + (0 if teacher is None else teacher.parameters))
-        seconds = max(seconds, moved / cluster.bandwidth)
-    rate = settings.batch * settings.length / seconds
+    seconds = times(asked, cluster)
+    settings = asked.settings
+    # Weights are gathered while others are computed with: the longer of the two is waited for.
+    part = max(seconds["products"] + seconds["values"], seconds["links"])
+    step = part * settings.accumulate + seconds["optimiser"]
+    rate = settings.tokens_a_step / step
     hours = settings.tokens / rate / 3600
-    total = sum(memory.values())
-    return Cost(memory, rate, hours, hours * cluster.price * cluster.ranks, total <= cluster.memory)
+    bound = max(seconds, key=seconds.__getitem__)
+    return Cost(memory(asked, cluster), cluster.memory, rate, hours, hours * cluster.price * cluster.ranks, bound)
 
 
-def forward_operations(program: Program, length: int) -> float:
+def memory(asked: Asked, cluster: Cluster) -> dict[str, float]:
+    """Bytes of one rank, by what they are for."""
+    width, ranks, learned = asked.bytes_of_value, cluster.ranks, asked.learned.parameters
+    tokens = asked.rows(ranks) * asked.settings.length
+    found = {
+        "student": width * parameters(asked.student) / ranks,
+        "teacher": 0.0 if asked.teacher is None else width * parameters(asked.teacher) / ranks,
+        "learning": learned * (MASTER - width + GRADIENT + MOMENTS) / ranks,
+        "gathered": _gathered(asked) if ranks > 1 else 0.0,
+        "activations": _activations(asked, tokens),
+        "logits": _logits(asked, tokens, cluster),
+    }
+    if cluster.host:  # others keep these in the memory of their hosts
+        written = (MASTER + MOMENTS) * learned / ranks + float(MASTER * learned)
+        found["best so far"] = float(MASTER * learned)
+        found["a checkpoint"] = max(0.0, written - found["activations"] - found["logits"])  # copied between two steps
+        found["runtime"] = RUNTIME
+    if width < MASTER and ranks == 1:
+        found["rounded weights"] = float(width * learned)  # autocast keeps a copy of each float32 matrix
+    return {name: value for name, value in found.items() if value}
+
+
+def times(asked: Asked, cluster: Cluster) -> dict[str, float]:
+    """Seconds of one part of a batch on a rank, by what they are spent on; the optimiser's are of a step."""
+    settings, width = asked.settings, asked.bytes_of_value
+    tokens = asked.rows(cluster.ranks) * settings.length
+    theirs = 0.0 if asked.teacher is None else forward_operations(asked.teacher, settings.length)
+    counted = theirs + student_operations(asked.student, asked.learned, settings.length, again=settings.checkpointing)
+    moved = sum(_moved(asked)) * (1 - 1 / cluster.ranks)
+    return {
+        "products": tokens * counted / cluster.rate(settings.precision),
+        "values": tokens * _traffic(asked) / cluster.device.traffic,
+        "links": width * moved / cluster.link,
+        "optimiser": OPTIMISER_TRAFFIC * 4 * asked.learned.parameters / cluster.ranks / cluster.device.traffic,
+    }
+
+
+def parameters(spec: Spec) -> int:
+    """All weights of a spec."""
+    return sum(math.prod(slot.shape) for slot in slots(spec).values())
+
+
+def forward_operations(spec: Spec, length: int) -> float:
     """Operations a token of one forward: two for each weight of a matrix, and attention over half of the row."""
-    matrices = sum(
-        math.prod(slot.shape)
-        for name, slot in slots(program.spec).items()
-        if len(slot.shape) == 2 and name not in {"embedding.weight", "positions.weight"}
+    return sum(_layer_operations(layer, spec.width, length) for layer in spec.layers) + _head_operations(spec)
+
+
+def student_operations(spec: Spec, learned: Trainable, length: int, *, again: bool = False) -> float:
+    """Operations a token of a student: forward, the stream's gradient from the first layer that learns, the weights'.
+
+    Attention's gradient makes the scores again: 2.5 times its forward (Dao, arXiv 2307.08691, section 4.1). `again`:
+    layers are computed again in the backward.
+    """
+    learning = spec.layers[first_learned(learned, spec.depth) :]
+    back = sum(
+        _layer_operations(layer, spec.width, length) + 1.5 * _attention_operations(layer, length) for layer in learning
     )
-    tied = program.spec.vocabulary * program.spec.width if program.spec.head.tied else 0
-    attention = sum(2 * layer.mixer.heads * layer.mixer.head_dim * length for layer in program.spec.layers)
-    return 2.0 * (matrices + tied) + attention
+    twice = sum(_layer_operations(layer, spec.width, length) for layer in learning) if again else 0.0
+    head = _head_operations(spec) if learning or any("final_norm" in name for name in learned.slots) else 0.0
+    own = 2.0 * sum(
+        math.prod(slot.shape)
+        for name, slot in slots(spec).items()
+        if name in set(learned.slots) and len(slot.shape) == 2 and name not in _TABLES
+    )
+    tied = 2.0 * spec.vocabulary * spec.width if spec.head.tied and "embedding.weight" in learned.slots else 0.0
+    return forward_operations(spec, length) + back + twice + head + own + tied
 
 
-def operations_per_token(program: Program, learned: Trainable, settings: Settings) -> float:
-    """Operations a token of a step of the student: forward, the stream's gradient, and the learned weights' own."""
-    forward = forward_operations(program, settings.length)
-    again = forward if settings.checkpointing else 0.0
-    return 2 * forward + again + 2.0 * learned.parameters
+_TABLES = {"embedding.weight", "positions.weight"}
 
 
-def _weights(program: Program, width: int, ranks: int) -> float:
-    """A rank's part of a model, and the two layers and the head that it holds whole at a time."""
-    if ranks == 1:
-        return float(program.parameters * width)
-    layers = (program.parameters - 2 * program.spec.vocabulary * program.spec.width) / program.spec.depth
-    whole = 2 * layers + 2 * program.spec.vocabulary * program.spec.width
-    return program.parameters * width / ranks + whole * width
+def first_learned(learned: Trainable, depth: int) -> int:
+    """The first layer whose input or weights learn; `depth` where none does: layers before it have no backward."""
+    if _TABLES & set(learned.slots):
+        return 0
+    layers = [int(name.split(".")[1]) for name in learned.slots if name.startswith("layers.")]
+    return min(layers, default=depth)
 
 
-def _activations(spec: Spec, tokens: int, width: int, *, checkpointing: bool) -> float:
-    mlp = max((3 if layer.mlp.gated else 2) * layer.mlp.size for layer in spec.layers)
-    one = (STREAMS * spec.width + mlp) * tokens * width
-    return spec.depth * spec.width * tokens * width + one if checkpointing else float(spec.depth * one)
+def kept_values(layer: Layer, width: int, *, learns: bool) -> int:
+    """Values a token that a layer keeps for its backward: what its norms and products were given.
+
+    Norms keep the stream and what they made of it, attention Q, 2 K and what it put out, a gated MLP three values a
+    channel. Matrices that learn keep what they read too: both norms' outputs and the MLP's product.
+    """
+    mixer, mlp = layer.mixer, layer.mlp
+    queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
+    of_norms = 4 + (layer.mixer_post_norm is not None) + (layer.mlp_post_norm is not None)
+    kept = of_norms * width + 2 * queries + 2 * keys + (3 if mlp.gated else 1) * mlp.size
+    return kept + (2 * width + mlp.size if learns else 0)
+
+
+def _layer_operations(layer: Layer, width: int, length: int) -> float:
+    matrices = sum(math.prod(slot.shape) for _, slot in layer_slots(layer, width) if len(slot.shape) == 2)
+    return 2.0 * matrices + _attention_operations(layer, length)
+
+
+def _attention_operations(layer: Layer, length: int) -> float:
+    return 2.0 * layer.mixer.heads * layer.mixer.head_dim * min(length, layer.mixer.window or length)
+
+
+def _head_operations(spec: Spec) -> float:
+    return 2.0 * spec.vocabulary * spec.width
+
+
+def _activations(asked: Asked, tokens: int) -> float:
+    """What the student's backward needs, and what one layer computes with."""
+    spec, width = asked.student, asked.bytes_of_value
+    learns = {name.split(".")[1] for name in asked.learned.slots if name.startswith("layers.") and "norm" not in name}
+    kept = [
+        kept_values(layer, spec.width, learns=str(at) in learns)
+        if at >= first_learned(asked.learned, spec.depth)
+        else 0
+        for at, layer in enumerate(spec.layers)
+    ]
+    if asked.settings.checkpointing:
+        kept = [spec.width for one in kept if one] + [max(kept)]
+    streams = spec.depth * spec.width * (2 if asked.settings.hidden else 0)
+    computing = max(2 * layer.mlp.size + 4 * spec.width for layer in spec.layers)
+    return float(tokens * width * (sum(kept) + streams + computing))
+
+
+def _logits(asked: Asked, tokens: int, cluster: Cluster) -> float:
+    """Both models' logits of a chunk, and what the losses make of a block of them."""
+    chunk = float(min(CHUNK, tokens) * asked.student.vocabulary)
+    block = min(chunk, BLOCK) if cluster.host else chunk
+    return (1 + (asked.teacher is not None)) * chunk * asked.bytes_of_value + LOGIT_VALUES * block * MASTER
+
+
+def _gathered(asked: Asked) -> float:
+    """What a rank of several holds whole for a while: both ends of both models, two layers, gradients on their way."""
+    models = [asked.student, *([asked.teacher] if asked.teacher else [])]
+    ends = sum(parameters(spec) - sum(_layers(spec)) for spec in models)
+    layer = max(max(_layers(spec)) for spec in models)
+    groups: dict[str, int] = {}
+    for name in asked.learned.slots:
+        group = name.split(".")[1] if name.startswith("layers.") else ""
+        groups[group] = groups.get(group, 0) + math.prod(slots(asked.student)[name].shape)
+    width = asked.bytes_of_value
+    return width * (ends + AHEAD * layer) + (width + GRADIENT) * max(groups.values(), default=0)
+
+
+def _layers(spec: Spec) -> Iterator[int]:
+    for layer in spec.layers:
+        yield sum(math.prod(slot.shape) for _, slot in layer_slots(layer, spec.width))
+
+
+def _moved(asked: Asked) -> Iterator[float]:
+    """Weights that each rank is sent for a part of a batch: both models', the student's again, and gradients."""
+    yield 2.0 * parameters(asked.student)
+    if asked.teacher is not None:
+        yield parameters(asked.teacher)
+    yield asked.learned.parameters * GRADIENT / asked.bytes_of_value
+
+
+def _traffic(asked: Asked) -> float:
+    """Bytes a token that are read and written beside the products."""
+    width = asked.bytes_of_value
+    models = [asked.student, asked.student, *([asked.teacher] if asked.teacher else [])]  # forward and backward
+    of_layers = sum(kept_values(layer, spec.width, learns=False) for spec in models for layer in spec.layers)
+    return STREAM_TRAFFIC * width * of_layers + LOGIT_TRAFFIC * MASTER * asked.student.vocabulary
+
+
+def ways_out(asked: Asked, cluster: Cluster) -> Iterator[tuple[str, Cost]]:
+    """What takes less memory on a rank: each change by itself, all settings at once, and these on more ranks."""
+    changes = _changes(asked, cluster)
+    for words, change in changes.items():
+        yield words, cost(_with(asked, change), cluster)
+    if asked.teacher is not None:
+        yield "a cached teacher", cost(replace(asked, teacher=None), cluster)
+    least = _with(asked, {key: value for change in changes.values() for key, value in change.items()})
+    if len(changes) > 1:
+        yield " ".join(changes), cost(least, cluster)
+    for doubled in range(1, DOUBLINGS):
+        more = replace(cluster, ranks=cluster.ranks << doubled)
+        found = cost(least, more)
+        if found.fits:
+            yield " ".join((*changes, f"on {more.ranks} ranks")), found
+            return
+
+
+def _changes(asked: Asked, cluster: Cluster) -> dict[str, dict[str, object]]:
+    """Settings that take less, by the options that say them."""
+    settings, changes = asked.settings, {}  # type: Settings, dict[str, dict[str, object]]
+    if not settings.checkpointing:
+        changes["--checkpointing"] = {"checkpointing": True}
+    if settings.precision == "float32":
+        changes["--precision bfloat16"] = {"precision": "bfloat16"}
+    parts = asked.rows(cluster.ranks)
+    if parts > 1:
+        batch, accumulate = math.ceil(settings.batch / parts), settings.accumulate * parts
+        changes[f"--batch {batch} --accumulate {accumulate}"] = {"batch": batch, "accumulate": accumulate}
+    return changes
+
+
+def _with(asked: Asked, change: Mapping[str, object]) -> Asked:
+    return replace(asked, settings=replace(asked.settings, **change))  # type: ignore[arg-type] # keys of Settings

@@ -19,7 +19,7 @@ from kept.nn.model import finish
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHUNK = 512
+CHUNK = 256
 """Tokens whose logits exist at a time. Fewer make the products with the head slow, more only take memory."""
 
 CACHED_ELEMENTS = 1 << 21

@@ -49,15 +49,16 @@ class Attention(nn.Module):
             keys = rotate(keys, cos, sin, interleaved=self.spec.rope.interleaved)
         if cache is not None:
             keys, values = cache.append(keys, values)
-        mask = where.mask(keys.shape[2], self.spec.window)
-        mixed_BHTE = self._attend(queries, keys, values, mask)
+        mixed_BHTE = self._attend(queries, keys, values, where)
         out: Tensor = self.o(mixed_BHTE.transpose(1, 2).flatten(2))
         return out
 
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, where: Positions) -> Tensor:
         scale = self.spec.head_dim**-0.5 if self.spec.scale is None else self.spec.scale
         if self.spec.softcap is not None:
+            mask = where.mask(keys.shape[2], self.spec.window)
             return capped(queries, keys, values, mask, scale, self.spec.softcap)
+        mask = where.scores(keys.shape[2], self.spec.window, queries.dtype)
         grouped = self.spec.kv_heads != self.spec.heads
         return F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=self.spec.scale, enable_gqa=grouped
@@ -113,6 +114,7 @@ class Positions:
         """Number the tokens, padding not counted."""
         self._angles: dict[tuple[ir.Rope, int, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+        self._scores: dict[tuple[int, int | None, torch.dtype], Tensor | None] = {}
         steps_T = torch.arange(self.past, self.past + self.length, device=self.device)
         pads_B = torch.zeros(1, dtype=torch.long, device=self.device) if self.pads_B is None else self.pads_B
         self.ids_BT = (steps_T[None] - pads_B[:, None]).clamp(min=0)
@@ -120,6 +122,8 @@ class Positions:
             assert self.past == 0, "packed rows are whole"
             assert self.pads_B is None, "packed rows are padded by documents of their own"
             self.ids_BT = steps_T - _starts(self.documents_BT)
+            if bool((self.documents_BT[:, :1] == self.documents_BT).all()):
+                self.documents_BT = None  # a document a row: causal order says it all
 
     @classmethod
     def of(
@@ -147,6 +151,17 @@ class Positions:
         if (keys, window) not in self._masks:
             self._masks[keys, window] = self._make_mask(keys, window)
         return self._masks[keys, window]
+
+    def scores(self, keys: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """The mask as what is added to scores, 0 or minus infinity.
+
+        Made once for all layers: given truth values torch makes it in each, and keeps each for the backward.
+        """
+        if (keys, window, dtype) not in self._scores:
+            mask = self.mask(keys, window)
+            made = None if mask is None else torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+            self._scores[keys, window, dtype] = None if made is None else made.masked_fill_(~mask, float("-inf"))  # type: ignore[operator]
+        return self._scores[keys, window, dtype]
 
     def _make_mask(self, keys: int, window: int | None) -> Tensor | None:
         padded = self.pads_B is not None or self.documents_BT is not None

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kept.errors import Refusal
+from kept.ir.slots import readings
 from kept.passes.base import Pass, Promise
 from kept.passes.carry import CarryNormBias
 from kept.passes.cast import CastTo
@@ -121,9 +122,22 @@ def legalise(program: Program, violations: Violations, options: Options, gains: 
         raise Refusal(f"{said.removesuffix(WAY_OUT)}{other}") from None
 
 
+@dataclass(frozen=True)
+class _Unmeasured:
+    """Stands for what is measured, in a plan that is only printed."""
+
+    shape: tuple[int, ...]
+
+
+def stand_ins(spec: Spec) -> dict[str, torch.Tensor]:
+    """Measurements of the right shape and no values, so that such a plan needs no torch."""
+    measured = cast("torch.Tensor", _Unmeasured((spec.width,)))
+    return {reading.norm: measured for reading in readings(spec) if reading.value.kind == "layer"}
+
+
 def _works(program: Program, violations: Violations, options: Options) -> bool:
     try:
-        _plan(program, violations, options, None)
+        _plan(program, violations, options, stand_ins(program.spec))
     except Refusal:
         return False
     return True
@@ -293,6 +307,10 @@ WAY_OUT = "no exact map exists; distil it into a fresh model of the target inste
 
 OTHER_WAYS: tuple[tuple[Mapping[str, Any], str], ...] = (
     ({"final_bias": "drop"}, "no exact map exists; --final-bias drop makes an approximate one, which is measured"),
+    (
+        {"norm": "carried"},
+        "no exact map exists; --norm carried makes a lossy one, which is measured and may be healed (kept heal)",
+    ),
     (
         {"norm": "opm"},
         "no exact map exists; --norm opm makes a lossy one, which is measured, and a start for distillation",

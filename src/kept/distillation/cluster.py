@@ -1,0 +1,212 @@
+"""Machines that a run may be planned for: known accelerators, what a TOML file describes, or this one, measured.
+
+```toml
+device = "h100"       # a name of DEVICES; what follows wins over its figures
+ranks = 16
+price = 2.5           # of one and an hour, in any currency
+reached = 0.4         # the part of the peak that products reach in training
+memory_gb = 80
+bfloat16_tflops = 989
+float32_tflops = 67
+traffic_gb_s = 3350   # its own memory's
+link_gb_s = 450       # to the others of its node, one way
+node = 8              # ranks that are linked so
+network_gb_s = 50     # a rank's part of what links nodes, one way
+```
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import RecipeError
+from kept.toml import check_type, load, merged, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from kept.distillation.settings import Precision
+
+GIGA, TERA = 1e9, 1e12
+
+
+@dataclass(frozen=True)
+class Device:
+    """One machine of a rank: bytes; operations a second by precision; bytes a second of its memory and of its links."""
+
+    memory: float
+    bfloat16: float
+    float32: float
+    traffic: float
+    link: float
+
+
+DEVICES: Mapping[str, Device] = {
+    "a100-40gb": Device(40e9, 312e12, 19.5e12, 1555e9, 300e9),
+    "a100": Device(80e9, 312e12, 19.5e12, 2039e9, 300e9),
+    "h100": Device(80e9, 989e12, 67e12, 3350e9, 450e9),
+    "h200": Device(141e9, 989e12, 67e12, 4800e9, 450e9),
+    "b200": Device(180e9, 2250e12, 75e12, 8000e9, 900e9),
+    "mi300x": Device(192e9, 1307e12, 163e12, 5300e9, 448e9),
+    "l40s": Device(48e9, 362e12, 91.6e12, 864e9, 32e9),
+    "rtx4090": Device(24e9, 165e12, 82.6e12, 1008e9, 32e9),
+}
+"""The makers' datasheets: dense matrix products in bfloat16, float32 outside of TensorFloat-32, links one way (NVLink
+or Infinity Fabric; else PCIe 4, 16 lanes). Gigabytes are decimal; most have a few percent more, which runtimes take."""
+
+REACHED = 0.4
+"""The part of the peak that training reaches where nobody says: 0.38 to 0.43 of an H100's on 8,192 and 16,384 of them
+(arXiv 2407.21783, table 4)."""
+
+REACHED_HERE = 0.6
+"""The part of what square products reach here that runs reached, beside what is no product (docs/measurements.md)."""
+
+NODE, NETWORK = 8, 50e9
+"""Ranks of a node, and bytes a second of the 400 Gb/s that each has to other nodes."""
+
+HERE = "here"
+"""This machine."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Ranks on devices of one kind. `price` is for one and an hour; `host`: devices are parts of this machine."""
+
+    name: str
+    device: Device
+    ranks: int = 1
+    price: float = 0.0
+    reached: float = REACHED
+    node: int = NODE
+    network: float = NETWORK
+    host: bool = False
+
+    @property
+    def memory(self) -> float:
+        """Bytes that one rank may take."""
+        return self.device.memory / self.ranks if self.host else self.device.memory
+
+    @property
+    def link(self) -> float:
+        """Bytes a second that a rank is sent by the others.
+
+        Weights that come from other nodes come once to a node, over all its links to the network.
+        """
+        return self.device.link if self.ranks <= self.node else min(self.device.link, self.node * self.network)
+
+    def rate(self, precision: Precision) -> float:
+        """Operations a second that products reach."""
+        return self.reached * (self.device.bfloat16 if precision == "bfloat16" else self.device.float32)
+
+
+@dataclass(frozen=True)
+class _File:
+    """The keys of a file."""
+
+    device: str | None = None
+    ranks: int | None = None
+    price: float | None = None
+    reached: float | None = None
+    memory_gb: float | None = None
+    bfloat16_tflops: float | None = None
+    float32_tflops: float | None = None
+    traffic_gb_s: float | None = None
+    link_gb_s: float | None = None
+    node: int | None = None
+    network_gb_s: float | None = None
+
+
+def cluster(said: str, **overrides: Any) -> Cluster:  # noqa: ANN401 - values of any key
+    """`h100`, `8xh100`, a TOML file, or `here`, which measures this machine; `overrides` are keys of such a file.
+
+    Raises RecipeError for a name, a key or a value that is none.
+    """
+    if said.endswith(".toml"):
+        return load(said, cluster_from, overrides)
+    count, name = re.fullmatch(r"(?:(\d{1,7})\s*x\s*)?(.*)", said.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
+    ranks = None if count is None else int(count)
+    return cluster_from({"device": name, **({} if ranks is None else {"ranks": ranks})}, **overrides)
+
+
+def cluster_from(table: Mapping[str, Any], **overrides: Any) -> Cluster:  # noqa: ANN401 - values of any key
+    """A cluster from the keys of a table. Raises RecipeError for an unknown key, a wrong value or a missing one."""
+    hints = {field.name: str(field.type) for field in fields(_File)}
+    given = merged(table, overrides, hints)
+    for key, value in given.items():
+        check_type(key, value, hints[key])
+        if not isinstance(value, str) and not 0 < value < 1e9 and (key, value) != ("price", 0):
+            raise RecipeError(f"{key}: is {value!r}, it must be above 0")
+    asked = _File(**given)
+    base = _base(asked)
+    name = asked.device or "described"
+    made = replace(base, name=name if base.ranks == 1 and asked.ranks in {None, 1} else f"{asked.ranks}x{name}")
+    plain: dict[str, Any] = {key: given[key] for key in ("ranks", "price", "reached", "node") if key in given}
+    if asked.network_gb_s is not None:
+        plain["network"] = asked.network_gb_s * GIGA
+    return replace(made, device=_device(base.device, asked), **plain)
+
+
+def _base(asked: _File) -> Cluster:
+    if asked.device == HERE:
+        return here(asked.ranks or 1)
+    if asked.device is not None:
+        words = [*DEVICES, HERE]
+        if asked.device not in words:
+            near = nearest(asked.device, words)
+            raise RecipeError(
+                f"cluster: {asked.device!r} is no known device{near}; there are {', '.join(words)}, "
+                "or describe it in a TOML file (memory_gb, bfloat16_tflops, ...)"
+            )
+        return Cluster(asked.device, DEVICES[asked.device])
+    for key in SIZES:
+        if getattr(asked, key) is None:
+            raise RecipeError(f"{key}: is missing; say it, or name a device ({', '.join(DEVICES)})")
+    return Cluster("described", Device(0, 0, 0, 0, 0))
+
+
+SIZES = {
+    "memory_gb": ("memory", GIGA),
+    "bfloat16_tflops": ("bfloat16", TERA),
+    "float32_tflops": ("float32", TERA),
+    "traffic_gb_s": ("traffic", GIGA),
+    "link_gb_s": ("link", GIGA),
+}
+"""A file's keys, the device's field and the unit."""
+
+
+def _device(device: Device, asked: _File) -> Device:
+    said = {key: getattr(asked, key) for key in SIZES if getattr(asked, key) is not None}
+    return replace(device, **{SIZES[key][0]: value * SIZES[key][1] for key, value in said.items()})
+
+
+def here(ranks: int = 1, clock: Callable[[], float] = time.perf_counter) -> Cluster:
+    """This machine's processors: its memory, and what they compute and move, measured in a second by a clock."""
+    import torch  # noqa: PLC0415 - a plan for another machine does not need it
+
+    square, (long, out) = torch.randn(2048, 2048), torch.randn(2, 1 << 24)
+    plain, rounded = _rate(square, clock), _rate(square.bfloat16(), clock)
+    traffic = 3 * long.nbytes / _seconds(lambda: torch.mul(long, long, out=out), clock)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # Ranks of one machine share what it computes, and what they send passes through its memory.
+    device = Device(memory, rounded / ranks, plain / ranks, traffic / ranks, traffic / ranks / 3)
+    return Cluster(HERE, device, ranks, reached=REACHED_HERE, node=ranks, host=True)
+
+
+def _rate(square: Tensor, clock: Callable[[], float]) -> float:
+    return 2 * len(square) ** 3 / _seconds(lambda: square @ square, clock)
+
+
+def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """The best of a few."""
+    found = []
+    for _ in range(5):
+        begun = clock()
+        work()
+        found.append(clock() - begun)
+    return min(found)

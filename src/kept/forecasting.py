@@ -1,0 +1,59 @@
+"""What healing would take on given machines, from two config files: no weight is needed, nor torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kept.checkpoint.reader import Checkpoint, read_json
+from kept.distillation.cost import Asked, Cost, cost, ways_out
+from kept.distillation.trainable import Trainable, trainable
+from kept.families import family_of
+from kept.healing import check_sizes
+from kept.hub import local
+from kept.ir.program import Program
+from kept.ir.slots import slots
+from kept.ir.tensors import zeros
+from kept.opened import Opened
+from kept.record import RECORD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.distillation.cluster import Cluster
+    from kept.distillation.settings import Settings
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run takes on a cluster, and what would take less: each by the options that say it."""
+
+    cluster: Cluster
+    learned: Trainable
+    cost: Cost
+    ways_out: tuple[tuple[str, Cost], ...]
+
+
+def forecast(settings: Settings, cluster: Cluster) -> Forecast:
+    """Predict a run from the settings and what the config files say.
+
+    Raises InputError where the two models do not belong together, and CheckpointError for a config that is missing or
+    that no family reads.
+    """
+    student = _described(local(settings.student))
+    teacher = None if settings.teacher is None else _described(local(settings.teacher))
+    check_sizes(student, teacher, settings.length)
+    record = student.path / RECORD
+    learned = trainable(student.program, settings.train, read_json(record) if record.is_file() else None)
+    theirs = None if teacher is None or settings.teacher_cache is not None else teacher.program.spec
+    asked = Asked(student.program.spec, theirs, learned, settings)
+    return Forecast(cluster, learned, cost(asked, cluster), tuple(ways_out(asked, cluster)))
+
+
+def _described(path: Path) -> Opened:
+    """A checkpoint as its config describes it, with weights of the right shapes and no values."""
+    config = read_json(path / "config.json")
+    family = family_of(config)
+    spec = family.read_config(config)
+    program = Program(spec, {name: zeros(slot.shape, "BF16") for name, slot in slots(spec).items()})
+    return Opened(Checkpoint(path, config, {}), family, program)

@@ -1,0 +1,185 @@
+"""What a run is said to take is what it takes: operations as torch counts them, and bytes that autograd keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from kept.distillation import cost as counting
+from kept.distillation import heads
+from kept.distillation.cluster import Cluster, cluster
+from kept.distillation.cost import Asked, cost, forward_operations, kept_values, memory, student_operations, ways_out
+from kept.distillation.settings import Settings
+from kept.distillation.trainable import Trainable, trainable
+from kept.ir import spec as ir
+from kept.ir.program import Program
+from kept.ir.slots import slots
+from kept.ir.tensors import zeros
+from kept.nn import Model
+from models import random_program
+from pass_helpers import LAYER_NORM, RMS_NORM
+
+SPEC = ir.Spec(
+    97,
+    64,
+    64,
+    (ir.Layer(ir.Attention(4, 2, 16, ir.Rope(100.0, 16)), ir.Mlp(96, "silu"), RMS_NORM, RMS_NORM),) * 3,
+    RMS_NORM,
+)
+"""A small Llama."""
+
+BATCH, LENGTH = 4, 16
+
+
+def settings(**changes: Any) -> Settings:
+    sizes = {"batch": BATCH, "length": LENGTH, "tokens": 10 * BATCH * LENGTH}
+    return Settings(**{"student": "s", "teacher": "t", "out": "o", **sizes, **changes})
+
+
+def paper(spec: ir.Spec, train: str) -> tuple[ir.Spec, Trainable]:
+    """A model of which there is only the shape."""
+    program = Program(spec, {name: zeros(slot.shape, "BF16") for name, slot in slots(spec).items()})
+    return spec, trainable(program, train)
+
+
+def orion(norm: ir.Norm = LAYER_NORM) -> ir.Spec:
+    """Orion-14B's shape."""
+    layer = ir.Layer(ir.Attention(40, 40, 128, ir.Rope(1e4, 128)), ir.Mlp(15360, "silu"), norm, norm)
+    return ir.Spec(84608, 5120, 4096, (layer,) * 40, norm)
+
+
+def products(run: Any) -> float:
+    """Operations of the matrix products that torch sees; attention is left out."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    counts = counter.get_flop_counts()["Global"]
+    return float(sum(count for name, count in counts.items() if "attention" not in str(name)))
+
+
+def model(train: str, spec: ir.Spec = SPEC) -> tuple[Model, Trainable]:
+    program = random_program(spec)
+    made, learned = Model.load(program, torch.float32), trainable(program, train)
+    learned.apply(made)
+    return made, learned
+
+
+TOKENS = torch.arange(BATCH * LENGTH).view(BATCH, LENGTH) % 97
+
+
+def without_attention(spec: ir.Spec) -> ir.Spec:
+    """A window of no token costs nothing to attend to; the projections stay."""
+    layers = tuple(replace(layer, mixer=replace(layer.mixer, window=1)) for layer in spec.layers)
+    return replace(spec, layers=layers)
+
+
+def test_a_forward_has_the_operations_that_torch_counts() -> None:
+    made, _ = model("norms")
+    found = products(lambda: made(TOKENS))
+    attention = sum(2.0 * layer.mixer.heads * layer.mixer.head_dim * LENGTH for layer in SPEC.layers)
+    assert found == BATCH * LENGTH * (forward_operations(SPEC, LENGTH) - attention)
+
+
+@pytest.mark.parametrize("train", ["all", "layers.*.mlp.*", "head"])
+def test_a_step_has_the_operations_that_torch_counts(train: str) -> None:
+    made, learned = model(train)
+    found = products(lambda: made(TOKENS).sum().backward())
+    first = counting.first_learned(learned, SPEC.depth)
+    scores = 2.0 * SPEC.layers[0].mixer.heads * SPEC.layers[0].mixer.head_dim * LENGTH
+    attention = scores * (SPEC.depth + 2.5 * (SPEC.depth - first))
+    said = BATCH * LENGTH * (student_operations(SPEC, learned, LENGTH) - attention)
+    assert found == pytest.approx(said, rel=0.12), "the first layer's products need no gradient of what they read"
+    assert found <= said
+
+
+def saved_bytes(made: Model) -> int:
+    """What autograd keeps of a forward, each storage once, weights not counted."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in made.parameters()}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = made.hidden(TOKENS)
+        total = sum(storage.nbytes() for storage in storages.values())
+    assert out.requires_grad
+    return total
+
+
+@pytest.mark.parametrize("train", ["norms", "all"])
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_layer_keeps_what_autograd_keeps_within_a_sixth(train: str, *, gated: bool) -> None:
+    wide = replace(SPEC.layers[0], mlp=ir.Mlp(96, "silu", gated=gated))
+    spec = replace(SPEC, layers=(wide,) * 6)
+    deep, shallow = (model(train, s)[0] for s in (spec, replace(spec, layers=(wide,) * 3)))
+    found = (saved_bytes(deep) - saved_bytes(shallow)) / 3
+    said = 4 * BATCH * LENGTH * kept_values(wide, spec.width, learns=train == "all")
+    assert said == pytest.approx(found, rel=1 / 6)
+
+
+def test_constants_are_those_of_the_loop() -> None:
+    assert counting.CHUNK == heads.CHUNK
+    assert counting.BLOCK == heads.CACHED_ELEMENTS
+
+
+def asked(train: str = "norms", **changes: Any) -> Asked:
+    sizes = {"batch": 1, "accumulate": 8, "length": 4096, "tokens": 123_000_000, "precision": "bfloat16"}
+    student, learned = paper(orion(RMS_NORM), train)
+    return Asked(student, orion(), learned, settings(**{**sizes, **changes}))
+
+
+def test_orion_on_one_gpu_of_80_gb() -> None:
+    """Two models of 29 GB fit with their norms learning if layers are computed again, and not otherwise."""
+    found = memory(asked(checkpointing=True), cluster("h100"))
+    assert found["student"] == pytest.approx(29e9, rel=0.01)
+    assert found["teacher"] == pytest.approx(29e9, rel=0.01)
+    assert cost(asked(checkpointing=True), cluster("h100")).fits
+    assert not cost(asked(), cluster("h100")).fits
+    assert not cost(asked(checkpointing=True, precision="float32"), cluster("h100")).fits
+    assert not cost(asked("all", checkpointing=True), cluster("h100")).fits, "AdamW's moments alone are 116 GB"
+
+
+def test_time_and_money() -> None:
+    found = cost(asked(checkpointing=True), cluster("h100", price=2.0))
+    # 14.5 G weights without the embedding's: 4 forwards' worth (teacher, student, again, the stream's gradient).
+    limit = 0.4 * 989e12 / (4 * 2 * 14.1e9)
+    assert 0.8 * limit < found.tokens_per_second < limit, "attention and what is no product are the rest"
+    assert found.hours == pytest.approx(123e6 / found.tokens_per_second / 3600)
+    assert found.price == pytest.approx(2 * found.hours)
+    assert found.bound == "products"
+
+
+def test_more_ranks_hold_less_each_and_are_no_faster_than_their_links() -> None:
+    one, many = (cost(asked("all", batch=64, accumulate=1), cluster(f"{n}xh100")) for n in (8, 64))
+    assert many.bytes_per_rank < one.bytes_per_rank
+    assert many.tokens_per_second <= 8 * one.tokens_per_second
+    slow = cost(asked("all", batch=64, accumulate=1), cluster("64xh100", network_gb_s=0.1))
+    assert slow.bound == "links"
+    assert slow.tokens_per_second < many.tokens_per_second / 5
+
+
+@pytest.mark.parametrize("train", ["norms", "all"])
+def test_ways_out_take_less(train: str) -> None:
+    whole = asked(train, batch=8, accumulate=1, precision="float32")
+    base = cost(whole, cluster("h100"))
+    ways = dict(ways_out(whole, cluster("h100")))
+    assert {"--checkpointing", "--precision bfloat16", "--batch 1 --accumulate 8", "a cached teacher"} < set(ways)
+    assert all(way.bytes_per_rank < base.bytes_per_rank for way in ways.values())
+    assert [*ways.values()][-1].fits, "the last says how many ranks are enough"
+
+
+def test_what_is_held_out_of_the_last_layers_needs_no_backward_before_them() -> None:
+    student, learned = paper(SPEC, "layers.2.*")
+    few = Asked(student, None, learned, settings())
+    every = replace(few, learned=paper(SPEC, "norms")[1])
+    machine = Cluster("made", cluster("h100").device)
+    assert memory(few, machine)["activations"] < memory(every, machine)["activations"]
+    assert student_operations(SPEC, learned, LENGTH) < student_operations(SPEC, every.learned, LENGTH)
