@@ -16,18 +16,19 @@ from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError, OutputError, Overflow, PromiseError
 from kept.opened import Opened, open_model
-from kept.passes.base import Promise
+from kept.passes.expand import ExpandBlocks
 from kept.planning import prepare
-from kept.recipe import Recipe, recipe_from
+from kept.recipe import SAME, Recipe, recipe_from
 from kept.record import RECORD, model_card, record
 from kept.reporting import Reporter, Silent
 from kept.writing import fingerprint, small_files, write_small, write_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from kept.passes.legalize import Plan
+    from kept.passes.expand import Place
+    from kept.passes.plan import Plan
     from kept.verification.text import Sample
     from kept.verification.verify import Verification
 
@@ -68,6 +69,25 @@ def convert(source: str | Path, out: str | Path, to: str = "llama", **options: A
     return run(recipe_from({"source": str(source), "out": str(out), "to": to}, **options))
 
 
+def expand(
+    source: str | Path,
+    out: str | Path,
+    *,
+    groups: int | None = None,
+    blocks: int = 1,
+    place: Place = "interleaved",
+    at: Sequence[int] = (),
+    **options: Any,  # noqa: ANN401 - a recipe's keys
+) -> Conversion:
+    """Put copies of layers that add nothing yet between the layers of a checkpoint, and write the result to `out`.
+
+    The logits stay the same to the bit; `kept.heal` with `train="new"` then trains the copies alone. What the numbers
+    mean says `kept.passes.expand.ExpandBlocks`; `options` are those of `convert`, and so is what is raised.
+    """
+    rewrite = ExpandBlocks(groups, blocks, place, tuple(at))
+    return run(recipe_from({"source": str(source), "out": str(out), "to": SAME, "passes": [rewrite]}, **options))
+
+
 def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     """Run a recipe."""
     reporter = reporter or Silent()
@@ -85,7 +105,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         found = _verify_staged(source, stage, planned, ready.tokens, reporter)
         if found is not None and not isfinite(found.floor.kl):
             raise CheckpointError(f"{source.path}: its own logits overflow in {found.dtype}; --dtype float32 may help")
-        stage.write("README.md", model_card(source, planned.program.spec, recipe.to, planned, found))
+        stage.write("README.md", model_card(source, planned, ready.family, found))
         hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
         written = record(source, recipe, planned, hashes, found)
         stage.write(RECORD, to_json(written))
@@ -94,7 +114,9 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
             raise PromiseError(f"{target}: not written; {found.failure}; the result is in {aside} for a look")
         inputs.check()
         stage.publish()
-    note = tokenizer_note(source.path, source.family.name, recipe.to)
+    note = tokenizer_note(source.path, source.family.name, ready.family.name)
+    if not ready.family.stock:
+        note = f"transformers has no class for {ready.family.name}; kept convert {target} makes it one that it has"
     return Conversion(target, planned, found, written, note)
 
 
@@ -125,9 +147,8 @@ def _verify_staged(
     from kept.verification.verify import layer_runs, verify_pair
 
     output = open_model(stage.path)
-    proved = planned.program if planned.promise is Promise.EXACT else None
-    with reporter.stage("verify", layer_runs(source, output, proved), "layer runs") as advance:
-        return verify_pair(source, output, tokens, planned.promise, proved, progress=advance)
+    with reporter.stage("verify", layer_runs(source, output, planned.claim), "layer runs") as advance:
+        return verify_pair(source, output, tokens, planned.claim, progress=advance)
 
 
 def _check_finite(source: Opened) -> None:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import companions
 from kept.checkpoint.staging import check_target
-from kept.checkpoint.writer import shards, unchanged
+from kept.checkpoint.writer import grown, shards, unchanged
 from kept.errors import InputError, OutputError
 from kept.families import TARGETS
 from kept.hub import local
 from kept.opened import Opened, open_model
-from kept.passes.legalize import Plan, legalise, run_passes, stand_ins
+from kept.passes.legalize import legalise, run_passes, stand_ins
+from kept.passes.plan import Plan, created
 from kept.passes.rms import MEASURED
-from kept.recipe import Recipe, recipe_from
+from kept.recipe import SAME, Recipe, recipe_from
 from kept.writing import Inputs
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from kept.checkpoint.writer import Shard
+    from kept.families.table import Family
     from kept.reporting import Reporter
     from kept.verification.text import Sample
 
@@ -42,6 +44,7 @@ class Ready:
     target: Path
     source: Opened
     plan: Plan
+    family: Family
     config: dict[str, Any]
     parts: list[Shard]
     tokens: Sample | None
@@ -65,8 +68,13 @@ def make_plan(
     own = run_passes(source.program, recipe.passes)
     if recipe.norm in MEASURED and gains is None and unmeasured:
         gains = stand_ins(own.program.spec)
-    rest = legalise(own.program, TARGETS[recipe.to].violations, recipe.options, gains)
+    rest = legalise(own.program, target_family(source, recipe).violations, recipe.options, gains)
     return Plan((*own.steps, *rest.steps), rest.program)
+
+
+def target_family(source: Opened, recipe: Recipe) -> Family:
+    """The family that a recipe's output is of."""
+    return source.family if recipe.to == SAME else TARGETS[recipe.to]
 
 
 def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> tuple[Inputs, Ready]:
@@ -81,16 +89,35 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
         raise InputError("norm calibrated: needs text to measure on; give --text FILE")
     gains = None if unmeasured else _gains(source, recipe, reporter)
     planned = make_plan(source, recipe, gains, unmeasured=unmeasured)
-    family = TARGETS[recipe.to]
-    config = family.write_config(planned.program.spec, planned.program.dtype)
-    if family is source.family:
-        config = {**{key: value for key, value in source.config.items() if key not in STALE}, **config}
-    tensors = family.write(planned.program)
-    as_they_are = unchanged(tensors, source.checkpoint.tensors) if recipe.shard_size is None else None
-    parts = as_they_are or shards(tensors, recipe.shard_bytes)
+    family = target_family(source, recipe)
+    parts = _parts(source, planned, family, recipe)
     tokens = _sample(source, planned, recipe)
     extra = companions(source.path, planned.program.spec)
-    return inputs, Ready(target, source, planned, config, parts, tokens, extra)
+    return inputs, Ready(target, source, planned, family, _config(source, planned, family), parts, tokens, extra)
+
+
+def _config(source: Opened, planned: Plan, family: Family) -> dict[str, Any]:
+    """What the family says of the result, and what else the source's config said of a model of the same family."""
+    config = family.write_config(planned.program.spec, planned.program.dtype)
+    if family is not source.family:
+        return config
+    rest = {key: value for key, value in source.config.items() if key not in STALE}
+    if planned.new_layers:  # a list with a value for each layer has none for these
+        depth = source.program.spec.depth
+        rest = {key: value for key, value in rest.items() if not (isinstance(value, list) and len(value) == depth)}
+    return {**rest, **config}
+
+
+def _parts(source: Opened, planned: Plan, family: Family, recipe: Recipe) -> list[Shard]:
+    """The files of the result: where a size is not asked for, as many of the source's own as can be."""
+    tensors, stored, spec = family.write(planned.program), source.checkpoint.tensors, planned.program.spec
+    if recipe.shard_size is not None:
+        return shards(tensors, recipe.shard_bytes)
+    found = unchanged(tensors, stored)
+    if found is None and planned.new_layers:
+        new = {*created(source.program.spec, planned)}
+        found = grown(tensors, stored, {name for name, slot in family.places(spec).items() if slot in new})
+    return found or shards(tensors, recipe.shard_bytes)
 
 
 def _check_place(source: Path, target: Path) -> None:

@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from kept.checkpoint.companions import licences, loader, stated_licence
+from kept.checkpoint.reader import read_json
 from kept.checkpoint.writer import finite
-from kept.ir.slots import slots
+from kept.errors import CheckpointError
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
+from kept.passes.plan import created
 from kept.recipe import options_of
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kept.families.table import Family
     from kept.ir.program import Program
-    from kept.ir.spec import Spec
     from kept.opened import Opened
-    from kept.passes.legalize import Plan
+    from kept.passes.plan import Plan
     from kept.recipe import Recipe
     from kept.verification.verify import Verification
 
@@ -42,7 +44,6 @@ def record(
     source: Opened, recipe: Recipe, plan: Plan, hashes: Mapping[str, Mapping[str, str]], found: Verification | None
 ) -> dict[str, Any]:
     """What `kept.json` holds. `hashes` has the sha256 of every `source` and every `output` file by name."""
-    before, after = slots(source.program.spec), slots(plan.program.spec)
     return {
         "kept": version("kept"),
         "torch": version("torch"),
@@ -55,8 +56,9 @@ def record(
             {**_named(step.rewrite), "promise": str(step.promise), "layers": step.layers, "parameters": step.parameters}
             for step in plan.steps
         ],
-        "new_layers": list(range(source.program.spec.depth, plan.program.spec.depth)),
-        "new_parameters": [name for name in after if name not in before],
+        "new_layers": [*plan.new_layers],
+        "new_parameters": created(source.program.spec, plan),
+        "expansions": _expansions(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),
         "files": dict(hashes["output"]),
@@ -69,7 +71,7 @@ def verification_table(found: Verification) -> dict[str, Any]:
     return {**table, "promise": str(found.promise), "kept": found.failure is None, "failure": found.failure}
 
 
-def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verification | None) -> bytes:
+def model_card(source: Opened, plan: Plan, family: Family, found: Verification | None) -> bytes:
     """The output's README.md."""
     template = files("kept").joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -81,12 +83,13 @@ def model_card(source: Opened, spec: Spec, target: str, plan: Plan, found: Verif
     text = environment.from_string(template).render(
         source=source,
         name=source.name,
-        target=target,
-        spec=spec,
+        target=family.name,
+        stock=family.stock,
+        spec=plan.program.spec,
         plan=plan,
         found=found,
         notes=notes(plan),
-        loader=loader(source.family.name, target),
+        loader=loader(source.family.name, family.name),
         licence=stated_licence(source.path),
         licence_files=[*licences(source.path)],
         restricted=RESTRICTED.get(source.family.name),
@@ -103,6 +106,17 @@ def _described(program: Program) -> dict[str, Any]:
         "cache_bytes": program.cache_bytes,
         "spec": describe(program.spec),
     }
+
+
+def _expansions(source: Opened, plan: Plan) -> list[dict[str, list[int]]]:
+    """Every block expansion that the result has, oldest first, in its own numbers: the source's own, and the plan's."""
+    file = source.path / RECORD
+    earlier = read_json(file).get("expansions", []) if file.is_file() else []
+    try:
+        moved = [{key: [plan.origins.index(n) for n in one[key]] for key in ("layers", "copies_of")} for one in earlier]
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{file}: its expansions are not those of this model; remove the file") from None
+    return [*moved, *({"layers": [*one.layers], "copies_of": [*one.copies_of]} for one in plan.expansions)]
 
 
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass

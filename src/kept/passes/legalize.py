@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kept.errors import Refusal
 from kept.ir.slots import readings
-from kept.passes.base import Pass, Promise
 from kept.passes.carry import CarryNormBias
 from kept.passes.cast import CastTo
 from kept.passes.fill import FillBiases
@@ -22,6 +21,7 @@ from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.fuse import FuseProjections
 from kept.passes.gate import PlainToGated
 from kept.passes.plain_gains import PlainGains
+from kept.passes.plan import Plan, Step
 from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms, Way
 from kept.passes.rotary import FullRotary, RopeForm
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kept.ir.facts import Violation
     from kept.ir.program import Program
     from kept.ir.spec import Spec
+    from kept.passes.base import Pass
 
     Violations = Callable[[Spec], list[Violation]]
     Gains = Mapping[str, torch.Tensor] | None
@@ -58,48 +59,6 @@ class Options:
     rope: RopeForm = "llama3"
     context: int | None = None
     dtype: str | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """A pass of a plan: its promise on this program, where its layers were before, and what it changes.
-
-    `origins` has for each layer behind the pass the number that it had before, None for a new one; `layers`,
-    `parameters` and `nbytes` are changes.
-    """
-
-    rewrite: Pass
-    promise: Promise
-    origins: tuple[int | None, ...]
-    layers: int
-    parameters: int
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The passes that were found, in order, and the program that they make."""
-
-    steps: tuple[Step, ...]
-    program: Program
-
-    @property
-    def promise(self) -> Promise:
-        """The weakest promise of all steps."""
-        return max((step.promise for step in self.steps), key=lambda promise: promise.rank, default=Promise.EXACT)
-
-    @property
-    def origins(self) -> tuple[int | None, ...]:
-        """For each layer of the result the number that it had before all steps; None for a new one."""
-        now: tuple[int | None, ...] = tuple(range(self.program.spec.depth))
-        for step in reversed(self.steps):
-            now = tuple(None if number is None else step.origins[number] for number in now)
-        return now
-
-    @property
-    def new_layers(self) -> tuple[int, ...]:
-        """The layers of the result that some step made."""
-        return tuple(number for number, origin in enumerate(self.origins) if origin is None)
 
 
 def legalise(program: Program, violations: Violations, options: Options, gains: Gains = None) -> Plan:
