@@ -37,6 +37,10 @@ STALE = {"_name_or_path", "auto_map", "transformers_version"}
 """Keys of a source's config that do not describe the model."""
 
 
+WORDED = {"hidden_act", "hidden_activation", "activation", "activation_function"}
+"""Keys that stay in the source's own words where they mean the same: an activation's names round differently."""
+
+
 @dataclass(frozen=True)
 class Ready:
     """A conversion of which nothing is written yet."""
@@ -105,7 +109,9 @@ def _config(source: Opened, planned: Plan, family: Family) -> dict[str, Any]:
     if planned.new_layers:  # a list with a value for each layer has none for these
         depth = source.program.spec.depth
         rest = {key: value for key, value in rest.items() if not (isinstance(value, list) and len(value) == depth)}
-    return {**rest, **config}
+    before = family.write_config(source.program.spec, source.program.dtype)
+    own = {key: word for key, word in rest.items() if key in WORDED and before.get(key) == config.get(key)}
+    return {**rest, **config, **own}
 
 
 def _parts(source: Opened, planned: Plan, family: Family, recipe: Recipe) -> list[Shard]:
