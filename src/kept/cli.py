@@ -201,12 +201,13 @@ def plan(
     if cluster is not None or price is not None:
         raise click.UsageError("--cluster and --price go with a recipe for kept heal: kept plan RECIPE.toml")
     from kept.opened import open_model
-    from kept.planning import make_plan
+    from kept.planning import make_plan, target_family
 
     chosen = _recipe(recipe, source=source, out="not written", **options)
     opened = open_model(chosen.source)
     found = make_plan(opened, chosen, unmeasured=True)
-    display.out_json(display.plan_table(found)) if as_json else display.plan(opened, found, chosen.to)
+    target = target_family(opened, chosen).name
+    display.out_json(display.plan_table(found)) if as_json else display.plan(opened, found, target)
 
 
 def _plan_healing(file: str, where: str | None, price: float | None, *, as_json: bool, beside: list[Any]) -> None:

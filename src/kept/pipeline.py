@@ -81,8 +81,9 @@ def expand(
 ) -> Conversion:
     """Put copies of layers that add nothing yet between the layers of a checkpoint, and write the result to `out`.
 
-    The logits stay the same to the bit; `kept.heal` with `train="new"` then trains the copies alone. What the numbers
-    mean says `kept.passes.expand.ExpandBlocks`; `options` are those of `convert`, and so is what is raised.
+    The logits stay the same to the bit; `kept.heal` with `train="new"` then trains the copies alone. `groups`,
+    `blocks`, `place` and `at` are the fields of `kept.passes.expand.ExpandBlocks`; `options` and what is raised are
+    those of `convert`.
     """
     rewrite = ExpandBlocks(groups, blocks, place, tuple(at))
     return run(recipe_from({"source": str(source), "out": str(out), "to": SAME, "passes": [rewrite]}, **options))

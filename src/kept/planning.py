@@ -18,6 +18,7 @@ from kept.passes.legalize import legalise, run_passes, stand_ins
 from kept.passes.plan import Plan, created
 from kept.passes.rms import MEASURED
 from kept.recipe import SAME, Recipe, recipe_from
+from kept.record import expansions
 from kept.writing import Inputs
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     planned = make_plan(source, recipe, gains, unmeasured=unmeasured)
     family = target_family(source, recipe)
     parts = _parts(source, planned, family, recipe)
+    expansions(source, planned)  # a record that cannot be carried on is found now
     tokens = _sample(source, planned, recipe)
     extra = companions(source.path, planned.program.spec)
     return inputs, Ready(target, source, planned, family, _config(source, planned, family), parts, tokens, extra)

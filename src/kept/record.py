@@ -58,7 +58,7 @@ def record(
         ],
         "new_layers": [*plan.new_layers],
         "new_parameters": created(source.program.spec, plan),
-        "expansions": _expansions(source, plan),
+        "expansions": expansions(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),
         "files": dict(hashes["output"]),
@@ -108,8 +108,11 @@ def _described(program: Program) -> dict[str, Any]:
     }
 
 
-def _expansions(source: Opened, plan: Plan) -> list[dict[str, list[int]]]:
-    """Every block expansion that the result has, oldest first, in its own numbers: the source's own, and the plan's."""
+def expansions(source: Opened, plan: Plan) -> list[dict[str, list[int]]]:
+    """Every block expansion that the result has, oldest first, in its own numbers: the source's own, and the plan's.
+
+    Raises CheckpointError where the source's record tells of layers that the source does not have.
+    """
     file = source.path / RECORD
     earlier = read_json(file).get("expansions", []) if file.is_file() else []
     try:

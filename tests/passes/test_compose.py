@@ -17,6 +17,7 @@ from kept.passes import PASSES
 from kept.passes.base import Pass, Promise
 from kept.passes.cast import CastTo
 from kept.passes.centre import Centre
+from kept.passes.expand import ExpandBlocks
 from kept.passes.fill import PROJECTIONS, FillBiases
 from kept.passes.fold_bias import FoldNormBias
 from kept.passes.fold_head_norm import FoldHeadNorm
@@ -61,6 +62,7 @@ EXACT: tuple[Pass, ...] = (
     CastTo("F64"),
     Centre(),
     DropWindow(),
+    ExpandBlocks(groups=1),
     FillBiases(PROJECTIONS),
     FoldHeadNorm(),
     FoldMultipliers(),
