@@ -32,11 +32,12 @@ state = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).state
 larger = {name: value for name, value in state.items() if ".layers." not in name}
 for name, value in state.items():
     if ".layers." in name:
-        start, number, rest = name.split(".", 2)[0] + ".layers", int(name.split(".")[2]), name.split(".", 3)[3]
-        larger[f"{start}.{number + number // group}.{rest}"] = value
-        if number % group == group - 1:
+        number, rest = name.removeprefix("model.layers.").split(".", 1)
+        new = int(number) + int(number) // group
+        larger[f"model.layers.{new}.{rest}"] = value
+        if int(number) % group == group - 1:
             silent = rest.startswith(("self_attn.o_proj", "mlp.down_proj"))
-            larger[f"{start}.{number + number // group + 1}.{rest}"] = torch.zeros_like(value) if silent else value.clone()
+            larger[f"model.layers.{new + 1}.{rest}"] = torch.zeros_like(value) if silent else value.clone()
 torch.save(larger, out)
 """
 
