@@ -284,7 +284,7 @@ class Curve:
 
 def with_gains(program: Program, made: Any) -> Program:  # noqa: ANN401 - a function of a tensor
     """A program whose norms have other gains."""
-    names = [f"{name}.weight" for name, _, _ in norms(program.spec)]
+    names = [f"{name}.gain" for name, _, _ in norms(program.spec)]
     weights = {}
     for name in names:
         old = program.weights[name]

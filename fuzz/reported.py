@@ -84,6 +84,11 @@ HEALED: dict[str, Any] = {
         "schedule": "cosine",
         "precision": "float32",
     },
+    "learned": {"parameters": 1_600, "of": 9_000_000},
+    "sources": {
+        "english": {"documents": 90, "tokens": 200_000, "held_out_documents": 1, "held_out_tokens": 2_000},
+        "py": {"documents": 9, "tokens": 20_000, "held_out_documents": 1, "held_out_tokens": 1_000},
+    },
     "held_out": [_measured(0, 0.45), _measured(50, 0.25), _measured(100, 0.125)],
 }
 

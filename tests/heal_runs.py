@@ -9,6 +9,8 @@ import resource
 import signal
 import socket
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +79,30 @@ def start(given: Settings, dies: str | None = None, ranks: int = 1, limit: int |
     for process in processes:
         process.start()
     return processes
+
+
+def start_meeting() -> list[BaseProcess]:
+    """Two ranks whose device gives up after a second, and of which the first is later than that."""
+    port = _free_port()
+    processes = [forks().Process(target=_meet_late, args=(_variables(rank, 2, port),)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _meet_late(variables: Mapping[str, str]) -> None:
+    from functools import partial
+
+    import torch.distributed as dist
+
+    from kept.distillation.parallel import ranks
+
+    os.environ.update(variables)
+    dist.init_process_group = partial(dist.init_process_group, timeout=timedelta(seconds=1))
+    with ranks("cpu") as mine:
+        if mine.first:
+            time.sleep(2.5)
+        mine.meet()
 
 
 def finish(processes: list[BaseProcess]) -> list[int | None]:

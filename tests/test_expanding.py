@@ -157,6 +157,8 @@ def test_the_new_layers_learn_and_nothing_else_does(expanded: Path, source: Path
     assert changed == {name for name in before if ".layers.2." in name or ".layers.6." in name}
     assert (record["new_layers"], record["expansions"]) == ([2, 6], [{"layers": [2, 6], "copies_of": [1, 5]}])
     assert not torch.equal(stock_logits(tmp_path / "out", TOKENS), stock_logits(source, TOKENS))
+    measured = kept.verify(source, tmp_path / "out", tokens=64).output.layers
+    assert (len(measured), measured[:2]) == (6, kept.verify(source, expanded, tokens=64).output.layers[:2])
 
 
 # -------------------------------------------------------------------------------------------------------- command line

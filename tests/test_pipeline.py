@@ -503,7 +503,7 @@ def test_a_mended_pass_publishes_beside_the_broken_result(
     orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "_verify_staged", _says_no(pipeline._verify_staged))
+        patched.setattr(pipeline, "verify_staged", _says_no(pipeline.verify_staged))
         with pytest.raises(PromiseError):
             kept.convert(orion, tmp_path / "out")
     kept.convert(orion, tmp_path / "out")
@@ -523,7 +523,7 @@ def _says_no(original: Any) -> Any:
 def test_a_number_that_is_none_is_null_in_the_record(
     orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_verify_staged", _says_no(pipeline._verify_staged))
+    monkeypatch.setattr(pipeline, "verify_staged", _says_no(pipeline.verify_staged))
     with pytest.raises(PromiseError, match="not finite"):
         kept.convert(orion, tmp_path / "out")
     text = (tmp_path / "out.unkept" / "kept.json").read_text(encoding="utf-8")
@@ -546,7 +546,7 @@ def test_two_runs_write_the_same_bytes(readable: Path, tmp_path: Path) -> None:
 def interrupted(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """A conversion that is stopped when all weights are written."""
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "_verify_staged", _stops)
+        patched.setattr(pipeline, "verify_staged", _stops)
         with pytest.raises(KeyboardInterrupt):
             kept.convert(source, target, **options)
     assert not target.exists()
@@ -655,7 +655,7 @@ def test_what_is_left_of_a_failed_run_is_what_the_next_can_use(
 
     target, options = tmp_path / "out", {"shard_size": "100KB", "verify_tokens": 64}
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "_verify_staged", fails)
+        patched.setattr(pipeline, "verify_staged", fails)
         if not finished:
             patched.setattr(Staging, "write_shard", fails)
         with pytest.raises(type(error)):

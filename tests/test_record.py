@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from kept.card import RESTRICTED, converted, model_card
 from kept.families.llama import LLAMA
 from kept.opened import open_model
 from kept.passes.base import Promise
@@ -18,7 +19,7 @@ from kept.passes.fill import FillBiases
 from kept.passes.rms import LayerNormToRms
 from kept.planning import make_plan
 from kept.recipe import Recipe
-from kept.record import RESTRICTED, model_card, record, verification_table
+from kept.record import record, verification_table
 from kept.runtimes import notes
 from kept.verification.parity import Parity
 from kept.verification.verify import Continuation, Verification
@@ -53,7 +54,7 @@ def planned(source: Opened, **options: Any) -> tuple[Recipe, Plan]:
 
 def card(source: Opened, found: Verification | None = FOUND, **options: Any) -> str:
     _, plan = planned(source, **options)
-    return model_card(source, plan, LLAMA, found).decode()
+    return model_card(converted(source, LLAMA, plan), plan.program.spec, plan.promise, found).decode()
 
 
 def front(text: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.distillation.settings import LISTED
 from kept.errors import InputError
-from kept.healing import check_pair, dtype_of, mixture, named
+from kept.lessons import Pair, check_pair, dtype_of, mixture, named
 from kept.opened import open_model
 from kept.reporting import Reporter, Silent
 
@@ -47,20 +47,21 @@ def cache_teacher(settings: Settings, k: int = LISTED, reporter: Reporter | None
     models = [open_model(path) for path in dict.fromkeys((settings.teacher, settings.student))]
     teacher, student = models[0], models[-1]
     check_pair(student, teacher, settings.length)
-    found = mixture(settings, teacher, teacher, watch)
+    alone = Pair(teacher, teacher)  # texts are read as it reads them, whoever learns
+    found = mixture(settings, alone, watch)
     wanted = counts(found, settings.length, settings.tokens)
     about = {
-        **named(settings, teacher, teacher, found),
+        **named(settings, alone, found),
         "k": min(k, teacher.program.spec.vocabulary),
         "precision": settings.precision,
         "counts": wanted,
     }
-    with ranks() as alone:
+    with ranks() as one_rank:
         made = write(
             Path(settings.out),
             about,
             Rows(found, settings.length, wanted),
-            *(load(one.program, dtype_of(settings), alone) for one in models),
+            *(load(one.program, dtype_of(settings), one_rank) for one in models),
             batch=settings.batch,
             reporter=watch,
         )

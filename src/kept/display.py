@@ -391,14 +391,20 @@ def cached_teacher(done: CachedTeacher) -> None:
 
 
 def healed(done: Healed) -> None:
-    """`kept heal`."""
+    """`kept heal`: what is held out before and after, then the result against its teacher."""
+    from kept.healed import NOTHING_BETTER
+
     console = _console()
-    first, best = done.history[0], min(done.history, key=lambda one: one.losses["loss"])
+    first, best = done.history[0], done.best
     console.print(f"{done.path}: written")
     table = _table("held-out", "before", f"after {amount(best.tokens, 'tokens')}")
     for name, value in first.losses.items():
         table.add_row(f"{name}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
     table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
     console.print(table)
+    if not best.step:
+        console.print(NOTHING_BETTER)
     hint(f"metrics: {done.run}")
     console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters learned")
+    if done.verification is not None:
+        verification(done.verification)

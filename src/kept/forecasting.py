@@ -9,11 +9,11 @@ from kept.checkpoint.reader import Checkpoint, read_json
 from kept.distillation.cost import Asked, Cost, cost, ways_out
 from kept.distillation.trainable import Trainable, trainable
 from kept.families import family_of
-from kept.healing import check_sizes
 from kept.hub import local
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
+from kept.lessons import check_sizes
 from kept.opened import Opened
 from kept.record import RECORD
 

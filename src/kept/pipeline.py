@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import chain, count
 from math import isfinite
-from shutil import disk_usage, rmtree
+from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
+from kept.card import converted, model_card
 from kept.checkpoint.companions import tokenizer_note
 from kept.checkpoint.finite import first_not_finite
-from kept.checkpoint.staging import Staging, staging
+from kept.checkpoint.staging import staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
-from kept.errors import CheckpointError, OutputError, Overflow, PromiseError
-from kept.opened import Opened, open_model
+from kept.errors import CheckpointError, OutputError, Overflow
 from kept.passes.expand import ExpandBlocks
 from kept.planning import prepare
+from kept.publishing import require_kept, verify_staged
 from kept.recipe import SAME, Recipe, recipe_from
-from kept.record import RECORD, model_card, record
+from kept.record import RECORD, record
 from kept.reporting import Reporter, Silent
 from kept.writing import fingerprint, small_files, write_small, write_weights
 
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from kept.checkpoint.staging import Staging
+    from kept.opened import Opened
     from kept.passes.expand import Place
     from kept.passes.plan import Plan
-    from kept.verification.text import Sample
+    from kept.planning import Ready
     from kept.verification.verify import Verification
 
 
@@ -101,18 +103,13 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         except Overflow:
             _check_finite(source)  # says which of its weights is none
             raise
-        if ready.tokens is not None:
-            _check_finite(source)
-        found = _verify_staged(source, stage, planned, ready.tokens, reporter)
-        if found is not None and not isfinite(found.floor.kl):
-            raise CheckpointError(f"{source.path}: its own logits overflow in {found.dtype}; --dtype float32 may help")
-        stage.write("README.md", model_card(source, planned, ready.family, found))
+        found = _measured(ready, stage, reporter)
+        card = model_card(converted(source, ready.family, planned), planned.program.spec, planned.promise, found)
+        stage.write("README.md", card)
         hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
         written = record(source, recipe, planned, hashes, found)
         stage.write(RECORD, to_json(written))
-        if found is not None and found.failure is not None:
-            aside = _set_aside(stage)
-            raise PromiseError(f"{target}: not written; {found.failure}; the result is in {aside} for a look")
+        require_kept(stage, found)
         inputs.check()
         stage.publish()
     note = tokenizer_note(source.path, source.family.name, ready.family.name)
@@ -140,16 +137,16 @@ def rehearse(recipe: Recipe, reporter: Reporter | None = None) -> Rehearsal:
     return done
 
 
-def _verify_staged(
-    source: Opened, stage: Staging, planned: Plan, tokens: Sample | None, reporter: Reporter
-) -> Verification | None:
-    if tokens is None:
+def _measured(ready: Ready, stage: Staging, reporter: Reporter) -> Verification | None:
+    """What is staged against its source, where that was asked for."""
+    if ready.tokens is None:
         return None
-    from kept.verification.verify import layer_runs, verify_pair
-
-    output = open_model(stage.path)
-    with reporter.stage("verify", layer_runs(source, output, planned.claim), "layer runs") as advance:
-        return verify_pair(source, output, tokens, planned.claim, progress=advance)
+    source = ready.source
+    _check_finite(source)
+    found = verify_staged(source, stage, ready.tokens, ready.plan.claim, reporter)
+    if not isfinite(found.floor.kl):
+        raise CheckpointError(f"{source.path}: its own logits overflow in {found.dtype}; --dtype float32 may help")
+    return found
 
 
 def _check_finite(source: Opened) -> None:
@@ -161,19 +158,3 @@ def _check_finite(source: Opened) -> None:
         raise CheckpointError(
             f"{file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
         )
-
-
-def _set_aside(stage: Staging) -> Path:
-    """Publish a result that broke its promise as `.unkept`, in place of an earlier one."""
-    first = stage.target.with_name(f"{stage.target.name}.unkept")
-    places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
-    aside = next(place for place in places if _is_ours(place) or not os.path.lexists(place))
-    if _is_ours(aside):
-        rmtree(aside)
-    Staging(stage.path, aside).publish()
-    return aside
-
-
-def _is_ours(place: Path) -> bool:
-    """Whether a directory is the output of a conversion; a link to one is not."""
-    return not place.is_symlink() and (place / RECORD).is_file()

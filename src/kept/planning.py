@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from kept.checkpoint.writer import Shard
     from kept.families.table import Family
+    from kept.ir.spec import Spec
     from kept.reporting import Reporter
     from kept.verification.text import Sample
 
@@ -142,12 +143,17 @@ def _sample(source: Opened, planned: Plan, recipe: Recipe) -> Sample | None:
     """The tokens to verify on, read before anything is written; None where verification is left out."""
     if recipe.verify_tokens == 0:
         return None
+    text = None if recipe.text is None else Path(recipe.text)
+    return short_sample(source, planned.program.spec, recipe.verify_tokens, text)
+
+
+def short_sample(source: Opened, output: Spec, count: int | None = None, text: Path | None = None) -> Sample:
+    """The tokens on which an output is measured before it has its name: `count`, or fewer the larger the model is."""
     from kept.verification.text import sample
 
-    count = recipe.verify_tokens or (512 if source.program.parameters < SMALL else 64)
-    spec = planned.program.spec
-    text = None if recipe.text is None else Path(recipe.text)
-    return sample(source.path, spec.vocabulary, spec.context, count, text)
+    context = min(source.program.spec.context, output.context)
+    count = count or (512 if source.program.parameters < SMALL else 64)
+    return sample(source.path, output.vocabulary, context, count, text)
 
 
 def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torch.Tensor] | None:

@@ -1,4 +1,4 @@
-"""`kept.json` and the model card: what was done to a checkpoint, and what was measured.
+"""`kept.json`: what was done to a checkpoint, and what was measured.
 
 Free of times and of where source and output lie, so that the same conversion writes the same bytes.
 """
@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
-from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.writer import finite
 from kept.errors import CheckpointError
@@ -25,7 +21,6 @@ from kept.runtimes import notes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kept.families.table import Family
     from kept.ir.program import Program
     from kept.opened import Opened
     from kept.passes.plan import Plan
@@ -33,11 +28,6 @@ if TYPE_CHECKING:
     from kept.verification.verify import Verification
 
 RECORD = "kept.json"
-
-RESTRICTED = {
-    "orion": "Weights that descend from Orion-14B carry its community licence, whatever the licence of the code."
-}
-"""Families whose weights are known to have terms of their own."""
 
 
 def record(
@@ -71,32 +61,6 @@ def verification_table(found: Verification) -> dict[str, Any]:
     return {**table, "promise": str(found.promise), "kept": found.failure is None, "failure": found.failure}
 
 
-def model_card(source: Opened, plan: Plan, family: Family, found: Verification | None) -> bytes:
-    """The output's README.md."""
-    template = files("kept").joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - Markdown from our own values
-    )
-    text = environment.from_string(template).render(
-        source=source,
-        name=source.name,
-        target=family.name,
-        stock=family.stock,
-        spec=plan.program.spec,
-        plan=plan,
-        found=found,
-        notes=notes(plan),
-        loader=loader(source.family.name, family.name),
-        licence=stated_licence(source.path),
-        licence_files=[*licences(source.path)],
-        restricted=RESTRICTED.get(source.family.name),
-    )
-    return text.encode()
-
-
 def _described(program: Program) -> dict[str, Any]:
     """A model in words and in figures; `cache_bytes` are those of one token's keys and values."""
     return {
@@ -120,6 +84,17 @@ def expansions(source: Opened, plan: Plan) -> list[dict[str, list[int]]]:
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{file}: its expansions are not those of this model; remove the file") from None
     return [*moved, *({"layers": [*one.layers], "copies_of": [*one.copies_of]} for one in plan.expansions)]
+
+
+def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...]:
+    """The layers that block expansions added, by the record of a model of `after` layers, whose source had `before`.
+
+    None where the record says nothing that explains the difference.
+    """
+    found = record.get("expansions")
+    lists = [one.get("layers") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    numbers = {n for layers in lists if isinstance(layers, list) for n in layers if type(n) is int and 0 <= n < after}
+    return tuple(sorted(numbers)) if before + len(numbers) == after else ()
 
 
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass

@@ -14,7 +14,7 @@ from kept.passes.base import Promise
 from kept.passes.plan import Claim
 from kept.planning import make_plan
 from kept.recipe import MOST_TOKENS, recipe_from
-from kept.record import RECORD
+from kept.record import RECORD, copies
 from kept.reporting import Reporter, Silent
 from kept.writing import described
 
@@ -93,6 +93,9 @@ def recorded(before: Opened, after: Opened) -> Claim:
     stated = read_json(after.path / RECORD)
     try:
         promise = Promise(stated["promise"])
+        if "healed" in stated:  # what was learned is in no plan
+            depths = (one.program.spec.depth for one in (before, after))
+            return Claim(promise, copies=copies(stated, *depths))
         recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from heal_runs import STEPS, finish, folder_of, losses, settings, start
+from heal_runs import STEPS, finish, folder_of, losses, settings, start, start_meeting
 from kept.healing import heal
 
 if TYPE_CHECKING:
@@ -81,3 +81,7 @@ def test_ranks_without_a_row_of_their_own(
     assert finish(start(two, ranks=2)) == [0, 0]
     tolerance = 1e-4 if one.precision == "float32" else 1e-2  # sums of bfloat16 in another order
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=tolerance)
+
+
+def test_ranks_wait_while_one_of_them_writes() -> None:
+    assert finish(start_meeting()) == [0, 0]

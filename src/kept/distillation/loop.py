@@ -27,7 +27,7 @@ from kept.distillation.states import clear, random_state
 from kept.errors import InputError, KeptError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from kept.distillation.closed import TopK
@@ -62,6 +62,11 @@ class Measured:
     tokens: int
     losses: Mapping[str, float]
     agreement: float
+
+
+def best_of(history: Sequence[Measured]) -> Measured:
+    """The measurement whose weights are kept: the first with the least held-out loss."""
+    return min(history, key=lambda one: one.losses["loss"])
 
 
 @dataclass
@@ -177,7 +182,7 @@ class Loop:
         agreement = means.pop("agreement", math.nan)
         self.history.append(Measured(self.step, self.step * self.settings.tokens_a_step, means, agreement))
         self._note("held-out", {**means, "agreement": agreement})
-        if self.history[-1] is min(self.history, key=lambda one: one.losses["loss"]):
+        if self.history[-1] is best_of(self.history):
             learned = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
             self.best = {name: whole(parameter).clone() for name, parameter in learned.items()}
 

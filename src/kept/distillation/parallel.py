@@ -9,6 +9,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     Made = TypeVar("Made")
 
 
+LONGEST_WAIT = timedelta(days=1)
+"""For the first rank to write the largest model and to measure it."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among all: its number, how many there are, and where it computes."""
@@ -55,8 +60,10 @@ class Ranks:
         return min(batch, self.number * each), min(batch, (self.number + 1) * each)
 
     def meet(self) -> None:
-        """Wait for the others."""
-        dist.barrier()
+        """Wait for the others, however long one of them writes: a device's own barrier gives up after minutes."""
+        group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        dist.barrier(group)
+        dist.destroy_process_group(group)
 
     def total(self, *values: float) -> list[float]:
         """Sums over all ranks."""

@@ -24,8 +24,8 @@ from kept.pages.blocks import (
     Table,
     Words,
 )
-from kept.pages.stated import listed, mapped, number, text, whole
 from kept.passes import PASSES, Promise
+from kept.stated import listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,8 +157,7 @@ def parity(record: Record) -> Section | None:
     blocks: list[Block] = [Words(f"{opening}{spread:.3g}."), table, _layers([(name, run) for _, name, run in runs])]
     notes = tuple(text(note) for note in listed(found.get("notes", [])))
     blocks += [Notes(notes)] * bool(notes)
-    healed = ", before healing" if "healed" in record else ""
-    return Section("parity", f"How near it is{healed}", tuple(blocks))
+    return Section("parity", "How near it is", tuple(blocks))
 
 
 def _measured(name: str, run: Record) -> tuple[str, ...]:
@@ -194,14 +193,13 @@ def _percent(value: object) -> str:
 
 
 def continuations(record: Record) -> Pairs | None:
-    """What both models wrote when the conversion was verified."""
+    """What both models wrote when the output was verified."""
     found = record.get("verification")
     if found is None or not found["continuations"]:
         return None
     pairs = (mapped(pair) for pair in listed(found["continuations"]))
-    after = "the output, before healing" if "healed" in record else "the output"
     return Pairs(
-        ("the source", after), tuple(Pair(*(text(p[k]) for k in ("prompt", "source", "output"))) for p in pairs)
+        ("the source", "the output"), tuple(Pair(*(text(p[k]) for k in ("prompt", "source", "output"))) for p in pairs)
     )
 
 

@@ -11,7 +11,7 @@ from kept.checkpoint.reader import read_json
 from kept.evaluation.estimate import Figure
 from kept.numbers import uncertain
 from kept.pages.blocks import Bar, Bars, Block, Curve, Fact, Heading, Lines, Pair, Pairs, Point, Shares, Table, Words
-from kept.pages.stated import blamed, listed, mapped, number, text, whole
+from kept.stated import blamed, listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

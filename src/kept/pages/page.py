@@ -15,8 +15,8 @@ from kept.checkpoint.staging import write_whole
 from kept.errors import InputError
 from kept.pages import conversion, evaluation, healing
 from kept.pages.blocks import Heading, Page, Pairs, Section, Words
-from kept.pages.stated import blamed, text
 from kept.record import RECORD
+from kept.stated import blamed, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,7 +97,7 @@ def _domains(measured: Sequence[Evaluated]) -> Section | None:
 
 def _generations(verified: Pairs | None, given: Pairs | None, measured: Sequence[Evaluated]) -> Section | None:
     """What models wrote, from wherever it is known."""
-    known = [("When the conversion was verified", verified), ("With stock transformers", given)]
+    known = [("When it was verified", verified), ("With stock transformers", given)]
     known += [pair for one in measured for pair in one.pairs]
     blocks = tuple(block for title, pairs in known if pairs is not None for block in (Heading(title), pairs))
     opening = Words("What two models write after the same prompt. What differs, from where they part, is marked.")

@@ -1,0 +1,126 @@
+"""The model card: where an output came from, what was done, what was measured, and how it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from kept import healed as healings
+from kept.checkpoint.companions import licences, loader, stated_licence
+from kept.errors import printable
+from kept.passes import PASSES, Promise
+from kept.recipe import SAME
+from kept.runtimes import notes
+from kept.stated import listed, mapped, text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from kept.families.table import Family
+    from kept.ir.spec import Spec
+    from kept.opened import Opened
+    from kept.passes.plan import Plan
+    from kept.verification.verify import Verification
+
+RESTRICTED = {
+    "orion": "Weights that descend from Orion-14B carry its community licence, whatever the licence of the code."
+}
+"""Families whose weights are known to have terms of their own."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pass that ran: its name, what it promised, and what it does."""
+
+    name: str
+    promise: Promise
+    summary: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an output was made of, and how: `steps` is None where no conversion is known.
+
+    `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes;
+    `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet.
+    """
+
+    name: str
+    family: str
+    target: str
+    steps: tuple[Step, ...] | None
+    notes: tuple[str, ...]
+    licensed: Path
+    stock: bool = True
+    copies: tuple[int, ...] = ()
+
+
+def converted(source: Opened, target: Family, plan: Plan) -> Origin:
+    """The origin of a plan's result."""
+    steps = tuple(Step(step.rewrite.name, step.promise, step.rewrite.summary) for step in plan.steps)
+    told = tuple(map(str, notes(plan)))
+    return Origin(source.name, source.family.name, target.name, steps, told, source.path, target.stock, plan.copies)
+
+
+def recorded(opened: Opened, record: Mapping[str, Any]) -> Origin:
+    """The origin of an output by its record, and without one of a conversion, the model itself.
+
+    Raises LookupError, TypeError or ValueError where the record is not as kept writes it (see `kept.stated.blamed`).
+    """
+    if not {"source", "recipe"} <= record.keys():
+        return Origin(opened.name, opened.family.name, opened.family.name, None, (), opened.path)
+    target = printable(text(record["recipe"]["to"]))
+    return Origin(
+        printable(text(record["source"]["name"])),
+        printable(text(record["source"]["family"])),
+        opened.family.name if target == SAME else target,
+        tuple(_step(mapped(step)) for step in listed(record["passes"])),
+        tuple(printable(text(note)) for note in listed(record["runtimes"])),
+        opened.path,
+        opened.family.stock,
+    )
+
+
+def _step(step: Mapping[str, Any]) -> Step:
+    name = printable(text(step["name"]))
+    return Step(name, Promise(text(step["promise"])), PASSES[name].summary if name in PASSES else "")
+
+
+def model_card(
+    origin: Origin,
+    spec: Spec,
+    promise: Promise,
+    found: Verification | None,
+    healed: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The output's README.md. `healed` is what the record says of healing, where that was done."""
+    template = files("kept").joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - Markdown from our own values
+    )
+    rendered = environment.from_string(template).render(
+        origin=origin,
+        spec=spec,
+        promise=promise,
+        found=found,
+        healed=None if healed is None else _healed(healed),
+        reference="the source" if healed is None else "the teacher",
+        loader=loader(origin.family, origin.target),
+        licence=stated_licence(origin.licensed),
+        licence_files=[*licences(origin.licensed)],
+        restricted=RESTRICTED.get(origin.family),
+    )
+    return rendered.encode()
+
+
+def _healed(healed: Mapping[str, Any]) -> dict[str, Any]:
+    head, rows = healings.held_out(healed)
+    said = printable(healings.asked(healed)), healings.in_words(healed)
+    return {"asked": said[0], "said": said[1], "head": ("held out", *head[1:]), "rows": rows}

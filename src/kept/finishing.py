@@ -1,0 +1,131 @@
+"""Finishing a healed model: its files, what is measured of them, the card, the record, and at last the name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.card import Origin, model_card, recorded
+from kept.checkpoint.companions import companions
+from kept.checkpoint.reader import read_json
+from kept.checkpoint.staging import Staging, staging
+from kept.checkpoint.stream import digest
+from kept.checkpoint.writer import finite, shards, to_json
+from kept.passes.base import Promise
+from kept.passes.plan import Claim
+from kept.planning import STALE, short_sample
+from kept.publishing import require_kept, verify_staged
+from kept.record import RECORD, copies, verification_table
+from kept.stated import blamed
+from kept.writing import write_small, write_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kept.distillation.loop import Measured
+    from kept.distillation.settings import Settings
+    from kept.distillation.trainable import Trainable
+    from kept.ir.tensors import Lazy
+    from kept.lessons import Pair
+    from kept.reporting import Reporter
+    from kept.verification.text import Sample
+    from kept.verification.verify import Verification
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run did: what it was asked, what learned, from how much of what, and what was measured on the way."""
+
+    settings: Settings
+    learned: Trainable
+    sources: Mapping[str, Mapping[str, int]]
+    history: Sequence[Measured]
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """As a record keeps it."""
+        table: dict[str, Any] = finite(
+            {
+                "settings": {key: value for key, value in self.settings.to_dict().items() if key != "out"},
+                "learned": {"parameters": self.learned.parameters, "of": self.learned.of},
+                "sources": self.sources,
+                "held_out": [{**asdict(one), **one.losses} for one in self.history],
+            }
+        )
+        return table
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A student's output before anything is learned, when whatever is wrong with it costs nothing yet.
+
+    `record` is what its `kept.json` says, and empty without one. `sample` is what it will be measured on; None where
+    no teacher is at hand, or one whose stream is of another width.
+    """
+
+    pair: Pair
+    record: Mapping[str, Any]
+    origin: Origin
+    sample: Sample | None
+
+    @classmethod
+    def of(cls, pair: Pair) -> Draft:
+        """The draft of a pair. Raises CheckpointError for a damaged record, InputError where no text fits."""
+        file = pair.student.path / RECORD
+        record = read_json(file) if file.is_file() else {}
+        with blamed(file, "the record", "convert again, or remove it"):
+            origin = recorded(pair.student, record)
+        return cls(pair, record, origin, _sample(pair))
+
+    def write(self, weights: Mapping[str, Lazy], course: Course, reporter: Reporter) -> Verification | None:
+        """Write the student with these weights in place of its own, as its family does; measured before it is named.
+
+        Raises PromiseError where it puts out what is no number.
+        """
+        student = self.pair.student
+        program = student.program.updated(student.program.spec, weights)
+        parts = shards(student.family.write(program))
+        config = {key: value for key, value in student.config.items() if key not in STALE}
+        healed = course.table if self.pair.cache is None else {**course.table, "teacher_cache": self.pair.cache.about}
+        fingerprint = {"settings": dict(course.settings.to_dict()), "measured": healed["held_out"]}
+        with staging(Path(course.settings.out), fingerprint) as stage:
+            small = write_small(stage, parts, config, companions(student.path, program.spec))
+            hashes = write_weights(stage, parts, student, reporter)
+            found = self._measured(stage, reporter)
+            stage.write("README.md", model_card(self.origin, program.spec, Promise.LOSSY, found, healed))
+            hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
+            stage.write(RECORD, to_json(self._record(healed, hashes, found)))
+            require_kept(stage, found)
+            stage.publish()
+        return found
+
+    def _measured(self, stage: Staging, reporter: Reporter) -> Verification | None:
+        if self.pair.teacher is None or self.sample is None:
+            return None
+        teacher, student = (one.program.spec.depth for one in (self.pair.teacher, self.pair.student))
+        claim = Claim(Promise.LOSSY, copies=copies(self.record, teacher, student))
+        return verify_staged(self.pair.teacher, stage, self.sample, claim, reporter)
+
+    def _record(
+        self, healed: Mapping[str, Any], hashes: Mapping[str, Mapping[str, str]], found: Verification | None
+    ) -> dict[str, Any]:
+        """The student's own record, with what healing changed: it keeps no promise any more, and is measured."""
+        return {
+            **self.record,
+            "kept": version("kept"),
+            "torch": version("torch"),
+            "promise": str(Promise.LOSSY),
+            "verification": None if found is None else verification_table(found),
+            "healed": {**healed, "student": {"name": self.pair.student.name, "files": hashes["source"]}},
+            "files": hashes["output"],
+        }
+
+
+def _sample(pair: Pair) -> Sample | None:
+    """The tokens to measure on, where there is a teacher whose stream can be compared, layer by layer."""
+    spec = pair.student.program.spec
+    if pair.teacher is None or pair.teacher.program.spec.width != spec.width:
+        return None
+    return short_sample(pair.teacher, spec)

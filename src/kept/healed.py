@@ -1,0 +1,107 @@
+"""What a record says of healing, in words and figures: for the model card, and for the report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.distillation.settings import SELF
+from kept.numbers import parameters
+from kept.stated import listed, mapped, number, text, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Record = Mapping[str, Any]
+
+LOSSES = {
+    "kl": "KL from the teacher, nats a token",
+    "reverse": "reverse KL, nats a token",
+    "jsd": "Jensen-Shannon divergence, nats a token",
+    "ce": "cross-entropy with the text, nats a token",
+    "hidden": "error of the streams",
+    "loss": "the weighted sum that is minimised",
+}
+"""The losses in words, the one that counts most first."""
+
+NOTHING_BETTER = "No step made the held-out loss less than it was: the weights are those that it began with."
+
+
+def measurements(healed: Record) -> list[dict[str, Any]]:
+    """The held-out measurements. Raises ValueError where there is none."""
+    found = [mapped(one) for one in listed(healed["held_out"])]
+    if not found:
+        raise ValueError("it has no measurement")
+    return found
+
+
+def ends(measured: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first measurement, and the best, which is what was written."""
+    known = [one for one in measured if not math.isnan(number(one["loss"]))] or [measured[0]]
+    return measured[0], min(known, key=lambda one: number(one["loss"]))
+
+
+def main_loss(one: Record) -> str:
+    """The loss that says most: the divergence from the teacher where it was measured."""
+    return next(key for key in ("kl", "jsd", "reverse", "loss") if key in one)
+
+
+def in_words(healed: Record) -> str:
+    """What healing did, in a sentence."""
+    first, best = ends(measurements(healed))
+    if not whole(best["tokens"]):
+        return NOTHING_BETTER
+    key = main_loss(first)
+    name, before, after = LOSSES[key].partition(",")[0], number(first[key]), number(best[key])
+    return f"Healing on {whole(best['tokens']):,} tokens took the held-out {name} from {before:.3g} to {after:.3g}."
+
+
+def asked(healed: Record) -> str:
+    """What learned, from whom and on what, and the settings that decide the result."""
+    settings = mapped(healed["settings"])
+    names = (text(one).rpartition("=") for one in listed(settings["data"]))
+    texts = ", ".join(name or Path(path).stem for name, _, path in names)
+    heard = "texts that the teacher wrote" if texts == SELF else texts
+    rows = whole(settings["batch"]) * whole(settings["accumulate"])
+    how = f"rate {number(settings['rate']):g}, {text(settings['schedule'])}; {text(settings['precision'])}"
+    what = f"{text(settings['train'])}{_parameters(healed)}{_whose(settings)}"
+    return (
+        f"What learned: {what}; on: {heard}{_corpus(healed)}. "
+        f"Rows of {whole(settings['length']):,} tokens, {rows} a step; {how}."
+    )
+
+
+def held_out(healed: Record) -> tuple[tuple[str, str, str], tuple[tuple[str, str, str], ...]]:
+    """A table's head and rows: each loss before, and as it was at best."""
+    first, best = ends(measurements(healed))
+    keys = [key for key in LOSSES if key in first and not (key == "loss" and first[key] == first[main_loss(first)])]
+    rows = [(LOSSES[key], f"{number(first[key]):.4g}", f"{number(best[key]):.4g}") for key in keys]
+    if "ce" in first:
+        rows.append(("perplexity of the text", _perplexity(number(first["ce"])), _perplexity(number(best["ce"]))))
+    if not math.isnan(number(first["agreement"])):
+        before, after = (f"{100 * number(one['agreement']):.2f} %" for one in (first, best))
+        rows.append(("same first choice", before, after))
+    return ("what", "before", f"after {whole(best['tokens']):,} tokens"), tuple(rows)
+
+
+def _parameters(healed: Record) -> str:
+    """How many learned, of how many."""
+    learned, of = (parameters(whole(healed["learned"][key])) for key in ("parameters", "of"))
+    return f", {learned} of {of} parameters,"
+
+
+def _whose(settings: Record) -> str:
+    teacher = settings["teacher"] or settings.get("teacher_cache")
+    return "" if teacher is None else f" from {Path(text(teacher)).name}"
+
+
+def _corpus(healed: Record) -> str:
+    """How much text there was, and how much of it was held out."""
+    sources = [mapped(one) for one in mapped(healed["sources"]).values()]
+    had, held = (sum(whole(one[key]) for one in sources) for key in ("tokens", "held_out_tokens"))
+    return f" ({had:,} tokens, and {held:,} held out)"
+
+
+def _perplexity(nats: float) -> str:
+    return f"{math.exp(nats):.4g}" if nats < 700 else "beyond what a float holds"

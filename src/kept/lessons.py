@@ -1,0 +1,144 @@
+"""What a student learns from: a teacher that reads the same tokens, and texts or the teacher's own samples in rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.distillation.settings import SELF, Settings
+from kept.errors import InputError
+from kept.opened import Opened, open_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from kept.distillation.mixture import Mixture
+    from kept.distillation.offline import Cached
+    from kept.distillation.packing import Stream
+    from kept.distillation.tokens import Tokens
+    from kept.reporting import Reporter
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Who learns from whom: a teacher that runs, what a cache says of one, or the texts alone."""
+
+    student: Opened
+    teacher: Opened | None
+    cache: Cached | None = None
+
+    @classmethod
+    def open(cls, settings: Settings) -> Pair:
+        """The models that settings name. Raises InputError where they do not belong together."""
+        from kept.distillation.offline import Cached
+
+        student = open_model(settings.student)
+        teacher = None if settings.teacher is None else open_model(settings.teacher)
+        cache = None if settings.teacher_cache is None else Cached.open(Path(settings.teacher_cache))
+        check_pair(student, teacher, settings.length)
+        return cls(student, teacher, cache)
+
+
+def check_pair(student: Opened, teacher: Opened | None, length: int) -> None:
+    """Raise InputError where rows are longer than a model's positions, or the two read other tokens."""
+    from kept.verification.text import Reader, difference
+
+    check_sizes(student, teacher, length)
+    if teacher is None:
+        return
+    found = difference(Reader(student.path), Reader(teacher.path))
+    if found is not None:
+        raise InputError(
+            f"{student.path}: has another tokenizer than its teacher {teacher.path}: {found}; "
+            "name the model that it was converted from"
+        )
+
+
+def check_sizes(student: Opened, teacher: Opened | None, length: int) -> None:
+    """The part of it that configs tell: positions, and how many tokens there are."""
+    for opened in filter(None, (student, teacher)):
+        if length > opened.program.spec.context:
+            raise InputError(
+                f"length: is {length}, {opened.path} has {opened.program.spec.context} positions; make rows shorter"
+            )
+    if teacher is None:
+        return
+    sizes = student.program.spec.vocabulary, teacher.program.spec.vocabulary
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"{student.path}: has {sizes[0]} tokens, its teacher {teacher.path} has {sizes[1]}; "
+            "name the model that it was converted from"
+        )
+
+
+def stream(settings: Settings, pair: Pair, reporter: Reporter) -> Stream:
+    """The tokens to learn from, in rows that are cut anew each epoch, or in those that a teacher's cache has."""
+    from kept.distillation.packing import Stream, check
+    from kept.distillation.rows import Rows, RowStream
+
+    found = mixture(settings, pair, reporter)
+    if pair.cache is None:
+        made = Stream(found, settings.batch, settings.length, settings.seed)
+    else:
+        pair.cache.require(named(settings, pair, found))
+        made = RowStream(Rows(found, settings.length, pair.cache.about["counts"]), settings.batch, settings.seed)
+    check(made, pair.student.program.spec.vocabulary, pair.student.program.spec.context)
+    return made
+
+
+def mixture(settings: Settings, pair: Pair, reporter: Reporter) -> Mixture:
+    """The tokens to learn from and to measure on: texts, or what the teacher says."""
+    from kept.distillation.mixture import Mixture, parse_weights
+
+    weights = None if settings.mixture is None else parse_weights(settings.mixture)
+    drawn = settings.data == (SELF,)
+    sources = _sampled(settings, pair.teacher, reporter) if drawn else _texts(settings, pair.student, reporter)
+    return Mixture(sources, weights, settings.hold_out)
+
+
+def named(settings: Settings, pair: Pair, found: Mixture) -> dict[str, Any]:
+    """What a teacher's cache must have been made of for a run; without the teacher itself that is not compared."""
+    from kept.distillation.offline import FORMAT, data_sum
+    from kept.distillation.sampled import teacher_sum
+
+    return {
+        "format": FORMAT,
+        "vocabulary": pair.student.program.spec.vocabulary,
+        "length": settings.length,
+        "hold_out": settings.hold_out,
+        "temperature": settings.temperature,
+        "data": data_sum(found),
+        **({} if pair.teacher is None else {"teacher": teacher_sum(pair.teacher)}),
+    }
+
+
+def dtype_of(settings: Settings) -> torch.dtype:
+    """That of the arithmetic."""
+    import torch
+
+    made: torch.dtype = getattr(torch, settings.precision)
+    return made
+
+
+def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str, Tokens]:
+    from kept.distillation.documents import Source
+    from kept.distillation.tokens import tokenise
+    from kept.verification.text import Reader
+
+    sources: dict[str, Tokens] = {}
+    for given in settings.data:
+        name, _, path = given.rpartition("=")
+        sources[name or Path(path).stem] = tokenise(Source((Path(path),)), Reader(student.path), reporter=reporter)
+    return sources
+
+
+def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:
+    from kept.distillation.sampled import Sampling, sampled, teacher_sum
+    from kept.nn import Model
+
+    assert teacher is not None, "settings ask for one"
+    length = min(settings.length, teacher.program.spec.context)
+    sampling = Sampling(-(-settings.tokens // length), length, seed=settings.seed)
+    model = Model.load(teacher.program, dtype_of(settings))
+    return {SELF: sampled(model, teacher_sum(teacher), sampling, reporter=reporter)}

@@ -1,0 +1,220 @@
+"""What healing writes is as good as what a conversion writes: measured, told on a card, whole, and verified again."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import kept
+from heal_runs import STEPS, folder_of, losses, settings
+from kept import display, finishing
+from kept.caching import cache_teacher
+from kept.checking import check
+from kept.distillation.loop import Loop
+from kept.errors import CheckpointError, PromiseError
+from kept.healed import NOTHING_BETTER
+from kept.healing import Healed, heal
+from kept.passes.base import Promise
+from kept.record import verification_table
+from stored import change_json, read_json, write_readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def done(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Healed:
+    return heal(settings(pair, corpus, tmp_path_factory.mktemp("done") / "out", tokens=60 * 128))
+
+
+def card(path: Path) -> str:
+    return (path / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_record_has_the_verification_of_what_was_written(done: Healed, pair: tuple[Path, Path]) -> None:
+    record = read_json(done.path / "kept.json")
+    assert done.verification is not None
+    assert record["verification"] == verification_table(done.verification)
+    assert record["promise"] == record["verification"]["promise"] == "lossy"
+    student = kept.verify(pair[0], pair[1], tokens=512)
+    assert record["verification"]["output"]["kl"] < student.output.kl, "not the conversion's figures"
+    assert (record["recipe"], record["passes"]) == tuple(
+        read_json(pair[1] / "kept.json")[k] for k in ("recipe", "passes")
+    )
+
+
+def test_verified_again_it_is_lossy_and_measures_the_same(done: Healed, pair: tuple[Path, Path]) -> None:
+    again = kept.verify(pair[0], done.path, tokens=512)
+    assert (again.promise, again.altered, again.failure, again.proof) == (Promise.LOSSY, (), None, None)
+    assert done.verification is not None
+    assert again.output == done.verification.output
+    assert not [note for note in again.notes if "not the source" in note]
+
+
+def test_the_output_is_whole(done: Healed) -> None:
+    found = check(done.path)
+    assert (found.damage, found.remarks) == ((), ())
+    listed = read_json(done.path / "kept.json")["files"]
+    assert {*listed, "kept.json"} == {file.name for file in done.path.iterdir()}
+    assert "README.md" in listed
+
+
+def test_the_card_says_what_learned_and_what_that_did(done: Healed) -> None:
+    said, record = card(done.path), read_json(done.path / "kept.json")
+    first, best = done.history[0], done.best
+    assert "# orion, as a stock llama, healed\n" in said
+    assert "Promise of the whole: **lossy**" in said
+    assert "| `layernorm-to-rmsnorm` | lossy | LayerNorm becomes RMSNorm |" in said
+    assert "What learned: norms, 448 of 134 K parameters, from orion; on: lines (" in said
+    assert f"Healing on {best.tokens:,} tokens took the held-out KL from the teacher from" in said
+    assert f"| KL from the teacher, nats a token | {first.losses['kl']:.4g} | {best.losses['kl']:.4g} |" in said
+    assert f"| {record['verification']['output']['kl']:.2g} |" in said
+    assert "against the teacher run in float64" in said
+    assert re.search(r"Perplexity of that text: [\d.]+ in the teacher,\n[\d.]+ here\. Promise lossy: measured", said)
+    assert "\n\n\n" not in said
+
+
+def test_a_record_says_who_learned_from_how_much(done: Healed, pair: tuple[Path, Path]) -> None:
+    healed = read_json(done.path / "kept.json")["healed"]
+    assert healed["learned"] == {"parameters": 448, "of": done.learned.of}
+    assert healed["sources"]["lines"]["documents"] > 390
+    assert healed["student"]["name"] == "plain"
+    weights = "model.safetensors"
+    assert healed["student"]["files"][weights] == read_json(pair[1] / "kept.json")["files"][weights]
+
+
+def test_the_command_shows_the_verification(done: Healed, capsys: pytest.CaptureFixture[str]) -> None:
+    display.healed(done)
+    shown = capsys.readouterr().out
+    assert "the output, in float32" in shown
+    assert shown.index("held-out") < shown.index("parameters learned") < shown.index("promise lossy: measured")
+    assert NOTHING_BETTER not in shown
+
+
+def test_the_page_of_a_healed_model_shows_it_as_it_is(done: Healed, tmp_path: Path) -> None:
+    page = kept.report(done.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
+    assert "before healing" not in page
+    assert "promise lossy" in page
+
+
+# ----------------------------------------------------------------------------------------------- where less is known
+
+
+def test_a_student_that_kept_did_not_make(corpus: Path, tmp_path: Path) -> None:
+    teacher, student = (write_readable(tmp_path / name, "llama", seed=seed) for seed, name in enumerate(("one", "two")))
+    change_json(student / "config.json", auto_map={"AutoConfig": "code.Config"})
+    (student / "README.md").write_text("---\nlicense: apache-2.0\n---\nThe figures of old.\n", encoding="utf-8")
+    made = heal(settings((teacher, student), corpus, tmp_path / "out"))
+    said = card(made.path)
+    assert "# two, healed\n" in said
+    assert "What was done" not in said
+    assert "figures of old" not in said
+    assert 'license: "apache-2.0"' in said
+    assert "auto_map" not in read_json(made.path / "config.json"), "the code is not there"
+    assert made.record["promise"] == "lossy"
+    assert kept.verify(teacher, made.path, tokens=16).promise is Promise.LOSSY
+    assert check(made.path).damage == ()
+    assert kept.report(made.path).sections == ("parity", "healing", "generations", "load")
+
+
+def test_without_a_teacher_nothing_is_measured(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    cached = cache_teacher(replace(given, out=str(tmp_path / "teacher")), k=5)
+    made = heal(replace(given, teacher=None, teacher_cache=str(cached.path)))
+    assert made.verification is made.record["verification"] is None
+    assert made.record["promise"] == "lossy"
+    assert "Nothing: no teacher of its width was at hand." in card(made.path)
+    assert "448 of 134 K parameters, from teacher; on: lines" in card(made.path)
+    assert check(made.path).damage == ()
+    assert kept.verify(pair[0], made.path, tokens=16).promise is Promise.LOSSY
+
+
+def test_texts_alone_leave_no_number_that_json_lacks(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    made = heal(settings(pair, corpus, tmp_path / "out", teacher=None, kl=0.0, ce=1.0))
+    assert "NaN" not in (made.path / "kept.json").read_text(encoding="utf-8")
+    assert made.record["healed"]["held_out"][0]["agreement"] is None
+    assert "same first choice" not in card(made.path).split("## What was measured")[0]
+    assert "nan" not in card(made.path)
+
+
+def test_a_teacher_of_another_width_teaches_and_measures_nothing(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path
+) -> None:
+    wide = write_readable(tmp_path / "wide", "llama", hidden_size=128)
+    made = heal(settings((wide, pair[1]), corpus, tmp_path / "out"))
+    assert made.verification is None
+    assert made.best.step > 0
+
+
+# -------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_where_nothing_got_better_that_is_said(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = heal(settings(pair, corpus, tmp_path / "out", rate=100.0, schedule="constant", patience=1))
+    assert made.best.step == 0
+    display.healed(made)
+    page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
+    for told in (capsys.readouterr().out, card(made.path), page):
+        assert NOTHING_BETTER in " ".join(told.split())
+    before, after = (kept.open_model(path).files[0].read_bytes() for path in (pair[1], made.path))
+    assert before == after
+
+
+def test_a_result_that_puts_out_no_number_has_another_name(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = finishing.verify_staged
+
+    def says_no(*given: Any) -> Any:
+        found = original(*given)
+        return replace(found, output=replace(found.output, kl=math.nan))
+
+    given = settings(pair, corpus, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(finishing, "verify_staged", says_no)
+        with pytest.raises(PromiseError, match=r"out: not written; .* not finite; the result is in .*out\.unkept for"):
+            heal(given)
+    assert not (tmp_path / "out").exists()
+    assert read_json(tmp_path / "out.unkept" / "kept.json")["verification"]["kept"] is False
+    assert heal(given).path.is_dir(), "the same command goes on from the last checkpoint"
+
+
+def test_stopped_while_it_is_measured_it_is_not_written_and_goes_on(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    given = settings(pair, corpus, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(finishing, "verify_staged", stops)
+        with pytest.raises(KeyboardInterrupt):
+            heal(given)
+    assert not (tmp_path / "out").exists()
+    assert len(losses(tmp_path / "out")) == STEPS
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_update", stops)  # nothing is learned again
+        again = heal(given)
+    whole = heal(replace(given, out=str(tmp_path / "whole")))
+    assert again.record["files"]["model.safetensors"] == whole.record["files"]["model.safetensors"]
+    assert again.record["verification"] == whole.record["verification"]
+    assert not [*folder_of(tmp_path / "out").glob("step-*")]
+
+
+@pytest.mark.parametrize("changes", [{"source": {}}, {"passes": [{"name": 3}]}, {"runtimes": {}}, {"recipe": []}])
+def test_a_damaged_record_is_named_before_a_step_is_taken(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(pair[1], student)
+    change_json(student / "kept.json", **changes)
+    with pytest.raises(CheckpointError, match=r"student/kept\.json: the record is not as kept writes it"):
+        heal(settings((pair[0], student), corpus, tmp_path / "out"))
+    assert not folder_of(tmp_path / "out").exists()
