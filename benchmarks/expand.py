@@ -90,7 +90,11 @@ def main() -> None:
         "load": {"before": load, "after": os.getloadavg()[0]},
         "source": {"bytes": nbytes, "layers": layers, "new layers": layers // 4},
         "median_seconds": medians,
-        "ratios": {f"kept expand / {name}": round(medians["kept expand"] / one, 2) for name, one in medians.items()},
+        "ratios": {
+            f"kept expand / {name}": round(medians["kept expand"] / one, 2)
+            for name, one in medians.items()
+            if name != "kept expand"
+        },
         "peak_anonymous_mb": {name: max(one.anonymous_mb for one in runs) for name, runs in found.items()},
         "runs": {name: [vars(one) for one in runs] for name, runs in found.items()},
     }

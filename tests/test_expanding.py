@@ -125,6 +125,21 @@ def test_a_conversion_that_expands_knows_what_it_made(tmp_path: Path) -> None:
     assert kept.verify(orion, done.path, tokens=64).failure is None
 
 
+def test_a_family_without_a_stock_class_says_so(tmp_path: Path) -> None:
+    done = kept.expand(write_readable(tmp_path / "orion", "orion"), tmp_path / "out", groups=1, verify_tokens=0)
+    card = (done.path / "README.md").read_text(encoding="utf-8")
+    assert "# orion, as a orion\n" in card
+    assert "transformers has no class for it" in card
+    assert "AutoModelForCausalLM" not in card
+    assert done.note == f"transformers has no class for orion; kept convert {done.path} makes it one that it has"
+    assert kept.convert(done.path, tmp_path / "llama", verify_tokens=64).record["promise"] == "exact"
+
+
+def test_an_expansion_is_carried_on_by_a_conversion(expanded: Path, tmp_path: Path) -> None:
+    record = kept.convert(expanded, tmp_path / "out", to="mistral", verify_tokens=0).record
+    assert (record["new_layers"], record["expansions"]) == ([], [{"layers": [2, 6], "copies_of": [1, 5]}])
+
+
 def test_lists_of_layers_go_and_words_stay(tmp_path: Path) -> None:
     source = write_readable(tmp_path / "mistral", "mistral", hidden_act="gelu_new")
     change_json(source / "config.json", layer_types=["full_attention"] * 3, note="mine")
@@ -235,5 +250,5 @@ def test_a_pass_of_a_recipe_file(source: Path, tmp_path: Path) -> None:
 def test_what_a_family_cannot_say_is_refused(source: Path, tmp_path: Path) -> None:
     """A stack deeper than a config may state."""
     doubled = [{"name": "expand-blocks", "groups": 1, "blocks": count} for count in (5, 10, 20, 40, 80, 160, 320, 361)]
-    with pytest.raises(Refusal, match="num_hidden_layers is 1001"):
+    with pytest.raises(Refusal, match=r"num_hidden_layers is 1001.*; choose other layers, or another target \(to\)$"):
         kept.convert(source, tmp_path / "out", to="same", verify_tokens=0, passes=doubled)

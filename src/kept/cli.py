@@ -60,7 +60,9 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead 
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
 
 CHOICES: tuple[Callable[..., Any], ...] = (
-    click.option("--to", metavar="FAMILY", shell_complete=_words, help="Target family. [default: llama]"),
+    click.option(
+        "--to", metavar="FAMILY", shell_complete=_words, help="Target family; same: the source's own. [default: llama]"
+    ),
     click.option(
         "--norm",
         metavar="MODE",

@@ -113,7 +113,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         inputs.check()
         stage.publish()
     note = tokenizer_note(source.path, source.family.name, ready.family.name)
-    if not ready.family.stock:
+    if note is None and not ready.family.stock:
         note = f"transformers has no class for {ready.family.name}; kept convert {target} makes it one that it has"
     return Conversion(target, planned, found, written, note)
 

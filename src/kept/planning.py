@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.companions import companions
 from kept.checkpoint.staging import check_target
 from kept.checkpoint.writer import grown, shards, unchanged
-from kept.errors import InputError, OutputError
+from kept.errors import InputError, OutputError, Refusal
 from kept.families import TARGETS
 from kept.hub import local
 from kept.opened import Opened, open_model
-from kept.passes.legalize import legalise, run_passes, stand_ins
+from kept.passes.legalize import WAY_OUT, legalise, run_passes, stand_ins
 from kept.passes.plan import Plan, created
 from kept.passes.rms import MEASURED
 from kept.recipe import SAME, Recipe, recipe_from
@@ -74,7 +74,12 @@ def make_plan(
     own = run_passes(source.program, recipe.passes)
     if recipe.norm in MEASURED and gains is None and unmeasured:
         gains = stand_ins(own.program.spec)
-    rest = legalise(own.program, target_family(source, recipe).violations, recipe.options, gains)
+    try:
+        rest = legalise(own.program, target_family(source, recipe).violations, recipe.options, gains)
+    except Refusal as refusal:  # a family holds its own models, so that the recipe's passes are what it cannot say
+        if recipe.to != SAME:
+            raise
+        raise Refusal(f"{str(refusal).removesuffix(WAY_OUT)}choose other layers, or another target (to)") from None
     return Plan((*own.steps, *rest.steps), rest.program)
 
 
