@@ -73,6 +73,23 @@ def test_the_source_s_files_are_there_and_the_new_layers_behind_them(source: Pat
         assert before == after
 
 
+def test_what_the_model_does_not_need_is_left_out(source: Path, tmp_path: Path) -> None:
+    """A buffer that old checkpoints carry; the rest of its file is still copied."""
+    old = shutil.copytree(source, tmp_path / "old")
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file({**tensors_of(source), **buffer}, old / "model.safetensors", metadata={"format": "pt"})
+    out = kept.expand(old, tmp_path / "out", groups=2, verify_tokens=0).path
+    assert len(open_checkpoint(out).files) == 2
+    assert not buffer.keys() & tensors_of(out).keys()
+    assert torch.equal(stock_logits(out, TOKENS), stock_logits(source, TOKENS))
+
+
+def test_where_all_is_written_anew_files_are_too(source: Path, tmp_path: Path) -> None:
+    for options in ({"dtype": "float64"}, {"shard_size": "1GB"}):
+        out = kept.expand(source, tmp_path / next(iter(options)), groups=2, verify_tokens=0, **options).path
+        assert [file.name for file in open_checkpoint(out).files] == ["model.safetensors"]
+
+
 def bytes_of(file: Path) -> bytes:
     """What stands behind a header."""
     raw = file.read_bytes()
