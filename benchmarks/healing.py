@@ -7,7 +7,8 @@ source on English books alone, in rows of 128 tokens. At several numbers of toke
 that were never learned from: English, stories and Python in rows of 128, English and Python in rows of 512, four times
 as long as what was seen. What learns is float32, the arithmetic bfloat16; measured is in float32. Every run has the
 same texts in the same order. A run that was stopped goes on when the same command is given again (`--work`). Prints a
-line for each measurement and writes all of them to benchmarks/results/.
+line for each measurement and writes all of them to benchmarks/results/, and a picture of them to docs/healing.svg
+(`--draw RESULT` draws one that is there).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import torch
+from matplotlib import pyplot as plt
 
 import kept
 from kept.distillation.chunked import Losses, chunked_loss
@@ -303,15 +306,39 @@ def mean(found: Iterable[Losses]) -> dict[str, float]:
     return {name: value / tokens for name, value in sums.items()}
 
 
+def draw(result: Mapping[str, Any], file: Path) -> None:
+    """Held-out KL against tokens, a panel for each text: a colour a start, dotted where all weights learn."""
+    mpl.rcParams["svg.hashsalt"] = "kept"  # the same bytes each time
+    shown = ("english", "python", "python, long")
+    starts = [*dict.fromkeys(run["start"] for run in result["runs"])]
+    figure, panels = plt.subplots(1, len(shown), figsize=(12, 4.2), sharey=True)
+    for panel, text in zip(panels, shown, strict=True):
+        for run in (run for run in result["runs"] if run["tokens"]):
+            points = [(point["tokens"] + 1e4, point[text]["kl"]) for point in run["points"]]
+            style = (":" if run["train"] == "all" else "-") + ("o" if run["data"] == SELF else "")
+            colour = f"C{starts.index(run['start'])}"
+            panel.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=run["name"])
+        panel.set(xscale="log", yscale="log", title=text, xlabel="tokens + 10,000")
+    panels[0].set_ylabel("KL from the source, nats a token")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.tight_layout(rect=(0, 0.16, 1, 1))
+    figure.savefig(file, metadata={"Date": None})
+
+
 def main() -> None:
     """Run and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--source", type=Path)
+    parser.add_argument("--corpora", type=Path)
     parser.add_argument("--tokens", type=int, help="of every run, instead of its own number")
     parser.add_argument("--only", nargs="*", default=[run.name for run in RUNS])
     parser.add_argument("--work", type=Path, default=Path("healing-runs"))
+    parser.add_argument("--draw", type=Path)
     chosen = parser.parse_args()
+    picture = Path(__file__).parents[1] / "docs" / "healing.svg"
+    if chosen.draw is not None:
+        draw(json.loads(chosen.draw.read_text()), picture)
+        return
     chosen.work.mkdir(exist_ok=True)
     with ranks("cpu") as all_ranks:
         bench = Bench(open_model(chosen.source), chosen.corpora, chosen.work, all_ranks)
@@ -330,6 +357,7 @@ def main() -> None:
     }
     file = Path(__file__).parent / "results" / f"{datetime.now(UTC).date()}-healing.json"
     file.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result, picture)
     print(file)
 
 

@@ -54,15 +54,20 @@ def read(file: Path) -> str:
 def candidates(source: Program, calibration: torch.Tensor) -> dict[str, Program]:
     """The program of each mode."""
     llama = FAMILIES["llama"].violations
-    gains = {name: found.gain for name, found in calibrate(source, calibration).items()}
+    found = calibrate(source, calibration)
+    measured = {name: one.gain for name, one in found.items()}, {name: one.lengths for name, one in found.items()}
     modes = {
         "opm": Options(norm="opm"),
         "opm-centred": Options(norm="opm-centred"),
         "calibrated on English": Options(norm="calibrated"),
+        "carried, measured on English": Options(norm="carried"),
         "exact, final bias dropped": Options(final_bias="drop"),
         "exact, affine tail": Options(),
     }
-    return {name: legalise(source, llama, options, gains).program for name, options in modes.items()}
+    return {
+        name: legalise(source, llama, options, measured[options.norm == "carried"]).program
+        for name, options in modes.items()
+    }
 
 
 def run(checkpoint: Path, corpora: Path) -> dict[str, dict[str, dict[str, float]]]:
