@@ -152,6 +152,17 @@ def test_a_family_without_a_stock_class_says_so(tmp_path: Path) -> None:
     assert kept.convert(done.path, tmp_path / "llama", verify_tokens=64).record["promise"] == "exact"
 
 
+def test_the_page_names_the_family_and_the_options(expanded: Path, tmp_path: Path) -> None:
+    page = kept.report(expanded, tmp_path / "page.html").path.read_text(encoding="utf-8")
+    assert "llama, as a stock llama" in page
+    assert "expand-blocks (groups 2, blocks 1, place interleaved)" in page
+    orion = kept.expand(write_readable(tmp_path / "orion", "orion"), tmp_path / "out", at=(1,), verify_tokens=0).path
+    other = kept.report(orion, tmp_path / "other.html").path.read_text(encoding="utf-8")
+    assert "orion, as a orion" in other
+    assert "transformers has no class for orion" in other
+    assert "AutoModelForCausalLM" not in other
+
+
 def test_an_expansion_is_carried_on_by_a_conversion(expanded: Path, tmp_path: Path) -> None:
     record = kept.convert(expanded, tmp_path / "out", to="mistral", verify_tokens=0).record
     assert (record["new_layers"], record["expansions"]) == ([], [{"layers": [2, 6], "copies_of": [1, 5]}])

@@ -12,7 +12,7 @@ from kept import healed as healings
 from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.errors import printable
 from kept.passes import PASSES, Promise
-from kept.recipe import SAME
+from kept.record import target
 from kept.runtimes import notes
 from kept.stated import listed, mapped, text
 
@@ -59,11 +59,11 @@ class Origin:
     copies: tuple[int, ...] = ()
 
 
-def converted(source: Opened, target: Family, plan: Plan) -> Origin:
+def converted(source: Opened, family: Family, plan: Plan) -> Origin:
     """The origin of a plan's result."""
     steps = tuple(Step(step.rewrite.name, step.promise, step.rewrite.summary) for step in plan.steps)
     told = tuple(map(str, notes(plan)))
-    return Origin(source.name, source.family.name, target.name, steps, told, source.path, target.stock, plan.copies)
+    return Origin(source.name, source.family.name, family.name, steps, told, source.path, family.stock, plan.copies)
 
 
 def recorded(opened: Opened, record: Mapping[str, Any]) -> Origin:
@@ -73,11 +73,10 @@ def recorded(opened: Opened, record: Mapping[str, Any]) -> Origin:
     """
     if not {"source", "recipe"} <= record.keys():
         return Origin(opened.name, opened.family.name, opened.family.name, None, (), opened.path)
-    target = printable(text(record["recipe"]["to"]))
     return Origin(
         printable(text(record["source"]["name"])),
         printable(text(record["source"]["family"])),
-        opened.family.name if target == SAME else target,
+        printable(target(record)),
         tuple(_step(mapped(step)) for step in listed(record["passes"])),
         tuple(printable(text(note)) for note in listed(record["runtimes"])),
         opened.path,

@@ -15,8 +15,9 @@ from kept.errors import CheckpointError
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
 from kept.passes.plan import created
-from kept.recipe import options_of
+from kept.recipe import SAME, options_of
 from kept.runtimes import notes
+from kept.stated import text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +85,12 @@ def expansions(source: Opened, plan: Plan) -> list[dict[str, list[int]]]:
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{file}: its expansions are not those of this model; remove the file") from None
     return [*moved, *({"layers": [*one.layers], "copies_of": [*one.copies_of]} for one in plan.expansions)]
+
+
+def target(record: Mapping[str, Any]) -> str:
+    """The family of an output, by its record. Raises LookupError or TypeError where that does not say it."""
+    asked = text(record["recipe"]["to"])
+    return text(record["source"]["family"]) if asked == SAME else asked
 
 
 def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...]:
