@@ -122,15 +122,15 @@ def dtype_of(settings: Settings) -> torch.dtype:
 
 
 def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str, Tokens]:
-    from kept.distillation.documents import Source
+    from kept.distillation.documents import Source, named_paths
     from kept.distillation.tokens import tokenise
     from kept.verification.text import Reader
 
-    sources: dict[str, Tokens] = {}
-    for given in settings.data:
-        name, _, path = given.rpartition("=")
-        sources[name or Path(path).stem] = tokenise(Source((Path(path),)), Reader(student.path), reporter=reporter)
-    return sources
+    reader = Reader(student.path)
+    return {
+        name: tokenise(Source((path,), settings.field), reader, reporter=reporter)
+        for name, path in named_paths(settings.data).items()
+    }
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from heal_data import write_lines
-from kept.distillation.documents import Document, Source
+from kept.distillation.documents import Document, Source, named_paths
 from kept.errors import InputError
 
 if TYPE_CHECKING:
@@ -220,3 +220,40 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write_lines(tmp_path / "a.jsonl", {"text": "one"})
     assert texts(tmp_path / "a.jsonl") == ["one"]
     assert [entry for name in ("HF_HOME", "TMPDIR") for entry in (tmp_path / name).rglob("*")] == []
+
+
+# ----------------------------------------------------------------------------------------------------- names of paths
+
+
+def test_paths_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there as it is written is a path; a name ends at the first sign."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p=q").mkdir()
+    found = named_paths(["a/one.jsonl", "x=a/two.jsonl", "p=q", "y=p=q"])
+    assert {name: str(path) for name, path in found.items()} == {
+        "one": "a/one.jsonl",
+        "x": "a/two.jsonl",
+        "p=q": "p=q",
+        "y": "p=q",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([""], "data: '' names no file or directory"),
+        (["x="], "data: 'x=' names no file or directory"),
+        (["q1/train.jsonl", "q2/train.jsonl"], "q1/train.jsonl and q2/train.jsonl are both named 'train'; name them"),
+        (["x=a", "x=b"], "a and b are both named 'x'"),
+    ],
+)
+def test_paths_without_a_name_of_their_own(data: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        named_paths(data)
+
+
+@pytest.mark.parametrize("written", ["n" * 5000, "a=" + "n" * 5000])
+def test_a_name_that_is_too_long(written: str) -> None:
+    (path,) = named_paths([written]).values()
+    with pytest.raises(InputError, match=r"n: cannot be read \(File name too long\)"):
+        read(path)

@@ -36,6 +36,7 @@ HELP: Mapping[str, str] = {
     "teacher_cache": "What kept cache-teacher wrote: read instead of running the teacher.",
     "data": "Texts (text, JSON lines, parquet, directories of them), with a name: english=corpus/en; may be "
     "given several times. self: the teacher samples them.",
+    "field": "The field of JSON lines, or the column of parquet, that holds the text.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
     "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
     "train": "What learns: norms, head, new (what the conversion created), lora (thin matrices, merged at the "
@@ -85,6 +86,7 @@ class Settings:
     teacher: str | None = None
     teacher_cache: str | None = None
     data: tuple[str, ...] = (SELF,)
+    field: str = "text"
     mixture: str | None = None
     hold_out: float = 0.01
     train: str = "norms"
