@@ -139,6 +139,7 @@ def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> 
 
     assert teacher is not None, "settings ask for one"
     length = min(settings.length, teacher.program.spec.context)
-    sampling = Sampling(-(-settings.tokens // length), length, seed=settings.seed)
+    texts = max(2, -(-settings.tokens // length))  # one of them is held out
+    sampling = Sampling(texts, length, seed=settings.seed)
     model = Model.load(teacher.program, dtype_of(settings))
     return {SELF: sampled(model, teacher_sum(teacher), sampling, reporter=reporter)}

@@ -217,6 +217,12 @@ def test_held_out_losses_that_are_no_number_end_a_run(
     assert not (tmp_path / "out").exists()
 
 
+def test_self_with_few_tokens_samples_a_text_to_hold_out(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    done = heal(settings(pair, corpus, tmp_path / "out", data=("self",), tokens=1, batch=1))
+    (source,) = done.record["healed"]["sources"].values()
+    assert (source["documents"], source["held_out_documents"]) == (1, 1)
+
+
 def test_a_step_without_a_target_is_a_step(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     """Rows of one token: where it is its document's last, nothing is learned from it."""
     short = tmp_path / "short.jsonl"
@@ -291,6 +297,7 @@ def test_a_run_that_never_began_is_in_nobody_s_way(
         ({"rate": -1.0}, RecipeError, "rate: is -1.0, it must be above 0"),
         ({"teacher": None}, RecipeError, "teacher: is None, it must be a checkpoint"),
         ({"train": "nrms"}, InputError, "names no weight"),
+        ({"train": "lora", "lora_rank": 10**9}, InputError, "lora_rank: is 1000000000, no matrix has a rank above"),
         ({"data": ("nowhere",)}, InputError, "nowhere"),
     ],
 )
