@@ -78,6 +78,13 @@ def test_another_field(tmp_path: Path) -> None:
     assert texts(write_lines(tmp_path / "a.jsonl", {"body": "one"}), field="body") == ["one"]
 
 
+@pytest.mark.parametrize(("written", "place"), [('{"text": "one"}\n', 1), ('\n{"text": "one"}', 2)])
+def test_json_after_a_byte_order_mark(tmp_path: Path, written: str, place: int) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(written, encoding="utf-8-sig")
+    assert [(d.text, d.place) for d in read(file)] == [("one", place)]
+
+
 def test_blank_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "one"}\n\n{"text": "two"}', encoding="utf-8")
@@ -150,6 +157,18 @@ def test_a_directory_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     source = Source((tmp_path,))
     assert [file.name for file in source.files()] == ["a.jsonl", "b/x[1]*?.txt", "c.md"]
     assert [(d.text, d.file) for d in source.documents()] == [("one", 0), ("two", 1), ("three", 2)]
+
+
+def test_links_are_followed_and_end(tmp_path: Path) -> None:
+    data, other = tmp_path / "data", tmp_path / "other"
+    for folder in (data / "b", other):
+        folder.mkdir(parents=True)
+    (other / "one.txt").write_text("one")
+    (data / "b" / "two.txt").write_text("two")
+    (data / "a").symlink_to(other)
+    (data / "b" / "back").symlink_to(data)
+    (data / "c.txt").symlink_to(other / "one.txt")
+    assert [file.name for file in Source((data,)).files()] == ["a/one.txt", "b/two.txt", "c.txt"]
 
 
 def test_several_paths_come_in_their_order(tmp_path: Path) -> None:

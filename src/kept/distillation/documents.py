@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PIECE = 16_384
 """Characters after which a text file may be cut into another document, at the next blank line."""
 
+MARK = "\ufeff"
+"""What some editors begin a file with, which is no JSON."""
+
 ROWS = 1024
 """Lines or rows that are fetched at a time."""
 
@@ -135,10 +138,10 @@ def _joined(lines: list[str]) -> tuple[str, int]:
 def _json(path: Path, source: Source) -> Iterator[Place]:
     """The field of each line. Lines may differ in their other fields; blank ones are passed over."""
     for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
+        if not line.removeprefix(MARK).strip():
             continue
         try:
-            found = json.loads(line)
+            found = json.loads(line.removeprefix(MARK))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
         if not isinstance(found, dict) or not isinstance(found.get(source.field), str):
@@ -215,8 +218,19 @@ def _found(path: Path) -> Iterable[Named]:
         return [Named(path, path.name)]
     if not path.is_dir():
         raise InputError(f"{path}: is not there; name a file or a directory of documents")
-    inside = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    return [Named(path / name, str(name)) for name in inside if not any(part.startswith(".") for part in name.parts)]
+    return [Named(file, str(file.relative_to(path))) for file in sorted(_below(path))]
+
+
+def _below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Files that are not hidden, through links too; a link back to where it lies leads nowhere new."""
+    here = folder.resolve()
+    for path in () if here in above else folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _below(path, above | {here})
+        elif path.is_file():
+            yield path
 
 
 def _lines(path: Path) -> Iterator[str]:
