@@ -122,15 +122,15 @@ def dtype_of(settings: Settings) -> torch.dtype:
 
 
 def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str, Tokens]:
-    from kept.distillation.documents import Source
+    from kept.distillation.documents import Source, named_paths
     from kept.distillation.tokens import tokenise
     from kept.verification.text import Reader
 
-    sources: dict[str, Tokens] = {}
-    for given in settings.data:
-        name, _, path = given.rpartition("=")
-        sources[name or Path(path).stem] = tokenise(Source((Path(path),)), Reader(student.path), reporter=reporter)
-    return sources
+    reader = Reader(student.path)
+    return {
+        name: tokenise(Source((path,), settings.field), reader, reporter=reporter)
+        for name, path in named_paths(settings.data).items()
+    }
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:
@@ -139,6 +139,7 @@ def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> 
 
     assert teacher is not None, "settings ask for one"
     length = min(settings.length, teacher.program.spec.context)
-    sampling = Sampling(-(-settings.tokens // length), length, seed=settings.seed)
+    texts = max(2, -(-settings.tokens // length))  # one of them is held out
+    sampling = Sampling(texts, length, seed=settings.seed)
     model = Model.load(teacher.program, dtype_of(settings))
     return {SELF: sampled(model, teacher_sum(teacher), sampling, reporter=reporter)}
