@@ -51,7 +51,7 @@ def test_torchrun_of_a_recipe_is_the_same_run(
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "out") == pytest.approx(wanted, rel=1e-4)
     assert done.stdout.count("written") == 1
-    assert done.stderr.count(f"{STEPS} steps, 128 tokens a step, on 2 processes") == 1
+    assert done.stderr.count(f"{STEPS} steps of 128 tokens, on 2 processes") == 1
     assert done.stderr.count("held-out kl") == 4
 
 
