@@ -276,6 +276,15 @@ def test_losses_that_need_all_of_a_teacher_are_refused(
         settings(pair, corpus, tmp_path / "out", teacher_cache="there", **{loss: 1.0})
 
 
+def test_a_file_in_its_place_is_said_before_anything_is_run(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file: is no directory; name another place for the cache"):
+        cache_teacher(caching(pair, corpus, tmp_path / "file"))
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
 def test_what_is_no_cache_is_said(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
