@@ -16,6 +16,7 @@ from kept.distillation.cluster import Cluster, cluster
 from kept.distillation.cost import Asked, cost, forward_operations, kept_values, memory, student_operations, ways_out
 from kept.distillation.settings import Settings
 from kept.distillation.trainable import Trainable, trainable
+from kept.errors import InputError
 from kept.forecasting import forecast
 from kept.ir import spec as ir
 from kept.ir.program import Program
@@ -179,6 +180,13 @@ def test_a_plan_has_the_rank_that_the_settings_say(tmp_path: Path) -> None:
     given = settings(student=str(source), teacher=str(source), train="lora")
     narrow, wide = (forecast(replace(given, lora_rank=rank), cluster("h100")).learned for rank in (2, 6))
     assert wide.parameters == 3 * narrow.parameters
+
+
+def test_a_plan_opens_the_teacher_s_cache(tmp_path: Path) -> None:
+    source = write_readable(tmp_path / "orion", "orion")
+    given = settings(student=str(source), teacher_cache=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none: is no teacher's cache; kept cache-teacher makes one"):
+        forecast(given, cluster("h100"))
 
 
 def test_time_and_money() -> None:
