@@ -111,6 +111,9 @@ class Group(click.Group):
             context.exit(error.exit_code)
         except KeyboardInterrupt:
             display.complain("interrupted; the same command continues")
+            # CPython remembers one that left an exec of text, as imports of dataclasses have, and would die by the
+            # signal at its end although it was caught; another exec lets it forget.
+            exec("")  # noqa: S102 - no text
             context.exit(130)
         except (BrokenPipeError, click.ClickException, click.Abort, click.exceptions.Exit):
             raise  # click's own ends; and whoever read the output has seen enough

@@ -75,14 +75,14 @@ def check_sizes(student: Opened, teacher: Opened | None, length: int) -> None:
 def stream(settings: Settings, pair: Pair, reporter: Reporter) -> Stream:
     """The tokens to learn from, in rows that are cut anew each epoch, or in those that a teacher's cache has."""
     from kept.distillation.packing import Stream, check
-    from kept.distillation.rows import Rows, RowStream
+    from kept.distillation.rows import RowStream
 
     found = mixture(settings, pair, reporter)
     if pair.cache is None:
         made = Stream(found, settings.batch, settings.length, settings.seed)
     else:
         pair.cache.require(named(settings, pair, found))
-        made = RowStream(Rows(found, settings.length, pair.cache.about["counts"]), settings.batch, settings.seed)
+        made = RowStream(pair.cache.cut(found), settings.batch, settings.seed)
     check(made, pair.student.program.spec.vocabulary, pair.student.program.spec.context)
     return made
 
