@@ -44,7 +44,8 @@ def forecast(settings: Settings, cluster: Cluster) -> Forecast:
     teacher = None if settings.teacher is None else _described(local(settings.teacher))
     check_sizes(student, teacher, settings.length)
     record = student.path / RECORD
-    learned = trainable(student.program, settings.train, read_json(record) if record.is_file() else None)
+    created = read_json(record) if record.is_file() else None
+    learned = trainable(student.program, settings.train, created, settings.lora_rank, settings.lora_alpha)
     theirs = None if teacher is None or settings.teacher_cache is not None else teacher.program.spec
     asked = Asked(student.program.spec, theirs, learned, settings)
     return Forecast(cluster, learned, cost(asked, cluster), tuple(ways_out(asked, cluster)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from kept.distillation.cluster import Cluster, cluster
 from kept.distillation.cost import Asked, cost, forward_operations, kept_values, memory, student_operations, ways_out
 from kept.distillation.settings import Settings
 from kept.distillation.trainable import Trainable, trainable
+from kept.forecasting import forecast
 from kept.ir import spec as ir
 from kept.ir.program import Program
 from kept.ir.slots import slots
@@ -23,6 +24,9 @@ from kept.ir.tensors import zeros
 from kept.nn import Model
 from models import random_program
 from pass_helpers import LAYER_NORM, RMS_NORM
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SPEC = ir.Spec(
     97,
@@ -63,8 +67,13 @@ def products(run: Any) -> float:
 
 def model(train: str, spec: ir.Spec = SPEC) -> tuple[Model, Trainable]:
     program = random_program(spec)
-    made, learned = Model.load(program, torch.float32), trainable(program, train)
+    made, learned = Model.load(program, torch.float32), trainable(program, train, lora_rank=4)
     learned.apply(made)
+    if learned.lora is not None:  # peft's layers come without memory
+        for name, parameter in made.named_parameters():
+            if parameter.is_meta:
+                owner, _, last = name.rpartition(".")
+                setattr(made.get_submodule(owner), last, torch.nn.Parameter(torch.zeros(parameter.shape)))
     return made, learned
 
 
@@ -84,7 +93,7 @@ def test_a_forward_has_the_operations_that_torch_counts() -> None:
     assert found == BATCH * LENGTH * (forward_operations(SPEC, LENGTH) - attention)
 
 
-@pytest.mark.parametrize("train", ["all", "layers.*.mlp.*", "head"])
+@pytest.mark.parametrize("train", ["all", "layers.*.mlp.*", "head", "lora", "lora+norms"])
 def test_a_step_has_the_operations_that_torch_counts(train: str) -> None:
     made, learned = model(train)
     found = products(lambda: made(TOKENS).sum().backward())
@@ -114,14 +123,14 @@ def saved_bytes(made: Model) -> int:
     return total
 
 
-@pytest.mark.parametrize("train", ["norms", "all"])
+@pytest.mark.parametrize("train", ["norms", "all", "lora"])
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_layer_keeps_what_autograd_keeps_within_a_sixth(train: str, *, gated: bool) -> None:
     wide = replace(SPEC.layers[0], mlp=ir.Mlp(96, "silu", gated=gated))
     spec = replace(SPEC, layers=(wide,) * 6)
     deep, shallow = (model(train, s)[0] for s in (spec, replace(spec, layers=(wide,) * 3)))
     found = (saved_bytes(deep) - saved_bytes(shallow)) / 3
-    said = 4 * BATCH * LENGTH * kept_values(wide, spec.width, learns=train == "all")
+    said = 4 * BATCH * LENGTH * kept_values(wide, spec.width, learns=train != "norms")
     assert said == pytest.approx(found, rel=1 / 6)
 
 
@@ -183,3 +192,20 @@ def test_what_is_held_out_of_the_last_layers_needs_no_backward_before_them() -> 
     machine = Cluster("made", cluster("h100").device)
     assert memory(few, machine)["activations"] < memory(every, machine)["activations"]
     assert student_operations(SPEC, learned, LENGTH) < student_operations(SPEC, every.learned, LENGTH)
+
+
+def test_lora_has_a_backward_and_its_rank_counts() -> None:
+    spec, one = paper(SPEC, "lora")
+    assert counting.first_learned(one, SPEC.depth) == 0
+    few, many = (replace(one, lora=replace(one.lora, rank=rank)) for rank in (4, 8))  # type: ignore[type-var] # it has one
+    assert student_operations(spec, few, LENGTH) > 2 * forward_operations(spec, LENGTH) - 2 * SPEC.vocabulary * 64
+    assert student_operations(spec, many, LENGTH) > student_operations(spec, few, LENGTH)
+    gathered = [memory(Asked(spec, None, x, settings()), cluster("8xh100"))["gathered"] for x in (few, many)]
+    assert gathered[1] > gathered[0]
+
+
+def test_a_forecast_knows_the_rank(pair: tuple[Path, Path]) -> None:
+    given = settings(student=str(pair[1]), teacher=str(pair[0]), train="lora", lora_rank=2)
+    few, many = (forecast(one, cluster("h100")) for one in (given, replace(given, lora_rank=4)))
+    assert many.learned.parameters == 2 * few.learned.parameters
+    assert many.cost.memory["learning"] == 2 * few.cost.memory["learning"]

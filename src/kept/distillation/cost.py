@@ -165,7 +165,8 @@ def student_operations(spec: Spec, learned: Trainable, length: int, *, again: bo
         if name in set(learned.slots) and len(slot.shape) == 2 and name not in _TABLES
     )
     tied = 2.0 * spec.vocabulary * spec.width if spec.head.tied and "embedding.weight" in learned.slots else 0.0
-    return forward_operations(spec, length) + back + twice + head + own + tied
+    thin = 2.0 * sum(_thin(spec, learned).values()) * (4 if again else 3)  # forward, both gradients
+    return forward_operations(spec, length) + back + twice + head + own + tied + thin
 
 
 _TABLES = {"embedding.weight", "positions.weight"}
@@ -173,10 +174,18 @@ _TABLES = {"embedding.weight", "positions.weight"}
 
 def first_learned(learned: Trainable, depth: int) -> int:
     """The first layer whose input or weights learn; `depth` where none does: layers before it have no backward."""
-    if _TABLES & set(learned.slots):
+    if _TABLES & learned.touched:
         return 0
-    layers = [int(name.split(".")[1]) for name in learned.slots if name.startswith("layers.")]
+    layers = [int(name.split(".")[1]) for name in learned.touched if name.startswith("layers.")]
     return min(layers, default=depth)
+
+
+def _thin(spec: Spec, learned: Trainable) -> dict[str, int]:
+    """The parameters of both thin matrices beside each slot that has them."""
+    if learned.lora is None:
+        return {}
+    shapes = slots(spec)
+    return {name: learned.lora.rank * sum(shapes[name].shape) for name in learned.lora.slots}
 
 
 def kept_values(layer: Layer, width: int, *, learns: bool) -> int:
@@ -208,7 +217,7 @@ def _head_operations(spec: Spec) -> float:
 def _activations(asked: Asked, tokens: int) -> float:
     """What the student's backward needs, and what one layer computes with."""
     spec, width = asked.student, asked.bytes_of_value
-    learns = {name.split(".")[1] for name in asked.learned.slots if name.startswith("layers.") and "norm" not in name}
+    learns = {name.split(".")[1] for name in asked.learned.touched if name.startswith("layers.") and "norm" not in name}
     kept = [
         kept_values(layer, spec.width, learns=str(at) in learns)
         if at >= first_learned(asked.learned, spec.depth)
@@ -235,9 +244,10 @@ def _gathered(asked: Asked) -> float:
     ends = sum(parameters(spec) - sum(_layers(spec)) for spec in models)
     layer = max(max(_layers(spec)) for spec in models)
     groups: dict[str, int] = {}
-    for name in asked.learned.slots:
+    whole = {name: math.prod(slots(asked.student)[name].shape) for name in asked.learned.slots}
+    for name, count in (*whole.items(), *_thin(asked.student, asked.learned).items()):
         group = name.split(".")[1] if name.startswith("layers.") else ""
-        groups[group] = groups.get(group, 0) + math.prod(slots(asked.student)[name].shape)
+        groups[group] = groups.get(group, 0) + count
     width = asked.bytes_of_value
     return width * (ends + AHEAD * layer) + (width + GRADIENT) * max(groups.values(), default=0)
 

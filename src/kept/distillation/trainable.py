@@ -35,6 +35,11 @@ class Trainable:
     lora: Lora | None = None
 
     @property
+    def touched(self) -> frozenset[str]:
+        """The slots that change in the end: those that learn, and those that learn by thin matrices."""
+        return frozenset(self.slots) | frozenset(self.lora.slots if self.lora else ())
+
+    @property
     def optimiser_bytes(self) -> int:
         """What learning them takes beside the model: master weights, gradients and AdamW's moments."""
         return self.parameters * (MASTER + GRADIENT + MOMENTS)
