@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.stream import digest
 from kept.distillation.settings import SELF, Settings
 from kept.errors import InputError
 from kept.opened import Opened, open_model
@@ -113,6 +114,18 @@ def named(settings: Settings, pair: Pair, found: Mixture) -> dict[str, Any]:
     }
 
 
+def sums(settings: Settings, pair: Pair, found: Mixture) -> dict[str, str]:
+    """The sha256 of each thing that a run reads, under the setting that names it. It reads all weights."""
+    from kept.distillation.offline import ABOUT, data_sum
+    from kept.distillation.sampled import teacher_sum
+
+    models = {"student": pair.student, "teacher": pair.teacher}
+    made = {name: teacher_sum(opened) for name, opened in models.items() if opened is not None}
+    if settings.teacher_cache is not None:
+        made["teacher_cache"] = digest(Path(settings.teacher_cache) / ABOUT)
+    return {**made, "data": data_sum(found)}
+
+
 def dtype_of(settings: Settings) -> torch.dtype:
     """That of the arithmetic."""
     import torch
@@ -126,11 +139,15 @@ def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str,
     from kept.distillation.tokens import tokenise
     from kept.verification.text import Reader
 
-    sources: dict[str, Tokens] = {}
+    sources: dict[str, Path] = {}
     for given in settings.data:
         name, _, path = given.rpartition("=")
-        sources[name or Path(path).stem] = tokenise(Source((Path(path),)), Reader(student.path), reporter=reporter)
-    return sources
+        name = name or Path(path).stem
+        if name in sources:
+            raise InputError(f"data: two are called {name!r}; name each, as one={path}")
+        sources[name] = Path(path)
+    reader = Reader(student.path)
+    return {name: tokenise(Source((path,)), reader, reporter=reporter) for name, path in sources.items()}
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:

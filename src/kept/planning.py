@@ -77,7 +77,7 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     directory = local(recipe.source)
     inputs = Inputs.found(replace(recipe, source=str(directory)))
     source = open_model(directory)
-    _check_place(source.path, target)
+    check_place(source.path, target)
     if recipe.norm == "calibrated" and recipe.text is None:
         raise InputError("norm calibrated: needs text to measure on; give --text FILE")
     gains = None if unmeasured else _gains(source, recipe, reporter)
@@ -94,14 +94,15 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     return inputs, Ready(target, source, planned, config, parts, tokens, extra)
 
 
-def _check_place(source: Path, target: Path) -> None:
+def check_place(source: Path, target: Path, called: str = "the source") -> None:
+    """Raise OutputError where a target has no name of its own, or lies inside what it is made of."""
     inside, place = (
         Path(os.path.realpath(path)) for path in (source, target)
     )  # Path.resolve trips over a loop of links
     if target.name in {"", ".."}:
         raise OutputError(f"{target}: names no new directory; choose another output")
     if inside in (place, *place.parents):
-        raise OutputError(f"{target}: lies inside the source; choose a place outside of it")
+        raise OutputError(f"{target}: lies inside {called}; choose a place outside of it")
 
 
 def _sample(source: Opened, planned: Plan, recipe: Recipe) -> Sample | None:

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kept.distillation.chunked import HeadInput
 from kept.distillation.lora import starting
-from kept.errors import InputError
+from kept.errors import InputError, KeptError
 from kept.nn import Model
 from kept.nn.attention import Positions
 
@@ -64,6 +64,20 @@ class Ranks:
         group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
         dist.barrier(group)
         dist.destroy_process_group(group)
+
+    def once(self, do: Callable[[], Made]) -> Made | None:
+        """Have the first rank do something while the others wait; returns it there. A KeptError is raised on all."""
+        made, failed = None, [None]  # type: Made | None, list[KeptError | None]
+        if self.first:
+            try:
+                made = do()
+            except KeptError as error:
+                failed = [error]
+        self.meet()
+        dist.broadcast_object_list(failed, device=torch.device("cpu"))
+        if failed[0] is not None:
+            raise failed[0]
+        return made
 
     def total(self, *values: float) -> list[float]:
         """Sums over all ranks."""
