@@ -30,7 +30,7 @@ from kept.nn import Model
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
-    from kept.passes.legalize import Plan
+    from kept.passes.plan import Plan
 
 HERE = Path(__file__).parent
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from conversions import ConversionContract
+from expansions import ExpansionContract
 from kept.checkpoint.reader import Checkpoint, open_checkpoint
 from kept.errors import CheckpointError
 from kept.families import FAMILIES, family_of
@@ -50,7 +51,7 @@ DECODER_SIZES = (
 """What nearly every family calls its sizes."""
 
 
-class FamilyContract(ConversionContract):
+class FamilyContract(ConversionContract, ExpansionContract):
     """Reads, writes, refuses and computes as the stock class does."""
 
     name: ClassVar[str]

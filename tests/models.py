@@ -266,7 +266,7 @@ def _orion_tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...
 def reference_orion(directory: Path, tokens: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """Logits of an Orion checkpoint from the formulas of METHODS 1.1, one sequence and one head at a time."""
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    weights = {name: tensor.to(dtype) for name, tensor in load_file(directory / "model.safetensors").items()}
+    weights = {n: t.to(dtype) for file in directory.glob("*.safetensors") for n, t in load_file(file).items()}
     return torch.stack([_orion_sequence(config, weights, row) for row in tokens])
 
 

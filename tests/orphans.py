@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from contract import FamilyContract
 from models import stock_logits
 from orphan_tensors import key_value_heads
+from stored import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,7 @@ def twin(directory: Path) -> Path:
         return out
     out.mkdir()
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    stored = {name: tensor.double() for name, tensor in load_file(directory / "model.safetensors").items()}
+    stored = {name: tensor.double() for name, tensor in tensors_of(directory).items()}
     theirs, tensors = TWINS[config["model_type"]](config, stored)
     whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     save_file(whole, out / "model.safetensors", metadata={"format": "pt"})

@@ -526,7 +526,7 @@ def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) ->
 
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    known = "cache-teacher check completion convert demo eval generate heal inspect plan report verify"
+    known = "cache-teacher check completion convert demo eval expand generate heal inspect plan report verify"
     assert known.split() == COMMANDS
 
 
@@ -552,7 +552,7 @@ def test_the_shell_completes(words: str, found: set[str]) -> None:
 
 def test_targets_and_folders_complete() -> None:
     completer = click.shell_completion.ShellComplete(main, {}, "kept", "_KEPT_COMPLETE")
-    assert {item.value for item in completer.get_completions(["plan", "--to"], "")} == {*TARGETS}
+    assert {item.value for item in completer.get_completions(["plan", "--to"], "")} == {*TARGETS, "same"}
     assert [item.type for item in completer.get_completions(["convert"], "any")] == ["dir"]
     assert [item.type for item in completer.get_completions(["convert", "--text"], "any")] == ["file"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,7 @@ from kept.errors import RecipeError
 from kept.passes import PASSES, Pass
 from kept.passes.cast import CastTo
 from kept.passes.centre import Centre
+from kept.passes.expand import ExpandBlocks, Place
 from kept.passes.fill import FillBiases
 from kept.passes.legalize import Options
 from kept.passes.rms import MODES, LayerNormToRms
@@ -230,6 +231,8 @@ def made_passes() -> st.SearchStrategy[Pass]:
         st.builds(LimitContext, st.integers(1, 99)),
         st.builds(CastTo, st.sampled_from([*DTYPES.values()])),
         st.builds(LayerNormToRms, st.sampled_from(MODES)),
+        st.builds(ExpandBlocks, st.integers(1, 4), st.integers(1, 4), st.sampled_from(get_args(Place))),
+        st.builds(ExpandBlocks, at=st.sets(st.integers(0, 9), min_size=1).map(lambda found: tuple(sorted(found)))),
         st.builds(FillBiases, st.sampled_from([(), ("mixer.o",), ("mlp.up", "mlp.down")])),
     )
 
@@ -273,6 +276,7 @@ def test_the_table_says_the_choices_and_what_is_no_default() -> None:
 def test_every_pass_can_be_named_in_a_recipe() -> None:
     needed: dict[str, dict[str, Any]] = {
         "cast": {"dtype": "float32"},
+        "expand-blocks": {"at": [1, 2]},
         "fill-biases": {"biases": ["mixer.o"]},
         "limit-context": {"tokens": 4},
     }

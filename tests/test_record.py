@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from kept.card import RESTRICTED, converted, model_card
+from kept.families.llama import LLAMA
 from kept.opened import open_model
 from kept.passes.base import Promise
 from kept.passes.fill import FillBiases
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kept.opened import Opened
-    from kept.passes.legalize import Plan
+    from kept.passes.plan import Plan
 
 PARITY = Parity(64, 2.0, 1e-5, 1e-6, -1e-18, 0.984375, 12.5, 12.25, (0.0, 1e-7))
 
@@ -53,7 +54,7 @@ def planned(source: Opened, **options: Any) -> tuple[Recipe, Plan]:
 
 def card(source: Opened, found: Verification | None = FOUND, **options: Any) -> str:
     _, plan = planned(source, **options)
-    return model_card(converted(source, "llama", plan), plan.program.spec, plan.promise, found).decode()
+    return model_card(converted(source, LLAMA, plan), plan.program.spec, plan.promise, found).decode()
 
 
 def front(text: str) -> Any:

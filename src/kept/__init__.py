@@ -1,6 +1,6 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
-The functions say what the command line says: `inspect`, `plan`, `convert`, `heal`, `cache_teacher`, `verify`,
+The functions say what the command line says: `inspect`, `plan`, `convert`, `expand`, `heal`, `cache_teacher`, `verify`,
 `evaluate`, `generate`, `report`. Each is imported when it is first asked for, and none of them imports torch before it
 needs it.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kept.inspection import inspect
     from kept.opened import open_model
     from kept.pages.page import report
-    from kept.pipeline import convert, run
+    from kept.pipeline import convert, expand, run
     from kept.planning import plan
     from kept.recipe import Recipe, load_recipe
     from kept.verifying import verify
@@ -45,6 +45,7 @@ __all__ = [
     "cache_teacher",
     "convert",
     "evaluate",
+    "expand",
     "generate",
     "heal",
     "inspect",
@@ -62,6 +63,7 @@ _HOMES = {
     "cache_teacher": "caching",
     "convert": "pipeline",
     "evaluate": "evaluation.run",
+    "expand": "pipeline",
     "generate": "generation",
     "heal": "healing",
     "inspect": "inspection",

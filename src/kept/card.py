@@ -12,6 +12,7 @@ from kept import healed as healings
 from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.errors import printable
 from kept.passes import PASSES, Promise
+from kept.record import target
 from kept.runtimes import notes
 from kept.stated import listed, mapped, text
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from kept.families.table import Family
     from kept.ir.spec import Spec
     from kept.opened import Opened
-    from kept.passes.legalize import Plan
+    from kept.passes.plan import Plan
     from kept.verification.verify import Verification
 
 RESTRICTED = {
@@ -43,7 +45,8 @@ class Step:
 class Origin:
     """What an output was made of, and how: `steps` is None where no conversion is known.
 
-    `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes.
+    `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes;
+    `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet.
     """
 
     name: str
@@ -52,12 +55,15 @@ class Origin:
     steps: tuple[Step, ...] | None
     notes: tuple[str, ...]
     licensed: Path
+    stock: bool = True
+    copies: tuple[int, ...] = ()
 
 
-def converted(source: Opened, target: str, plan: Plan) -> Origin:
+def converted(source: Opened, family: Family, plan: Plan) -> Origin:
     """The origin of a plan's result."""
     steps = tuple(Step(step.rewrite.name, step.promise, step.rewrite.summary) for step in plan.steps)
-    return Origin(source.name, source.family.name, target, steps, tuple(map(str, notes(plan))), source.path)
+    told = tuple(map(str, notes(plan)))
+    return Origin(source.name, source.family.name, family.name, steps, told, source.path, family.stock, plan.copies)
 
 
 def recorded(opened: Opened, record: Mapping[str, Any]) -> Origin:
@@ -70,10 +76,11 @@ def recorded(opened: Opened, record: Mapping[str, Any]) -> Origin:
     return Origin(
         printable(text(record["source"]["name"])),
         printable(text(record["source"]["family"])),
-        printable(text(record["recipe"]["to"])),
+        printable(target(record)),
         tuple(_step(mapped(step)) for step in listed(record["passes"])),
         tuple(printable(text(note)) for note in listed(record["runtimes"])),
         opened.path,
+        opened.family.stock,
     )
 
 

@@ -18,6 +18,8 @@ from kept.errors import KeptError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from kept.recipe import Recipe
+
 
 def _words(_: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
     """The words that an option takes, for the shell."""
@@ -43,11 +45,24 @@ def _files(_: click.Context, __: click.Parameter, begun: str) -> list[Completion
     return [CompletionItem(begun, type="file")]
 
 
+TEXT = click.option(
+    "--text",
+    shell_complete=_files,
+    help="UTF-8 file that calibration and verification read. [default: a built-in sample]",
+)
+VERIFY_TOKENS = click.option(
+    "--verify-tokens",
+    type=int,
+    help="Tokens of the final verification; 0 leaves it out. [default: 512, of large models 64]",
+)
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
 
 CHOICES: tuple[Callable[..., Any], ...] = (
-    click.option("--to", metavar="FAMILY", shell_complete=_words, help="Target family. [default: llama]"),
+    click.option(
+        "--to", metavar="FAMILY", shell_complete=_words, help="Target family; same: the source's own. [default: llama]"
+    ),
     click.option(
         "--norm",
         metavar="MODE",
@@ -124,6 +139,7 @@ def main() -> None:
     kept convert path/to/orion out/llama           do it, and measure the result
     kept verify  path/to/orion out/llama           measure it again, on your own text
     kept check   out/llama                         is it whole, and every weight a number
+    kept expand  out/llama out/pro --groups 8      room to learn: new layers, the same function
     kept heal    out/llama --teacher path/to/orion what was lost is learned from the source
     kept eval    path/to/orion out/llama           what both know: texts, length, tasks, answers
     kept report  out/llama --eval eval.json        all that is known of it, on one page
@@ -187,12 +203,13 @@ def plan(
     if cluster is not None or price is not None:
         raise click.UsageError("--cluster and --price go with a recipe for kept heal: kept plan RECIPE.toml")
     from kept.opened import open_model
-    from kept.planning import make_plan
+    from kept.planning import make_plan, target_family
 
     chosen = _recipe(recipe, source=source, out="not written", **options)
     opened = open_model(chosen.source)
     found = make_plan(opened, chosen, unmeasured=True)
-    display.out_json(display.plan_table(found)) if as_json else display.plan(opened, found, chosen.to)
+    target = target_family(opened, chosen).name
+    display.out_json(display.plan_table(found)) if as_json else display.plan(opened, found, target)
 
 
 def _plan_healing(file: str, where: str | None, price: float | None, *, as_json: bool, beside: list[Any]) -> None:
@@ -211,17 +228,9 @@ def _plan_healing(file: str, where: str | None, price: float | None, *, as_json:
 @click.argument("out", shell_complete=_folders, required=False)
 @with_choices
 @click.option("--shard-size", metavar="SIZE", help="Largest weight file, as 5GB or 500MB. [default: 5GB]")
-@click.option(
-    "--text",
-    shell_complete=_files,
-    help="UTF-8 file that calibration and verification read. [default: a built-in sample]",
-)
-@click.option(
-    "--verify-tokens",
-    type=int,
-    help="Tokens of the final verification; 0 leaves it out. [default: 512, of large models 64]",
-)
-@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@TEXT
+@VERIFY_TOKENS
+@DRY_RUN
 def convert(
     source: str | None, out: str | None, recipe: str | None, *, as_json: bool, dry_run: bool, **options: Any
 ) -> None:
@@ -238,15 +247,69 @@ def convert(
     kept convert path/to/orion out/llama --dry-run
     kept convert --recipe recipe.toml
     """
+    _convert(_recipe(recipe, source=source, out=out, **options), as_json=as_json, dry_run=dry_run)
+
+
+def _convert(asked: Recipe, *, as_json: bool, dry_run: bool) -> None:
+    """Run a recipe, or say what it would write."""
     from kept.pipeline import rehearse, run
 
-    asked = _recipe(recipe, source=source, out=out, **options)
     if dry_run:
         rehearsed = rehearse(asked, display.Bars())
         display.out_json(display.rehearsal_table(rehearsed)) if as_json else display.rehearsal(rehearsed)
         return
     done = run(asked, display.Bars())
     display.out_json(done.record) if as_json else display.conversion(done)
+
+
+def _layers(_: click.Context, __: click.Parameter, said: str | None) -> tuple[int, ...]:
+    """Layer numbers with commas between."""
+    try:
+        return tuple(int(number) for number in said.split(",")) if said is not None else ()
+    except ValueError:
+        raise click.BadParameter(f"{said!r} is not a list of layer numbers, as 4,9,14") from None
+
+
+@main.command()
+@click.argument("source", shell_complete=_folders)
+@click.argument("out", shell_complete=_folders)
+@click.option("--groups", type=int, metavar="N", help="Groups that the layers are cut into, as even as possible.")
+@click.option("--blocks", type=int, metavar="P", help="Layers that are copied of each, its topmost. [default: 1]")
+@click.option("--at", metavar="LIST", callback=_layers, help="Instead: the numbers of the new layers, as 4,9,14.")
+@click.option(
+    "--place",
+    metavar="WHERE",
+    help="Copies stand on their group (interleaved), or all before (prefix) or behind (suffix) the model's layers. "
+    "[default: interleaved]",
+)
+@TEXT
+@VERIFY_TOKENS
+@DRY_RUN
+@JSON
+def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Put new layers into SOURCE that add nothing yet.
+
+    The result is of the same family, its logits are the same to the bit, and only the new layers' bytes are written
+    anew. They are copies of the layers below them (LLaMA Pro, arXiv 2401.02415), silenced where they write; kept.json
+    lists them, and heal --train new trains them alone.
+
+    Interrupted, the same command continues.
+
+    \b
+    kept expand path/to/llama out/pro --groups 8 --blocks 1
+    kept expand path/to/llama out/pro --at 4,9,14 --dry-run
+    kept heal out/pro --train new --kl 0 --ce 1 --data new-domain/ --out out/pro-trained
+    """
+    from kept.passes.expand import ExpandBlocks
+    from kept.recipe import SAME
+
+    given = {key: value for key, value in options.items() if value is not None}
+    own = {key: given.pop(key) for key in ("groups", "blocks", "at", "place") if key in given}
+    _convert(
+        _recipe(None, source=source, out=out, to=SAME, passes=[ExpandBlocks(**own)], **given),
+        as_json=as_json,
+        dry_run=dry_run,
+    )
 
 
 @main.command()

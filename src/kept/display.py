@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kept.inspection import Inspection
     from kept.opened import Opened
     from kept.pages.page import Report
-    from kept.passes.legalize import Plan
+    from kept.passes.plan import Plan
     from kept.pipeline import Conversion, Rehearsal
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
@@ -263,7 +263,7 @@ def _hours(hours: float) -> str:
 
 def rehearsal_table(done: Rehearsal) -> dict[str, Any]:
     """What would be written as plain data."""
-    sizes = {"files": dict(done.files), "bytes": done.nbytes, "free": done.free}
+    sizes = {"new_layers": [*done.plan.new_layers], "files": dict(done.files), "bytes": done.nbytes, "free": done.free}
     return {"out": str(done.path), **plan_table(done.plan), **sizes}
 
 
@@ -272,6 +272,7 @@ def rehearsal(done: Rehearsal) -> None:
     console = _console()
     names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
     console.print(f"{done.path}: would be written ({names}; {done.plan.promise})")
+    _expansions(console, done.plan)
     for name, size in done.files.items():
         console.print(f"  {name}  {amount(size, 'bytes')}")
     total, free = amount(done.nbytes, "bytes"), amount(done.free, "bytes")
@@ -283,10 +284,20 @@ def conversion(done: Conversion) -> None:
     console = _console()
     names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
     console.print(f"{done.path}: written ({names})")
+    _expansions(console, done.plan)
     if done.verification is not None:
         verification(done.verification)
     if done.note is not None:
         hint(done.note)
+
+
+def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imported late
+    """What each block expansion made: its groups, and the new layers with what they are copies of."""
+    for one in plan.expansions:
+        if one.sizes:
+            console.print(f"groups of {', '.join(map(str, one.sizes))} layers")
+        pairs = (f"{new} (of {old})" for new, old in zip(one.layers, one.copies_of, strict=True))
+        console.print(f"new layers, copies that add nothing yet: {', '.join(pairs)}")
 
 
 def verification(found: Verification) -> None:

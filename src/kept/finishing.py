@@ -14,9 +14,10 @@ from kept.checkpoint.staging import Staging, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import finite, shards, to_json
 from kept.passes.base import Promise
+from kept.passes.plan import Claim
 from kept.planning import STALE, short_sample
 from kept.publishing import require_kept, verify_staged
-from kept.record import RECORD, verification_table
+from kept.record import RECORD, copies, verification_table
 from kept.stated import blamed
 from kept.writing import write_small, write_weights
 
@@ -108,7 +109,9 @@ class Draft:
     def _measured(self, stage: Staging, reporter: Reporter) -> Verification | None:
         if self.pair.teacher is None or self.sample is None:
             return None
-        return verify_staged(self.pair.teacher, stage, self.sample, Promise.LOSSY, reporter)
+        teacher, student = (one.program.spec.depth for one in (self.pair.teacher, self.pair.student))
+        claim = Claim(Promise.LOSSY, copies=copies(self.record, teacher, student))
+        return verify_staged(self.pair.teacher, stage, self.sample, claim, reporter)
 
     def _record(
         self, healed: Mapping[str, Any], hashes: Mapping[str, Mapping[str, str]], found: Verification | None

@@ -15,21 +15,22 @@ from kept.checkpoint.staging import staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError, OutputError, Overflow
-from kept.passes.base import Promise
+from kept.passes.expand import ExpandBlocks
 from kept.planning import prepare
 from kept.publishing import require_kept, verify_staged
-from kept.recipe import Recipe, recipe_from
+from kept.recipe import SAME, Recipe, recipe_from
 from kept.record import RECORD, record
 from kept.reporting import Reporter, Silent
 from kept.writing import fingerprint, small_files, write_small, write_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from kept.checkpoint.staging import Staging
     from kept.opened import Opened
-    from kept.passes.legalize import Plan
+    from kept.passes.expand import Place
+    from kept.passes.plan import Plan
     from kept.planning import Ready
     from kept.verification.verify import Verification
 
@@ -70,6 +71,26 @@ def convert(source: str | Path, out: str | Path, to: str = "llama", **options: A
     return run(recipe_from({"source": str(source), "out": str(out), "to": to}, **options))
 
 
+def expand(
+    source: str | Path,
+    out: str | Path,
+    *,
+    groups: int | None = None,
+    blocks: int = 1,
+    place: Place = "interleaved",
+    at: Sequence[int] = (),
+    **options: Any,  # noqa: ANN401 - a recipe's keys
+) -> Conversion:
+    """Put copies of layers that add nothing yet between the layers of a checkpoint, and write the result to `out`.
+
+    The logits stay the same to the bit; `kept.heal` with `train="new"` then trains the copies alone. `groups`,
+    `blocks`, `place` and `at` are the fields of `kept.passes.expand.ExpandBlocks`; `options` and what is raised are
+    those of `convert`.
+    """
+    rewrite = ExpandBlocks(groups, blocks, place, tuple(at))
+    return run(recipe_from({"source": str(source), "out": str(out), "to": SAME, "passes": [rewrite]}, **options))
+
+
 def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     """Run a recipe."""
     reporter = reporter or Silent()
@@ -83,7 +104,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
             _check_finite(source)  # says which of its weights is none
             raise
         found = _measured(ready, stage, reporter)
-        card = model_card(converted(source, recipe.to, planned), planned.program.spec, planned.promise, found)
+        card = model_card(converted(source, ready.family, planned), planned.program.spec, planned.promise, found)
         stage.write("README.md", card)
         hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
         written = record(source, recipe, planned, hashes, found)
@@ -91,7 +112,9 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         require_kept(stage, found)
         inputs.check()
         stage.publish()
-    note = tokenizer_note(source.path, source.family.name, recipe.to)
+    note = tokenizer_note(source.path, source.family.name, ready.family.name)
+    if note is None and not ready.family.stock:
+        note = f"transformers has no class for {ready.family.name}; kept convert {target} makes it one that it has"
     return Conversion(target, planned, found, written, note)
 
 
@@ -118,10 +141,9 @@ def _measured(ready: Ready, stage: Staging, reporter: Reporter) -> Verification 
     """What is staged against its source, where that was asked for."""
     if ready.tokens is None:
         return None
-    source, planned = ready.source, ready.plan
+    source = ready.source
     _check_finite(source)
-    proved = planned.program if planned.promise is Promise.EXACT else None
-    found = verify_staged(source, stage, ready.tokens, planned.promise, reporter, proved)
+    found = verify_staged(source, stage, ready.tokens, ready.plan.claim, reporter)
     if not isfinite(found.floor.kl):
         raise CheckpointError(f"{source.path}: its own logits overflow in {found.dtype}; --dtype float32 may help")
     return found

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import companions
 from kept.checkpoint.staging import check_target
-from kept.checkpoint.writer import shards, unchanged
-from kept.errors import InputError, OutputError
+from kept.checkpoint.writer import grown, shards, unchanged
+from kept.errors import InputError, OutputError, Refusal
 from kept.families import TARGETS
 from kept.hub import local
 from kept.opened import Opened, open_model
-from kept.passes.legalize import Plan, legalise, run_passes, stand_ins
+from kept.passes.legalize import WAY_OUT, legalise, run_passes, stand_ins
+from kept.passes.plan import Plan, created
 from kept.passes.rms import MEASURED
-from kept.recipe import Recipe, recipe_from
+from kept.recipe import SAME, Recipe, recipe_from
+from kept.record import expansions
 from kept.writing import Inputs
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from kept.checkpoint.writer import Shard
+    from kept.families.table import Family
     from kept.ir.spec import Spec
     from kept.reporting import Reporter
     from kept.verification.text import Sample
@@ -36,6 +39,10 @@ STALE = {"_name_or_path", "auto_map", "transformers_version"}
 """Keys of a source's config that do not describe the model."""
 
 
+WORDED = {"hidden_act", "hidden_activation", "activation", "activation_function"}
+"""Keys that stay in the source's own words where they mean the same: an activation's names round differently."""
+
+
 @dataclass(frozen=True)
 class Ready:
     """A conversion of which nothing is written yet."""
@@ -43,6 +50,7 @@ class Ready:
     target: Path
     source: Opened
     plan: Plan
+    family: Family
     config: dict[str, Any]
     parts: list[Shard]
     tokens: Sample | None
@@ -66,8 +74,18 @@ def make_plan(
     own = run_passes(source.program, recipe.passes)
     if recipe.norm in MEASURED and gains is None and unmeasured:
         gains = stand_ins(own.program.spec)
-    rest = legalise(own.program, TARGETS[recipe.to].violations, recipe.options, gains)
+    try:
+        rest = legalise(own.program, target_family(source, recipe).violations, recipe.options, gains)
+    except Refusal as refusal:  # a family holds its own models, so that the recipe's passes are what it cannot say
+        if recipe.to != SAME:
+            raise
+        raise Refusal(f"{str(refusal).removesuffix(WAY_OUT)}choose other layers, or another target (to)") from None
     return Plan((*own.steps, *rest.steps), rest.program)
+
+
+def target_family(source: Opened, recipe: Recipe) -> Family:
+    """The family that a recipe's output is of."""
+    return source.family if recipe.to == SAME else TARGETS[recipe.to]
 
 
 def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> tuple[Inputs, Ready]:
@@ -82,16 +100,38 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
         raise InputError("norm calibrated: needs text to measure on; give --text FILE")
     gains = None if unmeasured else _gains(source, recipe, reporter)
     planned = make_plan(source, recipe, gains, unmeasured=unmeasured)
-    family = TARGETS[recipe.to]
-    config = family.write_config(planned.program.spec, planned.program.dtype)
-    if family is source.family:
-        config = {**{key: value for key, value in source.config.items() if key not in STALE}, **config}
-    tensors = family.write(planned.program)
-    as_they_are = unchanged(tensors, source.checkpoint.tensors) if recipe.shard_size is None else None
-    parts = as_they_are or shards(tensors, recipe.shard_bytes)
+    family = target_family(source, recipe)
+    parts = _parts(source, planned, family, recipe)
+    expansions(source, planned)  # a record that cannot be carried on is found now
     tokens = _sample(source, planned, recipe)
     extra = companions(source.path, planned.program.spec)
-    return inputs, Ready(target, source, planned, config, parts, tokens, extra)
+    return inputs, Ready(target, source, planned, family, _config(source, planned, family), parts, tokens, extra)
+
+
+def _config(source: Opened, planned: Plan, family: Family) -> dict[str, Any]:
+    """What the family says of the result, and what else the source's config said of a model of the same family."""
+    config = family.write_config(planned.program.spec, planned.program.dtype)
+    if family is not source.family:
+        return config
+    rest = {key: value for key, value in source.config.items() if key not in STALE}
+    if planned.new_layers:  # a list with a value for each layer has none for these
+        depth = source.program.spec.depth
+        rest = {key: value for key, value in rest.items() if not (isinstance(value, list) and len(value) == depth)}
+    before = family.write_config(source.program.spec, source.program.dtype)
+    own = {key: word for key, word in rest.items() if key in WORDED and before.get(key) == config.get(key)}
+    return {**rest, **config, **own}
+
+
+def _parts(source: Opened, planned: Plan, family: Family, recipe: Recipe) -> list[Shard]:
+    """The files of the result: where a size is not asked for, as many of the source's own as can be."""
+    tensors, stored, spec = family.write(planned.program), source.checkpoint.tensors, planned.program.spec
+    if recipe.shard_size is not None:
+        return shards(tensors, recipe.shard_bytes)
+    found = unchanged(tensors, stored)
+    if found is None and planned.new_layers:
+        new = {*created(source.program.spec, planned)}
+        found = grown(tensors, stored, {name for name, slot in family.places(spec).items() if slot in new})
+    return found or shards(tensors, recipe.shard_bytes)
 
 
 def check_place(source: Path, target: Path, called: str = "the source") -> None:

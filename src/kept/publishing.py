@@ -15,22 +15,19 @@ from kept.record import RECORD
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.ir.program import Program
-    from kept.passes.base import Promise
+    from kept.passes.plan import Claim
     from kept.reporting import Reporter
     from kept.verification.text import Sample
     from kept.verification.verify import Verification
 
 
-def verify_staged(
-    source: Opened, stage: Staging, sample: Sample, promise: Promise, reporter: Reporter, proved: Program | None = None
-) -> Verification:
-    """Measure what is staged against its source. `proved`: its program before rounding, where that is known."""
+def verify_staged(source: Opened, stage: Staging, sample: Sample, claim: Claim, reporter: Reporter) -> Verification:
+    """Measure what is staged against its source."""
     from kept.verification.verify import layer_runs, verify_pair
 
     output = open_model(stage.path)
-    with reporter.stage("verify", layer_runs(source, output, proved), "layer runs") as advance:
-        return verify_pair(source, output, sample, promise, proved, progress=advance)
+    with reporter.stage("verify", layer_runs(source, output, claim), "layer runs") as advance:
+        return verify_pair(source, output, sample, claim, progress=advance)
 
 
 def require_kept(stage: Staging, found: Verification | None) -> None:

@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 DTYPES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 """Our dtype names by the words that users write."""
 
+SAME = "same"
+"""The target of a conversion that stays in its source's family, whichever that is."""
+
 WORDS: Mapping[str, Collection[str]] = {
-    "to": TARGETS,
+    "to": (*TARGETS, SAME),
     "norm": WAYS,
     "final_bias": ("block", "drop"),
     "rope": ROPE_FORMS,
@@ -186,10 +189,19 @@ def _option(key: str, value: object, hint: str) -> object:
     if hint == "RopeForm":
         one_of(key, str(value), ROPE_FORMS)
         return value
+    if hint.startswith("tuple[int"):
+        return _numbers(key, value)
     if hint.startswith("tuple"):
         return texts(key, value)
     check_type(key, value, hint)
     return value
+
+
+def _numbers(key: str, value: object) -> tuple[int, ...]:
+    """A list of whole numbers."""
+    if not isinstance(value, list | tuple) or not all(type(item) is int for item in value):
+        raise RecipeError(f"{key}: is {value!r}, it must be a list of whole numbers")
+    return tuple(value)
 
 
 def _dtype(key: str, value: object) -> str:
@@ -204,7 +216,8 @@ def options_of(rewrite: Pass) -> dict[str, Any]:
     options: dict[str, Any] = {f.name: getattr(rewrite, f.name) for f in fields(rewrite) if f.name not in MEASUREMENTS}
     if "dtype" in options:
         options["dtype"] = TORCH_NAMES[options["dtype"]]
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    said = {key: value for key, value in options.items() if value is not None}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in said.items()}
 
 
 def _pass_to_dict(rewrite: Pass) -> dict[str, Any]:

@@ -9,19 +9,22 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.reader import read_json
 from kept.checkpoint.writer import finite
-from kept.ir.slots import slots
+from kept.errors import CheckpointError
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
-from kept.recipe import options_of
+from kept.passes.plan import created
+from kept.recipe import SAME, options_of
 from kept.runtimes import notes
+from kept.stated import text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.ir.program import Program
     from kept.opened import Opened
-    from kept.passes.legalize import Plan
+    from kept.passes.plan import Plan
     from kept.recipe import Recipe
     from kept.verification.verify import Verification
 
@@ -32,7 +35,6 @@ def record(
     source: Opened, recipe: Recipe, plan: Plan, hashes: Mapping[str, Mapping[str, str]], found: Verification | None
 ) -> dict[str, Any]:
     """What `kept.json` holds. `hashes` has the sha256 of every `source` and every `output` file by name."""
-    before, after = slots(source.program.spec), slots(plan.program.spec)
     return {
         "kept": version("kept"),
         "torch": version("torch"),
@@ -45,8 +47,9 @@ def record(
             {**_named(step.rewrite), "promise": str(step.promise), "layers": step.layers, "parameters": step.parameters}
             for step in plan.steps
         ],
-        "new_layers": list(range(source.program.spec.depth, plan.program.spec.depth)),
-        "new_parameters": [name for name in after if name not in before],
+        "new_layers": [*plan.new_layers],
+        "new_parameters": created(source.program.spec, plan),
+        "expansions": expansions(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),
         "files": dict(hashes["output"]),
@@ -68,6 +71,37 @@ def _described(program: Program) -> dict[str, Any]:
         "cache_bytes": program.cache_bytes,
         "spec": describe(program.spec),
     }
+
+
+def expansions(source: Opened, plan: Plan) -> list[dict[str, list[int]]]:
+    """Every block expansion that the result has, oldest first, in its own numbers: the source's own, and the plan's.
+
+    Raises CheckpointError where the source's record tells of layers that the source does not have.
+    """
+    file = source.path / RECORD
+    earlier = read_json(file).get("expansions", []) if file.is_file() else []
+    try:
+        moved = [{key: [plan.origins.index(n) for n in one[key]] for key in ("layers", "copies_of")} for one in earlier]
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{file}: its expansions are not those of this model; remove the file") from None
+    return [*moved, *({"layers": [*one.layers], "copies_of": [*one.copies_of]} for one in plan.expansions)]
+
+
+def target(record: Mapping[str, Any]) -> str:
+    """The family of an output, by its record. Raises LookupError or TypeError where that does not say it."""
+    asked = text(record["recipe"]["to"])
+    return text(record["source"]["family"]) if asked == SAME else asked
+
+
+def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...]:
+    """The layers that block expansions added, by the record of a model of `after` layers, whose source had `before`.
+
+    None where the record says nothing that explains the difference.
+    """
+    found = record.get("expansions")
+    lists = [one.get("layers") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    numbers = {n for layers in lists if isinstance(layers, list) for n in layers if type(n) is int and 0 <= n < after}
+    return tuple(sorted(numbers)) if before + len(numbers) == after else ()
 
 
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass

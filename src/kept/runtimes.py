@@ -14,7 +14,7 @@ from kept.passes.tail import AffineTail
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kept.passes.legalize import Plan
+    from kept.passes.plan import Plan
 
 TRANSFORMERS_4 = ("transformers 4.45", "transformers 4.57")
 

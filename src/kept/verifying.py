@@ -11,14 +11,14 @@ from kept.checkpoint.stream import digest
 from kept.errors import CheckpointError, InputError, RecipeError
 from kept.opened import Opened, open_model
 from kept.passes.base import Promise
+from kept.passes.plan import Claim
 from kept.planning import make_plan
 from kept.recipe import MOST_TOKENS, recipe_from
-from kept.record import RECORD
+from kept.record import RECORD, copies
 from kept.reporting import Reporter, Silent
 from kept.writing import described
 
 if TYPE_CHECKING:
-    from kept.ir.program import Program
     from kept.verification.verify import Verification
 
 
@@ -44,13 +44,13 @@ def verify(
         raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
     before, after = open_model(source), open_model(out)
     _check_vocabularies(before, after)
-    promise, planned = recorded(before, after)
+    claim = recorded(before, after)
     context = min(before.program.spec.context, after.program.spec.context)
     path = None if text is None else Path(text)
     found = sample(before.path, before.program.spec.vocabulary, context, tokens, path)
-    runs = layer_runs(before, after, planned)
+    runs = layer_runs(before, after, claim)
     with (reporter or Silent()).stage("verify", runs, "layer runs") as advance:
-        measured = verify_pair(before, after, found, promise, planned, streamed=streamed, progress=advance)
+        measured = verify_pair(before, after, found, claim, streamed=streamed, progress=advance)
     notes = list(measured.notes)
     if not (after.path / RECORD).is_file():
         notes.append(f"{after.path} has no {RECORD}: it is held to the promise exact")
@@ -86,19 +86,23 @@ def altered(after: Opened, reporter: Reporter) -> tuple[str, ...]:
     return tuple(name for name, value in found.items() if not isinstance(sums, dict) or sums.get(name) != value)
 
 
-def recorded(before: Opened, after: Opened) -> tuple[Promise, Program | None]:
-    """The promise that an output states, and its plan's program where it can be made again."""
+def recorded(before: Opened, after: Opened) -> Claim:
+    """What an output states of itself, and what follows from its plan where that can be made again."""
     if not (after.path / RECORD).is_file():
-        return Promise.EXACT, None
+        return Claim()
     stated = read_json(after.path / RECORD)
     try:
         promise = Promise(stated["promise"])
         if "healed" in stated:  # what was learned is in no plan
-            return promise, None
+            depths = (one.program.spec.depth for one in (before, after))
+            return Claim(promise, copies=copies(stated, *depths))
         recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
-    return promise, make_plan(before, recipe).program if promise is Promise.EXACT else None
+    if promise is not Promise.EXACT and not recipe.passes:
+        return Claim(promise)
+    claim = make_plan(before, recipe, unmeasured=promise is not Promise.EXACT).claim
+    return replace(claim, promise=promise, program=claim.program if promise is Promise.EXACT else None)
 
 
 def _check_vocabularies(before: Opened, after: Opened) -> None:

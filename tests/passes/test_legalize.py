@@ -18,7 +18,7 @@ from kept.nn import Model
 from kept.passes.base import Promise
 from kept.passes.centre import Centre
 from kept.passes.fold_bias import FoldNormBias
-from kept.passes.legalize import Options, Plan, legalise, run_passes, stand_ins
+from kept.passes.legalize import Options, legalise, run_passes, stand_ins
 from kept.passes.rewrite import map_layers
 from kept.passes.rms import LayerNormToRms
 from kept.passes.untie import UntieHead
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from kept.ir.program import Program
     from kept.passes.base import Pass
+    from kept.passes.plan import Plan
 
 FAMILIES = ("llama", "mistral", "qwen2", "orion", "stablelm", "starcoder2")
 STOCK_TOLERANCE = 1e-5

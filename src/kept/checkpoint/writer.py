@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kept.ir.tensors import DTYPE_BYTES, Lazy, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 INDEX = "model.safetensors.index.json"
@@ -67,10 +67,14 @@ def shards(tensors: Mapping[str, Lazy], limit: int = SHARD_BYTES) -> list[Shard]
         groups[-1].append((name, tensor))
         held += tensor.nbytes
     ordered = [tuple(sorted(group, key=lambda item: (-DTYPE_BYTES[item[1].dtype], item[0]))) for group in groups]
-    if len(ordered) == 1:
-        return [Shard("model.safetensors", ordered[0])]
-    total = len(ordered)
-    return [Shard(f"model-{i:05}-of-{total:05}.safetensors", group) for i, group in enumerate(ordered, 1)]
+    return _named([Shard("", group) for group in ordered])
+
+
+def _named(parts: list[Shard]) -> list[Shard]:
+    """The same files under the names that stock tools look for."""
+    if len(parts) == 1:
+        return [replace(parts[0], name="model.safetensors")]
+    return [replace(part, name=f"model-{i:05}-of-{len(parts):05}.safetensors") for i, part in enumerate(parts, 1)]
 
 
 def unchanged(tensors: Mapping[str, Lazy], stored: Mapping[str, Stored]) -> list[Shard] | None:
@@ -80,6 +84,25 @@ def unchanged(tensors: Mapping[str, Lazy], stored: Mapping[str, Stored]) -> list
     if dict(tensors) != dict(stored) or not (listed or [file.name for file in files] == ["model.safetensors"]):
         return None
     return [Shard(f.name, tuple((n, t) for n, t in stored.items() if t.file == f), f) for f in files]
+
+
+def grown(
+    tensors: Mapping[str, Lazy], stored: Mapping[str, Stored], new: Collection[str], limit: int = SHARD_BYTES
+) -> list[Shard] | None:
+    """The source's own files, with other names of tensors perhaps, and behind them what is `new` in files of its own.
+
+    None where one of the other tensors is not one of the source's, whole and as it is.
+    """
+    names = {tensor: name for name, tensor in tensors.items() if name not in new}
+    if not names.keys() <= {*stored.values()}:
+        return None
+    parts = []
+    for file in sorted({tensor.file for tensor in stored.values()}):
+        held = [(name, tensor) for name, tensor in stored.items() if tensor.file == file]
+        kept = [(names[tensor], tensor) for _, tensor in held if tensor in names]
+        parts.append(Shard("", tuple(kept), file if kept == held else None))
+    added = shards({name: tensor for name, tensor in tensors.items() if name in new}, limit)
+    return _named([part for part in (*parts, *added) if part.tensors])
 
 
 def index(parts: list[Shard]) -> bytes | None:

@@ -82,6 +82,11 @@ TARGETS: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL,
 """The families that `convert --to` accepts."""
 
 
+def is_stock(name: str) -> bool:
+    """Whether transformers has a class for a family; of a name that is not known here that is assumed."""
+    return name not in FAMILIES or FAMILIES[name].stock
+
+
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a config. Raises CheckpointError where it is not read, with the reason or those that are."""
     name = config.get("model_type")

@@ -22,4 +22,5 @@ AQUILA = Family(
     ),
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
+    stock=False,
 )

@@ -84,4 +84,5 @@ BAICHUAN = Family(
         *linear("layers.{i}.mixer.qkv", "model.layers.{i}.self_attn.W_pack"),
     ),
     ignored=ROTARY_BUFFERS,
+    stock=False,
 )

@@ -57,4 +57,5 @@ DECI = Family(
     ),
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
+    stock=False,
 )

@@ -53,4 +53,5 @@ EXAONE = Family(
         *linear("head", "lm_head"),
     ),
     ignored=("*.rotary.inv_freq", "*.rotary_emb.inv_freq"),
+    stock=False,
 )

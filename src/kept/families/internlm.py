@@ -62,4 +62,5 @@ INTERNLM = Family(
     ),
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
+    stock=False,
 )

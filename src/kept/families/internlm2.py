@@ -35,4 +35,5 @@ INTERNLM2 = Family(
         *linear("head", "output"),
     ),
     ignored=ROTARY_BUFFERS,
+    stock=False,
 )

@@ -158,7 +158,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Choice:
-    """A word out of a list; `words` maps theirs to ours, the first of equals is written."""
+    """A word out of a list; `words` maps theirs to ours. Of equals the default is written, else the first."""
 
     key: str
     path: str
@@ -175,6 +175,8 @@ class Choice:
     def write(self, table: Facts) -> dict[str, Any]:
         """Fact to word."""
         value = first(table, self.path)
+        if dict(self.words)[self.default] == value:
+            return {self.key: self.default}
         return {self.key: next((theirs for theirs, ours in self.words if ours == value), self.default)}
 
 

@@ -80,4 +80,5 @@ MINICPM = Family(
     ),
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
+    stock=False,
 )

@@ -42,4 +42,5 @@ ORION = Family(
     ),
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
+    stock=False,
 )

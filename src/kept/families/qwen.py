@@ -123,4 +123,5 @@ QWEN = Family(
         *linear("head", "lm_head"),
     ),
     ignored=("transformer.rotary_emb.inv_freq",),
+    stock=False,
 )

@@ -63,6 +63,8 @@ class Entry:
 class Family:
     """How one family of checkpoints says what a spec says.
 
+    `stock`: transformers has a class for it.
+
     `limits` are conditions on the spec that its stock class checks when it loads. `bare_prefix` starts most tensor
     names and is absent from checkpoints of the bare model; writing adds it.
     """
@@ -74,6 +76,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     limits: tuple[Callable[[Spec], Violation | None], ...] = ()
     bare_prefix: str = ""
+    stock: bool = True
 
     def read_config(self, config: Mapping[str, Any]) -> Spec:
         """The architecture that a config describes. Raises CheckpointError naming the key."""
@@ -131,6 +134,14 @@ class Family:
             stored = _from_slot(entry, tensor, program.spec, slot)
             out.update(zip(entry_names(entry, slot, tensor.shape), stored, strict=True))
         return out
+
+    def places(self, spec: Spec) -> dict[str, str]:
+        """The slot that each tensor of a checkpoint holds, or holds a part of, by the tensor's name."""
+        return {
+            name: slot
+            for slot, info in slots(spec).items()
+            for name in entry_names(self._entry(slot, spec), slot, info.shape)
+        }
 
     def _with_prefix(self, tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
         if not self.bare_prefix or any(name.startswith(self.bare_prefix) for name in tensors):

@@ -58,4 +58,5 @@ XVERSE = Family(
     ),
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
+    stock=False,
 )

@@ -175,9 +175,32 @@ def writers(spec: Spec) -> Iterator[tuple[str, int]]:
     What a post-norm puts out is not theirs any more; who changes writers asks for models without post-norms.
     """
     for name, slot in slots(spec).items():
-        if name.endswith((".gain", "norm.bias")) or name.startswith("head."):
-            continue
         if name in {"embedding.weight", "positions.weight"}:
             yield name, 1
-        elif slot.axes[0] is Space.RESIDUAL:
+        elif not name.startswith("head.") and _writes(name, slot):
             yield name, 0
+
+
+def silent(layer: Layer, width: int) -> dict[str, float]:
+    """The weights of a layer, named within it, that make it add nothing to the residual stream, and their one value.
+
+    A part is silenced where its output is a weight times something: by the gain of the norm behind it, or without one
+    by what writes. A bias of such a norm goes too.
+    """
+    out: dict[str, float] = {}
+    for part, norm in (("mixer", layer.mixer_post_norm), ("mlp", layer.mlp_post_norm)):
+        names = {
+            name for name, slot in layer_slots(layer, width) if name.startswith(f"{part}.") and _writes(name, slot)
+        }
+        if norm is not None and norm.gain:
+            out[f"{part}_post_norm.gain"] = -norm.offset
+        else:
+            out |= dict.fromkeys(names, 0.0)
+        if norm is not None and norm.bias:
+            out[f"{part}_post_norm.bias"] = 0.0
+    return out
+
+
+def _writes(name: str, slot: Slot) -> bool:
+    """Whether a weight that is no table and no head writes to the residual stream along its first axis."""
+    return slot.axes[0] is Space.RESIDUAL and not name.endswith((".gain", "norm.bias"))

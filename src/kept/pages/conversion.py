@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import loader
+from kept.families import is_stock
 from kept.numbers import amount, parameters
 from kept.pages.blocks import (
     Block,
@@ -25,6 +26,7 @@ from kept.pages.blocks import (
     Words,
 )
 from kept.passes import PASSES, Promise
+from kept.record import target
 from kept.stated import listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
@@ -52,8 +54,9 @@ def passes(record: Record) -> Section | None:
 
 def _step(step: Record) -> tuple[str, ...]:
     name, options = text(step["name"]), mapped(step["options"])
-    values = [value for value in options.values() if value is not None]
-    words = ", ".join(", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
+    said = {key: value for key, value in options.items() if value is not None and value != []}
+    values = {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in said.items()}
+    words = ", ".join(values.values() if len(values) < 2 else (f"{key} {value}" for key, value in values.items()))
     summary = PASSES[name].summary if name in PASSES else ""
     counts = (f"{whole(step[key]):+,}" if step[key] else "" for key in ("layers", "parameters"))
     return (f"{name} ({words})" if words else name, summary, text(step["promise"]), *counts)
@@ -213,7 +216,12 @@ def loading(record: Record, out: str) -> Section:
 
 def _ways(record: Record, out: str) -> Iterator[Block]:
     known = {"source", "recipe"} <= record.keys()
-    reads = loader(text(record["source"]["family"]), text(record["recipe"]["to"])) if known else "AutoTokenizer"
+    if known and not is_stock(target(record)):
+        yield Words(
+            f"transformers has no class for {target(record)}; kept generate runs it, and kept convert changes it."
+        )
+        return
+    reads = loader(text(record["source"]["family"]), target(record)) if known else "AutoTokenizer"
     trusted = ", trust_remote_code=False" if reads == "AutoTokenizer" else ""
     yield Code(
         "transformers",

@@ -13,9 +13,10 @@ import jinja2
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import write_whole
 from kept.errors import InputError
+from kept.families import is_stock
 from kept.pages import conversion, evaluation, healing
 from kept.pages.blocks import Heading, Page, Pairs, Section, Words
-from kept.record import RECORD
+from kept.record import RECORD, target
 from kept.stated import blamed, text
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def _title(record: Record, directory: Path) -> str:
     if not {"source", "recipe"} <= record.keys():
         return directory.resolve().name
     healed = ", healed" if "healed" in record else ""
-    return f"{text(record['source']['name'])}, as a stock {text(record['recipe']['to'])}{healed}"
+    stock = "stock " if is_stock(target(record)) else ""
+    return f"{text(record['source']['name'])}, as a {stock}{target(record)}{healed}"
 
 
 def render(made: Page) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kept.passes.base import Obstacle, Pass, Promise
 from kept.passes.cast import CastTo
 from kept.passes.centre import Centre
+from kept.passes.expand import ExpandBlocks
 from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
 from kept.passes.fold_head_norm import FoldHeadNorm
@@ -29,6 +30,7 @@ PASSES: dict[str, type[Pass]] = {
         Centre,
         DropHeadBias,
         DropWindow,
+        ExpandBlocks,
         FillBiases,
         FoldHeadNorm,
         FoldMultipliers,

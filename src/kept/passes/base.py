@@ -65,6 +65,10 @@ class Pass(ABC):
         """What the pass keeps, run on this program."""
         return Promise.EXACT
 
+    def origins(self, program: Program) -> tuple[int | None, ...]:
+        """For each layer of the result the number that it has in this program; None for a new one."""
+        return tuple(range(program.spec.depth))
+
     @abstractmethod
     def requires(self, program: Program) -> Obstacle | None:
         """The first thing that stands in the way; None where the pass can run."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kept.errors import Refusal
 from kept.ir.slots import readings
-from kept.passes.base import Pass, Promise
 from kept.passes.carry import CarryNormBias
 from kept.passes.cast import CastTo
 from kept.passes.fill import FillBiases
@@ -22,6 +21,7 @@ from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.fuse import FuseProjections
 from kept.passes.gate import PlainToGated
 from kept.passes.plain_gains import PlainGains
+from kept.passes.plan import Plan, Step
 from kept.passes.repeat_heads import RepeatKeyValueHeads
 from kept.passes.rms import LayerNormToRms, Way
 from kept.passes.rotary import FullRotary, RopeForm
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kept.ir.facts import Violation
     from kept.ir.program import Program
     from kept.ir.spec import Spec
+    from kept.passes.base import Pass
 
     Violations = Callable[[Spec], list[Violation]]
     Gains = Mapping[str, torch.Tensor] | None
@@ -58,30 +59,6 @@ class Options:
     rope: RopeForm = "llama3"
     context: int | None = None
     dtype: str | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """A pass of a plan: its promise on this program, and the change in layers, parameters and bytes."""
-
-    rewrite: Pass
-    promise: Promise
-    layers: int
-    parameters: int
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The passes that were found, in order, and the program that they make."""
-
-    steps: tuple[Step, ...]
-    program: Program
-
-    @property
-    def promise(self) -> Promise:
-        """The weakest promise of all steps."""
-        return max((step.promise for step in self.steps), key=lambda promise: promise.rank, default=Promise.EXACT)
 
 
 def legalise(program: Program, violations: Violations, options: Options, gains: Gains = None) -> Plan:
@@ -156,9 +133,10 @@ def _apply(rewrite: Pass, program: Program, steps: list[Step]) -> Program:
 def _step(rewrite: Pass, program: Program, steps: list[Step]) -> Program:
     assert len(steps) < MOST_STEPS, [step.rewrite.name for step in steps]
     after = rewrite(program)
-    layers = after.spec.depth - program.spec.depth
+    origins, layers = rewrite.origins(program), after.spec.depth - program.spec.depth
+    assert len(origins) == after.spec.depth, f"{rewrite.name} does not know its layers"
     parameters, nbytes = after.parameters - program.parameters, after.nbytes - program.nbytes
-    steps.append(Step(rewrite, rewrite.promise(program), layers, parameters, nbytes))
+    steps.append(Step(rewrite, rewrite.promise(program), origins, layers, parameters, nbytes))
     return after
 
 

@@ -45,6 +45,10 @@ class AffineTail(Pass):
     name: ClassVar[str] = "affine-tail"
     summary: ClassVar[str] = "one more layer carries the final bias as a constant coordinate"
 
+    def origins(self, program: Program) -> tuple[int | None, ...]:
+        """The last one is new."""
+        return (*super().origins(program), None)
+
     def requires(self, program: Program) -> Obstacle | None:
         """A centred, RMS-normed stream, a free head with a bias, a gated MLP of at least d - 1 channels, no float16."""
         spec = program.spec

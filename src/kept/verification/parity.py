@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from kept.ir.spec import Norm, Spec
     from kept.verification.streamed import Run
 
+    State = tuple[Tensor, Norm]
+    """A residual stream, and the norm that reads it."""
+
 POSITIONS = 32
 """Positions whose logits are compared at a time: a large vocabulary's take 20 MB in float64."""
 
@@ -55,31 +58,33 @@ def measure(
 ) -> list[Parity]:
     """Compare each candidate with the reference on the same tokens.
 
-    Layers beyond the reference's (a tail, say) run but are not compared. `progress` is called with layers done.
+    Layers beyond the reference's (a tail, say) run but are not compared; nor is what a copy reads. `progress` is
+    called with layers done.
     """
     runs = [_watched(run, tokens_BT, progress) for run in (reference, *candidates)]
-    common = min(run.program.spec.depth for run in (reference, *candidates))
-    states: tuple[Tensor, ...] = ()
+    common = min(run.program.spec.depth - len(run.copies) for run in (reference, *candidates))
+    states: tuple[State, ...] = ()
     layers: list[list[float]] = [[] for _ in candidates]
-    for place, states in enumerate(islice(zip(*runs, strict=False), common + 1)):
-        wanted = _as_read(reference, states[0], place)
-        for errors, run, state in zip(layers, candidates, states[1:], strict=True):
-            errors.append(float((_as_read(run, state, place) - wanted).norm() / wanted.norm()))
+    for states in islice(zip(*runs, strict=False), common + 1):
+        wanted = _as_read(*states[0])
+        for errors, state in zip(layers, states[1:], strict=True):
+            errors.append(float((_as_read(*state) - wanted).norm() / wanted.norm()))
     # What is left of a longer run goes on to its end; of the others nothing is.
-    last, *finals = (deque((state, *run), maxlen=1).pop() for run, state in zip(runs, states, strict=True))
+    last, *finals = (deque((state, *run), maxlen=1).pop()[0] for run, state in zip(runs, states, strict=True))
     return _compare(reference, last, candidates, finals, tokens_BT, layers)
 
 
-def _watched(run: Run, tokens_BT: Tensor, progress: Callable[[int], None] | None) -> Iterator[Tensor]:
+def _watched(run: Run, tokens_BT: Tensor, progress: Callable[[int], None] | None) -> Iterator[State]:
     for place, state in enumerate(run.streams(tokens_BT)):
         if progress is not None and place:
             progress(1)
-        yield state
+        if place not in run.copies:
+            yield state, _reading(run.program.spec, place)
 
 
-def _as_read(run: Run, state: Tensor, place: int) -> Tensor:
+def _as_read(state: Tensor, norm: Norm) -> Tensor:
     """The stream as the norm behind it sees it: what that norm ignores is no error."""
-    return normalise(state.double(), _reading(run.program.spec, place))
+    return normalise(state.double(), norm)
 
 
 def _reading(spec: Spec, place: int) -> Norm:

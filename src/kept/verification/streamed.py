@@ -49,10 +49,14 @@ class Projection(nn.Module):
 
 @dataclass(frozen=True)
 class Run:
-    """A program to be run with weights and activations in `dtype`."""
+    """A program to be run with weights and activations in `dtype`.
+
+    `copies` are layers that add nothing: the stream behind one is the stream before it.
+    """
 
     program: Program
     dtype: torch.dtype
+    copies: frozenset[int] = frozenset()
 
     @property
     def precision(self) -> Precision:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from kept.ir.program import Program
     from kept.opened import Opened
+    from kept.passes.plan import Claim
 
 PROOF = 1e-9
 """Largest logit error, relative to the logits' standard deviation, of an EXACT plan in float64."""
@@ -109,33 +110,33 @@ def verify_pair(
     source: Opened,
     output: Opened,
     sample: Sample,
-    promise: Promise,
-    planned: Program | None = None,
+    claim: Claim,
     *,
     streamed: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Verification:
-    """Measure a pair layer by layer. `planned` is the output before rounding, where its plan is known.
+    """Measure a pair layer by layer, and the claim's program too where it has one.
 
     `streamed` leaves out the greedy continuations, for which both models must be in memory; so does a machine
     without that memory.
     """
     dtype = torch_dtype(output.program.dtype)
-    runs = [Run(output.program, dtype), Run(source.program, dtype)]
-    if planned is not None:
-        runs.append(Run(planned, torch.float64))
+    copies = frozenset(claim.copies)
+    runs = [Run(output.program, dtype, copies), Run(source.program, dtype)]
+    if claim.program is not None:
+        runs.append(Run(claim.program, torch.float64, copies))
     found = measure(Run(source.program, torch.float64), runs, sample.tokens_BT, progress)
     whole = not streamed and fits(source.program, output.program)
     continuations = side_by_side(source, output) if whole else ()
     notes = () if whole else ("greedy continuations need both models in memory and were left out",)
-    proof = found[2] if planned is not None else None
+    proof = found[2] if claim.program is not None else None
     stored = TORCH_NAMES[output.program.dtype]
-    return Verification(promise, sample.origin, stored, proof, found[0], found[1], continuations, notes)
+    return Verification(claim.promise, sample.origin, stored, proof, found[0], found[1], continuations, notes)
 
 
-def layer_runs(source: Opened, output: Opened, planned: Program | None) -> int:
+def layer_runs(source: Opened, output: Opened, claim: Claim) -> int:
     """How often a layer is run to measure a pair, which is what its progress counts."""
-    return 2 * source.program.spec.depth + output.program.spec.depth * (1 if planned is None else 2)
+    return 2 * source.program.spec.depth + output.program.spec.depth * (1 if claim.program is None else 2)
 
 
 def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:
