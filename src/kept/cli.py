@@ -424,7 +424,18 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
         display.out_json(done.record) if as_json else display.healed(done)
 
 
-OF_CACHES = ("data", "mixture", "hold_out", "tokens", "batch", "length", "temperature", "precision", "seed")
+OF_CACHES = (
+    "data",
+    "mixture",
+    "hold_out",
+    "tokens",
+    "batch",
+    "length",
+    "temperature",
+    "sample_temperatures",
+    "precision",
+    "seed",
+)
 
 
 @main.command("cache-teacher")

@@ -151,11 +151,16 @@ def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str,
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:
-    from kept.distillation.sampled import Sampling, sampled, teacher_sum
+    from kept.distillation.parallel import own_device
+    from kept.distillation.sampled import Sampling, Speaker, sampled, teacher_sum
     from kept.nn import Model
+    from kept.verification.text import Reader
 
     assert teacher is not None, "settings ask for one"
-    length = min(settings.length, teacher.program.spec.context)
-    sampling = Sampling(-(-settings.tokens // length), length, seed=settings.seed)
-    model = Model.load(teacher.program, dtype_of(settings))
-    return {SELF: sampled(model, teacher_sum(teacher), sampling, reporter=reporter)}
+    program, dtype = teacher.program, dtype_of(settings)
+    length = min(settings.length, program.spec.context)
+    words = Reader(teacher.path).tokenizer
+    size = None if words is None else words.get_vocab_size()
+    sampling = Sampling(-(-settings.tokens // length), length, settings.sampled_at, settings.seed, size)
+    speaker = Speaker(program.spec, dtype, lambda: Model.load(program, dtype).to(own_device()))
+    return {SELF: sampled(speaker, teacher_sum(teacher), sampling, reporter=reporter)}

@@ -86,13 +86,18 @@ class Ranks:
         return held.tolist()
 
 
+def own_device(device: str | None = None) -> torch.device:
+    """Where this process computes: on its own GPU, if there are any."""
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if where.type == "cuda" else where
+
+
 @contextmanager
 def ranks(device: str | None = None) -> Iterator[Ranks]:
     """The processes that torchrun started; without it a group of one."""
     number, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = own_device(device)
     if where.type == "cuda":
-        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(where)
     # The second backend carries what an asynchronous checkpoint has to agree on.
     backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
