@@ -426,6 +426,7 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
 
 OF_CACHES = (
     "data",
+    "field",
     "mixture",
     "hold_out",
     "tokens",

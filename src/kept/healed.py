@@ -60,8 +60,8 @@ def in_words(healed: Record) -> str:
 def asked(healed: Record) -> str:
     """What learned, from whom and on what, and the settings that decide the result."""
     settings = mapped(healed["settings"])
-    names = (text(one).rpartition("=") for one in listed(settings["data"]))
-    texts = ", ".join(name or Path(path).stem for name, _, path in names)
+    names = (text(one).partition("=") for one in listed(settings["data"]))
+    texts = ", ".join(name if path else Path(name).stem for name, _, path in names)
     heard = "texts that the teacher wrote" if texts == SELF else texts
     rows = whole(settings["batch"]) * whole(settings["accumulate"])
     how = f"rate {number(settings['rate']):g}, {text(settings['schedule'])}; {text(settings['precision'])}"

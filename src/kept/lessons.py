@@ -135,19 +135,15 @@ def dtype_of(settings: Settings) -> torch.dtype:
 
 
 def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str, Tokens]:
-    from kept.distillation.documents import Source
+    from kept.distillation.documents import Source, named_paths
     from kept.distillation.tokens import tokenise
     from kept.verification.text import Reader
 
-    sources: dict[str, Path] = {}
-    for given in settings.data:
-        name, _, path = given.rpartition("=")
-        name = name or Path(path).stem
-        if name in sources:
-            raise InputError(f"data: two are called {name!r}; name each, as one={path}")
-        sources[name] = Path(path)
     reader = Reader(student.path)
-    return {name: tokenise(Source((path,)), reader, reporter=reporter) for name, path in sources.items()}
+    return {
+        name: tokenise(Source((path,), settings.field), reader, reporter=reporter)
+        for name, path in named_paths(settings.data).items()
+    }
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:
@@ -159,8 +155,9 @@ def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> 
     assert teacher is not None, "settings ask for one"
     program, dtype = teacher.program, dtype_of(settings)
     length = min(settings.length, program.spec.context)
+    texts = max(2, -(-settings.tokens // length))  # one of them is held out
     words = Reader(teacher.path).tokenizer
     size = None if words is None else words.get_vocab_size()
-    sampling = Sampling(-(-settings.tokens // length), length, settings.sampled_at, settings.seed, size)
+    sampling = Sampling(texts, length, settings.sampled_at, settings.seed, size)
     speaker = Speaker(program.spec, dtype, lambda: Model.load(program, dtype).to(own_device()))
     return {SELF: sampled(speaker, teacher_sum(teacher), sampling, reporter=reporter)}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from heal_data import write_lines
-from kept.distillation.documents import Document, Source
+from kept.distillation.documents import Document, Source, named_paths
 from kept.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,6 +76,13 @@ def test_json_lines(tmp_path: Path) -> None:
 
 def test_another_field(tmp_path: Path) -> None:
     assert texts(write_lines(tmp_path / "a.jsonl", {"body": "one"}), field="body") == ["one"]
+
+
+@pytest.mark.parametrize(("written", "place"), [('{"text": "one"}\n', 1), ('\n{"text": "one"}', 2)])
+def test_json_after_a_byte_order_mark(tmp_path: Path, written: str, place: int) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(written, encoding="utf-8-sig")
+    assert [(d.text, d.place) for d in read(file)] == [("one", place)]
 
 
 def test_blank_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
@@ -152,6 +159,18 @@ def test_a_directory_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert [(d.text, d.file) for d in source.documents()] == [("one", 0), ("two", 1), ("three", 2)]
 
 
+def test_links_are_followed_and_end(tmp_path: Path) -> None:
+    data, other = tmp_path / "data", tmp_path / "other"
+    for folder in (data / "b", other):
+        folder.mkdir(parents=True)
+    (other / "one.txt").write_text("one")
+    (data / "b" / "two.txt").write_text("two")
+    (data / "a").symlink_to(other)
+    (data / "b" / "back").symlink_to(data)
+    (data / "c.txt").symlink_to(other / "one.txt")
+    assert [file.name for file in Source((data,)).files()] == ["a/one.txt", "b/two.txt", "c.txt"]
+
+
 def test_several_paths_come_in_their_order(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text(name, encoding="utf-8")
@@ -220,3 +239,40 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write_lines(tmp_path / "a.jsonl", {"text": "one"})
     assert texts(tmp_path / "a.jsonl") == ["one"]
     assert [entry for name in ("HF_HOME", "TMPDIR") for entry in (tmp_path / name).rglob("*")] == []
+
+
+# ----------------------------------------------------------------------------------------------------- names of paths
+
+
+def test_paths_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there as it is written is a path; a name ends at the first sign."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p=q").mkdir()
+    found = named_paths(["a/one.jsonl", "x=a/two.jsonl", "p=q", "y=p=q"])
+    assert {name: str(path) for name, path in found.items()} == {
+        "one": "a/one.jsonl",
+        "x": "a/two.jsonl",
+        "p=q": "p=q",
+        "y": "p=q",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([""], "data: '' names no file or directory"),
+        (["x="], "data: 'x=' names no file or directory"),
+        (["q1/train.jsonl", "q2/train.jsonl"], "q1/train.jsonl and q2/train.jsonl are both named 'train'; name them"),
+        (["x=a", "x=b"], "a and b are both named 'x'"),
+    ],
+)
+def test_paths_without_a_name_of_their_own(data: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        named_paths(data)
+
+
+@pytest.mark.parametrize("written", ["n" * 5000, "a=" + "n" * 5000])
+def test_a_name_that_is_too_long(written: str) -> None:
+    (path,) = named_paths([written]).values()
+    with pytest.raises(InputError, match=r"n: cannot be read \(File name too long\)"):
+        read(path)

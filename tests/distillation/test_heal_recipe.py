@@ -20,6 +20,8 @@ ENDS: dict[str, Any] = {"student": "s", "teacher": "t", "out": "o"}
 
 BEGIN = "student = 's'\nteacher = 't'\nout = 'o'\n"
 
+LARGE = ("rate", "kl", "clip", "lora_alpha", "hold_out", "accumulate", "temperature", "batch", "lora_rank", "seed")
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -87,6 +89,17 @@ def test_what_is_no_number_of_tokens(written: object) -> None:
         (BEGIN + "rate = true", "recipe.toml:4: rate: is True, it must be a number"),
         (BEGIN + "rate = nan", "recipe.toml:4: rate: is nan, it must be a finite number"),
         (BEGIN + "decay = inf", "recipe.toml:4: decay: is inf, it must be a finite number"),
+        *[(BEGIN + f"{key} = {'9' * 400}", f"recipe.toml:4: {key}: is too large, it must be at most") for key in LARGE],
+        (BEGIN + "rate = 0x1" + "0" * 5000, "recipe.toml:4: rate: is too large, it must be at most 1000000000"),
+        (BEGIN + "rate = " + "9" * 5000, "recipe.toml: Exceeds the limit"),
+        (BEGIN + "temperature = 1e300", "recipe.toml:4: temperature: is too large"),
+        (BEGIN + "tokens = '900000000B'", "recipe.toml:4: tokens: is too large, it must be at most 1000000000000000"),
+        (
+            BEGIN + "batch = 1000000000",
+            "recipe.toml:4: batch: is 1000000000, it must be smaller: a step has 1000000000",
+        ),
+        (BEGIN + "beta = 0", "recipe.toml:4: beta: is 0, it must be between 0 and 1"),
+        (BEGIN + "beta = 1.0", "recipe.toml:4: beta: is 1.0, it must be between 0 and 1"),
         (BEGIN + "compile = 1", "recipe.toml:4: compile: is 1, it must be true or false"),
         (BEGIN + "data = [1]", "recipe.toml:4: data: is [1], it must be a list of texts in quotes"),
         (BEGIN + "data = []", "recipe.toml:4: data: is (), it must be one or more"),

@@ -192,6 +192,54 @@ def test_a_loss_far_above_the_ones_before_is_a_spike(
         heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
 
 
+def test_near_zero_a_loss_may_rise(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten times next to nothing, or less than nothing, is noise; half a nat is not."""
+    original, seen = Loop._check, iter(range(99))
+
+    def check(self: Loop, _: float, gradient: float, parts: list[Any]) -> None:
+        noise = [1e-4, -1e-5][next(seen) % 2]
+        original(self, {51: 0.02, 54: 0.5}.get(self.step, noise), gradient, parts)
+
+    monkeypatch.setattr(Loop, "_check", check)
+    with pytest.raises(Diverged, match=r"step 55: the loss is 0\.5 and .* before"):
+        heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
+
+
+@pytest.mark.parametrize("changes", [{}, {"save_every": 1, "measure_every": 1}])
+def test_held_out_losses_that_are_no_number_end_a_run(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, int]
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out", rate=1e9, clip=1e9, train="all", tokens=128, schedule="constant")
+    ruined = replace(given, warmup=0.0, decay=1e9, **changes)  # type: ignore[arg-type] # numbers
+    with pytest.raises(Diverged, match=r"step 1: the held-out loss is .*; the last good checkpoint is none; lower"):
+        heal(ruined)
+    assert not (tmp_path / "out").exists()
+
+
+def test_self_with_few_tokens_samples_a_text_to_hold_out(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    done = heal(settings(pair, corpus, tmp_path / "out", data=("self",), tokens=1, batch=1))
+    (source,) = done.record["healed"]["sources"].values()
+    assert (source["documents"], source["held_out_documents"]) == (1, 1)
+
+
+def test_a_step_without_a_target_is_a_step(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    """Rows of one token: where it is its document's last, nothing is learned from it."""
+    short = tmp_path / "short.jsonl"
+    short.write_text("".join(f'{{"text": "{word}"}}\n' for word in ("fox old", "an once", "was there", "time a")))
+    given = settings(pair, short, tmp_path / "out", hold_out=1, length=1, batch=1, tokens=40)
+    assert heal(given).history[-1].step == 40
+    assert min(losses(tmp_path / "out")) == 0
+
+
+def test_without_a_teacher_agreement_is_null(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    heal(settings(pair, corpus, tmp_path / "out", teacher=None, kl=0.0, ce=1.0))
+    assert {line["agreement"] for line in noted(tmp_path / "out", "held-out")} == {None}
+    for file in (folder_of(tmp_path / "out") / "metrics.jsonl", tmp_path / "out" / "kept.json"):
+        assert "NaN" not in file.read_text()
+
+
 def interrupted(given: Any, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Stop a run before a step; what is being written is finished."""
     original = Loop._update
@@ -300,6 +348,7 @@ def test_a_run_that_never_began_is_in_nobody_s_way(
         ({"rate": -1.0}, RecipeError, "rate: is -1.0, it must be above 0"),
         ({"teacher": None}, RecipeError, "teacher: is None, it must be a checkpoint"),
         ({"train": "nrms"}, InputError, "names no weight"),
+        ({"train": "lora", "lora_rank": 10**9}, InputError, "lora_rank: is 1000000000, no matrix has a rank above"),
         ({"data": ("nowhere",)}, InputError, "nowhere"),
     ],
 )
@@ -348,7 +397,7 @@ def test_two_sources_of_one_name_are_refused(pair: tuple[Path, Path], corpus: Pa
     other.parent.mkdir()
     other.write_text("".join(corpus.read_text().splitlines(keepends=True)[:9]))
     for data in ((str(corpus), str(other)), (f"x={corpus}", f"x={other}")):
-        with pytest.raises(InputError, match=r"^data: two are called '(lines|x)'; name each, as one=.*lines\.jsonl$"):
+        with pytest.raises(InputError, match=r"^data: .* are both named '(lines|x)'; name them: a=.*, b=.*"):
             heal(settings(pair, corpus, tmp_path / "out", data=data))
     named = settings(pair, corpus, tmp_path / "out", data=(str(corpus), f"few={other}"))
     assert {*heal(named).record["healed"]["sources"]} == {"lines", "few"}

@@ -64,6 +64,9 @@ def test_weights_are_parsed_exactly() -> None:
         ("english", "'', the weight of 'english', is no number"),
         ("english=much", "'much', the weight of 'english', is no number"),
         ("english=nan", "is no number"),
+        ("english=1e999999999", "'1e999999999', the weight of 'english', is no number"),
+        ("english=" + "1" * 10**6, "is no number"),
+        ("english=1/" + "1" * 19, "is no number"),
         ("english=1/0", "is no number"),
         ("english=0", "make it positive"),
         ("english=-1", "make it positive"),
@@ -180,7 +183,9 @@ def test_documents_of_one_token_teach_nothing() -> None:
 
 @pytest.mark.parametrize(("documents", "hold_out"), [(1, 0.1), (1, 1), (3, 3), (3, 99)])
 def test_something_is_left_to_train_on(documents: int, hold_out: float) -> None:
-    with pytest.raises(InputError, match="a: every document is held out; give more documents, or hold none out"):
+    with pytest.raises(
+        InputError, match="a: every document is held out; give more documents that differ, or hold fewer"
+    ):
         Mixture({"a": tokens_of([3] * documents)}, hold_out=hold_out)
     assert len(next(islice(Mixture({"a": tokens_of([3] * documents)}, hold_out=0).train, 1))) == documents
 

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kept.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 PIECE = 16_384
 """Characters after which a text file may be cut into another document, at the next blank line."""
+
+MARK = "\ufeff"
+"""What some editors begin a file with, which is no JSON."""
 
 ROWS = 1024
 """Lines or rows that are fetched at a time."""
@@ -50,6 +54,27 @@ class Named:
     def nbytes(self) -> int:
         """Its size."""
         return self.path.stat().st_size
+
+
+def named_paths(data: Sequence[str]) -> dict[str, Path]:
+    """Paths by their names: `english=corpus/en` has one before it, any other has its own without the suffix.
+
+    What is there as it is written is a path, whatever signs are in it. Raises InputError where nothing is named, or two
+    paths have one name.
+    """
+    found: dict[str, Path] = {}
+    for given in data:
+        alone = "=" not in given or os.path.exists(given)  # noqa: PTH110 - Path.exists raises for a name too long
+        name, _, path = ("", "", given) if alone else given.partition("=")
+        if not path.strip():
+            raise InputError(f"data: {given!r} names no file or directory; write it as corpus/en or english=corpus/en")
+        name = name or Path(path).stem or Path(path).resolve().stem
+        if name in found:
+            raise InputError(
+                f"data: {found[name]} and {path} are both named {name!r}; name them: a={found[name]}, b={path}"
+            )
+        found[name] = Path(path)
+    return found
 
 
 @dataclass(frozen=True)
@@ -113,10 +138,10 @@ def _joined(lines: list[str]) -> tuple[str, int]:
 def _json(path: Path, source: Source) -> Iterator[Place]:
     """The field of each line. Lines may differ in their other fields; blank ones are passed over."""
     for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
+        if not line.removeprefix(MARK).strip():
             continue
         try:
-            found = json.loads(line)
+            found = json.loads(line.removeprefix(MARK))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
         if not isinstance(found, dict) or not isinstance(found.get(source.field), str):
@@ -128,8 +153,10 @@ def _lacks(found: object, field: str) -> str:
     if not isinstance(found, dict):
         return "is no JSON object; each line is one, as {" + f'"{field}": "..."' + "}"
     if field in found:
-        return f"has no text in {field!r} but {json.dumps(found[field])[:40]}; mend the line or name another field"
-    return f"has no field {field!r}, only {', '.join(found) or 'none'}; name the one with the text"
+        return (
+            f"has no text in {field!r} but {json.dumps(found[field])[:40]}; mend the line or name another with --field"
+        )
+    return f"has no field {field!r}, only {', '.join(found) or 'none'}; --field names the one with the text"
 
 
 def _parquet(path: Path, source: Source) -> Iterator[Place]:
@@ -144,7 +171,7 @@ def _parquet(path: Path, source: Source) -> Iterator[Place]:
         for number, text in enumerate(rows, 1):
             if not isinstance(text, str):
                 raise InputError(
-                    f"{path}: row {number} has no text in {source.field!r}; drop it or name another column"
+                    f"{path}: row {number} has no text in {source.field!r}; drop it or name another column with --field"
                 )
             yield number, text, share
     except pa.ArrowException as error:
@@ -158,7 +185,9 @@ def _share(path: Path, field: str) -> int:
     with pq.ParquetFile(path) as opened:
         names, rows = opened.schema_arrow.names, int(opened.metadata.num_rows)
     if field not in names:
-        raise InputError(f"{path}: has no column {field!r}, only {', '.join(names)}; name the one with the text")
+        raise InputError(
+            f"{path}: has no column {field!r}, only {', '.join(names)}; --field names the one with the text"
+        )
     return path.stat().st_size // max(1, rows)
 
 
@@ -180,12 +209,28 @@ def _known() -> str:
 
 
 def _walk(path: Path) -> Iterable[Named]:
+    with _blamed(path):
+        return _found(path)
+
+
+def _found(path: Path) -> Iterable[Named]:
     if path.is_file():
         return [Named(path, path.name)]
     if not path.is_dir():
         raise InputError(f"{path}: is not there; name a file or a directory of documents")
-    inside = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    return [Named(path / name, str(name)) for name in inside if not any(part.startswith(".") for part in name.parts)]
+    return [Named(file, str(file.relative_to(path))) for file in sorted(_below(path))]
+
+
+def _below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Files that are not hidden, through links too; a link back to where it lies leads nowhere new."""
+    here = folder.resolve()
+    for path in () if here in above else folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _below(path, above | {here})
+        elif path.is_file():
+            yield path
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 SPIKE, MEMORY = 10.0, 50
 """A loss so many times the median of as many steps before stops a run, once there are that many."""
 
+NOISE = 0.05
+"""Nats that a loss may always rise by: near zero, ten times the median is noise."""
+
 BETTER = 1e-3
 """What a held-out loss must fall by, relatively, to be an improvement."""
 
@@ -124,7 +127,7 @@ class Loop:
             group["lr"] = rate
         first = self.step * settings.accumulate
         parts = [self.stream.at(first + i) for i in range(settings.accumulate)]
-        tokens = sum(float(part.mask_BT.sum()) for part in parts)
+        tokens = max(1.0, sum(float(part.mask_BT.sum()) for part in parts))
         for i, part in enumerate(parts):
             if self.ranks.count > 1:
                 self.student.set_requires_gradient_sync(i + 1 == len(parts))  # type: ignore[operator] # FSDP2's own
@@ -172,13 +175,15 @@ class Loop:
 
     @torch.no_grad()
     def _measure(self) -> None:
-        """Held-out losses; the best weights so far are kept."""
+        """Held-out losses; the best weights so far are kept. Raises Diverged where a loss is no number."""
         sums: dict[str, float] = {}
         tokens = 0.0
         for batch in self.stream.held_out():
             tokens += float(batch.mask_BT.sum())
             _add(sums, self._share(batch))
         means = self._means(sums, tokens)
+        if not math.isfinite(means["loss"]):
+            raise self._diverged(f"step {self.step}: the held-out loss is {means['loss']:.4g}", "mend the student")
         agreement = means.pop("agreement", math.nan)
         self.history.append(Measured(self.step, self.step * self.settings.tokens_a_step, means, agreement))
         self._note("held-out", {**means, "agreement": agreement})
@@ -201,17 +206,22 @@ class Loop:
     def _check(self, loss: float, gradient: float, parts: list[Batch]) -> None:
         """Stop before a bad step is taken: with its number, its documents, and where to go on from."""
         usual = statistics.median(self._recent) if len(self._recent) == MEMORY else math.inf
-        if math.isfinite(loss) and math.isfinite(gradient) and loss <= SPIKE * usual:
+        most = usual + max((SPIKE - 1) * usual, NOISE)
+        if math.isfinite(loss) and math.isfinite(gradient) and loss <= most:
             self._recent.append(loss)
             return
-        self.states.settle()
         names = ", ".join(dict.fromkeys(name for part in parts for name in part.names))
         before = f" and {usual:.4g} before" if math.isfinite(usual) else ""
-        raise Diverged(
+        raise self._diverged(
             f"step {self.step + 1}: the loss is {loss:.4g}{before}, its gradient {gradient:.4g}; "
-            f"the documents are {names}; the last good checkpoint is {self.states.newest() or 'none'}; "
-            "lower --rate, or leave these documents out"
+            f"the documents are {names}",
+            "leave these documents out",
         )
+
+    def _diverged(self, what: str, way_out: str) -> Diverged:
+        self.states.settle()
+        last = self.states.newest() or "none"
+        return Diverged(f"{what}; the last good checkpoint is {last}; lower --rate, or {way_out}")
 
     def _note(self, kind: str, found: Mapping[str, float], seconds: float = 0.0) -> None:
         speed = {"tokens_per_second": self.settings.tokens_a_step / seconds} if seconds else {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.writer import finite
 from kept.distillation.cache import write_file
 from kept.errors import OutputError
 
@@ -49,13 +50,14 @@ class Metrics:
             self._points = _begin_points(self.folder / BOARD, 0 if step is None else step + 1)
 
     def note(self, line: Mapping[str, Any]) -> None:
-        """Note a line of a kind and a step; its fractions are points."""
+        """Note a line of a kind and a step; its fractions are points. What is no number is null, and no point."""
         if self.quiet:
             return
+        kept = finite(dict(line))
         with self._errors():
             with (self.folder / LINES).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            values = {f"{line['kind']}/{name}": value for name, value in line.items() if isinstance(value, float)}
+                file.write(json.dumps(kept, allow_nan=False) + "\n")
+            values = {f"{line['kind']}/{name}": value for name, value in kept.items() if isinstance(value, float)}
             if self._points is not None and values:
                 summary = {"value": [{"tag": tag, "simple_value": value} for tag, value in values.items()]}
                 _add(self._points, step=line["step"], summary=summary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 FINEST = 1 << 16
 """Weights are counted in parts of this; what four decimals can say is exact."""
+
+WEIGHT = re.compile(r"[+-]?\d{0,18}(\.\d{0,18})?(e[+-]?\d{1,2})?|\d{1,18}/\d{1,18}", re.ASCII | re.IGNORECASE)
+"""How a weight is written: longer ones take a Fraction for ever."""
 
 SHORTEST = 2
 """Ids of a document that teaches anything: the first of them predicts the second."""
@@ -37,9 +41,11 @@ def parse_weights(text: str) -> dict[str, Fraction]:
 
 def _weight(name: str, value: str) -> Fraction:
     try:
-        weight = Fraction(value)
+        weight = Fraction(value if WEIGHT.fullmatch(value) else "")
     except (ValueError, ZeroDivisionError):
-        raise InputError(f"mixture: {value!r}, the weight of {name!r}, is no number; write it as english=0.7") from None
+        raise InputError(
+            f"mixture: {value[:40]!r}, the weight of {name!r}, is no number; write it as english=0.7"
+        ) from None
     if weight <= 0:
         raise InputError(f"mixture: the weight of {name!r} is {value}; make it positive or leave the source out")
     return weight
@@ -73,7 +79,9 @@ class Mixture:
         self.train = tuple(u[~np.isin(d[u], withheld)] for d, u in zip(digests, usable, strict=True))
         for name, left in zip(self.names, self.train, strict=True):
             if not len(left):
-                raise InputError(f"{name}: every document is held out; give more documents, or hold none out")
+                raise InputError(
+                    f"{name}: every document is held out; give more documents that differ, or hold fewer out"
+                )
         self.shares = _shares(self._weights(weights))
 
     @property

@@ -24,6 +24,8 @@ LISTED = 64
 
 SAMPLED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?( *, *[0-9]{1,3}(\.[0-9]{1,3})?)*")
 """Temperatures as they are written."""
+MOST, MOST_TOKENS = 10**9, 10**15
+"""Larger than any setting that means something: what is beyond is a slip, and no float or tensor holds it."""
 
 Precision = Literal["float32", "bfloat16"]
 HiddenError = Literal["mse", "cosine"]
@@ -40,13 +42,14 @@ HELP: Mapping[str, str] = {
     "teacher_cache": "What kept cache-teacher wrote: read instead of running the teacher.",
     "data": "Texts (text, JSON lines, parquet, directories of them), with a name: english=corpus/en; may be "
     "given several times. self: the teacher samples them.",
+    "field": "The field of JSON lines, or the column of parquet, that holds the text.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
     "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
     "train": "What learns: norms, head, new (what the conversion created), lora (thin matrices, merged at the "
     "end), all, a pattern as layers.3.*; + joins them.",
     "lora_rank": "Rows of LoRA's thin matrices, where train has lora.",
     "lora_alpha": "Their product counts alpha / rank times.",
-    "tokens": "How many tokens to learn from, in all, as 2M or 500K.",
+    "tokens": "How many tokens to learn from, in all, as 2M or 500K; never less than a step of them.",
     "batch": "Rows of a batch, over all processes together.",
     "length": "Tokens of a row.",
     "accumulate": "Batches of a step: as many tokens at once in a part of the memory.",
@@ -69,7 +72,8 @@ HELP: Mapping[str, str] = {
     "compile": "Let torch compile the layers.",
     "measure_every": "Steps between held-out measurements.",
     "save_every": "Steps between checkpoints.",
-    "patience": "Measurements without a better one after which the run ends; 0: never.",
+    "patience": "Measurements without a better one after which the run ends; 0: never. The best, whose weights are "
+    "written, has the least held-out sum of all losses, each times its weight.",
     "seed": "Decides the order of the documents, and what self samples.",
 }
 """What each setting is, in a line."""
@@ -90,6 +94,7 @@ class Settings:
     teacher: str | None = None
     teacher_cache: str | None = None
     data: tuple[str, ...] = (SELF,)
+    field: str = "text"
     mixture: str | None = None
     hold_out: float = 0.01
     train: str = "norms"
@@ -131,8 +136,8 @@ class Settings:
             self._require(key, getattr(self, key) > 0, "above 0")
         for key in ("decay", "kl", "reverse", "jsd", "ce", "hidden", "patience", "seed"):
             self._require(key, getattr(self, key) >= 0, "at least 0")
-        for key in ("warmup", "beta"):
-            self._require(key, 0 <= getattr(self, key) <= 1, "from 0 to 1")
+        self._require("warmup", 0 <= self.warmup <= 1, "from 0 to 1")
+        self._require("beta", 0 < self.beta < 1, "between 0 and 1")
         self._require(
             "sample_temperatures",
             SAMPLED.fullmatch(self.sample_temperatures),
@@ -144,6 +149,7 @@ class Settings:
         weights = (self.kl, self.reverse, self.jsd, self.ce, self.hidden)
         self._require("kl", any(weights), "above 0 where no other loss is")
         running = self.reverse or self.jsd or self.hidden
+        self._require("batch", self.tokens_a_step <= MOST, f"smaller: a step has {MOST} tokens at most")
         self._require(
             "teacher_cache", not (self.teacher_cache and running), "left out where reverse, jsd or hidden is above 0"
         )
@@ -158,7 +164,15 @@ class Settings:
             self._require(key, texts(key, value), "one or more")
         elif not (value is None and "None" in hint):
             check_type(key, value, "int" if hint == "Count" else hint)
-            self._require(key, not isinstance(value, float) or math.isfinite(value), "a finite number")
+            self._check_size(key, value)
+
+    def _check_size(self, key: str, value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        most = MOST_TOKENS if key in {"tokens", "seed"} else MOST
+        self._require(key, isinstance(value, int) or math.isfinite(value), "a finite number")
+        if abs(value) > most:
+            raise RecipeError(f"{key}: is too large, it must be at most {most}")
 
     def _require(self, key: str, holds: object, wanted: str) -> None:
         if not holds:

@@ -66,7 +66,8 @@ def trainable(
     """The weights that a choice names: words and patterns joined by `+`, as `norms+head` or `layers.3.*`.
 
     `new` is what the passes of a conversion created, which its record (`kept.json`) lists; `lora` two thin matrices
-    beside each projection of attention and MLPs. Raises InputError for a part that names nothing.
+    beside each projection of attention and MLPs. Raises InputError for a part that names nothing, and a
+    rank that no matrix has.
     """
     found: dict[str, None] = {}
     lora = None
@@ -90,7 +91,11 @@ def trainable(
 def _lora(program: Program, rank: int, alpha: float) -> Lora:
     from kept.distillation.lora import Lora, matrices  # noqa: PLC0415 - imports torch, which a plan does not need
 
-    return Lora(tuple(matrices(program)), rank, alpha)
+    found = tuple(matrices(program))
+    most = max((min(program.weights[name].shape) for name in found), default=rank)
+    if rank > most:
+        raise InputError(f"lora_rank: is {rank}, no matrix has a rank above {most}; make it smaller")
+    return Lora(found, rank, alpha)
 
 
 def _named(program: Program, part: str, record: Mapping[str, Any]) -> Collection[str]:
