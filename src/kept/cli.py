@@ -427,7 +427,19 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
         display.out_json(done.record) if as_json else display.healed(done)
 
 
-OF_CACHES = ("data", "field", "mixture", "hold_out", "tokens", "batch", "length", "temperature", "precision", "seed")
+OF_CACHES = (
+    "data",
+    "field",
+    "mixture",
+    "hold_out",
+    "tokens",
+    "batch",
+    "length",
+    "temperature",
+    "sample_temperatures",
+    "precision",
+    "seed",
+)
 
 
 @main.command("cache-teacher")
