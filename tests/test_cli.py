@@ -94,6 +94,25 @@ def test_the_package_runs() -> None:
     assert done.stderr == ""
 
 
+STOPS = """
+from kept.cli import main
+
+@main.command()
+def stop():
+    exec("raise KeyboardInterrupt")  # as in the middle of an import that makes a dataclass
+
+main(["stop"])
+"""
+
+
+def test_an_interruption_of_an_import_has_its_exit_code_too(tmp_path: Path) -> None:
+    (tmp_path / "stops.py").write_text(STOPS)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    command, given = [sys.executable, "-m", "stops"], {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
+    assert (done.returncode, done.stderr) == (130, "kept: interrupted; the same command continues\n")
+
+
 def test_the_installed_command_says_its_version() -> None:
     command = os.path.join(os.path.dirname(sys.executable), "kept")  # noqa: PTH118, PTH120 - beside the interpreter
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)

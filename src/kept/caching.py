@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.distillation.settings import LISTED
-from kept.errors import InputError
+from kept.errors import InputError, OutputError
 from kept.lessons import Pair, check_pair, dtype_of, mixture, named
 from kept.opened import open_model
 from kept.reporting import Reporter, Silent
@@ -43,7 +43,7 @@ def cache_teacher(settings: Settings, k: int = LISTED, reporter: Reporter | None
 
     watch = reporter or Silent()
     assert settings.teacher is not None, "settings ask for one"
-    _check(k)
+    _check(k, Path(settings.out))
     models = [open_model(path) for path in dict.fromkeys((settings.teacher, settings.student))]
     teacher, student = models[0], models[-1]
     check_pair(student, teacher, settings.length)
@@ -68,9 +68,11 @@ def cache_teacher(settings: Settings, k: int = LISTED, reporter: Reporter | None
     return CachedTeacher(made.path, made.rows.nbytes, made.about)
 
 
-def _check(k: int) -> None:
+def _check(k: int, out: Path) -> None:
     if k < 1:
         raise InputError(f"k: is {k}, it must be at least 1")
+    if not out.is_dir() and os.path.lexists(out):
+        raise OutputError(f"{out}: is no directory; name another place for the cache")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "cache-teacher: runs as one process; start it without torchrun (healing reads it on any ranks)"

@@ -112,6 +112,9 @@ class Group(click.Group):
             context.exit(error.exit_code)
         except KeyboardInterrupt as error:
             display.complain(str(error) or "interrupted; the same command continues")
+            # CPython remembers one that left an exec of text, as imports of dataclasses have, and would die by the
+            # signal at its end although it was caught; another exec lets it forget.
+            exec("")  # noqa: S102 - no text
             context.exit(130)
         except (BrokenPipeError, click.ClickException, click.Abort, click.exceptions.Exit):
             raise  # click's own ends; and whoever read the output has seen enough
@@ -440,7 +443,19 @@ def _keyed(recipe: str | None, **named: str | None) -> Iterator[None]:
         raise CheckpointError(f"{recipe}: {key}: {error}") from None
 
 
-OF_CACHES = ("data", "field", "mixture", "hold_out", "tokens", "batch", "length", "temperature", "precision", "seed")
+OF_CACHES = (
+    "data",
+    "field",
+    "mixture",
+    "hold_out",
+    "tokens",
+    "batch",
+    "length",
+    "temperature",
+    "sample_temperatures",
+    "precision",
+    "seed",
+)
 
 
 @main.command("cache-teacher")

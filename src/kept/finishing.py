@@ -36,11 +36,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Course:
-    """What a run did: what it was asked, what learned, from how much of what, and what was measured on the way."""
+    """What a run did: what it was asked, what learned, from how much of what, and what was measured on the way.
+
+    `read` has the sha256 of the models and texts, by setting.
+    """
 
     settings: Settings
     learned: Trainable
     sources: Mapping[str, Mapping[str, int]]
+    read: Mapping[str, str]
     history: Sequence[Measured]
 
     @property
@@ -51,6 +55,7 @@ class Course:
                 "settings": {key: value for key, value in self.settings.to_dict().items() if key != "out"},
                 "learned": {"parameters": self.learned.parameters, "of": self.learned.of},
                 "sources": self.sources,
+                "read": self.read,
                 "held_out": [{**asdict(one), **one.losses} for one in self.history],
             }
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.reader import Checkpoint, read_json
@@ -18,8 +19,6 @@ from kept.opened import Opened
 from kept.record import RECORD
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kept.distillation.cluster import Cluster
     from kept.distillation.settings import Settings
 
@@ -37,14 +36,19 @@ class Forecast:
 def forecast(settings: Settings, cluster: Cluster) -> Forecast:
     """Predict a run from the settings and what the config files say.
 
-    Raises InputError where the two models do not belong together, and CheckpointError for a config that is missing or
-    that no family reads.
+    Raises InputError where the two models do not belong together or the teacher's cache is none, and CheckpointError
+    for a config that is missing or that no family reads.
     """
+    if settings.teacher_cache is not None:
+        from kept.distillation.offline import Cached  # noqa: PLC0415 - imports torch, which other plans do not need
+
+        Cached.open(Path(settings.teacher_cache))  # says what is wrong with it
     student = _described(local(settings.student))
     teacher = None if settings.teacher is None else _described(local(settings.teacher))
     check_sizes(student, teacher, settings.length)
     record = student.path / RECORD
-    learned = trainable(student.program, settings.train, read_json(record) if record.is_file() else None)
+    made = read_json(record) if record.is_file() else None
+    learned = trainable(student.program, settings.train, made, settings.lora_rank, settings.lora_alpha)
     theirs = None if teacher is None or settings.teacher_cache is not None else teacher.program.spec
     asked = Asked(student.program.spec, theirs, learned, settings)
     return Forecast(cluster, learned, cost(asked, cluster), tuple(ways_out(asked, cluster)))

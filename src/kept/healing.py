@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import check_target
-from kept.checkpoint.writer import to_json
-from kept.distillation.cache import write_file
+from kept.distillation.folder import alone, begin
 from kept.distillation.trainable import Trainable, trainable
-from kept.errors import InputError, OutputError
 from kept.finishing import Course, Draft
-from kept.lessons import Pair, dtype_of, stream
+from kept.lessons import Pair, dtype_of, stream, sums
+from kept.planning import check_place
 from kept.record import RECORD
 from kept.reporting import Reporter, Silent
 
@@ -76,21 +74,34 @@ def heal(
     from kept.distillation.parallel import ranks
 
     pair = Pair.open(settings)
+    for opened, called in ((pair.student, "the student"), (pair.teacher, "the teacher")):
+        if opened is not None:
+            check_place(opened.path, target, called)
     draft = Draft.of(pair)
     learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)
     folder = target.with_name(f".{target.name}{RUN}")
     with ranks() as all_ranks:
         shown = reporter if reporter is not None and all_ranks.first else Silent()
         texts = stream(settings, pair, shown)
-        _begin(folder, {**settings.to_dict(), "read": texts.mixture.counts}, all_ranks)
-        metrics = Metrics(folder, watch or (lambda _: None), quiet=not all_ranks.first)
-        loop = _loop(settings, pair, learned, texts, metrics, all_ranks)
-        metrics.note(_about(settings, learned, loop, pair.cache))
-        best = loop.run()
-        metrics.note({"kind": "end", "step": loop.step})
-        found = _finish(draft, learned, loop, best, shown) if all_ranks.first else None
-        all_ranks.meet()
+        with alone(folder, all_ranks):
+            read = all_ranks.once(lambda: _begin(folder, settings, pair, texts)) or {}
+            metrics = Metrics(folder, watch or (lambda _: None), quiet=not all_ranks.first)
+            loop = _loop(settings, pair, learned, texts, metrics, all_ranks)
+            metrics.note(_about(settings, learned, loop, pair.cache))
+            best = loop.run()
+            metrics.note({"kind": "end", "step": loop.step})
+            course = Course(settings, learned, texts.mixture.counts, read, loop.history)
+            found = _finish(draft, course, loop, best, shown) if all_ranks.first else None
+            all_ranks.meet()
     return Healed(target, learned, tuple(loop.history), read_json(target / RECORD), folder, found)
+
+
+def _begin(folder: Path, settings: Settings, pair: Pair, texts: Stream) -> dict[str, str]:
+    """Begin a run, or find it as the same command on the same files left it. Returns the sums of these files."""
+    check_target(Path(settings.out))  # again: the run that held the directory may just have finished
+    read = sums(settings, pair, texts.mixture)
+    begin(folder, settings.to_dict(), read)
+    return read
 
 
 def _loop(settings: Settings, pair: Pair, learned: Trainable, texts: Stream, metrics: Metrics, ranks: Ranks) -> Loop:
@@ -108,38 +119,16 @@ def _loop(settings: Settings, pair: Pair, learned: Trainable, texts: Stream, met
 
 
 def _finish(
-    draft: Draft, learned: Trainable, loop: Loop, best: Mapping[str, Tensor], reporter: Reporter
+    draft: Draft, course: Course, loop: Loop, best: Mapping[str, Tensor], reporter: Reporter
 ) -> Verification | None:
     """The result under its name, and measured; the checkpoints, which no run will ask for again, are gone."""
     from kept.distillation.lora import merged
     from kept.distillation.states import clear
 
-    weights = merged(draft.pair.student.program, best, learned.lora)
-    course = Course(loop.settings, learned, loop.stream.mixture.counts, loop.history)
+    weights = merged(draft.pair.student.program, best, course.learned.lora)
     found = draft.write(weights, course, reporter)
     clear(loop.states.directory, "step-*")
     return found
-
-
-def _begin(folder: Path, asked: Mapping[str, Any], ranks: Ranks) -> None:
-    """Make the directory of a run, or find it as the same command left it. A run without a checkpoint never began."""
-    file = folder / "settings.json"
-    if ranks.first and not any(folder.glob("step-*[0-9]")):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(file, to_json(asked))
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot be written ({error.strerror or error}); free space or permissions?"
-            ) from None
-    ranks.meet()
-    found = read_json(file) if file.is_file() else {}
-    changed = [key for key, value in json.loads(to_json(asked)).items() if found.get(key) != value]
-    if changed:
-        raise InputError(
-            f"{folder}: is a run with other settings ({', '.join(changed)}); "
-            "give them again, remove it, or choose another --out"
-        )
 
 
 def _about(settings: Settings, learned: Trainable, loop: Loop, cache: Cached | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.stream import digest
 from kept.distillation.settings import SELF, Settings
 from kept.errors import InputError
 from kept.opened import Opened, open_model
@@ -75,14 +76,14 @@ def check_sizes(student: Opened, teacher: Opened | None, length: int) -> None:
 def stream(settings: Settings, pair: Pair, reporter: Reporter) -> Stream:
     """The tokens to learn from, in rows that are cut anew each epoch, or in those that a teacher's cache has."""
     from kept.distillation.packing import Stream, check
-    from kept.distillation.rows import Rows, RowStream
+    from kept.distillation.rows import RowStream
 
     found = mixture(settings, pair, reporter)
     if pair.cache is None:
         made = Stream(found, settings.batch, settings.length, settings.seed)
     else:
         pair.cache.require(named(settings, pair, found))
-        made = RowStream(Rows(found, settings.length, pair.cache.about["counts"]), settings.batch, settings.seed)
+        made = RowStream(pair.cache.cut(found), settings.batch, settings.seed)
     check(made, pair.student.program.spec.vocabulary, pair.student.program.spec.context)
     return made
 
@@ -113,6 +114,18 @@ def named(settings: Settings, pair: Pair, found: Mixture) -> dict[str, Any]:
     }
 
 
+def sums(settings: Settings, pair: Pair, found: Mixture) -> dict[str, str]:
+    """The sha256 of each thing that a run reads, under the setting that names it. It reads all weights."""
+    from kept.distillation.offline import ABOUT, data_sum
+    from kept.distillation.sampled import teacher_sum
+
+    models = {"student": pair.student, "teacher": pair.teacher}
+    made = {name: teacher_sum(opened) for name, opened in models.items() if opened is not None}
+    if settings.teacher_cache is not None:
+        made["teacher_cache"] = digest(Path(settings.teacher_cache) / ABOUT)
+    return {**made, "data": data_sum(found)}
+
+
 def dtype_of(settings: Settings) -> torch.dtype:
     """That of the arithmetic."""
     import torch
@@ -134,12 +147,17 @@ def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str,
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:
-    from kept.distillation.sampled import Sampling, sampled, teacher_sum
+    from kept.distillation.parallel import own_device
+    from kept.distillation.sampled import Sampling, Speaker, sampled, teacher_sum
     from kept.nn import Model
+    from kept.verification.text import Reader
 
     assert teacher is not None, "settings ask for one"
-    length = min(settings.length, teacher.program.spec.context)
+    program, dtype = teacher.program, dtype_of(settings)
+    length = min(settings.length, program.spec.context)
     texts = max(2, -(-settings.tokens // length))  # one of them is held out
-    sampling = Sampling(texts, length, seed=settings.seed)
-    model = Model.load(teacher.program, dtype_of(settings))
-    return {SELF: sampled(model, teacher_sum(teacher), sampling, reporter=reporter)}
+    words = Reader(teacher.path).tokenizer
+    size = None if words is None else words.get_vocab_size()
+    sampling = Sampling(texts, length, settings.sampled_at, settings.seed, size)
+    speaker = Speaker(program.spec, dtype, lambda: Model.load(program, dtype).to(own_device()))
+    return {SELF: sampled(speaker, teacher_sum(teacher), sampling, reporter=reporter)}

@@ -95,7 +95,7 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     directory = local(recipe.source)
     inputs = Inputs.found(replace(recipe, source=str(directory)))
     source = open_model(directory)
-    _check_place(source.path, target)
+    check_place(source.path, target)
     if recipe.norm == "calibrated" and recipe.text is None:
         raise InputError("norm calibrated: needs text to measure on; give --text FILE")
     gains = None if unmeasured else _gains(source, recipe, reporter)
@@ -134,14 +134,15 @@ def _parts(source: Opened, planned: Plan, family: Family, recipe: Recipe) -> lis
     return found or shards(tensors, recipe.shard_bytes)
 
 
-def _check_place(source: Path, target: Path) -> None:
+def check_place(source: Path, target: Path, called: str = "the source") -> None:
+    """Raise OutputError where a target has no name of its own, or lies inside what it is made of."""
     inside, place = (
         Path(os.path.realpath(path)) for path in (source, target)
     )  # Path.resolve trips over a loop of links
     if target.name in {"", ".."}:
         raise OutputError(f"{target}: names no new directory; choose another output")
     if inside in (place, *place.parents):
-        raise OutputError(f"{target}: lies inside the source; choose a place outside of it")
+        raise OutputError(f"{target}: lies inside {called}; choose a place outside of it")
 
 
 def _sample(source: Opened, planned: Plan, recipe: Recipe) -> Sample | None:

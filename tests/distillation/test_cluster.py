@@ -45,6 +45,7 @@ def test_a_file_may_describe_all(tmp_path: Path) -> None:
     [
         ("h10", "cluster: 'h10' is no known device; did you mean h100?"),
         ("0xh100", "ranks: is 0, it must be above 0"),
+        ("1000001xh100", "ranks: is 1000001, it must be at most 1,000,000"),
         ("", "cluster: '' is no known device"),
     ],
 )
@@ -57,6 +58,7 @@ def test_names_that_are_none(said: str, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        ('device = "h100"\nreached = 5', ":2: reached: is 5, it must be at most 1"),
         ('device = "h100"\nmemory = 80', ":2: memory: is not a key"),
         ('device = "h100"\nranks = 1.5', ":2: ranks: is 1.5, it must be a whole number"),
         ('device = "h100"\nreached = -1.0', ":2: reached: is -1.0, it must be above 0"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from kept.distillation.cluster import Cluster, cluster
 from kept.distillation.cost import Asked, cost, forward_operations, kept_values, memory, student_operations, ways_out
 from kept.distillation.settings import Settings
 from kept.distillation.trainable import Trainable, trainable
+from kept.errors import InputError
+from kept.forecasting import forecast
 from kept.ir import spec as ir
 from kept.ir.program import Program
 from kept.ir.slots import slots
@@ -23,6 +25,10 @@ from kept.ir.tensors import zeros
 from kept.nn import Model
 from models import random_program
 from pass_helpers import LAYER_NORM, RMS_NORM
+from stored import write_readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SPEC = ir.Spec(
     97,
@@ -65,6 +71,8 @@ def model(train: str, spec: ir.Spec = SPEC) -> tuple[Model, Trainable]:
     program = random_program(spec)
     made, learned = Model.load(program, torch.float32), trainable(program, train)
     learned.apply(made)
+    thin = {name: torch.randn(p.shape) for name, p in made.named_parameters() if p.is_meta}
+    made.load_state_dict(thin, strict=False, assign=True)
     return made, learned
 
 
@@ -84,7 +92,7 @@ def test_a_forward_has_the_operations_that_torch_counts() -> None:
     assert found == BATCH * LENGTH * (forward_operations(SPEC, LENGTH) - attention)
 
 
-@pytest.mark.parametrize("train", ["all", "layers.*.mlp.*", "head"])
+@pytest.mark.parametrize("train", ["all", "layers.*.mlp.*", "head", "lora", "norms+lora"])
 def test_a_step_has_the_operations_that_torch_counts(train: str) -> None:
     made, learned = model(train)
     found = products(lambda: made(TOKENS).sum().backward())
@@ -114,14 +122,16 @@ def saved_bytes(made: Model) -> int:
     return total
 
 
-@pytest.mark.parametrize("train", ["norms", "all"])
+@pytest.mark.parametrize("train", ["norms", "all", "lora"])
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_layer_keeps_what_autograd_keeps_within_a_sixth(train: str, *, gated: bool) -> None:
     wide = replace(SPEC.layers[0], mlp=ir.Mlp(96, "silu", gated=gated))
     spec = replace(SPEC, layers=(wide,) * 6)
-    deep, shallow = (model(train, s)[0] for s in (spec, replace(spec, layers=(wide,) * 3)))
+    (deep, _), (shallow, shallow_learned) = (model(train, s) for s in (spec, replace(spec, layers=(wide,) * 3)))
     found = (saved_bytes(deep) - saved_bytes(shallow)) / 3
-    said = 4 * BATCH * LENGTH * kept_values(wide, spec.width, learns=train == "all")
+    lora = shallow_learned.lora
+    put_out = 0 if lora is None else lora.rank * len(lora.slots) // 3
+    said = 4 * BATCH * LENGTH * (kept_values(wide, spec.width, learns=train != "norms") + put_out)
     assert said == pytest.approx(found, rel=1 / 6)
 
 
@@ -145,6 +155,38 @@ def test_orion_on_one_gpu_of_80_gb() -> None:
     assert not cost(asked(), cluster("h100")).fits
     assert not cost(asked(checkpointing=True, precision="float32"), cluster("h100")).fits
     assert not cost(asked("all", checkpointing=True), cluster("h100")).fits, "AdamW's moments alone are 116 GB"
+
+
+def test_lora_takes_a_backward_and_more_with_its_rank() -> None:
+    machine, two = (Cluster("made", cluster("h100").device, ranks) for ranks in (1, 2))
+    none = asked("final_norm.gain")
+    narrow, wide = (replace(none, learned=_with_rank(rank)) for rank in (4, 64))
+    for name in ("student", "learning", "activations"):
+        assert memory(none, machine)[name] < memory(narrow, machine)[name] < memory(wide, machine)[name], name
+    assert memory(narrow, two)["gathered"] < memory(wide, two)["gathered"]
+    operations = [student_operations(orion(), one.learned, LENGTH) for one in (none, narrow, wide)]
+    assert operations[1] > 1.9 * operations[0], "the stream's gradient"
+    assert operations[1] < operations[2] < 1.2 * operations[1]
+
+
+def _with_rank(rank: int) -> Trainable:
+    spec = orion()
+    program = Program(spec, {name: zeros(slot.shape, "BF16") for name, slot in slots(spec).items()})
+    return trainable(program, "lora", lora_rank=rank)
+
+
+def test_a_plan_has_the_rank_that_the_settings_say(tmp_path: Path) -> None:
+    source = write_readable(tmp_path / "orion", "orion")
+    given = settings(student=str(source), teacher=str(source), train="lora")
+    narrow, wide = (forecast(replace(given, lora_rank=rank), cluster("h100")).learned for rank in (2, 6))
+    assert wide.parameters == 3 * narrow.parameters
+
+
+def test_a_plan_opens_the_teacher_s_cache(tmp_path: Path) -> None:
+    source = write_readable(tmp_path / "orion", "orion")
+    given = settings(student=str(source), teacher_cache=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none: is no teacher's cache; kept cache-teacher makes one"):
+        forecast(given, cluster("h100"))
 
 
 def test_time_and_money() -> None:

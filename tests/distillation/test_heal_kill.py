@@ -18,6 +18,7 @@ from kept.healing import heal
 from stored import all_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from kept.distillation.settings import Settings
@@ -131,13 +132,44 @@ def test_a_checkpoint_without_a_name_is_never_picked_up(pair: tuple[Path, Path],
     assert len(losses(tmp_path / "out")) == STEPS
 
 
-def test_a_damaged_checkpoint_is_one_line(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "cut": ("*.distcp", lambda file: file.write_bytes(file.read_bytes()[:500]), r"__0_0\.distcp: not as written"),
+    "a bit": ("*.distcp", flip, r"__0_0\.distcp: not as written"),
+    "zeros": (".metadata", lambda file: file.write_bytes(bytes(99)), r"\.metadata: not as written"),
+    "lost": (".metadata", lambda file: file.unlink(), r"\.metadata: not as written"),
+    "no sums": ("sums.json", lambda file: file.unlink(), r"sums\.json: No such file or directory"),
+    "no JSON": ("sums.json", lambda file: file.write_bytes(b"{"), r"sums\.json: .*"),
+}
+
+
+def test_a_damaged_checkpoint_is_one_line(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever was done to it; without it the run begins anew, though a file has the name of another."""
     given = settings(pair, corpus, tmp_path / "out")
     assert finish(start(given, "named 10")) == KILLED
-    (file,) = (folder_of(tmp_path / "out") / "step-00000005").glob("*.distcp")
-    file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(CheckpointError, match=r"step-00000005: is no whole checkpoint \(.*\); remove it to go on from"):
-        heal(given)
+    place = folder_of(tmp_path / "out") / "step-00000005"
+    shutil.copytree(place, tmp_path / "whole")
+    for pattern, damage, said in DAMAGES.values():
+        (file,) = place.glob(pattern)
+        damage(file)
+        capfd.readouterr()
+        with pytest.raises(
+            CheckpointError, match=rf"step-00000005: is no whole checkpoint \({said}\); remove it to go"
+        ):
+            heal(given)
+        assert "Traceback" not in capfd.readouterr().err
+        shutil.rmtree(place)
+        shutil.copytree(tmp_path / "whole", place)
+    (place.parent / "step-00000009.partial").touch()
+    heal(given)
+    assert [line["step"] for line in noted(tmp_path / "out", "run")] == [0, 5]
 
 
 def test_a_torn_line_of_metrics_is_written_again(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:

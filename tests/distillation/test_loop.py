@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ def test_a_run_that_ended_leaves_metrics_and_no_checkpoints(
 ) -> None:
     done = heal(settings(pair, corpus, tmp_path / "out"))
     assert done.run == folder_of(tmp_path / "out")
-    assert sorted(file.name for file in done.run.iterdir()) == ["metrics.jsonl", "settings.json", "tensorboard"]
+    assert sorted(file.name for file in done.run.iterdir()) == ["lock", "metrics.jsonl", "settings.json", "tensorboard"]
 
 
 def test_a_run_begins_with_what_it_takes(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -271,8 +272,58 @@ def test_other_texts_do_not_go_on(
     mine.write_bytes(corpus.read_bytes())
     given = settings(pair, mine, tmp_path / "out")
     interrupted(given, monkeypatch, 6)
-    mine.write_bytes(corpus.read_bytes() * 2)
-    with pytest.raises(InputError, match=r"is a run with other settings \(read\)"):
+    mine.write_bytes(corpus.read_bytes().replace(b"fox", b"old"))
+    with pytest.raises(InputError, match=r"is a run that read other contents of data; remove the directory, or choose"):
+        heal(given)
+
+
+@pytest.mark.parametrize(("which", "name"), [(0, "teacher"), (1, "student")])
+def test_a_model_that_was_replaced_is_another_run(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int, name: str
+) -> None:
+    mine = shutil.copytree(pair[which], tmp_path / "mine")
+    given = settings(pair, corpus, tmp_path / "out", **{name: str(mine)})
+    interrupted(given, monkeypatch, 6)
+    (file,) = mine.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"is a run that read other contents of {name}; remove the directory"):
+        heal(given)
+    content[-2] ^= 1
+    file.write_bytes(content)
+    assert len(heal(given).record["healed"]["read"][name]) == 64
+
+
+def test_two_runs_at_once_are_one_too_many(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "out")
+    folder.mkdir()
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match=r"out\.kept-healing: another run is at work on it; wait for it"):
+            heal(settings(pair, corpus, tmp_path / "out"))
+        assert [file.name for file in folder.iterdir()] == ["lock"]
+    assert heal(settings(pair, corpus, tmp_path / "out")).best.step > 0
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "is missing, so nobody knows"), ("{", "cannot be read as JSON")])
+def test_a_run_whose_settings_are_lost_says_what_to_do(
+    pair: tuple[Path, Path],
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+    said: str,
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    interrupted(given, monkeypatch, 6)
+    file = folder_of(tmp_path / "out") / "settings.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(
+        CheckpointError, match=rf"settings\.json: {said}.*; remove the directory, or choose another --out"
+    ):
         heal(given)
 
 
@@ -329,6 +380,27 @@ def test_data_that_teach_nothing_are_refused(
     with pytest.raises(InputError, match=said):
         heal(settings(pair, empty, tmp_path / "out"))
     assert [*tmp_path.iterdir()] == [empty], "nothing was begun"
+
+
+@pytest.mark.parametrize(("which", "called"), [(0, "teacher"), (1, "student")])
+def test_an_output_inside_what_it_is_made_of_is_refused(
+    pair: tuple[Path, Path], corpus: Path, which: int, called: str
+) -> None:
+    before = sorted(pair[which].iterdir())
+    with pytest.raises(OutputError, match=f"out: lies inside the {called}; choose a place outside of it"):
+        heal(settings(pair, corpus, pair[which] / "out"))
+    assert sorted(pair[which].iterdir()) == before
+
+
+def test_two_sources_of_one_name_are_refused(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / corpus.name
+    other.parent.mkdir()
+    other.write_text("".join(corpus.read_text().splitlines(keepends=True)[:9]))
+    for data in ((str(corpus), str(other)), (f"x={corpus}", f"x={other}")):
+        with pytest.raises(InputError, match=r"^data: .* are both named '(lines|x)'; name them: a=.*, b=.*"):
+            heal(settings(pair, corpus, tmp_path / "out", data=data))
+    named = settings(pair, corpus, tmp_path / "out", data=(str(corpus), f"few={other}"))
+    assert {*heal(named).record["healed"]["sources"]} == {"lines", "few"}
 
 
 def test_an_output_that_exists_is_left_alone(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:

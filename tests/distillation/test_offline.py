@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,8 +21,6 @@ from kept.healing import heal
 from stored import all_bytes, read_json, write_readable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kept.distillation.settings import Settings
 
 K = 5
@@ -213,6 +213,59 @@ def test_other_texts_and_another_teacher_are_refused(
         cache_teacher(caching(pair, corpus, listed.path), k=6)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": None},
+        {"counts": "x"},
+        {"counts": []},
+        {"counts": [0]},
+        {"counts": [10**9]},
+        {"counts": [-1]},
+        {"rows": 3},
+        {"rows": 0},
+        {"rows": "x"},
+        {"k": 10**400},
+        {"k": 0},
+        {"temperature": "x"},
+        {"format": 1},
+    ],
+)
+def test_a_damaged_description_is_one_line(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher, change: dict[str, Any]
+) -> None:
+    damaged = Path(shutil.copytree(listed.path, tmp_path / "damaged"))
+    about = {key: value for key, value in {**listed.about, **change}.items() if value is not None}
+    (damaged / offline.ABOUT).write_text(json.dumps(about))
+    given = settings(pair, corpus, tmp_path / "out", teacher_cache=str(damaged), tokens=128)
+    with pytest.raises(InputError, match=r"damaged: is (no longer what was written .*|of format 1, .*); remove it"):
+        heal(given)
+    (damaged / offline.ABOUT).write_text("[" * 100_000)
+    with pytest.raises(InputError, match="damaged: is no longer what was written"):
+        heal(given)
+
+
+@pytest.mark.parametrize("damage", [b"\0", b"\xff", b"\x01"])
+def test_damaged_rows_are_noticed_where_they_are_read(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher, damage: bytes
+) -> None:
+    damaged = Path(shutil.copytree(listed.path, tmp_path / "damaged"))
+    size = (damaged / offline.ROWS).stat().st_size
+    (damaged / offline.ROWS).write_bytes(damage * size)
+    with pytest.raises(InputError, match=r"rows\.bin: is no longer what was written; remove .*damaged"):
+        heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(damaged), tokens=128))
+
+
+def test_each_bit_of_an_entry_counts(listed: CachedTeacher) -> None:
+    one = offline.Cached.open(listed.path).rows[0, :1].copy()
+    assert (offline._sums(one) == one["sum"]).all()
+    raw = one.view("u1")
+    for at in range(one.itemsize - 4):
+        raw[at] ^= 1
+        assert (offline._sums(one) != one["sum"]).all(), at
+        raw[at] ^= 1
+
+
 @pytest.mark.parametrize("loss", ["reverse", "jsd", "hidden"])
 def test_losses_that_need_all_of_a_teacher_are_refused(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, loss: str
@@ -221,6 +274,15 @@ def test_losses_that_need_all_of_a_teacher_are_refused(
         RecipeError, match="teacher_cache: is 'there', it must be left out where reverse, jsd or hidden"
     ):
         settings(pair, corpus, tmp_path / "out", teacher_cache="there", **{loss: 1.0})
+
+
+def test_a_file_in_its_place_is_said_before_anything_is_run(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file: is no directory; name another place for the cache"):
+        cache_teacher(caching(pair, corpus, tmp_path / "file"))
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
 
 
 def test_what_is_no_cache_is_said(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from heal_runs import settings
 from kept.distillation import sampled as module
 from kept.distillation.mixture import Mixture
 from kept.distillation.packing import Stream, check
-from kept.distillation.sampled import BATCH, Sampling, prefixes, sample_batch, sampled, teacher_sum
-from kept.errors import InputError
+from kept.distillation.sampled import BATCH, Sampling, Speaker, prefixes, sample_batch, sampled, teacher_sum
+from kept.distillation.settings import SELF, Settings
+from kept.errors import InputError, RecipeError
 from kept.ir import spec as ir
+from kept.lessons import Pair, _sampled
 from kept.nn import Model, generate
 from kept.opened import open_model
+from kept.reporting import Silent
+from kept.verification.text import Reader
 from models import model_of, random_program, write_checkpoint
 from specs import plain_spec
 
@@ -35,12 +42,16 @@ def model() -> Model:
     return made
 
 
+def speaker(model: Model) -> Speaker:
+    return Speaker(model.spec, model.embedding.weight.dtype, lambda: model)
+
+
 def texts(tokens: Tokens) -> list[list[int]]:
     return [tokens.document(number, 0, 10**6).tolist() for number in range(len(tokens.table))]
 
 
 def test_texts_are_the_teacher_s(model: Model, tmp_path: Path) -> None:
-    found = texts(sampled(model, TEACHER, SAMPLING, tmp_path))
+    found = texts(sampled(speaker(model), TEACHER, SAMPLING, tmp_path))
     assert len(found) == SAMPLING.count
     assert len({tuple(text) for text in found}) > SAMPLING.count // 2
     for text in found:
@@ -48,7 +59,7 @@ def test_texts_are_the_teacher_s(model: Model, tmp_path: Path) -> None:
         assert len(text) <= SAMPLING.length
         assert 2 not in text[:-1]
         assert len(text) > SAMPLING.length - 2 or text[-1] == 2, "a short one says that it has ended"
-    cold = texts(sampled(model, TEACHER, replace(SAMPLING, temperatures=(1e-3,)), tmp_path))
+    cold = texts(sampled(speaker(model), TEACHER, replace(SAMPLING, temperatures=(1e-3,)), tmp_path))
     ((*begin,), *_) = prefixes(model.spec, SAMPLING, 7)
     assert len(begin) in (2, 3)
     for text in cold[:3]:
@@ -57,23 +68,23 @@ def test_texts_are_the_teacher_s(model: Model, tmp_path: Path) -> None:
 
 
 def test_text_i_is_the_same_for_any_count(model: Model, tmp_path: Path) -> None:
-    many = texts(sampled(model, TEACHER, SAMPLING, tmp_path))
+    many = texts(sampled(speaker(model), TEACHER, SAMPLING, tmp_path))
     for count in (1, BATCH, BATCH + 5):
-        assert texts(sampled(model, TEACHER, replace(SAMPLING, count=count), tmp_path)) == many[:count]
+        assert texts(sampled(speaker(model), TEACHER, replace(SAMPLING, count=count), tmp_path)) == many[:count]
 
 
 def test_seeds_and_temperatures_have_texts_of_their_own(model: Model, tmp_path: Path) -> None:
     options: list[dict[str, object]] = [{}, {"seed": 1}, {"temperatures": (0.5,)}, {"temperatures": (1.0, 0.5)}]
-    found = [texts(sampled(model, TEACHER, replace(SAMPLING, **o), tmp_path)) for o in options]  # type: ignore[arg-type]
+    found = [texts(sampled(speaker(model), TEACHER, replace(SAMPLING, **o), tmp_path)) for o in options]  # type: ignore[arg-type]
     assert len({str(f) for f in found}) == 4
     assert found[3][:BATCH] == found[0][:BATCH], "batches take the temperatures in turn"
     assert found[3][BATCH : 2 * BATCH] == found[2][BATCH : 2 * BATCH]
-    assert len({str(texts(sampled(model, teacher * 64, SAMPLING, tmp_path))) for teacher in "ab"}) == 1
+    assert len({str(texts(sampled(speaker(model), teacher * 64, SAMPLING, tmp_path))) for teacher in "ab"}) == 1
     assert len([entry for entry in tmp_path.iterdir() if entry.is_dir()]) == 6
 
 
 def test_an_interrupted_run_goes_on_where_it_was(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = texts(sampled(model, TEACHER, SAMPLING, tmp_path / "whole"))
+    whole = texts(sampled(speaker(model), TEACHER, SAMPLING, tmp_path / "whole"))
     made: list[int] = []
 
     def recorded(model: Model, sampling: Sampling, number: int) -> list[list[int]]:
@@ -84,20 +95,56 @@ def test_an_interrupted_run_goes_on_where_it_was(model: Model, tmp_path: Path, m
 
     monkeypatch.setattr(module, "sample_batch", recorded)
     with pytest.raises(KeyboardInterrupt):
-        sampled(model, TEACHER, SAMPLING, tmp_path / "cut")
+        sampled(speaker(model), TEACHER, SAMPLING, tmp_path / "cut")
     assert made == [0]
     made.clear()
     with pytest.raises(KeyboardInterrupt):
-        sampled(model, TEACHER, SAMPLING, tmp_path / "cut")
+        sampled(speaker(model), TEACHER, SAMPLING, tmp_path / "cut")
     assert made == [1]
     made.clear()
-    assert texts(sampled(model, TEACHER, SAMPLING, tmp_path / "cut")) == whole
+    assert texts(sampled(speaker(model), TEACHER, SAMPLING, tmp_path / "cut")) == whole
     assert made == [2]
     made.clear()
-    assert texts(sampled(model, TEACHER, SAMPLING, tmp_path / "cut")) == whole
+    assert texts(sampled(speaker(model), TEACHER, SAMPLING, tmp_path / "cut")) == whole
     assert made == []
     (entry,) = (tmp_path / "cut").glob("[!.]*")
     assert sorted(file.name for file in entry.iterdir()) == ["about.json", "documents.bin", "ids.bin"]
+
+
+def test_one_of_two_that_ask_loads_the_model_and_none_where_it_is_cached(model: Model, tmp_path: Path) -> None:
+    loaded: list[int] = []
+
+    def load() -> Model:
+        loaded.append(1)
+        time.sleep(0.1)
+        return model
+
+    asked = replace(speaker(model), load=load)
+    with ThreadPoolExecutor(2) as two:
+        found = [*two.map(lambda _: texts(sampled(asked, TEACHER, SAMPLING, tmp_path)), range(2))]
+    assert found[0] == found[1]
+    assert texts(sampled(asked, TEACHER, SAMPLING, tmp_path)) == found[0]
+    assert loaded == [1]
+
+
+def test_a_run_samples_at_its_temperatures_and_what_its_tokenizer_knows(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sampling] = []
+    monkeypatch.setattr(module, "sampled", lambda _, __, sampling, **___: asked.append(sampling))
+    given = settings(pair, tmp_path, tmp_path / "out", data=(SELF,), sample_temperatures="0.7, 1")
+    made = Pair.open(given)
+    _sampled(given, made.teacher, Silent())
+    tokenizer = Reader(pair[0]).tokenizer
+    assert tokenizer is not None
+    (found,) = asked
+    assert (found.temperatures, found.vocabulary) == ((0.7, 1.0), tokenizer.get_vocab_size())
+
+
+@pytest.mark.parametrize("written", ["", "0", "1,0.0", "warm", "1,,2", "-1", "1e9", "nan", "9" * 999, "0.0001"])
+def test_what_is_no_temperature(written: str) -> None:
+    with pytest.raises(RecipeError, match=r"^sample_temperatures: is .*, it must be"):
+        Settings(student="s", teacher="t", out="o", sample_temperatures=written)
 
 
 def test_prefixes_are_drawn_from_the_vocabulary(model: Model) -> None:
@@ -114,7 +161,7 @@ def test_prefixes_are_drawn_from_the_vocabulary(model: Model) -> None:
 
 
 def test_sampled_texts_are_trained_on_like_others(model: Model, tmp_path: Path) -> None:
-    tokens = sampled(model, TEACHER, SAMPLING, tmp_path)
+    tokens = sampled(speaker(model), TEACHER, SAMPLING, tmp_path)
     stream = Stream(Mixture({"self": tokens}, hold_out=0.1), 2, 16)
     check(stream, model.spec.vocabulary, model.spec.context)
     assert stream.at(3).names[0].startswith("self:")
@@ -133,7 +180,7 @@ def test_sampled_texts_are_trained_on_like_others(model: Model, tmp_path: Path) 
 )
 def test_what_cannot_be_sampled(model: Model, tmp_path: Path, changes: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        sampled(model, TEACHER, replace(SAMPLING, **changes), tmp_path)  # type: ignore[arg-type]
+        sampled(speaker(model), TEACHER, replace(SAMPLING, **changes), tmp_path)  # type: ignore[arg-type]
 
 
 def test_a_teacher_s_sum(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import kept
 from judge_stub import Stub
 from kept.cli import main
-from kept.errors import InputError, KeptError
+from kept.errors import CheckpointError, InputError, KeptError
 from kept.evaluation.estimate import mean
 from kept.evaluation.pieces import Piece
 from kept.evaluation.run import Row, _rows
@@ -114,6 +114,16 @@ def test_what_is_finished_is_not_measured_again(
     text.write_text(PROSE * 7, encoding="utf-8")
     kept.evaluate(orion, **asked)
     assert loaded == [1, 1, 1], "another text too"
+
+
+@pytest.mark.parametrize("damage", [{}, {"passages": []}, {"passages": [[1, 2]]}, {"passages": [["x", 1, 1]]}])
+def test_a_damaged_result_is_named(orion: Path, text: Path, tmp_path: Path, damage: dict[str, Any]) -> None:
+    results = tmp_path / "results"
+    kept.evaluate(orion, texts={"prose": text}, results=results)
+    (file,) = results.iterdir()
+    change_json(file, found=damage)
+    with pytest.raises(CheckpointError, match=r"text-prose-.*json: a result is not as kept writes it .*; remove it"):
+        kept.evaluate(orion, texts={"prose": text}, results=results)
 
 
 def test_another_file_of_weights_is_another_model(tmp_path: Path) -> None:

@@ -46,11 +46,17 @@ def test_damage_is_named(tmp_path: Path) -> None:
     Store(tmp_path).get("a", {}, lambda: {"now": 1})
     (file,) = tmp_path.iterdir()
     file.write_text("{}")
-    with pytest.raises(CheckpointError, match=r"a-.*json: is no result of an evaluation; remove it"):
+    with pytest.raises(CheckpointError, match=r"a-.*json: a result is not as kept writes it \(no 'key'\); remove it"):
         Store(tmp_path).get("a", {}, lambda: {"now": 1})
     file.write_text('{"found": ')
-    with pytest.raises(CheckpointError, match=r"a-.*json"):
+    with pytest.raises(CheckpointError, match=r"a-.*json: cannot be read as JSON .*; remove it"):
         Store(tmp_path).get("a", {}, lambda: {"now": 1})
+    file.write_text('{"key": {"seed": 1}, "found": {"now": 1}}')
+    with pytest.raises(CheckpointError, match=r"a-.*json: a result .* \(it is of something else\); remove it"):
+        Store(tmp_path).get("a", {}, lambda: {"now": 1})
+    file.write_text('{"key": {}, "found": {}}')
+    with pytest.raises(CheckpointError, match=r"a-.*json: a result .* \(no 'now'\); remove it"):
+        Store(tmp_path).get("a", {}, lambda: {"now": 1}, lambda found: found["now"])
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

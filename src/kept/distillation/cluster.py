@@ -70,6 +70,9 @@ REACHED_HERE = 0.6
 NODE, NETWORK = 8, 50e9
 """Ranks of a node, and bytes a second of the 400 Gb/s that each has to other nodes."""
 
+MOST: Mapping[str, int] = {"reached": 1, "ranks": 1_000_000}
+"""What keys may be at most: no more than all of the peak, and no machine has more ranks."""
+
 HERE = "here"
 """This machine."""
 
@@ -142,6 +145,8 @@ def cluster_from(table: Mapping[str, Any], **overrides: Any) -> Cluster:  # noqa
         check_type(key, value, hints[key])
         if not isinstance(value, str) and not 0 < value < 1e9 and (key, value) != ("price", 0):
             raise RecipeError(f"{key}: is {value!r}, it must be above 0")
+        if key in MOST and value > MOST[key]:
+            raise RecipeError(f"{key}: is {value!r}, it must be at most {MOST[key]:,}")
     asked = _File(**given)
     base = _base(asked)
     name = asked.device or "described"

@@ -10,6 +10,7 @@ Shapes: D width, Q width of all query heads, K of all key-value heads, M of the 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,7 @@ def memory(asked: Asked, cluster: Cluster) -> dict[str, float]:
     width, ranks, learned = asked.bytes_of_value, cluster.ranks, asked.learned.parameters
     tokens = asked.rows(ranks) * asked.settings.length
     found = {
-        "student": width * parameters(asked.student) / ranks,
+        "student": width * (parameters(asked.student) + thin(asked.student, asked.learned)) / ranks,
         "teacher": 0.0 if asked.teacher is None else width * parameters(asked.teacher) / ranks,
         "learning": learned * (MASTER - width + GRADIENT + MOMENTS) / ranks,
         "gathered": _gathered(asked) if ranks > 1 else 0.0,
@@ -142,6 +143,17 @@ def parameters(spec: Spec) -> int:
     return sum(math.prod(slot.shape) for slot in slots(spec).values())
 
 
+def thin(spec: Spec, learned: Trainable) -> int:
+    """All weights of LoRA's thin matrices."""
+    return sum(_thin(spec, learned).values())
+
+
+def _thin(spec: Spec, learned: Trainable) -> dict[str, int]:
+    """By the slot that they stand beside."""
+    shapes, lora = slots(spec), learned.lora
+    return {} if lora is None else {name: lora.rank * sum(shapes[name].shape) for name in lora.slots}
+
+
 def forward_operations(spec: Spec, length: int) -> float:
     """Operations a token of one forward: two for each weight of a matrix, and attention over half of the row."""
     return sum(_layer_operations(layer, spec.width, length) for layer in spec.layers) + _head_operations(spec)
@@ -151,7 +163,7 @@ def student_operations(spec: Spec, learned: Trainable, length: int, *, again: bo
     """Operations a token of a student: forward, the stream's gradient from the first layer that learns, the weights'.
 
     Attention's gradient makes the scores again: 2.5 times its forward (Dao, arXiv 2307.08691, section 4.1). `again`:
-    layers are computed again in the backward.
+    layers are computed again in the backward. LoRA's thin matrices have a forward and both gradients of their own.
     """
     learning = spec.layers[first_learned(learned, spec.depth) :]
     back = sum(
@@ -165,7 +177,8 @@ def student_operations(spec: Spec, learned: Trainable, length: int, *, again: bo
         if name in set(learned.slots) and len(slot.shape) == 2 and name not in _TABLES
     )
     tied = 2.0 * spec.vocabulary * spec.width if spec.head.tied and "embedding.weight" in learned.slots else 0.0
-    return forward_operations(spec, length) + back + twice + head + own + tied
+    beside = (4 if again else 3) * 2.0 * thin(spec, learned)
+    return forward_operations(spec, length) + back + twice + head + own + tied + beside
 
 
 _TABLES = {"embedding.weight", "positions.weight"}
@@ -175,7 +188,7 @@ def first_learned(learned: Trainable, depth: int) -> int:
     """The first layer whose input or weights learn; `depth` where none does: layers before it have no backward."""
     if _TABLES & set(learned.slots):
         return 0
-    layers = [int(name.split(".")[1]) for name in learned.slots if name.startswith("layers.")]
+    layers = [int(name.split(".")[1]) for name in learned.reached if name.startswith("layers.")]
     return min(layers, default=depth)
 
 
@@ -208,9 +221,12 @@ def _head_operations(spec: Spec) -> float:
 def _activations(asked: Asked, tokens: int) -> float:
     """What the student's backward needs, and what one layer computes with."""
     spec, width = asked.student, asked.bytes_of_value
-    learns = {name.split(".")[1] for name in asked.learned.slots if name.startswith("layers.") and "norm" not in name}
+    learns = {name.split(".")[1] for name in asked.learned.reached if name.startswith("layers.") and "norm" not in name}
+    lora = asked.learned.lora
+    rank, beside = (0, ()) if lora is None else (lora.rank, lora.slots)
+    thin_ones = Counter(name.split(".")[1] for name in beside)  # what A puts out is kept for B
     kept = [
-        kept_values(layer, spec.width, learns=str(at) in learns)
+        kept_values(layer, spec.width, learns=str(at) in learns) + rank * thin_ones[str(at)]
         if at >= first_learned(asked.learned, spec.depth)
         else 0
         for at, layer in enumerate(spec.layers)
@@ -234,10 +250,11 @@ def _gathered(asked: Asked) -> float:
     models = [asked.student, *([asked.teacher] if asked.teacher else [])]
     ends = sum(parameters(spec) - sum(_layers(spec)) for spec in models)
     layer = max(max(_layers(spec)) for spec in models)
-    groups: dict[str, int] = {}
-    for name in asked.learned.slots:
-        group = name.split(".")[1] if name.startswith("layers.") else ""
-        groups[group] = groups.get(group, 0) + math.prod(slots(asked.student)[name].shape)
+    shapes = slots(asked.student)
+    learning = [(name, math.prod(shapes[name].shape)) for name in asked.learned.slots]
+    groups: Counter[str] = Counter()
+    for name, count in (*learning, *_thin(asked.student, asked.learned).items()):
+        groups[name.split(".")[1] if name.startswith("layers.") else ""] += count
     width = asked.bytes_of_value
     return width * (ends + AHEAD * layer) + (width + GRADIENT) * max(groups.values(), default=0)
 
@@ -249,7 +266,7 @@ def _layers(spec: Spec) -> Iterator[int]:
 
 def _moved(asked: Asked) -> Iterator[float]:
     """Weights that each rank is sent for a part of a batch: both models', the student's again, and gradients."""
-    yield 2.0 * parameters(asked.student)
+    yield 2.0 * (parameters(asked.student) + thin(asked.student, asked.learned))
     if asked.teacher is not None:
         yield parameters(asked.teacher)
     yield asked.learned.parameters * GRADIENT / asked.bytes_of_value

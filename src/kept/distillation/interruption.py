@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @contextmanager
@@ -32,3 +33,11 @@ def held() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def so_far(step: int, saved: Path | None) -> str:
+    """What an interrupted run has done, and after which step the same command goes on: its newest checkpoint's."""
+    if saved is None:
+        return f"interrupted after step {step}, before the first checkpoint; the same command begins again"
+    last = int(saved.name.rpartition("-")[2])
+    return f"interrupted after step {step}; the same command continues after step {last}, the last that is saved"

@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from kept.distillation.chunked import Losses, chunked_loss
-from kept.distillation.interruption import held
+from kept.distillation.interruption import held, so_far
 from kept.distillation.losses import hidden_cosine, hidden_mse, masked_mean
 from kept.distillation.parallel import whole
 from kept.distillation.schedule import factor
@@ -113,7 +113,7 @@ class Loop:
             try:
                 self._train(interrupted)
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(self._so_far()) from None
+                raise KeyboardInterrupt(so_far(self.step, self.states.newest())) from None
         return self.best
 
     def _train(self, interrupted: Callable[[], bool]) -> None:
@@ -132,15 +132,6 @@ class Loop:
         self.states.settle()
         if interrupted():
             raise KeyboardInterrupt
-
-    def _so_far(self) -> str:
-        newest = self.states.newest()
-        if newest is None:
-            return f"interrupted after step {self.step}, before the first checkpoint; the same command begins again"
-        last = int(newest.name.rpartition("-")[2])
-        return (
-            f"interrupted after step {self.step}; the same command continues after step {last}, the last that is saved"
-        )
 
     def _update(self) -> dict[str, float]:
         """One step: gradients of every part of the batch, clipped, and the weights moved."""

@@ -10,11 +10,13 @@ Shapes: B rows of T tokens, N = B T of them, K listed tokens.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import deque
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -24,9 +26,11 @@ from kept.distillation.cache import cached, write_file
 from kept.distillation.closed import TopK
 from kept.distillation.heads import HeadInput
 from kept.distillation.parallel import head_input
+from kept.distillation.rows import Rows
 from kept.distillation.topk import top_k, top_k_bias
 from kept.errors import InputError
 from kept.reporting import Reporter, Silent
+from kept.stated import listed, mapped, number, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,11 +43,10 @@ if TYPE_CHECKING:
     from kept.distillation.mixture import Mixture
     from kept.distillation.packing import Batch
     from kept.distillation.parallel import Trunk
-    from kept.distillation.rows import Rows
 
     Made = TypeVar("Made")
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same teacher would be stored in another way."""
 
 ROWS, ABOUT, PROGRESS = "rows.bin", "about.json", "progress.json"
@@ -60,7 +63,7 @@ class Cached:
     """A teacher that is read: it stands in a loop where a live one would.
 
     `about` says what it was made of and of what; `rows` is memory-mapped, (rows, T), each entry with `ids` (K),
-    `log_probs` (K) and `tail`.
+    `log_probs` (K), `tail` and their checksum, which is compared whenever an entry is read.
     """
 
     path: Path
@@ -73,12 +76,22 @@ class Cached:
         if not (path / ABOUT).is_file():
             raise InputError(f"{path}: is no teacher's cache; kept cache-teacher makes one")
         try:
-            about = json.loads((path / ABOUT).read_bytes())
-            shape = (about["rows"], about["length"])
-            rows = np.memmap(path / ROWS, dtype=entry(about["k"], about["vocabulary"]), mode="r", shape=shape)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is no longer what was written ({error}); remove it") from None
-        return cls(path, about, rows)
+            about = mapped(json.loads((path / ABOUT).read_bytes()))
+            if whole(about["format"]) == FORMAT:
+                return cls(path, about, _mapped_rows(path / ROWS, about))
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{path}: is no longer what was written ({why}); remove it") from None
+        raise InputError(f"{path}: is of format {about['format']}, this version reads {FORMAT}; remove it")
+
+    def cut(self, mixture: Mixture) -> Rows:
+        """The rows of a mixture that are here. Raises InputError where `about` counts others."""
+        counts = self.about["counts"]
+        if len(counts) == len(mixture.names):
+            rows = Rows(mixture, self.about["length"], counts)
+            if len(rows) == self.about["rows"]:
+                return rows
+        raise InputError(f"{self.path}: is no longer what was written (it counts other rows); remove it")
 
     @property
     def tail(self) -> float:
@@ -102,6 +115,8 @@ class Cached:
         assert not streams, "settings refuse what needs them"
         assert batch.numbers_B is not None, "rows that stay have numbers"
         found_BT = self.rows[batch.numbers_B.cpu().numpy()]
+        if (found_BT["sum"] != _sums(found_BT)).any():
+            raise InputError(f"{self.path / ROWS}: is no longer what was written; remove {self.path}")
         return use(self._top(found_BT.reshape(-1), batch.tokens_BT.device), [])
 
     def _top(self, found_N: NDArray[np.void], device: torch.device) -> TopK:
@@ -110,10 +125,27 @@ class Cached:
         return TopK(ids_NK.to(device), log_probs_NK.to(device), tail_N.to(device), self.about["temperature"])
 
 
+def _mapped_rows(file: Path, about: Mapping[str, Any]) -> NDArray[np.void]:
+    """Map the rows. Raises what reading anything else than what was written trips over."""
+    shape = whole(about["rows"]), whole(about["length"])
+    kept = entry(whole(about["k"]), whole(about["vocabulary"]))
+    if any(whole(count) < 0 for count in listed(about["counts"])) or not 0 < number(about["temperature"]) < math.inf:
+        raise ValueError("a count or the temperature is none")
+    if file.stat().st_size != math.prod(shape) * kept.itemsize or min(shape) < 1:
+        raise ValueError(f"{file.name} has {file.stat().st_size} bytes")
+    return np.memmap(file, dtype=kept, mode="r", shape=shape)
+
+
 def entry(k: int, vocabulary: int) -> np.dtype[np.void]:
-    """What is kept of a token: 6 bytes for each that is listed, 8 where ids need more than two."""
+    """What is kept of a token: 6 bytes for each that is listed, 8 where ids need more than two; and a checksum."""
     ids = "<u2" if vocabulary <= 1 << 16 else "<u4"
-    return np.dtype([("ids", ids, (k,)), ("log_probs", "<f4", (k,)), ("tail", "<f4")])
+    return np.dtype([("ids", ids, (k,)), ("log_probs", "<f4", (k,)), ("tail", "<f4"), ("sum", "<u4")])
+
+
+def _sums(entries: NDArray[np.void]) -> NDArray[np.uint32]:
+    """The CRC-32 of each entry, of all bytes before its sum."""
+    bytes_N = np.ascontiguousarray(entries).view(np.uint8).reshape(-1, entries.itemsize)[:, : -np.uint32().itemsize]
+    return np.fromiter(map(crc32, bytes_N), np.uint32, len(bytes_N)).reshape(entries.shape)
 
 
 def data_sum(mixture: Mixture) -> str:
@@ -188,6 +220,7 @@ def _entries(teacher: Trunk, batch: Batch, about: Mapping[str, Any]) -> NDArray[
     made = np.empty(len(found.tail_N), dtype=entry(about["k"], about["vocabulary"]))
     for name, value in (("ids", found.ids_NK), ("log_probs", found.log_probs_NK), ("tail", found.tail_N)):
         made[name] = value.cpu().numpy()
+    made["sum"] = _sums(made)
     return made
 
 
@@ -217,8 +250,8 @@ def _head_inputs(
 ) -> tuple[HeadInput, HeadInput, Tensor]:
     """What both heads read at some rows, one row at a time; and which of these tokens count."""
     ours, theirs, masks = [], [], []
-    for number in numbers:
-        batch = rows.lay([number]).to(teacher.model.embedding.weight.device)
+    for row in numbers:
+        batch = rows.lay([row]).to(teacher.model.embedding.weight.device)
         last = deque(teacher.model.streams(batch.tokens_BT, documents_BT=batch.documents_BT), maxlen=2)
         theirs.append(head_input(teacher.model, last[1]))
         if student is None:

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kept.distillation.chunked import HeadInput
 from kept.distillation.lora import starting
-from kept.errors import InputError
+from kept.errors import InputError, KeptError
 from kept.nn import Model
 from kept.nn.attention import Positions
 
@@ -65,6 +65,20 @@ class Ranks:
         dist.barrier(group)
         dist.destroy_process_group(group)
 
+    def once(self, do: Callable[[], Made]) -> Made | None:
+        """Have the first rank do something while the others wait; returns it there. A KeptError is raised on all."""
+        made, failed = None, [None]  # type: Made | None, list[KeptError | None]
+        if self.first:
+            try:
+                made = do()
+            except KeptError as error:
+                failed = [error]
+        self.meet()
+        dist.broadcast_object_list(failed, device=torch.device("cpu"))
+        if failed[0] is not None:
+            raise failed[0]
+        return made
+
     def total(self, *values: float) -> list[float]:
         """Sums over all ranks."""
         held = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -72,13 +86,18 @@ class Ranks:
         return held.tolist()
 
 
+def own_device(device: str | None = None) -> torch.device:
+    """Where this process computes: on its own GPU, if there are any."""
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if where.type == "cuda" else where
+
+
 @contextmanager
 def ranks(device: str | None = None) -> Iterator[Ranks]:
     """The processes that torchrun started; without it a group of one."""
     number, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = own_device(device)
     if where.type == "cuda":
-        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(where)
     # The second backend carries what an asynchronous checkpoint has to agree on.
     backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"

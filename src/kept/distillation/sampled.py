@@ -22,6 +22,7 @@ from kept.nn import generate
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from kept.ir.spec import Spec
@@ -53,6 +54,15 @@ class Sampling:
     vocabulary: int | None = None
 
 
+@dataclass(frozen=True)
+class Speaker:
+    """A model that is loaded when it has to say something: not where the cache has it all."""
+
+    spec: Spec
+    dtype: torch.dtype
+    load: Callable[[], Model]
+
+
 def teacher_sum(teacher: Opened) -> str:
     """The sha256 that names a teacher: of its config's and its weights' own sums."""
     files = [teacher.path / "config.json", *sorted(teacher.files)]
@@ -60,18 +70,19 @@ def teacher_sum(teacher: Opened) -> str:
 
 
 def sampled(
-    model: Model, teacher: str, sampling: Sampling, cache: Path | None = None, reporter: Reporter | None = None
+    speaker: Speaker, teacher: str, sampling: Sampling, cache: Path | None = None, reporter: Reporter | None = None
 ) -> Tokens:
     """Texts of a model, from the cache or sampled now; interrupted, the same call continues after the last batch.
 
-    `teacher` is the model's sum. Raises InputError where the model cannot sample what is asked for.
+    Of several processes that ask, one loads the model and the others wait for the cache. `teacher` is the model's sum.
+    Raises InputError where the model cannot sample what is asked for.
     """
-    _check(model.spec, sampling)
+    _check(speaker.spec, sampling)
     watch = reporter or Silent()
-    dtype = str(model.embedding.weight.dtype)
-    key = sha256(to_json([FORMAT, BATCH, teacher, dtype, asdict(sampling)])).hexdigest()
+    key = sha256(to_json([FORMAT, BATCH, teacher, str(speaker.dtype), asdict(sampling)])).hexdigest()
 
     def build(part: Path) -> None:
+        model = speaker.load()
         batches = range(-(-sampling.count // BATCH))
         with watch.stage("sample", sampling.count, "texts") as advance, writing(part, ["self"]) as writer:
             for number in batches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -21,6 +22,8 @@ SELF = "self"
 LISTED = 64
 """Tokens that a teacher's cache keeps of each distribution unless another number is named."""
 
+SAMPLED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?( *, *[0-9]{1,3}(\.[0-9]{1,3})?)*")
+"""Temperatures as they are written."""
 MOST, MOST_TOKENS = 10**9, 10**15
 """Larger than any setting that means something: what is beyond is a slip, and no float or tensor holds it."""
 
@@ -61,6 +64,7 @@ HELP: Mapping[str, str] = {
     "beta": "The beta of that divergence.",
     "ce": "Weight of the cross-entropy with the text.",
     "temperature": "The temperature of teacher and student in the divergences.",
+    "sample_temperatures": "The temperatures at which self samples, in turn, as 0.7,1.",
     "hidden": "Weight of the error of each layer's stream.",
     "hidden_error": "What it is: mse, the squared error over the teacher's square, or cosine, 1 minus the cosine.",
     "precision": "The dtype of the arithmetic; what learns is float32.",
@@ -111,6 +115,7 @@ class Settings:
     beta: float = 0.5
     ce: float = 0.0
     temperature: float = 1.0
+    sample_temperatures: str = "1"
     hidden: float = 0.0
     hidden_error: HiddenError = "mse"
     precision: Precision = "float32"
@@ -133,6 +138,12 @@ class Settings:
             self._require(key, getattr(self, key) >= 0, "at least 0")
         self._require("warmup", 0 <= self.warmup <= 1, "from 0 to 1")
         self._require("beta", 0 < self.beta < 1, "between 0 and 1")
+        self._require(
+            "sample_temperatures",
+            SAMPLED.fullmatch(self.sample_temperatures),
+            "one or more numbers of up to three decimals, as 0.7,1",
+        )
+        self._require("sample_temperatures", min(self.sampled_at) > 0, "above 0")
         for key, words in WORDS.items():
             one_of(key, getattr(self, key), words)
         weights = (self.kl, self.reverse, self.jsd, self.ce, self.hidden)
@@ -178,6 +189,11 @@ class Settings:
         from kept.distillation.closed import Objective  # noqa: PLC0415 - imports torch, which help does not need
 
         return Objective(self.kl, self.reverse, self.jsd, self.beta, self.ce, self.temperature)
+
+    @property
+    def sampled_at(self) -> tuple[float, ...]:
+        """The temperatures at which `self` samples."""
+        return tuple(map(float, self.sample_temperatures.split(",")))
 
     @property
     def tokens_a_step(self) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from kept.distillation.cache import sync_directory
+from kept.checkpoint.stream import digest
+from kept.checkpoint.writer import to_json
+from kept.distillation.cache import sync_directory, write_file
 from kept.errors import CheckpointError, OutputError
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 """Not strict: a model has frozen weights too. What a checkpoint lacks is an error of reading it."""
 
-PARTIAL = ".partial"
+PARTIAL, SUMS = ".partial", "sums.json"
 
 FAILED = (Exception, CheckpointException)
 """The second is no `Exception`."""
@@ -81,23 +84,27 @@ class States:
         written.result()
         if not self.ranks.first:
             return
+        write_file(place / SUMS, to_json(_sums(place)))
         final = place.with_name(place.name.removesuffix(PARTIAL))
         shutil.rmtree(final, ignore_errors=True)
         place.rename(final)
         sync_directory(self.directory)
         for old in sorted(self.directory.glob("step-*[0-9]"))[: -self.keep]:
-            shutil.rmtree(old)
+            _remove(old)
 
     def load(self, place: Path, model: nn.Module, optimiser: Optimizer, rest: dict[str, Any]) -> dict[str, Any]:
-        """Read a checkpoint into a model and its optimiser; returns what `begin` was given as `rest`."""
+        """Read a checkpoint into a model and its optimiser; returns what `begin` was given as `rest`.
+
+        Raises CheckpointError where a file is not as it was written. That is found out before `torch` reads one, which
+        notices little of it, and has words of its own for the rest.
+        """
+        self.ranks.once(lambda: _check(place))
         weights, moments = get_state_dict(model, optimiser, options=OPTIONS)
         state: dict[str, Any] = {"weights": weights, "moments": moments, "rest": rest}
         try:
             dcp.load(state, checkpoint_id=place)  # type: ignore[attr-defined] # torch's stubs
         except FAILED as error:
-            raise CheckpointError(
-                f"{place}: is no whole checkpoint ({_reason(error)}); remove it to go on from the one before"
-            ) from error
+            raise _damaged(place, _reason(error)) from error
         set_state_dict(
             model, optimiser, model_state_dict=state["weights"], optim_state_dict=state["moments"], options=OPTIONS
         )
@@ -124,10 +131,39 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
+def _sums(place: Path) -> dict[str, str]:
+    """The sha256 of each file of a checkpoint."""
+    return {file.name: digest(file) for file in sorted(place.iterdir()) if file.name != SUMS}
+
+
+def _check(place: Path) -> None:
+    try:
+        wanted, found = json.loads((place / SUMS).read_bytes()), _sums(place)
+    except (OSError, ValueError) as error:
+        raise _damaged(place, f"{SUMS}: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(wanted, dict):
+        raise _damaged(place, f"{SUMS}: holds no sums")
+    changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if changed:
+        raise _damaged(place, f"{', '.join(changed)}: not as written")
+
+
+def _damaged(place: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{place}: is no whole checkpoint ({why}); remove it to go on from the one before")
+
+
 def clear(directory: Path, which: str = f"*{PARTIAL}") -> None:
     """Remove what a run that was killed had begun to write, or other checkpoints."""
     for place in directory.glob(which):
+        _remove(place)
+
+
+def _remove(place: Path) -> None:
+    """Remove a checkpoint, or a file that has the name of one."""
+    if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
+    else:
+        place.unlink()
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -39,6 +39,11 @@ class Trainable:
         """What learning them takes beside the model: master weights, gradients and AdamW's moments."""
         return self.parameters * (MASTER + GRADIENT + MOMENTS)
 
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """The slots that learn, and those beside which thin matrices do."""
+        return self.slots if self.lora is None else (*self.slots, *self.lora.slots)
+
     def apply(self, model: nn.Module) -> None:
         """Let these parameters of a model learn and no other; they become float32. With LoRA it has no memory yet."""
         if self.lora is not None:

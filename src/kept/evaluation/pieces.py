@@ -61,13 +61,20 @@ def pieces(settings: Settings) -> Iterator[Piece]:
 
 
 def _once(
-    part: str, name: str, key: Callable[[Subject], Mapping[str, Any]], measure: Callable[[Subject], Found]
+    part: str,
+    name: str,
+    key: Callable[[Subject], Mapping[str, Any]],
+    measure: Callable[[Subject], Found],
+    read: Callable[[Found], object],
 ) -> Find:
-    """Measures once for each model, dtype and `key`, which says all else that the result depends on."""
+    """Measures once for each model, dtype and `key`, which says all else that the result depends on.
+
+    `read` is what figures are made by: a result on disk that it trips over is damaged.
+    """
 
     def find(subject: Subject, store: Store) -> Found:
         model = {"model": subject.identity, "dtype": str(subject.dtype), "kept": version("kept")}
-        return store.get(f"{part}-{name}", {**model, "name": name, **key(subject)}, lambda: measure(subject))
+        return store.get(f"{part}-{name}", {**model, "name": name, **key(subject)}, lambda: measure(subject), read)
 
     return find
 
@@ -89,6 +96,7 @@ def _text(settings: Settings, name: str, text: str) -> Piece:
         name,
         lambda _: {"text": _sum(text), "window": window, "stride": stride},
         lambda subject: perplexity.measure_text(subject, origin, text, window, stride),
+        perplexity.text_estimates,
     )
     return Piece("text", name, find, perplexity.text_estimates)
 
@@ -111,7 +119,8 @@ def _position(settings: Settings, name: str) -> Piece:
     def measure(subject: Subject) -> Found:
         return positions.measure_positions(subject, str(settings.texts.get(name, SAMPLE)), *read(subject))
 
-    return Piece("positions", name, _once("positions", name, key, measure), positions.position_estimates)
+    find = _once("positions", name, key, measure, positions.position_estimates)
+    return Piece("positions", name, find, positions.position_estimates)
 
 
 def _passkey(settings: Settings) -> Iterator[Piece]:
@@ -121,6 +130,7 @@ def _passkey(settings: Settings) -> Iterator[Piece]:
         "passkey",
         lambda subject: {"longest": settings.longest or subject.context, "trials": trials, "seed": seed},
         lambda subject: passkey.measure_passkey(subject, settings.longest or subject.context, trials, seed),
+        passkey.passkey_estimates,
     )
     yield Piece("passkey", "passkey", find, passkey.passkey_estimates)
 
@@ -133,6 +143,10 @@ def _agreement(settings: Settings) -> Iterator[Piece]:
         "greedy",
         lambda _: {"text": _sum(text), "prompts": count},
         lambda subject: agreement.measure_greedy(subject, text, count),
+        lambda found: [
+            agreement.agreement_estimates(found, found),
+            *zip(found["prompts"], found["texts"], strict=True),
+        ],
     )
     yield Piece("agreement", "greedy", find, alike=agreement.agreement_estimates)
 
@@ -162,7 +176,13 @@ def _task(task: tasks.Task, settings: Settings, data: Path, release: str) -> Fin
         sums = {file.name: digest(file) for file in files}
         return {"files": sums, "shots": task.shots, "limit": limit, "lm_eval": release, "fences": fences}
 
-    return _once("task", task.name, key, lambda subject: tasks.measure_task(subject, task, data, limit))
+    return _once(
+        "task",
+        task.name,
+        key,
+        lambda subject: tasks.measure_task(subject, task, data, limit),
+        lambda found: tasks.task_estimates(found)[task.headline],
+    )
 
 
 def _mt_bench(settings: Settings) -> Iterator[Piece]:
@@ -183,6 +203,7 @@ def _answers(settings: Settings, category: str, questions: Sequence[mt_bench.Que
         f"{category} answers",
         lambda _: {"questions": questions, "chat": by_template},
         lambda subject: mt_bench.measure_answers(subject, questions, by_template=by_template),
+        lambda found: mt_bench.agreement_of_answers(found, found),
     )
 
 
@@ -193,7 +214,7 @@ def _scores(judge: Judge, category: str, questions: Sequence[mt_bench.Question],
         answered = answers(subject, store)
         key = {"judge": judge.url, "model": judge.model, "questions": questions, "answers": answered}
         measure = partial(mt_bench.measure_scores, judge, questions, answered, subject.reporter)
-        return store.get(f"{MT_BENCH}-{category}", key, measure)
+        return store.get(f"{MT_BENCH}-{category}", key, measure, mt_bench.score_estimates)
 
     return find
 

@@ -11,15 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
 from kept.errors import CheckpointError, OutputError
+from kept.stated import blamed, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
 
+WAY_OUT = "remove it, and it is measured again"
+
+
 def sum_of(value: object) -> str:
     """A sha256 of plain data, in hexadecimal."""
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _checked(file: Path, key: Mapping[str, Any], read: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """What a file holds. Raises what reading it trips over."""
+    try:
+        content = read_json(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {WAY_OUT}") from None
+    if sum_of(content["key"]) != sum_of(key):
+        raise ValueError("it is of something else")
+    found = mapped(content["found"])
+    read(found)
+    return found
 
 
 class Store:
@@ -28,22 +45,24 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def get(self, name: str, key: Mapping[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def get(
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        measure: Callable[[], dict[str, Any]],
+        read: Callable[[dict[str, Any]], object] = dict,
+    ) -> dict[str, Any]:
         """What an earlier run found for this key, or what `measure` finds now, which is then kept.
 
-        Raises OutputError where it cannot be written, CheckpointError for a file that is damaged.
+        `read` is what will be made of it: a file that it trips over is damaged. Raises OutputError where it cannot be
+        written, CheckpointError for a file that is damaged.
         """
         file = self.directory / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{sum_of(key)[:16]}.json"
         if file.is_file():
-            return self._read(file)
+            with blamed(file, "a result", WAY_OUT):
+                return _checked(file, key, read)
         found = measure()
         self._write(file, {"name": name, "key": dict(key), "found": found})
-        return found
-
-    def _read(self, file: Path) -> dict[str, Any]:
-        found = read_json(file).get("found")
-        if not isinstance(found, dict):
-            raise CheckpointError(f"{file}: is no result of an evaluation; remove it, and it is measured again")
         return found
 
     def _write(self, file: Path, content: dict[str, Any]) -> None:
