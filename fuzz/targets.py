@@ -25,6 +25,8 @@ from kept.checkpoint.companions import companions, stated_licence
 from kept.checkpoint.reader import parse, read_header, read_json
 from kept.checkpoint.sentencepiece import tokenizer_files
 from kept.checkpoint.writer import INDEX, shards, to_json
+from kept.distillation.mixture import parse_weights
+from kept.distillation.recipe import load_settings
 from kept.errors import KeptError, Refusal
 from kept.families import FAMILIES, TARGETS, family_of
 from kept.inspection import inspect
@@ -333,6 +335,17 @@ def use_recipe(raw: bytes) -> None:
     json.dumps(recipe.to_dict())
 
 
+def use_healing(raw: bytes) -> None:
+    """A recipe of a healing run, read; what it names is not looked at."""
+    file = _scratch("healing").parent / "healing.toml"
+    file.write_bytes(raw)
+    settings = load_settings(file)
+    json.dumps(settings.to_dict())
+    assert settings.steps >= 1
+    if settings.mixture is not None:
+        parse_weights(settings.mixture)
+
+
 def as_toml(recipe: Mapping[str, Any]) -> bytes:
     """TOML of JSON data, near enough: what it does not have is damage."""
     passes = recipe.get("passes")
@@ -423,6 +436,20 @@ RECIPE = {
     "passes": [{"name": "layernorm-to-rmsnorm", "mode": "opm"}, {"name": "fill-biases", "biases": ["mixer.q"]}],
 }
 
+HEALING = {
+    "student": "a",
+    "teacher": "b",
+    "out": "c",
+    "data": ["english=x", "y.jsonl"],
+    "mixture": "english=0.7,y=1/3",
+    "train": "norms+lora",
+    "tokens": "1.5M",
+    "rate": 1e-3,
+    "batch": 2,
+    "schedule": "wsd",
+    "checkpointing": True,
+}
+
 RECORD = {"promise": "exact", "recipe": {"to": "llama"}, "files": {"config.json": "0" * 64, "model.safetensors": "x"}}
 
 SETTINGS = {
@@ -437,6 +464,7 @@ TARGETS_OF_FUZZING: Mapping[str, Target] = {
     "index": Target(lambda: ({"weight_map": dict.fromkeys(_header(), "model.safetensors")},), use_index),
     "config": Target(lambda: tuple(config_of(family) for family in CONFIGS if family in FAMILIES), use_config),
     "recipe": Target(lambda: (RECIPE,), use_recipe, as_toml),
+    "healing": Target(lambda: (HEALING,), use_healing, as_toml),
     "record": Target(lambda: (RECORD,), use_record),
     "report": Target(lambda: ({**reported.RECORD, "healed": reported.HEALED},), use_report),
     "evaluation": Target(lambda: (reported.EVALUATION,), use_evaluation),
