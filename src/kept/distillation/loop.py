@@ -113,6 +113,8 @@ class Loop:
             try:
                 self._train(interrupted)
             except KeyboardInterrupt:
+                if self.ranks.count == 1:
+                    self.states.settle()  # a checkpoint that is being written gets its name
                 raise KeyboardInterrupt(so_far(self.step, self.states.newest())) from None
         return self.best
 
