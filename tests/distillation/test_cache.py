@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kept.distillation.cache import cached, default_cache, write_file
+from kept.checkpoint.disk import write_whole
+from kept.distillation.cache import cached, default_cache
 from kept.errors import InputError, OutputError
 
 SIZE = 1 << 16
@@ -96,8 +97,8 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
 
 
 def test_a_small_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    write_file(tmp_path / "a", b"one")
-    write_file(tmp_path / "a", b"two")
+    write_whole(tmp_path / "a", b"one")
+    write_whole(tmp_path / "a", b"two")
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"two"
 

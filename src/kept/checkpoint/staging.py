@@ -9,11 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
 from kept.checkpoint.direct import Output
+from kept.checkpoint.disk import refused, sync_directory
 from kept.checkpoint.stream import copy, digest, write_tensors
 from kept.checkpoint.writer import to_json
 from kept.errors import KeptError, OutputError
@@ -55,7 +56,7 @@ class Staging:
         if shard.name in self.sums and digest(finished) == self.sums[shard.name]:
             progress(shard.nbytes)
             return self.sums[shard.name]
-        with self._errors():
+        with refused(self.target):
             with Output(part) as out:
                 _write(shard, out, progress)
                 found = out.finish()
@@ -68,12 +69,12 @@ class Staging:
         """Give the finished directory its name."""
         if self.target.exists():
             raise OutputError(f"{self.target}: appeared while the conversion ran; the result is in {self.path}")
-        _sync_directory(self.path)
+        sync_directory(self.path)
         self.path.rename(self.target)
         # The journal goes last: killed before, the same command continues; killed here, it finds the output finished.
         (self.target / JOURNAL).unlink(missing_ok=True)
-        _sync_directory(self.target)
-        _sync_directory(self.target.parent)
+        sync_directory(self.target)
+        sync_directory(self.target.parent)
 
     def clear(self, *, keep_finished: bool) -> None:
         """Remove what no later run can use: everything, or everything but the finished shards and their journal."""
@@ -88,7 +89,7 @@ class Staging:
     @contextmanager
     def _file(self, name: str) -> Iterator[IO[bytes]]:
         part = self._part(name)
-        with self._errors():
+        with refused(self.target):
             part.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
                 yield file
@@ -98,15 +99,6 @@ class Staging:
 
     def _part(self, name: str) -> Path:
         return self.path / f"{name}.part"
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(
-                f"{self.target}: cannot be written ({error.strerror or error}); free space or permissions?"
-            ) from error
 
 
 @contextmanager
@@ -160,18 +152,6 @@ def check_target(target: Path) -> None:
         raise OutputError(f"{target}: exists already; choose another output or remove it")
 
 
-def write_whole(target: Path, content: bytes) -> None:
-    """Write one file, whole or not at all; one that is there is replaced. Raises OutputError."""
-    part = target.with_name(f".{target.name}.part")
-    try:
-        part.write_bytes(content)
-        part.rename(target)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise OutputError(f"{target}: cannot be written ({error.strerror}); free space or permissions?") from None
-
-
 def _begin(stage: Staging, journal: IO[str], fingerprint: str) -> dict[str, str]:
     """Keep the shards that a run with this fingerprint finished; of any other run nothing. Returns their sums.
 
@@ -200,11 +180,3 @@ def _write(shard: Shard, out: Output, progress: Progress) -> None:
     header = shard.whole.stat().st_size - shard.nbytes
     copy(shard.whole, out, 0, header)
     copy(shard.whole, out, header, shard.nbytes, progress)
-
-
-def _sync_directory(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.errors import InputError, OutputError
+from kept.checkpoint.disk import refused, sync_directory
+from kept.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
     the place cannot be written.
     """
     final, part = root / key, root / f".{key}.part"
-    with _errors(root):
+    with refused(root, "the cache cannot be written", "free space, or name another place"):
         if final.is_dir():
             return final
         root.mkdir(parents=True, exist_ok=True)
@@ -51,38 +52,9 @@ def _fill(part: Path, build: Callable[[Path], None]) -> None:
     sync_directory(part)
 
 
-def write_file(file: Path, content: bytes) -> None:
-    """Write a small file that has its name only when it is on the disk."""
-    part = file.with_name(f".{file.name}.part")
-    with part.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    part.rename(file)
-
-
-def sync_directory(path: Path) -> None:
-    """Wait until a directory's entries are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Hold a lock that ends with the process. Its file stays: removing it would let two hold it."""
     with lock.open("a") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _errors(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{root}: the cache cannot be written ({error.strerror or error}); free space, or name another place"
-        ) from error

@@ -7,9 +7,9 @@ import json
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.writer import to_json
-from kept.distillation.cache import write_file
 from kept.errors import CheckpointError, InputError, OutputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
 
 def _hold(folder: Path, held: ExitStack) -> None:
     """Take a lock that ends with the process. Its file stays: removing it would let two hold it."""
-    with _errors(folder):
+    with refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = held.enter_context((folder / LOCK).open("a"))
         try:
@@ -49,8 +49,8 @@ def begin(folder: Path, settings: Mapping[str, Any], sums: Mapping[str, str]) ->
     """
     file, asked = folder / ASKED, to_json({"settings": settings, "sums": sums})
     if not any(folder.glob("step-*[0-9]")):
-        with _errors(folder):
-            write_file(file, asked)
+        with refused(folder):
+            write_whole(file, asked)
         return
     found, wanted = _noted(file), json.loads(asked)
     changed, replaced = (_differing(found.get(part), wanted[part]) for part in ("settings", "sums"))
@@ -72,13 +72,3 @@ def _noted(file: Path) -> dict[str, Any]:
 def _differing(found: object, wanted: Mapping[str, Any]) -> list[str]:
     known = found if isinstance(found, dict) else {}
     return [key for key, value in wanted.items() if known.get(key) != value]
-
-
-@contextmanager
-def _errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written ({error.strerror or error}); free space or permissions?"
-        ) from None

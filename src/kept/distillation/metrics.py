@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.writer import finite
-from kept.distillation.cache import write_file
-from kept.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -45,8 +43,8 @@ class Metrics:
         """Go on after a step, None: begin. What a run that was killed noted later will be noted again."""
         if self.quiet:
             return
-        with self._errors():
-            write_file(self.folder / LINES, "".join(_until(self.folder / LINES, step)).encode())
+        with refused(self.folder, "metrics cannot be written"):
+            write_whole(self.folder / LINES, "".join(_until(self.folder / LINES, step)).encode())
             self._points = _begin_points(self.folder / BOARD, 0 if step is None else step + 1)
 
     def note(self, line: Mapping[str, Any]) -> None:
@@ -54,7 +52,7 @@ class Metrics:
         if self.quiet:
             return
         kept = finite(dict(line))
-        with self._errors():
+        with refused(self.folder, "metrics cannot be written"):
             with (self.folder / LINES).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(kept, allow_nan=False) + "\n")
             values = {f"{line['kind']}/{name}": value for name, value in kept.items() if isinstance(value, float)}
@@ -62,15 +60,6 @@ class Metrics:
                 summary = {"value": [{"tag": tag, "simple_value": value} for tag, value in values.items()]}
                 _add(self._points, step=line["step"], summary=summary)
         self.watch(line)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder}: metrics cannot be written ({error.strerror or error}); free space or permissions?"
-            ) from error
 
 
 def _until(file: Path, step: int | None) -> Iterator[str]:

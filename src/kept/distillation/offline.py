@@ -21,8 +21,9 @@ from zlib import crc32
 import numpy as np
 import torch
 
+from kept.checkpoint.disk import write_whole
 from kept.checkpoint.writer import to_json
-from kept.distillation.cache import cached, write_file
+from kept.distillation.cache import cached
 from kept.distillation.closed import TopK
 from kept.distillation.heads import HeadInput
 from kept.distillation.parallel import head_input
@@ -188,7 +189,7 @@ def write(
                 if count % SYNCED == 0 or stop == len(rows):
                     _mark(part, file, about, stop)
         bias = measure(teacher, student, rows, about)
-        write_file(part / ABOUT, to_json({**about, "rows": len(rows), "bias": bias}))
+        write_whole(part / ABOUT, to_json({**about, "rows": len(rows), "bias": bias}))
         (part / PROGRESS).unlink()
 
     found = Cached.open(cached(path.parent, path.name, build))
@@ -210,7 +211,7 @@ def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
 def _mark(part: Path, file: BinaryIO, about: Mapping[str, Any], done: int) -> None:
     file.flush()
     os.fsync(file.fileno())
-    write_file(part / PROGRESS, to_json({"about": about, "rows": done}))
+    write_whole(part / PROGRESS, to_json({"about": about, "rows": done}))
 
 
 @torch.no_grad()

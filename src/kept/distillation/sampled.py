@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kept.checkpoint.disk import write_whole
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
-from kept.distillation.cache import cached, default_cache, write_file
+from kept.distillation.cache import cached, default_cache
 from kept.distillation.tokens import FORMAT, Tokens, writing
 from kept.errors import InputError
 from kept.nn import generate
@@ -100,7 +101,7 @@ def _piece(part: Path, model: Model, sampling: Sampling, number: int) -> list[li
     """A batch of texts, as an earlier run left it or sampled now; of the last one, those that are asked for."""
     file = _file(part, number)
     if not file.exists():
-        write_file(file, json.dumps(sample_batch(model, sampling, number)).encode())
+        write_whole(file, json.dumps(sample_batch(model, sampling, number)).encode())
     texts: list[list[int]] = json.loads(file.read_bytes())
     return texts[: sampling.count - number * BATCH]
 

@@ -18,9 +18,9 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
+from kept.checkpoint.disk import sync_directory, write_whole
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
-from kept.distillation.cache import sync_directory, write_file
 from kept.errors import CheckpointError, OutputError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class States:
         written.result()
         if not self.ranks.first:
             return
-        write_file(place / SUMS, to_json(_sums(place)))
+        write_whole(place / SUMS, to_json(_sums(place)))
         final = place.with_name(place.name.removesuffix(PARTIAL))
         shutil.rmtree(final, ignore_errors=True)
         place.rename(final)

@@ -11,9 +11,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from kept.checkpoint.disk import write_whole
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
-from kept.distillation.cache import cached, default_cache, write_file
+from kept.distillation.cache import cached, default_cache
 from kept.errors import InputError
 from kept.reporting import Reporter, Silent
 
@@ -160,4 +161,4 @@ def writing(part: Path, files: Sequence[str]) -> Iterator[Writer]:
             file.flush()
             os.fsync(file.fileno())
     about = {"ids": writer.end, "documents": writer.documents, "largest": writer.largest, "files": list(files)}
-    write_file(part / ABOUT, to_json(about))
+    write_whole(part / ABOUT, to_json(about))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.staging import write_whole
+from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.writer import finite, to_json
 
 if TYPE_CHECKING:
@@ -25,4 +25,5 @@ def table(found: Evaluation) -> dict[str, Any]:
 
 def write(file: str | Path, found: Evaluation) -> None:
     """Write the data as JSON, whole or not at all. Raises OutputError."""
-    write_whole(Path(file), to_json(table(found)))
+    with refused(Path(file)):
+        write_whole(Path(file), to_json(table(found)))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.reader import read_json
-from kept.errors import CheckpointError, OutputError
+from kept.errors import CheckpointError
 from kept.stated import blamed, mapped
 
 if TYPE_CHECKING:
@@ -66,15 +65,6 @@ class Store:
         return found
 
     def _write(self, file: Path, content: dict[str, Any]) -> None:
-        part = file.with_name(f".{file.name}.{os.getpid()}.part")
-        try:
+        with refused(file):
             self.directory.mkdir(parents=True, exist_ok=True)
-            with part.open("w", encoding="utf-8") as opened:
-                json.dump(content, opened, ensure_ascii=False)
-                opened.flush()
-                os.fsync(opened.fileno())
-            part.rename(file)
-        except OSError as error:
-            with suppress(OSError):
-                part.unlink()
-            raise OutputError(f"{file}: cannot be written ({error.strerror}); free space or permissions?") from None
+            write_whole(file, json.dumps(content, ensure_ascii=False).encode())

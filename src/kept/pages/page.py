@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.reader import read_json
-from kept.checkpoint.staging import write_whole
 from kept.errors import InputError
 from kept.families import is_stock
 from kept.pages import conversion, evaluation, healing
@@ -56,7 +56,8 @@ def report(
     if not (directory / RECORD).is_file():
         raise InputError(f"{directory}: has no {RECORD}; kept convert and kept heal write one into their output")
     made = page(directory, [Path(one) for one in evaluations], None if metrics is None else Path(metrics), pairs)
-    write_whole(target, render(made).encode(errors="backslashreplace"))
+    with refused(target):
+        write_whole(target, render(made).encode(errors="backslashreplace"))
     return Report(target, tuple(section.name for section in made.sections))
 
 
