@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from kept import display
-from kept.distillation.settings import HELP, LISTED, WORDS, Settings
+from kept.distillation.settings import HELP, LISTED, LOSSES, WORDS, Settings
 from kept.errors import CheckpointError, KeptError
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: An
     \b
     kept expand path/to/llama out/pro --groups 8 --blocks 1
     kept expand path/to/llama out/pro --at 4,9,14 --dry-run
-    kept heal out/pro --train new --kl 0 --ce 1 --data new-domain/ --out out/pro-trained
+    kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     """
     from kept.passes.expand import ExpandBlocks
     from kept.recipe import SAME
@@ -393,18 +393,26 @@ def with_settings(command: Callable[..., Any], only: Collection[str] = HELP) -> 
 
 def _default(field: Field[Any]) -> str:
     """How a help text says what a setting is where nobody says it."""
-    value = field.default[0] if isinstance(field.default, tuple) else field.default
-    return "" if value is None or value is MISSING or isinstance(value, bool) else f" [default: {value}]"
+    value = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+    return "" if value in (None, "", MISSING) or isinstance(value, bool) else f" [default: {value}]"
 
 
 @main.command()
 @click.argument("student", metavar="STUDENT|RECIPE", shell_complete=_files)
+@click.option(
+    "--loss",
+    type=click.Choice(LOSSES),
+    help="What is minimised: its weight is 1, the others' 0, where they are not given. ce needs no teacher. "
+    "[default: kl]",
+)
 @with_settings
 @JSON
 def heal(student: str, *, as_json: bool, **options: Any) -> None:
     """Let STUDENT learn what its conversion could not keep.
 
-    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms.
+    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms. With
+    --loss ce it learns from texts alone, without a teacher; --loss ce --kl 0.1 --teacher MODEL learns them and stays
+    near MODEL (learning without forgetting, arXiv 1606.09282).
 
     A RECIPE is a TOML file with the student and any of these options, whose keys have _ for -, as teacher_cache; flags
     win over it. torchrun splits both models over processes. Interrupted, the same command continues.
@@ -412,6 +420,7 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     \b
     kept heal out/plain --teacher path/to/orion --data corpus/ --train norms --tokens 2M --out out/healed
     kept heal out/plain --teacher path/to/orion --train norms+head --rate 3e-4 --out out/healed
+    kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     kept heal recipe.toml --rate 3e-4
     torchrun --nproc-per-node 2 -m kept heal recipe.toml
     """

@@ -56,22 +56,22 @@ class Named:
         return self.path.stat().st_size
 
 
-def named_paths(data: Sequence[str]) -> dict[str, Path]:
+def named_paths(data: Sequence[str], key: str = "data") -> dict[str, Path]:
     """Paths by their names: `english=corpus/en` has one before it, any other has its own without the suffix.
 
     What is there as it is written is a path, whatever signs are in it. Raises InputError where nothing is named, or two
-    paths have one name.
+    paths have one name; `key` is the setting that is blamed.
     """
     found: dict[str, Path] = {}
     for given in data:
         alone = "=" not in given or os.path.exists(given)  # noqa: PTH110 - Path.exists raises for a name too long
         name, _, path = ("", "", given) if alone else given.partition("=")
         if not path.strip():
-            raise InputError(f"data: {given!r} names no file or directory; write it as corpus/en or english=corpus/en")
+            raise InputError(f"{key}: {given!r} names no file or directory; write it as corpus/en or english=corpus/en")
         name = name or Path(path).stem or Path(path).resolve().stem
         if name in found:
             raise InputError(
-                f"data: {found[name]} and {path} are both named {name!r}; name them: a={found[name]}, b={path}"
+                f"{key}: {found[name]} and {path} are both named {name!r}; name them: a={found[name]}, b={path}"
             )
         found[name] = Path(path)
     return found

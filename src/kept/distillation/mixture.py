@@ -85,6 +85,11 @@ class Mixture:
         self.shares = _shares(self._weights(weights))
 
     @property
+    def sources(self) -> dict[str, Tokens]:
+        """What it was made of."""
+        return dict(zip(self.names, self.tokens, strict=True))
+
+    @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Documents and tokens of each source, learned from and held out."""
         return {
@@ -96,6 +101,11 @@ class Mixture:
             }
             for name, tokens, train, held in zip(self.names, self.tokens, self.train, self.held, strict=True)
         }
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What part of all rows each source has; they add up to 1."""
+        return {name: share / sum(self.shares) for name, share in zip(self.names, self.shares, strict=True)}
 
     def _weights(self, weights: Mapping[str, float | Fraction] | None) -> list[Fraction]:
         if weights is None:

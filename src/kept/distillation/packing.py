@@ -140,13 +140,14 @@ class Stream:
         batches = []
         for at, source in enumerate(self.mixture.names):
             if name in (None, source):
-                packed = self._held_rows(Order(self.mixture.tokens[at], self.mixture.held[at]), rows)
-                batches += [lay(packed[i : i + self.batch], self.length) for i in range(0, len(packed), self.batch)]
+                batches += self.packed(Order(self.mixture.tokens[at], self.mixture.held[at]), rows)
         return batches
 
-    def _held_rows(self, order: Order, rows: int | None) -> list[list[Span]]:
+    def packed(self, order: Order, rows: int | None = None) -> list[Batch]:
+        """These documents once, in batches like the stream's own; at most `rows` rows."""
         begins = range(0, order.total, self.length)[:rows]
-        return [list(order.spans(begin, min(begin + self.length, order.total))) for begin in begins]
+        cut = [list(order.spans(begin, min(begin + self.length, order.total))) for begin in begins]
+        return [lay(cut[i : i + self.batch], self.length) for i in range(0, len(cut), self.batch)]
 
     def _row(self, source: int, row: int) -> Iterator[Span]:
         total = self._order(source, 0).total
@@ -195,7 +196,12 @@ def check(stream: Stream, vocabulary: int, context: int) -> None:
     if stream.length > context:
         raise InputError(f"length: is {stream.length}, the model has {context} positions; make rows shorter")
     for name, tokens in zip(stream.mixture.names, stream.mixture.tokens, strict=True):
-        if tokens.largest >= vocabulary:
-            raise InputError(
-                f"{name}: has id {tokens.largest}, the model has {vocabulary} tokens; is the tokenizer another's?"
-            )
+        check_ids(name, tokens, vocabulary)
+
+
+def check_ids(name: str, tokens: Tokens, vocabulary: int) -> None:
+    """Raise InputError where a source has ids that a model of so many tokens does not."""
+    if tokens.largest >= vocabulary:
+        raise InputError(
+            f"{name}: has id {tokens.largest}, the model has {vocabulary} tokens; is the tokenizer another's?"
+        )

@@ -35,9 +35,9 @@ class Rows:
     def __init__(self, mixture: Mixture, length: int, counts: Sequence[int] | None = None) -> None:
         self.mixture, self.length = mixture, length
         self._orders = [
-            Order(tokens, found)
+            order
             for tokens, train, held in zip(mixture.tokens, mixture.train, mixture.held, strict=True)
-            for found in (_by_digest(tokens, train), held)
+            for order in (in_order(tokens, train), Order(tokens, held))
         ]
         sizes = [-(-order.total // length) for order in self._orders]
         if counts is not None:
@@ -75,8 +75,10 @@ def counts(mixture: Mixture, length: int, tokens: int) -> list[int]:
     return [-(-tokens * share // (length * whole)) for share in mixture.shares]
 
 
-def _by_digest(tokens: Tokens, documents: NDArray[np.int64]) -> NDArray[np.int64]:
-    return documents[np.argsort(tokens.table["digest"][documents], kind="stable")]
+def in_order(tokens: Tokens, documents: NDArray[np.int64] | None = None) -> Order:
+    """Documents (None: all) in the order of their digests: any number of the first is a sample."""
+    found = np.arange(len(tokens.table)) if documents is None else documents
+    return Order(tokens, found[np.argsort(tokens.table["digest"][found], kind="stable")])
 
 
 class RowStream(Stream):
