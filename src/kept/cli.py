@@ -455,6 +455,8 @@ def _keyed(recipe: str | None, **named: str | None) -> Iterator[None]:
 OF_CACHES = (
     "data",
     "field",
+    "chat",
+    "chat_template",
     "mixture",
     "hold_out",
     "tokens",

@@ -91,7 +91,7 @@ def heal(
             metrics.note(_about(settings, learned, loop, pair.cache))
             best = loop.run()
             metrics.note({"kind": "end", "step": loop.step})
-            course = Course(settings, learned, texts.mixture.counts, read, loop.history)
+            course = Course(settings, learned, texts.counts, read, loop.history)
             found = _finish(draft, course, loop, best, shown) if all_ranks.first else None
             all_ranks.meet()
     return Healed(target, learned, tuple(loop.history), read_json(target / RECORD), folder, found)
@@ -156,7 +156,7 @@ def _about(settings: Settings, learned: Trainable, loop: Loop, cache: Cached | N
         "parameters": learned.parameters,
         "of": learned.of,
         "optimiser_bytes": learned.optimiser_bytes,
-        "sources": loop.stream.mixture.counts,
+        "sources": loop.stream.counts,
         "watched": [*loop.watched],
         "tensorboard": loop.metrics.has_board,
     }

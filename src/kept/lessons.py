@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kept.distillation.mixture import Mixture
     from kept.distillation.offline import Cached
     from kept.distillation.packing import Batch, Stream
+    from kept.distillation.talks import Talks
     from kept.distillation.tokens import Tokens
     from kept.reporting import Reporter
 
@@ -110,7 +111,9 @@ class Watched:
         for name, tokens in sources.items():
             check_ids(name, tokens, pair.student.program.spec.vocabulary)
         most = max(1, WATCHED // settings.length)
-        return cls(sources, {name: texts.packed(in_order(tokens), most) for name, tokens in sources.items()})
+        return cls(
+            sources, {name: texts.packed(in_order(tokens, settings.length), most) for name, tokens in sources.items()}
+        )
 
 
 def mixture(settings: Settings, pair: Pair, reporter: Reporter) -> Mixture:
@@ -167,11 +170,25 @@ def _texts(settings: Settings, student: Opened, reporter: Reporter, key: str) ->
     from kept.distillation.tokens import tokenise
     from kept.verification.text import Reader
 
-    reader = Reader(student.path)
+    reader, talks = Reader(student.path), _talks(settings, student)
     return {
-        name: tokenise(Source((path,), settings.field), reader, reporter=reporter)
+        name: tokenise(Source((path,), settings.document, talks=talks), reader, reporter=reporter)
         for name, path in named_paths(getattr(settings, key), key).items()
     }
+
+
+def _talks(settings: Settings, student: Opened) -> Talks | None:
+    """How conversations are read. Raises InputError where the student has no chat template and none is given."""
+    from kept.checkpoint.chat import Template
+    from kept.distillation.talks import Talks
+
+    if not settings.chat:
+        return None
+    given = None if settings.chat_template is None else Path(settings.chat_template)
+    template = Template.of(student.path, given)
+    if template is None:
+        raise InputError(f"{student.path}: has no chat template; give one with --chat-template FILE")
+    return Talks(template)
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:

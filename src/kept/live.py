@@ -164,6 +164,15 @@ def _cached(cache: Mapping[str, Any]) -> str:
     return f"teacher: {cache['path']}, {cache['k']} tokens a place, {100 * cache['tail']:.2g} % left out"
 
 
+def _talks(found: Mapping[str, Any]) -> str:
+    """What is said of conversations: how much is learned, and what is not there to learn from."""
+    if "cut" not in found:
+        return ""
+    said = {"without_answer": "without an answer are left out", "cut": "are longer than a row and lose their end"}
+    odd = [f"{parameters(found[key])} {words}" for key, words in said.items() if found[key]]
+    return "; ".join((f"; {parameters(found['answer_tokens'])} tokens are answers", *odd))
+
+
 def about(line: Mapping[str, Any]) -> list[str]:
     """What is said before a run: what learns and what that takes, how long, and from what."""
     part = f"{parameters(line['parameters'])} of {parameters(line['of'])} parameters"
@@ -174,7 +183,7 @@ def about(line: Mapping[str, Any]) -> list[str]:
             f"{parameters(found[f'{which}documents'])} documents, {parameters(found[f'{which}tokens'])} tokens"
             for which in ("", "held_out_")
         )
-        told.append(f"{name}: {kept}; held out {held}")
+        told.append(f"{name}: {kept}; held out {held}{_talks(found)}")
     if line["teacher_cache"] is not None:
         told.append(_cached(line["teacher_cache"]))
     told.append(f"{_counted(line)}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")

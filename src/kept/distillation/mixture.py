@@ -98,6 +98,7 @@ class Mixture:
                 "tokens": int(tokens.lengths()[train].sum()),
                 "held_out_documents": len(held),
                 "held_out_tokens": int(tokens.lengths()[held].sum()),
+                **_of_talks(tokens),
             }
             for name, tokens, train, held in zip(self.names, self.tokens, self.train, self.held, strict=True)
         }
@@ -113,6 +114,13 @@ class Mixture:
         if set(weights) != set(self.names):
             raise InputError(f"mixture: weighs {', '.join(weights)}, the sources are {', '.join(self.names)}")
         return [_weight(name, str(weights[name])) for name in self.names]
+
+
+def _of_talks(tokens: Tokens) -> dict[str, int]:
+    """Of conversations: the tokens that the assistant says, held out or not, and those left out where it says none."""
+    if tokens.learned is None:
+        return {}
+    return {"answer_tokens": int(tokens.learned.sum(dtype=np.int64)), "without_answer": tokens.skipped}
 
 
 def _usable(name: str, tokens: Tokens) -> NDArray[np.int64]:
