@@ -1,9 +1,10 @@
-"""Keeping what a benchmark found: in benchmarks/results/, with the day, the command, the commit and the load."""
+"""Keeping what a benchmark found: printed, and written to benchmarks/results/ with its command, commit and load."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,17 +17,23 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-
-def about() -> dict[str, Any]:
-    """The command that runs, the commit it is of, and how busy the machine is."""
-    said = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)  # noqa: PLW1510
-    return {"command": said, "commit": commit.stdout.strip(), "load": [round(each, 1) for each in os.getloadavg()]}
+BEFORE = os.getloadavg()[0]
+"""How busy the machine was when this program began."""
 
 
-def keep(name: str, found: Mapping[str, Any]) -> Path:
-    """Write what was found, and say where."""
+def own() -> dict[str, str]:
+    """The command that runs, with the names of files but not where this machine has them, and its commit."""
+    said = [re.sub(r"(^|=)/\S*/", r"\1path/to/", word) for word in sys.argv[1:]]
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *said])
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=HERE).stdout
+    return {"command": command, "commit": commit.strip()}
+
+
+def keep(name: str, found: Mapping[str, Any]) -> None:
+    """Print what was found, all but its `runs`, and write all of it."""
+    load = {"before": BEFORE, "after": os.getloadavg()[0]}
+    results = {**own(), "cores": os.cpu_count(), "load": load, **found}
+    print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
     file = HERE / "results" / f"{time.strftime('%Y-%m-%d')}-{name}.json"
-    file.write_text(json.dumps({**about(), **found}, indent=1) + "\n", encoding="utf-8")
-    print(f"kept in {file.relative_to(HERE.parent)}")
-    return file
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
