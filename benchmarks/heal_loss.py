@@ -29,7 +29,7 @@ from keeping import keep
 from speed import anonymous
 from torch.nn import functional
 
-from kept.distillation.chunked import CHUNK, HeadInput, Objective, chunked_loss
+from kept.distillation.chunked import HeadInput, Objective, chunked_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,7 +183,7 @@ def summary(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, size in (("vocabulary", 84608), ("tokens", 2048), ("width", 512), ("chunk", CHUNK)):
+    for name, size in (("vocabulary", 84608), ("tokens", 2048), ("width", 512), ("chunk", 0)):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each contender")
     parser.add_argument("--runs", type=int, default=3, help="runs in each process")
