@@ -24,6 +24,7 @@ LISTED = 64
 
 SAMPLED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?( *, *[0-9]{1,3}(\.[0-9]{1,3})?)*")
 """Temperatures as they are written."""
+
 MOST, MOST_TOKENS = 10**9, 10**15
 """Larger than any setting that means something: what is beyond is a slip, and no float or tensor holds it."""
 
