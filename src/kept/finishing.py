@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kept.verification.text import Sample
     from kept.verification.verify import Verification
 
-PLACES = ("student", "teacher", "teacher_cache")
+PLACES = ("student", "teacher", "teacher_cache", "chat_template")
 """Settings that say where something lies."""
 
 
@@ -66,7 +66,7 @@ class Course:
         return table
 
     def _settings(self) -> dict[str, Any]:
-        """As they were asked for; of models and caches the names, wherever they lie."""
+        """As they were asked for; of models, caches and templates the names, wherever they lie."""
         asked = dict(self.settings.to_dict())
         del asked["out"]
         for key in PLACES:

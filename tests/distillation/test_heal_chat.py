@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import kept
 from chats import CHATML, INST, MARKED, TALKS, talk, write_chat_tokenizer
 from heal_data import write_lines
-from heal_runs import noted
-from heal_short import killed_at
+from heal_runs import finish, noted, start
 from kept import live
 from kept.cli import main
 from kept.distillation.settings import Settings
@@ -75,7 +74,9 @@ def test_the_result_has_the_template_that_it_learned_by(
 ) -> None:
     done = heal(asked(student, talks, template, tmp_path / "out", tokens=128))
     assert (done.path / "chat_template.jinja").read_text() == CHATML
-    assert "chat_template.jinja" in read_json(done.path / "kept.json")["files"]
+    record = read_json(done.path / "kept.json")
+    assert "chat_template.jinja" in record["files"]
+    assert record["healed"]["settings"]["chat_template"] == "chatml.jinja"
     stock = AutoTokenizer.from_pretrained(done.path)
     text = stock.apply_chat_template(TALKS[0], tokenize=False, add_generation_prompt=True)
     assert (
@@ -87,10 +88,10 @@ def test_the_result_has_the_template_that_it_learned_by(
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
-    student: Path, talks: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: Path, talks: Path, template: Path, tmp_path: Path
 ) -> None:
     given = asked(student, talks, template, tmp_path / "out")
-    killed_at(7, monkeypatch, given)
+    assert finish(start(given, "named 10")) != [0]
     done, whole = heal(given), heal(replace(given, out=str(tmp_path / "whole")))
     assert repr(done.history) == repr(whole.history)
     for name in ("model.safetensors", "chat_template.jinja"):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from heal_runs import folder_of, noted, settings
-from heal_short import killed_at
+from heal_runs import finish, folder_of, noted, settings, start
 from kept import healed as words
 from kept import live
 from kept.errors import InputError, RecipeError
@@ -18,6 +17,8 @@ from stored import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from kept.distillation.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +30,17 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def run(pair: tuple[Path, Path], corpus: Path, old: Path, out: Path, **changes: Any) -> Healed:
+def asked(pair: tuple[Path, Path], corpus: Path, old: Path, out: Path, **changes: Any) -> Settings:
     """A run on new lines with old ones among them, without a teacher."""
     texts = {"data": (f"new={corpus}", f"replay={old}"), "mixture": "new=0.8,replay=0.2", "watch": (f"old={old}",)}
-    return heal(settings(pair, corpus, out, **{"teacher": None, "kl": 0.0, "ce": 1.0, **texts, **changes}))
+    return settings(pair, corpus, out, **{"teacher": None, "kl": 0.0, "ce": 1.0, **texts, **changes})
 
 
 @pytest.fixture(scope="module")
 def done(pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path_factory: pytest.TempPathFactory) -> Healed:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return run(pair, corpus, old, tmp_path_factory.mktemp("done") / "out")
+        return heal(asked(pair, corpus, old, tmp_path_factory.mktemp("done") / "out"))
 
 
 def test_sources_decide_as_the_mixture_weighs_them(done: Healed) -> None:
@@ -68,7 +69,7 @@ def test_what_is_watched_is_measured_and_noted(done: Healed) -> None:
 def test_watching_changes_nothing(
     done: Healed, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
 ) -> None:
-    alone = run(pair, corpus, old, tmp_path / "out", watch=())
+    alone = heal(asked(pair, corpus, old, tmp_path / "out", watch=()))
     assert [one.losses for one in alone.history] == [one.losses for one in done.history]
     name = "model.safetensors"
     assert (alone.path / name).read_bytes() == (done.path / name).read_bytes()
@@ -77,27 +78,19 @@ def test_watching_changes_nothing(
 
 
 def test_a_run_that_was_killed_has_measured_the_same(
-    done: Healed, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Healed, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
 ) -> None:
-    from kept.distillation.settings import Settings
-
-    given = Settings(**{**done.record["healed"]["settings"], "out": str(tmp_path / "out"), **_tuples(done)})
-    killed_at(7, monkeypatch, given)
+    given = asked(pair, corpus, old, tmp_path / "out")
+    assert finish(start(given, "named 10")) != [0]
     again = heal(given)
     assert repr(again.history) == repr(done.history), "NaN, which an agreement with nobody is, is not itself"
 
 
-def _tuples(done: Healed) -> dict[str, tuple[str, ...]]:
-    return {key: tuple(done.record["healed"]["settings"][key]) for key in ("data", "watch")}
-
-
-def test_other_watched_texts_are_another_run(
-    pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_watched_texts_are_another_run(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     file = tmp_path / "watched.txt"
     file.write_text("seven ships sailed\n")
     given = settings(pair, corpus, tmp_path / "out", watch=(f"old={file}",))
-    killed_at(7, monkeypatch, given)
+    assert finish(start(given, "named 10")) != [0]
     file.write_text("seven ships sank\n")
     with pytest.raises(InputError, match="is a run that read other contents of watch"):
         heal(given)
@@ -140,5 +133,5 @@ def test_what_is_watched_may_be_wrong(pair: tuple[Path, Path], corpus: Path, tmp
 
 def test_the_record_is_what_was_asked(done: Healed) -> None:
     record = read_json(done.path / "kept.json")["healed"]
-    assert record["settings"]["watch"] == list(_tuples(done)["watch"])
+    assert [watched.split("=")[0] for watched in record["settings"]["watch"]] == ["old"]
     assert set(record["read"]) == {"student", "data", "watch"}
