@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import kept
-from chats import CHATML, TALKS, write_chat_tokenizer
+from chats import CHATML, talk, write_chat_tokenizer
 from heal_data import write_lines
 from kept.cli import main
 from kept.distillation.recipe import load_settings
@@ -43,7 +43,7 @@ def here(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).mkdir(parents=True)
         write_lines(Path(name, "text.jsonl"), *({"text": f"{i} {word} {i % 7} {word} " * 3} for i in range(600)))
     Path("talks").mkdir()
-    write_lines(Path("talks/talks.jsonl"), *({"messages": one} for one in TALKS * 4))
+    write_lines(Path("talks/talks.jsonl"), *({"messages": talk(f"{i} ships", "seven")} for i in range(80)))
     Path("chat.jinja").write_text(CHATML, encoding="utf-8")
     Path("path/to").mkdir(parents=True)
     shutil.copytree(source, "path/to/llama")
