@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from kept.pages.blocks import Bar, Bars, Curve, Lines, Point
-from kept.pages.figures import STYLES, draw
+from kept.pages.figures import draw
+from kept.pages.look import STYLES
 
 NASTY = (math.nan, math.inf, -math.inf, 0.0, -1.0, 5e-324, 1e-300, 1.7e308, 3.0)
 

@@ -82,7 +82,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[kept.pages.page.Repo
 
 def test_every_section_is_there_where_all_is_known(full: tuple[kept.pages.page.Report, Structure]) -> None:
     done, page = full
-    assert done.sections == ("passes", "parity", "healing", "domains", "generations", "sizes", "load")
+    assert done.sections == ("passes", "parity", "healing", "forgetting", "domains", "generations", "sizes", "load")
     assert set(done.sections) <= set(page.ids)
     assert {f"#{name}" for name in done.sections} <= set(page.links)
 
@@ -123,7 +123,9 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "The keeper s lept. healed The keeper s ailed.",
         "[question 1, turn 2] No.",
         "arc_challenge acc_norm 20 0.500 ± 0.050",
-        "greedy same text 20 0.50 ± 0.10",
+        "greedy same text 20 50 ± 10 %",
+        "healed learned python; forgot english +0.223 ± 0.020 +0.049 ± 0.010",
+        "healed 12.5 → 10 20 → 21",
         "healed 50 % 50 %",
     ],
 )
@@ -142,7 +144,7 @@ def test_what_counts_once_is_not_told_twice(full: tuple[kept.pages.page.Report, 
 def test_every_picture_has_words(full: tuple[kept.pages.page.Report, Structure]) -> None:
     html = html_of(full[0])
     labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
-    assert len(labels) == html.count("<svg") == 7
+    assert len(labels) == html.count("<svg") == 8
     assert "Relative error after each layer: the output, in bfloat16 from 8.0e-03 to 2.0e-02;" in labels[0]
     assert "loss of each batch over 4 measurements: from 0.5 to 0.125." in labels
     assert "perplexity against before, %: english 5.0 ± 1.0; python 25.0 ± 1.0." in labels
@@ -196,14 +198,15 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     found = deepcopy(RECORD["verification"])
     found["output"] |= {"kl": None, "max_logit_error": None, "layers": [None, None, 1.0, 0.0, 1e-3]}
     held_out = [{**HEALED["held_out"][0], "agreement": None, "kl": None}, HEALED["held_out"][1]]
-    rows = [{**row, "difference": row["difference"] and {"value": 1.0, "error": None}} for row in EVALUATION["rows"]]
+    apart = {"value": 1.0, "error": None}
+    rows = [{**row, "differences": [apart for _ in row["differences"]]} for row in EVALUATION["rows"]]
     out = write_output(tmp_path / "out", verification=found, healed={**HEALED, "held_out": held_out})
     assert "nan" in html_of(kept.report(out, evaluations=[write(tmp_path / "eval.json", {**EVALUATION, "rows": rows})]))
 
 
 def test_one_model_alone(tmp_path: Path) -> None:
-    rows = [{**row, "models": row["models"][:1], "difference": None} for row in EVALUATION["rows"]]
-    alone = {"models": EVALUATION["models"][:1], "settings": {}, "rows": rows, "texts": {}}
+    rows = [{**row, "models": row["models"][:1], "differences": []} for row in EVALUATION["rows"] if row["models"]]
+    alone = {"models": EVALUATION["models"][:1], "settings": {}, "rows": rows, "texts": {}, "forgetting": None}
     page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", alone)])))
     assert "english perplexity 20 20.0 ± 2.0" in page.text
     assert "What each domain costs." in page.text
@@ -211,12 +214,12 @@ def test_one_model_alone(tmp_path: Path) -> None:
 
 
 def test_tasks_that_do_not_differ_have_no_picture(tmp_path: Path) -> None:
-    rows = [{**row, "difference": {"value": 0.0, "error": 0.0}} for row in EVALUATION["rows"] if row["part"] == "h6"]
+    rows = [{**row, "differences": [{"value": 0.0, "error": 0.0}]} for row in EVALUATION["rows"] if row["part"] == "h6"]
     html = html_of(
         kept.report(write_output(tmp_path / "o"), evaluations=[write(tmp_path / "e", {**EVALUATION, "rows": rows})])
     )
     assert "no task differs" in html
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2, "of the layers, and of what was forgotten"
 
 
 def test_what_costs_nothing_and_changes_nothing_has_no_columns_and_no_bars(tmp_path: Path) -> None:
@@ -360,7 +363,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert (said.exit_code, said.stderr) == (0, "")
     assert said.stdout == f"{out}/report.html: written (passes, parity, generations, sizes, load)\n"
     found = run(out, "--out", file, "--eval", write(tmp_path / "eval.json", EVALUATION), "--json")
-    sections = ["passes", "parity", "domains", "generations", "sizes", "load"]
+    sections = ["passes", "parity", "forgetting", "domains", "generations", "sizes", "load"]
     assert json.loads(found.stdout) == {"page": str(file), "sections": sections}
     assert file.is_file()
 

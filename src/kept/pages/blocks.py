@@ -172,7 +172,31 @@ class Bars:
     legend: ClassVar[tuple[tuple[str, int], ...]] = ()
 
 
-Block = Words | Heading | Code | Notes | Table | Shares | Changes | Pairs | Lines | Bars
+@dataclass(frozen=True)
+class Mark:
+    """A point of a plane with the standard errors of both its places."""
+
+    name: str
+    x: float
+    y: float
+    errors: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A picture of marks with their names, about an origin that has a name too."""
+
+    kind: ClassVar[str] = "picture"
+    caption: str
+    summary: str
+    x: str
+    y: str
+    origin: str
+    marks: tuple[Mark, ...]
+    legend: ClassVar[tuple[tuple[str, int], ...]] = ()
+
+
+Block = Words | Heading | Code | Notes | Table | Shares | Changes | Pairs | Lines | Bars | Plane
 
 
 @dataclass(frozen=True)
