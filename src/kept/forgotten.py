@@ -63,7 +63,7 @@ def _changes(method: Method) -> list[Change]:
 
 def _arrow(change: Change) -> str:
     before, after = change.perplexity
-    return f"{before:.4g} → {after:.4g}"
+    return " → ".join(f"{one:#.4g}".rstrip(".") for one in (before, after))
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -125,7 +125,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "arc_challenge acc_norm 20 0.500 ± 0.050",
         "greedy same text 20 50 ± 10 %",
         "healed learned python; forgot english +0.223 ± 0.020 +0.049 ± 0.010",
-        "healed 12.5 → 10 20 → 21",
+        "healed 12.50 → 10.00 20.00 → 21.00",
         "healed 50 % 50 %",
     ],
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from kept.pages.blocks import Mark
 from kept.pages.labels import GAP, Box, places
 from kept.pages.look import INK, RULE, STYLES, drawable, shortened, whisker
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from kept.pages.blocks import Mark, Plane
+    from kept.pages.blocks import Plane
     from kept.pages.labels import Place
 
 LETTERS = 9
@@ -29,80 +30,99 @@ def draw_plane(figure: Figure, axes: Axes, picture: Plane) -> Markup:
     """Marks with whiskers and names; what explains the numbers, where there are numbers in their place."""
     marks = [mark for mark in picture.marks if drawable(mark.x) and drawable(mark.y)]
     marks = [replace(mark, errors=(whisker(mark.errors[0]), whisker(mark.errors[1]))) for mark in marks]
+    axes.set_title(picture.y, loc="left", fontsize=10)
+    axes.set_xlabel(picture.x)
+    axes.grid(linewidth=0.6)
+    axes.set_axisbelow(b=True)
+    _draw(axes, marks)
+    _scale(axes, marks)
+    return _name(figure, axes, picture.origin, marks)
+
+
+def _draw(axes: Axes, marks: Sequence[Mark]) -> None:
+    """The marks, and the origin with its two lines."""
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.plot([0], [0], "o", color=INK, markersize=5)
     for n, mark in enumerate(marks):
         colour, marker, _ = STYLES[n % len(STYLES)]
         x_error, y_error = mark.errors
-        axes.errorbar(
-            mark.x, mark.y, y_error, x_error, color=colour, marker=marker, markersize=6, capsize=2.5, elinewidth=0.9
-        )
+        look = {"color": colour, "marker": marker, "markersize": 6, "capsize": 2.5, "elinewidth": 0.9}
+        axes.errorbar(mark.x, mark.y, y_error, x_error, **look)  # type: ignore[arg-type]
+
+
+def _scale(axes: Axes, marks: Sequence[Mark]) -> None:
     axes.set_xlim(*_span([(mark.x, mark.errors[0]) for mark in marks]))
     axes.set_ylim(*_span([(mark.y, mark.errors[1]) for mark in marks]))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axes.set_title(picture.y, loc="left", fontsize=10)
-    axes.set_xlabel(picture.x)
-    axes.grid(linewidth=0.6)
-    axes.set_axisbelow(b=True)
-    return _labelled(figure, axes, picture.origin, marks)
 
 
-def _span(places: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """An axis with all places, their errors and zero, and some room for names."""
-    low = min(0.0, *(value - error for value, error in places))
-    high = max(0.0, *(value + error for value, error in places))
+def _span(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """An axis with all values, their errors and zero, and some room for names."""
+    low = min([0.0, *(value - error for value, error in values)])
+    high = max([0.0, *(value + error for value, error in values)])
     room = 0.12 * (high - low) or 1.0
     return low - room, high + room
 
 
-def _labelled(figure: Figure, axes: Axes, origin: str, marks: Sequence[Mark]) -> Markup:
+def _name(figure: Figure, axes: Axes, origin: str, marks: Sequence[Mark]) -> Markup:
     """Write each name beside its mark, or numbers where names have no room, which are then explained."""
     figure.draw_without_rendering()  # the layout decides where marks are
-    points, taken = _in_points(axes, [(0.0, 0.0, 0.0, 0.0), *((m.x, m.y, *m.errors) for m in marks)])
-    edge = axes.get_window_extent()
-    room = Box(*(72 / figure.dpi * side for side in (edge.x0, edge.y0, edge.x1, edge.y1)))
+    places_of = _Places(axes, [Mark(origin, 0.0, 0.0), *marks])
     names = [shortened(name) for name in (origin, *(mark.name for mark in marks))]
-    found = places(points, [_extent(name) for name in names], taken, room, 2)
+    found = places_of(names, rings=2) or places_of(names, rings=4, on_lines=True)
     if found is not None:
         _write(axes, names, marks, found)
         return Markup()
     numbers = [str(n) for n in range(len(names))]
-    sizes = [_extent(number) for number in numbers]
-    found = places(points, sizes, taken, room, 6) or places(points, sizes, [], room, 40)
+    found = places_of(numbers, rings=6) or places_of(numbers, rings=40, on_lines=True, on_marks=True)
     _write(axes, numbers, marks, found or [])
-    spans = Markup("").join(Markup("<span><b>{}</b> {}</span>").format(*pair) for pair in enumerate(names))
+    spans = Markup().join(Markup("<span><b>{}</b> {}</span>").format(*pair) for pair in enumerate(names))
     return Markup('<div class="legend">{}</div>').format(spans)
 
 
-def _in_points(axes: Axes, marks: Sequence[tuple[float, float, float, float]]) -> tuple[list[Any], list[Box]]:
-    """Where marks are, and what they, their whiskers and the zero lines cover."""
-    scale = 72 / axes.figure.dpi
+class _Places:
+    """Where labels of marks may stand in a drawn picture; lengths are typographic points."""
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        px, py = axes.transData.transform((x, y))
-        return float(px) * scale, float(py) * scale
+    def __init__(self, axes: Axes, marks: Sequence[Mark]) -> None:
+        self.scale = 72 / axes.figure.dpi
+        edge = axes.get_window_extent()
+        self.room = Box(*(self.scale * side for side in (edge.x0, edge.y0, edge.x1, edge.y1)))
+        self.points = [self._at(axes, mark.x, mark.y) for mark in marks]
+        self.covered = [box for mark in marks for box in self._covered(axes, mark)]
+        (x, y), far = self._at(axes, 0.0, 0.0), 1e4
+        self.lines = [Box(x - 1, -far, x + 1, far), Box(-far, y - 1, far, y + 1)]
 
-    points, taken = [], []
-    for x, y, x_error, y_error in marks:
-        (px, py), (left, bottom), (right, top) = at(x, y), at(x - x_error, y - y_error), at(x + x_error, y + y_error)
-        points.append((px, py))
-        taken += [Box(px - 4, py - 4, px + 4, py + 4)]
-        taken += [Box(left - 1, py - 3, right + 1, py + 3)] * bool(x_error)
-        taken += [Box(px - 3, bottom - 1, px + 3, top + 1)] * bool(y_error)
-    (zero_x, zero_y), far = at(0.0, 0.0), 1e4
-    return points, [*taken, Box(zero_x - 1, -far, zero_x + 1, far), Box(-far, zero_y - 1, far, zero_y + 1)]
+    def __call__(
+        self, names: Sequence[str], *, rings: int, on_lines: bool = False, on_marks: bool = False
+    ) -> list[Place] | None:
+        """A place for each name; lines and marks may be told not to matter."""
+        taken = [*self.covered] * (not on_marks) + [*self.lines] * (not on_lines)
+        return places(self.points, [extent(name) for name in names], taken, self.room, rings)
+
+    def _at(self, axes: Axes, x: float, y: float) -> tuple[float, float]:
+        across, up = axes.transData.transform((x, y))
+        return float(across) * self.scale, float(up) * self.scale
+
+    def _covered(self, axes: Axes, mark: Mark) -> list[Box]:
+        """What a mark and its whiskers cover."""
+        x, y = self._at(axes, mark.x, mark.y)
+        left, bottom = self._at(axes, mark.x - mark.errors[0], mark.y - mark.errors[1])
+        right, top = self._at(axes, mark.x + mark.errors[0], mark.y + mark.errors[1])
+        across, up = Box(left - 3, y - 3, right + 3, y + 3), Box(x - 3, bottom - 3, x + 3, top + 3)
+        return [Box(x - 4, y - 4, x + 4, y + 4), *[across] * bool(mark.errors[0]), *[up] * bool(mark.errors[1])]
 
 
-def _extent(name: str) -> tuple[float, float]:
-    """Width and height of a label: about right for any font that a page may have."""
+def extent(name: str) -> tuple[float, float]:
+    """Width and height of a label, with a space behind it: about right for any font that a page may have."""
     wide = sum(east_asian_width(letter) in "WF" for letter in name)
-    return LETTERS * (0.6 * (len(name) - wide) + 1.05 * wide), 1.15 * LETTERS
+    return LETTERS * (0.6 * (len(name) - wide) + 1.05 * wide + 0.4), 1.15 * LETTERS
 
 
 def _write(axes: Axes, names: Sequence[str], marks: Sequence[Mark], found: Sequence[Place]) -> None:
+    """Labels at their places, with a thin line to the mark from those that are not beside it."""
     across, up = {1: "left", 0: "center", -1: "right"}, {1: "bottom", 0: "center", -1: "top"}
     points = [(0.0, 0.0), *((mark.x, mark.y) for mark in marks)]
     for name, point, place in zip(names, points, found, strict=False):
