@@ -73,8 +73,8 @@ def _measured(step: int, kl: float) -> dict[str, Any]:
 
 HEALED: dict[str, Any] = {
     "settings": {
-        "student": "out/plain",
-        "teacher": "path/to/my-orion",
+        "student": "plain",
+        "teacher": "my-orion",
         "data": ["english=corpus/en.txt", "corpus/py.txt"],
         "train": "norms",
         "batch": 8,

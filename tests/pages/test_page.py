@@ -255,6 +255,7 @@ def _poisoned(value: Any) -> Any:
         "passkey",
         "agreement",
         "llama",
+        "token",
         "norms",
     }
     if isinstance(value, dict):
