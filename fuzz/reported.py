@@ -98,7 +98,7 @@ def _figures(*pairs: tuple[float, float]) -> list[dict[str, float]]:
 
 
 def _row(part: str, name: str, metric: str, first: float, other: float, **more: object) -> dict[str, Any]:
-    (apart,) = _figures((other - first, 0.01 * first + 1e-3))
+    (apart,) = _figures((other - first, 0.1 * abs(other - first) + 0.01 * first))
     models = _figures((first, 0.1 * first), (other, 0.1 * other))
     return {"part": part, "name": name, "metric": metric, "items": 20, "models": models, "differences": [apart]} | {
         "agreements": [],

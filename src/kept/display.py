@@ -382,7 +382,7 @@ def _beside(rows: Sequence[Row], names: Sequence[str]) -> Table:
 
 def _below(rows: Sequence[Row], names: Sequence[str]) -> Table:
     """More models below each other, each with its difference to the first."""
-    table = _table("what", "metric", "items", "model", "", "difference")
+    table = _table("what", "metric", "items", "model", "figure", "difference")
     for row in (row for row in rows if row.models):
         heads = [(_named(row), row.metric, str(row.items)), *[("", "", "")] * (len(names) - 1)]
         apart = ["", *(_figure(one, signed=True) for one in row.differences)]

@@ -34,10 +34,10 @@ def read(found: Found) -> Forgetting:
 
 
 def by_method(found: Forgetting) -> Table:
-    """Columns and rows: what is beyond doubt, then each domain and the mean where there are several."""
-    rows = ((one.model, one.verdict or NOTHING, *(cell for _, cell in _figures(one, found))) for one in found.methods)
+    """Columns and rows: each domain and the mean where there are several, then what is beyond doubt."""
+    rows = ((one.model, *(cell for _, cell in _figures(one, found)), one.verdict or NOTHING) for one in found.methods)
     heads = (head for head, _ in _figures(found.methods[0], found))
-    return ("method", "beyond two standard errors", *heads), tuple(rows)
+    return ("method", *heads, "beyond two standard errors"), tuple(rows)
 
 
 def perplexities(found: Forgetting) -> Table:

@@ -276,7 +276,7 @@ def test_texts_of_one_name(orion: Path) -> None:
 
 
 def test_settings_that_are_none(orion: Path) -> None:
-    with pytest.raises(InputError, match="colour: is no setting; there are texts, suites, data"):
+    with pytest.raises(InputError, match="colour: is no setting; there are texts, old, new, suites, data"):
         kept.evaluate(orion, colour="red")
     assert replace(Settings(), limit=3).limit == 3
 

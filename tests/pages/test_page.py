@@ -112,7 +112,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "held out). Rows of 256 tokens, 16 a step; rate 0.001, cosine;",
         "KL from the teacher, nats a token 0.45 0.125",
         "same first choice 55.00 % 87.50 %",
-        "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.20",
+        "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.30",
         "+25 % perplexity, python",
         "8 M",
         "4.61 KB",
@@ -124,7 +124,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "[question 1, turn 2] No.",
         "arc_challenge acc_norm 20 0.500 ± 0.050",
         "greedy same text 20 50 ± 10 %",
-        "healed learned python; forgot english +0.223 ± 0.020 +0.049 ± 0.010",
+        "healed +0.223 ± 0.020 +0.049 ± 0.010 learned python; forgot english",
         "healed 12.50 → 10.00 20.00 → 21.00",
         "healed 50 % 50 %",
     ],
@@ -147,7 +147,7 @@ def test_every_picture_has_words(full: tuple[kept.pages.page.Report, Structure])
     assert len(labels) == html.count("<svg") == 8
     assert "Relative error after each layer: the output, in bfloat16 from 8.0e-03 to 2.0e-02;" in labels[0]
     assert "loss of each batch over 4 measurements: from 0.5 to 0.125." in labels
-    assert "perplexity against before, %: english 5.0 ± 1.0; python 25.0 ± 1.0." in labels
+    assert "perplexity against before, %: english 5.0 ± 1.4; python 25.0 ± 2.7." in labels
 
 
 def test_pictures_follow_the_page_s_colours(full: tuple[kept.pages.page.Report, Structure]) -> None:
@@ -211,6 +211,65 @@ def test_one_model_alone(tmp_path: Path) -> None:
     assert "english perplexity 20 20.0 ± 2.0" in page.text
     assert "What each domain costs." in page.text
     assert "difference" not in page.text
+
+
+def _three(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of three models: the second counts twice."""
+    return {
+        **row,
+        "models": [*row["models"], *row["models"][1:]],
+        "differences": row["differences"] * 2,
+        "agreements": row["agreements"] * 2,
+    }
+
+
+def test_three_models(tmp_path: Path) -> None:
+    three = deepcopy(EVALUATION)
+    three["models"].append({**three["models"][1], "name": "full"})
+    three["rows"] = [_three(row) for row in three["rows"]]
+    three["texts"] = {name: [*both, both[1]] for name, both in three["texts"].items()}
+    method = three["forgetting"]["methods"][0]
+    three["forgetting"]["methods"].append({**method, "model": "full", "verdict": ""})
+    page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", three)])))
+    for words in (
+        "my-orion (orion, bfloat16), healed (llama, bfloat16) and full (llama, bfloat16).",
+        "english perplexity my-orion 20 20.0 ± 2.0",
+        "english perplexity full 20 21.0 ± 2.1 +1.00 ± 0.30",
+        "python: zero is as good as my-orion.",
+        "full: what each task lost or won",
+        "greedy same text full 20 50 ± 10 %",
+        "agreement: greedy, full",
+        "full +0.223 ± 0.020 +0.049 ± 0.010 nothing",
+    ):
+        assert words in page.text
+    assert page.text.count("perplexity, python") == 0, "whose it would be is not known"
+
+
+def test_a_share_of_what_two_models_differ_by_has_its_own_error(tmp_path: Path) -> None:
+    """Twice as much in every passage is twice as much: whatever the passages, nothing is uncertain."""
+    row = deepcopy(EVALUATION["rows"][0])
+    row["models"] = [{"value": 16.0, "error": 2.0}, {"value": 32.0, "error": 4.0}]
+    for apart, words in ((2.0, "english 100 ± 0."), (4.472135955, "english 100 ± 35.")):
+        row["differences"] = [{"value": 16.0, "error": apart}]
+        file = write(tmp_path / "eval.json", {**EVALUATION, "rows": [row]})
+        assert f"perplexity against before, %: {words}" in html_of(
+            kept.report(write_output(tmp_path / "out"), evaluations=[file])
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"unit": "letter"}, "'letter' is no unit"),
+        ({"methods": []}, "models have the same domains"),
+        ({"methods": [{}]}, "no 'learned'"),
+        ({"unit": []}, "[] is no unit"),
+    ],
+)
+def test_a_damaged_table_of_forgetting_is_one_line(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    damaged = {**EVALUATION, "forgetting": {**EVALUATION["forgetting"], **changes}}
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "eval.json", damaged)])
 
 
 def test_tasks_that_do_not_differ_have_no_picture(tmp_path: Path) -> None:

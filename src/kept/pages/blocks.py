@@ -43,13 +43,14 @@ class Notes:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text. The first `words` columns are words, the others numbers."""
+    """Rows of text. The first `words` columns are words, and the last `last`; the others are numbers."""
 
     kind: ClassVar[str] = "table"
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
+    last: int = 0
 
 
 @dataclass(frozen=True)

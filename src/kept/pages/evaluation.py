@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -179,8 +180,16 @@ def _texts(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
 
 def _relative(row: Row) -> list[Figure]:
     """What the models after the first differ by, in percent of the first."""
-    scale = 100 / row.models[0].value
-    return [Figure(scale * one.value, scale * one.error) for one in row.differences]
+    first, *others = row.models
+    return [_in_percent(first, *pair) for pair in zip(others, row.differences, strict=True)]
+
+
+def _in_percent(first: Figure, other: Figure, apart: Figure) -> Figure:
+    """`other / first - 1`; what the two errors have in common is what that of their difference lacks."""
+    common = (first.error**2 + other.error**2 - apart.error**2) / 2
+    a, b = first.error / first.value, other.error / other.value
+    spread = a * a + b * b - 2 * common / (first.value * other.value)
+    return Figure(100 * apart.value / first.value, 100 * other.value / first.value * math.sqrt(max(spread, 0.0)))
 
 
 def _positions(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
@@ -265,7 +274,7 @@ def _table(caption: str, rows: Sequence[Row], who: Sequence[str]) -> Table:
     """One or two models in columns of their own, more of them below each other."""
     if len(who) > 2:
         below = tuple(cells for row in rows for cells in _below(row, who))
-        return Table(caption, ("what", "metric", "model", "items", "", "difference"), below, 3)
+        return Table(caption, ("what", "metric", "model", "items", "figure", "difference"), below, 3)
     columns = ("what", "metric", "items", *who, *["difference"] * (len(who) == 2))
     return Table(caption, columns, tuple(_beside(row) for row in rows), 2)
 

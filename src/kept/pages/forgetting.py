@@ -30,7 +30,7 @@ def _blocks(found: Forgetting, first: str) -> Iterator[Block]:
         f"Each model against {first}, over the same passages: what a {found.unit} of a new domain costs less is "
         f"learned, what a {found.unit} of an old one costs more is forgotten. With standard errors."
     )
-    yield Table(f"By method, nats a {found.unit}", *forgotten.by_method(found), 2)
+    yield Table(f"By method, nats a {found.unit}", *forgotten.by_method(found), last=1)
     yield Table("Perplexity, before and after", *forgotten.perplexities(found))
     marks = tuple(mark for method in found.methods[:DRAWN] for mark in _marks(method, found))
     if marks:
