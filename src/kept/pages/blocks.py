@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from kept.evaluation.documents import common
 
+DRAWN = 4
+"""Curves that one picture has: as many as can be told apart."""
+
 
 @dataclass(frozen=True)
 class Words:

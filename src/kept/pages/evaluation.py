@@ -13,7 +13,22 @@ from kept.errors import CheckpointError, InputError
 from kept.evaluation.estimate import Figure
 from kept.numbers import percent, uncertain
 from kept.pages import forgetting
-from kept.pages.blocks import Bar, Bars, Block, Curve, Fact, Heading, Lines, Pair, Pairs, Point, Shares, Table, Words
+from kept.pages.blocks import (
+    DRAWN,
+    Bar,
+    Bars,
+    Block,
+    Curve,
+    Fact,
+    Heading,
+    Lines,
+    Pair,
+    Pairs,
+    Point,
+    Shares,
+    Table,
+    Words,
+)
 from kept.stated import blamed, listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
@@ -27,9 +42,6 @@ SHOWN = 4
 
 LONGEST = 700
 """Characters of a text that are shown."""
-
-DRAWN = 4
-"""Models whose curves one picture has: as many as can be told apart."""
 
 TITLES = {
     "text": "Perplexity by domain",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from kept.evaluation.forgetting import Forgetting, Method, Side
 
-DRAWN = 24
+MARKS = 24
 """Models that one picture has room for."""
 
 
@@ -32,7 +32,7 @@ def _blocks(found: Forgetting, first: str) -> Iterator[Block]:
     )
     yield Table(f"By method, nats a {found.unit}", *forgotten.by_method(found), last=1)
     yield Table("Perplexity, before and after", *forgotten.perplexities(found))
-    marks = tuple(mark for method in found.methods[:DRAWN] for mark in _marks(method, found))
+    marks = tuple(mark for method in found.methods[:MARKS] for mark in _marks(method, found))
     if marks:
         yield _plane(found, first, marks)
 
@@ -47,7 +47,7 @@ def _marks(method: Method, found: Forgetting) -> Iterator[Mark]:
 def _plane(found: Forgetting, first: str, marks: tuple[Mark, ...]) -> Plane:
     x, y = f"forgotten, nats a {found.unit}", f"learned, nats a {found.unit}"
     said = "; ".join(f"{m.name}: {uncertain(m.y, m.errors[1])} and {uncertain(m.x, m.errors[0])}" for m in marks)
-    left = f" The first {DRAWN} of {len(found.methods)} models." if len(found.methods) > DRAWN else ""
+    left = f" The first {MARKS} of {len(found.methods)} models." if len(found.methods) > MARKS else ""
     caption = (
         f"Learned of {_named(found.methods[0].learned)} against forgotten of {_named(found.methods[0].forgot)}: higher "
         f"and further left is better.{left} Whiskers, where they are longer than the mark, are one standard error."
