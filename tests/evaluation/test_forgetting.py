@@ -214,6 +214,7 @@ def test_the_command(models: list[Path], files: dict[str, Path], tmp_path: Path)
     [
         ("{model} --old {text}", "old: compares models with the first; name another one"),
         ("{model} {model}", "another model is called"),
+        ("{model} pro=", "pro: names no model; write it as pro=out/pro"),
         ("{model} {other} --old a={text} --text a={text}", "a: two texts have this name; give each its own"),
         ("{model} {other} gone=nowhere --new {text}", "nowhere"),
     ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from kept.errors import InputError
+from kept.hub import named
 from kept.opened import Opened, open_model
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ def named_models(given: Sequence[str | Path]) -> dict[str, Opened]:
     What is there as it is written is a path, whatever signs are in it. Raises InputError where two have one name, and
     KeptError kinds for what is no model.
     """
-    pairs = [_named(str(one)) for one in given]
+    pairs = [named(str(one)) for one in given]
+    for name, path in pairs:
+        if not path.strip():
+            raise InputError(f"{name}: names no model; write it as {name or 'pro'}=out/pro")
     models = [open_model(path) for _, path in pairs]
     called = [name or model.name for (name, _), model in zip(pairs, models, strict=True)]
     count = Counter(called)
@@ -31,10 +34,3 @@ def named_models(given: Sequence[str | Path]) -> dict[str, Opened]:
             raise InputError(f"{path}: another model is called {own!r} too; name them: a={found[own].path} b={path}")
         found[own] = model
     return found
-
-
-def _named(given: str) -> tuple[str, str]:
-    """A name, which may be empty, and a path."""
-    alone = "=" not in given or os.path.exists(given)  # noqa: PTH110 - Path.exists raises for a name too long
-    name, _, path = ("", "", given) if alone else given.partition("=")
-    return name, path
