@@ -501,14 +501,20 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 
 
 @main.command("eval")
-@click.argument("path", shell_complete=_folders)
-@click.argument("other", shell_complete=_folders, required=False)
+@click.argument("path", metavar="PATH", shell_complete=_folders)
+@click.argument("others", metavar="[OTHER]...", nargs=-1, shell_complete=_folders)
 @click.option(
     "--text",
     "texts",
     multiple=True,
     metavar="[DOMAIN=]FILE",
     help="UTF-8 file of a domain; may be given several times. [default: a built-in sample]",
+)
+@click.option(
+    "--old", multiple=True, metavar="[DOMAIN=]FILE", help="A text of what PATH knew: what do the others forget of it?"
+)
+@click.option(
+    "--new", multiple=True, metavar="[DOMAIN=]FILE", help="A text of what is new: what do the others learn of it?"
 )
 @click.option(
     "--suite",
@@ -537,23 +543,24 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 @JSON
 def evaluate(
     path: str,
-    other: str | None,
-    texts: tuple[str, ...],
+    others: tuple[str, ...],
     results: str,
     out: str | None,
     *,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure what the model in PATH knows, or two models side by side.
+    """Measure what the model in PATH knows, or several models side by side.
 
-    Perplexity by domain, by position, pass keys in long texts, greedy agreement, and tasks on local files. With OTHER:
-    the difference and its standard error over the same items.
+    Perplexity by domain, by position, pass keys in long texts, greedy agreement, and tasks on local files. Each OTHER
+    has its difference to PATH with the standard error over the same items, and with --old and --new what it forgot and
+    learned. A model may be given a name: pro=out/trained.
 
     Interrupted, the same command continues: what is finished is not measured again.
 
     \b
     kept eval path/to/orion out/llama --text english=en.txt --text python=code.txt
+    kept eval path/to/llama pro=out/pro full=out/full --old stories=en.txt --new python=code.txt
     kept eval out/llama --suite positions --suite passkey --text book.txt
     kept eval path/to/orion out/llama --suite h6 --suite agreement --data evals/ --out eval.json
     kept eval out/llama --suite mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
@@ -561,8 +568,9 @@ def evaluate(
     from kept.evaluation.output import table, write
     from kept.evaluation.run import evaluate as measure
 
+    files = {role: _domains(options.pop(role)) for role in ("texts", "old", "new")}
     given = {key: value for key, value in options.items() if value is not None}
-    found = measure(path, other, texts=_domains(texts), results=results, reporter=display.Bars(), **given)
+    found = measure(path, *others, results=results, reporter=display.Bars(), **files, **given)
     if out is not None:
         write(out, found)
     display.out_json(table(found)) if as_json else display.evaluation(found)
