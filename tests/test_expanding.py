@@ -165,7 +165,8 @@ def test_the_page_names_the_family_and_the_options(expanded: Path, tmp_path: Pat
 
 def test_an_expansion_is_carried_on_by_a_conversion(expanded: Path, tmp_path: Path) -> None:
     record = kept.convert(expanded, tmp_path / "out", to="mistral", verify_tokens=0).record
-    assert (record["new_layers"], record["expansions"]) == ([], [{"layers": [2, 6], "copies_of": [1, 5]}])
+    assert (record["new_layers"], record["expansions"]) == ([2, 6], [{"layers": [2, 6], "copies_of": [1, 5]}])
+    assert record["new_parameters"] == read_json(expanded / "kept.json")["new_parameters"]
 
 
 def test_lists_of_layers_go_and_words_stay(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def converted(source: Opened, family: Family, plan: Plan) -> Origin:
     return Origin(source.name, source.family.name, family.name, steps, told, source.path, family.stock, plan.copies)
 
 
-def recorded(opened: Opened, record: Mapping[str, Any]) -> Origin:
+def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
     """The origin of an output by its record, and without one of a conversion, the model itself.
 
     Raises LookupError, TypeError or ValueError where the record is not as kept writes it (see `kept.stated.blamed`).

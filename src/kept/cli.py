@@ -318,6 +318,36 @@ def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: An
     )
 
 
+@main.command("shrink-expanded")
+@click.argument("source", shell_complete=_folders)
+@click.argument("out", shell_complete=_folders)
+@click.option("--below", type=float, metavar="NATS", help="What those that go may be worth together. [default: 0.0001]")
+@click.option("--untouched", is_flag=True, help="Only those that write nothing, to the bit; measures nothing.")
+@click.option("--layers", metavar="LIST", callback=_layers, help="Instead: the layers that go, as 4,9.")
+@click.option("--text", shell_complete=_files, help="UTF-8 file to measure on. [default: a built-in sample]")
+@click.option("--tokens", type=int, help="How many tokens of it. [default: 512, of large models 64]")
+@DRY_RUN
+@JSON
+def shrink_expanded(source: str, out: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Drop the layers of an expansion that came to nothing.
+
+    What an expanded layer of SOURCE is worth is the KL of the model without it from the model with it, in nats a token.
+    The least go first, as long as all that go are worth less than --below together. Of layers that nothing trained,
+    expansion and shrinking give back the same weights, byte for byte. Where none goes, nothing is written.
+
+    Interrupted, the same command continues.
+
+    \b
+    kept shrink-expanded out/pro-trained out/small --dry-run
+    kept shrink-expanded out/pro-trained out/small --below 1e-3 --text mine.txt
+    kept shrink-expanded out/pro out/llama --untouched
+    """
+    from kept.shrinking import shrink, shrinking_from
+
+    done = shrink(shrinking_from({}, source=source, out=out, **options), display.Bars(), dry=dry_run)
+    display.out_json(display.shrunk_table(done)) if as_json else display.shrunk(done, source)
+
+
 @main.command()
 @click.argument("source", shell_complete=_folders)
 @click.argument("out", shell_complete=_folders)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kept.pages.page import Report
     from kept.passes.plan import Plan
     from kept.pipeline import Conversion, Rehearsal
+    from kept.shrinking import Shrunk
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
 
@@ -317,8 +318,45 @@ def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imp
     for one in plan.expansions:
         if one.sizes:
             console.print(f"groups of {', '.join(map(str, one.sizes))} layers")
-        pairs = (f"{new} (of {old})" for new, old in zip(one.layers, one.copies_of, strict=True))
+        pairs = (
+            f"{new} (of {'none left' if old is None else old})"
+            for new, old in zip(one.layers, one.copies_of, strict=True)
+        )
         console.print(f"new layers, copies that add nothing yet: {', '.join(pairs)}")
+
+
+def shrunk_table(done: Shrunk) -> dict[str, Any]:
+    """A shrinking as plain data; the record of what was written under `record`."""
+    record = None if done.conversion is None else done.conversion.record
+    layers = [asdict(one) for one in done.layers]
+    return {
+        "text": done.text,
+        "layers": layers,
+        "dropped": [*done.dropped],
+        "together": done.together,
+        "record": record,
+    }
+
+
+def shrunk(done: Shrunk, source: str) -> None:
+    """`kept shrink-expanded`."""
+    console = _console()
+    table = _table("layer", "copy of", "state", "without it, nats/token", "")
+    for one in done.layers:
+        model = "none left" if one.copy_of is None else str(one.copy_of)
+        worth = "not measured" if one.contribution is None else f"{one.contribution:.3g}"
+        state = "untouched" if one.untouched else "trained"
+        table.add_row(str(one.layer), model, state, worth, "dropped" if one.dropped else "kept")
+    console.print(f"{source}: {len(done.layers)} expanded layers" + (f", on {done.text}" if done.text else ""))
+    console.print(table)
+    if not done.dropped:
+        console.print("none of them is dropped; nothing was written")
+        return
+    console.print(f"without all that are dropped: {done.together:.3g} nats/token")
+    if done.conversion is None:
+        console.print("nothing was written")
+    else:
+        conversion(done.conversion)
 
 
 def verification(found: Verification) -> None:

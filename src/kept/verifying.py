@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.stream import digest
-from kept.errors import CheckpointError, InputError, RecipeError
+from kept.errors import CheckpointError, InputError, RecipeError, Refusal
 from kept.opened import Opened, open_model
 from kept.passes.base import Promise
 from kept.passes.plan import Claim
@@ -101,7 +101,10 @@ def recorded(before: Opened, after: Opened) -> Claim:
         raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
     if promise is not Promise.EXACT and not recipe.passes:
         return Claim(promise)
-    claim = make_plan(before, recipe, unmeasured=promise is not Promise.EXACT).claim
+    try:
+        claim = make_plan(before, recipe, unmeasured=promise is not Promise.EXACT).claim
+    except Refusal:  # not what it was made of: the source of an expansion that was shrunk since, say
+        return Claim(promise, copies=copies(stated, before.program.spec.depth, after.program.spec.depth))
     return replace(claim, promise=promise, program=claim.program if promise is Promise.EXACT else None)
 
 
