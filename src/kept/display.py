@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from kept.pages.page import Report
     from kept.passes.plan import Plan
     from kept.pipeline import Conversion, Rehearsal
+    from kept.running import Ran, Result
     from kept.shrinking import Shrunk
+    from kept.steps import Step, Steps
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
 
@@ -350,13 +352,81 @@ def shrunk(done: Shrunk, source: str) -> None:
     console.print(f"{source}: {len(done.layers)} expanded layers" + (f", on {done.text}" if done.text else ""))
     console.print(table)
     if not done.dropped:
-        console.print("none of them is dropped; nothing was written")
+        console.print("none of them is dropped" + ("; nothing was written" if done.conversion is None else ""))
         return
     console.print(f"without all that are dropped: {done.together:.3g} nats/token")
     if done.conversion is None:
         console.print("nothing was written")
     else:
         conversion(done.conversion)
+
+
+class Told:
+    """Shows each step of a recipe as its own command does; `data`: only that it begins, the rest is JSON at the end."""
+
+    def __init__(self, *, data: bool) -> None:
+        self.data = data
+
+    def begins(self, step: Step, count: int) -> None:
+        """A line on stderr."""
+        named = f"{step.do} ({step.name})" if step.name != step.do else step.do
+        hint(f"step {step.number} of {count}: {named}")
+
+    def ends(self, step: Step, result: Result | None) -> None:
+        """What its command shows."""
+        if result is None:
+            hint(f"step {step.number}: was finished before")
+        elif not self.data:
+            _result(step, result)
+
+
+def _result(step: Step, result: Any) -> None:  # noqa: ANN401 - of any kind of step
+    if step.do == "shrink-expanded":
+        shrunk(result, str(step.model))
+        return
+    shown: dict[str, Callable[[Any], None]] = {
+        "expand": conversion,
+        "convert": conversion,
+        "heal": healed,
+        "verify": verification,
+        "eval": evaluation,
+        "report": reported,
+    }
+    shown[step.do](result)
+
+
+def steps_table(asked: Steps) -> dict[str, Any]:
+    """Steps as plain data."""
+    rows = [{"do": step.do, "name": step.name, **step.table} for step in asked.steps]
+    return {"out": str(asked.out), "keep": asked.keep, "steps": rows}
+
+
+def steps(asked: Steps) -> None:
+    """`kept run --dry-run`."""
+    console = _console()
+    table = _table("step", "do", "reads", "options")
+    written = {step.out: step.name for step in asked.steps if step.out is not None}
+    for step in asked.steps:
+        reads = (written.get(path, str(path)) for path in step.models.values())
+        keys = {*step.models, "out"} if step.out is not None else {*step.models}
+        options = ", ".join(f"{key} {value}" for key, value in step.table.items() if key not in keys)
+        named = f"{step.do} ({step.name})" if step.name != step.do else step.do
+        table.add_row(str(step.number), named, ", ".join(dict.fromkeys(reads)), options)
+    console.print(table)
+    console.print(f"{asked.out}: would be what step {asked.last.number} writes; nothing was written")
+
+
+def ran_table(asked: Steps, done: Ran) -> dict[str, Any]:
+    """A run as plain data: the steps that were run by this command, and the record of the result."""
+    from kept.checkpoint.reader import read_json
+
+    run = [step.number for step, result in zip(asked.steps, done.results, strict=True) if result is not None]
+    return {"out": str(done.path), "run": run, "record": read_json(done.path / "kept.json")}
+
+
+def ran(done: Ran) -> None:
+    """The end of `kept run`."""
+    _console().print(f"{done.path}: finished")
 
 
 def verification(found: Verification) -> None:

@@ -149,7 +149,7 @@ def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...
     found = record.get("expansions")
     lists = [one.get("layers") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     numbers = {n for layers in lists if isinstance(layers, list) for n in layers if type(n) is int and 0 <= n < after}
-    return tuple(sorted(numbers)) if before + len(numbers) == after else ()
+    return tuple(sorted(numbers)) if before + len(numbers) <= after else ()
 
 
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass
