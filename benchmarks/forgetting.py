@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +61,17 @@ PICTURE = Path(__file__).parents[1] / "docs" / "forgetting.svg"
 
 @dataclass(frozen=True)
 class Way:
-    """What learns: some of the model's weights, or those of new blocks."""
+    """What learns: some of the model's weights, or those of new blocks.
+
+    `replay` is the part of the rows that are of the old domain; `kl` weighs the divergence from the source.
+    """
 
     name: str
     train: str = "new"
     blocks: ExpandBlocks | None = None
     rank: int = 1
     replay: float = 0.0
+    kl: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,14 @@ def ways(opened: Opened) -> list[Way]:
     """All that are compared; LoRA learns about as many parameters as one, and as four new blocks do."""
     depth = opened.program.spec.depth
     found = [Way("full fine-tuning", "all"), Way("full fine-tuning, 20 % replay", "all", replay=0.2)]
+    found += [Way("full fine-tuning, 5 % replay", "all", replay=0.05)]
     found += [Way(f"LoRA, as +{blocks}", "lora", rank=_rank(opened, blocks)) for blocks in (1, 4)]
     found += [Way(f"+{blocks} block{'s' * (blocks > 1)}", blocks=between(depth, blocks)) for blocks in (1, 2, 4, 8)]
-    found += [Way("+4 blocks, 20 % replay", blocks=between(depth, 4), replay=0.2)]
+    found += [
+        Way(f"+4 blocks, {part:.0%} replay".replace("%", " %"), blocks=between(depth, 4), replay=part)
+        for part in (0.2, 0.05)
+    ]
+    found += [Way("+4 blocks, KL", blocks=between(depth, 4), kl=0.3)]
     return found + [Way(f"+4 as {place}", blocks=ExpandBlocks(4, 1, place)) for place in ("prefix", "suffix")]
 
 
@@ -151,7 +162,7 @@ class Bench:
     @torch.no_grad()
     def measure(self, model: Trunk, settings: Settings) -> dict[str, float]:
         """Cross-entropy of each domain, nats a token."""
-        loop = Quiet(settings, self.ranks, model)
+        loop = Quiet(replace(settings, kl=0.0), self.ranks, model)
         return {name: loop.mean(batches) for name, batches in self.held.items()}
 
     def run(self, run: Run) -> dict[str, Any]:
@@ -167,10 +178,11 @@ class Bench:
         else:
             program, word, record = grown(self.source, way.blocks)
             learned = trainable(program, word, record)
+        teacher = "source" if way.kl else None
         settings = Settings(
-            "source", str(folder), data=("new",), train=way.train, tokens=run.tokens, batch=ROWS, length=LENGTH,
-            rate=run.rate, warmup=0.06, decay=0.1, kl=0.0, ce=1.0, measure_every=10**9, save_every=10**9,
-            seed=run.seed,
+            "source", str(folder), teacher, data=("new",), train=way.train, tokens=run.tokens, batch=ROWS,
+            length=LENGTH, rate=run.rate, warmup=0.06, decay=0.1, kl=way.kl, ce=1.0, measure_every=10**9,
+            save_every=10**9, seed=run.seed,
         )  # fmt: skip
         student = load(program, torch.float32, self.ranks, learned)
         curve = [{"tokens": 0, **self.measure(student, settings)}]
@@ -181,18 +193,12 @@ class Bench:
                 curve.append({"tokens": line["tokens"], **self.measure(student, settings)})
 
         stream = self.stream(way, run.seed)
-        Loop(settings, self.ranks, student, None, stream, States(folder, self.ranks), Metrics(folder, see)).run()
+        beside = load(self.source.program, torch.float32, self.ranks) if way.kl else None
+        Loop(settings, self.ranks, student, beside, stream, States(folder, self.ranks), Metrics(folder, see)).run()
         found = {"name": way.name, "rate": run.rate, "seed": run.seed, "learned": learned.parameters, "curve": curve}
         done.write_text(json.dumps(found))
         print(_line(found), flush=True)
         return found
-
-    def best_rate(self, way: Way, rates: Sequence[float], tokens: int, seed: int) -> float:
-        """The rate with which a way learns most of the new domain."""
-        if len(rates) == 1:
-            return rates[0]
-        trials = [self.run(Run(way, rate, tokens, seed)) for rate in rates]
-        return float(min(trials, key=lambda one: one["curve"][-1][self.new[0]])["rate"])
 
 
 class Few(Stream):
@@ -229,49 +235,91 @@ def _line(found: Mapping[str, Any]) -> str:
     return f"{found['name']:30} rate {found['rate']:g} seed {found['seed']}: {moved}"
 
 
-def summary(found: Sequence[Mapping[str, Any]], new: str, old: Sequence[str]) -> list[dict[str, Any]]:
-    """Each way's means over the seeds: what it learned of the new domain and forgot of the old, in nats a token."""
+def course(one: Mapping[str, Any], new: str, old: Sequence[str]) -> list[tuple[float, float]]:
+    """What a run had learned of the new domain and forgotten of the old, in nats a token, whenever it was measured."""
+    first = one["curve"][0]
+    return [(first[new] - at[new], statistics.fmean(at[each] - first[each] for each in old)) for at in one["curve"]]
+
+
+def summary(
+    found: Sequence[Mapping[str, Any]], trials: Sequence[Mapping[str, Any]], new: str, old: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Each way's means over the seeds, and the least that it had forgotten when it had learned as much as all ways do.
+
+    That is over all its courses, those of other rates too: which rate is best depends on what one wants.
+    """
+    names = [*dict.fromkeys(one["name"] for one in found)]
+    courses = {n: [course(one, new, old) for one in (*found, *trials) if one["name"] == n] for n in names}
+    common = min(max(learned for each in courses[name] for learned, _ in each) for name in names)
     rows = []
-    for name in dict.fromkeys(one["name"] for one in found):
+    for name in names:
         mine = [one for one in found if one["name"] == name]
-        ends = [(one["curve"][0], one["curve"][-1]) for one in mine]
-        learned = [first[new] - last[new] for first, last in ends]
-        forgot = [statistics.fmean(last[each] - first[each] for each in old) for first, last in ends]
-        rows.append(
-            {
-                "name": name,
-                "parameters": mine[0]["learned"],
-                "rate": mine[0]["rate"],
-                "learned": round(statistics.fmean(learned), 4),
-                "learned_spread": round(max(learned) - min(learned), 4),
-                "forgot": round(statistics.fmean(forgot), 4),
-                "forgot_spread": round(max(forgot) - min(forgot), 4),
-            }
-        )
+        learned, forgot = zip(*(course(one, new, old)[-1] for one in mine), strict=True)
+        row = {"name": name, "parameters": mine[0]["learned"], "rate": mine[0]["rate"]}
+        for key, values in (("learned", learned), ("forgot", forgot)):
+            row |= {key: round(statistics.fmean(values), 4), f"{key}_spread": round(max(values) - min(values), 4)}
+        least = min(forgot_at(each, common) for each in courses[name])
+        rows.append({**row, "level": round(common, 4), "forgot_at_level": round(least, 4)})
     return rows
 
 
+def forgot_at(points: Sequence[tuple[float, float]], level: float) -> float:
+    """What had been forgotten when so much was learned, on the line between two measurements."""
+    for (below, before), (above, after) in pairwise(points):
+        if below < level <= above:
+            return before + (after - before) * (level - below) / (above - below)
+    return math.inf
+
+
 def draw(results: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """A panel for each experiment: each way's course, from nothing learned and nothing forgotten, and its end."""
+    """A panel for each experiment: each way's mean course, from nothing learned and nothing forgotten, and its ends."""
     mpl.rcParams["svg.hashsalt"] = "kept"  # the same bytes each time
-    figure, panels = plt.subplots(1, len(results), figsize=(5.2 * len(results), 5.4), squeeze=False)
+    figure, panels = plt.subplots(1, len(results), figsize=(5 * len(results), 5.6), squeeze=False)
     names = [*dict.fromkeys(one["name"] for result in results for one in result["runs"])]
     for panel, result in zip(panels[0], results, strict=True):
-        for one in result["runs"]:
-            style = {"color": f"C{names.index(one['name']) % 10}", "linestyle": "--" if "LoRA" in one["name"] else "-"}
-            first = one["curve"][0]
-            forgot = [statistics.fmean(at[n] - first[n] for n in result["old"]) for at in one["curve"]]
-            learned = [first[result["new"]] - at[result["new"]] for at in one["curve"]]
-            label = one["name"] if one["seed"] == result["runs"][0]["seed"] else None
-            panel.plot(forgot, learned, **style, linewidth=1, alpha=0.6)
-            mark = "os^Dv"[names.index(one["name"]) // 10 + ("replay" in one["name"])]
-            panel.plot(forgot[-1:], learned[-1:], mark, color=style["color"], markersize=6, label=label)
+        for name in names:
+            mine = [course(one, result["new"], result["old"]) for one in result["runs"] if one["name"] == name]
+            if not mine:
+                continue
+            kind = next(n for n, word in enumerate(("replay", "LoRA", " as ", "KL", "block", "full")) if word in name)
+            colour, style = f"C{names.index(name) % 10}", ("--", ":", "-.", "--", "-", "-")[kind]
+            mean = [tuple(map(statistics.fmean, zip(*at, strict=True))) for at in zip(*mine, strict=True)]
+            panel.plot([x for _, x in mean], [y for y, _ in mean], style, color=colour, linewidth=1.2)
+            ends = [each[-1] for each in mine]
+            panel.plot(
+                [x for _, x in ends], [y for y, _ in ends], "Ps^XoD"[kind], color=colour, markersize=6, label=name
+            )
         panel.set(title=result["title"], xlabel="forgotten of the old, nats a token")
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("learned of the new, nats a token")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     figure.tight_layout(rect=(0, 0.14, 1, 1))
     figure.savefig(file, metadata={"Date": None})
+
+
+def experiment(chosen: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """All runs: those that find a rate for each way, and those of each seed. Returns a name, and what is kept."""
+    tokens, seeds, rates = count("tokens", chosen.tokens), chosen.seeds.split(","), chosen.rates.split(",")
+    name, _, path = chosen.new.partition("=")
+    old = {key: Path(text) for key, _, text in (each.partition("=") for each in chosen.old)}
+    with ranks("cpu") as all_ranks:
+        source = open_model(chosen.source)
+        bench = Bench(source, (name, Path(path)), old, chosen.work / f"{source.name}-{name}", all_ranks)
+        asked = [way for way in ways(source) if chosen.only is None or way.name in chosen.only]
+        tried = {way: [bench.run(Run(way, float(rate), tokens // 3, int(seeds[0]))) for rate in rates] for way in asked}
+        best = {way: min(each, key=lambda one: one["curve"][-1][name])["rate"] for way, each in tried.items()}
+        found = [bench.run(Run(way, rate, tokens, int(seed))) for seed in seeds for way, rate in best.items()]
+    trials = [one for each in tried.values() for one in each]
+    return f"{source.name}-{name}", {
+        "title": f"{source.name}: {', '.join(old)} → {name}",
+        "new": name,
+        "old": [*old],
+        "tokens": tokens,
+        "ways": [{**asdict(way), "blocks": None if way.blocks is None else asdict(way.blocks)} for way in asked],
+        "rows": summary(found, trials, name, [*old]),
+        "runs": found,
+        "trials": trials,
+    }
 
 
 def main() -> None:
@@ -288,29 +336,10 @@ def main() -> None:
     parser.add_argument("--draw", type=Path, nargs="+")
     chosen = parser.parse_args()
     if chosen.draw is not None:
-        draw(
-            [json.loads(file.read_text()) for file in chosen.draw],
-            Path(__file__).parents[1] / "docs" / "forgetting.svg",
-        )
+        draw([json.loads(file.read_text()) for file in chosen.draw], PICTURE)
         return
-    tokens, seeds = count("tokens", chosen.tokens), [*map(int, chosen.seeds.split(","))]
-    name, _, path = chosen.new.partition("=")
-    old = {key: Path(text) for key, _, text in (each.partition("=") for each in chosen.old)}
-    with ranks("cpu") as all_ranks:
-        source = open_model(chosen.source)
-        bench = Bench(source, (name, Path(path)), old, chosen.work / f"{source.name}-{name}", all_ranks)
-        asked = [way for way in ways(source) if chosen.only is None or way.name in chosen.only]
-        trials = {
-            way: bench.best_rate(way, [*map(float, chosen.rates.split(","))], tokens // 3, seeds[0]) for way in asked
-        }
-        found = [bench.run(Run(way, rate, tokens, seed)) for seed in seeds for way, rate in trials.items()]
-    rows = summary(found, name, [*old])
-    for row in rows:
-        print(json.dumps(row))
-    title = f"{source.name}: {', '.join(old)} → {name}"
-    result = {"title": title, "new": name, "old": [*old], "tokens": tokens, "rates": chosen.rates, "rows": rows}
-    result["ways"] = [{**asdict(way), "blocks": None if way.blocks is None else asdict(way.blocks)} for way in asked]
-    keep(f"forgetting-{source.name}-{name}", {**result, "runs": found})
+    name, found = experiment(chosen)
+    keep(f"forgetting-{name}", found)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ def own() -> dict[str, str]:
 
 
 def keep(name: str, found: Mapping[str, Any]) -> None:
-    """Print what was found, all but its `runs`, and write all of it."""
+    """Print what was found, all but its `runs` and `trials`, and write all of it."""
     load = {"before": BEFORE, "after": os.getloadavg()[0]}
     results = {**own(), "cores": os.cpu_count(), "load": load, **found}
-    print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
+    print(json.dumps({key: value for key, value in results.items() if key not in {"runs", "trials"}}, indent=2))
     file = HERE / "results" / f"{time.strftime('%Y-%m-%d')}-{name}.json"
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
