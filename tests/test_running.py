@@ -126,6 +126,12 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(example: d
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
     tells_it_all(read_json(out / "kept.json"))
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "Promise of this step, against its own source: **exact**." in card
+    assert (
+        "Before that, oldest first:\n\n- orion (orion): expand-blocks, then healed; promise lossy\n- orion (orion): "
+        in card
+    )
 
 
 def tells_it_all(record: dict[str, Any]) -> None:

@@ -290,6 +290,7 @@ def _step(number: int, entry: dict[str, Any], folder: Path, before: list[Step]) 
     out = None
     if kind.writes:
         first = before[0].model if before else str(table.get(kind.model, ""))
-        out = folder / f"{number}-{do}" / (Path(os.path.realpath(first)).name or "model")
+        called = os.path.basename(os.path.abspath(first))  # noqa: PTH100, PTH119 - of any text, also of no path
+        out = folder / f"{number}-{do}" / (called or "model")
         table["out"] = str(out)
     return Step(number, do, name, table, kind.make(table), out)
