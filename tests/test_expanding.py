@@ -222,7 +222,7 @@ def test_an_expansion_becomes_another_family_and_is_still_new(tmp_path: Path) ->
     assert (before["source"]["name"], before["passes"][0]["options"]["at"]) == ("orion", [1])
     card = (tmp_path / "llama" / "README.md").read_text(encoding="utf-8")
     assert "\n- orion (orion): expand-blocks; promise exact\n\n## What was measured" in card
-    again = kept.convert(tmp_path / "llama", tmp_path / "again", to="mistral", verify_tokens=0)
+    again = kept.convert(tmp_path / "llama", tmp_path / "again", to="llama", verify_tokens=0)
     assert "carry its community licence" in (again.path / "README.md").read_text(encoding="utf-8")
     found = kept.verify(orion, tmp_path / "llama", tokens=32)
     assert (found.failure, str(found.promise), found.proof) == (None, "exact", None)
