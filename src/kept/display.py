@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from kept.pages.page import Report
     from kept.passes.plan import Plan
     from kept.pipeline import Conversion, Rehearsal
+    from kept.running import Ran, Result
+    from kept.shrinking import Shrunk
+    from kept.steps import Step, Steps
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
 
@@ -318,8 +321,113 @@ def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imp
     for one in plan.expansions:
         if one.sizes:
             console.print(f"groups of {', '.join(map(str, one.sizes))} layers")
-        pairs = (f"{new} (of {old})" for new, old in zip(one.layers, one.copies_of, strict=True))
+        pairs = (
+            f"{new} (of {'none left' if old is None else old})"
+            for new, old in zip(one.layers, one.copies_of, strict=True)
+        )
         console.print(f"new layers, copies that add nothing yet: {', '.join(pairs)}")
+
+
+def shrunk_table(done: Shrunk) -> dict[str, Any]:
+    """A shrinking as plain data; the record of what was written under `record`."""
+    record = None if done.conversion is None else done.conversion.record
+    layers = [asdict(one) for one in done.layers]
+    return {
+        "text": done.text,
+        "layers": layers,
+        "dropped": [*done.dropped],
+        "together": done.together,
+        "record": record,
+    }
+
+
+def shrunk(done: Shrunk, source: str) -> None:
+    """`kept shrink-expanded`."""
+    console = _console()
+    table = _table("layer", "copy of", "state", "without it, nats/token", "")
+    for one in done.layers:
+        model = "none left" if one.copy_of is None else str(one.copy_of)
+        worth = "not measured" if one.contribution is None else f"{one.contribution:.3g}"
+        state = "untouched" if one.untouched else "trained"
+        table.add_row(str(one.layer), model, state, worth, "dropped" if one.dropped else "kept")
+    console.print(f"{source}: {len(done.layers)} expanded layers" + (f", on {done.text}" if done.text else ""))
+    console.print(table)
+    if not done.dropped:
+        console.print("none of them is dropped" + ("; nothing was written" if done.conversion is None else ""))
+        return
+    console.print(f"without all that are dropped: {done.together:.3g} nats/token")
+    if done.conversion is None:
+        console.print("nothing was written")
+    else:
+        conversion(done.conversion)
+
+
+class Told:
+    """Shows each step of a recipe as its own command does; `data`: only that it begins, the rest is JSON at the end."""
+
+    def __init__(self, *, data: bool) -> None:
+        self.data = data
+
+    def begins(self, step: Step, count: int) -> None:
+        """A line on stderr."""
+        named = f"{step.do} ({step.name})" if step.name != step.do else step.do
+        hint(f"step {step.number} of {count}: {named}")
+
+    def ends(self, step: Step, result: Result | None) -> None:
+        """What its command shows."""
+        if result is None:
+            hint(f"step {step.number}: was finished before")
+        elif not self.data:
+            _result(step, result)
+
+
+def _result(step: Step, result: Any) -> None:  # noqa: ANN401 - of any kind of step
+    if step.do == "shrink-expanded":
+        shrunk(result, str(step.model))
+        return
+    shown: dict[str, Callable[[Any], None]] = {
+        "expand": conversion,
+        "convert": conversion,
+        "heal": healed,
+        "verify": verification,
+        "eval": evaluation,
+        "report": reported,
+    }
+    shown[step.do](result)
+
+
+def steps_table(asked: Steps) -> dict[str, Any]:
+    """Steps as plain data."""
+    rows = [{"do": step.do, "name": step.name, **step.table} for step in asked.steps]
+    return {"out": str(asked.out), "keep": asked.keep, "steps": rows}
+
+
+def steps(asked: Steps) -> None:
+    """`kept run --dry-run`."""
+    console = _console()
+    table = _table("step", "do", "reads", "options")
+    written = {step.out: step.name for step in asked.steps if step.out is not None}
+    for step in asked.steps:
+        reads = (written.get(path, str(path)) for path in step.models.values())
+        keys = {*step.models, "out"} if step.out is not None else {*step.models}
+        options = ", ".join(f"{key} {value}" for key, value in step.table.items() if key not in keys)
+        named = f"{step.do} ({step.name})" if step.name != step.do else step.do
+        table.add_row(str(step.number), named, ", ".join(dict.fromkeys(reads)), options)
+    console.print(table)
+    console.print(f"{asked.out}: would be what step {asked.last.number} writes; nothing was written")
+
+
+def ran_table(asked: Steps, done: Ran) -> dict[str, Any]:
+    """A run as plain data: the steps that were run by this command, and the record of the result."""
+    from kept.checkpoint.reader import read_json
+
+    run = [step.number for step, result in zip(asked.steps, done.results, strict=True) if result is not None]
+    return {"out": str(done.path), "run": run, "record": read_json(done.path / "kept.json")}
+
+
+def ran(done: Ran) -> None:
+    """The end of `kept run`."""
+    _console().print(f"{done.path}: finished")
 
 
 def verification(found: Verification) -> None:
