@@ -7,10 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.card import Origin, model_card, recorded
+from kept.card import Origin, model_card, origin_of
 from kept.checkpoint import chat
 from kept.checkpoint.companions import companions
-from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import Staging, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import finite, shards, to_json
@@ -18,7 +17,7 @@ from kept.passes.base import Promise
 from kept.passes.plan import Claim
 from kept.planning import STALE, short_sample
 from kept.publishing import require_kept, verify_staged
-from kept.record import RECORD, copies, verification_table
+from kept.record import RECORD, copies, history, recorded, verification_table
 from kept.stated import blamed
 from kept.writing import write_small, write_weights
 
@@ -91,9 +90,9 @@ class Draft:
     def of(cls, pair: Pair) -> Draft:
         """The draft of a pair. Raises CheckpointError for a damaged record, InputError where no text fits."""
         file = pair.student.path / RECORD
-        record = read_json(file) if file.is_file() else {}
+        record = recorded(pair.student)
         with blamed(file, "the record", "convert again, or remove it"):
-            origin = recorded(pair.student, record)
+            origin = origin_of(pair.student, record)
         return cls(pair, record, origin, _sample(pair))
 
     def write(self, weights: Mapping[str, Lazy], course: Course, reporter: Reporter) -> Verification | None:
@@ -136,6 +135,7 @@ class Draft:
         """The student's own record, with what healing changed: it keeps no promise any more, and is measured."""
         return {
             **self.record,
+            **(history(self.record) if "healed" in self.record else {}),
             "kept": version("kept"),
             "torch": version("torch"),
             "promise": str(Promise.LOSSY),

@@ -14,10 +14,10 @@ from kept.checkpoint.writer import finite
 from kept.errors import CheckpointError
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
-from kept.passes.plan import created
+from kept.passes.plan import created, moved
 from kept.recipe import SAME, options_of
 from kept.runtimes import notes
-from kept.stated import text
+from kept.stated import listed, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +38,7 @@ def record(
     return {
         "kept": version("kept"),
         "torch": version("torch"),
+        **history(recorded(source)),
         "source": {"name": source.name, "family": source.family.name, "files": dict(hashes["source"])},
         "recipe": {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}},
         "before": _described(source.program),
@@ -47,9 +48,7 @@ def record(
             {**_named(step.rewrite), "promise": str(step.promise), "layers": step.layers, "parameters": step.parameters}
             for step in plan.steps
         ],
-        "new_layers": [*plan.new_layers],
-        "new_parameters": created(source.program.spec, plan),
-        "expansions": expansions(source, plan),
+        **new(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),
         "files": dict(hashes["output"]),
@@ -73,18 +72,67 @@ def _described(program: Program) -> dict[str, Any]:
     }
 
 
-def expansions(source: Opened, plan: Plan) -> list[dict[str, list[int]]]:
-    """Every block expansion that the result has, oldest first, in its own numbers: the source's own, and the plan's.
+def recorded(opened: Opened) -> dict[str, Any]:
+    """What the record of a checkpoint says; nothing where it has none."""
+    file = opened.path / RECORD
+    return read_json(file) if file.is_file() else {}
 
+
+def history(earlier: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What was done before, oldest first: what an earlier record tells of that, and then itself; nothing without one.
+
+    The sums of its files and the measurements of each layer stay behind.
+    """
+    if not earlier:
+        return {}
+    told = earlier.get("history")
+    own = {key: value for key, value in earlier.items() if key not in {"history", "files", "new_parameters"}}
+    if isinstance(own.get("verification"), dict):
+        own["verification"] = {key: own["verification"].get(key) for key in ("text", "kept", "failure")}
+    return {"history": [*(told if isinstance(told, list) else []), own]}
+
+
+def new(source: Opened, plan: Plan) -> dict[str, Any]:
+    """What a result has that is new, and every block expansion of it, oldest first, in its own numbers.
+
+    New is what the plan made, and where it expands nothing itself, what is left of the source's own expansions.
     Raises CheckpointError where the source's record tells of layers that the source does not have.
     """
-    file = source.path / RECORD
-    earlier = read_json(file).get("expansions", []) if file.is_file() else []
+    earlier = [moved(copied, plan.origins) for copied in expansions(source)]
+    made = [dict(zip(one.layers, one.copies_of, strict=True)) for one in plan.expansions]
+    kept = () if made else moved(dict.fromkeys(new_copies(source)), plan.origins)
+    return {
+        "new_layers": sorted({*kept, *plan.new_layers}),
+        "new_parameters": created(source.program.spec, plan, kept),
+        "expansions": [{"layers": [*one], "copies_of": [*one.values()]} for one in (*earlier, *made) if one],
+    }
+
+
+def expansions(opened: Opened) -> list[dict[int, int | None]]:
+    """Every block expansion that a checkpoint's record tells of, oldest first: new layers, and what each is a copy of.
+
+    Raises CheckpointError where these are not layers of the checkpoint, or not as kept writes them.
+    """
     try:
-        moved = [{key: [plan.origins.index(n) for n in one[key]] for key in ("layers", "copies_of")} for one in earlier]
-    except (KeyError, TypeError, ValueError):
+        return [_copied(one, opened.program.spec.depth) for one in listed(recorded(opened).get("expansions", []))]
+    except (LookupError, TypeError, ValueError):
+        file = opened.path / RECORD
         raise CheckpointError(f"{file}: its expansions are not those of this model; remove the file") from None
-    return [*moved, *({"layers": [*one.layers], "copies_of": [*one.copies_of]} for one in plan.expansions)]
+
+
+def _copied(one: Mapping[str, Any], depth: int) -> dict[int, int | None]:
+    layers, copies_of = listed(one["layers"]), listed(one["copies_of"])
+    found = dict(zip(map(whole, layers), copies_of, strict=True))
+    if len(found) < len(layers) or not {*found, *copies_of} <= {*range(depth), None}:
+        raise ValueError(found)
+    return found
+
+
+def new_copies(opened: Opened) -> tuple[int, ...]:
+    """The layers that a checkpoint's record calls new and that an expansion made. Raises as `expansions` does."""
+    copied = {number for one in expansions(opened) for number in one}
+    called = recorded(opened).get("new_layers")
+    return tuple(sorted(copied & {n for n in called if type(n) is int})) if isinstance(called, list) else ()
 
 
 def target(record: Mapping[str, Any]) -> str:
@@ -101,7 +149,7 @@ def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...
     found = record.get("expansions")
     lists = [one.get("layers") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     numbers = {n for layers in lists if isinstance(layers, list) for n in layers if type(n) is int and 0 <= n < after}
-    return tuple(sorted(numbers)) if before + len(numbers) == after else ()
+    return tuple(sorted(numbers)) if before + len(numbers) <= after else ()
 
 
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass

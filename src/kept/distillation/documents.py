@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kept.errors import InputError, KeptError
+from kept.hub import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,8 +68,7 @@ def named_paths(data: Sequence[str], key: str = "data") -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for given in data:
-        alone = "=" not in given or os.path.exists(given)  # noqa: PTH110 - Path.exists raises for a name too long
-        name, _, path = ("", "", given) if alone else given.partition("=")
+        name, path = named(given)
         if not path.strip():
             raise InputError(f"{key}: {given!r} names no file or directory; write it as corpus/en or english=corpus/en")
         name = name or Path(path).stem or Path(path).resolve().stem
