@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import kept
 from heal_runs import finish, folder_of, noted, settings, start
 from kept import healed as words
 from kept import live
@@ -106,6 +107,9 @@ def test_the_card_and_the_report_tell_both(done: Healed) -> None:
     assert "cross-entropy with replay, nats a token" in named
     assert "cross-entropy with old, which is only watched, nats a token" in named
     assert "which is only watched" in (done.path / "README.md").read_text()
+    page = kept.report(done.path).path.read_text(encoding="utf-8")
+    assert "Each text by itself, against tokens learned from." in page
+    assert "old, only watched from " in page
 
 
 def test_the_live_table_has_a_column_for_it(done: Healed, capsys: pytest.CaptureFixture[str]) -> None:
