@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from kept import display
-from kept.distillation.settings import HELP, LISTED, WORDS, Settings
+from kept.distillation.settings import HELP, LISTED, LOSSES, WORDS, Settings
 from kept.errors import CheckpointError, KeptError
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: An
     \b
     kept expand path/to/llama out/pro --groups 8 --blocks 1
     kept expand path/to/llama out/pro --at 4,9,14 --dry-run
-    kept heal out/pro --train new --kl 0 --ce 1 --data new-domain/ --out out/pro-trained
+    kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     """
     from kept.passes.expand import ExpandBlocks
     from kept.recipe import SAME
@@ -459,18 +459,26 @@ def with_settings(command: Callable[..., Any], only: Collection[str] = HELP) -> 
 
 def _default(field: Field[Any]) -> str:
     """How a help text says what a setting is where nobody says it."""
-    value = field.default[0] if isinstance(field.default, tuple) else field.default
-    return "" if value is None or value is MISSING or isinstance(value, bool) else f" [default: {value}]"
+    value = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+    return "" if value in (None, "", MISSING) or isinstance(value, bool) else f" [default: {value}]"
 
 
 @main.command()
 @click.argument("student", metavar="STUDENT|RECIPE", shell_complete=_files)
+@click.option(
+    "--loss",
+    type=click.Choice(LOSSES),
+    help="What is minimised: its weight is 1, the others' 0, where they are not given. ce needs no teacher. "
+    "[default: kl]",
+)
 @with_settings
 @JSON
 def heal(student: str, *, as_json: bool, **options: Any) -> None:
     """Let STUDENT learn what its conversion could not keep.
 
-    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms.
+    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms. With
+    --loss ce it learns from texts alone, without a teacher; --loss ce --kl 0.1 --teacher MODEL learns them and stays
+    near MODEL (learning without forgetting, arXiv 1606.09282).
 
     A RECIPE is a TOML file with the student and any of these options, whose keys have _ for -, as teacher_cache; flags
     win over it. torchrun splits both models over processes. Interrupted, the same command continues.
@@ -478,6 +486,7 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     \b
     kept heal out/plain --teacher path/to/orion --data corpus/ --train norms --tokens 2M --out out/healed
     kept heal out/plain --teacher path/to/orion --train norms+head --rate 3e-4 --out out/healed
+    kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     kept heal recipe.toml --rate 3e-4
     torchrun --nproc-per-node 2 -m kept heal recipe.toml
     """
@@ -512,6 +521,8 @@ def _keyed(recipe: str | None, **named: str | None) -> Iterator[None]:
 OF_CACHES = (
     "data",
     "field",
+    "chat",
+    "chat_template",
     "mixture",
     "hold_out",
     "tokens",
@@ -556,14 +567,20 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 
 
 @main.command("eval")
-@click.argument("path", shell_complete=_folders)
-@click.argument("other", shell_complete=_folders, required=False)
+@click.argument("path", metavar="PATH", shell_complete=_folders)
+@click.argument("others", metavar="[OTHER]...", nargs=-1, shell_complete=_folders)
 @click.option(
     "--text",
     "texts",
     multiple=True,
     metavar="[DOMAIN=]FILE",
     help="UTF-8 file of a domain; may be given several times. [default: a built-in sample]",
+)
+@click.option(
+    "--old", multiple=True, metavar="[DOMAIN=]FILE", help="A text of what PATH knew: what do the others forget of it?"
+)
+@click.option(
+    "--new", multiple=True, metavar="[DOMAIN=]FILE", help="A text of what is new: what do the others learn of it?"
 )
 @click.option(
     "--suite",
@@ -592,23 +609,24 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 @JSON
 def evaluate(
     path: str,
-    other: str | None,
-    texts: tuple[str, ...],
+    others: tuple[str, ...],
     results: str,
     out: str | None,
     *,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure what the model in PATH knows, or two models side by side.
+    """Measure what the model in PATH knows, or several models side by side.
 
-    Perplexity by domain, by position, pass keys in long texts, greedy agreement, and tasks on local files. With OTHER:
-    the difference and its standard error over the same items.
+    Perplexity by domain, by position, pass keys in long texts, greedy agreement, and tasks on local files. Each OTHER
+    has its difference to PATH with the standard error over the same items, and with --old and --new what it forgot and
+    learned. A model may be given a name: pro=out/trained.
 
     Interrupted, the same command continues: what is finished is not measured again.
 
     \b
     kept eval path/to/orion out/llama --text english=en.txt --text python=code.txt
+    kept eval path/to/llama pro=out/pro full=out/full --old stories=en.txt --new python=code.txt
     kept eval out/llama --suite positions --suite passkey --text book.txt
     kept eval path/to/orion out/llama --suite h6 --suite agreement --data evals/ --out eval.json
     kept eval out/llama --suite mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
@@ -616,8 +634,9 @@ def evaluate(
     from kept.evaluation.output import table, write
     from kept.evaluation.run import evaluate as measure
 
+    files = {role: _domains(options.pop(role)) for role in ("texts", "old", "new")}
     given = {key: value for key, value in options.items() if value is not None}
-    found = measure(path, other, texts=_domains(texts), results=results, reporter=display.Bars(), **given)
+    found = measure(path, *others, results=results, reporter=display.Bars(), **files, **given)
     if out is not None:
         write(out, found)
     display.out_json(table(found)) if as_json else display.evaluation(found)

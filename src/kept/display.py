@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import sys
 import time
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kept.errors import printable
-from kept.numbers import amount, duration, parameters, uncertain
+from kept.numbers import amount, duration, parameters, percent, uncertain
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
     from kept.caching import CachedTeacher
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kept.demo import Demo
     from kept.distillation.cost import Cost
     from kept.evaluation.estimate import Figure
+    from kept.evaluation.forgetting import Forgetting
     from kept.evaluation.run import Evaluation, Row
     from kept.forecasting import Forecast
     from kept.generation import Continued
@@ -456,41 +457,67 @@ def verification(found: Verification) -> None:
 
 
 def evaluation(found: Evaluation) -> None:
-    """`kept eval`: a table of what counts, then how far two models agree; the rest is in the JSON."""
+    """`kept eval`: what counts, how far models agree, what they learned and forgot; the rest is in the JSON."""
     console = _console()
     for model in found.models:
         console.print(f"{model.name}: {model.family}, {model.dtype}")
-    pair = len(found.models) == 2
-    table = _table("what", "metric", "items", *(model.name for model in found.models), *["difference"] * pair)
+    names = [model.name for model in found.models]
     shown = [row for row in found.rows if not row.detail]
-    for row in (row for row in shown if row.agreement is None):
-        figures = [_figure(one) for one in row.models] + [_figure(row.difference, signed=True)] * pair
-        table.add_row(_named(row), row.metric, str(row.items), *figures)
+    table = _beside(shown, names) if len(names) < 3 else _below(shown, names)
     if table.row_count:
         console.print(table)
-    for row in (row for row in shown if row.agreement is not None):
-        console.print(f"{_named(row)}: {row.metric} {_share(row)} of {row.items}")
+    for row in shown:
+        for name, share in zip(names[1:], row.agreements, strict=bool(row.agreements)):
+            whose = f" in {name}" * (len(names) > 2)
+            if share is not None:
+                console.print(f"{_named(row)}: {row.metric}{whose} {percent(share.value, share.error)} of {row.items}")
+    if found.forgetting is not None:
+        _forgetting(console, found.forgetting, names[0])
     left = len(found.rows) - len(shown)
     more = [f"{left} more figures"] * bool(left) + ["what was written"] * bool(found.texts)
     if more:
         hint(f"{' and '.join(more)}: --json or --out FILE")
 
 
+def _beside(rows: Sequence[Row], names: Sequence[str]) -> Table:
+    """One or two models in columns of their own."""
+    table = _table("what", "metric", "items", *names, *["difference"] * (len(names) > 1))
+    for row in (row for row in rows if row.models):
+        apart = [_figure(one, signed=True) for one in row.differences]
+        table.add_row(_named(row), row.metric, str(row.items), *map(_figure, row.models), *apart)
+    return table
+
+
+def _below(rows: Sequence[Row], names: Sequence[str]) -> Table:
+    """More models below each other, each with its difference to the first."""
+    table = _table("what", "metric", "items", "model", "figure", "difference")
+    for row in (row for row in rows if row.models):
+        heads = [(_named(row), row.metric, str(row.items)), *[("", "", "")] * (len(names) - 1)]
+        apart = ["", *(_figure(one, signed=True) for one in row.differences)]
+        for head, name, one, difference in zip(heads, names, row.models, apart, strict=True):
+            table.add_row(*head, name, _figure(one), difference)
+    return table
+
+
+def _forgetting(console: Console, found: Forgetting, first: str) -> None:
+    """What each model learned and forgot: more of the one and less of the other is better."""
+    from kept import forgotten
+
+    columns, rows = forgotten.by_method(found)
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"learned: nats a {found.unit} less than {first}; forgot: nats a {found.unit} more")
+
+
 def _named(row: Row) -> str:
     return row.part if row.name == row.part else f"{row.part}: {row.name}"
 
 
-def _figure(found: Figure | None, *, signed: bool = False) -> str:
-    """A number with its standard error; nothing where there is none."""
-    return "" if found is None else uncertain(found.value, found.error, signed=signed)
-
-
-def _share(row: Row) -> str:
-    """A share in percent; its error is - where all items are alike or there is one, which tells none."""
-    assert row.agreement is not None, row
-    value, error = 100 * row.agreement.value, 100 * row.agreement.error
-    known = 0 < error < math.inf
-    return f"{uncertain(value, error)} %" if known else f"{value:.4g} ± - %"
+def _figure(found: Figure, *, signed: bool = False) -> str:
+    """A number with its standard error."""
+    return uncertain(found.value, found.error, signed=signed)
 
 
 def generations(texts: Sequence[Continued]) -> None:

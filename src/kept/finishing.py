@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.card import Origin, model_card, origin_of
+from kept.checkpoint import chat
 from kept.checkpoint.companions import companions
 from kept.checkpoint.staging import Staging, staging
 from kept.checkpoint.stream import digest
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from kept.verification.text import Sample
     from kept.verification.verify import Verification
 
-PLACES = ("student", "teacher", "teacher_cache")
+PLACES = ("student", "teacher", "teacher_cache", "chat_template")
 """Settings that say where something lies."""
 
 
@@ -64,7 +65,7 @@ class Course:
         return table
 
     def _settings(self) -> dict[str, Any]:
-        """As they were asked for; of models and caches the names, wherever they lie."""
+        """As they were asked for; of models, caches and templates the names, wherever they lie."""
         asked = dict(self.settings.to_dict())
         del asked["out"]
         for key in PLACES:
@@ -106,7 +107,7 @@ class Draft:
         healed = course.table if self.pair.cache is None else {**course.table, "teacher_cache": self.pair.cache.about}
         fingerprint = {"settings": dict(course.settings.to_dict()), "measured": healed["held_out"]}
         with staging(Path(course.settings.out), fingerprint) as stage:
-            small = write_small(stage, parts, config, companions(student.path, program.spec))
+            small = write_small(stage, parts, config, self._companions(course.settings))
             hashes = write_weights(stage, parts, student, reporter)
             found = self._measured(stage, reporter)
             stage.write("README.md", model_card(self.origin, program.spec, Promise.LOSSY, found, healed))
@@ -115,6 +116,11 @@ class Draft:
             require_kept(stage, found)
             stage.publish()
         return found
+
+    def _companions(self, settings: Settings) -> dict[str, Path | bytes]:
+        """What goes along: the student's own, with the chat template that it learned by."""
+        found = companions(self.pair.student.path, self.pair.student.program.spec)
+        return found if settings.chat_template is None else {**found, chat.FILE: Path(settings.chat_template)}
 
     def _measured(self, stage: Staging, reporter: Reporter) -> Verification | None:
         if self.pair.teacher is None or self.sample is None:
