@@ -46,7 +46,7 @@ def verify(
         raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
     before, after = open_model(source), open_model(out)
     _check_vocabularies(before, after)
-    origin = _origin(before, after, reporter or Silent())
+    origin = between(before, after, reporter or Silent())
     claim = claimed(before, after, origin.chain)
     context = min(before.program.spec.context, after.program.spec.context)
     path = None if text is None else Path(text)
@@ -61,14 +61,14 @@ def verify(
 
 
 @dataclass(frozen=True)
-class _Origin:
+class Between:
     """The records of what lies between a source and an output, oldest first, and what is to be said of them."""
 
     chain: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = ()
 
 
-def _origin(before: Opened, after: Opened, reporter: Reporter) -> _Origin:
+def between(before: Opened, after: Opened, reporter: Reporter) -> Between:
     """What an output's record tells, from the conversion on whose source is the one given.
 
     A source that no record names is no failure: the same weights may have been saved in other shards since, and what
@@ -76,7 +76,7 @@ def _origin(before: Opened, after: Opened, reporter: Reporter) -> _Origin:
     """
     own = recorded(after)
     if not own:
-        return _Origin((), (f"{after.path} has no {RECORD}: it is held to the promise exact",))
+        return Between((), (f"{after.path} has no {RECORD}: it is held to the promise exact",))
     told = own.get("history")
     chain = tuple(one for one in (*(told if isinstance(told, list) else ()), own) if isinstance(one, dict))
     stated = [_source_sums(one) for one in chain]
@@ -86,10 +86,10 @@ def _origin(before: Opened, after: Opened, reporter: Reporter) -> _Origin:
     place = next((n for n in reversed(range(len(chain))) if not stated[n] or not _differing(found, stated[n])), None)
     if place is None:
         differ = ", ".join(_differing(found, stated[-1]))
-        return _Origin(chain, (f"{before.path}: not the source that {RECORD} names: {differ} differ",))
+        return Between(chain, (f"{before.path}: not the source that {RECORD} names: {differ} differ",))
     since = chain[place:]
     said = f"{before.path}: {len(since)} conversions ago; held to the weakest of their promises"
-    return _Origin(since, (said,) if len(since) > 1 else ())
+    return Between(since, (said,) if len(since) > 1 else ())
 
 
 def _source_sums(record: Mapping[str, Any]) -> Mapping[str, Any]:
