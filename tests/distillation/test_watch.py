@@ -11,8 +11,8 @@ import pytest
 
 import kept
 from heal_runs import finish, folder_of, noted, settings, start
+from kept import display, live
 from kept import healed as words
-from kept import live
 from kept.errors import InputError, RecipeError
 from kept.healing import Healed, heal
 from stored import read_json
@@ -143,3 +143,11 @@ def test_the_record_is_what_was_asked(done: Healed) -> None:
     record = read_json(done.path / "kept.json")["healed"]
     assert [watched.split("=")[0] for watched in record["settings"]["watch"]] == ["old"]
     assert set(record["read"]) == {"student", "data", "watch"}
+
+
+def test_the_end_of_a_run_is_in_words(done: Healed, capsys: pytest.CaptureFixture[str]) -> None:
+    display.healed(done)
+    said = capsys.readouterr().out
+    before, after = (one.watched["old"]["ce"] for one in (done.history[0], done.best))
+    assert [f"{before:.4g}", f"{after:.4g}"] == next(x for x in said.splitlines() if "only watched" in x).split()[-2:]
+    assert "same first choice" not in said, "there is no teacher"
