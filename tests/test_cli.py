@@ -585,11 +585,8 @@ def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) ->
 
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    known = (
-        "cache-teacher check completion convert demo eval expand generate heal inspect plan report run "
-        "shrink-expanded verify"
-    )
-    assert known.split() == COMMANDS
+    known = "cache-teacher check completion convert demo eval expand generate heal inspect plan report run"
+    assert [*known.split(), "shrink-expanded", "verify"] == COMMANDS
 
 
 # -------------------------------------------------------------------------------------------------- completion, dry run
