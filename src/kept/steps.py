@@ -67,6 +67,8 @@ class Evaluating:
     out: str
     against: str | None = None
     texts: tuple[str, ...] = ()
+    old: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
     data: str | None = None
     limit: int | None = None
@@ -76,12 +78,17 @@ class Evaluating:
     def __post_init__(self) -> None:
         """Check what the settings check."""
         self.measures  # noqa: B018 - checks them
+        for role in ("old", "new"):
+            if getattr(self, role) and self.against is None:
+                raise RecipeError(f"{role}: compares models; say against which, or give the file as one of texts")
 
     @property
     def measures(self) -> Measures:
         """What is measured."""
         return Measures(
-            texts=named_paths(self.texts),
+            texts=named_paths((*self.texts, *self.old, *self.new)),
+            old=tuple(named_paths(self.old)),
+            new=tuple(named_paths(self.new)),
             suites=self.suites,
             data=None if self.data is None else Path(self.data),
             limit=self.limit,
@@ -193,9 +200,13 @@ class Step:
             value = getattr(self.asked, key)
             for number, one in enumerate(value if isinstance(value, tuple) else (value,)):
                 found |= {} if one is None else {f"{key} {number}" if number else key: Path(one)}
-        texts = self.asked.data if isinstance(self.asked, Settings) else getattr(self.asked, "texts", ())
-        named = {} if texts == (SELF,) else named_paths(texts)
-        return {**found, **{f"text {name}": path for name, path in named.items()}}
+        return {**found, **{f"text {name}": path for name, path in self._texts().items()}}
+
+    def _texts(self) -> Mapping[str, Path]:
+        """The texts that it learns from or measures on, by their names."""
+        if isinstance(self.asked, Evaluating):
+            return self.asked.measures.texts
+        return named_paths(self.asked.data) if isinstance(self.asked, Settings) and self.asked.data != (SELF,) else {}
 
     @property
     def made(self) -> tuple[Path, ...]:
