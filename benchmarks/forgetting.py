@@ -6,7 +6,7 @@ r"""The experiment of LLaMA Pro (arXiv 2401.02415) at a small size: what is lear
 A checkpoint is taught a new domain by several ways with the same tokens in the same order: all of its weights, LoRA,
 and new blocks that alone learn, put between its own, before them or behind them. On the way, and at the end, it is
 measured on held-out documents of the new domain and on texts of the old, which it never sees again. Each way has the
-rate with which it learns most of the new domain, found with the first seed and a third of the tokens among `--rates`, or the only one.
+rate of `--rates` with which it learns most of the new domain, found with the first seed and a third of the tokens.
 A run that was stopped goes on when the same command is given again (`--work`). What is found is written to
 benchmarks/results/; `--draw RESULT ...` draws new-domain gain against old-domain loss of some that are there.
 """
