@@ -21,6 +21,7 @@ from kept.ir.slots import slots
 from kept.ir.tensors import zeros
 from kept.passes import PASSES
 from kept.passes.legalize import WAY_OUT, Options, legalise, stand_ins
+from kept.recipe import MEASUREMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -144,7 +145,7 @@ def passes() -> str:
     """Every pass with its options and what it does."""
     rows = ["| pass | options | what it does |", "| --- | --- | --- |"]
     for name, rewrite in PASSES.items():
-        options = ", ".join(f"`{field.name}`" for field in fields(rewrite) if field.name != "gains")
+        options = ", ".join(f"`{field.name}`" for field in fields(rewrite) if field.name not in MEASUREMENTS)
         rows.append(f"| `{name}` | {options} | {rewrite.summary} |")
     return "\n".join(rows)
 

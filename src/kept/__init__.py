@@ -1,8 +1,8 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
 The functions say what the command line says: `inspect`, `plan`, `convert`, `expand`, `heal`, `cache_teacher`, `verify`,
-`evaluate`, `generate`, `report`. Each is imported when it is first asked for, and none of them imports torch before it
-needs it.
+`evaluate`, `generate`, `report`, and `kept tokenizer`: `train_tokenizer`, `merge_tokenizers`. Each is imported when it
+is first asked for, and none of them imports torch before it needs it.
 """
 
 from importlib import import_module
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from kept.pipeline import convert, expand, run
     from kept.planning import plan
     from kept.recipe import Recipe, load_recipe
+    from kept.tokenizer.merge import merge_tokenizers
+    from kept.tokenizer.train import train_tokenizer
     from kept.verifying import verify
 
 __all__ = [
@@ -50,10 +52,12 @@ __all__ = [
     "heal",
     "inspect",
     "load_recipe",
+    "merge_tokenizers",
     "open_model",
     "plan",
     "report",
     "run",
+    "train_tokenizer",
     "verify",
 ]
 
@@ -68,10 +72,12 @@ _HOMES = {
     "heal": "healing",
     "inspect": "inspection",
     "load_recipe": "recipe",
+    "merge_tokenizers": "tokenizer.merge",
     "open_model": "opened",
     "plan": "planning",
     "report": "pages.page",
     "run": "pipeline",
+    "train_tokenizer": "tokenizer.train",
     "verify": "verifying",
 }
 """Where what is imported late comes from."""

@@ -60,7 +60,7 @@ MOST_TOKENS = 10_000_000
 """Tokens that a verification may read: they are held in memory."""
 
 
-MEASUREMENTS = {"gains", "lengths"}
+MEASUREMENTS = {"gains", "growth", "lengths"}
 """Fields of passes that are measured, not chosen."""
 
 

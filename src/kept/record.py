@@ -14,7 +14,8 @@ from kept.checkpoint.writer import finite
 from kept.errors import CheckpointError
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
-from kept.passes.plan import created
+from kept.passes import Promise
+from kept.passes.plan import Claim, created
 from kept.recipe import SAME, options_of
 from kept.runtimes import notes
 from kept.stated import text
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.ir.program import Program
+    from kept.ir.spec import Spec
     from kept.opened import Opened
     from kept.passes.plan import Plan
     from kept.recipe import Recipe
@@ -49,7 +51,9 @@ def record(
         ],
         "new_layers": [*plan.new_layers],
         "new_parameters": created(source.program.spec, plan),
+        "new_tokens": [plan.new_tokens.start, plan.new_tokens.stop] if plan.new_tokens else [],
         "expansions": expansions(source, plan),
+        "vocabularies": vocabularies(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),
         "files": dict(hashes["output"]),
@@ -87,6 +91,24 @@ def expansions(source: Opened, plan: Plan) -> list[dict[str, list[int]]]:
     return [*moved, *({"layers": [*one.layers], "copies_of": [*one.copies_of]} for one in plan.expansions)]
 
 
+def vocabularies(source: Opened, plan: Plan) -> list[dict[str, Any]]:
+    """Every expansion of the vocabulary that the result has, oldest first: the source's own, and the plan's.
+
+    `new` are the first new id and one past the last, `before` and `after` count rows. Raises CheckpointError where the
+    source's record tells of others than the source has.
+    """
+    file, had = source.path / RECORD, source.program.spec.vocabulary
+    earlier = read_json(file).get("vocabularies", []) if file.is_file() else []
+    out = [*earlier] if isinstance(earlier, list) else [None]
+    if not all(isinstance(one, dict) and type(one.get("after")) is int and one["after"] <= had for one in out):
+        raise CheckpointError(f"{file}: its vocabularies are not those of this model; remove the file")
+    for one in plan.vocabularies:
+        before, had = had, one.size(had)
+        new = [one.grown.first, one.grown.end]
+        out.append({"new": new, "before": before, "after": had, "rows": one.rows})
+    return out
+
+
 def target(record: Mapping[str, Any]) -> str:
     """The family of an output, by its record. Raises LookupError or TypeError where that does not say it."""
     asked = text(record["recipe"]["to"])
@@ -102,6 +124,21 @@ def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...
     lists = [one.get("layers") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     numbers = {n for layers in lists if isinstance(layers, list) for n in layers if type(n) is int and 0 <= n < after}
     return tuple(sorted(numbers)) if before + len(numbers) == after else ()
+
+
+def learned(record: Mapping[str, Any], before: Spec, after: Spec) -> Claim:
+    """What a model that learned is held to: no promise, and what it shares with its source is compared."""
+    tokens = _shared(record.get("vocabularies"), before.vocabulary)
+    return Claim(Promise.LOSSY, copies=copies(record, before.depth, after.depth), tokens=tokens)
+
+
+def _shared(vocabularies: object, before: int) -> int | None:
+    """The old tokens of the first expansion of a vocabulary that had so many rows; None where there is none."""
+    for one in vocabularies if isinstance(vocabularies, list) else ():
+        new = one.get("new") if isinstance(one, dict) and one.get("before") == before else None
+        if isinstance(new, list) and new and type(new[0]) is int and 0 < new[0] <= before:
+            return new[0]
+    return None
 
 
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass

@@ -12,13 +12,15 @@ from kept.errors import CheckpointError, InputError, RecipeError
 from kept.opened import Opened, open_model
 from kept.passes.base import Promise
 from kept.passes.plan import Claim
+from kept.passes.vocabulary import ZERO, ExpandVocabulary
 from kept.planning import make_plan
 from kept.recipe import MOST_TOKENS, recipe_from
-from kept.record import RECORD, copies
+from kept.record import RECORD, learned
 from kept.reporting import Reporter, Silent
 from kept.writing import described
 
 if TYPE_CHECKING:
+    from kept.passes import Pass
     from kept.verification.verify import Verification
 
 
@@ -43,8 +45,8 @@ def verify(
     if not 2 <= tokens <= MOST_TOKENS:
         raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
     before, after = open_model(source), open_model(out)
-    _check_vocabularies(before, after)
     claim = recorded(before, after)
+    _check_sizes(before, after, claim)
     context = min(before.program.spec.context, after.program.spec.context)
     path = None if text is None else Path(text)
     found = sample(before.path, before.program.spec.vocabulary, context, tokens, path)
@@ -94,9 +96,9 @@ def recorded(before: Opened, after: Opened) -> Claim:
     try:
         promise = Promise(stated["promise"])
         if "healed" in stated:  # what was learned is in no plan
-            depths = (one.program.spec.depth for one in (before, after))
-            return Claim(promise, copies=copies(stated, *depths))
+            return learned(stated, before.program.spec, after.program.spec)
         recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
+        recipe = replace(recipe, passes=tuple(_own(rewrite, after) for rewrite in recipe.passes))
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
     if promise is not Promise.EXACT and not recipe.passes:
@@ -105,9 +107,17 @@ def recorded(before: Opened, after: Opened) -> Claim:
     return replace(claim, promise=promise, program=claim.program if promise is Promise.EXACT else None)
 
 
-def _check_vocabularies(before: Opened, after: Opened) -> None:
+def _own(rewrite: Pass, after: Opened) -> Pass:
+    """A pass that can be run again: new tokens are those that the output reads, and no old logit asks for their rows."""
+    if not isinstance(rewrite, ExpandVocabulary):
+        return rewrite
+    return replace(rewrite, tokenizer=str(after.path), rows=ZERO)
+
+
+def _check_sizes(before: Opened, after: Opened, claim: Claim) -> None:
     for what in ("vocabulary", "width"):
         sizes = getattr(before.program.spec, what), getattr(after.program.spec, what)
-        if sizes[0] != sizes[1]:
+        grown = what == "vocabulary" and claim.tokens is not None and sizes[0] <= sizes[1]
+        if sizes[0] != sizes[1] and not grown:
             said = f"has {what} {sizes[1]}, {before.path} has {sizes[0]}"
             raise InputError(f"{after.path}: {said}: not a conversion of it")

@@ -21,6 +21,7 @@ from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
 from kept.passes.untie import UntieHead
+from kept.passes.vocabulary import ExpandVocabulary
 from kept.passes.window import DropWindow, LimitContext
 
 PASSES: dict[str, type[Pass]] = {
@@ -32,6 +33,7 @@ PASSES: dict[str, type[Pass]] = {
         DropHeadBias,
         DropWindow,
         ExpandBlocks,
+        ExpandVocabulary,
         FillBiases,
         FoldHeadNorm,
         FoldMultipliers,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kept.ir.slots import slots
 from kept.passes.base import Pass, Promise
 from kept.passes.expand import ExpandBlocks
+from kept.passes.vocabulary import ExpandVocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,11 +47,15 @@ class Expansion:
 
 @dataclass(frozen=True)
 class Claim:
-    """What an output is held to: a promise, its program before rounding where that is to be proved, and its copies."""
+    """What an output is held to: a promise, its program before rounding where that is to be proved, and its copies.
+
+    `tokens` are as many of the first as source and output share; None where they have the same.
+    """
 
     promise: Promise = Promise.EXACT
     program: Program | None = None
     copies: tuple[int, ...] = ()
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,24 @@ class Plan:
     @property
     def claim(self) -> Claim:
         """What the result is held to."""
-        return Claim(self.promise, self.program if self.promise is Promise.EXACT else None, self.copies)
+        shared = self.new_tokens.start if self.new_tokens else None
+        return Claim(self.promise, self.program if self.promise is Promise.EXACT else None, self.copies, shared)
+
+    @property
+    def vocabularies(self) -> tuple[ExpandVocabulary, ...]:
+        """The passes that added tokens."""
+        return tuple(step.rewrite for step in self.steps if isinstance(step.rewrite, ExpandVocabulary))
+
+    @property
+    def new_tokens(self) -> range:
+        """The ids of the result that some step made."""
+        grown = [one.grown for one in self.vocabularies]
+        return range(grown[0].first, grown[-1].end) if grown else range(0)
+
+    @property
+    def silent(self) -> range:
+        """Rows behind the last new token, which are none."""
+        return range(self.new_tokens.stop, self.program.spec.vocabulary) if self.new_tokens else range(0)
 
     @property
     def copies(self) -> tuple[int, ...]:
