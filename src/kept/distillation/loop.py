@@ -93,7 +93,11 @@ class Loop:
     def __post_init__(self) -> None:
         """Make the optimiser, and go to where an earlier run of the same command stopped."""
         learning = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        self.optimiser = AdamW(learning, lr=self.settings.rate, weight_decay=self.settings.decay, fused=True)
+        of_rows = [parameter for parameter, _ in self.student.rows]
+        # Rows that do not learn stand in the same matrices as those that do: nothing may decay.
+        groups = [{"params": [p for p in learning if not any(p is one for one in of_rows)]}] if learning else []
+        groups += [{"params": of_rows, "weight_decay": 0.0}] if of_rows else []
+        self.optimiser = AdamW(groups, lr=self.settings.rate, weight_decay=self.settings.decay, fused=True)
         if self.ranks.first:
             clear(self.states.directory)
         newest = self.states.newest()
@@ -153,6 +157,7 @@ class Loop:
             # FSDP2 takes the mean of all ranks' gradients: of sums over the whole step's tokens it must be the sum.
             torch.autograd.backward(found.total * (found.tokens / tokens * self.ranks.count))
             _add(sums, found)
+        self.student.keep_rows()
         norm = float(whole(clip_grad_norm_(self.student.parameters(), settings.clip)))
         means = self._means(sums, tokens)
         self._check(means["loss"], norm, parts)
