@@ -12,7 +12,6 @@ of RssAnon. Prints medians and writes them with load, command and commit to benc
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -21,7 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from speed import Measured, commit, measure, set_cache
+from keeping import keep
+from speed import Measured, measure, set_cache
 from synthetic import layers_for, make
 
 STATE_DICT = """
@@ -78,16 +78,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="a directory on the disk to measure [default: the system's for such]")
     given = parser.parse_args()
     layers = max(4, layers_for(given.gb * 1e9, "llama") // 4 * 4)
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=given.work) as work:
         nbytes = make(Path(work) / "llama", layers, "llama")
         found = run(Path(work) / "llama", Path(work), layers, given.runs)
     medians = {name: statistics.median(one.seconds for one in runs) for name, runs in found.items()}
     results = {
-        "command": f"python benchmarks/expand.py --gb {given.gb:g} --runs {given.runs}",
-        "commit": commit(),
-        "cores": os.cpu_count(),
-        "load": {"before": load, "after": os.getloadavg()[0]},
         "source": {"bytes": nbytes, "layers": layers, "new layers": layers // 4},
         "median_seconds": medians,
         "ratios": {
@@ -98,9 +93,7 @@ def main() -> None:
         "peak_anonymous_mb": {name: max(one.anonymous_mb for one in runs) for name, runs in found.items()},
         "runs": {name: [vars(one) for one in runs] for name, runs in found.items()},
     }
-    print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
-    name = f"{time.strftime('%Y-%m-%d')}-expand-{given.gb:g}gb.json"
-    (Path(__file__).parent / "results" / name).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    keep(f"expand-{given.gb:g}gb", results)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from heal_speed import LENGTH, ROWS, Steps, asked, loop, prepare
-from speed import commit
+from keeping import keep, own
 
 from kept.distillation.cluster import Cluster, cluster, here
 from kept.distillation.cost import Asked, cost
@@ -235,21 +235,10 @@ def main() -> None:
         values = {"checkpointing": False, **given.rank, "models": given.models, "warm": 1}
         print(json.dumps(rank(argparse.Namespace(**values))))
         return
-    load = os.getloadavg()[0]
     kept = json.loads(given.again.read_text()) if given.again else {}
     found = table(kept["runs"] if kept else compare(given), given)
-    own = {"command": "python benchmarks/heal_cost.py " + " ".join(sys.argv[1:]), "commit": commit()}
-    results = {
-        **own,
-        "runs_were_made_by": kept.get("runs_were_made_by", own),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "load": {"before": load, "after": os.getloadavg()[0]},
-        **found,
-    }
-    print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
-    file = Path(__file__).parent / "results" / f"{time.strftime('%Y-%m-%d')}-heal-cost.json"
-    file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    made_by = kept.get("runs_were_made_by", own())
+    keep("heal-cost", {"runs_were_made_by": made_by, "torch": torch.__version__, **found})
 
 
 if __name__ == "__main__":

@@ -22,14 +22,14 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from speed import anonymous, commit
+from keeping import keep
+from speed import anonymous
 from torch.nn import functional
 
-from kept.distillation.chunked import CHUNK, HeadInput, Objective, chunked_loss
+from kept.distillation.chunked import HeadInput, Objective, chunked_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             student.hidden_ND.grad = student.weight_VD.grad = None
             start, busy = time.monotonic(), time.process_time()
             total = loss(student, teacher, given.chunk)
-            total.backward()
+            torch.autograd.backward(total)
             seconds.append(time.monotonic() - start)
             processor.append(time.process_time() - busy)
             value = float(total.detach())
@@ -148,7 +148,7 @@ def run(given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 
 def median(results: list[dict[str, Any]], key: str) -> float:
     """Over all runs of all processes."""
-    return statistics.median(value for one in results for value in one[key])
+    return float(statistics.median(value for one in results for value in one[key]))
 
 
 def summary(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def summary(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, size in (("vocabulary", 84608), ("tokens", 2048), ("width", 512), ("chunk", CHUNK)):
+    for name, size in (("vocabulary", 84608), ("tokens", 2048), ("width", 512), ("chunk", 0)):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each contender")
     parser.add_argument("--runs", type=int, default=3, help="runs in each process")
@@ -194,23 +194,16 @@ def main() -> None:
     if given.one:
         print(json.dumps(rates(given) if given.one == "products" else measure(given)))
         return
-    load = os.getloadavg()[0]
     found = run(given)
     results = {
-        "command": "python benchmarks/heal_loss.py " + " ".join(sys.argv[1:]),
-        "commit": commit(),
-        "cores": os.cpu_count(),
         "threads": given.threads,
         "torch": torch.__version__,
-        "load": {"before": load, "after": os.getloadavg()[0]},
         "sizes": {name: getattr(given, name) for name in ("vocabulary", "tokens", "width", "chunk", "rounds", "runs")},
         **summary(given, found),
         "runs": found,
     }
-    print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
     few = f"-{given.threads}-threads" if given.threads != os.cpu_count() else ""
-    file = Path(__file__).parent / "results" / f"{time.strftime('%Y-%m-%d')}-heal-loss{few}.json"
-    file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    keep(f"heal-loss{few}", results)
 
 
 if __name__ == "__main__":

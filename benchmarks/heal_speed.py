@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from heal_loss import Peak, median, rates
-from speed import commit
+from keeping import keep
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kept.distillation.cost import forward_operations, student_operations
@@ -227,7 +227,7 @@ def trl(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
         def on_step_end(self, *_: object, **__: object) -> None:
             steps.tick()
 
-        def on_log(self, *_: object, logs: dict[str, Any], **__: object) -> None:
+        def on_log(self, *_: object, logs: dict[str, Any], **__: object) -> None:  # type: ignore[override]
             steps.losses.extend([logs["loss"]] if "loss" in logs else [])
 
     class InOrder(GKDTrainer):
@@ -362,23 +362,16 @@ def main() -> None:
         given.tokens = ROWS * LENGTH
         print(json.dumps(rates(given) if given.one == "products" else measure(given)))
         return
-    load_before = os.getloadavg()[0]
     found = run(given)
     results = {
-        "command": "python benchmarks/heal_speed.py " + " ".join(sys.argv[1:]),
-        "commit": commit(),
-        "cores": os.cpu_count(),
         "threads": given.threads,
         "torch": torch.__version__,
-        "load": {"before": load_before, "after": os.getloadavg()[0]},
         "sizes": {name: getattr(given, name) for name in ("vocabulary", "width", "layers", "train", "rounds", "runs")},
         **summary(given, found),
         "runs": found,
     }
-    print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
     few = f"-{given.threads}-threads" if given.threads != os.cpu_count() else ""
-    name = f"{time.strftime('%Y-%m-%d')}-heal-speed-{given.vocabulary}-{given.train}{few}.json"
-    (Path(__file__).parent / "results" / name).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    keep(f"heal-speed-{given.vocabulary}-{given.train}{few}", results)
 
 
 if __name__ == "__main__":

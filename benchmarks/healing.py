@@ -16,16 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
-import sys
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import torch
+from keeping import keep
 from matplotlib import pyplot as plt
 
 import kept
@@ -37,7 +35,7 @@ from kept.distillation.metrics import Metrics
 from kept.distillation.mixture import Mixture
 from kept.distillation.packing import Stream
 from kept.distillation.parallel import Ranks, Trunk, load, ranks
-from kept.distillation.sampled import Sampling, sampled, teacher_sum
+from kept.distillation.sampled import Sampling, Speaker, sampled, teacher_sum
 from kept.distillation.settings import SELF, Settings
 from kept.distillation.states import States
 from kept.distillation.tokens import tokenise
@@ -178,9 +176,10 @@ class Bench:
         if data != SELF:
             return Learned(self.mixture(data), ROWS, SHORT)
         sampling = Sampling(-(-tokens // LONG) + HELD, LONG)
-        model = Model.load(self.source.program, torch.float32)
-        tokens = sampled(model, teacher_sum(self.source), sampling, self.work / "cache")
-        return Learned(Mixture({SELF: tokens}, None, HELD), ROWS, SHORT)
+        program = self.source.program
+        speaker = Speaker(program.spec, torch.float32, lambda: Model.load(program, torch.float32))
+        said = sampled(speaker, teacher_sum(self.source), sampling, self.work / "cache")
+        return Learned(Mixture({SELF: said}, None, HELD), ROWS, SHORT)
 
     @torch.no_grad()
     def measure(self, student: Trunk) -> dict[str, dict[str, float]]:
@@ -190,7 +189,10 @@ class Bench:
     def losses(self, student: Trunk, batch: Batch) -> Losses:
         """Both models' losses on a batch."""
         targets, mask, both = batch.targets_BT.flatten(), batch.mask_BT.flatten(), Objective(kl=1, ce=1)
-        return self.exact(batch, lambda t, _: student(batch, lambda s, _: chunked_loss(s, t, targets, mask, both)))
+        found: Losses = self.exact(
+            batch, lambda t, _: student(batch, lambda s, _: chunked_loss(s, t, targets, mask, both))
+        )
+        return found
 
     def start(self, name: str) -> Program:
         """The converted model that a run begins with."""
@@ -253,7 +255,7 @@ class Curve:
     def ended(self) -> bool:
         """Whether the last point is there."""
         step = ROWS * SHORT
-        return self.points[-1]["tokens"] == self.tokens // step * step
+        return bool(self.points[-1]["tokens"] == self.tokens // step * step)
 
     def see(self, line: Mapping[str, Any]) -> None:
         """Measure once a step has passed a point."""
@@ -348,17 +350,12 @@ def main() -> None:
                 run = replace(run, tokens=chosen.tokens)  # noqa: PLW2901
             print(run.name, flush=True)
             found.append({**asdict(run), "points": bench.run(run)})
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     result = {
-        "command": " ".join(["python", "benchmarks/healing.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
         "source": {name: {**each, "perplexity": math.exp(each["ce"])} for name, each in bench.reference.items()},
         "runs": found,
     }
-    file = Path(__file__).parent / "results" / f"{datetime.now(UTC).date()}-healing.json"
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    keep("healing", result)
     draw(result, picture)
-    print(file)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from keeping import keep
 
 from kept.families import FAMILIES
 from kept.opened import open_model
@@ -98,10 +97,7 @@ def main() -> None:
     """Measure, print, keep."""
     results = run(Path(sys.argv[1]), Path(sys.argv[2]))
     print(table(results))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-    kept = {"command": "python benchmarks/parity_modes.py", "commit": commit.strip(), "results": results}
-    file = Path(__file__).parent / "results" / f"{time.strftime('%Y-%m-%d')}-parity-modes.json"
-    file.write_text(json.dumps(kept, indent=2) + "\n")
+    keep("parity-modes", {"results": results})
 
 
 if __name__ == "__main__":

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speed import Measured, commit, measure, set_cache
+from keeping import keep
+from speed import Measured, measure, set_cache
 from synthetic import layers_for, make
 
 if TYPE_CHECKING:
@@ -68,15 +67,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.work) as work:
         sizes = {f"{gigabytes:g} GB": size(Path(work), gigabytes) for gigabytes in given.gb}
     results = {
-        "command": "python benchmarks/sizes.py --gb " + " ".join(f"{gigabytes:g}" for gigabytes in given.gb),
-        "commit": commit(),
-        "cores": os.cpu_count(),
         "kept --help": vars(median([*KEPT, "--help"])),
         "sizes": sizes,
     }
-    print(json.dumps(results, indent=2))
-    name = f"{time.strftime('%Y-%m-%d')}-sizes-{'-'.join(f'{gigabytes:g}' for gigabytes in given.gb)}gb.json"
-    (Path(__file__).parent / "results" / name).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    keep(f"sizes-{'-'.join(f'{gigabytes:g}' for gigabytes in given.gb)}gb", results)
 
 
 if __name__ == "__main__":

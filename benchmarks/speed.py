@@ -13,7 +13,6 @@ every 10 ms. Prints medians and writes them with machine, load, command and comm
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keeping import keep
 from synthetic import layers_for, make
 
 if TYPE_CHECKING:
@@ -144,12 +144,6 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, list[Measured]]:
     return found
 
 
-def commit() -> str:
-    """What the checkout is at."""
-    run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    return run.stdout.strip()
-
-
 def ratios(medians: dict[str, float]) -> dict[str, float]:
     """Of medians within this run."""
     other = next((name for name in medians if name.startswith(("mergekit", "safetensors"))), "")
@@ -168,26 +162,17 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=2.0, help="seconds between runs")
     parser.add_argument("--without", nargs="*", default=[], help="contenders to leave out")
     given = parser.parse_args()
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=given.work) as work:
         found = run(given, Path(work))
     medians = {name: statistics.median(one.seconds for one in runs) for name, runs in found.items()}
     results = {
-        "command": f"python benchmarks/speed.py --gb {given.gb:g} --runs {given.runs}"
-        + (" --cold" if given.cold else "")
-        + (" --mergekit mergekit-yaml" if given.mergekit else ""),
-        "commit": commit(),
-        "cores": os.cpu_count(),
-        "load": {"before": load, "after": os.getloadavg()[0]},
         "page cache": "source dropped before each run" if given.cold else "source read before each run",
         "median_seconds": medians,
         "ratios": ratios(medians),
         "peak_anonymous_mb": {name: max(one.anonymous_mb for one in runs) for name, runs in found.items()},
         "runs": {name: [vars(one) for one in runs] for name, runs in found.items()},
     }
-    print(json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2))
-    name = f"{time.strftime('%Y-%m-%d')}-speed-{given.gb:g}gb{'-cold' if given.cold else ''}.json"
-    (Path(__file__).parent / "results" / name).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    keep(f"speed-{given.gb:g}gb{'-cold' if given.cold else ''}", results)
 
 
 if __name__ == "__main__":

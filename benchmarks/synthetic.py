@@ -85,7 +85,8 @@ def make(out: Path, layers: int, family: str = "orion") -> int:
     """Write the checkpoint; returns the bytes of its tensors."""
     out.mkdir(parents=True)
     groups = list(_groups(shapes(layers, family)))
-    source, weight_map = _Source(), {}
+    source = _Source()
+    weight_map: dict[str, str] = {}
     for i, group in enumerate(groups, 1):
         name = f"model-{i:05}-of-{len(groups):05}.safetensors"
         weight_map |= dict.fromkeys(group, name)

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import torch
 
-from kept.distillation import heads, losses
+from kept.distillation import chunks, losses
 from kept.distillation.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
 from kept.nn.model import project
 
@@ -106,7 +106,7 @@ def error(found: tuple[torch.Tensor, list[torch.Tensor]], wanted: tuple[torch.Te
 
 def chunked(case: Case) -> Callable[..., Losses]:
     def loss(*given: object) -> Losses:
-        with patch.object(heads, "CACHED_ELEMENTS", case.block):
+        with patch.object(chunks, "BLOCK", case.block):
             return chunked_loss(*given, chunk=case.chunk)  # type: ignore[arg-type]
 
     return loss

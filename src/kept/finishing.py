@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from kept.verification.text import Sample
     from kept.verification.verify import Verification
 
+PLACES = ("student", "teacher", "teacher_cache")
+"""Settings that say where something lies."""
+
 
 @dataclass(frozen=True)
 class Course:
@@ -51,7 +54,7 @@ class Course:
         """As a record keeps it."""
         table: dict[str, Any] = finite(
             {
-                "settings": {key: value for key, value in self.settings.to_dict().items() if key != "out"},
+                "settings": self._settings(),
                 "learned": {"parameters": self.learned.parameters, "of": self.learned.of},
                 "sources": self.sources,
                 "read": self.read,
@@ -59,6 +62,14 @@ class Course:
             }
         )
         return table
+
+    def _settings(self) -> dict[str, Any]:
+        """As they were asked for; of models and caches the names, wherever they lie."""
+        asked = dict(self.settings.to_dict())
+        del asked["out"]
+        for key in PLACES:
+            asked[key] = None if asked[key] is None else Path(asked[key]).resolve().name
+        return asked
 
 
 @dataclass(frozen=True)

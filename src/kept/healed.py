@@ -97,7 +97,7 @@ def _parameters(healed: Record) -> str:
 
 def _whose(settings: Record) -> str:
     teacher = settings["teacher"] or settings.get("teacher_cache")
-    return "" if teacher is None else f" from {Path(text(teacher)).name}"
+    return "" if teacher is None else f" from {text(teacher)}"
 
 
 def _corpus(healed: Record) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilled import Case, cast, chunked, error, head_input, leaves, logits_of, plain_loss, run
-from kept.distillation import losses
+from kept.distillation import chunks, losses
 from kept.distillation.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
 from kept.distillation.topk import top_k
 from kept.errors import InputError
@@ -246,12 +246,26 @@ def test_logits_of_the_whole_batch_never_exist() -> None:
     random = torch.Generator().manual_seed(0)
     student, teacher = (cast(head_input(64, 4, 50, Head(softcap=9.0), random), torch.float32) for _ in range(2))
     case = Case(student, teacher, torch.zeros(64, dtype=torch.long), torch.ones(64), CASE.objective, 8, 1 << 19)
-    with Largest() as chunks:
+    with Largest() as cut:
         run(chunked(case), case, teacher)
     with Largest() as whole:
         run(plain_loss, case, teacher)
-    assert chunks.elements == 8 * 50
+    assert cut.elements == 8 * 50
     assert whole.elements == 64 * 50
+
+
+@pytest.mark.parametrize(("vocabulary", "rows"), [(100, 1024), (84_608, 198), (262_144, 128)])
+def test_a_chunk_has_as_many_tokens_as_the_vocabulary_lets_it(vocabulary: int, rows: int) -> None:
+    assert chunks.chunk(vocabulary) == rows
+    assert chunks.chunk(vocabulary, host=False) == chunks.ON_DEVICE
+
+
+def test_what_nobody_says_is_the_heads_own() -> None:
+    random = torch.Generator().manual_seed(0)
+    student = cast(head_input(1100, 4, 50, Head(), random), torch.float32)
+    with Largest() as cut:
+        chunked_loss(student, None, torch.zeros(1100, dtype=torch.long), torch.ones(1100), Objective(kl=0, ce=1))
+    assert cut.elements == chunks.chunk(50) * 50
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -13,7 +13,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from heal_data import tokens_of
-from heal_short import curve, settings
+from heal_runs import losses, settings
 from kept.distillation.mixture import Mixture
 from kept.distillation.packing import Stream
 from kept.distillation.parallel import Ranks, load
@@ -46,7 +46,7 @@ def test_a_compiled_run_is_the_eager_one(
     eager = settings(pair, corpus, tmp_path / "eager", train=train, tokens=4 * 128, rate=1e-3)
     heal(eager)
     heal(replace(eager, out=str(tmp_path / "compiled"), compile=True))
-    found, wanted = (curve(tmp_path / f".{name}.kept-healing") for name in ("compiled", "eager"))
+    found, wanted = (losses(tmp_path / name) for name in ("compiled", "eager"))
     assert found == pytest.approx(wanted, rel=1e-5)
     assert counters["stats"]["unique_graphs"] > 0
     assert not counters["graph_break"]

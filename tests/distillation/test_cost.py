@@ -11,7 +11,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from kept.distillation import cost as counting
-from kept.distillation import heads
 from kept.distillation.cluster import Cluster, cluster
 from kept.distillation.cost import Asked, cost, forward_operations, kept_values, memory, student_operations, ways_out
 from kept.distillation.settings import Settings
@@ -133,11 +132,6 @@ def test_a_layer_keeps_what_autograd_keeps_within_a_sixth(train: str, *, gated: 
     put_out = 0 if lora is None else lora.rank * len(lora.slots) // 3
     said = 4 * BATCH * LENGTH * (kept_values(wide, spec.width, learns=train != "norms") + put_out)
     assert said == pytest.approx(found, rel=1 / 6)
-
-
-def test_constants_are_those_of_the_loop() -> None:
-    assert counting.CHUNK == heads.CHUNK
-    assert counting.BLOCK == heads.CACHED_ELEMENTS
 
 
 def asked(train: str = "norms", **changes: Any) -> Asked:

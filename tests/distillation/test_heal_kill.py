@@ -18,12 +18,21 @@ from kept.healing import heal
 from stored import all_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from kept.distillation.settings import Settings
 
 KILLED = [-signal.SIGKILL]
+
+
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises, as in a shell's foreground: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 KINDS: list[dict[str, Any]] = [{}, {"batch": 2, "accumulate": 2}, {"precision": "bfloat16"}]
 
@@ -89,6 +98,7 @@ def interrupt_at(step: int, *, again: bool, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Loop, "_update", update)
 
 
+@pytest.mark.usefixtures("_ctrl_c")
 def test_an_interrupted_run_saves_its_step(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +113,7 @@ def test_an_interrupted_run_saves_its_step(
     same_run(tmp_path / "whole", tmp_path / "broken")
 
 
+@pytest.mark.usefixtures("_ctrl_c")
 @pytest.mark.parametrize(
     ("step", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import kept
-from heal_short import curve, killed_at, on_ranks, settings
+from heal_runs import finish, losses, settings, start
 from kept.distillation.loop import Loop
 from kept.distillation.lora import ADAPTER, matrices, merged
 from kept.distillation.parallel import Ranks, load
@@ -105,28 +106,26 @@ def test_what_is_written_measures_as_it_did(pair: tuple[Path, Path], corpus: Pat
     assert heal(again).history[0].losses["loss"] == pytest.approx(best, rel=1e-5)
 
 
-def test_killed_and_started_again_it_is_the_same_run(
-    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_and_started_again_it_is_the_same_run(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     whole, broken = (settings(pair, corpus, tmp_path / name, train="norms+lora") for name in ("whole", "broken"))
     heal(whole)
-    killed_at(7, monkeypatch, broken)
+    assert finish(start(broken, "step 7")) == [-signal.SIGKILL]
     heal(broken)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
-    assert curve(tmp_path / ".broken.kept-healing") == curve(tmp_path / ".whole.kept-healing")
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
 
 
 def test_two_ranks_are_one_and_either_goes_on_for_the_other(
-    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
     one, two = (settings(pair, corpus, tmp_path / name, train="norms+lora") for name in ("one", "two"))
     heal(one)
-    killed_at(7, monkeypatch, two)
-    on_ranks(2, two, tmp_path)
-    found, wanted = curve(tmp_path / ".two.kept-healing"), curve(tmp_path / ".one.kept-healing")
+    assert finish(start(two, "step 7")) == [-signal.SIGKILL]
+    assert finish(start(two, ranks=2)) == [0, 0]
+    found, wanted = losses(tmp_path / "two"), losses(tmp_path / "one")
     assert found == pytest.approx(wanted, rel=1e-4)
-    assert max(wanted) == 12
+    assert len(wanted) == 12
 
 
 def test_what_cannot_be_done_is_said(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import kept
-from heal_short import curve, on_ranks, settings
+from heal_runs import finish, losses, settings, start
 from kept.caching import CachedTeacher, cache_teacher
 from kept.distillation import offline
 from kept.distillation.loop import Loop
@@ -56,7 +56,7 @@ def test_with_all_tokens_it_is_the_live_teacher(
     teacher = trunk(pair[0])
     monkeypatch.setattr(Loop, "__post_init__", live)
     heal(replace(cached, out=str(tmp_path / "live")))
-    found, wanted = (curve(tmp_path / f".{name}.kept-healing") for name in ("cached", "live"))
+    found, wanted = (losses(tmp_path / name) for name in ("cached", "live"))
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
@@ -123,9 +123,9 @@ def test_two_ranks_read_their_rows(
         for name in ("one", "two")
     )
     heal(one)
-    on_ranks(2, two, tmp_path)
-    found, wanted = curve(tmp_path / ".two.kept-healing"), curve(tmp_path / ".one.kept-healing")
-    assert found.keys() == wanted.keys() == set(range(1, 7))
+    assert finish(start(two, ranks=2)) == [0, 0]
+    found, wanted = losses(tmp_path / "two"), losses(tmp_path / "one")
+    assert len(wanted) == 6
     assert found == pytest.approx(wanted, rel=1e-4)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kept.distillation.closed import Objective, TopK, measured
-from kept.distillation.heads import CHUNK, HeadInput, Projection, blocks
+from kept.distillation.heads import HeadInput, Projection, blocks
 from kept.distillation.losses import wide
 from kept.distillation.vocabulary import Vocabulary
 from kept.errors import InputError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch.distributed import ProcessGroup
 
-__all__ = ["CHUNK", "HeadInput", "Losses", "Objective", "TopK", "chunked_loss"]
+__all__ = ["HeadInput", "Losses", "Objective", "TopK", "chunked_loss"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def chunked_loss(
     targets_N: Tensor,
     mask_N: Tensor,
     objective: Objective,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     group: ProcessGroup | None = None,
 ) -> Losses:
     """The objective's mean over tokens whose mask is not 0; the others cost nothing and their content is not read.
@@ -66,6 +66,7 @@ def chunked_loss(
     device = plain.hidden_ND.device
     with torch.no_grad():
         kept_M = mask_N.nonzero()[:, 0]
+        chunk = chunk or plain.chunk
         rows = min(chunk, len(kept_M))
         ours = Projection(plain, rows)
         theirs = Projection(teacher.plain(), rows) if isinstance(teacher, HeadInput) else teacher

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kept.distillation import chunks
 from kept.distillation.trainable import GRADIENT, MASTER, MOMENTS
 from kept.ir.slots import layer_slots, slots
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from kept.distillation.settings import Settings
     from kept.distillation.trainable import Trainable
     from kept.ir.spec import Layer, Spec
-
-CHUNK, BLOCK = 256, 1 << 21
-"""Tokens whose logits exist at a time, and the elements that a CPU works on at a time (heads.py)."""
 
 LOGIT_VALUES = 6
 """Values in float32 that the losses make of each logit of a block: both log-probabilities, p, q, d, the gradient."""
@@ -240,8 +238,9 @@ def _activations(asked: Asked, tokens: int) -> float:
 
 def _logits(asked: Asked, tokens: int, cluster: Cluster) -> float:
     """Both models' logits of a chunk, and what the losses make of a block of them."""
-    chunk = float(min(CHUNK, tokens) * asked.student.vocabulary)
-    block = min(chunk, BLOCK) if cluster.host else chunk
+    vocabulary = asked.student.vocabulary
+    chunk = float(min(chunks.chunk(vocabulary, host=cluster.host), tokens) * vocabulary)
+    block = min(chunk, chunks.BLOCK) if cluster.host else chunk
     return (1 + (asked.teacher is not None)) * chunk * asked.bytes_of_value + LOGIT_VALUES * block * MASTER
 
 

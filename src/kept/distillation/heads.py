@@ -12,22 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from kept.distillation import chunks
 from kept.distillation.losses import wide
 from kept.ir.spec import Head
 from kept.nn.model import finish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-CHUNK = 256
-"""Tokens whose logits exist at a time. Fewer make the products with the head slow, more only take memory."""
-
-CACHED_ELEMENTS = 1 << 21
-"""Logits that a CPU works on at a time, 8 MB in float32: what a loss makes of them stays in the processor's cache.
-
-Smaller blocks are no faster, and threads that wait for one another after each step of each block lose a slice of time
-every time that another process has taken a core.
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +34,11 @@ class HeadInput:
     def vocabulary(self) -> int:
         """Rows of the head."""
         return self.weight_VD.shape[0]
+
+    @property
+    def chunk(self) -> int:
+        """Tokens whose logits exist at a time, where nobody says another number."""
+        return chunks.chunk(self.vocabulary, host=self.weight_VD.device.type == "cpu")
 
     def plain(self) -> HeadInput:
         """The same with rows that are already normalised, where the head asks for that."""
@@ -96,6 +92,6 @@ def blocks(logits_CV: Tensor, *, whole: bool = False) -> Iterator[slice]:
     An empty chunk is one empty slice: what is made of it has its names and its types.
     """
     rows, vocabulary = logits_CV.shape
-    step = rows if whole or logits_CV.device.type != "cpu" else CACHED_ELEMENTS // vocabulary
+    step = rows if whole or logits_CV.device.type != "cpu" else chunks.BLOCK // vocabulary
     step = max(1, step)
     return (slice(at, at + step) for at in range(0, max(1, rows), step))

@@ -24,6 +24,7 @@ LISTED = 64
 
 SAMPLED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?( *, *[0-9]{1,3}(\.[0-9]{1,3})?)*")
 """Temperatures as they are written."""
+
 MOST, MOST_TOKENS = 10**9, 10**15
 """Larger than any setting that means something: what is beyond is a slip, and no float or tensor holds it."""
 
@@ -32,6 +33,7 @@ HiddenError = Literal["mse", "cosine"]
 
 WORDS = {"schedule": get_args(Schedule), "precision": get_args(Precision), "hidden_error": get_args(HiddenError)}
 """Settings that are one of a few words."""
+
 Count = int
 """A number that may be large: recipes and the command line take 2M for it."""
 

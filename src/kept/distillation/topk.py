@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kept.distillation.closed import Pair, TopK, forward, listed
-from kept.distillation.heads import CHUNK, HeadInput, Projection, blocks
+from kept.distillation.heads import HeadInput, Projection, blocks
 from kept.distillation.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def top_k(teacher: HeadInput, k: int, temperature: float = 1.0, chunk: int = CHUNK) -> TopK:
+def top_k(teacher: HeadInput, k: int, temperature: float = 1.0, chunk: int | None = None) -> TopK:
     """The K likeliest tokens of each position, likeliest first, and the mass of the rest, a chunk at a time.
 
     K is the vocabulary's size where that is smaller. The mass is summed over the rest, not taken from 1.
@@ -64,7 +64,7 @@ def top_k_bias(
     mask_N: Tensor,
     ks: Sequence[int],
     temperature: float = 1.0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> list[TopKBias]:
     """Measure a cached teacher against the live one, for each K, over tokens whose mask is not 0."""
     sums = torch.zeros(len(ks), 5, dtype=torch.float64)
@@ -91,8 +91,9 @@ def _likeliest(log_p_RV: Tensor, k: int, temperature: float) -> TopK:
     return TopK(ids_RK, log_probs_RK, tail_R, temperature)
 
 
-def _logits(chunk: int, mask_N: Tensor | None, *heads: HeadInput) -> Iterator[tuple[Tensor, ...]]:
+def _logits(chunk: int | None, mask_N: Tensor | None, *heads: HeadInput) -> Iterator[tuple[Tensor, ...]]:
     """Logits of the same tokens by each head, a block at a time."""
+    chunk = chunk or heads[0].chunk
     device, count = heads[0].hidden_ND.device, len(heads[0].hidden_ND)
     kept_M = torch.arange(count, device=device) if mask_N is None else mask_N.nonzero()[:, 0]
     ready = [Projection(head.plain(), min(chunk, len(kept_M))) for head in heads]

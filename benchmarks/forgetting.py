@@ -1,0 +1,346 @@
+r"""The experiment of LLaMA Pro (arXiv 2401.02415) at a small size: what is learned, and what is forgotten.
+
+    python benchmarks/forgetting.py --source path/to/stories260k --new python=corpora/python/encode_httpx.py.txt \
+        --old stories=corpora/tinystories/s-ajaykumar_tiny_stories.txt [--tokens 400K] [--seeds 0,1,2] [--only NAME ...]
+
+A checkpoint is taught a new domain by several ways with the same tokens in the same order: all of its weights, LoRA,
+and new blocks that alone learn, put between its own, before them or behind them. On the way, and at the end, it is
+measured on held-out documents of the new domain and on texts of the old, which it never sees again. Each way has the
+rate with which it learns most of the new domain, found with the first seed and a third of the tokens among `--rates`.
+A run that was stopped goes on when the same command is given again (`--work`). What is found is written to
+benchmarks/results/; `--draw RESULT ...` draws new-domain gain against old-domain loss of some that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import torch
+from keeping import keep
+from matplotlib import pyplot as plt
+
+from kept.distillation.documents import Source
+from kept.distillation.loop import Loop
+from kept.distillation.metrics import Metrics
+from kept.distillation.mixture import Mixture
+from kept.distillation.packing import Stream
+from kept.distillation.parallel import Ranks, Trunk, load, ranks
+from kept.distillation.recipe import count
+from kept.distillation.settings import Settings
+from kept.distillation.states import States
+from kept.distillation.tokens import tokenise
+from kept.distillation.trainable import trainable
+from kept.opened import Opened, open_model
+from kept.passes.expand import ExpandBlocks
+from kept.verification.text import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kept.distillation.packing import Batch
+
+ROWS, LENGTH = 8, 128
+"""Rows of a batch, and tokens of each."""
+
+MEASURED, HELD = 32, 24
+"""Rows that are measured of a domain, and documents of it that are held out."""
+
+PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+"""Parts of a run after which it is measured, beside its start."""
+
+PICTURE = Path(__file__).parents[1] / "docs" / "forgetting.svg"
+
+
+@dataclass(frozen=True)
+class Way:
+    """What learns: some of the model's weights, or those of new blocks.
+
+    `replay` is the part of the rows that are of the old domain; `kl` weighs the divergence from the source.
+    """
+
+    name: str
+    train: str = "new"
+    blocks: ExpandBlocks | None = None
+    rank: int = 1
+    replay: float = 0.0
+    kl: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A way, with its rate, tokens and the order of the texts."""
+
+    way: Way
+    rate: float
+    tokens: int
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """A name for its files."""
+        return f"{self.way.name}-{self.rate:g}-{self.tokens}-{self.seed}".replace(" ", "-").replace(",", "")
+
+
+def ways(opened: Opened) -> list[Way]:
+    """All that are compared; LoRA learns about as many parameters as one, and as four new blocks do."""
+    depth = opened.program.spec.depth
+    found = [Way("full fine-tuning", "all"), Way("full fine-tuning, 20 % replay", "all", replay=0.2)]
+    found += [Way("full fine-tuning, 5 % replay", "all", replay=0.05)]
+    found += [Way(f"LoRA, as +{blocks}", "lora", rank=_rank(opened, blocks)) for blocks in (1, 4)]
+    found += [Way(f"+{blocks} block{'s' * (blocks > 1)}", blocks=between(depth, blocks)) for blocks in (1, 2, 4, 8)]
+    found += [
+        Way(f"+4 blocks, {part:.0%} replay".replace("%", " %"), blocks=between(depth, 4), replay=part)
+        for part in (0.2, 0.05)
+    ]
+    found += [Way("+4 blocks, KL", blocks=between(depth, 4), kl=0.3)]
+    return found + [Way(f"+4 as {place}", blocks=ExpandBlocks(4, 1, place)) for place in ("prefix", "suffix")]
+
+
+def between(depth: int, blocks: int) -> ExpandBlocks:
+    """New blocks between the old ones; where there are more of them than old ones, two on the topmost."""
+    if blocks <= depth:
+        return ExpandBlocks(blocks)
+    numbers: list[int] = []
+    at = 0
+    for layer in range(depth):
+        copies = 1 + (layer >= 2 * depth - blocks)
+        numbers += range(at + 1, at + 1 + copies)
+        at += 1 + copies
+    return ExpandBlocks(at=tuple(numbers))
+
+
+def _rank(opened: Opened, blocks: int) -> int:
+    """The rank with which LoRA has as many parameters as so many blocks, as nearly as can be."""
+    wanted = trainable(*grown(opened, between(opened.program.spec.depth, blocks))).parameters
+    return max(1, round(wanted / trainable(opened.program, "lora", lora_rank=1).parameters))
+
+
+def grown(opened: Opened, blocks: ExpandBlocks) -> tuple[Any, str, dict[str, Any]]:
+    """The expanded program, what learns of it, and the part of its record that says which layers are new."""
+    new = blocks.numbers(opened.program.spec.depth)
+    return blocks.run(opened.program), "new", {"new_layers": new}
+
+
+@dataclass
+class Bench:
+    """The source, its texts, and where things are kept while it runs."""
+
+    source: Opened
+    new: tuple[str, Path]
+    old: dict[str, Path]
+    work: Path
+    ranks: Ranks
+    held: dict[str, list[Batch]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read the texts."""
+        for name, path in (self.new, *self.old.items()):
+            self.held[name] = Stream(self.mixture({name: path}), ROWS, LENGTH).held_out(rows=MEASURED)
+
+    def mixture(self, paths: Mapping[str, Path], weights: Mapping[str, float] | None = None) -> Mixture:
+        """Texts, and documents of each that are held out."""
+        reader = Reader(self.source.path)
+        found = {name: tokenise(Source((path,)), reader, self.work / "cache") for name, path in paths.items()}
+        return Mixture(found, weights, HELD)
+
+    def stream(self, way: Way, seed: int) -> Stream:
+        """What is learned from."""
+        paths, weights = dict([self.new]), None
+        if way.replay:
+            paths |= self.old
+            weights = {self.new[0]: 1 - way.replay, **{name: way.replay / len(self.old) for name in self.old}}
+        return Few(self.mixture(paths, weights), ROWS, LENGTH, seed)
+
+    @torch.no_grad()
+    def measure(self, model: Trunk, settings: Settings) -> dict[str, float]:
+        """Cross-entropy of each domain, nats a token."""
+        loop = Quiet(replace(settings, kl=0.0), self.ranks, model)
+        return {name: loop.mean(batches) for name, batches in self.held.items()}
+
+    def run(self, run: Run) -> dict[str, Any]:
+        """Learn, and measure on the way."""
+        folder = self.work / run.folder
+        done = folder / "done.json"
+        if done.is_file():
+            return dict(json.loads(done.read_text()))
+        folder.mkdir(parents=True, exist_ok=True)
+        way, program = run.way, self.source.program
+        if way.blocks is None:
+            learned = trainable(program, way.train, lora_rank=way.rank, lora_alpha=2.0 * way.rank)
+        else:
+            program, word, record = grown(self.source, way.blocks)
+            learned = trainable(program, word, record)
+        teacher = "source" if way.kl else None
+        settings = Settings(
+            "source", str(folder), teacher, data=("new",), train=way.train, tokens=run.tokens, batch=ROWS,
+            length=LENGTH, rate=run.rate, warmup=0.06, decay=0.1, kl=way.kl, ce=1.0, measure_every=10**9,
+            save_every=10**9, seed=run.seed,
+        )  # fmt: skip
+        student = load(program, torch.float32, self.ranks, learned)
+        curve = [{"tokens": 0, **self.measure(student, settings)}]
+        points = {max(1, round(part * settings.steps)) for part in PARTS}
+
+        def see(line: Mapping[str, Any]) -> None:
+            if line["kind"] == "step" and line["step"] in points:
+                curve.append({"tokens": line["tokens"], **self.measure(student, settings)})
+
+        stream = self.stream(way, run.seed)
+        beside = load(self.source.program, torch.float32, self.ranks) if way.kl else None
+        Loop(settings, self.ranks, student, beside, stream, States(folder, self.ranks), Metrics(folder, see)).run()
+        found = {"name": way.name, "rate": run.rate, "seed": run.seed, "learned": learned.parameters, "curve": curve}
+        done.write_text(json.dumps(found))
+        print(_line(found), flush=True)
+        return found
+
+
+class Few(Stream):
+    """What is learned from; the loop's own measurements, which nothing here uses, are of one batch."""
+
+    def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
+        """A batch."""
+        return super().held_out(name, rows or ROWS)[:1]
+
+
+@dataclass
+class Quiet:
+    """The loop's losses, without the loop."""
+
+    settings: Settings
+    ranks: Ranks
+    student: Trunk
+
+    def mean(self, batches: Sequence[Batch]) -> float:
+        """Mean cross-entropy of all tokens."""
+        nats = tokens = 0.0
+        for batch in batches:
+            found = Loop._losses(self, batch)  # type: ignore[arg-type] # noqa: SLF001 - what is measured is what is learned
+            nats += float(found.means["ce"]) * found.tokens
+            tokens += found.tokens
+        return nats / tokens
+
+    teacher = None
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    first, last = found["curve"][0], found["curve"][-1]
+    moved = ", ".join(f"{name} {last[name] - first[name]:+.3f}" for name in first if name != "tokens")
+    return f"{found['name']:30} rate {found['rate']:g} seed {found['seed']}: {moved}"
+
+
+def course(one: Mapping[str, Any], new: str, old: Sequence[str]) -> list[tuple[float, float]]:
+    """What a run had learned of the new domain and forgotten of the old, in nats a token, whenever it was measured."""
+    first = one["curve"][0]
+    return [(first[new] - at[new], statistics.fmean(at[each] - first[each] for each in old)) for at in one["curve"]]
+
+
+def summary(
+    found: Sequence[Mapping[str, Any]], trials: Sequence[Mapping[str, Any]], new: str, old: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Each way's means over the seeds, and the least that it had forgotten when it had learned as much as all ways do.
+
+    That is over all its courses, those of other rates too: which rate is best depends on what one wants.
+    """
+    names = [*dict.fromkeys(one["name"] for one in found)]
+    courses = {n: [course(one, new, old) for one in (*found, *trials) if one["name"] == n] for n in names}
+    common = min(max(learned for each in courses[name] for learned, _ in each) for name in names)
+    rows = []
+    for name in names:
+        mine = [one for one in found if one["name"] == name]
+        learned, forgot = zip(*(course(one, new, old)[-1] for one in mine), strict=True)
+        row = {"name": name, "parameters": mine[0]["learned"], "rate": mine[0]["rate"]}
+        for key, values in (("learned", learned), ("forgot", forgot)):
+            row |= {key: round(statistics.fmean(values), 4), f"{key}_spread": round(max(values) - min(values), 4)}
+        least = min(forgot_at(each, common) for each in courses[name])
+        rows.append({**row, "level": round(common, 4), "forgot_at_level": round(least, 4)})
+    return rows
+
+
+def forgot_at(points: Sequence[tuple[float, float]], level: float) -> float:
+    """What had been forgotten when so much was learned, on the line between two measurements."""
+    for (below, before), (above, after) in pairwise(points):
+        if below < level <= above:
+            return before + (after - before) * (level - below) / (above - below)
+    return math.inf
+
+
+def draw(results: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """A panel for each experiment: each way's mean course, from nothing learned and nothing forgotten, and its ends."""
+    mpl.rcParams["svg.hashsalt"] = "kept"  # the same bytes each time
+    figure, panels = plt.subplots(1, len(results), figsize=(5 * len(results), 5.6), squeeze=False)
+    names = [*dict.fromkeys(one["name"] for result in results for one in result["runs"])]
+    for panel, result in zip(panels[0], results, strict=True):
+        for name in names:
+            mine = [course(one, result["new"], result["old"]) for one in result["runs"] if one["name"] == name]
+            if not mine:
+                continue
+            kind = next(n for n, word in enumerate(("replay", "LoRA", " as ", "KL", "block", "full")) if word in name)
+            colour, style = f"C{names.index(name) % 10}", ("--", ":", "-.", "--", "-", "-")[kind]
+            mean = [tuple(map(statistics.fmean, zip(*at, strict=True))) for at in zip(*mine, strict=True)]
+            panel.plot([x for _, x in mean], [y for y, _ in mean], style, color=colour, linewidth=1.2)
+            ends = [each[-1] for each in mine]
+            panel.plot(
+                [x for _, x in ends], [y for y, _ in ends], "Ps^XoD"[kind], color=colour, markersize=6, label=name
+            )
+        panel.set(title=result["title"], xlabel="forgotten of the old, nats a token")
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("learned of the new, nats a token")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.savefig(file, metadata={"Date": None})
+
+
+def experiment(chosen: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """All runs: those that find a rate for each way, and those of each seed. Returns a name, and what is kept."""
+    tokens, seeds, rates = count("tokens", chosen.tokens), chosen.seeds.split(","), chosen.rates.split(",")
+    name, _, path = chosen.new.partition("=")
+    old = {key: Path(text) for key, _, text in (each.partition("=") for each in chosen.old)}
+    with ranks("cpu") as all_ranks:
+        source = open_model(chosen.source)
+        bench = Bench(source, (name, Path(path)), old, chosen.work / f"{source.name}-{name}", all_ranks)
+        asked = [way for way in ways(source) if chosen.only is None or way.name in chosen.only]
+        tried = {way: [bench.run(Run(way, float(rate), tokens // 3, int(seeds[0]))) for rate in rates] for way in asked}
+        best = {way: min(each, key=lambda one: one["curve"][-1][name])["rate"] for way, each in tried.items()}
+        found = [bench.run(Run(way, rate, tokens, int(seed))) for seed in seeds for way, rate in best.items()]
+    trials = [one for each in tried.values() for one in each]
+    return f"{source.name}-{name}", {
+        "title": f"{source.name}: {', '.join(old)} → {name}",
+        "new": name,
+        "old": [*old],
+        "tokens": tokens,
+        "ways": [{**asdict(way), "blocks": None if way.blocks is None else asdict(way.blocks)} for way in asked],
+        "rows": summary(found, trials, name, [*old]),
+        "runs": found,
+        "trials": trials,
+    }
+
+
+def main() -> None:
+    """Run and write, or draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path)
+    parser.add_argument("--new", help="name=FILE")
+    parser.add_argument("--old", action="append", help="name=FILE; may be given several times")
+    parser.add_argument("--tokens", default="400K")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--rates", default="1e-3,3e-3,1e-2")
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--work", type=Path, default=Path("forgetting-runs"))
+    parser.add_argument("--draw", type=Path, nargs="+")
+    chosen = parser.parse_args()
+    if chosen.draw is not None:
+        draw([json.loads(file.read_text()) for file in chosen.draw], PICTURE)
+        return
+    name, found = experiment(chosen)
+    keep(f"forgetting-{name}", found)
+
+
+if __name__ == "__main__":
+    main()
