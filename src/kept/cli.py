@@ -289,7 +289,9 @@ def _layers(_: click.Context, __: click.Parameter, said: str | None) -> tuple[in
     help="Copies stand on their group (interleaved), or all before (prefix) or behind (suffix) the model's layers. "
     "[default: interleaved]",
 )
-@click.option("--tokenizer", metavar="DIR", shell_complete=_folders, help="A grown tokenizer, whose new tokens get rows.")
+@click.option(
+    "--tokenizer", metavar="DIR", shell_complete=_folders, help="A merged tokenizer: its new tokens get rows."
+)
 @click.option(
     "--rows",
     metavar="WAY",
@@ -324,14 +326,10 @@ def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: An
     from kept.recipe import SAME
 
     given = {key: value for key, value in options.items() if value is not None}
-    layers, tokens = (
-        {key: given.pop(key) for key in keys if key in given}
-        for keys in (("groups", "blocks", "at", "place"), ("tokenizer", "rows", "multiple"))
-    )
+    layers = {key: given.pop(key) for key in [*given] if key in {"groups", "blocks", "at", "place"}}
+    tokens = {key: given.pop(key) for key in [*given] if key in {"tokenizer", "rows", "multiple"}}
     passes = expansion(layers, tokens)
-    _convert(
-        _recipe(None, source=source, out=out, to=SAME, passes=passes, **given), as_json=as_json, dry_run=dry_run
-    )
+    _convert(_recipe(None, source=source, out=out, to=SAME, passes=passes, **given), as_json=as_json, dry_run=dry_run)
 
 
 @main.command()
@@ -436,9 +434,7 @@ def tokenizer_train(texts: tuple[str, ...], out: str, *, as_json: bool, **option
     help="UTF-8 file to count tokens on; may be given several times. [default: a built-in sample]",
 )
 @JSON
-def tokenizer_merge(
-    model: str, new: str, out: str, *, most: int | None, texts: tuple[str, ...], as_json: bool
-) -> None:
+def tokenizer_merge(model: str, new: str, out: str, *, most: int | None, texts: tuple[str, ...], as_json: bool) -> None:
     """Merge the pieces of the tokenizer NEW into MODEL's own.
 
     Old tokens keep their ids, and text without a new piece is cut as before. New merges stand behind the old ones; a

@@ -93,10 +93,9 @@ def own_passes(source: Opened, recipe: Recipe) -> tuple[Pass, ...]:
             from kept.tokenizer.growth import growth
 
             grown = Path(rewrite.tokenizer)
-            out.append(replace(rewrite, growth=growth(reader, grown, rewrite.rows)))
-            reader = grown
-        else:
-            out.append(rewrite)
+            found = rewrite.growth or growth(reader, grown, rewrite.rows)
+            rewrite, reader = replace(rewrite, growth=found), grown  # noqa: PLW2901 - the same, measured
+        out.append(rewrite)
     return tuple(out)
 
 

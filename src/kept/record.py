@@ -99,9 +99,13 @@ def vocabularies(source: Opened, plan: Plan) -> list[dict[str, Any]]:
     """
     file, had = source.path / RECORD, source.program.spec.vocabulary
     earlier = read_json(file).get("vocabularies", []) if file.is_file() else []
-    out = [*earlier] if isinstance(earlier, list) else [None]
-    if not all(isinstance(one, dict) and type(one.get("after")) is int and one["after"] <= had for one in out):
+    try:
+        fits = all(0 < one["before"] <= one["after"] <= had for one in earlier)
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
         raise CheckpointError(f"{file}: its vocabularies are not those of this model; remove the file")
+    out: list[dict[str, Any]] = [*earlier]
     for one in plan.vocabularies:
         before, had = had, one.size(had)
         new = [one.grown.first, one.grown.end]

@@ -108,7 +108,7 @@ def recorded(before: Opened, after: Opened) -> Claim:
 
 
 def _own(rewrite: Pass, after: Opened) -> Pass:
-    """A pass that can be run again: new tokens are those that the output reads, and no old logit asks for their rows."""
+    """A pass that can be run again: new tokens are those that the output reads; no old logit asks for their rows."""
     if not isinstance(rewrite, ExpandVocabulary):
         return rewrite
     return replace(rewrite, tokenizer=str(after.path), rows=ZERO)

@@ -58,8 +58,8 @@ def read_ranks(file: Path) -> dict[bytes, int]:
 def tiktoken_tokenizer(file: Path) -> Tokenizer:
     """The tokenizer of a `qwen.tiktoken`. Raises CheckpointError naming the file where it cannot be read."""
     ranks = read_ranks(file)
-    letters = letters()
-    spelled = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    named = letters()
+    spelled = {token: "".join(named[byte] for byte in token) for token in ranks}
     vocab = {spelled[token]: rank for token, rank in ranks.items()}
     merges = [(spelled[left], spelled[right]) for left, right in _merges(ranks)]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))

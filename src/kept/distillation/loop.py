@@ -13,7 +13,7 @@ import time
 from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -92,11 +92,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         """Make the optimiser, and go to where an earlier run of the same command stopped."""
-        learning = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        of_rows = [parameter for parameter, _ in self.student.rows]
-        # Rows that do not learn stand in the same matrices as those that do: nothing may decay.
-        groups = [{"params": [p for p in learning if not any(p is one for one in of_rows)]}] if learning else []
-        groups += [{"params": of_rows, "weight_decay": 0.0}] if of_rows else []
+        groups = _groups(self.student)
         self.optimiser = AdamW(groups, lr=self.settings.rate, weight_decay=self.settings.decay, fused=True)
         if self.ranks.first:
             clear(self.states.directory)
@@ -284,6 +280,16 @@ class Loop:
         torch.set_rng_state(rest["random"]["cpu"])
         if "device" in rest["random"]:
             torch.cuda.set_rng_state(rest["random"]["device"], self.ranks.device)
+
+
+def _groups(student: Trunk) -> list[dict[str, Any]]:
+    """What learns. Rows that do not, in matrices of which others do, must not decay: there nothing does."""
+    partly = {id(parameter) for parameter, _ in student.rows}
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    whole_ones = [parameter for parameter in learning if id(parameter) not in partly]
+    of_rows = [parameter for parameter in learning if id(parameter) in partly]
+    groups: list[dict[str, Any]] = [{"params": whole_ones}, {"params": of_rows, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def _add(sums: dict[str, float], found: Losses) -> None:

@@ -217,9 +217,7 @@ def _begin(parameter: nn.Parameter) -> int:
     """The first row that this rank holds."""
     if not isinstance(parameter, DTensor):
         return 0
-    _, (begin, *_) = compute_local_shape_and_global_offset(
-        parameter.shape, parameter.device_mesh, parameter.placements
-    )
+    _, (begin, *_) = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
     return begin
 
 

@@ -9,10 +9,11 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.companions import TOKENIZERS
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.sentencepiece import SPACE
 from kept.checkpoint.tiktoken import letters
-from kept.errors import CheckpointError, InputError
+from kept.errors import InputError
 from kept.verification.text import Reader
 
 if TYPE_CHECKING:
@@ -37,21 +38,15 @@ class Bpe:
 
     @classmethod
     def read(cls, directory: Path) -> Bpe:
-        """The tokenizer of a directory. Raises CheckpointError for a damaged one, InputError for one that is no BPE."""
-        reader = Reader(directory)
-        if not directory.is_dir():
-            raise CheckpointError(f"{directory}: is no directory; give one with a tokenizer.json")
-        tokenizer = reader.tokenizer
-        if tokenizer is None or reader.file is None:
-            reader.encode("")  # says what is missing
-            raise AssertionError
-        found = cls(reader.file, json.loads(tokenizer.to_str()), tokenizer)
+        """The tokenizer of a directory. Raises InputError for one that is no BPE, and as `opened` does."""
+        file, tokenizer = opened(directory)
+        found = cls(file, json.loads(tokenizer.to_str()), tokenizer)
         kind = found.model["type"]
         if kind != "BPE":
-            raise InputError(f"{reader.file}: is a {kind} tokenizer, and only BPE grows by merges; use a BPE model")
+            raise InputError(f"{file}: is a {kind} tokenizer, and only BPE grows by merges; use a BPE model")
         odd = next((k for k in ("continuing_subword_prefix", "end_of_word_suffix") if found.model.get(k)), None)
         if odd is not None:
-            raise InputError(f"{reader.file}: marks its pieces ({odd}), which is not merged; use a model without")
+            raise InputError(f"{file}: marks its pieces ({odd}), which is not merged; use a model without")
         return found
 
     @property
@@ -108,6 +103,16 @@ class Bpe:
         before = self.tokenizer.pre_tokenizer
         words = [normalised] if before is None else [word for word, _ in before.pre_tokenize_str(normalised)]
         return not piece or any(piece in word for word in words)
+
+
+def opened(directory: Path) -> tuple[Path, Tokenizer]:
+    """A directory's tokenizer and its file. Raises InputError without one, CheckpointError for a damaged one."""
+    if not directory.is_dir():
+        raise InputError(f"{directory}: is no directory; name one with a tokenizer, as kept tokenizer merge writes")
+    reader = Reader(directory)
+    if reader.file is None or reader.tokenizer is None:
+        raise InputError(f"{directory}: has none of {', '.join(TOKENIZERS)}; put its tokenizer there")
+    return reader.file, reader.tokenizer
 
 
 def types(part: object) -> Iterator[str]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from kept.checkpoint.reader import read_header
 from kept.errors import CheckpointError, InputError
 from kept.passes.vocabulary import GIVEN, MEAN, ZERO, Growth
-from kept.verification.text import Reader, damaged
+from kept.tokenizer.bpe import opened
+from kept.verification.text import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,7 @@ def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
 
     Raises InputError where an old token is missing or has another id, text is cut another way, or nothing is new.
     """
-    before, after = (_tokenizer(directory) for directory in (old, new))
+    before, after = (opened(directory)[1] for directory in (old, new))
     had, has = (tokenizer.get_vocab(with_added_tokens=True) for tokenizer in (before, after))
     lost = min((token for token in had if has.get(token) != had[token]), key=had.__getitem__, default=None)
     if lost is not None:
@@ -64,16 +65,6 @@ def given(file: Path) -> Mapping[str, Stored]:
     if odd is not None or names[0] not in found:
         raise InputError(f"{file}: names {odd or 'no embedding'}; rows are called {', '.join(names)}")
     return found
-
-
-def _tokenizer(directory: Path) -> Tokenizer:
-    reader = Reader(directory)
-    if not directory.is_dir():
-        raise InputError(f"{directory}: is no directory; name one with a tokenizer.json, as kept tokenizer merge writes")
-    if reader.tokenizer is None:
-        reader.encode("")  # says what is missing
-        raise AssertionError
-    return reader.tokenizer
 
 
 def _parts(before: Tokenizer, token: str, *, plain: bool) -> tuple[int, ...]:

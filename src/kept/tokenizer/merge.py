@@ -1,7 +1,7 @@
 """Merging: a new tokenizer's pieces join a model's own, and nothing that the model reads already is read differently.
 
 New merges stand behind the old ones. What an appended merge joins is only what all before it have left apart, so that
-old pieces come about as they did, a text is cut as before wherever no new piece is in it, and a new piece is made of old
+old pieces come about as they did, a word is cut as before unless a new piece is in it, and a new piece is made of old
 ones. How the new tokenizer itself made a piece therefore does not matter: each is made of what the merges so far leave
 of it.
 """
@@ -93,7 +93,8 @@ def merge_tokenizers(
 def candidates(old: Bpe, other: Bpe) -> Iterator[str]:
     """Pieces that only the other has; its special tokens and single bytes are nobody else's."""
     own = {f"<0x{byte:02X}>" for byte in range(256)} if other.kind == CHARACTERS else set()
-    return (piece for piece in other.pieces if piece not in old.tokens and piece not in other.added and piece not in own)
+    known = {*old.tokens, *other.added, *own}
+    return (piece for piece in other.pieces if piece not in known)
 
 
 @dataclass
