@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kept.errors import RecipeError
 from kept.ir.tensors import Means, cast, join, take_rows, zeros
 from kept.passes.base import Obstacle, Pass
+from kept.passes.fold_head_norm import FoldHeadNorm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,8 +23,11 @@ MEAN, ZERO = "mean", "zero"
 GIVEN = {"embedding.weight": "embedding", "head.weight": "head", "head.bias": "bias"}
 """The weights with a row for each token, and what such a file calls the new ones."""
 
-LARGEST_MULTIPLE = 1 << 16
-"""Far beyond what any kernel asks for."""
+LARGEST_MULTIPLE = 1 << 12
+"""Beyond what any kernel asks for."""
+
+SPREAD = 64
+"""Old rows whose mean stands where there is no token."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,8 @@ class ExpandVocabulary(Pass):
     row of a new token is the mean of the rows of the old tokens that its text was made of (`rows` mean), zero, or one
     of a file. New ids follow the tokenizer's, so that rows which padding left spare are taken first.
 
-    `multiple` rounds the number of rows up. Those without a token repeat the row of the token that begins a text (the
-    first, where none does): never likelier than a token with a lower id, so that greedy decoding never takes one.
-    `tokenizer` is a directory; what its tokens are made of is measured (`growth`).
+    `multiple` rounds the number of rows up. Those without a token are the mean of old rows from all over the vocabulary,
+    and so is their logit: it is below the largest of these, and greedy decoding never takes one. `tokenizer` is a directory; what its tokens are made of is measured (`growth`).
     """
 
     tokenizer: str
@@ -85,6 +88,9 @@ class ExpandVocabulary(Pass):
         if growth.first > spec.vocabulary:
             why = f"has {spec.vocabulary} tokens, its own tokenizer gives id {growth.first - 1}"
             return Obstacle("the model", why, way_out="mend its tokenizer first")
+        if spec.head.normalised and self._padding(spec.vocabulary):
+            why = "divides its rows by their length, so that one without a token may be the likeliest"
+            return Obstacle("head", why, FoldHeadNorm())
         wanted = {GIVEN[slot]: (len(growth.parts), *program.weights[slot].shape[1:]) for slot in self._slots(program)}
         for name, tensor in (growth.given or {}).items():
             if name not in wanted:
@@ -97,8 +103,7 @@ class ExpandVocabulary(Pass):
     def run(self, program: Program) -> Program:
         """Put the new rows behind those of the old tokens."""
         spec = program.spec
-        pad = spec.tokens.bos or 0
-        changed = {slot: self._tensor(slot, program.weights[slot], pad) for slot in self._slots(program)}
+        changed = {slot: self._tensor(slot, program.weights[slot]) for slot in self._slots(program)}
         centred = spec.centred and not self.grown.given
         return program.updated(replace(spec, vocabulary=self.size(spec.vocabulary), centred=centred), changed)
 
@@ -109,11 +114,16 @@ class ExpandVocabulary(Pass):
     def _slots(self, program: Program) -> Iterator[str]:
         return (slot for slot in GIVEN if slot in program.weights)
 
-    def _tensor(self, slot: str, old: Lazy, pad: int) -> Lazy:
+    def _padding(self, vocabulary: int) -> int:
+        """Rows without a token that are made."""
+        return self.size(vocabulary) - max(vocabulary, self.grown.end)
+
+    def _tensor(self, slot: str, old: Lazy) -> Lazy:
         first, end, had = self.grown.first, self.grown.end, old.shape[0]
         spare = [take_rows(old, end, had)] if end < had else []
-        padding = [take_rows(old, pad, pad + 1)] * (self.size(had) - max(had, end))
-        return join([take_rows(old, 0, first), self._new(slot, old), *spare, *padding])
+        spread = tuple(range(0, first, -(-first // SPREAD)))
+        silent = Means((1, *old.shape[1:]), old.dtype, old, (spread,))
+        return join([take_rows(old, 0, first), self._new(slot, old), *spare, *[silent] * self._padding(had)])
 
     def _new(self, slot: str, old: Lazy) -> Lazy:
         growth, shape = self.grown, (len(self.grown.parts), *old.shape[1:])

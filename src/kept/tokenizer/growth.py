@@ -32,6 +32,8 @@ def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
     """
     before, after = (opened(directory)[1] for directory in (old, new))
     had, has = (tokenizer.get_vocab(with_added_tokens=True) for tokenizer in (before, after))
+    if not had:
+        raise InputError(f"{old}: its tokenizer has no tokens that could grow; mend it first")
     lost = min((token for token in had if has.get(token) != had[token]), key=had.__getitem__, default=None)
     if lost is not None:
         found = f"id {has[lost]}" if lost in has else "none"
