@@ -55,8 +55,9 @@ class ExpandVocabulary(Pass):
     row of a new token is the mean of the rows of the old tokens that its text was made of (`rows` mean), zero, or one
     of a file. New ids follow the tokenizer's, so that rows which padding left spare are taken first.
 
-    `multiple` rounds the number of rows up. Those without a token are the mean of old rows from all over the vocabulary,
-    and so is their logit: it is below the largest of these, and greedy decoding never takes one. `tokenizer` is a directory; what its tokens are made of is measured (`growth`).
+    `multiple` rounds the number of rows up. Those without a token are the mean of old rows from all over, and so is
+    their logit: it is below the largest of these, and greedy decoding never takes one. `tokenizer` is a directory; what
+    its tokens are made of is measured (`growth`).
     """
 
     tokenizer: str

@@ -64,10 +64,10 @@ def merge_tokenizers(
 ) -> Merged:
     """Merge the pieces of the tokenizer in `new` into that of `model`, and write the result to `out`.
 
-    Old ids stay; a new piece gets the next id, in the new tokenizer's order, `most` of them at most. Pieces that the
-    result could never give are left out and counted. `texts` are UTF-8 files on which the gain is measured; without one
-    the built-in sample is. Raises InputError where the two are of different kinds or nothing is new, OutputError where
-    `out` cannot be written.
+    Old ids stay; a new piece gets the next id, characters first and then in the new tokenizer's order, `most` of them
+    at most. Pieces that the result could never give are left out and counted. `texts` are UTF-8 files on which the gain
+    is measured; without one the built-in sample is. Raises InputError where the two are of different kinds or nothing
+    is new, OutputError where `out` cannot be written.
     """
     if most is not None and most < 1:
         raise InputError(f"most: is {most}, it must be at least 1")
@@ -76,7 +76,7 @@ def merge_tokenizers(
     if old.kind != other.kind:
         raise InputError(f"{new}: is {other.kind}, {directory} is {old.kind}; train it with --like {directory}")
     grown = Growing.of(old)
-    for piece in sorted(candidates(old, other), key=other.pieces.__getitem__):
+    for piece in sorted(candidates(old, other), key=lambda piece: (len(piece) > 1, other.pieces[piece])):
         if most is not None and len(grown.added) == most:
             break
         grown.add(piece)
