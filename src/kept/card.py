@@ -46,7 +46,8 @@ class Origin:
     """What an output was made of, and how: `steps` is None where no conversion is known.
 
     `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes;
-    `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet.
+    `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet, `new_tokens` ids
+    that the source did not have.
     """
 
     name: str
@@ -57,13 +58,15 @@ class Origin:
     licensed: Path
     stock: bool = True
     copies: tuple[int, ...] = ()
+    new_tokens: range = range(0)
 
 
 def converted(source: Opened, family: Family, plan: Plan) -> Origin:
     """The origin of a plan's result."""
     steps = tuple(Step(step.rewrite.name, step.promise, step.rewrite.summary) for step in plan.steps)
     told = tuple(map(str, notes(plan)))
-    return Origin(source.name, source.family.name, family.name, steps, told, source.path, family.stock, plan.copies)
+    new = plan.copies, plan.new_tokens
+    return Origin(source.name, source.family.name, family.name, steps, told, source.path, family.stock, *new)
 
 
 def recorded(opened: Opened, record: Mapping[str, Any]) -> Origin:

@@ -26,7 +26,7 @@ KINDS = (BYTE_LEVEL, CHARACTERS)
 
 UNKNOWN, BEGIN, END = SPECIAL = ("<unk>", "<s>", "</s>")
 
-SMALLEST = 300
+SMALLEST = 260
 """Special tokens, every byte, and room for something."""
 
 RARE = 2
