@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,11 +14,13 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, GenerationConfig
 
 import kept
+from heal_runs import finish, losses, settings, start
 from kept.checking import check
 from kept.checkpoint.direct import Output
 from kept.checkpoint.stream import write_tensors
 from kept.cli import main
 from kept.errors import CheckpointError, RecipeError
+from kept.healing import heal
 from kept.ir.tensors import Stored, join, zeros
 from kept.tokenizer.bpe import BYTE_LEVEL
 from kept.verification.text import Reader
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from click.testing import Result
+
+    from kept.distillation.settings import Settings
 
 HAD = 340
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -108,6 +113,9 @@ def test_the_record_and_the_files(source: Path, tokenizer: Path, grown: Path, ha
     assert record["vocabularies"] == [{"new": [HAD, has], "before": HAD, "after": has, "rows": "mean"}]
     assert (record["new_layers"], record["new_parameters"], record["promise"]) == ([], [], "exact")
     assert record["verification"]["kept"]
+    asked = {"tokenizer": "merged", "rows": "mean", "multiple": 1}  # names, wherever they lie
+    assert record["recipe"]["passes"] == [{"name": "expand-vocab", **asked}]
+    assert record["passes"][0]["options"] == asked
     assert read_json(grown / "config.json")["vocab_size"] == has
     assert (grown / "tokenizer.json").read_bytes() == (tokenizer / "tokenizer.json").read_bytes()
     assert check(grown).damage == ()
@@ -287,6 +295,31 @@ def test_layers_and_rows_learn_together(source: Path, tokenizer: Path, tmp_path:
     changed = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
     assert changed == {EMBEDDING, HEAD, *(name for name in before if ".layers.4." in name)}
     assert torch.equal(after[HEAD][:HAD], before[HEAD][:HAD])
+
+
+def test_rows_learn_alike_on_two_ranks_and_after_a_stop(
+    grown: Path, has: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank holds some of the rows that learn; a run that is killed on two goes on alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lines = tmp_path / "lines.jsonl"
+    texts = (f"{line} {number}" for number, line in enumerate((KOREAN * 6).splitlines()))
+    lines.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+    def asked(name: str) -> Settings:
+        options = {"teacher": None, "kl": 0.0, "ce": 1.0, "train": "new"}
+        return settings((grown, grown), lines, tmp_path / name, **options)
+
+    heal(asked("one"))
+    assert -signal.SIGKILL in finish(start(asked("two"), "named 5", ranks=2))
+    assert finish(start(asked("two"))) == [0]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    before, one, two = (tensors_of(path) for path in (grown, tmp_path / "one", tmp_path / "two"))
+    for name in (EMBEDDING, HEAD):
+        assert torch.equal(one[name][:HAD], before[name][:HAD])
+        assert torch.equal(two[name][:HAD], before[name][:HAD])
+        assert torch.allclose(one[name], two[name], atol=1e-4)
+        assert not torch.equal(one[name][HAD:has], before[name][HAD:has])
 
 
 def test_a_smaller_teacher_is_refused(source: Path, grown: Path, has: int, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 RECORD = "kept.json"
 
+PLACES = ("tokenizer", "rows")
+"""Options of passes that may say where something lies."""
+
 
 def record(
     source: Opened, recipe: Recipe, plan: Plan, hashes: Mapping[str, Mapping[str, str]], found: Verification | None
@@ -41,7 +45,7 @@ def record(
         "kept": version("kept"),
         "torch": version("torch"),
         "source": {"name": source.name, "family": source.family.name, "files": dict(hashes["source"])},
-        "recipe": {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}},
+        "recipe": _asked(recipe),
         "before": _described(source.program),
         "after": _described(plan.program),
         "promise": str(plan.promise),
@@ -109,7 +113,7 @@ def vocabularies(source: Opened, plan: Plan) -> list[dict[str, Any]]:
     for one in plan.vocabularies:
         before, had = had, one.size(had)
         new = [one.grown.first, one.grown.end]
-        out.append({"new": new, "before": before, "after": had, "rows": one.rows})
+        out.append({"new": new, "before": before, "after": had, "rows": Path(one.rows).name})
     return out
 
 
@@ -146,4 +150,15 @@ def _shared(vocabularies: object, before: int) -> int | None:
 
 
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass
-    return {"name": rewrite.name, "options": options_of(rewrite)}
+    return {"name": rewrite.name, "options": _placeless(options_of(rewrite))}
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a record keeps it."""
+    asked = {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}}
+    return {**asked, **({"passes": [*map(_placeless, asked["passes"])]} if "passes" in asked else {})}
+
+
+def _placeless(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A pass's options; of tokenizers and rows the names, wherever they lie."""
+    return {key: Path(value).resolve().name if key in PLACES else value for key, value in options.items()}
