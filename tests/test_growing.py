@@ -381,11 +381,13 @@ def test_a_pass_of_a_recipe_file(source: Path, tokenizer: Path, has: int, tmp_pa
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--rows zero", "groups: is missing; give the number of groups, or at, the numbers of the new layers"),
+        ("--rows zero", "tokenizer: is missing; rows and multiple are about its new tokens"),
         ("--groups 2 --rows zero", "tokenizer: is missing; rows and multiple are about its new tokens"),
         ("--tokenizer nowhere", "nowhere: is no directory; name one with a tokenizer"),
         ("--tokenizer {source}", "{source}: has the tokens of {source} and no more; there is nothing to grow by"),
         ("--tokenizer {tokenizer} --rows median", "rows: median: "),
+        (f"--tokenizer {'x' * 5000}", "xxx"),
+        (f"--tokenizer {{tokenizer}} --rows {'x' * 5000}", "rows: xxx"),
         ("--tokenizer {tokenizer} --multiple 0", "multiple: is 0, it must be from 1 to 4096"),
         ("--tokenizer {tokenizer} --groups 9", "expand-blocks: groups: are 9, the model has 4 layers"),
     ],

@@ -104,14 +104,15 @@ def expansion(layers: Mapping[str, Any], tokens: Mapping[str, Any]) -> list[Pass
 
     `layers` and `tokens` are fields of the two passes. Raises RecipeError where nothing is asked for, or half of it.
     """
-    passes: list[Pass] = []
-    defaults = {field.name: field.default for field in fields(ExpandBlocks)}
-    if tokens.get("tokenizer") is None or any(value != defaults[key] for key, value in layers.items()):
-        passes.append(ExpandBlocks(**layers))
-    if tokens.get("tokenizer") is not None:
-        passes.append(ExpandVocabulary(**{**tokens, "tokenizer": str(tokens["tokenizer"])}))
-    elif tokens.get("rows", MEAN) != MEAN or tokens.get("multiple", 1) != 1:
+    tokenizer = tokens.get("tokenizer")
+    if tokenizer is None and (tokens.get("rows", MEAN) != MEAN or tokens.get("multiple", 1) != 1):
         raise RecipeError("tokenizer: is missing; rows and multiple are about its new tokens")
+    defaults = {field.name: field.default for field in fields(ExpandBlocks)}
+    passes: list[Pass] = []
+    if tokenizer is None or any(value != defaults[key] for key, value in layers.items()):
+        passes.append(ExpandBlocks(**layers))
+    if tokenizer is not None:
+        passes.append(ExpandVocabulary(**{**tokens, "tokenizer": str(tokenizer)}))
     return passes
 
 

@@ -19,13 +19,16 @@ from kept.checkpoint.writer import to_json
 from kept.errors import InputError
 from kept.hub import local
 from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, segments
-from kept.verification.text import SAMPLE, Reader, sample_text
+from kept.verification.text import SAMPLE, Reader, damaged, sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 CHARACTER, SPLIT, UNMADE = "have a character that is no piece", "are split before merging", "no merges make"
 """What is wrong with pieces that are left out."""
+
+LONGEST_PIECE, MOST_PARTS = 512, 32
+"""Characters of a piece, and parts that merges so far may leave of it: all splits are looked at."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,11 @@ def merge_tokenizers(
     if old.kind != other.kind:
         raise InputError(f"{new}: is {other.kind}, {directory} is {old.kind}; train it with --like {directory}")
     grown = Growing.of(old)
-    for piece in sorted(candidates(old, other), key=lambda piece: (len(piece) > 1, other.pieces[piece])):
-        if most is not None and len(grown.added) == most:
-            break
-        grown.add(piece)
+    with damaged(old.file, "fails to read a piece"):
+        for piece in sorted(candidates(old, other), key=lambda piece: (len(piece) > 1, other.pieces[piece])):
+            if most is not None and len(grown.added) == most:
+                break
+            grown.add(piece)
     if not grown.added:
         raise InputError(f"{new}: has no piece that {directory} lacks and can make; there is nothing to merge")
     with staging(Path(out), {"model": str(directory), "new": str(new), "most": most}) as stage:
@@ -131,7 +135,9 @@ class Growing:
 
     def _make(self, piece: str) -> bool:
         """Append merges that end in a piece; none where there are no such."""
-        found = segments(piece, self.ranks)
+        found = segments(piece, self.ranks) if len(piece) <= LONGEST_PIECE else []
+        if not 0 < len(found) <= MOST_PARTS:
+            return False
         joined = joins(found, lambda text: text == piece or text in self.added)
         wanted = [pair for pair in dict.fromkeys(joined or ()) if pair not in self.ranks]
         for rank, pair in enumerate(wanted, len(self.old.merges) + len(self.merges)):
