@@ -73,8 +73,8 @@ def _measured(step: int, kl: float) -> dict[str, Any]:
 
 HEALED: dict[str, Any] = {
     "settings": {
-        "student": "out/plain",
-        "teacher": "path/to/my-orion",
+        "student": "plain",
+        "teacher": "my-orion",
         "data": ["english=corpus/en.txt", "corpus/py.txt"],
         "train": "norms",
         "batch": 8,
@@ -98,13 +98,19 @@ def _figures(*pairs: tuple[float, float]) -> list[dict[str, float]]:
 
 
 def _row(part: str, name: str, metric: str, first: float, other: float, **more: object) -> dict[str, Any]:
-    (apart,) = _figures((other - first, 0.01 * first + 1e-3))
+    (apart,) = _figures((other - first, 0.1 * abs(other - first) + 0.01 * first))
     models = _figures((first, 0.1 * first), (other, 0.1 * other))
-    return {"part": part, "name": name, "metric": metric, "items": 20, "models": models, "difference": apart} | {
-        "agreement": None,
+    return {"part": part, "name": name, "metric": metric, "items": 20, "models": models, "differences": [apart]} | {
+        "agreements": [],
         "detail": False,
         **more,
     }
+
+
+def _side(domain: str, before: float, after: float, *nats: tuple[float, float]) -> dict[str, Any]:
+    token, byte = _figures(*nats)
+    said = {"token": token, "byte": byte}
+    return {"domains": [{"domain": domain, "nats": said, "perplexity": [before, after]}], "mean": said}
 
 
 EVALUATION: dict[str, Any] = {
@@ -122,13 +128,24 @@ EVALUATION: dict[str, Any] = {
         *(_row("passkey", "passkey", f"at length {n}", 0.75, 0.5) for n in (1024, 2048)),
         *(_row("passkey", "passkey", f"at depth {d}", 1.0, 0.25) for d in (0.0, 0.5, 1.0)),
         _row("passkey", "passkey", "at all", 0.75, 0.5),
-        _row("agreement", "greedy", "same text", 0, 0, models=[], difference=None, agreement=_figures((0.5, 0.1))[0]),
+        _row("agreement", "greedy", "same text", 0, 0, models=[], differences=[], agreements=_figures((0.5, 0.1))),
         *(_row("h6", name, "acc_norm", 0.5, 0.45) for name in ("arc_challenge", "hellaswag", "average")),
         _row("h6", "mmlu_anatomy", "acc", 0.5, 0.45, detail=True),
     ],
     "texts": {
         "agreement: greedy": [[["The keeper", " slept."]], [["The keeper", " sailed."]]],
         "mt-bench: writing answers": [[["One day", "Yes."]], [["One night", "No."]]],
+    },
+    "forgetting": {
+        "unit": "token",
+        "methods": [
+            {
+                "model": "healed",
+                "learned": _side("python", 12.5, 10.0, (0.2231, 0.02), (0.1, 0.01)),
+                "forgot": _side("english", 20.0, 21.0, (0.04879, 0.01), (0.02, 0.005)),
+                "verdict": "learned python; forgot english",
+            }
+        ],
     },
 }
 

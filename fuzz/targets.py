@@ -27,6 +27,7 @@ from kept.checkpoint.sentencepiece import tokenizer_files
 from kept.checkpoint.writer import INDEX, shards, to_json
 from kept.distillation.mixture import parse_weights
 from kept.distillation.recipe import load_settings
+from kept.distillation.trainable import trainable
 from kept.errors import KeptError, Refusal
 from kept.families import FAMILIES, TARGETS, family_of
 from kept.inspection import inspect
@@ -40,13 +41,15 @@ from kept.opened import open_model
 from kept.pages.page import page, render
 from kept.passes.legalize import Options, legalise
 from kept.recipe import load_recipe
-from kept.record import finite
+from kept.record import expansions, finite, recorded
+from kept.steps import load_steps
 from kept.verification.text import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from kept.ir.spec import Spec
+    from kept.opened import Opened
 
 SMALL = 300_000
 """Parameters up to which an accepted config is also run."""
@@ -299,8 +302,19 @@ def use_record(raw: bytes) -> None:
     (directory / "kept.json").write_bytes(raw)
     checking.check(directory)
     opened = open_model(directory)
-    verifying.recorded(opened, opened)  # all of verify that reads the record, without its measuring
+    quiet = verifying.Silent()
+    with suppress(KeptError):
+        _claimed(opened, quiet)
+    with suppress(KeptError):
+        expansions(opened)
+    with suppress(KeptError):
+        trainable(opened.program, "new", recorded(opened))
     verifying.altered(opened, verifying.Silent())
+
+
+def _claimed(opened: Opened, quiet: verifying.Silent) -> None:
+    """All of verify that reads the record, without its measuring."""
+    verifying.claimed(opened, opened, verifying.between(opened, opened, quiet).chain)
 
 
 def use_report(raw: bytes) -> None:
@@ -346,13 +360,23 @@ def use_healing(raw: bytes) -> None:
         parse_weights(settings.mixture)
 
 
+def use_steps(raw: bytes) -> None:
+    """A recipe of steps, read; what it names is not looked at."""
+    file = _scratch("steps").parent / "steps.toml"
+    file.write_bytes(raw)
+    for step in load_steps(file).steps:
+        assert step.model in step.models.values()
+        assert all(isinstance(path, Path) for path in (*step.files.values(), *step.made))
+
+
 def as_toml(recipe: Mapping[str, Any]) -> bytes:
     """TOML of JSON data, near enough: what it does not have is damage."""
-    passes = recipe.get("passes")
-    tables = passes if isinstance(passes, list) and all(isinstance(one, dict) for one in passes) else []
-    lines = [f"{key} = {json.dumps(value)}" for key, value in recipe.items() if not (key == "passes" and tables)]
+    name = "steps" if "steps" in recipe else "passes"
+    found = recipe.get(name)
+    tables = found if isinstance(found, list) and all(isinstance(one, dict) for one in found) else []
+    lines = [f"{key} = {json.dumps(value)}" for key, value in recipe.items() if not (key == name and tables)]
     for table in tables:
-        lines += ["[[passes]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+        lines += [f"[[{name}]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
     return "\n".join(lines).encode()
 
 
@@ -436,6 +460,20 @@ RECIPE = {
     "passes": [{"name": "layernorm-to-rmsnorm", "mode": "opm"}, {"name": "fill-biases", "biases": ["mixer.q"]}],
 }
 
+STEPS = {
+    "out": "out",
+    "keep": True,
+    "steps": [
+        {"do": "expand", "source": "a", "groups": 2, "blocks": 1, "name": "room"},
+        {"do": "heal", "teacher": "room", "train": "new", "data": ["english=en"], "tokens": "2K"},
+        {"do": "shrink-expanded", "below": 0.1, "layers": [1], "text": "t"},
+        {"do": "convert", "to": "llama"},
+        {"do": "verify", "against": "room", "tokens": 9},
+        {"do": "eval", "out": "e.json", "texts": ["t"], "suites": ["positions"], "limit": 3},
+        {"do": "report", "evaluations": ["e.json"], "file": "p.html"},
+    ],
+}
+
 HEALING = {
     "student": "a",
     "teacher": "b",
@@ -465,6 +503,7 @@ TARGETS_OF_FUZZING: Mapping[str, Target] = {
     "config": Target(lambda: tuple(config_of(family) for family in CONFIGS if family in FAMILIES), use_config),
     "recipe": Target(lambda: (RECIPE,), use_recipe, as_toml),
     "healing": Target(lambda: (HEALING,), use_healing, as_toml),
+    "steps": Target(lambda: (STEPS,), use_steps, as_toml),
     "record": Target(lambda: (RECORD,), use_record),
     "report": Target(lambda: ({**reported.RECORD, "healed": reported.HEALED},), use_report),
     "evaluation": Target(lambda: (reported.EVALUATION,), use_evaluation),

@@ -22,8 +22,6 @@ import kept
 from golden import check_golden
 from kept import display, numbers
 from kept.cli import main
-from kept.evaluation.estimate import Figure
-from kept.evaluation.run import Row
 from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
 from kept.passes.fold_bias import FoldNormBias
@@ -568,7 +566,7 @@ def test_short_runs_and_small_prices_are_told(hours: float, price: float, words:
     [(0.98, 0.011, "98.0 ± 1.1 %"), (1.0, 0.0, "100 ± - %"), (0.5, math.nan, "50 ± - %")],
 )
 def test_how_far_two_models_agree_is_in_percent(value: float, error: float, words: str) -> None:
-    assert display._share(Row("agreement", "greedy", "same text", 16, agreement=Figure(value, error))) == words
+    assert numbers.percent(value, error) == words
 
 
 def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -596,9 +594,9 @@ def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) ->
 
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    known = "cache-teacher check completion convert demo eval expand generate heal inspect plan report verify"
+    known = "cache-teacher check completion convert demo eval expand generate heal inspect plan report run"
     of_tokenizers = ["tokenizer", "tokenizer merge", "tokenizer train"]
-    assert sorted(["", *known.split(), *of_tokenizers]) == COMMANDS
+    assert sorted(["", *known.split(), "shrink-expanded", "verify", *of_tokenizers]) == COMMANDS
 
 
 # -------------------------------------------------------------------------------------------------- completion, dry run

@@ -16,7 +16,7 @@ from kept.checkpoint.reader import open_checkpoint
 from kept.cli import main
 from kept.errors import CheckpointError, Refusal
 from kept.nn import Model
-from models import program_of, some_tokens, stock_logits
+from models import program_of, some_tokens, stock, stock_logits, write_checkpoint
 from stored import change_json, read_json, split_into_shards, tensors_of, write_readable
 
 if TYPE_CHECKING:
@@ -165,7 +165,8 @@ def test_the_page_names_the_family_and_the_options(expanded: Path, tmp_path: Pat
 
 def test_an_expansion_is_carried_on_by_a_conversion(expanded: Path, tmp_path: Path) -> None:
     record = kept.convert(expanded, tmp_path / "out", to="mistral", verify_tokens=0).record
-    assert (record["new_layers"], record["expansions"]) == ([], [{"layers": [2, 6], "copies_of": [1, 5]}])
+    assert (record["new_layers"], record["expansions"]) == ([2, 6], [{"layers": [2, 6], "copies_of": [1, 5]}])
+    assert record["new_parameters"] == read_json(expanded / "kept.json")["new_parameters"]
 
 
 def test_lists_of_layers_go_and_words_stay(tmp_path: Path) -> None:
@@ -181,6 +182,51 @@ def test_layers_that_differ_keep_their_kind_on_disk(tmp_path: Path) -> None:
     out = kept.expand(source, tmp_path / "out", groups=2, verify_tokens=0).path
     assert read_json(source / "config.json")["no_rope_layers"] == [1, 0, 1, 0]
     assert read_json(out / "config.json")["no_rope_layers"] == [1, 0, 0, 1, 0, 0]
+
+
+def test_windows_stay_with_their_layers(tmp_path: Path) -> None:
+    """Every other layer of a Gemma 2 slides: the copies do as their models, which the config lists."""
+    source = write_readable(tmp_path / "gemma2", "gemma2", num_hidden_layers=4)
+    out = kept.expand(source, tmp_path / "out", groups=2, blocks=2, verify_tokens=0).path
+    slides = [kind == "sliding_attention" for kind in read_json(out / "config.json")["layer_types"]]
+    assert slides == [True, False, True, False, True, False, True, False]
+    other = kept.expand(source, tmp_path / "other", at=(1, 5), verify_tokens=0).path
+    slides = [kind == "sliding_attention" for kind in read_json(other / "config.json")["layer_types"]]
+    assert slides == [True, True, False, True, False, False]
+    found, wanted = (stock(path, attention="eager")(TOKENS).logits for path in (other, source))
+    assert torch.equal(found, wanted)
+    back = kept.shrink_expanded(other, tmp_path / "back", untouched=True, tokens=16).conversion
+    assert back is not None
+    assert read_json(back.path / "config.json")["layer_types"] == read_json(source / "config.json")["layer_types"]
+
+
+def test_a_tied_model_in_many_files_without_a_tokenizer(tmp_path: Path) -> None:
+    source = split_into_shards(write_checkpoint(tmp_path / "gemma", "gemma"), 2)
+    assert "lm_head.weight" not in tensors_of(source)
+    done = kept.expand(source, tmp_path / "out", groups=3, verify_tokens=32)
+    assert done.record["verification"]["text"] == "random tokens (the checkpoint has no tokenizer)"
+    assert done.record["verification"]["proof"]["max_logit_error"] == 0
+    assert "lm_head.weight" not in tensors_of(done.path)
+    assert not [*done.path.glob("tokenizer*")]
+    assert torch.equal(stock_logits(done.path, TOKENS), stock_logits(source, TOKENS))
+
+
+def test_an_expansion_becomes_another_family_and_is_still_new(tmp_path: Path) -> None:
+    """A tail is new too, and the copies stay so."""
+    orion = write_readable(tmp_path / "orion", "orion")
+    pro = kept.expand(orion, tmp_path / "pro", at=(1,), verify_tokens=0).path
+    record = kept.convert(pro, tmp_path / "llama", verify_tokens=32).record
+    assert (record["new_layers"], record["expansions"]) == ([1, 4], [{"layers": [1], "copies_of": [0]}])
+    assert {name.split(".")[1] for name in record["new_parameters"] if name.endswith("q.weight")} == {"1", "4"}
+    (before,) = record["history"]
+    assert (before["source"]["name"], before["passes"][0]["options"]["at"]) == ("orion", [1])
+    card = (tmp_path / "llama" / "README.md").read_text(encoding="utf-8")
+    assert "\n- orion (orion): expand-blocks; promise exact\n\n## What was measured" in card
+    again = kept.convert(tmp_path / "llama", tmp_path / "again", to="llama", verify_tokens=0)
+    assert "carry its community licence" in (again.path / "README.md").read_text(encoding="utf-8")
+    found = kept.verify(orion, tmp_path / "llama", tokens=32)
+    assert (found.failure, str(found.promise), found.proof) == (None, "exact", None)
+    assert found.notes[-1].endswith("2 conversions ago; held to the weakest of their promises")
 
 
 # ------------------------------------------------------------------------------------------------------------ learning

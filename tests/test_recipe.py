@@ -276,6 +276,7 @@ def test_the_table_says_the_choices_and_what_is_no_default() -> None:
 def test_every_pass_can_be_named_in_a_recipe() -> None:
     needed: dict[str, dict[str, Any]] = {
         "cast": {"dtype": "float32"},
+        "drop-layers": {"layers": [1, 2]},
         "expand-blocks": {"at": [1, 2]},
         "expand-vocab": {"tokenizer": "out/merged"},
         "fill-biases": {"biases": ["mixer.o"]},

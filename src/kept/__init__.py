@@ -1,8 +1,8 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
-The functions say what the command line says: `inspect`, `plan`, `convert`, `expand`, `heal`, `cache_teacher`, `verify`,
-`evaluate`, `generate`, `report`, and `kept tokenizer`: `train_tokenizer`, `merge_tokenizers`. Each is imported when it
-is first asked for, and none of them imports torch before it needs it.
+The functions say what the command line says: `inspect`, `plan`, `convert`, `expand`, `heal`, `shrink_expanded`,
+`run_steps`, `cache_teacher`, `verify`, `evaluate`, `generate`, `report`; `train_tokenizer` and `merge_tokenizers` are
+`kept tokenizer`. Each is imported when it is first asked for, and none of them imports torch before it needs it.
 """
 
 from importlib import import_module
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from kept.pipeline import convert, expand, run
     from kept.planning import plan
     from kept.recipe import Recipe, load_recipe
+    from kept.running import run_steps
+    from kept.shrinking import shrink_expanded
     from kept.tokenizer.merge import merge_tokenizers
     from kept.tokenizer.train import train_tokenizer
     from kept.verifying import verify
@@ -57,6 +59,8 @@ __all__ = [
     "plan",
     "report",
     "run",
+    "run_steps",
+    "shrink_expanded",
     "train_tokenizer",
     "verify",
 ]
@@ -77,6 +81,8 @@ _HOMES = {
     "plan": "planning",
     "report": "pages.page",
     "run": "pipeline",
+    "run_steps": "running",
+    "shrink_expanded": "shrinking",
     "train_tokenizer": "tokenizer.train",
     "verify": "verifying",
 }

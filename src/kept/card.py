@@ -12,7 +12,7 @@ from kept import healed as healings
 from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.errors import printable
 from kept.passes import PASSES, Promise
-from kept.record import target
+from kept.record import history, recorded, target
 from kept.runtimes import notes
 from kept.stated import listed, mapped, text
 
@@ -42,12 +42,20 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What made the source of an output, in a phrase, and of which family its own source was."""
+
+    said: str
+    family: str
+
+
+@dataclass(frozen=True)
 class Origin:
     """What an output was made of, and how: `steps` is None where no conversion is known.
 
     `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes;
     `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet, `new_tokens` ids
-    that the source did not have.
+    that the source did not have; `earlier`, oldest first, is what made the source.
     """
 
     name: str
@@ -58,6 +66,7 @@ class Origin:
     licensed: Path
     stock: bool = True
     copies: tuple[int, ...] = ()
+    earlier: tuple[Earlier, ...] = ()
     new_tokens: range = range(0)
 
 
@@ -65,11 +74,12 @@ def converted(source: Opened, family: Family, plan: Plan) -> Origin:
     """The origin of a plan's result."""
     steps = tuple(Step(step.rewrite.name, step.promise, step.rewrite.summary) for step in plan.steps)
     told = tuple(map(str, notes(plan)))
-    new = plan.copies, plan.new_tokens
-    return Origin(source.name, source.family.name, family.name, steps, told, source.path, family.stock, *new)
+    before = tuple(map(_earlier, history(recorded(source)).get("history", ())))
+    names = source.name, source.family.name, family.name
+    return Origin(*names, steps, told, source.path, family.stock, plan.copies, before, plan.new_tokens)
 
 
-def recorded(opened: Opened, record: Mapping[str, Any]) -> Origin:
+def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
     """The origin of an output by its record, and without one of a conversion, the model itself.
 
     Raises LookupError, TypeError or ValueError where the record is not as kept writes it (see `kept.stated.blamed`).
@@ -84,7 +94,22 @@ def recorded(opened: Opened, record: Mapping[str, Any]) -> Origin:
         tuple(printable(text(note)) for note in listed(record["runtimes"])),
         opened.path,
         opened.family.stock,
+        earlier=tuple(map(_earlier, listed(record.get("history", [])))),
     )
+
+
+def _earlier(record: object) -> Earlier:
+    """What an earlier record tells; anyone may have edited it, and it decides nothing here."""
+    try:
+        one = mapped(record)
+        healed = ", then healed" if "healed" in one else ""
+        if "source" not in one:
+            return Earlier(f"{printable(text(one['healed']['student']['name']))}: healed", "")
+        name, family = (printable(text(one["source"][key])) for key in ("name", "family"))
+        passes = ", ".join(printable(text(step["name"])) for step in listed(one["passes"])) or "nothing changed"
+        return Earlier(f"{name} ({family}): {passes}{healed}; promise {Promise(text(one['promise']))}", family)
+    except (LookupError, TypeError, ValueError):
+        return Earlier("something that its record does not tell", "")
 
 
 def _step(step: Mapping[str, Any]) -> Step:
@@ -107,6 +132,7 @@ def model_card(
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 - Markdown from our own values
     )
+    families = (origin.family, *(one.family for one in origin.earlier))
     rendered = environment.from_string(template).render(
         origin=origin,
         spec=spec,
@@ -117,7 +143,7 @@ def model_card(
         loader=loader(origin.family, origin.target),
         licence=stated_licence(origin.licensed),
         licence_files=[*licences(origin.licensed)],
-        restricted=RESTRICTED.get(origin.family),
+        restricted=next(filter(None, map(RESTRICTED.get, families)), None),
     )
     return rendered.encode()
 

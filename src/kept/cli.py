@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from kept import display
-from kept.distillation.settings import HELP, LISTED, WORDS, Settings
+from kept.distillation.settings import HELP, LISTED, LOSSES, WORDS, Settings
 from kept.errors import CheckpointError, KeptError
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ def main() -> None:
     kept expand  out/llama out/pro --groups 8      room to learn: new layers, the same function
     kept tokenizer train korean/ --like out/llama  ... and new tokens, to be merged into its own
     kept heal    out/llama --teacher path/to/orion what was lost is learned from the source
+    kept shrink-expanded out/pro out/small         what came to nothing goes again
+    kept run     recipe.toml                       several of these, one after another
     kept eval    path/to/orion out/llama           what both know: texts, length, tasks, answers
     kept report  out/llama --eval eval.json        all that is known of it, on one page
     kept demo                                      all of it on a small model that comes along
@@ -320,7 +322,7 @@ def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: An
     kept expand path/to/llama out/pro --groups 8 --blocks 1
     kept expand path/to/llama out/pro --at 4,9,14 --dry-run
     kept expand path/to/llama out/korean --tokenizer out/merged --groups 8
-    kept heal out/pro --train new --kl 0 --ce 1 --data new-domain/ --out out/pro-trained
+    kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     """
     from kept.pipeline import expansion
     from kept.recipe import SAME
@@ -330,6 +332,36 @@ def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: An
     tokens = {key: given.pop(key) for key in [*given] if key in {"tokenizer", "rows", "multiple"}}
     passes = expansion(layers, tokens)
     _convert(_recipe(None, source=source, out=out, to=SAME, passes=passes, **given), as_json=as_json, dry_run=dry_run)
+
+
+@main.command("shrink-expanded")
+@click.argument("source", shell_complete=_folders)
+@click.argument("out", shell_complete=_folders)
+@click.option("--below", type=float, metavar="NATS", help="What those that go may be worth together. [default: 0.0001]")
+@click.option("--untouched", is_flag=True, help="Only those that write nothing, to the bit; measures nothing.")
+@click.option("--layers", metavar="LIST", callback=_layers, help="Instead: the layers that go, as 4,9.")
+@click.option("--text", shell_complete=_files, help="UTF-8 file to measure on. [default: a built-in sample]")
+@click.option("--tokens", type=int, help="How many tokens of it. [default: 512, of large models 64]")
+@DRY_RUN
+@JSON
+def shrink_expanded(source: str, out: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Drop the layers of an expansion that came to nothing.
+
+    What an expanded layer of SOURCE is worth is the KL of the model without it from the model with it, in nats a token.
+    The least go first, as long as all that go are worth less than --below together. Of layers that nothing trained,
+    expansion and shrinking give back the same weights, byte for byte. Where none goes, nothing is written.
+
+    Interrupted, the same command continues.
+
+    \b
+    kept shrink-expanded out/pro-trained out/small --dry-run
+    kept shrink-expanded out/pro-trained out/small --below 1e-3 --text mine.txt
+    kept shrink-expanded out/pro out/llama --untouched
+    """
+    from kept.shrinking import shrink, shrinking_from
+
+    done = shrink(shrinking_from({}, source=source, out=out, **options), display.Bars(), dry=dry_run)
+    display.out_json(display.shrunk_table(done)) if as_json else display.shrunk(done, source)
 
 
 @main.command()
@@ -358,6 +390,40 @@ def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bo
     if found.failure is not None:
         display.complain(f"{out}: the promise ({found.promise}) is broken: {found.failure}")
         raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("recipe", shell_complete=_files)
+@click.option("--out", metavar="DIR", shell_complete=_folders, help="Instead of the recipe's own.")
+@click.option("--keep/--no-keep", default=None, help="Leave what the other steps wrote in .OUT.kept-run beside OUT.")
+@DRY_RUN
+@JSON
+def run(recipe: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Run the steps of RECIPE, a TOML file, one after another.
+
+    Each step is one of the commands expand, convert, heal, shrink-expanded, verify, eval and report, with its options
+    as keys, and goes on from what the one before it wrote. Everything is checked before the first begins, and the last
+    model gets its name when all of them are done.
+
+    Interrupted, the same command continues. What a step was asked or read is noted: where that changed, it and those
+    behind it are done again.
+
+    \b
+    kept run recipes/expand-and-teach.toml --dry-run
+    kept run recipes/expand-and-teach.toml
+    """
+    from kept.live import Watcher
+    from kept.running import check, run_all
+    from kept.steps import load_steps
+
+    asked = load_steps(recipe, **options)
+    if dry_run:
+        check(asked)
+        display.out_json(display.steps_table(asked)) if as_json else display.steps(asked)
+        return
+    with Watcher() as watch:
+        done = run_all(asked, display.Bars(), display.Told(data=as_json), watch)
+    display.out_json(display.ran_table(asked, done)) if as_json else display.ran(done)
 
 
 @main.command()
@@ -471,18 +537,26 @@ def with_settings(command: Callable[..., Any], only: Collection[str] = HELP) -> 
 
 def _default(field: Field[Any]) -> str:
     """How a help text says what a setting is where nobody says it."""
-    value = field.default[0] if isinstance(field.default, tuple) else field.default
-    return "" if value is None or value is MISSING or isinstance(value, bool) else f" [default: {value}]"
+    value = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+    return "" if value in (None, "", MISSING) or isinstance(value, bool) else f" [default: {value}]"
 
 
 @main.command()
 @click.argument("student", metavar="STUDENT|RECIPE", shell_complete=_files)
+@click.option(
+    "--loss",
+    type=click.Choice(LOSSES),
+    help="What is minimised: its weight is 1, the others' 0, where they are not given. ce needs no teacher. "
+    "[default: kl]",
+)
 @with_settings
 @JSON
 def heal(student: str, *, as_json: bool, **options: Any) -> None:
     """Let STUDENT learn what its conversion could not keep.
 
-    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms.
+    It is trained on what its teacher puts out, by default on the teacher's own texts, and only in its norms. With
+    --loss ce it learns from texts alone, without a teacher; --loss ce --kl 0.1 --teacher MODEL learns them and stays
+    near MODEL (learning without forgetting, arXiv 1606.09282).
 
     A RECIPE is a TOML file with the student and any of these options, whose keys have _ for -, as teacher_cache; flags
     win over it. torchrun splits both models over processes. Interrupted, the same command continues.
@@ -490,6 +564,7 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     \b
     kept heal out/plain --teacher path/to/orion --data corpus/ --train norms --tokens 2M --out out/healed
     kept heal out/plain --teacher path/to/orion --train norms+head --rate 3e-4 --out out/healed
+    kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     kept heal recipe.toml --rate 3e-4
     torchrun --nproc-per-node 2 -m kept heal recipe.toml
     """
@@ -524,6 +599,8 @@ def _keyed(recipe: str | None, **named: str | None) -> Iterator[None]:
 OF_CACHES = (
     "data",
     "field",
+    "chat",
+    "chat_template",
     "mixture",
     "hold_out",
     "tokens",
@@ -568,14 +645,20 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 
 
 @main.command("eval")
-@click.argument("path", shell_complete=_folders)
-@click.argument("other", shell_complete=_folders, required=False)
+@click.argument("path", metavar="PATH", shell_complete=_folders)
+@click.argument("others", metavar="[OTHER]...", nargs=-1, shell_complete=_folders)
 @click.option(
     "--text",
     "texts",
     multiple=True,
     metavar="[DOMAIN=]FILE",
     help="UTF-8 file of a domain; may be given several times. [default: a built-in sample]",
+)
+@click.option(
+    "--old", multiple=True, metavar="[DOMAIN=]FILE", help="A text of what PATH knew: what do the others forget of it?"
+)
+@click.option(
+    "--new", multiple=True, metavar="[DOMAIN=]FILE", help="A text of what is new: what do the others learn of it?"
 )
 @click.option(
     "--suite",
@@ -604,23 +687,24 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 @JSON
 def evaluate(
     path: str,
-    other: str | None,
-    texts: tuple[str, ...],
+    others: tuple[str, ...],
     results: str,
     out: str | None,
     *,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure what the model in PATH knows, or two models side by side.
+    """Measure what the model in PATH knows, or several models side by side.
 
-    Perplexity by domain, by position, pass keys in long texts, greedy agreement, and tasks on local files. With OTHER:
-    the difference and its standard error over the same items.
+    Perplexity by domain, by position, pass keys in long texts, greedy agreement, and tasks on local files. Each OTHER
+    has its difference to PATH with the standard error over the same items, and with --old and --new what it forgot and
+    learned. A model may be given a name: pro=out/trained.
 
     Interrupted, the same command continues: what is finished is not measured again.
 
     \b
     kept eval path/to/orion out/llama --text english=en.txt --text python=code.txt
+    kept eval path/to/llama pro=out/pro full=out/full --old stories=en.txt --new python=code.txt
     kept eval out/llama --suite positions --suite passkey --text book.txt
     kept eval path/to/orion out/llama --suite h6 --suite agreement --data evals/ --out eval.json
     kept eval out/llama --suite mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
@@ -628,8 +712,9 @@ def evaluate(
     from kept.evaluation.output import table, write
     from kept.evaluation.run import evaluate as measure
 
+    files = {role: _domains(options.pop(role)) for role in ("texts", "old", "new")}
     given = {key: value for key, value in options.items() if value is not None}
-    found = measure(path, other, texts=_domains(texts), results=results, reporter=display.Bars(), **given)
+    found = measure(path, *others, results=results, reporter=display.Bars(), **files, **given)
     if out is not None:
         write(out, found)
     display.out_json(table(found)) if as_json else display.evaluation(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import sys
 import time
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kept.errors import printable
-from kept.numbers import amount, duration, parameters, uncertain
+from kept.numbers import amount, duration, parameters, percent, uncertain
 from kept.runtimes import notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
     from kept.caching import CachedTeacher
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kept.demo import Demo
     from kept.distillation.cost import Cost
     from kept.evaluation.estimate import Figure
+    from kept.evaluation.forgetting import Forgetting
     from kept.evaluation.run import Evaluation, Row
     from kept.forecasting import Forecast
     from kept.generation import Continued
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from kept.pages.page import Report
     from kept.passes.plan import Plan
     from kept.pipeline import Conversion, Rehearsal
+    from kept.running import Ran, Result
+    from kept.shrinking import Shrunk
+    from kept.steps import Step, Steps
     from kept.tokenizer.merge import Merged
     from kept.tokenizer.train import Trained
     from kept.verification.parity import Parity
@@ -319,7 +323,10 @@ def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imp
     for one in plan.expansions:
         if one.sizes:
             console.print(f"groups of {', '.join(map(str, one.sizes))} layers")
-        pairs = (f"{new} (of {old})" for new, old in zip(one.layers, one.copies_of, strict=True))
+        pairs = (
+            f"{new} (of {'none left' if old is None else old})"
+            for new, old in zip(one.layers, one.copies_of, strict=True)
+        )
         console.print(f"new layers, copies that add nothing yet: {', '.join(pairs)}")
 
     for new in plan.vocabularies:
@@ -358,6 +365,108 @@ def merged(done: Merged) -> None:
         console.print(f"tokens per character: {before:.3f}, now {after:.3f} ({gain.text})")
 
 
+def shrunk_table(done: Shrunk) -> dict[str, Any]:
+    """A shrinking as plain data; the record of what was written under `record`."""
+    record = None if done.conversion is None else done.conversion.record
+    layers = [asdict(one) for one in done.layers]
+    return {
+        "text": done.text,
+        "layers": layers,
+        "dropped": [*done.dropped],
+        "together": done.together,
+        "record": record,
+    }
+
+
+def shrunk(done: Shrunk, source: str) -> None:
+    """`kept shrink-expanded`."""
+    console = _console()
+    table = _table("layer", "copy of", "state", "without it, nats/token", "")
+    for one in done.layers:
+        model = "none left" if one.copy_of is None else str(one.copy_of)
+        worth = "not measured" if one.contribution is None else f"{one.contribution:.3g}"
+        state = "untouched" if one.untouched else "trained"
+        table.add_row(str(one.layer), model, state, worth, "dropped" if one.dropped else "kept")
+    console.print(f"{source}: {len(done.layers)} expanded layers" + (f", on {done.text}" if done.text else ""))
+    console.print(table)
+    if not done.dropped:
+        console.print("none of them is dropped" + ("; nothing was written" if done.conversion is None else ""))
+        return
+    console.print(f"without all that are dropped: {done.together:.3g} nats/token")
+    if done.conversion is None:
+        console.print("nothing was written")
+    else:
+        conversion(done.conversion)
+
+
+class Told:
+    """Shows each step of a recipe as its own command does; `data`: only that it begins, the rest is JSON at the end."""
+
+    def __init__(self, *, data: bool) -> None:
+        self.data = data
+
+    def begins(self, step: Step, count: int) -> None:
+        """A line on stderr."""
+        named = f"{step.do} ({step.name})" if step.name != step.do else step.do
+        hint(f"step {step.number} of {count}: {named}")
+
+    def ends(self, step: Step, result: Result | None) -> None:
+        """What its command shows."""
+        if result is None:
+            hint(f"step {step.number}: was finished before")
+        elif not self.data:
+            _result(step, result)
+
+
+def _result(step: Step, result: Any) -> None:  # noqa: ANN401 - of any kind of step
+    if step.do == "shrink-expanded":
+        shrunk(result, str(step.model))
+        return
+    shown: dict[str, Callable[[Any], None]] = {
+        "expand": conversion,
+        "convert": conversion,
+        "heal": healed,
+        "verify": verification,
+        "eval": evaluation,
+        "report": reported,
+    }
+    shown[step.do](result)
+
+
+def steps_table(asked: Steps) -> dict[str, Any]:
+    """Steps as plain data."""
+    rows = [{"do": step.do, "name": step.name, **step.table} for step in asked.steps]
+    return {"out": str(asked.out), "keep": asked.keep, "steps": rows}
+
+
+def steps(asked: Steps) -> None:
+    """`kept run --dry-run`."""
+    console = _console()
+    table = _table("step", "do", "reads", "options")
+    written = {step.out: step.name for step in asked.steps if step.out is not None}
+    for step in asked.steps:
+        reads = (written.get(path, str(path)) for path in step.models.values())
+        keys = {*step.models, "out"} if step.out is not None else {*step.models}
+        options = ", ".join(f"{key} {value}" for key, value in step.table.items() if key not in keys)
+        named = f"{step.do} ({step.name})" if step.name != step.do else step.do
+        table.add_row(str(step.number), named, ", ".join(dict.fromkeys(reads)), options)
+    console.print(table)
+    console.print(f"{asked.out}: would be what step {asked.last.number} writes; nothing was written")
+
+
+def ran_table(asked: Steps, done: Ran) -> dict[str, Any]:
+    """A run as plain data: the steps that were run by this command, and the record of the result."""
+    from kept.checkpoint.reader import read_json
+
+    run = [step.number for step, result in zip(asked.steps, done.results, strict=True) if result is not None]
+    return {"out": str(done.path), "run": run, "record": read_json(done.path / "kept.json")}
+
+
+def ran(done: Ran) -> None:
+    """The end of `kept run`."""
+    _console().print(f"{done.path}: finished")
+
+
 def verification(found: Verification) -> None:
     """`kept verify`."""
     console = _console()
@@ -385,41 +494,67 @@ def verification(found: Verification) -> None:
 
 
 def evaluation(found: Evaluation) -> None:
-    """`kept eval`: a table of what counts, then how far two models agree; the rest is in the JSON."""
+    """`kept eval`: what counts, how far models agree, what they learned and forgot; the rest is in the JSON."""
     console = _console()
     for model in found.models:
         console.print(f"{model.name}: {model.family}, {model.dtype}")
-    pair = len(found.models) == 2
-    table = _table("what", "metric", "items", *(model.name for model in found.models), *["difference"] * pair)
+    names = [model.name for model in found.models]
     shown = [row for row in found.rows if not row.detail]
-    for row in (row for row in shown if row.agreement is None):
-        figures = [_figure(one) for one in row.models] + [_figure(row.difference, signed=True)] * pair
-        table.add_row(_named(row), row.metric, str(row.items), *figures)
+    table = _beside(shown, names) if len(names) < 3 else _below(shown, names)
     if table.row_count:
         console.print(table)
-    for row in (row for row in shown if row.agreement is not None):
-        console.print(f"{_named(row)}: {row.metric} {_share(row)} of {row.items}")
+    for row in shown:
+        for name, share in zip(names[1:], row.agreements, strict=bool(row.agreements)):
+            whose = f" in {name}" * (len(names) > 2)
+            if share is not None:
+                console.print(f"{_named(row)}: {row.metric}{whose} {percent(share.value, share.error)} of {row.items}")
+    if found.forgetting is not None:
+        _forgetting(console, found.forgetting, names[0])
     left = len(found.rows) - len(shown)
     more = [f"{left} more figures"] * bool(left) + ["what was written"] * bool(found.texts)
     if more:
         hint(f"{' and '.join(more)}: --json or --out FILE")
 
 
+def _beside(rows: Sequence[Row], names: Sequence[str]) -> Table:
+    """One or two models in columns of their own."""
+    table = _table("what", "metric", "items", *names, *["difference"] * (len(names) > 1))
+    for row in (row for row in rows if row.models):
+        apart = [_figure(one, signed=True) for one in row.differences]
+        table.add_row(_named(row), row.metric, str(row.items), *map(_figure, row.models), *apart)
+    return table
+
+
+def _below(rows: Sequence[Row], names: Sequence[str]) -> Table:
+    """More models below each other, each with its difference to the first."""
+    table = _table("what", "metric", "items", "model", "figure", "difference")
+    for row in (row for row in rows if row.models):
+        heads = [(_named(row), row.metric, str(row.items)), *[("", "", "")] * (len(names) - 1)]
+        apart = ["", *(_figure(one, signed=True) for one in row.differences)]
+        for head, name, one, difference in zip(heads, names, row.models, apart, strict=True):
+            table.add_row(*head, name, _figure(one), difference)
+    return table
+
+
+def _forgetting(console: Console, found: Forgetting, first: str) -> None:
+    """What each model learned and forgot: more of the one and less of the other is better."""
+    from kept import forgotten
+
+    columns, rows = forgotten.by_method(found)
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"learned: nats a {found.unit} less than {first}; forgot: nats a {found.unit} more")
+
+
 def _named(row: Row) -> str:
     return row.part if row.name == row.part else f"{row.part}: {row.name}"
 
 
-def _figure(found: Figure | None, *, signed: bool = False) -> str:
-    """A number with its standard error; nothing where there is none."""
-    return "" if found is None else uncertain(found.value, found.error, signed=signed)
-
-
-def _share(row: Row) -> str:
-    """A share in percent; its error is - where all items are alike or there is one, which tells none."""
-    assert row.agreement is not None, row
-    value, error = 100 * row.agreement.value, 100 * row.agreement.error
-    known = 0 < error < math.inf
-    return f"{uncertain(value, error)} %" if known else f"{value:.4g} ± - %"
+def _figure(found: Figure, *, signed: bool = False) -> str:
+    """A number with its standard error."""
+    return uncertain(found.value, found.error, signed=signed)
 
 
 def generations(texts: Sequence[Continued]) -> None:

@@ -7,16 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.card import Origin, model_card, recorded
+from kept.card import Origin, model_card, origin_of
+from kept.checkpoint import chat
 from kept.checkpoint.companions import companions
-from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import Staging, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import finite, shards, to_json
 from kept.passes.base import Promise
 from kept.planning import STALE, short_sample
 from kept.publishing import require_kept, verify_staged
-from kept.record import RECORD, learned, verification_table
+from kept.record import RECORD, claim_of, history, recorded, verification_table
 from kept.stated import blamed
 from kept.writing import write_small, write_weights
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kept.verification.text import Sample
     from kept.verification.verify import Verification
 
-PLACES = ("student", "teacher", "teacher_cache")
+PLACES = ("student", "teacher", "teacher_cache", "chat_template")
 """Settings that say where something lies."""
 
 
@@ -64,7 +64,7 @@ class Course:
         return table
 
     def _settings(self) -> dict[str, Any]:
-        """As they were asked for; of models and caches the names, wherever they lie."""
+        """As they were asked for; of models, caches and templates the names, wherever they lie."""
         asked = dict(self.settings.to_dict())
         del asked["out"]
         for key in PLACES:
@@ -89,9 +89,9 @@ class Draft:
     def of(cls, pair: Pair) -> Draft:
         """The draft of a pair. Raises CheckpointError for a damaged record, InputError where no text fits."""
         file = pair.student.path / RECORD
-        record = read_json(file) if file.is_file() else {}
+        record = recorded(pair.student)
         with blamed(file, "the record", "convert again, or remove it"):
-            origin = recorded(pair.student, record)
+            origin = origin_of(pair.student, record)
         return cls(pair, record, origin, _sample(pair))
 
     def write(self, weights: Mapping[str, Lazy], course: Course, reporter: Reporter) -> Verification | None:
@@ -106,7 +106,7 @@ class Draft:
         healed = course.table if self.pair.cache is None else {**course.table, "teacher_cache": self.pair.cache.about}
         fingerprint = {"settings": dict(course.settings.to_dict()), "measured": healed["held_out"]}
         with staging(Path(course.settings.out), fingerprint) as stage:
-            small = write_small(stage, parts, config, companions(student.path, program.spec))
+            small = write_small(stage, parts, config, self._companions(course.settings))
             hashes = write_weights(stage, parts, student, reporter)
             found = self._measured(stage, reporter)
             stage.write("README.md", model_card(self.origin, program.spec, Promise.LOSSY, found, healed))
@@ -116,10 +116,15 @@ class Draft:
             stage.publish()
         return found
 
+    def _companions(self, settings: Settings) -> dict[str, Path | bytes]:
+        """What goes along: the student's own, with the chat template that it learned by."""
+        found = companions(self.pair.student.path, self.pair.student.program.spec)
+        return found if settings.chat_template is None else {**found, chat.FILE: Path(settings.chat_template)}
+
     def _measured(self, stage: Staging, reporter: Reporter) -> Verification | None:
         if self.pair.teacher is None or self.sample is None:
             return None
-        claim = learned(self.record, self.pair.teacher.program.spec, self.pair.student.program.spec)
+        claim = claim_of(self.record, Promise.LOSSY, self.pair.teacher.program.spec, self.pair.student.program.spec)
         return verify_staged(self.pair.teacher, stage, self.sample, claim, reporter)
 
     def _record(
@@ -128,6 +133,7 @@ class Draft:
         """The student's own record, with what healing changed: it keeps no promise any more, and is measured."""
         return {
             **self.record,
+            **(history(self.record) if "healed" in self.record else {}),
             "kept": version("kept"),
             "torch": version("torch"),
             "promise": str(Promise.LOSSY),

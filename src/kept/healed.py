@@ -11,7 +11,7 @@ from kept.numbers import parameters
 from kept.stated import listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     Record = Mapping[str, Any]
 
@@ -24,6 +24,12 @@ LOSSES = {
     "loss": "the weighted sum that is minimised",
 }
 """The losses in words, the one that counts most first."""
+
+BY_TEXT = {
+    "sources": "cross-entropy with {}, nats a token",
+    "watched": "cross-entropy with {}, which is only watched, nats a token",
+}
+"""The texts of a run by themselves, in words."""
 
 LISTED_KL = "KL of the listed tokens from the teacher, nats a token"
 """What the first is where the teacher is read from a cache."""
@@ -83,10 +89,20 @@ def held_out(healed: Record) -> tuple[tuple[str, str, str], tuple[tuple[str, str
     rows = [(words[key], f"{number(first[key]):.4g}", f"{number(best[key]):.4g}") for key in keys]
     if "ce" in first:
         rows.append(("perplexity of the text", _perplexity(number(first["ce"])), _perplexity(number(best["ce"]))))
+    rows += _by_text(first, best)
     if not math.isnan(number(first["agreement"])):
         before, after = (f"{100 * number(one['agreement']):.2f} %" for one in (first, best))
         rows.append(("same first choice", before, after))
     return ("what", "before", f"after {whole(best['tokens']):,} tokens"), tuple(rows)
+
+
+def _by_text(first: Record, best: Record) -> Iterator[tuple[str, str, str]]:
+    """The cross-entropy of each source, where there are several, and of each text that is only watched."""
+    for key, words in BY_TEXT.items():
+        before, after = (mapped(one.get(key, {})) for one in (first, best))
+        for name in before if key == "watched" or len(before) > 1 else ():
+            was, came = (number(mapped(found[name])["ce"]) for found in (before, after))
+            yield words.format(name), f"{was:.4g}", f"{came:.4g}"
 
 
 def _parameters(healed: Record) -> str:

@@ -11,7 +11,7 @@ from kept.checkpoint.staging import check_target
 from kept.distillation.folder import alone, begin
 from kept.distillation.trainable import Trainable, trainable
 from kept.finishing import Course, Draft
-from kept.lessons import Pair, dtype_of, stream, sums
+from kept.lessons import Pair, Watched, dtype_of, stream, sums
 from kept.planning import check_place
 from kept.record import RECORD
 from kept.reporting import Reporter, Silent
@@ -83,28 +83,37 @@ def heal(
     with ranks() as all_ranks:
         shown = reporter if reporter is not None and all_ranks.first else Silent()
         texts = stream(settings, pair, shown)
+        watched = Watched.of(settings, pair, texts, shown)
         with alone(folder, all_ranks):
-            read = all_ranks.once(lambda: _begin(folder, settings, pair, texts)) or {}
+            read = all_ranks.once(lambda: _begin(folder, settings, pair, texts, watched)) or {}
             metrics = Metrics(folder, watch or (lambda _: None), quiet=not all_ranks.first)
-            loop = _loop(settings, pair, learned, texts, metrics, all_ranks)
+            loop = _loop(settings, pair, learned, texts, watched, metrics, all_ranks)
             metrics.note(_about(settings, learned, loop, pair.cache))
             best = loop.run()
             metrics.note({"kind": "end", "step": loop.step})
-            course = Course(settings, learned, texts.mixture.counts, read, loop.history)
+            course = Course(settings, learned, texts.counts, read, loop.history)
             found = _finish(draft, course, loop, best, shown) if all_ranks.first else None
             all_ranks.meet()
     return Healed(target, learned, tuple(loop.history), read_json(target / RECORD), folder, found)
 
 
-def _begin(folder: Path, settings: Settings, pair: Pair, texts: Stream) -> dict[str, str]:
+def _begin(folder: Path, settings: Settings, pair: Pair, texts: Stream, watched: Watched) -> dict[str, str]:
     """Begin a run, or find it as the same command on the same files left it. Returns the sums of these files."""
     check_target(Path(settings.out))  # again: the run that held the directory may just have finished
-    read = sums(settings, pair, texts.mixture)
+    read = sums(settings, pair, texts.mixture, watched)
     begin(folder, settings.to_dict(), read)
     return read
 
 
-def _loop(settings: Settings, pair: Pair, learned: Trainable, texts: Stream, metrics: Metrics, ranks: Ranks) -> Loop:
+def _loop(
+    settings: Settings,
+    pair: Pair,
+    learned: Trainable,
+    texts: Stream,
+    watched: Watched,
+    metrics: Metrics,
+    ranks: Ranks,
+) -> Loop:
     """Both models in memory, where the teacher is not read from its cache, and the run as far as it is."""
     from kept.distillation.loop import Loop
     from kept.distillation.parallel import load
@@ -115,7 +124,7 @@ def _loop(settings: Settings, pair: Pair, learned: Trainable, texts: Stream, met
     teacher: Trunk | Cached | None = pair.cache
     if teacher is None and pair.teacher is not None:
         teacher = load(pair.teacher.program, dtype, ranks, compiled=settings.compile)
-    return Loop(settings, ranks, student, teacher, texts, States(metrics.folder, ranks), metrics)
+    return Loop(settings, ranks, student, teacher, texts, States(metrics.folder, ranks), metrics, watched.rows)
 
 
 def _finish(
@@ -147,6 +156,7 @@ def _about(settings: Settings, learned: Trainable, loop: Loop, cache: Cached | N
         "parameters": learned.parameters,
         "of": learned.of,
         "optimiser_bytes": learned.optimiser_bytes,
-        "sources": loop.stream.mixture.counts,
+        "sources": loop.stream.counts,
+        "watched": [*loop.watched],
         "tensorboard": loop.metrics.has_board,
     }

@@ -24,6 +24,14 @@ NEVER = ["*/*/*", "*/*.safetensors", "*.py", *PICKLES]
 """Folders inside a repository hold other formats of the same weights, or licences."""
 
 
+def named(given: str) -> tuple[str, str]:
+    """A name, which may be empty, and a path or hub id, from `english=corpus/en`; what is there as it is is a path."""
+    if "=" not in given or os.path.exists(given):  # noqa: PTH110 - Path.exists raises for a name too long
+        return "", given
+    name, _, path = given.partition("=")
+    return name, path
+
+
 def local(source: str | Path) -> Path:
     """The directory of a source: a path that exists is itself, what looks like a hub id is fetched.
 

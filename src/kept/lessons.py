@@ -12,13 +12,19 @@ from kept.errors import InputError
 from kept.opened import Opened, open_model
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import torch
 
     from kept.distillation.mixture import Mixture
     from kept.distillation.offline import Cached
-    from kept.distillation.packing import Stream
+    from kept.distillation.packing import Batch, Stream
+    from kept.distillation.talks import Talks
     from kept.distillation.tokens import Tokens
     from kept.reporting import Reporter
+
+WATCHED = 1 << 16
+"""Tokens of each watched text that are measured: those of the documents with the smallest digests, a sample."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,35 @@ def stream(settings: Settings, pair: Pair, reporter: Reporter) -> Stream:
     return made
 
 
+@dataclass(frozen=True)
+class Watched:
+    """Texts that are only measured: their tokens, and rows of them to measure on."""
+
+    sources: Mapping[str, Tokens]
+    rows: Mapping[str, Sequence[Batch]]
+
+    @classmethod
+    def of(cls, settings: Settings, pair: Pair, texts: Stream, reporter: Reporter) -> Watched:
+        """The settings' texts. Raises InputError for what cannot be read."""
+        from kept.distillation.packing import check_ids
+        from kept.distillation.rows import in_order
+
+        sources = _texts(settings, pair.student, reporter, "watch")
+        for name, tokens in sources.items():
+            check_ids(name, tokens, pair.student.program.spec.vocabulary)
+        most = max(1, WATCHED // settings.length)
+        return cls(
+            sources, {name: texts.packed(in_order(tokens, settings.length), most) for name, tokens in sources.items()}
+        )
+
+
 def mixture(settings: Settings, pair: Pair, reporter: Reporter) -> Mixture:
     """The tokens to learn from and to measure on: texts, or what the teacher says."""
     from kept.distillation.mixture import Mixture, parse_weights
 
     weights = None if settings.mixture is None else parse_weights(settings.mixture)
     drawn = settings.data == (SELF,)
-    sources = _sampled(settings, pair.teacher, reporter) if drawn else _texts(settings, pair.student, reporter)
+    sources = _sampled(settings, pair.teacher, reporter) if drawn else _texts(settings, pair.student, reporter, "data")
     return Mixture(sources, weights, settings.hold_out)
 
 
@@ -109,12 +137,12 @@ def named(settings: Settings, pair: Pair, found: Mixture) -> dict[str, Any]:
         "length": settings.length,
         "hold_out": settings.hold_out,
         "temperature": settings.temperature,
-        "data": data_sum(found),
+        "data": data_sum(found.sources),
         **({} if pair.teacher is None else {"teacher": teacher_sum(pair.teacher)}),
     }
 
 
-def sums(settings: Settings, pair: Pair, found: Mixture) -> dict[str, str]:
+def sums(settings: Settings, pair: Pair, found: Mixture, watched: Watched) -> dict[str, str]:
     """The sha256 of each thing that a run reads, under the setting that names it. It reads all weights."""
     from kept.distillation.offline import ABOUT, data_sum
     from kept.distillation.sampled import teacher_sum
@@ -123,7 +151,9 @@ def sums(settings: Settings, pair: Pair, found: Mixture) -> dict[str, str]:
     made = {name: teacher_sum(opened) for name, opened in models.items() if opened is not None}
     if settings.teacher_cache is not None:
         made["teacher_cache"] = digest(Path(settings.teacher_cache) / ABOUT)
-    return {**made, "data": data_sum(found)}
+    if settings.watch:
+        made["watch"] = data_sum(watched.sources)
+    return {**made, "data": data_sum(found.sources)}
 
 
 def dtype_of(settings: Settings) -> torch.dtype:
@@ -134,16 +164,31 @@ def dtype_of(settings: Settings) -> torch.dtype:
     return made
 
 
-def _texts(settings: Settings, student: Opened, reporter: Reporter) -> dict[str, Tokens]:
+def _texts(settings: Settings, student: Opened, reporter: Reporter, key: str) -> dict[str, Tokens]:
+    """The tokens of what a setting names."""
     from kept.distillation.documents import Source, named_paths
     from kept.distillation.tokens import tokenise
     from kept.verification.text import Reader
 
-    reader = Reader(student.path)
+    reader, talks = Reader(student.path), _talks(settings, student)
     return {
-        name: tokenise(Source((path,), settings.field), reader, reporter=reporter)
-        for name, path in named_paths(settings.data).items()
+        name: tokenise(Source((path,), settings.document, talks=talks), reader, reporter=reporter)
+        for name, path in named_paths(getattr(settings, key), key).items()
     }
+
+
+def _talks(settings: Settings, student: Opened) -> Talks | None:
+    """How conversations are read. Raises InputError where the student has no chat template and none is given."""
+    from kept.checkpoint.chat import Template
+    from kept.distillation.talks import Talks
+
+    if not settings.chat:
+        return None
+    given = None if settings.chat_template is None else Path(settings.chat_template)
+    template = Template.of(student.path, given)
+    if template is None:
+        raise InputError(f"{student.path}: has no chat template; give one with --chat-template FILE")
+    return Talks(template)
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -26,6 +27,7 @@ REFRESHED = 4
 """Times a second that the table is drawn, at most."""
 
 COLUMNS = ("step", "loss", "held-out", "same first choice", "tokens/s", "left")
+"""Texts that are only watched have theirs behind what is held out."""
 
 
 class Watcher:
@@ -97,7 +99,7 @@ class Watcher:
 
     def _speak(self, row: tuple[str, ...]) -> None:
         self._spoken = time.monotonic()
-        named = zip(COLUMNS, row, strict=True)
+        named = zip(self._columns, row, strict=True)
         display.hint(", ".join(f"{name} {value}" for name, value in named if value))
 
     def _row(self, measured: Mapping[str, Any]) -> tuple[str, ...]:
@@ -106,10 +108,15 @@ class Watcher:
             f"{last.get('step', measured.get('step', 0))}/{self._about['steps']}",
             f"{last['loss']:.4f}" if last else "",
             held_out(measured),
-            f"{100 * measured['agreement']:.2f} %" if "agreement" in measured else "",
+            *(_watched(measured, name) for name in self._about.get("watched", ())),
+            _agreement(measured),
             f"{len(self._seconds) / sum(self._seconds):.0f}" if last else "",
             self._left(),
         )
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return (*COLUMNS[:3], *self._about.get("watched", ()), *COLUMNS[3:])
 
     def _left(self) -> str:
         """Time that is left, by what the steps after the first took with all that lies between them."""
@@ -121,7 +128,7 @@ class Watcher:
     def _table(self) -> Table:
         from rich.table import Table
 
-        table = Table(*COLUMNS, box=None, header_style="bold")
+        table = Table(*self._columns, box=None, header_style="bold")
         for row in self._rows:
             table.add_row(*row)
         if self._last:
@@ -135,6 +142,17 @@ def held_out(line: Mapping[str, Any]) -> str:
     return "" if name is None else f"{name} {line[name]:.4f}"
 
 
+def _agreement(line: Mapping[str, Any]) -> str:
+    """How often both models' first choice is one: nothing without a teacher."""
+    found = line.get("agreement", math.nan)
+    return "" if math.isnan(found) else f"{100 * found:.2f} %"
+
+
+def _watched(line: Mapping[str, Any], name: str) -> str:
+    """What a measurement found of a text that is only watched."""
+    return f"ce {line['watched'][name]['ce']:.4f}" if "watched" in line else ""
+
+
 def _counted(line: Mapping[str, Any]) -> str:
     """How many steps of how many tokens, and what that is of the tokens that were asked for."""
     steps, each, wanted = line["steps"], line["tokens_a_step"], line["tokens_asked"]
@@ -144,6 +162,15 @@ def _counted(line: Mapping[str, Any]) -> str:
 
 def _cached(cache: Mapping[str, Any]) -> str:
     return f"teacher: {cache['path']}, {cache['k']} tokens a place, {100 * cache['tail']:.2g} % left out"
+
+
+def _talks(found: Mapping[str, Any]) -> str:
+    """What is said of conversations: how much is learned, and what is not there to learn from."""
+    if "cut" not in found:
+        return ""
+    said = {"without_answer": "without an answer are left out", "cut": "are longer than a row and lose their end"}
+    odd = [f"{parameters(found[key])} {words}" for key, words in said.items() if found[key]]
+    return "; ".join((f"; {parameters(found['answer_tokens'])} tokens are answers", *odd))
 
 
 def about(line: Mapping[str, Any]) -> list[str]:
@@ -156,7 +183,7 @@ def about(line: Mapping[str, Any]) -> list[str]:
             f"{parameters(found[f'{which}documents'])} documents, {parameters(found[f'{which}tokens'])} tokens"
             for which in ("", "held_out_")
         )
-        told.append(f"{name}: {kept}; held out {held}")
+        told.append(f"{name}: {kept}; held out {held}{_talks(found)}")
     if line["teacher_cache"] is not None:
         told.append(_cached(line["teacher_cache"]))
     told.append(f"{_counted(line)}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")

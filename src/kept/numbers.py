@@ -33,6 +33,12 @@ def uncertain(value: float, error: float, *, signed: bool = False) -> str:
     return f"{value:{sign}.{digits}f} ± {error:.{digits}f}"
 
 
+def percent(value: float, error: float) -> str:
+    """A share in percent; its error is - where all items are alike or there is one, which tells none."""
+    known = 0 < error < math.inf
+    return f"{uncertain(100 * value, 100 * error)} %" if known else f"{100 * value:.4g} ± - %"
+
+
 def duration(seconds: float) -> str:
     """A time to wait: 42 s, 12 min, 3.4 h."""
     if seconds < 100:

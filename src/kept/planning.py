@@ -19,7 +19,7 @@ from kept.passes.plan import Plan, created
 from kept.passes.rms import MEASURED
 from kept.passes.vocabulary import ExpandVocabulary
 from kept.recipe import SAME, Recipe, recipe_from
-from kept.record import expansions, vocabularies
+from kept.record import new
 from kept.writing import Inputs
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     planned = make_plan(source, recipe, gains, unmeasured=unmeasured)
     family = target_family(source, recipe)
     parts = _parts(source, planned, family, recipe)
-    expansions(source, planned)  # a record that cannot be carried on is found now
-    vocabularies(source, planned)
+    new(source, planned)  # a record that cannot be carried on is found now
     tokens = _sample(source, planned, recipe)
     reader = next((Path(one.tokenizer) for one in reversed(planned.vocabularies)), None)
     extra = companions(source.path, planned.program.spec, reader, planned.silent)
@@ -132,7 +131,7 @@ def _config(source: Opened, planned: Plan, family: Family) -> dict[str, Any]:
     if family is not source.family:
         return config
     rest = {key: value for key, value in source.config.items() if key not in STALE}
-    if planned.new_layers:  # a list with a value for each layer has none for these
+    if planned.new_layers or planned.dropped:  # a list with a value for each layer has other layers
         depth = source.program.spec.depth
         rest = {key: value for key, value in rest.items() if not (isinstance(value, list) and len(value) == depth)}
     before = family.write_config(source.program.spec, source.program.dtype)
@@ -146,9 +145,9 @@ def _parts(source: Opened, planned: Plan, family: Family, recipe: Recipe) -> lis
     if recipe.shard_size is not None:
         return shards(tensors, recipe.shard_bytes)
     found = unchanged(tensors, stored)
-    if found is None and planned.new_layers:
-        new = {*created(source.program.spec, planned)}
-        found = grown(tensors, stored, {name for name, slot in family.places(spec).items() if slot in new})
+    if found is None and (planned.new_layers or planned.dropped):
+        made = {*created(source.program.spec, planned)}
+        found = grown(tensors, stored, {name for name, slot in family.places(spec).items() if slot in made})
     return found or shards(tensors, recipe.shard_bytes)
 
 

@@ -190,15 +190,15 @@ def _option(key: str, value: object, hint: str) -> object:
         one_of(key, str(value), ROPE_FORMS)
         return value
     if hint.startswith("tuple[int"):
-        return _numbers(key, value)
+        return whole_numbers(key, value)
     if hint.startswith("tuple"):
         return texts(key, value)
     check_type(key, value, hint)
     return value
 
 
-def _numbers(key: str, value: object) -> tuple[int, ...]:
-    """A list of whole numbers."""
+def whole_numbers(key: str, value: object) -> tuple[int, ...]:
+    """A list of whole numbers. Raises RecipeError where it is none."""
     if not isinstance(value, list | tuple) or not all(type(item) is int for item in value):
         raise RecipeError(f"{key}: is {value!r}, it must be a list of whole numbers")
     return tuple(value)

@@ -15,11 +15,10 @@ from kept.checkpoint.writer import finite
 from kept.errors import CheckpointError
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
-from kept.passes import Promise
-from kept.passes.plan import Claim, created
+from kept.passes.plan import Claim, created, moved
 from kept.recipe import SAME, options_of
 from kept.runtimes import notes
-from kept.stated import text
+from kept.stated import listed, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Spec
     from kept.opened import Opened
+    from kept.passes import Promise
     from kept.passes.plan import Plan
     from kept.recipe import Recipe
     from kept.verification.verify import Verification
@@ -44,6 +44,7 @@ def record(
     return {
         "kept": version("kept"),
         "torch": version("torch"),
+        **history(recorded(source)),
         "source": {"name": source.name, "family": source.family.name, "files": dict(hashes["source"])},
         "recipe": _asked(recipe),
         "before": _described(source.program),
@@ -53,11 +54,7 @@ def record(
             {**_named(step.rewrite), "promise": str(step.promise), "layers": step.layers, "parameters": step.parameters}
             for step in plan.steps
         ],
-        "new_layers": [*plan.new_layers],
-        "new_parameters": created(source.program.spec, plan),
-        "new_tokens": [plan.new_tokens.start, plan.new_tokens.stop] if plan.new_tokens else [],
-        "expansions": expansions(source, plan),
-        "vocabularies": vocabularies(source, plan),
+        **new(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),
         "files": dict(hashes["output"]),
@@ -81,18 +78,69 @@ def _described(program: Program) -> dict[str, Any]:
     }
 
 
-def expansions(source: Opened, plan: Plan) -> list[dict[str, list[int]]]:
-    """Every block expansion that the result has, oldest first, in its own numbers: the source's own, and the plan's.
+def recorded(opened: Opened) -> dict[str, Any]:
+    """What the record of a checkpoint says; nothing where it has none."""
+    file = opened.path / RECORD
+    return read_json(file) if file.is_file() else {}
 
-    Raises CheckpointError where the source's record tells of layers that the source does not have.
+
+def history(earlier: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What was done before, oldest first: what an earlier record tells of that, and then itself; nothing without one.
+
+    The sums of its files and the measurements of each layer stay behind.
     """
-    file = source.path / RECORD
-    earlier = read_json(file).get("expansions", []) if file.is_file() else []
+    if not earlier:
+        return {}
+    told = earlier.get("history")
+    own = {key: value for key, value in earlier.items() if key not in {"history", "files", "new_parameters"}}
+    if isinstance(own.get("verification"), dict):
+        own["verification"] = {key: own["verification"].get(key) for key in ("text", "kept", "failure")}
+    return {"history": [*(told if isinstance(told, list) else []), own]}
+
+
+def new(source: Opened, plan: Plan) -> dict[str, Any]:
+    """What a result has that is new, and every expansion of it, oldest first, in its own numbers.
+
+    New is what the plan made, and where it adds no layers, or no tokens, what is left of those that the source's own
+    expansions added. Raises CheckpointError where the source's record tells of what the source does not have.
+    """
+    earlier = [moved(copied, plan.origins) for copied in expansions(source)]
+    made = [dict(zip(one.layers, one.copies_of, strict=True)) for one in plan.expansions]
+    kept = () if made else moved(dict.fromkeys(new_copies(source)), plan.origins)
+    return {
+        "new_layers": sorted({*kept, *plan.new_layers}),
+        "new_parameters": created(source.program.spec, plan, kept),
+        "new_tokens": [plan.new_tokens.start, plan.new_tokens.stop] if plan.vocabularies else new_tokens(source),
+        "expansions": [{"layers": [*one], "copies_of": [*one.values()]} for one in (*earlier, *made) if one],
+        "vocabularies": vocabularies(source, plan),
+    }
+
+
+def expansions(opened: Opened) -> list[dict[int, int | None]]:
+    """Every block expansion that a checkpoint's record tells of, oldest first: new layers, and what each is a copy of.
+
+    Raises CheckpointError where these are not layers of the checkpoint, or not as kept writes them.
+    """
     try:
-        moved = [{key: [plan.origins.index(n) for n in one[key]] for key in ("layers", "copies_of")} for one in earlier]
-    except (KeyError, TypeError, ValueError):
+        return [_copied(one, opened.program.spec.depth) for one in listed(recorded(opened).get("expansions", []))]
+    except (LookupError, TypeError, ValueError):
+        file = opened.path / RECORD
         raise CheckpointError(f"{file}: its expansions are not those of this model; remove the file") from None
-    return [*moved, *({"layers": [*one.layers], "copies_of": [*one.copies_of]} for one in plan.expansions)]
+
+
+def _copied(one: Mapping[str, Any], depth: int) -> dict[int, int | None]:
+    layers, copies_of = listed(one["layers"]), listed(one["copies_of"])
+    found = dict(zip(map(whole, layers), copies_of, strict=True))
+    if len(found) < len(layers) or not {*found, *copies_of} <= {*range(depth), None}:
+        raise ValueError(found)
+    return found
+
+
+def new_copies(opened: Opened) -> tuple[int, ...]:
+    """The layers that a checkpoint's record calls new and that an expansion made. Raises as `expansions` does."""
+    copied = {number for one in expansions(opened) for number in one}
+    called = recorded(opened).get("new_layers")
+    return tuple(sorted(copied & {n for n in called if type(n) is int})) if isinstance(called, list) else ()
 
 
 def vocabularies(source: Opened, plan: Plan) -> list[dict[str, Any]]:
@@ -101,20 +149,29 @@ def vocabularies(source: Opened, plan: Plan) -> list[dict[str, Any]]:
     `new` are the first new id and one past the last, `before` and `after` count rows. Raises CheckpointError where the
     source's record tells of others than the source has.
     """
-    file, had = source.path / RECORD, source.program.spec.vocabulary
-    earlier = read_json(file).get("vocabularies", []) if file.is_file() else []
+    had = source.program.spec.vocabulary
     try:
-        fits = all(0 < one["before"] <= one["after"] <= had for one in earlier)
-    except (KeyError, TypeError):
+        out = [*listed(recorded(source).get("vocabularies", []))]
+        fits = all(0 < one["before"] <= one["after"] <= had for one in out)
+    except (LookupError, TypeError):
         fits = False
     if not fits:
+        file = source.path / RECORD
         raise CheckpointError(f"{file}: its vocabularies are not those of this model; remove the file")
-    out: list[dict[str, Any]] = [*earlier]
     for one in plan.vocabularies:
         before, had = had, one.size(had)
         new = [one.grown.first, one.grown.end]
         out.append({"new": new, "before": before, "after": had, "rows": Path(one.rows).name})
     return out
+
+
+def new_tokens(opened: Opened) -> list[int]:
+    """The first id that a checkpoint's record calls new, and one past the last; empty where it says nothing."""
+    match recorded(opened).get("new_tokens"):
+        case [int(first), int(end)] if 0 <= first < end <= opened.program.spec.vocabulary:
+            return [first, end]
+        case _:
+            return []
 
 
 def target(record: Mapping[str, Any]) -> str:
@@ -131,13 +188,13 @@ def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...
     found = record.get("expansions")
     lists = [one.get("layers") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     numbers = {n for layers in lists if isinstance(layers, list) for n in layers if type(n) is int and 0 <= n < after}
-    return tuple(sorted(numbers)) if before + len(numbers) == after else ()
+    return tuple(sorted(numbers)) if before + len(numbers) <= after else ()
 
 
-def learned(record: Mapping[str, Any], before: Spec, after: Spec) -> Claim:
-    """What a model that learned is held to: no promise, and what it shares with its source is compared."""
+def claim_of(record: Mapping[str, Any], promise: Promise, before: Spec, after: Spec) -> Claim:
+    """What a model is held to by its record alone, against a source whose layers and tokens it may have more of."""
     tokens = _shared(record.get("vocabularies"), before.vocabulary)
-    return Claim(Promise.LOSSY, copies=copies(record, before.depth, after.depth), tokens=tokens)
+    return Claim(promise, copies=copies(record, before.depth, after.depth), tokens=tokens)
 
 
 def _shared(vocabularies: object, before: int) -> int | None:

@@ -81,12 +81,14 @@ def nearest(word: str, words: Collection[str]) -> str:
 
 
 def _line(text: str, error: str) -> str:
-    """`:line` of the key that an error begins with, in the pass that it names."""
-    number, key = re.findall(r"^(?:pass (\d+): )?([^:]*)", error)[0]
+    """`:line` of the key that an error begins with, in the pass or step that it names."""
+    kind, number, key = re.findall(r"^(?:(pass|step) (\d+): )?(?:pass \d+: )?([^:]*)", error)[0]
     lines = [*enumerate(text.splitlines(), 1)]
-    heads = [at for at, line in lines if re.match(r"\s*\[\[\s*passes\s*\]\]", line)]
-    begin = heads[int(number) - 1] if number and int(number) <= len(heads) else 0
-    for at, line in lines[begin:]:
+    table = {"pass": "passes", "step": "steps"}.get(kind, "")
+    heads = [at for at, line in lines if table and re.match(rf"\s*\[\[\s*{table}\s*\]\]", line)]
+    place = int(number) if number and int(number) <= len(heads) else 0
+    begin, end = (heads[place - 1], heads[place:][:1]) if place else (0, [])
+    for at, line in lines[begin : end[0] - 1 if end else None]:
         if re.match(rf'\s*"?{re.escape(key)}"?\s*=', line) or (number and f'"{key}"' in line):
             return f":{at}"
     return f":{begin}" if begin else ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.stream import digest
@@ -15,11 +15,13 @@ from kept.passes.plan import Claim
 from kept.passes.vocabulary import ZERO, ExpandVocabulary
 from kept.planning import make_plan
 from kept.recipe import MOST_TOKENS, recipe_from
-from kept.record import RECORD, learned
+from kept.record import RECORD, claim_of, recorded
 from kept.reporting import Reporter, Silent
 from kept.writing import described
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from kept.passes import Pass
     from kept.verification.verify import Verification
 
@@ -45,7 +47,8 @@ def verify(
     if not 2 <= tokens <= MOST_TOKENS:
         raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
     before, after = open_model(source), open_model(out)
-    claim = recorded(before, after)
+    origin = between(before, after, reporter or Silent())
+    claim = claimed(before, after, origin.chain)
     _check_sizes(before, after, claim)
     context = min(before.program.spec.context, after.program.spec.context)
     path = None if text is None else Path(text)
@@ -53,29 +56,54 @@ def verify(
     runs = layer_runs(before, after, claim)
     with (reporter or Silent()).stage("verify", runs, "layer runs") as advance:
         measured = verify_pair(before, after, found, claim, streamed=streamed, progress=advance)
-    notes = list(measured.notes)
-    if not (after.path / RECORD).is_file():
-        notes.append(f"{after.path} has no {RECORD}: it is held to the promise exact")
-    notes += _other_source(before, after, reporter or Silent())
+    notes = [*measured.notes, *origin.notes]
     if measured.output.tokens < tokens:
         notes.append(f"{found.origin} gave {measured.output.tokens} of {tokens} tokens; --text FILE reads a longer one")
     return replace(measured, notes=tuple(notes), altered=altered(after, reporter or Silent()))
 
 
-def _other_source(before: Opened, after: Opened, reporter: Reporter) -> list[str]:
-    """A note where a record names other files than the source given has.
+@dataclass(frozen=True)
+class Between:
+    """The records of what lies between a source and an output, oldest first, and what is to be said of them."""
 
-    No failure: the same weights may have been saved in other shards since, and what they compute is measured.
+    chain: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+
+def between(before: Opened, after: Opened, reporter: Reporter) -> Between:
+    """What an output's record tells, from the conversion on whose source is the one given.
+
+    A source that no record names is no failure: the same weights may have been saved in other shards since, and what
+    they compute is measured.
     """
-    stated = read_json(after.path / RECORD).get("source") if (after.path / RECORD).is_file() else None
-    sums = stated.get("files") if isinstance(stated, dict) else None
-    if not isinstance(sums, dict):
-        return []
-    files = [file for file in described(before) if file.name in sums]
+    own = recorded(after)
+    if not own:
+        return Between((), (f"{after.path} has no {RECORD}: it is held to the promise exact",))
+    told = own.get("history")
+    chain = tuple(one for one in (*(told if isinstance(told, list) else ()), own) if isinstance(one, dict))
+    stated = [_source_sums(one) for one in chain]
+    files = [file for file in described(before) if any(file.name in sums for sums in stated)]
     with reporter.stage("compare", sum(file.stat().st_size for file in files), "bytes") as advance:
-        differ = [file.name for file in files if digest(file, advance) != sums[file.name]]
-    differ += sorted(sums.keys() - {file.name for file in files})
-    return [f"{before.path}: not the source that {RECORD} names: {', '.join(differ)} differ"] if differ else []
+        found = {file.name: digest(file, advance) for file in files}
+    place = next((n for n in reversed(range(len(chain))) if not stated[n] or not _differing(found, stated[n])), None)
+    if place is None:
+        differ = ", ".join(_differing(found, stated[-1]))
+        return Between(chain, (f"{before.path}: not the source that {RECORD} names: {differ} differ",))
+    since = chain[place:]
+    said = f"{before.path}: {len(since)} conversions ago; held to the weakest of their promises"
+    return Between(since, (said,) if len(since) > 1 else ())
+
+
+def _source_sums(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    source = record.get("source")
+    sums = source.get("files") if isinstance(source, dict) else None
+    return sums if isinstance(sums, dict) else {}
+
+
+def _differing(found: Mapping[str, str], stated: Mapping[str, Any]) -> list[str]:
+    """The files of which a record states another sum, or which are not there."""
+    differ = [name for name, value in found.items() if name in stated and value != stated[name]]
+    return [*differ, *sorted(stated.keys() - found.keys())]
 
 
 def altered(after: Opened, reporter: Reporter) -> tuple[str, ...]:
@@ -88,15 +116,15 @@ def altered(after: Opened, reporter: Reporter) -> tuple[str, ...]:
     return tuple(name for name, value in found.items() if not isinstance(sums, dict) or sums.get(name) != value)
 
 
-def recorded(before: Opened, after: Opened) -> Claim:
-    """What an output states of itself, and what follows from its plan where that can be made again."""
-    if not (after.path / RECORD).is_file():
+def claimed(before: Opened, after: Opened, chain: Sequence[Mapping[str, Any]]) -> Claim:
+    """What the records between a source and an output state, and what follows from a plan that can be made again."""
+    if not chain:
         return Claim()
-    stated = read_json(after.path / RECORD)
+    stated = chain[-1]
     try:
-        promise = Promise(stated["promise"])
-        if "healed" in stated:  # what was learned is in no plan
-            return learned(stated, before.program.spec, after.program.spec)
+        promise = max((Promise(one["promise"]) for one in chain), key=lambda one: one.rank)
+        if "healed" in stated or len(chain) > 1:  # what was learned is in no plan, nor is more than one conversion
+            return claim_of(stated, promise, before.program.spec, after.program.spec)
         recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
         recipe = replace(recipe, passes=tuple(_own(rewrite, after) for rewrite in recipe.passes))
     except (KeyError, TypeError, ValueError, RecipeError) as error:

@@ -38,14 +38,14 @@ class Inputs:
         files = [source / "config.json", *sorted(source.glob("*.safetensors")), *_for_tokens(recipe)]
         if recipe.text is not None:
             files.append(Path(recipe.text))
-        return cls({file: _stamp(file) for file in files if file.is_file()})
+        return cls({file: stamp(file) for file in files if file.is_file()})
 
     def check(self) -> None:
         """Raise CheckpointError naming the first file that is not what it was."""
-        for file, stamp in self.files.items():
+        for file, before in self.files.items():
             if not file.is_file():
                 raise CheckpointError(f"{file}: disappeared during the run; nothing was written, fetch it again")
-            if _stamp(file) != stamp:
+            if stamp(file) != before:
                 raise CheckpointError(f"{file}: changed during the run; nothing was written, run it again")
 
 
@@ -60,7 +60,7 @@ def fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
     read = [source.path / "config.json", *source.files, *_for_tokens(recipe)]
     if recipe.norm in MEASURED and recipe.text is not None:
         read.append(Path(recipe.text))
-    files = {str(file.name if file.parent == source.path else file): _stamp(file) for file in read}
+    files = {str(file.name if file.parent == source.path else file): stamp(file) for file in read}
     return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
 
 
@@ -124,6 +124,7 @@ def small_files(
     return files if listed is None else {**files, INDEX: listed}
 
 
-def _stamp(file: Path) -> tuple[int, int]:
+def stamp(file: Path) -> tuple[int, int]:
+    """What tells that a file changed, without reading it: its size, and when it was written, in nanoseconds."""
     stat = file.stat()
     return stat.st_size, stat.st_mtime_ns

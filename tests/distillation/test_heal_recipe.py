@@ -58,6 +58,37 @@ def test_a_cache_of_samples_needs_who_sampled_them() -> None:
     Settings(student="s", out="o", teacher_cache="cache", data=("corpus",))
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, (1, 0, 0, 0)),
+        ({"kl": 0.5}, (0.5, 0, 0, 0)),
+        ({"ce": 0.5}, (1, 0, 0, 0.5)),
+        ({"kl": 0, "ce": 1}, (0, 0, 0, 1)),
+        ({"loss": "kl", "kl": 2}, (2, 0, 0, 0)),
+        ({"loss": "ce"}, (0, 0, 0, 1)),
+        ({"loss": "ce", "kl": 0.1}, (0.1, 0, 0, 1)),
+        ({"loss": "ce", "ce": 0.5}, (0, 0, 0, 0.5)),
+        ({"loss": "jsd", "ce": 0.5}, (0, 0, 1, 0.5)),
+        ({"loss": "reverse"}, (0, 1, 0, 0)),
+    ],
+)
+def test_the_loss_is_a_weight_where_none_is_given(given: dict[str, Any], wanted: tuple[float, ...]) -> None:
+    found = settings_from(ENDS, **given)
+    assert (found.kl, found.reverse, found.jsd, found.ce) == wanted
+    assert settings_from({**ENDS, **given}) == found, "a recipe says it as flags do"
+
+
+def test_text_alone_needs_no_teacher() -> None:
+    found = settings_from({"student": "s", "out": "o"}, loss="ce", data=("corpus",))
+    assert (found.teacher, found.kl, found.ce) == (None, 0, 1)
+
+
+def test_a_flag_s_loss_wins_over_a_recipe_s(file: Path) -> None:
+    file.write_text(BEGIN + "loss = 'ce'\n", encoding="utf-8")
+    assert load_settings(file, loss="jsd").objective.divergences == {"kl": 0, "reverse": 0, "jsd": 1}
+
+
 def test_flags_win_and_none_is_not_given(file: Path) -> None:
     file.write_text(BEGIN + "tokens = '2M'\nrate = 1e-2\ncheckpointing = true\ndata = 'x'\n", encoding="utf-8")
     found = load_settings(file, tokens="500K", rate=None, checkpointing=False)
@@ -91,7 +122,12 @@ def test_what_is_no_number_of_tokens(written: object) -> None:
             BEGIN + "teacher-cache = 'c'",
             "recipe.toml:4: teacher-cache: is not a key of a recipe; did you mean teacher_",
         ),
-        (BEGIN + "[loss]\nkl = 1.0", "recipe.toml: loss: is not a key of a recipe"),
+        (BEGIN + "[loss]\nkl = 1.0", "recipe.toml: loss: is {'kl': 1.0}, it must be text in quotes"),
+        (BEGIN + "loss = 'cee'", "recipe.toml:4: loss: is 'cee'; did you mean ce?; it must be one of kl, reverse"),
+        (BEGIN + "loss = 'ce'\nce = 0", "recipe.toml: kl: is 0.0, it must be above 0 where no other loss is"),
+        ("student = 's'\nout = 'o'\nloss = 'ce'", "recipe.toml: data: is self, which the teacher samples; give --data"),
+        ("student = 's'\nout = 'o'\nloss = 'jsd'\ndata = 'x'", "recipe.toml: teacher: is None, it must be a checkp"),
+        (BEGIN + "watch = [1]", "recipe.toml:4: watch: is [1], it must be a list of texts in quotes"),
         (BEGIN + "tokens = 'many'", "recipe.toml:4: tokens: is 'many', write it as 2M"),
         (BEGIN + "tokens = 0", "recipe.toml:4: tokens: is 0, it must be at least 1"),
         (BEGIN + "batch = '8'", "recipe.toml:4: batch: is '8', it must be a whole number"),

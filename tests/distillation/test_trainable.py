@@ -70,6 +70,20 @@ def test_new_without_anything_new_is_refused() -> None:
         trainable(random_program(layer_spec()), "norms+new", {"new_layers": [], "new_parameters": []})
 
 
+@pytest.mark.parametrize("numbers", [5, "2", {"2": 1}, [99], [-1], [None], [[1]], [1.0], [True], [10**400]])
+def test_a_record_of_layers_that_there_are_not(numbers: object) -> None:
+    with pytest.raises(
+        InputError, match=r"kept\.json lists, but its new_layers is not a list of layers from 0 to 2; use"
+    ):
+        trainable(random_program(rms_spec()), "new", {"new_layers": numbers})
+
+
+@pytest.mark.parametrize("names", [3, "layers.0.mixer.q.weight", [3], [["a"]], [{"a": 1}]])
+def test_a_record_of_weights_that_are_no_names(names: object) -> None:
+    with pytest.raises(InputError, match=r"but its new_parameters is not a list of names of weights; use norms$"):
+        trainable(random_program(rms_spec()), "new", {"new_layers": [1], "new_parameters": names})
+
+
 def test_only_the_chosen_learn_and_in_float32() -> None:
     program = random_program(layer_spec())
     model = Model.load(program, torch.bfloat16)

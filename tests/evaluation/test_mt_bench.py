@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from judge_stub import Stub
+from kept.checkpoint import chat
 from kept.errors import CheckpointError, InputError
-from kept.evaluation import chat, mt_bench
+from kept.evaluation import mt_bench
 from kept.evaluation.judge import KEY, Judge, sheet
 from kept.reporting import Silent
 from models import DATA, needs_data
@@ -85,7 +86,7 @@ def test_a_chat_template_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert prompts[0] == with_template.encode("<s>[user]What is 2 + 3?</s>[assistant]", special=False)
     assert prompts[0][0] == with_template.spec.tokens.bos
     (tmp_path / "chat_template.jinja").write_text("of its own file")
-    assert chat.template_of(tmp_path) == "of its own file"
+    assert chat.stored(tmp_path) == "of its own file"
 
 
 @pytest.mark.parametrize(
@@ -102,13 +103,15 @@ def test_a_chat_template_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_a_template_that_fails_or_reaches_out_is_an_error(tmp_path: Path, template: str) -> None:
     change_json(tmp_path / "tokenizer_config.json", chat_template=template)
+    found = chat.Template.of(tmp_path)
+    assert found is not None
     with pytest.raises(CheckpointError, match="its chat template fails"):
-        chat.templated(tmp_path, [{"role": "user", "content": "x"}], {})
+        found.render([{"role": "user", "content": "x"}])
 
 
-def test_no_template(tmp_path: Path) -> None:
+def test_no_template(llama: Subject) -> None:
     with pytest.raises(InputError, match="has no chat template; leave out --chat"):
-        chat.template_of(tmp_path)
+        mt_bench.measure_answers(llama, [QUESTION], by_template=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------- judge

@@ -62,13 +62,14 @@ def test_two_models_side_by_side(orion: Path, out: Path, text: Path, tmp_path: P
     ]
     perplexity = row(found.rows, "text", "perplexity")
     assert perplexity.models[0].value == pytest.approx(perplexity.models[1].value, rel=1e-4)
-    assert perplexity.difference is not None
-    assert abs(perplexity.difference.value) < 1e-2 * perplexity.models[0].value
-    assert perplexity.difference.error < perplexity.models[0].error
+    (apart,) = perplexity.differences
+    assert abs(apart.value) < 1e-2 * perplexity.models[0].value
+    assert apart.error < perplexity.models[0].error
     same = row(found.rows, "agreement", "same token chosen")
     assert same.models == ()
-    assert same.agreement is not None
-    assert same.agreement.value > 0.99
+    (agreement,) = same.agreements
+    assert agreement is not None
+    assert agreement.value > 0.99
     assert row(found.rows, "positions", "at 200 to 400").items >= 2
     assert len(found.texts["agreement: greedy"]) == 2
     assert len(found.texts["agreement: greedy"][0]) == 2
@@ -91,7 +92,8 @@ def test_one_model_on_the_built_in_sample(orion: Path, tmp_path: Path) -> None:
         ("text", "sample", "perplexity"),
         ("text", "sample", "bits per byte"),
     ]
-    assert found.rows[0].difference is None
+    assert found.rows[0].differences == ()
+    assert found.forgetting is None
     assert found.models[0].dtype == "float32"
 
 
@@ -200,8 +202,7 @@ def test_mt_bench_with_a_judge(orion: Path, out: Path, tmp_path: Path, monkeypat
         assert 16 <= len(stub.asked) <= 32 - 2 * equal
     average = [one for one in found.rows if one.name == "average"]
     assert average[0].models[0].value == 7
-    assert average[0].difference is not None
-    assert average[0].difference.value == 0
+    assert average[0].differences[0].value == 0
     assert len(found.texts["mt-bench: math answers"][0][0]) == 2
 
 
@@ -236,7 +237,7 @@ def test_the_command_as_data_and_in_a_file(orion: Path, text: Path, tmp_path: Pa
     assert found == json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
     assert found["rows"][0]["name"] == "prose.txt"
     assert found["settings"]["characters"] == 200_000
-    assert set(found) == {"models", "settings", "rows", "texts"}
+    assert set(found) == {"models", "settings", "rows", "texts", "forgetting"}
 
 
 WRONG = [
@@ -275,7 +276,7 @@ def test_texts_of_one_name(orion: Path) -> None:
 
 
 def test_settings_that_are_none(orion: Path) -> None:
-    with pytest.raises(InputError, match="colour: is no setting; there are texts, suites, data"):
+    with pytest.raises(InputError, match="colour: is no setting; there are texts, old, new, suites, data"):
         kept.evaluate(orion, colour="red")
     assert replace(Settings(), limit=3).limit == 3
 

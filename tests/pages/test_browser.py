@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import pytest
 
 import kept
+from kept.pages.labels import Box, Place
 from reported import EVALUATION, HEALED, write, write_metrics, write_output
 
 if TYPE_CHECKING:
@@ -35,6 +37,15 @@ CONTRAST = """() => {
     return (pair[1] + 0.05) / (pair[0] + 0.05); }));
 }"""
 """The least contrast of any text with what is behind it, by WCAG's formula."""
+
+
+HIDDEN = """names => {
+  const boxes = [...document.querySelectorAll("#forgetting svg text")].filter(e => names.includes(e.textContent))
+    .map(e => [e.textContent, e.getBoundingClientRect()]);
+  const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  return [boxes.length, boxes.flatMap(([name, a], n) => boxes.slice(0, n).filter(([_, b]) => meet(a, b))
+    .map(([other]) => name + " on " + other))]; }"""
+"""How many of the names are in the picture, and which lie on which."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +105,7 @@ def test_it_is_as_wide_as_its_window(browser: Browser, page_file: Path, width: i
     page = open_page(browser, page_file, width)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(OVERFLOWS) == []
-    assert page.locator("svg").count() == 7
+    assert page.locator("svg").count() == 8
     assert all(box.is_visible() for box in page.locator("svg").all())
     page.close()
 
@@ -138,5 +149,62 @@ def test_every_section_can_be_reached_by_name(browser: Browser, page_file: Path)
         link.click()
         title = page.locator(f"section{link.get_attribute('href')}").get_by_role("heading", level=2)
         assert title.inner_text() == link.inner_text()
-    assert page.get_by_role("img").count() == 7
+    assert page.get_by_role("img").count() == 8
+    page.close()
+
+
+# ------------------------------------------------------------------------------------------------ learned and forgotten
+
+METHODS = {
+    "full fine-tuning": (2.06, 4.6),
+    "expansion": (0.3, 3.5),
+    "LoRA": (0.8, 3.7),
+    "prefix": (5.2, 2.1),
+    "확장 블록": (0.4, 3.1),
+}
+
+
+def plane_file(folder: Path, places: dict[str, tuple[float, float]]) -> Path:
+    """A page with models at these places: forgotten and learned."""
+    evaluation = deepcopy(EVALUATION)
+    (one,) = evaluation["forgetting"]["methods"]
+    methods = []
+    for name, values in places.items():
+        method = deepcopy({**one, "model": name})
+        for side, value in zip(("forgot", "learned"), values, strict=True):
+            nats = {"value": value, "error": 0.03 * value}
+            method[side]["mean"] = method[side]["domains"][0]["nats"] = {"token": nats, "byte": nats}
+        methods.append(method)
+    evaluation["forgetting"]["methods"] = methods
+    return kept.report(write_output(folder / "out"), evaluations=[write(folder / "eval.json", evaluation)]).path
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_names_of_marks_hide_nothing(browser: Browser, tmp_path: Path, width: int) -> None:
+    page = open_page(browser, plane_file(tmp_path, METHODS), width)
+    assert page.evaluate(HIDDEN, [*METHODS, "my-orion"]) == [len(METHODS) + 1, []]
+    assert page.evaluate(OVERFLOWS) == []
+    page.close()
+
+
+def test_marks_too_near_for_names_have_numbers(browser: Browser, tmp_path: Path) -> None:
+    crowd = {f"expansion, {n} blocks": (0.3 + 0.01 * n, 3.5 + 0.02 * n) for n in range(9)}
+    page = open_page(browser, plane_file(tmp_path, crowd), 360)
+    numbers, hidden = page.evaluate(HIDDEN, [str(n) for n in range(1, 10)])
+    assert numbers >= 9, "an axis may have some of them too"
+    assert hidden == []
+    assert page.locator("#forgetting .legend span").all_inner_texts()[:2] == ["0 my-orion", "1 expansion, 0 blocks"]
+    assert page.evaluate(OVERFLOWS) == []
+    page.close()
+
+
+def test_names_that_lie_on_each_other_are_noticed(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: places that nobody chose."""
+    nowhere = Place(0.0, 0.0, (1, 0), Box(0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("kept.pages.plane.places", lambda points, *_: [nowhere] * len(points))
+    crowd = {f"expansion, {n} blocks": (0.3 + 0.01 * n, 3.5 + 0.02 * n) for n in range(9)}
+    page = open_page(browser, plane_file(tmp_path, crowd), 360)
+    assert len(page.evaluate(HIDDEN, [*crowd])[1]) > 9
     page.close()

@@ -8,8 +8,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from kept.pages.blocks import Bar, Bars, Curve, Lines, Point
-from kept.pages.figures import STYLES, draw
+from kept.pages.blocks import Bar, Bars, Curve, Lines, Mark, Plane, Point
+from kept.pages.figures import draw
+from kept.pages.look import STYLES
+from kept.pages.plane import extent
 
 NASTY = (math.nan, math.inf, -math.inf, 0.0, -1.0, 5e-324, 1e-300, 1.7e308, 3.0)
 
@@ -22,6 +24,10 @@ def lines(*curves: Curve, **more: bool) -> Lines:
     return Lines("caption", "in words", "x", "relative error", curves, **more)
 
 
+def plane(*marks: Mark) -> Plane:
+    return Plane("caption", "in words", "forgotten", "learned", "before", marks)
+
+
 def words(svg: str) -> list[str]:
     return [text.text or "" for text in ET.fromstring(svg).iter() if text.tag.endswith("text")]  # noqa: S314 - our own
 
@@ -30,6 +36,7 @@ def words(svg: str) -> list[str]:
 def test_no_number_is_too_odd(one: float) -> None:
     assert words(draw(lines(curve(one, 1.0, error=one), log_x=True, log_y=True), "p"))
     assert words(draw(Bars("caption", "in words", "x", (Bar("a", one, 1.0), Bar("b", 1.0, one))), "p"))
+    assert words(draw(plane(Mark("a", one, 1.0, (1.0, one)), Mark("b", 1.0, one, (one, 1.0))), "p"))
 
 
 @pytest.mark.parametrize("ys", [NASTY, (-1e29, 1e29), (1e-29, 1e29), (3.0, 3.0), (math.nan,), ()])
@@ -71,3 +78,24 @@ def test_curves_are_told_apart_without_colour() -> None:
     assert len({marker for _, marker, _ in STYLES}) == len({line for _, _, line in STYLES}) == len(STYLES)
     assert lines(curve(1.0)).legend == ()
     assert lines(curve(1.0), curve(2.0, name="b", style=1)).legend == (("a", 0), ("b", 1))
+
+
+# ---------------------------------------------------------------------------------------------------------------- plane
+
+
+def test_marks_have_their_names() -> None:
+    svg = draw(plane(Mark("full", 2.0, 4.0, (0.1, 0.2)), Mark("$\\frac{1$", 0.5, 3.0)), "p")
+    assert {"full", "$\\frac{1$", "before", "forgotten", "learned"} <= {*words(svg)}
+
+
+def test_where_names_have_no_room_there_are_numbers() -> None:
+    crowd = [Mark(f"<b>a name of some length {n}", 1.0, 1.0) for n in range(3)]
+    drawn = draw(plane(*crowd), "p")
+    svg, _, legend = drawn.partition("</svg>")
+    assert {"0", "1", "2", "3"} <= {*words(f"{svg}</svg>")}
+    assert "a name" not in svg
+    assert "<span><b>0</b> before</span><span><b>1</b> &lt;b&gt;a name of some" in legend
+
+
+def test_letters_that_are_wide_take_their_room() -> None:
+    assert extent("확장")[0] > 1.5 * extent("ab")[0]

@@ -82,7 +82,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[kept.pages.page.Repo
 
 def test_every_section_is_there_where_all_is_known(full: tuple[kept.pages.page.Report, Structure]) -> None:
     done, page = full
-    assert done.sections == ("passes", "parity", "healing", "domains", "generations", "sizes", "load")
+    assert done.sections == ("passes", "parity", "healing", "forgetting", "domains", "generations", "sizes", "load")
     assert set(done.sections) <= set(page.ids)
     assert {f"#{name}" for name in done.sections} <= set(page.links)
 
@@ -112,7 +112,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "held out). Rows of 256 tokens, 16 a step; rate 0.001, cosine;",
         "KL from the teacher, nats a token 0.45 0.125",
         "same first choice 55.00 % 87.50 %",
-        "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.20",
+        "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.30",
         "+25 % perplexity, python",
         "8 M",
         "4.61 KB",
@@ -123,7 +123,9 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "The keeper s lept. healed The keeper s ailed.",
         "[question 1, turn 2] No.",
         "arc_challenge acc_norm 20 0.500 ± 0.050",
-        "greedy same text 20 0.50 ± 0.10",
+        "greedy same text 20 50 ± 10 %",
+        "healed +0.223 ± 0.020 +0.049 ± 0.010 learned python; forgot english",
+        "healed 12.50 → 10.00 20.00 → 21.00",
         "healed 50 % 50 %",
     ],
 )
@@ -142,10 +144,10 @@ def test_what_counts_once_is_not_told_twice(full: tuple[kept.pages.page.Report, 
 def test_every_picture_has_words(full: tuple[kept.pages.page.Report, Structure]) -> None:
     html = html_of(full[0])
     labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
-    assert len(labels) == html.count("<svg") == 7
+    assert len(labels) == html.count("<svg") == 8
     assert "Relative error after each layer: the output, in bfloat16 from 8.0e-03 to 2.0e-02;" in labels[0]
     assert "loss of each batch over 4 measurements: from 0.5 to 0.125." in labels
-    assert "perplexity against before, %: english 5.0 ± 1.0; python 25.0 ± 1.0." in labels
+    assert "perplexity against before, %: english 5.0 ± 1.4; python 25.0 ± 2.7." in labels
 
 
 def test_pictures_follow_the_page_s_colours(full: tuple[kept.pages.page.Report, Structure]) -> None:
@@ -196,27 +198,101 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     found = deepcopy(RECORD["verification"])
     found["output"] |= {"kl": None, "max_logit_error": None, "layers": [None, None, 1.0, 0.0, 1e-3]}
     held_out = [{**HEALED["held_out"][0], "agreement": None, "kl": None}, HEALED["held_out"][1]]
-    rows = [{**row, "difference": row["difference"] and {"value": 1.0, "error": None}} for row in EVALUATION["rows"]]
+    apart = {"value": 1.0, "error": None}
+    rows = [{**row, "differences": [apart for _ in row["differences"]]} for row in EVALUATION["rows"]]
     out = write_output(tmp_path / "out", verification=found, healed={**HEALED, "held_out": held_out})
     assert "nan" in html_of(kept.report(out, evaluations=[write(tmp_path / "eval.json", {**EVALUATION, "rows": rows})]))
 
 
 def test_one_model_alone(tmp_path: Path) -> None:
-    rows = [{**row, "models": row["models"][:1], "difference": None} for row in EVALUATION["rows"]]
-    alone = {"models": EVALUATION["models"][:1], "settings": {}, "rows": rows, "texts": {}}
+    rows = [{**row, "models": row["models"][:1], "differences": []} for row in EVALUATION["rows"] if row["models"]]
+    alone = {"models": EVALUATION["models"][:1], "settings": {}, "rows": rows, "texts": {}, "forgetting": None}
     page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", alone)])))
     assert "english perplexity 20 20.0 ± 2.0" in page.text
     assert "What each domain costs." in page.text
     assert "difference" not in page.text
 
 
+def test_texts_that_are_watched_have_curves_of_their_own(tmp_path: Path) -> None:
+    held_out = [
+        {**one, "sources": {"py": {"ce": 4.0 - n}}, "watched": {"stories": {"ce": 1.0 + n / 4}}}
+        for n, one in enumerate(HEALED["held_out"])
+    ]
+    html = html_of(kept.report(write_output(tmp_path / "out", healed={**HEALED, "held_out": held_out})))
+    said = "cross-entropy, nats a token over 3 measurements: stories, only watched from 1 to 1.5; py from 4 to 2."
+    assert f'aria-label="{said}"' in html
+    assert '<span class="key c0">stories, only watched</span><span class="key c1">py</span>' in html
+    alone = [{**one, "watched": {}} for one in held_out]
+    html = html_of(kept.report(write_output(tmp_path / "out", healed={**HEALED, "held_out": alone})))
+    assert "Each text by itself" not in html, "one source is what is held out"
+
+
+def _three(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of three models: the second counts twice."""
+    return {
+        **row,
+        "models": [*row["models"], *row["models"][1:]],
+        "differences": row["differences"] * 2,
+        "agreements": row["agreements"] * 2,
+    }
+
+
+def test_three_models(tmp_path: Path) -> None:
+    three = deepcopy(EVALUATION)
+    three["models"].append({**three["models"][1], "name": "full"})
+    three["rows"] = [_three(row) for row in three["rows"]]
+    three["texts"] = {name: [*both, both[1]] for name, both in three["texts"].items()}
+    method = three["forgetting"]["methods"][0]
+    three["forgetting"]["methods"].append({**method, "model": "full", "verdict": ""})
+    page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", three)])))
+    for words in (
+        "my-orion (orion, bfloat16), healed (llama, bfloat16) and full (llama, bfloat16).",
+        "english perplexity my-orion 20 20.0 ± 2.0",
+        "english perplexity full 20 21.0 ± 2.1 +1.00 ± 0.30",
+        "python: zero is as good as my-orion.",
+        "full: what each task lost or won",
+        "greedy same text full 20 50 ± 10 %",
+        "agreement: greedy, full",
+        "full +0.223 ± 0.020 +0.049 ± 0.010 nothing",
+    ):
+        assert words in page.text
+    assert page.text.count("perplexity, python") == 0, "whose it would be is not known"
+
+
+def test_a_share_of_what_two_models_differ_by_has_its_own_error(tmp_path: Path) -> None:
+    """Twice as much in every passage is twice as much: whatever the passages, nothing is uncertain."""
+    row = deepcopy(EVALUATION["rows"][0])
+    row["models"] = [{"value": 16.0, "error": 2.0}, {"value": 32.0, "error": 4.0}]
+    for apart, words in ((2.0, "english 100 ± 0."), (4.472135955, "english 100 ± 35.")):
+        row["differences"] = [{"value": 16.0, "error": apart}]
+        file = write(tmp_path / "eval.json", {**EVALUATION, "rows": [row]})
+        assert f"perplexity against before, %: {words}" in html_of(
+            kept.report(write_output(tmp_path / "out"), evaluations=[file])
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"unit": "letter"}, "'letter' is no unit"),
+        ({"methods": []}, "models have the same domains"),
+        ({"methods": [{}]}, "no 'learned'"),
+        ({"unit": []}, "[] is no unit"),
+    ],
+)
+def test_a_damaged_table_of_forgetting_is_one_line(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    damaged = {**EVALUATION, "forgetting": {**EVALUATION["forgetting"], **changes}}
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "eval.json", damaged)])
+
+
 def test_tasks_that_do_not_differ_have_no_picture(tmp_path: Path) -> None:
-    rows = [{**row, "difference": {"value": 0.0, "error": 0.0}} for row in EVALUATION["rows"] if row["part"] == "h6"]
+    rows = [{**row, "differences": [{"value": 0.0, "error": 0.0}]} for row in EVALUATION["rows"] if row["part"] == "h6"]
     html = html_of(
         kept.report(write_output(tmp_path / "o"), evaluations=[write(tmp_path / "e", {**EVALUATION, "rows": rows})])
     )
     assert "no task differs" in html
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2, "of the layers, and of what was forgotten"
 
 
 def test_what_costs_nothing_and_changes_nothing_has_no_columns_and_no_bars(tmp_path: Path) -> None:
@@ -232,7 +308,7 @@ def test_what_costs_nothing_and_changes_nothing_has_no_columns_and_no_bars(tmp_p
 def test_several_evaluations_have_a_title_each(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.json", EVALUATION) for n in range(2)]
     page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=files)))
-    assert page.text.count("my-orion and healed") == 2
+    assert page.text.count("my-orion and healed") == 4, "two sections have both"
 
 
 # --------------------------------------------------------------------------------------------------------------- safety
@@ -252,6 +328,7 @@ def _poisoned(value: Any) -> Any:
         "passkey",
         "agreement",
         "llama",
+        "token",
         "norms",
     }
     if isinstance(value, dict):
@@ -360,7 +437,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert (said.exit_code, said.stderr) == (0, "")
     assert said.stdout == f"{out}/report.html: written (passes, parity, generations, sizes, load)\n"
     found = run(out, "--out", file, "--eval", write(tmp_path / "eval.json", EVALUATION), "--json")
-    sections = ["passes", "parity", "domains", "generations", "sizes", "load"]
+    sections = ["passes", "parity", "forgetting", "domains", "generations", "sizes", "load"]
     assert json.loads(found.stdout) == {"page": str(file), "sections": sections}
     assert file.is_file()
 

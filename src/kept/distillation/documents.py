@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,10 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kept.errors import InputError
+from kept.errors import InputError, KeptError
+from kept.hub import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from kept.distillation.talks import Talk, Talks
 
 PIECE = 16_384
 """Characters after which a text file may be cut into another document, at the next blank line."""
@@ -33,7 +35,8 @@ ROWS = 1024
 class Document(NamedTuple):
     """A text and where it stands: the file's number in its source, and a line or row of it, counted from 1.
 
-    `nbytes` is its share of the file, for progress. `digest` is the first 64 bits of the text's sha256.
+    `nbytes` is its share of the file, for progress. `digest` is the first 64 bits of the text's sha256. `answers` are
+    the characters of a conversation that the assistant says.
     """
 
     text: str
@@ -41,6 +44,7 @@ class Document(NamedTuple):
     file: int
     place: int
     nbytes: int
+    answers: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,21 @@ class Named:
         return self.path.stat().st_size
 
 
-def named_paths(data: Sequence[str]) -> dict[str, Path]:
+def named_paths(data: Sequence[str], key: str = "data") -> dict[str, Path]:
     """Paths by their names: `english=corpus/en` has one before it, any other has its own without the suffix.
 
     What is there as it is written is a path, whatever signs are in it. Raises InputError where nothing is named, or two
-    paths have one name.
+    paths have one name; `key` is the setting that is blamed.
     """
     found: dict[str, Path] = {}
     for given in data:
-        alone = "=" not in given or os.path.exists(given)  # noqa: PTH110 - Path.exists raises for a name too long
-        name, _, path = ("", "", given) if alone else given.partition("=")
+        name, path = named(given)
         if not path.strip():
-            raise InputError(f"data: {given!r} names no file or directory; write it as corpus/en or english=corpus/en")
+            raise InputError(f"{key}: {given!r} names no file or directory; write it as corpus/en or english=corpus/en")
         name = name or Path(path).stem or Path(path).resolve().stem
         if name in found:
             raise InputError(
-                f"data: {found[name]} and {path} are both named {name!r}; name them: a={found[name]}, b={path}"
+                f"{key}: {found[name]} and {path} are both named {name!r}; name them: a={found[name]}, b={path}"
             )
         found[name] = Path(path)
     return found
@@ -83,12 +86,13 @@ class Source:
 
     A line of a JSON file and a row of a parquet file is a document, in `field`. A text file is cut at the first blank
     line after `piece` characters, or at the first line after twice as many, so that what is appended to it leaves the
-    documents before as they are.
+    documents before as they are. With `talks` a line or row is a conversation; texts stay texts.
     """
 
     paths: tuple[Path, ...]
     field: str = "text"
     piece: int = PIECE
+    talks: Talks | None = None
 
     def files(self) -> tuple[Named, ...]:
         """Every file, in the order of the names. Raises InputError for what is missing or of an unknown kind."""
@@ -98,7 +102,15 @@ class Source:
         for file in found:
             if file.path.suffix.lower() not in KINDS:
                 raise InputError(f"{file.path}: is none of {_known()}; convert it, or leave it out of the data")
+        if self.talks is not None and len({_is_text(file.path) for file in found}) > 1:
+            both = ", ".join(map(str, self.paths))
+            raise InputError(f"{both}: holds conversations and texts; give each a name: chat=a.jsonl, old=b.txt")
         return found
+
+    @property
+    def has_talks(self) -> bool:
+        """Whether its documents are conversations."""
+        return self.talks is not None and not any(_is_text(file.path) for file in self.files())
 
     def documents(self) -> Iterator[Document]:
         """Every document that is not empty, one at a time.
@@ -107,13 +119,25 @@ class Source:
         """
         for number, file in enumerate(self.files()):
             with _blamed(file.path):
-                for place, text, nbytes in KINDS[file.path.suffix.lower()](file.path, self):
+                for place, found, nbytes in KINDS[file.path.suffix.lower()](file.path, self):
+                    text, answers = self._talk(file.path, place, found) if isinstance(found, list) else (found, ())
                     if text:
-                        yield Document(text, _digest(file.path, place, text), number, place, nbytes)
+                        yield Document(text, _digest(file.path, place, text), number, place, nbytes, answers)
+
+    def _talk(self, path: Path, place: int, found: list[Any]) -> Talk:
+        assert self.talks is not None, "or a list is refused"
+        try:
+            return self.talks.read(found)
+        except KeptError as error:
+            raise InputError(f"{path}: line {place}: {error}") from None
+
+    def wants(self, found: object) -> bool:
+        """Whether what a line or row has is a document."""
+        return isinstance(found, str if self.talks is None else list)
 
 
-Place = tuple[int, str, int]
-"""Where a document begins, its text, and its bytes in the file."""
+Place = tuple[int, str | list[Any], int]
+"""Where a document begins, its text or its messages, and its bytes in the file."""
 
 
 def _text(path: Path, source: Source) -> Iterator[Place]:
@@ -144,19 +168,20 @@ def _json(path: Path, source: Source) -> Iterator[Place]:
             found = json.loads(line.removeprefix(MARK))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
-        if not isinstance(found, dict) or not isinstance(found.get(source.field), str):
-            raise InputError(f"{path}: line {number} {_lacks(found, source.field)}")
+        if not isinstance(found, dict) or not source.wants(found.get(source.field)):
+            raise InputError(f"{path}: line {number} {_lacks(found, source)}")
         yield number, found[source.field], len(line.encode())
 
 
-def _lacks(found: object, field: str) -> str:
+def _lacks(found: object, source: Source) -> str:
+    field, what = source.field, "text" if source.talks is None else "list of messages"
     if not isinstance(found, dict):
-        return "is no JSON object; each line is one, as {" + f'"{field}": "..."' + "}"
+        value = '"..."' if source.talks is None else "[...]"
+        return "is no JSON object; each line is one, as {" + f'"{field}": {value}' + "}"
     if field in found:
-        return (
-            f"has no text in {field!r} but {json.dumps(found[field])[:40]}; mend the line or name another with --field"
-        )
-    return f"has no field {field!r}, only {', '.join(found) or 'none'}; --field names the one with the text"
+        short = json.dumps(found[field])[:40]
+        return f"has no {what} in {field!r} but {short}; mend the line or name another with --field"
+    return f"has no field {field!r}, only {', '.join(found) or 'none'}; --field names the one with the {what}"
 
 
 def _parquet(path: Path, source: Source) -> Iterator[Place]:
@@ -169,9 +194,11 @@ def _parquet(path: Path, source: Source) -> Iterator[Place]:
         share = _share(path, source.field)
         rows = _stream(Parquet, path, source.field, columns=[source.field], batch_size=ROWS)
         for number, text in enumerate(rows, 1):
-            if not isinstance(text, str):
+            if not source.wants(text):
+                what = "text" if source.talks is None else "list of messages"
                 raise InputError(
-                    f"{path}: row {number} has no text in {source.field!r}; drop it or name another column with --field"
+                    f"{path}: row {number} has no {what} in {source.field!r}; "
+                    "drop it or name another column with --field"
                 )
             yield number, text, share
     except pa.ArrowException as error:
@@ -202,6 +229,11 @@ KINDS: dict[str, Callable[[Path, Source], Iterator[Place]]] = {
     ".parquet": _parquet,
 }
 """How files are read, by suffix."""
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is text itself, in which nothing is a field."""
+    return KINDS.get(path.suffix.lower()) is _text
 
 
 def _known() -> str:

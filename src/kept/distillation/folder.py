@@ -27,12 +27,15 @@ WAY_OUT = "remove the directory, or choose another --out"
 def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Make the directory of a run, and hold it. Raises OutputError where another run does, or the disk refuses."""
     with ExitStack() as held:
-        ranks.once(lambda: _hold(folder, held))
+        ranks.once(lambda: hold(folder, held))
         yield
 
 
-def _hold(folder: Path, held: ExitStack) -> None:
-    """Take a lock that ends with the process. Its file stays: removing it would let two hold it."""
+def hold(folder: Path, held: ExitStack) -> None:
+    """Take a lock that ends with the process. Its file stays: removing it would let two hold it.
+
+    Raises OutputError where another run has it, or the disk refuses.
+    """
     with refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = held.enter_context((folder / LOCK).open("a"))

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections import deque
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
-from kept.distillation.chunked import Losses, chunked_loss
+from kept.distillation.chunked import Losses, Objective, chunked_loss
 from kept.distillation.interruption import held, so_far
 from kept.distillation.losses import hidden_cosine, hidden_mse, masked_mean
 from kept.distillation.parallel import whole
@@ -61,12 +61,17 @@ class Diverged(KeptError):  # noqa: N818 - it is what happened
 
 @dataclass(frozen=True)
 class Measured:
-    """Held-out means after a step: nats per token of each loss, and how often both models' first choice is one."""
+    """Held-out means after a step: nats per token of each loss, and how often both models' first choice is one.
+
+    Sources count as the mixture weighs them; `sources` has each by itself, `watched` the texts that are only measured.
+    """
 
     step: int
     tokens: int
     losses: Mapping[str, float]
     agreement: float
+    sources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    watched: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def best_of(history: Sequence[Measured]) -> Measured:
@@ -76,7 +81,7 @@ def best_of(history: Sequence[Measured]) -> Measured:
 
 @dataclass
 class Loop:
-    """One run's parts, and how far it is."""
+    """One run's parts, and how far it is. `watched` are rows of texts that are only measured, by name."""
 
     settings: Settings
     ranks: Ranks
@@ -85,6 +90,7 @@ class Loop:
     stream: Stream
     states: States
     metrics: Metrics
+    watched: Mapping[str, Sequence[Batch]] = field(default_factory=dict)
     step: int = 0
     history: list[Measured] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -149,7 +155,7 @@ class Loop:
         for i, part in enumerate(parts):
             if self.ranks.count > 1:
                 self.student.set_requires_gradient_sync(i + 1 == len(parts))  # type: ignore[operator] # FSDP2's own
-            found = self._share(part)
+            found = self._losses(self._share(part))
             # FSDP2 takes the mean of all ranks' gradients: of sums over the whole step's tokens it must be the sum.
             torch.autograd.backward(found.total * (found.tokens / tokens * self.ranks.count))
             _add(sums, found)
@@ -161,11 +167,11 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         return {**means, "gradient": norm, "rate": rate}
 
-    def _share(self, batch: Batch) -> Losses:
-        """The losses of this rank's rows of a batch; one without any runs a row that does not count."""
+    def _share(self, batch: Batch) -> Batch:
+        """This rank's rows of a batch; one without any runs a row that does not count."""
         begin, stop = self.ranks.rows(len(batch.tokens_BT))
         mine = batch.rows(begin, stop) if begin < stop else batch.rows(0, 1).silent
-        return self._losses(mine.to(self.ranks.device))
+        return mine.to(self.ranks.device)
 
     def _losses(self, batch: Batch) -> Losses:
         objective, weight = self.settings.objective, self.settings.hidden
@@ -185,30 +191,51 @@ class Loop:
             return losses
 
         learning = torch.is_grad_enabled()
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+        with self._precision():
             if self.teacher is None:
                 return beside(None, [])
             with torch.no_grad():
                 found: Losses = self.teacher(batch, beside, streams=bool(weight))
             return found
 
+    def _text_loss(self, batch: Batch) -> Losses:
+        """The cross-entropy alone, which needs no teacher: one that is cached has not read what is watched."""
+        objective, targets_N, mask_N = Objective(kl=0.0, ce=1.0), batch.targets_BT.flatten(), batch.mask_BT.flatten()
+        with self._precision():
+            found: Losses = self.student(batch, lambda ours, _: chunked_loss(ours, None, targets_N, mask_N, objective))
+        return found
+
+    def _precision(self) -> torch.autocast:
+        """The arithmetic that was asked for."""
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+
     @torch.no_grad()
     def _measure(self) -> None:
-        """Held-out losses; the best weights so far are kept. Raises Diverged where a loss is no number."""
-        sums: dict[str, float] = {}
-        tokens = 0.0
-        for batch in self.stream.held_out():
-            tokens += float(batch.mask_BT.sum())
-            _add(sums, self._share(batch))
-        means = self._means(sums, tokens)
+        """Held-out losses; the best weights so far are kept. Raises Diverged where a loss is no number.
+
+        A source weighs what it does in the mixture: a long one that is replayed a little does not decide what is best.
+        """
+        weights = self.stream.mixture.weights
+        sources = {name: self._mean(self.stream.held_out(name), self._losses) for name in weights}
+        watched = {name: {"ce": self._mean(batches, self._text_loss)["ce"]} for name, batches in self.watched.items()}
+        keys = next(iter(sources.values()))
+        means = {key: sum(weight * sources[name][key] for name, weight in weights.items()) for key in keys}
         if not math.isfinite(means["loss"]):
             raise self._diverged(f"step {self.step}: the held-out loss is {means['loss']:.4g}", "mend the student")
         agreement = means.pop("agreement", math.nan)
-        self.history.append(Measured(self.step, self.step * self.settings.tokens_a_step, means, agreement))
-        self._note("held-out", {**means, "agreement": agreement})
+        tokens = self.step * self.settings.tokens_a_step
+        self.history.append(Measured(self.step, tokens, means, agreement, sources, watched))
+        self._note("held-out", {**means, "agreement": agreement, "sources": sources, "watched": watched})
         if self.history[-1] is best_of(self.history):
             learned = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
             self.best = {name: whole(parameter).clone() for name, parameter in learned.items()}
+
+    def _mean(self, batches: Sequence[Batch], losses: Callable[[Batch], Losses]) -> dict[str, float]:
+        """Losses over some batches, a mean over their tokens."""
+        sums: dict[str, float] = {}
+        for batch in batches:
+            _add(sums, losses(self._share(batch)))
+        return self._means(sums, sum(float(batch.mask_BT.sum()) for batch in batches))
 
     def _means(self, sums: Mapping[str, float], tokens: float) -> dict[str, float]:
         totals = self.ranks.total(*sums.values())
@@ -242,16 +269,15 @@ class Loop:
         last = self.states.newest() or "none"
         return Diverged(f"{what}; the last good checkpoint is {last}; lower --rate, or {way_out}")
 
-    def _note(self, kind: str, found: Mapping[str, float], seconds: float = 0.0) -> None:
+    def _note(self, kind: str, found: Mapping[str, object], seconds: float = 0.0) -> None:
         speed = {"tokens_per_second": self.settings.tokens_a_step / seconds} if seconds else {}
         tokens = self.step * self.settings.tokens_a_step
         self.metrics.note({"kind": kind, "step": self.step, "tokens": tokens, **found, **speed})
 
     def _save(self) -> None:
-        history = [[one.step, one.agreement, json.dumps(dict(one.losses))] for one in self.history]
         rest = {
             "step": self.step,
-            "history": json.dumps(history),
+            "history": json.dumps([asdict(one) for one in self.history]),
             "recent": json.dumps([*self._recent]),
             "best": self.best,
             "random": random_state(self.ranks.device),
@@ -273,8 +299,7 @@ class Loop:
             raise InputError(
                 f"{place}: is past the {self.settings.steps} steps that were asked for; choose another --out"
             )
-        for step, agreement, losses in json.loads(rest["history"]):
-            self.history.append(Measured(step, step * self.settings.tokens_a_step, json.loads(losses), agreement))
+        self.history.extend(Measured(**one) for one in json.loads(rest["history"]))
         self._recent.extend(json.loads(rest["recent"]))
         self.best = rest["best"]
         torch.set_rng_state(rest["random"]["cpu"])

@@ -48,14 +48,17 @@ class Metrics:
             self._points = _begin_points(self.folder / BOARD, 0 if step is None else step + 1)
 
     def note(self, line: Mapping[str, Any]) -> None:
-        """Note a line of a kind and a step; its fractions are points. What is no number is null, and no point."""
+        """Note a line of a kind and a step; its fractions, in tables too, are points.
+
+        What is no number is null, and no point.
+        """
         if self.quiet:
             return
         kept = finite(dict(line))
         with refused(self.folder, "metrics cannot be written"):
             with (self.folder / LINES).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(kept, allow_nan=False) + "\n")
-            values = {f"{line['kind']}/{name}": value for name, value in kept.items() if isinstance(value, float)}
+            values = dict(_fractions(str(line["kind"]), kept))
             if self._points is not None and values:
                 summary = {"value": [{"tag": tag, "simple_value": value} for tag, value in values.items()]}
                 _add(self._points, step=line["step"], summary=summary)
@@ -72,6 +75,14 @@ def _until(file: Path, step: int | None) -> Iterator[str]:
                 yield line
         except (ValueError, KeyError, TypeError):
             continue
+
+
+def _fractions(name: str, value: object) -> Iterator[tuple[str, float]]:
+    """Every fraction in a value, by the names on the way to it."""
+    if isinstance(value, float):
+        yield name, value
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from _fractions(f"{name}/{key}", inner)
 
 
 def _begin_points(folder: Path, begin: int) -> Path | None:

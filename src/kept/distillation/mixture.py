@@ -85,6 +85,11 @@ class Mixture:
         self.shares = _shares(self._weights(weights))
 
     @property
+    def sources(self) -> dict[str, Tokens]:
+        """What it was made of."""
+        return dict(zip(self.names, self.tokens, strict=True))
+
+    @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Documents and tokens of each source, learned from and held out."""
         return {
@@ -93,9 +98,15 @@ class Mixture:
                 "tokens": int(tokens.lengths()[train].sum()),
                 "held_out_documents": len(held),
                 "held_out_tokens": int(tokens.lengths()[held].sum()),
+                **_of_talks(tokens),
             }
             for name, tokens, train, held in zip(self.names, self.tokens, self.train, self.held, strict=True)
         }
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What part of all rows each source has; they add up to 1."""
+        return {name: share / sum(self.shares) for name, share in zip(self.names, self.shares, strict=True)}
 
     def _weights(self, weights: Mapping[str, float | Fraction] | None) -> list[Fraction]:
         if weights is None:
@@ -103,6 +114,13 @@ class Mixture:
         if set(weights) != set(self.names):
             raise InputError(f"mixture: weighs {', '.join(weights)}, the sources are {', '.join(self.names)}")
         return [_weight(name, str(weights[name])) for name in self.names]
+
+
+def _of_talks(tokens: Tokens) -> dict[str, int]:
+    """Of conversations: the tokens that the assistant says, held out or not, and those left out where it says none."""
+    if tokens.learned is None:
+        return {}
+    return {"answer_tokens": int(tokens.learned.sum(dtype=np.int64)), "without_answer": tokens.skipped}
 
 
 def _usable(name: str, tokens: Tokens) -> NDArray[np.int64]:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from kept.distillation.mixture import Mixture
     from kept.distillation.packing import Batch
     from kept.distillation.parallel import Trunk
+    from kept.distillation.tokens import Tokens
 
     Made = TypeVar("Made")
 
@@ -149,12 +150,12 @@ def _sums(entries: NDArray[np.void]) -> NDArray[np.uint32]:
     return np.fromiter(map(crc32, bytes_N), np.uint32, len(bytes_N)).reshape(entries.shape)
 
 
-def data_sum(mixture: Mixture) -> str:
-    """The sha256 that names a mixture's sources: their names, documents and ids, not their weights."""
+def data_sum(sources: Mapping[str, Tokens]) -> str:
+    """The sha256 that names sources: their names, documents and ids."""
     found = sha256()
-    for name, tokens in zip(mixture.names, mixture.tokens, strict=True):
+    for name, tokens in sources.items():
         found.update(to_json([name, len(tokens), len(tokens.table)]))
-        for array in (tokens.ids, tokens.table):
+        for array in filter(lambda array: array is not None, (tokens.ids, tokens.table, tokens.learned)):
             found.update(np.ascontiguousarray(array).view(np.uint8).data)
     return found.hexdigest()
 

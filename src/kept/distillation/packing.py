@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from kept.distillation.cut import Cut, Order, Span, permutation
 from kept.distillation.mixture import Schedule
 from kept.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from kept.distillation.mixture import Mixture
@@ -38,8 +38,8 @@ class Batch:
 
     `documents_BT` numbers the documents of the batch as `names` lists them (-1 is padding): attention stays inside one,
     and its positions begin at 0. `targets_BT` is the id that follows in the same document; `mask_BT` is 0 where none
-    does. What a document has beyond a row is a new document in the next. `numbers_B` are the rows' numbers among all of
-    a corpus, where these are cut once (`rows.py`).
+    does, and where a conversation goes on with what the assistant does not say. What a text has beyond a row is a new
+    document in the next. `numbers_B` are the rows' numbers among all of a corpus, where these are cut once (`rows.py`).
     """
 
     tokens_BT: Tensor
@@ -75,44 +75,11 @@ class Batch:
         return replace(self, mask_BT=torch.zeros_like(self.mask_BT))
 
 
-@dataclass(frozen=True)
-class Span:
-    """Ids `begin` to `stop` of a document."""
-
-    tokens: Tokens
-    document: int
-    begin: int
-    stop: int
-
-
-class Order:
-    """Documents of a source, one after another."""
-
-    def __init__(self, tokens: Tokens, documents: NDArray[np.int64]) -> None:
-        self.tokens, self.documents = tokens, documents
-        self.ends = np.cumsum(tokens.lengths()[documents])
-
-    @property
-    def total(self) -> int:
-        """Ids in all of them."""
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def spans(self, begin: int, stop: int) -> Iterator[Span]:
-        """What lies between two places of the whole, document by document."""
-        at = int(np.searchsorted(self.ends, begin, side="right"))
-        while begin < stop:
-            end = int(self.ends[at])
-            first = int(self.ends[at - 1]) if at else 0
-            upto = min(end, stop)
-            yield Span(self.tokens, int(self.documents[at]), begin - first, upto - first)
-            begin, at = upto, at + 1
-
-
 class Stream:
     """Batches of `batch` rows of `length` tokens, without end.
 
-    Every source is read in epochs, each in an order of its own that `seed` decides. Raises InputError for sizes that
-    are not positive.
+    Every source is read in epochs, each in an order of its own that `seed` decides: of its documents, or, where these
+    are conversations, of rows that are cut once. Raises InputError for sizes that are not positive.
     """
 
     def __init__(self, mixture: Mixture, batch: int, length: int, seed: int = 0) -> None:
@@ -121,6 +88,7 @@ class Stream:
                 raise InputError(f"{name}: is {value}, it must be positive")
         self.mixture, self.batch, self.length, self.seed = mixture, batch, length, seed
         self._orders: OrderedDict[tuple[int, int], Order] = OrderedDict()
+        self._cuts: dict[int, Cut] = {}
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -140,15 +108,28 @@ class Stream:
         batches = []
         for at, source in enumerate(self.mixture.names):
             if name in (None, source):
-                packed = self._held_rows(Order(self.mixture.tokens[at], self.mixture.held[at]), rows)
-                batches += [lay(packed[i : i + self.batch], self.length) for i in range(0, len(packed), self.batch)]
+                batches += self.packed(Cut(self.mixture.tokens[at], self.mixture.held[at], self.length), rows)
         return batches
 
-    def _held_rows(self, order: Order, rows: int | None) -> list[list[Span]]:
-        begins = range(0, order.total, self.length)[:rows]
-        return [list(order.spans(begin, min(begin + self.length, order.total))) for begin in begins]
+    def packed(self, cut: Cut, most: int | None = None) -> list[Batch]:
+        """These rows once, in batches like the stream's own; at most `most` rows."""
+        rows = [cut.row(number) for number in range(len(cut))[:most]]
+        return [lay(rows[i : i + self.batch], self.length) for i in range(0, len(rows), self.batch)]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What the mixture counts of each source, and of conversations those that are longer than a row."""
+        return {
+            name: {**found, **({} if tokens.learned is None else {"cut": int((tokens.lengths() > self.length).sum())})}
+            for (name, found), tokens in zip(self.mixture.counts.items(), self.mixture.tokens, strict=True)
+        }
 
     def _row(self, source: int, row: int) -> Iterator[Span]:
+        if self.mixture.tokens[source].learned is not None:
+            cut = self._talks(source)
+            epoch, inside = divmod(row, len(cut))
+            yield from cut.row(int(permutation(self.seed, source, epoch, len(cut))[inside]))
+            return
         total = self._order(source, 0).total
         begin, stop = row * self.length, (row + 1) * self.length
         while begin < stop:
@@ -156,6 +137,12 @@ class Stream:
             upto = min(stop, (epoch + 1) * total)
             yield from self._order(source, epoch).spans(inside, inside + upto - begin)
             begin = upto
+
+    def _talks(self, source: int) -> Cut:
+        """The rows of a source of conversations, remembered."""
+        if source not in self._cuts:
+            self._cuts[source] = Cut(self.mixture.tokens[source], self.mixture.train[source], self.length)
+        return self._cuts[source]
 
     def _order(self, source: int, epoch: int) -> Order:
         """An epoch of a source, remembered: its documents are drawn once."""
@@ -182,7 +169,7 @@ def lay(rows: Sequence[Sequence[Span]], length: int) -> Batch:
             ids = span.tokens.document(span.document, span.begin, span.stop + 1)  # and the last one's target, if any
             tokens_BT[row, at : at + size] = ids[:size]
             targets_BT[row, at : at + len(ids) - 1] = ids[1:]
-            mask_BT[row, at : at + len(ids) - 1] = 1
+            mask_BT[row, at : at + len(ids) - 1] = span.tokens.learns(span.document, span.begin + 1, span.stop + 1)
             documents_BT[row, at : at + size] = len(names)
             names.append(span.tokens.name(span.document))
             at += size
@@ -195,7 +182,12 @@ def check(stream: Stream, vocabulary: int, context: int) -> None:
     if stream.length > context:
         raise InputError(f"length: is {stream.length}, the model has {context} positions; make rows shorter")
     for name, tokens in zip(stream.mixture.names, stream.mixture.tokens, strict=True):
-        if tokens.largest >= vocabulary:
-            raise InputError(
-                f"{name}: has id {tokens.largest}, the model has {vocabulary} tokens; is the tokenizer another's?"
-            )
+        check_ids(name, tokens, vocabulary)
+
+
+def check_ids(name: str, tokens: Tokens, vocabulary: int) -> None:
+    """Raise InputError where a source has ids that a model of so many tokens does not."""
+    if tokens.largest >= vocabulary:
+        raise InputError(
+            f"{name}: has id {tokens.largest}, the model has {vocabulary} tokens; is the tokenizer another's?"
+        )

@@ -9,6 +9,8 @@ train = "norms"
 tokens = "2M"             # or 2_000_000
 out = "out/healed"
 ```
+
+One key more, `loss`, says what is minimised where no weight does: `loss = "ce"` is `ce = 1.0` without the KL.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from dataclasses import fields
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from kept.distillation.settings import Settings
+from kept.distillation.settings import LOSSES, Settings
 from kept.errors import RecipeError
-from kept.toml import check_type, load, merged, texts
+from kept.toml import check_type, load, merged, one_of, texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,12 +41,25 @@ def settings_from(table: Mapping[str, Any], **overrides: Any) -> Settings:  # no
     """Settings from the keys of a TOML table. Raises RecipeError for an unknown key, a wrong type or a missing one."""
     hints = {f.name: str(f.type) for f in fields(Settings)}
     given: dict[str, Any] = {
-        key: _value(key, value, hints[key]) for key, value in merged(table, overrides, hints).items()
+        key: _value(key, value, hints[key])
+        for key, value in weighed(merged(table, overrides, {*hints, "loss"})).items()
     }
     missing = next((key for key in ("student", "out") if key not in given), None)
     if missing is not None:
         raise RecipeError(f"{missing}: is missing; say where it is")
     return Settings(**given)
+
+
+def weighed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings with weights for `loss`, whose own is 1; the others are 0 where they are not given.
+
+    So a run's settings, and what a record keeps of them, are weights alone. Raises RecipeError for any other word.
+    """
+    rest = dict(given)
+    loss = rest.pop("loss", "kl")
+    check_type("loss", loss, "str")
+    one_of("loss", loss, LOSSES)
+    return rest if loss == "kl" else {"kl": 0.0, loss: 1.0, **rest}
 
 
 def _value(key: str, value: object, hint: str) -> object:

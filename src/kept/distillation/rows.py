@@ -7,13 +7,13 @@ each time; what is to be kept of a teacher needs rows that stay.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from kept.distillation.packing import Batch, Order, Stream, lay
+from kept.distillation.cut import Cut, permutation
+from kept.distillation.packing import Batch, Stream, lay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,12 +34,12 @@ class Rows:
 
     def __init__(self, mixture: Mixture, length: int, counts: Sequence[int] | None = None) -> None:
         self.mixture, self.length = mixture, length
-        self._orders = [
-            Order(tokens, found)
+        self._cuts = [
+            cut
             for tokens, train, held in zip(mixture.tokens, mixture.train, mixture.held, strict=True)
-            for found in (_by_digest(tokens, train), held)
+            for cut in (in_order(tokens, length, train), Cut(tokens, held, length))
         ]
-        sizes = [-(-order.total // length) for order in self._orders]
+        sizes = [len(cut) for cut in self._cuts]
         if counts is not None:
             sizes[::2] = [min(size, count) for size, count in zip(sizes[::2], counts, strict=True)]
         self._begins = np.cumsum([0, *sizes])
@@ -64,8 +64,7 @@ class Rows:
         spans = []
         for number in numbers:
             part = int(np.searchsorted(self._begins, number, side="right")) - 1
-            order, begin = self._orders[part], (number - int(self._begins[part])) * self.length
-            spans.append(list(order.spans(begin, min(begin + self.length, order.total))))
+            spans.append(self._cuts[part].row(number - int(self._begins[part])))
         return replace(lay(spans, self.length), numbers_B=torch.tensor(numbers))
 
 
@@ -75,8 +74,10 @@ def counts(mixture: Mixture, length: int, tokens: int) -> list[int]:
     return [-(-tokens * share // (length * whole)) for share in mixture.shares]
 
 
-def _by_digest(tokens: Tokens, documents: NDArray[np.int64]) -> NDArray[np.int64]:
-    return documents[np.argsort(tokens.table["digest"][documents], kind="stable")]
+def in_order(tokens: Tokens, length: int, documents: NDArray[np.int64] | None = None) -> Cut:
+    """Rows of documents (None: all) in the order of their digests: any number of the first is a sample."""
+    found = np.arange(len(tokens.table)) if documents is None else documents
+    return Cut(tokens, found[np.argsort(tokens.table["digest"][found], kind="stable")], length)
 
 
 class RowStream(Stream):
@@ -101,10 +102,4 @@ class RowStream(Stream):
     def _number(self, source: int, row: int) -> int:
         part = self.numbered.train(source)
         epoch, inside = divmod(row, len(part))
-        return part[int(_permutation(self.seed, source, epoch, len(part))[inside])]
-
-
-@lru_cache(maxsize=64)
-def _permutation(seed: int, source: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order of a source's rows in an epoch, remembered: it is asked for once a row."""
-    return np.random.default_rng([seed, source, epoch]).permutation(count)
+        return part[int(permutation(self.seed, source, epoch, len(part))[inside])]

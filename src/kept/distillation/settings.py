@@ -34,6 +34,9 @@ HiddenError = Literal["mse", "cosine"]
 WORDS = {"schedule": get_args(Schedule), "precision": get_args(Precision), "hidden_error": get_args(HiddenError)}
 """Settings that are one of a few words."""
 
+LOSSES = ("kl", "reverse", "jsd", "ce")
+"""Weights that `loss` names in a recipe and on the command line."""
+
 Count = int
 """A number that may be large: recipes and the command line take 2M for it."""
 
@@ -44,7 +47,13 @@ HELP: Mapping[str, str] = {
     "teacher_cache": "What kept cache-teacher wrote: read instead of running the teacher.",
     "data": "Texts (text, JSON lines, parquet, directories of them), with a name: english=corpus/en; may be "
     "given several times. self: the teacher samples them.",
-    "field": "The field of JSON lines, or the column of parquet, that holds the text.",
+    "field": "The field of JSON lines, or the column of parquet, that holds the text. [default: text, with --chat "
+    "messages]",
+    "chat": "JSON lines and parquet hold conversations, lists of messages with role and content: the student's chat "
+    "template makes texts of them, and what the assistant says is learned.",
+    "chat_template": "A chat template for a student that has none; it goes along with the result.",
+    "watch": "Texts that are measured beside those that are held out, and never learned from, as old=old.txt; may be "
+    "given several times. They do not decide what is best.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
     "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
     "train": "What learns: norms, head, new (what the conversion created), lora (thin matrices, merged at the "
@@ -86,7 +95,8 @@ class Settings:
     """One run. `batch` rows of `length` tokens, `accumulate` times, make one step; `tokens` in all make the steps.
 
     `train` is a choice of weights (trainable.py), `data` are files and directories of texts, each with a name before it
-    if you like (`english=corpus/en`; "self": sampled from the teacher), `mixture` their weights.
+    if you like (`english=corpus/en`; "self": sampled from the teacher), `mixture` their weights. `watch` are texts that
+    are measured and nothing else. With `chat` their lines are conversations.
     `teacher_cache` is a directory that `kept.cache_teacher` wrote, read instead of running the teacher.
     `hidden` weighs the error of each layer's stream. `precision` is that of the arithmetic; what learns is float32.
     """
@@ -96,7 +106,10 @@ class Settings:
     teacher: str | None = None
     teacher_cache: str | None = None
     data: tuple[str, ...] = (SELF,)
-    field: str = "text"
+    field: str | None = None
+    chat: bool = False
+    chat_template: str | None = None
+    watch: tuple[str, ...] = ()
     mixture: str | None = None
     hold_out: float = 0.01
     train: str = "norms"
@@ -160,7 +173,11 @@ class Settings:
                 "data: is self, which the teacher samples; "
                 f"give the --data that the cache {self.teacher_cache} was made of, or --teacher too"
             )
-        needed = running or (self.kl and self.teacher_cache is None) or self.data == (SELF,)
+        self._require("chat_template", self.chat or self.chat_template is None, "left out without chat")
+        self._require("chat", not self.chat or self.data != (SELF,), "left out where data is self, which are texts")
+        needed = running or (self.kl and self.teacher_cache is None)
+        if self.data == (SELF,) and self.teacher is None and not needed:
+            raise RecipeError("data: is self, which the teacher samples; give --data, or --teacher too")
         self._require(
             "teacher", self.teacher is not None or not needed, "a checkpoint: all losses but ce compare with it"
         )
@@ -168,7 +185,7 @@ class Settings:
     def _check_kind(self, key: str, hint: str) -> None:
         value = getattr(self, key)
         if hint.startswith("tuple"):
-            self._require(key, texts(key, value), "one or more")
+            self._require(key, texts(key, value) or key == "watch", "one or more")
         elif not (value is None and "None" in hint):
             check_type(key, value, "int" if hint == "Count" else hint)
             self._check_size(key, value)
@@ -184,6 +201,11 @@ class Settings:
     def _require(self, key: str, holds: object, wanted: str) -> None:
         if not holds:
             raise RecipeError(f"{key}: is {getattr(self, key)!r}, it must be {wanted}")
+
+    @property
+    def document(self) -> str:
+        """The field or column that holds a document."""
+        return self.field or ("messages" if self.chat else "text")
 
     @property
     def objective(self) -> Objective:

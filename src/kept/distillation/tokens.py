@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import IO, TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised when the same text would be stored in another way."""
 
-IDS, TABLE, ABOUT = "ids.bin", "documents.bin", "about.json"
+IDS, TABLE, LEARNED, ABOUT = "ids.bin", "documents.bin", "learned.bin", "about.json"
 
 ROW = np.dtype([("end", "<u8"), ("digest", "<u8"), ("place", "<u8"), ("file", "<u4")])
 """A document in the table: one past its last id, the first 64 bits of its sha256, and where it stood."""
@@ -41,12 +41,18 @@ BATCH = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The ids of many documents, memory-mapped: uint32, one document after another."""
+    """The ids of many documents, memory-mapped: uint32, one document after another.
+
+    Where they are conversations, `learned` is 1 for ids that the assistant says and 0 for the others, and `skipped` is
+    how many were left out because it says nothing.
+    """
 
     ids: NDArray[np.uint32]
     table: NDArray[np.void]
     files: tuple[str, ...]
     largest: int
+    learned: NDArray[np.uint8] | None = None
+    skipped: int = 0
 
     @classmethod
     def open(cls, directory: Path) -> Tokens:
@@ -55,7 +61,9 @@ class Tokens:
             about = json.loads((directory / ABOUT).read_bytes())
             ids = np.memmap(directory / IDS, dtype="<u4", mode="r", shape=(about["ids"],))
             table = np.memmap(directory / TABLE, dtype=ROW, mode="r", shape=(about["documents"],))
-            return cls(ids, table, tuple(about["files"]), about["largest"])
+            talks = about.get("skipped")
+            learned = None if talks is None else np.memmap(directory / LEARNED, np.uint8, "r", shape=ids.shape)
+            return cls(ids, table, tuple(about["files"]), about["largest"], learned, talks or 0)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{directory}: is no longer what was written ({error}); remove it") from None
 
@@ -70,8 +78,15 @@ class Tokens:
 
     def document(self, number: int, begin: int, stop: int) -> NDArray[np.uint32]:
         """Ids `begin` to `stop` of a document, fewer where it ends before."""
+        return self.ids[self._part(number, begin, stop)]
+
+    def learns(self, number: int, begin: int, stop: int) -> NDArray[np.uint8] | int:
+        """Whether each of these is learned, 1 or 0."""
+        return 1 if self.learned is None else self.learned[self._part(number, begin, stop)]
+
+    def _part(self, number: int, begin: int, stop: int) -> slice:
         first = int(self.table["end"][number - 1]) if number else 0
-        return self.ids[first + begin : min(first + stop, int(self.table["end"][number]))]
+        return slice(first + begin, min(first + stop, int(self.table["end"][number])))
 
     def name(self, number: int) -> str:
         """Where a document stood: its file, and the line or row that it begins at."""
@@ -85,21 +100,39 @@ def tokenise(source: Source, reader: Reader, cache: Path | None = None, reporter
     The cache's key is made of the sha256 of every file and of the tokenizer's. Raises InputError for what cannot be
     read, and where nothing is left to learn from.
     """
-    watch, files = reporter or Silent(), source.files()
+    watch, files, talks = reporter or Silent(), source.files(), source.has_talks
     total = sum(file.nbytes for file in files)
     with watch.stage("sum", total, "bytes") as advance:
         key = _key(source, files, reader, advance)
 
     def build(part: Path) -> None:
-        with watch.stage("tokenise", total, "bytes") as advance, writing(part, [file.name for file in files]) as writer:
+        names = [file.name for file in files]
+        with watch.stage("tokenise", total, "bytes") as advance, writing(part, names, talks=talks) as writer:
             for documents in _batches(source.documents()):
-                for document, ids in zip(documents, reader.encode_all([d.text for d in documents]), strict=True):
-                    writer.add(ids, document.digest, document.file, document.place)
+                encoded = _talks(documents, reader) if talks else _texts(documents, reader)
+                for document, (ids, learned) in zip(documents, encoded, strict=True):
+                    writer.add(ids, document.digest, document.file, document.place, learned)
                     advance(document.nbytes)
         if not writer.end:
-            raise InputError(f"{', '.join(map(str, source.paths))}: holds no text; name files that do")
+            what = "answer of an assistant" if talks else "text"
+            raise InputError(f"{', '.join(map(str, source.paths))}: holds no {what}; name files that do")
 
     return Tokens.open(cached(cache or default_cache(), key, build))
+
+
+def _texts(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[list[int], None]]:
+    for ids in reader.encode_all([document.text for document in documents]):
+        yield ids, None
+
+
+def _talks(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """Ids, and whether each has a character of an answer in it. A template puts special tokens where they belong."""
+    for document, found in zip(documents, reader.encodings([one.text for one in documents]), strict=True):
+        offsets_N2 = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
+        learned_N = np.zeros(len(offsets_N2), dtype=np.uint8)
+        for begin, stop in document.answers:
+            learned_N[(offsets_N2[:, 1] > begin) & (offsets_N2[:, 0] < stop)] = 1
+        yield found.ids, learned_N
 
 
 def _key(source: Source, files: Sequence[Named], reader: Reader, advance: Any) -> str:  # noqa: ANN401 - a stage's
@@ -113,6 +146,8 @@ def _key(source: Source, files: Sequence[Named], reader: Reader, advance: Any) -
         "piece": source.piece,
         "tokenizer": [reader.file.name, digest(reader.file)],
     }
+    if source.has_talks and source.talks is not None:
+        said["template"] = [source.talks.template.text, source.talks.template.tokens]
     return sha256(to_json(said)).hexdigest()
 
 
@@ -131,18 +166,27 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 @dataclass
 class Writer:
-    """Adds documents to a directory of tokens."""
+    """Adds documents to a directory of tokens; `learned` takes what is learned of conversations."""
 
     ids: IO[bytes]
     table: IO[bytes]
+    learned: IO[bytes] | None = None
     end: int = field(default=0, init=False)
     documents: int = field(default=0, init=False)
     largest: int = field(default=0, init=False)
+    skipped: int = field(default=0, init=False)
 
-    def add(self, ids: Sequence[int], digest: int, file: int, place: int) -> None:
-        """Write one document; one without ids is left out."""
+    def add(
+        self, ids: Sequence[int], digest: int, file: int, place: int, learned: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Write one document, unless it has no ids; of conversations those of which nothing is learned are counted."""
+        if learned is not None and not learned.any():
+            self.skipped += 1
+            return
         if not ids:
             return
+        if self.learned is not None and learned is not None:
+            self.learned.write(learned.tobytes())
         array = np.asarray(ids, dtype="<u4")
         self.ids.write(array.tobytes())
         self.end += len(array)
@@ -152,13 +196,15 @@ class Writer:
 
 
 @contextmanager
-def writing(part: Path, files: Sequence[str]) -> Iterator[Writer]:
+def writing(part: Path, files: Sequence[str], *, talks: bool = False) -> Iterator[Writer]:
     """A writer of a directory that `Tokens.open` reads; what an earlier run left there is written over."""
-    with (part / IDS).open("wb") as ids, (part / TABLE).open("wb") as table:
-        writer = Writer(ids, table)
+    with ExitStack() as opened:
+        names = (IDS, TABLE, LEARNED) if talks else (IDS, TABLE)
+        written = [opened.enter_context((part / name).open("wb")) for name in names]
+        writer = Writer(*written)
         yield writer
-        for file in (ids, table):
+        for file in written:
             file.flush()
             os.fsync(file.fileno())
     about = {"ids": writer.end, "documents": writer.documents, "largest": writer.largest, "files": list(files)}
-    write_whole(part / ABOUT, to_json(about))
+    write_whole(part / ABOUT, to_json({**about, "skipped": writer.skipped} if talks else about))

@@ -148,18 +148,29 @@ def _named(program: Program, part: str, record: Mapping[str, Any]) -> Collection
 
 
 def _new(program: Program, record: Mapping[str, Any]) -> Sequence[str]:
-    layers = tuple(f"layers.{number}." for number in record.get("new_layers", ()))
-    parameters = set(record.get("new_parameters", ()))
-    return [name for name in program.weights if name in parameters or (layers and name.startswith(layers))]
+    numbers, parameters = record.get("new_layers", []), record.get("new_parameters", [])
+    depth = program.spec.depth
+    if not (isinstance(numbers, list) and all(type(number) is int and 0 <= number < depth for number in numbers)):
+        raise _damaged("new_layers", f"a list of layers from 0 to {depth - 1}")
+    if not (isinstance(parameters, list) and all(isinstance(name, str) for name in parameters)):
+        raise _damaged("new_parameters", "a list of names of weights")
+    layers, made = tuple(f"layers.{number}." for number in numbers), {*parameters}
+    return [name for name in program.weights if name in made or (layers and name.startswith(layers))]
+
+
+def _damaged(key: str, wanted: str) -> InputError:
+    return InputError(f"train: 'new' is what the student's kept.json lists, but its {key} is not {wanted}; use norms")
 
 
 def _new_rows(program: Program, record: Mapping[str, Any]) -> dict[str, range]:
     """The rows of new tokens, in each weight that has a row for every token."""
-    match record.get("new_tokens"):
+    match record.get("new_tokens", []):
+        case []:
+            return {}
         case [int(first), int(end)] if 0 <= first < end <= program.spec.vocabulary:
             return {slot: range(first, end) for slot in GIVEN if slot in program.weights}
         case _:
-            return {}
+            raise _damaged("new_tokens", f"a first id and an end of at most {program.spec.vocabulary}")
 
 
 def _beside(shape: tuple[int, ...], rows: range) -> int:

@@ -23,6 +23,11 @@ class Figure:
     value: float
     error: float
 
+    @property
+    def told(self) -> bool:
+        """Whether it is further from zero than twice its standard error; never where that is not known."""
+        return abs(self.value) > 2 * self.error
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -81,12 +86,17 @@ def macro_f1(pairs: Sequence[tuple[int, int]]) -> Estimate:
     return blend([_f1(pairs, label) for label in classes])
 
 
+def paired(first: Estimate, other: Estimate) -> Estimate:
+    """`other - first` over the same items."""
+    pulls = tuple(b - a for a, b in zip(first.pulls, other.pulls, strict=True))
+    return Estimate(other.value - first.value, pulls)
+
+
 def difference(first: Estimate, other: Estimate) -> Figure:
     """`other - first`: paired where both have the same items, else as of independent ones."""
-    value = other.value - first.value
     if len(first.pulls) == len(other.pulls):
-        return Figure(value, _error([b - a for a, b in zip(first.pulls, other.pulls, strict=True)]))
-    return Figure(value, math.hypot(_error(first.pulls), _error(other.pulls)))
+        return paired(first, other).figure
+    return Figure(other.value - first.value, math.hypot(_error(first.pulls), _error(other.pulls)))
 
 
 def _f1(pairs: Sequence[tuple[int, int]], label: int) -> Estimate:

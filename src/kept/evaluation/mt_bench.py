@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.chat import Template
+from kept.errors import InputError
 from kept.evaluation import chat
 from kept.evaluation.agreement import said_alike
 from kept.evaluation.answering import answers
@@ -76,8 +78,10 @@ def score_estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
 
 def _answers(subject: Subject, talks: Sequence[Sequence[dict[str, str]]], *, by_template: bool) -> list[str]:
     if by_template:
-        texts = [chat.templated(subject.opened.path, talk, _special_texts(subject)) for talk in talks]
-        prompts = [subject.encode(text, special=False) for text in texts]
+        template = Template.of(subject.opened.path, tokens=_special_texts(subject))
+        if template is None:
+            raise InputError(f"{subject.opened.path}: has no chat template; leave out --chat")
+        prompts = [subject.encode(template.render(talk), special=False) for talk in talks]
         return [text.strip() for text in answers(subject, prompts, NEW_TOKENS)]
     prompts = [subject.encode(chat.plain(talk)) for talk in talks]
     return [text.strip() for text in answers(subject, prompts, NEW_TOKENS, chat.STOPS)]

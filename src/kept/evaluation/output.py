@@ -19,7 +19,9 @@ def table(found: Evaluation) -> dict[str, Any]:
     settings["data"] = None if found.settings.data is None else str(found.settings.data)
     rows = [asdict(row) for row in found.rows]
     models = [asdict(model) for model in found.models]
-    out: dict[str, Any] = finite({"models": models, "settings": settings, "rows": rows, "texts": dict(found.texts)})
+    learned = None if found.forgetting is None else asdict(found.forgetting)
+    whole = {"models": models, "settings": settings, "rows": rows, "texts": dict(found.texts), "forgetting": learned}
+    out: dict[str, Any] = finite(whole)
     return out
 
 

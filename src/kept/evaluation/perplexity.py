@@ -44,9 +44,26 @@ def measure_text(subject: Subject, name: str, text: str, window: int | None, str
 
 def text_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
     """The two figures of a text: perplexity per token, and bits per byte."""
-    nats, tokens, octets = zip(*found["passages"], strict=True)
+    nats, _, octets = zip(*found["passages"], strict=True)
     bits = [n / math.log(2) for n in nats]
-    return {"perplexity": exponential(ratio(nats, tokens)), "bits per byte": ratio(bits, octets)}
+    return {"perplexity": exponential(nats_a_token(found)), "bits per byte": ratio(bits, octets)}
+
+
+def nats_a_token(found: dict[str, Any]) -> Estimate:
+    """What a token costs; it compares where two models cut a text alike."""
+    nats, tokens, _ = zip(*found["passages"], strict=True)
+    return ratio(nats, tokens)
+
+
+def nats_a_byte(found: dict[str, Any]) -> Estimate:
+    """What a byte costs: it compares whatever the tokens."""
+    nats, _, octets = zip(*found["passages"], strict=True)
+    return ratio(nats, octets)
+
+
+def cut_alike(first: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two models have as many tokens in every passage."""
+    return [tokens for _, tokens, _ in first["passages"]] == [tokens for _, tokens, _ in other["passages"]]
 
 
 def _tokens(encoding: Encoding) -> int:

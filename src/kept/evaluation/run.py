@@ -1,4 +1,4 @@
-"""Evaluating: one model, or two side by side on the same items, piece by piece."""
+"""Evaluating: one model, or several side by side on the same items, piece by piece."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import torch
 
 from kept.errors import InputError
 from kept.evaluation.estimate import Estimate, Figure, average, difference
+from kept.evaluation.forgetting import Forgetting, forgetting
+from kept.evaluation.named import named_models
 from kept.evaluation.pieces import Piece, pieces
 from kept.evaluation.settings import Settings
 from kept.evaluation.store import Store
 from kept.evaluation.subject import Subject
 from kept.ir.tensors import TORCH_NAMES
-from kept.opened import open_model
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from kept.opened import Opened
 
     Found = dict[str, Any]
 
@@ -38,8 +41,9 @@ class Model:
 class Row:
     """One metric of one piece.
 
-    `models` has a figure for each model; `difference` is the second less the first, over the same items. `agreement` is
-    a figure of both together. `detail`: another metric than the one that counts, or one of very many tasks.
+    `models` has a figure for each model, and `differences` for each after the first what it is less the first, over the
+    same items. `agreements` has instead, for each after the first, a figure of the two together; None where they do not
+    compare. `detail`: another metric than the one that counts, or one of very many tasks.
     """
 
     part: str
@@ -47,67 +51,92 @@ class Row:
     metric: str
     items: int
     models: tuple[Figure, ...] = ()
-    difference: Figure | None = None
-    agreement: Figure | None = None
+    differences: tuple[Figure, ...] = ()
+    agreements: tuple[Figure | None, ...] = ()
     detail: bool = False
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was asked, of which models, and what was found; `texts` has what they wrote, by piece, for each model."""
+    """What was asked, of which models, and what was found; `texts` has what they wrote, by piece, for each model.
+
+    `forgetting`: what the models after the first learned and forgot, where domains are old or new.
+    """
 
     models: tuple[Model, ...]
     settings: Settings
     rows: tuple[Row, ...]
     texts: Mapping[str, tuple[Any, ...]]
+    forgetting: Forgetting | None = None
 
 
 def evaluate(
     path: str | Path,
-    other: str | Path | None = None,
-    *,
+    *others: str | Path,
     texts: Mapping[str, str | Path] | None = None,
+    old: Mapping[str, str | Path] | None = None,
+    new: Mapping[str, str | Path] | None = None,
     results: str | Path = "kept-eval",
     reporter: Reporter | None = None,
     **options: Any,  # noqa: ANN401 - Settings names and checks them
 ) -> Evaluation:
-    """Measure a checkpoint, or two side by side, of any families.
+    """Measure a checkpoint, or several side by side, of any families: `others` are compared with the first.
 
-    `texts`: files by domain. `options`: the other settings (see `kept.evaluation.settings.Settings`). What is finished
-    is kept in the directory `results`, keyed by the files' sums and the settings, and not measured again. One model is
-    in memory at a time. Raises KeptError kinds.
+    A model's name in tables is its directory's, or `name=path` says it. `texts`: files by domain; `old`, `new`: such
+    files too, of what the first model knew, and of what the others were to learn. `options`: the other settings (see
+    `kept.evaluation.settings.Settings`). What is finished is kept in the directory `results`, keyed by the files' sums
+    and the settings, and not measured again. One model is in memory at a time. Raises KeptError kinds.
     """
-    settings = _settings(texts or {}, options)
-    paths = [path] if other is None else [path, other]
-    if other is None and "agreement" in settings.suites:
-        raise InputError("agreement: compares two models; name the other one")
+    settings = _settings({"texts": texts or {}, "old": old or {}, "new": new or {}}, options)
+    if not others:
+        _alone(settings)
+    models = named_models([path, *others])
     asked = [*pieces(settings)]
     store = Store(Path(results))
-    measured = [_measure(one, settings, asked, store, reporter or Silent()) for one in paths]
+    measured = [_measure(name, one, settings, asked, store, reporter or Silent()) for name, one in models.items()]
     found = [results for _, results in measured]
-    return Evaluation(tuple(model for model, _ in measured), settings, tuple(_rows(asked, found)), _texts(asked, found))
+    return Evaluation(
+        tuple(model for model, _ in measured),
+        settings,
+        tuple(_rows(asked, found)),
+        _texts(asked, found),
+        forgetting(settings, [*models], _of_texts(asked, found)),
+    )
 
 
-def _settings(texts: Mapping[str, str | Path], options: Mapping[str, Any]) -> Settings:
+def _alone(settings: Settings) -> None:
+    """Raise InputError for what takes another model."""
+    if "agreement" in settings.suites:
+        raise InputError("agreement: compares two models; name the other one")
+    for role in ("old", "new"):
+        if getattr(settings, role):
+            raise InputError(f"{role}: compares models with the first; name another one, or give the file as a text")
+
+
+def _settings(files: Mapping[str, Mapping[str, str | Path]], options: Mapping[str, Any]) -> Settings:
+    """`files`: by role and domain."""
     unknown = [key for key in options if key not in Settings.__dataclass_fields__]
     if unknown:
         raise InputError(f"{unknown[0]}: is no setting; there are {', '.join(Settings.__dataclass_fields__)}")
     given = {**options, "suites": tuple(options.get("suites", ()))}
     if given.get("data") is not None:
         given["data"] = Path(given["data"])
-    return Settings(texts={name: Path(file) for name, file in texts.items()}, **given)
+    texts = [(name, Path(file)) for named in files.values() for name, file in named.items()]
+    twice = next((name for n, (name, _) in enumerate(texts) if name in dict(texts[:n])), None)
+    if twice is not None:
+        raise InputError(f"{twice}: two texts have this name; give each its own")
+    return Settings(texts=dict(texts), old=tuple(files["old"]), new=tuple(files["new"]), **given)
 
 
 def _measure(
-    path: str | Path, settings: Settings, asked: Sequence[Piece], store: Store, reporter: Reporter
+    name: str, opened: Opened, settings: Settings, asked: Sequence[Piece], store: Store, reporter: Reporter
 ) -> tuple[Model, list[Found]]:
     """Every piece of one model, which is loaded only if one of them is not finished, and let go of at the end."""
-    opened = open_model(path)
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
     subject = Subject(opened, dtype, settings.device, reporter)
     found = [piece.find(subject, store) for piece in asked]
     named = settings.dtype or TORCH_NAMES[opened.program.dtype]
-    return Model(opened.name, opened.family.name, named, subject.identity), found
+    return Model(name, opened.family.name, named, subject.identity), found
 
 
 def _rows(asked: Sequence[Piece], found: Sequence[Sequence[Found]]) -> Iterator[Row]:
@@ -120,8 +149,8 @@ def _rows(asked: Sequence[Piece], found: Sequence[Sequence[Found]]) -> Iterator[
             yield from (_row(piece, metric, tables) for metric in tables[0] if all(metric in table for table in tables))
             if piece.headline is not None:
                 held.append((piece, [table[piece.headline] for table in tables]))
-        if piece.alike is not None and len(results) == 2:
-            yield from _agreements(piece, piece.alike(*results))
+        if piece.alike is not None and len(results) > 1:
+            yield from _agreements(piece, [piece.alike(results[0], other) for other in results[1:]])
         if n + 1 == len(asked) or asked[n + 1].part != piece.part:
             yield from _averages(held)
             held = []
@@ -134,13 +163,17 @@ def _row(piece: Piece, metric: str, tables: Sequence[Mapping[str, Estimate]]) ->
 
 
 def _compared(row: Row, estimates: Sequence[Estimate]) -> Row:
-    apart = difference(*estimates) if len(estimates) == 2 else None
-    return replace(row, models=tuple(estimate.figure for estimate in estimates), difference=apart)
+    apart = tuple(difference(estimates[0], other) for other in estimates[1:])
+    return replace(row, models=tuple(estimate.figure for estimate in estimates), differences=apart)
 
 
-def _agreements(piece: Piece, found: Mapping[str, Estimate]) -> Iterator[Row]:
-    for metric, one in found.items():
-        yield Row(piece.part, piece.name, metric, len(one.pulls), agreement=one.figure)
+def _agreements(piece: Piece, tables: Sequence[Mapping[str, Estimate]]) -> Iterator[Row]:
+    """Rows of what at least one pair of models has in common."""
+    for metric in dict.fromkeys(metric for table in tables for metric in table):
+        found = [table.get(metric) for table in tables]
+        items = max(len(one.pulls) for one in found if one is not None)
+        figures = tuple(None if one is None else one.figure for one in found)
+        yield Row(piece.part, piece.name, metric, items, agreements=figures)
 
 
 def _averages(held: Sequence[tuple[Piece, list[Estimate]]]) -> Iterator[Row]:
@@ -160,6 +193,11 @@ def _averages(held: Sequence[tuple[Piece, list[Estimate]]]) -> Iterator[Row]:
     if len(entries) > 1:
         joined = [average(column) for column in zip(*entries, strict=True)]
         yield _compared(Row(held[0][0].part, "average", "of the tasks", len(joined[0].pulls)), joined)
+
+
+def _of_texts(asked: Sequence[Piece], found: Sequence[Sequence[Found]]) -> dict[str, list[Found]]:
+    """What was found in each text, by domain, for each model."""
+    return {piece.name: [each[n] for each in found] for n, piece in enumerate(asked) if piece.part == "text"}
 
 
 def _texts(asked: Sequence[Piece], found: Sequence[Sequence[Found]]) -> dict[str, tuple[Any, ...]]:

@@ -21,7 +21,8 @@ DTYPES = tuple(TORCH_NAMES.values())
 class Settings:
     """What is measured, and how. Raises InputError naming the option that is wrong.
 
-    `texts`: files by domain; without any, the built-in sample. `suites`: some of `NAMES`. `data`: the folder of the
+    `texts`: files by domain; without any, the built-in sample. `old`, `new`: which of them a model knew, and which it
+    was to learn. `suites`: some of `NAMES`. `data`: the folder of the
     tasks' files. `window`, `stride`: tokens, of perplexity (None: the context, and half the window). `characters`: how
     much of a text is read. `longest`: positions of `positions` and `passkey` (None: the model's). `limit`: documents of
     a task, questions of a category, prompts, and trials of a cell (None: all, or as many as each has by itself).
@@ -30,6 +31,8 @@ class Settings:
     """
 
     texts: Mapping[str, Path] = field(default_factory=dict)
+    old: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
     data: Path | None = None
     window: int | None = None

@@ -93,6 +93,10 @@ class Lazy(ABC):
             at += len(block)
         return out
 
+    def holds_only(self, number: float) -> bool:
+        """Whether every element is this number. Reads no further than the first block that has another."""
+        return all(bool((block == number).all()) for block in self.blocks(working_precision(self.dtype)))
+
     def numbers(self) -> NDArray[np.float64]:
         """The whole tensor as an array of float64: of stored vectors without torch, which takes seconds to import."""
         return self.value("float64").numpy()

@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from kept.evaluation.documents import common
 
+DRAWN = 4
+"""Curves that one picture has: as many as can be told apart."""
+
 
 @dataclass(frozen=True)
 class Words:
@@ -43,13 +46,14 @@ class Notes:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text. The first `words` columns are words, the others numbers."""
+    """Rows of text. The first `words` columns are words, and the last `last`; the others are numbers."""
 
     kind: ClassVar[str] = "table"
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
+    last: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,31 @@ class Bars:
     legend: ClassVar[tuple[tuple[str, int], ...]] = ()
 
 
-Block = Words | Heading | Code | Notes | Table | Shares | Changes | Pairs | Lines | Bars
+@dataclass(frozen=True)
+class Mark:
+    """A point of a plane with the standard errors of both its places."""
+
+    name: str
+    x: float
+    y: float
+    errors: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A picture of marks with their names, about an origin that has a name too."""
+
+    kind: ClassVar[str] = "picture"
+    caption: str
+    summary: str
+    x: str
+    y: str
+    origin: str
+    marks: tuple[Mark, ...]
+    legend: ClassVar[tuple[tuple[str, int], ...]] = ()
+
+
+Block = Words | Heading | Code | Notes | Table | Shares | Changes | Pairs | Lines | Bars | Plane
 
 
 @dataclass(frozen=True)

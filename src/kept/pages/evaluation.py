@@ -1,7 +1,8 @@
-"""What `kept eval` measured: domains, positions, pass keys, agreement and tasks, of one model or of two."""
+"""What `kept eval` measured: domains, positions, pass keys, agreement and tasks, of one model or of several."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -10,8 +11,24 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.reader import read_json
 from kept.errors import CheckpointError, InputError
 from kept.evaluation.estimate import Figure
-from kept.numbers import uncertain
-from kept.pages.blocks import Bar, Bars, Block, Curve, Fact, Heading, Lines, Pair, Pairs, Point, Shares, Table, Words
+from kept.numbers import percent, uncertain
+from kept.pages import forgetting
+from kept.pages.blocks import (
+    DRAWN,
+    Bar,
+    Bars,
+    Block,
+    Curve,
+    Fact,
+    Heading,
+    Lines,
+    Pair,
+    Pairs,
+    Point,
+    Shares,
+    Table,
+    Words,
+)
 from kept.stated import blamed, listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
@@ -37,24 +54,28 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One metric: a figure for each model, and what two differ by; or one figure of how far two agree."""
+    """One metric: a figure for each model, and what those after the first differ by from it, or how far they agree."""
 
     part: str
     name: str
     metric: str
     items: int
     models: tuple[Figure, ...]
-    difference: Figure | None
-    agreement: Figure | None
+    differences: tuple[Figure, ...]
+    agreements: tuple[Figure | None, ...]
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation as parts of a page: its title, what counts most, everything, and what two models wrote."""
+    """An evaluation as parts of a page: its title, what counts most, everything, and what models wrote.
+
+    `forgetting`: what was learned and forgotten, where domains are old or new.
+    """
 
     title: str
     facts: tuple[Fact, ...]
     blocks: tuple[Block, ...]
+    forgetting: tuple[Block, ...]
     pairs: tuple[tuple[str, Pairs], ...]
 
 
@@ -69,15 +90,17 @@ def read(file: Path) -> Evaluated:
         raise CheckpointError(f"{file}: is not what kept eval --out wrote ({why}); make it again") from None
     with blamed(file, "the evaluation", "make it again with kept eval --out"):
         who = tuple(text(mapped(model)["name"]) for model in listed(found["models"]))
-        rows = [_row(row) for row in map(mapped, listed(found["rows"])) if not row["detail"]]
+        rows = [_row(row, len(who)) for row in map(mapped, listed(found["rows"])) if not row["detail"]]
         blocks = (Words(_described(found)), *_blocks(rows, who))
-        return Evaluated(" and ".join(who), tuple(_facts(rows)), blocks, tuple(_pairs(mapped(found["texts"]), who)))
+        learned = () if found["forgetting"] is None else forgetting.blocks(mapped(found["forgetting"]), who[0])
+        pairs = tuple(_pairs(mapped(found["texts"]), who))
+        return Evaluated(_enumerated(who), tuple(_facts(rows, who)), blocks, learned, pairs)
 
 
-def _facts(rows: Sequence[Row]) -> Iterator[Fact]:
-    """How much perplexity each domain lost, of up to three."""
-    lost = [row for row in rows if row.part == "text" and row.metric == "perplexity" and row.difference]
-    return (Fact(f"{_relative(row).value:+.3g} %", f"perplexity, {row.name}") for row in lost[:3])
+def _facts(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Fact]:
+    """How much perplexity each domain lost, of up to three, in the one model that is compared."""
+    lost = [row for row in rows if row.part == "text" and row.metric == "perplexity" and len(who) == 2]
+    return (Fact(f"{_relative(row)[0].value:+.3g} %", f"perplexity, {row.name}") for row in lost[:3])
 
 
 def _blocks(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
@@ -87,11 +110,13 @@ def _blocks(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
 
 
 def _pairs(texts: Found, who: Sequence[str]) -> Iterator[tuple[str, Pairs]]:
-    """What two models wrote: a title, and some of the texts side by side."""
-    for name, both in texts.items() if len(who) == 2 else ():
-        source, output = (listed(one) for one in listed(both))
-        each = (pair for n, two in enumerate(zip(source, output, strict=True), 1) for pair in _written(n, *two))
-        yield name, Pairs((who[0], who[1]), tuple(islice(each, SHOWN)))
+    """What the first model wrote and what each other did: a title, and some of the texts side by side."""
+    for name, written in texts.items():
+        source, *outputs = (listed(one) for one in listed(written))
+        for other, output in zip(who[1:], outputs, strict=True):
+            each = (pair for n, two in enumerate(zip(source, output, strict=True), 1) for pair in _written(n, *two))
+            title = name if len(who) == 2 else f"{name}, {other}"
+            yield title, Pairs((who[0], other), tuple(islice(each, SHOWN)))
 
 
 def _written(n: int, source: object, output: object) -> Iterator[Pair]:
@@ -111,16 +136,21 @@ def _cut(written: str) -> str:
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 
-def _row(row: Found) -> Row:
-    return Row(
+def _row(row: Found, models: int) -> Row:
+    """One metric. Raises ValueError where it is not of as many models."""
+    found = Row(
         text(row["part"]),
         text(row["name"]),
         text(row["metric"]),
         whole(row["items"]),
         tuple(_figure(one) for one in listed(row["models"])),
-        None if row["difference"] is None else _figure(row["difference"]),
-        None if row["agreement"] is None else _figure(row["agreement"]),
+        tuple(_figure(one) for one in listed(row["differences"])),
+        tuple(None if one is None else _figure(one) for one in listed(row["agreements"])),
     )
+    counts = len(found.models), len(found.differences), len(found.agreements)
+    if counts not in {(models, models - 1, 0), (0, 0, models - 1)}:
+        raise ValueError(f"{found.metric} has figures for other models")
+    return found
 
 
 def _figure(value: Any) -> Figure:  # noqa: ANN401 - from a file
@@ -130,9 +160,16 @@ def _figure(value: Any) -> Figure:  # noqa: ANN401 - from a file
 def _described(found: Found) -> str:
     """Which models, in which dtype."""
     models = [mapped(model) for model in listed(found["models"])]
-    said = " and ".join(f"{text(m['name'])} ({text(m['family'])}, {text(m['dtype'])})" for m in models)
-    paired = " Differences are of the second to the first, on the same items, with their standard errors."
-    return f"{said}.{paired if len(models) == 2 else ''}"
+    said = _enumerated([f"{text(m['name'])} ({text(m['family'])}, {text(m['dtype'])})" for m in models])
+    which = "the second" if len(models) == 2 else "each"
+    paired = f" Differences are of {which} to the first, on the same items, with their standard errors."
+    return f"{said}.{paired if len(models) > 1 else ''}"
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    """One, one and another, or several with commas."""
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 # ---------------------------------------------------------------------------------------------------------------- parts
@@ -142,18 +179,29 @@ def _texts(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
     yield _table("By domain", rows, who)
     perplexities = [row for row in rows if row.metric == "perplexity"]
     if len(who) == 2:
-        bars = tuple(_bar(row.name, _relative(row)) for row in perplexities)
+        bars = tuple(_bar(row.name, _relative(row)[0]) for row in perplexities)
         yield _bars("What each domain lost: zero is as good as before.", "perplexity against before, %", bars)
+    elif len(who) > 2:
+        for row in perplexities:
+            bars = tuple(_bar(*one) for one in zip(who[1:], _relative(row), strict=True))
+            yield _bars(f"{row.name}: zero is as good as {who[0]}.", f"{row.name}: perplexity against before, %", bars)
     else:
         bits = [row for row in rows if row.metric == "bits per byte"]
         yield _bars("What each domain costs.", "bits per byte", tuple(_bar(row.name, row.models[0]) for row in bits))
 
 
-def _relative(row: Row) -> Figure:
-    """What two models differ by, in percent of the first."""
-    assert row.difference is not None
-    scale = 100 / row.models[0].value
-    return Figure(scale * row.difference.value, scale * row.difference.error)
+def _relative(row: Row) -> list[Figure]:
+    """What the models after the first differ by, in percent of the first."""
+    first, *others = row.models
+    return [_in_percent(first, *pair) for pair in zip(others, row.differences, strict=True)]
+
+
+def _in_percent(first: Figure, other: Figure, apart: Figure) -> Figure:
+    """`other / first - 1`; what the two errors have in common is what that of their difference lacks."""
+    common = (first.error**2 + other.error**2 - apart.error**2) / 2
+    a, b = first.error / first.value, other.error / other.value
+    spread = a * a + b * b - 2 * common / (first.value * other.value)
+    return Figure(100 * apart.value / first.value, 100 * other.value / first.value * math.sqrt(max(spread, 0.0)))
 
 
 def _positions(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
@@ -163,10 +211,11 @@ def _positions(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
             Curve(
                 model, tuple(Point(x, row.models[n].value, _known(row.models[n])) for x, row in places), _style(n, who)
             )
-            for n, model in enumerate(who)
+            for n, model in enumerate(who[:DRAWN])
         )
         ends = "; ".join(f"{c.name} from {c.points[0].y:.4g} to {c.points[-1].y:.4g}" for c in curves)
-        caption = f"{name}: what a token costs by where it stands. Whiskers are one standard error."
+        which = f" The first {DRAWN} of {len(who)} models." if len(who) > DRAWN else ""
+        caption = f"{name}: what a token costs by where it stands.{which} Whiskers are one standard error."
         yield Lines(
             caption, f"{name}: perplexity by position: {ends}.", "up to position", "perplexity", curves, log_x=True
         )
@@ -197,39 +246,63 @@ def _passkey(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
 
 
 def _tasks(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
-    """Tasks, and whatever else has a figure for each model or for both."""
-    compared = [row for row in rows if row.agreement is None]
+    """Tasks, and whatever else has a figure for each model or for two together."""
+    compared = [row for row in rows if row.models]
     if compared:
         yield _table("By task", compared, who)
-    if compared and len(who) == 2:
-        bars = tuple(_bar(row.name, row.difference) for row in compared if row.difference is not None)
-        if any(bar.value or bar.error for bar in bars):
-            yield _bars("What each task lost or won: zero is as good as before.", "difference", bars)
-        else:
-            yield Words("No answer counts otherwise: no task differs.")
-    together = [row for row in rows if row.agreement is not None]
+        yield from _tasks_apart(compared, who)
+    together = [row for row in rows if row.agreements]
     if together:
-        yield _together(together)
+        yield _together(together, who)
 
 
-def _together(rows: Sequence[Row]) -> Table:
+def _tasks_apart(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
+    """What each model after the first lost or won."""
+    for n, name in enumerate(who[1:]):
+        bars = tuple(_bar(row.name, row.differences[n]) for row in rows)
+        whose = f"{name}: " if len(who) > 2 else ""
+        if any(bar.value or bar.error for bar in bars):
+            lost = "what each task lost or won: zero is as good as before."
+            yield _bars(f"{whose}{lost}" if whose else lost.capitalize(), f"{whose}difference", bars)
+        else:
+            none = "no answer counts otherwise: no task differs."
+            yield Words(f"{whose}{none}" if whose else none.capitalize())
+
+
+def _together(rows: Sequence[Row], who: Sequence[str]) -> Table:
+    several = len(who) > 2
     cells = tuple(
-        (row.name, row.metric, f"{row.items:,}", uncertain(row.agreement.value, row.agreement.error))
+        (row.name, row.metric, *[name] * several, f"{row.items:,}", percent(one.value, one.error))
         for row in rows
-        if row.agreement is not None
+        for name, one in zip(who[1:], row.agreements, strict=True)
+        if one is not None
     )
-    return Table("How far both say the same, as a share", ("what", "metric", "items", "share"), cells, 2)
+    columns = ("what", "metric", *["model"] * several, "items", "share")
+    caption = f"How far each says the same as {who[0]}" if several else "How far both say the same"
+    return Table(caption, columns, cells, 2 + several)
 
 
 def _table(caption: str, rows: Sequence[Row], who: Sequence[str]) -> Table:
+    """One or two models in columns of their own, more of them below each other."""
+    if len(who) > 2:
+        below = tuple(cells for row in rows for cells in _below(row, who))
+        return Table(caption, ("what", "metric", "model", "items", "figure", "difference"), below, 3)
     columns = ("what", "metric", "items", *who, *["difference"] * (len(who) == 2))
-    return Table(caption, columns, tuple(_cells(row) for row in rows), 2)
+    return Table(caption, columns, tuple(_beside(row) for row in rows), 2)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _beside(row: Row) -> tuple[str, ...]:
     figures = [uncertain(one.value, one.error) for one in row.models]
-    apart = [] if row.difference is None else [uncertain(row.difference.value, row.difference.error, signed=True)]
-    return (row.name, row.metric, f"{row.items:,}", *figures, *apart)
+    return (row.name, row.metric, f"{row.items:,}", *figures, *_apart(row))
+
+
+def _below(row: Row, who: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for name, one, apart in zip(who, row.models, ["", *_apart(row)], strict=True):
+        yield (row.name, row.metric, name, f"{row.items:,}", uncertain(one.value, one.error), apart)
+
+
+def _apart(row: Row) -> list[str]:
+    return [uncertain(one.value, one.error, signed=True) for one in row.differences]
 
 
 def _bar(name: str, figure: Figure) -> Bar:

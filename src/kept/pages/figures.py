@@ -7,76 +7,46 @@ import math
 import re
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
-from cycler import cycler
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from kept.pages.blocks import Lines
+from kept.pages.blocks import Bars, Lines, Plane
+from kept.pages.look import COLOURS, INK, LOOK, STYLES, WIDTH, drawable, shortened, whisker
+from kept.pages.plane import draw_plane
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-    from kept.pages.blocks import Bars, Curve
-
-INK, RULE = "#0c0000", "#0c0001"
-STYLES = (("#0c0010", "o", "-"), ("#0c0011", "s", "--"), ("#0c0012", "^", ":"), ("#0c0013", "D", "-."))
-"""Colour, marker and line of each curve in order: to be told apart without colour too."""
-
-COLOURS: Mapping[str, str] = {
-    INK: "currentColor",
-    RULE: "var(--rule)",
-    **{colour: f"var(--c{n})" for n, (colour, _, _) in enumerate(STYLES)},
-}
-"""What stands in the page for the colours that are drawn with: no other colour has these values."""
-
-LOOK: dict[Any, Any] = {
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": INK,
-    "axes.prop_cycle": cycler(color=[colour for colour, _, _ in STYLES]),
-    "axes.titlecolor": INK,
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "grid.color": RULE,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kept",
-    "text.color": INK,
-    "text.parse_math": False,
-    "xtick.color": RULE,
-    "xtick.labelcolor": INK,
-    "ytick.color": RULE,
-    "ytick.labelcolor": INK,
-}
-
-WIDTH = 4.6
-"""Inches: on a phone the letters are still large enough to read."""
-
-LONGEST_NAME = 24
-
-LARGEST = 1e30
-"""What is larger, or on a logarithm smaller than its inverse, is not drawn: it would hide all else."""
+    from kept.pages.blocks import Curve
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def draw(picture: Lines | Bars, name: str) -> Markup:
-    """The picture as SVG; `name` keeps its ids apart from those of others on the page."""
-    height = 2.9 if isinstance(picture, Lines) else 0.75 + 0.34 * len(picture.bars)
+def draw(picture: Lines | Bars | Plane, name: str) -> Markup:
+    """The picture as SVG; `name` keeps its ids apart from those of others on the page.
+
+    Where names do not fit into the picture it has numbers, and they stand below it.
+    """
+    legend = Markup()
+    height = 0.75 + 0.34 * len(picture.bars) if isinstance(picture, Bars) else 2.9
     with mpl.rc_context(LOOK), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that matplotlib's own font lacks, the page's has
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(b=False)
-        _lines(axes, picture) if isinstance(picture, Lines) else _bars(axes, picture)
+        if isinstance(picture, Plane):
+            legend = draw_plane(figure, axes, picture)
+        else:
+            _lines(axes, picture) if isinstance(picture, Lines) else _bars(axes, picture)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Markup(_adopted(out.getvalue(), name, picture.summary))  # noqa: S704 - matplotlib escapes what it writes
+    svg = Markup(_adopted(out.getvalue(), name, picture.summary))  # noqa: S704 - matplotlib escapes what it writes
+    return svg + legend
 
 
 def _lines(axes: Axes, picture: Lines) -> None:
@@ -101,16 +71,8 @@ def _lines(axes: Axes, picture: Lines) -> None:
 
 def _shown(curve: Curve, *, log_x: bool, log_y: bool) -> Curve:
     """The curve less what no axis has a place for: what is no number or beyond all measure, on a logarithm zero."""
-    places = (point for point in curve.points if _drawable(point.x, log=log_x) and _drawable(point.y, log=log_y))
-    return replace(curve, points=tuple(replace(point, error=_whisker(point.error)) for point in places))
-
-
-def _drawable(value: float, *, log: bool = False) -> bool:
-    return abs(value) < LARGEST and (not log or value > 1 / LARGEST)  # a NaN compares false
-
-
-def _whisker(error: float) -> float:
-    return error if _drawable(error) and error > 0 else 0.0
+    places = (point for point in curve.points if drawable(point.x, log=log_x) and drawable(point.y, log=log_y))
+    return replace(curve, points=tuple(replace(point, error=whisker(point.error)) for point in places))
 
 
 def _curve(axes: Axes, curve: Curve) -> None:
@@ -129,10 +91,10 @@ def _curve(axes: Axes, curve: Curve) -> None:
 
 def _bars(axes: Axes, picture: Bars) -> None:
     places = range(len(picture.bars))
-    values = [bar.value if _drawable(bar.value) else math.nan for bar in picture.bars]
-    errors = [_whisker(bar.error) for bar in picture.bars]
+    values = [bar.value if drawable(bar.value) else math.nan for bar in picture.bars]
+    errors = [whisker(bar.error) for bar in picture.bars]
     axes.barh(places, values, xerr=errors, height=0.5, color=STYLES[0][0], alpha=0.75, ecolor=INK, capsize=3)
-    axes.set_yticks(places, [_shortened(bar.name) for bar in picture.bars])
+    axes.set_yticks(places, [shortened(bar.name) for bar in picture.bars])
     axes.invert_yaxis()
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.spines["left"].set_visible(b=False)
@@ -166,11 +128,6 @@ def _short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
     return f"{value:g}"
-
-
-def _shortened(name: str) -> str:
-    """A name that leaves room for its bar."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _adopted(svg: str, name: str, summary: str) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from kept import healed
 from kept.errors import InputError
-from kept.pages.blocks import Block, Curve, Fact, Lines, Point, Section, Table, Words
-from kept.stated import blamed, number, whole
+from kept.pages.blocks import DRAWN, Block, Curve, Fact, Lines, Point, Section, Table, Words
+from kept.stated import blamed, mapped, number, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,6 +49,7 @@ def healing(record: Record, steps: Sequence[Record]) -> Section | None:
         Table("Held out", head, rows),
         _curve(measured, key, f"held-out {healed.LOSSES[key]}", "Held out, against tokens learned from."),
     ]
+    blocks += _by_text(measured)
     if not math.isnan(number(measured[0]["agreement"])):
         shares = [{**one, "agreement": 100 * number(one["agreement"])} for one in measured]
         blocks.append(
@@ -60,12 +61,36 @@ def healing(record: Record, steps: Sequence[Record]) -> Section | None:
 
 
 def _curve(measured: Iterable[Record], key: str, y: str, caption: str) -> Lines:
-    points = tuple(Point(whole(one["tokens"]), number(one[key])) for one in measured)
-    ends = f"from {points[0].y:.4g} to {points[-1].y:.4g}" if points else "nothing"
-    finite = [point.y for point in points if point.y > 0]
+    return _picture([Curve(y, _points(measured, key), 0)], y, caption)
+
+
+def _by_text(measured: Sequence[Record]) -> Iterator[Lines]:
+    """Each text by itself, where one is only watched or there are several: what one gains another may lose."""
+    named = [(key, name) for key in ("watched", "sources") for name in mapped(measured[0].get(key, {}))]
+    if [key for key, _ in named] in ([], ["sources"]):
+        return
+    curves = []
+    for style, (key, name) in enumerate(named[:DRAWN]):
+        points = _points([{"tokens": one["tokens"], **mapped(mapped(one[key])[name])} for one in measured], "ce")
+        curves.append(Curve(f"{name}, only watched" if key == "watched" else name, points, style))
+    left = f" The first {len(curves)} of {len(named)}." if len(named) > len(curves) else ""
+    yield _picture(curves, "cross-entropy, nats a token", f"Each text by itself, against tokens learned from.{left}")
+
+
+def _points(measured: Iterable[Record], key: str) -> tuple[Point, ...]:
+    return tuple(Point(whole(one["tokens"]), number(one[key])) for one in measured)
+
+
+def _picture(curves: Sequence[Curve], y: str, caption: str) -> Lines:
+    """Curves over tokens, on a logarithm where they are steep."""
+    said = []
+    for curve in curves:
+        ends = f"from {curve.points[0].y:.4g} to {curve.points[-1].y:.4g}" if curve.points else "nothing"
+        said.append(f"{f'{curve.name} ' * (len(curves) > 1)}{ends}")
+    finite = [point.y for curve in curves for point in curve.points if point.y > 0]
     steep = bool(finite) and max(finite) > 3 * min(finite)
-    summary = f"{y} over {len(points)} measurements: {ends}."
-    return Lines(caption, summary, "tokens", y, (Curve(y, points, 0),), log_y=steep)
+    summary = f"{y} over {len(curves[0].points)} measurements: {'; '.join(said)}."
+    return Lines(caption, summary, "tokens", y, tuple(curves), log_y=steep)
 
 
 def steps(file: Path) -> list[dict[str, Any]]:

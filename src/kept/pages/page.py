@@ -22,6 +22,7 @@ from kept.stated import blamed, text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kept.pages.blocks import Block
     from kept.pages.evaluation import Evaluated
 
     Record = Mapping[str, Any]
@@ -75,6 +76,7 @@ def page(directory: Path, evaluations: Sequence[Path], metrics: Path | None, pai
             conversion.passes(record),
             conversion.parity(record),
             healing.healing(record, steps),
+            _forgetting(measured),
             _domains(measured),
             _generations(conversion.continuations(record), pairs, measured),
             conversion.sizes(record),
@@ -90,11 +92,23 @@ def page(directory: Path, evaluations: Sequence[Path], metrics: Path | None, pai
         )
 
 
+def _forgetting(measured: Sequence[Evaluated]) -> Section | None:
+    """What models learned of new domains and forgot of old ones."""
+    blocks = _titled([(one.title, one.forgetting) for one in measured])
+    return Section("forgetting", "Learned and forgotten", blocks) if blocks else None
+
+
 def _domains(measured: Sequence[Evaluated]) -> Section | None:
-    """What was evaluated; each evaluation has a title where there are several."""
-    titled = [(*[Heading(one.title)] * (len(measured) > 1), *one.blocks) for one in measured]
-    blocks = tuple(block for blocks in titled for block in blocks)
+    """What was evaluated."""
+    blocks = _titled([(one.title, one.blocks) for one in measured])
     return Section("domains", "What each domain kept", blocks) if blocks else None
+
+
+def _titled(parts: Sequence[tuple[str, tuple[Block, ...]]]) -> tuple[Block, ...]:
+    """The blocks of evaluations, each with a title where there are several."""
+    known = [(title, blocks) for title, blocks in parts if blocks]
+    titled = [(*[Heading(title)] * (len(known) > 1), *blocks) for title, blocks in known]
+    return tuple(block for blocks in titled for block in blocks)
 
 
 def _generations(verified: Pairs | None, given: Pairs | None, measured: Sequence[Evaluated]) -> Section | None:

@@ -6,6 +6,7 @@ from kept.passes.base import Obstacle, Pass, Promise
 from kept.passes.carry import CarryNormBias
 from kept.passes.cast import CastTo
 from kept.passes.centre import Centre
+from kept.passes.drop import DropLayers
 from kept.passes.expand import ExpandBlocks
 from kept.passes.fill import FillBiases
 from kept.passes.fold_bias import FoldNormBias
@@ -31,6 +32,7 @@ PASSES: dict[str, type[Pass]] = {
         CastTo,
         Centre,
         DropHeadBias,
+        DropLayers,
         DropWindow,
         ExpandBlocks,
         ExpandVocabulary,

@@ -11,7 +11,7 @@ from kept.passes.expand import ExpandBlocks
 from kept.passes.vocabulary import ExpandVocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from kept.ir.program import Program
     from kept.ir.spec import Spec
@@ -35,26 +35,29 @@ class Step:
 
 @dataclass(frozen=True)
 class Expansion:
-    """What one pass `expand-blocks` made: new layers, and of each the layer that it is a copy of.
+    """What is left of what one pass `expand-blocks` made: new layers, and of each the layer that it is a copy of.
 
-    Both in the numbers of the plan's result. `sizes` are those of the groups, where there were any.
+    Both in the numbers of the plan's result; None for a layer that was dropped since. `sizes` are those of the groups,
+    where there were any.
     """
 
     layers: tuple[int, ...]
-    copies_of: tuple[int, ...]
+    copies_of: tuple[int | None, ...]
     sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What an output is held to: a promise, its program before rounding where that is to be proved, and its copies.
+    """What an output is held to: a promise, its program before rounding where that is to be proved, and its layers.
 
+    `copies` are layers of it that its source does not have, `dropped` are layers of the source that it does not have.
     `tokens` are as many of the first as source and output share; None where they have the same.
     """
 
     promise: Promise = Promise.EXACT
     program: Program | None = None
     copies: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
     tokens: int | None = None
 
 
@@ -82,14 +85,20 @@ class Plan:
 
     @property
     def expansions(self) -> tuple[Expansion, ...]:
-        """What each block expansion made."""
+        """What each block expansion made, as far as it is still there."""
         return tuple(self._expansions())
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """The layers of the source that the result does not have."""
+        depth = self.program.spec.depth - sum(step.layers for step in self.steps)
+        return tuple(sorted({*range(depth)} - {*self.origins}))
 
     @property
     def claim(self) -> Claim:
         """What the result is held to."""
-        shared = self.new_tokens.start if self.new_tokens else None
-        return Claim(self.promise, self.program if self.promise is Promise.EXACT else None, self.copies, shared)
+        program, shared = self.program if self.promise is Promise.EXACT else None, self.new_tokens
+        return Claim(self.promise, program, self.copies, self.dropped, shared.start if shared else None)
 
     @property
     def vocabularies(self) -> tuple[ExpandVocabulary, ...]:
@@ -117,10 +126,11 @@ class Plan:
             if isinstance(step.rewrite, ExpandBlocks):
                 now = self._origins(self.steps[place + 1 :])
                 depth = len(step.origins) - step.layers
-                new, models = step.rewrite.numbers(depth), step.rewrite.models(depth)
-                copied = (step.origins.index(models[number]) for number in new)
-                layers, copies_of = (tuple(map(now.index, numbers)) for numbers in (new, copied))
-                yield Expansion(layers, copies_of, step.rewrite.sizes(depth))
+                models = step.rewrite.models(depth)
+                copied = {number: step.origins.index(models[number]) for number in step.rewrite.numbers(depth)}
+                left = moved(copied, now)
+                if left:
+                    yield Expansion(tuple(left), tuple(left.values()), step.rewrite.sizes(depth))
 
     def _origins(self, steps: Sequence[Step]) -> tuple[int | None, ...]:
         """Where the result's layers were before the last `steps`."""
@@ -130,9 +140,22 @@ class Plan:
         return now
 
 
-def created(before: Spec, plan: Plan) -> list[str]:
-    """The weights of a plan's result that its source, whose spec was `before`, has under no number of their layer."""
-    had, origins = slots(before), plan.origins
+def moved(copied: Mapping[int, int | None], origins: Sequence[int | None]) -> dict[int, int | None]:
+    """New layers and what each is a copy of, in the numbers of a result whose layers have these origins.
+
+    A layer that the result does not have any more is left out; a copy whose model went is a copy of None.
+    """
+    now = {origin: number for number, origin in enumerate(origins) if origin is not None}
+    return {now[new]: None if old is None else now.get(old) for new, old in copied.items() if new in now}
+
+
+def created(before: Spec, plan: Plan, carried: Collection[int] = ()) -> list[str]:
+    """The weights of a plan's result that its source, whose spec was `before`, has under no number of their layer.
+
+    `carried` are layers of the result that were new in the source already.
+    """
+    had = slots(before)
+    origins = tuple(None if number in carried else origin for number, origin in enumerate(plan.origins))
     return [name for name in slots(plan.program.spec) if _before(name, origins) not in had]
 
 

@@ -51,7 +51,7 @@ class Projection(nn.Module):
 class Run:
     """A program to be run with weights and activations in `dtype`.
 
-    `copies` are layers that add nothing: the stream behind one is the stream before it.
+    `copies` are layers that the other side of a comparison does not have: what such a layer reads is compared nowhere.
     """
 
     program: Program

@@ -88,6 +88,12 @@ class Reader:
         with self._reading() as tokenizer:
             return [found.ids for found in tokenizer.encode_batch_fast(texts)]
 
+    def encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        """Ids of several texts, with the place of each, and no tokens that the tokenizer would put around them."""
+        with self._reading() as tokenizer:
+            found: list[Encoding] = tokenizer.encode_batch(texts, add_special_tokens=False)
+        return found
+
     def decode(self, ids: list[int]) -> str:
         """The text of ids; the ids themselves where there is no tokenizer."""
         if self.file is None or self.tokenizer is None:

@@ -1,0 +1,129 @@
+"""What models learned of new domains and forgot of old ones, each against the first, which they came from.
+
+Learned is what a token of a new domain costs less, forgotten what a token of an old one costs more, in nats. Where a
+model cuts texts into other tokens than the first, only bytes compare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from kept.evaluation.estimate import Estimate, Figure, average, paired
+from kept.evaluation.perplexity import cut_alike, nats_a_byte, nats_a_token, text_estimates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kept.evaluation.settings import Settings
+
+    Found = dict[str, Any]
+    Texts = Mapping[str, Sequence[Found]]
+
+Unit = Literal["token", "byte"]
+
+
+@dataclass(frozen=True)
+class Nats:
+    """What was learned or forgotten: nats a token, which is None where tokens do not compare, and nats a byte."""
+
+    token: Figure | None
+    byte: Figure
+
+    def a(self, unit: Unit) -> Figure:
+        """The figure of a unit."""
+        found = self.token if unit == "token" else self.byte
+        assert found is not None, unit
+        return found
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one domain; `perplexity` is that before and after."""
+
+    domain: str
+    nats: Nats
+    perplexity: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What became of all new or of all old domains, and the mean over them."""
+
+    domains: tuple[Change, ...]
+    mean: Nats
+
+
+@dataclass(frozen=True)
+class Method:
+    """One model against the first: None where no domain is new, or none old. `verdict` says what is beyond doubt."""
+
+    model: str
+    learned: Side | None
+    forgot: Side | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """All models after the first, and the unit that compares for all of them."""
+
+    unit: Unit
+    methods: tuple[Method, ...]
+
+
+def forgetting(settings: Settings, names: Sequence[str], texts: Texts) -> Forgetting | None:
+    """What each model learned and forgot; None where no domain is old or new.
+
+    `names`: of the models. `texts`: what `measure_text` found by domain, for each model.
+    """
+    asked = [texts[domain] for domain in (*settings.old, *settings.new)]
+    if not asked:
+        return None
+    unit: Unit = "token" if all(cut_alike(found[0], one) for found in asked for one in found) else "byte"
+    methods = []
+    for n, name in enumerate(names[1:], 1):
+        pairs = {domain: (found[0], found[n]) for domain, found in texts.items()}
+        learned = _side(-1, {domain: pairs[domain] for domain in settings.new})
+        forgot = _side(1, {domain: pairs[domain] for domain in settings.old})
+        methods.append(Method(name, learned, forgot, _verdict(unit, learned, forgot)))
+    return Forgetting(unit, tuple(methods))
+
+
+def _side(sign: int, pairs: Mapping[str, tuple[Found, Found]]) -> Side | None:
+    """`sign`: 1 where a higher cost counts, -1 where a lower one does."""
+    if not pairs:
+        return None
+    rises = [_rise(*(pair if sign > 0 else pair[::-1])) for pair in pairs.values()]
+    changes = [
+        Change(domain, _nats([rise]), _perplexities(*pairs[domain])) for domain, rise in zip(pairs, rises, strict=True)
+    ]
+    return Side(tuple(changes), _nats(rises))
+
+
+def _rise(first: Found, other: Found) -> tuple[Estimate | None, Estimate]:
+    """What a token and a byte cost more in the second, over the same passages."""
+    a_token = paired(nats_a_token(first), nats_a_token(other)) if cut_alike(first, other) else None
+    return a_token, paired(nats_a_byte(first), nats_a_byte(other))
+
+
+def _nats(rises: Sequence[tuple[Estimate | None, Estimate]]) -> Nats:
+    """The mean over domains."""
+    tokens = [token for token, _ in rises if token is not None]
+    a_token = average(tokens).figure if len(tokens) == len(rises) else None
+    return Nats(a_token, average([byte for _, byte in rises]).figure)
+
+
+def _perplexities(first: Found, other: Found) -> tuple[float, float]:
+    return text_estimates(first)["perplexity"].value, text_estimates(other)["perplexity"].value
+
+
+def _verdict(unit: Unit, learned: Side | None, forgot: Side | None) -> str:
+    """What differs by more than twice its standard error, in words; empty where nothing does."""
+    said = []
+    for side, more, less in ((learned, "learned", "worse at"), (forgot, "forgot", "better at")):
+        told = [] if side is None else [c for c in side.domains if c.nats.a(unit).told]
+        for word, sign in ((more, 1), (less, -1)):
+            domains = [c.domain for c in told if sign * c.nats.a(unit).value > 0]
+            said += [f"{word} {', '.join(domains)}"] * bool(domains)
+    return "; ".join(said)

@@ -1,0 +1,140 @@
+"""A plane of named marks: each name beside its mark, or a number where names have no room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
+
+from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from kept.pages.blocks import Mark
+from kept.pages.labels import GAP, Box, places
+from kept.pages.look import INK, RULE, STYLES, drawable, shortened, whisker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from kept.pages.blocks import Plane
+    from kept.pages.labels import Place
+
+LETTERS = 9
+"""Size of the letters of a label."""
+
+
+def draw_plane(figure: Figure, axes: Axes, picture: Plane) -> Markup:
+    """Marks with whiskers and names; what explains the numbers, where there are numbers in their place."""
+    marks = [mark for mark in picture.marks if drawable(mark.x) and drawable(mark.y)]
+    marks = [replace(mark, errors=(whisker(mark.errors[0]), whisker(mark.errors[1]))) for mark in marks]
+    axes.set_title(picture.y, loc="left", fontsize=10)
+    axes.set_xlabel(picture.x)
+    axes.grid(linewidth=0.6)
+    axes.set_axisbelow(b=True)
+    _draw(axes, marks)
+    _scale(axes, marks)
+    return _name(figure, axes, picture.origin, marks)
+
+
+def _draw(axes: Axes, marks: Sequence[Mark]) -> None:
+    """The marks, and the origin with its two lines."""
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.plot([0], [0], "o", color=INK, markersize=5)
+    for n, mark in enumerate(marks):
+        colour, marker, _ = STYLES[n % len(STYLES)]
+        x_error, y_error = mark.errors
+        look = {"color": colour, "marker": marker, "markersize": 6, "capsize": 2.5, "elinewidth": 0.9}
+        axes.errorbar(mark.x, mark.y, y_error, x_error, **look)  # type: ignore[arg-type]
+
+
+def _scale(axes: Axes, marks: Sequence[Mark]) -> None:
+    axes.set_xlim(*_span([(mark.x, mark.errors[0]) for mark in marks]))
+    axes.set_ylim(*_span([(mark.y, mark.errors[1]) for mark in marks]))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def _span(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """An axis with all values, their errors and zero, and some room for names."""
+    low = min([0.0, *(value - error for value, error in values)])
+    high = max([0.0, *(value + error for value, error in values)])
+    room = 0.12 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _name(figure: Figure, axes: Axes, origin: str, marks: Sequence[Mark]) -> Markup:
+    """Write each name beside its mark, or numbers where names have no room, which are then explained."""
+    figure.draw_without_rendering()  # the layout decides where marks are
+    places_of = _Places(axes, [Mark(origin, 0.0, 0.0), *marks])
+    names = [shortened(name) for name in (origin, *(mark.name for mark in marks))]
+    found = places_of(names, rings=2) or places_of(names, rings=4, on_lines=True)
+    if found is not None:
+        _write(axes, names, marks, found)
+        return Markup()
+    numbers = [str(n) for n in range(len(names))]
+    found = places_of(numbers, rings=6) or places_of(numbers, rings=40, on_lines=True, on_marks=True)
+    _write(axes, numbers, marks, found or [])
+    spans = Markup().join(Markup("<span><b>{}</b> {}</span>").format(*pair) for pair in enumerate(names))
+    return Markup('<div class="legend">{}</div>').format(spans)
+
+
+class _Places:
+    """Where labels of marks may stand in a drawn picture; lengths are typographic points."""
+
+    def __init__(self, axes: Axes, marks: Sequence[Mark]) -> None:
+        self.scale = 72 / axes.figure.dpi
+        edge = axes.get_window_extent()
+        self.room = Box(*(self.scale * side for side in (edge.x0, edge.y0, edge.x1, edge.y1)))
+        self.points = [self._at(axes, mark.x, mark.y) for mark in marks]
+        self.covered = [box for mark in marks for box in self._covered(axes, mark)]
+        (x, y), far = self._at(axes, 0.0, 0.0), 1e4
+        self.lines = [Box(x - 1, -far, x + 1, far), Box(-far, y - 1, far, y + 1)]
+
+    def __call__(
+        self, names: Sequence[str], *, rings: int, on_lines: bool = False, on_marks: bool = False
+    ) -> list[Place] | None:
+        """A place for each name; lines and marks may be told not to matter."""
+        taken = [*self.covered] * (not on_marks) + [*self.lines] * (not on_lines)
+        return places(self.points, [extent(name) for name in names], taken, self.room, rings)
+
+    def _at(self, axes: Axes, x: float, y: float) -> tuple[float, float]:
+        across, up = axes.transData.transform((x, y))
+        return float(across) * self.scale, float(up) * self.scale
+
+    def _covered(self, axes: Axes, mark: Mark) -> list[Box]:
+        """What a mark and its whiskers cover."""
+        x, y = self._at(axes, mark.x, mark.y)
+        left, bottom = self._at(axes, mark.x - mark.errors[0], mark.y - mark.errors[1])
+        right, top = self._at(axes, mark.x + mark.errors[0], mark.y + mark.errors[1])
+        across, up = Box(left - 3, y - 3, right + 3, y + 3), Box(x - 3, bottom - 3, x + 3, top + 3)
+        return [Box(x - 4, y - 4, x + 4, y + 4), *[across] * bool(mark.errors[0]), *[up] * bool(mark.errors[1])]
+
+
+def extent(name: str) -> tuple[float, float]:
+    """Width and height of a label, with a space behind it: about right for any font that a page may have."""
+    wide = sum(east_asian_width(letter) in "WF" for letter in name)
+    return LETTERS * (0.6 * (len(name) - wide) + 1.05 * wide + 0.4), 1.15 * LETTERS
+
+
+def _write(axes: Axes, names: Sequence[str], marks: Sequence[Mark], found: Sequence[Place]) -> None:
+    """Labels at their places, with a thin line to the mark from those that are not beside it."""
+    across, up = {1: "left", 0: "center", -1: "right"}, {1: "bottom", 0: "center", -1: "top"}
+    points = [(0.0, 0.0), *((mark.x, mark.y) for mark in marks)]
+    for name, point, place in zip(names, points, found, strict=False):
+        far = max(abs(place.dx), abs(place.dy)) > 2 * GAP
+        label = axes.annotate(
+            name,
+            point,
+            (place.dx, place.dy),
+            textcoords="offset points",
+            ha=across[place.side[0]],
+            va=up[place.side[1]],
+            fontsize=LETTERS,
+            arrowprops={"arrowstyle": "-", "color": RULE, "linewidth": 0.8} if far else None,
+        )
+        label.set_in_layout(False)

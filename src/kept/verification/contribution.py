@@ -1,0 +1,69 @@
+"""What layers contribute: how far a model without some of them is from the model with all.
+
+All variants of a model run together, layer by layer: each weight is read once for all of them, and what variants have
+in common is computed once. Shapes: B batch, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from kept.nn.attention import Positions
+from kept.verification.streamed import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kept.ir.program import Program
+
+    Streams = dict[frozenset[int], Tensor]
+    """The stream (B, T, D) of each variant so far, by the layers that it left out so far."""
+
+POSITIONS = 256
+"""Positions whose logits are held at a time, of two variants."""
+
+
+@torch.inference_mode()
+def losses(
+    program: Program,
+    without: Sequence[frozenset[int]],
+    tokens_BT: Tensor,
+    progress: Callable[[int], None] | None = None,
+) -> list[float]:
+    """KL(all layers || without these) in nats a token, in float32, for each set of layers that is left out.
+
+    `progress` is called with layers done, of `program.spec.depth`. A set without which the streams are the same to the
+    bit has 0.
+    """
+    run, wanted = Run(program, torch.float32), {frozenset[int](), *without}
+    streams: Streams = {frozenset(): run.embed(tokens_BT, Positions.of(tokens_BT))}
+    for layer in range(program.spec.depth):
+        streams = _behind(run, layer, streams, {frozenset(n for n in one if n <= layer) for one in wanted}, tokens_BT)
+        if progress is not None:
+            progress(1)
+    whole = streams[frozenset()]
+    found = {one: _kl(run, whole, streams[one]) for one in {*without}}
+    return [found[one] for one in without]
+
+
+def _behind(run: Run, layer: int, streams: Streams, wanted: set[frozenset[int]], tokens_BT: Tensor) -> Streams:
+    """The streams behind a layer; variants that have it go through it as one batch."""
+    having = sorted((one for one in wanted if layer not in one), key=sorted)
+    batch = torch.cat([streams[one] for one in having])
+    where = Positions.of(tokens_BT.repeat(len(having), 1))
+    out = torch.split(run.block(layer)(batch, where), len(tokens_BT))
+    return {**dict(zip(having, out, strict=True)), **{one: streams[one - {layer}] for one in wanted if layer in one}}
+
+
+def _kl(run: Run, whole_BTD: Tensor, found_BTD: Tensor) -> float:
+    if torch.equal(whole_BTD, found_BTD):
+        return 0.0
+    total, both = 0.0, (torch.split(x_BTD.flatten(0, 1), POSITIONS) for x_BTD in (whole_BTD, found_BTD))
+    for whole_ND, found_ND in zip(*both, strict=True):
+        log_p, log_q = (F.log_softmax(run.logits(x_ND).double(), -1) for x_ND in (whole_ND, found_ND))
+        total += float((log_p.exp() * (log_p - log_q)).sum())
+    return total / whole_BTD[..., 0].numel()

@@ -1,0 +1,315 @@
+"""Conversations: their text, ids and answers are what transformers makes of them, and rows do not tear them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from chats import CHATML, HEADERS, INST, MARKED, REWRITING, STABLE, TALKS, talk, write_chat_tokenizer
+from heal_data import lengths, tokens_of, write_lines
+from kept.checkpoint.chat import Template
+from kept.distillation.cut import Cut, fitted
+from kept.distillation.documents import Source
+from kept.distillation.mixture import Mixture
+from kept.distillation.packing import Stream
+from kept.distillation.rows import Rows, RowStream
+from kept.distillation.talks import Talks
+from kept.distillation.tokens import Tokens, tokenise
+from kept.errors import CheckpointError, InputError
+from kept.verification.text import Reader
+from stored import change_json, write_sentencepiece
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    return write_chat_tokenizer(tmp_path / "model")
+
+
+def talks_of(folder: Path, text: str) -> Talks:
+    change_json(folder / "tokenizer_config.json", chat_template=text)
+    template = Template.of(folder)
+    assert template is not None
+    return Talks(template)
+
+
+def read(folder: Path, text: str, *talks: Any, field: str = "messages") -> Tokens:
+    """Conversations as they are tokenised, through a file and a cache."""
+    file = write_lines(folder.parent / "talks.jsonl", *({field: one} for one in talks))
+    source = Source((file,), field, talks=talks_of(folder, text))
+    return tokenise(source, Reader(folder), folder.parent / "cache")
+
+
+def refusal(folder: Path, text: str, *lines: Any, field: str = "messages") -> str:
+    file = write_lines(folder.parent / "talks.jsonl", *lines)
+    with pytest.raises(InputError) as raised:
+        tokenise(Source((file,), field, talks=talks_of(folder, text)), Reader(folder), folder.parent / "cache")
+    said = str(raised.value)
+    assert "\n" not in said
+    return said.replace(f"{folder.parent}/", "")
+
+
+def learned(tokens: Tokens, number: int) -> list[int]:
+    """The ids of a conversation that are learned."""
+    found = tokens.document(number, 0, 10**9)[np.asarray(tokens.learns(number, 0, 10**9)) == 1]
+    return [int(at) for at in found]
+
+
+# ------------------------------------------------------------------------------------------------ beside transformers
+
+
+@pytest.mark.parametrize("name", STABLE)
+def test_ids_are_those_of_apply_chat_template(folder: Path, name: str) -> None:
+    tokens = read(folder, STABLE[name], *TALKS)
+    stock = PreTrainedTokenizerFast.from_pretrained(folder)
+    for number, one in enumerate(TALKS):
+        wanted = stock.apply_chat_template(one, tokenize=True, return_dict=False)
+        assert tokens.document(number, 0, 10**9).tolist() == wanted
+
+
+def test_answers_are_those_that_a_template_marks(folder: Path) -> None:
+    """A token that begins before an answer and ends within it counts there and here."""
+    tokens = read(folder, MARKED, *TALKS)
+    stock = PreTrainedTokenizerFast.from_pretrained(folder)
+    for number, one in enumerate(TALKS):
+        found = stock.apply_chat_template(one, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        assert tokens.document(number, 0, 10**9).tolist() == found["input_ids"]
+        assert np.asarray(tokens.learns(number, 0, 10**9)).tolist() == found["assistant_masks"]
+
+
+@pytest.mark.parametrize("name", STABLE)
+def test_what_is_learned_is_what_follows_the_prompt(folder: Path, name: str) -> None:
+    tokens = read(folder, STABLE[name], TALKS[0])
+    stock = PreTrainedTokenizerFast.from_pretrained(folder)
+    prompt = stock.apply_chat_template(TALKS[0][:1], tokenize=False, add_generation_prompt=True)
+    whole = stock.apply_chat_template(TALKS[0], tokenize=False)
+    assert stock.decode(learned(tokens, 0)) == whole.removeprefix(prompt)
+    assert {"chatml": "five<|im_end|>\n", "inst": " five </s>", "headers": "five</s>"}[name] in whole
+
+
+def test_every_answer_of_a_conversation_is_learned(folder: Path) -> None:
+    tokens = read(folder, CHATML, TALKS[3])
+    assert Reader(folder).decode(learned(tokens, 0)) == "upon\ntime\nwas\n"
+    ends = learned(tokens, 0).count(4)
+    assert ends == 3, "the token that ends a turn is learned"
+
+
+def test_a_sentencepiece_tokenizer_too(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    folder = write_sentencepiece(tmp_path / "model")
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    tokens = read(folder, INST, *TALKS)
+    reader = Reader(folder)
+    assert [reader.decode([at]) for at in learned(tokens, 0)][-1] == "</s>" or learned(tokens, 0)[-1] == 2
+    assert reader.decode(learned(tokens, 0)).strip().startswith("five")
+
+
+def test_system_and_tool_are_not_learned(folder: Path) -> None:
+    said = [
+        {"role": "system", "content": "be kind"},
+        *talk("once", "upon"),
+        {"role": "tool", "content": "a result", "tool_call_id": "7"},
+        {"role": "assistant", "content": "time"},
+    ]
+    assert Reader(folder).decode(learned(read(folder, CHATML, said), 0)) == "upon\ntime\n"
+
+
+def test_the_other_form_of_messages(folder: Path) -> None:
+    said = [{"from": "human", "value": "once"}, {"from": "gpt", "value": "upon"}]
+    tokens = read(folder, CHATML, said, field="conversations")
+    assert Reader(folder).decode(learned(tokens, 0)) == "upon\n"
+
+
+def test_parquet_holds_conversations_too(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = folder.parent / "talks.parquet"
+    pq.write_table(pa.table({"messages": TALKS}), file)
+    talks = talks_of(folder, CHATML)
+    found = tokenise(Source((file,), "messages", talks=talks), Reader(folder), folder.parent / "cache")
+    wanted = read(folder, CHATML, *TALKS)
+    assert np.array_equal(found.ids, wanted.ids)
+    assert np.array_equal(np.asarray(found.learned), np.asarray(wanted.learned))
+
+
+def test_another_template_is_another_cache(folder: Path) -> None:
+    one, other = (read(folder, text, *TALKS) for text in (CHATML, HEADERS))
+    assert not np.array_equal(one.ids, other.ids)
+    assert len(list((folder.parent / "cache").iterdir())) >= 2
+
+
+# ------------------------------------------------------------------------------------------------------ what is wrong
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"text": "x"}, "line 2 has no field 'messages', only text; --field names the one with the list of messages"),
+        ({"messages": "x"}, "line 2 has no list of messages in 'messages' but \"x\"; mend the line or name another"),
+        ([1], 'line 2 is no JSON object; each line is one, as {"messages": [...]}'),
+        ({"messages": []}, "line 2: is an empty conversation; leave it out"),
+        ({"messages": ["x"]}, 'line 2: has no message as its number 1 but "x"; write it as {"role": ..., "content"'),
+        ({"messages": [{"content": "x"}]}, "line 2: has no message as its number 1 but {"),
+        ({"messages": [{"role": "usr", "content": "x"}]}, 'the role "usr"; did you mean user?; it must be one of'),
+        ({"messages": [{"role": 3, "content": "x"}]}, "line 2: has a message of the role 3; it must be one of system"),
+        ({"messages": [{"role": "user", "content": None}]}, "line 2: has no text as the content of message 1 but null"),
+        ({"messages": [{"role": "user"}]}, "line 2: has no text as the content of message 1 but null; mend it"),
+        ({"messages": [{"from": "human", "value": 3}]}, "line 2: has no text as the value of message 1 but 3"),
+        ({"messages": talk("x", "y")[1:]}, "line 2: begins with an answer; begin it with what is answered"),
+        ({"messages": talk("\ufdd0", "y")}, "line 2: has U+FDD0 or U+FDD1 in message 1, which are no characters"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "its chat template fails (no system here)"),
+    ],
+)
+def test_a_conversation_that_is_none(folder: Path, line: Any, words: str) -> None:
+    said = refusal(folder, INST, {"messages": TALKS[0]}, line)
+    assert said.startswith("talks.jsonl: line 2")
+    assert words in said
+
+
+def test_a_template_that_rewrites_turns_is_refused(folder: Path) -> None:
+    said = refusal(folder, REWRITING, {"messages": TALKS[0]}, {"messages": TALKS[1]})
+    assert said.startswith("talks.jsonl: line 2: is another text for model with each turn, so that answer 2 cannot be")
+    assert "--chat-template" in said
+    assert len(read(folder, REWRITING, TALKS[0]).table) == 1, "with one answer there is nothing to rewrite"
+
+
+def test_conversations_without_an_answer_are_left_out_and_counted(folder: Path) -> None:
+    tokens = read(folder, CHATML, TALKS[0], talk("x"), TALKS[1])
+    assert (len(tokens.table), tokens.skipped) == (2, 1)
+    assert refusal(folder, CHATML, {"messages": talk("x")}) == (
+        "talks.jsonl: holds no answer of an assistant; name files that do"
+    )
+
+
+def test_conversations_and_texts_have_names_of_their_own(folder: Path) -> None:
+    write_lines(folder.parent / "both.jsonl", {"messages": TALKS[0]})
+    (folder.parent / "both.txt").write_text("once upon a time")
+    paths = tuple(folder.parent / f"both.{kind}" for kind in ("jsonl", "txt"))
+    talks = talks_of(folder, CHATML)
+    with pytest.raises(InputError, match=r"holds conversations and texts; give each a name: chat=a\.jsonl, old=b\.txt"):
+        Source(paths, "messages", talks=talks).files()
+    alone = tokenise(Source(paths[1:], "messages", talks=talks), Reader(folder), folder.parent / "cache")
+    assert alone.learned is None
+
+
+def test_a_mask_that_was_cut_short(folder: Path) -> None:
+    read(folder, CHATML, *TALKS)
+    (file,) = (folder.parent / "cache").glob("*/learned.bin")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match="is no longer what was written"):
+        read(folder, CHATML, *TALKS)
+
+
+def test_a_template_names_what_it_is_given(folder: Path) -> None:
+    change_json(folder / "tokenizer_config.json", eos_token={"content": "<|end|>"})
+    assert talks_of(folder, "{{ eos_token }}").template.render([]) == "<|end|>"
+    assert talks_of(folder, "{{ {'a': 'é<'} | tojson }}").template.render([]) == '{"a": "é<"}'
+    with pytest.raises(CheckpointError, match="its chat template fails"):
+        talks_of(folder, "{% generation %}").template.render([])
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+def conversations(sizes: list[int], first: int = 0) -> Tokens:
+    """Conversations of these lengths, of which every third id and the last is learned."""
+    made = tokens_of(sizes, first=first)
+    mask = np.concatenate([[i % 3 == 2 or i == size - 1 for i in range(size)] for size in sizes]).astype(np.uint8)
+    return Tokens(made.ids, made.table, made.files, made.largest, mask)
+
+
+def test_rows_hold_whole_conversations() -> None:
+    assert fitted([3, 8, 5, 2, 9], 8) == [[0, 2], [1], [3], [4]]
+    cut = Cut(conversations([3, 8, 5, 2, 9]), np.arange(5), 8)
+    assert [[(s.document, s.begin, s.stop) for s in cut.row(at)] for at in range(len(cut))] == [
+        [(0, 0, 3), (2, 0, 5)],
+        [(1, 0, 8)],
+        [(3, 0, 2)],
+        [(4, 0, 8)],
+    ]
+
+
+@given(lengths, st.integers(2, 40))
+def test_nothing_is_torn_lost_or_told_twice(sizes: list[int], length: int) -> None:
+    cut = Cut(conversations(sizes), np.arange(len(sizes)), length)
+    spans = [span for at in range(len(cut)) for span in cut.row(at)]
+    assert sorted(span.document for span in spans) == list(range(len(sizes)))
+    for span in spans:
+        assert (span.begin, span.stop) == (0, min(sizes[span.document], length))
+    assert all(sum(s.stop - s.begin for s in cut.row(at)) <= length for at in range(len(cut)))
+    if all(size <= length for size in sizes):  # what best fit cannot do worse than: no two rows fit into one
+        rows = sorted(sum(s.stop - s.begin for s in cut.row(at)) for at in range(len(cut)))
+        assert len(rows) < 2 or rows[0] + rows[1] > length
+
+
+def test_the_mask_is_one_where_the_next_id_is_the_assistant_s() -> None:
+    stream = Stream(Mixture({"a": conversations([7, 5, 30])}, hold_out=0), 2, 12)
+    batch = stream.at(0)
+    for row in range(2):
+        documents, masks = batch.documents_BT[row].tolist(), batch.mask_BT[row].tolist()
+        tokens, targets = batch.tokens_BT[row].tolist(), batch.targets_BT[row].tolist()
+        for at, document in enumerate(documents):
+            if document == -1:
+                assert masks[at] == 0
+                continue
+            name = int(batch.names[document].split(":")[1])
+            place = tokens[at] % 1000
+            last = [7, 5, 30][name] - 1
+            wanted = place < last and ((place + 1) % 3 == 2 or place + 1 == last)
+            assert masks[at] == wanted
+            assert not wanted or targets[at] == tokens[at] + 1
+    assert stream.counts["a"] == {
+        "documents": 3,
+        "tokens": 42,
+        "held_out_documents": 0,
+        "held_out_tokens": 0,
+        "answer_tokens": int(stream.mixture.tokens[0].learned.sum()),  # type: ignore[union-attr]
+        "without_answer": 0,
+        "cut": 1,
+    }
+
+
+@given(lengths, st.integers(0, 60), st.integers(1, 3))
+def test_a_batch_is_a_function_of_its_step(sizes: list[int], step: int, batch: int) -> None:
+    sources = {"talks": conversations(sizes), "old": tokens_of(sizes, first=50)}
+
+    def made() -> Stream:
+        return Stream(Mixture(sources, {"talks": 0.6, "old": 0.4}, hold_out=1), batch, 16, seed=3)
+
+    walked = made()
+    for before in range(step % 5):
+        walked.at(before)
+    for one, other in zip(vars(walked.at(step)).values(), vars(made().at(step)).values(), strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_an_epoch_has_every_conversation_once() -> None:
+    stream = Stream(Mixture({"a": conversations([5] * 20)}, hold_out=4), 1, 10)
+    held = {name for batch in stream.held_out() for name in batch.names}
+    epochs = [[name for step in range(e * 8, e * 8 + 8) for name in stream.at(step).names] for e in range(2)]
+    assert len(held) == 4
+    for names in epochs:
+        assert len(names) == len(set(names)) == 16
+        assert not held & set(names)
+    assert epochs[0] != epochs[1]
+
+
+def test_rows_of_a_teacher_s_cache_hold_whole_conversations_too() -> None:
+    rows = Rows(Mixture({"a": conversations([5, 7, 3, 9, 4] * 4)}, hold_out=2), 10)
+    stream = RowStream(rows, 2)
+    for batch in (*(stream.at(step) for step in range(5)), *stream.held_out()):
+        for row in range(len(batch.tokens_BT)):
+            inside = batch.documents_BT[row]
+            for number in set(inside.tolist()) - {-1}:
+                places = batch.tokens_BT[row][inside == number] % 1000
+                assert places.tolist() == list(range([5, 7, 3, 9, 4][int(batch.names[number].split(":")[1]) % 5]))

@@ -1,0 +1,141 @@
+"""What is measured of each text by itself: sources as the mixture weighs them, and texts that are only watched."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from heal_runs import finish, folder_of, noted, settings, start
+from kept import healed as words
+from kept import live
+from kept.errors import InputError, RecipeError
+from kept.healing import Healed, heal
+from stored import read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.distillation.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lines of other words, many more of them."""
+    file = tmp_path_factory.mktemp("old") / "old.jsonl"
+    lines = [f"{i} " + " ".join(["seven", "ships", "sailed"][(i * k) % 3] for k in range(30)) for i in range(900)]
+    file.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return file
+
+
+def asked(pair: tuple[Path, Path], corpus: Path, old: Path, out: Path, **changes: Any) -> Settings:
+    """A run on new lines with old ones among them, without a teacher."""
+    texts = {"data": (f"new={corpus}", f"replay={old}"), "mixture": "new=0.8,replay=0.2", "watch": (f"old={old}",)}
+    return settings(pair, corpus, out, **{"teacher": None, "kl": 0.0, "ce": 1.0, **texts, **changes})
+
+
+@pytest.fixture(scope="module")
+def done(pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path_factory: pytest.TempPathFactory) -> Healed:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return heal(asked(pair, corpus, old, tmp_path_factory.mktemp("done") / "out"))
+
+
+def test_sources_decide_as_the_mixture_weighs_them(done: Healed) -> None:
+    """By tokens the old lines, of which more are held out, would decide."""
+    counts = done.record["healed"]["sources"]
+    assert counts["replay"]["held_out_tokens"] > counts["new"]["held_out_tokens"]
+    for one in done.history:
+        assert set(one.sources) == {"new", "replay"}
+        parts = [one.sources[name]["ce"] for name in ("new", "replay")]
+        assert one.losses["ce"] == 0.8 * parts[0] + 0.2 * parts[1]
+        assert one.losses["loss"] == one.losses["ce"]
+        assert abs(parts[0] - parts[1]) > 0.01, "or the weights would not be seen"
+
+
+def test_what_is_watched_is_measured_and_noted(done: Healed) -> None:
+    held = noted(done.path, "held-out")
+    assert [line["step"] for line in held] == [one.step for one in done.history]
+    for line, one in zip(held, done.history, strict=True):
+        assert (line["watched"], line["sources"]) == (one.watched, one.sources)
+        assert set(one.watched["old"]) == {"ce"}
+        assert 0 < one.watched["old"]["ce"] < math.inf
+    assert done.record["healed"]["held_out"][-1]["watched"] == done.history[-1].watched
+    assert noted(done.path, "run")[0]["watched"] == ["old"]
+
+
+def test_watching_changes_nothing(
+    done: Healed, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
+) -> None:
+    alone = heal(asked(pair, corpus, old, tmp_path / "out", watch=()))
+    assert [one.losses for one in alone.history] == [one.losses for one in done.history]
+    name = "model.safetensors"
+    assert (alone.path / name).read_bytes() == (done.path / name).read_bytes()
+    assert "watch" not in alone.record["healed"]["read"]
+    assert not alone.history[0].watched
+
+
+def test_on_two_ranks_and_then_on_one_the_same_is_measured(
+    done: Healed, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
+) -> None:
+    given = asked(pair, corpus, old, tmp_path / "out")
+    assert -signal.SIGKILL in finish(start(given, "named 10", ranks=2))
+    again = heal(given)
+    for one, other in zip(again.history, done.history, strict=True):
+        assert one.watched["old"] == pytest.approx(other.watched["old"], rel=1e-4)
+        for name, found in one.sources.items():
+            assert found == pytest.approx(other.sources[name], rel=1e-4)
+
+
+def test_other_watched_texts_are_another_run(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "watched.txt"
+    file.write_text("seven ships sailed\n")
+    given = settings(pair, corpus, tmp_path / "out", watch=(f"old={file}",))
+    assert finish(start(given, "named 10")) != [0]
+    file.write_text("seven ships sank\n")
+    with pytest.raises(InputError, match="is a run that read other contents of watch"):
+        heal(given)
+
+
+def test_the_card_and_the_report_tell_both(done: Healed) -> None:
+    _, rows = words.held_out(done.record["healed"])
+    named = [row[0] for row in rows]
+    assert "cross-entropy with replay, nats a token" in named
+    assert "cross-entropy with old, which is only watched, nats a token" in named
+    assert "which is only watched" in (done.path / "README.md").read_text()
+
+
+def test_the_live_table_has_a_column_for_it(done: Healed, capsys: pytest.CaptureFixture[str]) -> None:
+    begin, held = (noted(done.path, kind)[0] for kind in ("run", "held-out"))
+    with live.Watcher() as watch:
+        watch(begin)
+        watch({**held, "agreement": math.nan})
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"step 0/12, held-out loss {held['loss']:.4f}, old ce {held['watched']['old']['ce']:.4f}")
+    assert "nan" not in said
+
+
+def test_tensorboard_has_a_point_for_each(done: Healed) -> None:
+    written = b"".join(file.read_bytes() for file in (folder_of(done.path) / "tensorboard").iterdir())
+    assert b"held-out/watched/old/ce" in written
+    assert b"held-out/sources/replay/ce" in written
+
+
+def test_what_is_watched_may_be_wrong(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    for watch, message in (
+        (("old=nowhere.txt",), "nowhere.txt: is not there"),
+        (("a=x", "a=y"), "watch: x and y are both named 'a'"),
+        (("old=",), "watch: 'old=' names no file"),
+    ):
+        with pytest.raises((InputError, RecipeError), match=message):
+            heal(settings(pair, corpus, tmp_path / "out", watch=watch))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_record_is_what_was_asked(done: Healed) -> None:
+    record = read_json(done.path / "kept.json")["healed"]
+    assert [watched.split("=")[0] for watched in record["settings"]["watch"]] == ["old"]
+    assert set(record["read"]) == {"student", "data", "watch"}
