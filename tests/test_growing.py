@@ -230,7 +230,7 @@ def test_twice(grown: Path, source: Path, has: int, tmp_path: Path) -> None:
 
 def test_a_conversion_carries_it_on(grown: Path, has: int, tmp_path: Path) -> None:
     record = kept.convert(grown, tmp_path / "out", to="mistral", verify_tokens=0).record
-    assert (record["new_tokens"], record["vocabularies"][0]["new"]) == ([], [HAD, has])
+    assert (record["new_tokens"], record["vocabularies"][0]["new"]) == ([HAD, has], [HAD, has])
     wrong = shutil.copytree(grown, tmp_path / "wrong")
     for value in (7, [{"before": 3}], [{"before": 1, "after": 10**9}]):
         change_json(wrong / "kept.json", vocabularies=value)
