@@ -378,6 +378,22 @@ def test_a_pass_of_a_recipe_file(source: Path, tokenizer: Path, has: int, tmp_pa
         assert run("convert", "--recipe", recipe).stderr.startswith(f"kept: {recipe}:{line}")
 
 
+def test_a_step_of_several(source: Path, tokenizer: Path, has: int, tmp_path: Path) -> None:
+    """Layers and tokens in one step, tokens alone in another, and a conversion behind."""
+    recipe = tmp_path / "recipe.toml"
+    first = f'[[steps]]\ndo = "expand"\nsource = "{source}"\nverify_tokens = 0\n'
+    last = '[[steps]]\ndo = "convert"\nto = "mistral"\nverify_tokens = 0\n'
+    for name, more, layers in (("tokens", "", []), ("both", "groups = 2\n", [2, 5])):
+        recipe.write_text(f'out = "{tmp_path / name}"\n{first}{more}tokenizer = "{tokenizer}"\n{last}')
+        result = run("run", recipe, "--json")
+        assert result.exit_code == 0, result.output
+        record = json.loads(result.stdout)["record"]
+        assert (record["new_tokens"], record["new_layers"]) == ([HAD, has], layers)
+        assert kept.verify(source, tmp_path / name, tokens=64).failure is None
+    recipe.write_text(f'out = "{tmp_path / "no"}"\n{first}tokenizer = "nowhere"\n{last}')
+    assert run("run", recipe).stderr == "kept: step 1 (expand): tokenizer: nowhere is not there\n"
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
