@@ -6,7 +6,7 @@ r"""The experiment of LLaMA Pro (arXiv 2401.02415) at a small size: what is lear
 A checkpoint is taught a new domain by several ways with the same tokens in the same order: all of its weights, LoRA,
 and new blocks that alone learn, put between its own, before them or behind them. On the way, and at the end, it is
 measured on held-out documents of the new domain and on texts of the old, which it never sees again. Each way has the
-rate with which it learns most of the new domain, found with the first seed and a third of the tokens among `--rates`.
+rate of `--rates` with which it learns most of the new domain, found with the first seed and a third of the tokens.
 A run that was stopped goes on when the same command is given again (`--work`). What is found is written to
 benchmarks/results/; `--draw RESULT ...` draws new-domain gain against old-domain loss of some that are there.
 """
@@ -200,6 +200,14 @@ class Bench:
         print(_line(found), flush=True)
         return found
 
+    def tried(self, way: Way, rates: Sequence[str], tokens: int, seed: int) -> list[dict[str, Any]]:
+        """A run with each rate, where there is a choice."""
+        return [self.run(Run(way, float(rate), tokens, seed)) for rate in rates] if len(rates) > 1 else []
+
+    def best(self, runs: Sequence[Mapping[str, Any]]) -> float:
+        """The rate of the run that learned most of the new domain."""
+        return float(min(runs, key=lambda one: one["curve"][-1][self.new[0]])["rate"])
+
 
 class Few(Stream):
     """What is learned from; the loop's own measurements, which nothing here uses, are of one batch."""
@@ -306,8 +314,8 @@ def experiment(chosen: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         source = open_model(chosen.source)
         bench = Bench(source, (name, Path(path)), old, chosen.work / f"{source.name}-{name}", all_ranks)
         asked = [way for way in ways(source) if chosen.only is None or way.name in chosen.only]
-        tried = {way: [bench.run(Run(way, float(rate), tokens // 3, int(seeds[0]))) for rate in rates] for way in asked}
-        best = {way: min(each, key=lambda one: one["curve"][-1][name])["rate"] for way, each in tried.items()}
+        tried = {way: bench.tried(way, rates, tokens // 3, int(seeds[0])) for way in asked}
+        best = {way: bench.best(each) if each else float(rates[0]) for way, each in tried.items()}
         found = [bench.run(Run(way, rate, tokens, int(seed))) for seed in seeds for way, rate in best.items()]
     trials = [one for each in tried.values() for one in each]
     return f"{source.name}-{name}", {

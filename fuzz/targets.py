@@ -488,7 +488,16 @@ HEALING = {
     "checkpointing": True,
 }
 
-RECORD = {"promise": "exact", "recipe": {"to": "llama"}, "files": {"config.json": "0" * 64, "model.safetensors": "x"}}
+RECORD = {
+    "promise": "exact",
+    "recipe": {"to": "llama"},
+    "new_layers": [1],
+    "expansions": [{"layers": [1], "copies_of": [0]}],
+    "history": [
+        {"promise": "lossy", "passes": [], "source": {"name": "a", "family": "b", "files": {"config.json": "x"}}}
+    ],
+    "files": {"config.json": "0" * 64, "model.safetensors": "x"},
+}
 
 SETTINGS = {
     "tokenizer_config.json": {"bos_token": "<s>", "add_bos_token": True, "tokenizer_class": "LlamaTokenizer"},

@@ -39,6 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_readable(folder / "orion", "orion")
     lines = (json.dumps({"text": f"def f{i}(x):\n    return x + {i}\n"}) for i in range(200))
     (folder / "code.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "code.txt").write_text("def f(x):\n    return x\n" * 60, encoding="utf-8")
     (folder / "english.txt").write_text("The keeper of the light counted seven ships. " * 40, encoding="utf-8")
     return folder
 
@@ -177,7 +178,8 @@ def test_the_others_of_a_family_and_a_page(place: Path, tmp_path: Path) -> None:
         {
             "do": "eval",
             "against": "plain",
-            "texts": [f"english={place}/english.txt"],
+            "old": [f"english={place}/english.txt"],
+            "new": [str(place / "code.txt")],
             "out": str(tmp_path / "eval.json"),
         },
         {"do": "report", "evaluations": [str(tmp_path / "eval.json")], "file": str(tmp_path / "page.html")},
@@ -185,7 +187,9 @@ def test_the_others_of_a_family_and_a_page(place: Path, tmp_path: Path) -> None:
     ]
     assert ran({"out": str(tmp_path / "out"), "steps": steps}) == [1, 2, 3, 4, 5]
     assert "english" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert len(read_json(tmp_path / "eval.json")["models"]) == 2
+    found = read_json(tmp_path / "eval.json")
+    assert [one["name"] for one in found["models"]] == ["1-convert", "2-expand"]
+    assert (found["settings"]["old"], found["settings"]["new"]) == (["english"], ["code"])
 
 
 # ------------------------------------------------------------------------------------------------------- going on again
@@ -285,6 +289,10 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
             "recipe.toml:8: step 2: tokens: is '2', it must",
         ),
         ('out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\n', "recipe.toml:6: step 2: out: is missing"),
+        (
+            'out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\nout = "e"\nold = ["t"]\n',
+            "recipe.toml:9: step 2: old: compares models; say against which",
+        ),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "convert"\nname = "expand"\n',
             "recipe.toml:8: step 2: name: another step is called 'expand'",

@@ -171,8 +171,9 @@ def test_what_went_is_in_the_record_and_what_stays_learns_on(trained: Path, tmp_
     assert read_json(tmp_path / "out" / "config.json")["num_hidden_layers"] == 5
     assert kept.verify(trained, tmp_path / "out", tokens=64).failure is None
     words = ("--train", "new", "--kl", 0, "--ce", 1, "--tokens", 64, "--batch", 2, "--length", 16)
-    (tmp_path / "text.txt").write_text("a keeper of lights \n\n" * 4000)
-    healed = run("heal", tmp_path / "out", *words, "--data", tmp_path / "text.txt", "--out", tmp_path / "healed")
+    text = tmp_path / "text.jsonl"
+    text.write_text("\n".join(json.dumps({"text": f"keeper {number} of the lights"}) for number in range(40)))
+    healed = run("heal", tmp_path / "out", *words, "--data", text, "--out", tmp_path / "healed")
     assert healed.exit_code == 0, healed.output
     before, after = tensors_of(tmp_path / "out"), tensors_of(tmp_path / "healed")
     assert {n.split(".")[2] for n in before if not torch.equal(before[n], after[n])} == {"4"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -602,7 +603,10 @@ def healed(done: Healed) -> None:
     listed = " of the listed tokens" if "teacher_cache" in done.record["healed"] else ""
     for name, value in first.losses.items():
         table.add_row(f"{name}{listed if name == 'kl' else ''}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
-    table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
+    for name, found in first.watched.items():
+        table.add_row(f"{name}, only watched: ce, nats/token", f"{found['ce']:.4g}", f"{best.watched[name]['ce']:.4g}")
+    if not math.isnan(first.agreement):
+        table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
     console.print(table)
     if not best.step:
         console.print(f"{NOTHING_BETTER} A lower --rate or more --tokens may help.")

@@ -14,6 +14,7 @@ from kept.checkpoint.disk import refused, sync_directory, write_whole
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import JOURNAL, check_target
 from kept.checkpoint.writer import to_json
+from kept.distillation.documents import named_paths
 from kept.distillation.folder import hold
 from kept.distillation.settings import Settings
 from kept.errors import CheckpointError, InputError, KeptError, PromiseError
@@ -169,9 +170,12 @@ def _evaluated(asked: Evaluating, folder: Path, reporter: Reporter) -> Evaluatio
     from kept.evaluation.run import evaluate
 
     measures = asked.measures
+    paths = map(Path, [asked.model] if asked.against is None else [asked.against, asked.model])
     found = evaluate(
-        *([asked.model] if asked.against is None else [asked.against, asked.model]),
-        texts=measures.texts,
+        *(f"{path.parent.name}={path}" if path.parent.parent == folder else path for path in paths),
+        texts=named_paths(asked.texts),
+        old=named_paths(asked.old),
+        new=named_paths(asked.new),
         results=folder / "eval",
         reporter=reporter,
         suites=measures.suites,

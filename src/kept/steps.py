@@ -68,6 +68,8 @@ class Evaluating:
     out: str
     against: str | None = None
     texts: tuple[str, ...] = ()
+    old: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
     data: str | None = None
     limit: int | None = None
@@ -77,12 +79,17 @@ class Evaluating:
     def __post_init__(self) -> None:
         """Check what the settings check."""
         self.measures  # noqa: B018 - checks them
+        for role in ("old", "new"):
+            if getattr(self, role) and self.against is None:
+                raise RecipeError(f"{role}: compares models; say against which, or give the file as one of texts")
 
     @property
     def measures(self) -> Measures:
         """What is measured."""
         return Measures(
-            texts=named_paths(self.texts),
+            texts=named_paths((*self.texts, *self.old, *self.new)),
+            old=tuple(named_paths(self.old)),
+            new=tuple(named_paths(self.new)),
             suites=self.suites,
             data=None if self.data is None else Path(self.data),
             limit=self.limit,
@@ -198,9 +205,13 @@ class Step:
                 found |= {} if one is None else {f"{key} {number}" if number else key: Path(one)}
         grown = [one for one in getattr(self.asked, "passes", ()) if isinstance(one, ExpandVocabulary)]
         found |= {f"tokenizer {number}" if number else "tokenizer": Path(o.tokenizer) for number, o in enumerate(grown)}
-        texts = self.asked.data if isinstance(self.asked, Settings) else getattr(self.asked, "texts", ())
-        named = {} if texts == (SELF,) else named_paths(texts)
-        return {**found, **{f"text {name}": path for name, path in named.items()}}
+        return {**found, **{f"text {name}": path for name, path in self._texts().items()}}
+
+    def _texts(self) -> Mapping[str, Path]:
+        """The texts that it learns from or measures on, by their names."""
+        if isinstance(self.asked, Evaluating):
+            return self.asked.measures.texts
+        return named_paths(self.asked.data) if isinstance(self.asked, Settings) and self.asked.data != (SELF,) else {}
 
     @property
     def made(self) -> tuple[Path, ...]:

@@ -55,8 +55,10 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-def test_a_recipe_here_is_for_conversion_or_for_healing() -> None:
-    assert {*RECIPES} == {"orion-to-llama", "orion-to-plain-llama", "heal-plain-llama", "llama-pro", "llama-pro-sft"}
+def test_every_recipe_is_tried_somewhere() -> None:
+    """Most of them here; those of several steps where steps are."""
+    steps = {"expand-and-teach"}
+    assert {*RECIPES} == {"orion-to-llama", "orion-to-plain-llama", PLAIN.stem, PRO.stem, SFT.stem} | steps
 
 
 def test_llama_pro_is_the_paper_s() -> None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import kept
 from heal_runs import finish, folder_of, noted, settings, start
+from kept import display, live
 from kept import healed as words
-from kept import live
 from kept.errors import InputError, RecipeError
 from kept.healing import Healed, heal
 from stored import read_json
@@ -106,6 +107,9 @@ def test_the_card_and_the_report_tell_both(done: Healed) -> None:
     assert "cross-entropy with replay, nats a token" in named
     assert "cross-entropy with old, which is only watched, nats a token" in named
     assert "which is only watched" in (done.path / "README.md").read_text()
+    page = kept.report(done.path).path.read_text(encoding="utf-8")
+    assert "Each text by itself, against tokens learned from." in page
+    assert "old, only watched from " in page
 
 
 def test_the_live_table_has_a_column_for_it(done: Healed, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,3 +143,11 @@ def test_the_record_is_what_was_asked(done: Healed) -> None:
     record = read_json(done.path / "kept.json")["healed"]
     assert [watched.split("=")[0] for watched in record["settings"]["watch"]] == ["old"]
     assert set(record["read"]) == {"student", "data", "watch"}
+
+
+def test_the_end_of_a_run_is_in_words(done: Healed, capsys: pytest.CaptureFixture[str]) -> None:
+    display.healed(done)
+    said = capsys.readouterr().out
+    before, after = (one.watched["old"]["ce"] for one in (done.history[0], done.best))
+    assert [f"{before:.4g}", f"{after:.4g}"] == next(x for x in said.splitlines() if "only watched" in x).split()[-2:]
+    assert "same first choice" not in said, "there is no teacher"
