@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,10 @@ from kept.ir.slots import slots
 from kept.ir.tensors import zeros
 from kept.passes import PASSES
 from kept.passes.legalize import WAY_OUT, Options, legalise, stand_ins
+from kept.recipe import MEASUREMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -144,17 +148,22 @@ def passes() -> str:
     """Every pass with its options and what it does."""
     rows = ["| pass | options | what it does |", "| --- | --- | --- |"]
     for name, rewrite in PASSES.items():
-        options = ", ".join(f"`{field.name}`" for field in fields(rewrite) if field.name != "gains")
+        options = ", ".join(f"`{field.name}`" for field in fields(rewrite) if field.name not in MEASUREMENTS)
         rows.append(f"| `{name}` | {options} | {rewrite.summary} |")
     return "\n".join(rows)
+
+
+def commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """A command and all below it, with the words that call them."""
+    yield path, command
+    for name, below in sorted(command.commands.items()) if isinstance(command, click.Group) else ():
+        yield from commands(f"{path} {name}", below)
 
 
 def command_line() -> str:
     """The help of every command."""
     out = ["# The command line", "", "Made by `docs/generate.py` from the code.", ""]
-    assert isinstance(cli, click.Group)
-    for name, command in ((None, cli), *sorted(cli.commands.items())):
-        path = "kept" if name is None else f"kept {name}"
+    for path, command in commands("kept", cli):
         context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
         out += [f"## `{path}`", "", "```text", command.get_help(context), "```", ""]
     return "\n".join(out)

@@ -29,11 +29,20 @@ from models import TINY, write_checkpoint
 from stored import all_bytes, read_json, write_readable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from click.testing import Result
 
-COMMANDS = sorted(main.commands)  # type: ignore[attr-defined] - click.group makes a group
+
+def below(path: str, command: click.Command) -> Iterator[str]:
+    """The words that call a command, and all below it."""
+    yield path
+    for name, inner in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from below(f"{path} {name}".strip(), inner)
+
+
+COMMANDS = sorted(below("", main))
 
 ANSI = re.compile("\x1b")
 
@@ -78,11 +87,11 @@ def complains(*arguments: object, code: int = 2) -> str:
 # ----------------------------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("name", ["", *COMMANDS])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help(name: str) -> None:
     result = CliRunner().invoke(main, [*name.split(), "--help"], prog_name="kept", terminal_width=100)
     assert result.exit_code == 0
-    check_golden(f"help-{name or 'kept'}.txt", result.stdout)
+    check_golden(f"help-{name.replace(' ', '-') or 'kept'}.txt", result.stdout)
 
 
 def test_the_package_runs() -> None:
@@ -586,7 +595,8 @@ def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) ->
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
     known = "cache-teacher check completion convert demo eval expand generate heal inspect plan report run"
-    assert [*known.split(), "shrink-expanded", "verify"] == COMMANDS
+    of_tokenizers = ["tokenizer", "tokenizer merge", "tokenizer train"]
+    assert sorted(["", *known.split(), "shrink-expanded", "verify", *of_tokenizers]) == COMMANDS
 
 
 # -------------------------------------------------------------------------------------------------- completion, dry run

@@ -278,6 +278,7 @@ def test_every_pass_can_be_named_in_a_recipe() -> None:
         "cast": {"dtype": "float32"},
         "drop-layers": {"layers": [1, 2]},
         "expand-blocks": {"at": [1, 2]},
+        "expand-vocab": {"tokenizer": "out/merged"},
         "fill-biases": {"biases": ["mixer.o"]},
         "limit-context": {"tokens": 4},
     }

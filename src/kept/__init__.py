@@ -1,8 +1,8 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
 The functions say what the command line says: `inspect`, `plan`, `convert`, `expand`, `heal`, `shrink_expanded`,
-`run_steps`, `cache_teacher`, `verify`, `evaluate`, `generate`, `report`. Each is imported when it is first asked for,
-and none of them imports torch before it needs it.
+`run_steps`, `cache_teacher`, `verify`, `evaluate`, `generate`, `report`; `train_tokenizer` and `merge_tokenizers` are
+`kept tokenizer`. Each is imported when it is first asked for, and none of them imports torch before it needs it.
 """
 
 from importlib import import_module
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from kept.recipe import Recipe, load_recipe
     from kept.running import run_steps
     from kept.shrinking import shrink_expanded
+    from kept.tokenizer.merge import merge_tokenizers
+    from kept.tokenizer.train import train_tokenizer
     from kept.verifying import verify
 
 __all__ = [
@@ -52,12 +54,14 @@ __all__ = [
     "heal",
     "inspect",
     "load_recipe",
+    "merge_tokenizers",
     "open_model",
     "plan",
     "report",
     "run",
     "run_steps",
     "shrink_expanded",
+    "train_tokenizer",
     "verify",
 ]
 
@@ -72,12 +76,14 @@ _HOMES = {
     "heal": "healing",
     "inspect": "inspection",
     "load_recipe": "recipe",
+    "merge_tokenizers": "tokenizer.merge",
     "open_model": "opened",
     "plan": "planning",
     "report": "pages.page",
     "run": "pipeline",
     "run_steps": "running",
     "shrink_expanded": "shrinking",
+    "train_tokenizer": "tokenizer.train",
     "verify": "verifying",
 }
 """Where what is imported late comes from."""

@@ -54,8 +54,8 @@ class Origin:
     """What an output was made of, and how: `steps` is None where no conversion is known.
 
     `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes;
-    `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet; `earlier`, oldest
-    first, is what made the source.
+    `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet, `new_tokens` ids
+    that the source did not have; `earlier`, oldest first, is what made the source.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Origin:
     stock: bool = True
     copies: tuple[int, ...] = ()
     earlier: tuple[Earlier, ...] = ()
+    new_tokens: range = range(0)
 
 
 def converted(source: Opened, family: Family, plan: Plan) -> Origin:
@@ -75,7 +76,7 @@ def converted(source: Opened, family: Family, plan: Plan) -> Origin:
     told = tuple(map(str, notes(plan)))
     before = tuple(map(_earlier, history(recorded(source)).get("history", ())))
     names = source.name, source.family.name, family.name
-    return Origin(*names, steps, told, source.path, family.stock, plan.copies, before)
+    return Origin(*names, steps, told, source.path, family.stock, plan.copies, before, plan.new_tokens)
 
 
 def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:

@@ -144,6 +144,7 @@ def main() -> None:
     kept verify  path/to/orion out/llama           measure it again, on your own text
     kept check   out/llama                         is it whole, and every weight a number
     kept expand  out/llama out/pro --groups 8      room to learn: new layers, the same function
+    kept tokenizer train korean/ --like out/llama  ... and new tokens, to be merged into its own
     kept heal    out/llama --teacher path/to/orion what was lost is learned from the source
     kept shrink-expanded out/pro out/small         what came to nothing goes again
     kept run     recipe.toml                       several of these, one after another
@@ -290,34 +291,47 @@ def _layers(_: click.Context, __: click.Parameter, said: str | None) -> tuple[in
     help="Copies stand on their group (interleaved), or all before (prefix) or behind (suffix) the model's layers. "
     "[default: interleaved]",
 )
+@click.option(
+    "--tokenizer", metavar="DIR", shell_complete=_folders, help="A merged tokenizer: its new tokens get rows."
+)
+@click.option(
+    "--rows",
+    metavar="WAY",
+    shell_complete=_files,
+    help="New rows are the mean of what the old tokenizer made of a token, zero, or those of a safetensors file with "
+    "embedding, head and bias. [default: mean]",
+)
+@click.option("--multiple", type=int, metavar="N", help="Round the number of rows up. [default: 1]")
 @TEXT
 @VERIFY_TOKENS
 @DRY_RUN
 @JSON
 def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
-    """Put new layers into SOURCE that add nothing yet.
+    """Put new layers into SOURCE that add nothing yet, or give it new tokens, or both.
 
     The result is of the same family, its logits are the same to the bit, and only the new layers' bytes are written
     anew. They are copies of the layers below them (LLaMA Pro, arXiv 2401.02415), silenced where they write; kept.json
     lists them, and heal --train new trains them alone.
+
+    With --tokenizer, embedding and head get rows for what a tokenizer has beyond SOURCE's own (see kept tokenizer).
+    Texts without a new token are read as before; heal --train new trains the new rows alone.
 
     Interrupted, the same command continues.
 
     \b
     kept expand path/to/llama out/pro --groups 8 --blocks 1
     kept expand path/to/llama out/pro --at 4,9,14 --dry-run
+    kept expand path/to/llama out/korean --tokenizer out/merged --groups 8
     kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     """
-    from kept.passes.expand import ExpandBlocks
+    from kept.pipeline import expansion
     from kept.recipe import SAME
 
     given = {key: value for key, value in options.items() if value is not None}
-    own = {key: given.pop(key) for key in ("groups", "blocks", "at", "place") if key in given}
-    _convert(
-        _recipe(None, source=source, out=out, to=SAME, passes=[ExpandBlocks(**own)], **given),
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    layers = {key: given.pop(key) for key in [*given] if key in {"groups", "blocks", "at", "place"}}
+    tokens = {key: given.pop(key) for key in [*given] if key in {"tokenizer", "rows", "multiple"}}
+    passes = expansion(layers, tokens)
+    _convert(_recipe(None, source=source, out=out, to=SAME, passes=passes, **given), as_json=as_json, dry_run=dry_run)
 
 
 @main.command("shrink-expanded")
@@ -436,6 +450,70 @@ def check(path: str, *, as_json: bool) -> None:
     if found.damage:
         display.complain(f"{path}: {found.verdict}")
         raise click.exceptions.Exit(2)
+
+
+@main.group()
+def tokenizer() -> None:
+    """Train a tokenizer on new text, and merge it into a model's own.
+
+    What comes out is for kept expand --tokenizer.
+
+    \b
+    kept tokenizer train korean/ --like path/to/llama --size 8000 --out out/korean
+    kept tokenizer merge path/to/llama out/korean --out out/merged
+    """
+
+
+@tokenizer.command("train")
+@click.argument("texts", metavar="TEXT...", nargs=-1, required=True, shell_complete=_files)
+@click.option("--out", required=True, shell_complete=_folders, help="Directory for the tokenizer.")
+@click.option("--size", default=8000, show_default=True, help="Tokens that it has, bytes and special ones among them.")
+@click.option("--like", metavar="MODEL", shell_complete=_folders, help="Cut and write words as this model's tokenizer.")
+@click.option("--kind", metavar="KIND", help="Without a model: byte-level or byte-fallback. [default: byte-level]")
+@click.option("--field", default="text", show_default=True, help="Field or column with the text.")
+@JSON
+def tokenizer_train(texts: tuple[str, ...], out: str, *, as_json: bool, **options: Any) -> None:
+    """Train a BPE tokenizer on TEXT.
+
+    Files or directories of text, JSON lines or parquet. With --like it can be merged into that model's own.
+
+    \b
+    kept tokenizer train korean/ --like path/to/llama --size 8000 --out out/korean
+    kept tokenizer train corpus.jsonl --field content --kind byte-fallback --out out/own
+    """
+    from kept.tokenizer.train import train_tokenizer
+
+    done = train_tokenizer(texts, out, reporter=display.Bars(), **options)
+    display.out_json(display.trained_table(done)) if as_json else display.trained(done)
+
+
+@tokenizer.command("merge")
+@click.argument("model", shell_complete=_folders)
+@click.argument("new", shell_complete=_folders)
+@click.option("--out", required=True, shell_complete=_folders, help="Directory for the merged tokenizer.")
+@click.option("--most", type=int, metavar="N", help="Take only the first N new pieces.")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    shell_complete=_files,
+    help="UTF-8 file to count tokens on; may be given several times. [default: a built-in sample]",
+)
+@JSON
+def tokenizer_merge(model: str, new: str, out: str, *, most: int | None, texts: tuple[str, ...], as_json: bool) -> None:
+    """Merge the pieces of the tokenizer NEW into MODEL's own.
+
+    Old tokens keep their ids, and text without a new piece is cut as before. New merges stand behind the old ones; a
+    piece that none can make is left out and counted.
+
+    \b
+    kept tokenizer merge path/to/llama out/korean --out out/merged --text korean.txt
+    kept expand path/to/llama out/grown --tokenizer out/merged
+    """
+    from kept.tokenizer.merge import merge_tokenizers
+
+    done = merge_tokenizers(model, new, out, most=most, texts=texts)
+    display.out_json(display.merged_table(done)) if as_json else display.merged(done)
 
 
 def with_settings(command: Callable[..., Any], only: Collection[str] = HELP) -> Callable[..., Any]:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from kept.running import Ran, Result
     from kept.shrinking import Shrunk
     from kept.steps import Step, Steps
+    from kept.tokenizer.merge import Merged
+    from kept.tokenizer.train import Trained
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
 
@@ -327,6 +329,41 @@ def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imp
             for new, old in zip(one.layers, one.copies_of, strict=True)
         )
         console.print(f"new layers, copies that add nothing yet: {', '.join(pairs)}")
+
+    for new in plan.vocabularies:
+        console.print(f"new tokens: {len(new.grown.parts)}, from id {new.grown.first} on (rows {new.rows})")
+
+
+def trained_table(done: Trained) -> dict[str, Any]:
+    """`kept tokenizer train --json`."""
+    return {**asdict(done), "path": str(done.path)}
+
+
+def trained(done: Trained) -> None:
+    """`kept tokenizer train`."""
+    _console().print(
+        f"{done.path}: written ({done.kind} BPE, {done.tokens} tokens); "
+        f"{done.per_character:.3f} tokens per character on its first {done.characters} characters"
+    )
+
+
+def merged_table(done: Merged) -> dict[str, Any]:
+    """`kept tokenizer merge --json`."""
+    found = {**asdict(done), "path": str(done.path), "left_out": dict(done.left_out)}
+    for table, gain in zip(found["gains"], done.gains, strict=True):
+        table["per_character"] = [*gain.per_character]
+    return found
+
+
+def merged(done: Merged) -> None:
+    """`kept tokenizer merge`."""
+    console = _console()
+    console.print(f"{done.path}: written ({done.before} tokens, now {done.after})")
+    for reason, count in done.left_out.items():
+        console.print(f"left out, as pieces that {reason}: {count}")
+    for gain in done.gains:
+        before, after = gain.per_character
+        console.print(f"tokens per character: {before:.3f}, now {after:.3f} ({gain.text})")
 
 
 def shrunk_table(done: Shrunk) -> dict[str, Any]:

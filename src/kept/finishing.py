@@ -14,10 +14,9 @@ from kept.checkpoint.staging import Staging, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import finite, shards, to_json
 from kept.passes.base import Promise
-from kept.passes.plan import Claim
 from kept.planning import STALE, short_sample
 from kept.publishing import require_kept, verify_staged
-from kept.record import RECORD, copies, history, recorded, verification_table
+from kept.record import RECORD, claim_of, history, recorded, verification_table
 from kept.stated import blamed
 from kept.writing import write_small, write_weights
 
@@ -125,8 +124,7 @@ class Draft:
     def _measured(self, stage: Staging, reporter: Reporter) -> Verification | None:
         if self.pair.teacher is None or self.sample is None:
             return None
-        teacher, student = (one.program.spec.depth for one in (self.pair.teacher, self.pair.student))
-        claim = Claim(Promise.LOSSY, copies=copies(self.record, teacher, student))
+        claim = claim_of(self.record, Promise.LOSSY, self.pair.teacher.program.spec, self.pair.student.program.spec)
         return verify_staged(self.pair.teacher, stage, self.sample, claim, reporter)
 
     def _record(

@@ -135,7 +135,7 @@ def _finish(
     from kept.distillation.states import clear
 
     weights = merged(draft.pair.student.program, best, course.learned.lora)
-    found = draft.write(weights, course, reporter)
+    found = draft.write(course.learned.weights(draft.pair.student.program, weights), course, reporter)
     clear(loop.states.directory, "step-*")
     return found
 

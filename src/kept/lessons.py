@@ -75,7 +75,7 @@ def check_sizes(student: Opened, teacher: Opened | None, length: int) -> None:
     if sizes[0] != sizes[1]:
         raise InputError(
             f"{student.path}: has {sizes[0]} tokens, its teacher {teacher.path} has {sizes[1]}; "
-            "name the model that it was converted from"
+            "name a model with the same tokens: the one that it was converted from, or itself before it learned"
         )
 
 

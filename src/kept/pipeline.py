@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from kept.checkpoint.finite import first_not_finite
 from kept.checkpoint.staging import staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
-from kept.errors import CheckpointError, OutputError, Overflow
+from kept.errors import CheckpointError, OutputError, Overflow, RecipeError
 from kept.passes.expand import ExpandBlocks
+from kept.passes.vocabulary import MEAN, ExpandVocabulary
 from kept.planning import prepare
 from kept.publishing import require_kept, verify_staged
 from kept.recipe import SAME, Recipe, recipe_from
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from kept.checkpoint.staging import Staging
     from kept.opened import Opened
+    from kept.passes import Pass
     from kept.passes.expand import Place
     from kept.passes.plan import Plan
     from kept.planning import Ready
@@ -71,7 +73,7 @@ def convert(source: str | Path, out: str | Path, to: str = "llama", **options: A
     return run(recipe_from({"source": str(source), "out": str(out), "to": to}, **options))
 
 
-def expand(
+def expand(  # noqa: PLR0913 - each is a word that users say
     source: str | Path,
     out: str | Path,
     *,
@@ -79,16 +81,39 @@ def expand(
     blocks: int = 1,
     place: Place = "interleaved",
     at: Sequence[int] = (),
+    tokenizer: str | Path | None = None,
+    rows: str | Path = MEAN,
+    multiple: int = 1,
     **options: Any,  # noqa: ANN401 - a recipe's keys
 ) -> Conversion:
-    """Put copies of layers that add nothing yet between the layers of a checkpoint, and write the result to `out`.
+    """Give a checkpoint layers that add nothing yet, or tokens that it did not have, and write the result to `out`.
 
-    The logits stay the same to the bit; `kept.heal` with `train="new"` then trains the copies alone. `groups`,
-    `blocks`, `place` and `at` are the fields of `kept.passes.expand.ExpandBlocks`; `options` and what is raised are
-    those of `convert`.
+    Copies of layers are put between the layers; `groups`, `blocks`, `place` and `at` are the fields of
+    `kept.passes.expand.ExpandBlocks`. A `tokenizer`, a directory as `kept.merge_tokenizers` writes it, is taken
+    over, and its new tokens get rows; `rows` and `multiple` are those of `kept.passes.vocabulary.ExpandVocabulary`.
+    What the model computes stays the same to the bit, and `kept.heal` with `train="new"` then trains the new alone.
+    `options` and what is raised are those of `convert`; InputError too where the tokenizer is not the model's, grown.
     """
-    rewrite = ExpandBlocks(groups, blocks, place, tuple(at))
-    return run(recipe_from({"source": str(source), "out": str(out), "to": SAME, "passes": [rewrite]}, **options))
+    layers = {"groups": groups, "blocks": blocks, "place": place, "at": tuple(at)}
+    passes = expansion(layers, {"tokenizer": tokenizer, "rows": str(rows), "multiple": multiple})
+    return run(recipe_from({"source": str(source), "out": str(out), "to": SAME, "passes": passes}, **options))
+
+
+def expansion(layers: Mapping[str, Any], tokens: Mapping[str, Any]) -> list[Pass]:
+    """The passes that an expansion is: of layers, of tokens where there is a tokenizer, or of both.
+
+    `layers` and `tokens` are fields of the two passes. Raises RecipeError where nothing is asked for, or half of it.
+    """
+    tokenizer = tokens.get("tokenizer")
+    if tokenizer is None and (tokens.get("rows", MEAN) != MEAN or tokens.get("multiple", 1) != 1):
+        raise RecipeError("tokenizer: is missing; rows and multiple are about its new tokens")
+    defaults = {field.name: field.default for field in fields(ExpandBlocks)}
+    passes: list[Pass] = []
+    if tokenizer is None or any(value != defaults[key] for key, value in layers.items()):
+        passes.append(ExpandBlocks(**layers))
+    if tokenizer is not None:
+        passes.append(ExpandVocabulary(**{**tokens, "tokenizer": str(tokenizer)}))
+    return passes
 
 
 def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:

@@ -17,6 +17,7 @@ from kept.opened import Opened, open_model
 from kept.passes.legalize import WAY_OUT, legalise, run_passes, stand_ins
 from kept.passes.plan import Plan, created
 from kept.passes.rms import MEASURED
+from kept.passes.vocabulary import ExpandVocabulary
 from kept.recipe import SAME, Recipe, recipe_from
 from kept.record import new
 from kept.writing import Inputs
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from kept.checkpoint.writer import Shard
     from kept.families.table import Family
     from kept.ir.spec import Spec
+    from kept.passes import Pass
     from kept.reporting import Reporter
     from kept.verification.text import Sample
 
@@ -71,7 +73,7 @@ def make_plan(
     source: Opened, recipe: Recipe, gains: Mapping[str, torch.Tensor] | None = None, *, unmeasured: bool = False
 ) -> Plan:
     """The recipe's own passes, then what the target needs. `unmeasured`: plan calibration without its gains."""
-    own = run_passes(source.program, recipe.passes)
+    own = run_passes(source.program, own_passes(source, recipe))
     if recipe.norm in MEASURED and gains is None and unmeasured:
         gains = stand_ins(own.program.spec)
     try:
@@ -81,6 +83,20 @@ def make_plan(
             raise
         raise Refusal(f"{str(refusal).removesuffix(WAY_OUT)}choose other layers, or another target (to)") from None
     return Plan((*own.steps, *rest.steps), rest.program)
+
+
+def own_passes(source: Opened, recipe: Recipe) -> tuple[Pass, ...]:
+    """The recipe's passes, with what is measured for them: of new tokens, what the tokenizer before made of each."""
+    reader, out = source.path, []  # type: Path, list[Pass]
+    for rewrite in recipe.passes:
+        if isinstance(rewrite, ExpandVocabulary):
+            from kept.tokenizer.growth import growth
+
+            grown = Path(rewrite.tokenizer)
+            found = rewrite.growth or growth(reader, grown, rewrite.rows)
+            rewrite, reader = replace(rewrite, growth=found), grown  # noqa: PLW2901 - the same, measured
+        out.append(rewrite)
+    return tuple(out)
 
 
 def target_family(source: Opened, recipe: Recipe) -> Family:
@@ -104,7 +120,8 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     parts = _parts(source, planned, family, recipe)
     new(source, planned)  # a record that cannot be carried on is found now
     tokens = _sample(source, planned, recipe)
-    extra = companions(source.path, planned.program.spec)
+    reader = next((Path(one.tokenizer) for one in reversed(planned.vocabularies)), None)
+    extra = companions(source.path, planned.program.spec, reader, planned.silent)
     return inputs, Ready(target, source, planned, family, _config(source, planned, family), parts, tokens, extra)
 
 
@@ -159,7 +176,7 @@ def short_sample(source: Opened, output: Spec, count: int | None = None, text: P
 
     context = min(source.program.spec.context, output.context)
     count = count or (512 if source.program.parameters < SMALL else 64)
-    return sample(source.path, output.vocabulary, context, count, text)
+    return sample(source.path, min(source.program.spec.vocabulary, output.vocabulary), context, count, text)
 
 
 def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torch.Tensor] | None:
@@ -169,7 +186,7 @@ def _gains(source: Opened, recipe: Recipe, reporter: Reporter) -> dict[str, torc
     from kept.verification.calibration import calibrate
     from kept.verification.text import sample
 
-    program = run_passes(source.program, recipe.passes).program
+    program = run_passes(source.program, own_passes(source, recipe)).program
     spec = program.spec
     found = sample(source.path, spec.vocabulary, spec.context, 4096, None if recipe.text is None else Path(recipe.text))
     with reporter.stage("calibrate", spec.depth, "layer runs") as advance:

@@ -17,7 +17,7 @@ mode = "opm"
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.writer import SHARD_BYTES
@@ -60,7 +60,7 @@ MOST_TOKENS = 10_000_000
 """Tokens that a verification may read: they are held in memory."""
 
 
-MEASUREMENTS = {"gains", "lengths"}
+MEASUREMENTS = {"gains", "growth", "lengths"}
 """Fields of passes that are measured, not chosen."""
 
 
@@ -172,7 +172,7 @@ def _pass(entry: object) -> Pass:
     try:
         return PASSES[name](**options)
     except TypeError:
-        needs = ", ".join(key for key in settable if key not in options)
+        needs = ", ".join(key for key, one in settable.items() if key not in options and one.default is MISSING)
         raise RecipeError(f"{name}: needs {needs}") from None
 
 

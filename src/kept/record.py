@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
@@ -14,7 +15,7 @@ from kept.checkpoint.writer import finite
 from kept.errors import CheckpointError
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
-from kept.passes.plan import created, moved
+from kept.passes.plan import Claim, created, moved
 from kept.recipe import SAME, options_of
 from kept.runtimes import notes
 from kept.stated import listed, text, whole
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.ir.program import Program
+    from kept.ir.spec import Spec
     from kept.opened import Opened
+    from kept.passes import Promise
     from kept.passes.plan import Plan
     from kept.recipe import Recipe
     from kept.verification.verify import Verification
 
 RECORD = "kept.json"
+
+PLACES = ("tokenizer", "rows")
+"""Options of passes that may say where something lies."""
 
 
 def record(
@@ -40,7 +46,7 @@ def record(
         "torch": version("torch"),
         **history(recorded(source)),
         "source": {"name": source.name, "family": source.family.name, "files": dict(hashes["source"])},
-        "recipe": {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}},
+        "recipe": _asked(recipe),
         "before": _described(source.program),
         "after": _described(plan.program),
         "promise": str(plan.promise),
@@ -93,10 +99,10 @@ def history(earlier: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def new(source: Opened, plan: Plan) -> dict[str, Any]:
-    """What a result has that is new, and every block expansion of it, oldest first, in its own numbers.
+    """What a result has that is new, and every expansion of it, oldest first, in its own numbers.
 
-    New is what the plan made, and where it expands nothing itself, what is left of the source's own expansions.
-    Raises CheckpointError where the source's record tells of layers that the source does not have.
+    New is what the plan made, and where it adds no layers, or no tokens, what is left of those that the source's own
+    expansions added. Raises CheckpointError where the source's record tells of what the source does not have.
     """
     earlier = [moved(copied, plan.origins) for copied in expansions(source)]
     made = [dict(zip(one.layers, one.copies_of, strict=True)) for one in plan.expansions]
@@ -104,7 +110,9 @@ def new(source: Opened, plan: Plan) -> dict[str, Any]:
     return {
         "new_layers": sorted({*kept, *plan.new_layers}),
         "new_parameters": created(source.program.spec, plan, kept),
+        "new_tokens": [plan.new_tokens.start, plan.new_tokens.stop] if plan.vocabularies else new_tokens(source),
         "expansions": [{"layers": [*one], "copies_of": [*one.values()]} for one in (*earlier, *made) if one],
+        "vocabularies": vocabularies(source, plan),
     }
 
 
@@ -135,6 +143,37 @@ def new_copies(opened: Opened) -> tuple[int, ...]:
     return tuple(sorted(copied & {n for n in called if type(n) is int})) if isinstance(called, list) else ()
 
 
+def vocabularies(source: Opened, plan: Plan) -> list[dict[str, Any]]:
+    """Every expansion of the vocabulary that the result has, oldest first: the source's own, and the plan's.
+
+    `new` are the first new id and one past the last, `before` and `after` count rows. Raises CheckpointError where the
+    source's record tells of others than the source has.
+    """
+    had = source.program.spec.vocabulary
+    try:
+        out = [*listed(recorded(source).get("vocabularies", []))]
+        fits = all(0 < one["before"] <= one["after"] <= had for one in out)
+    except (LookupError, TypeError):
+        fits = False
+    if not fits:
+        file = source.path / RECORD
+        raise CheckpointError(f"{file}: its vocabularies are not those of this model; remove the file")
+    for one in plan.vocabularies:
+        before, had = had, one.size(had)
+        new = [one.grown.first, one.grown.end]
+        out.append({"new": new, "before": before, "after": had, "rows": Path(one.rows).name})
+    return out
+
+
+def new_tokens(opened: Opened) -> list[int]:
+    """The first id that a checkpoint's record calls new, and one past the last; empty where it says nothing."""
+    match recorded(opened).get("new_tokens"):
+        case [int(first), int(end)] if 0 <= first < end <= opened.program.spec.vocabulary:
+            return [first, end]
+        case _:
+            return []
+
+
 def target(record: Mapping[str, Any]) -> str:
     """The family of an output, by its record. Raises LookupError or TypeError where that does not say it."""
     asked = text(record["recipe"]["to"])
@@ -152,5 +191,31 @@ def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...
     return tuple(sorted(numbers)) if before + len(numbers) <= after else ()
 
 
+def claim_of(record: Mapping[str, Any], promise: Promise, before: Spec, after: Spec) -> Claim:
+    """What a model is held to by its record alone, against a source whose layers and tokens it may have more of."""
+    tokens = _shared(record.get("vocabularies"), before.vocabulary)
+    return Claim(promise, copies=copies(record, before.depth, after.depth), tokens=tokens)
+
+
+def _shared(vocabularies: object, before: int) -> int | None:
+    """The old tokens of the first expansion of a vocabulary that had so many rows; None where there is none."""
+    for one in vocabularies if isinstance(vocabularies, list) else ():
+        new = one.get("new") if isinstance(one, dict) and one.get("before") == before else None
+        if isinstance(new, list) and new and type(new[0]) is int and 0 < new[0] <= before:
+            return new[0]
+    return None
+
+
 def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass
-    return {"name": rewrite.name, "options": options_of(rewrite)}
+    return {"name": rewrite.name, "options": _placeless(options_of(rewrite))}
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a record keeps it."""
+    asked = {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}}
+    return {**asked, **({"passes": [*map(_placeless, asked["passes"])]} if "passes" in asked else {})}
+
+
+def _placeless(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A pass's options; of tokenizers and rows the names, wherever they lie."""
+    return {key: Path(value).resolve().name if key in PLACES else value for key, value in options.items()}

@@ -37,7 +37,8 @@ from kept.distillation.settings import SELF, Settings
 from kept.errors import InputError, RecipeError
 from kept.evaluation.settings import Settings as Measures
 from kept.passes.expand import ExpandBlocks
-from kept.recipe import SAME, Recipe, recipe_from
+from kept.passes.vocabulary import ExpandVocabulary
+from kept.recipe import MEASUREMENTS, SAME, Recipe, recipe_from
 from kept.shrinking import Shrinking, shrinking_from
 from kept.toml import check_type, load, merged, one_of, texts
 
@@ -132,13 +133,15 @@ def _plain(kind: type[Any]) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _expansion(table: Mapping[str, Any]) -> Recipe:
-    """The recipe of `kept expand`: a pass's options beside its own."""
-    own = {one.name for one in fields(ExpandBlocks)}
-    entry = {"name": ExpandBlocks.name, **{key: value for key, value in table.items() if key in own}}
-    rest = {key: value for key, value in table.items() if key not in own}
+    """The recipe of `kept expand`: options of two passes beside its own, of layers where nothing is said of tokens."""
+    kinds = {kind: {one.name for one in fields(kind)} - MEASUREMENTS for kind in (ExpandBlocks, ExpandVocabulary)}
+    said = {kind: {key: value for key, value in table.items() if key in own} for kind, own in kinds.items()}
+    asked = [kind for kind in kinds if said[kind]] or [ExpandBlocks]
+    entries = [{"name": kind.name, **said[kind]} for kind in asked]
+    rest = {key: value for key, value in table.items() if not any(key in own for own in kinds.values())}
     if taken := next((key for key in ("to", "passes") if key in rest), None):
         raise RecipeError(f"{taken}: is for a step that converts")
-    return recipe_from({**rest, "to": SAME, "passes": [entry]})
+    return recipe_from({**rest, "to": SAME, "passes": entries})
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,8 @@ class Step:
             value = getattr(self.asked, key)
             for number, one in enumerate(value if isinstance(value, tuple) else (value,)):
                 found |= {} if one is None else {f"{key} {number}" if number else key: Path(one)}
+        grown = [one for one in getattr(self.asked, "passes", ()) if isinstance(one, ExpandVocabulary)]
+        found |= {f"tokenizer {number}" if number else "tokenizer": Path(o.tokenizer) for number, o in enumerate(grown)}
         return {**found, **{f"text {name}": path for name, path in self._texts().items()}}
 
     def _texts(self) -> Mapping[str, Path]:

@@ -12,15 +12,17 @@ from kept.errors import CheckpointError, InputError, RecipeError
 from kept.opened import Opened, open_model
 from kept.passes.base import Promise
 from kept.passes.plan import Claim
+from kept.passes.vocabulary import ZERO, ExpandVocabulary
 from kept.planning import make_plan
 from kept.recipe import MOST_TOKENS, recipe_from
-from kept.record import RECORD, copies, recorded
+from kept.record import RECORD, claim_of, recorded
 from kept.reporting import Reporter, Silent
 from kept.writing import described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kept.passes import Pass
     from kept.verification.verify import Verification
 
 
@@ -45,9 +47,9 @@ def verify(
     if not 2 <= tokens <= MOST_TOKENS:
         raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
     before, after = open_model(source), open_model(out)
-    _check_vocabularies(before, after)
     origin = between(before, after, reporter or Silent())
     claim = claimed(before, after, origin.chain)
+    _check_sizes(before, after, claim)
     context = min(before.program.spec.context, after.program.spec.context)
     path = None if text is None else Path(text)
     found = sample(before.path, before.program.spec.vocabulary, context, tokens, path)
@@ -119,12 +121,12 @@ def claimed(before: Opened, after: Opened, chain: Sequence[Mapping[str, Any]]) -
     if not chain:
         return Claim()
     stated = chain[-1]
-    depths = before.program.spec.depth, after.program.spec.depth
     try:
         promise = max((Promise(one["promise"]) for one in chain), key=lambda one: one.rank)
         if "healed" in stated or len(chain) > 1:  # what was learned is in no plan, nor is more than one conversion
-            return Claim(promise, copies=copies(stated, *depths))
+            return claim_of(stated, promise, before.program.spec, after.program.spec)
         recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
+        recipe = replace(recipe, passes=tuple(_own(rewrite, after) for rewrite in recipe.passes))
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
     if promise is not Promise.EXACT and not recipe.passes:
@@ -133,9 +135,17 @@ def claimed(before: Opened, after: Opened, chain: Sequence[Mapping[str, Any]]) -
     return replace(claim, promise=promise, program=claim.program if promise is Promise.EXACT else None)
 
 
-def _check_vocabularies(before: Opened, after: Opened) -> None:
+def _own(rewrite: Pass, after: Opened) -> Pass:
+    """A pass that can be run again: new tokens are those that the output reads; no old logit asks for their rows."""
+    if not isinstance(rewrite, ExpandVocabulary):
+        return rewrite
+    return replace(rewrite, tokenizer=str(after.path), rows=ZERO)
+
+
+def _check_sizes(before: Opened, after: Opened, claim: Claim) -> None:
     for what in ("vocabulary", "width"):
         sizes = getattr(before.program.spec, what), getattr(after.program.spec, what)
-        if sizes[0] != sizes[1]:
+        grown = what == "vocabulary" and claim.tokens is not None and sizes[0] <= sizes[1]
+        if sizes[0] != sizes[1] and not grown:
             said = f"has {what} {sizes[1]}, {before.path} has {sizes[0]}"
             raise InputError(f"{after.path}: {said}: not a conversion of it")

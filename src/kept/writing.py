@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import COPIED, SETTINGS
+from kept.checkpoint.companions import COPIED, SETTINGS, TOKENIZERS
 from kept.checkpoint.stream import Gauge, digest, paced
 from kept.checkpoint.writer import INDEX, Shard, index, to_json
 from kept.errors import CheckpointError
 from kept.passes.rms import MEASURED
+from kept.passes.vocabulary import ExpandVocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +35,7 @@ class Inputs:
     def found(cls, recipe: Recipe) -> Inputs:
         """The source's files, and the recipe's text. What is missing is for others to say."""
         source = Path(recipe.source)
-        files = [source / "config.json", *sorted(source.glob("*.safetensors"))]
+        files = [source / "config.json", *sorted(source.glob("*.safetensors")), *_for_tokens(recipe)]
         if recipe.text is not None:
             files.append(Path(recipe.text))
         return cls({file: stamp(file) for file in files if file.is_file()})
@@ -55,11 +57,19 @@ def described(source: Opened) -> list[Path]:
 
 def fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
     """What makes two runs the same: an unfinished output of any other run is begun anew."""
-    read = [source.path / "config.json", *source.files]
+    read = [source.path / "config.json", *source.files, *_for_tokens(recipe)]
     if recipe.norm in MEASURED and recipe.text is not None:
         read.append(Path(recipe.text))
-    files = {file.name: stamp(file) for file in read}
+    files = {str(file.name if file.parent == source.path else file): stamp(file) for file in read}
     return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
+
+
+def _for_tokens(recipe: Recipe) -> list[Path]:
+    """The tokenizers of a recipe's new tokens, and their rows."""
+    grown = [one for one in recipe.passes if isinstance(one, ExpandVocabulary)]
+    named = [Path(one.tokenizer) / name for one in grown for name in TOKENIZERS]
+    files = (*named, *(Path(one.rows) for one in grown))
+    return [file for file in files if os.path.isfile(file)]  # noqa: PTH113 - a name of any length is no error
 
 
 def write_weights(stage: Staging, parts: list[Shard], source: Opened, reporter: Reporter) -> dict[str, dict[str, str]]:

@@ -12,7 +12,20 @@ import pytest
 import torch
 
 from kept.errors import CheckpointError
-from kept.ir.tensors import Cast, Computed, Filled, Given, Lazy, Rows, Stored, cast, take_rows, torch_dtype, zeros
+from kept.ir.tensors import (
+    Cast,
+    Computed,
+    Filled,
+    Given,
+    Lazy,
+    Means,
+    Rows,
+    Stored,
+    cast,
+    take_rows,
+    torch_dtype,
+    zeros,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +64,9 @@ def total(rows: torch.Tensor) -> torch.Tensor:
     return rows - rows.mean(dim=0)
 
 
-@pytest.fixture(params=["stored", "filled", "given", "local", "whole", "vector", "cast", "rows", "rows of computed"])
+@pytest.fixture(
+    params=["stored", "filled", "given", "local", "whole", "vector", "cast", "rows", "rows of computed", "means"]
+)
 def kind(request: pytest.FixtureRequest, tmp_path: Path, source: torch.Tensor) -> tuple[Lazy, torch.Tensor]:
     """A lazy tensor of each kind, and what it should be."""
     file = stored(tmp_path, source, "F64")
@@ -71,6 +86,10 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path, source: torch.Tensor) -
         "rows of computed": (
             Rows((3, COLUMNS), "F64", Computed(file.shape, "F64", total, (file,)), 1),
             (source - source.mean(dim=0))[1:4],
+        ),
+        "means": (
+            Means((3, COLUMNS), "F64", file, ((0, 4), (), (2, 2, 1))),
+            torch.stack([(source[0] + source[4]) / 2, 0 * source[0], source[[2, 2, 1]].mean(0)]),
         ),
     }
     return made[request.param]

@@ -9,6 +9,7 @@ from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from kept.ir.spec import Spec
@@ -19,15 +20,10 @@ TIKTOKEN = "qwen.tiktoken"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", TIKTOKEN)
 """Files that a text can be read with, the best first."""
 
-COPIED = (
-    *TOKENIZERS,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+COPIED_SETTINGS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json")
+"""Files that say how tokens are used, whatever they are read with."""
+
+COPIED = (*TOKENIZERS, "vocab.json", "merges.txt", *COPIED_SETTINGS)
 
 SETTINGS = ("tokenizer_config.json", "generation_config.json")
 """Files that are written anew from the source's."""
@@ -48,23 +44,40 @@ REBUILT = {"qwen2": {"qwen", "qwen2"}}
 class the config names; and the families whose tokenizer that is."""
 
 
-def companions(source: Path, spec: Spec) -> dict[str, Path | bytes]:
-    """The files of an output besides weights, config, card and record: a path to copy, or the bytes to write."""
-    out: dict[str, Path | bytes] = {n: source / n for n in COPIED if (source / n).is_file()}
-    out.update(licences(source))
+def companions(
+    source: Path, spec: Spec, reader: Path | None = None, silent: Sequence[int] = ()
+) -> dict[str, Path | bytes]:
+    """The files of an output besides weights, config, card and record: a path to copy, or the bytes to write.
+
+    `reader` is a directory with another tokenizer that the output takes; `silent` are ids that stock generation must
+    never give.
+    """
+    return {
+        **reader_files(source, reader or source),
+        **licences(source),
+        "generation_config.json": to_json(_generation_config(source, spec, silent)),
+    }
+
+
+def reader_files(source: Path, reader: Path | None = None) -> dict[str, Path | bytes]:
+    """What reads text: the source's, or that of another directory with what of the source's settings it has not."""
+    own = reader or source
+    out: dict[str, Path | bytes] = {n: own / n for n in COPIED if (own / n).is_file()}
+    if own != source:
+        out = {**{n: source / n for n in COPIED_SETTINGS if (source / n).is_file()}, **out}
+    settings = own if (own / "tokenizer_config.json").is_file() else source
     if "tokenizer.json" in out:
-        out["tokenizer_config.json"] = to_json(_tokenizer_config(source))
+        out["tokenizer_config.json"] = to_json(tokenizer_config(settings))
     elif "tokenizer.model" in out:
         from kept.checkpoint.sentencepiece import tokenizer_files  # noqa: PLC0415 - inspecting needs no tokenizers
 
-        out.update(tokenizer_files(source))
+        out.update(tokenizer_files(own))
     elif TIKTOKEN in out:
         from kept.checkpoint.tiktoken import tiktoken_files  # noqa: PLC0415 - the same
 
-        out.update(tiktoken_files(source))
+        out.update(tiktoken_files(own))
     elif (source / "tokenizer_config.json").is_file() and not only_code(source):
-        out["tokenizer_config.json"] = to_json(_tokenizer_config(source))
-    out["generation_config.json"] = to_json(_generation_config(source, spec))
+        out["tokenizer_config.json"] = to_json(tokenizer_config(source))
     return out
 
 
@@ -147,7 +160,7 @@ def stated_licence(source: Path) -> dict[str, str]:
     return {key: printable(value) for key, value in found.items() if isinstance(value, str) and value not in NOTHING}
 
 
-def _tokenizer_config(source: Path) -> dict[str, Any]:
+def tokenizer_config(source: Path) -> dict[str, Any]:
     """The source's, less remote code, under a class that every transformers knows."""
     file = source / "tokenizer_config.json"
     config = read_json(file) if file.is_file() else {}
@@ -167,7 +180,7 @@ def _is_stock(name: object) -> bool:
     return named and name in dir(transformers)
 
 
-def _generation_config(source: Path, spec: Spec) -> dict[str, Any]:
+def _generation_config(source: Path, spec: Spec, silent: Sequence[int]) -> dict[str, Any]:
     file = source / "generation_config.json"
     given = read_json(file) if file.is_file() else {}
     eos = spec.tokens.eos
@@ -177,4 +190,6 @@ def _generation_config(source: Path, spec: Spec) -> dict[str, Any]:
         "pad_token_id": spec.tokens.pad,
     }
     own = {key: value for key, value in given.items() if key not in {"transformers_version", "_from_model_config"}}
+    if silent:
+        own["suppress_tokens"] = sorted({*(own.get("suppress_tokens") or ()), *silent})
     return {**{key: value for key, value in ids.items() if value is not None}, **own}

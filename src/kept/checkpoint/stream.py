@@ -13,7 +13,7 @@ from threading import Condition
 from typing import TYPE_CHECKING
 
 from kept.errors import CheckpointError, OutputError, Overflow
-from kept.ir.tensors import Lazy, Stored, torch_dtype, working_precision
+from kept.ir.tensors import Joined, Lazy, Stored, torch_dtype, working_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -101,7 +101,7 @@ def write_tensors(tensors: Iterable[tuple[str, Lazy]], out: Output, progress: Pr
 
     Raises Overflow naming a computed tensor that is not finite.
     """
-    for name, tensor in tensors:
+    for name, tensor in ((name, part) for name, whole in tensors for part in _parts(whole)):
         if isinstance(tensor, Stored):
             copy(tensor.file, out, tensor.offset, tensor.nbytes, progress)
             continue
@@ -112,6 +112,15 @@ def write_tensors(tensors: Iterable[tuple[str, Lazy]], out: Output, progress: Pr
                 data = raw(rounded)
                 out.write(data)
                 progress(data.nbytes)
+
+
+def _parts(tensor: Lazy) -> Iterator[Lazy]:
+    """Runs of rows that have their bytes in files, and those that do not."""
+    if not isinstance(tensor, Joined) or any(part.dtype != tensor.dtype for part in tensor.parts):
+        yield tensor
+        return
+    for part in tensor.parts:
+        yield from _parts(part)
 
 
 def _check_finite(name: str, block: torch.Tensor, rounded: torch.Tensor) -> None:

@@ -58,8 +58,8 @@ def read_ranks(file: Path) -> dict[bytes, int]:
 def tiktoken_tokenizer(file: Path) -> Tokenizer:
     """The tokenizer of a `qwen.tiktoken`. Raises CheckpointError naming the file where it cannot be read."""
     ranks = read_ranks(file)
-    letters = _letters()
-    spelled = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    named = letters()
+    spelled = {token: "".join(named[byte] for byte in token) for token in ranks}
     vocab = {spelled[token]: rank for token, rank in ranks.items()}
     merges = [(spelled[left], spelled[right]) for left, right in _merges(ranks)]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
@@ -80,7 +80,7 @@ def _merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
                 yield token[:cut], token[cut:]
 
 
-def _letters() -> list[str]:
+def letters() -> list[str]:
     """The character that byte-level tokenizers write for each byte: itself where it prints, else one from U+0100 on."""
     prints = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = [byte for byte in range(256) if byte not in prints]

@@ -101,7 +101,7 @@ def cost(asked: Asked, cluster: Cluster) -> Cost:
 
 def memory(asked: Asked, cluster: Cluster) -> dict[str, float]:
     """Bytes of one rank, by what they are for."""
-    width, ranks, learned = asked.bytes_of_value, cluster.ranks, asked.learned.parameters
+    width, ranks, learned = asked.bytes_of_value, cluster.ranks, asked.learned.held
     tokens = asked.rows(ranks) * asked.settings.length
     found = {
         "student": width * (parameters(asked.student) + thin(asked.student, asked.learned)) / ranks,
@@ -132,7 +132,7 @@ def times(asked: Asked, cluster: Cluster) -> dict[str, float]:
         "products": tokens * counted / cluster.rate(settings.precision),
         "values": tokens * _traffic(asked) / cluster.device.traffic,
         "links": width * moved / cluster.link,
-        "optimiser": OPTIMISER_TRAFFIC * 4 * asked.learned.parameters / cluster.ranks / cluster.device.traffic,
+        "optimiser": OPTIMISER_TRAFFIC * 4 * asked.learned.held / cluster.ranks / cluster.device.traffic,
     }
 
 
@@ -268,7 +268,7 @@ def _moved(asked: Asked) -> Iterator[float]:
     yield 2.0 * (parameters(asked.student) + thin(asked.student, asked.learned))
     if asked.teacher is not None:
         yield parameters(asked.teacher)
-    yield asked.learned.parameters * GRADIENT / asked.bytes_of_value
+    yield asked.learned.held * GRADIENT / asked.bytes_of_value
 
 
 def _traffic(asked: Asked) -> float:

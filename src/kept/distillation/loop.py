@@ -13,7 +13,7 @@ import time
 from collections import deque
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -98,8 +98,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         """Make the optimiser, and go to where an earlier run of the same command stopped."""
-        learning = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        self.optimiser = AdamW(learning, lr=self.settings.rate, weight_decay=self.settings.decay, fused=True)
+        groups = _groups(self.student)
+        self.optimiser = AdamW(groups, lr=self.settings.rate, weight_decay=self.settings.decay, fused=True)
         if self.ranks.first:
             clear(self.states.directory)
         newest = self.states.newest()
@@ -159,6 +159,7 @@ class Loop:
             # FSDP2 takes the mean of all ranks' gradients: of sums over the whole step's tokens it must be the sum.
             torch.autograd.backward(found.total * (found.tokens / tokens * self.ranks.count))
             _add(sums, found)
+        self.student.keep_rows()
         norm = float(whole(clip_grad_norm_(self.student.parameters(), settings.clip)))
         means = self._means(sums, tokens)
         self._check(means["loss"], norm, parts)
@@ -304,6 +305,16 @@ class Loop:
         torch.set_rng_state(rest["random"]["cpu"])
         if "device" in rest["random"]:
             torch.cuda.set_rng_state(rest["random"]["device"], self.ranks.device)
+
+
+def _groups(student: Trunk) -> list[dict[str, Any]]:
+    """What learns. Rows that do not, in matrices of which others do, must not decay: there nothing does."""
+    partly = {id(parameter) for parameter, _ in student.rows}
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    whole_ones = [parameter for parameter in learning if id(parameter) not in partly]
+    of_rows = [parameter for parameter in learning if id(parameter) in partly]
+    groups: list[dict[str, Any]] = [{"params": whole_ones}, {"params": of_rows, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def _add(sums: dict[str, float], found: Losses) -> None:

@@ -113,12 +113,14 @@ class Trunk(nn.Module):
     """A model whose forward ends before the head and hands it over with what it reads.
 
     What is done with the head happens inside of `forward`, while a split model holds the head's weights as a whole.
-    `checkpointing` computes layers again in the backward, `compiled` lets torch compile each of them.
+    `checkpointing` computes layers again in the backward, `compiled` lets torch compile each of them. `rows` are the
+    parameters of which only some rows learn, and which of those that this rank holds.
     """
 
     def __init__(self, model: Model, *, checkpointing: bool = False, compiled: bool = False) -> None:
         super().__init__()
         self.model, self.checkpointing, self.compiled = model, checkpointing, compiled
+        self.rows: list[tuple[nn.Parameter, range]] = []
         for layer in model.layers if compiled else ():
             layer.forward = torch.compile(layer.forward)  # a split layer's hooks gather weights, and stay outside
 
@@ -137,6 +139,14 @@ class Trunk(nn.Module):
             if streams:
                 kept.append(x_BTD)
         return use(head_input(self.model, x_BTD), kept)
+
+    def keep_rows(self) -> None:
+        """Take the gradients of rows that do not learn away."""
+        for parameter, rows in self.rows:
+            if parameter.grad is not None:
+                own = local(parameter.grad)
+                own[: rows.start] = 0
+                own[rows.stop :] = 0
 
 
 def head_input(model: Model, x_BTD: Tensor) -> HeadInput:
@@ -176,6 +186,8 @@ def load(
     with torch.no_grad():
         for name, parameter in trunk.model.named_parameters():
             _fill(parameter, starting(program, name, tuple(parameter.shape)))
+            if learns is not None and name in learns.rows:
+                trunk.rows.append((parameter, _held(parameter, learns.rows[name])))
     return trunk
 
 
@@ -187,16 +199,33 @@ def _require_compiler(device: torch.device) -> None:
 
 
 def _fill(parameter: nn.Parameter, lazy: Lazy) -> None:
-    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    if not local.numel():
+    own = local(parameter)
+    if not own.numel():
         return
-    begin = 0
-    if isinstance(parameter, DTensor):
-        _, (begin, *_) = compute_local_shape_and_global_offset(
-            parameter.shape, parameter.device_mesh, parameter.placements
-        )
-    end = begin + local.shape[0]
-    local.copy_(lazy.rows(begin, end, "float32") if lazy.by_rows else lazy.value("float32")[begin:end])
+    begin = _begin(parameter)
+    end = begin + own.shape[0]
+    own.copy_(lazy.rows(begin, end, "float32") if lazy.by_rows else lazy.value("float32")[begin:end])
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The rows that this rank holds."""
+    found: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return found
+
+
+def _begin(parameter: nn.Parameter) -> int:
+    """The first row that this rank holds."""
+    if not isinstance(parameter, DTensor):
+        return 0
+    _, (begin, *_) = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    return begin
+
+
+def _held(parameter: nn.Parameter, rows: range) -> range:
+    """Rows of a weight, counted from the first that this rank holds; those beyond its own are left out."""
+    begin = _begin(parameter)
+    count = local(parameter).shape[0]
+    return range(min(max(rows.start - begin, 0), count), min(max(rows.stop - begin, 0), count))
 
 
 def whole(parameter: Tensor) -> Tensor:

@@ -303,6 +303,34 @@ class Rows(Lazy):
         return lambda start, stop: read(self.first + start, self.first + stop)
 
 
+@dataclass(frozen=True)
+class Means(Lazy):
+    """Rows each of which is the mean of some rows of another tensor, and zero where there are none."""
+
+    source: Lazy
+    groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def by_rows(self) -> bool:
+        """As its source: of one that has no single rows, all is held."""
+        return self.source.by_rows
+
+    def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
+        """Means start to stop. A row that several of them are made of is read once."""
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        groups = self.groups[start:stop]
+        numbers = sorted({number for group in groups for number in group})
+        whole = None if self.by_rows else self.source.value(precision)
+        read = self.source.reader(precision) if whole is None else lambda a, b: whole[a:b]
+        held = {number: read(number, number + 1)[0] for number in numbers}
+        out = torch.zeros((len(groups), *self.shape[1:]), dtype=getattr(torch, precision))
+        for row, group in enumerate(groups):
+            if group:
+                out[row] = torch.stack([held[number] for number in group]).mean(0)
+        return out
+
+
 def cast(tensor: Lazy, dtype: str) -> Lazy:
     """The tensor under another dtype; itself where nothing changes."""
     if tensor.dtype == dtype:

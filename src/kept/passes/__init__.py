@@ -22,6 +22,7 @@ from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split import SplitProjections
 from kept.passes.tail import AffineTail, DropHeadBias
 from kept.passes.untie import UntieHead
+from kept.passes.vocabulary import ExpandVocabulary
 from kept.passes.window import DropWindow, LimitContext
 
 PASSES: dict[str, type[Pass]] = {
@@ -34,6 +35,7 @@ PASSES: dict[str, type[Pass]] = {
         DropLayers,
         DropWindow,
         ExpandBlocks,
+        ExpandVocabulary,
         FillBiases,
         FoldHeadNorm,
         FoldMultipliers,

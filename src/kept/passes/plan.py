@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kept.ir.slots import slots
 from kept.passes.base import Pass, Promise
 from kept.passes.expand import ExpandBlocks
+from kept.passes.vocabulary import ExpandVocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -50,12 +51,14 @@ class Claim:
     """What an output is held to: a promise, its program before rounding where that is to be proved, and its layers.
 
     `copies` are layers of it that its source does not have, `dropped` are layers of the source that it does not have.
+    `tokens` are as many of the first as source and output share; None where they have the same.
     """
 
     promise: Promise = Promise.EXACT
     program: Program | None = None
     copies: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,24 @@ class Plan:
     @property
     def claim(self) -> Claim:
         """What the result is held to."""
-        return Claim(self.promise, self.program if self.promise is Promise.EXACT else None, self.copies, self.dropped)
+        program, shared = self.program if self.promise is Promise.EXACT else None, self.new_tokens
+        return Claim(self.promise, program, self.copies, self.dropped, shared.start if shared else None)
+
+    @property
+    def vocabularies(self) -> tuple[ExpandVocabulary, ...]:
+        """The passes that added tokens."""
+        return tuple(step.rewrite for step in self.steps if isinstance(step.rewrite, ExpandVocabulary))
+
+    @property
+    def new_tokens(self) -> range:
+        """The ids of the result that some step made."""
+        grown = [one.grown for one in self.vocabularies]
+        return range(grown[0].first, grown[-1].end) if grown else range(0)
+
+    @property
+    def silent(self) -> range:
+        """Rows behind the last new token, which are none."""
+        return range(self.new_tokens.stop, self.program.spec.vocabulary) if self.new_tokens else range(0)
 
     @property
     def copies(self) -> tuple[int, ...]:

@@ -55,11 +55,12 @@ def measure(
     candidates: Sequence[Run],
     tokens_BT: Tensor,
     progress: Callable[[int], None] | None = None,
+    vocabulary: int | None = None,
 ) -> list[Parity]:
     """Compare each candidate with the reference on the same tokens.
 
-    Layers beyond the reference's (a tail, say) run but are not compared; nor is what a copy reads. `progress` is
-    called with layers done.
+    Layers beyond the reference's (a tail, say) run but are not compared; nor is what a copy reads, nor a logit beyond
+    those of the first `vocabulary` tokens (None: all). `progress` is called with layers done.
     """
     runs = [_watched(run, tokens_BT, progress) for run in (reference, *candidates)]
     common = min(run.program.spec.depth - len(run.copies) for run in (reference, *candidates))
@@ -71,7 +72,7 @@ def measure(
             errors.append(float((_as_read(*state) - wanted).norm() / wanted.norm()))
     # What is left of a longer run goes on to its end; of the others nothing is.
     last, *finals = (deque((state, *run), maxlen=1).pop()[0] for run, state in zip(runs, states, strict=True))
-    return _compare(reference, last, candidates, finals, tokens_BT, layers)
+    return _compare(reference, last, candidates, finals, tokens_BT, layers, slice(vocabulary))
 
 
 def _watched(run: Run, tokens_BT: Tensor, progress: Callable[[int], None] | None) -> Iterator[State]:
@@ -98,12 +99,13 @@ def _compare(
     finals: Sequence[Tensor],
     tokens_BT: Tensor,
     layers: list[list[float]],
+    shared: slice,
 ) -> list[Parity]:
     sums = [_Sums() for _ in candidates]
     for row, tokens_T in enumerate(tokens_BT):
-        wanted_TV = reference.logits(last_BTD[row])
+        wanted_TV = reference.logits(last_BTD[row])[:, shared]
         for run, final, total in zip(candidates, finals, sums, strict=True):
-            found_TV = run.logits(final[row])
+            found_TV = run.logits(final[row])[:, shared]
             for at in range(0, len(tokens_T), POSITIONS):
                 some = slice(at, at + POSITIONS)
                 total.add(wanted_TV[some].double(), found_TV[some].double(), tokens_T[at + 1 : at + POSITIONS + 1])

@@ -125,7 +125,7 @@ def verify_pair(
     runs = [Run(output.program, dtype, copies), Run(source.program, dtype, dropped)]
     if claim.program is not None:
         runs.append(Run(claim.program, torch.float64, copies))
-    found = measure(Run(source.program, torch.float64, dropped), runs, sample.tokens_BT, progress)
+    found = measure(Run(source.program, torch.float64, dropped), runs, sample.tokens_BT, progress, claim.tokens)
     whole = not streamed and fits(source.program, output.program)
     continuations = side_by_side(source, output) if whole else ()
     notes = () if whole else ("greedy continuations need both models in memory and were left out",)

@@ -1,0 +1,147 @@
+"""A BPE tokenizer as its file says it (arXiv 1508.07909): pieces, and the pairs that are merged into them, in order."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.companions import TOKENIZERS
+from kept.checkpoint.reader import read_json
+from kept.checkpoint.sentencepiece import SPACE
+from kept.checkpoint.tiktoken import letters
+from kept.errors import InputError
+from kept.verification.text import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+BYTE_LEVEL, CHARACTERS = "byte-level", "byte-fallback"
+"""Kinds: pieces are bytes under printable names, or characters of which rare ones are bytes."""
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Bpe:
+    """A tokenizer: the file, what it says as `tokenizers` writes it now, and itself."""
+
+    file: Path
+    document: Mapping[str, Any]
+    tokenizer: Tokenizer
+
+    @classmethod
+    def read(cls, directory: Path) -> Bpe:
+        """The tokenizer of a directory. Raises InputError for one that is no BPE, and as `opened` does."""
+        file, tokenizer = opened(directory)
+        found = cls(file, json.loads(tokenizer.to_str()), tokenizer)
+        kind = found.model["type"]
+        if kind != "BPE":
+            raise InputError(f"{file}: is a {kind} tokenizer, and only BPE grows by merges; use a BPE model")
+        odd = next((k for k in ("continuing_subword_prefix", "end_of_word_suffix") if found.model.get(k)), None)
+        if odd is not None:
+            raise InputError(f"{file}: marks its pieces ({odd}), which is not merged; use a model without")
+        return found
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """Pieces and merges."""
+        model: Mapping[str, Any] = self.document["model"]
+        return model
+
+    @cached_property
+    def pieces(self) -> Mapping[str, int]:
+        """Ids of all that merging can give."""
+        pieces: Mapping[str, int] = self.model["vocab"]
+        return pieces
+
+    @cached_property
+    def added(self) -> Mapping[str, int]:
+        """Ids of what is cut out of a text before it is read: special tokens, and others that were added."""
+        return {token["content"]: token["id"] for token in self.document["added_tokens"]}
+
+    @cached_property
+    def tokens(self) -> Mapping[str, int]:
+        """Ids of all tokens."""
+        return {**self.pieces, **self.added}
+
+    @property
+    def size(self) -> int:
+        """One past the last id."""
+        return max(self.tokens.values(), default=-1) + 1
+
+    @cached_property
+    def kind(self) -> str:
+        """Bytes or characters."""
+        parts = [self.document["pre_tokenizer"], self.document["normalizer"]]
+        return BYTE_LEVEL if any("ByteLevel" in types(part) for part in parts) else CHARACTERS
+
+    @property
+    def merges(self) -> list[Pair]:
+        """Pairs in the order of their priority."""
+        return [(left, right) for left, right in self.model["merges"]]
+
+    def raw(self) -> dict[str, Any]:
+        """The file itself, to be changed and written; of another format than `tokenizer.json`, what it amounts to."""
+        return read_json(self.file) if self.file.name == "tokenizer.json" else json.loads(json.dumps(self.document))
+
+    def reaches(self, piece: str) -> bool:
+        """Whether a text's words, as this tokenizer makes them, can hold a piece whole."""
+        if any(token in piece for token in self.added):
+            return False
+        text = piece.replace(SPACE, " ")
+        if self.kind == BYTE_LEVEL:
+            text = whole_characters(piece)
+            piece = "".join(LETTERS[byte] for byte in text.encode())
+        normalised = self.tokenizer.normalizer.normalize_str(text) if self.tokenizer.normalizer else text
+        before = self.tokenizer.pre_tokenizer
+        words = [normalised] if before is None else [word for word, _ in before.pre_tokenize_str(normalised)]
+        return not piece or any(piece in word for word in words)
+
+
+def opened(directory: Path) -> tuple[Path, Tokenizer]:
+    """A directory's tokenizer and its file. Raises InputError without one, CheckpointError for a damaged one."""
+    if not os.path.isdir(directory):  # noqa: PTH112 - a name of any length and any characters is no error
+        raise InputError(f"{directory}: is no directory; name one with a tokenizer, as kept tokenizer merge writes")
+    reader = Reader(directory)
+    if reader.file is None or reader.tokenizer is None:
+        raise InputError(f"{directory}: has none of {', '.join(TOKENIZERS)}; put its tokenizer there")
+    return reader.file, reader.tokenizer
+
+
+def types(part: object) -> Iterator[str]:
+    """The types of a part of a tokenizer's file, and of all within."""
+    inside = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    if isinstance(part, dict) and isinstance(part.get("type"), str):
+        yield part["type"]
+    for one in inside:
+        yield from types(one)
+
+
+LETTERS = letters()
+BYTES = {letter: byte for byte, letter in enumerate(LETTERS)}
+
+
+def whole_characters(piece: str) -> str:
+    """The text of a byte-level piece, less characters of which it has only a part."""
+    return bytes(BYTES[letter] for letter in piece if letter in BYTES).decode(errors="ignore")
+
+
+def segments(piece: str, ranks: Mapping[Pair, int]) -> list[str]:
+    """What merging makes of a piece's characters: the pair of best rank first, the leftmost of its like."""
+    found = [*piece]
+    while len(found) > 1:
+        pairs = [ranks.get(pair, math.inf) for pair in pairwise(found)]
+        best = min(pairs)
+        if best == math.inf:
+            break
+        at = pairs.index(best)
+        found[at : at + 2] = [found[at] + found[at + 1]]
+    return found

@@ -1,0 +1,76 @@
+"""What a grown tokenizer has beyond the one that it grew from, and what the old one makes of each new token."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kept.checkpoint.reader import read_header
+from kept.errors import CheckpointError, InputError
+from kept.passes.vocabulary import GIVEN, MEAN, ZERO, Growth
+from kept.tokenizer.bpe import opened
+from kept.verification.text import damaged
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokenizers import Tokenizer
+
+    from kept.ir.tensors import Stored
+
+PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+"""What around the model of a tokenizer decides how a text is read and written."""
+
+WAY_OUT = "merge it anew with kept tokenizer merge"
+
+
+def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
+    """The tokens that `new` has beyond `old`, both directories; with `rows` a file, its rows too.
+
+    Raises InputError where an old token is missing or has another id, text is cut another way, or nothing is new.
+    """
+    before, after = (opened(directory)[1] for directory in (old, new))
+    had, has = (tokenizer.get_vocab(with_added_tokens=True) for tokenizer in (before, after))
+    if not had:
+        raise InputError(f"{old}: its tokenizer has no tokens that could grow; mend it first")
+    lost = min((token for token in had if has.get(token) != had[token]), key=had.__getitem__, default=None)
+    if lost is not None:
+        found = f"id {has[lost]}" if lost in has else "none"
+        raise InputError(f"{new}: gives {lost!r} {found}, {old} gives it id {had[lost]}; {WAY_OUT}")
+    said = [json.loads(tokenizer.to_str()) for tokenizer in (before, after)]
+    other = next((part for part in PARTS if said[0][part] != said[1][part]), None)
+    if other is not None:
+        raise InputError(f"{new}: has another {other} than {old}; {WAY_OUT}")
+    first = max(had.values(), default=-1) + 1
+    added = sorted(has.keys() - had.keys(), key=has.__getitem__)
+    if not added:
+        raise InputError(f"{new}: has the tokens of {old} and no more; there is nothing to grow by")
+    ids = [has[token] for token in added]
+    if ids != [*range(first, first + len(added))]:
+        wrong = next(at for at, wanted in zip(ids, range(first, first + len(ids)), strict=True) if at != wanted)
+        raise InputError(f"{new}: gives a new token id {wrong}, they must follow {first - 1} one by one; {WAY_OUT}")
+    special = {token.content for token in after.get_added_tokens_decoder().values()}
+    with damaged(old, "fails to read a token"):
+        parts = tuple(_parts(before, token, plain=token not in special) for token in added)
+    return Growth(first, parts, None if rows in {MEAN, ZERO} else given(Path(rows)))
+
+
+def given(file: Path) -> Mapping[str, Stored]:
+    """Rows that a safetensors file has. Raises InputError where it is none, or names them another way."""
+    try:
+        found = dict(read_header(file))
+    except CheckpointError as error:
+        raise InputError(f"rows: {error}; say {MEAN}, {ZERO}, or name a safetensors file") from None
+    names = [*GIVEN.values()]
+    odd = next((name for name in found if name not in names), None)
+    if odd is not None or names[0] not in found:
+        raise InputError(f"{file}: names {odd or 'no embedding'}; rows are called {', '.join(names)}")
+    return found
+
+
+def _parts(before: Tokenizer, token: str, *, plain: bool) -> tuple[int, ...]:
+    """What the old tokenizer makes of a token: of a piece by its model alone, of one that was added as of any text."""
+    if plain:
+        return tuple(part.id for part in before.model.tokenize(token))
+    return tuple(before.encode(token, add_special_tokens=False).ids)

@@ -1,0 +1,210 @@
+"""Merging: a new tokenizer's pieces join a model's own, and nothing that the model reads already is read differently.
+
+New merges stand behind the old ones. What an appended merge joins is only what all before it have left apart, so that
+old pieces come about as they did, a word is cut as before unless a new piece is in it, and a new piece is made of old
+ones. How the new tokenizer itself made a piece therefore does not matter: each is made of what the merges so far leave
+of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.companions import COPIED_SETTINGS, FAST, reader_files, tokenizer_config
+from kept.checkpoint.staging import staging
+from kept.checkpoint.writer import to_json
+from kept.errors import InputError
+from kept.hub import local
+from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, segments
+from kept.verification.text import SAMPLE, Reader, damaged, sample_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+CHARACTER, SPLIT, UNMADE = "have a character that is no piece", "are split before merging", "no merges make"
+"""What is wrong with pieces that are left out."""
+
+LONGEST_PIECE, MOST_PARTS = 512, 32
+"""Characters of a piece, and parts that merges so far may leave of it: all splits are looked at."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one text takes before and after: how long it is, and how many tokens it is made of."""
+
+    text: str
+    characters: int
+    before: int
+    after: int
+
+    @property
+    def per_character(self) -> tuple[float, float]:
+        """Tokens per character, before and after."""
+        return self.before / max(1, self.characters), self.after / max(1, self.characters)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged tokenizer: where it is, its tokens before and after, and how many pieces were left out, by reason."""
+
+    path: Path
+    before: int
+    after: int
+    left_out: Mapping[str, int]
+    gains: tuple[Gain, ...]
+
+
+def merge_tokenizers(
+    model: str | Path,
+    new: str | Path,
+    out: str | Path,
+    *,
+    most: int | None = None,
+    texts: Iterable[str | Path] = (),
+) -> Merged:
+    """Merge the pieces of the tokenizer in `new` into that of `model`, and write the result to `out`.
+
+    Old ids stay; a new piece gets the next id, characters first and then in the new tokenizer's order, `most` of them
+    at most. Pieces that the result could never give are left out and counted. `texts` are UTF-8 files on which the gain
+    is measured; without one the built-in sample is. Raises InputError where the two are of different kinds or nothing
+    is new, OutputError where `out` cannot be written.
+    """
+    if most is not None and most < 1:
+        raise InputError(f"most: is {most}, it must be at least 1")
+    directory = local(model)
+    old, other = Bpe.read(directory), Bpe.read(Path(new))
+    if old.kind != other.kind:
+        raise InputError(f"{new}: is {other.kind}, {directory} is {old.kind}; train it with --like {directory}")
+    grown = Growing.of(old)
+    with damaged(old.file, "fails to read a piece"):
+        for piece in sorted(candidates(old, other), key=lambda piece: (len(piece) > 1, other.pieces[piece])):
+            if most is not None and len(grown.added) == most:
+                break
+            grown.add(piece)
+    if not grown.added:
+        raise InputError(f"{new}: has no piece that {directory} lacks and can make; there is nothing to merge")
+    with staging(Path(out), {"model": str(directory), "new": str(new), "most": most}) as stage:
+        for name, content in files(old, directory, grown).items():
+            stage.write(name, content)
+        found = [*gains(directory, stage.path, texts)]
+        stage.publish()
+    return Merged(Path(out), old.size, old.size + len(grown.added), grown.left_out, tuple(found))
+
+
+def candidates(old: Bpe, other: Bpe) -> Iterator[str]:
+    """Pieces that only the other has; its special tokens and single bytes are nobody else's."""
+    own = {f"<0x{byte:02X}>" for byte in range(256)} if other.kind == CHARACTERS else set()
+    known = {*old.tokens, *other.added, *own}
+    return (piece for piece in other.pieces if piece not in known)
+
+
+@dataclass
+class Growing:
+    """A tokenizer's merges, and new ones behind them."""
+
+    old: Bpe
+    ranks: dict[Pair, int]
+    added: dict[str, None] = field(default_factory=dict)
+    merges: list[Pair] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, old: Bpe) -> Growing:
+        """Nothing is added yet."""
+        return cls(old, {pair: rank for rank, pair in enumerate(old.merges)})
+
+    def add(self, piece: str) -> None:
+        """Add a piece and the merges that make it, or count why not."""
+        reason = self._reason(piece)
+        if reason is None:
+            self.added[piece] = None
+        else:
+            self.left_out[reason] += 1
+
+    def _reason(self, piece: str) -> str | None:
+        if not self.old.reaches(piece):
+            return SPLIT
+        if len(piece) == 1:
+            return None
+        if any(letter not in self.added and letter not in self.old.pieces for letter in piece):
+            return CHARACTER
+        return None if self._make(piece) else UNMADE
+
+    def _make(self, piece: str) -> bool:
+        """Append merges that end in a piece; none where there are no such."""
+        found = segments(piece, self.ranks) if len(piece) <= LONGEST_PIECE else []
+        if not 0 < len(found) <= MOST_PARTS:
+            return False
+        joined = joins(found, lambda text: text == piece or text in self.added)
+        wanted = [pair for pair in dict.fromkeys(joined or ()) if pair not in self.ranks]
+        for rank, pair in enumerate(wanted, len(self.old.merges) + len(self.merges)):
+            self.ranks[pair] = rank
+        if joined is not None and segments(piece, self.ranks) == [piece]:
+            self.merges += wanted
+            return True
+        for pair in wanted:  # the leftmost merge was another one than was meant
+            del self.ranks[pair]
+        return False
+
+
+def joins(parts: list[str], known: Callable[[str], bool]) -> list[Pair] | None:
+    """Pairs, inner ones first, that make one text of its parts and nothing on the way that is not known."""
+    ways: dict[tuple[int, int], list[Pair]] = {(at, at + 1): [] for at in range(len(parts))}
+    for length in range(2, len(parts) + 1):
+        for begin in range(len(parts) - length + 1):
+            end = begin + length
+            if not known("".join(parts[begin:end])):
+                continue
+            for middle in range(begin + 1, end):
+                left, right = ways.get((begin, middle)), ways.get((middle, end))
+                if left is not None and right is not None:
+                    pair = "".join(parts[begin:middle]), "".join(parts[middle:end])
+                    ways[begin, end] = [*left, *right, pair]
+                    break
+    return ways.get((0, len(parts)))
+
+
+def files(old: Bpe, directory: Path, grown: Growing) -> dict[str, bytes]:
+    """The merged tokenizer's files: the model's own settings, under the class that takes `tokenizer.json` as it is."""
+    out = {name: content for name, content in reader_files(directory).items() if name in COPIED_SETTINGS}
+    settings = tokenizer_config(directory)
+    return {
+        **{name: content if isinstance(content, bytes) else content.read_bytes() for name, content in out.items()},
+        "tokenizer.json": to_json(document(old, grown)),
+        "tokenizer_config.json": to_json({**settings, "tokenizer_class": FAST}),
+    }
+
+
+def document(old: Bpe, grown: Growing) -> dict[str, Any]:
+    """The file of the merged tokenizer: the model's own, with more pieces and merges.
+
+    What was added stands among the pieces too: `tokenizers` counts on from them where it does not find it there.
+    """
+    raw = old.raw()
+    pieces = {**raw["model"]["vocab"], **old.added}
+    ids = {piece: old.size + at for at, piece in enumerate(grown.added)}
+    raw["model"]["vocab"] = {**pieces, **ids}
+    texts = any(isinstance(pair, str) for pair in raw["model"]["merges"])
+    raw["model"]["merges"] += [" ".join(pair) if texts else [*pair] for pair in grown.merges]
+    return raw
+
+
+def gains(before: Path, after: Path, texts: Iterable[str | Path] = ()) -> Iterator[Gain]:
+    """What each text takes with either tokenizer; without texts, each part of the built-in sample."""
+    named = {str(path): _text(Path(path)) for path in texts} or {SAMPLE: sample_text()}
+    readers = Reader(before), Reader(after)
+    for name, text in named.items():
+        counts = (len(reader.encoding(text, special=False).ids) for reader in readers)
+        yield Gain(name, len(text), *counts)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None

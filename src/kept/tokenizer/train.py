@@ -1,0 +1,157 @@
+"""Training: a BPE tokenizer of new text, alone or of the kind of a model's own, with which it can then be merged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.sentencepiece import SPACE
+from kept.checkpoint.staging import staging
+from kept.checkpoint.writer import to_json
+from kept.distillation.documents import Source
+from kept.errors import InputError
+from kept.hub import local
+from kept.reporting import Reporter, Silent
+from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, Bpe
+from kept.toml import one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tokenizers import Tokenizer
+
+KINDS = (BYTE_LEVEL, CHARACTERS)
+
+UNKNOWN, BEGIN, END = SPECIAL = ("<unk>", "<s>", "</s>")
+
+SMALLEST = 260
+"""Special tokens, every byte, and room for something."""
+
+RARE = 2
+"""One in so many pieces may be a single character: what is rarer than those stays bytes."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained tokenizer: where it is, its kind, its tokens, and how many a character of its text takes."""
+
+    path: Path
+    kind: str
+    tokens: int
+    characters: int
+    per_character: float
+
+
+def train_tokenizer(
+    texts: Sequence[str | Path],
+    out: str | Path,
+    *,
+    size: int = 8000,
+    kind: str | None = None,
+    like: str | Path | None = None,
+    field: str = "text",
+    reporter: Reporter | None = None,
+) -> Trained:
+    """Train a BPE tokenizer (arXiv 1508.07909) of `size` tokens on files or directories, and write it to `out`.
+
+    `texts` are text, JSON lines or parquet files (the text is in `field`). `like` is a model to whose tokenizer the
+    result shall be merged: its way to normalise and to cut words is taken, and its kind. Without one the `kind` is
+    byte-level (any text is bytes) or byte-fallback (only rare characters are). Raises InputError for what cannot be
+    read or has too little text for so many tokens, OutputError where `out` cannot be written.
+    """
+    if size < SMALLEST:
+        raise InputError(f"size: is {size}, it must be at least {SMALLEST}: every byte is a token")
+    if like is not None and kind is not None:
+        raise InputError("kind: is that of the model; leave out kind, or like")
+    if kind is not None:
+        one_of("kind", kind, KINDS)
+    model = None if like is None else Bpe.read(local(like))
+    kind = (kind or BYTE_LEVEL) if model is None else model.kind
+    source = Source(tuple(map(Path, texts)), field)
+    total = sum(file.nbytes for file in source.files())
+    with staging(Path(out), {"texts": [*map(str, texts)], "size": size, "kind": kind}) as stage:
+        with (reporter or Silent()).stage("train", total, "bytes") as advance:
+            made = _train(_documents(source, advance), kind, size, None if model is None else model.tokenizer)
+        stage.write("tokenizer.json", to_json(made))
+        stage.write("tokenizer_config.json", to_json(SETTINGS))
+        characters, tokens = _measured(made, source)
+        stage.publish()
+    return Trained(Path(out), kind, len(made["model"]["vocab"]), characters, tokens / characters)
+
+
+SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": BEGIN,
+    "eos_token": END,
+    "unk_token": UNKNOWN,
+    "clean_up_tokenization_spaces": False,
+}
+
+
+def _documents(source: Source, advance: Callable[[int], None]) -> Iterator[str]:
+    for document in source.documents():
+        yield document.text
+        advance(document.nbytes)
+
+
+def _train(texts: Iterator[str], kind: str, size: int, like: Tokenizer | None) -> dict[str, Any]:
+    """The trained tokenizer's file. Raises InputError where the text has too few pairs."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # noqa: PLC0415 - only where one is trained
+
+    names = [f"<0x{byte:02X}>" for byte in range(256)] if kind == CHARACTERS else []
+    shape = like or _stand_alone(kind)
+    learner = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True, byte_fallback=kind == CHARACTERS))
+    if shape.normalizer is not None:
+        learner.normalizer = shape.normalizer
+    learner.pre_tokenizer = _words(shape)
+    learning: dict[str, Any] = {"vocab_size": size, "special_tokens": [*SPECIAL, *names], "show_progress": False}
+    if kind == BYTE_LEVEL:
+        learning["initial_alphabet"] = sorted(pre_tokenizers.ByteLevel.alphabet())
+    else:
+        learning["limit_alphabet"] = (size - len(names)) // RARE
+    learner.train_from_iterator(texts, trainers.BpeTrainer(**learning))
+    if learner.get_vocab_size() < size:
+        most = learner.get_vocab_size()
+        raise InputError(f"size: is {size}, the text has pieces for {most} tokens; give more text, or --size {most}")
+    made: dict[str, Any] = json.loads(learner.to_str())
+    shaped = json.loads(shape.to_str())
+    return {
+        **made,
+        "added_tokens": [token for token in made["added_tokens"] if token["content"] in SPECIAL],
+        **{part: shaped[part] for part in ("normalizer", "pre_tokenizer", "decoder")},
+    }
+
+
+def _words(shape: Tokenizer) -> Any:  # noqa: ANN401 - a pre-tokenizer
+    """How text is cut for training: where a tokenizer does not cut at spaces, pieces would go on beyond them."""
+    from tokenizers import pre_tokenizers  # noqa: PLC0415 - only where one is trained
+
+    spaces = pre_tokenizers.Split(SPACE, "merged_with_next")
+    if shape.pre_tokenizer is None:
+        return spaces
+    return pre_tokenizers.Sequence([shape.pre_tokenizer, spaces])
+
+
+def _stand_alone(kind: str) -> Tokenizer:
+    """The parts around the model of a tokenizer that is like no other."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers  # noqa: PLC0415
+
+    made = Tokenizer(models.BPE())
+    if kind == BYTE_LEVEL:
+        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        return made
+    made.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return made
+
+
+def _measured(made: dict[str, Any], source: Source) -> tuple[int, int]:
+    """Characters of the first document, and its tokens."""
+    from tokenizers import Tokenizer  # noqa: PLC0415 - only where one is trained
+
+    text = next(document.text for document in source.documents())
+    return len(text), len(Tokenizer.from_str(json.dumps(made)).encode(text, add_special_tokens=False).ids)
