@@ -31,12 +31,12 @@ import torch
 from heal_speed import LENGTH, ROWS, Steps, asked, loop, prepare
 from keeping import keep, own
 
+from kept.commands.forecasting import forecast
 from kept.distillation.cluster import Cluster, cluster, here
 from kept.distillation.cost import Asked, cost
 from kept.distillation.parallel import ranks
 from kept.distillation.settings import Settings
 from kept.distillation.trainable import trainable
-from kept.forecasting import forecast
 from kept.opened import open_model
 
 SMALL = {"vocabulary": 4096, "width": 256, "layers": 8}

@@ -1,10 +1,10 @@
-"""Prove that outputs compute the same in other runtimes, and that `kept.runtimes` says which do not.
+"""Prove that outputs compute the same in other runtimes, and that `kept.output.runtimes` says which do not.
 
 python compat/run.py [--out docs/compat.md] [--only WORDS]    `make compat` runs it; environments lie in out/compat
 
 Every form is made, its logits are computed by each runtime, and compared with the output's own in float64 (`kept`'s
-model). A runtime passes where they are equal up to its number format; where they are not, `kept.runtimes` must say so,
-and where they are, it must say nothing. Exit code 1 where either fails.
+model). A runtime passes where they are equal up to its number format; where they are not, `kept.output.runtimes` must
+say so, and where they are, it must say nothing. Exit code 1 where either fails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from forms import FORMS, ROOT, TOKENS, Form
 
 import kept
 from kept.nn import Model
-from kept.runtimes import notes
+from kept.output.runtimes import notes
 
 if TYPE_CHECKING:
     from kept.passes.plan import Plan
@@ -147,7 +147,7 @@ def _difference(one: Made, failure: str | None) -> str | float:
 
 
 def _table(made: list[Made], found: dict[str, dict[str, str | float]]) -> tuple[str, list[str]]:
-    """The table in Markdown, and a line for each place where `kept.runtimes` says otherwise than was measured."""
+    """The table in Markdown, and a line for each place where `runtimes.py` says otherwise than was measured."""
     rows = ["| output | promise | from the source | logit std | " + " | ".join(found) + " |"]
     rows.append("| --- " * (4 + len(found)) + "|")
     wrong = []
@@ -159,7 +159,7 @@ def _table(made: list[Made], found: dict[str, dict[str, str | float]]) -> tuple[
             equal = one.equal(runtime, result)
             cells.append(_cell(result, equal=equal))
             if equal is (runtime in said):
-                wrong.append(f"{one.form.name}, {runtime}: measured {result}, kept.runtimes says {said.get(runtime)}")
+                wrong.append(f"{one.form.name}, {runtime}: measured {result}, runtimes.py says {said.get(runtime)}")
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows), wrong
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kept.cli import main as cli
 from kept.errors import Refusal
 from kept.families import FAMILIES, TARGETS
 from kept.ir.program import Program
@@ -22,6 +21,7 @@ from kept.ir.tensors import zeros
 from kept.passes import PASSES
 from kept.passes.legalize import WAY_OUT, Options, legalise, stand_ins
 from kept.recipe import MEASUREMENTS
+from kept.terminal.cli import main as cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

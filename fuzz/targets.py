@@ -20,17 +20,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import reported
-from kept import checking, planning, verifying
 from kept.checkpoint.companions import companions, stated_licence
 from kept.checkpoint.reader import parse, read_header, read_json
 from kept.checkpoint.sentencepiece import tokenizer_files
 from kept.checkpoint.writer import INDEX, shards, to_json
+from kept.commands import checking, planning, verifying
+from kept.commands.inspection import inspect
+from kept.commands.steps import load_steps
 from kept.distillation.mixture import parse_weights
 from kept.distillation.recipe import load_settings
 from kept.distillation.trainable import trainable
 from kept.errors import KeptError, Refusal
 from kept.families import FAMILIES, TARGETS, family_of
-from kept.inspection import inspect
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
@@ -38,11 +39,10 @@ from kept.ir.text import describe
 from kept.nn import Model
 from kept.nn.rope import inverse_frequencies
 from kept.opened import open_model
+from kept.output.record import expansions, finite, recorded
 from kept.pages.page import page, render
 from kept.passes.legalize import Options, legalise
 from kept.recipe import load_recipe
-from kept.record import expansions, finite, recorded
-from kept.steps import load_steps
 from kept.verification.text import Reader
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ PRELOADED = (
     "kept.distillation.loop",
     "kept.distillation.parallel",
     "kept.distillation.states",
-    "kept.healing",
+    "kept.commands.healing",
     "torch._dynamo",
     "tensorboard.compat.proto.event_pb2",
     "tensorboard.summary.writer.record_writer",
@@ -130,8 +130,8 @@ def _free_port() -> int:
 def _heal(given: dict[str, Any], variables: Mapping[str, str], dies: str | None, limit: int | None) -> None:
     import torch
 
+    from kept.commands.healing import heal
     from kept.errors import KeptError
-    from kept.healing import heal
 
     torch.set_num_threads(1)
     os.environ.update(variables)

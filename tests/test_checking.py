@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import kept
-from kept.checking import check
 from kept.checkpoint.finite import BLOCK_BYTES, NotFinite, first_not_finite, not_finite
 from kept.checkpoint.reader import read_header
-from kept.cli import main
+from kept.commands.checking import check
 from kept.errors import CheckpointError
+from kept.terminal.cli import main
 from models import write_checkpoint
 from stored import INDEX, change_json, entry, read_json, split_into_shards, write_json, write_raw, write_readable
 

@@ -20,11 +20,12 @@ from click.testing import CliRunner
 
 import kept
 from golden import check_golden
-from kept import display, numbers
-from kept.cli import main
+from kept import numbers
 from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
 from kept.passes.fold_bias import FoldNormBias
+from kept.terminal import display
+from kept.terminal.cli import main
 from models import TINY, write_checkpoint
 from stored import all_bytes, read_json, write_readable
 
@@ -102,7 +103,7 @@ def test_the_package_runs() -> None:
 
 
 STOPS = """
-from kept.cli import main
+from kept.terminal.cli import main
 
 @main.command()
 def stop():
@@ -129,7 +130,7 @@ def test_the_installed_command_says_its_version() -> None:
 def test_what_needs_no_torch_does_not_wait_for_it(orion: Path) -> None:
     finished = ["heal", str(orion), "--teacher", str(orion), "--out", str(orion)]
     for arguments in (["--help"], ["plan", str(orion)], finished):
-        code = f"import kept.cli; CliRunner().invoke(kept.cli.main, {arguments!r})"
+        code = f"import kept.terminal.cli; CliRunner().invoke(kept.terminal.cli.main, {arguments!r})"
         asks = (
             f"import sys; from click.testing import CliRunner; {code}; print('torch' in sys.modules, file=sys.stderr)"
         )
@@ -212,7 +213,7 @@ def test_plan_of_healing_as_data(tmp_path: Path) -> None:
 
 def test_plan_of_healing_does_not_wait_for_torch(tmp_path: Path) -> None:
     arguments = ["plan", str(healing_recipe(tmp_path)), "--cluster", "h100"]
-    code = f"import sys; from kept.cli import main; main({arguments!r}, standalone_mode=False)"
+    code = f"import sys; from kept.terminal.cli import main; main({arguments!r}, standalone_mode=False)"
     asks = f"{code}; print('torch' in sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
     assert done.stderr == "False\n"
@@ -433,7 +434,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(orion: Path, monkeypatch: 
     def fails(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "config.json")
 
-    monkeypatch.setattr("kept.inspection.inspect", fails)
+    monkeypatch.setattr("kept.commands.inspection.inspect", fails)
     assert complains("inspect", orion) == (
         "PermissionError: [Errno 13] Permission denied: 'config.json' (KEPT_DEBUG=1 shows where)"
     )
@@ -645,7 +646,7 @@ def test_bash_itself_completes() -> None:
 
 def test_completing_does_not_wait_for_torch() -> None:
     given = {**os.environ, "_KEPT_COMPLETE": "bash_complete", "COMP_WORDS": "kept plan --norm ", "COMP_CWORD": "3"}
-    code = "import sys; from kept.cli import main; main(prog_name='kept', standalone_mode=False)"
+    code = "import sys; from kept.terminal.cli import main; main(prog_name='kept', standalone_mode=False)"
     wraps = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); {code}"
     done = subprocess.run([sys.executable, "-c", wraps], capture_output=True, text=True, check=False, env=given)
     assert (done.stdout.split(), done.stderr) == (
@@ -671,7 +672,7 @@ def test_a_dry_run_finds_what_is_wrong(orion: Path, tmp_path: Path, monkeypatch:
     assert "exists already" in complains("convert", orion, tmp_path, "--dry-run")
     assert "lies inside the source" in complains("convert", orion, orion / "out", "--dry-run")
     assert "needs text" in complains("convert", orion, tmp_path / "out", "--norm", "calibrated", "--dry-run")
-    monkeypatch.setattr("kept.pipeline.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("kept.commands.pipeline.disk_usage", lambda _: SimpleNamespace(free=1000))
     said = complains("convert", orion, tmp_path / "out", "--dry-run")
     assert re.fullmatch(rf"{tmp_path}/out: needs \d+ bytes, {tmp_path} has 1000 free", said)
     assert [*tmp_path.iterdir()] == []

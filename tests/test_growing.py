@@ -15,13 +15,13 @@ from transformers import AutoTokenizer, GenerationConfig
 
 import kept
 from heal_runs import finish, losses, settings, start
-from kept.checking import check
 from kept.checkpoint.direct import Output
 from kept.checkpoint.stream import write_tensors
-from kept.cli import main
+from kept.commands.checking import check
+from kept.commands.healing import heal
 from kept.errors import CheckpointError, RecipeError
-from kept.healing import heal
 from kept.ir.tensors import Stored, join, zeros
+from kept.terminal.cli import main
 from kept.tokenizer.bpe import BYTE_LEVEL
 from kept.verification.text import Reader
 from models import stock, stock_logits, write_checkpoint

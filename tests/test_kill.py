@@ -48,7 +48,9 @@ def convert(source: str, target: str) -> None:
 @pytest.fixture(scope="module")
 def forks() -> ForkServerContext:
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["torch", "transformers", "kept.pipeline", "kept.verification.verify", "test_kill"])
+    made.set_forkserver_preload(
+        ["torch", "transformers", "kept.commands.pipeline", "kept.verification.verify", "test_kill"]
+    )
     return made
 
 

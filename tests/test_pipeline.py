@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import save_file
 
 import kept
-from kept import pipeline, writing
 from kept.checkpoint.staging import JOURNAL, Staging
 from kept.checkpoint.stream import digest
+from kept.commands import pipeline
 from kept.errors import CheckpointError, InputError, OutputError, PromiseError, RecipeError, Refusal
 from kept.ir.slots import slots
 from kept.ir.tensors import DTYPE_BYTES
+from kept.output import writing
 from kept.passes.base import Promise
 from kept.passes.centre import Centre
 from kept.passes.fold_bias import FoldNormBias
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from kept.commands.pipeline import Conversion
     from kept.ir.program import Program
     from kept.ir.spec import Spec
-    from kept.pipeline import Conversion
 
 TOKENS = some_tokens()
 

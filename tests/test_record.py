@@ -11,16 +11,16 @@ import pytest
 import torch
 import yaml
 
-from kept.card import RESTRICTED, converted, model_card
+from kept.commands.planning import make_plan
 from kept.families.llama import LLAMA
 from kept.opened import open_model
+from kept.output.card import RESTRICTED, converted, model_card
+from kept.output.record import record, verification_table
+from kept.output.runtimes import notes
 from kept.passes.base import Promise
 from kept.passes.fill import FillBiases
 from kept.passes.rms import LayerNormToRms
-from kept.planning import make_plan
 from kept.recipe import Recipe
-from kept.record import record, verification_table
-from kept.runtimes import notes
 from kept.verification.parity import Parity
 from kept.verification.verify import Continuation, Verification
 from models import write_checkpoint

@@ -16,16 +16,16 @@ from click.testing import CliRunner
 
 import kept
 from heal_runs import forks
-from kept.cli import main
+from kept.commands.running import NOTES, run_all
+from kept.commands.steps import folder_of, load_steps, steps_from
 from kept.errors import KeptError, OutputError, PromiseError
-from kept.running import NOTES, run_all
-from kept.steps import folder_of, load_steps, steps_from
+from kept.terminal.cli import main
 from stored import all_bytes, change_json, read_json, write_readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kept.steps import Step
+    from kept.commands.steps import Step
 
 EXAMPLE = Path(__file__).parents[1] / "recipes" / "expand-and-teach.toml"
 

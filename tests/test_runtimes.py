@@ -12,8 +12,8 @@ import pytest
 
 import kept
 from kept.ir import spec as ir
+from kept.output.runtimes import LLAMA_CPP, RUNTIMES, TRANSFORMERS_4, notes
 from kept.passes.plan import Plan
-from kept.runtimes import LLAMA_CPP, RUNTIMES, TRANSFORMERS_4, notes
 from models import TINY, write_checkpoint
 from pass_helpers import MIXER, layer_spec, unread
 from stored import read_json

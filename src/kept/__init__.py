@@ -19,22 +19,22 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
-    from kept.caching import cache_teacher
+    from kept.commands.caching import cache_teacher
+    from kept.commands.generation import generate
+    from kept.commands.healing import heal
+    from kept.commands.inspection import inspect
+    from kept.commands.pipeline import convert, expand, run
+    from kept.commands.planning import plan
+    from kept.commands.running import run_steps
+    from kept.commands.shrinking import shrink_expanded
+    from kept.commands.verifying import verify
     from kept.distillation.settings import Settings
     from kept.evaluation.run import evaluate
-    from kept.generation import generate
-    from kept.healing import heal
-    from kept.inspection import inspect
     from kept.opened import open_model
     from kept.pages.page import report
-    from kept.pipeline import convert, expand, run
-    from kept.planning import plan
     from kept.recipe import Recipe, load_recipe
-    from kept.running import run_steps
-    from kept.shrinking import shrink_expanded
     from kept.tokenizer.merge import merge_tokenizers
     from kept.tokenizer.train import train_tokenizer
-    from kept.verifying import verify
 
 __all__ = [
     "CheckpointError",
@@ -68,23 +68,23 @@ __all__ = [
 _HOMES = {
     "Recipe": "recipe",
     "Settings": "distillation.settings",
-    "cache_teacher": "caching",
-    "convert": "pipeline",
+    "cache_teacher": "commands.caching",
+    "convert": "commands.pipeline",
     "evaluate": "evaluation.run",
-    "expand": "pipeline",
-    "generate": "generation",
-    "heal": "healing",
-    "inspect": "inspection",
+    "expand": "commands.pipeline",
+    "generate": "commands.generation",
+    "heal": "commands.healing",
+    "inspect": "commands.inspection",
     "load_recipe": "recipe",
     "merge_tokenizers": "tokenizer.merge",
     "open_model": "opened",
-    "plan": "planning",
+    "plan": "commands.planning",
     "report": "pages.page",
-    "run": "pipeline",
-    "run_steps": "running",
-    "shrink_expanded": "shrinking",
+    "run": "commands.pipeline",
+    "run_steps": "commands.running",
+    "shrink_expanded": "commands.shrinking",
     "train_tokenizer": "tokenizer.train",
-    "verify": "verifying",
+    "verify": "commands.verifying",
 }
 """Where what is imported late comes from."""
 

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import kept
-from kept.card import RESTRICTED
 from kept.checkpoint.companions import companions, licences, stated_licence, tokenizer_note
 from kept.errors import CheckpointError
 from kept.opened import open_model
+from kept.output.card import RESTRICTED
 from kept.verification.text import Reader
 from models import reference_orion, some_tokens, worst, write_checkpoint
 from stored import (

@@ -14,12 +14,12 @@ from torch._dynamo.utils import counters
 
 from heal_data import tokens_of
 from heal_runs import losses, settings
+from kept.commands.healing import heal
 from kept.distillation.mixture import Mixture
 from kept.distillation.packing import Stream
 from kept.distillation.parallel import Ranks, load
 from kept.distillation.trainable import trainable
 from kept.errors import InputError
-from kept.healing import heal
 from models import random_program
 from pass_helpers import layer_spec
 

@@ -10,13 +10,13 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from kept.commands.forecasting import forecast
 from kept.distillation import cost as counting
 from kept.distillation.cluster import Cluster, cluster
 from kept.distillation.cost import Asked, cost, forward_operations, kept_values, memory, student_operations, ways_out
 from kept.distillation.settings import Settings
 from kept.distillation.trainable import Trainable, trainable
 from kept.errors import InputError
-from kept.forecasting import forecast
 from kept.ir import spec as ir
 from kept.ir.program import Program
 from kept.ir.slots import slots

@@ -12,15 +12,16 @@ import pytest
 
 import kept
 from heal_runs import STEPS, folder_of, losses, settings
-from kept import display, finishing
-from kept.caching import cache_teacher
-from kept.checking import check
+from kept.commands import finishing
+from kept.commands.caching import cache_teacher
+from kept.commands.checking import check
+from kept.commands.healing import Healed, heal
 from kept.distillation.loop import Loop
 from kept.errors import CheckpointError, PromiseError
-from kept.healed import NOTHING_BETTER
-from kept.healing import Healed, heal
+from kept.output.healed import NOTHING_BETTER
+from kept.output.record import verification_table
 from kept.passes.base import Promise
-from kept.record import verification_table
+from kept.terminal import display
 from stored import change_json, read_json, write_readable
 
 if TYPE_CHECKING:

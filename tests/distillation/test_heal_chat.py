@@ -14,11 +14,11 @@ import kept
 from chats import CHATML, INST, MARKED, TALKS, talk, write_chat_tokenizer
 from heal_data import write_lines
 from heal_runs import finish, noted, start
-from kept import live
-from kept.cli import main
+from kept.commands.healing import heal
 from kept.distillation.settings import Settings
 from kept.errors import InputError, RecipeError
-from kept.healing import heal
+from kept.terminal import live
+from kept.terminal.cli import main
 from models import write_checkpoint
 from stored import read_json
 

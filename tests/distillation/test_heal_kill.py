@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from heal_runs import STEPS, finish, folder_of, losses, noted, settings, start
+from kept.commands.healing import heal
 from kept.distillation.loop import Loop
 from kept.errors import CheckpointError
-from kept.healing import heal
 from stored import all_bytes
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from heal_runs import STEPS, finish, folder_of, losses, settings, start, start_meeting
-from kept.healing import heal
+from kept.commands.healing import heal
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from heal_runs import STEPS, finish, folder_of, losses, settings, start
-from kept import live
-from kept.cli import main
 from kept.numbers import duration
+from kept.terminal import live
+from kept.terminal.cli import main
 from stored import read_json
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import torch
 
 import kept
 from heal_runs import folder_of, losses, noted, settings
+from kept.commands.healing import heal
+from kept.commands.lessons import check_pair
 from kept.distillation.loop import Diverged, Loop
 from kept.distillation.metrics import Metrics
 from kept.errors import CheckpointError, InputError, OutputError, RecipeError
-from kept.healing import heal
-from kept.lessons import check_pair
 from kept.opened import open_model
 from kept.verification.text import Reader
 from models import write_checkpoint

@@ -11,12 +11,12 @@ import torch
 
 import kept
 from heal_runs import finish, losses, settings, start
+from kept.commands.healing import heal
 from kept.distillation.loop import Loop
 from kept.distillation.lora import ADAPTER, matrices, merged
 from kept.distillation.parallel import Ranks, load
 from kept.distillation.trainable import Trainable, trainable
 from kept.errors import InputError, RecipeError
-from kept.healing import heal
 from kept.nn import Model
 from models import random_program
 from pass_helpers import layer_spec

@@ -13,11 +13,11 @@ import torch
 
 import kept
 from heal_runs import finish, losses, settings, start
-from kept.caching import CachedTeacher, cache_teacher
+from kept.commands.caching import CachedTeacher, cache_teacher
+from kept.commands.healing import heal
 from kept.distillation import offline
 from kept.distillation.loop import Loop
 from kept.errors import InputError, OutputError, RecipeError
-from kept.healing import heal
 from stored import all_bytes, read_json, write_readable
 
 if TYPE_CHECKING:

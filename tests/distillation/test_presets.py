@@ -13,9 +13,9 @@ from click.testing import CliRunner
 import kept
 from chats import CHATML, talk, write_chat_tokenizer
 from heal_data import write_lines
-from kept.cli import main
+from kept.commands.healing import heal
 from kept.distillation.recipe import load_settings
-from kept.healing import heal
+from kept.terminal.cli import main
 from models import write_checkpoint
 from stored import read_json
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from heal_runs import settings
+from kept.commands.lessons import Pair, _sampled
 from kept.distillation import sampled as module
 from kept.distillation.mixture import Mixture
 from kept.distillation.packing import Stream, check
@@ -17,7 +18,6 @@ from kept.distillation.sampled import BATCH, Sampling, Speaker, prefixes, sample
 from kept.distillation.settings import SELF, Settings
 from kept.errors import InputError, RecipeError
 from kept.ir import spec as ir
-from kept.lessons import Pair, _sampled
 from kept.nn import Model, generate
 from kept.opened import open_model
 from kept.reporting import Silent

@@ -11,10 +11,10 @@ import pytest
 
 import kept
 from heal_runs import finish, folder_of, noted, settings, start
-from kept import display, live
-from kept import healed as words
+from kept.commands.healing import Healed, heal
 from kept.errors import InputError, RecipeError
-from kept.healing import Healed, heal
+from kept.output import healed as words
+from kept.terminal import display, live
 from stored import read_json
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 import kept
-from kept.cli import main
 from kept.errors import InputError
 from kept.evaluation.forgetting import Forgetting, Side, forgetting
 from kept.evaluation.named import named_models
 from kept.evaluation.settings import Settings
+from kept.terminal.cli import main
 from models import write_checkpoint
 from stored import PROSE, write_readable, write_sentencepiece
 

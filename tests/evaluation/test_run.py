@@ -12,13 +12,13 @@ from click.testing import CliRunner
 
 import kept
 from judge_stub import Stub
-from kept.cli import main
 from kept.errors import CheckpointError, InputError, KeptError
 from kept.evaluation.estimate import mean
 from kept.evaluation.pieces import Piece
 from kept.evaluation.run import Row, _rows
 from kept.evaluation.settings import Settings
 from kept.nn.model import Model
+from kept.terminal.cli import main
 from models import DATA, needs_data, write_checkpoint
 from stored import PROSE, change_json, write_readable
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 import kept
-from kept.cli import main
 from kept.errors import CheckpointError, InputError, OutputError
+from kept.terminal.cli import main
 from reported import EVALUATION, HEALED, RECORD, write, write_metrics, write_output
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.stream import digest
+from kept.commands.pipeline import Conversion, run
 from kept.errors import InputError
 from kept.pages.blocks import Pair, Pairs
 from kept.pages.page import report
-from kept.pipeline import Conversion, run
 from kept.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.companions import loader
 from kept.families import is_stock
 from kept.numbers import amount, parameters
+from kept.output.record import target
 from kept.pages.blocks import (
     Block,
     Change,
@@ -26,7 +27,6 @@ from kept.pages.blocks import (
     Words,
 )
 from kept.passes import SUMMARIES, Promise
-from kept.record import target
 from kept.stated import listed, mapped, number, text, whole
 
 if TYPE_CHECKING:

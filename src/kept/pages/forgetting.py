@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept import forgotten
 from kept.numbers import uncertain
+from kept.output import forgotten
 from kept.pages.blocks import Block, Mark, Plane, Table, Words
 
 if TYPE_CHECKING:

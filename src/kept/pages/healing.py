@@ -7,8 +7,8 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kept import healed
 from kept.errors import InputError
+from kept.output import healed
 from kept.pages.blocks import DRAWN, Block, Curve, Fact, Lines, Point, Section, Table, Words
 from kept.stated import blamed, mapped, number, whole
 

@@ -14,9 +14,9 @@ from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.reader import read_json
 from kept.errors import InputError
 from kept.families import is_stock
+from kept.output.record import RECORD, target
 from kept.pages import conversion, evaluation, healing
 from kept.pages.blocks import Heading, Page, Pairs, Section, Words
-from kept.record import RECORD, target
 from kept.stated import blamed, text
 
 if TYPE_CHECKING:

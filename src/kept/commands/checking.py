@@ -16,7 +16,7 @@ from kept.checkpoint.writer import INDEX
 from kept.errors import CheckpointError, KeptError, printable
 from kept.families import FAMILIES, family_of
 from kept.hub import local
-from kept.record import RECORD
+from kept.output.record import RECORD
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
-from kept import display
 from kept.numbers import amount, duration, parameters
+from kept.terminal import display
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.staging import check_target
+from kept.commands.pipeline import Conversion, rehearse, run
+from kept.commands.planning import short_sample
 from kept.errors import InputError, RecipeError
 from kept.opened import open_model
+from kept.output.record import RECORD, expansions
 from kept.passes.drop import DropLayers, is_silent
 from kept.passes.expand import listed
-from kept.pipeline import Conversion, rehearse, run
-from kept.planning import short_sample
 from kept.recipe import MOST_TOKENS, SAME, Recipe, whole_numbers
-from kept.record import RECORD, expansions
 from kept.reporting import Reporter, Silent
 from kept.toml import check_type, merged
 
@@ -106,9 +106,9 @@ def shrinking_from(table: Mapping[str, Any], **overrides: Any) -> Shrinking:  # 
 def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> Shrunk:  # noqa: ANN401 - of Shrinking
     """Drop the expanded layers of a checkpoint whose contribution is negligible, and write the result to `out`.
 
-    `options` are the fields of `kept.shrinking.Shrinking`: below, untouched, layers, text, tokens. A layer that nothing
-    trained goes without a trace (EXACT); with the others the result is LOSSY, and measured. Where no layer goes,
-    nothing is written. Raises InputError where the record lists no expanded layers, and what `convert` raises.
+    `options` are the fields of `kept.commands.shrinking.Shrinking`: below, untouched, layers, text, tokens. A layer
+    that nothing trained goes without a trace (EXACT); with the others the result is LOSSY, and measured. Where no layer
+    goes, nothing is written. Raises InputError where the record lists no expanded layers, and what `convert` raises.
     """
     return shrink(shrinking_from({"source": str(source), "out": str(out), **options}))
 

@@ -14,13 +14,13 @@ from kept.errors import InputError, OutputError, Refusal
 from kept.families import TARGETS
 from kept.hub import local
 from kept.opened import Opened, open_model
+from kept.output.record import new
+from kept.output.writing import Inputs
 from kept.passes.legalize import WAY_OUT, legalise, run_passes, stand_ins
 from kept.passes.plan import Plan, created
 from kept.passes.rms import MEASURED
 from kept.passes.vocabulary import ExpandVocabulary
 from kept.recipe import SAME, Recipe, recipe_from
-from kept.record import new
-from kept.writing import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

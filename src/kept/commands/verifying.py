@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.stream import digest
+from kept.commands.planning import make_plan
 from kept.errors import CheckpointError, InputError, RecipeError
 from kept.opened import Opened, open_model
+from kept.output.record import RECORD, claim_of, recorded
+from kept.output.writing import described
 from kept.passes.base import Promise
 from kept.passes.plan import Claim
 from kept.passes.vocabulary import ZERO, ExpandVocabulary
-from kept.planning import make_plan
 from kept.recipe import MOST_TOKENS, recipe_from
-from kept.record import RECORD, claim_of, recorded
 from kept.reporting import Reporter, Silent
-from kept.writing import described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

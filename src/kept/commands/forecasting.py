@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.reader import Checkpoint, read_json
+from kept.commands.lessons import check_sizes
 from kept.distillation.cost import Asked, Cost, cost, ways_out
 from kept.distillation.trainable import Trainable, trainable
 from kept.families import family_of
@@ -14,9 +15,8 @@ from kept.hub import local
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
-from kept.lessons import check_sizes
 from kept.opened import Opened
-from kept.record import RECORD
+from kept.output.record import RECORD
 
 if TYPE_CHECKING:
     from kept.distillation.cluster import Cluster

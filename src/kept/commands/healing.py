@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import check_target
+from kept.commands.finishing import Course, Draft
+from kept.commands.lessons import Pair, Watched, dtype_of, stream, sums
+from kept.commands.planning import check_place
 from kept.distillation.folder import alone, begin
 from kept.distillation.trainable import Trainable, trainable
-from kept.finishing import Course, Draft
-from kept.lessons import Pair, Watched, dtype_of, stream, sums
-from kept.planning import check_place
-from kept.record import RECORD
+from kept.output.record import RECORD
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:

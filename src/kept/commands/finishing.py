@@ -7,27 +7,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.card import Origin, model_card, origin_of
 from kept.checkpoint import chat
 from kept.checkpoint.companions import companions
 from kept.checkpoint.staging import Staging, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import finite, shards, to_json
+from kept.commands.planning import STALE, short_sample
+from kept.output.card import Origin, model_card, origin_of
+from kept.output.publishing import require_kept, verify_staged
+from kept.output.record import RECORD, claim_of, history, recorded, verification_table
+from kept.output.writing import write_small, write_weights
 from kept.passes.base import Promise
-from kept.planning import STALE, short_sample
-from kept.publishing import require_kept, verify_staged
-from kept.record import RECORD, claim_of, history, recorded, verification_table
 from kept.stated import blamed
-from kept.writing import write_small, write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kept.commands.lessons import Pair
     from kept.distillation.loop import Measured
     from kept.distillation.settings import Settings
     from kept.distillation.trainable import Trainable
     from kept.ir.tensors import Lazy
-    from kept.lessons import Pair
     from kept.reporting import Reporter
     from kept.verification.text import Sample
     from kept.verification.verify import Verification

@@ -8,32 +8,32 @@ from math import isfinite
 from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
-from kept.card import converted, model_card
 from kept.checkpoint.companions import tokenizer_note
 from kept.checkpoint.finite import first_not_finite
 from kept.checkpoint.staging import staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
+from kept.commands.planning import prepare
 from kept.errors import CheckpointError, OutputError, Overflow, RecipeError
+from kept.output.card import converted, model_card
+from kept.output.publishing import require_kept, verify_staged
+from kept.output.record import RECORD, record
+from kept.output.writing import fingerprint, small_files, write_small, write_weights
 from kept.passes.expand import ExpandBlocks
 from kept.passes.vocabulary import MEAN, ExpandVocabulary
-from kept.planning import prepare
-from kept.publishing import require_kept, verify_staged
 from kept.recipe import SAME, Recipe, recipe_from
-from kept.record import RECORD, record
 from kept.reporting import Reporter, Silent
-from kept.writing import fingerprint, small_files, write_small, write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from kept.checkpoint.staging import Staging
+    from kept.commands.planning import Ready
     from kept.opened import Opened
     from kept.passes import Pass
     from kept.passes.expand import Place
     from kept.passes.plan import Plan
-    from kept.planning import Ready
     from kept.verification.verify import Verification
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from kept import healed as healings
 from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.errors import printable
+from kept.output import healed as healings
+from kept.output.record import history, recorded, target
+from kept.output.runtimes import notes
 from kept.passes import PASSES, Promise
-from kept.record import history, recorded, target
-from kept.runtimes import notes
 from kept.stated import listed, mapped, text
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.commands.shrinking import Shrinking, shrinking_from
 from kept.distillation.documents import named_paths
 from kept.distillation.recipe import settings_from
 from kept.distillation.settings import SELF, Settings
@@ -39,7 +40,6 @@ from kept.evaluation.settings import Settings as Measures
 from kept.passes.expand import ExpandBlocks
 from kept.passes.vocabulary import ExpandVocabulary
 from kept.recipe import MEASUREMENTS, SAME, Recipe, recipe_from
-from kept.shrinking import Shrinking, shrinking_from
 from kept.toml import check_type, load, merged, one_of, texts
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.commands.lessons import Pair, check_pair, dtype_of, mixture, named
 from kept.distillation.settings import LISTED
 from kept.errors import InputError, OutputError
-from kept.lessons import Pair, check_pair, dtype_of, mixture, named
 from kept.opened import open_model
 from kept.reporting import Reporter, Silent
 

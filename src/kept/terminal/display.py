@@ -16,7 +16,7 @@ import click
 
 from kept.errors import printable
 from kept.numbers import amount, duration, parameters, percent, uncertain
-from kept.runtimes import notes
+from kept.output.runtimes import notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from kept.caching import CachedTeacher
-    from kept.checking import Checked
+    from kept.commands.caching import CachedTeacher
+    from kept.commands.checking import Checked
+    from kept.commands.forecasting import Forecast
+    from kept.commands.generation import Continued
+    from kept.commands.healing import Healed
+    from kept.commands.inspection import Inspection
+    from kept.commands.pipeline import Conversion, Rehearsal
+    from kept.commands.running import Ran, Result
+    from kept.commands.shrinking import Shrunk
+    from kept.commands.steps import Step, Steps
     from kept.demo import Demo
     from kept.distillation.cost import Cost
     from kept.evaluation.estimate import Figure
     from kept.evaluation.forgetting import Forgetting
     from kept.evaluation.run import Evaluation, Row
-    from kept.forecasting import Forecast
-    from kept.generation import Continued
-    from kept.healing import Healed
-    from kept.inspection import Inspection
     from kept.opened import Opened
     from kept.pages.page import Report
     from kept.passes.plan import Plan
-    from kept.pipeline import Conversion, Rehearsal
-    from kept.running import Ran, Result
-    from kept.shrinking import Shrunk
-    from kept.steps import Step, Steps
     from kept.tokenizer.merge import Merged
     from kept.tokenizer.train import Trained
     from kept.verification.parity import Parity
@@ -539,7 +539,7 @@ def _below(rows: Sequence[Row], names: Sequence[str]) -> Table:
 
 def _forgetting(console: Console, found: Forgetting, first: str) -> None:
     """What each model learned and forgot: more of the one and less of the other is better."""
-    from kept import forgotten
+    from kept.output import forgotten
 
     columns, rows = forgotten.by_method(found)
     table = _table(*columns)
@@ -594,7 +594,7 @@ def cached_teacher(done: CachedTeacher) -> None:
 
 def healed(done: Healed) -> None:
     """`kept heal`: what is held out before and after, then the result against its teacher."""
-    from kept.healed import NOTHING_BETTER
+    from kept.output.healed import NOTHING_BETTER
 
     console = _console()
     first, best = done.history[0], done.best

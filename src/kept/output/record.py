@@ -15,9 +15,9 @@ from kept.checkpoint.writer import finite
 from kept.errors import CheckpointError
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
+from kept.output.runtimes import notes
 from kept.passes.plan import Claim, created, moved
 from kept.recipe import SAME, options_of
-from kept.runtimes import notes
 from kept.stated import listed, text, whole
 
 if TYPE_CHECKING:

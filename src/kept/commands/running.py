@@ -14,29 +14,29 @@ from kept.checkpoint.disk import refused, sync_directory, write_whole
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import JOURNAL, check_target
 from kept.checkpoint.writer import to_json
+from kept.commands.lessons import check_sizes
+from kept.commands.planning import check_place, make_plan, target_family
+from kept.commands.shrinking import Shrinking
+from kept.commands.steps import Evaluating, Reporting, Step, Steps, Verifying, load_steps
 from kept.distillation.documents import named_paths
 from kept.distillation.folder import hold
 from kept.distillation.settings import Settings
 from kept.errors import CheckpointError, InputError, KeptError, PromiseError
 from kept.hub import local
-from kept.lessons import check_sizes
 from kept.opened import Opened, open_model
-from kept.planning import check_place, make_plan, target_family
+from kept.output.record import RECORD
+from kept.output.writing import described, stamp
 from kept.recipe import SAME, Recipe
-from kept.record import RECORD
 from kept.reporting import Reporter, Silent
-from kept.shrinking import Shrinking
-from kept.steps import Evaluating, Reporting, Step, Steps, Verifying, load_steps
-from kept.writing import described, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from kept.commands.healing import Healed
+    from kept.commands.pipeline import Conversion
+    from kept.commands.shrinking import Shrunk
     from kept.evaluation.run import Evaluation
-    from kept.healing import Healed
     from kept.pages.page import Report
-    from kept.pipeline import Conversion
-    from kept.shrinking import Shrunk
     from kept.verification.verify import Verification
 
     Result = Conversion | Healed | Shrunk | Verification | Evaluation | Report
@@ -77,7 +77,7 @@ class Ran:
 
 
 def run_steps(path: str | Path, reporter: Reporter | None = None, **overrides: Any) -> Ran:  # noqa: ANN401 - recipe keys
-    """Run a recipe of steps (see `kept.steps`), which ends with one directory, `out`.
+    """Run a recipe of steps (see `kept.commands.steps`), which ends with one directory, `out`.
 
     Run again, an interrupted recipe goes on where it was. Raises RecipeError for what the recipe says wrong, and what
     the steps raise; PromiseError where a step that verifies finds a promise broken, and then `out` is not there.
@@ -122,11 +122,11 @@ def _publish(asked: Steps) -> None:
 def _run(step: Step, asked: Steps, reporter: Reporter, watch: Watch | None) -> Result:
     match step.asked:
         case Recipe():
-            from kept.pipeline import run
+            from kept.commands.pipeline import run
 
             return run(step.asked, reporter)
         case Settings():
-            from kept.healing import heal
+            from kept.commands.healing import heal
 
             return heal(step.asked, reporter, watch)
         case Shrinking():
@@ -144,8 +144,8 @@ def _run(step: Step, asked: Steps, reporter: Reporter, watch: Watch | None) -> R
 
 def _shrunk(asked: Shrinking, reporter: Reporter) -> Shrunk:
     """The steps behind it need a model: where no layer goes, it is the source's."""
-    from kept.pipeline import run
-    from kept.shrinking import shrink
+    from kept.commands.pipeline import run
+    from kept.commands.shrinking import shrink
 
     done = shrink(asked, reporter)
     if done.conversion is not None:
@@ -154,7 +154,7 @@ def _shrunk(asked: Shrinking, reporter: Reporter) -> Shrunk:
 
 
 def _verified(step: Step, asked: Verifying, reporter: Reporter) -> Verification:
-    from kept.verifying import verify
+    from kept.commands.verifying import verify
 
     found = verify(
         asked.against, asked.model, text=asked.text, tokens=asked.tokens, streamed=asked.streamed, reporter=reporter

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from kept import display
 from kept.distillation.settings import HELP, LISTED, LOSSES, WORDS, Settings
 from kept.errors import CheckpointError, KeptError
+from kept.terminal import display
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -169,7 +169,7 @@ def inspect(path: str, *, text: str | None, as_json: bool) -> None:
     kept inspect path/to/orion
     kept inspect path/to/orion --json | jq .targets
     """
-    from kept.inspection import inspect as look
+    from kept.commands.inspection import inspect as look
 
     found = look(path, text)
     display.out_json(found) if as_json else display.inspection(found)
@@ -209,8 +209,8 @@ def plan(
         return
     if cluster is not None or price is not None:
         raise click.UsageError("--cluster and --price go with a recipe for kept heal: kept plan RECIPE.toml")
+    from kept.commands.planning import make_plan, target_family
     from kept.opened import open_model
-    from kept.planning import make_plan, target_family
 
     chosen = _recipe(recipe, source=source, out="not written", **options)
     opened = open_model(chosen.source)
@@ -220,9 +220,9 @@ def plan(
 
 
 def _plan_healing(file: str, where: str | None, price: float | None, *, as_json: bool, beside: list[Any]) -> None:
+    from kept.commands.forecasting import forecast
     from kept.distillation.cluster import HERE, cluster
     from kept.distillation.recipe import load_settings
-    from kept.forecasting import forecast
 
     if any(value is not None for value in beside):
         raise click.UsageError(f"{file} is a recipe for kept heal: it goes with --cluster, --price and --json alone")
@@ -261,7 +261,7 @@ def convert(
 
 def _convert(asked: Recipe, *, as_json: bool, dry_run: bool) -> None:
     """Run a recipe, or say what it would write."""
-    from kept.pipeline import rehearse, run
+    from kept.commands.pipeline import rehearse, run
 
     if dry_run:
         rehearsed = rehearse(asked, display.Bars())
@@ -324,7 +324,7 @@ def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: An
     kept expand path/to/llama out/korean --tokenizer out/merged --groups 8
     kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     """
-    from kept.pipeline import expansion
+    from kept.commands.pipeline import expansion
     from kept.recipe import SAME
 
     given = {key: value for key, value in options.items() if value is not None}
@@ -358,7 +358,7 @@ def shrink_expanded(source: str, out: str, *, as_json: bool, dry_run: bool, **op
     kept shrink-expanded out/pro-trained out/small --below 1e-3 --text mine.txt
     kept shrink-expanded out/pro out/llama --untouched
     """
-    from kept.shrinking import shrink, shrinking_from
+    from kept.commands.shrinking import shrink, shrinking_from
 
     done = shrink(shrinking_from({}, source=source, out=out, **options), display.Bars(), dry=dry_run)
     display.out_json(display.shrunk_table(done)) if as_json else display.shrunk(done, source)
@@ -382,8 +382,8 @@ def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bo
     kept verify path/to/orion out/llama --text my.txt
     kept verify path/to/orion out/llama --streamed --json
     """
-    from kept.record import verification_table
-    from kept.verifying import verify as measure
+    from kept.commands.verifying import verify as measure
+    from kept.output.record import verification_table
 
     found = measure(source, out, text=text, tokens=tokens, streamed=streamed, reporter=display.Bars())
     display.out_json(verification_table(found)) if as_json else display.verification(found)
@@ -412,9 +412,9 @@ def run(recipe: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
     kept run recipes/expand-and-teach.toml --dry-run
     kept run recipes/expand-and-teach.toml
     """
-    from kept.live import Watcher
-    from kept.running import check, run_all
-    from kept.steps import load_steps
+    from kept.commands.running import check, run_all
+    from kept.commands.steps import load_steps
+    from kept.terminal.live import Watcher
 
     asked = load_steps(recipe, **options)
     if dry_run:
@@ -443,7 +443,7 @@ def check(path: str, *, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from kept.checking import check as examine
+    from kept.commands.checking import check as examine
 
     found = examine(path, display.Bars())
     display.out_json({**asdict(found), "verdict": found.verdict}) if as_json else display.checked(found)
@@ -568,10 +568,10 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     kept heal recipe.toml --rate 3e-4
     torchrun --nproc-per-node 2 -m kept heal recipe.toml
     """
+    from kept.commands.healing import heal as mend
     from kept.distillation.recipe import load_settings, settings_from
-    from kept.healing import heal as mend
-    from kept.live import Watcher
     from kept.reporting import shows
+    from kept.terminal.live import Watcher
 
     given = {key: value or None if value == () else value for key, value in options.items()}
     asked = (
@@ -636,7 +636,7 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
     kept cache-teacher path/to/orion --data corpus/ --tokens 2000000 --out out/teacher
     kept heal out/plain --teacher-cache out/teacher --data corpus/ --tokens 2000000 --out out/healed
     """
-    from kept.caching import cache_teacher as write
+    from kept.commands.caching import cache_teacher as write
     from kept.distillation.recipe import settings_from
 
     given = {key: value or None if value == () else value for key, value in options.items()}
@@ -747,7 +747,7 @@ def generate(path: str, prompts: tuple[str, ...], *, as_json: bool, **options: A
     kept generate out/llama --prompt "Once upon a time"
     kept generate path/to/orion --prompt "def add(" --temperature 0.8 --top-p 0.9
     """
-    from kept.generation import generate as write
+    from kept.commands.generation import generate as write
 
     texts = write(path, prompts or ("Once upon a time",), reporter=display.Bars(), **options)
     display.out_json(texts) if as_json else display.generations(texts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kept.checkpoint.staging import Staging
 from kept.errors import PromiseError
 from kept.opened import Opened, open_model
-from kept.record import RECORD
+from kept.output.record import RECORD
 
 if TYPE_CHECKING:
     from pathlib import Path

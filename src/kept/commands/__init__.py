@@ -1,0 +1,1 @@
+"""What users ask for, a file each; the functions that `kept` exports."""
