@@ -17,7 +17,8 @@ import argparse
 import json
 import math
 import statistics
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ import torch
 from keeping import keep
 from matplotlib import pyplot as plt
 
+from kept.distillation.chunked import Losses, Objective, chunked_loss
 from kept.distillation.documents import Source
 from kept.distillation.loop import Loop
 from kept.distillation.metrics import Metrics
@@ -45,6 +47,9 @@ from kept.verification.text import Reader
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
+    from kept.distillation.heads import HeadInput
     from kept.distillation.packing import Batch
 
 ROWS, LENGTH = 8, 128
@@ -126,7 +131,7 @@ def _rank(opened: Opened, blocks: int) -> int:
 def grown(opened: Opened, blocks: ExpandBlocks) -> tuple[Any, str, dict[str, Any]]:
     """The expanded program, what learns of it, and the part of its record that says which layers are new."""
     new = blocks.numbers(opened.program.spec.depth)
-    return blocks.run(opened.program), "new", {"new_layers": new}
+    return blocks.run(opened.program), "new", {"new_layers": [*new]}
 
 
 @dataclass
@@ -160,10 +165,9 @@ class Bench:
         return Few(self.mixture(paths, weights), ROWS, LENGTH, seed)
 
     @torch.no_grad()
-    def measure(self, model: Trunk, settings: Settings) -> dict[str, float]:
+    def measure(self, model: Trunk) -> dict[str, float]:
         """Cross-entropy of each domain, nats a token."""
-        loop = Quiet(replace(settings, kl=0.0), self.ranks, model)
-        return {name: loop.mean(batches) for name, batches in self.held.items()}
+        return {name: cost(model, batches) for name, batches in self.held.items()}
 
     def run(self, run: Run) -> dict[str, Any]:
         """Learn, and measure on the way."""
@@ -185,12 +189,12 @@ class Bench:
             save_every=10**9, seed=run.seed,
         )  # fmt: skip
         student = load(program, torch.float32, self.ranks, learned)
-        curve = [{"tokens": 0, **self.measure(student, settings)}]
+        curve = [{"tokens": 0, **self.measure(student)}]
         points = {max(1, round(part * settings.steps)) for part in PARTS}
 
         def see(line: Mapping[str, Any]) -> None:
             if line["kind"] == "step" and line["step"] in points:
-                curve.append({"tokens": line["tokens"], **self.measure(student, settings)})
+                curve.append({"tokens": line["tokens"], **self.measure(student)})
 
         stream = self.stream(way, run.seed)
         beside = load(self.source.program, torch.float32, self.ranks) if way.kl else None
@@ -217,24 +221,20 @@ class Few(Stream):
         return super().held_out(name, rows or ROWS)[:1]
 
 
-@dataclass
-class Quiet:
-    """The loop's losses, without the loop."""
+def cost(model: Trunk, batches: Sequence[Batch]) -> float:
+    """Mean cross-entropy of all tokens, nats."""
+    nats = tokens = 0.0
+    for batch in batches:
+        targets, mask = batch.targets_BT.flatten(), batch.mask_BT.flatten()
+        found: Losses = model(batch, partial(text_loss, targets, mask))
+        nats += float(found.total) * found.tokens
+        tokens += found.tokens
+    return nats / tokens
 
-    settings: Settings
-    ranks: Ranks
-    student: Trunk
 
-    def mean(self, batches: Sequence[Batch]) -> float:
-        """Mean cross-entropy of all tokens."""
-        nats = tokens = 0.0
-        for batch in batches:
-            found = Loop._losses(self, batch)  # type: ignore[arg-type] # noqa: SLF001 - what is measured is what is learned
-            nats += float(found.means["ce"]) * found.tokens
-            tokens += found.tokens
-        return nats / tokens
-
-    teacher = None
+def text_loss(targets: Tensor, mask: Tensor, head: HeadInput, _: list[Tensor]) -> Losses:
+    """The cross-entropy alone."""
+    return chunked_loss(head, None, targets, mask, Objective(kl=0.0, ce=1.0))
 
 
 def _line(found: Mapping[str, Any]) -> str:
