@@ -282,26 +282,26 @@ def forgot_at(points: Sequence[tuple[float, float]], level: float) -> float:
 def draw(results: Sequence[Mapping[str, Any]], file: Path) -> None:
     """A panel for each experiment: each way's mean course, from nothing learned and nothing forgotten, and its ends."""
     mpl.rcParams["svg.hashsalt"] = "kept"  # the same bytes each time
-    figure, panels = plt.subplots(1, len(results), figsize=(5 * len(results), 5.6), squeeze=False)
+    rows = -(-len(results) // 2)
+    figure, panels = plt.subplots(rows, min(2, len(results)), figsize=(11, 4.6 * rows + 1), squeeze=False)
     names = [*dict.fromkeys(one["name"] for result in results for one in result["runs"])]
-    for panel, result in zip(panels[0], results, strict=True):
-        for name in names:
+    labels: dict[str, Any] = {}
+    for panel, result in zip(panels.flat, results, strict=False):
+        for name in dict.fromkeys(one["name"] for one in result["runs"]):
             mine = [course(one, result["new"], result["old"]) for one in result["runs"] if one["name"] == name]
-            if not mine:
-                continue
             kind = next(n for n, word in enumerate(("replay", "LoRA", " as ", "KL", "block", "full")) if word in name)
-            colour, style = f"C{names.index(name) % 10}", ("--", ":", "-.", "--", "-", "-")[kind]
+            colour, style = mpl.colormaps["tab20"](names.index(name)), ("--", ":", "-.", "--", "-", "-")[kind]
             mean = [tuple(map(statistics.fmean, zip(*at, strict=True))) for at in zip(*mine, strict=True)]
             panel.plot([x for _, x in mean], [y for y, _ in mean], style, color=colour, linewidth=1.2)
-            ends = [each[-1] for each in mine]
-            panel.plot(
-                [x for _, x in ends], [y for y, _ in ends], "Ps^XoD"[kind], color=colour, markersize=6, label=name
-            )
+            xs, ys = [each[-1][1] for each in mine], [each[-1][0] for each in mine]
+            (labels[name],) = panel.plot(xs, ys, "Ps^XoD"[kind], color=colour, markersize=6)
         panel.set(title=result["title"], xlabel="forgotten of the old, nats a token")
+        panel.set_ylabel("learned of the new, nats a token")
         panel.grid(alpha=0.3)
-    panels[0][0].set_ylabel("learned of the new, nats a token")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
-    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    for panel in [*panels.flat][len(results) :]:
+        panel.remove()
+    figure.tight_layout(rect=(0, 0.9 / (4.6 * rows + 1), 1, 1))
+    figure.legend([labels[name] for name in names], names, loc="lower center", ncols=5, fontsize=8)
     figure.savefig(file, metadata={"Date": None})
 
 
