@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Any
-
+import parity_modes
 import pytest
 
 from models import DATA, needs_data
@@ -15,15 +12,9 @@ Results = dict[str, dict[str, dict[str, float]]]
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    file = Path(__file__).parents[1] / "benchmarks" / "parity_modes.py"
-    spec = importlib.util.spec_from_file_location("parity_modes", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.ROWS = 4
-    found: Results = module.run(DATA / "checkpoints" / "orion-9m", DATA / "corpora")
-    return found
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(parity_modes, "ROWS", 4)
+        return parity_modes.run(DATA / "checkpoints" / "orion-9m", DATA / "corpora")
 
 
 PUBLISHED = {
