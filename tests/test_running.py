@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -129,10 +130,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(example: d
     tells_it_all(read_json(out / "kept.json"))
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "Promise of this step, against its own source: **exact**." in card
-    assert (
-        "Before that, oldest first:\n\n- orion (orion): expand-blocks, then healed; promise lossy\n- orion (orion): "
-        in card
-    )
+    assert "Before that, oldest first:\n\n- orion (orion): expand-blocks, then healed; promise lossy\n\n##" in card
 
 
 def tells_it_all(record: dict[str, Any]) -> None:
@@ -186,10 +184,42 @@ def test_the_others_of_a_family_and_a_page(place: Path, tmp_path: Path) -> None:
         {"do": "verify", "against": "plain", "tokens": 16},
     ]
     assert ran({"out": str(tmp_path / "out"), "steps": steps}) == [1, 2, 3, 4, 5]
-    assert "english" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "english" in page
+    assert f"vllm serve {tmp_path}/out\n" in page.replace("<", "\n<")
+    assert "kept-run" not in page
     found = read_json(tmp_path / "eval.json")
-    assert [one["name"] for one in found["models"]] == ["1-convert", "2-expand"]
+    assert [one["name"] for one in found["models"]] == ["1-convert", "out"]
     assert (found["settings"]["old"], found["settings"]["new"]) == (["english"], ["code"])
+
+
+def test_a_model_that_is_not_kept_is_loaded_from_nowhere(place: Path, tmp_path: Path) -> None:
+    steps = [
+        {"do": "convert", "source": str(place / "orion"), "verify_tokens": 0},
+        {"do": "report", "file": str(tmp_path / "page.html")},
+        {"do": "convert", "verify_tokens": 0},
+    ]
+    ran({"out": str(tmp_path / "out"), "steps": steps})
+    assert "vllm serve" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    ran({"out": str(tmp_path / "other"), "steps": steps, "keep": True})
+    kept_at = folder_of(tmp_path / "other") / "1-convert" / "orion"
+    assert f"vllm serve {kept_at}" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_shrinking_that_drops_nothing_passes_its_model_on(example: dict[str, Any], tmp_path: Path) -> None:
+    steps = [*example["steps"][:2], {"do": "shrink-expanded", "untouched": True}]
+    assert ran({"out": str(tmp_path / "out"), "keep": True, "steps": steps}) == [1, 2, 3]
+    before, out = folder_of(tmp_path / "out") / "2-heal" / "orion", tmp_path / "out"
+    assert all_bytes(out) == all_bytes(before)
+    assert "history" not in read_json(out / "kept.json")
+    assert (out / "model.safetensors").samefile(before / "model.safetensors")
+    assert not (out / "config.json").samefile(before / "config.json")
+    own = {"out": str(tmp_path / "own"), "steps": [{**steps[2], "source": str(before)}]}
+    done = written(own, tmp_path / "recipe.toml")
+    said = CliRunner().invoke(main, ["run", str(done)])
+    assert "none of them is dropped; it is passed on as it is" in said.stdout, said.output
+    assert all_bytes(tmp_path / "own") == all_bytes(before)
+    assert not (tmp_path / "own" / "model.safetensors").samefile(before / "model.safetensors"), "it is the user's"
 
 
 # ------------------------------------------------------------------------------------------------------- going on again

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kept.checkpoint.disk import refused, sync_directory, write_whole
 from kept.checkpoint.reader import read_json
-from kept.checkpoint.staging import JOURNAL, check_target
+from kept.checkpoint.staging import JOURNAL, check_target, staging
 from kept.checkpoint.writer import to_json
 from kept.commands.lessons import check_sizes
 from kept.commands.planning import check_place, make_plan, target_family
@@ -26,12 +26,13 @@ from kept.hub import local
 from kept.opened import Opened, open_model
 from kept.output.record import RECORD
 from kept.output.writing import described, stamp
-from kept.recipe import SAME, Recipe
+from kept.recipe import Recipe
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from kept.checkpoint.staging import Staging
     from kept.commands.healing import Healed
     from kept.commands.pipeline import Conversion
     from kept.commands.shrinking import Shrunk
@@ -134,23 +135,52 @@ def _run(step: Step, asked: Steps, reporter: Reporter, watch: Watch | None) -> R
         case Verifying():
             return _verified(step, step.asked, reporter)
         case Evaluating():
-            return _evaluated(step.asked, asked.folder, reporter)
+            return _evaluated(step.asked, asked, reporter)
         case Reporting():
             from kept.pages.page import report
 
             one = step.asked
-            return report(one.model, one.file, evaluations=one.evaluations, metrics=one.metrics)
+            place = asked.place(Path(one.model))
+            return report(
+                one.model,
+                one.file,
+                evaluations=one.evaluations,
+                metrics=one.metrics,
+                place=place,
+                stays=place is not None,
+            )
 
 
 def _shrunk(asked: Shrinking, reporter: Reporter) -> Shrunk:
-    """The steps behind it need a model: where no layer goes, it is the source's."""
-    from kept.commands.pipeline import run
+    """The steps behind it need a model: where no layer goes, it is the source's, file by file."""
     from kept.commands.shrinking import shrink
 
     done = shrink(asked, reporter)
     if done.conversion is not None:
         return done
-    return replace(done, conversion=run(Recipe(asked.source, asked.out, to=SAME, verify_tokens=0), reporter))
+    _pass_on(local(asked.source), Path(asked.out))
+    return replace(done, passed_on=True)
+
+
+def _pass_on(source: Path, out: Path) -> None:
+    """Write a model as it is. The weights of one that an earlier step wrote are linked, which takes no space."""
+    ours = source.parent.parent == out.parent.parent
+    with staging(out, {"passed on": str(source)}) as stage:
+        for file in sorted(file for file in source.rglob("*") if file.is_file() and file.name != JOURNAL):
+            name = str(file.relative_to(source))
+            if ours and file.suffix == ".safetensors" and "/" not in name:
+                _link(file, stage.path / name, stage)
+            else:
+                stage.copy(name, file)
+        stage.publish()
+
+
+def _link(file: Path, target: Path, stage: Staging) -> None:
+    """A second name for a file, or a copy on a disk that has no such thing."""
+    try:
+        target.hardlink_to(file)
+    except OSError:
+        stage.copy(target.name, file)
 
 
 def _verified(step: Step, asked: Verifying, reporter: Reporter) -> Verification:
@@ -165,18 +195,18 @@ def _verified(step: Step, asked: Verifying, reporter: Reporter) -> Verification:
     return found
 
 
-def _evaluated(asked: Evaluating, folder: Path, reporter: Reporter) -> Evaluation:
+def _evaluated(asked: Evaluating, steps: Steps, reporter: Reporter) -> Evaluation:
     from kept.evaluation.output import write
     from kept.evaluation.run import evaluate
 
     measures = asked.measures
     paths = map(Path, [asked.model] if asked.against is None else [asked.against, asked.model])
     found = evaluate(
-        *(f"{path.parent.name}={path}" if path.parent.parent == folder else path for path in paths),
+        *(_named(path, steps) for path in paths),
         texts=named_paths(asked.texts),
         old=named_paths(asked.old),
         new=named_paths(asked.new),
-        results=folder / "eval",
+        results=steps.folder / "eval",
         reporter=reporter,
         suites=measures.suites,
         data=measures.data,
@@ -186,6 +216,13 @@ def _evaluated(asked: Evaluating, folder: Path, reporter: Reporter) -> Evaluatio
     )
     write(asked.out, found)
     return found
+
+
+def _named(path: Path, steps: Steps) -> str | Path:
+    """A model with the name that it has in tables: the result's, or its step's; any other has its own."""
+    if path == steps.last.out:
+        return f"{steps.out.name}={path}"
+    return f"{path.parent.name}={path}" if path.parent.parent == steps.folder else path
 
 
 # ---------------------------------------------------------------------------------------------------- before the first

@@ -80,13 +80,15 @@ class Shrunk:
     """What was found and done.
 
     `together` is the KL of the model without all that go. `text` is what was measured on; None where nothing had to be.
-    `conversion` is None where nothing was written: in a dry run, and where nothing goes.
+    `conversion` is None where nothing was converted: in a dry run, and where nothing goes; `passed_on` where the
+    source's files were handed to the next step of a recipe as they are.
     """
 
     layers: tuple[ExpandedLayer, ...]
     together: float | None
     text: str | None
     conversion: Conversion | None = None
+    passed_on: bool = False
 
     @property
     def dropped(self) -> tuple[int, ...]:

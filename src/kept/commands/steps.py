@@ -237,6 +237,12 @@ class Steps:
         """The last step that writes a model."""
         return [step for step in self.steps if step.out is not None][-1]
 
+    def place(self, model: Path) -> Path | None:
+        """Where a model is when all is done; None for a step's that nobody keeps."""
+        if model == self.last.out:
+            return self.out
+        return None if not self.keep and model.parent.parent == self.folder else model
+
 
 def folder_of(out: Path) -> Path:
     """Where the steps of an output write."""

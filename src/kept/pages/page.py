@@ -45,24 +45,30 @@ def report(
     evaluations: Sequence[str | Path] = (),
     metrics: str | Path | None = None,
     pairs: Pairs | None = None,
+    place: str | Path | None = None,
+    stays: bool = True,
 ) -> Report:
     """Write a page about an output: what was done to it, what was measured, and how it is loaded.
 
     `file`: where, else `report.html` in the output; one that is there is replaced. `evaluations`: JSON files of
-    `kept eval`. `metrics`: the `metrics.jsonl` of the run that healed it. `pairs`: more texts to show. What the record
-    does not hold has no section. Raises InputError where there is no record, CheckpointError for a file that is
-    damaged, OutputError where the page cannot be written.
+    `kept eval`. `metrics`: the `metrics.jsonl` of the run that healed it. `pairs`: more texts to show. `place`: where
+    it will be, if not where it is; one that does not stay is loaded from nowhere. What the record does not hold has no
+    section. Raises InputError where there is no record, CheckpointError for a file that is damaged, OutputError where
+    the page cannot be written.
     """
     directory, target = Path(out), Path(out) / PAGE if file is None else Path(file)
     if not (directory / RECORD).is_file():
         raise InputError(f"{directory}: has no {RECORD}; kept convert and kept heal write one into their output")
-    made = page(directory, [Path(one) for one in evaluations], None if metrics is None else Path(metrics), pairs)
+    read = [Path(one) for one in evaluations], None if metrics is None else Path(metrics)
+    made = page(directory, *read, pairs, directory if place is None else Path(place), stays=stays)
     with refused(target):
         write_whole(target, render(made).encode(errors="backslashreplace"))
     return Report(target, tuple(section.name for section in made.sections))
 
 
-def page(directory: Path, evaluations: Sequence[Path], metrics: Path | None, pairs: Pairs | None) -> Page:
+def page(
+    directory: Path, evaluations: Sequence[Path], metrics: Path | None, pairs: Pairs | None, place: Path, *, stays: bool
+) -> Page:
     """All that is known of an output."""
     record = read_json(directory / RECORD)
     if metrics is not None and "healed" not in record:
@@ -80,10 +86,10 @@ def page(directory: Path, evaluations: Sequence[Path], metrics: Path | None, pai
             _domains(measured),
             _generations(conversion.continuations(record), pairs, measured),
             conversion.sizes(record),
-            conversion.loading(record, str(directory)),
+            conversion.loading(record, str(place)) if stays else None,
         )
         return Page(
-            title=_title(record, directory),
+            title=_title(record, place),
             kept=kept,
             verdict=verdict,
             lede=(*conversion.in_words(record), *healing.in_words(record)),
@@ -120,10 +126,10 @@ def _generations(verified: Pairs | None, given: Pairs | None, measured: Sequence
     return Section("generations", "Side by side", (opening, *blocks)) if blocks else None
 
 
-def _title(record: Record, directory: Path) -> str:
+def _title(record: Record, place: Path) -> str:
     """What it was and what it is; a healed model whose conversion is not recorded has only its name."""
     if not {"source", "recipe"} <= record.keys():
-        return directory.resolve().name
+        return place.resolve().name
     healed = ", healed" if "healed" in record else ""
     stock = "stock " if is_stock(target(record)) else ""
     return f"{text(record['source']['name'])}, as a {stock}{target(record)}{healed}"

@@ -391,7 +391,9 @@ def shrunk(done: Shrunk, source: str) -> None:
     console.print(f"{source}: {len(done.layers)} expanded layers" + (f", on {done.text}" if done.text else ""))
     console.print(table)
     if not done.dropped:
-        console.print("none of them is dropped" + ("; nothing was written" if done.conversion is None else ""))
+        console.print(
+            f"none of them is dropped; {'it is passed on as it is' if done.passed_on else 'nothing was written'}"
+        )
         return
     console.print(f"without all that are dropped: {done.together:.3g} nats/token")
     if done.conversion is None:
