@@ -8,12 +8,17 @@ import math
 def amount(count: float, unit: str) -> str:
     """A count with its unit; bytes in decimal multiples."""
     if unit != "bytes":
-        return f"{count:.0f} {unit}"
+        return f"{count:.0f} {singular(count, unit)}"
     for name in ("B", "KB", "MB", "GB"):
         if count < 1000 or name == "GB":
             return f"{count:.3g} {name}" if count < 1000 else f"{count:.0f} {name}"
         count /= 1000
     raise AssertionError
+
+
+def singular(count: float, words: str) -> str:
+    """Words in the plural, or without their last s where there is one: 1 document."""
+    return words.removesuffix("s") if f"{count:.0f}" == "1" else words
 
 
 def parameters(count: int) -> str:

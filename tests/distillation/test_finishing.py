@@ -135,10 +135,25 @@ def test_without_a_teacher_nothing_is_measured(pair: tuple[Path, Path], corpus: 
     assert kept.verify(pair[0], made.path, tokens=16).promise is Promise.LOSSY
 
 
-def test_texts_alone_leave_no_number_that_json_lacks(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+def test_texts_alone_leave_no_number_that_json_lacks(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = heal(settings(pair, corpus, tmp_path / "out", teacher=None, kl=0.0, ce=1.0))
     assert "NaN" not in (made.path / "kept.json").read_text(encoding="utf-8")
     assert made.record["healed"]["held_out"][0]["agreement"] is None
+    said, learned = " ".join(card(made.path).split()), made.best.losses["ce"]
+    measured = f"cross-entropy was {made.history[0].losses['ce']:.4g} nats a token before, and is {learned:.4g}."
+    assert (
+        f"It learned from texts alone, so that there is no teacher to compare it with. Its held-out {measured}" in said
+    )
+    assert "tokens took the held-out cross-entropy with the text from" in said
+    assert re.search(r"448 of 134 K parameters; on: lines \(of [\d,]+ tokens; [\d,]+ more are held out\)\. Rows", said)
+    assert "weighted sum" not in said
+    page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
+    assert "promise lossy: learned from texts alone<" in page
+    assert "<dt>held-out cross-entropy with the text, nats a token</dt>" in page
+    display.healed(made)
+    assert [line for line in capsys.readouterr().out.splitlines() if " loss, nats" in line] == []
     assert "same first choice" not in card(made.path).split("## What was measured")[0]
     assert "nan" not in card(made.path)
 

@@ -151,4 +151,5 @@ def model_card(
 def _healed(healed: Mapping[str, Any]) -> dict[str, Any]:
     head, rows = healings.held_out(healed)
     said = printable(healings.asked(healed)), healings.in_words(healed)
-    return {"asked": said[0], "said": said[1], "head": ("held out", *head[1:]), "rows": rows}
+    none = healings.unmeasured(healed)
+    return {"asked": said[0], "said": said[1], "head": ("held out", *head[1:]), "rows": rows, "unmeasured": none}

@@ -21,7 +21,7 @@ LOSSES = {
     "jsd": "Jensen-Shannon divergence, nats a token",
     "ce": "cross-entropy with the text, nats a token",
     "hidden": "error of the streams",
-    "loss": "the weighted sum that is minimised",
+    "loss": "weighted sum of the losses",
 }
 """The losses in words, the one that counts most first."""
 
@@ -52,8 +52,42 @@ def ends(measured: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, 
 
 
 def main_loss(one: Record) -> str:
-    """The loss that says most: the divergence from the teacher where it was measured."""
-    return next(key for key in ("kl", "jsd", "reverse", "loss") if key in one)
+    """The loss that says most: the divergence from the teacher where it was measured, else what is minimised."""
+    return next((key for key in ("kl", "jsd", "reverse") if key in one), minimised(one))
+
+
+def minimised(one: Record) -> str:
+    """What is minimised: the loss that is all of the weighted sum, or the sum."""
+    total = number(one["loss"])
+    single = (key for key in LOSSES if key != "loss" and key in one)
+    return next((key for key in single if math.isclose(number(one[key]), total, rel_tol=1e-6)), "loss")
+
+
+def shown(one: Record) -> list[str]:
+    """The losses that there are, the one that counts most first; the sum only where it is one of several."""
+    return [key for key in LOSSES if key in one and (key != "loss" or minimised(one) == "loss")]
+
+
+def from_texts(healed: Record) -> bool:
+    """Whether it learned from texts alone, without a teacher or what one had said."""
+    settings = mapped(healed["settings"])
+    return not (settings["teacher"] or settings.get("teacher_cache"))
+
+
+def unmeasured(healed: Record) -> str:
+    """Why nothing was measured against a teacher, and what is known instead."""
+    if not from_texts(healed):
+        return "Nothing: no teacher of its width was at hand."
+    return f"It learned from texts alone, so that there is no teacher to compare it with.{_nats(healed)}"
+
+
+def _nats(healed: Record) -> str:
+    """The held-out cross-entropy, in a sentence."""
+    first, best = ends(measurements(healed))
+    if "ce" not in first:
+        return ""
+    before, after = number(first["ce"]), number(best["ce"])
+    return f" Its held-out cross-entropy was {before:.4g} nats a token before, and is {after:.4g}."
 
 
 def in_words(healed: Record) -> str:
@@ -76,7 +110,7 @@ def asked(healed: Record) -> str:
     how = f"rate {number(settings['rate']):g}, {text(settings['schedule'])}; {text(settings['precision'])}"
     what = f"{text(settings['train'])}{_parameters(healed)}{_whose(settings)}"
     return (
-        f"What learned: {what}; on: {heard}{_corpus(healed)}. "
+        f"What learned: {what}; on: {heard}{_corpus(healed)}.{_talks(healed)} "
         f"Rows of {whole(settings['length']):,} tokens, {rows} a step; {how}."
     )
 
@@ -84,9 +118,8 @@ def asked(healed: Record) -> str:
 def held_out(healed: Record) -> tuple[tuple[str, str, str], tuple[tuple[str, str, str], ...]]:
     """A table's head and rows: each loss before, and as it was at best."""
     first, best = ends(measurements(healed))
-    keys = [key for key in LOSSES if key in first and not (key == "loss" and first[key] == first[main_loss(first)])]
     words = {**LOSSES, **({"kl": LISTED_KL} if healed.get("teacher_cache") else {})}
-    rows = [(words[key], f"{number(first[key]):.4g}", f"{number(best[key]):.4g}") for key in keys]
+    rows = [(words[key], f"{number(first[key]):.4g}", f"{number(best[key]):.4g}") for key in shown(first)]
     if "ce" in first:
         rows.append(("perplexity of the text", _perplexity(number(first["ce"])), _perplexity(number(best["ce"]))))
     rows += _by_text(first, best)
@@ -108,19 +141,26 @@ def _by_text(first: Record, best: Record) -> Iterator[tuple[str, str, str]]:
 def _parameters(healed: Record) -> str:
     """How many learned, of how many."""
     learned, of = (parameters(whole(healed["learned"][key])) for key in ("parameters", "of"))
-    return f", {learned} of {of} parameters,"
+    return f", {learned} of {of} parameters"
 
 
 def _whose(settings: Record) -> str:
     teacher = settings["teacher"] or settings.get("teacher_cache")
-    return "" if teacher is None else f" from {text(teacher)}"
+    return "" if teacher is None else f", from {text(teacher)}"
 
 
 def _corpus(healed: Record) -> str:
-    """How much text there was, and how much of it was held out."""
+    """How much text there was to learn from, and how much of it was held out."""
     sources = [mapped(one) for one in mapped(healed["sources"]).values()]
     had, held = (sum(whole(one[key]) for one in sources) for key in ("tokens", "held_out_tokens"))
-    return f" ({had:,} tokens, and {held:,} held out)"
+    return f" (of {had:,} tokens; {held:,} more are held out)"
+
+
+def _talks(healed: Record) -> str:
+    """What is learned of conversations."""
+    sources = mapped(healed["sources"]).values()
+    talks = any("answer_tokens" in mapped(one) for one in sources)
+    return " Of conversations only what the assistant says is learned." if talks else ""
 
 
 def _perplexity(nats: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.companions import loader
 from kept.families import is_stock
 from kept.numbers import amount, parameters
+from kept.output import healed
 from kept.output.record import target
 from kept.pages.blocks import (
     Block,
@@ -101,10 +102,16 @@ def verdict(record: Record) -> tuple[bool | None, str]:
     promise = Promise(text(record["promise"]))
     found = record.get("verification")
     if found is None:
-        return None, f"promise {promise}: not measured"
+        return None, f"promise {promise}: {_unmeasured(record)}"
     failure = None if found["failure"] is None else text(found["failure"])
     kept = None if promise is Promise.LOSSY and failure is None else failure is None
     return kept, f"promise {promise}: {promise.verdict(failure)}"
+
+
+def _unmeasured(record: Record) -> str:
+    """Why nothing was measured: a model that learned from texts alone has no teacher to compare it with."""
+    alone = "healed" in record and healed.from_texts(mapped(record["healed"]))
+    return "learned from texts alone" if alone else "not measured"
 
 
 def in_words(record: Record) -> list[str]:

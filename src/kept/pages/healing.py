@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 
 def in_words(record: Record) -> list[str]:
-    """What healing did, in a sentence."""
-    return [healed.in_words(record["healed"])] if "healed" in record else []
+    """What healing did, and what there is to say where no teacher was."""
+    if "healed" not in record:
+        return []
+    alone = [healed.unmeasured(record["healed"])] if healed.from_texts(record["healed"]) else []
+    return [healed.in_words(record["healed"]), *alone]
 
 
 def facts(record: Record) -> list[Fact]:

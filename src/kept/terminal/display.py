@@ -388,7 +388,9 @@ def shrunk(done: Shrunk, source: str) -> None:
         worth = "not measured" if one.contribution is None else f"{one.contribution:.3g}"
         state = "untouched" if one.untouched else "trained"
         table.add_row(str(one.layer), model, state, worth, "dropped" if one.dropped else "kept")
-    console.print(f"{source}: {len(done.layers)} expanded layers" + (f", on {done.text}" if done.text else ""))
+    console.print(
+        f"{source}: {amount(len(done.layers), 'expanded layers')}" + (f", on {done.text}" if done.text else "")
+    )
     console.print(table)
     if not done.dropped:
         console.print(
@@ -596,14 +598,15 @@ def cached_teacher(done: CachedTeacher) -> None:
 
 def healed(done: Healed) -> None:
     """`kept heal`: what is held out before and after, then the result against its teacher."""
-    from kept.output.healed import NOTHING_BETTER
+    from kept.output.healed import NOTHING_BETTER, shown
 
     console = _console()
     first, best = done.history[0], done.best
     console.print(f"{done.path}: written")
     table = _table("held-out", "before", f"after {amount(best.tokens, 'tokens')}")
     listed = " of the listed tokens" if "teacher_cache" in done.record["healed"] else ""
-    for name, value in first.losses.items():
+    for name in shown(first.losses):
+        value = first.losses[name]
         table.add_row(f"{name}{listed if name == 'kl' else ''}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
     for name, found in first.watched.items():
         table.add_row(f"{name}, only watched: ce, nats/token", f"{found['ce']:.4g}", f"{best.watched[name]['ce']:.4g}")

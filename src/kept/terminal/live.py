@@ -8,7 +8,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
-from kept.numbers import amount, duration, parameters
+from kept.numbers import amount, duration, parameters, singular
 from kept.terminal import display
 
 if TYPE_CHECKING:
@@ -164,6 +164,10 @@ def _cached(cache: Mapping[str, Any]) -> str:
     return f"teacher: {cache['path']}, {cache['k']} tokens a place, {100 * cache['tail']:.2g} % left out"
 
 
+def _several(count: int, words: str) -> str:
+    return f"{parameters(count)} {singular(count, words)}"
+
+
 def _talks(found: Mapping[str, Any]) -> str:
     """What is said of conversations: how much is learned, and what is not there to learn from."""
     if "cut" not in found:
@@ -180,7 +184,7 @@ def about(line: Mapping[str, Any]) -> list[str]:
     told = [f"{part} learn ({line['train']}); they, their gradients and AdamW take {size}"]
     for name, found in line["sources"].items():
         kept, held = (
-            f"{parameters(found[f'{which}documents'])} documents, {parameters(found[f'{which}tokens'])} tokens"
+            f"{_several(found[f'{which}documents'], 'documents')}, {_several(found[f'{which}tokens'], 'tokens')}"
             for which in ("", "held_out_")
         )
         told.append(f"{name}: {kept}; held out {held}{_talks(found)}")
