@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import shutil
 import signal
 import tomllib
@@ -129,8 +130,17 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(example: d
     assert [name for name in wanted if found[name] != wanted[name]] == []
     tells_it_all(read_json(out / "kept.json"))
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert "Promise of this step, against its own source: **exact**." in card
-    assert "Before that, oldest first:\n\n- orion (orion): expand-blocks, then healed; promise lossy\n\n##" in card
+    assert "Promise of this step, against its own source, `orion` as step 2 left it: **exact**.\n" in card
+    assert "Since the first source, `orion`, the weakest promise is: **lossy**." in card
+    told = card.split("## The whole way, oldest first\n\n")[1].split("\n\n")[0].splitlines()
+    assert told[0] == "1. orion (orion): expanded by layers 1, 3, 5; promise exact"
+    assert re.fullmatch(r"2\. healed on .*: new learned, [\d,]+ tokens, from the texts alone; promise lossy", told[1])
+    assert re.fullmatch(r"3\. orion \(orion\): converted to llama \(.*\); promise exact", told[2])
+    page = kept.report(out, tmp_path / "page.html").path.read_text(encoding="utf-8")
+    assert '<p class="verdict">last step: promise exact: kept; since the first source: lossy</p>' in page
+    assert "The last step promises exact against its own source, orion as step 2 left it." in page
+    assert "the same function as that." in page
+    assert page.index("expanded by layers 1, 3, 5") < page.index("new learned, ") < page.index("converted to llama (")
 
 
 def tells_it_all(record: dict[str, Any]) -> None:

@@ -158,6 +158,22 @@ def test_texts_alone_leave_no_number_that_json_lacks(
     assert "nan" not in card(made.path)
 
 
+def test_a_model_that_is_healed_again_tells_of_both(done: Healed, corpus: Path, tmp_path: Path) -> None:
+    given = settings((done.path, done.path), corpus, tmp_path / "tuned", teacher=None, kl=0.0, ce=1.0)
+    again = heal(replace(given, data=(f"talks={corpus}",)))
+    told = card(again.path).split("## The whole way, oldest first\n\n")[1].split("\n\n")[0].splitlines()
+    assert [line.rpartition("; ")[2] for line in told] == ["promise lossy"] * 3
+    assert told[0].startswith("1. orion (orion): converted to llama (")
+    assert told[1].startswith("2. healed on lines: norms learned, ")
+    assert told[1].endswith(" tokens, from orion; promise lossy")
+    assert told[2] == (
+        f"3. healed on talks: norms learned, {again.best.tokens:,} tokens, from the texts alone; promise lossy"
+    )
+    page = kept.report(again.path, tmp_path / "page.html")
+    assert page.sections[0] == "way"
+    assert page.path.read_text(encoding="utf-8").index("healed on lines") > 0
+
+
 def test_a_teacher_of_another_width_teaches_and_measures_nothing(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:

@@ -82,7 +82,17 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[kept.pages.page.Repo
 
 def test_every_section_is_there_where_all_is_known(full: tuple[kept.pages.page.Report, Structure]) -> None:
     done, page = full
-    assert done.sections == ("passes", "parity", "healing", "forgetting", "domains", "generations", "sizes", "load")
+    assert done.sections == (
+        "way",
+        "passes",
+        "parity",
+        "healing",
+        "forgetting",
+        "domains",
+        "generations",
+        "sizes",
+        "load",
+    )
     assert set(done.sections) <= set(page.ids)
     assert {f"#{name}" for name in done.sections} <= set(page.links)
 
@@ -172,6 +182,30 @@ def test_what_is_not_known_has_no_section(tmp_path: Path) -> None:
     unmeasured = kept.report(write_output(tmp_path / "plain", verification=None))
     assert unmeasured.sections == ("passes", "sizes", "load")
     assert "promise exact: not measured" in html_of(unmeasured)
+
+
+def test_a_weaker_promise_of_an_earlier_step_is_in_the_headline(tmp_path: Path) -> None:
+    taught = {**RECORD, "promise": "lossy", "healed": HEALED, "source": {**RECORD["source"], "name": "first"}}
+    out = write_output(tmp_path / "out", passes=[], history=[taught], recipe={"to": "same"})
+    done = kept.report(out)
+    page, html = Structure(html_of(done)).text, html_of(done)
+    assert '<p class="verdict">last step: promise exact: kept; since the first source: lossy</p>' in html
+    assert "The last step promises exact against its own source, my-orion as step 2 left it." in page
+    assert "Since the first source, first, the weakest promise is lossy." in page
+    assert "no logit differs from its own source's by more than" in page
+    assert "Nothing had to change in the last step" in page
+    assert "1 first (orion): converted to llama (centre, affine-tail) exact" in page
+    assert "2 healed on english, py: norms learned, 204,800 tokens, from my-orion lossy" in page
+    assert "3 my-orion (orion): nothing changed exact" in page
+    odd = kept.report(write_output(tmp_path / "odd", history=[{"source": 3, "recipe": 1, "passes": 2}]))
+    assert "since the first source: not known" in html_of(odd)
+
+
+def test_a_healed_model_repeats_no_conversion(tmp_path: Path) -> None:
+    once = {**RECORD, "promise": "lossy", "healed": HEALED}
+    page = Structure(html_of(kept.report(write_output(tmp_path / "out", once, history=[once])))).text
+    assert page.count("my-orion (orion): converted to llama") == 1
+    assert page.count("healed on english, py: norms learned") == 2
 
 
 def test_a_copy_says_that_nothing_had_to_change(tmp_path: Path) -> None:

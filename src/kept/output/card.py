@@ -11,8 +11,9 @@ import jinja2
 from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.errors import printable
 from kept.output import healed as healings
-from kept.output.record import history, recorded, target
+from kept.output.record import history, new, passes, recorded, target
 from kept.output.runtimes import notes
+from kept.output.way import Done, healing, way, weaker
 from kept.passes import PASSES, Promise
 from kept.stated import listed, mapped, text
 
@@ -42,20 +43,12 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What made the source of an output, in a phrase, and of which family its own source was."""
-
-    said: str
-    family: str
-
-
-@dataclass(frozen=True)
 class Origin:
     """What an output was made of, and how: `steps` is None where no conversion is known.
 
     `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes;
     `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet, `new_tokens` ids
-    that the source did not have; `earlier`, oldest first, is what made the source.
+    that the source did not have; `way` is all that was done, oldest first, this with it.
     """
 
     name: str
@@ -66,7 +59,7 @@ class Origin:
     licensed: Path
     stock: bool = True
     copies: tuple[int, ...] = ()
-    earlier: tuple[Earlier, ...] = ()
+    way: tuple[Done, ...] = ()
     new_tokens: range = range(0)
 
 
@@ -74,9 +67,17 @@ def converted(source: Opened, family: Family, plan: Plan) -> Origin:
     """The origin of a plan's result."""
     steps = tuple(Step(step.rewrite.name, step.promise, step.rewrite.summary) for step in plan.steps)
     told = tuple(map(str, notes(plan)))
-    before = tuple(map(_earlier, history(recorded(source)).get("history", ())))
     names = source.name, source.family.name, family.name
-    return Origin(*names, steps, told, source.path, family.stock, plan.copies, before, plan.new_tokens)
+    done = way(
+        {
+            **history(recorded(source)),
+            "source": {"name": source.name, "family": source.family.name},
+            "recipe": {"to": family.name},
+            "passes": passes(plan),
+            **new(source, plan),
+        }
+    )
+    return Origin(*names, steps, told, source.path, family.stock, plan.copies, done, plan.new_tokens)
 
 
 def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
@@ -85,7 +86,7 @@ def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
     Raises LookupError, TypeError or ValueError where the record is not as kept writes it (see `kept.stated.blamed`).
     """
     if not {"source", "recipe"} <= record.keys():
-        return Origin(opened.name, opened.family.name, opened.family.name, None, (), opened.path)
+        return Origin(opened.name, opened.family.name, opened.family.name, None, (), opened.path, way=way(record))
     return Origin(
         printable(text(record["source"]["name"])),
         printable(text(record["source"]["family"])),
@@ -94,22 +95,8 @@ def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
         tuple(printable(text(note)) for note in listed(record["runtimes"])),
         opened.path,
         opened.family.stock,
-        earlier=tuple(map(_earlier, listed(record.get("history", [])))),
+        way=way(record),
     )
-
-
-def _earlier(record: object) -> Earlier:
-    """What an earlier record tells; anyone may have edited it, and it decides nothing here."""
-    try:
-        one = mapped(record)
-        healed = ", then healed" if "healed" in one else ""
-        if "source" not in one:
-            return Earlier(f"{printable(text(one['healed']['student']['name']))}: healed", "")
-        name, family = (printable(text(one["source"][key])) for key in ("name", "family"))
-        passes = ", ".join(printable(text(step["name"])) for step in listed(one["passes"])) or "nothing changed"
-        return Earlier(f"{name} ({family}): {passes}{healed}; promise {Promise(text(one['promise']))}", family)
-    except (LookupError, TypeError, ValueError):
-        return Earlier("something that its record does not tell", "")
 
 
 def _step(step: Mapping[str, Any]) -> Step:
@@ -132,14 +119,18 @@ def model_card(
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 - Markdown from our own values
     )
-    families = (origin.family, *(one.family for one in origin.earlier))
+    families = (origin.family, *(one.family for one in origin.way))
+    done = origin.way if healed is None else (*origin.way, healing(healed))
+    weakest = weaker(done, promise)
     rendered = environment.from_string(template).render(
         origin=origin,
         spec=spec,
         promise=promise,
         found=found,
         healed=None if healed is None else _healed(healed),
-        reference="the source" if healed is None else "the teacher",
+        reference="the teacher" if healed is not None else "the source" if weakest is None else "its own source",
+        way=done,
+        weakest=weakest,
         loader=loader(origin.family, origin.target),
         licence=stated_licence(origin.licensed),
         licence_files=[*licences(origin.licensed)],

@@ -103,16 +103,20 @@ def in_words(healed: Record) -> str:
 def asked(healed: Record) -> str:
     """What learned, from whom and on what, and the settings that decide the result."""
     settings = mapped(healed["settings"])
-    names = (text(one).partition("=") for one in listed(settings["data"]))
-    texts = ", ".join(name if path else Path(name).stem for name, _, path in names)
-    heard = "texts that the teacher wrote" if texts == SELF else texts
     rows = whole(settings["batch"]) * whole(settings["accumulate"])
     how = f"rate {number(settings['rate']):g}, {text(settings['schedule'])}; {text(settings['precision'])}"
     what = f"{text(settings['train'])}{_parameters(healed)}{_whose(settings)}"
     return (
-        f"What learned: {what}; on: {heard}{_corpus(healed)}.{_talks(healed)} "
+        f"What learned: {what}; on: {heard(healed)}{_corpus(healed)}.{_talks(healed)} "
         f"Rows of {whole(settings['length']):,} tokens, {rows} a step; {how}."
     )
+
+
+def heard(healed: Record) -> str:
+    """What it learned from, by name."""
+    names = (text(one).partition("=") for one in listed(healed["settings"]["data"]))
+    texts = ", ".join(name if path else Path(name).stem for name, _, path in names)
+    return "texts that the teacher wrote" if texts == SELF else texts
 
 
 def held_out(healed: Record) -> tuple[tuple[str, str, str], tuple[tuple[str, str, str], ...]]:

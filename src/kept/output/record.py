@@ -50,15 +50,20 @@ def record(
         "before": _described(source.program),
         "after": _described(plan.program),
         "promise": str(plan.promise),
-        "passes": [
-            {**_named(step.rewrite), "promise": str(step.promise), "layers": step.layers, "parameters": step.parameters}
-            for step in plan.steps
-        ],
+        "passes": passes(plan),
         **new(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),
         "files": dict(hashes["output"]),
     }
+
+
+def passes(plan: Plan) -> list[dict[str, Any]]:
+    """The passes of a plan, each with what it promised and what it added."""
+    return [
+        {**_named(step.rewrite), "promise": str(step.promise), "layers": step.layers, "parameters": step.parameters}
+        for step in plan.steps
+    ]
 
 
 def verification_table(found: Verification) -> dict[str, Any]:

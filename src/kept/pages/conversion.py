@@ -11,6 +11,7 @@ from kept.families import is_stock
 from kept.numbers import amount, parameters
 from kept.output import healed
 from kept.output.record import target
+from kept.output.way import way, weaker
 from kept.pages.blocks import (
     Block,
     Change,
@@ -50,7 +51,8 @@ def passes(record: Record) -> Section | None:
     columns, cells = (names[n] for n in said), (tuple(row[n] for n in said) for row in rows)
     blocks: list[Block] = [Table("Passes, in order", tuple(columns), tuple(cells), STATED)]
     if not rows:
-        blocks = [Words("Nothing had to change: the architecture was already expressible.")]
+        where = "" if weakest(record) is None else " in the last step"
+        blocks = [Words(f"Nothing had to change{where}: the architecture was already expressible.")]
     for when in ("before", "after"):
         if when in record:
             lines = [text(line) for line in listed(record[when]["spec"])]
@@ -102,10 +104,31 @@ def verdict(record: Record) -> tuple[bool | None, str]:
     promise = Promise(text(record["promise"]))
     found = record.get("verification")
     if found is None:
-        return None, f"promise {promise}: {_unmeasured(record)}"
+        return None, _badge(record, f"promise {promise}: {_unmeasured(record)}")
     failure = None if found["failure"] is None else text(found["failure"])
-    kept = None if promise is Promise.LOSSY and failure is None else failure is None
-    return kept, f"promise {promise}: {promise.verdict(failure)}"
+    free = promise is Promise.LOSSY or weakest(record) is not None
+    kept = None if free and failure is None else failure is None
+    return kept, _badge(record, f"promise {promise}: {promise.verdict(failure)}")
+
+
+def weakest(record: Record) -> str | None:
+    """The weakest promise since the first source, where it is weaker than what the last step promised."""
+    if "promise" not in record or "healed" in record:  # what is healed promises nothing, and says so
+        return None
+    return weaker(way(record), Promise(text(record["promise"])))
+
+
+def _badge(record: Record, verdict: str) -> str:
+    """A verdict that says what it is of: of the last step alone, where an earlier one promised less."""
+    since = weakest(record)
+    return verdict if since is None else f"last step: {verdict}; since the first source: {since}"
+
+
+def the_way(record: Record) -> Section | None:
+    """All that was done, oldest first, where it was more than one thing."""
+    rows = tuple((str(n), one.said, str(one.promise or "not known")) for n, one in enumerate(way(record), 1))
+    table = Table("All that was done, oldest first", ("step", "what was done", "promise"), rows, STATED)
+    return Section("way", "The whole way", (table,)) if len(rows) > 1 else None
 
 
 def _unmeasured(record: Record) -> str:
@@ -118,21 +141,34 @@ def in_words(record: Record) -> list[str]:
     """What was measured, in plain sentences."""
     found = record.get("verification")
     if found is None:
-        return []
+        return _since(record)
     output, floor, dtype = found["output"], found["floor"], text(found["dtype"])
-    said = []
+    said, since = _since(record), weakest(record)
+    source, same = ("the source", "") if since is None else ("its own source", " as that")
     if found["proof"] is not None:
         largest, spread = number(found["proof"]["max_logit_error"]), number(output["logit_std"])
         said.append(
-            f"In float64, before anything is rounded, no logit differs from the source's by more than {largest:.2g}, "
-            f"where logits spread by {spread:.2f}: the same function."
+            f"In float64, before anything is rounded, no logit differs from {source}'s by more than {largest:.2g}, "
+            f"where logits spread by {spread:.2f}: the same function{same}."
         )
     said.append(
-        f"As written, in {dtype}, each token is {_kl(output)} nats (KL) from the source in exact arithmetic; "
-        f"the source itself, run in {dtype}, is {_kl(floor)} from it."
+        f"As written, in {dtype}, each token is {_kl(output)} nats (KL) from {source} in exact arithmetic; "
+        f"{source} itself, run in {dtype}, is {_kl(floor)} from it."
     )
     said.append(f"The first choice is the same at {_percent(output['top1'])} of {whole(output['tokens']):,} tokens.")
     return said
+
+
+def _since(record: Record) -> list[str]:
+    """What the last step kept, and of which source, where an earlier one promised less."""
+    since = weakest(record)
+    if since is None:
+        return []
+    done = way(record)
+    own = f"its own source, {text(record['source']['name'])} as step {len(done) - 1} left it"
+    first = f"the first source, {done[0].model}" if done[0].model else "the first source"
+    last = f"The last step promises {text(record['promise'])} against {own}."
+    return [last, f"Since {first}, the weakest promise is {since}."]
 
 
 def facts(record: Record) -> list[Fact]:

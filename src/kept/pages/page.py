@@ -79,6 +79,7 @@ def page(
         kept, verdict = conversion.verdict(record)
         facts = healing.facts(record) or conversion.facts(record)
         sections = (
+            conversion.the_way(record),
             conversion.passes(record),
             conversion.parity(record),
             healing.healing(record, steps),

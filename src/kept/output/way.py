@@ -1,0 +1,116 @@
+"""The whole way of a model: what its record, and those before it, tell was done, oldest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import printable
+from kept.output import healed
+from kept.output.record import target
+from kept.passes import Promise
+from kept.passes.drop import DropLayers
+from kept.passes.expand import ExpandBlocks
+from kept.passes.vocabulary import ExpandVocabulary
+from kept.stated import listed, mapped, text, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    Record = Mapping[str, Any]
+
+GROWING = {ExpandBlocks.name, ExpandVocabulary.name, DropLayers.name}
+"""Passes that are told of in words of their own."""
+
+CONVERSION = ("source", "recipe", "passes")
+"""What a record says of the conversion; one of a model that is healed again repeats it."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Something that was done: in words, what it promised, and to what model of which family.
+
+    `promise` is None where the record does not tell; `family` is empty where nothing was converted.
+    """
+
+    said: str
+    promise: Promise | None
+    model: str = ""
+    family: str = ""
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.said}; promise {self.promise or 'not known'}"
+
+
+def way(record: Record) -> tuple[Done, ...]:
+    """All that was done, by a record. Anyone may have edited it, and what it does not tell is said to be so."""
+    told = record.get("history")
+    done: list[Done] = []
+    before: Record = {}
+    for one in (*(told if isinstance(told, list) else ()), record):
+        try:
+            done += [*_done(mapped(one), before)]
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+            done.append(Done("something that its record does not tell", None))
+        before = one if isinstance(one, dict) else {}
+    return tuple(done)
+
+
+def weaker(done: Sequence[Done], promise: Promise) -> str | None:
+    """The weakest promise of a way, where it is weaker than this one; None where it is not."""
+    promises = [Promise.LOSSY if one.promise is None else one.promise for one in done]
+    weakest = max(promises, key=lambda one: one.rank, default=promise)
+    if weakest.rank <= promise.rank:
+        return None
+    return "not known" if any(one.promise is None for one in done) else str(weakest)
+
+
+def healing(table: Record) -> Done:
+    """What healing did, by what a record says of it."""
+    settings, (_, best) = mapped(table["settings"]), healed.ends(healed.measurements(table))
+    teacher = settings["teacher"] or settings.get("teacher_cache")
+    who = "the texts alone" if teacher is None else text(teacher)
+    said = f"healed on {healed.heard(table)}: {text(settings['train'])} learned, {whole(best['tokens']):,} tokens"
+    student = mapped(table.get("student", {})).get("name", "")
+    return Done(printable(f"{said}, from {who}"), Promise.LOSSY, printable(text(student)))
+
+
+def _done(one: Record, before: Record) -> Iterator[Done]:
+    again = "healed" in one and "healed" in before
+    repeated = again and all(one.get(key) == before.get(key) for key in CONVERSION)
+    if {*CONVERSION} <= one.keys() and not repeated:
+        yield _conversion(one)
+    if "healed" in one:
+        yield healing(mapped(one["healed"]))
+
+
+def _conversion(one: Record) -> Done:
+    model, family = (printable(text(one["source"][key])) for key in ("name", "family"))
+    passes = [mapped(step) for step in listed(one["passes"])]
+    promise = max((Promise(text(step["promise"])) for step in passes), key=lambda p: p.rank, default=Promise.EXACT)
+    said = [*_grown(one, passes)]
+    others = ", ".join(text(step["name"]) for step in passes if step["name"] not in GROWING)
+    if (to := target(one)) != family:
+        said.append(f"converted to {to}" + (f" ({others})" if others else ""))
+    elif others:
+        said.append(f"rewritten ({others})")
+    return Done(printable(f"{model} ({family}): {'; '.join(said) or 'nothing changed'}"), promise, model, family)
+
+
+def _grown(one: Record, passes: Sequence[Record]) -> Iterator[str]:
+    """What came and what went: layers and tokens. The last expansions that a record lists are its own passes'."""
+    names = [step["name"] for step in passes]
+    own = {"expansions": names.count(ExpandBlocks.name), "vocabularies": names.count(ExpandVocabulary.name)}
+    for found in listed(one["expansions"])[-own["expansions"] :] if own["expansions"] else ():
+        yield f"expanded by layers {_numbers(found['layers'])}"
+    for found in listed(one["vocabularies"])[-own["vocabularies"] :] if own["vocabularies"] else ():
+        first, end = map(whole, found["new"])
+        yield f"expanded by tokens {first} to {end - 1}"
+    for step in passes:
+        if step["name"] == DropLayers.name:
+            yield f"shrunk by layers {_numbers(step['options']['layers'])}"
+
+
+def _numbers(layers: object) -> str:
+    return ", ".join(str(whole(layer)) for layer in listed(layers))
