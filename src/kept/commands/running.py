@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kept.checkpoint.disk import refused, sync_directory, write_whole
 from kept.checkpoint.reader import read_json
-from kept.checkpoint.staging import JOURNAL, check_target
+from kept.checkpoint.staging import JOURNAL, check_place, check_target
 from kept.checkpoint.writer import to_json
 from kept.commands.lessons import check_sizes
-from kept.commands.planning import check_place, make_plan, target_family
+from kept.commands.planning import make_plan, target_family
 from kept.commands.shrinking import Shrinking, expanded
 from kept.commands.steps import Asked, Evaluating, Reporting, Step, Steps, Verifying, load_steps
 from kept.distillation.documents import named_paths
