@@ -484,9 +484,9 @@ def test_a_tokenizer_class_cannot_make_transformers_import_anything(tmp_path: Pa
     source = write_readable(tmp_path / "source", "orion", tie_word_embeddings=False)
     for name in ("Trainer", "pipeline", "__doc__", "models", "\0", "MyTokenizer"):
         change_json(source / "tokenizer_config.json", tokenizer_class=name)
-        from kept.checkpoint.companions import _tokenizer_config
+        from kept.checkpoint.companions import tokenizer_config
 
-        assert _tokenizer_config(source)["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert tokenizer_config(source)["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_an_index_of_pickles_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -358,6 +358,32 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\ntrain = "new"\nkl = 0\nce = 1\ndata = ["none"]\n',
             "step 2 (heal): text none: none is not there",
         ),
+        (
+            'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nloss = "ce"\ndata = ["recipe.toml"]\nwatch = ["a=none"]\n',
+            "step 2 (heal): text watch a: none is not there",
+        ),
+        (
+            'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nloss = "ce"\ndata = ["recipe.toml"]\nchat = true\n'
+            'chat_template = "none"\n',
+            "step 2 (heal): chat_template: none is not there",
+        ),
+        ('out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\nout = "x"\n', "step 2 (eval): x: lies inside the model x"),
+        (
+            'out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\nout = "none/e"\n',
+            "step 2 (eval): out: none/e: there is no directory none; name another file",
+        ),
+        (
+            'out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\nagainst = "{place}/orion"\nout = "{place}/orion/e"\n',
+            "step 2 (eval): {place}/orion/e: lies inside the model {place}/orion",
+        ),
+        (
+            'out = "x"\n[[steps]]\ndo = "shrink-expanded"\nsource = "{place}/orion"\n',
+            "step 1 (shrink-expanded): {place}/orion: its kept.json lists no expanded layers",
+        ),
+        (
+            'out = "x"\n[[steps]]\ndo = "heal"\nstudent = "{place}/orion"\ntrain = "new"\nloss = "ce"\ndata = ["."]\n',
+            "step 1 (heal): train: 'new' is what a conversion created",
+        ),
         ('out = "x"\n' + FIRST.replace("= 1", "= 9"), "step 1 (expand): expand-blocks: groups: are 9, the model has 3"),
         (
             'out = "x"\n'
@@ -395,3 +421,13 @@ def test_the_recipe_that_comes_along_is_understood() -> None:
 def test_what_takes_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(KeptError, match="there is no such recipe"):
         kept.run_steps(tmp_path / "none.toml")
+    with pytest.raises(KeptError, match=r"cannot be read \(Is a directory\); name a TOML file$"):
+        kept.run_steps(tmp_path)
+
+
+def test_what_is_watched_and_the_template_are_read_too(tmp_path: Path) -> None:
+    """A step is done again where they changed."""
+    heal = {"do": "heal", "student": "s", "loss": "ce", "data": ["c.jsonl"], "chat": True}
+    table = {"out": str(tmp_path / "out"), "steps": [{**heal, "chat_template": "t.jinja", "watch": ["old=o.txt"]}]}
+    (step,) = steps_from(table).steps
+    assert {Path("c.jsonl"), Path("t.jinja"), Path("o.txt")} == {*step.files.values()}

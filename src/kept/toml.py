@@ -35,7 +35,9 @@ def load(path: str | Path, make: Callable[..., Made], overrides: Mapping[str, An
         table = tomllib.loads(text)
     except FileNotFoundError:
         raise RecipeError(f"{file}: there is no such recipe") from None
-    except (OSError, ValueError) as error:  # of a number with thousands of digits tomllib says the latter
+    except OSError as error:
+        raise RecipeError(f"{file}: cannot be read ({error.strerror}); name a TOML file") from None
+    except ValueError as error:  # of a number with thousands of digits tomllib says the latter
         raise RecipeError(f"{file}: {error}") from None
     try:
         return make(table, **overrides)

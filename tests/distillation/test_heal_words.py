@@ -178,11 +178,14 @@ def test_another_rank_shows_nothing(
 
 WRONG = [
     (["--tokens", "many"], "tokens: is 'many', write it as 2M, 500K or 2000000"),
-    (["--train", "new"], "train: 'new' is what a conversion created, and the student's kept.json lists nothing"),
+    (
+        ["--train", "new"],
+        "train: 'new' is what kept expand or a conversion made, and the student's kept.json lists nothing",
+    ),
     (["--length", "129"], "length: is 129, .*plain has 128 positions; make rows shorter"),
     (["--teacher", "/nowhere/teacher"], "/nowhere/teacher: is no directory"),
     (["--data", "/nowhere/data"], "/nowhere/data: is not there; name a file or a directory of documents"),
-    (["--mixture", "english=0.7"], "mixture: weighs english, the sources are lines"),
+    (["--mixture", "english=0.7"], "mixture: weighs english, but data has lines; name the same"),
     (["--out", "/"], "/: exists already; choose another output or remove it"),
 ]
 

@@ -342,7 +342,11 @@ def test_a_run_that_never_began_is_in_nobody_s_way(
     [
         ({"length": 1000}, InputError, "length: is 1000, .* has 128 positions; make rows shorter"),
         ({"hold_out": 0.0}, RecipeError, "hold_out: is 0.0, it must be above 0"),
-        ({"train": "new"}, InputError, "'new' is what a conversion created, and the student's kept.json lists nothing"),
+        (
+            {"train": "new"},
+            InputError,
+            "'new' is what kept expand or a conversion made, and the student's kept.json lists nothing",
+        ),
         ({"teacher": "/nowhere/teacher"}, CheckpointError, "/nowhere/teacher: is no directory"),
         ({"student": "/nowhere/student"}, CheckpointError, "/nowhere/student: is no directory"),
         ({"rate": -1.0}, RecipeError, "rate: is -1.0, it must be above 0"),

@@ -65,7 +65,7 @@ def test_what_names_nothing_is_refused(choice: str) -> None:
 
 def test_new_without_anything_new_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"'new' is what a conversion created, and the student's kept\.json lists nothing"
+        InputError, match=r"'new' is what kept expand or a conversion made, and the student's kept\.json lists nothing"
     ):
         trainable(random_program(layer_spec()), "norms+new", {"new_layers": [], "new_parameters": []})
 

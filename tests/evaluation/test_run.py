@@ -275,6 +275,20 @@ def test_texts_of_one_name(orion: Path) -> None:
     assert "Two texts are called 'a'" in result.stderr
 
 
+def test_a_file_with_an_equals_sign_in_its_name(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.txt").write_text(PROSE * 6, encoding="utf-8")
+    result = run("eval", orion, "--text", "a=b.txt", "--results", tmp_path / "r", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["settings"]["texts"] == {"a=b.txt": "a=b.txt"}
+
+
+def test_a_domain_without_a_file(orion: Path) -> None:
+    result = run("eval", orion, "--old", "stories=")
+    assert result.exit_code == 2
+    assert "'stories=' names no file; write it as DOMAIN=FILE." in result.stderr
+
+
 def test_settings_that_are_none(orion: Path) -> None:
     with pytest.raises(InputError, match="colour: is no setting; there are texts, old, new, suites, data"):
         kept.evaluate(orion, colour="red")

@@ -91,6 +91,10 @@ def test_rows_of_a_file(old: Path, tmp_path: Path) -> None:
     for tensors, line in (
         ({"embedding": torch.ones(1, 4), "rows": torch.ones(1)}, "names rows; rows are called embedding, head, bias"),
         ({"head": torch.ones(1, 4)}, "names no embedding; rows are called embedding, head, bias"),
+        (
+            {"embedding": torch.tensor([[1, torch.nan, 1, 1]])},
+            "embedding has 1 NaN, which no model takes; make its rows anew",
+        ),
     ):
         save_file(tensors, file)
         with pytest.raises(InputError, match=rf"rows\.safetensors: {line}$"):

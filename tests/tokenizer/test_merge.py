@@ -329,6 +329,11 @@ def test_marked_pieces(pair: tuple[Path, Path], tmp_path: Path) -> None:
         kept.merge_tokenizers(marked, pair[1], tmp_path / "out")
 
 
+def test_nothing_is_written_into_the_model(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(OutputError, match=r"out: lies inside the model; choose a place outside of it$"):
+        kept.merge_tokenizers(*pair, pair[0] / "out")
+
+
 def test_what_is_missing_or_damaged(pair: tuple[Path, Path], tmp_path: Path) -> None:
     model, _ = pair
     with pytest.raises(InputError, match=r"nowhere: is no directory; name one with a tokenizer"):

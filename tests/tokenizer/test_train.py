@@ -72,6 +72,8 @@ def test_any_kind_of_source_is_read(tmp_path: Path) -> None:
     ("options", "line"),
     [
         ({"size": 259}, "size: is 259, it must be at least 260: every byte is a token"),
+        ({"size": 10**12}, f"size: is {10**12}, it must be at most 4194304"),
+        ({"size": 10**25}, f"size: is {10**25}, it must be at most 4194304"),
         ({"size": 4000}, "size: is 4000, the text has pieces for"),
         ({"kind": "unigram"}, "kind: is 'unigram'; it must be one of byte-level, byte-fallback"),
         ({"kind": BYTE_LEVEL, "like": "here"}, "kind: is that of the model; leave out kind, or like"),
@@ -91,7 +93,7 @@ def test_what_is_refused(options: dict[str, Any], line: str, tmp_path: Path) -> 
 def test_a_text_of_nothing(tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("")
-    with pytest.raises(InputError, match="the text has pieces for"):
+    with pytest.raises(InputError, match=r"the text has pieces for 259 tokens; give more text$"):
         kept.train_tokenizer([empty], tmp_path / "out", size=300, kind=BYTE_LEVEL)
 
 

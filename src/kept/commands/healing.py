@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
-from kept.checkpoint.staging import check_target
+from kept.checkpoint.staging import check_place, check_target
 from kept.commands.finishing import Course, Draft
 from kept.commands.lessons import Pair, Watched, dtype_of, stream, sums
-from kept.commands.planning import check_place
 from kept.distillation.folder import alone, begin
 from kept.distillation.trainable import Trainable, trainable
 from kept.output.record import RECORD

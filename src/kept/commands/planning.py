@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import companions
-from kept.checkpoint.staging import check_target
+from kept.checkpoint.staging import check_place, check_target
 from kept.checkpoint.writer import grown, shards, unchanged
-from kept.errors import InputError, OutputError, Refusal
+from kept.errors import InputError, Refusal
 from kept.families import TARGETS
 from kept.hub import local
 from kept.opened import Opened, open_model
@@ -149,17 +148,6 @@ def _parts(source: Opened, planned: Plan, family: Family, recipe: Recipe) -> lis
         made = {*created(source.program.spec, planned)}
         found = grown(tensors, stored, {name for name, slot in family.places(spec).items() if slot in made})
     return found or shards(tensors, recipe.shard_bytes)
-
-
-def check_place(source: Path, target: Path, called: str = "the source") -> None:
-    """Raise OutputError where a target has no name of its own, or lies inside what it is made of."""
-    inside, place = (
-        Path(os.path.realpath(path)) for path in (source, target)
-    )  # Path.resolve trips over a loop of links
-    if target.name in {"", ".."}:
-        raise OutputError(f"{target}: names no new directory; choose another output")
-    if inside in (place, *place.parents):
-        raise OutputError(f"{target}: lies inside {called}; choose a place outside of it")
 
 
 def _sample(source: Opened, planned: Plan, recipe: Recipe) -> Sample | None:

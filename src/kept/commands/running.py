@@ -12,25 +12,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kept.checkpoint.disk import refused, sync_directory, write_whole
 from kept.checkpoint.reader import read_json
-from kept.checkpoint.staging import JOURNAL, check_target, staging
+from kept.checkpoint.staging import JOURNAL, check_place, check_target, staging
 from kept.checkpoint.writer import to_json
 from kept.commands.lessons import check_sizes
-from kept.commands.planning import check_place, make_plan, target_family
-from kept.commands.shrinking import Shrinking
-from kept.commands.steps import Evaluating, Reporting, Step, Steps, Verifying, load_steps
+from kept.commands.planning import make_plan, target_family
+from kept.commands.shrinking import Shrinking, expanded
+from kept.commands.steps import Asked, Evaluating, Reporting, Step, Steps, Verifying, load_steps
 from kept.distillation.documents import named_paths
 from kept.distillation.folder import hold
 from kept.distillation.settings import Settings
-from kept.errors import CheckpointError, InputError, KeptError, PromiseError
+from kept.distillation.trainable import trainable
+from kept.errors import CheckpointError, InputError, KeptError, OutputError, PromiseError
 from kept.hub import local
 from kept.opened import Opened, open_model
-from kept.output.record import RECORD
+from kept.output.record import RECORD, recorded
 from kept.output.writing import described, stamp
 from kept.recipe import Recipe
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from kept.checkpoint.staging import Staging
     from kept.commands.healing import Healed
@@ -245,6 +246,10 @@ def check(asked: Steps) -> None:
             for key, path in step.files.items():
                 if path not in written and not path.exists():
                     raise InputError(f"{key}: {path} is not there")
+            for file in step.made:
+                _check_file(file, (asked.out, *step.models.values()))
+            if step.model not in made:
+                _check_new(step.asked, foreseen[step.model])
             if step.out is not None:
                 foreseen[step.out] = _foreseen(step, foreseen)
         except KeptError as error:
@@ -258,6 +263,23 @@ def _opened(key: str, path: Path, out: Path) -> Opened:
         raise CheckpointError(f"{key}: {error}") from None
     check_place(opened.path, out, f"{key}'s model")
     return opened
+
+
+def _check_file(file: Path, models: Iterable[Path]) -> None:
+    """Raise OutputError where a file has no directory, is one, or lies where a model is."""
+    for model in models:
+        check_place(model, file, f"the model {model}")
+    if file.is_dir() or not file.parent.is_dir():
+        why = "is a directory" if file.is_dir() else f"there is no directory {file.parent}"
+        raise OutputError(f"out: {file}: {why}; name another file")
+
+
+def _check_new(asked: Asked, model: Opened) -> None:
+    """Raise InputError where a model that is there lacks the layers that are to be dropped, or the weights to learn."""
+    if isinstance(asked, Shrinking):
+        expanded(model)
+    if isinstance(asked, Settings):
+        trainable(model.program, asked.train, recorded(model), asked.lora_rank, asked.lora_alpha)
 
 
 def _foreseen(step: Step, models: Mapping[Path, Opened]) -> Opened:

@@ -139,9 +139,7 @@ def shrink(asked: Shrinking, reporter: Reporter | None = None, *, dry: bool = Fa
 
 def survey(opened: Opened, asked: Shrinking, reporter: Reporter) -> Shrunk:
     """Every expanded layer, what it is worth, and whether it goes. Raises InputError where none is listed."""
-    made = {layer: model for one in expansions(opened) for layer, model in one.items()}
-    if not made:
-        raise InputError(f"{opened.path}: its {RECORD} lists no expanded layers; kept expand makes them")
+    made = expanded(opened)
     wrong = [layer for layer in asked.layers if layer not in made]
     if wrong:
         raise InputError(
@@ -155,6 +153,14 @@ def survey(opened: Opened, asked: Shrinking, reporter: Reporter) -> Shrunk:
         for layer in sorted(made)
     )
     return Shrunk(tuple(layers), choice.together, choice.text)
+
+
+def expanded(opened: Opened) -> dict[int, int | None]:
+    """Every expanded layer and what it is a copy of. Raises InputError where the record lists none."""
+    made = {layer: model for one in expansions(opened) for layer, model in one.items()}
+    if not made:
+        raise InputError(f"{opened.path}: its {RECORD} lists no expanded layers; kept expand makes them")
+    return made
 
 
 @dataclass(frozen=True)

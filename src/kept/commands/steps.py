@@ -161,7 +161,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "expand": Kind(_expansion, "source"),
     "convert": Kind(lambda table: recipe_from({**table}), "source"),
-    "heal": Kind(settings_from, "student", others=("teacher",), files=("teacher_cache",)),
+    "heal": Kind(settings_from, "student", others=("teacher",), files=("teacher_cache", "chat_template")),
     "shrink-expanded": Kind(shrinking_from, "source"),
     "verify": Kind(_plain(Verifying), "model", writes=False, others=("against",)),
     "eval": Kind(_plain(Evaluating), "model", writes=False, others=("against",), files=("data",)),
@@ -211,7 +211,10 @@ class Step:
         """The texts that it learns from or measures on, by their names."""
         if isinstance(self.asked, Evaluating):
             return self.asked.measures.texts
-        return named_paths(self.asked.data) if isinstance(self.asked, Settings) and self.asked.data != (SELF,) else {}
+        if not isinstance(self.asked, Settings):
+            return {}
+        learned = {} if self.asked.data == (SELF,) else named_paths(self.asked.data)
+        return {**learned, **{f"watch {name}": path for name, path in named_paths(self.asked.watch, "watch").items()}}
 
     @property
     def made(self) -> tuple[Path, ...]:

@@ -35,6 +35,8 @@ def parse_weights(text: str) -> dict[str, Fraction]:
         name, _, value = (word.strip() for word in part.partition("="))
         if not name or name in weights:
             raise InputError(f"mixture: {part.strip()!r} names no new source; write it as english=0.7,python=0.3")
+        if not value:
+            raise InputError(f"mixture: {part.strip()!r} has no name or no weight; write it as english=0.7,python=0.3")
         weights[name] = _weight(name, value)
     return weights
 
@@ -112,7 +114,9 @@ class Mixture:
         if weights is None:
             return [Fraction(int(t.lengths()[d].sum())) for t, d in zip(self.tokens, self.train, strict=True)]
         if set(weights) != set(self.names):
-            raise InputError(f"mixture: weighs {', '.join(weights)}, the sources are {', '.join(self.names)}")
+            raise InputError(
+                f"mixture: weighs {', '.join(weights)}, but data has {', '.join(self.names)}; name the same"
+            )
         return [_weight(name, str(weights[name])) for name in self.names]
 
 

@@ -179,7 +179,9 @@ class Settings:
         if self.data == (SELF,) and self.teacher is None and not needed:
             raise RecipeError("data: is self, which the teacher samples; give --data, or --teacher too")
         self._require(
-            "teacher", self.teacher is not None or not needed, "a checkpoint: all losses but ce compare with it"
+            "teacher",
+            self.teacher is not None or not needed,
+            "a checkpoint, with which all losses but ce compare; --loss ce learns from texts alone",
         )
 
     def _check_kind(self, key: str, hint: str) -> None:

@@ -108,7 +108,8 @@ def trainable(
             rows = _new_rows(program, record or {})
         if not named and not rows and part.strip() == "new":
             raise InputError(
-                "train: 'new' is what a conversion created, and the student's kept.json lists nothing; use norms"
+                "train: 'new' is what kept expand or a conversion made, and the student's kept.json lists nothing; "
+                "expand it first, or train norms"
             )
         if not named and not (rows and part.strip() == "new"):
             raise InputError(f"train: {part!r} names no weight; use {', '.join(WORDS)}, or a pattern as layers.0.*")

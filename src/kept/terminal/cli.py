@@ -722,8 +722,13 @@ def evaluate(
 
 def _domains(texts: tuple[str, ...]) -> dict[str, str]:
     """Files by domain; one without a domain is called by its name."""
-    pairs = [text.partition("=") for text in texts]
-    named = [(name, file) if mark else (os.path.basename(name), name) for name, mark, file in pairs]  # noqa: PTH119 - any text
+    from kept.hub import named as said
+
+    pairs = [said(text) for text in texts]
+    empty = next((text for text, (_, file) in zip(texts, pairs, strict=True) if not file), None)
+    if empty is not None:
+        raise click.UsageError(f"{empty!r} names no file; write it as DOMAIN=FILE.")
+    named = [(name or os.path.basename(file), file) for name, file in pairs]  # noqa: PTH119 - any text
     twice = next((name for n, (name, _) in enumerate(named) if name in dict(named[:n])), None)
     if twice is not None:
         raise click.UsageError(f"Two texts are called {twice!r}; name them: --text DOMAIN=FILE.")

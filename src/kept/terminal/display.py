@@ -332,6 +332,9 @@ def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imp
 
     for new in plan.vocabularies:
         console.print(f"new tokens: {len(new.grown.parts)}, from id {new.grown.first} on (rows {new.rows})")
+        console.print(
+            "texts in which they occur are now read through them, worse until they have learned; others as before"
+        )
 
 
 def trained_table(done: Trained) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kept.checkpoint.finite import first_not_finite
 from kept.checkpoint.reader import read_header
 from kept.errors import CheckpointError, InputError
 from kept.passes.vocabulary import GIVEN, MEAN, ZERO, Growth
@@ -57,7 +58,10 @@ def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
 
 
 def given(file: Path) -> Mapping[str, Stored]:
-    """Rows that a safetensors file has. Raises InputError where it is none, or names them another way."""
+    """Rows that a safetensors file has.
+
+    Raises InputError where it is none, names them another way, or holds what is no number.
+    """
     try:
         found = dict(read_header(file))
     except CheckpointError as error:
@@ -66,6 +70,9 @@ def given(file: Path) -> Mapping[str, Stored]:
     odd = next((name for name in found if name not in names), None)
     if odd is not None or names[0] not in found:
         raise InputError(f"{file}: names {odd or 'no embedding'}; rows are called {', '.join(names)}")
+    wrong = first_not_finite(found)
+    if wrong is not None:
+        raise InputError(f"{file}: {wrong[0]} has {wrong[1]}, which no model takes; make its rows anew")
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import COPIED_SETTINGS, FAST, reader_files, tokenizer_config
-from kept.checkpoint.staging import staging
+from kept.checkpoint.staging import check_place, staging
 from kept.checkpoint.writer import to_json
 from kept.errors import InputError
 from kept.hub import local
@@ -75,6 +75,7 @@ def merge_tokenizers(
     if most is not None and most < 1:
         raise InputError(f"most: is {most}, it must be at least 1")
     directory = local(model)
+    check_place(directory, Path(out), "the model")
     old, other = Bpe.read(directory), Bpe.read(Path(new))
     if old.kind != other.kind:
         raise InputError(f"{new}: is {other.kind}, {directory} is {old.kind}; train it with --like {directory}")

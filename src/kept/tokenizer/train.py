@@ -29,6 +29,9 @@ UNKNOWN, BEGIN, END = SPECIAL = ("<unk>", "<s>", "</s>")
 SMALLEST = 260
 """Special tokens, every byte, and room for something."""
 
+LARGEST = 1 << 22
+"""Far beyond any tokenizer's; `tokenizers` takes memory for all of them before it reads."""
+
 RARE = 2
 """One in so many pieces may be a single character: what is rarer than those stays bytes."""
 
@@ -63,6 +66,8 @@ def train_tokenizer(
     """
     if size < SMALLEST:
         raise InputError(f"size: is {size}, it must be at least {SMALLEST}: every byte is a token")
+    if size > LARGEST:
+        raise InputError(f"size: is {size}, it must be at most {LARGEST}")
     if like is not None and kind is not None:
         raise InputError("kind: is that of the model; leave out kind, or like")
     if kind is not None:
@@ -114,7 +119,8 @@ def _train(texts: Iterator[str], kind: str, size: int, like: Tokenizer | None) -
     learner.train_from_iterator(texts, trainers.BpeTrainer(**learning))
     if learner.get_vocab_size() < size:
         most = learner.get_vocab_size()
-        raise InputError(f"size: is {size}, the text has pieces for {most} tokens; give more text, or --size {most}")
+        less = f", or --size {most}" if most >= SMALLEST else ""
+        raise InputError(f"size: is {size}, the text has pieces for {most} tokens; give more text{less}")
     made: dict[str, Any] = json.loads(learner.to_str())
     shaped = json.loads(shape.to_str())
     return {
