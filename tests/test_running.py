@@ -382,7 +382,7 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
         ),
         (
             'out = "x"\n[[steps]]\ndo = "heal"\nstudent = "{place}/orion"\ntrain = "new"\nloss = "ce"\ndata = ["."]\n',
-            "step 1 (heal): train: 'new' is what a conversion created",
+            "step 1 (heal): train: 'new' is what kept expand or a conversion made",
         ),
         ('out = "x"\n' + FIRST.replace("= 1", "= 9"), "step 1 (expand): expand-blocks: groups: are 9, the model has 3"),
         (
