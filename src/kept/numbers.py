@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers, and the words beside them, as people read them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def amount(count: float, unit: str) -> str:
 def singular(count: float, words: str) -> str:
     """Words in the plural, or without their last s where there is one: 1 document."""
     return words.removesuffix("s") if f"{count:.0f}" == "1" else words
+
+
+def article(words: str) -> str:
+    """Words with a or an before them."""
+    return f"{'an' if words[:1] in {*'aeiou'} else 'a'} {words}"
 
 
 def parameters(count: int) -> str:

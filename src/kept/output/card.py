@@ -10,6 +10,7 @@ import jinja2
 
 from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.errors import printable
+from kept.numbers import article
 from kept.output import healed as healings
 from kept.output.record import history, new, passes, recorded, target
 from kept.output.runtimes import notes
@@ -124,6 +125,7 @@ def model_card(
     weakest = weaker(done, promise)
     rendered = environment.from_string(template).render(
         origin=origin,
+        article=article,
         spec=spec,
         promise=promise,
         found=found,

@@ -14,6 +14,7 @@ from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.reader import read_json
 from kept.errors import InputError
 from kept.families import is_stock
+from kept.numbers import article
 from kept.output.record import RECORD, target
 from kept.pages import conversion, evaluation, healing
 from kept.pages.blocks import Heading, Page, Pairs, Section, Words
@@ -133,7 +134,7 @@ def _title(record: Record, place: Path) -> str:
         return place.resolve().name
     healed = ", healed" if "healed" in record else ""
     stock = "stock " if is_stock(target(record)) else ""
-    return f"{text(record['source']['name'])}, as a {stock}{target(record)}{healed}"
+    return f"{text(record['source']['name'])}, as {article(stock + target(record))}{healed}"
 
 
 def render(made: Page) -> str:
