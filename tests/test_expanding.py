@@ -145,7 +145,7 @@ def test_a_conversion_that_expands_knows_what_it_made(tmp_path: Path) -> None:
 def test_a_family_without_a_stock_class_says_so(tmp_path: Path) -> None:
     done = kept.expand(write_readable(tmp_path / "orion", "orion"), tmp_path / "out", groups=1, verify_tokens=0)
     card = (done.path / "README.md").read_text(encoding="utf-8")
-    assert "# orion, as a orion\n" in card
+    assert "# orion, as an orion\n" in card
     assert "transformers has no class for it" in card
     assert "AutoModelForCausalLM" not in card
     assert done.note == f"transformers has no class for orion; kept convert {done.path} makes it one that it has"
@@ -158,7 +158,7 @@ def test_the_page_names_the_family_and_the_options(expanded: Path, tmp_path: Pat
     assert "expand-blocks (groups 2, blocks 1, place interleaved)" in page
     orion = kept.expand(write_readable(tmp_path / "orion", "orion"), tmp_path / "out", at=(1,), verify_tokens=0).path
     other = kept.report(orion, tmp_path / "other.html").path.read_text(encoding="utf-8")
-    assert "orion, as a orion" in other
+    assert "orion, as an orion" in other
     assert "transformers has no class for orion" in other
     assert "AutoModelForCausalLM" not in other
 
