@@ -221,7 +221,7 @@ def test_an_expansion_becomes_another_family_and_is_still_new(tmp_path: Path) ->
     (before,) = record["history"]
     assert (before["source"]["name"], before["passes"][0]["options"]["at"]) == ("orion", [1])
     card = (tmp_path / "llama" / "README.md").read_text(encoding="utf-8")
-    assert "\n- orion (orion): expand-blocks; promise exact\n\n## What was measured" in card
+    assert "\n1. orion (orion): expanded by layer 1; promise exact\n2. pro (orion): converted to llama (" in card
     again = kept.convert(tmp_path / "llama", tmp_path / "again", to="llama", verify_tokens=0)
     assert "carry its community licence" in (again.path / "README.md").read_text(encoding="utf-8")
     found = kept.verify(orion, tmp_path / "llama", tokens=32)

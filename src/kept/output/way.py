@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import printable
+from kept.numbers import singular
 from kept.output import healed
 from kept.output.record import target
 from kept.passes import Promise
@@ -103,14 +104,15 @@ def _grown(one: Record, passes: Sequence[Record]) -> Iterator[str]:
     names = [step["name"] for step in passes]
     own = {"expansions": names.count(ExpandBlocks.name), "vocabularies": names.count(ExpandVocabulary.name)}
     for found in listed(one["expansions"])[-own["expansions"] :] if own["expansions"] else ():
-        yield f"expanded by layers {_numbers(found['layers'])}"
+        yield f"expanded by {_layers(found['layers'])}"
     for found in listed(one["vocabularies"])[-own["vocabularies"] :] if own["vocabularies"] else ():
         first, end = map(whole, found["new"])
         yield f"expanded by tokens {first} to {end - 1}"
     for step in passes:
         if step["name"] == DropLayers.name:
-            yield f"shrunk by layers {_numbers(step['options']['layers'])}"
+            yield f"shrunk by {_layers(step['options']['layers'])}"
 
 
-def _numbers(layers: object) -> str:
-    return ", ".join(str(whole(layer)) for layer in listed(layers))
+def _layers(layers: object) -> str:
+    numbers = [str(whole(layer)) for layer in listed(layers)]
+    return f"{singular(len(numbers), 'layers')} {', '.join(numbers)}"
