@@ -333,7 +333,7 @@ def use_evaluation(raw: bytes) -> None:
 
 
 def _write_page(directory: Path, *evaluations: Path) -> None:
-    made = page(directory, evaluations, None, None)
+    made = page(directory, evaluations, None, None, directory, stays=True)
     words = [tuple(block for block in section.blocks if block.kind != "picture") for section in made.sections]
     sections = tuple(replace(section, blocks=blocks) for section, blocks in zip(made.sections, words, strict=True))
     render(replace(made, sections=sections)).encode(errors="backslashreplace")
