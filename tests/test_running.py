@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 import kept
 from heal_runs import forks
-from kept.commands.running import NOTES, run_all
+from kept.commands.notes import NOTES
+from kept.commands.running import run_all
 from kept.commands.steps import folder_of, load_steps, steps_from
 from kept.errors import KeptError, OutputError, PromiseError
 from kept.terminal.cli import main

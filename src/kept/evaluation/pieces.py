@@ -13,7 +13,7 @@ from kept.errors import InputError
 from kept.evaluation import agreement, mt_bench, passkey, perplexity, positions, sandbox, tasks
 from kept.evaluation.judge import Judge
 from kept.evaluation.tasks import MT_BENCH
-from kept.verification.text import SAMPLE, beginning, sample_text
+from kept.verification.text import SAMPLE, read_text, sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +84,7 @@ def _once(
 
 def _texts(settings: Settings, characters: int) -> dict[str, str]:
     """The beginning of each text by domain; the built-in sample where there is none."""
-    found = {name: beginning(file, characters) for name, file in settings.texts.items()}
+    found = {name: read_text(file, characters) for name, file in settings.texts.items()}
     return found or {"sample": sample_text()}
 
 

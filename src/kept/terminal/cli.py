@@ -412,7 +412,8 @@ def run(recipe: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
     kept run recipes/expand-and-teach.toml --dry-run
     kept run recipes/expand-and-teach.toml
     """
-    from kept.commands.running import check, run_all
+    from kept.commands.foreseeing import check
+    from kept.commands.running import run_all
     from kept.commands.steps import load_steps
     from kept.terminal.live import Watcher
 

@@ -19,7 +19,7 @@ from kept.checkpoint.writer import to_json
 from kept.errors import InputError
 from kept.hub import local
 from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, segments
-from kept.verification.text import SAMPLE, Reader, damaged, sample_text
+from kept.verification.text import SAMPLE, Reader, damaged, read_text, sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -195,17 +195,8 @@ def document(old: Bpe, grown: Growing) -> dict[str, Any]:
 
 def gains(before: Path, after: Path, texts: Iterable[str | Path] = ()) -> Iterator[Gain]:
     """What each text takes with either tokenizer; without texts, each part of the built-in sample."""
-    named = {str(path): _text(Path(path)) for path in texts} or {SAMPLE: sample_text()}
+    named = {str(path): read_text(Path(path)) for path in texts} or {SAMPLE: sample_text()}
     readers = Reader(before), Reader(after)
     for name, text in named.items():
         counts = (len(reader.encoding(text, special=False).ids) for reader in readers)
         yield Gain(name, len(text), *counts)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None

@@ -154,7 +154,7 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
         ids = torch.randint(vocabulary, (count,), generator=torch.Generator().manual_seed(0)).tolist()
         return Sample(_rows(ids, length, count), "random tokens (the checkpoint has no tokenizer)")
     origin = SAMPLE if text is None else str(text)
-    ids = reader.encode(sample_text() if text is None else beginning(text, LONGEST_TOKEN * count))
+    ids = reader.encode(sample_text() if text is None else read_text(text, LONGEST_TOKEN * count))
     if len(ids) < 2:
         raise InputError(f"{origin}: gives {len(ids)} tokens; a longer text is needed")
     if max(ids) >= vocabulary:
@@ -162,8 +162,8 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
     return Sample(_rows(ids, min(length, len(ids)), count), origin)
 
 
-def beginning(path: Path, characters: int) -> str:
-    """The first characters of a file. Raises InputError where it cannot be read or is no UTF-8."""
+def read_text(path: Path, characters: int = -1) -> str:
+    """A file's text, or its first characters. Raises InputError where it cannot be read or is no UTF-8."""
     try:
         with path.open(encoding="utf-8") as file:
             return file.read(characters)
