@@ -1,0 +1,141 @@
+"""The parent's side of a fenced process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from kept import errors
+from kept.errors import KeptError
+from kept.fence.frames import Closed, Late, read_frame, write_frame
+from kept.fence.limits import Limits
+
+CHILD = [sys.executable, "-I", "-m", "kept.fence.child"]
+
+
+class FenceError(KeptError):
+    """Work on an untrusted file failed, or went beyond its limits; the message is the reason alone."""
+
+
+class Reply(NamedTuple):
+    """What a call returned: a JSON value, and bytes."""
+
+    value: Any
+    data: bytes
+
+
+class Worker:
+    """A child process that makes `target` (`module:Class`) from JSON arguments and serves its methods.
+
+    The child starts with the first call, and anew with the call after one that went beyond its limits. Calls of several
+    threads wait for one another.
+    """
+
+    def __init__(self, target: str, *arguments: object, limits: Limits | None = None) -> None:
+        self._target, self._arguments = target, arguments
+        self._limits = limits or Limits()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._made = False
+
+    def call(self, method: str, *arguments: object, seconds: float | None = None) -> Reply:
+        """Call a method of the child's object. `seconds` replaces the limit for this call.
+
+        Raises FenceError for a failure or a limit, and any other KeptError as the child raised it.
+        """
+        limit = self._limits.seconds if seconds is None else seconds
+        with self._lock:
+            try:
+                if self._process is None:
+                    self._start()
+                    self._ask(self._target, self._arguments, limit)
+                    self._made = True
+                return self._ask(method, arguments, limit)
+            except KeptError as error:
+                if isinstance(error, _EndedError) or not self._made:
+                    self._stop()
+                raise
+            except BaseException:
+                # A reply that is still to come would be taken for that of the next call.
+                self._stop()
+                raise
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._stop()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            [*CHILD, str(self._limits.memory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+        self._kill = weakref.finalize(self, _kill, self._process)
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._kill()
+        self._process, self._made = None, False
+
+    def _ask(self, method: str, arguments: tuple[object, ...], seconds: float) -> Reply:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        deadline = time.monotonic() + seconds
+        try:
+            write_frame(process.stdin.fileno(), [method, arguments, seconds], deadline=deadline)
+            answer, data = read_frame(process.stdout.fileno(), self._limits.memory, deadline)
+        except Late:
+            raise _EndedError(f"it takes more than {seconds:g} seconds") from None
+        except Closed:
+            raise _EndedError(self._why_ended(process)) from None
+        except ValueError as error:
+            raise _EndedError(f"its answer is {error}") from None
+        if "value" in answer:
+            return Reply(answer["value"], data)
+        raise self._error(answer)
+
+    def _why_ended(self, process: subprocess.Popen[bytes]) -> str:
+        """Libraries abort where memory is refused, so that a signal most likely means that."""
+        status = process.wait()
+        memory = f"{self._limits.memory >> 20} MB of memory"
+        if status < 0:
+            return f"it needs more than {memory}, or crashed ({signal.Signals(-status).name})"
+        return f"its process ended with status {status}"
+
+    def _error(self, answer: dict[str, str]) -> KeptError:
+        message = answer["message"]
+        kind = getattr(errors, answer.get("kept", ""), None)
+        if isinstance(kind, type) and issubclass(kind, KeptError):
+            return kind(message)
+        if answer.get("failed") == "MemoryError":
+            return FenceError(f"it needs more than {self._limits.memory >> 20} MB of memory")
+        return FenceError(message or answer.get("failed", "it fails"))
+
+
+class _EndedError(FenceError):
+    """The child is dead or must die."""
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()

@@ -1,0 +1,64 @@
+"""What the fenced process of the tests serves."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+from kept.errors import CheckpointError
+
+
+class Target:
+    def __init__(self, name: str) -> None:
+        if name == "wrong":
+            raise ValueError("no such name")
+        self.name, self.counted = name, 0
+
+    def both(self, value: object) -> tuple[object, bytes]:
+        return [self.name, value], b"\x00bytes"
+
+    def count(self) -> int:
+        self.counted += 1
+        return self.counted
+
+    def zeros(self, count: int) -> tuple[None, bytes]:
+        return None, bytes(bytearray(count))
+
+    def refuse(self) -> None:
+        raise CheckpointError("file: is wrong; mend it")
+
+    def fail(self) -> None:
+        raise RuntimeError("of a library")
+
+    def lookup(self) -> None:
+        raise KeyError("x")
+
+    def sleep(self) -> None:
+        time.sleep(60)
+
+    def spin(self) -> None:
+        while True:
+            pass
+
+    def crash(self) -> None:
+        import ctypes
+
+        ctypes.string_at(0)
+
+    def write(self, path: str) -> None:
+        Path(path).write_text("written")
+
+    def remove(self, path: str) -> None:
+        Path(path).unlink()
+
+    def connect(self, port: int) -> None:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+
+    def say(self) -> str:
+        os.write(1, b"something")
+        return "said"
+
+    def process(self) -> int:
+        return os.getpid()
