@@ -87,7 +87,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "gemma": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16, "pad_token_id": None},
     "aquila": {**ORPHAN, "model_type": "aquila", "pad_token_id": 0},
     "baichuan": {
-        **{key: value for key, value in ORPHAN.items() if key != "num_key_value_heads"},
+        **without(ORPHAN, "num_key_value_heads", "rope_theta"),
         "model_type": "baichuan",
         "pad_token_id": 0,
     },

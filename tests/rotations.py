@@ -59,6 +59,9 @@ SCALINGS: dict[str, dict[str, Any]] = {
     },
 }
 
+PUBLISHED = ("linear", "dynamic")
+"""Those of Llama's code of 2023."""
+
 WRONG_ROTATIONS: tuple[tuple[str, object], ...] = (
     ("rope_type", "no such type"),
     ("rope_type", ["linear"]),
@@ -122,6 +125,21 @@ class RotaryContract(FamilyContract):
         old = {**plain, **stated, self.theta_key: 777.0, "rope_scaling": scaling}
         new = {**plain, "rope_parameters": {"rope_theta": 777.0, **self.stated, **said}}
         return copy.deepcopy(old), copy.deepcopy(new)
+
+    def test_zero_is_unsaid(self, checkpoint: Checkpoint) -> None:
+        """DeepSeek's configs have it: to the stock classes it is as if the key were not there."""
+        if "yarn" in self.scalings:
+            said = {**self.stated, **SCALINGS["yarn"]}
+            zero = {**said, "mscale": 0, "mscale_all_dim": 0.0}
+            plain, with_zero = ({**unrotated(checkpoint.config), "rope_scaling": given} for given in (said, zero))
+            assert self.family.read_config(with_zero) == self.family.read_config(plain)
+
+    def test_scalings_that_the_family_lacks_are_named(self, checkpoint: Checkpoint) -> None:
+        for kind, said in SCALINGS.items():
+            if said["rope_type"] not in {name.split()[0] for name in self.scalings}:
+                config = {**unrotated(checkpoint.config), "rope_scaling": {**self.stated, **said}}
+                with pytest.raises(CheckpointError, match=r"rope_type is .*, it must be one of default, "):
+                    self.family.read_config(config)
 
     def test_theta_in_either_place(self, checkpoint: Checkpoint) -> None:
         plain, key = unrotated(checkpoint.config), self.theta_key

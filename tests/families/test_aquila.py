@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 import torch
 
 from orphans import OrphanContract
-from rotations import RotaryContract
+from rotations import PUBLISHED, RotaryContract
 
 
 class TestAquila(OrphanContract, RotaryContract):
     name = "aquila"
+    scalings = PUBLISHED
     sizes = (
         "vocab_size",
         "hidden_size",

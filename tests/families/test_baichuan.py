@@ -8,13 +8,13 @@ from kept.errors import CheckpointError
 from kept.families.baichuan import BAICHUAN
 from models import TINY
 from orphans import OrphanContract
-from rotations import RotaryContract
 
 if TYPE_CHECKING:
+    from kept.checkpoint.reader import Checkpoint
     from kept.ir.program import Program
 
 
-class TestBaichuan(OrphanContract, RotaryContract):
+class TestBaichuan(OrphanContract):
     name = "baichuan"
     sizes = (
         "vocab_size",
@@ -30,16 +30,33 @@ class TestBaichuan(OrphanContract, RotaryContract):
     defaults: ClassVar[dict[str, Any]] = {
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
-        "rope_theta": 10_000.0,
         "tie_word_embeddings": False,
     }
     second: ClassVar[bool] = False
+
+    def test_written_config_has_both_forms(self, program: Program) -> None:
+        """Of the dtype; the rotation has none."""
+        written = self.family.write_config(program.spec, "BF16")
+        assert written["torch_dtype"] == written["dtype"] == "bfloat16"
+        assert not {"rope_theta", "rope_scaling", "rope_parameters"} & set(written)
 
     def test_the_generation(self, program: Program) -> None:
         written = self.family.write_config(program.spec, "F32")
         assert program.spec.head.normalised is self.second
         assert ("z_loss_weight" in written) is self.second
         assert written["architectures"] == ["BaichuanForCausalLM" if self.second else "BaiChuanForCausalLM"]
+
+    def test_the_rotation_is_in_the_code(self, checkpoint: Checkpoint) -> None:
+        """A config that states another says what nobody reads."""
+        for said in (
+            {"rope_theta": 5e5},
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            {"rope_parameters": {"rope_theta": 5e5}},
+        ):
+            with pytest.raises(CheckpointError, match="this family's own code turns heads with it and without"):
+                self.family.read_config({**checkpoint.config, **said})
+        for said in ({"rope_theta": 10_000}, {"rope_scaling": None}, {"rope_parameters": {"rope_type": "default"}}):
+            assert self.family.read_config({**checkpoint.config, **said}) == self.family.read_config(checkpoint.config)
 
 
 class TestBaichuan2(TestBaichuan):

@@ -6,7 +6,7 @@ import pytest
 
 from kept.errors import CheckpointError
 from orphans import OrphanContract
-from rotations import RotaryContract
+from rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -17,6 +17,7 @@ class TestDeci(OrphanContract, RotaryContract):
     """One, four and two key-value heads."""
 
     name = "deci"
+    scalings = PUBLISHED
     sizes = (
         "vocab_size",
         "hidden_size",
@@ -26,7 +27,7 @@ class TestDeci(OrphanContract, RotaryContract):
         "max_position_embeddings",
     )
     numbers = ("rms_norm_eps",)
-    flags = ("attention_bias", "tie_word_embeddings")
+    flags = ("tie_word_embeddings",)
     words = ("hidden_act",)
     required = ("hidden_size", "num_hidden_layers", "num_key_value_heads_per_layer")
     defaults: ClassVar[dict[str, Any]] = {
@@ -34,7 +35,6 @@ class TestDeci(OrphanContract, RotaryContract):
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10_000.0,
-        "attention_bias": False,
         "tie_word_embeddings": False,
     }
 
@@ -51,12 +51,10 @@ class TestDeci(OrphanContract, RotaryContract):
         with pytest.raises(CheckpointError, match=wanted):
             self.family.read_config({**checkpoint.config, "num_key_value_heads_per_layer": value})
 
+    def test_biases_are_not_this_family_s(self, checkpoint: Checkpoint) -> None:
+        with pytest.raises(CheckpointError, match=r"attention_bias is True, .*the family's own code has none"):
+            self.family.read_config({**checkpoint.config, "attention_bias": True})
 
-class TestDeciUniformWithBiases(TestDeci):
-    overrides: ClassVar[dict[str, Any]] = {"num_key_value_heads_per_layer": [2, 2, 2], "attention_bias": True}
 
-
-class TestDeciWithBiases(TestDeci):
-    """Their rows are repeated too."""
-
-    overrides: ClassVar[dict[str, Any]] = {"num_key_value_heads_per_layer": [2, 1, 2], "attention_bias": True}
+class TestDeciUniform(TestDeci):
+    overrides: ClassVar[dict[str, Any]] = {"num_key_value_heads_per_layer": [2, 2, 2], "tie_word_embeddings": True}

@@ -6,7 +6,7 @@ import torch
 
 from kept.ir.spec import Dynamic
 from orphans import OrphanContract
-from rotations import RotaryContract
+from rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -17,6 +17,7 @@ class TestInternLm2(OrphanContract, RotaryContract):
     """Two groups of two query heads, their key and their value."""
 
     name = "internlm2"
+    scalings = PUBLISHED
     sizes = (
         "vocab_size",
         "hidden_size",

@@ -7,9 +7,10 @@ import pytest
 
 from kept.errors import CheckpointError
 from kept.families.minicpm import MINICPM
+from kept.ir.spec import LongRope
 from models import TINY
 from orphans import OrphanContract
-from rotations import RotaryContract
+from rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -20,6 +21,7 @@ class TestMiniCpm(OrphanContract, RotaryContract):
     """The reference is stock Granite, which has the same multipliers."""
 
     name = "minicpm"
+    scalings = (*PUBLISHED, "longrope")
     sizes = (
         "vocab_size",
         "hidden_size",
@@ -61,6 +63,43 @@ class TestMiniCpm(OrphanContract, RotaryContract):
         ):
             with pytest.raises(CheckpointError, match=rf"^config\.json: {key} is .*, it must be "):
                 self.family.read_config({**checkpoint.config, key: value})
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "original_max_position_embeddings": 32,
+    "short_factor": [1.0 + i / 8 for i in range(8)],
+    "long_factor": [2.0 + i for i in range(8)],
+}
+
+
+def longrope(context: int, **changes: object) -> LongRope:
+    """The rotation that a context has under the same lists."""
+    config = {**TINY["minicpm"], "max_position_embeddings": context, "rope_scaling": {**LONGROPE, **changes}}
+    rope = MINICPM.read_config(config).layers[0].mixer.rope
+    assert rope is not None
+    assert isinstance(rope.scaling, LongRope)
+    return rope.scaling
+
+
+def test_a_long_context_has_the_long_divisors_at_every_length() -> None:
+    """The family's own code tables all angles at once, so that no length has the short ones."""
+    found = longrope(128)
+    assert found.short_factor == found.long_factor == tuple(LONGROPE["long_factor"])
+    assert found.temperature == pytest.approx(math.sqrt(1 + math.log(4) / math.log(32)))
+    assert longrope(32).short_factor == tuple(LONGROPE["short_factor"])
+    assert longrope(32).temperature == 1
+    assert longrope(16).temperature == pytest.approx(math.sqrt(1 - math.log(2) / math.log(32)))  # no bound at 1
+
+
+def test_what_the_code_computes_itself_cannot_be_stated_otherwise() -> None:
+    for key, value in (("factor", 2.0), ("attention_factor", 1.0)):
+        with pytest.raises(CheckpointError, match=rf"{key} is {value}, it must be .*own code computes"):
+            longrope(128, **{key: value})
+    assert longrope(128, factor=4.0) == longrope(128)
+    outside = {**TINY["minicpm"], "rope_scaling": LONGROPE, "original_max_position_embeddings": 64}
+    with pytest.raises(CheckpointError, match="original_max_position_embeddings is 64, it must be 32"):
+        MINICPM.read_config(outside)
 
 
 class TestMiniCpmTied(TestMiniCpm):

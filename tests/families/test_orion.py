@@ -14,7 +14,7 @@ from kept.families.llama import LLAMA
 from kept.families.orion import ORION
 from kept.ir.slots import slots
 from models import logits, program_of, reference_orion, some_tokens, worst, write_checkpoint
-from rotations import RotaryContract
+from rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,7 @@ class TestOrion(RotaryContract):
     """There is no stock class any more: the reference is `reference_orion`, written from METHODS 1.1."""
 
     name = "orion"
+    scalings = PUBLISHED
     sizes = (
         "vocab_size",
         "hidden_size",

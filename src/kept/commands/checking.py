@@ -265,14 +265,19 @@ def _tokens(directory: Path, vocabulary: int | None, found: _Findings) -> None:
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if vocabulary is not None and largest >= vocabulary:
         found.damage.append(f"{directory}: its tokenizer gives id {largest}, the model has {vocabulary} tokens")
-    if vocabulary is not None and (directory / "generation_config.json").is_file():
-        found.of(_special_ids, directory / "generation_config.json", vocabulary)
+    settings = directory / "generation_config.json"
+    if vocabulary is not None and settings.is_file():
+        found.remarks.extend(found.of(_special_ids, settings, vocabulary) or ())
 
 
-def _special_ids(file: Path, vocabulary: int) -> None:
-    settings = read_json(file)
+def _special_ids(file: Path, vocabulary: int) -> list[str]:
+    """A remark on each id that is no token of the model: transformers takes it, and nothing ever meets it."""
+    settings, out = read_json(file), []
     for key in IDS:
         ids = settings.get(key)
         for one in ids if isinstance(ids, list) else [ids]:
-            if one is not None and (type(one) is not int or not 0 <= one < vocabulary):
-                raise CheckpointError(f"{file}: {key} is {one!r}, the model has tokens 0 to {vocabulary - 1}")
+            if one is not None and type(one) is not int:
+                raise CheckpointError(f"{file}: {key} is {one!r}, it must be a token id")
+            if one is not None and not 0 <= one < vocabulary:
+                out.append(f"{file.name}: {key} is {one}, the model has tokens 0 to {vocabulary - 1}: it is never met")
+    return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kept.families.items import Derived, Flag, Number, SpecialTokens, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import Rotary
+from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Family, L
 
 AQUILA = Family(
@@ -16,7 +16,7 @@ AQUILA = Family(
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-5),
-        Rotary(),
+        Rotary(kinds=PUBLISHED),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=1, eos=2, pad=0),
     ),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kept.errors import CheckpointError
 from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, as_many_as_queries, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import Rotary
+from kept.families.rotary import FixedRotary
 from kept.families.table import Family, L, linear
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ BAICHUAN = Family(
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),
-        Rotary(),
+        FixedRotary(),
         Generation(),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=1, eos=2, pad=0),

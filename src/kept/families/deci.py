@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
-from kept.families.items import Derived, Flag, Number, SpecialTokens, split_heads
-from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import Rotary
+from kept.families.items import Derived, Fixed, Flag, Number, SpecialTokens, split_heads
+from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
+from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Family, L
 from kept.ir.facts import PerLayer
 
@@ -50,8 +50,8 @@ DECI = Family(
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),
-        Rotary(),
-        Flag("attention_bias", ATTENTION_BIASES),
+        Rotary(kinds=PUBLISHED),
+        Fixed("attention_bias", value=False, why="the family's own code has none, whatever the config says"),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=1, eos=2),
     ),

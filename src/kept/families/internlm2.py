@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, split_heads
 from kept.families.llama import ATTENTION_BIASES, DECODER, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import Rotary
+from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Entry, Family, L, linear, norm
 
 INTERNLM2 = Family(
@@ -17,7 +17,7 @@ INTERNLM2 = Family(
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),
-        Rotary(),
+        Rotary(kinds=PUBLISHED),
         Flag("bias", ATTENTION_BIASES, default=True),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=1, eos=2, pad=0),

@@ -314,10 +314,11 @@ class SpecialTokens:
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Ids to facts. A key that is null means that there is none; an absent one the default."""
+        keys, vocabulary = config.keys, known["vocabulary"]
         return {
-            "tokens.bos": self._token(config, "bos_token_id", self.bos, known["vocabulary"]),
-            "tokens.eos": self._eos(config, known["vocabulary"]),
-            "tokens.pad": self._within(self._one(config, "pad_token_id", self.pad), known["vocabulary"]),
+            "tokens.bos": self._token(config, "bos_token_id", keys.get("bos_token_id", self.bos), vocabulary),
+            "tokens.eos": self._end(config, vocabulary),
+            "tokens.pad": self._token(config, "pad_token_id", keys.get("pad_token_id", self.pad), vocabulary),
         }
 
     def write(self, table: Facts) -> dict[str, Any]:
@@ -329,30 +330,21 @@ class SpecialTokens:
             "pad_token_id": table.get("tokens.pad"),
         }
 
-    def _within(self, token: int | None, vocabulary: int) -> int | None:
-        """None for a padding id that is no token (-1 is common): the stock classes index the embedding with it."""
-        return token if token is not None and 0 <= token < vocabulary else None
-
-    def _token(self, config: Config, key: str, default: int | None, vocabulary: int) -> int | None:
-        """An id within the vocabulary; a default that is past it counts for nothing."""
-        value = self._one(config, key, default)
-        if config.get(key) is not None and self._within(value, vocabulary) is None:
-            raise config.wrong(key, f"a token id below the vocabulary's size, {vocabulary}")
-        return self._within(value, vocabulary)
-
-    def _one(self, config: Config, key: str, default: int | None) -> int | None:
-        value = config.keys.get(key, default)
+    def _token(self, config: Config, key: str, value: object, vocabulary: int) -> int | None:
+        """An id. None for one outside the vocabulary (-1 is common), which no model reads or writes."""
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise config.wrong(key, "a token id")
-        return value
+        return value if value is not None and 0 <= value < vocabulary else None
 
-    def _eos(self, config: Config, vocabulary: int) -> int | tuple[int, ...] | None:
-        value = config.get("eos_token_id")
-        if isinstance(value, list):
-            if not all(type(token) is int and 0 <= token < vocabulary for token in value):
-                raise config.wrong("eos_token_id", f"a list of token ids below the vocabulary's size, {vocabulary}")
-            return tuple(value)
-        return self._token(config, "eos_token_id", self.eos, vocabulary)
+    def _end(self, config: Config, vocabulary: int) -> int | tuple[int, ...] | None:
+        key = "eos_token_id"
+        value = config.keys.get(key, self.eos)
+        if not isinstance(value, list):
+            return self._token(config, key, value, vocabulary)
+        if None in value:
+            raise config.wrong(key, "a list of token ids")
+        found = (self._token(config, key, token, vocabulary) for token in value)
+        return tuple(token for token in found if token is not None) or None
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kept.families.items import NO_EXPERTS, Derived, Fixed, Flag, Number, SpecialTokens, first, split_heads
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import Rotary
+from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Family, L
+from kept.ir.spec import LongRope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from kept.families.config import Config
     from kept.ir.facts import Facts
@@ -37,6 +38,41 @@ class Share:
         value = self.whole(multiplier, table)
         near = (round(value, 12), value, math.nextafter(value, math.inf), math.nextafter(value, 0.0))
         return {self.key: next((one for one in near if self.share(one, table) == multiplier), value)}
+
+
+@dataclass(frozen=True)
+class TabledRotary(Rotary):
+    """MiniCPM's rotation: its own code tables all angles when the model is made, for the whole context at once.
+
+    LongRoPE's long divisors therefore hold at every length where the context is past the original length. Cosines and
+    sines are multiplied by sqrt(1 + ln(context / original) / ln(original)), also where that is below 1; the keys
+    `factor` and `attention_factor` are not read.
+    """
+
+    kinds: Mapping[str, type[Any]] = field(default_factory=lambda: {**PUBLISHED, "longrope": LongRope})
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Keys to a rotation."""
+        found = super().read(config, known)
+        scaling = found[self.path].scaling
+        if not isinstance(scaling, LongRope):
+            return found
+        tabled = _tabled(config, scaling, known["context"])
+        return {self.path: replace(found[self.path], scaling=tabled)}
+
+
+def _tabled(config: Config, scaling: LongRope, context: int) -> LongRope:
+    given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
+    original = given.size("original_max_position_embeddings")
+    if original != scaling.original_max_position_embeddings:
+        raise config.wrong("original_max_position_embeddings", f"{original}, as the section of the rotation says")
+    ratio = context / original
+    factor = math.sqrt(1 + math.log(ratio) / math.log(original))
+    for key, value in (("factor", ratio), ("attention_factor", factor)):
+        if given.get(key) not in (None, value):
+            raise given.wrong(key, f"{value:g}, which the family's own code computes from the two lengths")
+    short = scaling.long_factor if ratio > 1 else scaling.short_factor
+    return replace(scaling, short_factor=short, factor=ratio, attention_factor=factor)
 
 
 def per_layer(value: float, known: Facts) -> float:
@@ -70,7 +106,7 @@ MINICPM = Family(
         Fixed("sparse_config", value=None, why="sparse attention is not supported; take it out to attend densely"),
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),
-        Rotary(),
+        TabledRotary(),
         Flag("attention_bias", ATTENTION_BIASES),
         Number("scale_emb", ("embedding_multiplier",), default=1.0),
         Share("scale_depth", f"{L}residual_multiplier", per_layer, all_layers),

@@ -12,7 +12,7 @@ from kept.families.llama import (
     NORM_PATHS,
     ROTARY_BUFFERS,
 )
-from kept.families.rotary import Rotary
+from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Family, L
 
 
@@ -35,7 +35,7 @@ ORION = Family(
         *GATED,
         LAYER_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-5),
-        Rotary(),
+        Rotary(kinds=PUBLISHED),
         Flag("attention_bias", ATTENTION_BIASES),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=1, eos=2, pad=0),

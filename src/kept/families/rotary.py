@@ -35,6 +35,12 @@ SCALINGS: dict[str, type[Any]] = {
 }
 """Rope types of transformers (`su` is an old name)."""
 
+PUBLISHED: dict[str, type[Any]] = {"linear": ir.Linear, "dynamic": ir.Dynamic}
+"""Rope types of Llama's code of 2023, which many families took over; their own classes raise for any other."""
+
+ZERO_IS_UNSAID = {"mscale", "mscale_all_dim"}
+"""Keys for which the stock classes take 0 for absent."""
+
 
 @dataclass(frozen=True)
 class Rotary:
@@ -122,6 +128,31 @@ class Rotary:
         return out
 
 
+@dataclass(frozen=True)
+class FixedRotary:
+    """Whole heads turn with a base that the family's own code holds: no key of a config changes it."""
+
+    theta: float = 10_000.0
+    path: str = field(default=f"{L}mixer.rope")
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """The rotation. Raises CheckpointError for a config that states another, which that code would not see."""
+        why = "this family's own code turns heads with it and without scaling, whatever the config says"
+        for section in ("rope_scaling", "rope_parameters"):
+            given = config.section(section)
+            if (given.get("rope_type") or given.get("type") or "default") != "default":
+                raise config.wrong(section, f"null: {why}")
+            if given.get("rope_theta") not in (None, self.theta):
+                raise given.wrong("rope_theta", f"{self.theta:g}: {why}")
+        if config.get("rope_theta") not in (None, self.theta):
+            raise config.wrong("rope_theta", f"{self.theta:g}: {why}")
+        return {self.path: ir.Rope(self.theta, known[f"{L}mixer.head_dim"])}
+
+    def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
+        """Nothing to say."""
+        return {}
+
+
 def _one_for_all(given: Config) -> None:
     """Refuse a rotation for each type of layer, as some classes of transformers 5 have it."""
     kinds = [key for key, value in given.keys.items() if isinstance(value, dict) and ROPE_KEYS & value.keys()]
@@ -163,7 +194,7 @@ def _scaling(kind: type[Any], given: Config, original: int, context: int, pairs:
             values[name] = _divisors(given, name, pairs)
         elif name == "truncate":
             values[name] = given.flag(name, default=True)
-        elif given.get(name) is not None:
+        elif given.get(name) is not None and not (name in ZERO_IS_UNSAID and given.number(name) == 0):
             values[name] = _within(given, name)
         elif name == "factor" and kind in {ir.Yarn, ir.LongRope}:
             values[name] = context / original
