@@ -101,6 +101,9 @@ class RotaryContract(FamilyContract):
     scalings: ClassVar[tuple[str, ...]] = tuple(SCALINGS)
     """Those that the family's classes know."""
 
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Names of others that mean one of these to it."""
+
     unread: ClassVar[tuple[str, ...]] = ()
     """Keys that the stock class does not look for in the rotation's section."""
 
@@ -135,8 +138,8 @@ class RotaryContract(FamilyContract):
             assert self.family.read_config(with_zero) == self.family.read_config(plain)
 
     def test_scalings_that_the_family_lacks_are_named(self, checkpoint: Checkpoint) -> None:
-        for kind, said in SCALINGS.items():
-            if said["rope_type"] not in {name.split()[0] for name in self.scalings}:
+        for said in SCALINGS.values():
+            if said["rope_type"] not in {name.split()[0] for name in (*self.scalings, *self.aliases)}:
                 config = {**unrotated(checkpoint.config), "rope_scaling": {**self.stated, **said}}
                 with pytest.raises(CheckpointError, match=r"rope_type is .*, it must be one of default, "):
                     self.family.read_config(config)

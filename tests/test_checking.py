@@ -290,9 +290,18 @@ def test_a_tokenizer_larger_than_the_vocabulary(orion: Path) -> None:
     assert "its tokenizer gives id 100000, the model has 320 tokens" in damage(orion)
 
 
-@pytest.mark.parametrize("value", [-1, 320, 10**30, "</s>", [2, 900]])
-def test_special_ids_past_the_vocabulary(orion: Path, value: object) -> None:
+@pytest.mark.parametrize("value", [-1, 320, 10**30, [2, 900]])
+def test_special_ids_past_the_vocabulary_are_remarked(orion: Path, value: object) -> None:
+    """transformers loads such a model, and no token ever is one of these."""
     write_json(orion / "generation_config.json", {"eos_token_id": value, "pad_token_id": -1})
+    found = check(orion)
+    assert not found.damage
+    assert any("generation_config.json: eos_token_id is" in remark for remark in found.remarks)
+
+
+@pytest.mark.parametrize("value", ["</s>", 2.0, [True]])
+def test_special_ids_that_are_no_numbers(orion: Path, value: object) -> None:
+    write_json(orion / "generation_config.json", {"eos_token_id": value})
     assert "generation_config.json: eos_token_id is" in damage(orion)
 
 

@@ -41,6 +41,7 @@ class TestPhi3(StockRotaryContract):
     flags = ("tie_word_embeddings",)
     words = ("hidden_act",)
     scalings = ("longrope", "longrope with everything")
+    aliases = ("yarn",)
     unread = ("original_max_position_embeddings",)
     stated: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 1.0}
 
