@@ -11,6 +11,7 @@ from kept.checkpoint.staging import check_place, check_target
 from kept.checkpoint.writer import grown, shards, unchanged
 from kept.errors import InputError, Refusal
 from kept.families import TARGETS
+from kept.families.lengths import domain
 from kept.hub import local
 from kept.opened import Opened, open_model
 from kept.output.record import new
@@ -81,7 +82,9 @@ def make_plan(
         if recipe.to != SAME:
             raise
         raise Refusal(f"{str(refusal).removesuffix(WAY_OUT)}choose other layers, or another target (to)") from None
-    return Plan((*own.steps, *rest.steps), rest.program)
+    before, after = source.program.spec, rest.program.spec
+    between = domain(source.family, before, target_family(source, recipe), after)
+    return Plan((*own.steps, *rest.steps), rest.program, between)
 
 
 def own_passes(source: Opened, recipe: Recipe) -> tuple[Pass, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kept.families.items import Derived, Flag, Number, SpecialTokens, split_heads
+from kept.families.lengths import published_rule
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Family, L
@@ -23,4 +24,5 @@ AQUILA = Family(
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
     stock=False,
+    rule=published_rule,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
 from kept.families.items import Derived, Fixed, Flag, Number, SpecialTokens, split_heads
+from kept.families.lengths import published_rule
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Family, L
@@ -58,4 +59,5 @@ DECI = Family(
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
     stock=False,
+    rule=published_rule,
 )

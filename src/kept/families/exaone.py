@@ -16,8 +16,13 @@ from kept.families.items import (
     split_heads,
 )
 from kept.families.llama import DECODER, NORM_EPS, RMS_NORMS
-from kept.families.rotary import Rotary
+from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Entry, Family, L, linear, norm
+from kept.ir.spec import Llama3
+
+KINDS = {**PUBLISHED, "llama3": Llama3}
+"""The rope types that its own code computes as transformers 5 does: it never switches LongRoPE, and reads YaRN by the
+version of transformers beside it."""
 
 EXAONE = Family(
     name="exaone",
@@ -32,7 +37,7 @@ EXAONE = Family(
         Always(((f"{L}mlp.gated", True),)),
         RMS_NORMS,
         Number("layer_norm_epsilon", NORM_EPS, default=1e-5),
-        Rotary(),
+        Rotary(kinds=KINDS),
         Flag("tie_word_embeddings", ("head.tied",), default=True),
         SpecialTokens(bos=0, eos=2),
     ),

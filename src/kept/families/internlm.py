@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.families.items import Derived, Fixed, Flag, Number, SpecialTokens, as_many_as_queries, first, split_heads
+from kept.families.lengths import grown
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.table import Family, L
 from kept.ir.facts import at_layer, build
@@ -13,7 +14,9 @@ from kept.ir.spec import Dynamic, Rope
 
 if TYPE_CHECKING:
     from kept.families.config import Config
+    from kept.families.lengths import LengthRule
     from kept.ir.facts import Facts
+    from kept.ir.spec import Spec
 
 ELSEWHERE = "this family's rotation stands under rotary"
 
@@ -44,6 +47,11 @@ class RotarySection:
         return {"rotary": {"base": rope.theta, "type": "dynamic", "scaling_factor": rope.scaling.factor}}
 
 
+def rotating_anew(spec: Spec) -> LengthRule | None:
+    """Its cache holds keys without their rotation, and theta follows each pass."""
+    return grown(spec, "rotates all cached keys anew at each token")
+
+
 INTERNLM = Family(
     name="internlm",
     architecture="InternLMForCausalLM",
@@ -63,4 +71,5 @@ INTERNLM = Family(
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
     stock=False,
+    rule=rotating_anew,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, split_heads
+from kept.families.lengths import published_rule
 from kept.families.llama import ATTENTION_BIASES, DECODER, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Entry, Family, L, linear, norm
@@ -36,4 +37,5 @@ INTERNLM2 = Family(
     ),
     ignored=ROTARY_BUFFERS,
     stock=False,
+    rule=published_rule,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kept.families.items import NO_EXPERTS, Derived, Fixed, Flag, Number, SpecialTokens, first, split_heads
+from kept.families.lengths import published_rule
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Family, L
@@ -117,4 +118,5 @@ MINICPM = Family(
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
     stock=False,
+    rule=published_rule,
 )

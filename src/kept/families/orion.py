@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, split_heads
+from kept.families.lengths import published_rule
 from kept.families.llama import (
     ATTENTION_BIASES,
     DECODER,
@@ -43,4 +44,5 @@ ORION = Family(
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
     stock=False,
+    rule=published_rule,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kept.families.items import Always, Flag, Number, Size, SpecialTokens, Window
+from kept.families.lengths import recomputing_rule
 from kept.families.llama import DECODER, ENTRIES, GATED, HEAD_DIM, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import Rotary
 from kept.families.table import Family, L, linear
@@ -36,4 +37,5 @@ PHI3 = Family(
         *linear("layers.{i}.mlp.down", "model.layers.{i}.mlp.down_proj"),
     ),
     ignored=ROTARY_BUFFERS,
+    rule=recomputing_rule,
 )

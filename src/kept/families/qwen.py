@@ -20,6 +20,7 @@ from kept.families.items import (
     first,
     split_heads,
 )
+from kept.families.lengths import LengthRule
 from kept.families.llama import DECODER, MLP_BIASES, NORM_EPS, RMS_NORMS
 from kept.families.table import Entry, Family, L, linear, norm
 from kept.ir.spec import Rope
@@ -27,6 +28,7 @@ from kept.ir.spec import Rope
 if TYPE_CHECKING:
     from kept.families.config import Config
     from kept.ir.facts import Facts
+    from kept.ir.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class NoBias(Flag):
         return {key: not value for key, value in super().write(table).items()}
 
 
+def scaling_queries(spec: Spec) -> LengthRule:
+    """Two keys of its config, `use_dynamic_ntk` and `use_logn_attn`, say so; both are true where they are absent."""
+    return LengthRule(spec.context, "raises theta and multiplies queries by the log of their position", "pass")
+
+
 QWEN = Family(
     name="qwen",
     architecture="QWenLMHeadModel",
@@ -124,4 +131,5 @@ QWEN = Family(
     ),
     ignored=("transformer.rotary_emb.inv_freq",),
     stock=False,
+    rule=scaling_queries,
 )

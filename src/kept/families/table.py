@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kept.errors import CheckpointError
 from kept.families.config import Config
+from kept.families.lengths import stock_rule
 from kept.ir.facts import Facts, Violation, build_spec, differences, facts, flatten
 from kept.ir.program import Program
 from kept.ir.slots import slots
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from kept.families.lengths import LengthRule
     from kept.ir.spec import Attention, Spec
 
 L = "layers.*."
@@ -65,6 +67,8 @@ class Family:
 
     `stock`: transformers has a class for it.
 
+    `rule` is what its classes do past some length, beyond one forward pass.
+
     `limits` are conditions on the spec that its stock class checks when it loads. `bare_prefix` starts most tensor
     names and is absent from checkpoints of the bare model; writing adds it.
     """
@@ -77,6 +81,11 @@ class Family:
     limits: tuple[Callable[[Spec], Violation | None], ...] = ()
     bare_prefix: str = ""
     stock: bool = True
+    rule: Callable[[Spec], LengthRule | None] = stock_rule
+
+    def length_rule(self, spec: Spec) -> LengthRule | None:
+        """What its classes do with a sequence past some length; None where no length changes anything."""
+        return self.rule(spec)
 
     def read_config(self, config: Mapping[str, Any]) -> Spec:
         """The architecture that a config describes. Raises CheckpointError naming the key."""

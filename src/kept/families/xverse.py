@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
 from kept.families.items import NO_EXPERTS, Derived, Fixed, Flag, Number, Size, SpecialTokens, split_heads
+from kept.families.lengths import grown
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import Rotary
+from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Family, L
 
 if TYPE_CHECKING:
     from kept.families.config import Config
+    from kept.families.lengths import LengthRule
     from kept.ir.facts import Facts
+    from kept.ir.spec import Spec
 
 LONGEST = 16384
 """The context of XVERSE-65B, the longest of those that rotate as the default says."""
@@ -38,6 +41,11 @@ class StatedRotation:
         return {}
 
 
+def growing_each_pass(spec: Spec) -> LengthRule | None:
+    """Theta is that of the pass; cached keys stay as they were rotated."""
+    return grown(spec, "grows theta with the sequence alone, padding counted")
+
+
 XVERSE = Family(
     name="xverse",
     architecture="XverseForCausalLM",
@@ -51,7 +59,7 @@ XVERSE = Family(
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),
         StatedRotation(),
-        Rotary(),
+        Rotary(kinds=PUBLISHED),
         Fixed("quantization_bit", value=0, why="quantised weights are not read; take the plain checkpoint"),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=1, eos=2),
@@ -59,4 +67,5 @@ XVERSE = Family(
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
     stock=False,
+    rule=growing_each_pass,
 )

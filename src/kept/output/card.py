@@ -12,7 +12,7 @@ from kept.checkpoint.companions import licences, loader, stated_licence
 from kept.errors import printable
 from kept.numbers import article
 from kept.output import healed as healings
-from kept.output.record import history, new, passes, recorded, target
+from kept.output.record import domain, history, new, passes, recorded, target
 from kept.output.runtimes import notes
 from kept.output.way import Done, healing, way, weaker
 from kept.passes import PASSES, Promise
@@ -49,7 +49,8 @@ class Origin:
 
     `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes;
     `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet, `new_tokens` ids
-    that the source did not have; `way` is all that was done, oldest first, this with it.
+    that the source did not have; `way` is all that was done, oldest first, this with it; `domain` says where the
+    promise holds, and is empty for everywhere.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Origin:
     copies: tuple[int, ...] = ()
     way: tuple[Done, ...] = ()
     new_tokens: range = range(0)
+    domain: tuple[str, ...] = ()
 
 
 def converted(source: Opened, family: Family, plan: Plan) -> Origin:
@@ -75,10 +77,11 @@ def converted(source: Opened, family: Family, plan: Plan) -> Origin:
             "source": {"name": source.name, "family": source.family.name},
             "recipe": {"to": family.name},
             "passes": passes(plan),
+            "domain": [*plan.domain],
             **new(source, plan),
         }
     )
-    return Origin(*names, steps, told, source.path, family.stock, plan.copies, done, plan.new_tokens)
+    return Origin(*names, steps, told, source.path, family.stock, plan.copies, done, plan.new_tokens, plan.domain)
 
 
 def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
@@ -97,6 +100,7 @@ def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
         opened.path,
         opened.family.stock,
         way=way(record),
+        domain=domain(record),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.writer import finite
-from kept.errors import CheckpointError
+from kept.errors import CheckpointError, printable
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
 from kept.output.runtimes import notes
@@ -50,6 +50,7 @@ def record(
         "before": _described(source.program),
         "after": _described(plan.program),
         "promise": str(plan.promise),
+        "domain": [*plan.domain],
         "passes": passes(plan),
         **new(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
@@ -70,6 +71,11 @@ def verification_table(found: Verification) -> dict[str, Any]:
     """A verification as plain data, with its verdict."""
     table: dict[str, Any] = finite(asdict(found))
     return {**table, "promise": str(found.promise), "kept": found.failure is None, "failure": found.failure}
+
+
+def domain(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where the promise of a record holds; older records say nothing. Raises TypeError where it is no list of text."""
+    return tuple(printable(text(one)) for one in listed(record.get("domain", [])))
 
 
 def _described(program: Program) -> dict[str, Any]:
@@ -199,7 +205,7 @@ def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...
 def claim_of(record: Mapping[str, Any], promise: Promise, before: Spec, after: Spec) -> Claim:
     """What a model is held to by its record alone, against a source whose layers and tokens it may have more of."""
     tokens = _shared(record.get("vocabularies"), before.vocabulary)
-    return Claim(promise, copies=copies(record, before.depth, after.depth), tokens=tokens)
+    return Claim(promise, None, copies(record, before.depth, after.depth), (), tokens, domain(record))
 
 
 def _shared(vocabularies: object, before: int) -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kept.errors import printable
 from kept.numbers import singular
 from kept.output import healed
-from kept.output.record import target
+from kept.output.record import domain, target
 from kept.passes import Promise
 from kept.passes.drop import DropLayers
 from kept.passes.expand import ExpandBlocks
@@ -31,17 +31,20 @@ CONVERSION = ("source", "recipe", "passes")
 class Done:
     """Something that was done: in words, what it promised, and to what model of which family.
 
-    `promise` is None where the record does not tell; `family` is empty where nothing was converted.
+    `promise` is None where the record does not tell; `domain` says where it holds, and is empty for everywhere;
+    `family` is empty where nothing was converted.
     """
 
     said: str
     promise: Promise | None
     model: str = ""
     family: str = ""
+    domain: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.said}; promise {self.promise or 'not known'}"
+        holds = f", which holds {'; '.join(self.domain)}" if self.domain else ""
+        return f"{self.said}; promise {self.promise or 'not known'}{holds}"
 
 
 def way(record: Record) -> tuple[Done, ...]:
@@ -96,7 +99,8 @@ def _conversion(one: Record) -> Done:
         said.append(f"converted to {to}" + (f" ({others})" if others else ""))
     elif others:
         said.append(f"rewritten ({others})")
-    return Done(printable(f"{model} ({family}): {'; '.join(said) or 'nothing changed'}"), promise, model, family)
+    told = printable(f"{model} ({family}): {'; '.join(said) or 'nothing changed'}")
+    return Done(told, promise, model, family, domain(one))
 
 
 def _grown(one: Record, passes: Sequence[Record]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from kept.checkpoint.companions import loader
 from kept.families import is_stock
 from kept.numbers import amount, parameters
 from kept.output import healed
-from kept.output.record import target
+from kept.output.record import domain, target
 from kept.output.way import way, weaker
 from kept.pages.blocks import (
     Block,
@@ -53,6 +53,8 @@ def passes(record: Record) -> Section | None:
     if not rows:
         where = "" if weakest(record) is None else " in the last step"
         blocks = [Words(f"Nothing had to change{where}: the architecture was already expressible.")]
+    holds = tuple(f"The promise holds {one}" for one in domain(record))
+    blocks += [Notes(holds)] * bool(holds)
     for when in ("before", "after"):
         if when in record:
             lines = [text(line) for line in listed(record[when]["spec"])]

@@ -65,6 +65,10 @@ class Pass(ABC):
         """What the pass keeps, run on this program."""
         return Promise.EXACT
 
+    def domain(self, program: Program) -> str | None:  # noqa: ARG002 - most promises hold everywhere
+        """Where the promise holds on this program, a phrase that completes "the promise holds"; None for everywhere."""
+        return None
+
     def origins(self, program: Program) -> tuple[int | None, ...]:
         """For each layer of the result the number that it has in this program; None for a new one."""
         return tuple(range(program.spec.depth))

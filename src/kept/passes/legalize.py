@@ -136,7 +136,8 @@ def _step(rewrite: Pass, program: Program, steps: list[Step]) -> Program:
     origins, layers = rewrite.origins(program), after.spec.depth - program.spec.depth
     assert len(origins) == after.spec.depth, f"{rewrite.name} does not know its layers"
     parameters, nbytes = after.parameters - program.parameters, after.nbytes - program.nbytes
-    steps.append(Step(rewrite, rewrite.promise(program), origins, layers, parameters, nbytes))
+    promise, domain = rewrite.promise(program), rewrite.domain(program)
+    steps.append(Step(rewrite, promise, origins, layers, parameters, nbytes, domain))
     return after
 
 

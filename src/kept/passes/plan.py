@@ -22,7 +22,7 @@ class Step:
     """A pass of a plan: its promise on this program, where its layers were before, and what it changes.
 
     `origins` has for each layer behind the pass the number that it had before, None for a new one; `layers`,
-    `parameters` and `nbytes` are changes.
+    `parameters` and `nbytes` are changes. `domain` is where the promise holds, None for everywhere.
     """
 
     rewrite: Pass
@@ -31,6 +31,7 @@ class Step:
     layers: int
     parameters: int
     nbytes: int
+    domain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Claim:
     """What an output is held to: a promise, its program before rounding where that is to be proved, and its layers.
 
     `copies` are layers of it that its source does not have, `dropped` are layers of the source that it does not have.
-    `tokens` are as many of the first as source and output share; None where they have the same.
+    `tokens` are as many of the first as source and output share; None where they have the same. `domain` says where the
+    promise holds, in phrases that complete "the promise holds"; empty for everywhere.
     """
 
     promise: Promise = Promise.EXACT
@@ -59,19 +61,30 @@ class Claim:
     copies: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
     tokens: int | None = None
+    domain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The passes that were found, in order, and the program that they make."""
+    """The passes that were found, in order, and the program that they make.
+
+    `between` is where a promise between the two families holds, whatever the passes are (`families.lengths.domain`).
+    """
 
     steps: tuple[Step, ...]
     program: Program
+    between: tuple[str, ...] = ()
 
     @property
     def promise(self) -> Promise:
         """The weakest promise of all steps."""
         return max((step.promise for step in self.steps), key=lambda promise: promise.rank, default=Promise.EXACT)
+
+    @property
+    def domain(self) -> tuple[str, ...]:
+        """Where the promise holds, in phrases that complete "the promise holds"; empty for everywhere."""
+        found = (step.domain for step in self.steps if step.domain is not None)
+        return tuple(dict.fromkeys((*self.between, *found)))
 
     @property
     def origins(self) -> tuple[int | None, ...]:
@@ -98,7 +111,8 @@ class Plan:
     def claim(self) -> Claim:
         """What the result is held to."""
         program, shared = self.program if self.promise is Promise.EXACT else None, self.new_tokens
-        return Claim(self.promise, program, self.copies, self.dropped, shared.start if shared else None)
+        tokens = shared.start if shared else None
+        return Claim(self.promise, program, self.copies, self.dropped, tokens, self.domain)
 
     @property
     def vocabularies(self) -> tuple[ExpandVocabulary, ...]:

@@ -45,6 +45,10 @@ class AffineTail(Pass):
     name: ClassVar[str] = "affine-tail"
     summary: ClassVar[str] = "one more layer carries the final bias as a constant coordinate"
 
+    def domain(self, program: Program) -> str:  # noqa: ARG002 - holds for any program
+        """Whatever the weights are stored in, it is the dtype of the run that counts."""
+        return "in bfloat16, float32 and float64: float16 cannot hold the constants of affine-tail"
+
     def origins(self, program: Program) -> tuple[int | None, ...]:
         """The last one is new."""
         return (*super().origins(program), None)

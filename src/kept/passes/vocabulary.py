@@ -79,6 +79,10 @@ class ExpandVocabulary(Pass):
         assert self.growth is not None, "planning measures it"
         return self.growth
 
+    def domain(self, program: Program) -> str:  # noqa: ARG002 - holds for any program
+        """No old row changes."""
+        return f"for texts without new tokens: ids below {self.grown.first:,}"
+
     def size(self, vocabulary: int) -> int:
         """Rows of the result, where there were `vocabulary`."""
         return -(-max(vocabulary, self.grown.end) // self.multiple) * self.multiple

@@ -22,6 +22,11 @@ class DropWindow(Pass):
     name: ClassVar[str] = "drop-window"
     summary: ClassVar[str] = "a sliding window as long as the context is no window"
 
+    def domain(self, program: Program) -> str | None:
+        """As far as the shortest window reaches."""
+        windows = [layer.mixer.window for layer in program.spec.layers if layer.mixer.window is not None]
+        return f"for sequences of up to {min(windows):,} tokens, the sliding window" if windows else None
+
     def requires(self, program: Program) -> Obstacle | None:
         """Every window covers the context."""
         spec = program.spec
@@ -49,6 +54,11 @@ class LimitContext(Pass):
 
     name: ClassVar[str] = "limit-context"
     summary: ClassVar[str] = "the model is offered for shorter sequences"
+
+    def domain(self, program: Program) -> str | None:
+        """Within the context that is stated."""
+        cut = self.tokens < program.spec.context
+        return f"for sequences of up to {self.tokens:,} tokens, the context that was asked for" if cut else None
 
     def requires(self, program: Program) -> Obstacle | None:
         """A positive length within the present one."""

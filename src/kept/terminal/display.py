@@ -19,7 +19,7 @@ from kept.numbers import amount, duration, parameters, percent, uncertain
 from kept.output.runtimes import notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -207,6 +207,7 @@ def plan_table(found: Plan) -> dict[str, Any]:
     ]
     return {
         "promise": str(found.promise),
+        "domain": [*found.domain],
         "passes": steps,
         "parameters": found.program.parameters,
         "runtimes": [asdict(note) for note in notes(found)],
@@ -236,6 +237,7 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
         f"bytes {amount(before.nbytes, 'bytes')} -> {amount(after.nbytes, 'bytes')}, "
         f"layers {before.spec.depth} -> {after.spec.depth}"
     )
+    _domain(console, found.domain)
     for runtime in notes(found):
         console.print(f"not as it is for {runtime}")
     note = tokenizer_note(opened.path, opened.family.name, target)
@@ -300,6 +302,7 @@ def rehearsal(done: Rehearsal) -> None:
     console = _console()
     names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
     console.print(f"{done.path}: would be written ({names}; {done.plan.promise})")
+    _domain(console, done.plan.domain)
     _expansions(console, done.plan)
     for name, size in done.files.items():
         console.print(f"  {name}  {amount(size, 'bytes')}")
@@ -498,7 +501,13 @@ def verification(found: Verification) -> None:
             console.print(f"  {' ' * len(repr(pair.prompt))} -> {pair.output!r} (output)")
     for note in found.notes:
         hint(note)
+    _domain(console, found.domain)
     console.print(f"promise {found.promise}: {found.verdict}", markup=False)
+
+
+def _domain(console: Any, domain: Iterable[str]) -> None:  # noqa: ANN401 - rich is imported late
+    for where in domain:
+        console.print(f"the promise holds {where}", markup=False)
 
 
 def evaluation(found: Evaluation) -> None:

@@ -56,7 +56,8 @@ class Verification:
 
     `proof`: the plan in float64 before any rounding, against the source in float64. `output`: the written weights, run
     in their own dtype. `floor`: the source run in that dtype. All three are measured against the source in float64.
-    `altered`: weight files that are not what the conversion's record says it wrote.
+    `altered`: weight files that are not what the conversion's record says it wrote. `domain`: where the promise holds,
+    in phrases that complete "the promise holds"; empty for everywhere.
     """
 
     promise: Promise
@@ -68,6 +69,7 @@ class Verification:
     continuations: tuple[Continuation, ...]
     notes: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
+    domain: tuple[str, ...] = ()
 
     @property
     def failure(self) -> str | None:
@@ -131,7 +133,8 @@ def verify_pair(
     notes = () if whole else ("greedy continuations need both models in memory and were left out",)
     proof = found[2] if claim.program is not None else None
     stored = TORCH_NAMES[output.program.dtype]
-    return Verification(claim.promise, sample.origin, stored, proof, found[0], found[1], continuations, notes)
+    measured = proof, found[0], found[1]
+    return Verification(claim.promise, sample.origin, stored, *measured, continuations, notes, domain=claim.domain)
 
 
 def layer_runs(source: Opened, output: Opened, claim: Claim) -> int:

@@ -1,0 +1,119 @@
+"""Where a promise holds: what two families' classes do differently past some length, and what passes leave out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kept.checkpoint.reader import read_json
+from kept.commands.pipeline import convert
+from kept.commands.planning import plan
+from kept.commands.verifying import verify
+from kept.families import FAMILIES, LLAMA
+from kept.families.lengths import domain
+from kept.ir.spec import Dynamic, LongRope, Rope
+from kept.output.way import way
+from kept.passes.vocabulary import ExpandVocabulary, Growth
+from models import TINY, write_checkpoint
+from pass_helpers import unread
+from specs import with_mixer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.ir.spec import Scaling
+
+LONG = LongRope((1.0,) * 8, (2.0,) * 8, 32, 4.0)
+DYNAMIC = Dynamic(2.0, 128)
+THETA = "for the first forward pass, and for a generation within 128 tokens: past them "
+
+
+def between(source: str, target: str, scaling: Scaling | None) -> tuple[str, ...]:
+    """The domain of a promise between two families' tiny models that rotate alike."""
+    spec = FAMILIES[source].read_config(TINY[source])
+    spec = with_mixer(spec, rope=Rope(1e4, spec.layers[0].mixer.head_dim, scaling=scaling))
+    return domain(FAMILIES[source], spec, FAMILIES[target], spec)
+
+
+def test_a_cache_that_one_class_recomputes() -> None:
+    (found,) = between("phi3", "llama", LONG)
+    assert found == (
+        "for any forward pass, and for a generation that does not cross 32 tokens: there Phi3ForCausalLM recomputes "
+        "its key-value cache, LlamaForCausalLM keeps cached keys as they were rotated"
+    )
+    assert between("phi3", "phi3", LONG) == between("llama", "mistral", LONG) == ()
+    assert between("phi3", "llama", None) == ()
+    same = LongRope((2.0,) * 8, (2.0,) * 8, 32, 4.0)
+    assert between("phi3", "llama", same) == between("minicpm", "llama", same) == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "does"),
+    [
+        *((name, "so far, padding counted") for name in ("aquila", "deci", "internlm2", "minicpm", "orion")),
+        ("internlm", "rotates all cached keys anew at each token"),
+        ("xverse", "grows theta with the sequence alone, padding counted"),
+    ],
+)
+def test_theta_that_grows_by_another_rule(source: str, does: str) -> None:
+    (found,) = between(source, "llama", DYNAMIC)
+    assert found.startswith(f"{THETA}{FAMILIES[source].architecture} ")
+    assert does in found
+    assert between(source, source, DYNAMIC) == between(source, "llama", None) == ()
+
+
+def test_a_rule_that_forward_passes_show() -> None:
+    (found,) = between("qwen", "llama", None)
+    assert found.startswith("for sequences of up to 128 tokens: past them QWenLMHeadModel raises theta")
+    assert found.endswith(", LlamaForCausalLM does not")
+    assert between("qwen", "qwen", None) == ()
+
+
+def planned(directory: Path, family: str, keys: dict[str, Any], **options: Any) -> tuple[str, ...]:
+    """The domain of the plan that makes a checkpoint a Llama."""
+    return plan(write_checkpoint(directory, family, **keys), **options).domain
+
+
+def test_a_context_that_is_cut_and_a_window_that_goes(tmp_path: Path) -> None:
+    cut = "for sequences of up to 16 tokens, the context that was asked for"
+    assert planned(tmp_path / "a", "mistral", {"sliding_window": 20}, context=16) == (
+        cut,
+        "for sequences of up to 20 tokens, the sliding window",
+    )
+    assert planned(tmp_path / "b", "llama", {}, context=16) == (cut,)
+    assert planned(tmp_path / "c", "llama", {}) == planned(tmp_path / "b", "llama", {}, context=128) == ()
+
+
+def test_a_length_past_a_context_that_is_cut_is_not_told(tmp_path: Path) -> None:
+    """Qwen's queries are scaled past 128 tokens, and 64 are offered."""
+    (found,) = planned(tmp_path, "qwen", {}, context=64)
+    assert found == "for sequences of up to 64 tokens, the context that was asked for"
+
+
+def test_a_dtype_that_cannot_hold_a_pass_s_constants(tmp_path: Path) -> None:
+    (found,) = planned(tmp_path, "orion", {})
+    assert found.startswith("in bfloat16, float32 and float64: float16 ")
+
+
+def test_tokens_that_the_source_does_not_have() -> None:
+    spec = LLAMA.read_config(TINY["llama"])
+    grown = ExpandVocabulary("", growth=Growth(90, ((1,), (2, 3))))
+    assert grown.domain(unread(spec, "F32")) == "for texts without new tokens: ids below 90"
+
+
+def test_record_card_and_verification_say_where_the_promise_holds(tmp_path: Path) -> None:
+    keys = {
+        "original_max_position_embeddings": 32,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
+    }
+    source = write_checkpoint(tmp_path / "source", "phi3", **keys)
+    found = convert(source, tmp_path / "out", verify_tokens=16)
+    (where,) = found.plan.domain
+    assert "for a generation that does not cross 32 tokens" in where
+    record = read_json(tmp_path / "out" / "kept.json")
+    assert record["domain"] == record["verification"]["domain"] == [where]
+    assert f"It holds:\n\n- {where}\n" in (tmp_path / "out" / "README.md").read_text()
+    assert verify(source, tmp_path / "out", tokens=16).domain == (where,)
+    (done,) = way(record)
+    assert str(done).endswith(f"promise exact, which holds {where}")
