@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -55,6 +57,29 @@ class Target:
 
     def connect(self, port: int) -> None:
         socket.create_connection(("127.0.0.1", port), 1).close()
+
+    def signal(self) -> None:
+        os.kill(os.getppid(), 0)
+
+    def fork(self) -> None:
+        if not os.fork():
+            os._exit(0)
+
+    def socket(self) -> None:
+        socket.socket(socket.AF_UNIX).close()
+
+    def mode(self) -> None:
+        Path(__file__).chmod(0o644)
+
+    def limit(self) -> None:
+        resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))
+
+    def thread(self) -> str:
+        done: list[str] = []
+        thread = threading.Thread(target=done.append, args=("done",))
+        thread.start()
+        thread.join()
+        return done[0]
 
     def say(self) -> str:
         os.write(1, b"something")

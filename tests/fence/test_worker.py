@@ -107,6 +107,14 @@ def test_no_network() -> None:
         worker("name").call("connect", server.getsockname()[1])
 
 
+@pytest.mark.parametrize("method", ["signal", "fork", "socket", "mode", "limit"])
+def test_nothing_beyond_it_is_reached(method: str) -> None:
+    one = worker("name")
+    with pytest.raises(FenceError, match="ermission denied"):
+        one.call(method)
+    assert one.call("thread").value == "done"
+
+
 def test_what_a_library_prints_is_no_reply(capfd: pytest.CaptureFixture[str]) -> None:
     assert worker("name").call("say").value == "said"
     assert capfd.readouterr() == ("", "")

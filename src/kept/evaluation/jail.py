@@ -1,72 +1,72 @@
-"""Runs one Python file with limits, as a program of its own: `python -I jail.py FILE SECONDS MEGABYTES`.
+"""Runs one Python program with limits: `python -I -m kept.evaluation.jail TOKEN SECONDS MEGABYTES PARENT`.
 
-Before the file is run, this process gives up, as far as the system lets it: processor time, memory, file sizes, other
-processes, the network (a namespace without any), and to write, make or remove files (Landlock). It says `passed` on its
-standard output if the file ran to its end, whatever the file itself printed.
+The program is the standard input. Before it runs, this process gives up all that `isolate` names. When the program has
+run to its end, and only then, this process reads the token that waits in the pipe TOKEN, and writes it to the standard
+output that it began with.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import platform
 import resource
-import runpy
-import struct
 import sys
+import sysconfig
+from pathlib import Path
 
-CLONE_NEWUSER, CLONE_NEWNET, PR_SET_NO_NEW_PRIVS = 0x10000000, 0x40000000, 38
+from kept.fence.isolation import bound, die_with, leave_network, only_compute, stop_writing
 
-LANDLOCK_CREATE, LANDLOCK_RESTRICT = 444, 446
-"""System calls that have these numbers on every architecture."""
+TOKEN = 32
+"""Bytes of a token."""
 
-CHANGES = sum(1 << bit for bit in (1, *range(4, 13)))
-"""Landlock's rights to write a file, to remove one or a directory, and to make any kind of file."""
+SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime")
+DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")
 
-TRUNCATE = 1 << 14
-"""The right to cut a file short, which older kernels do not know."""
+FILES = 64
+"""Descriptors, and so pipes, that a program may have open."""
+
+
+def readable() -> list[str]:
+    """What a program may read: Python's own library, installed packages, and what those load."""
+    own = [str(Path(base) / "lib") for base in (sys.prefix, sys.base_prefix)]
+    paths = sysconfig.get_paths()
+    return [*own, *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")), *SYSTEM, *DEVICES]
 
 
 def limit(seconds: int, megabytes: int) -> None:
-    """Bound what this process and its children may use; no core files, nothing written."""
-    memory = megabytes << 20
+    """Bound what this process may use; no core file, nothing written, no other process."""
     for what, most in (
         (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_AS, megabytes << 20),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_NOFILE, FILES),
         (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
     ):
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(what, (most, most))
+        bound(what, most)
 
 
-def isolate() -> None:
-    """Leave the network behind, and the right to change files. What the system does not know it does not do."""
-    if platform.system() != "Linux":
-        return
-    library = ctypes.CDLL(None, use_errno=True)
-    library.unshare(CLONE_NEWUSER | CLONE_NEWNET)
-    library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    for rights in (CHANGES | TRUNCATE, CHANGES):
-        rules = library.syscall(LANDLOCK_CREATE, struct.pack("=Q", rights), ctypes.c_size_t(8), 0)
-        if rules >= 0:
-            library.syscall(LANDLOCK_RESTRICT, rules, 0)
-            os.close(rules)
-            return
+def isolate(seconds: int, megabytes: int) -> None:
+    """Leave the network; read the library alone; change no file; then make no call that reaches beyond this process.
+
+    What the system does not know is not done: `sandbox.fences` finds out.
+    """
+    leave_network()
+    stop_writing(readable())
+    limit(seconds, megabytes)
+    only_compute()
 
 
-def main(file: str, seconds: str, megabytes: str) -> None:
-    """Run the file in what is left."""
-    said, nowhere = os.dup(1), os.open(os.devnull, os.O_RDWR)
+def main(token: str, seconds: str, megabytes: str, parent: str) -> None:
+    """Run the program in what is left."""
+    die_with(int(parent))
+    program, said, nowhere = sys.stdin.buffer.read(), os.dup(1), os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
-    isolate()
-    limit(int(seconds), int(megabytes))
-    runpy.run_path(file, run_name="__main__")
-    os.write(said, b"passed")
+    isolate(int(seconds), int(megabytes))
+    exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})  # noqa: S102 - that is what it is for
+    os.write(said, os.read(int(token), TOKEN))
+    os._exit(0)
 
 
 if __name__ == "__main__":

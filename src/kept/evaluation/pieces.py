@@ -170,9 +170,9 @@ def _suite(settings: Settings, name: str) -> Iterator[Piece]:
 def _task(task: tasks.Task, settings: Settings, data: Path, release: str) -> Find:
     limit = settings.limit
     files = tasks.sources(task, data)  # what is missing is said before anything is measured
+    fences = sandbox.fences(unsafe=settings.unsafe) if task.name == "humaneval" else None
 
     def key(_: Subject) -> dict[str, Any]:
-        fences = sandbox.fences() if task.name == "humaneval" else None
         sums = {file.name: digest(file) for file in files}
         return {"files": sums, "shots": task.shots, "limit": limit, "lm_eval": release, "fences": fences}
 

@@ -22,11 +22,11 @@ class Settings:
     """What is measured, and how. Raises InputError naming the option that is wrong.
 
     `texts`: files by domain; without any, the built-in sample. `old`, `new`: which of them a model knew, and which it
-    was to learn. `suites`: some of `NAMES`. `data`: the folder of the
-    tasks' files. `window`, `stride`: tokens, of perplexity (None: the context, and half the window). `characters`: how
-    much of a text is read. `longest`: positions of `positions` and `passkey` (None: the model's). `limit`: documents of
-    a task, questions of a category, prompts, and trials of a cell (None: all, or as many as each has by itself).
-    `execute` allows code that a model wrote to run. `chat` asks by the checkpoint's chat template. `judge`: an
+    was to learn. `suites`: some of `NAMES`. `data`: the folder of the tasks' files. `window`, `stride`: tokens, of
+    perplexity (None: the context, and half the window). `characters`: how much of a text is read. `longest`: positions
+    of `positions` and `passkey` (None: the model's). `limit`: documents of a task, questions of a category, prompts,
+    and trials of a cell (None: all, or as many as each has by itself). `execute` allows code that a model wrote to run,
+    `unsafe` also where this system cannot fence it. `chat` asks by the checkpoint's chat template. `judge`: an
     endpoint's address.
     """
 
@@ -43,6 +43,7 @@ class Settings:
     dtype: str | None = None
     device: str = "cpu"
     execute: bool = False
+    unsafe: bool = False
     chat: bool = False
     judge: str | None = None
     judge_model: str = "gpt-4"

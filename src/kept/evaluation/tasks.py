@@ -186,6 +186,10 @@ def _description(task: Task) -> dict[str, Any]:
 
         return description()
     found = load_yaml(Path(tasks.__file__).parent / task.description)
+    if found.get("unsafe_code"):
+        raise InputError(
+            f"{task.name}: lm-eval would run what the model writes in this process; humaneval alone has a fence"
+        )
     # A metric of the hub's library would be fetched; lm-eval's own of the same name gives what we aggregate.
     found["metric_list"] = [{**metric, "hf_evaluate": False} for metric in found["metric_list"]]
     return {key: value for key, value in found.items() if key not in {"tag", "group", "task_list"}}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from importlib import import_module
 from typing import Any
 
 from kept.errors import KeptError
 from kept.fence.frames import Closed, read_frame, write_frame
-from kept.fence.isolation import bound_memory, leave_network, stop_writing
+from kept.fence.isolation import bound_memory, keep_to_itself, leave_network, stop_writing
 
 LONGEST_REQUEST = 1 << 32
 """Bytes. The parent is trusted."""
@@ -65,8 +66,10 @@ def main(memory: str) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
+    tempfile.tempdir = "/"  # libraries ask for one that can be written when they are imported; there is none
     leave_network()
     stop_writing()
+    keep_to_itself()
     bound_memory(int(memory))
     serve(requests, replies)
 
