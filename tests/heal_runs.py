@@ -163,16 +163,18 @@ def kill_at(moment: str) -> None:
 
         Loop._update = update  # type: ignore[method-assign]
         return
-    name = States._name
+    method = {"writing": "_write", "named": "_name"}[word]
+    saved = getattr(States, method)
 
-    def named(self: States, place: Path, written: Any) -> None:
-        if place.name.startswith(f"step-{int(number):08}"):
-            if word == "named":
-                written.result()
-            die()
-        name(self, place, written)
+    def save(self: States, place: Path, *given: Any) -> Any:
+        if not place.name.startswith(f"step-{int(number):08}"):
+            return saved(self, place, *given)
+        if word == "writing":
+            place.mkdir()
+            (place / "rank-00000-of-00001.safetensors").write_bytes(bytes(100))
+        return die()
 
-    States._name = named  # type: ignore[method-assign]
+    setattr(States, method, save)
 
 
 def no_file_beyond(limit: int) -> None:

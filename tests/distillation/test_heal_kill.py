@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from heal_runs import STEPS, finish, folder_of, losses, noted, settings, start
 from kept.commands.healing import heal
 from kept.distillation.loop import Loop
 from kept.errors import CheckpointError
+from kept.interruption import Terminated
 from stored import all_bytes
 
 if TYPE_CHECKING:
@@ -84,31 +86,45 @@ def test_killed_at_a_moment(pair: tuple[Path, Path], corpus: Path, tmp_path: Pat
     same_run(tmp_path / "whole", tmp_path / "broken")
 
 
-def interrupt_at(step: int, *, again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Ctrl-C be pressed in the middle of a step, once or twice."""
+def interrupt_at(
+    step: int, *, again: bool, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGINT
+) -> None:
+    """Have Ctrl-C be pressed in the middle of a step, or another signal come, once or twice."""
     original = Loop._update
 
     def update(self: Loop) -> dict[str, float]:
         if self.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             if again:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
         return original(self)
 
     monkeypatch.setattr(Loop, "_update", update)
 
 
 @pytest.mark.usefixtures("_ctrl_c")
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)], ids=["SIGINT", "SIGTERM"]
+)
 def test_an_interrupted_run_saves_its_step(
-    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Path, Path],
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    raised: type[KeyboardInterrupt],
 ) -> None:
     whole, broken = (settings(pair, corpus, tmp_path / name) for name in ("whole", "broken"))
     heal(whole)
+    before = signal.getsignal(number)
     with monkeypatch.context() as patched:
-        interrupt_at(2, again=False, monkeypatch=patched)
-        with pytest.raises(KeyboardInterrupt, match="after step 3; the same command continues after step 3, the last"):
+        interrupt_at(2, again=False, monkeypatch=patched, number=number)
+        with pytest.raises(
+            KeyboardInterrupt, match="after step 3; the same command continues after step 3, the last"
+        ) as found:
             heal(broken)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert found.type is raised
+    assert signal.getsignal(number) is before
     heal(broken)
     same_run(tmp_path / "whole", tmp_path / "broken")
 
@@ -127,6 +143,20 @@ def test_interrupted_twice_it_saves_nothing_more(
     interrupt_at(step, again=True, monkeypatch=monkeypatch)
     with pytest.raises(KeyboardInterrupt, match=words):
         heal(settings(pair, corpus, tmp_path / "out"))
+
+
+def test_a_run_saves_after_minutes_too(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    """The bytes do not depend on when, and a run may be continued with other moments."""
+    whole, broken = (settings(pair, corpus, tmp_path / name, save_every=100) for name in ("whole", "broken"))
+    heal(whole)
+    kill_and_finish(broken, "step 7")
+    assert [line["step"] for line in noted(tmp_path / "broken", "run")] == [0], "ten minutes had not passed"
+    shutil.rmtree(folder_of(tmp_path / "broken"))
+    shutil.rmtree(tmp_path / "broken")
+    assert finish(start(replace(broken, save_minutes=1e-9), "step 7")) == KILLED
+    assert finish(start(broken)) == [0]
+    assert [line["step"] for line in noted(tmp_path / "broken", "run")] == [0, 6]
+    same_run(tmp_path / "whole", tmp_path / "broken")
 
 
 def test_a_checkpoint_without_a_name_is_never_picked_up(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -149,13 +179,27 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+def linked(file: Path) -> None:
+    file.symlink_to(file.rename(file.parent.parent / "elsewhere"))
+
+
+def piped(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+RANK = r"rank-00000-of-00001\.safetensors"
+
 DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "cut": ("*.distcp", lambda file: file.write_bytes(file.read_bytes()[:500]), r"__0_0\.distcp: not as written"),
-    "a bit": ("*.distcp", flip, r"__0_0\.distcp: not as written"),
-    "zeros": (".metadata", lambda file: file.write_bytes(bytes(99)), r"\.metadata: not as written"),
-    "lost": (".metadata", lambda file: file.unlink(), r"\.metadata: not as written"),
-    "no sums": ("sums.json", lambda file: file.unlink(), r"sums\.json: No such file or directory"),
-    "no JSON": ("sums.json", lambda file: file.write_bytes(b"{"), r"sums\.json: .*"),
+    "cut": ("rank-*", lambda file: file.write_bytes(file.read_bytes()[:500]), rf"{RANK}: not as written"),
+    "a bit": ("rank-*", flip, rf"{RANK}: not as written"),
+    "a link": ("rank-*", linked, rf"{RANK}: not as written"),
+    "a pipe": ("rank-*", piped, rf"{RANK}: not as written"),
+    "zeros": ("state.json", lambda file: file.write_bytes(bytes(99)), r"state\.json: not as written"),
+    "lost": ("state.json", lambda file: file.unlink(), r"state\.json: not as written"),
+    "no sums": ("sums.json", lambda file: file.unlink(), r".*sums\.json: missing.*"),
+    "no JSON": ("sums.json", lambda file: file.write_bytes(b"{"), r".*sums\.json: cannot be read as JSON .*"),
+    "no texts": ("sums.json", lambda file: file.write_bytes(b'{"a": 1}'), r"1 is no text"),
 }
 
 

@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-from heal_runs import STEPS, finish, folder_of, losses, settings, start, start_meeting
+from heal_runs import STEPS, finish, folder_of, losses, noted, settings, start, start_meeting
 from kept.commands.healing import heal
+from kept.opened import open_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +69,28 @@ def test_a_checkpoint_is_for_any_number_of_ranks(
     assert losses(tmp_path / "out") == pytest.approx(wanted, rel=1e-4)
 
 
+def test_ranks_end_together_and_save_when_one_is_told_to(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    """SIGTERM reaches one of them; time passes on the first."""
+    many = settings(pair, corpus, tmp_path / "out", tokens=100 * STEPS * 128, save_every=10**6, measure_every=10**6)
+    processes = start(many, ranks=2)
+    while not (folder_of(tmp_path / "out") / "metrics.jsonl").is_file() or not noted(tmp_path / "out"):
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+    processes[1].terminate()
+    for process in processes:
+        process.join()
+    (saved,) = folder_of(tmp_path / "out").glob("step-*")
+    assert int(saved.name.removeprefix("step-")) == len(losses(tmp_path / "out"))
+
+
+def test_ranks_save_after_minutes(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, wanted: list[float]) -> None:
+    given = settings(pair, corpus, tmp_path / "out", save_every=10**6, save_minutes=1e-9)
+    assert -signal.SIGKILL in finish(start(given, "named 9", ranks=2))
+    assert finish(start(given)) == [0]
+    assert noted(tmp_path / "out", "run")[1]["step"] == 8
+    assert losses(tmp_path / "out") == pytest.approx(wanted, rel=1e-4)
+
+
 CHANGES: list[dict[str, Any]] = [
     {"batch": 1},
     {"batch": 3, "accumulate": 2, "precision": "bfloat16", "checkpointing": True},
@@ -81,6 +106,8 @@ def test_ranks_without_a_row_of_their_own(
     assert finish(start(two, ranks=2)) == [0, 0]
     tolerance = 1e-4 if one.precision == "float32" else 1e-2  # sums of bfloat16 in another order
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=tolerance)
+    gain = open_model(tmp_path / "two").program.weights["final_norm.gain"].read()
+    assert not torch.equal(gain, gain.bfloat16().float()), "what learned is float32, whatever the arithmetic"
 
 
 def test_ranks_wait_while_one_of_them_writes() -> None:

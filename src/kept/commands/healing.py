@@ -11,6 +11,7 @@ from kept.checkpoint.staging import check_place, check_target
 from kept.commands.finishing import Course, Draft
 from kept.commands.lessons import Pair, Watched, dtype_of, stream, sums
 from kept.distillation.folder import alone, begin
+from kept.distillation.settings import CADENCE
 from kept.distillation.trainable import Trainable, trainable
 from kept.output.record import RECORD
 from kept.reporting import Reporter, Silent
@@ -100,7 +101,7 @@ def _begin(folder: Path, settings: Settings, pair: Pair, texts: Stream, watched:
     """Begin a run, or find it as the same command on the same files left it. Returns the sums of these files."""
     check_target(Path(settings.out))  # again: the run that held the directory may just have finished
     read = sums(settings, pair, texts.mixture, watched)
-    begin(folder, settings.to_dict(), read)
+    begin(folder, {key: value for key, value in settings.to_dict().items() if key not in CADENCE}, read)
     return read
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ def hold(folder: Path, held: ExitStack) -> None:
     """
     with refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = held.enter_context((folder / LOCK).open("a"))
+        opened = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        lock = held.enter_context(os.fdopen(opened, "r+b", buffering=0))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -6,12 +6,10 @@ nothing had happened.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections import deque
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +19,14 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from kept.distillation.chunked import Losses, Objective, chunked_loss
-from kept.distillation.interruption import held, so_far
 from kept.distillation.losses import hidden_cosine, hidden_mse, masked_mean
 from kept.distillation.parallel import whole
 from kept.distillation.schedule import factor
-from kept.distillation.states import clear, random_state
-from kept.errors import InputError, KeptError
+from kept.distillation.states import Rest, clear, random_state, set_random_state
+from kept.errors import CheckpointError, InputError, KeptError
+from kept.interruption import Held, held, so_far
+from kept.stated import blamed, listed, mapped, number
+from kept.stated import whole as whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -79,6 +79,14 @@ def best_of(history: Sequence[Measured]) -> Measured:
     return min(history, key=lambda one: one.losses["loss"])
 
 
+@dataclass(frozen=True)
+class Told:
+    """What all ranks agreed on at the last step: to save, because that is long ago, and to stop."""
+
+    save: bool = False
+    stop: bool = False
+
+
 @dataclass
 class Loop:
     """One run's parts, and how far it is. `watched` are rows of texts that are only measured, by name."""
@@ -95,6 +103,9 @@ class Loop:
     history: list[Measured] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY))
+    _held: Held = field(default_factory=Held)
+    _told: Told = field(default_factory=Told)
+    _saved: tuple[int, float] = field(default_factory=lambda: (0, time.monotonic()))
 
     def __post_init__(self) -> None:
         """Make the optimiser, and go to where an earlier run of the same command stopped."""
@@ -110,36 +121,35 @@ class Loop:
     def run(self) -> dict[str, Tensor]:
         """Go on to the end. Returns the weights that learned, as they were when the held-out loss was the least.
 
-        Ctrl-C ends a run of one rank after a step, which is saved; of several, at once.
+        Ctrl-C and SIGTERM end a run after a step, which is saved.
         """
-        if not self.history:
-            self._measure()
-        # Ranks hear of it at different steps: they cannot agree on one to save.
-        with held() if self.ranks.count == 1 else nullcontext(lambda: False) as interrupted:
+        with held(patient=self.ranks.count > 1) as self._held:
             try:
-                self._train(interrupted)
-            except KeyboardInterrupt:
+                if not self.history:
+                    self._measure()
+                self._train()
+            except KeyboardInterrupt as error:
                 if self.ranks.count == 1:
                     self.states.settle()  # a checkpoint that is being written gets its name
-                raise KeyboardInterrupt(so_far(self.step, self.states.newest())) from None
+                raise type(error)(so_far(self.step, self.states.newest())) from None
         return self.best
 
-    def _train(self, interrupted: Callable[[], bool]) -> None:
+    def _train(self) -> None:
         """All steps that are left; raises KeyboardInterrupt after one that was interrupted."""
-        while self.step < self.settings.steps and not self._plateau() and not interrupted():
+        while self.step < self.settings.steps and not self._plateau() and not self._told.stop:
             begun = time.monotonic()
             found = self._update()
             self.step += 1
             self._note("step", found, time.monotonic() - begun)
             if self.step % self.settings.measure_every == 0 or self.step == self.settings.steps:
                 self._measure()
-            if self.step % self.settings.save_every == 0:
+            if self._told.save or self.step % self.settings.save_every == 0:
                 self._save()
-        if self.step % self.settings.save_every:
+        if self.step != self._saved[0]:
             self._save()
         self.states.settle()
-        if interrupted():
-            raise KeyboardInterrupt
+        if self._told.stop:
+            raise self._held.error
 
     def _update(self) -> dict[str, float]:
         """One step: gradients of every part of the batch, clipped, and the weights moved."""
@@ -227,8 +237,7 @@ class Loop:
         self.history.append(Measured(self.step, tokens, means, agreement, sources, watched))
         self._note("held-out", {**means, "agreement": agreement, "sources": sources, "watched": watched})
         if self.history[-1] is best_of(self.history):
-            learned = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
-            self.best = {name: whole(parameter).clone() for name, parameter in learned.items()}
+            self.best = {name: whole(parameter).clone() for name, parameter in self.student.learning().items()}
 
     def _mean(self, batches: Sequence[Batch], losses: Callable[[Batch], Losses]) -> dict[str, float]:
         """Losses over some batches, a mean over their tokens."""
@@ -238,7 +247,11 @@ class Loop:
         return self._means(sums, sum(float(batch.mask_BT.sum()) for batch in batches))
 
     def _means(self, sums: Mapping[str, float], tokens: float) -> dict[str, float]:
-        totals = self.ranks.total(*sums.values())
+        """Means over all ranks, which hear meanwhile whether it is time to save, or to stop."""
+        since = time.monotonic() - self._saved[1]
+        late = self.ranks.first and 0 < 60 * self.settings.save_minutes <= since
+        *totals, save, stop = self.ranks.total(*sums.values(), late, bool(self._held))
+        self._told = Told(save > 0, stop > 0)
         return {name: value / max(1.0, tokens) for name, value in zip(sums, totals, strict=True)}
 
     def _plateau(self) -> bool:
@@ -275,36 +288,37 @@ class Loop:
         self.metrics.note({"kind": kind, "step": self.step, "tokens": tokens, **found, **speed})
 
     def _save(self) -> None:
-        rest = {
+        plain = {
             "step": self.step,
-            "history": json.dumps([asdict(one) for one in self.history]),
-            "recent": json.dumps([*self._recent]),
-            "best": self.best,
+            "history": [asdict(one) for one in self.history],
+            "recent": [*self._recent],
             "random": random_state(self.ranks.device),
         }
-        self.states.begin(self.step, self.student, self.optimiser, rest)
+        self.states.begin(self.step, self.student.learning(), self.optimiser, Rest(plain, self.best))
+        self._saved = self.step, time.monotonic()
 
     def _resume(self, place: Path) -> None:
-        learned = {n: p for n, p in self.student.model.named_parameters() if p.requires_grad}
-        empty = {
-            "step": 0,
-            "history": "",
-            "recent": "",
-            "best": {name: torch.empty(parameter.shape) for name, parameter in learned.items()},
-            "random": random_state(self.ranks.device),
-        }
-        rest = self.states.load(place, self.student, self.optimiser, empty)
-        self.step = rest["step"]
+        rest = self.states.load(place, self.student.learning(), self.optimiser)
+        with blamed(place, "a checkpoint", "remove it to go on from the one before"):
+            self.step = whole_number(rest.plain["step"])
+            self.history.extend(map(_measured, listed(rest.plain["history"])))
+            self._recent.extend(map(number, listed(rest.plain["recent"])))
+            set_random_state(mapped(rest.plain["random"]), self.ranks.device)
         if self.step > self.settings.steps:
             raise InputError(
                 f"{place}: is past the {self.settings.steps} steps that were asked for; choose another --out"
             )
-        self.history.extend(Measured(**one) for one in json.loads(rest["history"]))
-        self._recent.extend(json.loads(rest["recent"]))
-        self.best = rest["best"]
-        torch.set_rng_state(rest["random"]["cpu"])
-        if "device" in rest["random"]:
-            torch.cuda.set_rng_state(rest["random"]["device"], self.ranks.device)
+        if rest.best.keys() != self.student.learning().keys():
+            raise CheckpointError(f"{place}: its best weights are not those that learn; remove it")
+        self.best = {**rest.best}
+        self._saved = self.step, time.monotonic()
+
+
+def _measured(one: Any) -> Measured:  # noqa: ANN401 - JSON
+    """A measurement of a checkpoint."""
+    found = Measured(**mapped(one))
+    number(mapped(found.losses)["loss"])
+    return found
 
 
 def _groups(student: Trunk) -> list[dict[str, Any]]:

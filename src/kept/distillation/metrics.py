@@ -89,6 +89,8 @@ def _begin_points(folder: Path, begin: int) -> Path | None:
     """A new file of points, after which TensorBoard forgets those of earlier files from step `begin` on."""
     if find_spec("tensorboard") is None:
         return None
+    if folder.is_symlink():
+        folder.unlink()  # points are written here, not where somebody else wants them
     folder.mkdir(exist_ok=True)
     file = folder / f"events.out.tfevents.{len([*folder.iterdir()]):06}"
     _add(file, file_version=VERSION)

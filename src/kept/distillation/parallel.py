@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.checkpoint import checkpoint
@@ -140,6 +140,12 @@ class Trunk(nn.Module):
                 kept.append(x_BTD)
         return use(head_input(self.model, x_BTD), kept)
 
+    def learning(self) -> dict[str, nn.Parameter]:
+        """The parameters that learn, by name: of a split model the parts that this rank holds, in float32."""
+        if isinstance(self, FSDPModule):
+            self.reshard()  # after a forward without a backward, the whole ones in the dtype of the arithmetic are left
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
     def keep_rows(self) -> None:
         """Take the gradients of rows that do not learn away."""
         for parameter, rows in self.rows:
@@ -185,7 +191,7 @@ def load(
     trunk.to_empty(device=ranks.device)
     with torch.no_grad():
         for name, parameter in trunk.model.named_parameters():
-            _fill(parameter, starting(program, name, tuple(parameter.shape)))
+            fill(parameter, starting(program, name, tuple(parameter.shape)))
             if learns is not None and name in learns.rows:
                 trunk.rows.append((parameter, _held(parameter, learns.rows[name])))
     return trunk
@@ -198,7 +204,8 @@ def _require_compiler(device: torch.device) -> None:
         raise InputError(f"compile: needs a C++ compiler, and {wanted} is none here; install one, or leave it out")
 
 
-def _fill(parameter: nn.Parameter, lazy: Lazy) -> None:
+def fill(parameter: Tensor, lazy: Lazy) -> None:
+    """Give a tensor the values of a lazy one of its shape: each rank reads the rows that it holds."""
     own = local(parameter)
     if not own.numel():
         return
@@ -213,7 +220,7 @@ def local(tensor: Tensor) -> Tensor:
     return found
 
 
-def _begin(parameter: nn.Parameter) -> int:
+def _begin(parameter: Tensor) -> int:
     """The first row that this rank holds."""
     if not isinstance(parameter, DTensor):
         return 0

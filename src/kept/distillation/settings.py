@@ -40,6 +40,9 @@ LOSSES = ("kl", "reverse", "jsd", "ce")
 Count = int
 """A number that may be large: recipes and the command line take 2M for it."""
 
+CADENCE = ("save_every", "save_minutes")
+"""Settings that decide when a run is saved and nothing else: it may go on with others."""
+
 HELP: Mapping[str, str] = {
     "student": "The converted model that learns.",
     "out": "Directory for the result.",
@@ -83,6 +86,7 @@ HELP: Mapping[str, str] = {
     "compile": "Let torch compile the layers.",
     "measure_every": "Steps between held-out measurements.",
     "save_every": "Steps between checkpoints.",
+    "save_minutes": "Minutes after which a checkpoint is written, whatever the step; 0: by steps alone.",
     "patience": "Measurements without a better one after which the run ends; 0: never. The best, whose weights are "
     "written, has the least held-out sum of all losses, each times its weight.",
     "seed": "Decides the order of the documents, and what self samples.",
@@ -138,6 +142,7 @@ class Settings:
     compile: bool = False
     measure_every: int = 50
     save_every: int = 200
+    save_minutes: float = 10.0
     patience: int = 0
     seed: int = 0
 
@@ -149,7 +154,7 @@ class Settings:
             self._require(key, getattr(self, key) >= 1, "at least 1")
         for key in ("rate", "temperature", "clip", "hold_out", "lora_alpha"):
             self._require(key, getattr(self, key) > 0, "above 0")
-        for key in ("decay", "kl", "reverse", "jsd", "ce", "hidden", "patience", "seed"):
+        for key in ("decay", "kl", "reverse", "jsd", "ce", "hidden", "patience", "seed", "save_minutes"):
             self._require(key, getattr(self, key) >= 0, "at least 0")
         self._require("warmup", 0 <= self.warmup <= 1, "from 0 to 1")
         self._require("beta", 0 < self.beta < 1, "between 0 and 1")

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from kept.distillation.settings import HELP, LISTED, LOSSES, WORDS, Settings
 from kept.errors import CheckpointError, KeptError
+from kept.interruption import Terminated, terminable
 from kept.terminal import display
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class Group(click.Group):
         """Run a command."""
         display.take_any_name()
         try:
-            return super().invoke(context)
+            with terminable():
+                return super().invoke(context)
         except KeptError as error:
             display.complain(str(error))
             context.exit(error.exit_code)
@@ -115,7 +117,7 @@ class Group(click.Group):
             # CPython remembers one that left an exec of text, as imports of dataclasses have, and would die by the
             # signal at its end although it was caught; another exec lets it forget.
             exec("")  # noqa: S102 - no text
-            context.exit(130)
+            context.exit(143 if isinstance(error, Terminated) else 130)
         except (BrokenPipeError, click.ClickException, click.Abort, click.exceptions.Exit):
             raise  # click's own ends; and whoever read the output has seen enough
         except Exception as error:
