@@ -41,6 +41,147 @@ REWRITING = (
 )
 """A template that forgets what was said before: only its last answer is told."""
 
+DATED = """{%- if messages[0].role == 'system' %}
+    {%- set system = messages[0].content %}
+    {%- set rest = messages[1:] %}
+{%- else %}
+    {%- set system = 'Knowledge until April 2024. Today is ' + strftime_now('%B %d, %Y') + '.' %}
+    {%- if tools and documents %}
+        {%- set system = system + ' Use tools and documents.' %}
+    {%- elif documents %}
+        {%- set system = system + ' Use the documents.' %}
+    {%- endif %}
+    {%- set rest = messages %}
+{%- endif %}
+{{- '<|start|>system<|end|>' + system + eos_token + '\n' }}
+{%- if tools %}{{- '<|start|>tools<|end|>' + tools | tojson(indent=4) + eos_token + '\n' }}{%- endif %}
+{%- for document in documents or [] %}{{- loop.index0 ~ ': ' ~ document['text'] ~ '\n' }}{%- endfor %}
+{%- for m in rest %}
+    {{- '<|start|>' + m.role + '<|end|>' + (m.content or '') + eos_token + '\n' }}
+    {%- if loop.last and add_generation_prompt %}{{- '<|start|>assistant<|end|>' }}{%- endif %}
+{%- endfor %}"""
+"""As Granite 3: the date, tools and documents in a system message of its own."""
+
+TODAY = """{%- set today = strftime_now("%Y-%m-%d") %}
+{%- set yesterday = strftime_now("%d.%m.%y") %}
+{{- bos_token }}[TODAY]{{ today }} {{ yesterday }}[/TODAY]
+{%- for m in messages %}
+    {%- if m['role'] == 'user' %}
+        {%- if m['content'] is string %}
+            {{- '[INST]' + m['content'] + '[/INST]' }}
+        {%- else %}
+            {{- '[INST]' }}
+            {%- for part in m['content'] %}
+                {{- part['text'] if part['type'] == 'text' else raise_exception('text only') }}
+            {%- endfor %}
+            {{- '[/INST]' }}
+        {%- endif %}
+    {%- elif m['role'] == 'system' %}
+        {{- '[SYS]' + (m['content'] if m['content'] is string else m['content'][0]['text']) + '[/SYS]' }}
+    {%- elif m['role'] == 'assistant' %}
+        {{- (m['content'] if m['content'] is string else m['content'][0]['text']) + eos_token }}
+    {%- else %}{{- raise_exception('Only user, system and assistant') }}{%- endif %}
+{%- endfor %}"""
+"""As Mistral Small: two dates, and content in parts."""
+
+THINKING = """{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- for tool in tools %}{{- tool | tojson + '\n' }}{%- endfor %}
+    {{- '<|im_end|>\n' }}
+{%- endif %}
+{%- set ns = namespace(asked=messages | length - 1, open=true) %}
+{%- for m in messages[::-1] %}
+    {%- set at = (messages | length - 1) - loop.index0 %}
+    {%- if ns.open and m.role == 'user' %}{%- set ns.open = false %}{%- set ns.asked = at %}{%- endif %}
+{%- endfor %}
+{%- for m in messages %}
+    {%- set content = m.content if m.content is string else '' %}
+    {%- if m.role == 'assistant' %}
+        {%- set thought = m.reasoning_content if m.reasoning_content is string else '' %}
+        {%- if not thought and '</think>' in content %}
+            {%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {{- '<|im_start|>assistant\n' }}
+        {%- if loop.index0 > ns.asked and (loop.last or thought) %}
+            {{- '<think>\n' + thought.strip('\n') + '\n</think>\n\n' }}
+        {%- endif %}
+        {{- content }}
+        {%- for call in m.tool_calls or [] %}
+            {%- if call.function %}{%- set call = call.function %}{%- endif %}
+            {{- '\n<tool_call>{"name": "' + call.name + '", "arguments": ' }}
+            {{- call.arguments if call.arguments is string else call.arguments | tojson }}{{- '}</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' }}
+    {%- elif m.role == 'tool' %}
+        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
+        {{- '\n<tool_response>\n' + content + '\n</tool_response>' }}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\n' }}{%- endif %}
+    {%- else %}{{- '<|im_start|>' + m.role + '\n' + content + '<|im_end|>\n' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
+{%- endif %}"""
+"""As Qwen 3: the last answer's thoughts, tool calls and responses."""
+
+CALLING = """{{- bos_token }}
+{%- if custom_tools is defined %}{%- set tools = custom_tools %}{%- endif %}
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}{%- set date_string = strftime_now('%d %b %Y') %}
+    {%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}
+{%- endif %}
+{%- if not tools is defined %}{%- set tools = none %}{%- endif %}
+{{- '<|start|>system<|end|>\n\nToday Date: ' + date_string + '\n' }}
+{%- if tools is not none %}
+    {%- for t in tools %}{{- t | tojson(indent=4) }}{{- '\n\n' }}{%- endfor %}
+{%- endif %}
+{{- eos_token }}
+{%- for m in messages %}
+    {%- if not (m.role == 'ipython' or m.role == 'tool' or 'tool_calls' in m) %}
+        {{- '<|start|>' + m['role'] + '<|end|>\n\n' + m['content'] | trim + eos_token }}
+    {%- elif 'tool_calls' in m %}
+        {%- if not m.tool_calls | length == 1 %}{{- raise_exception('one call at a time') }}{%- endif %}
+        {%- set call = m.tool_calls[0].function %}
+        {{- '<|start|>assistant<|end|>\n\n{"name": "' + call.name + '", "parameters": ' }}
+        {{- call.arguments | tojson }}{{- '}' + eos_token }}
+    {%- else %}
+        {{- '<|start|>ipython<|end|>\n\n' }}
+        {%- if m.content is mapping or m.content is iterable %}{{- m.content | tojson }}
+        {%- else %}{{- m.content }}{%- endif %}
+        {{- eos_token }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant<|end|>\n\n' }}{%- endif %}"""
+"""As Llama 3.1: tools, dates, and keys that are asked for by `in`."""
+
+MARKED_AND_DATED = """{%- set thinks = enable_thinking if enable_thinking is defined else true %}
+{{- '<|im_start|>system\nToday Date: ' ~ strftime_now('%d %B %Y') ~ '\nReasoning: ' ~ ('/think' if thinks else '/no') }}
+{{- '<|im_end|>\n' }}
+{%- for m in messages %}
+    {%- set content = m.content if m.content is string else '' %}
+    {%- if m.role == 'assistant' %}
+        {%- generation %}{{- '<|im_start|>assistant\n' + content.lstrip('\n') + '<|im_end|>\n' }}{%- endgeneration %}
+    {%- elif m.role in ['user', 'tool'] %}{{- '<|im_start|>user\n' + content + '<|im_end|>\n' }}
+    {%- elif m.role == 'developer' %}{%- continue %}
+    {%- else %}{%- break %}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+"""As SmolLM3: dates, answers marked, loop controls."""
+
+PUBLIC = {
+    "chatml": CHATML,
+    "inst": INST,
+    "headers": HEADERS,
+    "marked": MARKED,
+    "dated": DATED,
+    "today": TODAY,
+    "thinking": THINKING,
+    "calling": CALLING,
+    "marked and dated": MARKED_AND_DATED,
+}
+"""Forms of templates that are about, each with the features of a public one."""
+
 STABLE = {"chatml": CHATML, "inst": INST, "headers": HEADERS}
 
 SPECIALS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>"]
@@ -57,6 +198,51 @@ TALKS = [
     talk("x", "y", "z"),
     talk("once", "upon", "a", "time", "there", "was"),
 ]
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "ships", "description": "Zähle <Schiffe> & 'boats'", "parameters": {"type": "object"}},
+}
+
+CALL = {
+    "type": "function",
+    "id": "call00001",
+    "function": {"name": "ships", "arguments": {"port": "Ås", "n": [1, None]}},
+}
+
+CALLED = [
+    {"role": "user", "content": "How many?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "7", "tool_call_id": "call00001", "name": "ships"},
+    {"role": "assistant", "content": "Seven."},
+]
+"""A tool is called, with no content beside the call."""
+
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "How "}, {"type": "text", "text": "many?"}]},
+    {"role": "assistant", "content": "Seven."},
+]
+
+REASONED = [
+    {"role": "system", "content": "be kind"},
+    {"role": "user", "content": "How many?"},
+    {"role": "assistant", "content": "Seven.", "reasoning_content": "I count."},
+    {"role": "user", "content": "Sure?"},
+    {"role": "assistant", "content": "<think>\nagain\n</think>\n\nYes.", "thinking": None},
+]
+
+ROWS: list[dict[str, Any]] = [
+    *({"messages": said} for said in TALKS),
+    {"messages": CALLED},
+    {"messages": CALLED, "tools": [TOOL]},
+    {"messages": CALLED, "tools": []},
+    {"messages": PARTS},
+    {"messages": REASONED},
+    {"messages": TALKS[0], "documents": [{"title": "x", "text": "Seven ships."}]},
+    {"messages": TALKS[0], "chat_template_kwargs": {"enable_thinking": False, "date_string": "1 May"}},
+]
+"""Conversations with all that may be beside their texts."""
 
 
 def write_chat_tokenizer(directory: Path, size: int = 320, **config: Any) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kept.checkpoint.companions import COPIED, LICENCE_WORDS
 from kept.checkpoint.reader import PICKLES, weight_map
+from kept.checkpoint.templates import FOLDER
 from kept.checkpoint.writer import INDEX
 from kept.errors import CheckpointError, printable
 
@@ -40,7 +41,7 @@ def local(source: str | Path) -> Path:
     path, match = Path(source), ID.fullmatch(str(source))
     if path.exists() or match is None:
         return path
-    small = [*OTHERS, *COPIED, *(f"*{_any_case(word)}*" for word in LICENCE_WORDS)]
+    small = [*OTHERS, *COPIED, f"{FOLDER}/*.jinja", *(f"*{_any_case(word)}*" for word in LICENCE_WORDS)]
     folder = _fetch(str(source), match["name"], match["revision"], small)
     listed = sorted(set(weight_map(folder).values())) if (folder / INDEX).is_file() else None
     _fetch(str(source), match["name"], folder.name, listed or ["*.safetensors"])

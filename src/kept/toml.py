@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,6 +75,14 @@ def one_of(key: str, value: str, words: Collection[str]) -> None:
     """Raise RecipeError where a value is none of some words."""
     if value not in words:
         raise RecipeError(f"{key}: is {value!r}{nearest(value, words)}; it must be one of {', '.join(words)}")
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is a date as YYYY-MM-DD."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def nearest(word: str, words: Collection[str]) -> str:

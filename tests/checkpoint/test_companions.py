@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import kept
 from kept.checkpoint.companions import companions, licences, stated_licence, tokenizer_note
+from kept.checkpoint.templates import chat_templates
 from kept.errors import CheckpointError
 from kept.opened import open_model
 from kept.output.card import RESTRICTED
@@ -214,7 +222,8 @@ def test_tokenizer_files_are_copied_as_they_are(source: Path, tmp_path: Path, na
         ({}, "PreTrainedTokenizerFast"),
         ({"tokenizer_class": "TokenizersBackend", "backend": "tokenizers"}, "PreTrainedTokenizerFast"),
         ({"tokenizer_class": "OrionTokenizer", "auto_map": {"AutoTokenizer": ["t.O"]}}, "PreTrainedTokenizerFast"),
-        ({"tokenizer_class": "LlamaTokenizerFast", "backend": "tokenizers"}, "LlamaTokenizerFast"),
+        ({"tokenizer_class": "LlamaTokenizerFast", "name_or_path": "/home/me/model"}, "PreTrainedTokenizerFast"),
+        ({"tokenizer_class": "PixtralTokenizer", "processor_class": "PixtralProcessor"}, "PreTrainedTokenizerFast"),
     ],
 )
 def test_the_tokenizer_s_class_is_one_that_every_transformers_has(
@@ -222,7 +231,119 @@ def test_the_tokenizer_s_class_is_one_that_every_transformers_has(
 ) -> None:
     write_json(source / "tokenizer_config.json", {"model_max_length": 99, **given})
     config = json.loads(taken(source)["tokenizer_config.json"])
-    assert config == {"model_max_length": 99, "tokenizer_class": wanted}
+    assert config == {"model_max_length": 99, "clean_up_tokenization_spaces": False, "tokenizer_class": wanted}
+
+
+def test_a_tokenizer_without_its_file_keeps_its_class(source: Path) -> None:
+    """GPT-2's words and merges alone: the generic class cannot read them."""
+    (source / "tokenizer.json").unlink()
+    write_json(source / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
+    assert json.loads(taken(source)["tokenizer_config.json"]) == {"tokenizer_class": "GPT2Tokenizer"}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"extra_special_tokens": ["<a>", "<b>"]}, {"additional_special_tokens": ["<a>", "<b>"]}),
+        (
+            {"extra_special_tokens": ["<a>", "<b>"], "additional_special_tokens": ["<b>", "<c>"]},
+            {"additional_special_tokens": ["<b>", "<c>", "<a>"]},
+        ),
+        ({"extra_special_tokens": {"image_token": "<a>"}}, {"extra_special_tokens": {"image_token": "<a>"}}),
+        (
+            {"model_specific_special_tokens": {"image_token": "<a>"}, "extra_special_tokens": ["<b>"]},
+            {"additional_special_tokens": ["<b>"], "extra_special_tokens": {"image_token": "<a>"}},
+        ),
+        (
+            {"extra_special_tokens": [{"content": "<a>", "lstrip": True}]},
+            {"additional_special_tokens": [{"content": "<a>", "lstrip": True, "__type": "AddedToken"}]},
+        ),
+        ({"extra_special_tokens": []}, {"additional_special_tokens": []}),
+    ],
+)
+def test_special_tokens_are_in_the_form_that_every_transformers_reads(
+    source: Path, given: dict[str, object], wanted: dict[str, object]
+) -> None:
+    tokens = ["extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"]
+    change_json(source / "tokenizer_config.json", **given)
+    write_json(source / "special_tokens_map.json", given)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        found = taken(source)[name]
+        config = json.loads(found if isinstance(found, bytes) else found.read_bytes())
+        assert {key: config[key] for key in tokens if key in config} == wanted
+
+
+def test_processors_stay_behind_and_are_named(source: Path, tmp_path: Path) -> None:
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        write_json(source / name, {"processor_class": "X"})
+    note = kept.convert(source, tmp_path / "out", verify_tokens=0).note
+    assert note is not None
+    assert "preprocessor_config.json, video_preprocessor_config.json" in note
+    assert not [*(tmp_path / "out").glob("*processor*")]
+
+
+# ----------------------------------------------------------------------------------------------------- chat templates
+
+TEMPLATES = {"default": HUMAN, "tool_use": "TOOLS {{ tools | tojson }} {{ messages[0].content }}"}
+
+
+def write_templates(directory: Path, where: str, found: dict[str, str]) -> None:
+    """Templates as transformers before 4.51 (config), since then (files), and processors (json) have them."""
+    if where == "config":
+        change_json(
+            directory / "tokenizer_config.json", chat_template=[{"name": n, "template": t} for n, t in found.items()]
+        )
+    if where == "json":
+        write_json(directory / "chat_template.json", {"chat_template": found["default"]})
+    if where == "files":
+        (directory / "additional_chat_templates").mkdir()
+        for name, text in found.items():
+            file = "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja"
+            (directory / file).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("where", ["config", "files"])
+def test_named_templates_come_along(source: Path, tmp_path: Path, where: str) -> None:
+    write_templates(source, where, TEMPLATES)
+    out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
+    record = read_json(out / "kept.json")
+    assert {"chat_template.jinja", "additional_chat_templates/tool_use.jinja"} <= record["files"].keys()
+    stock = AutoTokenizer.from_pretrained(out)
+    assert stock.chat_template == AutoTokenizer.from_pretrained(source).chat_template == TEMPLATES
+    asked = {"tokenize": False, "tools": [{"name": "f"}]}
+    assert stock.apply_chat_template(SAID, **asked) == 'TOOLS [{"name": "f"}] How many ships?'
+    listed = [{"name": name, "template": text} for name, text in TEMPLATES.items()]
+    assert read_json(out / "tokenizer_config.json")["chat_template"] == listed, "where transformers 4.45 looks"
+
+
+def test_files_with_templates_count_before_the_config(source: Path) -> None:
+    change_json(source / "tokenizer_config.json", chat_template="in the config")
+    write_templates(source, "files", {"tool_use": "of tools"})
+    assert chat_templates(source) == AutoTokenizer.from_pretrained(source).chat_template == {"tool_use": "of tools"}
+    write_templates(source, "json", {"default": "of a processor"})
+    assert chat_templates(source) == {"tool_use": "of tools"}
+
+
+def test_a_processor_s_template_counts_where_there_is_no_other(source: Path) -> None:
+    write_templates(source, "json", {"default": HUMAN})
+    found = taken(source)
+    assert found["chat_template.jinja"] == HUMAN.encode()
+    assert "chat_template.json" not in found
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (3, "chat_template is neither a text nor a list of names and texts; mend it"),
+        ([{"name": "default"}], "chat_template is neither a text nor a list"),
+        ([{"name": "../../x", "template": "y"}], "has a template called '../../x', which names no file; rename it"),
+        ([{"name": "a\nb", "template": "y"}], "which names no file; rename it"),
+    ],
+)
+def test_templates_of_another_form(source: Path, said: object, words: str) -> None:
+    change_json(source / "tokenizer_config.json", chat_template=said)
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        taken(source)
 
 
 def test_a_template_file_and_one_in_the_config(source: Path, tmp_path: Path) -> None:
@@ -366,3 +487,29 @@ def test_what_the_generation_config_says_wins(source: Path) -> None:
         {"eos_token_id": [2, 7], "do_sample": True, "transformers_version": "4.0.0", "_from_model_config": True},
     )
     assert generation_config(source) == {"bos_token_id": 1, "eos_token_id": [2, 7], "do_sample": True}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"early_stopping": None, "do_sample": None, "num_beams": None, "top_k": None}, {"top_k": None}),
+        ({"temperature": 0.6, "do_sample": False}, {"temperature": 0.6, "do_sample": False}),
+        ({"num_return_sequences": 3}, {}),
+        ({"num_return_sequences": 3, "do_sample": True}, {"num_return_sequences": 3, "do_sample": True}),
+        ({"num_return_sequences": 3, "num_beams": 4}, {"num_return_sequences": 3, "num_beams": 4}),
+        ({"compile_config": {"mode": "x"}, "cache_implementation": "hybrid", "max_cache_len": 3}, {}),
+        ({"streamer": None, "assistant_model": "x", "custom_generate": "x/y", "auto_map": {"a": "b"}}, {}),
+        ({"top_h": 0.4, "assistant_ensemble_weight": 0.5}, {"top_h": 0.4, "assistant_ensemble_weight": 0.5}),
+    ],
+)
+def test_a_generation_config_that_loads(source: Path, given: dict[str, Any], wanted: dict[str, Any]) -> None:
+    write_json(source / "generation_config.json", given)
+    found = generation_config(source)
+    assert {key: found[key] for key in found if not key.endswith("_token_id")} == wanted
+    GenerationConfig(**found)
+
+
+def test_suppressed_tokens_of_another_form(source: Path) -> None:
+    write_json(source / "generation_config.json", {"suppress_tokens": "x"})
+    with pytest.raises(CheckpointError, match="suppress_tokens is no list of ids; mend it"):
+        companions(source, open_model(source).program.spec, silent=(3,))

@@ -11,10 +11,12 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kept
-from chats import CHATML, INST, MARKED, TALKS, talk, write_chat_tokenizer
+from chats import CHATML, DATED, INST, MARKED, TALKS, talk, write_chat_tokenizer
 from heal_data import write_lines
 from heal_runs import finish, noted, start
 from kept.commands.healing import heal
+from kept.commands.lessons import Pair, chat_date
+from kept.distillation.folder import asked_before, begin
 from kept.distillation.settings import Settings
 from kept.errors import InputError, RecipeError
 from kept.terminal import live
@@ -147,6 +149,39 @@ def test_a_teacher_may_be_read(student: Path, talks: Path, template: Path, tmp_p
         heal(replace(given, out=str(tmp_path / "x"), teacher_cache=str(tmp_path / "cache"), chat_template=str(other)))
 
 
+def test_a_run_notes_the_date_that_its_template_told(
+    student: Path, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on tells the day on which it began; one from a cache that of the cache."""
+    monkeypatch.setattr("kept.checkpoint.chat.today", lambda: "2024-02-28")
+    (tmp_path / "dated.jinja").write_text(DATED, encoding="utf-8")
+    given = asked(student, talks, tmp_path / "dated.jinja", tmp_path / "out", tokens=128)
+    done = heal(given)
+    assert done.record["healed"]["settings"]["chat_date"] == "2024-02-28"
+    pair = Pair.open(given)
+    assert chat_date(given, pair, {}) == "2024-02-28"
+    assert chat_date(given, pair, {"chat_date": "2024-02-27"}) == "2024-02-27"
+    assert chat_date(replace(given, chat_date="2024-02-26"), pair, {"chat_date": "2024-02-27"}) == "2024-02-26"
+    with_teacher = replace(given, out=str(tmp_path / "cache"), teacher=str(student.parent / "llama"), kl=1.0)
+    with pytest.raises(InputError, match=r"its chat template tells the date, .*; name it with --chat-date 2024-02-28"):
+        kept.cache_teacher(with_teacher, k=4)
+    kept.cache_teacher(replace(with_teacher, chat_date="2024-02-25"), k=4)
+    read = replace(with_teacher, out=str(tmp_path / "read"), teacher_cache=str(tmp_path / "cache"))
+    assert chat_date(read, Pair.open(read), {}) == "2024-02-25"
+
+
+def test_a_run_that_is_continued_keeps_its_settings(tmp_path: Path) -> None:
+    begin(tmp_path, {"chat_date": "2024-02-27"}, {})
+    assert asked_before(tmp_path) == {}, "without a checkpoint it never began"
+    (tmp_path / "step-00000001").mkdir()
+    assert asked_before(tmp_path) == {"chat_date": "2024-02-27"}
+
+
+def test_a_template_that_tells_no_date_notes_none(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
+    given = asked(student, talks, template, tmp_path / "out")
+    assert chat_date(given, Pair.open(given), {}) is None
+
+
 # ------------------------------------------------------------------------------------------------------ what is wrong
 
 
@@ -167,6 +202,11 @@ def test_a_template_that_cannot_be_read(student: Path, talks: Path, tmp_path: Pa
     ("changes", "words"),
     [
         ({"chat_template": "x"}, "chat_template: is 'x', it must be left out without chat"),
+        ({"chat_date": "2024-01-31"}, "chat_date: is '2024-01-31', it must be left out without chat"),
+        (
+            {"chat": True, "data": ("x",), "chat_date": "31.1.24"},
+            "chat_date: is '31.1.24', it must be a date as 2026-01-31",
+        ),
         ({"chat": True, "teacher": "t"}, "chat: is True, it must be left out where data is self, which are texts"),
     ],
 )

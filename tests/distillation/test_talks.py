@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +10,32 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from chats import CHATML, HEADERS, INST, MARKED, REWRITING, STABLE, TALKS, talk, write_chat_tokenizer
+from chats import (
+    CALL,
+    CALLED,
+    CALLING,
+    CHATML,
+    DATED,
+    HEADERS,
+    INST,
+    MARKED,
+    MARKED_AND_DATED,
+    PARTS,
+    PUBLIC,
+    REWRITING,
+    ROWS,
+    STABLE,
+    TALKS,
+    THINKING,
+    TOOL,
+    talk,
+    write_chat_tokenizer,
+)
 from heal_data import lengths, tokens_of, write_lines
-from kept.checkpoint.chat import Template
+from kept.checkpoint.chat import Conversation, Template
 from kept.distillation.cut import Cut, fitted
 from kept.distillation.documents import Source
 from kept.distillation.mixture import Mixture
@@ -35,9 +57,9 @@ def folder(tmp_path: Path) -> Path:
     return write_chat_tokenizer(tmp_path / "model")
 
 
-def talks_of(folder: Path, text: str) -> Talks:
+def talks_of(folder: Path, text: str, date: str = "") -> Talks:
     change_json(folder / "tokenizer_config.json", chat_template=text)
-    template = Template.of(folder)
+    template = Template.of(folder, date=date)
     assert template is not None
     return Talks(template)
 
@@ -148,7 +170,139 @@ def test_another_template_is_another_cache(folder: Path) -> None:
     assert len(list((folder.parent / "cache").iterdir())) >= 2
 
 
+@pytest.mark.parametrize("name", PUBLIC)
+def test_any_conversation_is_rendered_as_transformers_does(folder: Path, name: str) -> None:
+    """Text and refusals; the clock is today's for both."""
+    talks = talks_of(folder, PUBLIC[name])
+    stock, taken = PreTrainedTokenizerFast.from_pretrained(folder), 0
+    for row in ROWS:
+        variables = row.get("chat_template_kwargs", {})
+        asked = {"tools": row.get("tools"), "documents": row.get("documents"), **variables}
+        one = Conversation(row["messages"], row.get("tools"), row.get("documents"), variables)
+        for prompt in (False, True):
+            try:
+                wanted = stock.apply_chat_template(
+                    row["messages"], tokenize=False, add_generation_prompt=prompt, **asked
+                )
+            except (TemplateError, TypeError):
+                with pytest.raises(CheckpointError, match="its chat template fails"):
+                    talks.template.render(one, prompt=prompt)
+                continue
+            taken += 1
+            assert talks.template.render(one, prompt=prompt) == wanted
+    assert taken > 10
+
+
+@pytest.mark.parametrize("text", [MARKED, MARKED_AND_DATED])
+def test_marked_answers_of_any_conversation(folder: Path, text: str) -> None:
+    """`continue` and `break` among them: masks are those of transformers."""
+    rows = [row for row in ROWS if row["messages"] is not PARTS]
+    file = write_lines(folder.parent / "talks.jsonl", *rows)
+    talks = talks_of(folder, text)
+    tokens = tokenise(Source((file,), "messages", talks=talks), Reader(folder), folder.parent / "cache")
+    stock, number = PreTrainedTokenizerFast.from_pretrained(folder), 0
+    for row in rows:
+        asked = {"tools": row.get("tools"), "documents": row.get("documents"), **row.get("chat_template_kwargs", {})}
+        found = stock.apply_chat_template(
+            row["messages"], tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **asked
+        )
+        if not any(found["assistant_masks"]):
+            continue
+        assert tokens.document(number, 0, 10**9).tolist() == found["input_ids"]
+        assert np.asarray(tokens.learns(number, 0, 10**9)).tolist() == found["assistant_masks"]
+        number += 1
+    assert (number, tokens.skipped) == (len(tokens.table), len(rows) - number)
+
+
+def test_a_date_is_told_as_it_is_given(folder: Path) -> None:
+    talks = talks_of(folder, DATED, date="2024-02-29")
+    assert "Today is February 29, 2024." in talks.read({"messages": TALKS[0]}).text
+    assert talks.template.dated
+    assert not talks_of(folder, CHATML).template.dated
+
+
+def test_another_date_is_another_cache_where_the_template_tells_it(folder: Path) -> None:
+    for text, count in ((CHATML, 1), (DATED, 2)):
+        keys = {json.dumps(talks_of(folder, text, date=f"2024-02-{day}").template.described()) for day in (28, 29)}
+        assert len(keys) == count
+
+
+# ---------------------------------------------------------------------------------------------------- what is learned
+
+AGAIN: list[dict[str, Any]] = [*talk("Hi", "BAD", "again", "good")]
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "loss"])
+@pytest.mark.parametrize("text", [CHATML, MARKED])
+@pytest.mark.parametrize(
+    ("first", "second", "wanted"), [(0, 1, "good"), (1, 0, "BAD"), (True, False, "BAD"), (0.0, 1.0, "good")]
+)
+def test_an_answer_says_whether_it_is_learned(
+    folder: Path, key: str, text: str, first: object, second: object, wanted: str
+) -> None:
+    said = [AGAIN[0], {**AGAIN[1], key: first}, {**AGAIN[2], key: 0}, {**AGAIN[3], key: second}]
+    tokens, whole = read(folder, text, said), read(folder, text, AGAIN)
+    assert Reader(folder).decode(learned(tokens, 0)).strip() == wanted
+    assert tokens.ids.tolist() == whole.ids.tolist(), "and the text is the same"
+
+
+def test_what_is_not_learned_may_be_rewritten(folder: Path) -> None:
+    said = [AGAIN[0], {**AGAIN[1], "weight": 0}, *AGAIN[2:]]
+    assert Reader(folder).decode(learned(read(folder, REWRITING, said), 0)) == "good"
+
+
+def test_conversations_of_which_nothing_is_learned_are_left_out(folder: Path) -> None:
+    silent = [{**message, "train": False} for message in AGAIN]
+    tokens = read(folder, CHATML, silent, AGAIN)
+    assert (len(tokens.table), tokens.skipped) == (1, 1)
+
+
+def test_tool_calls_of_the_other_form(folder: Path) -> None:
+    said = [
+        {"from": "human", "value": "How many?"},
+        {"from": "function_call", "value": json.dumps(CALL["function"]), "weight": 0},
+        {"from": "observation", "value": "7"},
+        {"from": "gpt", "value": "Seven."},
+    ]
+    other = [CALLED[0], {**CALLED[1], "train": False}, *CALLED[2:]]
+    both = [talks_of(folder, THINKING).read({"messages": one}) for one in (said, other)]
+    assert both[0] == both[1]
+    assert len(both[0].answers) == 1
+
+
+def test_tools_of_a_row_are_rendered_and_may_be_json(folder: Path) -> None:
+    talks = talks_of(folder, CALLING)
+    texts = {talks.read({"messages": CALLED, "tools": tools, "id": 7}).text for tools in ([TOOL], json.dumps([TOOL]))}
+    assert len(texts) == 1
+    assert "Zähle <Schiffe> & 'boats'" in texts.pop()
+
+
+def test_parquet_has_tools_beside_messages(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = folder.parent / "talks.parquet"
+    other: dict[str, Any] = {"messages": CALLED, "tools": json.dumps([TOOL]), "id": 7}
+    pq.write_table(pa.Table.from_pylist([other, {"messages": TALKS[0], "tools": None, "id": 8}]), file)
+    (one, two) = Source((file,), "messages", talks=talks_of(folder, CALLING)).documents()
+    assert one.text == talks_of(folder, CALLING).read(other).text
+    assert two.text == talks_of(folder, CALLING).read({"messages": TALKS[0]}).text
+
+
+def test_a_key_that_only_the_template_reads_is_understood(folder: Path) -> None:
+    said = [{"role": "user", "content": "x", "mood": "glad"}, *talk("x", "y")[1:]]
+    found = talks_of(folder, "{% for m in messages %}{{ m.mood }}|{{ m.content }}\n{% endfor %}").read(
+        {"messages": said}
+    )
+    assert found.text.startswith("glad|x")
+
+
 # ------------------------------------------------------------------------------------------------------ what is wrong
+
+
+def said_with(**keys: object) -> dict[str, Any]:
+    """A conversation whose answer has further keys."""
+    return {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", **keys}]}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +320,25 @@ def test_another_template_is_another_cache(folder: Path) -> None:
         ({"messages": [{"role": "user"}]}, "line 2: has no text as the content of message 1 but null; mend it"),
         ({"messages": [{"from": "human", "value": 3}]}, "line 2: has no text as the value of message 1 but 3"),
         ({"messages": talk("x", "y")[1:]}, "line 2: begins with an answer; begin it with what is answered"),
-        ({"messages": talk("\ufdd0", "y")}, "line 2: has U+FDD0 or U+FDD1 in message 1, which are no characters"),
+        ({"messages": talk("\ufdd0", "y")}, "line 2: has U+FDD0 or U+FDD1 in it, which are no characters"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "has a part that is no text in message 1: {",
+        ),
+        ({"messages": [{"role": "user", "content": []}]}, "has no text as the content of message 1 but []; mend it"),
+        (said_with(weigth=0), "has the key 'weigth' in message 2; did you mean weight?; neither kept nor the chat"),
+        (said_with(mood="x"), "has the key 'mood' in message 2; neither kept nor the chat template reads it: take it"),
+        (said_with(weight=0.5), "has weight 0.5 in message 2; it must be 0 or 1, or false or true"),
+        (said_with(train="no"), 'has train "no" in message 2; it must be 0 or 1, or false or true'),
+        (said_with(train=True, weight=0), "has weight and train in message 2, which disagree; leave one"),
+        ({"messages": [{"role": "user", "content": "x", "weight": 1}]}, "has weight 1 in message 1, of user; only"),
+        ({"messages": [{"from": "function_call", "value": "x"}]}, 'has no call as the value of message 1 but "x"'),
+        ({**said_with(), "weight": 0}, "has 'weight' beside its messages; write it into the messages"),
+        ({**said_with(), "system": "be kind"}, "has 'system' beside its messages; write it into the messages"),
+        ({**said_with(), "bos_token": "x"}, "has 'bos_token' beside its messages, which the chat template reads"),
+        ({**said_with(), "tools": {"a": 1}}, "has no list of objects in 'tools' but {"),
+        ({**said_with(), "documents": ["x"]}, "has no list of objects in 'documents' but ["),
+        ({**said_with(), "chat_template_kwargs": {"messages": 1}}, "has no names and values in 'chat_template_kwargs'"),
         ({"messages": [{"role": "system", "content": "x"}]}, "its chat template fails (no system here)"),
     ],
 )
@@ -212,10 +384,10 @@ def test_a_mask_that_was_cut_short(folder: Path) -> None:
 
 def test_a_template_names_what_it_is_given(folder: Path) -> None:
     change_json(folder / "tokenizer_config.json", eos_token={"content": "<|end|>"})
-    assert talks_of(folder, "{{ eos_token }}").template.render([]) == "<|end|>"
-    assert talks_of(folder, "{{ {'a': 'é<'} | tojson }}").template.render([]) == '{"a": "é<"}'
+    assert talks_of(folder, "{{ eos_token }}").template.render(Conversation([])) == "<|end|>"
+    assert talks_of(folder, "{{ {'a': 'é<'} | tojson }}").template.render(Conversation([])) == '{"a": "é<"}'
     with pytest.raises(CheckpointError, match="its chat template fails"):
-        talks_of(folder, "{% generation %}").template.render([])
+        talks_of(folder, "{% generation %}").template.render(Conversation([]))
 
 
 # --------------------------------------------------------------------------------------------------------------- rows

@@ -8,9 +8,11 @@ import pytest
 
 from judge_stub import Stub
 from kept.checkpoint import chat
+from kept.checkpoint.chat import Conversation
 from kept.errors import CheckpointError, InputError
 from kept.evaluation import mt_bench
 from kept.evaluation.judge import KEY, Judge, sheet
+from kept.fence import Limits
 from kept.reporting import Silent
 from models import DATA, needs_data
 from stored import change_json
@@ -47,7 +49,7 @@ def test_the_second_turn_has_the_first_in_view(llama: Subject, monkeypatch: pyte
         return [" five "] * len(asked)
 
     monkeypatch.setattr(mt_bench, "answers", said)
-    found = mt_bench.measure_answers(llama, [QUESTION], by_template=False)
+    found = mt_bench.measure_answers(llama, [QUESTION])
     assert found == {"answers": [["five", "five"]]}
     first = "Question: What is 2 + 3?\n\nAnswer:"
     assert prompts == [first, f"{first} five\n\nQuestion: Twice that?\n\nAnswer:"]
@@ -55,7 +57,7 @@ def test_the_second_turn_has_the_first_in_view(llama: Subject, monkeypatch: pyte
 
 def test_answers_are_greedy_and_agree_with_themselves(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mt_bench, "NEW_TOKENS", 12)
-    found = mt_bench.measure_answers(llama, [QUESTION, QUESTION], by_template=False)
+    found = mt_bench.measure_answers(llama, [QUESTION, QUESTION])
     assert found["answers"][0] == found["answers"][1]
     assert mt_bench.agreement_of_answers(found, found)["same text"].value == 1
     other = {"answers": [["x", "y"], ["x", "y"]]}
@@ -82,11 +84,9 @@ def test_a_chat_template_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyP
     change_json(tmp_path / "tokenizer_config.json", chat_template=TEMPLATE)
     prompts: list[list[int]] = []
     monkeypatch.setattr(mt_bench, "answers", lambda _, asked, __: prompts.extend(asked) or ["five"])
-    mt_bench.measure_answers(with_template, [QUESTION], by_template=True)
+    mt_bench.measure_answers(with_template, [QUESTION], mt_bench.template_of(with_template))
     assert prompts[0] == with_template.encode("<s>[user]What is 2 + 3?</s>[assistant]", special=False)
     assert prompts[0][0] == with_template.spec.tokens.bos
-    (tmp_path / "chat_template.jinja").write_text("of its own file")
-    assert chat.stored(tmp_path) == "of its own file"
 
 
 @pytest.mark.parametrize(
@@ -99,19 +99,30 @@ def test_a_chat_template_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "{{ 1 / 0 }}",
         "{% include '/etc/passwd' %}",
         "{{ range(10 ** 9) | list }}",
+        "{{ 'x' * 10 ** 10 }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '{:>9999999999}'.format(1) }}",
+        "{{ lipsum | tojson }}",
+        "{{ [[1]] | tojson(indent=10 ** 10) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     ],
 )
-def test_a_template_that_fails_or_reaches_out_is_an_error(tmp_path: Path, template: str) -> None:
+def test_a_template_that_fails_or_reaches_out_is_an_error(
+    tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "LIMITS", Limits(seconds=2, memory=1 << 28))
     change_json(tmp_path / "tokenizer_config.json", chat_template=template)
     found = chat.Template.of(tmp_path)
     assert found is not None
     with pytest.raises(CheckpointError, match="its chat template fails"):
-        found.render([{"role": "user", "content": "x"}])
+        found.render(Conversation([{"role": "user", "content": "x"}]))
 
 
 def test_no_template(llama: Subject) -> None:
     with pytest.raises(InputError, match="has no chat template; leave out --chat"):
-        mt_bench.measure_answers(llama, [QUESTION], by_template=True)
+        mt_bench.template_of(llama)
 
 
 # ---------------------------------------------------------------------------------------------------------------- judge

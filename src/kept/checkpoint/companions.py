@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint import templates
+from kept.checkpoint.generation import generation_config
 from kept.checkpoint.reader import PICKLES, read_json
+from kept.checkpoint.templates import chat_templates, output_templates
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from kept.ir.spec import Spec
 
@@ -20,10 +24,13 @@ TIKTOKEN = "qwen.tiktoken"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", TIKTOKEN)
 """Files that a text can be read with, the best first."""
 
-COPIED_SETTINGS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json")
+COPIED_SETTINGS = ("special_tokens_map.json", "added_tokens.json")
 """Files that say how tokens are used, whatever they are read with."""
 
-COPIED = (*TOKENIZERS, "vocab.json", "merges.txt", *COPIED_SETTINGS)
+TEMPLATES = (templates.FILE, templates.OF_PROCESSOR)
+"""Files with a chat template each, beside those of `additional_chat_templates`."""
+
+COPIED = (*TOKENIZERS, "vocab.json", "merges.txt", *COPIED_SETTINGS, *TEMPLATES)
 
 SETTINGS = ("tokenizer_config.json", "generation_config.json")
 """Files that are written anew from the source's."""
@@ -37,7 +44,25 @@ NOTHING = {"", "~", "null"}
 """How YAML says that there is no value."""
 
 FAST = "PreTrainedTokenizerFast"
-"""The class that loads any `tokenizer.json`, under every transformers since 4.0."""
+"""The class that loads any `tokenizer.json` as it is, under every transformers since 4.0. A family's own class has
+other defaults in each version, and in transformers 5 builds a tokenizer of its own around the words of the file."""
+
+PROCESSORS = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "feature_extractor_config.json",
+    templates.OF_PROCESSOR,
+)
+"""Files of what prepares images and sounds. An output reads text: with them, AutoProcessor would wait for images."""
+
+OF_THE_SOURCE = {
+    *("auto_map", "backend", "processor_class", "fast_tokenizer_files", "is_local", "local_files_only"),
+    *("name_or_path", "tokenizer_file", "vocab_file", "merges_file", "spm_file", "files_loaded"),
+    *("special_tokens_map_file", "added_tokens_file", "init_inputs"),
+}
+"""Keys of a tokenizer config that name code, a processor, a path or a version of transformers, and no output's."""
 
 REBUILT = {"qwen2": {"qwen", "qwen2"}}
 """Model types for which transformers 5 builds a tokenizer of its own around the words of `tokenizer.json`, whatever
@@ -45,40 +70,64 @@ class the config names; and the families whose tokenizer that is."""
 
 
 def companions(
-    source: Path, spec: Spec, reader: Path | None = None, silent: Sequence[int] = ()
+    source: Path,
+    spec: Spec,
+    reader: Path | None = None,
+    silent: Sequence[int] = (),
+    template: Path | None = None,
 ) -> dict[str, Path | bytes]:
     """The files of an output besides weights, config, card and record: a path to copy, or the bytes to write.
 
     `reader` is a directory with another tokenizer that the output takes; `silent` are ids that stock generation must
-    never give.
+    never give; `template` is a file with the default chat template in place of the source's.
     """
     return {
-        **reader_files(source, reader or source),
+        **reader_files(source, reader or source, template),
         **licences(source),
-        "generation_config.json": to_json(_generation_config(source, spec, silent)),
+        "generation_config.json": to_json(generation_config(source, spec, silent)),
     }
 
 
-def reader_files(source: Path, reader: Path | None = None) -> dict[str, Path | bytes]:
+def reader_files(source: Path, reader: Path | None = None, template: Path | None = None) -> dict[str, Path | bytes]:
     """What reads text: the source's, or that of another directory with what of the source's settings it has not."""
     own = reader or source
-    out: dict[str, Path | bytes] = {n: own / n for n in COPIED if (own / n).is_file()}
+    out: dict[str, Path | bytes] = {n: own / n for n in COPIED if n not in TEMPLATES and (own / n).is_file()}
     if own != source:
         out = {**{n: source / n for n in COPIED_SETTINGS if (source / n).is_file()}, **out}
-    settings = own if (own / "tokenizer_config.json").is_file() else source
+    named = out.get("special_tokens_map.json")
+    if isinstance(named, Path):
+        out["special_tokens_map.json"] = _special_tokens_map(named)
+    config = _settings(source, own, out)
+    if not config:
+        return out
+    files, said = output_templates(own if chat_templates(own) else source, template)
+    config = {key: value for key, value in config.items() if key != "chat_template"}
+    spoken = {} if said is None else {"chat_template": said}
+    return {**out, **files, "tokenizer_config.json": to_json({**config, **spoken})}
+
+
+def _settings(source: Path, own: Path, out: dict[str, Path | bytes]) -> dict[str, Any]:
+    """What the output's tokenizer config says; a `tokenizer.json` that the source lacks is built into `out`."""
     if "tokenizer.json" in out:
-        out["tokenizer_config.json"] = to_json(tokenizer_config(settings))
-    elif "tokenizer.model" in out:
-        from kept.checkpoint.sentencepiece import tokenizer_files  # noqa: PLC0415 - inspecting needs no tokenizers
-
-        out.update(tokenizer_files(own))
+        return tokenizer_config(own if (own / "tokenizer_config.json").is_file() else source)
+    if "tokenizer.model" in out:
+        from kept.checkpoint.sentencepiece import tokenizer_files as build  # noqa: PLC0415 - only where one is built
     elif TIKTOKEN in out:
-        from kept.checkpoint.tiktoken import tiktoken_files  # noqa: PLC0415 - the same
+        from kept.checkpoint.tiktoken import tiktoken_files as build  # noqa: PLC0415 - the same
+    else:
+        given = (source / "tokenizer_config.json").is_file() and not only_code(source)
+        return tokenizer_config(source) if given else {}
+    built = build(own)
+    out["tokenizer.json"] = built["tokenizer.json"]
+    found: dict[str, Any] = json.loads(built["tokenizer_config.json"])
+    return found
 
-        out.update(tiktoken_files(own))
-    elif (source / "tokenizer_config.json").is_file() and not only_code(source):
-        out["tokenizer_config.json"] = to_json(tokenizer_config(source))
-    return out
+
+def _special_tokens_map(file: Path) -> Path | bytes:
+    """The file as it is, where every transformers reads it."""
+    given = read_json(file)
+    said = portable(given)
+    return file if said == given else to_json(said)
 
 
 def has_tokenizer(source: Path) -> bool:
@@ -100,7 +149,10 @@ def loader(family: str, target: str) -> str:
 
 
 def tokenizer_note(source: Path, family: str, target: str) -> str | None:
-    """What to tell the user of a tokenizer that does not come along by itself, in one line; None where it does."""
+    """What to tell the user of a tokenizer that does not come along as it is, in one line; None where it does."""
+    left = processors(source)
+    if left:
+        return f"{source}: {', '.join(left)} stay behind: the output reads text, and no images or sounds"
     if only_code(source):
         return (
             f"{source}: its tokenizer is code that is neither run nor copied, so the output has none; "
@@ -160,36 +212,39 @@ def stated_licence(source: Path) -> dict[str, str]:
     return {key: printable(value) for key, value in found.items() if isinstance(value, str) and value not in NOTHING}
 
 
+def processors(source: Path) -> tuple[str, ...]:
+    """Files of a source that prepare images and sounds, which stay behind."""
+    return tuple(name for name in PROCESSORS if (source / name).is_file())
+
+
 def tokenizer_config(source: Path) -> dict[str, Any]:
-    """The source's, less remote code, under a class that every transformers knows."""
+    """The source's, less code and paths, under a class and with keys that every transformers reads alike."""
     file = source / "tokenizer_config.json"
-    config = read_json(file) if file.is_file() else {}
-    remote = config.pop("auto_map", None) is not None
-    config.pop("backend", None)
-    if remote or not _is_stock(config.get("tokenizer_class")):
-        config["tokenizer_class"] = FAST
+    given = read_json(file) if file.is_file() else {}
+    config = portable({key: value for key, value in given.items() if key not in OF_THE_SOURCE})
+    if (source / "tokenizer.json").is_file() or "auto_map" in given or "tokenizer_class" not in given:
+        # Transformers 4.45 removes spaces before signs where a class does not say otherwise; later ones do not.
+        config = {"clean_up_tokenization_spaces": False, **config, "tokenizer_class": FAST}
     return config
 
 
-def _is_stock(name: object) -> bool:
-    """Whether every transformers has a tokenizer class of that name."""
-    import transformers  # noqa: PLC0415 - slow, and only where there is a tokenizer
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Special tokens as each version of transformers reads them.
 
-    # Looked up, not asked for: asking would import the module that the checkpoint names.
-    named = isinstance(name, str) and "Tokenizer" in name and name != "TokenizersBackend"
-    return named and name in dir(transformers)
+    Transformers 5 lists further tokens as `extra_special_tokens`, and keeps those with a name of their own
+    (`image_token`) in `model_specific_special_tokens`; to 4.57 the first is a map of the second, and a list has another
+    key. That form is read by all.
+    """
+    out = dict(config)
+    extra, named = out.pop("extra_special_tokens", None), out.pop("model_specific_special_tokens", None)
+    if isinstance(extra, list):
+        further = [*(out.get("additional_special_tokens") or []), *map(_added_token, extra)]
+        out["additional_special_tokens"] = [token for at, token in enumerate(further) if token not in further[:at]]
+        extra = None
+    tokens = {**(named if isinstance(named, dict) else {}), **(extra if isinstance(extra, dict) else {})}
+    return {**out, **({"extra_special_tokens": tokens} if tokens else {})}
 
 
-def _generation_config(source: Path, spec: Spec, silent: Sequence[int]) -> dict[str, Any]:
-    file = source / "generation_config.json"
-    given = read_json(file) if file.is_file() else {}
-    eos = spec.tokens.eos
-    ids = {
-        "bos_token_id": spec.tokens.bos,
-        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-        "pad_token_id": spec.tokens.pad,
-    }
-    own = {key: value for key, value in given.items() if key not in {"transformers_version", "_from_model_config"}}
-    if silent:
-        own["suppress_tokens"] = sorted({*(own.get("suppress_tokens") or ()), *silent})
-    return {**{key: value for key, value in ids.items() if value is not None}, **own}
+def _added_token(token: object) -> object:
+    """A token with its flags is marked as one, or it is read as a map."""
+    return {**token, "__type": "AddedToken"} if isinstance(token, dict) else token

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from kept.checkpoint.companions import portable
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError
@@ -343,7 +344,7 @@ DEFAULTS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 NAMED = (*DEFAULTS, "sep_token", "pad_token", "cls_token", "mask_token")
 
-CARRIED = ("chat_template", "model_max_length", "padding_side", "truncation_side")
+CARRIED = ("chat_template", "extra_special_tokens", "model_max_length", "padding_side", "truncation_side")
 """Settings that mean the same to a fast tokenizer. The rest belongs to the source's own class."""
 
 FLAGS = ("lstrip", "rstrip", "single_word", "special")
@@ -374,6 +375,7 @@ def _settings(directory: Path, model: Model) -> dict[str, Any]:
         read_json(directory / name) if (directory / name).exists() else {}
         for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
     )
+    config, names = portable(config), portable(names)
     texts = {piece.text for piece in model.pieces}
     known = {key: name for key, name in DEFAULTS.items() if name in texts}
     if "added_tokens_decoder" in config:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from kept.checkpoint.companions import TIKTOKEN
+from kept.checkpoint.companions import TIKTOKEN, portable
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.sentencepiece import CARRIED, serialized
 from kept.checkpoint.writer import to_json
@@ -93,7 +93,7 @@ def tiktoken_files(directory: Path) -> dict[str, bytes]:
     Raises CheckpointError naming the file that is missing or damaged.
     """
     file = directory / "tokenizer_config.json"
-    given = read_json(file) if file.is_file() else {}
+    given = portable(read_json(file)) if file.is_file() else {}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,

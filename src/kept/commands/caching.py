@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.commands.lessons import Pair, check_pair, dtype_of, mixture, named
+from kept.commands.lessons import Pair, chat_date, check_pair, dtype_of, mixture, named
 from kept.distillation.settings import LISTED
 from kept.errors import InputError, OutputError
 from kept.opened import open_model
@@ -48,12 +48,19 @@ def cache_teacher(settings: Settings, k: int = LISTED, reporter: Reporter | None
     teacher, student = models[0], models[-1]
     check_pair(student, teacher, settings.length)
     alone = Pair(teacher, teacher)  # texts are read as it reads them, whoever learns
+    date = chat_date(settings, alone, {})
+    if date is not None and settings.chat_date is None:
+        raise InputError(
+            f"{teacher.path}: its chat template tells the date, and a cache serves runs of any day; "
+            f"name it with --chat-date {date}"
+        )
     found = mixture(settings, alone, watch)
     wanted = counts(found, settings.length, settings.tokens)
     about = {
         **named(settings, alone, found),
         "k": min(k, teacher.program.spec.vocabulary),
         "precision": settings.precision,
+        **({} if date is None else {"chat_date": date}),
         "counts": wanted,
     }
     with ranks() as one_rank:

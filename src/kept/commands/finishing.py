@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint import chat
 from kept.checkpoint.companions import companions
 from kept.checkpoint.staging import Staging, staging
 from kept.checkpoint.stream import digest
@@ -118,8 +117,8 @@ class Draft:
 
     def _companions(self, settings: Settings) -> dict[str, Path | bytes]:
         """What goes along: the student's own, with the chat template that it learned by."""
-        found = companions(self.pair.student.path, self.pair.student.program.spec)
-        return found if settings.chat_template is None else {**found, chat.FILE: Path(settings.chat_template)}
+        template = None if settings.chat_template is None else Path(settings.chat_template)
+        return companions(self.pair.student.path, self.pair.student.program.spec, template=template)
 
     def _measured(self, stage: Staging, reporter: Reporter) -> Verification | None:
         if self.pair.teacher is None or self.sample is None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import check_place, check_target
 from kept.commands.finishing import Course, Draft
-from kept.commands.lessons import Pair, Watched, dtype_of, stream, sums
-from kept.distillation.folder import alone, begin
+from kept.commands.lessons import Pair, Watched, chat_date, dtype_of, stream, sums
+from kept.distillation.folder import alone, asked_before, begin
 from kept.distillation.settings import CADENCE
 from kept.distillation.trainable import Trainable, trainable
 from kept.output.record import RECORD
@@ -81,6 +81,8 @@ def heal(
     learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)
     folder = target.with_name(f".{target.name}{RUN}")
     with ranks() as all_ranks:
+        date = all_ranks.agreed(chat_date(settings, pair, asked_before(folder)))
+        settings = replace(settings, chat_date=date)
         shown = reporter if reporter is not None and all_ranks.first else Silent()
         texts = stream(settings, pair, shown)
         watched = Watched.of(settings, pair, texts, shown)

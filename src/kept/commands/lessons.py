@@ -185,10 +185,26 @@ def _talks(settings: Settings, student: Opened) -> Talks | None:
     if not settings.chat:
         return None
     given = None if settings.chat_template is None else Path(settings.chat_template)
-    template = Template.of(student.path, given)
+    template = Template.of(student.path, given, date=settings.chat_date or "")
     if template is None:
         raise InputError(f"{student.path}: has no chat template; give one with --chat-template FILE")
     return Talks(template)
+
+
+def chat_date(settings: Settings, pair: Pair, before: Mapping[str, Any]) -> str | None:
+    """The date that the student's chat template is told; None where it asks for none.
+
+    That of the settings, of the run to be continued, whose settings are `before`, or of the teacher's cache; else
+    today's.
+    """
+    from kept.checkpoint.chat import today
+
+    talks = _talks(settings, pair.student)
+    if talks is None or not talks.template.dated:
+        return None
+    cached = None if pair.cache is None else pair.cache.about.get("chat_date")
+    found: str = settings.chat_date or before.get("chat_date") or cached or today()
+    return found
 
 
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:

@@ -18,7 +18,7 @@ from kept.errors import InputError, KeptError
 from kept.hub import named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from kept.distillation.talks import Talk, Talks
 
@@ -120,14 +120,14 @@ class Source:
         for number, file in enumerate(self.files()):
             with _blamed(file.path):
                 for place, found, nbytes in KINDS[file.path.suffix.lower()](file.path, self):
-                    text, answers = self._talk(file.path, place, found) if isinstance(found, list) else (found, ())
+                    text, answers = (found, ()) if isinstance(found, str) else self._talk(file.path, place, found)
                     if text:
                         yield Document(text, _digest(file.path, place, text), number, place, nbytes, answers)
 
-    def _talk(self, path: Path, place: int, found: list[Any]) -> Talk:
+    def _talk(self, path: Path, place: int, row: Mapping[str, Any]) -> Talk:
         assert self.talks is not None, "or a list is refused"
         try:
-            return self.talks.read(found)
+            return self.talks.read(row, self.field)
         except KeptError as error:
             raise InputError(f"{path}: line {place}: {error}") from None
 
@@ -135,9 +135,13 @@ class Source:
         """Whether what a line or row has is a document."""
         return isinstance(found, str if self.talks is None else list)
 
+    def taken(self, row: Mapping[str, Any]) -> str | Mapping[str, Any]:
+        """What of a line or row a document is made of: its text, or of a conversation all of it."""
+        return row[self.field] if self.talks is None else row
 
-Place = tuple[int, str | list[Any], int]
-"""Where a document begins, its text or its messages, and its bytes in the file."""
+
+Place = tuple[int, "str | Mapping[str, Any]", int]
+"""Where a document begins, its text or its row with messages, and its bytes in the file."""
 
 
 def _text(path: Path, source: Source) -> Iterator[Place]:
@@ -170,7 +174,7 @@ def _json(path: Path, source: Source) -> Iterator[Place]:
             raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
         if not isinstance(found, dict) or not source.wants(found.get(source.field)):
             raise InputError(f"{path}: line {number} {_lacks(found, source)}")
-        yield number, found[source.field], len(line.encode())
+        yield number, source.taken(found), len(line.encode())
 
 
 def _lacks(found: object, source: Source) -> str:
@@ -191,31 +195,32 @@ def _parquet(path: Path, source: Source) -> Iterator[Place]:
 
     logging.getLogger(Parquet.__module__).disabled = True  # what it has to say is in what it raises
     try:
-        share = _share(path, source.field)
-        rows = _stream(Parquet, path, source.field, columns=[source.field], batch_size=ROWS)
-        for number, text in enumerate(rows, 1):
-            if not source.wants(text):
+        columns, share = _columns(path, source)
+        rows = _stream(Parquet, path, columns, columns=columns, batch_size=ROWS)
+        for number, row in enumerate(rows, 1):
+            if not source.wants(row[source.field]):
                 what = "text" if source.talks is None else "list of messages"
                 raise InputError(
                     f"{path}: row {number} has no {what} in {source.field!r}; "
                     "drop it or name another column with --field"
                 )
-            yield number, text, share
+            yield number, source.taken(row), share
     except pa.ArrowException as error:
         raise InputError(f"{path}: is no whole parquet file ({error}); fetch it again") from None
 
 
-def _share(path: Path, field: str) -> int:
-    """Bytes of the file for each row."""
+def _columns(path: Path, source: Source) -> tuple[list[str], int]:
+    """The columns that are read, and bytes of the file for each row."""
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     with pq.ParquetFile(path) as opened:
         names, rows = opened.schema_arrow.names, int(opened.metadata.num_rows)
-    if field not in names:
+    if source.field not in names:
         raise InputError(
-            f"{path}: has no column {field!r}, only {', '.join(names)}; --field names the one with the text"
+            f"{path}: has no column {source.field!r}, only {', '.join(names)}; --field names the one with the text"
         )
-    return path.stat().st_size // max(1, rows)
+    columns = [source.field] if source.talks is None else source.talks.columns(source.field, names)
+    return columns, path.stat().st_size // max(1, rows)
 
 
 KINDS: dict[str, Callable[[Path, Source], Iterator[Place]]] = {
@@ -268,11 +273,17 @@ def _below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]
 def _lines(path: Path) -> Iterator[str]:
     from datasets.packaged_modules.text.text import Text  # noqa: PLC0415 - a second, and only where text is read
 
-    return _stream(Text, path, "text", sample_by="line", keep_linebreaks=True)
+    rows = _stream(Text, path, ["text"], sample_by="line", keep_linebreaks=True)
+    return (row["text"] for row in rows)
 
 
-def _stream(builder: Callable[..., Any], path: Path, column: str, **options: Any) -> Iterator[Any]:  # noqa: ANN401 - its own
-    """One column of a file.
+def _stream(
+    builder: Callable[..., Any],
+    path: Path,
+    wanted: Sequence[str],
+    **options: Any,  # noqa: ANN401 - its own
+) -> Iterator[Mapping[str, Any]]:
+    """Columns of a file, row by row.
 
     The library's builder is used as it is: `load_dataset` takes a name for a pattern, and tells the hub of each call.
     Its working directory is thrown away: a stream leaves nothing in it.
@@ -283,7 +294,7 @@ def _stream(builder: Callable[..., Any], path: Path, column: str, **options: Any
     with TemporaryDirectory(prefix="kept-") as scratch:
         rows = builder(cache_dir=scratch, data_files=files, **options).as_streaming_dataset(split="train")
         for table in rows.with_format("arrow").iter(batch_size=ROWS):
-            yield from table.column(column).to_pylist()
+            yield from table.select(wanted).to_pylist()
 
 
 def _digest(path: Path, place: int, text: str) -> int:

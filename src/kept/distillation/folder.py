@@ -47,6 +47,14 @@ def hold(folder: Path, held: ExitStack) -> None:
             raise OutputError(f"{folder}: another run is at work on it; wait for it, or choose another --out") from None
 
 
+def asked_before(folder: Path) -> Mapping[str, Any]:
+    """The settings of the run that `begin` would continue; empty where it would begin one."""
+    if not any(folder.glob("step-*[0-9]")):
+        return {}
+    found = _noted(folder / ASKED).get("settings")
+    return found if isinstance(found, dict) else {}
+
+
 def begin(folder: Path, settings: Mapping[str, Any], sums: Mapping[str, str]) -> None:
     """Note what a run was asked and the sums of what it reads, or find both as the same command left them.
 

@@ -79,6 +79,12 @@ class Ranks:
             raise failed[0]
         return made
 
+    def agreed(self, value: Made) -> Made:
+        """The first rank's value, on all."""
+        held = [value]
+        dist.broadcast_object_list(held, device=torch.device("cpu"))
+        return held[0]
+
     def total(self, *values: float) -> list[float]:
         """Sums over all ranks."""
         held = torch.tensor(values, dtype=torch.float64, device=self.device)

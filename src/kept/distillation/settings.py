@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kept.distillation.schedule import Schedule
 from kept.errors import RecipeError
-from kept.toml import check_type, one_of, texts
+from kept.toml import check_type, is_date, one_of, texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +55,7 @@ HELP: Mapping[str, str] = {
     "chat": "JSON lines and parquet hold conversations, lists of messages with role and content: the student's chat "
     "template makes texts of them, and what the assistant says is learned.",
     "chat_template": "A chat template for a student that has none; it goes along with the result.",
+    "chat_date": "The date that a chat template is told is today, as 2026-01-31. [default: the day the run began]",
     "watch": "Texts that are measured beside those that are held out, and never learned from, as old=old.txt; may be "
     "given several times. They do not decide what is best.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
@@ -113,6 +114,7 @@ class Settings:
     field: str | None = None
     chat: bool = False
     chat_template: str | None = None
+    chat_date: str | None = None
     watch: tuple[str, ...] = ()
     mixture: str | None = None
     hold_out: float = 0.01
@@ -179,6 +181,8 @@ class Settings:
                 f"give the --data that the cache {self.teacher_cache} was made of, or --teacher too"
             )
         self._require("chat_template", self.chat or self.chat_template is None, "left out without chat")
+        self._require("chat_date", self.chat or self.chat_date is None, "left out without chat")
+        self._require("chat_date", self.chat_date is None or is_date(self.chat_date), "a date as 2026-01-31")
         self._require("chat", not self.chat or self.data != (SELF,), "left out where data is self, which are texts")
         needed = running or (self.kl and self.teacher_cache is None)
         if self.data == (SELF,) and self.teacher is None and not needed:

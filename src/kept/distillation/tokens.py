@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kept.distillation.documents import Document, Named, Source
     from kept.verification.text import Reader
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same text would be stored in another way."""
 
 IDS, TABLE, LEARNED, ABOUT = "ids.bin", "documents.bin", "learned.bin", "about.json"
@@ -147,7 +147,7 @@ def _key(source: Source, files: Sequence[Named], reader: Reader, advance: Any) -
         "tokenizer": [reader.file.name, digest(reader.file)],
     }
     if source.has_talks and source.talks is not None:
-        said["template"] = [source.talks.template.text, source.talks.template.tokens]
+        said["template"] = source.talks.template.described()
     return sha256(to_json(said)).hexdigest()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.chat import Template
+from kept.checkpoint.chat import Conversation, Template
 from kept.errors import InputError
 from kept.evaluation import chat
 from kept.evaluation.agreement import said_alike
@@ -40,13 +40,13 @@ def questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
     return {category: rows[:limit] for category, rows in found.items()}
 
 
-def measure_answers(subject: Subject, asked: Sequence[Question], *, by_template: bool) -> dict[str, Any]:
-    """The model's answers, two a question: the second with the first in view."""
+def measure_answers(subject: Subject, asked: Sequence[Question], template: Template | None = None) -> dict[str, Any]:
+    """The model's answers, two a question: the second with the first in view. Without a template in a plain form."""
     talks: list[list[dict[str, str]]] = [[] for _ in asked]
     for turn in range(2):
         for talk, question in zip(talks, asked, strict=True):
             talk.append({"role": "user", "content": question["turns"][turn]})
-        for talk, said in zip(talks, _answers(subject, talks, by_template=by_template), strict=True):
+        for talk, said in zip(talks, _answers(subject, talks, template), strict=True):
             talk.append({"role": "assistant", "content": said})
     return {"answers": [[message["content"] for message in talk[1::2]] for talk in talks]}
 
@@ -76,12 +76,17 @@ def score_estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
     return {"score": both, **{f"score of turn {n}": one for n, one in enumerate(turns, 1)}}
 
 
-def _answers(subject: Subject, talks: Sequence[Sequence[dict[str, str]]], *, by_template: bool) -> list[str]:
-    if by_template:
-        template = Template.of(subject.opened.path, tokens=_special_texts(subject))
-        if template is None:
-            raise InputError(f"{subject.opened.path}: has no chat template; leave out --chat")
-        prompts = [subject.encode(template.render(talk), special=False) for talk in talks]
+def template_of(subject: Subject, date: str | None = None) -> Template:
+    """The model's chat template. Raises InputError where it has none."""
+    template = Template.of(subject.opened.path, tokens=_special_texts(subject), date=date or "")
+    if template is None:
+        raise InputError(f"{subject.opened.path}: has no chat template; leave out --chat")
+    return template
+
+
+def _answers(subject: Subject, talks: Sequence[Sequence[dict[str, str]]], template: Template | None) -> list[str]:
+    if template is not None:
+        prompts = [subject.encode(template.render(Conversation(talk)), special=False) for talk in talks]
         return [text.strip() for text in answers(subject, prompts, NEW_TOKENS)]
     prompts = [subject.encode(chat.plain(talk)) for talk in talks]
     return [text.strip() for text in answers(subject, prompts, NEW_TOKENS, chat.STOPS)]

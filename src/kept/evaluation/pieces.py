@@ -197,12 +197,20 @@ def _mt_bench(settings: Settings) -> Iterator[Piece]:
 
 
 def _answers(settings: Settings, category: str, questions: Sequence[mt_bench.Question]) -> Find:
-    by_template = settings.chat
+    def key(subject: Subject) -> dict[str, Any]:
+        template = mt_bench.template_of(subject, settings.chat_date) if settings.chat else None
+        dated = {} if template is None or not template.dated else {"date": template.date}
+        return {"questions": questions, "chat": settings.chat, **dated}
+
+    def measure(subject: Subject) -> dict[str, Any]:
+        template = mt_bench.template_of(subject, settings.chat_date) if settings.chat else None
+        return mt_bench.measure_answers(subject, questions, template)
+
     return _once(
         MT_BENCH,
         f"{category} answers",
-        lambda _: {"questions": questions, "chat": by_template},
-        lambda subject: mt_bench.measure_answers(subject, questions, by_template=by_template),
+        key,
+        measure,
         lambda found: mt_bench.agreement_of_answers(found, found),
     )
 

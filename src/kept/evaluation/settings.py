@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kept.errors import InputError
 from kept.evaluation.tasks import NAMES
 from kept.ir.tensors import TORCH_NAMES
+from kept.toml import is_date
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +27,8 @@ class Settings:
     perplexity (None: the context, and half the window). `characters`: how much of a text is read. `longest`: positions
     of `positions` and `passkey` (None: the model's). `limit`: documents of a task, questions of a category, prompts,
     and trials of a cell (None: all, or as many as each has by itself). `execute` allows code that a model wrote to run,
-    `unsafe` also where this system cannot fence it. `chat` asks by the checkpoint's chat template. `judge`: an
-    endpoint's address.
+    `unsafe` also where this system cannot fence it. `chat` asks by the checkpoint's chat template, which is told
+    that `chat_date` is today (None: the date). `judge`: an endpoint's address.
     """
 
     texts: Mapping[str, Path] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Settings:
     execute: bool = False
     unsafe: bool = False
     chat: bool = False
+    chat_date: str | None = None
     judge: str | None = None
     judge_model: str = "gpt-4"
     seed: int = 0
@@ -61,6 +63,8 @@ class Settings:
                 raise InputError(f"{key}: is {value}, it must be at least {least}")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InputError(f"dtype: is {self.dtype!r}, it must be one of {', '.join(DTYPES)}")
+        if self.chat_date is not None and not is_date(self.chat_date):
+            raise InputError(f"chat-date: is {self.chat_date!r}, it must be a date as 2026-01-31")
         if "humaneval" in self.suites and not self.execute:
             raise InputError("humaneval: runs code that the model writes, with limits; allow it with --execute")
 

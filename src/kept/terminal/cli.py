@@ -604,6 +604,7 @@ OF_CACHES = (
     "field",
     "chat",
     "chat_template",
+    "chat_date",
     "mixture",
     "hold_out",
     "tokens",
@@ -683,6 +684,7 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 @click.option("--execute", is_flag=True, help="Let humaneval run what the model writes, in a fenced process.")
 @click.option("--unsafe", is_flag=True, help="... also where this system cannot keep it from everything else.")
 @click.option("--chat", is_flag=True, help="Ask mt-bench by the checkpoint's chat template, rendered in a sandbox.")
+@click.option("--chat-date", metavar="DATE", help="The date that the template is told, as 2026-01-31. [default: today]")
 @click.option("--judge", metavar="URL", help="OpenAI-compatible endpoint that grades mt-bench; key in KEPT_JUDGE_KEY.")
 @click.option("--judge-model", metavar="NAME", help="The judge's model. [default: gpt-4]")
 @click.option("--seed", type=int, metavar="N", help="Of the pass keys. [default: 0]")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import COPIED_SETTINGS, FAST, reader_files, tokenizer_config
+from kept.checkpoint.companions import TOKENIZERS, reader_files
 from kept.checkpoint.staging import check_place, staging
 from kept.checkpoint.writer import to_json
 from kept.errors import InputError
@@ -170,12 +170,10 @@ def joins(parts: list[str], known: Callable[[str], bool]) -> list[Pair] | None:
 
 def files(old: Bpe, directory: Path, grown: Growing) -> dict[str, bytes]:
     """The merged tokenizer's files: the model's own settings, under the class that takes `tokenizer.json` as it is."""
-    out = {name: content for name, content in reader_files(directory).items() if name in COPIED_SETTINGS}
-    settings = tokenizer_config(directory)
+    own = {n: c for n, c in reader_files(directory).items() if n not in {*TOKENIZERS, "vocab.json", "merges.txt"}}
     return {
-        **{name: content if isinstance(content, bytes) else content.read_bytes() for name, content in out.items()},
+        **{name: content if isinstance(content, bytes) else content.read_bytes() for name, content in own.items()},
         "tokenizer.json": to_json(document(old, grown)),
-        "tokenizer_config.json": to_json({**settings, "tokenizer_class": FAST}),
     }
 
 
