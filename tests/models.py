@@ -197,8 +197,19 @@ def write_checkpoint(
     directory: Path, family_name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: Any
 ) -> Path:
     """A tiny random checkpoint on disk; `overrides` change its config. Returns the directory."""
+    return write_model(directory, family_name, {**TINY[family_name], **overrides}, dtype=dtype, seed=seed)
+
+
+def write_model(
+    directory: Path,
+    family_name: str,
+    config: dict[str, Any],
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Path:
+    """The same for any config. Returns the directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    config = {**TINY[family_name], **overrides}
     random = torch.Generator().manual_seed(seed)
     if family_name == "orion":
         _write_named(directory, config, _orion_tensors(config), dtype, random)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 LONG = LongRope((1.0,) * 8, (2.0,) * 8, 32, 4.0)
 DYNAMIC = Dynamic(2.0, 128)
-THETA = "for the first forward pass, and for a generation within 128 tokens: past them "
+THETA = "until a sequence passes 128 tokens, and for that one: after it "
+CACHED = "for the first forward pass, and for a generation within 128 tokens: past them "
 
 
 def between(source: str, target: str, scaling: Scaling | None) -> tuple[str, ...]:
@@ -49,17 +50,19 @@ def test_a_cache_that_one_class_recomputes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "does"),
+    ("source", "where", "does"),
     [
-        *((name, "so far, padding counted") for name in ("aquila", "deci", "internlm2", "minicpm", "orion")),
-        ("internlm", "rotates all cached keys anew at each token"),
-        ("xverse", "grows theta with the sequence alone, padding counted"),
+        *(
+            (name, THETA, "keeps theta as large for good")
+            for name in ("aquila", "deci", "internlm2", "minicpm", "orion")
+        ),
+        ("internlm", CACHED, "rotates all cached keys anew at each token"),
+        ("xverse", THETA, "takes theta from each sequence alone"),
     ],
 )
-def test_theta_that_grows_by_another_rule(source: str, does: str) -> None:
+def test_theta_that_grows_by_another_rule(source: str, where: str, does: str) -> None:
     (found,) = between(source, "llama", DYNAMIC)
-    assert found.startswith(f"{THETA}{FAMILIES[source].architecture} ")
-    assert does in found
+    assert found.startswith(f"{where}{FAMILIES[source].architecture} {does}, LlamaForCausalLM keeps theta as large")
     assert between(source, source, DYNAMIC) == between(source, "llama", None) == ()
 
 
@@ -77,10 +80,9 @@ def planned(directory: Path, family: str, keys: dict[str, Any], **options: Any) 
 
 def test_a_context_that_is_cut_and_a_window_that_goes(tmp_path: Path) -> None:
     cut = "for sequences of up to 16 tokens, the context that was asked for"
-    assert planned(tmp_path / "a", "mistral", {"sliding_window": 20}, context=16) == (
-        cut,
-        "for sequences of up to 20 tokens, the sliding window",
-    )
+    window = "for sequences of up to 16 tokens, the sliding window"
+    assert planned(tmp_path / "a", "mistral", {"sliding_window": 16}, context=16) == (cut, window)
+    assert planned(tmp_path / "d", "mistral", {"sliding_window": 20}, context=16) == (cut,)
     assert planned(tmp_path / "b", "llama", {}, context=16) == (cut,)
     assert planned(tmp_path / "c", "llama", {}) == planned(tmp_path / "b", "llama", {}, context=128) == ()
 

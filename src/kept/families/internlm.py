@@ -49,7 +49,7 @@ class RotarySection:
 
 def rotating_anew(spec: Spec) -> LengthRule | None:
     """Its cache holds keys without their rotation, and theta follows each pass."""
-    return grown(spec, "rotates all cached keys anew at each token")
+    return grown(spec, "rotates all cached keys anew at each token", "generation")
 
 
 INTERNLM = Family(

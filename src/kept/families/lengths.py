@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from kept.ir.spec import Scaling, Spec
 
 
-Kind = Literal["crossing", "generation", "pass"]
+Kind = Literal["history", "crossing", "generation", "pass"]
 
 WHERE: dict[Kind, str] = {
+    "history": "until a sequence passes {length} tokens, and for that one: after it ",
     "crossing": "for any forward pass, and for a generation that does not cross {length} tokens: there ",
     "generation": "for the first forward pass, and for a generation within {length} tokens: past them ",
     "pass": "for sequences of up to {length} tokens: past them ",
@@ -31,7 +32,8 @@ WHERE: dict[Kind, str] = {
 class LengthRule:
     """What the classes do past `length` tokens; `does` is a predicate whose subject is the class.
 
-    `kind` is what it concerns: a cache that is carried over the length, any cache or earlier pass, or every pass.
+    `kind` is what it concerns: what follows a sequence past the length, a cache that is carried over it, any cache past
+    it, or every pass.
     """
 
     length: int
@@ -58,12 +60,12 @@ RECOMPUTED = "recomputes its key-value cache"
 
 def stock_rule(spec: Spec) -> LengthRule | None:
     """The stock classes': cached keys stay as they were rotated, whatever later tokens are rotated by."""
-    return switched(spec, KEPT) or grown(spec, "grows theta with the longest sequence, until one fits again")
+    return switched(spec, KEPT) or grown(spec, "keeps theta as large until one is shorter")
 
 
 def published_rule(spec: Spec) -> LengthRule | None:
     """Llama's code of 2023, which many families took over: the table of angles is never made smaller again."""
-    return switched(spec, KEPT) or grown(spec, "grows theta with the longest sequence so far, padding counted")
+    return switched(spec, KEPT) or grown(spec, "keeps theta as large for good")
 
 
 def recomputing_rule(spec: Spec) -> LengthRule | None:
@@ -80,10 +82,10 @@ def switched(spec: Spec, does: str) -> LengthRule | None:
     return None
 
 
-def grown(spec: Spec, does: str) -> LengthRule | None:
+def grown(spec: Spec, does: str, kind: Kind = "history") -> LengthRule | None:
     """The length past which dynamic NTK scaling changes theta."""
     lengths = (s.original_max_position_embeddings for s in _scalings(spec) if isinstance(s, Dynamic))
-    return next((LengthRule(length, does, "generation") for length in lengths), None)
+    return next((LengthRule(length, does, kind) for length in lengths), None)
 
 
 def _scalings(spec: Spec) -> Iterator[Scaling | None]:

@@ -91,7 +91,11 @@ class NoBias(Flag):
 
 def scaling_queries(spec: Spec) -> LengthRule:
     """Two keys of its config, `use_dynamic_ntk` and `use_logn_attn`, say so; both are true where they are absent."""
-    return LengthRule(spec.context, "raises theta and multiplies queries by the log of their position", "pass")
+    return LengthRule(
+        spec.context,
+        "raises theta and multiplies queries by the log of their position (use_dynamic_ntk, use_logn_attn)",
+        "pass",
+    )
 
 
 QWEN = Family(

@@ -43,7 +43,7 @@ class StatedRotation:
 
 def growing_each_pass(spec: Spec) -> LengthRule | None:
     """Theta is that of the pass; cached keys stay as they were rotated."""
-    return grown(spec, "grows theta with the sequence alone, padding counted")
+    return grown(spec, "takes theta from each sequence alone")
 
 
 XVERSE = Family(

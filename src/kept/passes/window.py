@@ -23,9 +23,12 @@ class DropWindow(Pass):
     summary: ClassVar[str] = "a sliding window as long as the context is no window"
 
     def domain(self, program: Program) -> str | None:
-        """As far as the shortest window reaches."""
+        """As far as the shortest window reaches, where the context does not end before it."""
         windows = [layer.mixer.window for layer in program.spec.layers if layer.mixer.window is not None]
-        return f"for sequences of up to {min(windows):,} tokens, the sliding window" if windows else None
+        shortest = min(windows, default=program.spec.context + 1)
+        if shortest > program.spec.context:
+            return None
+        return f"for sequences of up to {shortest:,} tokens, the sliding window"
 
     def requires(self, program: Program) -> Obstacle | None:
         """Every window covers the context."""
