@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.staging import check_place, check_target
-from kept.commands.lessons import check_sizes
+from kept.commands.lessons import check_sizes, check_widths
 from kept.commands.planning import make_plan, target_family
 from kept.commands.shrinking import Shrinking, expanded
 from kept.distillation.settings import Settings
@@ -82,6 +82,8 @@ def _foreseen(step: Step, models: Mapping[Path, Opened]) -> Opened:
     if isinstance(step.asked, Settings):
         teacher = None if step.asked.teacher is None else models[Path(step.asked.teacher)]
         check_sizes(source, teacher, step.asked.length)
+        if step.asked.hidden and teacher is not None:
+            check_widths(source, teacher)
     if not isinstance(step.asked, Recipe):
         return source
     plan = make_plan(source, step.asked, unmeasured=True)

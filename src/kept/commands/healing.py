@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.reader import read_json
 from kept.checkpoint.staging import check_place, check_target
 from kept.commands.finishing import Course, Draft
-from kept.commands.lessons import Pair, Watched, chat_date, dtype_of, stream, sums
+from kept.commands.lessons import Pair, Watched, chat_date, dtype_of, pairs_of, stream, sums
 from kept.distillation.folder import alone, asked_before, begin
 from kept.distillation.settings import CADENCE
 from kept.distillation.trainable import Trainable, trainable
@@ -77,6 +77,7 @@ def heal(
     for opened, called in ((pair.student, "the student"), (pair.teacher, "the teacher")):
         if opened is not None:
             check_place(opened.path, target, called)
+    pairs_of(settings, pair)  # what cannot be compared is said before anything is read
     draft = Draft.of(pair)
     learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)
     folder = target.with_name(f".{target.name}{RUN}")
@@ -126,7 +127,8 @@ def _loop(
     teacher: Trunk | Cached | None = pair.cache
     if teacher is None and pair.teacher is not None:
         teacher = load(pair.teacher.program, dtype, ranks, compiled=settings.compile)
-    return Loop(settings, ranks, student, teacher, texts, States(metrics.folder, ranks), metrics, watched.rows)
+    states, pairs = States(metrics.folder, ranks), pairs_of(settings, pair)
+    return Loop(settings, ranks, student, teacher, texts, states, metrics, watched.rows, pairs)
 
 
 def _finish(

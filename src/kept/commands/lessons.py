@@ -10,6 +10,7 @@ from kept.checkpoint.stream import digest
 from kept.distillation.settings import SELF, Settings
 from kept.errors import InputError
 from kept.opened import Opened, open_model
+from kept.output.pairing import paired
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +78,25 @@ def check_sizes(student: Opened, teacher: Opened | None, length: int) -> None:
             f"{student.path}: has {sizes[0]} tokens, its teacher {teacher.path} has {sizes[1]}; "
             "name a model with the same tokens: the one that it was converted from, or itself before it learned"
         )
+
+
+def check_widths(student: Opened, teacher: Opened) -> None:
+    """Raise InputError where streams cannot be compared."""
+    widths = student.program.spec.width, teacher.program.spec.width
+    if widths[0] != widths[1]:
+        raise InputError(
+            f"hidden: the stream of {student.path} is {widths[0]} wide, that of its teacher {teacher.path} "
+            f"{widths[1]}; leave out --hidden"
+        )
+
+
+def pairs_of(settings: Settings, pair: Pair) -> Sequence[tuple[int, int]]:
+    """Places of teacher and student whose streams are compared; none where no loss does. Raises InputError."""
+    if not settings.hidden:
+        return ()
+    assert pair.teacher is not None, "settings ask for one"
+    check_widths(pair.student, pair.teacher)
+    return paired(pair.student, pair.teacher)
 
 
 def stream(settings: Settings, pair: Pair, reporter: Reporter) -> Stream:

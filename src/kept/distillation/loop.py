@@ -20,13 +20,15 @@ from torch.optim import AdamW
 
 from kept.distillation.chunked import Losses, Objective, chunked_loss
 from kept.distillation.losses import hidden_cosine, hidden_mse, masked_mean
-from kept.distillation.parallel import whole
+from kept.distillation.parallel import Trunk, whole
 from kept.distillation.schedule import factor
 from kept.distillation.states import Rest, clear, random_state, set_random_state
 from kept.errors import CheckpointError, InputError, KeptError
 from kept.interruption import Held, held, so_far
+from kept.nn.norm import normalise
 from kept.stated import blamed, listed, mapped, number
 from kept.stated import whole as whole_number
+from kept.verification.parity import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from kept.distillation.metrics import Metrics
     from kept.distillation.offline import Cached
     from kept.distillation.packing import Batch, Stream
-    from kept.distillation.parallel import Ranks, Trunk
+    from kept.distillation.parallel import Ranks
     from kept.distillation.settings import HiddenError, Settings
     from kept.distillation.states import States
 
@@ -89,7 +91,11 @@ class Told:
 
 @dataclass
 class Loop:
-    """One run's parts, and how far it is. `watched` are rows of texts that are only measured, by name."""
+    """One run's parts, and how far it is.
+
+    `watched` are rows of texts that are only measured, by name. `pairs` are places of teacher and student at which
+    their streams are compared (`kept.output.pairing`).
+    """
 
     settings: Settings
     ranks: Ranks
@@ -99,6 +105,7 @@ class Loop:
     states: States
     metrics: Metrics
     watched: Mapping[str, Sequence[Batch]] = field(default_factory=dict)
+    pairs: Sequence[tuple[int, int]] = ()
     step: int = 0
     history: list[Measured] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -192,7 +199,7 @@ class Loop:
                 losses = chunked_loss(ours, theirs, targets_N, mask_N, objective)
                 if not weight:
                     return losses
-                hidden = _streams(HIDDEN[self.settings.hidden_error], wanted, found, mask_N)
+                hidden = self._hidden(wanted, found, mask_N)
                 means = {**losses.means, "hidden": hidden.detach()}
                 return replace(losses, total=losses.total + weight * hidden, means=means)
 
@@ -207,6 +214,23 @@ class Loop:
             with torch.no_grad():
                 found: Losses = self.teacher(batch, beside, streams=bool(weight))
             return found
+
+    def _hidden(self, wanted: list[Tensor], found: list[Tensor], mask_N: Tensor) -> Tensor:
+        """The mean error of the student's streams, each compared as the norm behind it reads it."""
+        assert self.pairs, "whoever asks for the loss says what is compared"
+        assert isinstance(self.teacher, Trunk), "settings ask for a teacher that runs"
+        error, specs = HIDDEN[self.settings.hidden_error], (self.teacher.model.spec, self.student.model.spec)
+        errors = [
+            masked_mean(
+                error(
+                    normalise(wanted[theirs].flatten(0, 1), reading(specs[0], theirs)),
+                    normalise(found[ours].flatten(0, 1), reading(specs[1], ours)),
+                ),
+                mask_N,
+            )
+            for theirs, ours in self.pairs
+        ]
+        return torch.stack(errors).mean()
 
     def _text_loss(self, batch: Batch) -> Losses:
         """The cross-entropy alone, which needs no teacher: one that is cached has not read what is watched."""
@@ -336,14 +360,3 @@ def _add(sums: dict[str, float], found: Losses) -> None:
     agreement = {} if found.agreement is None else {"agreement": found.agreement}
     for name, value in {"loss": found.total.detach(), **found.means, **agreement}.items():
         sums[name] = sums.get(name, 0.0) + float(value) * found.tokens
-
-
-def _streams(
-    error: Callable[[Tensor, Tensor], Tensor], wanted: list[Tensor], found: list[Tensor], mask_N: Tensor
-) -> Tensor:
-    """The mean error of layers that both models have, as the first ones are."""
-    errors = [
-        masked_mean(error(theirs.flatten(0, 1), ours.flatten(0, 1)), mask_N)
-        for theirs, ours in zip(wanted, found, strict=False)
-    ]
-    return torch.stack(errors).mean()

@@ -131,15 +131,15 @@ class Trunk(nn.Module):
             layer.forward = torch.compile(layer.forward)  # a split layer's hooks gather weights, and stay outside
 
     def forward(self, batch: Batch, use: Callable[[HeadInput, list[Tensor]], Made], *, streams: bool = False) -> Made:
-        """Run a batch and return what `use` makes of the head's input, (N, D), and of each layer's stream, (B, T, D).
+        """Run a batch and return what `use` makes of the head's input, (N, D), and of the streams, (B, T, D).
 
-        Streams are kept only where they are asked for.
+        Streams, before the first layer and after each, are kept only where they are asked for.
         """
         where = Positions.of(batch.tokens_BT, documents_BT=batch.documents_BT)
         x_BTD = self.model.embed(batch.tokens_BT, where)
         if self.compiled:
             where.prepare((layer.mixer for layer in self.model.spec.layers), (x_BTD.dtype, torch.float32))
-        kept = []
+        kept = [x_BTD] if streams else []
         for layer in self.model.layers:
             x_BTD = checkpoint(layer, x_BTD, where, use_reentrant=False) if self.checkpointing else layer(x_BTD, where)
             if streams:

@@ -80,7 +80,7 @@ HELP: Mapping[str, str] = {
     "ce": "Weight of the cross-entropy with the text.",
     "temperature": "The temperature of teacher and student in the divergences.",
     "sample_temperatures": "The temperatures at which self samples, in turn, as 0.7,1.",
-    "hidden": "Weight of the error of each layer's stream.",
+    "hidden": "Weight of the error of each layer's stream, as the next norm reads it.",
     "hidden_error": "What it is: mse, the squared error over the teacher's square, or cosine, 1 minus the cosine.",
     "precision": "The dtype of the arithmetic; what learns is float32.",
     "checkpointing": "Compute layers again in the backward, which takes time and saves memory.",

@@ -52,6 +52,7 @@ def record(
         "promise": str(plan.promise),
         "domain": [*plan.domain],
         "passes": passes(plan),
+        "layers": {"of_source": source.program.spec.depth, "origins": [*plan.makers]},
         **new(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),

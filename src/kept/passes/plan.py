@@ -92,6 +92,15 @@ class Plan:
         return self._origins(self.steps)
 
     @property
+    def makers(self) -> tuple[int | str, ...]:
+        """For each layer of the result the number that it had before all steps, or the pass that made it, by name."""
+        now: tuple[int | str, ...] = tuple(range(self.program.spec.depth))
+        for step in reversed(self.steps):
+            before = [step.rewrite.name if origin is None else origin for origin in step.origins]
+            now = tuple(before[one] if isinstance(one, int) else one for one in now)
+        return now
+
+    @property
     def new_layers(self) -> tuple[int, ...]:
         """The layers of the result that some step made."""
         return tuple(number for number, origin in enumerate(self.origins) if origin is None)

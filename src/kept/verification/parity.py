@@ -80,7 +80,7 @@ def _watched(run: Run, tokens_BT: Tensor, progress: Callable[[int], None] | None
         if progress is not None and place:
             progress(1)
         if place not in run.copies:
-            yield state, _reading(run.program.spec, place)
+            yield state, reading(run.program.spec, place)
 
 
 def _as_read(state: Tensor, norm: Norm) -> Tensor:
@@ -88,7 +88,8 @@ def _as_read(state: Tensor, norm: Norm) -> Tensor:
     return normalise(state.double(), norm)
 
 
-def _reading(spec: Spec, place: int) -> Norm:
+def reading(spec: Spec, place: int) -> Norm:
+    """The norm that reads the stream before a layer, or, behind the last one, before the head."""
     return spec.layers[place].mixer_norm if place < spec.depth else spec.final_norm
 
 

@@ -1,0 +1,101 @@
+"""Which streams of a student and its teacher belong together, by what the student's record tells of its layers.
+
+Places are numbered by what reads the stream there: place n is read by layer n, the last one by the final norm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.stream import digest
+from kept.errors import InputError
+from kept.output.record import RECORD, copies, recorded
+from kept.passes.tail import AffineTail
+from kept.stated import blamed, listed, mapped, text, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from kept.opened import Opened
+
+    Record = Mapping[str, Any]
+    Origins = tuple[int | str, ...]
+    """For each layer the number that it had in an earlier model, or the name of the pass that made it."""
+
+    Earlier = tuple[Origins, int, Mapping[str, Any]]
+    """Where a model's layers were in an earlier one, how many that had, and the sums of its files."""
+
+CONVERSION = ("source", "recipe", "passes")
+"""What a record says of the conversion; that of a model that is healed again repeats it."""
+
+
+def paired(student: Opened, teacher: Opened) -> tuple[tuple[int, int], ...]:
+    """Pairs of a teacher's place and the student's in which the stream should be the same, from the first layer on.
+
+    A place that only an added copy of a layer reads has none. A student with an affine tail has what the teacher's
+    final norm reads in front of that tail. Raises InputError where the record does not tell which layers are which.
+    """
+    depths = teacher.program.spec.depth, student.program.spec.depth
+    record = recorded(student)
+    with blamed(student.path / RECORD, "the record", "convert again, or leave out --hidden"):
+        found = [one for one in _earlier(record, depths[1]) if one[1] == depths[0]]
+        origins = _chosen(found, student, teacher) if found or "layers" in record else _by_copies(record, *depths)
+    if origins is None:
+        raise InputError(
+            f"hidden: {student.path} has {depths[1]} layers, its teacher {teacher.path} has {depths[0]}, and no record "
+            "tells which are which; leave out --hidden, or name the model that the student was made from"
+        )
+    end = origins.index(AffineTail.name) if AffineTail.name in origins else depths[1]
+    pairs = [(origin, place) for place, origin in enumerate(origins) if isinstance(origin, int)]
+    return tuple((theirs, ours) for theirs, ours in (*pairs, (depths[0], end)) if ours)
+
+
+def _earlier(record: Record, depth: int) -> Iterator[Earlier]:
+    """The model itself, and what it was made from, step by step, as far as its record tells."""
+    now: Origins = tuple(range(depth))
+    yield now, depth, {}
+    after: Record = {}
+    for one in (record, *reversed(listed(record.get("history", [])))):
+        if "layers" not in one:
+            return
+        if [one.get(key) for key in CONVERSION] == [after.get(key) for key in CONVERSION]:
+            continue
+        layers, after = mapped(one["layers"]), one
+        before = [_origin(origin, whole(layers["of_source"])) for origin in listed(layers["origins"])]
+        now = tuple(before[origin] if isinstance(origin, int) else origin for origin in now)
+        yield now, whole(layers["of_source"]), mapped(one["source"]["files"])
+
+
+def _origin(value: object, depth: int) -> int | str:
+    if isinstance(value, str):
+        return value
+    if not 0 <= whole(value) < depth:
+        raise ValueError(f"there is no layer {value}")
+    return whole(value)
+
+
+def _chosen(found: Sequence[Earlier], student: Opened, teacher: Opened) -> Origins | None:
+    """The origins in the teacher: of several models with as many layers, in the one whose files the teacher's are."""
+    if len({origins for origins, _, _ in found}) <= 1:
+        return found[0][0] if found else None
+    if teacher.path.resolve() == student.path.resolve():
+        return found[0][0]
+    return next((origins for origins, _, sums in found if sums and _same(teacher.path, sums)), None)
+
+
+def _same(path: Path, sums: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's files are those with these sums."""
+    files = {path / text(name): value for name, value in sums.items()}
+    return all(file.parent == path and file.is_file() and digest(file) == value for file, value in files.items())
+
+
+def _by_copies(record: Record, before: int, after: int) -> Origins | None:
+    """Origins by what a record without them tells: its expansions, and whether there is a tail."""
+    added = copies(record, before, after)
+    names = [mapped(one).get("name") for one in listed(record.get("passes", []))]
+    tail = (AffineTail.name,) if before + len(added) + 1 == after and AffineTail.name in names else ()
+    if before + len(added) + len(tail) != after or not record:
+        return None
+    old = iter(range(before))
+    return (*("copy" if n in added else next(old) for n in range(after - len(tail))), *tail)

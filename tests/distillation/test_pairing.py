@@ -1,0 +1,136 @@
+"""Streams are compared where they belong together, and as they are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import kept
+from heal_runs import settings
+from kept.commands.healing import heal
+from kept.errors import CheckpointError, InputError
+from kept.opened import open_model
+from kept.output.pairing import paired
+from stored import change_json, read_json, write_readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STREAMS = {"kl": 0.0, "hidden": 1.0, "train": "all", "tokens": 128}
+
+ROUNDING = 1e-9
+"""Of a squared error over a square, or of a cosine, in float32."""
+
+
+@pytest.fixture(scope="module")
+def orion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers with LayerNorm, whose stream has a mean and whose last norm has a bias."""
+    return write_readable(tmp_path_factory.mktemp("orion") / "orion", "orion", num_hidden_layers=3)
+
+
+@pytest.fixture(scope="module")
+def exact(orion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Llama of the same function: a centred stream, and one layer more, an affine tail."""
+    out = tmp_path_factory.mktemp("exact") / "llama"
+    return kept.convert(orion, out, dtype="float32", verify_tokens=0).path
+
+
+def first(student: Path, teacher: Path, corpus: Path, out: Path, **changes: Any) -> float:
+    """The loss of the streams before anything is learned."""
+    given = settings((teacher, student), corpus, out, **{**STREAMS, **changes})
+    return heal(given).history[0].losses["hidden"]
+
+
+def pairs(student: Path, teacher: Path) -> list[tuple[int, int]]:
+    return [*paired(open_model(student), open_model(teacher))]
+
+
+@pytest.mark.parametrize("error", ["mse", "cosine"])
+@pytest.mark.parametrize("at", [(1, 4), (0,), (3,)])
+def test_an_expanded_student_begins_at_its_teacher(
+    orion: Path, corpus: Path, tmp_path: Path, at: tuple[int, ...], error: str
+) -> None:
+    """Copies between, before and behind the others."""
+    grown = kept.expand(orion, tmp_path / "grown", at=at, verify_tokens=0).path
+    assert first(grown, orion, corpus, tmp_path / "out", hidden_error=error) < ROUNDING
+
+
+@pytest.mark.parametrize("error", ["mse", "cosine"])
+def test_a_centred_student_with_a_tail_begins_at_its_teacher(
+    orion: Path, exact: Path, corpus: Path, tmp_path: Path, error: str
+) -> None:
+    assert pairs(exact, orion) == [(1, 1), (2, 2), (3, 3)], "the tail's own output is the constant of the last norm"
+    assert first(exact, orion, corpus, tmp_path / "out", hidden_error=error) < ROUNDING
+
+
+def test_a_student_that_is_another_model_does_not(orion: Path, corpus: Path, tmp_path: Path) -> None:
+    other = write_readable(tmp_path / "other", "orion", num_hidden_layers=3, seed=7)
+    assert first(other, orion, corpus, tmp_path / "out") > 0.1
+
+
+def test_layers_are_followed_through_all_that_was_done(orion: Path, exact: Path, tmp_path: Path) -> None:
+    """Expanded behind a conversion, shrunk again, and compared with any model on the way."""
+    grown = kept.expand(exact, tmp_path / "grown", at=(1, 3), verify_tokens=0).path
+    assert read_json(grown / "kept.json")["layers"] == {
+        "of_source": 4,
+        "origins": [0, "expand-blocks", 1, "expand-blocks", 2, 3],
+    }
+    assert pairs(grown, exact) == [(1, 2), (2, 4), (3, 5), (4, 6)]
+    assert pairs(grown, orion) == [(1, 2), (2, 4), (3, 5)]
+    assert pairs(grown, grown) == [(n, n) for n in range(1, 7)]
+    less = kept.convert(
+        grown, tmp_path / "less", to="same", verify_tokens=0, passes=[{"name": "drop-layers", "layers": [0]}]
+    ).path
+    assert pairs(less, grown) == [(2, 1), (3, 2), (4, 3), (5, 4), (6, 5)]
+    assert pairs(less, orion) == [(1, 1), (2, 3), (3, 4)]
+
+
+def test_healing_again_does_not_count_a_conversion_twice(orion: Path, corpus: Path, tmp_path: Path) -> None:
+    grown = kept.expand(orion, tmp_path / "grown", at=(1,), verify_tokens=0).path
+    for name, before in (("one", "grown"), ("two", "one")):
+        heal(settings((orion, tmp_path / before), corpus, tmp_path / name, tokens=128))
+    assert pairs(tmp_path / "two", orion) == pairs(grown, orion) == [(1, 2), (2, 3), (3, 4)]
+
+
+def test_of_two_models_with_as_many_layers_the_files_tell(orion: Path, tmp_path: Path) -> None:
+    """A layer less and one more is as many as before, and not the same ones."""
+    passes = [{"name": "drop-layers", "layers": [0]}, {"name": "expand-blocks", "at": [2]}]
+    moved = kept.convert(orion, tmp_path / "moved", to="same", verify_tokens=0, passes=passes).path
+    assert pairs(moved, orion) == [(2, 1), (3, 3)]
+    assert pairs(moved, moved) == [(1, 1), (2, 2), (3, 3)]
+    other = write_readable(tmp_path / "other", "orion", num_hidden_layers=3, seed=7)
+    with pytest.raises(InputError, match="and no record tells which are which; leave out --hidden, or name the model"):
+        pairs(moved, other)
+
+
+def test_a_record_of_an_earlier_version_tells_by_its_expansions(orion: Path, exact: Path, tmp_path: Path) -> None:
+    grown = kept.expand(orion, tmp_path / "grown", at=(1, 4), verify_tokens=0).path
+    for student in (grown, exact):
+        wanted = pairs(student, orion)
+        record = read_json(student / "kept.json")
+        layers = record.pop("layers")
+        (student / "kept.json").unlink()
+        change_json(student / "kept.json", **record)
+        assert pairs(student, orion) == wanted
+        change_json(student / "kept.json", layers=layers)
+
+
+@pytest.mark.parametrize("layers", [{"of_source": 3, "origins": [0, 1, 3, 2]}, {"of_source": 3}, [], {"origins": None}])
+def test_a_damaged_record_is_one_line(orion: Path, tmp_path: Path, layers: object) -> None:
+    grown = kept.expand(orion, tmp_path / "grown", at=(1,), verify_tokens=0).path
+    change_json(grown / "kept.json", layers=layers)
+    with pytest.raises(CheckpointError, match=r"kept\.json: the record is not as kept writes it"):
+        pairs(grown, orion)
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_read(orion: Path, corpus: Path, tmp_path: Path) -> None:
+    wide = write_readable(tmp_path / "wide", "llama", hidden_size=128)
+    deep = write_readable(tmp_path / "deep", "orion", num_hidden_layers=4)
+    for student, words in (
+        (wide, "hidden: the stream of .*wide is 128 wide"),
+        (deep, "deep has 4 layers, its teacher"),
+    ):
+        with pytest.raises(InputError, match=words):
+            heal(settings((orion, student), corpus, tmp_path / "out", **STREAMS))
+    assert not [*tmp_path.glob(".out*")]
