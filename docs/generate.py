@@ -7,7 +7,7 @@ python docs/generate.py --check    exit 1 where a file is stale
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,21 @@ import click
 
 from kept.errors import Refusal
 from kept.families import FAMILIES, TARGETS
+from kept.families.lengths import domain
 from kept.ir.program import Program
 from kept.ir.slots import slots
+from kept.ir.spec import Dynamic, LongRope
 from kept.ir.tensors import zeros
 from kept.passes import PASSES
 from kept.passes.legalize import WAY_OUT, Options, legalise, stand_ins
+from kept.passes.rewrite import map_mixers
 from kept.recipe import MEASUREMENTS
 from kept.terminal.cli import main as cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from kept.ir.spec import Scaling, Spec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -141,7 +146,43 @@ def routes() -> str:
             continue
         steps = ", ".join(f"`{step.rewrite.name}`" for step in plan.steps) or "a copy"
         rows.append(f"| {name}{f', {variant}' if variant else ''} | {steps} |")
-    return "\n".join([*rows, ""])
+    return "\n".join([*rows, "", *domains(), ""])
+
+
+ROTATIONS: tuple[tuple[str, Scaling | None], ...] = (
+    ("", None),
+    ("LongRoPE", LongRope((1.0,) * 4, (2.0,) * 4, 4096, 8.0, 1.25)),
+    ("dynamic NTK", Dynamic(2.0, 32768)),
+)
+
+
+def domains() -> Iterator[str]:
+    """Where an exact promise ends although the passes keep everything: what the classes do past some length."""
+    yield "## Where a promise holds"
+    yield ""
+    yield "An exact conversion computes the same function. Past some length the classes of two families may still"
+    yield "differ, above all in what they do with a cache. Plan, `kept.json`, card and page of an output then say where"
+    yield "the promise holds. As a Llama:"
+    yield ""
+    yield from ("| source | rotation | the promise holds |", "| --- | --- | --- |")
+    for name, family in FAMILIES.items():
+        config = next(config for known, _, config in EXAMPLES if known == name)
+        for rotation, scaling in ROTATIONS:
+            spec = rotated(family.read_config({**SIZES, **config}), scaling)
+            found = domain(family, spec, TARGETS["llama"], spec)
+            if found and not family.violations(spec):
+                yield f"| {name} | {rotation or 'any'} | {found[0]} |"
+    yield ""
+    yield "Passes add to it: `limit-context` and `drop-window` a length, `affine-tail` the number formats that hold"
+    yield "its constants, `expand-vocab` the old tokens. [rules.md](rules.md) has each family's rules."
+
+
+def rotated(spec: Spec, scaling: Scaling | None) -> Spec:
+    """The spec with a context of 32,768, and with that scaling where its layers rotate."""
+    spec = replace(spec, context=32768)
+    if scaling is None:
+        return spec
+    return map_mixers(spec, lambda mixer: replace(mixer, rope=mixer.rope and replace(mixer.rope, scaling=scaling)))
 
 
 def passes() -> str:

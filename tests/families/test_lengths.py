@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +65,11 @@ def test_theta_that_grows_by_another_rule(source: str, where: str, does: str) ->
     (found,) = between(source, "llama", DYNAMIC)
     assert found.startswith(f"{where}{FAMILIES[source].architecture} {does}, LlamaForCausalLM keeps theta as large")
     assert between(source, source, DYNAMIC) == between(source, "llama", None) == ()
+
+
+def test_a_table_of_angles_that_stays() -> None:
+    (found,) = between("minicpm", "llama", replace(LONG, original_max_position_embeddings=128))
+    assert found == f"{THETA}MiniCPMForCausalLM keeps the long divisors for good, LlamaForCausalLM does not"
 
 
 def test_a_rule_that_forward_passes_show() -> None:

@@ -73,12 +73,12 @@ def recomputing_rule(spec: Spec) -> LengthRule | None:
     return switched(spec, RECOMPUTED) or stock_rule(spec)
 
 
-def switched(spec: Spec, does: str) -> LengthRule | None:
-    """The length past which LongRoPE has other divisors, where the context passes it."""
+def switched(spec: Spec, does: str, kind: Kind = "crossing", *, always: bool = False) -> LengthRule | None:
+    """The length past which LongRoPE has other divisors, where the context passes it or `always`."""
     for scaling in _scalings(spec):
         if isinstance(scaling, LongRope) and scaling.short_factor != scaling.long_factor:
             length = scaling.original_max_position_embeddings
-            return LengthRule(length, does, "crossing") if length < spec.context else None
+            return LengthRule(length, does, kind) if always or length < spec.context else None
     return None
 
 

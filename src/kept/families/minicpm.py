@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kept.families.items import NO_EXPERTS, Derived, Fixed, Flag, Number, SpecialTokens, first, split_heads
-from kept.families.lengths import published_rule
+from kept.families.lengths import published_rule, switched
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
 from kept.families.table import Family, L
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kept.families.config import Config
+    from kept.families.lengths import LengthRule
     from kept.ir.facts import Facts
+    from kept.ir.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ def _tabled(config: Config, scaling: LongRope, context: int) -> LongRope:
     return replace(scaling, short_factor=short, factor=ratio, attention_factor=factor)
 
 
+def tabled_rule(spec: Spec) -> LengthRule | None:
+    """The table is made anew for a sequence that is longer than it, and stays."""
+    return switched(spec, "keeps the long divisors for good", "history", always=True) or published_rule(spec)
+
+
 def per_layer(value: float, known: Facts) -> float:
     """`scale_depth` over the square root of the depth."""
     return float(value / math.sqrt(known["depth"]))
@@ -118,5 +125,5 @@ MINICPM = Family(
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
     stock=False,
-    rule=published_rule,
+    rule=tabled_rule,
 )
