@@ -13,7 +13,7 @@ from threading import Condition
 from typing import TYPE_CHECKING
 
 from kept.errors import CheckpointError, OutputError, Overflow
-from kept.ir.tensors import Joined, Lazy, Stored, torch_dtype, working_precision
+from kept.ir.tensors import Joined, Lazy, Stored, torch_dtype, wider, working_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -130,8 +130,9 @@ def _check_finite(name: str, block: torch.Tensor, rounded: torch.Tensor) -> None
     count = int((~rounded.isfinite()).sum())
     if bool(block.isfinite().all()):
         kind = str(rounded.dtype).removeprefix("torch.")
-        raise Overflow(f"{name}: {count} values are beyond {kind}; choose --dtype bfloat16 or float32")
-    raise Overflow(f"{name}: {count} values are no numbers; --dtype float32 may help")
+        raise Overflow(f"{name}: {count} values are beyond {kind}; {wider(kind)}")
+    kind = str(block.dtype).removeprefix("torch.")
+    raise Overflow(f"{name}: {count} values are not finite when they are computed in {kind}; {wider(kind)}")
 
 
 @contextmanager

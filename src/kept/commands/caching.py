@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.commands.lessons import Pair, chat_date, check_pair, dtype_of, mixture, named
+from kept.commands.lessons import Pair, blamed_teacher, chat_date, check_pair, dtype_of, mixture, named
 from kept.distillation.settings import LISTED
 from kept.errors import InputError, OutputError
 from kept.opened import open_model
@@ -63,7 +63,7 @@ def cache_teacher(settings: Settings, k: int = LISTED, reporter: Reporter | None
         **({} if date is None else {"chat_date": date}),
         "counts": wanted,
     }
-    with ranks() as one_rank:
+    with ranks() as one_rank, blamed_teacher(teacher):
         made = write(
             Path(settings.out),
             about,

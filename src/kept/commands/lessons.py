@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.stream import digest
 from kept.distillation.settings import SELF, Settings
-from kept.errors import InputError
+from kept.errors import InputError, Overflow
 from kept.opened import Opened, open_model
 from kept.output.pairing import paired
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
@@ -227,6 +228,15 @@ def chat_date(settings: Settings, pair: Pair, before: Mapping[str, Any]) -> str 
     return found
 
 
+@contextmanager
+def blamed_teacher(teacher: Opened) -> Iterator[None]:
+    """Name the teacher in what is said of its logits."""
+    try:
+        yield
+    except Overflow as error:
+        raise Overflow(f"{teacher.path}: {error}") from None
+
+
 def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> dict[str, Tokens]:
     from kept.distillation.parallel import own_device
     from kept.distillation.sampled import Sampling, Speaker, sampled, teacher_sum
@@ -241,4 +251,5 @@ def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> 
     size = None if words is None else words.get_vocab_size()
     sampling = Sampling(texts, length, settings.sampled_at, settings.seed, size)
     speaker = Speaker(program.spec, dtype, lambda: Model.load(program, dtype).to(own_device()))
-    return {SELF: sampled(speaker, teacher_sum(teacher), sampling, reporter=reporter)}
+    with blamed_teacher(teacher):
+        return {SELF: sampled(speaker, teacher_sum(teacher), sampling, reporter=reporter)}

@@ -15,6 +15,7 @@ from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
 from kept.commands.planning import prepare
 from kept.errors import CheckpointError, OutputError, Overflow, RecipeError
+from kept.ir.tensors import wider
 from kept.output.card import converted, model_card
 from kept.output.publishing import require_kept, verify_staged
 from kept.output.record import RECORD, record
@@ -170,7 +171,7 @@ def _measured(ready: Ready, stage: Staging, reporter: Reporter) -> Verification 
     _check_finite(source)
     found = verify_staged(source, stage, ready.tokens, ready.plan.claim, reporter)
     if not isfinite(found.floor.kl):
-        raise CheckpointError(f"{source.path}: its own logits overflow in {found.dtype}; --dtype float32 may help")
+        raise CheckpointError(f"{source.path}: its own logits overflow in {found.dtype}; {wider(found.dtype)}")
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.disk import refused, sync_directory
-from kept.errors import InputError
+from kept.errors import InputError, Overflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
 def _fill(part: Path, build: Callable[[Path], None]) -> None:
     try:
         build(part)
-    except InputError:  # the same input fails the same way: nothing to continue
+    except (InputError, Overflow):  # the same input fails the same way: nothing to continue
         shutil.rmtree(part, ignore_errors=True)
         raise
     sync_directory(part)

@@ -19,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from kept.distillation.chunked import Losses, Objective, chunked_loss
+from kept.distillation.faults import complaint, faults, first
 from kept.distillation.losses import hidden_cosine, hidden_mse, masked_mean
 from kept.distillation.parallel import Trunk, whole
 from kept.distillation.schedule import factor
@@ -31,7 +32,7 @@ from kept.stated import whole as whole_number
 from kept.verification.parity import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from kept.distillation.closed import TopK
@@ -255,6 +256,7 @@ class Loop:
         keys = next(iter(sources.values()))
         means = {key: sum(weight * sources[name][key] for name, weight in weights.items()) for key in keys}
         if not math.isfinite(means["loss"]):
+            self._require_finite(batch for name in weights for batch in self.stream.held_out(name))
             raise self._diverged(f"step {self.step}: the held-out loss is {means['loss']:.4g}", "mend the student")
         agreement = means.pop("agreement", math.nan)
         tokens = self.step * self.settings.tokens_a_step
@@ -293,6 +295,8 @@ class Loop:
         if math.isfinite(loss) and math.isfinite(gradient) and loss <= most:
             self._recent.append(loss)
             return
+        if not math.isfinite(loss):
+            self._require_finite(parts)
         names = ", ".join(dict.fromkeys(name for part in parts for name in part.names))
         before = f" and {usual:.4g} before" if math.isfinite(usual) else ""
         raise self._diverged(
@@ -300,6 +304,20 @@ class Loop:
             f"the documents are {names}",
             "leave these documents out",
         )
+
+    @torch.no_grad()
+    def _require_finite(self, batches: Iterable[Batch]) -> None:
+        """Raise Diverged where logits are not finite by no step's fault: the teacher's, or at first the student's."""
+        asked = self.settings
+        models = [(f"the student {asked.student}", self.student)] if self.step == 0 else []
+        if isinstance(self.teacher, Trunk):
+            models.insert(0, (f"the teacher {asked.teacher}", self.teacher))
+        for batch in batches:
+            for called, trunk in models:
+                with self._precision():
+                    where = first(self.ranks.total(*faults(trunk, self._share(batch))))
+                if where is not None:
+                    raise Diverged(complaint(called, asked.precision, where))
 
     def _diverged(self, what: str, way_out: str) -> Diverged:
         self.states.settle()

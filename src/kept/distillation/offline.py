@@ -22,14 +22,16 @@ import numpy as np
 import torch
 
 from kept.checkpoint.disk import write_whole
+from kept.checkpoint.reader import read_json
 from kept.checkpoint.writer import to_json
 from kept.distillation.cache import cached
 from kept.distillation.closed import TopK
+from kept.distillation.faults import complaint, faults, first
 from kept.distillation.heads import HeadInput
 from kept.distillation.parallel import head_input
 from kept.distillation.rows import Rows
 from kept.distillation.topk import top_k, top_k_bias
-from kept.errors import InputError
+from kept.errors import CheckpointError, InputError, Overflow
 from kept.reporting import Reporter, Silent
 from kept.stated import listed, mapped, number, whole
 
@@ -119,6 +121,8 @@ class Cached:
         found_BT = self.rows[batch.numbers_B.cpu().numpy()]
         if (found_BT["sum"] != _sums(found_BT)).any():
             raise InputError(f"{self.path / ROWS}: is no longer what was written; remove {self.path}")
+        if np.isnan(found_BT["log_probs"]).any():
+            raise InputError(f"{self.path / ROWS}: the teacher's logits were not finite; remove {self.path}")
         return use(self._top(found_BT.reshape(-1), batch.tokens_BT.device), [])
 
     def _top(self, found_N: NDArray[np.void], device: torch.device) -> TopK:
@@ -175,7 +179,7 @@ def write(
     `about` has `k`, `vocabulary`, `temperature` and whatever else names the teacher and its data; a directory that is
     there must have the same. The bias of K tokens and a tail is measured on held-out rows against `student`, or,
     without one, against the teacher itself with its last layer left out. Raises OutputError where the disk refuses,
-    InputError where another cache is there.
+    InputError where another cache is there, Overflow where the teacher's logits are not finite.
     """
     watch = reporter or Silent()
 
@@ -200,13 +204,24 @@ def write(
 
 def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
     """How many rows an interrupted run of the same writing has put on the disk; what lies behind them is cut off."""
-    marked = json.loads((part / PROGRESS).read_bytes()) if (part / PROGRESS).is_file() else {}
-    done: int = marked["rows"] if marked.get("about") == about else 0
-    file.truncate(done * about["length"] * entry(about["k"], about["vocabulary"]).itemsize)
+    row = about["length"] * entry(about["k"], about["vocabulary"]).itemsize
+    done = _done(part / PROGRESS, about)
+    if file.tell() < done * row:
+        done = 0  # what was marked is not there
+    file.truncate(done * row)
     file.seek(0, os.SEEK_END)
     if not done:
         _mark(part, file, about, 0)
     return done
+
+
+def _done(progress: Path, about: Mapping[str, Any]) -> int:
+    """The rows that are marked as written; none where the mark is damaged, or another writing's."""
+    try:
+        marked = read_json(progress)
+        return whole(marked["rows"]) if marked["about"] == about else 0
+    except (CheckpointError, LookupError, TypeError):
+        return 0
 
 
 def _mark(part: Path, file: BinaryIO, about: Mapping[str, Any], done: int) -> None:
@@ -222,6 +237,9 @@ def _entries(teacher: Trunk, batch: Batch, about: Mapping[str, Any]) -> NDArray[
     made = np.empty(len(found.tail_N), dtype=entry(about["k"], about["vocabulary"]))
     for name, value in (("ids", found.ids_NK), ("log_probs", found.log_probs_NK), ("tail", found.tail_N)):
         made[name] = value.cpu().numpy()
+    if np.isnan(made["log_probs"]).any():
+        where = first(faults(teacher, batch.to(device))) or "the head"
+        raise Overflow(complaint("the teacher", about["precision"], where))
     made["sum"] = _sums(made)
     return made
 

@@ -35,6 +35,14 @@ DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """The same dtypes by their torch names."""
 
+WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32", "float32": "float64"}
+"""By a dtype's torch name, those that hold what overflows in it."""
+
+
+def wider(dtype: str) -> str:
+    """The way out where values overflow in a dtype: never the dtype itself."""
+    return f"kept convert --dtype {WIDER[dtype]} may help" if dtype in WIDER else "no wider dtype can be written"
+
 
 def torch_dtype(dtype: str) -> torch.dtype:
     """The torch dtype of a safetensors dtype name."""
