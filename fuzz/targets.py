@@ -23,7 +23,8 @@ import reported
 from kept.checkpoint.companions import companions, stated_licence
 from kept.checkpoint.reader import parse, read_header, read_json
 from kept.checkpoint.sentencepiece import tokenizer_files
-from kept.checkpoint.writer import INDEX, shards, to_json
+from kept.checkpoint.weights import INDEX
+from kept.checkpoint.writer import shards, to_json
 from kept.commands import checking, planning, verifying
 from kept.commands.inspection import inspect
 from kept.commands.steps import load_steps

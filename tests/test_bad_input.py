@@ -111,7 +111,7 @@ def test_a_whole_surrogate_pair_is_text(source: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16", "utf-32"])
 def test_a_header_is_utf_8(source: Path, encoding: str) -> None:
     write_raw(source / "model.safetensors", json.dumps({"a": entry("F32", [2], [0, 8])}).encode(encoding), b"\0" * 8)
-    assert "its header is not JSON" in refused(source)
+    assert "its header cannot be read as JSON" in refused(source)
 
 
 def test_a_header_names_a_tensor_once(source: Path) -> None:
@@ -149,23 +149,62 @@ def test_loops_of_links(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("config.json", "cannot be read as JSON"), ("model.safetensors", "cannot be read"), (INDEX, "cannot be read")],
+    "name",
+    [
+        *("config.json", "model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"),
+        *("tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md", "kept.json"),
+    ],
 )
-def test_a_file_that_is_a_loop(source: Path, name: str, reason: str) -> None:
-    (source / name).unlink(missing_ok=True)
-    (source / name).symlink_to(name)
-    assert f"{name}: {reason}" in refused(source)
+@pytest.mark.parametrize("kind", ["loop", "nothing", "outside", "device", "pipe", "directory", "large"])
+def test_a_file_that_may_not_be_read(source: Path, name: str, kind: str) -> None:
+    for weights in ("model.safetensors", INDEX):
+        (source / weights).unlink(missing_ok=True)
+    file, reason = source / name, "cannot be read (it is no regular file)"
+    file.unlink(missing_ok=True)
+    match kind:
+        case "loop" | "nothing":
+            file.symlink_to(name if kind == "loop" else "nowhere")
+            reason = "cannot be read ("
+        case "outside":
+            (source.parent / "secret").write_bytes(b"{}")
+            file.symlink_to(source.parent / "secret")
+            reason = f"is a link to {source.parent / 'secret'}, outside of the checkpoint; put the file itself there"
+        case "device":
+            file.symlink_to("/dev/zero")
+        case "pipe":
+            os.mkfifo(file)
+        case "directory":
+            file.mkdir()
+        case "large":
+            with file.open("wb") as opened:
+                opened.truncate(1 << 40)
+            reason = ""  # weights may be large, and then have no header
+    assert f"{file}: {reason}" in refused(source)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_never_ends_is_not_read(source: Path, name: str, kind: str) -> None:
-    (source / name).unlink()
-    if kind == "pipe":
-        os.mkfifo(source / "pipe")
-    (source / name).symlink_to("pipe" if kind == "pipe" else "/dev/zero")
-    assert "it is no regular file" in refused(source) or name == "model.safetensors"
+def test_links_inside_a_checkpoint_and_to_its_blobs_are_followed(source: Path, tmp_path: Path) -> None:
+    """As the hub's client lays out its cache; the blobs of another repository are outside."""
+    cache = tmp_path / "models--org--name"
+    snapshot = cache / "snapshots" / ("c" * 40)
+    snapshot.parent.mkdir(parents=True)
+    source.rename(cache / "blobs")
+    snapshot.mkdir()
+    for file in (cache / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
+    assert run("plan", snapshot).exit_code == 0
+    (tmp_path / "link").symlink_to(snapshot)
+    assert run("plan", tmp_path / "link").exit_code == 0
+    (cache / "blobs").rename(tmp_path / "models--org--other")
+    (cache / "blobs").symlink_to("../models--org--other")
+    assert "outside of the checkpoint" in refused(snapshot)
+
+
+@pytest.mark.parametrize("place", ["LICENSE", "LICENSES/MIT.txt"])
+def test_a_licence_that_is_a_link_out_of_the_checkpoint(source: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "secret").write_text("x", encoding="utf-8")
+    (source / "LICENSES").mkdir()
+    (source / place).symlink_to(tmp_path / "secret")
+    assert f"{place}: is a link to" in complaint("convert", source, tmp_path / "out", "--verify-tokens", "0")
 
 
 @pytest.mark.parametrize("out", ["new/..", "new/../../x/.."])
@@ -197,7 +236,7 @@ def test_names_of_files_that_are_no_text(source: Path, tmp_path: Path) -> None:
 
 def test_weights_whose_name_is_no_text(source: Path) -> None:
     (source / "model.safetensors").rename(source / os.fsdecode(b"model\xe9.safetensors"))
-    assert "model\\udce9.safetensors: its name is not printable" in refused(source)
+    assert "only model\\udce9.safetensors, which transformers does not load" in refused(source)
 
 
 # ------------------------------------------------------------------------------------------------------- licences

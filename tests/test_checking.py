@@ -243,8 +243,19 @@ def test_a_file_that_is_gone(out: Path) -> None:
 
 
 def test_weights_that_were_added(out: Path) -> None:
-    save_file({"extra": torch.ones(2)}, out / "more.safetensors")
-    assert any(line.endswith("more.safetensors: is not in kept.json; it was added later") for line in check(out).damage)
+    split_into_shards(out, 2)
+    lines = check(out).damage
+    assert f"{out / 'model.safetensors'}: missing; kept.json lists it" in lines
+    assert "model-00001-of-00002.safetensors: is not in kept.json; it was added later" in lines
+
+
+def test_weights_beside_the_model_are_named_and_not_read(out: Path) -> None:
+    (out / "adapter_model.safetensors").write_bytes(b"no header")
+    (out / "original").mkdir()
+    (out / "original" / "consolidated.00.pth").touch()
+    found = check(out)
+    assert found.verdict == "sound"
+    assert found.remarks == ("not read, as transformers loads none of it: adapter_model.safetensors, original/",)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "", "..", "./x"])

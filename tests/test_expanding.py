@@ -148,7 +148,7 @@ def test_a_family_without_a_stock_class_says_so(tmp_path: Path) -> None:
     assert "# orion, as an orion\n" in card
     assert "transformers has no class for it" in card
     assert "AutoModelForCausalLM" not in card
-    assert done.note == f"transformers has no class for orion; kept convert {done.path} makes it one that it has"
+    assert done.notes == (f"transformers has no class for orion; kept convert {done.path} makes it one that it has",)
     assert kept.convert(done.path, tmp_path / "llama", verify_tokens=64).record["promise"] == "exact"
 
 

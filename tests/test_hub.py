@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 COMMIT, OLD = "c" * 40, "0" * 40
 
-REPOSITORIES = ("org/my-orion", "org/large", "org/pickled")
+REPOSITORIES = ("org/my-orion", "org/large", "org/pickled", "org/empty")
 
 UNWANTED = ("pytorch_model.bin", "modeling_orion.py", "consolidated.safetensors", "original/model.safetensors")
 
@@ -129,7 +129,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(folder / "org/large", "llama", vocab_size=30_000)
     (folder / "org/pickled").mkdir()
     (folder / "org/pickled/config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
-    (folder / "org/pickled/pytorch_model.bin").write_bytes(b"a pickle")
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "modeling.py"):
+        (folder / "org/pickled" / name).write_bytes(b"a pickle or code")
+    (folder / "org/empty").mkdir()
+    (folder / "org/empty/config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     return folder
 
 
@@ -218,10 +221,14 @@ def test_what_the_hub_does_not_give(hub: Hub, tmp_path: Path, source: str, reaso
     )
 
 
-def test_pickles_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
-    said = complaint(hub.client("plan", "org/pickled", home=tmp_path))
-    assert said.startswith("org/pickled: has no *.safetensors file on the hub, ")
-    assert said.endswith("; pickles are not fetched")
+def test_pickled_weights_are_fetched_where_there_are_no_others_and_no_other_pickle(hub: Hub, tmp_path: Path) -> None:
+    assert "pytorch_model.bin: a pickle" in complaint(hub.client("plan", "org/pickled", home=tmp_path))
+    assert fetched(tmp_path) == {"config.json", "pytorch_model.bin"}
+
+
+def test_a_repository_without_weights(hub: Hub, tmp_path: Path) -> None:
+    said = complaint(hub.client("plan", "org/empty", home=tmp_path))
+    assert said.startswith("org/empty: has no model.safetensors, pytorch_model.bin or an index of either on the hub, ")
     assert fetched(tmp_path) == {"config.json"}
 
 

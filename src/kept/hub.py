@@ -1,7 +1,8 @@
 """A hub id where a path would do: `org/name` or `org/name@revision` becomes a directory in the hub client's cache.
 
-Only what a conversion reads is fetched: never code, never pickles. The client (huggingface-hub) resumes a connection
-that breaks, keeps finished files between runs, and follows its own variables: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...
+Only what a conversion reads is fetched: never code, and pickled weights only where there are no others. The client
+(huggingface-hub) resumes a connection that breaks, keeps finished files between runs, and follows its own variables:
+HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import sys
 from pathlib import Path
 
 from kept.checkpoint.companions import COPIED, LICENCE_WORDS
-from kept.checkpoint.reader import PICKLES, weight_map
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.templates import FOLDER
-from kept.checkpoint.writer import INDEX
+from kept.checkpoint.weights import PICKLE, PICKLES, SINGLE, candidates, listed_names
 from kept.errors import CheckpointError, printable
 
 ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>(?!.*\.\.)[\w./-]+))?", re.ASCII)
 
-OTHERS = ("config.json", "generation_config.json", "tokenizer_config.json", "README.md", INDEX)
+OTHERS = ("config.json", "generation_config.json", "tokenizer_config.json", "README.md")
 
 NEVER = ["*/*/*", "*/*.safetensors", "*.py", *PICKLES]
 """Folders inside a repository hold other formats of the same weights, or licences."""
+
+INSIDE = ["*/*"]
+"""What is never among a model's own files."""
 
 
 def named(given: str) -> tuple[str, str]:
@@ -42,13 +46,17 @@ def local(source: str | Path) -> Path:
     if path.exists() or match is None:
         return path
     small = [*OTHERS, *COPIED, f"{FOLDER}/*.jinja", *(f"*{_any_case(word)}*" for word in LICENCE_WORDS)]
-    folder = _fetch(str(source), match["name"], match["revision"], small)
-    listed = sorted(set(weight_map(folder).values())) if (folder / INDEX).is_file() else None
-    _fetch(str(source), match["name"], folder.name, listed or ["*.safetensors"])
-    if not listed and not any(folder.glob("*.safetensors")):
-        where = "on the hub, nor, if that is offline, in its cache"
-        raise CheckpointError(f"{source}: has no *.safetensors file {where}; pickles are not fetched")
-    return folder
+    folder = _fetch(str(source), match["name"], match["revision"], small, NEVER)
+    config = folder / "config.json"
+    for first in candidates(folder, read_json(config) if config.is_file() else {}):
+        _fetch(str(source), match["name"], folder.name, [first], INSIDE)
+        if (folder / first).is_file():
+            listed = listed_names(folder / first) if first.endswith(".index.json") else []
+            if listed:
+                _fetch(str(source), match["name"], folder.name, listed, INSIDE)
+            return folder
+    where = "on the hub, nor, if that is offline, in its cache"
+    raise CheckpointError(f"{source}: has no {SINGLE}, {PICKLE} or an index of either {where}")
 
 
 def name_of(directory: Path) -> str:
@@ -60,14 +68,14 @@ def name_of(directory: Path) -> str:
     return printable(directory.name)
 
 
-def _fetch(source: str, name: str, revision: str | None, patterns: list[str]) -> Path:
+def _fetch(source: str, name: str, revision: str | None, patterns: list[str], never: list[str]) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where a source is no path
     from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
 
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=NEVER))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=never))
     except Exception as error:  # noqa: BLE001 - which kinds there are is the client's, and its HTTP library's
         raise CheckpointError(f"{source}: is no directory here; as a hub id, {_reason(error)}") from None
 

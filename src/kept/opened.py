@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import open_checkpoint
+from kept.checkpoint.weights import some
 from kept.errors import CheckpointError
 from kept.families import family_of
 from kept.hub import local, name_of
@@ -46,6 +47,12 @@ class Opened:
     def files(self) -> tuple[Path, ...]:
         """Its weight files."""
         return self.checkpoint.files
+
+    @property
+    def note(self) -> str | None:
+        """What has a name of weights, or of a licence, and stays behind, in one line; None where there is nothing."""
+        beside = self.checkpoint.left_out
+        return f"{self.path}: neither read nor copied: {some(beside)}" if beside else None
 
 
 def open_model(path: str | Path) -> Opened:

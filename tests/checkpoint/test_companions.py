@@ -18,7 +18,8 @@ from transformers import (
 )
 
 import kept
-from kept.checkpoint.companions import companions, licences, stated_licence, tokenizer_note
+from kept.checkpoint.companions import companions, licences, no_licences, stated_licence, tokenizer_note
+from kept.checkpoint.reader import open_checkpoint
 from kept.checkpoint.templates import chat_templates
 from kept.errors import CheckpointError
 from kept.opened import open_model
@@ -276,8 +277,7 @@ def test_special_tokens_are_in_the_form_that_every_transformers_reads(
 def test_processors_stay_behind_and_are_named(source: Path, tmp_path: Path) -> None:
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
         write_json(source / name, {"processor_class": "X"})
-    note = kept.convert(source, tmp_path / "out", verify_tokens=0).note
-    assert note is not None
+    (note,) = kept.convert(source, tmp_path / "out", verify_tokens=0).notes
     assert "preprocessor_config.json, video_preprocessor_config.json" in note
     assert not [*(tmp_path / "out").glob("*processor*")]
 
@@ -408,16 +408,21 @@ def test_licence_files_are_found_by_name(source: Path) -> None:
     names = [
         "COPYING",
         "LICENSE",
-        "LICENSE.upstream",
+        "LICENSE-2.0",
         "NOTICE.txt",
         "Orion Agreement.pdf",
         "USE_POLICY.md",
         "licence.md",
     ]
-    for name in (*names, "license.py", "license.safetensors", "README.md"):
+    others = [
+        *("LICENSE.py", "LICENSE.upstream", "NOTICE.so", "agreement.sh", "copying.exe", "license.pkl", "license.pyc"),
+        *("license.bin", "license.safetensors", "notice.jinja", "notice.json"),
+    ]
+    for name in (*names, *others, "README.md"):
         (source / name).write_bytes(b"terms")
-    (source / "license.safetensors").unlink()
     assert [*licences(source)] == sorted(names)
+    assert no_licences(source) == sorted(others)
+    assert {*others} <= {*open_checkpoint(source).left_out}
     assert all(taken(source)[name] == source / name for name in names)
 
 
@@ -460,7 +465,7 @@ def test_the_card_names_a_class_that_gives_the_same_ids(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(out)(text).input_ids != wanted
     assert PreTrainedTokenizerFast.from_pretrained(out)(text).input_ids == wanted
     assert "tokenizer = PreTrainedTokenizerFast.from_pretrained(" in (out / "README.md").read_text(encoding="utf-8")
-    assert "load the output's with PreTrainedTokenizerFast" in str(done.note)
+    assert "load the output's with PreTrainedTokenizerFast" in str(done.notes)
 
 
 def test_a_tokenizer_that_comes_along_needs_no_word(source: Path, tmp_path: Path) -> None:

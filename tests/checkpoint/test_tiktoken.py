@@ -106,7 +106,7 @@ def test_stock_transformers_load_what_a_conversion_writes(tmp_path: Path) -> Non
     write_json(source / "tokenizer_config.json", REMOTE)
     booby_trap(source / "tokenization_qwen.py", tmp_path / "marker")
     done = kept.convert(source, tmp_path / "out", verify_tokens=64)
-    assert done.note is None
+    assert done.notes == ()
     loaded = AutoTokenizer.from_pretrained(done.path, trust_remote_code=False)
     assert loaded(TEXT)["input_ids"] == reference(TEXT)
     assert (loaded.eos_token_id, loaded.model_max_length) == (len(RANKS), 8192)
@@ -159,10 +159,10 @@ def test_a_tokenizer_that_is_only_code_is_left_behind_with_a_word(tmp_path: Path
     write_json(source / "tokenizer_config.json", REMOTE)
     assert "tokenizer_config.json" not in taken(source)
     done = kept.convert(source, tmp_path / "out", verify_tokens=0)
-    assert done.note == tokenizer_note(source, "qwen", "llama")
-    assert done.note is not None
-    assert "its tokenizer is code" in done.note
-    assert "\n" not in done.note
+    (note,) = done.notes
+    assert note == tokenizer_note(source, "qwen", "llama")
+    assert "its tokenizer is code" in note
+    assert "\n" not in note
 
 
 def test_others_come_along_without_a_word(tmp_path: Path) -> None:

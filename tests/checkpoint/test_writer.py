@@ -16,7 +16,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import kept
 from kept.checkpoint import stream
@@ -28,7 +30,7 @@ from kept.errors import OutputError
 from kept.ir import tensors as ir_tensors
 from kept.ir.tensors import Computed, Given, Stored, torch_dtype, zeros
 from models import some_tokens, stock_logits, write_checkpoint
-from stored import INDEX, all_bytes, read_json, split_into_shards, tensors_of, write_json
+from stored import INDEX, all_bytes, change_json, read_json, split_into_shards, tensors_of, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,15 +89,51 @@ def test_shards_that_do_not_change_keep_their_files(tmp_path: Path) -> None:
     assert torch.equal(stock_logits(out, some_tokens()), stock_logits(source, some_tokens()))
 
 
-@pytest.mark.parametrize("listed", [True, False])
-def test_a_file_of_another_name_becomes_one_that_stock_tools_look_for(tmp_path: Path, *, listed: bool) -> None:
+@pytest.mark.parametrize("by", ["index", "config"])
+def test_a_file_of_another_name_becomes_one_that_stock_tools_look_for(tmp_path: Path, by: str) -> None:
     source = write_checkpoint(tmp_path / "llama", "llama")
     (source / "model.safetensors").rename(source / "weights.safetensors")
-    if listed:
+    if by == "index":
         write_json(source / INDEX, {"weight_map": dict.fromkeys(tensors_of(source), "weights.safetensors")})
+    else:
+        change_json(source / "config.json", transformers_weights="weights.safetensors")
     out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
     assert [file.name for file in out.glob("*.safetensors*")] == ["model.safetensors"]
     assert (out / "model.safetensors").read_bytes() == (source / "weights.safetensors").read_bytes()
+    assert "transformers_weights" not in read_json(out / "config.json")
+
+
+def test_shards_that_the_config_names_are_not_hidden_by_their_names(tmp_path: Path) -> None:
+    source = split_into_shards(write_checkpoint(tmp_path / "llama", "llama"), 2)
+    (source / "model-00001-of-00002.safetensors").rename(source / "model.safetensors")
+    names = {"model-00001-of-00002.safetensors": "model.safetensors"}
+    listed = {tensor: names.get(file, file) for tensor, file in read_json(source / INDEX)["weight_map"].items()}
+    write_json(source / "all.safetensors.index.json", {"metadata": {}, "weight_map": listed})
+    change_json(source / "config.json", transformers_weights="all.safetensors.index.json")
+    out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
+    assert tensors_of(out).keys() == listed.keys()
+    AutoModelForCausalLM.from_pretrained(out)
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "np"}, {"format": "tf"}, {"made": "by hand"}])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_file_of_no_format_that_transformers_takes_gets_one(
+    tmp_path: Path, count: int, metadata: dict[str, str] | None
+) -> None:
+    """transformers 4.45 and 4.57 refuse a file whose metadata name no format, and read `tf` as another framework's."""
+    source = write_checkpoint(tmp_path / "llama", "llama")
+    if count > 1:
+        split_into_shards(source, count)
+    for file in source.glob("*.safetensors"):
+        save_file(load_file(file), file, metadata=metadata)
+    out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
+    files = sorted(out.glob("*.safetensors"))
+    assert [file.name for file in files] == sorted(file.name for file in source.glob("*.safetensors"))
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            assert opened.metadata()["format"] == "pt"
+    before, after = tensors_of(source), tensors_of(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_what_the_model_does_not_use_is_not_carried_along(tmp_path: Path) -> None:

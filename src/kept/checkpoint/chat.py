@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import portable
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.templates import DEFAULT, chat_templates, read_template
 from kept.errors import CheckpointError
 from kept.fence import FenceError, Limits, Worker

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint import templates
 from kept.checkpoint.generation import generation_config
-from kept.checkpoint.reader import PICKLES, read_json
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.links import LARGEST_COMPANION, check_file
 from kept.checkpoint.templates import chat_templates, output_templates
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError, printable
@@ -36,6 +37,9 @@ SETTINGS = ("tokenizer_config.json", "generation_config.json")
 """Files that are written anew from the source's."""
 
 LICENCE_WORDS = ("licen", "notice", "copying", "use_policy", "agreement")
+
+TEXTS = ("", ".txt", ".md", ".markdown", ".rst", ".html", ".pdf")
+"""Endings of the licence files that are copied, beside numbers (`LICENSE-2.0`): nothing that is run or loaded."""
 
 LONGEST_FRONT = 1 << 16
 """Characters of a model card within which its front matter ends."""
@@ -169,7 +173,7 @@ def tokenizer_note(source: Path, family: str, target: str) -> str | None:
 def licences(source: Path) -> dict[str, Path]:
     """The source's licence files by name, those in a directory of licences too. Links to nothing are left out.
 
-    Raises CheckpointError for a name that cannot be written into a record.
+    Raises CheckpointError for a name that cannot be written into a record, and for a file that may not be read.
     """
     found: dict[str, Path] = {}
     for entry in sorted(entry for entry in source.iterdir() if _is_licence(entry)):
@@ -178,17 +182,26 @@ def licences(source: Path) -> dict[str, Path]:
     odd = next((name for name in found if not name.isprintable()), None)
     if odd is not None:
         raise CheckpointError(f"{source / odd}: its name is not printable UTF-8 text; rename it")
+    for name in found:
+        check_file(source, name, LARGEST_COMPANION)
     return found
 
 
+def no_licences(source: Path) -> list[str]:
+    """The files whose names are those of licences and whose endings are not those of texts: they are not copied."""
+    return sorted(entry.name for entry in source.iterdir() if _is_called_licence(entry) and not _is_text(entry))
+
+
 def _is_licence(entry: Path) -> bool:
-    return _is_text(entry) and any(word in entry.name.lower() for word in LICENCE_WORDS)
+    return _is_text(entry) and _is_called_licence(entry)
+
+
+def _is_called_licence(entry: Path) -> bool:
+    return any(word in entry.name.lower() for word in LICENCE_WORDS)
 
 
 def _is_text(file: Path) -> bool:
-    """Neither code nor weights."""
-    weights = any(file.match(pattern) for pattern in ("*.safetensors", *PICKLES))
-    return not weights and file.suffix != ".py"
+    return file.suffix.lower() in TEXTS or file.suffix[1:].isdigit()
 
 
 def stated_licence(source: Path) -> dict[str, str]:

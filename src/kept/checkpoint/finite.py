@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kept.errors import CheckpointError
-from kept.ir.tensors import DTYPE_BYTES
+from kept.ir.tensors import DTYPE_BYTES, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kept.ir.tensors import Stored
+    from kept.ir.tensors import Lazy
 
 EXPONENTS = {"F64": 0x7FF0_0000_0000_0000, "F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}
 """The bits of the exponent: all of them are set in what is no number, and then NaN has further bits, infinity none."""
@@ -44,7 +44,7 @@ def not_finite(tensor: Stored, progress: Callable[[int], None] | None = None) ->
 
     Raises CheckpointError where the file is shorter than its header says.
     """
-    found, left = NotFinite(), tensor.nbytes
+    found, left = NotFinite(), tensor.nbytes if tensor.dtype in EXPONENTS else 0
     with tensor.file.open("rb") as file:
         file.seek(tensor.offset)
         while left:
@@ -57,9 +57,12 @@ def not_finite(tensor: Stored, progress: Callable[[int], None] | None = None) ->
     return found
 
 
-def first_not_finite(tensors: Mapping[str, Stored]) -> tuple[str, NotFinite] | None:
-    """The first tensor that holds what is no number, and how many; None where all are finite."""
-    counted = ((name, not_finite(tensor)) for name, tensor in tensors.items())
+def first_not_finite(tensors: Mapping[str, Lazy]) -> tuple[str, NotFinite] | None:
+    """The first stored tensor that holds what is no number, and how many; None where all are finite.
+
+    A computed one is looked at when it is written.
+    """
+    counted = ((name, not_finite(tensor)) for name, tensor in tensors.items() if isinstance(tensor, Stored))
     return next(((name, found) for name, found in counted if found), None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:

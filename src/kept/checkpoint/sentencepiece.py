@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from kept.checkpoint.companions import portable
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.links import LARGEST_COMPANION, check_file
 from kept.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def template_files(directory: Path) -> dict[str, Path]:
     odd = next((file for file in further if not file.name.isprintable()), None)
     if odd is not None:
         raise CheckpointError(f"{odd}: its name is not printable UTF-8 text; rename it")
+    for file in further:
+        check_file(directory, f"{FOLDER}/{file.name}", LARGEST_COMPANION)
     found = {DEFAULT: directory / FILE, **{file.stem: file for file in further}}
     return {name: file for name, file in found.items() if file.is_file()}
 

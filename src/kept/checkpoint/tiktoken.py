@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from kept.checkpoint.companions import TIKTOKEN, portable
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.sentencepiece import CARRIED, serialized
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError

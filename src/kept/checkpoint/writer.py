@@ -8,13 +8,16 @@ import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.header import stated_format
+from kept.checkpoint.weights import SINGLE
 from kept.ir.tensors import DTYPE_BYTES, Lazy, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-INDEX = "model.safetensors.index.json"
+SUFFIX, FORMAT = ".safetensors", "pt"
+"""A file's ending, and what its metadata says of it: transformers 4.45 and 4.57 refuse files that name no format."""
 
 SHARD_BYTES = 5_000_000_000
 """The usual size of a shard."""
@@ -24,7 +27,7 @@ SHARD_BYTES = 5_000_000_000
 class Shard:
     """One safetensors file: its name, and its tensors in the order of their bytes.
 
-    `whole` is a file that holds just these bytes already.
+    `whole` is a file that holds just these bytes already, under a header that any transformers takes.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Shard:
 
     def header(self) -> bytes:
         """The safetensors header, padded to eight bytes as the format's own writer does."""
-        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        entries: dict[str, object] = {"__metadata__": {"format": FORMAT}}
         end = 0
         for name, tensor in self.tensors:
             start, end = end, end + tensor.nbytes
@@ -73,34 +76,51 @@ def shards(tensors: Mapping[str, Lazy], limit: int = SHARD_BYTES) -> list[Shard]
 def _named(parts: list[Shard]) -> list[Shard]:
     """The same files under the names that stock tools look for."""
     if len(parts) == 1:
-        return [replace(parts[0], name="model.safetensors")]
+        return [replace(parts[0], name=SINGLE)]
     return [replace(part, name=f"model-{i:05}-of-{len(parts):05}.safetensors") for i, part in enumerate(parts, 1)]
 
 
-def unchanged(tensors: Mapping[str, Lazy], stored: Mapping[str, Stored]) -> list[Shard] | None:
+def unchanged(tensors: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[Shard] | None:
     """The source's own files, where they hold exactly these tensors under names that stock tools look for."""
-    files = sorted({tensor.file for tensor in stored.values()})
-    listed = len(files) > 1 and (files[0].parent / INDEX).is_file()
-    if dict(tensors) != dict(stored) or not (listed or [file.name for file in files] == ["model.safetensors"]):
+    stored = _in_safetensors(source)
+    if stored is None or dict(tensors) != stored:
         return None
-    return [Shard(f.name, tuple((n, t) for n, t in stored.items() if t.file == f), f) for f in files]
+    files = sorted({tensor.file for tensor in stored.values()})
+    if (len(files) == 1) != (SINGLE in {file.name for file in files}):
+        return None
+    parts = [(file, tuple((name, one) for name, one in stored.items() if one.file == file)) for file in files]
+    return [Shard(file.name, held, _whole(file)) for file, held in parts]
+
+
+def _in_safetensors(source: Mapping[str, Lazy]) -> dict[str, Stored] | None:
+    """The tensors of a source whose files could be copied; None where a tensor is not as it is in such a file."""
+    stored = {name: one for name, one in source.items() if isinstance(one, Stored) and one.file.suffix == SUFFIX}
+    return stored if len(stored) == len(source) else None
+
+
+def _whole(file: Path) -> Path | None:
+    """A file that may be copied with its header; another keeps its tensors' bytes under a new one."""
+    return file if stated_format(file) == FORMAT else None
 
 
 def grown(
-    tensors: Mapping[str, Lazy], stored: Mapping[str, Stored], new: Collection[str], limit: int = SHARD_BYTES
+    tensors: Mapping[str, Lazy], source: Mapping[str, Lazy], new: Collection[str], limit: int = SHARD_BYTES
 ) -> list[Shard] | None:
     """The source's own files, with other names of tensors perhaps, and behind them what is `new` in files of its own.
 
     None where one of the other tensors is not one of the source's, whole and as it is.
     """
-    names = {tensor: name for name, tensor in tensors.items() if name not in new}
-    if not names.keys() <= {*stored.values()}:
+    stored, old = _in_safetensors(source), {name: one for name, one in tensors.items() if name not in new}
+    if stored is None or not {*old.values()} <= {*stored.values()}:
+        return None
+    names = {tensor: name for name, tensor in old.items()}
+    if len(names) < len(old):  # a copy, as of an embedding that was tied
         return None
     parts = []
     for file in sorted({tensor.file for tensor in stored.values()}):
         held = [(name, tensor) for name, tensor in stored.items() if tensor.file == file]
         kept = [(names[tensor], tensor) for _, tensor in held if tensor in names]
-        parts.append(Shard("", tuple(kept), file if kept == held else None))
+        parts.append(Shard("", tuple(kept), _whole(file) if kept == held else None))
     added = shards({name: tensor for name, tensor in tensors.items() if name in new}, limit)
     return _named([part for part in (*parts, *added) if part.tensors])
 

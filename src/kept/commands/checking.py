@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import TOKENIZERS
 from kept.checkpoint.finite import not_finite
-from kept.checkpoint.reader import read_header, read_json, stored_files, weight_files, weight_map
+from kept.checkpoint.header import read_header
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.links import check_companions
+from kept.checkpoint.reader import COMPANIONS
 from kept.checkpoint.stream import digest
-from kept.checkpoint.writer import INDEX
+from kept.checkpoint.weights import INDEX, Weights, find_weights, left_out, some, weight_map
 from kept.errors import CheckpointError, KeptError, printable
 from kept.families import FAMILIES, family_of
 from kept.hub import local
@@ -89,10 +92,16 @@ def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is no directory; give the path of a checkpoint")
     found = _Findings()
+    found.of(check_companions, directory, COMPANIONS)
     config = found.of(read_json, directory / "config.json")
-    files = _files(directory, found)
+    weights = found.of(find_weights, directory, config) or _as_far_as_there(directory)
+    files = [*weights.files]
     tensors, whole = _tensors(files, found)
-    _index(directory, tensors, found)
+    if weights.index is not None:
+        _index(weights.index, tensors, found)
+    beside = left_out(directory, weights)
+    if beside:
+        found.remarks.append(f"not read, as transformers loads none of it: {some(beside)}")
     vocabulary = _meaning(config, tensors, found, whole=whole)
     sums = _sums(directory, found)
     if sums is not None:
@@ -109,9 +118,10 @@ def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
     return Checked(str(directory), family, len(tensors), nbytes, len(sums or {}), damage, tuple(found.remarks))
 
 
-def _files(directory: Path, found: _Findings) -> list[Path]:
-    """The weight files; where the index is no guide, those that are there."""
-    return found.of(weight_files, directory) or found.of(stored_files, directory) or []
+def _as_far_as_there(directory: Path) -> Weights:
+    """The safetensors files of a model that is not whole."""
+    files = (file for file in sorted(directory.glob("*.safetensors")) if file.is_file() and not file.is_symlink())
+    return Weights(tuple(files))
 
 
 def _tensors(files: list[Path], found: _Findings) -> tuple[dict[str, Stored], bool]:
@@ -126,20 +136,18 @@ def _tensors(files: list[Path], found: _Findings) -> tuple[dict[str, Stored], bo
     return tensors, len(found.damage) == before
 
 
-def _index(directory: Path, tensors: Mapping[str, Stored], found: _Findings) -> None:
+def _index(index: Path, tensors: Mapping[str, Stored], found: _Findings) -> None:
     """Hold the index against the headers: one line for each file about which they differ."""
-    if not (directory / INDEX).exists():
-        return
-    listed = found.of(weight_map, directory) or {}
+    listed = found.of(weight_map, index) or {}
     stored = {name: tensor.file.name for name, tensor in tensors.items()}
     read = set(stored.values())
     for file in sorted(set(listed.values()) & read):
         missing = [name for name, place in listed.items() if place == file and stored.get(name) != file]
         extra = [name for name, place in stored.items() if place == file and listed.get(name) != file]
         if missing:
-            found.damage.append(f"{directory / INDEX}: looks for {_some(missing)} in {file}, which has no such tensor")
+            found.damage.append(f"{index}: looks for {_some(missing)} in {file}, which has no such tensor")
         if extra:
-            found.damage.append(f"{directory / INDEX}: leaves out {_some(extra)} of {file}")
+            found.damage.append(f"{index}: leaves out {_some(extra)} of {file}")
 
 
 def _some(names: list[str]) -> str:

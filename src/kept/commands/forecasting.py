@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.checkpoint.reader import Checkpoint, read_json
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.reader import Checkpoint
 from kept.commands.lessons import check_sizes
 from kept.distillation.cost import Asked, Cost, cost, ways_out
 from kept.distillation.trainable import Trainable, trainable
@@ -60,4 +61,4 @@ def _described(path: Path) -> Opened:
     family = family_of(config)
     spec = family.read_config(config)
     program = Program(spec, {name: zeros(slot.shape, "BF16") for name, slot in slots(spec).items()})
-    return Opened(Checkpoint(path, config, {}), family, program)
+    return Opened(Checkpoint(path, config, {}, ()), family, program)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.staging import check_place, check_target
 from kept.commands.finishing import Course, Draft
 from kept.commands.lessons import Pair, Watched, chat_date, dtype_of, pairs_of, stream, sums

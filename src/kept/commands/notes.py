@@ -8,7 +8,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.disk import refused, write_whole
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.staging import JOURNAL
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError

@@ -15,7 +15,7 @@ from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
 from kept.commands.planning import prepare
 from kept.errors import CheckpointError, OutputError, Overflow, RecipeError
-from kept.ir.tensors import wider
+from kept.ir.tensors import Stored, wider
 from kept.output.card import converted, model_card
 from kept.output.publishing import require_kept, verify_staged
 from kept.output.record import RECORD, record
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished conversion: where it is, the plan, what was measured, what `kept.json` says, and what was left out."""
+    """A finished conversion: where it is, the plan, what was measured, what `kept.json` says, notes to the user."""
 
     path: Path
     plan: Plan
     verification: Verification | None
     record: Mapping[str, Any]
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Rehearsal:
     files: Mapping[str, int]
     nbytes: int
     free: int
+    notes: tuple[str, ...] = ()
 
 
 def convert(source: str | Path, out: str | Path, to: str = "llama", **options: Any) -> Conversion:  # noqa: ANN401
@@ -138,10 +139,16 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         require_kept(stage, found)
         inputs.check()
         stage.publish()
-    note = tokenizer_note(source.path, source.family.name, ready.family.name)
-    if note is None and not ready.family.stock:
-        note = f"transformers has no class for {ready.family.name}; kept convert {target} makes it one that it has"
-    return Conversion(target, planned, found, written, note)
+    return Conversion(target, planned, found, written, _notes(ready))
+
+
+def _notes(ready: Ready) -> tuple[str, ...]:
+    """What to tell the user of a conversion, a line each."""
+    source, family = ready.source, ready.family
+    last = tokenizer_note(source.path, source.family.name, family.name)
+    if last is None and not family.stock:
+        last = f"transformers has no class for {family.name}; kept convert {ready.target} makes it one that it has"
+    return tuple(note for note in (source.note, last) if note is not None)
 
 
 def rehearse(recipe: Recipe, reporter: Reporter | None = None) -> Rehearsal:
@@ -157,7 +164,7 @@ def rehearse(recipe: Recipe, reporter: Reporter | None = None) -> Rehearsal:
     small = small_files(ready.parts, ready.config, ready.extra)
     files = {part.name: part.file_bytes for part in ready.parts}
     files |= {name: len(v) if isinstance(v, bytes) else v.stat().st_size for name, v in small.items()}
-    done = Rehearsal(ready.target, ready.plan, files, sum(files.values()), disk_usage(place).free)
+    done = Rehearsal(ready.target, ready.plan, files, sum(files.values()), disk_usage(place).free, _notes(ready))
     if done.free < done.nbytes:
         raise OutputError(f"{ready.target}: needs {done.nbytes} bytes, {place} has {done.free} free")
     return done
@@ -180,7 +187,8 @@ def _check_finite(source: Opened) -> None:
     found = first_not_finite(source.checkpoint.tensors)
     if found is not None:
         name, count = found
-        file = source.checkpoint.tensors[name].file
+        tensor = source.checkpoint.tensors[name]
+        assert isinstance(tensor, Stored)
         raise CheckpointError(
-            f"{file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
+            f"{tensor.file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
         )

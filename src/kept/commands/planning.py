@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SMALL = 300_000_000
 """Parameters up to which the short verification reads 512 tokens; 64 above."""
 
-STALE = {"_name_or_path", "auto_map", "transformers_version"}
+STALE = {"_name_or_path", "auto_map", "transformers_version", "transformers_weights"}
 """Keys of a source's config that do not describe the model."""
 
 
@@ -111,8 +111,8 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     target = Path(recipe.out)
     check_target(target)
     directory = local(recipe.source)
-    inputs = Inputs.found(replace(recipe, source=str(directory)))
     source = open_model(directory)
+    inputs = Inputs.found(source, recipe)
     check_place(source.path, target)
     if recipe.norm == "calibrated" and recipe.text is None:
         raise InputError("norm calibrated: needs text to measure on; give --text FILE")

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.disk import refused, write_whole
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError, InputError, OutputError
 

@@ -18,7 +18,8 @@ import torch.distributed as dist
 
 from kept.checkpoint.direct import Output
 from kept.checkpoint.disk import sync_directory, write_whole
-from kept.checkpoint.reader import read_header, read_json
+from kept.checkpoint.header import read_header
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.stream import digest, raw
 from kept.checkpoint.writer import Shard, to_json
 from kept.distillation.parallel import fill, local

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.disk import refused, write_whole
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
 from kept.errors import CheckpointError
 from kept.stated import blamed, mapped
 
@@ -28,7 +28,7 @@ def sum_of(value: object) -> str:
 def _checked(file: Path, key: Mapping[str, Any], read: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """What a file holds. Raises what reading it trips over."""
     try:
-        content = read_json(file)
+        content = read_json(file, MOST_IN_RESULTS)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {WAY_OUT}") from None
     if sum_of(content["key"]) != sum_of(key):

@@ -17,7 +17,7 @@ from kept.families.lengths import stock_rule
 from kept.ir.facts import Facts, Violation, build_spec, differences, facts, flatten
 from kept.ir.program import Program
 from kept.ir.slots import slots
-from kept.ir.tensors import TORCH_NAMES, Computed, Lazy, Stored, join, take_rows
+from kept.ir.tensors import DTYPE_BYTES, TORCH_NAMES, Computed, Lazy, Stored, join, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -209,6 +209,9 @@ def _checked(tensors: Mapping[str, Lazy], name: str, shape: tuple[int, ...]) -> 
         raise CheckpointError(f"{name}: missing from the checkpoint; the config asks for it with shape {list(shape)}")
     if tensors[name].shape != shape:
         raise CheckpointError(f"{name}: has shape {list(tensors[name].shape)}, the config asks for {list(shape)}")
+    if tensors[name].dtype not in DTYPE_BYTES:
+        known = ", ".join(DTYPE_BYTES)
+        raise CheckpointError(f"{name}: has dtype {tensors[name].dtype}; weights may be {known}")
     return tensors[name]
 
 

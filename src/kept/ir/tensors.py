@@ -32,6 +32,15 @@ BLOCK_ELEMENTS = 1 << 18
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes per element of the dtypes that weights may have, by their safetensors names."""
 
+STORED_BYTES = {
+    **DTYPE_BYTES,
+    **dict.fromkeys(("I64", "U64"), 8),
+    **dict.fromkeys(("I32", "U32"), 4),
+    **dict.fromkeys(("I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
+}
+"""Bytes per element of what a file may hold besides: masks and position ids of older checkpoints, quantised weights."""
+
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """The same dtypes by their torch names."""
 
@@ -62,7 +71,7 @@ class Lazy(ABC):
     @property
     def nbytes(self) -> int:
         """Bytes that the tensor takes when written."""
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+        return math.prod(self.shape) * STORED_BYTES[self.dtype]
 
     @property
     def by_rows(self) -> bool:

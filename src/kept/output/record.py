@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.writer import finite
 from kept.errors import CheckpointError, printable
 from kept.ir.tensors import TORCH_NAMES
@@ -45,7 +45,7 @@ def record(
         "kept": version("kept"),
         "torch": version("torch"),
         **history(recorded(source)),
-        "source": {"name": source.name, "family": source.family.name, "files": dict(hashes["source"])},
+        "source": _source(source, hashes["source"]),
         "recipe": _asked(recipe),
         "before": _described(source.program),
         "after": _described(plan.program),
@@ -58,6 +58,13 @@ def record(
         "verification": None if found is None else verification_table(found),
         "files": dict(hashes["output"]),
     }
+
+
+def _source(source: Opened, sums: Mapping[str, str]) -> dict[str, Any]:
+    """What an output was made of, and the names of what looks like weights beside that and was not read."""
+    beside = source.checkpoint.left_out
+    found = {"name": source.name, "family": source.family.name, "files": dict(sums)}
+    return {**found, "left_out": [*beside]} if beside else found
 
 
 def passes(plan: Plan) -> list[dict[str, Any]]:

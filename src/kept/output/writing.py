@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import COPIED, SETTINGS, TOKENIZERS
 from kept.checkpoint.stream import Gauge, digest, paced
-from kept.checkpoint.writer import INDEX, Shard, index, to_json
+from kept.checkpoint.weights import INDEX
+from kept.checkpoint.writer import Shard, index, to_json
 from kept.errors import CheckpointError
 from kept.passes.rms import MEASURED
 from kept.passes.vocabulary import ExpandVocabulary
@@ -32,10 +33,9 @@ class Inputs:
     files: Mapping[Path, tuple[int, int]]
 
     @classmethod
-    def found(cls, recipe: Recipe) -> Inputs:
+    def found(cls, source: Opened, recipe: Recipe) -> Inputs:
         """The source's files, and the recipe's text. What is missing is for others to say."""
-        source = Path(recipe.source)
-        files = [source / "config.json", *sorted(source.glob("*.safetensors")), *_for_tokens(recipe)]
+        files = [source.path / "config.json", *source.files, *_for_tokens(recipe)]
         if recipe.text is not None:
             files.append(Path(recipe.text))
         return cls({file: stamp(file) for file in files if file.is_file()})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
 from kept.errors import CheckpointError, InputError
 from kept.evaluation.estimate import Figure
 from kept.numbers import percent, uncertain
@@ -84,7 +84,7 @@ def read(file: Path) -> Evaluated:
     if not file.is_file():
         raise InputError(f"{file}: no such file; kept eval --out writes it")
     try:
-        found = read_json(file)
+        found = read_json(file, MOST_IN_RESULTS)
     except CheckpointError as error:
         why = str(error).removeprefix(f"{file}: ")
         raise CheckpointError(f"{file}: is not what kept eval --out wrote ({why}); make it again") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from kept.checkpoint.disk import refused, write_whole
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.errors import InputError
 from kept.families import is_stock
 from kept.numbers import article

@@ -240,9 +240,9 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
     _domain(console, found.domain)
     for runtime in notes(found):
         console.print(f"not as it is for {runtime}")
-    note = tokenizer_note(opened.path, opened.family.name, target)
-    if note is not None:
-        hint(note)
+    for note in (opened.note, tokenizer_note(opened.path, opened.family.name, target)):
+        if note is not None:
+            hint(note)
 
 
 def forecast_table(found: Forecast) -> dict[str, Any]:
@@ -308,6 +308,8 @@ def rehearsal(done: Rehearsal) -> None:
         console.print(f"  {name}  {amount(size, 'bytes')}")
     total, free = amount(done.nbytes, "bytes"), amount(done.free, "bytes")
     console.print(f"{total}, a model card and kept.json, of {free} free; nothing was written")
+    for note in done.notes:
+        hint(note)
 
 
 def conversion(done: Conversion) -> None:
@@ -318,8 +320,8 @@ def conversion(done: Conversion) -> None:
     _expansions(console, done.plan)
     if done.verification is not None:
         verification(done.verification)
-    if done.note is not None:
-        hint(done.note)
+    for note in done.notes:
+        hint(note)
 
 
 def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imported late
@@ -467,7 +469,7 @@ def steps(asked: Steps) -> None:
 
 def ran_table(asked: Steps, done: Ran) -> dict[str, Any]:
     """A run as plain data: the steps that were run by this command, and the record of the result."""
-    from kept.checkpoint.reader import read_json
+    from kept.checkpoint.json_file import read_json
 
     run = [step.number for step, result in zip(asked.steps, done.results, strict=True) if result is not None]
     return {"out": str(done.path), "run": run, "record": read_json(done.path / "kept.json")}

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import TOKENIZERS
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
 from kept.checkpoint.sentencepiece import SPACE
 from kept.checkpoint.tiktoken import letters
 from kept.errors import InputError
@@ -90,7 +90,10 @@ class Bpe:
 
     def raw(self) -> dict[str, Any]:
         """The file itself, to be changed and written; of another format than `tokenizer.json`, what it amounts to."""
-        return read_json(self.file) if self.file.name == "tokenizer.json" else json.loads(json.dumps(self.document))
+        if self.file.name == "tokenizer.json":
+            return read_json(self.file, MOST_IN_RESULTS)
+        copied: dict[str, Any] = json.loads(json.dumps(self.document))
+        return copied
 
     def reaches(self, piece: str) -> bool:
         """Whether a text's words, as this tokenizer makes them, can hold a piece whole."""

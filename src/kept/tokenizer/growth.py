@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.finite import first_not_finite
-from kept.checkpoint.reader import read_header
+from kept.checkpoint.header import read_header
 from kept.errors import CheckpointError, InputError
 from kept.passes.vocabulary import GIVEN, MEAN, ZERO, Growth
 from kept.tokenizer.bpe import opened

@@ -1,0 +1,102 @@
+"""The header of a safetensors file: where each tensor is, checked against the size of the file."""
+
+from __future__ import annotations
+
+import struct
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.json_file import LARGEST_JSON, parse, regular, why
+from kept.errors import CheckpointError
+from kept.ir.tensors import STORED_BYTES, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LARGEST_COUNT = 1 << 63
+"""No size or offset reaches it: the product of a shape stays cheap."""
+
+MOST_AXES = 64
+"""As in torch."""
+
+
+def read_header(file: Path) -> Iterator[tuple[str, Stored]]:
+    """The tensors of a safetensors file, with dtype, shape and place checked against its size."""
+    header, data, size = _parsed(file)
+    header.pop("__metadata__", None)
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: _begin(item[1])):
+        tensor = _tensor(file, name, entry, data)
+        if tensor.offset != data + end:
+            raise CheckpointError(f"{file}: {name} overlaps another tensor or leaves a gap; fetch the file again")
+        end += tensor.nbytes
+        yield name, tensor
+    if data + end != size:
+        what = "is cut short" if data + end > size else "has bytes after its last tensor"
+        raise CheckpointError(f"{file}: {what} ({size} bytes, its header says {data + end}); fetch it again")
+
+
+def stated_format(file: Path) -> object:
+    """What the metadata of a safetensors file says of its format; None where it says nothing.
+
+    transformers before 4.46 loads no file without one, and takes all but "pt" and "mlx" for another framework's.
+    """
+    metadata = _parsed(file)[0].get("__metadata__")
+    return metadata.get("format") if isinstance(metadata, dict) else None
+
+
+def _parsed(file: Path) -> tuple[dict[str, Any], int, int]:
+    """The header, the offset of the first tensor's bytes, and the size of the file."""
+    try:
+        raw, size = _raw(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+    try:
+        header = parse(raw)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: its header cannot be read as JSON ({why(error)}); fetch it again") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file}: its header is not a JSON object; fetch it again")
+    return header, 8 + len(raw), size
+
+
+def _raw(file: Path) -> tuple[bytes, int]:
+    """The header's JSON, and the size of the file."""
+    size = regular(file)
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        if len(start) < 8:
+            raise CheckpointError(f"{file}: too short to be a safetensors file; fetch it again")
+        (length,) = struct.unpack("<Q", start)
+        if length > min(LARGEST_JSON, size - 8):
+            raise CheckpointError(f"{file}: its header claims {length} bytes of a {size}-byte file; fetch it again")
+        return opened.read(length), size
+
+
+def _begin(entry: object) -> int:
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    return offsets[0] if isinstance(offsets, list) and offsets and isinstance(offsets[0], int) else -1
+
+
+def _tensor(file: Path, name: str, entry: object, data: int) -> Stored:
+    if not isinstance(entry, dict):
+        raise CheckpointError(f"{file}: {name} has no proper entry in the header")
+    dtype, shape, offsets = entry.get("dtype"), counts(entry.get("shape")), counts(entry.get("data_offsets"))
+    if not isinstance(dtype, str) or dtype not in STORED_BYTES:
+        known = ", ".join(STORED_BYTES)
+        raise CheckpointError(f"{file}: {name} has dtype {dtype!r}; tensors may be {known}")
+    if shape is None or len(shape) > MOST_AXES or offsets is None or len(offsets) != 2:
+        raise CheckpointError(f"{file}: {name} has a malformed shape or offsets")
+    begin, stop = offsets
+    if stop - begin != prod(shape) * STORED_BYTES[dtype]:
+        raise CheckpointError(
+            f"{file}: {name} has {stop - begin} bytes, its shape {shape} and dtype {dtype} need others"
+        )
+    return Stored(tuple(shape), dtype, file, data + begin)
+
+
+def counts(values: object) -> list[int] | None:
+    """A list of integers that are not negative and that 64 bits hold; None for anything else."""
+    whole = isinstance(values, list) and all(type(value) is int and 0 <= value < LARGEST_COUNT for value in values)
+    return values if whole else None  # type: ignore[return-value]

@@ -1,0 +1,89 @@
+"""JSON from files that anyone may have made: small, strict, and with a bounded number of values."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import stat
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LARGEST_JSON = 100_000_000
+"""Bytes; the limit of a safetensors header."""
+
+MOST_VALUES = 1 << 20
+"""Values in a file of a checkpoint: lists, objects, and what they hold. A shard of 131,072 tensors has as many."""
+
+MOST_IN_RESULTS = 1 << 22
+"""Values in a file of results, or in a `tokenizer.json`. Vocabulary and merges of 256,000 tokens are half of that."""
+
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that may be half a character."""
+
+
+def read_json(file: Path, most: int = MOST_VALUES) -> dict[str, Any]:
+    """A JSON object of at most `most` values. Raises CheckpointError naming the file."""
+    try:
+        value = parse(_whole(file), most)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: missing; a checkpoint directory needs it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({why(error)})") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: holds no JSON object")
+    return value
+
+
+def _whole(file: Path) -> bytes:
+    """The bytes of a small file. Raises OSError, and ValueError for one that is not small."""
+    size = regular(file)
+    if size > LARGEST_JSON:
+        raise ValueError(f"it has {size} bytes, more than {LARGEST_JSON}")
+    return file.read_bytes()
+
+
+def regular(file: Path) -> int:
+    """The size of a file in bytes. Raises OSError for a pipe or a device, which may never end."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return status.st_size
+
+
+def parse(raw: bytes, most: int = MOST_VALUES) -> Any:  # noqa: ANN401 - JSON
+    """JSON as strict as it is safe: UTF-8, no key twice, no half of a surrogate pair, which no file could hold again.
+
+    Raises ValueError or RecursionError; before anything is made of it where there are more than `most` values.
+    """
+    values = sum(map(raw.count, (b"[", b"{", b",")))
+    if values > most:
+        raise ValueError(f"it has about {values} values, more than {most}")
+    value = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+    if SURROGATE.search(raw) is not None:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text in it holds half of a surrogate pair") from None
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Readers differ on which of two equal keys counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return found
+
+
+def why(error: Exception) -> str:
+    """The reason in a few words: of a file system's error without the path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
