@@ -125,3 +125,8 @@ def test_record_card_and_verification_say_where_the_promise_holds(tmp_path: Path
     assert verify(source, tmp_path / "out", tokens=16).domain == (where,)
     (done,) = way(record)
     assert str(done).endswith(f"promise exact, which holds {where}")
+
+    cut = "for sequences of up to 64 tokens, the context that was asked for"
+    assert convert(tmp_path / "out", tmp_path / "again", context=64, verify_tokens=16).plan.domain == (cut,)
+    assert verify(source, tmp_path / "again", tokens=16).domain == (where, cut)
+    assert [one.domain for one in way(read_json(tmp_path / "again" / "kept.json"))] == [(where,), (cut,)]

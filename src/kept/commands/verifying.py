@@ -11,7 +11,7 @@ from kept.checkpoint.stream import digest
 from kept.commands.planning import make_plan
 from kept.errors import CheckpointError, InputError, RecipeError
 from kept.opened import Opened, open_model
-from kept.output.record import RECORD, claim_of, recorded
+from kept.output.record import RECORD, claim_of, domain, recorded
 from kept.output.writing import described
 from kept.passes.base import Promise
 from kept.passes.plan import Claim
@@ -123,14 +123,15 @@ def claimed(before: Opened, after: Opened, chain: Sequence[Mapping[str, Any]]) -
     stated = chain[-1]
     try:
         promise = max((Promise(one["promise"]) for one in chain), key=lambda one: one.rank)
+        held = tuple(dict.fromkeys(where for one in chain for where in domain(one)))
         if "healed" in stated or len(chain) > 1:  # what was learned is in no plan, nor is more than one conversion
-            return claim_of(stated, promise, before.program.spec, after.program.spec)
+            return replace(claim_of(stated, promise, before.program.spec, after.program.spec), domain=held)
         recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
         recipe = replace(recipe, passes=tuple(_own(rewrite, after) for rewrite in recipe.passes))
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
     if promise is not Promise.EXACT and not recipe.passes:
-        return Claim(promise)
+        return Claim(promise, domain=held)
     claim = make_plan(before, recipe, unmeasured=promise is not Promise.EXACT).claim
     return replace(claim, promise=promise, program=claim.program if promise is Promise.EXACT else None)
 

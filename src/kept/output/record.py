@@ -213,7 +213,7 @@ def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...
 def claim_of(record: Mapping[str, Any], promise: Promise, before: Spec, after: Spec) -> Claim:
     """What a model is held to by its record alone, against a source whose layers and tokens it may have more of."""
     tokens = _shared(record.get("vocabularies"), before.vocabulary)
-    return Claim(promise, None, copies(record, before.depth, after.depth), (), tokens, domain(record))
+    return Claim(promise, copies=copies(record, before.depth, after.depth), tokens=tokens)
 
 
 def _shared(vocabularies: object, before: int) -> int | None:
