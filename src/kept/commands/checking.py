@@ -262,6 +262,9 @@ def _tokens(directory: Path, vocabulary: int | None, found: _Findings) -> None:
     """Load the tokenizer, and hold its ids and the special ones against the vocabulary."""
     from kept.verification.text import Reader  # noqa: PLC0415 - imports torch, which takes a second
 
+    for settings in (directory / "config.json", directory / "generation_config.json"):
+        if vocabulary is not None and settings.is_file():
+            found.remarks.extend(found.of(_special_ids, settings, vocabulary) or ())
     reader = Reader(directory)
     before = len(found.damage)
     tokenizer = found.of(lambda: reader.tokenizer)
@@ -273,9 +276,6 @@ def _tokens(directory: Path, vocabulary: int | None, found: _Findings) -> None:
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if vocabulary is not None and largest >= vocabulary:
         found.damage.append(f"{directory}: its tokenizer gives id {largest}, the model has {vocabulary} tokens")
-    settings = directory / "generation_config.json"
-    if vocabulary is not None and settings.is_file():
-        found.remarks.extend(found.of(_special_ids, settings, vocabulary) or ())
 
 
 def _special_ids(file: Path, vocabulary: int) -> list[str]:
