@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import reported
+from kept.checkpoint.chat import Template
 from kept.checkpoint.companions import companions, stated_licence
 from kept.checkpoint.reader import parse, read_header, read_json
 from kept.checkpoint.sentencepiece import tokenizer_files
@@ -28,10 +29,14 @@ from kept.checkpoint.writer import shards, to_json
 from kept.commands import checking, planning, verifying
 from kept.commands.inspection import inspect
 from kept.commands.steps import load_steps
+from kept.distillation.documents import Source
 from kept.distillation.mixture import parse_weights
+from kept.distillation.offline import FORMAT, Cached, entry
 from kept.distillation.recipe import load_settings
+from kept.distillation.talks import Talks
 from kept.distillation.trainable import trainable
 from kept.errors import KeptError, Refusal
+from kept.evaluation import mt_bench
 from kept.families import FAMILIES, TARGETS, family_of
 from kept.ir.program import Program
 from kept.ir.slots import slots
@@ -152,6 +157,10 @@ def changed(value: Any, picks: Sequence[int]) -> Any:  # noqa: ANN401 - JSON
         else:
             holder[key] = nasty
     return value
+
+
+def _as_lines(rows: Any) -> bytes:  # noqa: ANN401 - JSON
+    return b"\n".join(json.dumps(row).encode() for row in (rows if isinstance(rows, list) else [rows]))
 
 
 def _places(value: Any) -> Any:  # noqa: ANN401 - JSON
@@ -316,6 +325,36 @@ def use_record(raw: bytes) -> None:
 def _claimed(opened: Opened, quiet: verifying.Silent) -> None:
     """All of verify that reads the record, without its measuring."""
     verifying.claimed(opened, opened, verifying.between(opened, opened, quiet).chain)
+
+
+def use_documents(raw: bytes) -> None:
+    """Texts to learn from, as lines of JSON, conversations among them, and as plain text."""
+    directory = _scratch("documents")
+    for name in ("a.jsonl", "b.txt"):
+        (directory / name).write_bytes(raw)
+        for source in (Source((directory / name,)), Source((directory / name,), talks=_TALKS, field="messages")):
+            with suppress(KeptError):
+                assert all(one.text for one in source.documents())
+
+
+_TALKS = Talks(Template("{% for m in messages %}{{ m.content }}{% endfor %}", {}))
+
+
+def use_questions(raw: bytes) -> None:
+    """The questions of MT-Bench, and other documents of a benchmark."""
+    data = _scratch("questions")
+    (data / mt_bench.QUESTIONS).parent.mkdir(exist_ok=True)
+    for name in (mt_bench.QUESTIONS, mt_bench.REFERENCES):
+        (data / name).write_bytes(raw)
+    mt_bench.questions(data, 3)
+
+
+def use_teacher_cache(raw: bytes) -> None:
+    """What a teacher's cache says of itself."""
+    directory = _scratch("cache")
+    (directory / "about.json").write_bytes(raw)
+    (directory / "rows.bin").write_bytes(bytes(4 * entry(8, 9).itemsize))
+    Cached.open(directory).require({"k": 8})
 
 
 def use_report(raw: bytes) -> None:
@@ -500,6 +539,17 @@ RECORD = {
     "files": {"config.json": "0" * 64, "model.safetensors": "x"},
 }
 
+DOCUMENTS: list[Any] = [
+    {"text": "seven ships", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    {"messages": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "text": "two"},
+]
+
+QUESTIONS: list[Any] = [
+    {"question_id": n, "category": "writing", "turns": ["a", "b"], "choices": [{"turns": ["c", "d"]}]} for n in (1, 2)
+]
+
+CACHE = {"format": FORMAT, "k": 8, "rows": 1, "length": 4, "vocabulary": 9, "counts": [1], "temperature": 1.0}
+
 SETTINGS = {
     "tokenizer_config.json": {"bos_token": "<s>", "add_bos_token": True, "tokenizer_class": "LlamaTokenizer"},
     "special_tokens_map.json": {"unk_token": {"content": "<unk>", "special": True}},
@@ -515,6 +565,9 @@ TARGETS_OF_FUZZING: Mapping[str, Target] = {
     "healing": Target(lambda: (HEALING,), use_healing, as_toml),
     "steps": Target(lambda: (STEPS,), use_steps, as_toml),
     "record": Target(lambda: (RECORD,), use_record),
+    "documents": Target(lambda: (DOCUMENTS,), use_documents, _as_lines),
+    "questions": Target(lambda: (QUESTIONS,), use_questions, _as_lines),
+    "teacher-cache": Target(lambda: (CACHE,), use_teacher_cache),
     "report": Target(lambda: ({**reported.RECORD, "healed": reported.HEALED},), use_report),
     "evaluation": Target(lambda: (reported.EVALUATION,), use_evaluation),
     "settings": Target(lambda: (SETTINGS,), use_settings),

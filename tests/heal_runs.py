@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 STEPS = 12
 
 PRELOADED = (
-    "datasets",
     "kept.distillation.loop",
     "kept.distillation.parallel",
     "kept.distillation.states",

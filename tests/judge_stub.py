@@ -19,6 +19,7 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.replies: list[tuple[int, Any]] = [(200, "Fine. Grade: [[7]]")]
         self.asked: list[dict[str, Any]] = []
+        self.location: str | None = None
 
     @property
     def url(self) -> str:
@@ -47,6 +48,8 @@ class Handler(BaseHTTPRequestHandler):
         code, said = self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
         answer = said if isinstance(said, dict) else {"choices": [{"message": {"content": said}}]}
         self.send_response(code)
+        if self.server.location is not None:
+            self.send_header("Location", self.server.location)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
 

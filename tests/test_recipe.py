@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kept.commands.steps import load_steps
 from kept.errors import RecipeError
 from kept.passes import PASSES, Pass
 from kept.passes.cast import CastTo
@@ -39,6 +40,48 @@ def refusal(file: Path, text: str, **overrides: Any) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message.replace(str(file.parent) + "/", "")
+
+
+# ------------------------------------------------------------------------------------------------------------- bombs
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 100_000,
+        "a = " + "[" * 100_000 + "]" * 100_000,
+        "a = " + "{a = " * 50_000,
+        ".".join("a" * 50_000) + " = 1",
+        "[" + ".".join("a" * 50_000) + "]",
+    ],
+)
+def test_a_recipe_that_nests_too_deep(file: Path, text: str) -> None:
+    assert refusal(file, text).startswith("recipe.toml")
+
+
+def test_a_recipe_that_is_too_long(file: Path) -> None:
+    assert "has more than 1 MB; is it a recipe?" in refusal(file, "#" * (1 << 20) + "\nsource = 1")
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "9" * 4000, "-" + "9" * 4000, "0x" + "f" * 100_000, "1e999999", "'" + "x" * 10**6 + "'"]
+)
+def test_values_without_end(file: Path, value: str) -> None:
+    for key in ("context", "verify_tokens", "shard_size", "to", "what"):
+        assert len(refusal(file, f"source = 'a'\nout = 'b'\n{key} = {value}")) < 2500
+
+
+def test_many_dots_in_a_text_are_no_keys(file: Path) -> None:
+    named = ", ".join(f"'a.{n}.txt'" for n in range(100))
+    assert "what: is not a key" in refusal(file, f"source = 'a'\nout = '{'../' * 100}b'\nwhat = [{named}]")
+
+
+def test_a_recipe_of_thousands_of_passes_or_steps(file: Path) -> None:
+    ends = "source = 'a'\nout = 'b'\n"
+    assert "passes: are 5000, a plan has at most" in refusal(file, ends + "[[passes]]\nname = 'centre'\n" * 5000)
+    file.write_text("out = 'b'\n" + "[[steps]]\ndo = 'convert'\nsource = 'a'\n" * 5000)
+    with pytest.raises(RecipeError, match="steps: are 5000, a recipe has at most 100"):
+        load_steps(file)
 
 
 # ---------------------------------------------------------------------------------------------------- what is read

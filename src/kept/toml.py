@@ -24,6 +24,17 @@ KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
 }
 """What a value may be, by the beginning of an annotation, and how that is said."""
 
+LONGEST = 1 << 20
+"""Bytes of a file."""
+
+DEEPEST = 32
+"""Tables and lists within one another."""
+
+NESTED = "nests too deep; no recipe needs that"
+
+DOTTED = re.compile(rf"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{DEEPEST}}}""")
+"""Keys within keys, for which tomllib's time is quadratic."""
+
 
 def load(path: str | Path, make: Callable[..., Made], overrides: Mapping[str, Any]) -> Made:
     """What `make` makes of a file's table; `overrides` (None: not given) win over it.
@@ -32,20 +43,45 @@ def load(path: str | Path, make: Callable[..., Made], overrides: Mapping[str, An
     """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = _short(file)
         table = tomllib.loads(text)
+        _require_plain(table)
     except FileNotFoundError:
         raise RecipeError(f"{file}: there is no such recipe") from None
     except OSError as error:
         raise RecipeError(f"{file}: cannot be read ({error.strerror}); name a TOML file") from None
     except ValueError as error:  # of a number with thousands of digits tomllib says the latter
         raise RecipeError(f"{file}: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{file}: {NESTED}") from None
     try:
         return make(table, **overrides)
     except RecipeError as error:
         if overrides.get(str(error).split(":", 1)[0]) is not None:
             raise
         raise RecipeError(f"{file}{_line(text, str(error))}: {error}") from None
+
+
+def _short(file: Path) -> str:
+    """The text of a file that nobody writes long. Raises OSError and ValueError."""
+    with file.open("rb") as opened:
+        raw = opened.read(LONGEST + 1)
+    if len(raw) > LONGEST:
+        raise ValueError(f"has more than {LONGEST >> 20} MB; is it a recipe?")
+    text = raw.decode("utf-8")
+    if DOTTED.search(text):
+        raise ValueError(NESTED)
+    return text
+
+
+def _require_plain(value: object, depth: int = 0) -> None:
+    """Raise ValueError for what nests too deep, and for a whole number that TOML does not have."""
+    if depth > DEEPEST:
+        raise ValueError(NESTED)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"has a whole number of {value.bit_length()} bits, TOML's have 64")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _require_plain(inner, depth + 1)
 
 
 def merged(table: Mapping[str, Any], overrides: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from typing import TYPE_CHECKING
+import os
+import resource
+from datetime import date
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,10 +15,9 @@ import pytest
 
 from heal_data import write_lines
 from kept.distillation.documents import Document, Source, named_paths
+from kept.distillation.parquet import rows
 from kept.errors import InputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from kept.fence import Limits
 
 
 def read(*paths: Path, **options: object) -> list[Document]:
@@ -144,6 +146,88 @@ def test_a_parquet_file_that_is_damaged(tmp_path: Path) -> None:
             read(file)
 
 
+def test_parquet_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows come a few megabytes at a time, and several files at once do not meet."""
+    text = "seven ships " * 20_000
+    files = [write_table(tmp_path / f"{name}.parquet", text=[name + text] * 60) for name in "ab"]
+    first, other = (Source((file,)).documents() for file in files)
+    for at in range(60):
+        assert [next(first).text, next(other).text] == [name + text for name in "ab"], at
+    assert next(first, None) is next(other, None) is None
+
+
+def test_conversations_in_parquet(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "hi"}]
+    file = write_table(tmp_path / "a.parquet", messages=[talk], n=[1], when=[date(2026, 1, 1)])
+    count, row = rows(file, lambda names: [*names], 100)
+    assert (count, row) == (1, {"messages": talk, "n": 1, "when": None})
+
+
+MB = 1_000_000
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that small bombs go beyond."""
+    monkeypatch.setattr("kept.distillation.parquet.LIMITS", Limits(seconds=20, memory=160 << 20))
+    monkeypatch.setattr("kept.distillation.parquet._idle", [])
+    monkeypatch.setattr("kept.distillation.documents.LONGEST", 1 << 20)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("values", "how", "said"),
+    [
+        (pa.array(["a" * 100 * MB]), {}, r"cannot be read as a parquet file \("),
+        (pa.array(["a" * 3 * MB] * 2), {"use_dictionary": False}, "row 1 has more than 1 MB; cut it into several"),
+        (
+            pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), ["a" * (MB // 4)]),
+            {"store_schema": False},
+            "needs more than 160 MB of memory|malloc",
+        ),
+        (pa.array([[{"role": "user", "content": "x" * 100}] * (MB // 50)]), {}, "row 1 has more than 1 MB"),
+    ],
+    ids=["long", "plain", "shared", "listed"],
+)
+def test_a_parquet_file_that_unpacks_to_gigabytes(tmp_path: Path, values: Any, how: dict[str, Any], said: str) -> None:
+    file = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"text": values}), file, compression="zstd", **how)
+    assert file.stat().st_size < 20_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=rf"bomb\.parquet: .*{said}"):
+        read(file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes: it is read elsewhere"
+
+
+def test_a_parquet_file_of_deep_lists(tmp_path: Path) -> None:
+    kind = pa.string()
+    for _ in range(150):
+        kind = pa.list_(kind)
+    pq.write_table(pa.table({"text": pa.array([None], kind)}), tmp_path / "deep.parquet")
+    with pytest.raises(InputError, match=r"deep\.parquet: .*too deeply nested"):
+        read(tmp_path / "deep.parquet")
+
+
+# --------------------------------------------------------------------------------------------------------- long lines
+
+
+def test_a_line_of_json_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kept.distillation.documents.LONGEST", 100)
+    file = write_lines(tmp_path / "a.jsonl", {"text": "one"}, {"text": "x" * 200})
+    with pytest.raises(InputError, match=r"a\.jsonl: line 2 has more than 0 MB; cut it into several"):
+        read(file)
+
+
+def test_a_text_without_lines_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kept.distillation.documents.PART", 100)
+    file = tmp_path / "a.txt"
+    file.write_text("é" * 1000 + "\n\nend")
+    found = read(file, piece=150)
+    assert [len(one.text) for one in found] == [300, 300, 300, 105]
+    assert [one.place for one in found] == [1, 1, 1, 1]
+    assert "".join(one.text for one in found) == file.read_text()
+
+
 # -------------------------------------------------------------------------------------------------------- directories
 
 
@@ -159,16 +243,73 @@ def test_a_directory_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert [(d.text, d.file) for d in source.documents()] == [("one", 0), ("two", 1), ("three", 2)]
 
 
-def test_links_are_followed_and_end(tmp_path: Path) -> None:
-    data, other = tmp_path / "data", tmp_path / "other"
-    for folder in (data / "b", other):
+def test_links_within_a_directory_are_followed_and_end(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for folder in (data / "b", data / "z"):
         folder.mkdir(parents=True)
-    (other / "one.txt").write_text("one")
+    (data / "z" / "one.txt").write_text("one")
     (data / "b" / "two.txt").write_text("two")
-    (data / "a").symlink_to(other)
+    (data / "a").symlink_to("z")
     (data / "b" / "back").symlink_to(data)
-    (data / "c.txt").symlink_to(other / "one.txt")
-    assert [file.name for file in Source((data,)).files()] == ["a/one.txt", "b/two.txt", "c.txt"]
+    (data / "c.txt").symlink_to(data / "z" / "one.txt")
+    names = [file.name for file in Source((data,)).files()]
+    assert names == ["a/one.txt", "b/two.txt", "c.txt", "z/one.txt"]
+
+
+def test_a_link_that_was_named_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "one.txt").write_text("one")
+    (tmp_path / "link").symlink_to("data")
+    (tmp_path / "link.txt").symlink_to("data/one.txt")
+    assert texts(tmp_path / "link") == texts(tmp_path / "link.txt") == ["one"]
+
+
+@pytest.mark.parametrize("target", ["../secret.txt", "/proc/self/environ", "/proc", "/", ".."])
+def test_a_link_out_of_a_directory_is_named(tmp_path: Path, target: str) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "deep" / "x.txt").symlink_to(target if target[0] == "/" else f"../{target}")
+    with pytest.raises(InputError, match=r"deep/x\.txt: is a link that leads out of .*data, to /"):
+        read(tmp_path / "data")
+
+
+def test_a_snapshot_of_the_hub_s_cache(tmp_path: Path) -> None:
+    repository = tmp_path / "datasets--org--name"
+    snapshot = repository / "snapshots" / "abc"
+    for folder in (repository / "blobs", snapshot):
+        folder.mkdir(parents=True)
+    (repository / "blobs" / "123").write_text("one")
+    (snapshot / "a.txt").symlink_to("../../blobs/123")
+    assert texts(snapshot) == ["one"]
+    (snapshot / "b.txt").symlink_to("../../../other")
+    with pytest.raises(InputError, match="leads out"):
+        read(snapshot)
+
+
+def test_what_is_no_regular_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.txt")
+    for path in (tmp_path, tmp_path / "x.txt"):
+        with pytest.raises(InputError, match=r"x\.txt: is no regular file"):
+            read(path)
+    with pytest.raises(InputError, match="/dev/zero: is no regular file"):
+        read(Path("/dev/zero"))
+
+
+def test_directories_without_end(tmp_path: Path) -> None:
+    place = tmp_path
+    for _ in range(80):
+        place /= "d"
+    place.mkdir(parents=True)
+    with pytest.raises(InputError, match="is more than 64 directories deep"):
+        read(tmp_path)
+
+
+def test_more_files_than_can_be_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kept.distillation.files.MOST_FILES", 3)
+    for number in range(4):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(InputError, match="holds more than 3 files; join documents into fewer"):
+        read(tmp_path)
 
 
 def test_several_paths_come_in_their_order(tmp_path: Path) -> None:
@@ -217,9 +358,9 @@ def test_documents_come_before_the_file_is_read(tmp_path: Path) -> None:
 
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets.packaged_modules.text.text", None)
-    write_lines(tmp_path / "a.jsonl", {"text": "one"})
-    with pytest.raises(InputError, match=r"a\.jsonl: datasets.* is needed to read it: pip install 'kept\[heal\]'"):
+    monkeypatch.setattr("kept.distillation.parquet.find_spec", lambda _: None)
+    write_table(tmp_path / "a.parquet", text=["one"])
+    with pytest.raises(InputError, match=r"a\.parquet: pyarrow is needed to read it: pip install 'kept\[heal\]'"):
         read(tmp_path)
 
 

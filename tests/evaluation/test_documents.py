@@ -51,6 +51,22 @@ def test_groups_have_their_members() -> None:
     assert len(set(NAMES)) == len(NAMES)
 
 
+def test_a_packed_file_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "LARGEST", 1 << 20)
+    for content in (b'"' + b"x" * (1 << 24), b'{"a": 1}\n' * (1 << 20)):
+        (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress(content))
+        with pytest.raises(InputError, match=r"bomb\.jsonl\.gz: is no file of JSON lines \(it has more than 1 MB"):
+            list(documents.json_lines(tmp_path / "bomb.jsonl.gz"))
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, gzip.compress(b"[]")[:-9] + b"\0" * 9, b"9" * 5000, b"\xff"])
+def test_lines_that_are_no_json(tmp_path: Path, content: bytes) -> None:
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="is no file of JSON lines"):
+            list(documents.json_lines(tmp_path / name))
+
+
 def write_lines(file: Path, *rows: object) -> Path:
     file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,6 +164,28 @@ def test_a_judge_that_is_none(stub: Stub, reply: tuple[int, Any], words: str) ->
     with pytest.raises(InputError) as raised:
         Judge(stub.url, "grader", pause=0.01).score(QUESTION, ["5", "10"], 0)
     assert words in str(raised.value)
+
+
+def test_a_judge_that_sends_elsewhere_does_not_get_the_key_there(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT_JUDGE_KEY", "secret")
+    with Stub.running() as other:
+        stub.replies = [(307, "")]
+        stub.location = other.url
+        with pytest.raises(InputError, match="answers 307"):
+            Judge(stub.url, "x", pause=0).score(QUESTION, ["a", "b"], 0)
+        assert other.asked == []
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [([], "indices"), ({}, "no 'question_id'"), ({"turns": 3}, "no 'question_id'"), (5, "subscriptable")],
+)
+def test_questions_of_another_form(tmp_path: Path, row: object, said: str) -> None:
+    (tmp_path / "mt_bench").mkdir()
+    for name in ("question", "reference_gpt-4"):
+        (tmp_path / "mt_bench" / f"{name}.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=rf"has not the form that mt-bench needs \(.*{said}"):
+        mt_bench.questions(tmp_path, None)
 
 
 def test_no_judge_there() -> None:

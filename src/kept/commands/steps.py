@@ -49,6 +49,9 @@ RUN = ".kept-run"
 """What the name of the directory beside the output ends with, in which the steps write."""
 
 
+MOST_STEPS = 100
+
+
 @dataclass(frozen=True)
 class Verifying:
     """The options of `kept verify`."""
@@ -268,6 +271,8 @@ def steps_from(table: Mapping[str, Any], **overrides: Any) -> Steps:  # noqa: AN
     entries = given.get("steps", ())
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise RecipeError("steps: must be one or more tables: write each under [[steps]]")
+    if len(entries) > MOST_STEPS:
+        raise RecipeError(f"steps: are {len(entries)}, a recipe has at most {MOST_STEPS}")
     made = Steps(Path(given["out"]), given.get("keep", False))
     made = replace(made, steps=tuple(_steps(entries, made.folder)))
     if all(step.out is None for step in made.steps):

@@ -1,24 +1,27 @@
-"""Documents: text, JSON lines and parquet files, and directories of them, read through `datasets` as a stream.
+"""Documents: text, JSON lines and parquet files, and directories of them, read as a stream.
 
 Nothing is copied and no file is held: a document is there when its turn comes. Files come in the order of their names.
+What is held at a time is bounded, whatever a file has: a line of text may go on in another document, one of JSON or a
+row of a parquet file has at most `LONGEST` characters.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kept.distillation.files import Named, files_of, opened_text
+from kept.distillation.parquet import rows
 from kept.errors import InputError, KeptError
 from kept.hub import named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kept.distillation.talks import Talk, Talks
 
@@ -28,8 +31,11 @@ PIECE = 16_384
 MARK = "\ufeff"
 """What some editors begin a file with, which is no JSON."""
 
-ROWS = 1024
-"""Lines or rows that are fetched at a time."""
+LONGEST = 64 << 20
+"""Characters of a line of JSON, or of a row."""
+
+PART = 1 << 20
+"""Characters of a line of text that are read at a time."""
 
 
 class Document(NamedTuple):
@@ -45,19 +51,6 @@ class Document(NamedTuple):
     place: int
     nbytes: int
     answers: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Named:
-    """A file, and what a source calls it: its path below the directory that was given."""
-
-    path: Path
-    name: str
-
-    @property
-    def nbytes(self) -> int:
-        """Its size."""
-        return self.path.stat().st_size
 
 
 def named_paths(data: Sequence[str], key: str = "data") -> dict[str, Path]:
@@ -96,7 +89,10 @@ class Source:
 
     def files(self) -> tuple[Named, ...]:
         """Every file, in the order of the names. Raises InputError for what is missing or of an unknown kind."""
-        found = tuple(file for path in self.paths for file in _walk(path))
+        found: list[Named] = []
+        for path in self.paths:
+            with _blamed(path):
+                found += files_of(path)
         if not found:
             raise InputError(f"{', '.join(map(str, self.paths)) or 'data'}: holds no file; name one of {_known()}")
         for file in found:
@@ -105,7 +101,7 @@ class Source:
         if self.talks is not None and len({_is_text(file.path) for file in found}) > 1:
             both = ", ".join(map(str, self.paths))
             raise InputError(f"{both}: holds conversations and texts; give each a name: chat=a.jsonl, old=b.txt")
-        return found
+        return tuple(found)
 
     @property
     def has_talks(self) -> bool:
@@ -148,12 +144,15 @@ def _text(path: Path, source: Source) -> Iterator[Place]:
     """Pieces of a text file, made of whole lines."""
     held: list[str] = []
     size, begun = 0, 1
-    for number, line in enumerate(_lines(path), 1):
-        held.append(line)
-        size += len(line)
-        if size >= source.piece and (not line.strip() or size >= 2 * source.piece):
-            yield begun, *_joined(held)
-            held, size, begun = [], 0, number + 1
+    number = 1
+    with opened_text(path) as file:
+        while line := file.readline(PART):
+            held.append(line)
+            size += len(line)
+            number += line.endswith("\n")
+            if size >= source.piece and (not line.strip() or size >= 2 * source.piece):
+                yield begun, *_joined(held)
+                held, size, begun = [], 0, number
     if held:
         yield begun, *_joined(held)
 
@@ -188,39 +187,36 @@ def _lacks(found: object, source: Source) -> str:
     return f"has no field {field!r}, only {', '.join(found) or 'none'}; --field names the one with the {what}"
 
 
+def _lines(path: Path) -> Iterator[str]:
+    with opened_text(path) as file:
+        number = 1
+        while line := file.readline(LONGEST + 1):
+            if len(line) > LONGEST:
+                raise InputError(f"{path}: line {number} has more than {LONGEST >> 20} MB; cut it into several")
+            yield line
+            number += 1
+
+
 def _parquet(path: Path, source: Source) -> Iterator[Place]:
     """The field of each row."""
-    import pyarrow as pa  # noqa: PLC0415 - only where there is such a file
-    from datasets.packaged_modules.parquet.parquet import Parquet  # noqa: PLC0415
-
-    logging.getLogger(Parquet.__module__).disabled = True  # what it has to say is in what it raises
-    try:
-        columns, share = _columns(path, source)
-        rows = _stream(Parquet, path, columns, columns=columns, batch_size=ROWS)
-        for number, row in enumerate(rows, 1):
-            if not source.wants(row[source.field]):
-                what = "text" if source.talks is None else "list of messages"
-                raise InputError(
-                    f"{path}: row {number} has no {what} in {source.field!r}; "
-                    "drop it or name another column with --field"
-                )
-            yield number, source.taken(row), share
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: is no whole parquet file ({error}); fetch it again") from None
+    values = rows(path, partial(_columns, path, source), LONGEST)
+    share = path.stat().st_size // max(1, next(values))
+    for number, row in enumerate(values, 1):
+        if not source.wants(row[source.field]):
+            what = "text" if source.talks is None else "list of messages"
+            raise InputError(
+                f"{path}: row {number} has no {what} in {source.field!r}; drop it or name another column with --field"
+            )
+        yield number, source.taken(row), share
 
 
-def _columns(path: Path, source: Source) -> tuple[list[str], int]:
-    """The columns that are read, and bytes of the file for each row."""
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    with pq.ParquetFile(path) as opened:
-        names, rows = opened.schema_arrow.names, int(opened.metadata.num_rows)
+def _columns(path: Path, source: Source, names: Sequence[str]) -> list[str]:
+    """The columns that are read, of those that are there."""
     if source.field not in names:
         raise InputError(
             f"{path}: has no column {source.field!r}, only {', '.join(names)}; --field names the one with the text"
         )
-    columns = [source.field] if source.talks is None else source.talks.columns(source.field, names)
-    return columns, path.stat().st_size // max(1, rows)
+    return [source.field] if source.talks is None else source.talks.columns(source.field, names)
 
 
 KINDS: dict[str, Callable[[Path, Source], Iterator[Place]]] = {
@@ -245,58 +241,6 @@ def _known() -> str:
     return ", ".join(KINDS)
 
 
-def _walk(path: Path) -> Iterable[Named]:
-    with _blamed(path):
-        return _found(path)
-
-
-def _found(path: Path) -> Iterable[Named]:
-    if path.is_file():
-        return [Named(path, path.name)]
-    if not path.is_dir():
-        raise InputError(f"{path}: is not there; name a file or a directory of documents")
-    return [Named(file, str(file.relative_to(path))) for file in sorted(_below(path))]
-
-
-def _below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Files that are not hidden, through links too; a link back to where it lies leads nowhere new."""
-    here = folder.resolve()
-    for path in () if here in above else folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _below(path, above | {here})
-        elif path.is_file():
-            yield path
-
-
-def _lines(path: Path) -> Iterator[str]:
-    from datasets.packaged_modules.text.text import Text  # noqa: PLC0415 - a second, and only where text is read
-
-    rows = _stream(Text, path, ["text"], sample_by="line", keep_linebreaks=True)
-    return (row["text"] for row in rows)
-
-
-def _stream(
-    builder: Callable[..., Any],
-    path: Path,
-    wanted: Sequence[str],
-    **options: Any,  # noqa: ANN401 - its own
-) -> Iterator[Mapping[str, Any]]:
-    """Columns of a file, row by row.
-
-    The library's builder is used as it is: `load_dataset` takes a name for a pattern, and tells the hub of each call.
-    Its working directory is thrown away: a stream leaves nothing in it.
-    """
-    from datasets.data_files import DataFilesDict, DataFilesList  # noqa: PLC0415
-
-    files = DataFilesDict({"train": DataFilesList([str(path.absolute())], [])})
-    with TemporaryDirectory(prefix="kept-") as scratch:
-        rows = builder(cache_dir=scratch, data_files=files, **options).as_streaming_dataset(split="train")
-        for table in rows.with_format("arrow").iter(batch_size=ROWS):
-            yield from table.select(wanted).to_pylist()
-
-
 def _digest(path: Path, place: int, text: str) -> int:
     try:
         return int.from_bytes(sha256(text.encode()).digest()[:8], "little")
@@ -309,9 +253,7 @@ def _blamed(path: Path) -> Iterator[None]:
     """Name the file in whatever the libraries raise about its bytes."""
     try:
         yield
-    except ModuleNotFoundError as error:
-        raise InputError(f"{path}: {error.name} is needed to read it: pip install 'kept[heal]'") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason}); convert it") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (OSError, ValueError) as error:  # the latter of a path with a NUL
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None

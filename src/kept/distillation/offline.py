@@ -33,7 +33,7 @@ from kept.distillation.rows import Rows
 from kept.distillation.topk import top_k, top_k_bias
 from kept.errors import CheckpointError, InputError, Overflow
 from kept.reporting import Reporter, Silent
-from kept.stated import listed, mapped, number, whole
+from kept.stated import listed, number, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,10 +80,10 @@ class Cached:
         if not (path / ABOUT).is_file():
             raise InputError(f"{path}: is no teacher's cache; kept cache-teacher makes one")
         try:
-            about = mapped(json.loads((path / ABOUT).read_bytes()))
+            about = read_json(path / ABOUT)
             if whole(about["format"]) == FORMAT:
                 return cls(path, about, _mapped_rows(path / ROWS, about))
-        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        except (CheckpointError, OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(f"{path}: is no longer what was written ({why}); remove it") from None
         raise InputError(f"{path}: is of format {about['format']}, this version reads {FORMAT}; remove it")

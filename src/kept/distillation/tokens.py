@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,10 +11,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from kept.checkpoint.disk import write_whole
+from kept.checkpoint.reader import read_json
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
 from kept.distillation.cache import cached, default_cache
-from kept.errors import InputError
+from kept.errors import CheckpointError, InputError
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kept.distillation.documents import Document, Named, Source
+    from kept.distillation.documents import Document, Source
+    from kept.distillation.files import Named
     from kept.verification.text import Reader
 
 FORMAT = 2
@@ -58,13 +59,13 @@ class Tokens:
     def open(cls, directory: Path) -> Tokens:
         """Map what `writing` wrote. Raises InputError where it was changed since."""
         try:
-            about = json.loads((directory / ABOUT).read_bytes())
+            about = read_json(directory / ABOUT)
             ids = np.memmap(directory / IDS, dtype="<u4", mode="r", shape=(about["ids"],))
             table = np.memmap(directory / TABLE, dtype=ROW, mode="r", shape=(about["documents"],))
             talks = about.get("skipped")
             learned = None if talks is None else np.memmap(directory / LEARNED, np.uint8, "r", shape=ids.shape)
             return cls(ids, table, tuple(about["files"]), about["largest"], learned, talks or 0)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{directory}: is no longer what was written ({error}); remove it") from None
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Document = dict[str, Any]
+
+
+LARGEST = 256 << 20
+"""Characters of a file's documents, unpacked: they are held in memory."""
 
 
 def common(a: str, b: str) -> int:
@@ -37,11 +42,15 @@ def present(file: Path) -> Path:
 def json_lines(file: Path) -> Iterator[Any]:
     """The values of a file with one JSON value a line, plain or gzip. Raises InputError naming the file."""
     opening = gzip.open if file.suffix == ".gz" else open
+    left = LARGEST
     try:
         with opening(present(file), "rt", encoding="utf-8") as lines:
-            for line in lines:
+            while line := lines.readline(left + 1):
+                left -= len(line)
+                if left < 0:
+                    raise ValueError(f"it has more than {LARGEST >> 20} MB of text")  # noqa: TRY301 - said as the rest
                 yield json.loads(line)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:
         raise InputError(f"{file}: is no file of JSON lines ({error}); fetch it again") from None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from kept.errors import InputError
 
@@ -21,6 +21,19 @@ KEY = "KEPT_JUDGE_KEY"
 """The environment variable with the endpoint's key."""
 
 TRIES, TIMEOUT = 4, 120.0
+
+LONGEST = 16 << 20
+"""Bytes of an answer."""
+
+
+class _Stay(HTTPRedirectHandler):
+    """Goes nowhere else: the key is for the address that was named."""
+
+    def redirect_request(self, *_: object) -> None:
+        """No other request."""
+
+
+OPENER = build_opener(_Stay)
 """How often an endpoint that is busy is asked, and how many seconds one answer may take."""
 
 BUSY = {408, 409, 429, 500, 502, 503, 504}
@@ -74,13 +87,13 @@ class Judge:
     def _send(self, request: Request) -> Any:  # noqa: ANN401 - whatever JSON it is
         for tried in range(1, TRIES + 1):
             try:
-                with urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310 - the same
-                    return json.load(answer)
+                with OPENER.open(request, timeout=TIMEOUT) as answer:
+                    return json.loads(answer.read(LONGEST))  # what is cut is no JSON
             except HTTPError as error:
                 if error.code not in BUSY or tried == TRIES:
                     hint = f"; is {KEY} set?" if error.code in {401, 403} else ""
                     raise InputError(f"{self.url}: answers {error.code} {error.reason}{hint}") from None
-            except (OSError, HTTPException, ValueError) as error:
+            except (OSError, HTTPException, ValueError, RecursionError) as error:
                 if tried == TRIES:
                     raise InputError(f"{self.url}: cannot be asked ({error}); what was judged is kept") from None
             time.sleep(self.pause * 2 ** (tried - 1))

@@ -14,6 +14,7 @@ from kept.evaluation.agreement import said_alike
 from kept.evaluation.answering import answers
 from kept.evaluation.documents import json_lines
 from kept.evaluation.estimate import Estimate, mean
+from kept.stated import text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,18 +26,32 @@ if TYPE_CHECKING:
 
     Question = dict[str, Any]
 
+NAME = "mt-bench"
+
 QUESTIONS, REFERENCES = "mt_bench/question.jsonl", "mt_bench/reference_gpt-4.jsonl"
 
 NEW_TOKENS = 512
 
 
 def questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
-    """The questions by category, `limit` of each, with reference answers where there are some."""
+    """The questions by category, `limit` of each, with reference answers where there are some.
+
+    Raises InputError where a file is missing or of another form.
+    """
+    try:
+        return _questions(data, limit)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{data / QUESTIONS}: has not the form that {NAME} needs ({why}); fetch it again") from None
+
+
+def _questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
     references = {row["question_id"]: row["choices"][0]["turns"] for row in json_lines(data / REFERENCES)}
     found: dict[str, list[Question]] = {}
     for row in json_lines(data / QUESTIONS):
-        one = {"turns": row["turns"], "references": references.get(row["question_id"])}
-        found.setdefault(row["category"], []).append(one)
+        first, second = map(text, row["turns"])
+        one = {"turns": [first, second], "references": references.get(row["question_id"])}
+        found.setdefault(text(row["category"]), []).append(one)
     return {category: rows[:limit] for category, rows in found.items()}
 
 
@@ -95,5 +110,5 @@ def _answers(subject: Subject, talks: Sequence[Sequence[dict[str, str]]], templa
 def _special_texts(subject: Subject) -> dict[str, str]:
     tokens, tokenizer = subject.spec.tokens, subject.reader.tokenizer
     ids = {"bos_token": tokens.bos, "eos_token": tokens.eos[0] if isinstance(tokens.eos, tuple) else tokens.eos}
-    texts = {n: tokenizer.id_to_token(i) for n, i in ids.items() if i is not None and tokenizer is not None}
-    return {name: text or "" for name, text in texts.items()}
+    said = {n: tokenizer.id_to_token(i) for n, i in ids.items() if i is not None and tokenizer is not None}
+    return {name: token or "" for name, token in said.items()}

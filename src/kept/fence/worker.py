@@ -122,7 +122,7 @@ class Worker:
         kind = getattr(errors, answer.get("kept", ""), None)
         if isinstance(kind, type) and issubclass(kind, KeptError):
             return kind(message)
-        if answer.get("failed") == "MemoryError":
+        if answer.get("failed", "").endswith("MemoryError"):
             return FenceError(f"it needs more than {self._limits.memory >> 20} MB of memory")
         return FenceError(message or answer.get("failed", "it fails"))
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     Record = Mapping[str, Any]
 
+LONGEST = 1 << 20
+"""Characters of a line of metrics; a longer one falls into parts, which are no JSON."""
+
 
 def in_words(record: Record) -> list[str]:
     """What healing did, and what there is to say where no teacher was."""
@@ -113,11 +116,11 @@ def steps(file: Path) -> list[dict[str, Any]]:
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
     """What is said of steps, less what is no JSON."""
     try:
-        written = file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as written:
+            while line := written.readline(LONGEST):
+                with suppress(ValueError, RecursionError):
+                    one = json.loads(line)
+                    if isinstance(one, dict) and one.get("kind") == "step":
+                        yield one
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    for line in written.splitlines():
-        with suppress(ValueError, RecursionError):
-            one = json.loads(line)
-            if isinstance(one, dict) and one.get("kind") == "step":
-                yield one

@@ -19,7 +19,7 @@ from kept.checkpoint.writer import to_json
 from kept.errors import InputError
 from kept.hub import local
 from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, segments
-from kept.verification.text import SAMPLE, Reader, damaged, read_text, sample_text
+from kept.verification.text import SAMPLE, Reader, damaged, read_whole, sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -193,7 +193,7 @@ def document(old: Bpe, grown: Growing) -> dict[str, Any]:
 
 def gains(before: Path, after: Path, texts: Iterable[str | Path] = ()) -> Iterator[Gain]:
     """What each text takes with either tokenizer; without texts, each part of the built-in sample."""
-    named = {str(path): read_text(Path(path)) for path in texts} or {SAMPLE: sample_text()}
+    named = {str(path): read_whole(Path(path)) for path in texts} or {SAMPLE: sample_text()}
     readers = Reader(before), Reader(after)
     for name, text in named.items():
         counts = (len(reader.encoding(text, special=False).ids) for reader in readers)

@@ -27,6 +27,9 @@ LONGEST = 256
 
 SAMPLE = "the built-in sample of English, Python, Korean and Chinese"
 
+LONGEST_TEXT = 64 << 20
+"""Characters of a text that is read whole."""
+
 LONGEST_TOKEN = 32
 """Characters of a text that are read for each token that is wanted: a corpus of any size is quick."""
 
@@ -162,15 +165,23 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
     return Sample(_rows(ids, min(length, len(ids)), count), origin)
 
 
-def read_text(path: Path, characters: int = -1) -> str:
-    """A file's text, or its first characters. Raises InputError where it cannot be read or is no UTF-8."""
+def read_whole(path: Path) -> str:
+    """A file's text. Raises InputError as `read_text`, and for one that is too long to be held."""
+    text = read_text(path, LONGEST_TEXT + 1)
+    if len(text) > LONGEST_TEXT:
+        raise InputError(f"{path}: has more than {LONGEST_TEXT >> 20} MB of text; name a part of it")
+    return text
+
+
+def read_text(path: Path, characters: int) -> str:
+    """A file's first characters. Raises InputError where it cannot be read or is no UTF-8."""
     try:
         with path.open(encoding="utf-8") as file:
             return file.read(characters)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (OSError, ValueError) as error:  # the latter of a path with a NUL
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _rows(ids: list[int], length: int, count: int) -> Tensor:

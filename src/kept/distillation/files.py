@@ -1,0 +1,109 @@
+"""The files of a directory of documents: regular ones, of known kinds, behind no link that leads out of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from kept.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST_FILES = 1_000_000
+"""Files of one directory: their names are held in memory and sorted."""
+
+DEEPEST = 64
+"""Directories within one another."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file, and what a source calls it: its path below the directory that was given."""
+
+    path: Path
+    name: str
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return self.path.stat().st_size
+
+
+def files_of(path: Path) -> list[Named]:
+    """The file at a path, or every file below a directory in the order of their names; hidden ones are left out.
+
+    A path may be a link to anywhere; a link below a directory leads to another place in it or, from a snapshot in the
+    hub client's cache, to a blob of the same repository. Raises InputError naming what else is there, and OSError.
+    """
+    if not path.is_dir():
+        if not path.exists():
+            raise InputError(f"{path}: is not there; name a file or a directory of documents")
+        return [Named(_regular(path), path.name)]
+    roots, found = _roots(path), []
+    for file in _below(path, roots):
+        found.append(Named(_regular(file), str(file.relative_to(path))))
+        if len(found) > MOST_FILES:
+            raise InputError(f"{path}: holds more than {MOST_FILES} files; join documents into fewer, as JSON lines")
+    return sorted(found, key=lambda one: one.path)
+
+
+def _below(folder: Path, roots: list[str]) -> Iterator[Path]:
+    """Entries that are no directory, through links too; a link back to where it lies leads nowhere new."""
+    left = [(folder, frozenset[str]())]
+    while left:
+        here, above = left.pop()
+        real = os.path.realpath(here)
+        if real in above:
+            continue
+        if len(above) > DEEPEST:
+            raise InputError(f"{here}: is more than {DEEPEST} directories deep; name the directory itself")
+        for entry in os.scandir(here):
+            if entry.name.startswith("."):
+                continue
+            path = here / entry.name
+            if entry.is_symlink():
+                _inside(path, folder, roots)
+            if entry.is_dir():
+                left.append((path, above | {real}))
+            else:
+                yield path
+
+
+def _inside(link: Path, folder: Path, roots: list[str]) -> None:
+    """Raise InputError for a link that leads out of a directory."""
+    target = os.path.realpath(link)
+    if not any(target == root or target.startswith(root + os.sep) for root in roots):
+        raise InputError(
+            f"{link}: is a link that leads out of {folder}, to {target}; name that as data too, or copy it"
+        )
+
+
+def _roots(folder: Path) -> list[str]:
+    """The directory, and the blobs of the repository that it is a snapshot of."""
+    real = os.path.realpath(folder)
+    snapshots, repository = Path(real).parent, Path(real).parent.parent
+    if snapshots.name == "snapshots" and repository.name.startswith(("datasets--", "models--")):
+        return [real, str(repository / "blobs")]
+    return [real]
+
+
+def _regular(path: Path) -> Path:
+    """The path of a regular file. Raises InputError for a pipe, a socket or a device, which may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError(f"{path}: is no regular file; name a file or a directory of documents")
+    return path
+
+
+@contextmanager
+def opened_text(path: Path) -> Iterator[IO[str]]:
+    """A regular file as UTF-8, any line end as a newline. Raises OSError, and InputError for what is no such file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"{path}: is no regular file; name a file or a directory of documents")
+        yield file
