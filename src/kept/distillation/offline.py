@@ -9,7 +9,6 @@ Shapes: B rows of T tokens, N = B T of them, K listed tokens.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import deque
