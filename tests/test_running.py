@@ -82,6 +82,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.run: list[int] = []
+        self.said: list[str] = []
 
     def begins(self, step: Step, count: int) -> None:
         """Nothing."""
@@ -90,6 +91,10 @@ class Heard:
         """Note it."""
         if result is not None:
             self.run.append(step.number)
+
+    def notes(self, message: str) -> None:
+        """Note it."""
+        self.said.append(message)
 
 
 def ran(table: Mapping[str, Any]) -> list[int]:
@@ -269,6 +274,61 @@ def test_what_changed_is_done_again_and_all_behind_it(place: Path, tmp_path: Pat
     assert again(table) == [1, 2, 3, 4]
     (folder / NOTES).write_text("no notes")
     assert again(table) == [1, 2, 3, 4]
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL where nothing between it and the process's end cleans up."""
+
+
+def half_removed(folder: Path) -> None:
+    for entry in sorted(folder.iterdir())[::2]:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    raise KilledError
+
+
+def removed(folder: Path) -> None:
+    shutil.rmtree(folder)
+    raise KilledError
+
+
+@pytest.mark.parametrize("how", [half_removed, removed])
+def test_killed_while_it_cleans_up_the_same_command_ends(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Any
+) -> None:
+    """The result has its name: nothing is done again, and nothing is left of the run."""
+    steps = [{"do": "expand", "source": str(place / "orion"), "groups": n, "verify_tokens": 0} for n in (1, 2)]
+    table = {"out": str(tmp_path / "out"), "steps": [steps[0], {"do": "expand", "groups": 2, "verify_tokens": 0}]}
+    whole = {**table, "out": str(tmp_path / "whole")}
+    assert ran(whole) == [1, 2]
+    with monkeypatch.context() as patched:
+        patched.setattr("kept.commands.running.rmtree", how)
+        with pytest.raises(KilledError):
+            ran(table)
+    with pytest.raises(OutputError, match="exists already"):
+        ran({**table, "steps": steps})
+    heard = Heard()
+    run_all(steps_from(table), teller=heard)
+    assert heard.run == []
+    assert heard.said == ["every step was finished before; what was left of the run is removed"]
+    assert all_bytes(tmp_path / "out") == all_bytes(tmp_path / "whole")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "whole"]
+    with pytest.raises(OutputError, match="exists already"):
+        ran(table)
+
+
+def test_damaged_notes_begin_anew_and_are_named(place: Path, tmp_path: Path) -> None:
+    """Whatever is in them: nobody knows what made the models beside them."""
+    step = {"do": "expand", "source": str(place / "orion"), "groups": 1, "verify_tokens": 0}
+    table = {"out": str(tmp_path / "out"), "keep": True, "steps": [step, {**step, "source": None}]}
+    del table["steps"][1]["source"]
+    folder = folder_of(tmp_path / "out")
+    assert ran(table) == [1, 2]
+    for damage in (b"no notes", b"[" * 10**5, b'{"steps": {}}', bytes(99), b"\xff\xfe"):
+        (tmp_path / "out").rename(folder / "2-expand" / "orion")
+        (folder / NOTES).write_bytes(damage)
+        heard = Heard()
+        run_all(steps_from(table), teller=heard)
+        assert (heard.run, heard.said) == ([1, 2], [f"{folder / NOTES}: is damaged; the first step begins anew"])
 
 
 def test_a_broken_promise_gives_no_result(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

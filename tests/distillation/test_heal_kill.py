@@ -15,7 +15,7 @@ import pytest
 from heal_runs import STEPS, finish, folder_of, losses, noted, settings, start
 from kept.commands.healing import heal
 from kept.distillation.loop import Loop
-from kept.errors import CheckpointError
+from kept.errors import CheckpointError, OutputError
 from kept.interruption import Terminated
 from stored import all_bytes
 
@@ -225,6 +225,22 @@ def test_a_damaged_checkpoint_is_one_line(
     (place.parent / "step-00000009.partial").touch()
     heal(given)
     assert [line["step"] for line in noted(tmp_path / "out", "run")] == [0, 5]
+
+
+def test_killed_when_the_result_has_its_name_the_checkpoints_go_with_the_next_call(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, folder = settings(pair, corpus, tmp_path / "out"), folder_of(tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr("kept.commands.healing.clear", lambda *_: None)
+        heal(given)
+    assert [*folder.glob("step-*")]
+    with pytest.raises(OutputError, match="exists already"):
+        heal(replace(given, rate=1.0))
+    assert [*folder.glob("step-*")], "they are another command's"
+    with pytest.raises(OutputError, match="exists already"):
+        heal(given)
+    assert not [*folder.glob("step-*")]
 
 
 def test_a_torn_line_of_metrics_is_written_again(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +12,11 @@ from kept.checkpoint.json_file import read_json
 from kept.checkpoint.staging import check_place, check_target
 from kept.commands.finishing import Course, Draft
 from kept.commands.lessons import Pair, Watched, chat_date, dtype_of, pairs_of, stream, sums
-from kept.distillation.folder import alone, asked_before, begin
+from kept.distillation.folder import alone, asked_before, begin, clear, hold
 from kept.distillation.settings import CADENCE
 from kept.distillation.trainable import Trainable, trainable
 from kept.output.record import RECORD
-from kept.reporting import Reporter, Silent
+from kept.reporting import Reporter, Silent, shows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,6 +70,8 @@ def heal(
     result puts out what is no number, and what reading the data raises.
     """
     target = Path(settings.out)
+    folder = target.with_name(f".{target.name}{RUN}")
+    _sweep(target, folder, settings)
     check_target(target)  # before torch is imported, which takes seconds
 
     from kept.distillation.metrics import Metrics
@@ -80,7 +84,6 @@ def heal(
     pairs_of(settings, pair)  # what cannot be compared is said before anything is read
     draft = Draft.of(pair)
     learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)
-    folder = target.with_name(f".{target.name}{RUN}")
     with ranks() as all_ranks:
         date = all_ranks.agreed(chat_date(settings, pair, asked_before(folder)))
         settings = replace(settings, chat_date=date)
@@ -100,11 +103,29 @@ def heal(
     return Healed(target, learned, tuple(loop.history), read_json(target / RECORD), folder, found)
 
 
+def _sweep(target: Path, folder: Path, settings: Settings) -> None:
+    """Remove the checkpoints of this command's run, where it was killed when its result had its name."""
+    if not (shows() and (target / RECORD).is_file() and any(folder.glob("step-*"))):
+        return
+    with ExitStack() as held:
+        hold(folder, held)
+        before = asked_before(folder)
+        if all(before.get(key) == value for key, value in _asked(settings).items() if key != "chat_date"):
+            clear(folder, "step-*")
+
+
+def _asked(settings: Settings) -> dict[str, Any]:
+    """What a run must have been asked to be continued, as JSON gives it back."""
+    asked = {key: value for key, value in settings.to_dict().items() if key not in CADENCE}
+    found: dict[str, Any] = json.loads(json.dumps(asked))
+    return found
+
+
 def _begin(folder: Path, settings: Settings, pair: Pair, texts: Stream, watched: Watched) -> dict[str, str]:
     """Begin a run, or find it as the same command on the same files left it. Returns the sums of these files."""
     check_target(Path(settings.out))  # again: the run that held the directory may just have finished
     read = sums(settings, pair, texts.mixture, watched)
-    begin(folder, {key: value for key, value in settings.to_dict().items() if key not in CADENCE}, read)
+    begin(folder, _asked(settings), read)
     return read
 
 
@@ -136,7 +157,6 @@ def _finish(
 ) -> Verification | None:
     """The result under its name, and measured; the checkpoints, which no run will ask for again, are gone."""
     from kept.distillation.lora import merged
-    from kept.distillation.states import clear
 
     weights = merged(draft.pair.student.program, best, course.learned.lora)
     found = draft.write(course.learned.weights(draft.pair.student.program, weights), course, reporter)

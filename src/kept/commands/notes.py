@@ -7,7 +7,7 @@ from importlib.metadata import version
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.disk import refused, write_whole
+from kept.checkpoint.disk import refused, sync_directory, write_whole
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.staging import JOURNAL
 from kept.checkpoint.writer import to_json
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 NOTES = "steps.json"
 """What a run was asked and read, step by step, in the directory in which its steps write."""
 
+ENDED = ".kept-run.json"
+"""The same in the result, from when that has its name until nothing else is left of the run."""
+
 
 class Notes:
     """Which steps are finished, of what they were asked and of what files: a note for each, in order.
@@ -35,14 +38,12 @@ class Notes:
     """
 
     def __init__(self, asked: Steps) -> None:
-        self.folder = asked.folder
+        self.asked, self.folder = asked, asked.folder
         self.steps = asked.steps
-        file = self.folder / NOTES
-        try:
-            found = read_json(file).get("steps") if file.is_file() else []
-        except CheckpointError:
-            found = []  # then nobody knows what made the directories beside it
-        self.notes: list[Any] = found if isinstance(found, list) else []
+        self.file = self.folder / NOTES
+        found = _read(self.file)
+        self.damaged = found is None and self.file.exists()  # then nobody knows what made the directories beside it
+        self.notes: list[Any] = found or []
 
     def finished(self, step: Step) -> bool:
         """Whether a step is done and all that it read is as it was. Forgets it, and those behind it, where not."""
@@ -69,6 +70,16 @@ class Notes:
         self.notes[-1]["done"] = True
         self._write()
 
+    def publish(self) -> None:
+        """Give the last model, with the notes in it, the result's name."""
+        last, out = self.asked.last.out, self.asked.out
+        assert last is not None, "it writes"
+        with refused(out):
+            write_whole(last / ENDED, to_json({"steps": self.notes}))
+            sync_directory(last)
+            last.rename(out)
+            sync_directory(out.parent)
+
     def _note(self, step: Step) -> dict[str, Any] | None:
         note = self.notes[step.number - 1] if step.number <= len(self.notes) else None
         return note if isinstance(note, dict) else None
@@ -84,7 +95,23 @@ class Notes:
 
     def _write(self) -> None:
         with refused(self.folder):
-            write_whole(self.folder / NOTES, to_json({"steps": self.notes}))
+            write_whole(self.file, to_json({"steps": self.notes}))
+
+
+def _read(file: Path) -> list[Any] | None:
+    """The notes in a file; None where there are none, or none that can be read."""
+    try:
+        found = read_json(file).get("steps")
+    except CheckpointError:
+        return None
+    return found if isinstance(found, list) else None
+
+
+def is_ended(asked: Steps) -> bool:
+    """Whether a run of the same words was killed when its result had its name, and the rest was not yet removed."""
+    notes = _read(asked.out / ENDED) or []
+    words = [{key: note.get(key) for key in ("do", "asked")} for note in notes if isinstance(note, dict)]
+    return bool(words) and words == [_plain({"do": step.do, "asked": step.table}) for step in asked.steps]
 
 
 def _same(note: Mapping[str, Any], asks: Mapping[str, Any]) -> bool:
@@ -95,7 +122,11 @@ def _asks(step: Step) -> dict[str, Any]:
     """What makes two runs of a step the same: the words of its recipe, and each file that it reads."""
     reads = {str(path): _model_files(path) for path in step.models.values()}
     reads |= {str(path): _files(path) for path in step.files.values()}
-    asks = {"kept": version("kept"), "do": step.do, "asked": step.table, "reads": reads}
+    return _plain({"kept": version("kept"), "do": step.do, "asked": step.table, "reads": reads})
+
+
+def _plain(asks: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
     plain: dict[str, Any] = json.loads(json.dumps(asks, default=str))
     return plain
 

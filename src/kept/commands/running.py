@@ -8,10 +8,9 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kept.checkpoint.disk import refused, sync_directory
 from kept.checkpoint.staging import JOURNAL, check_target, staging
 from kept.commands.foreseeing import check
-from kept.commands.notes import Notes
+from kept.commands.notes import ENDED, Notes, is_ended
 from kept.commands.shrinking import Shrinking
 from kept.commands.steps import Evaluating, Reporting, Step, Steps, Verifying, load_steps
 from kept.distillation.documents import named_paths
@@ -48,6 +47,10 @@ class Teller(Protocol):
         """A step is finished."""
         ...
 
+    def notes(self, message: str) -> None:
+        """Something that is no error."""
+        ...
+
 
 class Quiet:
     """Tells nobody."""
@@ -56,6 +59,9 @@ class Quiet:
         """Nothing is said."""
 
     def ends(self, step: Step, result: Result | None) -> None:
+        """Nothing is said."""
+
+    def notes(self, message: str) -> None:
         """Nothing is said."""
 
 
@@ -81,11 +87,19 @@ def run_all(
 ) -> Ran:
     """Run steps. `watch` is given the metrics of those that heal."""
     reporter, teller = reporter or Silent(), teller or Quiet()
+    if is_ended(asked):
+        with ExitStack() as held:
+            hold(asked.folder, held)
+            _clean(asked)
+        teller.notes("every step was finished before; what was left of the run is removed")
+        return Ran(asked.out, (None,) * len(asked.steps))
     check(asked)
     with ExitStack() as held:
         hold(asked.folder, held)
         check_target(asked.out)  # again: the run that had the lock may just have finished
         notes = Notes(asked)
+        if notes.damaged:
+            teller.notes(f"{notes.file}: is damaged; the first step begins anew")
         results = []
         for step in asked.steps:
             teller.begins(step, len(asked.steps))
@@ -96,18 +110,16 @@ def run_all(
                 notes.end()
             teller.ends(step, result)
             results.append(result)
-        _publish(asked)
+        notes.publish()
+        _clean(asked)
     return Ran(asked.out, tuple(results))
 
 
-def _publish(asked: Steps) -> None:
-    """Give the last model its name, and remove the others."""
-    assert asked.last.out is not None, "it writes"
-    with refused(asked.out):
-        asked.last.out.rename(asked.out)
-        sync_directory(asked.out.parent)
+def _clean(asked: Steps) -> None:
+    """Remove what is left of a run whose result has its name; the notes in the result go last."""
     if not asked.keep:
         rmtree(asked.folder)
+    (asked.out / ENDED).unlink()
 
 
 def _run(step: Step, asked: Steps, reporter: Reporter, watch: Watch | None) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from kept.distillation.parallel import Ranks
 
-LOCK, ASKED = "lock", "settings.json"
+LOCK, ASKED, PARTIAL = "lock", "settings.json", ".partial"
 
 WAY_OUT = "remove the directory, or choose another --out"
 
@@ -53,6 +54,20 @@ def asked_before(folder: Path) -> Mapping[str, Any]:
         return {}
     found = _noted(folder / ASKED).get("settings")
     return found if isinstance(found, dict) else {}
+
+
+def clear(folder: Path, which: str = f"*{PARTIAL}") -> None:
+    """Remove what a run that was killed had begun to write, or other checkpoints."""
+    for place in folder.glob(which):
+        remove(place)
+
+
+def remove(place: Path) -> None:
+    """Remove a checkpoint, or a file that has the name of one."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def begin(folder: Path, settings: Mapping[str, Any], sums: Mapping[str, str]) -> None:

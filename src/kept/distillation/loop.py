@@ -20,10 +20,11 @@ from torch.optim import AdamW
 
 from kept.distillation.chunked import Losses, Objective, chunked_loss
 from kept.distillation.faults import complaint, faults, first
+from kept.distillation.folder import clear
 from kept.distillation.losses import hidden_cosine, hidden_mse, masked_mean
 from kept.distillation.parallel import Trunk, whole
 from kept.distillation.schedule import factor
-from kept.distillation.states import Rest, clear, random_state, set_random_state
+from kept.distillation.states import Rest, random_state, set_random_state
 from kept.errors import CheckpointError, InputError, KeptError
 from kept.interruption import Held, held, so_far
 from kept.nn.norm import normalise

@@ -22,6 +22,7 @@ from kept.checkpoint.header import read_header
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.stream import digest, raw
 from kept.checkpoint.writer import Shard, to_json
+from kept.distillation.folder import PARTIAL, remove
 from kept.distillation.parallel import fill, local
 from kept.errors import CheckpointError, OutputError
 from kept.ir.tensors import Given, Lazy, join
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised when the same run would be stored in another way."""
 
-PARTIAL, SUMS, STATE = ".partial", "sums.json", "state.json"
+SUMS, STATE = "sums.json", "state.json"
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW holds for each parameter, beside the number of its updates."""
@@ -131,11 +132,11 @@ class States:
         write_whole(place / SUMS, to_json({**sums, STATE: digest(place / STATE)}))
         sync_directory(place)
         final = place.with_name(place.name.removesuffix(PARTIAL))
-        _remove(final)
+        remove(final)
         place.rename(final)
         sync_directory(self.directory)
         for old in sorted(self.directory.glob("step-*[0-9]"))[: -self.keep]:
-            _remove(old)
+            remove(old)
 
     @torch.no_grad()
     def load(self, place: Path, learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> Rest:
@@ -251,20 +252,6 @@ def _sum(file: Path) -> str | None:
 
 def _damaged(place: Path, why: str) -> CheckpointError:
     return CheckpointError(f"{place}: is no whole checkpoint ({why}); remove it to go on from the one before")
-
-
-def clear(directory: Path, which: str = f"*{PARTIAL}") -> None:
-    """Remove what a run that was killed had begun to write, or other checkpoints."""
-    for place in directory.glob(which):
-        _remove(place)
-
-
-def _remove(place: Path) -> None:
-    """Remove a checkpoint, or a file that has the name of one."""
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    else:
-        place.unlink(missing_ok=True)
 
 
 def random_state(device: torch.device) -> dict[str, str]:

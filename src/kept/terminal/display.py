@@ -430,6 +430,10 @@ class Told:
         elif not self.data:
             _result(step, result)
 
+    def notes(self, message: str) -> None:
+        """A line on stderr."""
+        hint(message)
+
 
 def _result(step: Step, result: Any) -> None:  # noqa: ANN401 - of any kind of step
     if step.do == "shrink-expanded":
