@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from kept.checkpoint.disk import write_whole
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.writer import to_json
 from kept.distillation.cache import cached
 from kept.distillation.closed import TopK

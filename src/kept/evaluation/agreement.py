@@ -49,7 +49,8 @@ def measure_greedy(subject: Subject, text: str, count: int) -> dict[str, Any]:
     texts = answers(subject, [subject.encode(prompt) for prompt in prompts], NEW_TOKENS)
     ids = subject.encode(text[: 8 * CHOICES])[:CHOICES]
     length = subject.context
-    best = sliding(subject.model, ids, length, max(1, length // 2))[1].tolist() if len(ids) > 1 else []
+    step = max(1, length // 2)
+    best = sliding(subject.model, ids, length, step, journal=subject.journal)[1].tolist() if len(ids) > 1 else []
     return {"prompts": prompts, "texts": texts, "ids": sum_of(ids), "choices": best}
 
 

@@ -10,7 +10,7 @@ from kept.ir.spec import Dynamic, LongRope
 from kept.nn.generate import generate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kept.evaluation.subject import Subject
     from kept.ir.spec import Spec
@@ -33,7 +33,7 @@ def answers(
     stop = partial(_stopped, subject.reader, until) if until else None
     with subject.reporter.stage(stage, len(cut), "answers") as advance:
         for some in batches(subject.spec, [len(ids) + new for ids in cut]):
-            found = generate(subject.model, [cut[n] for n in some], new, stop=stop)
+            found = subject.journal.take(partial(_generated, subject, [cut[n] for n in some], new, stop))
             for n, ids in zip(some, found, strict=True):
                 out[n] = _before(subject.reader.continuation(cut[n], ids), until)
             advance(len(some))
@@ -56,6 +56,12 @@ def batches(spec: Spec, lengths: Sequence[int]) -> Iterator[list[int]]:
         some.append(n)
     if some:
         yield some
+
+
+def _generated(
+    subject: Subject, prompts: Sequence[list[int]], new: int, stop: Callable[[Sequence[int]], bool] | None
+) -> list[list[int]]:
+    return generate(subject.model, prompts, new, stop=stop)
 
 
 def _stopped(reader: Reader, until: Sequence[str], ids: Sequence[int]) -> bool:

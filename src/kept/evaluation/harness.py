@@ -7,6 +7,7 @@ logits of the tokens that are asked about are computed.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,9 +94,10 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm-eval ships no types
         with self.subject.reporter.stage(self.stage, len(rows), "sequences") as advance:
             for some in batches(self.subject.spec, [len(row) for row in rows]):
                 asked = [(place, n) for place, at in enumerate(some) for n in by_input[rows[at]]]
-                found = self._batch([rows[at] for at in some], [(place, requests[n][2]) for place, n in asked])
-                for (_, n), answer in zip(asked, found, strict=True):
-                    out[n] = answer
+                targets = [(place, requests[n][2]) for place, n in asked]
+                found = self.subject.journal.take(partial(self._batch, [rows[at] for at in some], targets))
+                for (_, n), (nats, greedy) in zip(asked, found, strict=True):
+                    out[n] = nats, greedy
                 advance(len(some))
         return out
 
@@ -115,7 +117,8 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm-eval ships no types
     def _long(self, context: list[int], continuation: list[int]) -> Answer:
         """A continuation that is longer than the model's context: in sliding windows."""
         most, count = self.subject.context, len(continuation)
-        nats, best = sliding(self.subject.model, context[-most:] + continuation, most, max(1, most // 2))
+        ids, step = context[-most:] + continuation, max(1, most // 2)
+        nats, best = sliding(self.subject.model, ids, most, step, journal=self.subject.journal)
         return -float(nats[-count:].sum()), best[-count:].tolist() == continuation
 
 

@@ -5,6 +5,7 @@ How far two models' answers agree is always told. Scores come from a judge, wher
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.chat import Conversation, Template
@@ -14,6 +15,7 @@ from kept.evaluation.agreement import said_alike
 from kept.evaluation.answering import answers
 from kept.evaluation.documents import json_lines
 from kept.evaluation.estimate import Estimate, mean
+from kept.evaluation.journal import Journal
 from kept.stated import text
 
 if TYPE_CHECKING:
@@ -73,13 +75,17 @@ def agreement_of_answers(first: Mapping[str, Any], other: Mapping[str, Any]) -> 
 
 
 def measure_scores(
-    judge: Judge, asked: Sequence[Question], found: Mapping[str, Any], reporter: Reporter
+    judge: Judge,
+    asked: Sequence[Question],
+    found: Mapping[str, Any],
+    reporter: Reporter,
+    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """A judge's scores, from 1 to 10, two a question."""
-    scores = []
+    scores, journal = [], journal or Journal()
     with reporter.stage("judge", len(asked), "questions") as advance:
         for question, turns in zip(asked, found["answers"], strict=True):
-            scores.append([judge.score(question, turns, turn) for turn in range(2)])
+            scores.append([journal.take(partial(judge.score, question, turns, turn)) for turn in range(2)])
             advance(1)
     return {"scores": scores}
 

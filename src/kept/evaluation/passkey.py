@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from kept.evaluation.estimate import Estimate, average, mean
 from kept.nn.generate import generate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kept.evaluation.subject import Subject
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -60,10 +63,16 @@ def measure_passkey(subject: Subject, limit: int, trials: int, seed: int) -> dic
     with subject.reporter.stage("passkey", len(sizes) * len(DEPTHS) * trials, "answers") as advance:
         for length in sizes:
             for depth in DEPTHS:
-                hits = [_solved(subject, riddle(subject, length, depth, f"{seed} {n}")) for n in range(trials)]
+                cell = partial(_cell, subject, length, depth, [f"{seed} {n}" for n in range(trials)])
+                hits = subject.journal.take(cell)
                 found.append({"length": length, "depth": depth, "right": hits})
                 advance(trials)
     return {"cells": found}
+
+
+def _cell(subject: Subject, length: int, depth: float, seeds: Sequence[str]) -> list[bool]:
+    """Whether each riddle of a length and a depth is solved."""
+    return [_solved(subject, riddle(subject, length, depth, seed)) for seed in seeds]
 
 
 def passkey_estimates(found: dict[str, Any]) -> dict[str, Estimate]:

@@ -36,8 +36,9 @@ def measure_text(subject: Subject, name: str, text: str, window: int | None, str
     if count < 2:
         raise InputError(f"{name}: gives {count} tokens; a longer text is needed")
     length = min(window or subject.context, subject.context)
+    step = min(stride or length // 2, length - 1)
     with subject.reporter.stage(name, count - 1, "tokens") as advance:
-        nats, _ = sliding(subject.model, ids, length, min(stride or length // 2, length - 1), advance)
+        nats, _ = sliding(subject.model, ids, length, step, advance, subject.journal)
     starts = [start for start, _ in encoding.offsets[1:count]]
     return {"passages": _passages(text, starts, nats.tolist())}
 

@@ -221,7 +221,7 @@ def _scores(judge: Judge, category: str, questions: Sequence[mt_bench.Question],
     def find(subject: Subject, store: Store) -> Found:
         answered = answers(subject, store)
         key = {"judge": judge.url, "model": judge.model, "questions": questions, "answers": answered}
-        measure = partial(mt_bench.measure_scores, judge, questions, answered, subject.reporter)
+        measure = partial(mt_bench.measure_scores, judge, questions, answered, subject.reporter, store.journal)
         return store.get(f"{MT_BENCH}-{category}", key, measure, mt_bench.score_estimates)
 
     return find

@@ -5,6 +5,7 @@ The text is cut into windows that do not overlap, so that position p has exactly
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from kept.evaluation.estimate import Estimate, exponential, ratio
 from kept.evaluation.scoring import scored
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kept.evaluation.subject import Subject
 
 FIRST = 1024
@@ -60,10 +63,15 @@ def measure_positions(subject: Subject, name: str, text: str, longest: int) -> d
     found = []
     with subject.reporter.stage(f"{name} by position", count, "windows") as advance:
         for row in rows:
-            nats = [0.0, *scored(subject.model, row[None])[0][0].tolist()]
-            found.append([[sum(nats[a:b]), b - max(a, 1)] for a, b in buckets])
+            found.append(subject.journal.take(partial(_window, subject, row, buckets)))
             advance(1)
     return {"buckets": buckets, "windows": found}
+
+
+def _window(subject: Subject, row_T: torch.Tensor, buckets: Sequence[tuple[int, int]]) -> list[list[float]]:
+    """Nats and tokens of each bucket."""
+    nats = [0.0, *scored(subject.model, row_T[None])[0][0].tolist()]
+    return [[sum(nats[a:b]), b - max(a, 1)] for a, b in buckets]
 
 
 def position_estimates(found: dict[str, Any]) -> dict[str, Estimate]:

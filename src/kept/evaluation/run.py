@@ -133,7 +133,7 @@ def _measure(
 ) -> tuple[Model, list[Found]]:
     """Every piece of one model, which is loaded only if one of them is not finished, and let go of at the end."""
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
-    subject = Subject(opened, dtype, settings.device, reporter)
+    subject = Subject(opened, dtype, settings.device, reporter, store.journal)
     found = [piece.find(subject, store) for piece in asked]
     named = settings.dtype or TORCH_NAMES[opened.program.dtype]
     return Model(name, opened.family.name, named, subject.identity), found

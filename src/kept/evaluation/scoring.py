@@ -5,11 +5,14 @@ Shapes: B batch, T tokens, N positions, D width, V vocabulary.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from kept.evaluation.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -61,20 +64,35 @@ def windows(count: int, length: int, stride: int) -> Iterator[tuple[int, int, in
 
 
 def sliding(
-    model: Model, ids: Sequence[int], length: int, stride: int, progress: Progress | None = None
+    model: Model,
+    ids: Sequence[int],
+    length: int,
+    stride: int,
+    progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Nats of tokens 1, 2, ... of a text, each with `length - stride` tokens before it or more, and the choices.
 
-    `progress` is called with tokens as they are done.
+    `progress` is called with tokens as they are done. A batch of windows is a step of the journal.
     """
     places = [*windows(len(ids), length, stride)]
     rows = torch.tensor([ids[begin:end] for begin, _, end in places])
-    nats, best = [], []
-    batch = max(1, BATCH_TOKENS // rows.shape[1])
+    nats: list[float] = []
+    best: list[int] = []
+    batch, journal = max(1, BATCH_TOKENS // rows.shape[1]), journal or Journal()
     for at in range(0, len(places), batch):
-        for found, chosen, (begin, first, end) in zip(*scored(model, rows[at : at + batch]), places[at:], strict=False):
-            nats.append(found[first - begin - 1 :])
-            best.append(chosen[first - begin - 1 :])
-            if progress is not None:
-                progress(end - first)
-    return torch.cat(nats), torch.cat(best)
+        some = slice(at, at + batch)
+        found, chosen = journal.take(partial(_windows, model, rows[some], places[some]))
+        nats += found
+        best += chosen
+        if progress is not None:
+            progress(len(found))
+    return torch.tensor(nats, dtype=torch.float64), torch.tensor(best)
+
+
+def _windows(model: Model, rows: Tensor, places: Sequence[tuple[int, int, int]]) -> list[list[float]]:
+    """Nats and choices of the tokens that are scored in some windows, one after another."""
+    pairs = [*zip(*scored(model, rows), places, strict=True)]
+    nats = [found[first - begin - 1 :] for found, _, (begin, first, _) in pairs]
+    best = [chosen[first - begin - 1 :] for _, chosen, (begin, first, _) in pairs]
+    return [torch.cat(nats).tolist(), torch.cat(best).tolist()]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
 from kept.errors import CheckpointError
+from kept.evaluation.journal import Journal
 from kept.stated import blamed, mapped
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ def _checked(file: Path, key: Mapping[str, Any], read: Callable[[dict[str, Any]]
 
 
 class Store:
-    """A directory with one JSON file for each piece: its key, and what was found."""
+    """A directory with one JSON file for each piece: its key, and what was found. `journal` keeps what is begun."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.journal = Journal()
 
     def get(
         self,
@@ -57,14 +59,17 @@ class Store:
         written, CheckpointError for a file that is damaged.
         """
         file = self.directory / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{sum_of(key)[:16]}.json"
+        begun = file.with_suffix(".begun")
         if file.is_file():
+            begun.unlink(missing_ok=True)
             with blamed(file, "a result", WAY_OUT):
                 return _checked(file, key, read)
-        found = measure()
-        self._write(file, {"name": name, "key": dict(key), "found": found})
-        return found
-
-    def _write(self, file: Path, content: dict[str, Any]) -> None:
         with refused(file):
             self.directory.mkdir(parents=True, exist_ok=True)
+        with self.journal.kept_in(begun, sum_of(key)):
+            found = measure()
+        content = {"name": name, "key": dict(key), "found": found}
+        with refused(file):
             write_whole(file, json.dumps(content, ensure_ascii=False).encode())
+            begun.unlink(missing_ok=True)
+        return found

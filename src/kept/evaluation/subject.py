@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kept.checkpoint.companions import COPIED, SETTINGS
 from kept.checkpoint.stream import digest
 from kept.errors import InputError
+from kept.evaluation.journal import Journal
 from kept.evaluation.store import sum_of
 from kept.nn.model import Model
 from kept.reporting import Reporter, Silent
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint, run in its own dtype or in `dtype`, on `device`."""
+    """A checkpoint, run in its own dtype or in `dtype`, on `device`; `journal` takes the steps of what measures it."""
 
     opened: Opened
     dtype: torch.dtype | None = None
     device: str = "cpu"
     reporter: Reporter = field(default_factory=Silent)
+    journal: Journal = field(default_factory=Journal)
 
     @cached_property
     def reader(self) -> Reader:

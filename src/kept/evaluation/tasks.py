@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from kept.evaluation.estimate import Estimate, exponential, macro_f1, mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from kept.evaluation.journal import Journal
     from kept.evaluation.subject import Subject
 
 SEED = 1234
@@ -154,7 +156,7 @@ def measure_task(subject: Subject, task: Task, data: Path, limit: int | None) ->
     with _quiet():
         asked.apply_filters()
     with subject.reporter.stage(task.name, len(asked.instances), "answers") as advance:
-        return {"metrics": _metrics(asked, task, advance)}
+        return {"metrics": _metrics(asked, task, advance, subject.journal)}
 
 
 def task_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
@@ -208,7 +210,7 @@ def _local(task: Task, splits: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _metrics(asked: Any, task: Task, progress: Callable[[int], None]) -> dict[str, list[Any]]:
+def _metrics(asked: Any, task: Task, progress: Callable[[int], None], journal: Journal) -> dict[str, list[Any]]:
     by_document: dict[int, list[Any]] = defaultdict(list)
     for instance in asked.instances:
         by_document[instance.doc_id].append(instance)
@@ -218,11 +220,16 @@ def _metrics(asked: Any, task: Task, progress: Callable[[int], None]) -> dict[st
         for instances in by_document.values():
             ordered = sorted(instances, key=lambda one: one.idx)
             results = [one.filtered_resps[name] for one in ordered]
-            for metric, value in asked.process_results(ordered[0].doc, results).items():
-                out[f"{metric},{name}" if len(filters) > 1 else metric].append(_plain(value))
+            for metric, value in journal.take(partial(_results, asked, ordered[0].doc, results)).items():
+                out[f"{metric},{name}" if len(filters) > 1 else metric].append(value)
             progress(len(instances) if name == filters[0] else 0)
     assert task.headline in out, (task.name, list(out))
     return dict(out)
+
+
+def _results(asked: Any, document: Any, results: Sequence[Any]) -> dict[str, Any]:
+    """Each metric's value for a document; of code that is run, it takes seconds."""
+    return {metric: _plain(value) for metric, value in asked.process_results(document, results).items()}
 
 
 def _plain(value: Any) -> Any:
