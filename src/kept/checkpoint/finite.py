@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kept.errors import CheckpointError
-from kept.ir.tensors import DTYPE_BYTES, Stored
+from kept.ir.tensors import DTYPE_BYTES, Computed, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,12 +58,17 @@ def not_finite(tensor: Stored, progress: Callable[[int], None] | None = None) ->
 
 
 def first_not_finite(tensors: Mapping[str, Lazy]) -> tuple[str, NotFinite] | None:
-    """The first stored tensor that holds what is no number, and how many; None where all are finite.
-
-    A computed one is looked at when it is written.
-    """
-    counted = ((name, not_finite(tensor)) for name, tensor in tensors.items() if isinstance(tensor, Stored))
+    """The first tensor with what is no number in its file, and how many; None where all are finite."""
+    counted = ((name, not_finite(run)) for name, tensor in tensors.items() for run in runs(tensor))
     return next(((name, found) for name, found in counted if found), None)
+
+
+def runs(tensor: Lazy) -> tuple[Stored, ...]:
+    """The bytes of files that a tensor is, or is computed from."""
+    if isinstance(tensor, Stored):
+        return (tensor,)
+    sources = (*tensor.sliced, *tensor.whole) if isinstance(tensor, Computed) else ()
+    return tuple(run for source in sources for run in runs(source))
 
 
 def _count(block: bytes, dtype: str) -> NotFinite:

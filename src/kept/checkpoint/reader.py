@@ -10,11 +10,12 @@ from kept.checkpoint.companions import COPIED, SETTINGS, no_licences
 from kept.checkpoint.header import read_header
 from kept.checkpoint.json_file import parse, read_json
 from kept.checkpoint.links import check_companions
+from kept.checkpoint.pickled import read_pickles
 from kept.checkpoint.weights import find_weights, left_out
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from kept.ir.tensors import Lazy
 
@@ -54,16 +55,19 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(directory, config, tensors, weights.files, tuple(sorted(beside)))
 
 
+def tensors_in(files: Sequence[Path]) -> Iterator[tuple[Path, Iterable[tuple[str, Lazy]]]]:
+    """The tensors of each weight file. Raises CheckpointError naming the file, when its tensors are gone through."""
+    if files and files[0].suffix == ".bin":
+        yield from read_pickles(files).items()
+        return
+    yield from ((file, read_header(file)) for file in files)
+
+
 def stored_once(files: tuple[Path, ...]) -> Iterator[tuple[str, Lazy]]:
     """The tensors of several files. Raises CheckpointError for one that two of them store."""
     seen: dict[str, Path] = {}
-    for file in files:
-        if file.suffix == ".bin":
-            raise CheckpointError(
-                f"{file}: a pickle, which can run code when opened and is never opened here; load it in a sandbox with "
-                "the library that made it and save it with safe_serialization=True"
-            )
-        for name, tensor in read_header(file):
+    for file, tensors in tensors_in(files):
+        for name, tensor in tensors:
             if name in seen:
                 raise CheckpointError(f"{name}: stored twice, in {seen[name].name} and {file.name}")
             seen[name] = file

@@ -9,11 +9,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import TOKENIZERS
-from kept.checkpoint.finite import not_finite
-from kept.checkpoint.header import read_header
+from kept.checkpoint.finite import not_finite, runs
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.links import check_companions
-from kept.checkpoint.reader import COMPANIONS
+from kept.checkpoint.reader import COMPANIONS, tensors_in
 from kept.checkpoint.stream import digest
 from kept.checkpoint.weights import INDEX, Weights, find_weights, left_out, some, weight_map
 from kept.errors import CheckpointError, KeptError, printable
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from kept.ir.tensors import Stored
+    from kept.ir.tensors import Lazy
 
     Advance = Callable[[int], None]
 
@@ -124,22 +123,22 @@ def _as_far_as_there(directory: Path) -> Weights:
     return Weights(tuple(files))
 
 
-def _tensors(files: list[Path], found: _Findings) -> tuple[dict[str, Stored], bool]:
+def _tensors(files: list[Path], found: _Findings) -> tuple[dict[str, Lazy], bool]:
     """Every tensor of the files whose headers are whole, and whether all are."""
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, Lazy] = {}
     before = len(found.damage)
-    for file in files:
-        for name, tensor in (found.of(lambda file=file: dict(read_header(file))) or {}).items():
+    for file, there in found.of(lambda: [*tensors_in(files)]) or ():
+        for name, tensor in (found.of(dict, there) or {}).items():
             if name in tensors:
-                found.damage.append(f"{name}: stored twice, in {tensors[name].file.name} and {file.name}")
+                found.damage.append(f"{name}: stored twice, in {_file(tensors[name]).name} and {file.name}")
             tensors[name] = tensor
     return tensors, len(found.damage) == before
 
 
-def _index(index: Path, tensors: Mapping[str, Stored], found: _Findings) -> None:
+def _index(index: Path, tensors: Mapping[str, Lazy], found: _Findings) -> None:
     """Hold the index against the headers: one line for each file about which they differ."""
     listed = found.of(weight_map, index) or {}
-    stored = {name: tensor.file.name for name, tensor in tensors.items()}
+    stored = {name: _file(tensor).name for name, tensor in tensors.items()}
     read = set(stored.values())
     for file in sorted(set(listed.values()) & read):
         missing = [name for name, place in listed.items() if place == file and stored.get(name) != file]
@@ -155,7 +154,7 @@ def _some(names: list[str]) -> str:
 
 
 def _meaning(
-    config: Mapping[str, Any] | None, tensors: Mapping[str, Stored], found: _Findings, *, whole: bool
+    config: Mapping[str, Any] | None, tensors: Mapping[str, Lazy], found: _Findings, *, whole: bool
 ) -> int | None:
     """Hold config and tensors against each other; the size of the vocabulary, where it is known."""
     if config is None:
@@ -208,7 +207,7 @@ def _beside(directory: Path, stated: Mapping[str, str], found: _Findings) -> Ite
 
 
 def _bytes(
-    files: list[Path], tensors: Mapping[str, Stored], sums: Mapping[Path, str], found: _Findings, reporter: Reporter
+    files: list[Path], tensors: Mapping[str, Lazy], sums: Mapping[Path, str], found: _Findings, reporter: Reporter
 ) -> None:
     """Sum the files and look at every weight, on two cores; findings in the order of the files."""
     total = sum(file.stat().st_size for file in sums) + sum(tensor.nbytes for tensor in tensors.values())
@@ -225,7 +224,7 @@ def _bytes(
 def _starts(
     pool: ThreadPoolExecutor,
     files: list[Path],
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, Lazy],
     sums: Mapping[Path, str],
     advance: Advance,
 ) -> Iterator[Future[list[str]]]:
@@ -233,7 +232,7 @@ def _starts(
     for file in dict.fromkeys((*files, *sums)):
         if file in sums:
             yield pool.submit(_differs, file, sums[file], advance)
-        mine = {name: tensor for name, tensor in tensors.items() if tensor.file == file}
+        mine = {name: tensor for name, tensor in tensors.items() if _file(tensor) == file}
         if mine:
             yield pool.submit(_no_numbers, mine, advance)
 
@@ -242,9 +241,13 @@ def _differs(file: Path, wanted: str, advance: Advance) -> list[str]:
     return [] if digest(file, advance) == wanted else [f"{file}: changed since the conversion wrote it"]
 
 
-def _no_numbers(tensors: Mapping[str, Stored], advance: Advance) -> list[str]:
-    counted = ((name, tensor, not_finite(tensor, advance)) for name, tensor in tensors.items())
-    return [f"{tensor.file}: {name} holds {count}" for name, tensor, count in counted if count]
+def _no_numbers(tensors: Mapping[str, Lazy], advance: Advance) -> list[str]:
+    counted = ((name, run.file, not_finite(run, advance)) for name, one in tensors.items() for run in runs(one))
+    return [f"{file}: {name} holds {count}" for name, file, count in counted if count]
+
+
+def _file(tensor: Lazy) -> Path:
+    return runs(tensor)[0].file
 
 
 def _locked(advance: Advance) -> Advance:

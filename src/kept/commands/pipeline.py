@@ -9,13 +9,13 @@ from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import tokenizer_note
-from kept.checkpoint.finite import first_not_finite
+from kept.checkpoint.finite import first_not_finite, not_finite, runs
 from kept.checkpoint.staging import staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
 from kept.commands.planning import prepare
 from kept.errors import CheckpointError, OutputError, Overflow, RecipeError
-from kept.ir.tensors import Stored, wider
+from kept.ir.tensors import wider
 from kept.output.card import converted, model_card
 from kept.output.publishing import require_kept, verify_staged
 from kept.output.record import RECORD, record
@@ -187,8 +187,7 @@ def _check_finite(source: Opened) -> None:
     found = first_not_finite(source.checkpoint.tensors)
     if found is not None:
         name, count = found
-        tensor = source.checkpoint.tensors[name]
-        assert isinstance(tensor, Stored)
+        file = next(run.file for run in runs(source.checkpoint.tensors[name]) if not_finite(run))
         raise CheckpointError(
-            f"{tensor.file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
+            f"{file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
         )

@@ -1,0 +1,110 @@
+"""Tensors of `.bin` files, as lazy as those of safetensors: a fenced process says where they are, and is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.header import MOST_AXES, counts
+from kept.errors import CheckpointError
+from kept.fence import FenceError, Limits, Worker
+from kept.ir.tensors import STORED_BYTES, Computed, Lazy, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+
+SECONDS = 120.0
+"""For one file, the import of torch in the child among them."""
+
+MEMORY = 2 << 30
+"""Bytes beside the mapped file, which counts as the process's own although it is not read."""
+
+Tensors = tuple[tuple[str, Lazy], ...]
+
+
+def read_pickles(files: Sequence[Path]) -> dict[Path, Tensors]:
+    """The tensors of each file by name. Raises CheckpointError naming the file."""
+    found = _read(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    return dict(zip(files, found, strict=True))
+
+
+@lru_cache(maxsize=8)  # a command opens its models several times, and each import of torch takes seconds
+def _read(files: tuple[tuple[Path, int, int], ...]) -> tuple[Tensors, ...]:
+    largest = max(size for _, size, _ in files)
+    worker = Worker("kept.checkpoint.unpickling:Unpickler", limits=Limits(SECONDS, MEMORY + largest))
+    try:
+        return tuple(_checked(file, size, _ask(worker, file)) for file, size, _ in files)
+    finally:
+        worker.close()
+
+
+def _ask(worker: Worker, file: Path) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return worker.call("tensors", str(file.absolute())).value
+    except FenceError as error:
+        raise CheckpointError(f"{file}: cannot be read as weights ({error}); nothing in it was run") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def _checked(file: Path, size: int, told: object) -> Tensors:
+    """The tensors that the child tells of, each within the file."""
+    rows = told if isinstance(told, list) else [told]
+    return tuple(_tensor(file, size, row) for row in rows)
+
+
+def _tensor(file: Path, size: int, row: object) -> tuple[str, Lazy]:
+    match row:
+        case [str(name), str(dtype), list() as shape, list() as stride, int(offset)] if (
+            dtype in STORED_BYTES and counts(shape) and counts([*stride, offset]) and len(shape) == len(stride)
+        ):
+            pass
+        case [str(name), str(dtype), [], [], int(offset)] if dtype in STORED_BYTES:
+            shape, stride = [], []
+        case _:
+            raise CheckpointError(f"{file}: has a tensor of no proper place; fetch it again")
+    if len(shape) > MOST_AXES:
+        raise CheckpointError(f"{file}: {name} has {len(shape)} axes")
+    span = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if prod(shape) else 0
+    if not 0 <= offset <= offset + span * STORED_BYTES[dtype] <= size:
+        raise CheckpointError(f"{file}: {name} lies outside of the file; fetch it again")
+    return name, _lazy(file, name, dtype, (tuple(shape), tuple(stride)), offset, span)
+
+
+def _lazy(
+    file: Path, name: str, dtype: str, layout: tuple[tuple[int, ...], tuple[int, ...]], offset: int, span: int
+) -> Lazy:
+    """A run of bytes where the elements are in order, and else a view of the run that they lie in."""
+    shape, stride = layout
+    if prod(shape) > span:
+        raise CheckpointError(f"{file}: {name} reads elements more than once; save its state dict anew")
+    if _in_order(shape, stride):
+        return Stored(shape, dtype, file, offset)
+    return Computed(shape, dtype, View(shape, stride), (Stored((span,), dtype, file, offset),))
+
+
+def _in_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether elements follow one another as they do in memory; an axis of one element has no step."""
+    step = 1
+    for count, own in zip(reversed(shape), reversed(stride), strict=True):
+        if count != 1 and own != step:
+            return prod(shape) == 0
+        step *= count
+    return True
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor's elements among those of a run."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def __call__(self, run: torch.Tensor) -> torch.Tensor:
+        """The view, in memory of its own."""
+        return run.as_strided(self.shape, self.stride).contiguous()

@@ -1,0 +1,159 @@
+"""In a fenced process: where the tensors of a `.bin` file are, by torch's restricted unpickler. No weight is read.
+
+torch maps the file; the zip archive's own directory says where each storage must then lie. The two are held against
+each other, because torch itself takes a storage's size from the pickle, and a compressed entry for what it is not.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+from typing import Any, BinaryIO
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+import torch
+
+from kept.errors import CheckpointError
+
+ARCHIVE, LOCAL = b"PK\x03\x04", struct.Struct("<4s22xHH")
+"""How a zip archive begins, and what stands before an entry's bytes: the same mark, lengths of its name and extras."""
+
+LARGEST_PICKLE = 100_000_000
+"""Bytes that say what there is, without any weight; a model has less than a megabyte of them."""
+
+MOST_TENSORS = 1 << 17
+
+GLOBAL = re.compile(r"GLOBAL (\S+) (?:was not|whose)|unrecognized function (.+)|but got (.+)")
+"""What torch says of a pickle that asks for more than weights."""
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+
+
+class Unpickler:
+    """Reads one file after another."""
+
+    def tensors(self, path: str) -> list[list[Any]]:
+        """Name, dtype, shape, strides (in elements) and offset (in bytes) of each tensor of a state dict.
+
+        Raises CheckpointError for a pickle that asks for anything but weights, and for a file that is not as torch
+        writes it.
+        """
+        try:
+            records = _records(path)
+            seen: dict[int, int] = {}
+            found = _load(path, seen)
+        except (BadZipFile, EOFError, IndexError, KeyError, RuntimeError, struct.error, TypeError, ValueError) as error:
+            raise CheckpointError(f"is damaged ({_first_line(error)}); fetch it again") from None
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(_asked(error)) from None
+        base = _base(records, seen)
+        return [_described(name, tensor, base, seen) for name, tensor in _state_dict(found).items()]
+
+
+def _records(path: str) -> dict[int, int]:
+    """Where the archive has the bytes of each storage, and how many there are."""
+    with open(path, "rb") as file:  # noqa: PTH123 - a path of the parent's
+        if file.read(4) != ARCHIVE:
+            raise CheckpointError(
+                "is no zip archive; if torch before 1.6 wrote it, load it in a sandbox and torch.save it again"
+            )
+        with ZipFile(file) as archive:
+            entries = archive.infolist()
+            _check(archive, entries)
+            return dict(_place(file, one) for one in entries if "/data/" in one.filename and one.file_size)
+
+
+def _check(archive: ZipFile, entries: list[ZipInfo]) -> None:
+    names = {one.filename for one in entries}
+    if len(names) < len(entries):
+        raise CheckpointError("has two entries of one name; fetch it again")
+    odd = next((one for one in entries if one.compress_type != ZIP_STORED or one.flag_bits & 1), None)
+    if odd is not None:
+        raise CheckpointError(f"has a compressed entry ({odd.filename}), which torch does not write; fetch it again")
+    for one in entries:
+        _, _, name = one.filename.partition("/")
+        if name == "data.pkl" and one.file_size > LARGEST_PICKLE:
+            raise CheckpointError(f"describes its tensors in {one.file_size} bytes, more than {LARGEST_PICKLE}")
+        if name == "byteorder" and (one.file_size > 16 or archive.read(one) != b"little"):
+            raise CheckpointError("was written on a big-endian machine; save it again on a little-endian one")
+
+
+def _place(file: BinaryIO, entry: ZipInfo) -> tuple[int, int]:
+    file.seek(entry.header_offset)
+    mark, name, extra = LOCAL.unpack(file.read(LOCAL.size))
+    if mark != ARCHIVE:
+        raise CheckpointError(f"has no entry where its directory names {entry.filename}; fetch it again")
+    return entry.header_offset + LOCAL.size + name + extra, entry.file_size
+
+
+def _load(path: str, seen: dict[int, int]) -> Any:  # noqa: ANN401 - whatever was pickled
+    """What the file holds. `seen` gets address and bytes of each storage."""
+
+    def note(storage: Any, _: str) -> Any:  # noqa: ANN401 - torch types it as what it is not
+        if storage.nbytes():
+            seen[storage.data_ptr()] = storage.nbytes()
+        return storage
+
+    return torch.load(path, map_location=note, weights_only=True, mmap=True)
+
+
+def _base(records: dict[int, int], seen: dict[int, int]) -> int:
+    """The address of the file's first byte, at which every storage is one whole entry of the archive."""
+    base = min(seen, default=0) - min(records, default=0)
+    if {address - base: size for address, size in seen.items()} != records:
+        raise CheckpointError("has tensors that are not the entries of its archive; fetch it again")
+    return base
+
+
+def _state_dict(found: object) -> dict[str, torch.Tensor]:
+    """What transformers would load: tensors by name, and nothing around them."""
+    if not isinstance(found, dict):
+        raise CheckpointError(f"holds {type(found).__name__}, no tensors by name")
+    if len(found) > MOST_TENSORS:
+        raise CheckpointError(f"holds {len(found)} tensors, more than {MOST_TENSORS}")
+    odd = next((name for name, one in found.items() if not isinstance(one, torch.Tensor)), None)
+    if odd is not None:
+        raise CheckpointError(
+            f"holds {type(found[odd]).__name__} under {odd!r} where transformers expects tensors alone: a training "
+            "checkpoint? save its state dict by itself"
+        )
+    return found
+
+
+def _described(name: object, tensor: torch.Tensor, base: int, seen: dict[int, int]) -> list[Any]:
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not isinstance(name, str) or not dense or tensor.dtype not in DTYPES:
+        raise CheckpointError(f"{name!r} is of dtype {tensor.dtype} and layout {tensor.layout}, which is not read")
+    address, offset = tensor.untyped_storage().data_ptr(), tensor.storage_offset() * tensor.element_size()
+    if tensor.numel() and address not in seen:
+        raise CheckpointError(f"{name} is in no storage of the file; save its state dict anew")
+    if tensor.is_conj() or tensor.is_neg():
+        raise CheckpointError(f"{name} is a view that changes its values; save its state dict anew")
+    place = address - base + offset if tensor.numel() else 0
+    return [name, DTYPES[tensor.dtype], [*tensor.shape], [*tensor.stride()], place]
+
+
+def _asked(error: Exception) -> str:
+    """What a pickle asked for that is no weight."""
+    named = GLOBAL.search(str(error))
+    if named is None:
+        return f"is no pickle of weights ({_first_line(error)}); nothing in it was run"
+    return f"a pickle that asks for {next(filter(None, named.groups()))}, which is no weight; nothing in it was run"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
