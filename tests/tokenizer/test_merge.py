@@ -330,7 +330,7 @@ def test_marked_pieces(pair: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_into_the_model(pair: tuple[Path, Path]) -> None:
-    with pytest.raises(OutputError, match=r"out: lies inside the model; choose a place outside of it$"):
+    with pytest.raises(OutputError, match=r"out: lies inside the model .*model; choose a place outside of it$"):
         kept.merge_tokenizers(*pair, pair[0] / "out")
 
 

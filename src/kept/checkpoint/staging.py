@@ -11,7 +11,6 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from kept.checkpoint.direct import Output
@@ -22,6 +21,7 @@ from kept.errors import KeptError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from kept.checkpoint.stream import Progress
     from kept.checkpoint.writer import Shard
@@ -150,17 +150,6 @@ def check_target(target: Path) -> None:
         (target / JOURNAL).unlink()
     if target.exists() or target.is_symlink():
         raise OutputError(f"{target}: exists already; choose another output or remove it")
-
-
-def check_place(source: Path, target: Path, called: str = "the source") -> None:
-    """Raise OutputError where a target has no name of its own, or lies inside what it is made of."""
-    inside, place = (
-        Path(os.path.realpath(path)) for path in (source, target)
-    )  # Path.resolve trips over a loop of links
-    if target.name in {"", ".."}:
-        raise OutputError(f"{target}: names no new directory; choose another output")
-    if inside in (place, *place.parents):
-        raise OutputError(f"{target}: lies inside {called}; choose a place outside of it")
 
 
 def _begin(stage: Staging, journal: IO[str], fingerprint: str) -> dict[str, str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.commands.lessons import Pair, blamed_teacher, chat_date, check_pair, dtype_of, mixture, named
+from kept.checkpoint.place import check_apart
+from kept.commands.lessons import Pair, blamed_teacher, chat_date, check_pair, dtype_of, mixture, named, read_paths
 from kept.distillation.settings import LISTED
 from kept.errors import InputError, OutputError
 from kept.opened import open_model
@@ -46,6 +47,7 @@ def cache_teacher(settings: Settings, k: int = LISTED, reporter: Reporter | None
     _check(k, Path(settings.out))
     models = [open_model(path) for path in dict.fromkeys((settings.teacher, settings.student))]
     teacher, student = models[0], models[-1]
+    check_apart(Path(settings.out), {"the teacher": teacher.path, "the student": student.path, **read_paths(settings)})
     check_pair(student, teacher, settings.length)
     alone = Pair(teacher, teacher)  # texts are read as it reads them, whoever learns
     date = chat_date(settings, alone, {})

@@ -15,7 +15,7 @@ from kept.commands.planning import STALE, short_sample
 from kept.output.card import Origin, model_card, origin_of
 from kept.output.publishing import require_kept, verify_staged
 from kept.output.record import RECORD, claim_of, history, recorded, verification_table
-from kept.output.writing import write_small, write_weights
+from kept.output.writing import check_copies, copies, write_small, write_weights
 from kept.passes.base import Promise
 from kept.stated import blamed
 
@@ -105,13 +105,15 @@ class Draft:
         healed = course.table if self.pair.cache is None else {**course.table, "teacher_cache": self.pair.cache.about}
         fingerprint = {"settings": dict(course.settings.to_dict()), "measured": healed["held_out"]}
         with staging(Path(course.settings.out), fingerprint) as stage:
-            small = write_small(stage, parts, config, self._companions(course.settings))
+            extra = self._companions(course.settings)
+            small = write_small(stage, parts, config, extra)
             hashes = write_weights(stage, parts, student, reporter)
             found = self._measured(stage, reporter)
             stage.write("README.md", model_card(self.origin, program.spec, Promise.LOSSY, found, healed))
             hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
             stage.write(RECORD, to_json(self._record(healed, hashes, found)))
             require_kept(stage, found)
+            check_copies(copies(extra, hashes["output"]))
             stage.publish()
         return found
 

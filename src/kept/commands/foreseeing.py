@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.checkpoint.staging import check_place, check_target
+from kept.checkpoint.place import check_place
+from kept.checkpoint.staging import check_target
 from kept.commands.lessons import check_sizes, check_widths
 from kept.commands.planning import make_plan, target_family
 from kept.commands.shrinking import Shrinking, expanded
 from kept.distillation.settings import Settings
 from kept.distillation.trainable import trainable
 from kept.errors import CheckpointError, InputError, KeptError, OutputError
+from kept.evaluation.output import check as check_evaluation
 from kept.opened import Opened, open_model
 from kept.output.record import recorded
 from kept.recipe import Recipe
@@ -42,6 +44,7 @@ def check(asked: Steps) -> None:
                     raise InputError(f"{key}: {path} is not there")
             for file in step.made:
                 _check_file(file, (asked.out, *step.models.values()))
+                check_evaluation(file, step.models.values(), step.files.values())
             if step.model not in made:
                 _check_new(step.asked, foreseen[step.model])
             if step.out is not None:

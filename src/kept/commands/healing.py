@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.json_file import read_json
-from kept.checkpoint.staging import check_place, check_target
+from kept.checkpoint.place import check_apart, check_place
+from kept.checkpoint.staging import check_target
 from kept.commands.finishing import Course, Draft
-from kept.commands.lessons import Pair, Watched, chat_date, dtype_of, pairs_of, stream, sums
+from kept.commands.lessons import Pair, Watched, chat_date, dtype_of, pairs_of, read_paths, stream, sums
 from kept.distillation.folder import alone, asked_before, begin, clear, hold
 from kept.distillation.settings import CADENCE
 from kept.distillation.trainable import Trainable, trainable
@@ -81,6 +82,7 @@ def heal(
     for opened, called in ((pair.student, "the student"), (pair.teacher, "the teacher")):
         if opened is not None:
             check_place(opened.path, target, called)
+    check_apart(target, read_paths(settings))
     pairs_of(settings, pair)  # what cannot be compared is said before anything is read
     draft = Draft.of(pair)
     learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)

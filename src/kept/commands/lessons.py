@@ -163,6 +163,15 @@ def named(settings: Settings, pair: Pair, found: Mixture) -> dict[str, Any]:
     }
 
 
+def read_paths(settings: Settings) -> dict[str, Path]:
+    """The files and directories that a run reads beside its models, by what they are."""
+    from kept.distillation.documents import named_paths
+
+    data = {} if settings.data == (SELF,) else named_paths(settings.data)
+    found = {f"the data {name}": path for name, path in {**data, **named_paths(settings.watch, "watch")}.items()}
+    return found if settings.teacher_cache is None else {**found, "the cache": Path(settings.teacher_cache)}
+
+
 def sums(settings: Settings, pair: Pair, found: Mixture, watched: Watched) -> dict[str, str]:
     """The sha256 of each thing that a run reads, under the setting that names it. It reads all weights."""
     from kept.distillation.offline import ABOUT, data_sum

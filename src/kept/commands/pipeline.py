@@ -19,7 +19,7 @@ from kept.ir.tensors import wider
 from kept.output.card import converted, model_card
 from kept.output.publishing import require_kept, verify_staged
 from kept.output.record import RECORD, record
-from kept.output.writing import fingerprint, small_files, write_small, write_weights
+from kept.output.writing import copies, fingerprint, small_files, write_small, write_weights
 from kept.passes.expand import ExpandBlocks
 from kept.passes.vocabulary import MEAN, ExpandVocabulary
 from kept.recipe import SAME, Recipe, recipe_from
@@ -137,7 +137,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         written = record(source, recipe, planned, hashes, found)
         stage.write(RECORD, to_json(written))
         require_kept(stage, found)
-        inputs.check()
+        inputs.check(copies(ready.extra, hashes["output"]))
         stage.publish()
     return Conversion(target, planned, found, written, _notes(ready))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import companions
-from kept.checkpoint.staging import check_place, check_target
+from kept.checkpoint.place import check_apart, check_place
+from kept.checkpoint.staging import check_target
 from kept.checkpoint.writer import grown, shards, unchanged
 from kept.errors import InputError, Refusal
 from kept.families import TARGETS
@@ -114,6 +115,8 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     source = open_model(directory)
     inputs = Inputs.found(source, recipe)
     check_place(source.path, target)
+    grown = [one for one in recipe.passes if isinstance(one, ExpandVocabulary)]
+    check_apart(target, {f"tokenizer {n}": Path(one.tokenizer) for n, one in enumerate(grown, 1)})
     if recipe.norm == "calibrated" and recipe.text is None:
         raise InputError("norm calibrated: needs text to measure on; give --text FILE")
     gains = None if unmeasured else _gains(source, recipe, reporter)

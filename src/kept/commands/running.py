@@ -16,8 +16,9 @@ from kept.commands.steps import Evaluating, Reporting, Step, Steps, Verifying, l
 from kept.distillation.documents import named_paths
 from kept.distillation.folder import hold
 from kept.distillation.settings import Settings
-from kept.errors import PromiseError
+from kept.errors import CheckpointError, PromiseError
 from kept.hub import local
+from kept.output.writing import CHANGED, stamp
 from kept.recipe import Recipe
 from kept.reporting import Reporter, Silent
 
@@ -167,13 +168,17 @@ def _shrunk(asked: Shrinking, reporter: Reporter) -> Shrunk:
 def _pass_on(source: Path, out: Path) -> None:
     """Write a model as it is. The weights of one that an earlier step wrote are linked, which takes no space."""
     ours = source.parent.parent == out.parent.parent
+    stamps: dict[Path, tuple[int, int]] = {}
     with staging(out, {"passed on": str(source)}) as stage:
         for file in sorted(file for file in source.rglob("*") if file.is_file() and file.name != JOURNAL):
-            name = str(file.relative_to(source))
+            name, before = str(file.relative_to(source)), stamp(file)
             if ours and file.suffix == ".safetensors" and "/" not in name:
                 _link(file, stage.path / name, stage)
             else:
                 stage.copy(name, file)
+            stamps[file] = before
+        if changed := next((file for file, before in stamps.items() if stamp(file) != before), None):
+            raise CheckpointError(f"{changed}: {CHANGED}")
         stage.publish()
 
 

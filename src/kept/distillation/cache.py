@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.disk import refused, sync_directory
-from kept.errors import InputError, Overflow
+from kept.errors import InputError, OutputError, Overflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +36,8 @@ def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root / f".{key}.lock"):
             if not final.is_dir():
+                if part.is_symlink():
+                    raise OutputError(f"{part}: is a link and not from an earlier run; remove it")
                 part.mkdir(exist_ok=True)
                 _fill(part, build)
                 part.rename(final)
@@ -55,6 +57,9 @@ def _fill(part: Path, build: Callable[[Path], None]) -> None:
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Hold a lock that ends with the process. Its file stays: removing it would let two hold it."""
-    with lock.open("a") as opened:
+    opened = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(opened)

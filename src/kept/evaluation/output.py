@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.disk import refused, write_whole
+from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
+from kept.checkpoint.place import check_file, check_no_checkpoint
 from kept.checkpoint.writer import finite, to_json
+from kept.errors import CheckpointError
+from kept.hub import named
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kept.evaluation.run import Evaluation
 
 
@@ -25,7 +31,31 @@ def table(found: Evaluation) -> dict[str, Any]:
     return out
 
 
+KEYS = {"models", "settings", "rows", "texts"}
+"""What an evaluation is known by."""
+
+
+def check(file: str | Path, models: Iterable[str | Path], files: Iterable[str | Path]) -> None:
+    """Raise OutputError where the data would replace what is read, or anything but an earlier evaluation.
+
+    They lie in no model and in no folder of data. `models` may have names before them; `files` are texts and folders.
+    """
+    inputs = {f"the model {number}": Path(named(str(one))[1]) for number, one in enumerate(models, 1)}
+    inputs |= {f"input {number}": Path(one) for number, one in enumerate(files, 1)}
+    check_no_checkpoint(Path(file))
+    check_file(Path(file), inputs, _is_evaluation)
+
+
+def _is_evaluation(file: Path) -> bool:
+    """Whether a file is an earlier evaluation."""
+    try:
+        return read_json(file, MOST_IN_RESULTS).keys() >= KEYS
+    except CheckpointError:
+        return False
+
+
 def write(file: str | Path, found: Evaluation) -> None:
-    """Write the data as JSON, whole or not at all. Raises OutputError."""
+    """Write the data as JSON, whole or not at all. Raises OutputError, as `check` does too."""
+    check(file, (), [*found.settings.texts.values(), *filter(None, [found.settings.data])])
     with refused(Path(file)):
         write_whole(Path(file), to_json(table(found)))

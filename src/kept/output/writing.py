@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Config, weights and text of a run, each with its size and time when the run began."""
+    """What a run reads: weights and text with their size and time when it began, small files with their sha256."""
 
     files: Mapping[Path, tuple[int, int]]
+    sums: Mapping[Path, str] = field(default_factory=dict)
 
     @classmethod
     def found(cls, source: Opened, recipe: Recipe) -> Inputs:
@@ -38,15 +39,36 @@ class Inputs:
         files = [source.path / "config.json", *source.files, *_for_tokens(recipe)]
         if recipe.text is not None:
             files.append(Path(recipe.text))
-        return cls({file: stamp(file) for file in files if file.is_file()})
+        small = [file for file in (*described(source), *_for_tokens(recipe)) if file not in source.files]
+        return cls({file: stamp(file) for file in files if file.is_file()}, {file: digest(file) for file in small})
 
-    def check(self) -> None:
-        """Raise CheckpointError naming the first file that is not what it was."""
+    def check(self, copies: Mapping[Path, str]) -> None:
+        """Raise CheckpointError naming the first file that is not what it was, or what its copy's sha256 says."""
         for file, before in self.files.items():
-            if not file.is_file():
-                raise CheckpointError(f"{file}: disappeared during the run; nothing was written, fetch it again")
-            if stamp(file) != before:
-                raise CheckpointError(f"{file}: changed during the run; nothing was written, run it again")
+            if _there(file) and stamp(file) != before:
+                raise CheckpointError(f"{file}: {CHANGED}")
+        check_copies({**self.sums, **copies})
+
+
+CHANGED = "changed during the run; nothing was written, run it again"
+
+
+def check_copies(sums: Mapping[Path, str]) -> None:
+    """Raise CheckpointError naming the first file whose sha256 is another."""
+    for file, before in sums.items():
+        if _there(file) and digest(file) != before:
+            raise CheckpointError(f"{file}: {CHANGED}")
+
+
+def copies(extra: Mapping[str, Path | bytes], sums: Mapping[str, str]) -> dict[Path, str]:
+    """The files that went along as they are, with the sha256 of each one's copy; `sums` has it by the copy's name."""
+    return {file: sums[name] for name, file in extra.items() if isinstance(file, Path)}
+
+
+def _there(file: Path) -> bool:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: disappeared during the run; nothing was written, fetch it again")
+    return True
 
 
 def described(source: Opened) -> list[Path]:

@@ -12,6 +12,7 @@ import jinja2
 
 from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.json_file import read_json
+from kept.checkpoint.place import check_file, check_no_checkpoint
 from kept.errors import InputError
 from kept.families import is_stock
 from kept.numbers import article
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Record = Mapping[str, Any]
 
 PAGE = "report.html"
+
+GENERATOR = b'<meta name="generator" content="kept report">'
+"""What a page is known by."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,27 @@ def report(
     directory, target = Path(out), Path(out) / PAGE if file is None else Path(file)
     if not (directory / RECORD).is_file():
         raise InputError(f"{directory}: has no {RECORD}; kept convert and kept heal write one into their output")
+    check_page(target, directory, [Path(one) for one in evaluations], None if metrics is None else Path(metrics))
     read = [Path(one) for one in evaluations], None if metrics is None else Path(metrics)
     made = page(directory, *read, pairs, directory if place is None else Path(place), stays=stays)
     with refused(target):
         write_whole(target, render(made).encode(errors="backslashreplace"))
     return Report(target, tuple(section.name for section in made.sections))
+
+
+def check_page(target: Path, directory: Path, evaluations: Sequence[Path], metrics: Path | None) -> None:
+    """Raise OutputError where a page would replace what is read, a file of a checkpoint, or what is no page."""
+    if target.suffix not in {".html", ".htm"}:
+        check_no_checkpoint(target)
+    inputs = {f"evaluation {number}": file for number, file in enumerate(evaluations, 1)}
+    inputs |= {"the record": directory / RECORD, **({} if metrics is None else {"the metrics": metrics})}
+    check_file(target, inputs, _is_page)
+
+
+def _is_page(file: Path) -> bool:
+    """Whether a file is an earlier page."""
+    with file.open("rb") as opened:
+        return GENERATOR in opened.read(1000)
 
 
 def page(

@@ -715,11 +715,14 @@ def evaluate(
     kept eval path/to/orion out/llama --suite h6 --suite agreement --data evals/ --out eval.json
     kept eval out/llama --suite mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
     """
-    from kept.evaluation.output import table, write
+    from kept.evaluation.output import check, table, write
     from kept.evaluation.run import evaluate as measure
 
     files = {role: _domains(options.pop(role)) for role in ("texts", "old", "new")}
     given = {key: value for key, value in options.items() if value is not None}
+    if out is not None:
+        data = [options["data"]] if options["data"] is not None else []
+        check(out, (path, *others), [file for one in files.values() for file in one.values()] + data)
     found = measure(path, *others, results=results, reporter=display.Bars(), **files, **given)
     if out is not None:
         write(out, found)

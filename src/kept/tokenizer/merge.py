@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import TOKENIZERS, reader_files
-from kept.checkpoint.staging import check_place, staging
+from kept.checkpoint.companions import COPIED, SETTINGS, TOKENIZERS, reader_files
+from kept.checkpoint.place import check_apart
+from kept.checkpoint.staging import staging
+from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
 from kept.errors import InputError
 from kept.hub import local
@@ -75,8 +77,11 @@ def merge_tokenizers(
     if most is not None and most < 1:
         raise InputError(f"most: is {most}, it must be at least 1")
     directory = local(model)
-    check_place(directory, Path(out), "the model")
+    check_apart(Path(out), {"the model": directory, "the tokenizer": Path(new)})
+    own = (directory / name for name in (*COPIED, *SETTINGS))
+    read = {file: digest(file) for file in own if file.is_file()}
     old, other = Bpe.read(directory), Bpe.read(Path(new))
+    read |= {file: digest(file) for file in (old.file, other.file)}
     if old.kind != other.kind:
         raise InputError(f"{new}: is {other.kind}, {directory} is {old.kind}; train it with --like {directory}")
     grown = Growing.of(old)
@@ -91,6 +96,8 @@ def merge_tokenizers(
         for name, content in files(old, directory, grown).items():
             stage.write(name, content)
         found = [*gains(directory, stage.path, texts)]
+        if changed := next((file for file, before in read.items() if digest(file) != before), None):
+            raise InputError(f"{changed}: changed during the run; nothing was written, run it again")
         stage.publish()
     return Merged(Path(out), old.size, old.size + len(grown.added), grown.left_out, tuple(found))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.place import check_apart
 from kept.checkpoint.sentencepiece import SPACE
 from kept.checkpoint.staging import staging
 from kept.checkpoint.writer import to_json
@@ -76,6 +77,8 @@ def train_tokenizer(
     kind = (kind or BYTE_LEVEL) if model is None else model.kind
     source = Source(tuple(map(Path, texts)), field)
     total = sum(file.nbytes for file in source.files())
+    read = {f"text {number}": Path(one) for number, one in enumerate(texts, 1)}
+    check_apart(Path(out), read if like is None else {**read, "the model": local(like)})
     with staging(Path(out), {"texts": [*map(str, texts)], "size": size, "kind": kind}) as stage:
         with (reporter or Silent()).stage("train", total, "bytes") as advance:
             made = _train(_documents(source, advance), kind, size, None if model is None else model.tokenizer)
