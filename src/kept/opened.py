@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.reader import open_checkpoint
 from kept.checkpoint.weights import some
 from kept.errors import CheckpointError
-from kept.families import family_of
+from kept.families import FAMILIES, family_of
+from kept.families.multimodal import is_multimodal, text_part
 from kept.hub import local, name_of
 
 if TYPE_CHECKING:
@@ -62,8 +63,18 @@ def open_model(path: str | Path) -> Opened:
     """
     checkpoint = open_checkpoint(local(path))
     try:
+        checkpoint = _text_alone(checkpoint)
         family = family_of(checkpoint.config)
         program = family.read(checkpoint.config, checkpoint.tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
     return Opened(checkpoint, family, program)
+
+
+def _text_alone(checkpoint: Checkpoint) -> Checkpoint:
+    """The text part of a multimodal checkpoint; another as it is."""
+    if not is_multimodal(checkpoint.config) or checkpoint.config.get("model_type") in [*FAMILIES]:
+        return checkpoint
+    part = text_part(checkpoint.config, checkpoint.tensors, [*FAMILIES])
+    left_out = (*checkpoint.left_out, *part.left_out)
+    return replace(checkpoint, config=part.config, tensors=part.tensors, left_out=left_out)

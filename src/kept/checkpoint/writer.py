@@ -8,12 +8,12 @@ import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.header import stated_format
+from kept.checkpoint.header import read_header, stated_format
 from kept.checkpoint.weights import SINGLE
 from kept.ir.tensors import DTYPE_BYTES, Lazy, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
 SUFFIX, FORMAT = ".safetensors", "pt"
@@ -89,7 +89,7 @@ def unchanged(tensors: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[S
     if (len(files) == 1) != (SINGLE in {file.name for file in files}):
         return None
     parts = [(file, tuple((name, one) for name, one in stored.items() if one.file == file)) for file in files]
-    return [Shard(file.name, held, _whole(file)) for file, held in parts]
+    return [Shard(file.name, held, _whole(file, held)) for file, held in parts]
 
 
 def _in_safetensors(source: Mapping[str, Lazy]) -> dict[str, Stored] | None:
@@ -98,9 +98,9 @@ def _in_safetensors(source: Mapping[str, Lazy]) -> dict[str, Stored] | None:
     return stored if len(stored) == len(source) else None
 
 
-def _whole(file: Path) -> Path | None:
+def _whole(file: Path, tensors: Iterable[tuple[str, Stored]]) -> Path | None:
     """A file that may be copied with its header; another keeps its tensors' bytes under a new one."""
-    return file if stated_format(file) == FORMAT else None
+    return file if stated_format(file) == FORMAT and dict(read_header(file)) == dict(tensors) else None
 
 
 def grown(
@@ -120,7 +120,7 @@ def grown(
     for file in sorted({tensor.file for tensor in stored.values()}):
         held = [(name, tensor) for name, tensor in stored.items() if tensor.file == file]
         kept = [(names[tensor], tensor) for _, tensor in held if tensor in names]
-        parts.append(Shard("", tuple(kept), _whole(file) if kept == held else None))
+        parts.append(Shard("", tuple(kept), _whole(file, kept)))
     added = shards({name: tensor for name, tensor in tensors.items() if name in new}, limit)
     return _named([part for part in (*parts, *added) if part.tensors])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +96,13 @@ def family_of(config: Mapping[str, Any]) -> Family:
     if name in REFUSED:
         raise CheckpointError(f"config.json: model_type {name!r} {REFUSED[name]}")
     if name not in FAMILIES:
-        near = get_close_matches(name, FAMILIES, 1)
+        near = [one for one in get_close_matches(name, FAMILIES, 1) if _stem(one) != _stem(name)]
         guess = f"; did you mean {near[0]}?" if near else ""
         known = ", ".join(FAMILIES)
         raise CheckpointError(f"config.json: model_type {name!r} is not a family that kept reads ({known}){guess}")
     return FAMILIES[name]
+
+
+def _stem(name: str) -> str:
+    """A family's name without its generation: another generation is another architecture, and no slip of the pen."""
+    return re.split(r"[\d_.-]", name.lower())[0]

@@ -1,0 +1,142 @@
+"""The text part of models that also see: logits of the whole class on a text, its tensors, and what is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+import kept
+from kept.errors import CheckpointError
+from kept.families import FAMILIES
+from kept.families.multimodal import PLAIN
+from kept.ir.tensors import Filled
+from models import SIZES, logits, some_tokens, stock_logits, strong, worst
+from stored import change_json, read_json, tensors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+ROTATED_IN_FLOAT32 = 1e-5
+"""Stock classes compute angles and RMSNorm in float32 whatever the weights have: 2e-6 measured."""
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+    "projection_dim": 32,
+}
+
+TEXTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {"rms_norm_eps": 1e-3},
+    "mistral": {"rms_norm_eps": 1e-3, "sliding_window": None},
+    "qwen2": {"rms_norm_eps": 1e-3},
+}
+
+CLASSES: Mapping[str, tuple[str, str]] = {
+    "idefics3": ("llama", "idefics3_vision"),
+    "internvl": ("qwen2", "internvl_vision"),
+    "llava": ("llama", "clip_vision_model"),
+    "llava_next": ("mistral", "clip_vision_model"),
+    "llava_next_video": ("llama", "clip_vision_model"),
+    "llava_onevision": ("qwen2", "siglip_vision_model"),
+    "mistral3": ("mistral", "pixtral"),
+    "smolvlm": ("llama", "smolvlm_vision"),
+    "video_llava": ("llama", "clip_vision_model"),
+    "vipllava": ("llama", "clip_vision_model"),
+}
+
+
+def config_of(name: str, *, tied: bool) -> dict[str, Any]:
+    text, vision = CLASSES[name]
+    seen = {**VISION, "model_type": vision}
+    if vision == "internvl_vision":
+        seen |= {"image_size": [16, 16], "patch_size": [4, 4]}
+    sizes = {key: value for key, value in SIZES.items() if key != "rope_theta"}
+    return {
+        "model_type": name,
+        "text_config": {**sizes, **TEXTS[text], "model_type": text, "tie_word_embeddings": tied},
+        "vision_config": seen,
+        "tie_word_embeddings": tied,
+        "image_token_index": 5,
+        "image_token_id": 5,
+        "video_token_index": 6,
+        "video_token_id": 6,
+        "vision_feature_layer": [-2, -1] if name == "vipllava" else -1,
+        "pad_token_id": 0,
+    }
+
+
+def write_multimodal(directory: Path, name: str, *, tied: bool = False) -> Any:
+    """A tiny model of a multimodal class with strong weights, on disk. Returns the model, in float64."""
+    stated = config_of(name, tied=tied)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**stated)).eval()
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.copy_(strong(key, tuple(parameter.shape), random))
+    model.save_pretrained(directory)
+    whole = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float64, attn_implementation="sdpa")
+    return whole.eval()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_text_is_what_the_whole_class_makes_of_it(tmp_path: Path, name: str, *, tied: bool) -> None:
+    model = write_multimodal(tmp_path / "source", name, tied=tied)
+    opened, tokens = kept.open_model(tmp_path / "source"), some_tokens() + 4
+    tokens = tokens.clamp(max=96)
+    with torch.inference_mode():
+        wanted = model(tokens).logits
+    assert worst(logits(opened.program, tokens), wanted) < ROTATED_IN_FLOAT32
+    one = opened.program.weights["layers.1.mlp_norm.gain"]
+    wrong = {"layers.1.mlp_norm.gain": Filled(one.shape, one.dtype, 1.0)}
+    assert worst(logits(opened.program.updated(opened.program.spec, wrong), tokens), wanted) > 100 * ROTATED_IN_FLOAT32
+    assert opened.family.name == CLASSES[name][0]
+    assert opened.note is not None
+    assert "neither read nor copied: " in opened.note
+
+
+def test_the_classes_are_all_those_that_are_read() -> None:
+    assert {*CLASSES} == {*PLAIN}
+
+
+def test_both_layouts_of_names_and_what_is_written(tmp_path: Path) -> None:
+    model = write_multimodal(tmp_path / "old", "mistral3")
+    stored = tensors_of(tmp_path / "old")
+    assert any(name.startswith("language_model.model.layers.") for name in stored)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").write_bytes((tmp_path / "old" / "config.json").read_bytes())
+    save_file({name: t.float().clone() for name, t in model.state_dict().items()}, tmp_path / "new/model.safetensors")
+    tokens = some_tokens()
+    wanted = logits(kept.open_model(tmp_path / "old").program, tokens)
+    assert torch.equal(logits(kept.open_model(tmp_path / "new").program, tokens), wanted)
+    done = kept.convert(tmp_path / "old", tmp_path / "out", to="same", verify_tokens=16)
+    config = read_json(tmp_path / "out" / "config.json")
+    assert config["model_type"] == "mistral"
+    assert not {"text_config", "vision_config"} & config.keys()
+    assert worst(stock_logits(tmp_path / "out", tokens), wanted) < ROTATED_IN_FLOAT32
+    assert done.record["source"]["left_out"] == ["multi_modal_projector.*", "vision_tower.*"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "text"),
+    [("paligemma", "gemma"), ("qwen2_vl", "qwen2_vl_text"), ("mistral3", "mistral4"), ("gemma3", None)],
+)
+def test_another_multimodal_model_is_named_as_one(tmp_path: Path, whole: str, text: str | None) -> None:
+    write_multimodal(tmp_path / "source", "mistral3")
+    file = tmp_path / "source" / "config.json"
+    change_json(file, model_type=whole, text_config={**read_json(file)["text_config"], "model_type": text})
+    with pytest.raises(CheckpointError) as caught:
+        kept.open_model(tmp_path / "source")
+    said = str(caught.value)
+    assert f"model_type {whole!r} is multimodal, with a text model of type {text!r}" in said
+    assert "did you mean" not in said
+    assert whole not in FAMILIES
