@@ -3,12 +3,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs compat bench fuzz clean
+.PHONY: demo smollm2 test lint docs compat bench fuzz clean
 
 demo: $(READY)  ## set up, then convert, verify and show the model that comes along
 	$(BIN)/kept demo --out out/demo
 
+smollm2: $(READY)  ## fetch a real model of 135 million parameters (a GGUF file of 93 MB) and convert it
+	$(BIN)/python demo/smollm2.py
+
+# Without network the tests on the real model skip; all others run.
 test: $(READY) lint  ## set up, then everything that CI checks
+	-$(BIN)/python demo/smollm2.py --fetch
 	$(BIN)/python -m pytest -n 2
 
 lint: $(READY)
@@ -23,6 +28,7 @@ docs: $(READY)  ## write what is generated from the code
 
 compat: $(READY)  ## prove outputs in other runtimes; the first run builds llama.cpp, which takes five minutes
 	$(BIN)/python compat/run.py --out docs/compat.md
+	$(BIN)/python compat/gguf_files.py
 
 bench: $(READY)  ## speed against cp -r (and mergekit, with MERGEKIT=path/to/mergekit-yaml), memory at three sizes: an hour
 	$(BIN)/python benchmarks/speed.py --gb 8 $(if $(MERGEKIT),--mergekit $(MERGEKIT))

@@ -123,7 +123,7 @@ def test_what_is_no_number_is_counted(tmp_path: Path, dtype: torch.dtype) -> Non
     assert not not_finite(tensors["fine"])
     assert not_finite(tensors["x"]) == NotFinite(nan=2, infinite=3)
     assert str(not_finite(tensors["x"])) == "2 NaN and 3 infinite"
-    assert first_not_finite(tensors) == ("x", NotFinite(2, 3))
+    assert first_not_finite(tensors) == ("x", tmp_path / "x", NotFinite(2, 3))
 
 
 def test_blocks_are_joined(tmp_path: Path) -> None:

@@ -1,43 +1,55 @@
-"""A checkpoint directory, opened as a program."""
+"""A checkpoint directory or a GGUF file, opened as a program."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.reader import open_checkpoint
+from kept.checkpoint.reader import Checkpoint, open_checkpoint
 from kept.checkpoint.weights import some
-from kept.errors import CheckpointError
+from kept.errors import CheckpointError, printable
 from kept.families import FAMILIES, family_of
 from kept.families.multimodal import is_multimodal, text_part
+from kept.gguf.header import is_gguf
 from kept.hub import local, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from kept.checkpoint.reader import Checkpoint
     from kept.families.table import Family
     from kept.ir.program import Program
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint, its family, and its program (no weight is read)."""
+    """A checkpoint, its family, and its program (no weight is read).
+
+    `unpacked` is the file that the checkpoint's directory was unpacked from, and `quantised` says what its weights
+    are stored as; None and empty for a directory that was there. `remark` is what to tell the user of it.
+    """
 
     checkpoint: Checkpoint
     family: Family
     program: Program
+    unpacked: Path | None = None
+    quantised: str = ""
+    remark: str = ""
 
     @property
     def path(self) -> Path:
-        """The directory."""
+        """The directory with the files beside the weights."""
         return self.checkpoint.path
 
     @property
+    def source(self) -> Path:
+        """What it was opened from: its directory, or its file."""
+        return self.unpacked or self.path
+
+    @property
     def name(self) -> str:
-        """What it is called: its directory's name, or its hub id and commit."""
-        return name_of(self.path)
+        """What it is called: the name of its directory or file, or its hub id and commit."""
+        return name_of(self.path) if self.unpacked is None else printable(self.unpacked.name)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -51,17 +63,24 @@ class Opened:
 
     @property
     def note(self) -> str | None:
-        """What has a name of weights, or of a licence, and stays behind, in one line; None where there is nothing."""
+        """What has a name of weights, or of a licence, and stays behind, in one line; None where there is nothing.
+
+        Of a GGUF file that is a tokenizer that cannot be rebuilt.
+        """
         beside = self.checkpoint.left_out
-        return f"{self.path}: neither read nor copied: {some(beside)}" if beside else None
+        return f"{self.path}: neither read nor copied: {some(beside)}" if beside else self.remark or None
 
 
 def open_model(path: str | Path) -> Opened:
-    """Open a checkpoint of any family: a directory, or a hub id (`org/name`, `org/name@revision`), which is fetched.
+    """Open a checkpoint of any family: a directory, a GGUF file, or a hub id (`org/name`, `org/name@revision`).
 
-    Raises CheckpointError naming the file, tensor or key that is wrong, and Refusal for what no family can hold.
+    What a hub id names is fetched. Raises CheckpointError naming the file, tensor or key that is wrong, and Refusal for
+    what no family can hold.
     """
-    checkpoint = open_checkpoint(local(path))
+    found = local(path)
+    if is_gguf(found):
+        return _open_gguf(found)
+    checkpoint = open_checkpoint(found)
     try:
         checkpoint = _text_alone(checkpoint)
         family = family_of(checkpoint.config)
@@ -78,3 +97,17 @@ def _text_alone(checkpoint: Checkpoint) -> Checkpoint:
     part = text_part(checkpoint.config, checkpoint.tensors, [*FAMILIES])
     left_out = (*checkpoint.left_out, *part.left_out)
     return replace(checkpoint, config=part.config, tensors=part.tensors, left_out=left_out)
+
+
+def _open_gguf(file: Path) -> Opened:
+    from kept.gguf.source import open_gguf  # noqa: PLC0415 - numpy, and only where there is such a file
+
+    found = open_gguf(file)
+    checkpoint = Checkpoint(found.directory, found.model.config, found.model.tensors, found.files)
+    return Opened(checkpoint, found.model.family, found.model.program, file, found.quantised, found.remark)
+
+
+def small_files(path: str | Path) -> Path:
+    """The directory with a checkpoint's config and tokenizer: itself, or what a GGUF file is unpacked to."""
+    found = local(path)
+    return open_model(found).path if is_gguf(found) else found

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kept.errors import CheckpointError
-from kept.ir.tensors import DTYPE_BYTES, Computed, Stored
+from kept.ir.tensors import DTYPE_BYTES, InFile, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from kept.ir.tensors import Lazy
 
@@ -39,11 +40,26 @@ class NotFinite:
         return " and ".join(f"{n} {what}" for n, what in ((self.nan, "NaN"), (self.infinite, "infinite")) if n)
 
 
-def not_finite(tensor: Stored, progress: Callable[[int], None] | None = None) -> NotFinite:
-    """Count what is no number in a stored tensor, in a few megabytes of memory; `progress` is called with bytes.
+def not_finite(tensor: InFile, progress: Callable[[int], None] | None = None) -> NotFinite:
+    """Count what is no number in a tensor, in a few megabytes of memory; `progress` is called with bytes.
 
     Raises CheckpointError where the file is shorter than its header says.
     """
+    return _stored(tensor, progress) if isinstance(tensor, Stored) else _packed(tensor, progress)
+
+
+def _packed(tensor: InFile, progress: Callable[[int], None] | None) -> NotFinite:
+    """The same of one that is packed, such as quantised weights."""
+    found = NotFinite()
+    for block in tensor.blocks("float32"):
+        found += NotFinite(int(block.isnan().sum()), int(block.isinf().sum()))
+        if progress is not None:
+            progress(block.numel() * DTYPE_BYTES[tensor.dtype])
+    return found
+
+
+def _stored(tensor: Stored, progress: Callable[[int], None] | None) -> NotFinite:
+    """The same of one whose bytes are in a file: its own bits are looked at."""
     found, left = NotFinite(), tensor.nbytes if tensor.dtype in EXPONENTS else 0
     with tensor.file.open("rb") as file:
         file.seek(tensor.offset)
@@ -57,18 +73,21 @@ def not_finite(tensor: Stored, progress: Callable[[int], None] | None = None) ->
     return found
 
 
-def first_not_finite(tensors: Mapping[str, Lazy]) -> tuple[str, NotFinite] | None:
-    """The first tensor with what is no number in its file, and how many; None where all are finite."""
-    counted = ((name, not_finite(run)) for name, tensor in tensors.items() for run in runs(tensor))
-    return next(((name, found) for name, found in counted if found), None)
+def first_not_finite(tensors: Mapping[str, Lazy], *, packed: bool = False) -> tuple[str, Path, NotFinite] | None:
+    """The first tensor with what is no number, the file that it is in, and how many; None where all are finite.
+
+    What is `packed` in a file takes longer to look at, and is looked at when it is written.
+    """
+    held = ((name, run) for name, tensor in tensors.items() for run in runs(tensor))
+    counted = ((name, run, not_finite(run)) for name, run in held if packed or isinstance(run, Stored))
+    return next(((name, run.file, found) for name, run, found in counted if found), None)
 
 
-def runs(tensor: Lazy) -> tuple[Stored, ...]:
+def runs(tensor: Lazy) -> tuple[InFile, ...]:
     """The bytes of files that a tensor is, or is computed from."""
-    if isinstance(tensor, Stored):
+    if isinstance(tensor, InFile):
         return (tensor,)
-    sources = (*tensor.sliced, *tensor.whole) if isinstance(tensor, Computed) else ()
-    return tuple(run for source in sources for run in runs(source))
+    return tuple(run for source in tensor.sources for run in runs(source))
 
 
 def _count(block: bytes, dtype: str) -> NotFinite:

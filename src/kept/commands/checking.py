@@ -17,7 +17,9 @@ from kept.checkpoint.stream import digest
 from kept.checkpoint.weights import INDEX, Weights, find_weights, left_out, some, weight_map
 from kept.errors import CheckpointError, KeptError, printable
 from kept.families import FAMILIES, family_of
+from kept.gguf.header import is_gguf
 from kept.hub import local
+from kept.opened import open_model
 from kept.output.record import RECORD
 from kept.reporting import Reporter, Silent
 
@@ -82,12 +84,14 @@ class _Findings:
 
 
 def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
-    """Check a checkpoint directory: headers, index, config, sums, weights and tokenizer.
+    """Check a checkpoint directory or a GGUF file: headers, index, config, sums, weights and tokenizer.
 
     Raises CheckpointError where there is no directory; everything else that is wrong is a line of the result's
     `damage`. Memory does not grow with the checkpoint.
     """
     directory = local(path)
+    if is_gguf(directory):
+        return _gguf(directory, reporter or Silent())
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is no directory; give the path of a checkpoint")
     found = _Findings()
@@ -115,6 +119,20 @@ def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
     family = family if isinstance(family, str) else None
     damage = tuple(dict.fromkeys(map(printable, found.damage)))
     return Checked(str(directory), family, len(tensors), nbytes, len(sums or {}), damage, tuple(found.remarks))
+
+
+def _gguf(file: Path, reporter: Reporter) -> Checked:
+    """The same of a GGUF file, which has its config, its tokenizer and its weights in one."""
+    found = _Findings()
+    opened = found.of(open_model, file)
+    if opened is None:
+        return Checked(str(file), None, 0, 0, 0, tuple(found.damage), ())
+    tensors, vocabulary = opened.checkpoint.tensors, opened.program.spec.vocabulary
+    _bytes([*opened.files], tensors, {}, found, reporter)
+    _tokens(opened.path, vocabulary, found)
+    remarks = (opened.note,) if opened.note else ()
+    nbytes = sum(part.stat().st_size for part in opened.files)
+    return Checked(str(file), opened.family.name, len(tensors), nbytes, 0, tuple(found.damage), remarks)
 
 
 def _as_far_as_there(directory: Path) -> Weights:

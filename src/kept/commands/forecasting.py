@@ -12,11 +12,10 @@ from kept.commands.lessons import check_sizes
 from kept.distillation.cost import Asked, Cost, cost, ways_out
 from kept.distillation.trainable import Trainable, trainable
 from kept.families import family_of
-from kept.hub import local
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
-from kept.opened import Opened
+from kept.opened import Opened, small_files
 from kept.output.record import RECORD
 
 if TYPE_CHECKING:
@@ -44,8 +43,8 @@ def forecast(settings: Settings, cluster: Cluster) -> Forecast:
         from kept.distillation.offline import Cached  # noqa: PLC0415 - imports torch, which other plans do not need
 
         Cached.open(Path(settings.teacher_cache))  # says what is wrong with it
-    student = _described(local(settings.student))
-    teacher = None if settings.teacher is None else _described(local(settings.teacher))
+    student = _described(small_files(settings.student))
+    teacher = None if settings.teacher is None else _described(small_files(settings.teacher))
     check_sizes(student, teacher, settings.length)
     record = student.path / RECORD
     made = read_json(record) if record.is_file() else None

@@ -58,7 +58,7 @@ def _opened(key: str, path: Path, out: Path) -> Opened:
         opened = open_model(path)
     except CheckpointError as error:
         raise CheckpointError(f"{key}: {error}") from None
-    check_place(opened.path, out, f"{key}'s model")
+    check_place(opened.source, out, f"{key}'s model")
     return opened
 
 

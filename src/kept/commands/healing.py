@@ -81,7 +81,7 @@ def heal(
     pair = Pair.open(settings)
     for opened, called in ((pair.student, "the student"), (pair.teacher, "the teacher")):
         if opened is not None:
-            check_place(opened.path, target, called)
+            check_place(opened.source, target, called)
     check_apart(target, read_paths(settings))
     pairs_of(settings, pair)  # what cannot be compared is said before anything is read
     draft = Draft.of(pair)

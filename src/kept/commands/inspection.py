@@ -70,7 +70,7 @@ def inspect(path: str | Path, text: str | Path | None = None) -> Inspection:
     opened = open_model(path)
     program = opened.program
     return Inspection(
-        path=str(opened.path),
+        path=str(opened.source),
         family=opened.family.name,
         dtype=TORCH_NAMES[program.dtype],
         parameters=program.parameters,

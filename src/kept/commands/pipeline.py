@@ -9,7 +9,7 @@ from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import tokenizer_note
-from kept.checkpoint.finite import first_not_finite, not_finite, runs
+from kept.checkpoint.finite import first_not_finite
 from kept.checkpoint.staging import staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
@@ -128,7 +128,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         try:
             hashes = write_weights(stage, ready.parts, source, reporter)
         except Overflow:
-            _check_finite(source)  # says which of its weights is none
+            _check_finite(source, packed=True)  # says which of its weights is none
             raise
         found = _measured(ready, stage, reporter)
         card = model_card(converted(source, ready.family, planned), planned.program.spec, planned.promise, found)
@@ -182,12 +182,11 @@ def _measured(ready: Ready, stage: Staging, reporter: Reporter) -> Verification 
     return found
 
 
-def _check_finite(source: Opened) -> None:
+def _check_finite(source: Opened, *, packed: bool = False) -> None:
     """Raise CheckpointError for a weight that is no number. Logits may not show one: no text has every token."""
-    found = first_not_finite(source.checkpoint.tensors)
+    found = first_not_finite(source.checkpoint.tensors, packed=packed)
     if found is not None:
-        name, count = found
-        file = next(run.file for run in runs(source.checkpoint.tensors[name]) if not_finite(run))
+        name, file, count = found
         raise CheckpointError(
             f"{file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
         )

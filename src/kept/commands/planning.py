@@ -13,7 +13,6 @@ from kept.checkpoint.writer import grown, shards, unchanged
 from kept.errors import InputError, Refusal
 from kept.families import TARGETS
 from kept.families.lengths import domain
-from kept.hub import local
 from kept.opened import Opened, open_model
 from kept.output.record import new
 from kept.output.writing import Inputs
@@ -111,10 +110,9 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     """Everything that may go wrong before the first byte is written."""
     target = Path(recipe.out)
     check_target(target)
-    directory = local(recipe.source)
-    source = open_model(directory)
+    source = open_model(recipe.source)
     inputs = Inputs.found(source, recipe)
-    check_place(source.path, target)
+    check_place(source.source, target)
     grown = [one for one in recipe.passes if isinstance(one, ExpandVocabulary)]
     check_apart(target, {f"tokenizer {n}": Path(one.tokenizer) for n, one in enumerate(grown, 1)})
     if recipe.norm == "calibrated" and recipe.text is None:

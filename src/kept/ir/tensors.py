@@ -83,6 +83,11 @@ class Lazy(ABC):
         """Elements that must be held to compute one row."""
         return max(1, math.prod(self.shape[1:]))
 
+    @property
+    def sources(self) -> tuple[Lazy, ...]:
+        """The tensors that it is computed from."""
+        return ()
+
     @abstractmethod
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """Rows start to stop (of the first axis) in the working precision."""
@@ -129,8 +134,8 @@ def working_precision(dtype: str) -> Precision:
 
 
 @dataclass(frozen=True)
-class Stored(Lazy):
-    """Bytes in a file, which are copied where nothing changes them."""
+class InFile(Lazy, ABC):
+    """Bytes in a file: numbers as they are, or packed."""
 
     file: Path
     offset: int
@@ -139,6 +144,22 @@ class Stored(Lazy):
     def by_rows(self) -> bool:
         """Rows of a file are contiguous."""
         return True
+
+    def read_into(self, memory: memoryview, at: int) -> None:
+        """Fill memory from the file. Raises CheckpointError where it ends before its header says."""
+        try:
+            with self.file.open("rb") as file:
+                file.seek(at)
+                found = file.readinto(memory)
+        except OSError as error:
+            raise CheckpointError(f"{self.file}: cannot be read ({error.strerror})") from None
+        if found != memory.nbytes:
+            raise CheckpointError(f"{self.file.name}: ends before its tensors do; fetch the file again")
+
+
+@dataclass(frozen=True)
+class Stored(InFile):
+    """Bytes in a file, which are copied where nothing changes them."""
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """Rows start to stop, read from the file.
@@ -150,7 +171,7 @@ class Stored(Lazy):
         row = math.prod(self.shape[1:]) * DTYPE_BYTES[self.dtype]
         # torch's own memory is aligned, and sums over aligned memory are the same in every run.
         out = torch.empty((stop - start, *self.shape[1:]), dtype=torch_dtype(self.dtype))
-        self._read_into(out.view(-1).view(torch.uint8).numpy().data, self.offset + start * row)
+        self.read_into(out.view(-1).view(torch.uint8).numpy().data, self.offset + start * row)
         return out.to(getattr(torch, precision))
 
     def numbers(self) -> NDArray[np.float64]:
@@ -158,20 +179,10 @@ class Stored(Lazy):
         import numpy as np  # noqa: PLC0415 - only where numbers are read
 
         raw = bytearray(self.nbytes)
-        self._read_into(memoryview(raw), self.offset)
+        self.read_into(memoryview(raw), self.offset)
         if self.dtype == "BF16":  # the upper half of a float32
             return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").astype("f8").reshape(self.shape)
         return np.frombuffer(raw, f"<f{DTYPE_BYTES[self.dtype]}").astype("f8").reshape(self.shape)
-
-    def _read_into(self, memory: memoryview, at: int) -> None:
-        try:
-            with self.file.open("rb") as file:
-                file.seek(at)
-                found = file.readinto(memory)
-        except OSError as error:
-            raise CheckpointError(f"{self.file}: cannot be read ({error.strerror})") from None
-        if found != memory.nbytes:
-            raise CheckpointError(f"{self.file.name}: ends before its tensors do; fetch the file again")
 
 
 @dataclass(frozen=True)
@@ -237,6 +248,11 @@ class Computed(Lazy):
     local: bool = False
 
     @property
+    def sources(self) -> tuple[Lazy, ...]:
+        """What it is made of."""
+        return (*self.sliced, *self.whole)
+
+    @property
     def by_rows(self) -> bool:
         """Local all the way down."""
         return self.local and all(source.by_rows or len(source.shape) == 1 for source in self.sliced)
@@ -275,6 +291,11 @@ class Cast(Lazy):
     source: Lazy
 
     @property
+    def sources(self) -> tuple[Lazy, ...]:
+        """What it is made of."""
+        return (self.source,)
+
+    @property
     def by_rows(self) -> bool:
         """As its source."""
         return self.source.by_rows
@@ -299,6 +320,11 @@ class Rows(Lazy):
 
     source: Lazy
     first: int
+
+    @property
+    def sources(self) -> tuple[Lazy, ...]:
+        """What it is made of."""
+        return (self.source,)
 
     @property
     def by_rows(self) -> bool:
@@ -326,6 +352,11 @@ class Means(Lazy):
 
     source: Lazy
     groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def sources(self) -> tuple[Lazy, ...]:
+        """What it is made of."""
+        return (self.source,)
 
     @property
     def by_rows(self) -> bool:
@@ -360,6 +391,11 @@ class Joined(Lazy):
     """Runs of rows of other tensors, one after another."""
 
     parts: tuple[Lazy, ...]
+
+    @property
+    def sources(self) -> tuple[Lazy, ...]:
+        """What it is made of."""
+        return self.parts
 
     @property
     def by_rows(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from kept.ir.tensors import torch_dtype, working_precision
 from kept.nn.attention import Attention, Positions
 from kept.nn.mlp import Mlp
 from kept.nn.norm import Norm
@@ -44,8 +45,11 @@ class Model(nn.Module):
     def load(cls, program: Program, dtype: torch.dtype | None = None, precision: Precision = "float32") -> Model:
         """Build the model and read every weight.
 
-        Weights are computed in `precision` and rounded to `dtype` (None: the dtype each weight declares).
+        Weights are computed in `precision` and rounded to `dtype` (None: the one that most of them have, as
+        transformers loads them).
         """
+        if dtype is None:
+            dtype, precision = torch_dtype(program.dtype), working_precision(program.dtype)
         with torch.device("meta"):
             model = cls(program.spec)
         fill(model, program, "", dtype, precision)

@@ -51,6 +51,8 @@ class Origin:
     `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet, `new_tokens` ids
     that the source did not have; `way` is all that was done, oldest first, this with it; `domain` says where the
     promise holds, and is empty for everywhere.
+    that the source did not have; `way` is all that was done, oldest first, this with it;
+    `quantised` is what the source's weights were stored as, where that is no plain dtype.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Origin:
     way: tuple[Done, ...] = ()
     new_tokens: range = range(0)
     domain: tuple[str, ...] = ()
+    quantised: str = ""
 
 
 def converted(source: Opened, family: Family, plan: Plan) -> Origin:
@@ -81,7 +84,18 @@ def converted(source: Opened, family: Family, plan: Plan) -> Origin:
             **new(source, plan),
         }
     )
-    return Origin(*names, steps, told, source.path, family.stock, plan.copies, done, plan.new_tokens, plan.domain)
+    return Origin(
+        *names,
+        steps,
+        told,
+        source.path,
+        family.stock,
+        plan.copies,
+        done,
+        plan.new_tokens,
+        plan.domain,
+        source.quantised,
+    )
 
 
 def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
@@ -101,6 +115,7 @@ def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
         opened.family.stock,
         way=way(record),
         domain=domain(record),
+        quantised=printable(text(record["source"].get("quantised", ""))),
     )
 
 

@@ -61,10 +61,15 @@ def record(
 
 
 def _source(source: Opened, sums: Mapping[str, str]) -> dict[str, Any]:
-    """What an output was made of, and the names of what looks like weights beside that and was not read."""
+    """What an output was made of: its name, what its weights are quantised to, its files, and what stayed behind."""
     beside = source.checkpoint.left_out
-    found = {"name": source.name, "family": source.family.name, "files": dict(sums)}
-    return {**found, "left_out": [*beside]} if beside else found
+    return {
+        "name": source.name,
+        "family": source.family.name,
+        **({"quantised": source.quantised} if source.quantised else {}),
+        "files": dict(sums),
+        **({"left_out": [*beside]} if beside else {}),
+    }
 
 
 def passes(plan: Plan) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ class Inputs:
     @classmethod
     def found(cls, source: Opened, recipe: Recipe) -> Inputs:
         """The source's files, and the recipe's text. What is missing is for others to say."""
-        files = [source.path / "config.json", *source.files, *_for_tokens(recipe)]
+        files = [*decisive(source), *_for_tokens(recipe)]
         if recipe.text is not None:
             files.append(Path(recipe.text))
         small = [file for file in (*described(source), *_for_tokens(recipe)) if file not in source.files]
@@ -74,16 +74,22 @@ def _there(file: Path) -> bool:
 def described(source: Opened) -> list[Path]:
     """The files of a source that decide what an output is: config, weights, and what reads text."""
     texts = (source.path / name for name in (*COPIED, *SETTINGS))
-    return [source.path / "config.json", *source.files, *(file for file in texts if file.is_file())]
+    return [*decisive(source), *(file for file in texts if file.is_file() and source.unpacked is None)]
+
+
+def decisive(source: Opened) -> list[Path]:
+    """The files that a source's function is in: config and weights, which a GGUF file has in one."""
+    return [*([] if source.unpacked is not None else [source.path / "config.json"]), *source.files]
 
 
 def fingerprint(source: Opened, recipe: Recipe) -> dict[str, object]:
     """What makes two runs the same: an unfinished output of any other run is begun anew."""
-    read = [source.path / "config.json", *source.files, *_for_tokens(recipe)]
+    read = [*decisive(source), *_for_tokens(recipe)]
     if recipe.norm in MEASURED and recipe.text is not None:
         read.append(Path(recipe.text))
-    files = {str(file.name if file.parent == source.path else file): stamp(file) for file in read}
-    return {"kept": version("kept"), "source": str(source.path.resolve()), "files": files, "recipe": recipe.to_dict()}
+    own = {*source.files}
+    files = {str(file.name if file in own or file.parent == source.path else file): stamp(file) for file in read}
+    return {"kept": version("kept"), "source": str(source.source.resolve()), "files": files, "recipe": recipe.to_dict()}
 
 
 def _for_tokens(recipe: Recipe) -> list[Path]:

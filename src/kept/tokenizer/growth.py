@@ -72,7 +72,7 @@ def given(file: Path) -> Mapping[str, Stored]:
         raise InputError(f"{file}: names {odd or 'no embedding'}; rows are called {', '.join(names)}")
     wrong = first_not_finite(found)
     if wrong is not None:
-        raise InputError(f"{file}: {wrong[0]} has {wrong[1]}, which no model takes; make its rows anew")
+        raise InputError(f"{file}: {wrong[0]} has {wrong[2]}, which no model takes; make its rows anew")
     return found
 
 

@@ -19,7 +19,7 @@ from kept.checkpoint.staging import staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
 from kept.errors import InputError
-from kept.hub import local
+from kept.opened import small_files
 from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, segments
 from kept.verification.text import SAMPLE, Reader, damaged, read_whole, sample_text
 
@@ -76,7 +76,7 @@ def merge_tokenizers(
     """
     if most is not None and most < 1:
         raise InputError(f"most: is {most}, it must be at least 1")
-    directory = local(model)
+    directory = small_files(model)
     check_apart(Path(out), {"the model": directory, "the tokenizer": Path(new)})
     own = (directory / name for name in (*COPIED, *SETTINGS))
     read = {file: digest(file) for file in own if file.is_file()}

@@ -13,7 +13,7 @@ from kept.checkpoint.staging import staging
 from kept.checkpoint.writer import to_json
 from kept.distillation.documents import Source
 from kept.errors import InputError
-from kept.hub import local
+from kept.opened import small_files
 from kept.reporting import Reporter, Silent
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, Bpe
 from kept.toml import one_of
@@ -73,12 +73,13 @@ def train_tokenizer(
         raise InputError("kind: is that of the model; leave out kind, or like")
     if kind is not None:
         one_of("kind", kind, KINDS)
-    model = None if like is None else Bpe.read(local(like))
+    directory = None if like is None else small_files(like)
+    model = None if directory is None else Bpe.read(directory)
     kind = (kind or BYTE_LEVEL) if model is None else model.kind
     source = Source(tuple(map(Path, texts)), field)
     total = sum(file.nbytes for file in source.files())
     read = {f"text {number}": Path(one) for number, one in enumerate(texts, 1)}
-    check_apart(Path(out), read if like is None else {**read, "the model": local(like)})
+    check_apart(Path(out), read if directory is None else {**read, "the model": directory})
     with staging(Path(out), {"texts": [*map(str, texts)], "size": size, "kind": kind}) as stage:
         with (reporter or Silent()).stage("train", total, "bytes") as advance:
             made = _train(_documents(source, advance), kind, size, None if model is None else model.tokenizer)

@@ -1,0 +1,126 @@
+"""A GGUF file as a checkpoint: its model, and the files that would lie beside it, unpacked into a scratch directory."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.writer import to_json
+from kept.errors import CheckpointError
+from kept.gguf.header import read_header
+from kept.gguf.model import model
+from kept.gguf.tokenizer import missing, tokenizer_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kept.gguf.header import Header
+    from kept.gguf.model import Model
+
+LOCK = ".lock"
+
+PREFIX = "kept-gguf-"
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """An opened GGUF file: its model, its files, what its weights are quantised to, and its unpacked small files.
+
+    `remark` says why it has no tokenizer, where that is so.
+    """
+
+    model: Model
+    files: tuple[Path, ...]
+    quantised: str
+    remark: str
+    directory: Path
+
+
+def open_gguf(path: Path) -> Gguf:
+    """Open a GGUF file, or a part of a split one. Reads its header only.
+
+    Raises CheckpointError in one line that names the file, and what is wrong or not read.
+    """
+    header = read_header(path)
+    try:
+        found = model(header)
+        stamps = tuple((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in header.files)
+        directory = _unpacked(stamps, path.name, _Small(header, found))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    reason = missing(header.metadata)
+    remark = f"{path}: {reason}, so that the output has no tokenizer" if reason else ""
+    return Gguf(found, header.files, quantised(header), remark, directory)
+
+
+def quantised(header: Header) -> str:
+    """What the tensors are stored as: `Q4_1 (210 tensors), F32 (61 tensors)`, the commonest first."""
+    counts = Counter(tensor.kind_name for tensor in header.tensors.values())
+    return ", ".join(f"{kind} ({count} tensor{'s' * (count > 1)})" for kind, count in counts.most_common())
+
+
+@dataclass(frozen=True, eq=False)
+class _Small:
+    """The files beside the weights; equal to any other, as what they are follows from the stamps beside them."""
+
+    header: Header
+    model: Model
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Small)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def files(self) -> Mapping[str, bytes]:
+        """Their bytes by name."""
+        metadata = self.header.metadata
+        files = {"config.json": to_json(self.model.config), **tokenizer_files(metadata)}
+        card = _card(metadata)
+        return {**files, "README.md": card} if card else files
+
+
+@lru_cache(maxsize=16)
+def _unpacked(stamps: tuple[tuple[str, int, int], ...], name: str, small: _Small) -> Path:  # noqa: ARG001 - the key
+    """A directory of this process with the small files. It is removed at exit, or by the next one after a kill."""
+    _sweep()
+    scratch = tempfile.TemporaryDirectory(prefix=PREFIX)
+    lock = (Path(scratch.name) / LOCK).open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    _HELD.append((scratch, lock))
+    directory = Path(scratch.name) / name
+    directory.mkdir()
+    for file, content in small.files().items():
+        (directory / file).write_bytes(content)
+    return directory
+
+
+_HELD: list[Any] = []
+"""Scratch directories and their locks, as long as the process lives."""
+
+
+def _sweep() -> None:
+    """Remove what killed processes left: directories of ours whose lock nobody holds."""
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError), (left / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+
+
+def _card(metadata: Mapping[str, Any]) -> bytes:
+    """The licence that the file states, as the front matter of a model card; nothing where it states none."""
+    import yaml  # noqa: PLC0415 - only where there is such a file
+
+    keys = ("license", "license.name", "license.link")
+    stated = {key.replace(".", "_"): metadata.get(f"general.{key}") for key in keys}
+    front = {key: value for key, value in stated.items() if isinstance(value, str) and value}
+    return f"---\n{yaml.safe_dump(front)}---\n".encode() if front else b""

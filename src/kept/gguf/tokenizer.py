@@ -1,0 +1,315 @@
+"""A fast tokenizer from the metadata of a GGUF file, with llama.cpp's own ids (special tokens parsed).
+
+Byte-level BPE (`gpt2`) comes with its merges; of SentencePiece's BPE (`llama`) the scores say them. The latter's
+exceptions are those of `kept.checkpoint.sentencepiece`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.writer import to_json
+from kept.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokenizers import Tokenizer
+    from tokenizers.pre_tokenizers import PreTokenizer as PreTokenizers
+
+    from kept.gguf.pretokenizers import PreTokenizer
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""Kinds of tokens, as `tokenizer.ggml.token_type` numbers them."""
+
+NAMED = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "sep_token": "seperator",
+    "pad_token": "padding",
+}
+"""Settings, and the words in the keys of ids; that of the separator is spelt so."""
+
+ENDS = ("eos", "eot", "eom")
+"""Tokens that end what a model says: a text, a turn, a message."""
+
+SPM_IDS = {"bos": 1, "eos": 2, "unknown": 0}
+"""Ids of SentencePiece models where the file gives none."""
+
+TEMPLATE = "tokenizer.chat_template"
+
+LONGEST_TOKEN = 4096
+"""Characters."""
+
+LONGEST_TEMPLATE = 1 << 20
+"""Characters."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer's part of the metadata, checked as it is read."""
+
+    metadata: Mapping[str, Any]
+
+    @property
+    def model(self) -> str:
+        """The kind of tokenizer."""
+        return str(self.get("model", ""))[:60]
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - any metadata
+        """A key of the tokenizer."""
+        return self.metadata.get(f"tokenizer.ggml.{key}", default)
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The texts of all tokens, in order of id; of an empty one a name, as llama.cpp has it."""
+        found = [text or f"[EMPTY_{at}]" for at, text in enumerate(self._list("tokens", str))]
+        twice = next((text for text, count in Counter(found).most_common(1) if count > 1), None)
+        if twice is not None:
+            raise CheckpointError(f"tokenizer.ggml.tokens: has {twice[:60]!r} twice")
+        if any(len(text) > LONGEST_TOKEN for text in found):
+            raise CheckpointError(f"tokenizer.ggml.tokens: has a token of more than {LONGEST_TOKEN} characters")
+        return found
+
+    @cached_property
+    def kinds(self) -> list[int]:
+        """What each token is for."""
+        return self._beside("token_type", int) or [NORMAL] * len(self.tokens)
+
+    @cached_property
+    def scores(self) -> list[float]:
+        """SentencePiece's score of each token; empty where the file gives none. Raises CheckpointError for NaN."""
+        found = [float(score) for score in self._beside("scores", int | float)]
+        if not all(map(math.isfinite, found)):
+            raise CheckpointError("tokenizer.ggml.scores: holds what is no number")
+        return found
+
+    @property
+    def merges(self) -> list[tuple[str, str]]:
+        """Pairs in order of priority, without those that make no token."""
+        known = {*self.tokens}
+        pairs = []
+        for merge in self._list("merges", str):
+            cut = merge.find(" ", 1)
+            left, right = merge[:cut], merge[cut + 1 :]
+            if cut > 0 and {left, right, left + right} <= known:
+                pairs.append((left, right))
+        return pairs
+
+    def of(self, *kinds: int) -> list[str]:
+        """The texts of tokens of these kinds."""
+        return [text for text, kind in zip(self.tokens, self.kinds, strict=True) if kind in kinds]
+
+    def id_of(self, name: str) -> int | None:
+        """The id of a special token; None where there is none, or it is no token."""
+        default = SPM_IDS.get(name) if self.model == "llama" else None
+        found = self.get(f"{name}_token_id", default)
+        return found if type(found) is int and 0 <= found < len(self.tokens) else None
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """Whether something is done."""
+        found = self.get(key)
+        return found if type(found) is bool else default
+
+    def _list(self, key: str, kind: Any) -> list[Any]:  # noqa: ANN401 - a type, or several
+        found = self.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(one, kind) for one in found):
+            raise CheckpointError(f"tokenizer.ggml.{key}: is no list of the right kind")
+        return found
+
+    def _beside(self, key: str, kind: Any) -> list[Any]:  # noqa: ANN401 - as above
+        found = self._list(key, kind)
+        if found and len(found) < len(self.tokens):
+            raise CheckpointError(f"tokenizer.ggml.{key}: has {len(found)} entries for {len(self.tokens)} tokens")
+        return found[: len(self.tokens)]
+
+
+def special_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The ids of special tokens as a config has them; None where there are none."""
+    vocabulary = Vocabulary(metadata)
+    ends = [*dict.fromkeys(at for name in ENDS if (at := vocabulary.id_of(name)) is not None)]
+    return {
+        "bos_token_id": vocabulary.id_of("bos"),
+        "eos_token_id": ends if len(ends) > 1 else ends[0] if ends else None,
+        "pad_token_id": vocabulary.id_of("padding"),
+    }
+
+
+def missing(metadata: Mapping[str, Any]) -> str:
+    """Why a file's tokenizer is not rebuilt; empty where it is."""
+    vocabulary = Vocabulary(metadata)
+    match vocabulary.model:
+        case "" | "none" | "no_vocab":
+            return "the file has no tokenizer"
+        case "llama":
+            return "" if vocabulary.scores else "the file has no scores for its SentencePiece model"
+        case "gpt2":
+            name = str(vocabulary.get("pre", ""))[:60]
+            return "" if _pre_tokenizer(vocabulary) is not None else f"its pre-tokenizer {name!r} is not known"
+        case other:
+            return f"tokenizers of kind {other!r} are not read"
+
+
+def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
+    """`tokenizer.json` and `tokenizer_config.json` by name; no files where the tokenizer is not rebuilt.
+
+    Raises CheckpointError naming the key that is damaged.
+    """
+    if missing(metadata):
+        return {}
+    from kept.checkpoint.sentencepiece import serialized  # noqa: PLC0415 - tokenizers, and only where there is one
+
+    vocabulary = Vocabulary(metadata)
+    try:
+        tokenizer = _sentencepiece(vocabulary) if vocabulary.model == "llama" else _byte_level(vocabulary)
+        _add_ends(tokenizer, vocabulary)
+    except BaseException as error:
+        if isinstance(error, CheckpointError) or not _of_the_library(error):
+            raise
+        raise CheckpointError(f"tokenizer.ggml.tokens: make no tokenizer ({error})") from None
+    content = serialized(tokenizer)
+    plain = {*vocabulary.of(USER_DEFINED)}
+    for token in content["added_tokens"]:
+        token["special"] = token["content"] not in plain
+    return {"tokenizer.json": to_json(content), "tokenizer_config.json": to_json(_config(vocabulary, content))}
+
+
+def _of_the_library(error: BaseException) -> bool:
+    """Whether an error may be what `tokenizers` raises: Exception itself, and where it panics, BaseException."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _pre_tokenizer(vocabulary: Vocabulary) -> PreTokenizer | None:
+    from kept.gguf.pretokenizers import PRE_TOKENIZERS  # noqa: PLC0415 - only where there is such a file
+
+    return PRE_TOKENIZERS.get(str(vocabulary.get("pre", "")))
+
+
+def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
+    """Byte-level BPE. What is no token after all merges has no id, as in llama.cpp."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415 - as above
+
+    pre = _pre_tokenizer(vocabulary)
+    assert pre is not None
+    vocab = {text: at for at, text in enumerate(vocabulary.tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab, vocabulary.merges, ignore_merges=pre.ignore_merges))
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level, *_apart(vocab)])
+    tokenizer.decoder = decoders.ByteLevel()
+    strips = _strips(vocabulary)
+    special = vocabulary.of(CONTROL, USER_DEFINED, UNKNOWN)
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, rstrip=text in strips) for text in special])
+    return tokenizer
+
+
+def _apart(vocab: Mapping[str, int]) -> list[PreTokenizers]:
+    """What holds bytes apart that are no tokens: they have no ids, and what is around them is not merged."""
+    from tokenizers import Regex, pre_tokenizers  # noqa: PLC0415 - as above
+
+    missing = "".join(re.escape(letter) for letter in sorted({*pre_tokenizers.ByteLevel.alphabet()} - vocab.keys()))
+    return [pre_tokenizers.Split(Regex(f"[{missing}]"), "isolated")] if missing else []
+
+
+def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
+    """SentencePiece's BPE. Tokens that are cut out of a text before it is read are control pieces to it."""
+    from tokenizers import AddedToken  # noqa: PLC0415 - as above
+
+    from kept.checkpoint.sentencepiece import Kind, Model, Piece, tokenizer_of  # noqa: PLC0415 - as above
+
+    unknown = vocabulary.id_of("unknown")
+    bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}
+    kinds = {UNKNOWN: Kind.CONTROL, CONTROL: Kind.CONTROL, USER_DEFINED: Kind.CONTROL, BYTE: Kind.BYTE}
+    pieces = [
+        Piece(text, score, Kind.UNKNOWN if at == unknown else kinds.get(kind, Kind.NORMAL))
+        for at, (text, score, kind) in enumerate(
+            zip(vocabulary.tokens, vocabulary.scores, vocabulary.kinds, strict=True)
+        )
+    ]
+    if unknown is None:
+        raise CheckpointError("tokenizer.ggml.unknown_token_id: is no token")
+    model = Model(
+        pieces=tuple(pieces),
+        algorithm="BPE",
+        byte_fallback={*vocabulary.of(BYTE)} >= bytes_,
+        space_is_suffix=False,
+        charsmap=b"",
+        dummy_prefix=vocabulary.flag("add_space_prefix", default=True),
+        trim=False,
+        escape=True,
+        denormalizes=False,
+    )
+    tokenizer = tokenizer_of(model)
+    strips = _strips(vocabulary)
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, rstrip=True) for text in strips])
+    return tokenizer
+
+
+def _strips(vocabulary: Vocabulary) -> list[str]:
+    """Special tokens that take white space behind them along: llama.cpp knows those of Phi-3 by the model's name."""
+    name = str(vocabulary.metadata.get("general.name", "")).lower()
+    if "phi-3" not in name and "phi3" not in name:
+        return []
+    special = {*vocabulary.of(CONTROL, USER_DEFINED, UNKNOWN), "</s>"} - {"<unk>", "<s>", "<|endoftext|>"}
+    return [text for text in vocabulary.tokens if text in special]
+
+
+def _add_ends(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+    """Put the first and the last token around each text where llama.cpp does."""
+    from tokenizers import processors  # noqa: PLC0415 - as above
+
+    bos, eos = _ends(vocabulary)
+    first, last = ([vocabulary.tokens[at]] if at is not None else [] for at in (bos, eos))
+    single, second = ([f"{item}:{at}" for item in (*first, text, *last)] for at, text in enumerate(("$A", "$B")))
+    special = sorted({(vocabulary.tokens[at], at) for at in (bos, eos) if at is not None})
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(single, single + second, special)
+
+
+def _ends(vocabulary: Vocabulary) -> tuple[int | None, int | None]:
+    """The ids of the token put before each text, and of the one behind."""
+    pre = None if vocabulary.model == "llama" else _pre_tokenizer(vocabulary)
+    first = vocabulary.flag("add_bos_token", default=pre is None or pre.add_bos)
+    last = vocabulary.flag("add_eos_token", default=False)
+    return vocabulary.id_of("bos") if first else None, vocabulary.id_of("eos") if last else None
+
+
+def _config(vocabulary: Vocabulary, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the fast tokenizer."""
+    bos, eos = _ends(vocabulary)
+    ids = {setting: vocabulary.id_of(name) for setting, name in NAMED.items()}
+    template = _template(vocabulary.metadata)
+    flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{setting: vocabulary.tokens[at] for setting, at in ids.items() if at is not None},
+        "add_bos_token": bos is not None,
+        "add_eos_token": eos is not None,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        **({"chat_template": template} if template else {}),
+        "added_tokens_decoder": {
+            str(token["id"]): {flag: token[flag] for flag in flags} for token in content["added_tokens"]
+        },
+    }
+
+
+def _template(metadata: Mapping[str, Any]) -> str | list[dict[str, str]] | None:
+    """The chat template; a list where there are several, each with its name."""
+    named = {
+        key.removeprefix(f"{TEMPLATE}.") if key != TEMPLATE else "default": text
+        for key, text in metadata.items()
+        if (key == TEMPLATE or key.startswith(f"{TEMPLATE}.")) and isinstance(text, str)
+    }
+    odd = next((name for name, text in named.items() if len(text) > LONGEST_TEMPLATE), None)
+    if odd is not None:
+        raise CheckpointError(f"{TEMPLATE}: {odd[:60]!r} has more than {LONGEST_TEMPLATE} characters")
+    if [*named] == ["default"]:
+        return str(named["default"])
+    return [{"name": name, "template": text} for name, text in named.items()] or None
