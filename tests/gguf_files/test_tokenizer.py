@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 import ggufs
 from golden import GOLDENS
-from kept.checkpoint.chat import Template
+from kept.checkpoint.chat import Conversation, Template
 from kept.demo import model_path
 from kept.errors import CheckpointError
 from kept.gguf.pretokenizers import PRE_TOKENIZERS
@@ -71,7 +71,7 @@ def test_several_templates_keep_their_names(tmp_path: Path) -> None:
     assert {*tokenizer.chat_template} == {"default", "tool_use"}
     template = Template.of(opened.path)
     assert template is not None
-    assert template.render([]) == "<|start|>"
+    assert template.render(Conversation([])) == "<|start|>"
 
 
 @pytest.mark.parametrize(

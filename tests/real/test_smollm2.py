@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import ggufs
 import kept
 from golden import GOLDENS
-from kept.checkpoint.chat import Template
+from kept.checkpoint.chat import Conversation, Template
 from models import worst
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def test_the_chat_template_is_rendered_as_transformers_renders_it(converted: Pat
     assert template is not None
     for talk, prompt in ((TALK, True), (TALK[:2], False)):
         wanted = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=prompt)
-        assert template.render(talk, prompt=prompt) == wanted
+        assert template.render(Conversation(talk), prompt=prompt) == wanted
     assert "<|im_start|>user\nWhat is the capital of France?<|im_end|>" in wanted
 
 
