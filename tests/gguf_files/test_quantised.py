@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import ggufs
 import kept
 from kept.checkpoint.finite import not_finite, runs
+from kept.commands.checking import check
 from kept.errors import CheckpointError
 from kept.gguf.header import types
 from kept.gguf.tensors import Quantised, half_split
@@ -131,7 +132,7 @@ def test_what_is_no_number_is_named(file: Path, tmp_path: Path) -> None:
     broken.write_bytes(raw)
     (packed,) = runs(open_model(broken).checkpoint.tensors["blk.2.ffn_up.weight"])
     assert not_finite(packed).nan > 0
-    assert kept.check(file).verdict == "sound"
-    assert any("blk.2.ffn_up.weight holds" in line for line in kept.check(broken).damage)
+    assert check(file).verdict == "sound"
+    assert any("blk.2.ffn_up.weight holds" in line for line in check(broken).damage)
     with pytest.raises(CheckpointError, match=r"blk\.2\.ffn_up\.weight holds \d+ NaN"):
         kept.convert(broken, tmp_path / "out", verify_tokens=0)
