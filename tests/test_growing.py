@@ -26,7 +26,7 @@ from kept.tokenizer.bpe import BYTE_LEVEL
 from kept.verification.text import Reader
 from models import stock, stock_logits, write_checkpoint
 from stored import change_json, read_json, tensors_of
-from tokenizers_of import ENGLISH, GERMAN, KOREAN, corpus, of_a_model
+from tokenizers_of import ENGLISH, GERMAN, KOREAN, corpus, inside, of_a_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def grown(source: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def has(tokenizer: Path) -> int:
-    return len(Reader(tokenizer).tokenizer.get_vocab())
+    return len(inside(tokenizer).get_vocab())
 
 
 def run(*words: object) -> Result:
@@ -98,7 +98,7 @@ def test_a_text_with_new_tokens_is_shorter_and_means_something(source: Path, gro
 
 
 def test_new_rows_are_means_by_the_old_tokenizer(source: Path, grown: Path, has: int) -> None:
-    before, after = Reader(source).tokenizer, Reader(grown).tokenizer
+    before, after = inside(source), inside(grown)
     old, new = tensors_of(source), tensors_of(grown)
     for name in (EMBEDDING, HEAD):
         assert torch.equal(new[name][:HAD], old[name])

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kept.checkpoint.reading import load
 from kept.tokenizer.train import train_tokenizer
+from kept.verification.text import Reader
 from stored import change_json, read_json, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+
+def inside(directory: Path) -> Tokenizer:
+    """A directory's tokenizer in this process."""
+    file = Reader(directory).file
+    assert file is not None
+    return load(file)
+
 
 ENGLISH = """The keeper of the light counted seven ships, and one of them was late. They were there in the weather.
 The reader reacted to the react component; another order was later ordered by the leader of the leaders.

@@ -18,9 +18,9 @@ from kept.distillation.loop import Diverged, Loop
 from kept.distillation.metrics import Metrics
 from kept.errors import CheckpointError, InputError, OutputError, RecipeError
 from kept.opened import open_model
-from kept.verification.text import Reader
 from models import write_checkpoint
 from stored import all_bytes, read_json, write_json, write_sentencepiece, write_tokenizer
+from tokenizers_of import inside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -440,7 +440,7 @@ def test_sentencepiece_alone_and_what_is_made_of_it_are_the_same(pair: tuple[Pat
     pytest.importorskip("sentencepiece")
     one, other = (copy_of(pair[0], tmp_path / name) for name in ("one", "other"))
     write_sentencepiece(one)
-    made = Reader(one).tokenizer
+    made = inside(one)
     assert made is not None
     made.save(str(other / "tokenizer.json"))
     check_pair(open_model(other), open_model(one), 32)

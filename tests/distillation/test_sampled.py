@@ -21,9 +21,9 @@ from kept.ir import spec as ir
 from kept.nn import Model, generate
 from kept.opened import open_model
 from kept.reporting import Silent
-from kept.verification.text import Reader
 from models import model_of, random_program, write_checkpoint
 from specs import plain_spec
+from tokenizers_of import inside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,7 +135,7 @@ def test_a_run_samples_at_its_temperatures_and_what_its_tokenizer_knows(
     given = settings(pair, tmp_path, tmp_path / "out", data=(SELF,), sample_temperatures="0.7, 1")
     made = Pair.open(given)
     _sampled(given, made.teacher, Silent())
-    tokenizer = Reader(pair[0]).tokenizer
+    tokenizer = inside(pair[0])
     assert tokenizer is not None
     (found,) = asked
     assert (found.temperatures, found.vocabulary) == ((0.7, 1.0), tokenizer.get_vocab_size())

@@ -18,7 +18,7 @@ from kept.tokenizer.merge import UNMADE, joins
 from kept.verification.text import Reader, sample_text
 from models import DATA, needs_data
 from stored import change_json, read_json, write_json, write_sentencepiece
-from tokenizers_of import ENGLISH, GERMAN, KOREAN, change_model, corpus, of_a_model
+from tokenizers_of import ENGLISH, GERMAN, KOREAN, change_model, corpus, inside, of_a_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ class Merged:
         self.new = new.path
         self.done = kept.merge_tokenizers(self.model, self.new, directory / "merged")
         self.before, self.after = Reader(self.model), Reader(self.done.path)
-        self.had, self.has = (reader.tokenizer.get_vocab() for reader in (self.before, self.after))
+        self.had, self.has = (inside(reader.directory).get_vocab() for reader in (self.before, self.after))
         self.first = len(self.had)
 
     def ids(self, text: str) -> tuple[list[int], list[int]]:
@@ -71,7 +71,7 @@ def test_every_new_piece_is_made_and_is_made_of_old_ones(merged: Merged) -> None
     """By the library, not by our own merging."""
     pieces = [piece for piece in merged.has if piece not in merged.had]
     for piece in pieces:
-        (token,) = merged.after.tokenizer.model.tokenize(piece)
+        (token,) = inside(merged.after.directory).model.tokenize(piece)
         assert token.id == merged.has[piece]
     found = growth(merged.model, merged.done.path)
     assert (found.first, len(found.parts)) == (merged.first, len(pieces))
@@ -91,9 +91,9 @@ def _bytes(piece: str) -> bytes:
 def test_a_text_comes_back_and_is_cut_as_before_without_new_pieces(merged: Merged, words: list[str]) -> None:
     text = "".join(words)
     old, new = merged.ids(text)
-    assert merged.after.tokenizer.decode(new, skip_special_tokens=False) == merged.before.tokenizer.decode(
-        old, skip_special_tokens=False
-    )
+    assert inside(merged.after.directory).decode(new, skip_special_tokens=False) == inside(
+        merged.before.directory
+    ).decode(old, skip_special_tokens=False)
     if max(new) < merged.first:
         assert new == old
     assert len(new) <= len(old)
@@ -105,8 +105,8 @@ def test_the_new_language_takes_fewer_tokens(merged: Merged) -> None:
     (gain,) = merged.done.gains
     assert gain.characters > 100
     assert gain.per_character == (gain.before / gain.characters, gain.after / gain.characters)
-    assert gain.before == len(merged.before.encoding(sample_text(), special=False).ids)
-    assert gain.after == len(merged.after.encoding(sample_text(), special=False).ids)
+    assert gain.before == len(merged.before.encode(sample_text(), special=False))
+    assert gain.after == len(merged.after.encode(sample_text(), special=False))
 
 
 def test_stock_transformers_reads_it_alike(merged: Merged) -> None:
@@ -127,7 +127,7 @@ def test_merging_in_front_would_cut_old_pieces_anew(tmp_path: Path) -> None:
     change_model(wrong, merges=[*merges[count:], *merges[:count]])
 
     def whole(reader: Reader) -> set[str]:
-        return {piece for piece in made.had if len(reader.tokenizer.model.tokenize(piece)) == 1}
+        return {piece for piece in made.had if len(inside(reader.directory).model.tokenize(piece)) == 1}
 
     assert whole(made.after) == whole(made.before)
     assert whole(Reader(wrong)) < whole(made.before)
@@ -140,7 +140,7 @@ def test_the_first_pieces_are_taken(tmp_path: Path) -> None:
     made = Merged(tmp_path, CHARACTERS, KOREAN)
     few = kept.merge_tokenizers(made.model, made.new, tmp_path / "few", most=10)
     assert few.after == few.before + 10
-    found = Reader(few.path).tokenizer.get_vocab()
+    found = inside(few.path).get_vocab()
     assert [found[piece] for piece in sorted(made.has, key=made.has.__getitem__)[: few.after]] == [*range(few.after)]
 
 
@@ -163,7 +163,7 @@ def test_pieces_across_words_are_left_out(tmp_path: Path) -> None:
     )
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
     assert done.left_out["are split before merging"] == 2
-    assert not {"eĠ", "eĠs"} & Reader(done.path).tokenizer.get_vocab().keys()
+    assert not {"eĠ", "eĠs"} & inside(done.path).get_vocab().keys()
 
 
 def test_pieces_that_hold_a_special_token_are_left_out(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_piece_that_no_merges_make_is_counted(tmp_path: Path) -> None:
     change_model(new, vocab={**vocab, "xqxqxq": len(vocab), "x": len(vocab) + 1, "q": len(vocab) + 2})
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
     assert done.left_out[UNMADE] >= 1
-    found = Reader(done.path).tokenizer.get_vocab()
+    found = inside(done.path).get_vocab()
     assert ("x" in found, "q" in found, "xqxqxq" in found) == (True, True, False)
 
 
@@ -234,7 +234,7 @@ def test_a_bare_tokenizer_model_grows_too(tmp_path: Path) -> None:
     new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
     before, after = Reader(model), Reader(done.path)
-    assert before.tokenizer.get_vocab().items() <= after.tokenizer.get_vocab().items()
+    assert inside(before.directory).get_vocab().items() <= inside(after.directory).get_vocab().items()
     assert len(after.encode(KOREAN)) < 0.7 * len(before.encode(KOREAN))
     assert after.decode(after.encode(KOREAN)) == before.decode(before.encode(KOREAN))
     assert not (done.path / "tokenizer.model").exists()
@@ -250,13 +250,13 @@ def test_real_models_learn_to_read_korean(name: str, tmp_path: Path) -> None:
     new = kept.train_tokenizer([part], tmp_path / "new", size=1500, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out", texts=[part])
     before, after = Reader(model), Reader(done.path)
-    assert before.tokenizer.get_vocab().items() <= after.tokenizer.get_vocab().items()
+    assert inside(before.directory).get_vocab().items() <= inside(after.directory).get_vocab().items()
     assert done.gains[0].after < 0.4 * done.gains[0].before
-    assert after.tokenizer.decode(after.encode(text[:5000]), skip_special_tokens=False) == before.tokenizer.decode(
-        before.encode(text[:5000]), skip_special_tokens=False
-    )
+    assert inside(after.directory).decode(after.encode(text[:5000]), skip_special_tokens=False) == inside(
+        before.directory
+    ).decode(before.encode(text[:5000]), skip_special_tokens=False)
     found = growth(model, done.path)
-    assert found.first == len(before.tokenizer.get_vocab())
+    assert found.first == len(inside(before.directory).get_vocab())
     assert all(len(parts) > 0 and max(parts) < found.first for parts in found.parts)
 
 
@@ -274,10 +274,10 @@ def test_pairs_are_found_between_known_texts() -> None:
 @given(st.text(alphabet="thers ", max_size=12))
 def test_our_merging_is_the_library_s(merged: Merged, text: str) -> None:
     word = text.replace(" ", "")
-    merges = [tuple(pair) for pair in json.loads(merged.after.tokenizer.to_str())["model"]["merges"]]
+    merges = [tuple(pair) for pair in json.loads(inside(merged.after.directory).to_str())["model"]["merges"]]
     ranks: Any = {pair: rank for rank, pair in enumerate(merges)}
     if word:
-        found = [token.value for token in merged.after.tokenizer.model.tokenize(word)]
+        found = [token.value for token in inside(merged.after.directory).model.tokenize(word)]
         assert segments(word, ranks) == found
 
 

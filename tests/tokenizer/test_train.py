@@ -13,7 +13,7 @@ from kept.errors import InputError, KeptError, OutputError
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS
 from kept.verification.text import Reader
 from stored import read_json
-from tokenizers_of import ENGLISH, KOREAN, corpus, of_a_model
+from tokenizers_of import ENGLISH, KOREAN, corpus, inside, of_a_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,8 @@ def test_any_text_comes_back(kind: str, tmp_path: Path) -> None:
     reader = Reader(done.path)
     for text in (KOREAN, ENGLISH, "漢字 and \U0001f600\n\n  two  spaces", "<0x41>"):
         assert reader.decode(reader.encode(text)) == text
-    assert (done.kind, done.tokens, reader.tokenizer.get_vocab_size()) == (kind, 340, 340)
-    assert [reader.tokenizer.token_to_id(name) for name in ("<unk>", "<s>", "</s>")] == [0, 1, 2]
+    assert (done.kind, done.tokens, inside(reader.directory).get_vocab_size()) == (kind, 340, 340)
+    assert [inside(reader.directory).token_to_id(name) for name in ("<unk>", "<s>", "</s>")] == [0, 1, 2]
     assert done.per_character == len(reader.encode(KOREAN * 6)) / len(KOREAN * 6)
     stock = AutoTokenizer.from_pretrained(done.path)
     assert (stock(KOREAN).input_ids, stock.bos_token_id, stock.eos_token_id) == (reader.encode(KOREAN), 1, 2)
@@ -45,7 +45,7 @@ def test_more_tokens_read_a_text_with_fewer(tmp_path: Path) -> None:
 def test_pieces_end_at_spaces_where_nothing_cuts(tmp_path: Path) -> None:
     """A model without a pre-tokenizer reads a text as one word; its pieces are words all the same."""
     done = kept.train_tokenizer([corpus(tmp_path, ENGLISH)], tmp_path / "out", size=370, kind=CHARACTERS)
-    pieces = Reader(done.path).tokenizer.get_vocab()
+    pieces = inside(done.path).get_vocab()
     assert "▁the" in pieces
     assert not [piece for piece in pieces if "▁" in piece[1:]]
 

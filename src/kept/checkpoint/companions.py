@@ -13,6 +13,7 @@ from kept.checkpoint.links import LARGEST_COMPANION, check_file
 from kept.checkpoint.templates import chat_templates, output_templates
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError, printable
+from kept.fence import FenceError, Limits, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,6 +74,10 @@ REBUILT = {"qwen2": {"qwen", "qwen2"}}
 class the config names; and the families whose tokenizer that is."""
 
 
+BUILDING = Limits(seconds=120, memory=3 << 30)
+"""Of building a tokenizer.json: every split of each of 250,000 pieces is looked at."""
+
+
 def companions(
     source: Path,
     spec: Spec,
@@ -114,16 +119,25 @@ def _settings(source: Path, own: Path, out: dict[str, Path | bytes]) -> dict[str
     """What the output's tokenizer config says; a `tokenizer.json` that the source lacks is built into `out`."""
     if "tokenizer.json" in out:
         return tokenizer_config(own if (own / "tokenizer_config.json").is_file() else source)
-    if "tokenizer.model" in out:
-        from kept.checkpoint.sentencepiece import tokenizer_files as build  # noqa: PLC0415 - only where one is built
-    elif TIKTOKEN in out:
-        from kept.checkpoint.tiktoken import tiktoken_files as build  # noqa: PLC0415 - the same
-    else:
+    built_from = next((name for name in TOKENIZERS if name in out), None)
+    if built_from is None:
         given = (source / "tokenizer_config.json").is_file() and not only_code(source)
         return tokenizer_config(source) if given else {}
-    built = build(own)
-    out["tokenizer.json"] = built["tokenizer.json"]
-    found: dict[str, Any] = json.loads(built["tokenizer_config.json"])
+    made = built(own, built_from)
+    out["tokenizer.json"] = made["tokenizer.json"].encode()
+    found: dict[str, Any] = json.loads(made["tokenizer_config.json"])
+    return found
+
+
+def built(directory: Path, name: str) -> dict[str, str]:
+    """A tokenizer.json and its config for a directory with another format, built in a fenced process."""
+    worker = Worker("kept.checkpoint.reading:Building", limits=BUILDING)
+    try:
+        found: dict[str, str] = worker.call("files", str(directory)).value
+    except FenceError as error:
+        raise CheckpointError(f"{directory / name}: no tokenizer.json can be made of it ({error})") from None
+    finally:
+        worker.close()
     return found
 
 

@@ -287,14 +287,14 @@ def _tokens(directory: Path, vocabulary: int | None, found: _Findings) -> None:
         if vocabulary is not None and settings.is_file():
             found.remarks.extend(found.of(_special_ids, settings, vocabulary) or ())
     reader = Reader(directory)
-    before = len(found.damage)
-    tokenizer = found.of(lambda: reader.tokenizer)
-    if tokenizer is None:
-        if len(found.damage) == before:
-            found.remarks.append(f"none of {', '.join(TOKENIZERS)}: it takes token ids only")
+    if reader.file is None:
+        found.remarks.append(f"none of {', '.join(TOKENIZERS)}: it takes token ids only")
+        return
+    vocabulary_of = found.of(lambda: reader.tokenizer.vocabulary)
+    if vocabulary_of is None:
         return
     found.of(reader.encode, "Once upon a time")
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    largest = max(vocabulary_of.values(), default=-1)
     if vocabulary is not None and largest >= vocabulary:
         found.damage.append(f"{directory}: its tokenizer gives id {largest}, the model has {vocabulary} tokens")
 

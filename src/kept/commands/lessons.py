@@ -256,8 +256,8 @@ def _sampled(settings: Settings, teacher: Opened | None, reporter: Reporter) -> 
     program, dtype = teacher.program, dtype_of(settings)
     length = min(settings.length, program.spec.context)
     texts = max(2, -(-settings.tokens // length))  # one of them is held out
-    words = Reader(teacher.path).tokenizer
-    size = None if words is None else words.get_vocab_size()
+    reader = Reader(teacher.path)
+    size = None if reader.file is None else len(reader.tokenizer.vocabulary)
     sampling = Sampling(texts, length, settings.sampled_at, settings.seed, size)
     speaker = Speaker(program.spec, dtype, lambda: Model.load(program, dtype).to(own_device()))
     with blamed_teacher(teacher):

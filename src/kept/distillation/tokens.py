@@ -121,16 +121,15 @@ def tokenise(source: Source, reader: Reader, cache: Path | None = None, reporter
     return Tokens.open(cached(cache or default_cache(), key, build))
 
 
-def _texts(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[list[int], None]]:
+def _texts(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[NDArray[np.int32], None]]:
     for ids in reader.encode_all([document.text for document in documents]):
         yield ids, None
 
 
-def _talks(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+def _talks(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
     """Ids, and whether each has a character of an answer in it. A template puts special tokens where they belong."""
     for document, found in zip(documents, reader.encodings([one.text for one in documents]), strict=True):
-        offsets_N2 = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
-        learned_N = np.zeros(len(offsets_N2), dtype=np.uint8)
+        offsets_N2, learned_N = found.offsets, np.zeros(len(found.ids), dtype=np.uint8)
         for begin, stop in document.answers:
             learned_N[(offsets_N2[:, 1] > begin) & (offsets_N2[:, 0] < stop)] = 1
         yield found.ids, learned_N
@@ -178,13 +177,18 @@ class Writer:
     skipped: int = field(default=0, init=False)
 
     def add(
-        self, ids: Sequence[int], digest: int, file: int, place: int, learned: NDArray[np.uint8] | None = None
+        self,
+        ids: Sequence[int] | NDArray[np.int32],
+        digest: int,
+        file: int,
+        place: int,
+        learned: NDArray[np.uint8] | None = None,
     ) -> None:
         """Write one document, unless it has no ids; of conversations those of which nothing is learned are counted."""
         if learned is not None and not learned.any():
             self.skipped += 1
             return
-        if not ids:
+        if not len(ids):
             return
         if self.learned is not None and learned is not None:
             self.learned.write(learned.tobytes())

@@ -114,7 +114,9 @@ def _answers(subject: Subject, talks: Sequence[Sequence[dict[str, str]]], templa
 
 
 def _special_texts(subject: Subject) -> dict[str, str]:
-    tokens, tokenizer = subject.spec.tokens, subject.reader.tokenizer
+    tokens = subject.spec.tokens
+    names = (
+        {} if subject.reader.file is None else {at: name for name, at in subject.reader.tokenizer.vocabulary.items()}
+    )
     ids = {"bos_token": tokens.bos, "eos_token": tokens.eos[0] if isinstance(tokens.eos, tuple) else tokens.eos}
-    said = {n: tokenizer.id_to_token(i) for n, i in ids.items() if i is not None and tokenizer is not None}
-    return {name: token or "" for name, token in said.items()}
+    return {name: names.get(at, "") for name, at in ids.items() if at is not None and names}

@@ -16,9 +16,8 @@ from kept.evaluation.scoring import sliding
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenizers import Encoding
-
     from kept.evaluation.subject import Subject
+    from kept.verification.text import Encoded
 
 PASSAGE = 1000
 """Characters of a passage."""
@@ -32,14 +31,14 @@ def measure_text(subject: Subject, name: str, text: str, window: int | None, str
     """
     encoding = subject.reader.encoding(text)
     count = _tokens(encoding)
-    ids = subject.checked(encoding.ids)[:count]
+    ids = subject.checked(encoding.ids.tolist())[:count]
     if count < 2:
         raise InputError(f"{name}: gives {count} tokens; a longer text is needed")
     length = min(window or subject.context, subject.context)
     step = min(stride or length // 2, length - 1)
     with subject.reporter.stage(name, count - 1, "tokens") as advance:
         nats, _ = sliding(subject.model, ids, length, step, advance, subject.journal)
-    starts = [start for start, _ in encoding.offsets[1:count]]
+    starts = encoding.offsets[1:count, 0].tolist()
     return {"passages": _passages(text, starts, nats.tolist())}
 
 
@@ -67,10 +66,10 @@ def cut_alike(first: dict[str, Any], other: dict[str, Any]) -> bool:
     return [tokens for _, tokens, _ in first["passages"]] == [tokens for _, tokens, _ in other["passages"]]
 
 
-def _tokens(encoding: Encoding) -> int:
+def _tokens(encoding: Encoded) -> int:
     """Tokens less the special ones that the tokenizer puts behind a text."""
     count = len(encoding.ids)
-    while count and encoding.special_tokens_mask[count - 1]:
+    while count and encoding.special[count - 1]:
         count -= 1
     return count
 

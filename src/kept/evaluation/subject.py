@@ -67,7 +67,7 @@ class Subject:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Ids of a text, with the special tokens that the tokenizer puts around it if `special`."""
-        return self.checked(self.reader.encoding(text, special=special).ids)
+        return self.checked(self.reader.encode(text, special=special))
 
     def checked(self, ids: list[int]) -> list[int]:
         """The ids. Raises InputError where the model has no such tokens."""

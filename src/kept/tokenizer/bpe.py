@@ -18,10 +18,10 @@ from kept.errors import InputError
 from kept.verification.text import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from tokenizers import Tokenizer
+    from kept.verification.text import FencedTokenizer
 
 BYTE_LEVEL, CHARACTERS = "byte-level", "byte-fallback"
 """Kinds: pieces are bytes under printable names, or characters of which rare ones are bytes."""
@@ -31,17 +31,17 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Bpe:
-    """A tokenizer: the file, what it says as `tokenizers` writes it now, and itself."""
+    """A tokenizer: the file, what it says as `tokenizers` writes it now, and itself in a fenced process."""
 
     file: Path
     document: Mapping[str, Any]
-    tokenizer: Tokenizer
+    tokenizer: FencedTokenizer
 
     @classmethod
     def read(cls, directory: Path) -> Bpe:
         """The tokenizer of a directory. Raises InputError for one that is no BPE, and as `opened` does."""
         file, tokenizer = opened(directory)
-        found = cls(file, json.loads(tokenizer.to_str()), tokenizer)
+        found = cls(file, tokenizer.document, tokenizer)
         kind = found.model["type"]
         if kind != "BPE":
             raise InputError(f"{file}: is a {kind} tokenizer, and only BPE grows by merges; use a BPE model")
@@ -95,26 +95,28 @@ class Bpe:
         copied: dict[str, Any] = json.loads(json.dumps(self.document))
         return copied
 
-    def reaches(self, piece: str) -> bool:
-        """Whether a text's words, as this tokenizer makes them, can hold a piece whole."""
-        if any(token in piece for token in self.added):
-            return False
-        text = piece.replace(SPACE, " ")
-        if self.kind == BYTE_LEVEL:
-            text = whole_characters(piece)
-            piece = "".join(LETTERS[byte] for byte in text.encode())
-        normalised = self.tokenizer.normalizer.normalize_str(text) if self.tokenizer.normalizer else text
-        before = self.tokenizer.pre_tokenizer
-        words = [normalised] if before is None else [word for word, _ in before.pre_tokenize_str(normalised)]
-        return not piece or any(piece in word for word in words)
+    def reaching(self, pieces: Sequence[str]) -> frozenset[str]:
+        """Those of the pieces that a text's words, as this tokenizer makes them, can hold whole."""
+        open_ones = [piece for piece in pieces if not any(token in piece for token in self.added)]
+        spelled = [self._spelled(piece) for piece in open_ones]
+        words = self.tokenizer.words([text for text, _ in spelled])
+        found = zip(open_ones, spelled, words, strict=True)
+        return frozenset(piece for piece, (_, whole), cut in found if not whole or any(whole in word for word in cut))
+
+    def _spelled(self, piece: str) -> tuple[str, str]:
+        """A text that has a piece, and what of the piece is whole characters."""
+        if self.kind != BYTE_LEVEL:
+            return piece.replace(SPACE, " "), piece
+        text = whole_characters(piece)
+        return text, "".join(LETTERS[byte] for byte in text.encode())
 
 
-def opened(directory: Path) -> tuple[Path, Tokenizer]:
+def opened(directory: Path) -> tuple[Path, FencedTokenizer]:
     """A directory's tokenizer and its file. Raises InputError without one, CheckpointError for a damaged one."""
     if not os.path.isdir(directory):  # noqa: PTH112 - a name of any length and any characters is no error
         raise InputError(f"{directory}: is no directory; name one with a tokenizer, as kept tokenizer merge writes")
     reader = Reader(directory)
-    if reader.file is None or reader.tokenizer is None:
+    if reader.file is None:
         raise InputError(f"{directory}: has none of {', '.join(TOKENIZERS)}; put its tokenizer there")
     return reader.file, reader.tokenizer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,9 @@ from kept.checkpoint.header import read_header
 from kept.errors import CheckpointError, InputError
 from kept.passes.vocabulary import GIVEN, MEAN, ZERO, Growth
 from kept.tokenizer.bpe import opened
-from kept.verification.text import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from tokenizers import Tokenizer
 
     from kept.ir.tensors import Stored
 
@@ -32,15 +28,14 @@ def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
     Raises InputError where an old token is missing or has another id, text is cut another way, or nothing is new.
     """
     before, after = (opened(directory)[1] for directory in (old, new))
-    had, has = (tokenizer.get_vocab(with_added_tokens=True) for tokenizer in (before, after))
+    had, has = before.vocabulary, after.vocabulary
     if not had:
         raise InputError(f"{old}: its tokenizer has no tokens that could grow; mend it first")
     lost = min((token for token in had if has.get(token) != had[token]), key=had.__getitem__, default=None)
     if lost is not None:
         found = f"id {has[lost]}" if lost in has else "none"
         raise InputError(f"{new}: gives {lost!r} {found}, {old} gives it id {had[lost]}; {WAY_OUT}")
-    said = [json.loads(tokenizer.to_str()) for tokenizer in (before, after)]
-    other = next((part for part in PARTS if said[0][part] != said[1][part]), None)
+    other = next((part for part in PARTS if before.document[part] != after.document[part]), None)
     if other is not None:
         raise InputError(f"{new}: has another {other} than {old}; {WAY_OUT}")
     first = max(had.values(), default=-1) + 1
@@ -51,9 +46,9 @@ def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
     if ids != [*range(first, first + len(added))]:
         wrong = next(at for at, wanted in zip(ids, range(first, first + len(ids)), strict=True) if at != wanted)
         raise InputError(f"{new}: gives a new token id {wrong}, they must follow {first - 1} one by one; {WAY_OUT}")
-    special = {token.content for token in after.get_added_tokens_decoder().values()}
-    with damaged(old, "fails to read a token"):
-        parts = tuple(_parts(before, token, plain=token not in special) for token in added)
+    special = {token["content"] for token in after.document["added_tokens"]}
+    # Of a piece what the old model makes of it alone, of a token that was added what it makes of any text.
+    parts = tuple(map(tuple, before.parts(added, [token not in special for token in added])))
     return Growth(first, parts, None if rows in {MEAN, ZERO} else given(Path(rows)))
 
 
@@ -74,10 +69,3 @@ def given(file: Path) -> Mapping[str, Stored]:
     if wrong is not None:
         raise InputError(f"{file}: {wrong[0]} has {wrong[2]}, which no model takes; make its rows anew")
     return found
-
-
-def _parts(before: Tokenizer, token: str, *, plain: bool) -> tuple[int, ...]:
-    """What the old tokenizer makes of a token: of a piece by its model alone, of one that was added as of any text."""
-    if plain:
-        return tuple(part.id for part in before.model.tokenize(token))
-    return tuple(before.encode(token, add_special_tokens=False).ids)

@@ -21,7 +21,7 @@ from kept.checkpoint.writer import to_json
 from kept.errors import InputError
 from kept.opened import small_files
 from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, segments
-from kept.verification.text import SAMPLE, Reader, damaged, read_whole, sample_text
+from kept.verification.text import SAMPLE, Reader, read_whole, sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -84,12 +84,12 @@ def merge_tokenizers(
     read |= {file: digest(file) for file in (old.file, other.file)}
     if old.kind != other.kind:
         raise InputError(f"{new}: is {other.kind}, {directory} is {old.kind}; train it with --like {directory}")
-    grown = Growing.of(old)
-    with damaged(old.file, "fails to read a piece"):
-        for piece in sorted(candidates(old, other), key=lambda piece: (len(piece) > 1, other.pieces[piece])):
-            if most is not None and len(grown.added) == most:
-                break
-            grown.add(piece)
+    pieces = sorted(candidates(old, other), key=lambda piece: (len(piece) > 1, other.pieces[piece]))
+    grown = Growing.of(old, old.reaching(pieces))
+    for piece in pieces:
+        if most is not None and len(grown.added) == most:
+            break
+        grown.add(piece)
     if not grown.added:
         raise InputError(f"{new}: has no piece that {directory} lacks and can make; there is nothing to merge")
     with staging(Path(out), {"model": str(directory), "new": str(new), "most": most}) as stage:
@@ -111,18 +111,19 @@ def candidates(old: Bpe, other: Bpe) -> Iterator[str]:
 
 @dataclass
 class Growing:
-    """A tokenizer's merges, and new ones behind them."""
+    """A tokenizer's merges, and new ones behind them; `reached` are pieces that its words can hold."""
 
     old: Bpe
+    reached: frozenset[str]
     ranks: dict[Pair, int]
     added: dict[str, None] = field(default_factory=dict)
     merges: list[Pair] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, old: Bpe) -> Growing:
+    def of(cls, old: Bpe, reached: frozenset[str]) -> Growing:
         """Nothing is added yet."""
-        return cls(old, {pair: rank for rank, pair in enumerate(old.merges)})
+        return cls(old, reached, {pair: rank for rank, pair in enumerate(old.merges)})
 
     def add(self, piece: str) -> None:
         """Add a piece and the merges that make it, or count why not."""
@@ -133,7 +134,7 @@ class Growing:
             self.left_out[reason] += 1
 
     def _reason(self, piece: str) -> str | None:
-        if not self.old.reaches(piece):
+        if piece not in self.reached:
             return SPLIT
         if len(piece) == 1:
             return None
@@ -203,5 +204,5 @@ def gains(before: Path, after: Path, texts: Iterable[str | Path] = ()) -> Iterat
     named = {str(path): read_whole(Path(path)) for path in texts} or {SAMPLE: sample_text()}
     readers = Reader(before), Reader(after)
     for name, text in named.items():
-        counts = (len(reader.encoding(text, special=False).ids) for reader in readers)
+        counts = (len(reader.encode(text, special=False)) for reader in readers)
         yield Gain(name, len(text), *counts)

@@ -17,6 +17,7 @@ from kept.opened import small_files
 from kept.reporting import Reporter, Silent
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, Bpe
 from kept.toml import one_of
+from kept.verification.text import FencedTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -82,10 +83,10 @@ def train_tokenizer(
     check_apart(Path(out), read if directory is None else {**read, "the model": directory})
     with staging(Path(out), {"texts": [*map(str, texts)], "size": size, "kind": kind}) as stage:
         with (reporter or Silent()).stage("train", total, "bytes") as advance:
-            made = _train(_documents(source, advance), kind, size, None if model is None else model.tokenizer)
+            made = _train(_documents(source, advance), kind, size, model)
         stage.write("tokenizer.json", to_json(made))
         stage.write("tokenizer_config.json", to_json(SETTINGS))
-        characters, tokens = _measured(made, source)
+        characters, tokens = _measured(Path(out), made, source)
         stage.publish()
     return Trained(Path(out), kind, len(made["model"]["vocab"]), characters, tokens / characters)
 
@@ -105,28 +106,33 @@ def _documents(source: Source, advance: Callable[[int], None]) -> Iterator[str]:
         advance(document.nbytes)
 
 
-def _train(texts: Iterator[str], kind: str, size: int, like: Tokenizer | None) -> dict[str, Any]:
-    """The trained tokenizer's file. Raises InputError where the text has too few pairs."""
+def _train(texts: Iterator[str], kind: str, size: int, like: Bpe | None) -> dict[str, Any]:
+    """The trained tokenizer's file. Raises InputError where the text has too few pairs.
+
+    The pieces are learned from words that the shape has cut: a model's own in a fenced process, as its file says how.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # noqa: PLC0415 - only where one is trained
 
     names = [f"<0x{byte:02X}>" for byte in range(256)] if kind == CHARACTERS else []
-    shape = like or _stand_alone(kind)
     learner = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True, byte_fallback=kind == CHARACTERS))
-    if shape.normalizer is not None:
-        learner.normalizer = shape.normalizer
-    learner.pre_tokenizer = _words(shape)
+    shape = _stand_alone(kind)
+    if like is None:
+        if shape.normalizer is not None:
+            learner.normalizer = shape.normalizer
+        learner.pre_tokenizer = _words(shape)
     learning: dict[str, Any] = {"vocab_size": size, "special_tokens": [*SPECIAL, *names], "show_progress": False}
     if kind == BYTE_LEVEL:
         learning["initial_alphabet"] = sorted(pre_tokenizers.ByteLevel.alphabet())
     else:
         learning["limit_alphabet"] = (size - len(names)) // RARE
-    learner.train_from_iterator(texts, trainers.BpeTrainer(**learning))
+    words = texts if like is None else like.tokenizer.words(texts, SPACE)
+    learner.train_from_iterator(words, trainers.BpeTrainer(**learning))
     if learner.get_vocab_size() < size:
         most = learner.get_vocab_size()
         less = f", or --size {most}" if most >= SMALLEST else ""
         raise InputError(f"size: is {size}, the text has pieces for {most} tokens; give more text{less}")
     made: dict[str, Any] = json.loads(learner.to_str())
-    shaped = json.loads(shape.to_str())
+    shaped = json.loads(shape.to_str()) if like is None else like.document
     return {
         **made,
         "added_tokens": [token for token in made["added_tokens"] if token["content"] in SPECIAL],
@@ -159,9 +165,8 @@ def _stand_alone(kind: str) -> Tokenizer:
     return made
 
 
-def _measured(made: dict[str, Any], source: Source) -> tuple[int, int]:
+def _measured(out: Path, made: dict[str, Any], source: Source) -> tuple[int, int]:
     """Characters of the first document, and its tokens."""
-    from tokenizers import Tokenizer  # noqa: PLC0415 - only where one is trained
-
     text = next(document.text for document in source.documents())
-    return len(text), len(Tokenizer.from_str(json.dumps(made)).encode(text, add_special_tokens=False).ids)
+    (ids,) = FencedTokenizer(out, json.dumps(made)).encode([text], special=False)
+    return len(text), len(ids)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
-from kept.checkpoint.companions import TIKTOKEN, TOKENIZERS
-from kept.checkpoint.sentencepiece import fast_tokenizer
-from kept.checkpoint.tiktoken import tiktoken_tokenizer
+from kept.checkpoint.companions import TOKENIZERS
 from kept.errors import CheckpointError, InputError
+from kept.fence import FenceError, Limits, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from tokenizers import Encoding, Tokenizer
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    from kept.fence import Reply
 
 LONGEST = 256
 """Tokens in one sequence, where the context allows it."""
@@ -33,21 +35,37 @@ LONGEST_TEXT = 64 << 20
 LONGEST_TOKEN = 32
 """Characters of a text that are read for each token that is wanted: a corpus of any size is quick."""
 
+LIMITS = Limits(seconds=8, memory=2 << 30)
+"""Of a tokenizer that reads a page."""
 
-@contextmanager
-def damaged(file: Path, what: str) -> Iterator[None]:
-    """Blame the file for whatever `tokenizers` raises: Exception itself, and where it panics, BaseException."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # an interruption
-        raise CheckpointError(f"{file}: {what} ({error}); fetch it again") from None
+LOADING = 30.0
+"""Seconds in which a tokenizer is loaded."""
+
+SLOWEST = 20_000
+"""Characters a second, at which a tokenizer is too slow. A tenth of what the slowest does on an old processor."""
+
+TOGETHER = 1 << 20
+"""Characters that are sent at a time."""
+
+PLACES = 4
+"""Columns of `encode_with_places`."""
+
+
+class Encoded(NamedTuple):
+    """The ids of a text, the characters of each (N, 2), and 1 for those that stand for no character of it."""
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    special: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Text to ids and back for a checkpoint directory."""
+    """Text to ids and back for a checkpoint directory, by a fenced process: bounded time and memory.
+
+    Every method raises InputError where there is no tokenizer, and CheckpointError naming its file where that is
+    damaged, or takes too much time or memory.
+    """
 
     directory: Path
 
@@ -57,64 +75,131 @@ class Reader:
         return next((file for file in (self.directory / name for name in TOKENIZERS) if file.is_file()), None)
 
     @cached_property
-    def tokenizer(self) -> Tokenizer | None:
-        """The directory's `tokenizer.json`, or one built from its `tokenizer.model` or `qwen.tiktoken`."""
-        from tokenizers import Tokenizer  # noqa: PLC0415 - only where there is text
-
+    def tokenizer(self) -> FencedTokenizer:
+        """The directory's tokenizer."""
         if self.file is None:
-            return None
-        if self.file.name == "tokenizer.model":
-            return fast_tokenizer(self.file)
-        if self.file.name == TIKTOKEN:
-            return tiktoken_tokenizer(self.file)
-        with damaged(self.file, "is no tokenizer"):
-            made = Tokenizer.from_buffer(self.file.read_bytes())  # a path may be no text
-        # Stored with some checkpoints, for batches: a text is read as it is.
-        made.no_truncation()
-        made.no_padding()
-        return made
+            raise InputError(f"{self.directory}: has none of {', '.join(TOKENIZERS)} to read text with")
+        try:
+            stat = self.file.stat()
+        except OSError as error:
+            raise CheckpointError(f"{self.file}: cannot be read ({error.strerror})") from None
+        return _opened(self.file, stat.st_size, stat.st_mtime_ns)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text. Raises InputError where there is no tokenizer."""
-        return self.encoding(text).ids
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Ids of a text; `special` puts the tokenizer's own tokens around it."""
+        return [int(at) for ids in self.tokenizer.encode([text], special=special) for at in ids]
 
-    def encoding(self, text: str, *, special: bool = True) -> Encoding:
-        """Ids of a text with the place of each in it; `special` puts the tokenizer's own tokens around it.
-
-        Raises InputError where there is no tokenizer.
-        """
-        with self._reading() as tokenizer:
-            return tokenizer.encode(text, add_special_tokens=special)
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each of several texts, on all cores. Raises InputError where there is no tokenizer."""
-        with self._reading() as tokenizer:
-            return [found.ids for found in tokenizer.encode_batch_fast(texts)]
-
-    def encodings(self, texts: Sequence[str]) -> list[Encoding]:
-        """Ids of several texts, with the place of each, and no tokens that the tokenizer would put around them."""
-        with self._reading() as tokenizer:
-            found: list[Encoding] = tokenizer.encode_batch(texts, add_special_tokens=False)
+    def encoding(self, text: str) -> Encoded:
+        """Ids of a text with the place of each in it, and the tokenizer's own tokens around it."""
+        (found,) = self.tokenizer.encode_with_places([text], special=True)
         return found
 
-    def decode(self, ids: list[int]) -> str:
+    def encode_all(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Ids of each of several texts, on all cores."""
+        return [*self.tokenizer.encode(texts, special=True)]
+
+    def encodings(self, texts: Sequence[str]) -> list[Encoded]:
+        """Ids of several texts, with the place of each, and no tokens that the tokenizer would put around them."""
+        return [*self.tokenizer.encode_with_places(texts, special=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; the ids themselves where there is no tokenizer."""
-        if self.file is None or self.tokenizer is None:
-            return " ".join(map(str, ids))
-        with damaged(self.file, "fails to write a text"):
-            text: str = self.tokenizer.decode(ids)
-        return text
+        return " ".join(map(str, ids)) if self.file is None else self.tokenizer.decode(ids)
 
     def continuation(self, old: list[int], new: list[int]) -> str:
         """The text that new ids add after old ones; decoding them alone would lose a space at their start."""
         return self.decode(old + new)[len(self.decode(old)) :]
 
-    @contextmanager
-    def _reading(self) -> Iterator[Tokenizer]:
-        if self.file is None or self.tokenizer is None:
-            raise InputError(f"{self.directory}: has none of {', '.join(TOKENIZERS)} to read text with")
-        with damaged(self.file, "fails to read a text"):
-            yield self.tokenizer
+
+class FencedTokenizer:
+    """A tokenizer in a process of its own. `document` is the text of a `tokenizer.json` in the file's place."""
+
+    def __init__(self, file: Path, document: str | None = None) -> None:
+        self.file, self._loaded = file, False
+        given = (str(file),) if document is None else (str(file), document)
+        self._worker = Worker("kept.checkpoint.reading:Reading", *given, limits=LIMITS)
+
+    def encode(self, texts: Sequence[str], *, special: bool) -> Iterator[NDArray[np.int32]]:
+        """Ids of each text."""
+        for some in _together(texts):
+            sizes, data = self._call("encode", some, special, characters=_characters(some))
+            yield from _cut(np.frombuffer(data, dtype="<i4"), sizes)
+
+    def encode_with_places(self, texts: Sequence[str], *, special: bool) -> Iterator[Encoded]:
+        """Ids of each text, with the place of each."""
+        for some in _together(texts):
+            sizes, data = self._call("encode_with_places", some, special, characters=_characters(some))
+            columns = np.frombuffer(data, dtype="<i4").reshape(PLACES, -1)
+            for ids, starts, ends, own in zip(*(_cut(column, sizes) for column in columns), strict=True):
+                yield Encoded(ids, np.stack((starts, ends), 1), own)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        text: str = self._call("decode", [int(at) for at in ids], characters=len(ids)).value
+        return text
+
+    @cached_property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Ids of all tokens."""
+        found: dict[str, int] = self._call("vocabulary").value
+        return found
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """What a `tokenizer.json` of it says, as `tokenizers` writes it now."""
+        found: dict[str, Any] = json.loads(self._call("document").data)
+        return found
+
+    def words(self, texts: Iterable[str], mark: str | None = None) -> Iterator[list[str]]:
+        """The parts that each text is cut into before any are merged; cut before each `mark` too, where it is given."""
+        for some in _together(texts):
+            more = () if mark is None else (mark,)
+            method = "words" if mark is None else "words_between"
+            yield from self._call(method, some, *more, characters=_characters(some)).value
+
+    def parts(self, tokens: Sequence[str], plain: Sequence[bool]) -> list[list[int]]:
+        """Ids of tokens: of a plain one by the model alone, of another as of any text."""
+        found: list[list[int]] = self._call("parts", tokens, plain, characters=_characters(tokens)).value
+        return found
+
+    def _call(self, method: str, *arguments: object, characters: int = 0) -> Reply:
+        try:
+            if not self._loaded:
+                self._worker.call("ready", seconds=LOADING)
+                self._loaded = True
+            return self._worker.call(method, *arguments, seconds=LIMITS.seconds + characters / SLOWEST)
+        except FenceError as error:
+            raise CheckpointError(f"{self.file}: its tokenizer fails ({error}); use another one") from None
+
+
+@lru_cache(maxsize=4)
+def _opened(file: Path, size: int, written: int) -> FencedTokenizer:  # noqa: ARG001 - a changed file is another
+    return FencedTokenizer(file)
+
+
+def _together(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in parts that are sent at a time."""
+    held: list[str] = []
+    size = 0
+    for text in texts:
+        held.append(text)
+        size += len(text)
+        if size >= TOGETHER:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def _characters(texts: Iterable[str]) -> int:
+    return sum(map(len, texts))
+
+
+def _cut(column: NDArray[np.int32], sizes: Sequence[int]) -> Iterator[NDArray[np.int32]]:
+    at = 0
+    for size in sizes:
+        yield column[at : at + size]
+        at += size
 
 
 def difference(one: Reader, other: Reader) -> str | None:
@@ -122,14 +207,14 @@ def difference(one: Reader, other: Reader) -> str | None:
 
     Ids that only one of them has are no difference: padding is often added. The built-in sample must give the same ids.
     """
-    if one.tokenizer is None or other.tokenizer is None:
+    if one.file is None or other.file is None:
         return None
-    found = (one.tokenizer.get_vocab(), other.tokenizer.get_vocab())
+    found = (one.tokenizer.vocabulary, other.tokenizer.vocabulary)
     ours, theirs = ({at: token for token, at in vocabulary.items()} for vocabulary in found)
     at = min((at for at in ours.keys() & theirs.keys() if ours[at] != theirs[at]), default=None)
     if at is not None:
         return f"id {at} is {ours[at]!r} and {theirs[at]!r}"
-    cut = [reader.encoding(sample_text(), special=False).ids for reader in (one, other)]
+    cut = [reader.encode(sample_text(), special=False) for reader in (one, other)]
     return None if cut[0] == cut[1] else "they cut the same text into other ids"
 
 
@@ -153,7 +238,7 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
     """
     length = min(LONGEST, context, count)
     reader = Reader(directory)
-    if reader.tokenizer is None and text is None:
+    if reader.file is None and text is None:
         ids = torch.randint(vocabulary, (count,), generator=torch.Generator().manual_seed(0)).tolist()
         return Sample(_rows(ids, length, count), "random tokens (the checkpoint has no tokenizer)")
     origin = SAMPLE if text is None else str(text)

@@ -145,7 +145,7 @@ def layer_runs(source: Opened, output: Opened, claim: Claim) -> int:
 def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:
     """Both models' greedy continuations of a few prompts, in float32."""
     readers = Reader(source.path), Reader(output.path)
-    if readers[0].tokenizer is None:
+    if readers[0].file is None:
         return ()
     models = [Model.load(opened.program, torch.float32) for opened in (source, output)]
     out = []
