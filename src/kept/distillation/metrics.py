@@ -66,12 +66,13 @@ class Metrics:
 
 
 def _until(file: Path, step: int | None) -> Iterator[str]:
-    """The lines up to a step; the last one may be torn."""
+    """The lines up to a step, but for an end that was none; the last one may be torn."""
     if step is None or not file.is_file():
         return
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= step:
+            noted = json.loads(line)
+            if noted["step"] <= step and noted["kind"] != "end":
                 yield line
         except (ValueError, KeyError, TypeError):
             continue

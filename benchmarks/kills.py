@@ -1,0 +1,245 @@
+"""Kill each command at random moments, repeat it, and compare what it leaves with a run that nothing interrupted.
+
+    python benchmarks/kills.py [--kills 200] [--seed 0] [--only heal ...] [--work DIRECTORY]
+
+Each trial is a directory of its own, also for temporary files and the cache of tokens. A command is killed there thrice
+(one kill in four is SIGTERM, the others SIGKILL), then repeated until it ends. It must end with exit code 0, or with 2
+where the kill came when the output had its name; and the directory must then hold the same files with the same bytes as
+the one of an uninterrupted run, with nothing beside them. Two things are no part of that: TensorBoard's files, and in
+metrics the speed and the lines that say when a run was started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.demo import model_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.context import ForkServerContext
+    from multiprocessing.process import BaseProcess
+
+INPUTS = "../inputs"
+
+SOURCE, GROWN, STUDENT, TEXT, LINES = (
+    f"{INPUTS}/{name}" for name in ("orion", "grown", "student", "text.txt", "lines.jsonl")
+)
+
+SIZES = {"batch": 4, "length": 32, "tokens": "4K", "rate": 1e-3, "save-every": 4, "measure-every": 8}
+
+TRAINING = [word for key, value in SIZES.items() for word in (f"--{key}", str(value))]
+
+RECIPE = f"""
+out = "out"
+[[steps]]
+do = "expand"
+source = "{SOURCE}"
+groups = 2
+verify_tokens = 8
+[[steps]]
+do = "heal"
+loss = "ce"
+train = "new"
+data = ["{LINES}"]
+batch = 4
+length = 32
+tokens = 2048
+save_every = 3
+[[steps]]
+do = "convert"
+verify_tokens = 8
+[[steps]]
+do = "verify"
+tokens = 16
+"""
+
+COMMANDS: dict[str, Sequence[str]] = {
+    "convert": ["convert", SOURCE, "out", "--shard-size", "1MB", "--verify-tokens", "16"],
+    "expand": ["expand", SOURCE, "out", "--groups", "3", "--verify-tokens", "16"],
+    "shrink-expanded": ["shrink-expanded", GROWN, "out", "--tokens", "32"],
+    "heal": ["heal", STUDENT, "--teacher", SOURCE, "--data", LINES, "--out", "out", *TRAINING],
+    "cache-teacher": ["cache-teacher", SOURCE, "--data", LINES, "--out", "out", "--batch", "1", "--length", "32"],
+    "eval": ["eval", SOURCE, "--text", f"prose={TEXT}", "--window", "64", "--stride", "8", "--out", "eval.json"],
+    "run": ["run", f"{INPUTS}/recipe.toml"],
+}
+
+PRELOADED = (
+    "torch",
+    "torch._dynamo",
+    "transformers",
+    "datasets",
+    "kept.terminal.cli",
+    "kept.commands.running",
+    "kept.commands.caching",
+    "kept.commands.pipeline",
+    "kept.distillation.loop",
+    "kept.distillation.states",
+    "kept.evaluation.run",
+    "kept.verification.verify",
+    "tensorboard.compat.proto.event_pb2",
+    "tensorboard.summary.writer.record_writer",
+)
+
+KILLS_A_TRIAL = 3
+
+MOST_TIMES = 20
+"""How often a command is repeated at most until it ends by itself."""
+
+
+def child(place: str, words: Sequence[str]) -> None:
+    """Run a command as in a directory of its own."""
+    import torch  # noqa: PLC0415 - only a child needs it
+
+    from kept.evaluation import journal  # noqa: PLC0415
+    from kept.terminal.cli import main  # noqa: PLC0415
+
+    journal.SECONDS = 0.05  # a whole evaluation takes a second here
+    torch.set_num_threads(1)
+    os.chdir(place)
+    os.environ.update(XDG_CACHE_HOME=f"{place}/cache", TMPDIR=str(Path(place, "tmp")))
+    tempfile.tempdir = None
+    log = os.open(f"{place}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    main([*words])
+
+
+@dataclass
+class Bench:
+    """Where trials are, and how their processes are made."""
+
+    work: Path
+    forks: ForkServerContext
+
+    def place(self, name: str) -> Path:
+        """A directory for a trial."""
+        place = self.work / name
+        shutil.rmtree(place, ignore_errors=True)
+        (place / "tmp").mkdir(parents=True)
+        place.with_name(f"{name}.log").unlink(missing_ok=True)
+        return place
+
+    def start(self, place: Path, words: Sequence[str]) -> BaseProcess:
+        """Begin a command."""
+        run = self.forks.Process(target=child, args=(str(place), [*words]))
+        run.start()
+        return run
+
+    def whole(self, place: Path, words: Sequence[str]) -> float:
+        """Run a command to its end; returns the seconds that it took."""
+        begun = time.monotonic()
+        run = self.start(place, words)
+        run.join()
+        if run.exitcode:
+            sys.exit(f"{' '.join(words)}: exit code {run.exitcode}\n{place.with_name(f'{place.name}.log').read_text()}")
+        return time.monotonic() - begun
+
+    def wanted(self, name: str) -> dict[str, Any]:
+        """The files that a run leaves that nothing interrupts."""
+        place = self.place(f"{name}-whole")
+        self.whole(place, COMMANDS[name])
+        return contents(place)
+
+
+def prepare(bench: Bench) -> None:
+    """What commands read: the model that comes along, one that was expanded and one to heal, and texts."""
+    inputs = bench.work / "inputs"
+    shutil.rmtree(inputs, ignore_errors=True)
+    shutil.copytree(model_path(), inputs / "orion")
+    words = ["once", "upon", "a", "time", "there", "was", "an", "old", "fox"]
+    lines = [" ".join(words[(i * k) % len(words)] for k in range(1, 30)) for i in range(60)]
+    (inputs / "lines.jsonl").write_text("".join(json.dumps({"text": f"{i} {x}"}) + "\n" for i, x in enumerate(lines)))
+    (inputs / "text.txt").write_text("The keeper of the light counted seven ships. " * 30)
+    (inputs / "recipe.toml").write_text(RECIPE)
+    place = bench.place("prepared")
+    bench.whole(place, ["expand", SOURCE, "grown", "--groups", "2", "--verify-tokens", "0"])
+    bench.whole(place, ["convert", SOURCE, "student", "--norm", "opm", "--verify-tokens", "0", "--dtype", "float32"])
+    for name in ("grown", "student"):
+        (place / name).rename(inputs / name)
+
+
+def contents(place: Path) -> dict[str, Any]:
+    """Every file below a directory, by its path; what is no part of the comparison is left out."""
+    files = (file for file in sorted(place.rglob("*")) if not file.is_dir() and "tensorboard" not in file.parts)
+    return {str(file.relative_to(place)): _content(file) for file in files}
+
+
+def _content(file: Path) -> bytes | list[dict[str, Any]]:
+    if file.name != "metrics.jsonl":
+        return file.read_bytes()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{**line, "tokens_per_second": None} for line in lines if line["kind"] != "run"]
+
+
+def trial(bench: Bench, name: str, seconds: float, wanted: dict[str, Any], chance: random.Random) -> Counter[str]:
+    """Kill a command a few times, and repeat it until it ends. Exits where it leaves anything else than a whole run."""
+    place, words, counts = bench.place(f"{name}-trial"), COMMANDS[name], Counter[str]()
+    for _ in range(KILLS_A_TRIAL):
+        run = bench.start(place, words)
+        run.join(chance.uniform(0, seconds))
+        run.terminate() if chance.random() < 0.25 else run.kill()
+        run.join()
+        counts["killed" if run.exitcode == -signal.SIGKILL else "terminated" if run.exitcode else "too late"] += 1
+    for _ in range(MOST_TIMES):
+        run = bench.start(place, words)
+        run.join()
+        if run.exitcode == 0 or (run.exitcode == 2 and "exists already" in log_of(place).splitlines()[-1]):
+            break
+    else:
+        sys.exit(f"{name}: does not end: exit code {run.exitcode}\n{log_of(place)[-2000:]}")
+    counts["finished before"] += run.exitcode == 2
+    found = contents(place)
+    odd = sorted(path for path in {**found, **wanted} if found.get(path) != wanted.get(path))
+    if odd:
+        sys.exit(f"{name}: {', '.join(odd)}: not as a whole run leaves it; see {place}\n{log_of(place)[-2000:]}")
+    return counts
+
+
+def log_of(place: Path) -> str:
+    """What a trial's commands have said."""
+    return place.with_name(f"{place.name}.log").read_text()
+
+
+def main() -> None:
+    """Print for each command how often it was killed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=[*COMMANDS])
+    parser.add_argument("--work", type=Path)
+    given = parser.parse_args()
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["__main__", *PRELOADED])
+    with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
+        bench = Bench((given.work or Path(scratch)).resolve(), forks)
+        bench.work.mkdir(parents=True, exist_ok=True)
+        prepare(bench)
+        chance, total = random.Random(given.seed), Counter[str]()  # noqa: S311 - moments are no secrets
+        wanted = {name: bench.wanted(name) for name in given.only}
+        seconds = {name: bench.whole(bench.place(f"{name}-whole"), COMMANDS[name]) for name in given.only}
+        shares = {name: seconds[name] ** -0.5 for name in given.only}  # a long run's kills are dear
+        for name in given.only:
+            counts, share = Counter[str](), given.kills * shares[name] / sum(shares.values())
+            while counts["killed"] + counts["terminated"] < share:
+                counts += trial(bench, name, seconds[name], wanted[name], chance)
+            print(f"{name:16} {seconds[name]:5.1f} s a run; {dict(counts)}", flush=True)
+            total += counts
+        print(f"{'all':16} {dict(total)}")
+
+
+if __name__ == "__main__":
+    main()
