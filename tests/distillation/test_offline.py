@@ -153,11 +153,39 @@ def test_interrupted_it_goes_on_to_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             cache_teacher(given, k=K)
     assert not (tmp_path / "teacher").exists()
+    assert read_json(tmp_path / ".teacher.part" / offline.PROGRESS)["rows"] == 3 * given.batch, "Ctrl-C marks all"
     cache_teacher(given, k=K)
     begun: list[int] = []
     monkeypatch.setattr(offline, "_entries", lambda *_: begun.append(1))
     cache_teacher(given, k=K)  # finished: nothing is computed
     assert not begun
+    assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "no JSON", "rows that are not there", "killed before its name"])
+def test_a_damaged_mark_begins_anew(
+    pair: tuple[Path, Path],
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    listed: CachedTeacher,
+    damage: str,
+) -> None:
+    """And a writing that was killed when all was written writes nothing again."""
+    given, part = caching(pair, corpus, tmp_path / "teacher"), tmp_path / ".teacher.part"
+    shutil.copytree(listed.path, part)
+    about = read_json(part / offline.ABOUT)
+    if damage != "killed before its name":
+        asked = {key: value for key, value in about.items() if key not in {"rows", "bias"}}
+        marked = json.dumps({"about": asked, "rows": about["rows"]})
+        contents = {"cut": marked[:-9], "no JSON": "\x00" * 9, "rows that are not there": marked}
+        (part / offline.PROGRESS).write_text(contents[damage])
+        (part / offline.ABOUT).unlink()
+        (part / offline.ROWS).write_bytes((part / offline.ROWS).read_bytes()[:-1])
+    entries, made = offline._entries, []
+    monkeypatch.setattr(offline, "_entries", lambda *given: made.append(1) or entries(*given))
+    cache_teacher(given, k=K)
+    assert bool(made) == (damage != "killed before its name")
     assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)
 
 

@@ -102,6 +102,12 @@ def test_an_interrupted_run_goes_on_where_it_was(model: Model, tmp_path: Path, m
         sampled(speaker(model), TEACHER, SAMPLING, tmp_path / "cut")
     assert made == [1]
     made.clear()
+    (first,) = (tmp_path / "cut").rglob("batch-000000.json")
+    first.write_bytes(first.read_bytes()[:-7])
+    with pytest.raises(KeyboardInterrupt):
+        sampled(speaker(model), TEACHER, SAMPLING, tmp_path / "cut")
+    assert made == [0], "a damaged batch is sampled again"
+    made.clear()
     assert texts(sampled(speaker(model), TEACHER, SAMPLING, tmp_path / "cut")) == whole
     assert made == [2]
     made.clear()

@@ -114,7 +114,7 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(exist_ok=True)
-        journal = (path / JOURNAL).open("a+", encoding="utf-8")
+        journal = (path / JOURNAL).open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
     with journal:

@@ -9,9 +9,11 @@ Shapes: B rows of T tokens, N = B T of them, K listed tokens.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -186,15 +188,20 @@ def write(
         with watch.stage("cache", len(rows), "rows") as advance, (part / ROWS).open("ab") as file:
             done = _resume(part, file, about)
             advance(done)
-            for count, begin in enumerate(range(done, len(rows), batch), start=1):
-                stop = min(begin + batch, len(rows))
-                file.write(_entries(teacher, rows.lay(range(begin, stop)), about).tobytes())
-                advance(stop - begin)
-                if count % SYNCED == 0 or stop == len(rows):
-                    _mark(part, file, about, stop)
+            try:
+                for count, begin in enumerate(range(done, len(rows), batch), start=1):
+                    stop = min(begin + batch, len(rows))
+                    file.write(_entries(teacher, rows.lay(range(begin, stop)), about).tobytes())
+                    done = stop
+                    advance(stop - begin)
+                    if count % SYNCED == 0 or stop == len(rows):
+                        _mark(part, file, about, done)
+            except KeyboardInterrupt:
+                _mark(part, file, about, done)
+                raise
         bias = measure(teacher, student, rows, about)
         write_whole(part / ABOUT, to_json({**about, "rows": len(rows), "bias": bias}))
-        (part / PROGRESS).unlink()
+        (part / PROGRESS).unlink(missing_ok=True)
 
     found = Cached.open(cached(path.parent, path.name, build))
     found.require(about)
@@ -204,7 +211,7 @@ def write(
 def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
     """How many rows an interrupted run of the same writing has put on the disk; what lies behind them is cut off."""
     row = about["length"] * entry(about["k"], about["vocabulary"]).itemsize
-    done = _done(part / PROGRESS, about)
+    done = _done(part, about)
     if file.tell() < done * row:
         done = 0  # what was marked is not there
     file.truncate(done * row)
@@ -214,13 +221,16 @@ def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
     return done
 
 
-def _done(progress: Path, about: Mapping[str, Any]) -> int:
+def _done(part: Path, about: Mapping[str, Any]) -> int:
     """The rows that are marked as written; none where the mark is damaged, or another writing's."""
-    try:
-        marked = read_json(progress)
-        return whole(marked["rows"]) if marked["about"] == about else 0
-    except (CheckpointError, LookupError, TypeError):
-        return 0
+    wanted = json.loads(to_json(about))
+    with suppress(CheckpointError, LookupError, TypeError):
+        marked = read_json(part / PROGRESS)
+        return whole(marked["rows"]) if marked["about"] == wanted else 0
+    with suppress(CheckpointError, LookupError, TypeError):  # killed before it got its name
+        made = read_json(part / ABOUT)
+        return whole(made["rows"]) if {key: made[key] for key in wanted} == wanted else 0
+    return 0
 
 
 def _mark(part: Path, file: BinaryIO, about: Mapping[str, Any], done: int) -> None:

@@ -21,6 +21,7 @@ from kept.distillation.tokens import FORMAT, Tokens, writing
 from kept.errors import InputError
 from kept.nn import generate
 from kept.reporting import Reporter, Silent
+from kept.stated import listed, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,10 +101,20 @@ def sampled(
 def _piece(part: Path, model: Model, sampling: Sampling, number: int) -> list[list[int]]:
     """A batch of texts, as an earlier run left it or sampled now; of the last one, those that are asked for."""
     file = _file(part, number)
-    if not file.exists():
-        write_whole(file, json.dumps(sample_batch(model, sampling, number)).encode())
-    texts: list[list[int]] = json.loads(file.read_bytes())
+    texts = _read(file)
+    if texts is None:
+        texts = sample_batch(model, sampling, number)
+        write_whole(file, json.dumps(texts).encode())
     return texts[: sampling.count - number * BATCH]
+
+
+def _read(file: Path) -> list[list[int]] | None:
+    """The texts of a batch; None where there are none yet, or a damaged file."""
+    try:
+        texts = [[whole(token) for token in listed(row)] for row in listed(json.loads(file.read_bytes()))]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return texts if len(texts) == BATCH else None
 
 
 def _file(part: Path, number: int) -> Path:
