@@ -28,6 +28,7 @@ docs: $(READY)  ## write what is generated from the code
 
 compat: $(READY)  ## prove outputs in other runtimes; the first run builds llama.cpp, which takes five minutes
 	$(BIN)/python compat/run.py --out docs/compat.md
+	$(BIN)/python compat/reading.py --out docs/compat.md
 	$(BIN)/python compat/gguf_files.py
 
 bench: $(READY)  ## speed against cp -r (and mergekit, with MERGEKIT=path/to/mergekit-yaml), memory at three sizes: an hour

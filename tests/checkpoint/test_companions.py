@@ -250,10 +250,13 @@ def test_a_tokenizer_without_its_file_keeps_its_class(source: Path) -> None:
             {"extra_special_tokens": ["<a>", "<b>"], "additional_special_tokens": ["<b>", "<c>"]},
             {"additional_special_tokens": ["<b>", "<c>", "<a>"]},
         ),
-        ({"extra_special_tokens": {"image_token": "<a>"}}, {"extra_special_tokens": {"image_token": "<a>"}}),
+        (
+            {"extra_special_tokens": {"image_token": "<a>"}},
+            {"additional_special_tokens": ["<a>"], "extra_special_tokens": {"image_token": "<a>"}},
+        ),
         (
             {"model_specific_special_tokens": {"image_token": "<a>"}, "extra_special_tokens": ["<b>"]},
-            {"additional_special_tokens": ["<b>"], "extra_special_tokens": {"image_token": "<a>"}},
+            {"additional_special_tokens": ["<b>", "<a>"], "extra_special_tokens": {"image_token": "<a>"}},
         ),
         (
             {"extra_special_tokens": [{"content": "<a>", "lstrip": True}]},

@@ -260,15 +260,15 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Transformers 5 lists further tokens as `extra_special_tokens`, and keeps those with a name of their own
     (`image_token`) in `model_specific_special_tokens`; to 4.57 the first is a map of the second, and a list has another
-    key. That form is read by all.
+    key, the only one that 4.45 reads. That form, with all tokens in the list, is read by all.
     """
     out = dict(config)
     extra, named = out.pop("extra_special_tokens", None), out.pop("model_specific_special_tokens", None)
-    if isinstance(extra, list):
-        further = [*(out.get("additional_special_tokens") or []), *map(_added_token, extra)]
-        out["additional_special_tokens"] = [token for at, token in enumerate(further) if token not in further[:at]]
-        extra = None
     tokens = {**(named if isinstance(named, dict) else {}), **(extra if isinstance(extra, dict) else {})}
+    listed = [*(extra if isinstance(extra, list) else ()), *tokens.values()]
+    if listed or isinstance(extra, list):
+        further = [*(out.get("additional_special_tokens") or []), *map(_added_token, listed)]
+        out["additional_special_tokens"] = [token for at, token in enumerate(further) if token not in further[:at]]
     return {**out, **({"extra_special_tokens": tokens} if tokens else {})}
 
 
