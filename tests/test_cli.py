@@ -435,9 +435,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(orion: Path, monkeypatch: 
         raise PermissionError(13, "Permission denied", "config.json")
 
     monkeypatch.setattr("kept.commands.inspection.inspect", fails)
-    assert complains("inspect", orion) == (
-        "PermissionError: [Errno 13] Permission denied: 'config.json' (KEPT_DEBUG=1 shows where)"
-    )
+    assert complains("inspect", orion) == ("config.json: Permission denied (KEPT_DEBUG=1 shows where)")
 
 
 def test_a_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,5 @@
 """`python -m kept`."""
 
-from kept.terminal.cli import main
+from kept.terminal.start import main
 
 main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 LONGEST_LINE = 2000
 """Characters of a message. What it quotes from a damaged file may be a megabyte."""
 
@@ -18,6 +20,27 @@ def printable(text: str) -> str:
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves the cursor, colours, reorders a line or is no character; line feeds and tabs are not among them."""
+
+
+def shown(text: str) -> str:
+    """Text of any number of lines as a terminal may show it: what would act on the terminal is spelled out."""
+    return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def cause(error: BaseException) -> str:
+    """An unexpected error as a line: the file and the reason where there are some, else its kind and what it says."""
+    if isinstance(error, MemoryError):
+        return f"out of memory{f' ({error})' if str(error) else ''}; free some, or take smaller inputs"
+    if isinstance(error, RecursionError):
+        return "something in the input nests too deep"
+    if isinstance(error, OSError) and error.strerror:
+        named = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return f"{named}: {error.strerror}" if named else error.strerror
+    return f"{type(error).__name__}: {error}"
 
 
 class KeptError(Exception):

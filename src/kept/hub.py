@@ -43,7 +43,7 @@ def local(source: str | Path) -> Path:
     Raises CheckpointError where there is neither, where the hub does not give it, and without network.
     """
     path, match = Path(source), ID.fullmatch(str(source))
-    if path.exists() or match is None:
+    if match is None or path.exists():
         return path
     small = [*OTHERS, *COPIED, f"{FOLDER}/*.jinja", *(f"*{_any_case(word)}*" for word in LICENCE_WORDS)]
     folder = _fetch(str(source), match["name"], match["revision"], small, NEVER)

@@ -26,6 +26,15 @@ class Continued:
     text: str
 
 
+def _is_text(prompt: str) -> bool:
+    """Whether a prompt can be encoded: arguments in another encoding than the locale's cannot."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def generate(
     path: str | Path,
     prompts: str | Sequence[str],
@@ -46,6 +55,8 @@ def generate(
 
     _check(tokens, temperature, top_p, seed)
     prompts = [prompts] if isinstance(prompts, str) else prompts
+    if not all(map(_is_text, prompts)):
+        raise InputError("prompt: has bytes that are no text here; set LANG to a UTF-8 locale, as C.UTF-8")
     opened = open_model(path)
     reader = Reader(opened.path)
     ids = [reader.encode(prompt) for prompt in prompts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,7 @@ def model_card(
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 - Markdown from our own values
     )
+    environment.filters["plain"] = plain
     families = (origin.family, *(one.family for one in origin.way))
     done = origin.way if healed is None else (*origin.way, healing(healed))
     weakest = weaker(done, promise)
@@ -158,6 +160,15 @@ def model_card(
         restricted=next(filter(None, map(RESTRICTED.get, families)), None),
     )
     return rendered.encode()
+
+
+MARKS = re.compile(r"[`|<>\[\]*\\&!#~]")
+"""What Markdown takes for code, tables, links, emphasis, headings or HTML. Underscores within words are none."""
+
+
+def plain(words: object) -> str:
+    """Words of a file (a name, a path, a licence) on one line of a card, where they mark nothing up."""
+    return MARKS.sub("_", printable(str(words)))
 
 
 def _healed(healed: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from kept.distillation.settings import HELP, LISTED, LOSSES, WORDS, Settings
-from kept.errors import CheckpointError, KeptError
+from kept.errors import CheckpointError, KeptError, cause
 from kept.interruption import Terminated, terminable
 from kept.terminal import display
 
@@ -123,7 +123,7 @@ class Group(click.Group):
         except Exception as error:
             if "KEPT_DEBUG" in os.environ:
                 raise
-            display.complain(f"{type(error).__name__}: {error} (KEPT_DEBUG=1 shows where)")
+            display.complain(f"{cause(error)} (KEPT_DEBUG=1 shows where)")
             context.exit(2)
 
 

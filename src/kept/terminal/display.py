@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kept.errors import printable
+from kept.errors import UNSHOWN, printable, shown
 from kept.numbers import amount, duration, parameters, percent, uncertain
 from kept.output.runtimes import notes
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from kept.commands.caching import CachedTeacher
     from kept.commands.checking import Checked
@@ -63,7 +64,7 @@ def complain(message: str) -> None:
 
 def hint(message: str) -> None:
     """One line on stderr that is no error."""
-    click.echo(message, err=True)
+    click.echo(shown(message), err=True)
 
 
 def out_json(value: object) -> None:
@@ -72,7 +73,8 @@ def out_json(value: object) -> None:
 
     plain = [asdict(v) for v in value] if isinstance(value, list) else value
     table = asdict(plain) if is_dataclass(plain) and not isinstance(plain, type) else plain
-    click.echo(json.dumps(finite(table), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(finite(table), indent=2, ensure_ascii=False, allow_nan=False)
+    click.echo(UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def take_any_name() -> None:
@@ -94,7 +96,6 @@ class Bars:
 
 
 def _bar(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -106,9 +107,9 @@ def _bar(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     )
 
     counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
-    columns = (TextColumn("{task.description:10}"), BarColumn(), *counts, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=total)
+    columns = (TextColumn("{task.description:10}", markup=False), BarColumn(), *counts, TimeRemainingColumn())
+    with Progress(*columns, console=printer(stderr=True), transient=True) as progress:
+        task = progress.add_task(shown(name), total=total)
         yield lambda done: progress.advance(task, done)
 
 
@@ -138,11 +139,20 @@ def _rest(left: int, rate: float, unit: str) -> str:
     return f", {speed}, {duration(left / rate)} left"
 
 
-def _console() -> Any:  # noqa: ANN401 - rich is imported late
+def printer(*, stderr: bool = False) -> Any:  # noqa: ANN401 - rich is imported late
+    """What tables and lines are printed on."""
     from rich.console import Console
 
+    class Shown(Console):
+        """Prints text of models and files without what would act on the terminal."""
+
+        def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - its own
+            return super().render_str(shown(text), **options)
+
+    if stderr:
+        return Shown(stderr=True, markup=False, emoji=False, highlight=False)
     width = None if sys.stdout.isatty() else 110
-    return Console(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return Shown(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:
@@ -157,7 +167,7 @@ def _table(*columns: str) -> Table:
 
 def inspection(found: Inspection) -> None:
     """`kept inspect`."""
-    console = _console()
+    console = printer()
     size = amount(found.nbytes, "bytes")
     console.print(f"{found.path}: {found.family}, {parameters(found.parameters)} parameters, {found.dtype}, {size}")
     for line in found.description:
@@ -181,7 +191,7 @@ def inspection(found: Inspection) -> None:
 
 def checked(found: Checked) -> None:
     """`kept check`: a line a finding, then the verdict."""
-    console = _console()
+    console = printer()
     size = amount(found.nbytes, "bytes")
     console.print(f"{found.path}: {found.family or 'unknown family'}, {found.tensors} tensors, {size}")
     for line in found.damage:
@@ -218,7 +228,7 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
     """`kept plan`."""
     from kept.checkpoint.companions import tokenizer_note
 
-    console = _console()
+    console = printer()
     console.print(f"{opened.family.name} to {target}: {found.promise}")
     table = _table("pass", "promise", "cost", "what it does")
     for step in found.steps:
@@ -258,7 +268,7 @@ def forecast_table(found: Forecast) -> dict[str, Any]:
 
 def forecast(found: Forecast) -> None:
     """`kept plan` of a recipe for healing."""
-    console, cost, cluster = _console(), found.cost, found.cluster
+    console, cost, cluster = printer(), found.cost, found.cluster
     learned = f"{parameters(found.learned.parameters)} of {parameters(found.learned.of)} parameters learn"
     console.print(f"{cluster.name}: {learned}")
     table = _table("memory of a rank", "")
@@ -299,7 +309,7 @@ def rehearsal_table(done: Rehearsal) -> dict[str, Any]:
 
 def rehearsal(done: Rehearsal) -> None:
     """`kept convert --dry-run`."""
-    console = _console()
+    console = printer()
     names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
     console.print(f"{done.path}: would be written ({names}; {done.plan.promise})")
     _domain(console, done.plan.domain)
@@ -314,7 +324,7 @@ def rehearsal(done: Rehearsal) -> None:
 
 def conversion(done: Conversion) -> None:
     """`kept convert`."""
-    console = _console()
+    console = printer()
     names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
     console.print(f"{done.path}: written ({names})")
     _expansions(console, done.plan)
@@ -349,7 +359,7 @@ def trained_table(done: Trained) -> dict[str, Any]:
 
 def trained(done: Trained) -> None:
     """`kept tokenizer train`."""
-    _console().print(
+    printer().print(
         f"{done.path}: written ({done.kind} BPE, {done.tokens} tokens); "
         f"{done.per_character:.3f} tokens per character on its first {done.characters} characters"
     )
@@ -365,7 +375,7 @@ def merged_table(done: Merged) -> dict[str, Any]:
 
 def merged(done: Merged) -> None:
     """`kept tokenizer merge`."""
-    console = _console()
+    console = printer()
     console.print(f"{done.path}: written ({done.before} tokens, now {done.after})")
     for reason, count in done.left_out.items():
         console.print(f"left out, as pieces that {reason}: {count}")
@@ -389,7 +399,7 @@ def shrunk_table(done: Shrunk) -> dict[str, Any]:
 
 def shrunk(done: Shrunk, source: str) -> None:
     """`kept shrink-expanded`."""
-    console = _console()
+    console = printer()
     table = _table("layer", "copy of", "state", "without it, nats/token", "")
     for one in done.layers:
         model = "none left" if one.copy_of is None else str(one.copy_of)
@@ -458,7 +468,7 @@ def steps_table(asked: Steps) -> dict[str, Any]:
 
 def steps(asked: Steps) -> None:
     """`kept run --dry-run`."""
-    console = _console()
+    console = printer()
     table = _table("step", "do", "reads", "options")
     written = {step.out: step.name for step in asked.steps if step.out is not None}
     for step in asked.steps:
@@ -481,12 +491,12 @@ def ran_table(asked: Steps, done: Ran) -> dict[str, Any]:
 
 def ran(done: Ran) -> None:
     """The end of `kept run`."""
-    _console().print(f"{done.path}: finished")
+    printer().print(f"{done.path}: finished")
 
 
 def verification(found: Verification) -> None:
     """`kept verify`."""
-    console = _console()
+    console = printer()
     table = _table("against the source in float64", "max logit error", "mean", "KL nats/token", "top-1", "perplexity")
     rows: list[tuple[str, Parity]] = [("the map, in float64", found.proof)] if found.proof is not None else []
     rows += [(f"the output, in {found.dtype}", found.output), (f"the source, in {found.dtype}", found.floor)]
@@ -518,7 +528,7 @@ def _domain(console: Any, domain: Iterable[str]) -> None:  # noqa: ANN401 - rich
 
 def evaluation(found: Evaluation) -> None:
     """`kept eval`: what counts, how far models agree, what they learned and forgot; the rest is in the JSON."""
-    console = _console()
+    console = printer()
     for model in found.models:
         console.print(f"{model.name}: {model.family}, {model.dtype}")
     names = [model.name for model in found.models]
@@ -582,18 +592,18 @@ def _figure(found: Figure, *, signed: bool = False) -> str:
 
 def generations(texts: Sequence[Continued]) -> None:
     """`kept generate`: prompt and continuation, a blank line between."""
-    click.echo("\n\n".join(text.prompt + text.text for text in texts))
+    click.echo(shown("\n\n".join(text.prompt + text.text for text in texts)))
 
 
 def reported(done: Report) -> None:
     """`kept report`."""
-    click.echo(f"{done.path}: written ({', '.join(done.sections)})")
+    click.echo(shown(f"{done.path}: written ({', '.join(done.sections)})"))
 
 
 def demo(done: Demo) -> None:
     """`kept demo`."""
     conversion(done.conversion)
-    click.echo(f"page: {done.page}")
+    click.echo(shown(f"page: {done.page}"))
 
 
 def cache_table(done: CachedTeacher) -> dict[str, Any]:
@@ -603,7 +613,7 @@ def cache_table(done: CachedTeacher) -> dict[str, Any]:
 
 def cached_teacher(done: CachedTeacher) -> None:
     """`kept cache-teacher`: where it is, and for several numbers of tokens what they lose against all."""
-    console = _console()
+    console = printer()
     k, bias = done.about["k"], done.about["bias"]
     console.print(f"{done.path}: {amount(done.nbytes, 'bytes')}, the {k} likeliest tokens at each place")
     table = _table("tokens kept", "left out", "KL of these, nats/token", "of all", "gradient's error")
@@ -618,7 +628,7 @@ def healed(done: Healed) -> None:
     """`kept heal`: what is held out before and after, then the result against its teacher."""
     from kept.output.healed import NOTHING_BETTER, shown
 
-    console = _console()
+    console = printer()
     first, best = done.history[0], done.best
     console.print(f"{done.path}: written")
     table = _table("held-out", "before", f"after {amount(best.tokens, 'tokens')}")

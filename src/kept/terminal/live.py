@@ -69,10 +69,9 @@ class Watcher:
             display.hint(words)
         self._about, self._spoken = line, time.monotonic()
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(stderr=True), refresh_per_second=REFRESHED)
+            self._live = Live(console=display.printer(stderr=True), refresh_per_second=REFRESHED)
             self._live.start()
 
     def _stop(self) -> None:

@@ -1,0 +1,113 @@
+"""Where the command starts: streams that may be closed or full, and what stops it before it can say so itself."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from kept.errors import OutputError, printable
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from _typeshed import ReadableBuffer
+
+INTERRUPTED, CUT_OFF = 128 + signal.SIGINT, 128 + signal.SIGPIPE
+"""Exit codes, as shells have them for programs that a signal ends."""
+
+
+class Stdout(io.FileIO):
+    """Standard output, whose failure is no failure of some file: a reader that went away, or a full disk."""
+
+    def write(self, content: ReadableBuffer, /) -> int:
+        """Write. Ends the process where nobody reads on, and raises OutputError where the system refuses."""
+        try:
+            return super().write(content) or 0
+        except BrokenPipeError:
+            _silence(1)
+            raise SystemExit(CUT_OFF) from None
+        except OSError as error:
+            _silence(1)
+            raise OutputError(f"standard output: cannot be written ({error.strerror})") from None
+
+
+class Stderr(io.FileIO):
+    """Standard error. What cannot be told there stops nothing."""
+
+    def write(self, content: ReadableBuffer, /) -> int:
+        """Write, or be silent from now on."""
+        try:
+            return super().write(content) or 0
+        except OSError:
+            _silence(2)
+            return len(memoryview(content))
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        code = _run()
+    except KeyboardInterrupt:
+        code = _failed("interrupted", INTERRUPTED)
+    except OutputError as error:
+        code = _failed(str(error), error.exit_code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run a command with whole streams; what it printed is out when this returns its exit code."""
+    if not all(map(_is_open, (0, 2))):
+        _fill()
+    if not _is_open(1):
+        _fill()
+        sys.stderr = _text(2, Stderr)
+        return _failed("standard output is closed; send it to a file, or to /dev/null", OutputError.exit_code)
+    sys.stdout, sys.stderr = _text(1, Stdout), _text(2, Stderr)
+    try:
+        from kept.terminal.cli import main as command  # noqa: PLC0415 - seconds, in which one may interrupt
+
+        command()
+    except SystemExit as ended:
+        sys.stdout.flush()
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    sys.stdout.flush()
+    return 0
+
+
+def _text(stream: int, kind: type[io.FileIO]) -> TextIO:
+    """A stream's text layer as Python makes it, over one of the kinds above."""
+    before = sys.__stdout__ if stream == 1 else sys.__stderr__
+    encoding = before.encoding if before is not None else "utf-8"
+    raw = kind(stream, "w", closefd=False)
+    terminal = raw.isatty() or stream == 2
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=terminal)
+
+
+def _failed(why: str, code: int) -> int:
+    sys.stderr.write(f"kept: {printable(why)}\n")
+    return code
+
+
+def _is_open(stream: int) -> bool:
+    try:
+        os.fstat(stream)
+    except OSError:
+        return False
+    return True
+
+
+def _fill() -> None:
+    """Open what is closed of the first three, or the next file that is opened would be taken for it."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(opened)
+
+
+def _silence(stream: int) -> None:
+    """Lead a stream nowhere: what is still to be flushed must not fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream)
+    os.close(nowhere)
