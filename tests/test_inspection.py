@@ -57,6 +57,7 @@ def test_norms_without_a_bias_have_none(tmp_path: Path) -> None:
 def test_a_target_with_its_passes_or_its_reason(tmp_path: Path) -> None:
     reach, *_ = kept.inspect(write_checkpoint(tmp_path / "qwen2", "qwen2")).targets
     assert (reach.target, reach.promise, reach.passes, reach.refusal) == ("llama", "exact", ("fill-biases",), None)
+    assert reach.domain == ()
     reach, *_ = kept.inspect(write_checkpoint(tmp_path / "gpt2", "gpt2")).targets
     assert (reach.promise, reach.passes) == (None, ())
     assert reach.refusal is not None
@@ -88,3 +89,9 @@ def test_only_headers_and_norms_are_read(orion: Path) -> None:
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is no directory"):
         kept.inspect(tmp_path / "nowhere")
+
+
+def test_a_promise_comes_with_its_domain(tmp_path: Path) -> None:
+    reach, *_ = kept.inspect(write_checkpoint(tmp_path, "qwen")).targets
+    (where,) = reach.domain
+    assert where.startswith("for sequences of up to 128 tokens: past them QWenLMHeadModel ")

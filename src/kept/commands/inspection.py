@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kept.errors import Refusal
 from kept.families import TARGETS
+from kept.families.lengths import domain
 from kept.ir.slots import Reading, readings
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reach:
-    """Whether a target can be reached: with which passes and promise, or why not."""
+    """Whether a target can be reached: with which passes and promise, and where that holds, or why not."""
 
     target: str
     promise: str | None
     passes: tuple[str, ...]
     refusal: str | None
+    domain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def inspect(path: str | Path, text: str | Path | None = None) -> Inspection:
         spec=program.spec,
         description=tuple(describe(program.spec)),
         norms=tuple(_norms(program) if text is None else _measured(opened, Path(text))),
-        targets=tuple(_reach(program, name) for name in TARGETS),
+        targets=tuple(_reach(opened, name) for name in TARGETS),
     )
 
 
@@ -116,9 +118,12 @@ def _measured(opened: Opened, text: Path) -> list[NormReport]:
 MEASURED = ("mean_to_std", "error_copied", "error_calibrated")
 
 
-def _reach(program: Program, target: str) -> Reach:
+def _reach(opened: Opened, target: str) -> Reach:
+    program, family = opened.program, TARGETS[target]
     try:
-        found = legalise(program, TARGETS[target].violations, Options())
+        found = legalise(program, family.violations, Options())
     except Refusal as refusal:
         return Reach(target, None, (), str(refusal))
-    return Reach(target, str(found.promise), tuple(step.rewrite.name for step in found.steps), None)
+    between = domain(opened.family, program.spec, family, found.program.spec)
+    steps = tuple(step.rewrite.name for step in found.steps)
+    return Reach(target, str(found.promise), steps, None, (*between, *found.domain))

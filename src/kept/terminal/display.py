@@ -187,6 +187,8 @@ def inspection(found: Inspection) -> None:
             else f"refused: {reach.refusal}"
         )
         console.print(f"  to {reach.target}: {how}")
+        for where in reach.domain:
+            console.print(f"    it holds {where}", markup=False)
 
 
 def checked(found: Checked) -> None:
