@@ -75,4 +75,12 @@ FORMS = (
     Form("YaRN", "llama", _rope("yarn", factor=4.0, original_max_position_embeddings=32)),
     Form("LongRoPE", "llama", _rope("longrope", original_max_position_embeddings=64, **LONG)),
     Form("dynamic scaling", "llama", _rope("dynamic", factor=2.0)),
+    Form("window in a Mistral", "mistral", {"sliding_window": SLIDING}, {"to": "mistral"}),
+    Form(
+        "window in a Qwen2's later layers",
+        "qwen2",
+        {"sliding_window": SLIDING, "use_sliding_window": True, "max_window_layers": 1},
+        {"to": "qwen2"},
+    ),
+    Form("GPT-NeoX", "gpt_neox", {}, {"to": "gpt_neox"}),
 )

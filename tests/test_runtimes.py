@@ -74,6 +74,25 @@ def test_the_tail(tmp_path: Path, options: dict[str, Any], wanted: set[str]) -> 
     assert runtimes(kept.plan(write_checkpoint(tmp_path, "orion"), **options)) == wanted
 
 
+WINDOWED = {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "options", "wanted"),
+    [
+        ("mistral", WINDOWED, {"to": "mistral"}, {*LLAMA_CPP}),
+        ("mistral", WINDOWED, {"to": "mistral", "context": 16}, set()),
+        ("qwen2", WINDOWED, {"to": "qwen2"}, {"transformers 4.45", *LLAMA_CPP}),
+        ("qwen2", {}, {"to": "qwen2"}, set()),
+        ("gpt_neox", {}, {"to": "gpt_neox"}, {*LLAMA_CPP}),
+    ],
+)
+def test_other_targets(
+    tmp_path: Path, family: str, config: dict[str, Any], options: dict[str, Any], wanted: set[str]
+) -> None:
+    assert runtimes(kept.plan(write_checkpoint(tmp_path, family, **config), **options)) == wanted
+
+
 def test_the_model_card_says_so(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", "orion")
     for way, said in (("block", True), ("drop", False)):

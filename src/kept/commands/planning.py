@@ -83,8 +83,9 @@ def make_plan(
             raise
         raise Refusal(f"{str(refusal).removesuffix(WAY_OUT)}choose other layers, or another target (to)") from None
     before, after = source.program.spec, rest.program.spec
-    between = domain(source.family, before, target_family(source, recipe), after)
-    return Plan((*own.steps, *rest.steps), rest.program, between)
+    target = target_family(source, recipe)
+    between = domain(source.family, before, target, after)
+    return Plan((*own.steps, *rest.steps), rest.program, between, target.name)
 
 
 def own_passes(source: Opened, recipe: Recipe) -> tuple[Pass, ...]:

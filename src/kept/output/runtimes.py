@@ -68,7 +68,24 @@ def _tail(plan: Plan) -> bool:
     return any(isinstance(step.rewrite, AffineTail) for step in plan.steps)
 
 
+def _slides(plan: Plan) -> bool:
+    """Whether a window hides something within the context, in the targets that have one."""
+    spec = plan.program.spec
+    return plan.target in {"mistral", "qwen2"} and any(
+        layer.mixer.window is not None and layer.mixer.window < spec.context for layer in spec.layers
+    )
+
+
+def _slides_in_qwen2(plan: Plan) -> bool:
+    return plan.target == "qwen2" and _slides(plan)
+
+
+def _neox(plan: Plan) -> bool:
+    return plan.target == "gpt_neox"
+
+
 NO_FORM = "no form that it takes is known"
+SHORTER = "it takes a --context no longer than the window"
 
 RULES: tuple[tuple[Callable[[Plan], bool], Note], ...] = (
     (_proportional, Note(TRANSFORMERS_4, "has no rope type `proportional`", "it takes --rope llama3")),
@@ -79,6 +96,9 @@ RULES: tuple[tuple[Callable[[Plan], bool], Note], ...] = (
     (_scaled(LongRope), Note(TRANSFORMERS_4[:1], "reads LongRoPE in another way", "4.57 takes it as it is")),
     (_scaled(LongRope), Note(LLAMA_CPP, "leaves out a Llama's LongRoPE divisors without a word", NO_FORM)),
     (_other_activation, Note(LLAMA_CPP, "computes SiLU in every gated MLP, whatever the config says", NO_FORM)),
+    (_slides, Note(LLAMA_CPP, "attends to everything, past a sliding window too", SHORTER)),
+    (_slides_in_qwen2, Note(TRANSFORMERS_4[:1], "attends past Qwen2's sliding window", "4.57 takes it as it is")),
+    (_neox, Note(LLAMA_CPP, "its converter reads no GPT-NeoX beside transformers 5", NO_FORM)),
     (_tail, Note(LLAMA_CPP[2:], "float16 cannot hold the tail's constants", "it takes bf16, f32 or --final-bias drop")),
 )
 """What holds for a plan, and what it means. Forms and figures are in docs/compat.md."""

@@ -68,12 +68,14 @@ class Claim:
 class Plan:
     """The passes that were found, in order, and the program that they make.
 
-    `between` is where a promise between the two families holds, whatever the passes are (`families.lengths.domain`).
+    `between` is where a promise between the two families holds, whatever the passes are (`families.lengths.domain`);
+    `target` is the name of the second, empty where a plan is for none.
     """
 
     steps: tuple[Step, ...]
     program: Program
     between: tuple[str, ...] = ()
+    target: str = ""
 
     @property
     def promise(self) -> Promise:
