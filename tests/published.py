@@ -151,6 +151,10 @@ class Published:
             section = {"type": rotary["type"], "factor": rotary.get("scaling_factor", 1.0)}
         self.context = self.config.get("seq_length", self.config["max_position_embeddings"])
         self.rotation = ROTATIONS.get(self.kind, Rotation)(float(theta), self.size, self.context, section)
+        return self.empty()
+
+    def empty(self) -> Published:
+        """With nothing cached; what it learned of lengths stays."""
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         return self

@@ -54,7 +54,7 @@ def test_a_cache_that_one_class_recomputes() -> None:
     ("source", "where", "does"),
     [
         *(
-            (name, THETA, "keeps theta as large for good")
+            (name, THETA, "keeps the larger theta for good")
             for name in ("aquila", "deci", "internlm2", "minicpm", "orion")
         ),
         ("internlm", CACHED, "rotates all cached keys anew at each token"),
@@ -63,7 +63,7 @@ def test_a_cache_that_one_class_recomputes() -> None:
 )
 def test_theta_that_grows_by_another_rule(source: str, where: str, does: str) -> None:
     (found,) = between(source, "llama", DYNAMIC)
-    assert found.startswith(f"{where}{FAMILIES[source].architecture} {does}, LlamaForCausalLM keeps theta as large")
+    assert found.startswith(f"{where}{FAMILIES[source].architecture} {does}, LlamaForCausalLM keeps the larger theta")
     assert between(source, source, DYNAMIC) == between(source, "llama", None) == ()
 
 

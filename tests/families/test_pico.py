@@ -129,6 +129,18 @@ def test_beyond_a_domain_that_is_named_they_differ(name: str, tmp_path: Path) ->
     assert not torch.equal(result.generate(prompts, 2 * NEW), theirs.generate(prompts, 2 * NEW))
 
 
+def test_after_a_long_sequence_they_differ(tmp_path: Path) -> None:
+    """The widest domain: one long sequence leaves something behind that a stock class forgets."""
+    source = write_pico(tmp_path / "source", next(one for one in PUBLIC if one["name"] == "internlm/internlm2-7b"))
+    found = plan(source, dtype="float64")
+    assert "until a sequence passes 16 tokens, and for that one" in found.domain[0]
+    result, theirs = Stock(stock(save(found.program, LLAMA, tmp_path / "out"))), Published(source)
+    short, long = some_tokens(2, PROMPT), some_tokens(2, LONG)
+    assert worst(result(short), theirs(short)) < ANGLES
+    assert worst(result(long), theirs.empty()(long)) < ANGLES
+    assert worst(result(short), theirs.empty()(short)) > 100 * ANGLES
+
+
 def program_family(directory: Path) -> str:
     """The name of a checkpoint's family."""
     return str(read_json(directory / "config.json")["model_type"])

@@ -60,12 +60,12 @@ RECOMPUTED = "recomputes its key-value cache"
 
 def stock_rule(spec: Spec) -> LengthRule | None:
     """The stock classes': cached keys stay as they were rotated, whatever later tokens are rotated by."""
-    return switched(spec, KEPT) or grown(spec, "keeps theta as large until one is shorter")
+    return switched(spec, KEPT) or grown(spec, "keeps the larger theta until a sequence is shorter")
 
 
 def published_rule(spec: Spec) -> LengthRule | None:
     """Llama's code of 2023, which many families took over: the table of angles is never made smaller again."""
-    return switched(spec, KEPT) or grown(spec, "keeps theta as large for good")
+    return switched(spec, KEPT) or grown(spec, "keeps the larger theta for good")
 
 
 def recomputing_rule(spec: Spec) -> LengthRule | None:
