@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 
 # Atheris has no place among what is installed: it has wheels for some Pythons only, and nothing else needs it.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= card config evaluation header index recipe record report sentencepiece settings tokenizer
+FUZZ_TARGETS ?= card config evaluation gguf header index recipe record report sentencepiece settings tokenizer
 FUZZ_VENV ?= build/fuzz-venv
 
 fuzz:  ## mutate files of every kind for FUZZ_SECONDS each, guided by coverage, in an environment that is thrown away

@@ -468,6 +468,54 @@ def use_card(raw: bytes) -> None:
     stated_licence(directory)
 
 
+def use_gguf(raw: bytes) -> None:
+    """A GGUF file: what is accepted is described, its tokenizer reads a text, and a small one is run."""
+    file = _scratch("gguf") / "model.gguf"
+    file.write_bytes(raw)
+    opened = open_model(file)
+    json.dumps([describe(opened.program.spec), opened.quantised, opened.note]).encode()
+    Reader(opened.path).decode([0]) if Reader(opened.path).tokenizer is None else Reader(opened.path).encode("ab <x>")
+    companions(opened.path, opened.program.spec)
+    check_rotation(opened.program.spec)
+    if opened.program.parameters <= SMALL:
+        Model.load(opened.program)(torch.tensor([[0, opened.program.spec.vocabulary - 1]]))
+
+
+def as_gguf(told: Mapping[str, Any]) -> bytes:
+    """A GGUF file of JSON data, near enough: a value gets the type that fits it."""
+    keys, tensors = (told.get(name) if isinstance(told.get(name), dict) else {} for name in ("keys", "tensors"))
+    assert keys is not None
+    assert tensors is not None
+    metadata = b"".join(_text(str(key)) + _typed(value) for key, value in keys.items())
+    entries, data = b"", b""
+    for name, entry_of in tensors.items():
+        numbers = entry_of if isinstance(entry_of, list) else []
+        kind, *shape = [n for n in numbers if type(n) is int and 0 <= n < 1 << 32] or [0]
+        entries += _text(str(name)) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data))
+        data += b"\x38" * min(4096, -(-4 * _count(tuple(shape)) // 32) * 32)
+    start = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + metadata + entries
+    return start + bytes(-len(start) % 32) + data
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def _typed(value: Any) -> bytes:  # noqa: ANN401 - JSON
+    """A value of metadata behind its type."""
+    if isinstance(value, bool):
+        return struct.pack("<IB", 7, value)
+    if isinstance(value, int) and 0 <= value < 1 << 32:
+        return struct.pack("<II", 4, value)
+    if isinstance(value, float):
+        return struct.pack("<Id", 12, value)
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_text, value))
+    if isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 31 for one in value):
+        return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
+    return struct.pack("<I", 8) + _text(repr(value)[:99] if not isinstance(value, str) else value)
+
+
 @cache
 def sentencepiece_model() -> bytes:
     """A BPE model of a few pieces, as protobuf."""
@@ -561,6 +609,46 @@ SETTINGS = {
     "generation_config.json": {"eos_token_id": 2, "temperature": 0.5},
 }
 
+PIECES = ["<unk>", "<s>", "</s>", "a", "b", "ab", "<x>"]
+
+GGUF_SIZES = {
+    "llama.block_count": 1,
+    "llama.context_length": 64,
+    "llama.embedding_length": 8,
+    "llama.feed_forward_length": 8,
+    "llama.attention.head_count": 2,
+    "llama.attention.head_count_kv": 1,
+    "llama.attention.layer_norm_rms_epsilon": 0.5,
+    "llama.rope.freq_base": 10000.0,
+    "llama.rope.dimension_count": 4,
+    "tokenizer.ggml.tokens": PIECES,
+    "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 4],
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.chat_template": "{{ bos_token }}",
+}
+
+GGUF_TENSORS = {
+    "token_embd.weight": [0, 8, len(PIECES)],
+    "output_norm.weight": [0, 8],
+    **{f"blk.0.{name}_norm.weight": [0, 8] for name in ("attn", "ffn")},
+    **{f"blk.0.attn_{name}.weight": [0, 8, 8] for name in ("q", "output")},
+    **{f"blk.0.attn_{name}.weight": [0, 8, 4] for name in "kv"},
+    **{f"blk.0.ffn_{name}.weight": [0, 8, 8] for name in ("gate", "up", "down")},
+}
+
+GGUFS = tuple(
+    {"keys": {"general.architecture": "llama", **GGUF_SIZES, **own}, "tensors": {**GGUF_TENSORS, **further}}
+    for own, further in (
+        ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [0, 0, 0, 1, 1, 9, 0]}, {}),
+        (
+            {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.merges": ["a b"]},
+            {"rope_freqs.weight": [0, 2]},
+        ),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0, "general.alignment": 32}, {}),
+    )
+)
+
 TARGETS_OF_FUZZING: Mapping[str, Target] = {
     "header": Target(lambda: (_header(),), use_header, _with_header),
     "index": Target(lambda: ({"weight_map": dict.fromkeys(_header(), "model.safetensors")},), use_index),
@@ -577,6 +665,7 @@ TARGETS_OF_FUZZING: Mapping[str, Target] = {
     "settings": Target(lambda: (SETTINGS,), use_settings),
     "tokenizer": Target(lambda: (_tokenizer(),), use_tokenizer),
     "sentencepiece": Target(lambda: (sentencepiece_model(),), use_sentencepiece),
+    "gguf": Target(lambda: GGUFS, use_gguf, as_gguf),
     "card": Target(lambda: (b"license: mit\nlicense_name: &a x\nlicense_link: *a\n",), use_card),
 }
 """Every target by name; fuzz/run.py NAME runs it under atheris."""

@@ -26,7 +26,8 @@ class Opened:
     """A checkpoint, its family, and its program (no weight is read).
 
     `unpacked` is the file that the checkpoint's directory was unpacked from, and `quantised` says what its weights
-    are stored as; None and empty for a directory that was there. `remark` is what to tell the user of it.
+    are stored as; None and empty for a directory that was there. `remark` is what to tell the user of it,
+    `scratch` what removes an unpacked directory when it is forgotten.
     """
 
     checkpoint: Checkpoint
@@ -35,6 +36,7 @@ class Opened:
     unpacked: Path | None = None
     quantised: str = ""
     remark: str = ""
+    scratch: object = None
 
     @property
     def path(self) -> Path:
@@ -103,8 +105,10 @@ def _open_gguf(file: Path) -> Opened:
     from kept.gguf.source import open_gguf  # noqa: PLC0415 - numpy, and only where there is such a file
 
     found = open_gguf(file)
-    checkpoint = Checkpoint(found.directory, found.model.config, found.model.tensors, found.files)
-    return Opened(checkpoint, found.model.family, found.model.program, file, found.quantised, found.remark)
+    checkpoint = Checkpoint(found.scratch.directory, found.model.config, found.model.tensors, found.files)
+    return Opened(
+        checkpoint, found.model.family, found.model.program, file, found.quantised, found.remark, found.scratch
+    )
 
 
 def small_files(path: str | Path) -> Path:

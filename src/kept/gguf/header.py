@@ -15,8 +15,6 @@ from functools import cache
 from math import prod
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -187,11 +185,10 @@ class _Reader:
             return [self._text(key) for _ in range(count)]
         if kind not in SCALARS:
             raise self._wrong(f"has metadata {key[:SHOWN]!r} as an array of type {kind}; arrays of arrays are not read")
-        form = np.dtype(SCALARS[kind])
-        if count > self.left // form.itemsize:
+        letter, size = SCALARS[kind][1:], struct.calcsize(SCALARS[kind])
+        if count > self.left // size:
             raise self._wrong(f"claims {count} numbers for {key[:SHOWN]!r}, more than it can have")
-        found: list[Any] = np.frombuffer(self._take(count * form.itemsize), form).tolist()
-        return found
+        return [*struct.unpack(f"<{count}{letter}", self._take(count * size))]
 
     def _entry(self, name: str) -> tuple[tuple[int, ...], int, int]:
         """Shape, type and offset of a tensor."""

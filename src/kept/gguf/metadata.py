@@ -21,6 +21,10 @@ HARMLESS = {
 """Keys that say what is known otherwise, or only how the file came about."""
 
 
+LARGEST = 3e38
+"""What a float32 holds, nearly."""
+
+
 @dataclass(frozen=True)
 class Metadata:
     """The keys of a GGUF file; those of the architecture go without its name before them."""
@@ -91,7 +95,8 @@ class Metadata:
 
 
 def _decimal(value: Any) -> Any:  # noqa: ANN401 - any metadata
-    """The shortest decimal that rounds to the same float32, which is what was written before it was rounded."""
-    return (
-        float(str(np.float32(value))) if isinstance(value, float) and abs(value) < np.finfo(np.float32).max else value
-    )
+    """Of a float32 the shortest decimal that rounds to it, which is what was written before it was rounded."""
+    if not isinstance(value, float) or not abs(value) < LARGEST:
+        return value
+    single = np.float32(value)
+    return float(str(single)) if float(single) == value else value

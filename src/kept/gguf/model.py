@@ -91,10 +91,10 @@ def _config(architecture: Architecture, metadata: Metadata, tensors: Tensors) ->
 
 def _epsilon(architecture: Architecture, metadata: Metadata) -> dict[str, Any]:
     """The norms' epsilon: converters of several versions write it under one key or the other, or under both."""
-    stated = [metadata.get(f"attention.layer_norm_{kind}epsilon") for kind in ("rms_", "")]
+    keys = [f"attention.layer_norm_{kind}epsilon" for kind in ("rms_", "")]
+    given = {metadata.number(key) for key in keys if metadata.get(key) is not None}
     if architecture.eps is None:
         return {}
-    given = {value for value in stated if value is not None}
     if len(given) != 1:
         raise metadata.wrong("attention.layer_norm_rms_epsilon", "there, and one epsilon for all norms")
     return {architecture.eps: given.pop()}

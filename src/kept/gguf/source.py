@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import tempfile
+import weakref
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +30,41 @@ LOCK = ".lock"
 
 PREFIX = "kept-gguf-"
 
+KEPT = 16
+"""Unpacked files that a process holds on to, whoever uses them."""
+
+
+class Scratch:
+    """A directory with a file's small files: removed when nobody holds it, at exit, or after a kill by the next one.
+
+    Its lock tells others that its process lives.
+    """
+
+    def __init__(self, name: str, files: Mapping[str, bytes]) -> None:
+        _sweep()
+        root = Path(tempfile.mkdtemp(prefix=PREFIX))
+        weakref.finalize(self, _remove, root, os.getpid())
+        self._lock = (root / LOCK).open("wb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.directory = root / name
+        self.directory.mkdir()
+        for file, content in files.items():
+            (self.directory / file).write_bytes(content)
+
+
+def _remove(root: Path, process: int) -> None:
+    """Remove a directory, but not in a child that was forked while it was there."""
+    if os.getpid() == process:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove what killed processes left: directories of ours whose lock nobody holds."""
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError), (left / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+
 
 @dataclass(frozen=True)
 class Gguf:
@@ -40,7 +77,7 @@ class Gguf:
     files: tuple[Path, ...]
     quantised: str
     remark: str
-    directory: Path
+    scratch: Scratch
 
 
 def open_gguf(path: Path) -> Gguf:
@@ -52,14 +89,14 @@ def open_gguf(path: Path) -> Gguf:
     try:
         found = model(header)
         stamps = tuple((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in header.files)
-        directory = _unpacked(stamps, path.name, _Small(header, found))
+        scratch = _unpacked(stamps, path.name, _Small(header, found))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     reason = missing(header.metadata)
     remark = f"{path}: {reason}, so that the output has no tokenizer" if reason else ""
-    return Gguf(found, header.files, quantised(header), remark, directory)
+    return Gguf(found, header.files, quantised(header), remark, scratch)
 
 
 def quantised(header: Header) -> str:
@@ -89,31 +126,9 @@ class _Small:
         return {**files, "README.md": card} if card else files
 
 
-@lru_cache(maxsize=16)
-def _unpacked(stamps: tuple[tuple[str, int, int], ...], name: str, small: _Small) -> Path:  # noqa: ARG001 - the key
-    """A directory of this process with the small files. It is removed at exit, or by the next one after a kill."""
-    _sweep()
-    scratch = tempfile.TemporaryDirectory(prefix=PREFIX)
-    lock = (Path(scratch.name) / LOCK).open("wb")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    _HELD.append((scratch, lock))
-    directory = Path(scratch.name) / name
-    directory.mkdir()
-    for file, content in small.files().items():
-        (directory / file).write_bytes(content)
-    return directory
-
-
-_HELD: list[Any] = []
-"""Scratch directories and their locks, as long as the process lives."""
-
-
-def _sweep() -> None:
-    """Remove what killed processes left: directories of ours whose lock nobody holds."""
-    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError), (left / LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
+@lru_cache(maxsize=KEPT)
+def _unpacked(stamps: tuple[tuple[str, int, int], ...], name: str, small: _Small) -> Scratch:  # noqa: ARG001 - the key
+    return Scratch(name, small.files())
 
 
 def _card(metadata: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,145 @@
+"""A GGUF file where a checkpoint directory would do, in every command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import ggufs
+import kept
+from kept.demo import model_path
+from kept.gguf.source import PREFIX
+from kept.opened import open_model
+from kept.output.writing import fingerprint
+from kept.recipe import recipe_from
+from kept.terminal.cli import main
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with the demo's tokenizer."""
+    vocabulary = ggufs.sentencepiece(model_path() / "tokenizer.model")
+    folder = tmp_path_factory.mktemp("commands")
+    return ggufs.with_tokenizer(folder / "tiny.gguf", vocabulary, chat_template="{{ messages[0].content }}")
+
+
+def run(*words: object) -> str:
+    """What a command prints; it must end well."""
+    done = CliRunner().invoke(main, [*map(str, words)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_inspect_plan_check_generate(file: Path) -> None:
+    assert f"{file}: llama" in run("inspect", file).replace("\n", "")
+    assert json.loads(run("plan", file, "--to", "qwen2", "--json"))["promise"] == "exact"
+    assert "sound" in run("check", file)
+    assert run("generate", file, "--prompt", "Once upon", "--tokens", "3")
+
+
+def test_convert_verify_expand(file: Path, tmp_path: Path) -> None:
+    assert "would be written" in run("convert", file, tmp_path / "out", "--dry-run")
+    run("convert", file, tmp_path / "out", "--verify-tokens", "32")
+    assert "promise exact: kept" in run("verify", file, tmp_path / "out", "--tokens", "32")
+    run("expand", file, tmp_path / "more", "--groups", "1", "--verify-tokens", "32")
+    record = json.loads((tmp_path / "more" / "kept.json").read_text(encoding="utf-8"))
+    assert (record["source"]["name"], record["new_layers"]) == ("tiny.gguf", [1])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("README.md", "config.json", "generation_config.json", "kept.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    }
+
+
+def test_eval(file: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a small house by the sea. " * 20, encoding="utf-8")
+    run("eval", file, "--text", text, "--out", tmp_path / "eval.json")
+    assert json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))
+
+
+def test_heal_from_a_file_with_a_file_for_its_teacher(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(40):
+        text = f"Once upon a time there were {number} small houses by the sea. " * 8
+        (tmp_path / "data" / f"{number}.txt").write_text(text, encoding="utf-8")
+    options = (
+        "--data",
+        tmp_path / "data",
+        "--tokens",
+        "256",
+        "--length",
+        "32",
+        "--batch",
+        "1",
+        "--out",
+        tmp_path / "healed",
+    )
+    run("heal", file, "--teacher", file, "--train", "norms", *options)
+    record = json.loads((tmp_path / "healed" / "kept.json").read_text(encoding="utf-8"))
+    assert record["healed"]["student"]["name"] == "tiny.gguf"
+    assert [*record["healed"]["student"]["files"]] == ["tiny.gguf"]
+
+
+def test_an_interrupted_conversion_of_it_continues(file: Path) -> None:
+    """Two openings unpack it to two places, and are the same run."""
+    recipe = recipe_from({"source": str(file), "out": "out", "to": "llama"})
+    first = fingerprint(open_model(file), recipe)
+    os.utime(file)
+    assert fingerprint(open_model(file), recipe) != first
+    again = open_model(file)
+    assert fingerprint(again, recipe) == fingerprint(open_model(file), recipe)
+    assert str(again.path) not in json.dumps(fingerprint(again, recipe))
+
+
+def test_it_may_not_be_where_the_output_goes(file: Path) -> None:
+    done = CliRunner().invoke(main, ["convert", str(file), str(file)])
+    assert done.exit_code == 2
+    assert file.read_bytes()[:4] == b"GGUF"
+
+
+SCRIPT = """
+import os, signal, sys
+from kept.opened import open_model
+print(open_model(sys.argv[1]).path.parent, flush=True)
+if len(sys.argv) > 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def scratch(file: Path, *words: str) -> Path:
+    """The scratch directory of a process that opened a file."""
+    command = [sys.executable, "-c", SCRIPT, str(file), *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return Path(done.stdout.strip())
+
+
+def test_scratch_directories_do_not_survive(file: Path) -> None:
+    assert not scratch(file).exists()
+    left = scratch(file, "killed")
+    assert left.name.startswith(PREFIX)
+    assert left.parent == Path(tempfile.gettempdir())
+    assert left.exists()
+    scratch(file)
+    assert not left.exists()
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands write beside where they run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_tokenizers_of_files_grow_and_are_trained_alike(file: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("한국어 문장을 나눕니다. 한국어는 재미있다. " * 50, encoding="utf-8")
+    kept.train_tokenizer([text], tmp_path / "new", size=280, like=file)
+    made = kept.merge_tokenizers(file, tmp_path / "new", tmp_path / "merged", most=8)
+    assert made.after > made.before
