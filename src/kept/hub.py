@@ -20,7 +20,9 @@ from kept.errors import CheckpointError, printable
 
 ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>(?!.*\.\.)[\w./-]+))?", re.ASCII)
 
-OTHERS = ("config.json", "generation_config.json", "tokenizer_config.json", "README.md")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+
+OTHERS = ("config.json", "generation_config.json", "tokenizer_config.json", "README.md", *ADAPTER)
 
 NEVER = ["*/*/*", "*/*.safetensors", "*.py", *PICKLES]
 """Folders inside a repository hold other formats of the same weights, or licences."""
@@ -55,8 +57,26 @@ def local(source: str | Path) -> Path:
             if listed:
                 _fetch(str(source), match["name"], folder.name, listed, INSIDE)
             return folder
+    if (folder / ADAPTER[0]).is_file():
+        return folder
     where = "on the hub, nor, if that is offline, in its cache"
     raise CheckpointError(f"{source}: has no {SINGLE}, {PICKLE} or an index of either {where}")
+
+
+def cached(source: str) -> Path | None:
+    """The directory of a path or hub id that a file names: what is here. Nothing is fetched because a file says so."""
+    path, match = Path(source), ID.fullmatch(source)
+    if os.path.isdir(path):  # noqa: PTH112 - a name of any length is no error
+        return path
+    if match is None:
+        return None
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where a source is no path
+
+    try:
+        folder = Path(snapshot_download(match["name"], revision=match["revision"], local_files_only=True))
+    except Exception:  # noqa: BLE001 - which kinds there are is the client's
+        return None
+    return folder if (folder / "config.json").is_file() else None
 
 
 def name_of(directory: Path) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.adapter import CONFIG, is_adapter, merged, stated_base
 from kept.checkpoint.reader import Checkpoint, open_checkpoint
 from kept.checkpoint.weights import some
 from kept.errors import CheckpointError, printable
 from kept.families import FAMILIES, family_of
 from kept.families.multimodal import is_multimodal, text_part
 from kept.gguf.header import is_gguf
-from kept.hub import local, name_of
+from kept.hub import cached, local, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,8 +51,10 @@ class Opened:
 
     @property
     def name(self) -> str:
-        """What it is called: the name of its directory or file, or its hub id and commit."""
-        return name_of(self.path) if self.unpacked is None else printable(self.unpacked.name)
+        """What it is called: the name of its directory or file, or its hub id and commit, and those of its adapter."""
+        adapter = self.checkpoint.adapter
+        name = name_of(self.path) if self.unpacked is None else printable(self.unpacked.name)
+        return name if adapter is None else f"{name}+{name_of(adapter)}"
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -73,16 +76,19 @@ class Opened:
         return f"{self.path}: neither read nor copied: {some(beside)}" if beside else self.remark or None
 
 
-def open_model(path: str | Path) -> Opened:
+def open_model(path: str | Path, base: str | Path | None = None) -> Opened:
     """Open a checkpoint of any family: a directory, a GGUF file, or a hub id (`org/name`, `org/name@revision`).
 
+    A LoRA adapter is merged into `base`, or into what it names itself: a directory, or a hub id in the client's cache.
     What a hub id names is fetched. Raises CheckpointError naming the file, tensor or key that is wrong, and Refusal for
     what no family can hold.
     """
     found = local(path)
+    if base is not None and not is_adapter(found):
+        raise CheckpointError(f"{found}: is no adapter (it has no {CONFIG}), so it has no --base")
     if is_gguf(found):
         return _open_gguf(found)
-    checkpoint = open_checkpoint(found)
+    checkpoint = _opened(found, base)
     try:
         checkpoint = _text_alone(checkpoint)
         family = family_of(checkpoint.config)
@@ -90,6 +96,17 @@ def open_model(path: str | Path) -> Opened:
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
     return Opened(checkpoint, family, program)
+
+
+def _opened(directory: Path, base: str | Path | None) -> Checkpoint:
+    """A checkpoint, or the base of an adapter with that merged into it."""
+    if not is_adapter(directory):
+        return open_checkpoint(directory)
+    found = local(base) if base is not None else cached(stated_base(directory))
+    if found is None:
+        named = printable(stated_base(directory))
+        raise CheckpointError(f"{directory}: is an adapter (peft) of {named}, which is not here; say where with --base")
+    return merged(directory, open_checkpoint(found))
 
 
 def _text_alone(checkpoint: Checkpoint) -> Checkpoint:

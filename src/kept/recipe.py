@@ -68,6 +68,8 @@ MEASUREMENTS = {"gains", "growth", "lengths"}
 class Recipe:
     """One conversion. `passes` run first and in order; then the planner makes the rest expressible for `to`.
 
+    `base` is the model that a source is a LoRA adapter of.
+
     `text` is what calibration and verification read; `verify_tokens` 0 leaves verification out. Values are checked at
     construction, which raises RecipeError naming the key.
     """
@@ -83,6 +85,7 @@ class Recipe:
     shard_size: str | None = None
     text: str | None = None
     verify_tokens: int | None = None
+    base: str | None = None
     passes: tuple[Pass, ...] = field(default=())
 
     def __post_init__(self) -> None:

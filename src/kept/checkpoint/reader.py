@@ -31,6 +31,7 @@ class Checkpoint:
     """A directory with a config, the tensors of its model, and the files that these are in.
 
     `left_out` has the names of what looks like weights, or by its name like a licence, and is not taken for either.
+    `adapter` is the directory of one that is merged into the tensors.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Checkpoint:
     tensors: Mapping[str, Lazy]
     files: tuple[Path, ...]
     left_out: tuple[str, ...] = ()
+    adapter: Path | None = None
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

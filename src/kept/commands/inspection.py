@@ -64,12 +64,14 @@ class Inspection:
     targets: tuple[Reach, ...]
 
 
-def inspect(path: str | Path, text: str | Path | None = None) -> Inspection:
+def inspect(path: str | Path, text: str | Path | None = None, base: str | Path | None = None) -> Inspection:
     """Inspect a checkpoint directory. Reads headers, and the norms' own vectors; with a `text` the whole model.
+
+    `base` is the model that `path` is a LoRA adapter of.
 
     Raises CheckpointError for what cannot be read.
     """
-    opened = open_model(path)
+    opened = open_model(path, base)
     program = opened.program
     return Inspection(
         path=str(opened.source),

@@ -66,7 +66,7 @@ def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa
     reason and the way out where there is no plan.
     """
     recipe = recipe_from({"source": str(source), "out": "", "to": to}, **options)
-    return make_plan(open_model(source), recipe, unmeasured=True)
+    return make_plan(open_model(source, recipe.base), recipe, unmeasured=True)
 
 
 def make_plan(
@@ -111,9 +111,10 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     """Everything that may go wrong before the first byte is written."""
     target = Path(recipe.out)
     check_target(target)
-    source = open_model(recipe.source)
+    source = open_model(recipe.source, recipe.base)
     inputs = Inputs.found(source, recipe)
-    check_place(source.source, target)
+    for place in (source.source, source.checkpoint.adapter or source.source):
+        check_place(place, target)
     grown = [one for one in recipe.passes if isinstance(one, ExpandVocabulary)]
     check_apart(target, {f"tokenizer {n}": Path(one.tokenizer) for n, one in enumerate(grown, 1)})
     if recipe.norm == "calibrated" and recipe.text is None:

@@ -236,7 +236,7 @@ def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass
 
 def _asked(recipe: Recipe) -> dict[str, Any]:
     """A recipe as a record keeps it."""
-    asked = {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out"}}
+    asked = {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out", "base"}}
     return {**asked, **({"passes": [*map(_placeless, asked["passes"])]} if "passes" in asked else {})}
 
 

@@ -61,6 +61,8 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be writte
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
 
+BASE = click.option("--base", shell_complete=_folders, metavar="DIR", help="The model that a LoRA adapter belongs to.")
+
 CHOICES: tuple[Callable[..., Any], ...] = (
     click.option(
         "--to", metavar="FAMILY", shell_complete=_words, help="Target family; same: the source's own. [default: llama]"
@@ -95,6 +97,7 @@ CHOICES: tuple[Callable[..., Any], ...] = (
         shell_complete=_words,
         help="Write float32, bfloat16, float16 or float64. [default: the source's]",
     ),
+    BASE,
     RECIPE,
     JSON,
 )
@@ -161,8 +164,9 @@ def main() -> None:
 @click.option(
     "--text", shell_complete=_files, metavar="FILE", help="Also measure, on this text, what each LayerNorm does."
 )
+@BASE
 @JSON
-def inspect(path: str, *, text: str | None, as_json: bool) -> None:
+def inspect(path: str, *, text: str | None, base: str | None, as_json: bool) -> None:
     """Say what a checkpoint is and what it can become.
 
     Its spec, what it costs to run, how large its norms' biases are, and which targets it reaches or why not.
@@ -173,7 +177,7 @@ def inspect(path: str, *, text: str | None, as_json: bool) -> None:
     """
     from kept.commands.inspection import inspect as look
 
-    found = look(path, text)
+    found = look(path, text, base)
     display.out_json(found) if as_json else display.inspection(found)
 
 
@@ -215,7 +219,7 @@ def plan(
     from kept.opened import open_model
 
     chosen = _recipe(recipe, source=source, out="not written", **options)
-    opened = open_model(chosen.source)
+    opened = open_model(chosen.source, chosen.base)
     found = make_plan(opened, chosen, unmeasured=True)
     target = target_family(opened, chosen).name
     display.out_json(display.plan_table(found)) if as_json else display.plan(opened, found, target)

@@ -1,0 +1,167 @@
+"""A LoRA adapter in peft's layout, merged into the checkpoint that it was trained on: W + s B A, as lazy tensors.
+
+Hu et al., arXiv 2106.09685; s is alpha / r, or alpha / sqrt(r) where `use_rslora` is set (arXiv 2312.03732).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.companions import COPIED, SETTINGS
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.links import check_companions, check_file
+from kept.checkpoint.reader import stored_once
+from kept.checkpoint.weights import PREFERRED
+from kept.errors import CheckpointError
+from kept.ir.tensors import Computed, Lazy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from kept.checkpoint.reader import Checkpoint
+
+CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+
+DOWN, UP, WHOLE = ".lora_A.weight", ".lora_B.weight", ".base_layer.weight"
+
+PREFIX = "base_model.model."
+"""How peft's names begin; the rest is the base's own."""
+
+READ = {"peft_type", "r", "lora_alpha", "use_rslora", "fan_in_fan_out", "bias", "init_lora_weights", "task_type"}
+
+HARMLESS = {
+    *("auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout", "peft_version"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "megatron_core"),
+    *("qalora_group_size", "runtime_config", "loftq_config", "ensure_weight_tying"),
+}
+"""Keys that say how it was trained, or which modules have an adapter: its tensors say that too."""
+
+PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal")
+"""Values of `init_lora_weights` that leave the base as it is; PiSSA, OLoRA and others change its weights."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """`W + s B A`; `transposed` where W is stored as (in, out)."""
+
+    scale: float
+    transposed: bool = False
+
+    def __call__(self, weight: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+        """Rows of the merged weight, of rows of `weight` and, where they are not transposed, of `up`."""
+        update = up @ down
+        return weight + self.scale * (update.T if self.transposed else update)
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds an adapter.
+
+    Raises CheckpointError where it holds a whole model beside it.
+    """
+    if not os.path.lexists(directory / CONFIG):
+        return False
+    whole = next((name for name in PREFERRED if os.path.lexists(directory / name)), None)
+    if whole is not None:
+        raise CheckpointError(
+            f"{directory / CONFIG}: transformers loads {whole} with this adapter where peft is installed, else "
+            "without; move the adapter into a directory of its own"
+        )
+    return True
+
+
+def stated_base(directory: Path) -> str:
+    """What the adapter's config names as its base. Raises CheckpointError where that is nothing."""
+    named = _config(directory).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(f"{directory}: is an adapter (peft) and names no base; say which with --base")
+    return named
+
+
+def merged(directory: Path, base: Checkpoint) -> Checkpoint:
+    """The base with an adapter merged into it, computed as it is read and rounded once, to the base's dtypes.
+
+    Raises CheckpointError for an adapter that is not plain LoRA, and for one of another model.
+    """
+    config = _config(directory)
+    scale, transposed = _scale(directory, config)
+    file = _weights(directory)
+    stored = dict(stored_once((file,)))
+    tensors = {**base.tensors, **_replaced(file, stored, base)}
+    for name, (down, up) in _pairs(file, stored).items():
+        tensors[name] = _merged(f"{file}: {name}", tensors.get(name), (up, down), LowRank(scale, transposed))
+    behind = [one for one in (*COPIED, *SETTINGS) if (directory / one).is_file()]
+    left_out = (*base.left_out, *(f"the adapter's {one}" for one in behind))
+    files = (*base.files, directory / CONFIG, file)
+    return replace(base, tensors=tensors, files=files, left_out=left_out, adapter=directory)
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    check_companions(directory, (CONFIG,))
+    return read_json(directory / CONFIG)
+
+
+def _scale(directory: Path, config: Mapping[str, Any]) -> tuple[float, bool]:
+    """What B A is multiplied by, and whether weights are stored as (in, out)."""
+    where = directory / CONFIG
+    for key, wanted in (("peft_type", ("LORA",)), ("bias", ("none", None)), ("task_type", ("CAUSAL_LM", None))):
+        if config.get(key) not in wanted:
+            raise CheckpointError(f"{where}: {key} is {config.get(key)!r}; only LoRA of a language model is merged")
+    if config.get("init_lora_weights") not in PLAIN_STARTS:
+        raise CheckpointError(f"{where}: init_lora_weights is {config['init_lora_weights']!r}, which changes the base")
+    odd = next((key for key in config if key not in READ | HARMLESS and config[key]), None)
+    if odd is not None:
+        raise CheckpointError(f"{where}: {odd} is set, which plain LoRA does not know; merge it with peft")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise CheckpointError(f"{where}: r is {rank!r} and lora_alpha {alpha!r}; both must be numbers, r above 0")
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), bool(config.get("fan_in_fan_out"))
+
+
+def _weights(directory: Path) -> Path:
+    found = next((name for name in WEIGHTS if os.path.lexists(directory / name)), None)
+    if found is None:
+        raise CheckpointError(f"{directory}: is an adapter without {' or '.join(WEIGHTS)}; fetch it again")
+    check_file(directory, found)
+    return directory / found
+
+
+def _replaced(file: Path, tensors: Mapping[str, Lazy], base: Checkpoint) -> dict[str, Lazy]:
+    """Weights of the base that an adapter carries itself, as of a head that has an adapter."""
+    found = {n.removeprefix(PREFIX).removesuffix(WHOLE) + ".weight": t for n, t in tensors.items() if n.endswith(WHOLE)}
+    for name, tensor in found.items():
+        if name not in base.tensors or base.tensors[name].shape != tensor.shape:
+            raise CheckpointError(f"{file}: {name} is another than the base's; merge it with peft")
+    return found
+
+
+def _pairs(file: Path, stored: Mapping[str, Lazy]) -> dict[str, tuple[Lazy, Lazy]]:
+    """A and B of each adapted weight, by the weight's name in the base."""
+    tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(WHOLE)}
+    odd = next((n for n in tensors if not n.startswith(PREFIX) or not n.endswith((DOWN, UP))), None)
+    if odd is not None:
+        raise CheckpointError(f"{file}: {odd} is no part of a plain LoRA; merge it with peft")
+    modules = {name.removeprefix(PREFIX).removesuffix(DOWN).removesuffix(UP): name for name in tensors}
+    for module in modules:
+        if not all(f"{PREFIX}{module}{end}" in tensors for end in (DOWN, UP)):
+            raise CheckpointError(f"{file}: {module} has only one of its two matrices; fetch it again")
+    return {f"{m}.weight": (tensors[f"{PREFIX}{m}{DOWN}"], tensors[f"{PREFIX}{m}{UP}"]) for m in modules}
+
+
+def _merged(what: str, weight: Lazy | None, factors: tuple[Lazy, Lazy], op: LowRank) -> Lazy:
+    up, down = factors
+    if weight is None:
+        raise CheckpointError(f"{what} is no tensor of the base; is it the one that this was trained on?")
+    shapes = (*up.shape[:1], *down.shape[1:])
+    if len(up.shape) != 2 or len(down.shape) != 2 or up.shape[1] != down.shape[0] or down.shape[0] == 0:
+        raise CheckpointError(f"{what} has factors of shapes {list(up.shape)} and {list(down.shape)}, which do not fit")
+    if weight.shape != (shapes[::-1] if op.transposed else shapes):
+        raise CheckpointError(f"{what} is {list(weight.shape)} in the base, the adapter's is {list(shapes)}")
+    if op.transposed:
+        return Computed(weight.shape, weight.dtype, op, (weight, up, down))
+    return Computed(weight.shape, weight.dtype, op, (weight, up), (down,), local=True)

@@ -1,0 +1,172 @@
+"""LoRA adapters: merged as peft merges them, streamed and rounded once; what is no plain LoRA is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+import kept
+from kept.checkpoint.reader import open_checkpoint
+from kept.errors import CheckpointError
+from kept.terminal.cli import main
+from models import logits, some_tokens, stock, worst, write_checkpoint
+from stored import all_bytes, change_json, read_json, tensors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+LLAMA = ["q_proj", "k_proj", "o_proj", "up_proj", "down_proj", "lm_head"]
+
+KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "plain": ("llama", {"target_modules": LLAMA, "r": 4, "lora_alpha": 7}),
+    "rslora": ("llama", {"target_modules": LLAMA, "r": 4, "lora_alpha": 7, "use_rslora": True}),
+    "some layers": ("llama", {"target_modules": ["v_proj"], "layers_to_transform": [1], "r": 2, "lora_alpha": 4}),
+    "(in, out)": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "r": 3, "lora_alpha": 5, "fan_in_fan_out": True}),
+}
+
+
+def write_adapter(base: Path, out: Path, **options: Any) -> Path:
+    """An adapter of a checkpoint with random factors, as peft saves it."""
+    tuned = get_peft_model(stock(base, torch.float32), LoraConfig(task_type="CAUSAL_LM", **options))
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=random))
+    tuned.save_pretrained(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("base") / "llama", "llama")
+
+
+@pytest.fixture
+def adapter(base: Path, tmp_path: Path) -> Path:
+    return write_adapter(base, tmp_path / "adapter", **KINDS["plain"][1])
+
+
+@pytest.mark.parametrize(("kind", "pickled"), [*((kind, False) for kind in KINDS), ("plain", True)])
+def test_merged_as_peft_merges(tmp_path: Path, kind: str, *, pickled: bool) -> None:
+    family, options = KINDS[kind]
+    base = write_checkpoint(tmp_path / "base", family)
+    adapter = write_adapter(base, tmp_path / "adapter", **options)
+    whole = PeftModel.from_pretrained(stock(base), adapter).double().merge_and_unload()
+    if pickled:
+        torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
+        (adapter / "adapter_model.safetensors").unlink()
+    opened, plain = kept.open_model(adapter), open_checkpoint(base)
+    wanted = whole.state_dict()
+    found = {name: tensor.value("float64") for name, tensor in opened.checkpoint.tensors.items()}
+    assert found.keys() == plain.tensors.keys()
+    for name, tensor in found.items():
+        assert (tensor - wanted[name]).abs().max() < 1e-12, name
+    assert any(not torch.equal(found[name], one.value("float64")) for name, one in plain.tensors.items())
+    tokens = some_tokens()
+    with torch.inference_mode():
+        assert worst(logits(opened.program, tokens), whole(tokens).logits) < 1e-5
+
+
+def test_an_adapter_becomes_a_checkpoint(base: Path, adapter: Path, tmp_path: Path) -> None:
+    before, out = all_bytes(adapter), tmp_path / "out"
+    result = CliRunner().invoke(main, ["convert", str(adapter), str(out), "--verify-tokens", "16"])
+    assert result.exit_code == 0, result.output
+    assert "promise exact: kept" in result.output
+    merged = {name: tensor.read() for name, tensor in kept.open_model(adapter).checkpoint.tensors.items()}
+    assert all(torch.equal(tensor, merged[name]) for name, tensor in tensors_of(out).items())
+    record = read_json(out / "kept.json")
+    assert record["source"]["name"] == "llama+adapter"
+    assert {"adapter_config.json", "adapter_model.safetensors", "model.safetensors"} <= record["source"]["files"].keys()
+    assert str(tmp_path) not in (out / "kept.json").read_text(encoding="utf-8")
+    assert all_bytes(adapter) == before
+    assert base.is_dir()
+
+
+def test_the_base_that_is_named_wins(adapter: Path, tmp_path: Path) -> None:
+    other = write_checkpoint(tmp_path / "other", "llama", seed=5)
+    change_json(adapter / "adapter_config.json", base_model_name_or_path="org/base")
+    for command in (["plan", adapter], ["inspect", adapter], ["convert", adapter, tmp_path / "out"]):
+        result = CliRunner().invoke(main, [*map(str, command)])
+        assert result.exit_code == 2
+        assert f"{adapter}: is an adapter (peft) of org/base, which is not here; say where with --base" in result.stderr
+    for command in (["plan", adapter], ["inspect", adapter], ["convert", adapter, tmp_path / "out"]):
+        result = CliRunner().invoke(main, [*map(str, command), "--base", str(other)])
+        assert result.exit_code == 0, result.output
+    norm = "model.layers.0.input_layernorm.weight"
+    assert torch.equal(tensors_of(tmp_path / "out")[norm], tensors_of(other)[norm])
+    assert "base" not in read_json(tmp_path / "out" / "kept.json")["recipe"]
+
+
+def test_an_adapter_beside_a_whole_model_is_refused(base: Path, adapter: Path) -> None:
+    """With peft transformers adds it, without peft it does not."""
+    (adapter / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
+    (adapter / "config.json").write_bytes((base / "config.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: transformers loads model\.safetensors with this"):
+        kept.open_model(adapter)
+
+
+def test_a_base_for_what_is_no_adapter(base: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no adapter"):
+        kept.open_model(base, base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'; only LoRA"),
+        ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'"),
+        ({"bias": "all"}, "bias is 'all'"),
+        ({"use_dora": True}, "use_dora is set, which plain LoRA does not know; merge it with peft"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set"),
+        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern is set"),
+        ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern is set"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices is set"),
+        ({"lora_bias": True}, "lora_bias is set"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication is set"),
+        ({"something_new": 1}, "something_new is set"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes the base"),
+        ({"r": 0}, "r is 0 and lora_alpha 7"),
+        ({"lora_alpha": "x"}, "lora_alpha 'x'"),
+        ({"base_model_name_or_path": None}, "is an adapter (peft) and names no base; say which with --base"),
+    ],
+)
+def test_what_is_no_plain_lora(adapter: Path, changes: dict[str, Any], reason: str) -> None:
+    change_json(adapter / "adapter_config.json", **changes)
+    with pytest.raises(CheckpointError) as caught:
+        kept.open_model(adapter)
+    assert reason in str(caught.value)
+
+
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "reason"),
+    [
+        (f"{Q}.lora_A.weight", (4, 63), "q_proj.weight is [64, 64] in the base, the adapter's is [64, 63]"),
+        (f"{Q}.lora_A.weight", (5, 64), "has factors of shapes [64, 4] and [5, 64], which do not fit"),
+        (f"{Q}.lora_A.weight", (4,), "has factors of shapes [64, 4] and [4], which do not fit"),
+        (f"{Q}.lora_magnitude_vector", (64,), "lora_magnitude_vector is no part of a plain LoRA"),
+        ("base_model.model.lm_head.weight", (97, 64), "lm_head.weight is no part of a plain LoRA"),
+        ("base_model.model.model.layers.9.x.lora_A.weight", (4, 64), "layers.9.x has only one of its two matrices"),
+    ],
+)
+def test_tensors_that_do_not_fit(adapter: Path, name: str, shape: tuple[int, ...], reason: str) -> None:
+    file = adapter / "adapter_model.safetensors"
+    save_file({**load_file(file), name: torch.zeros(shape)}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError) as caught:
+        kept.open_model(adapter)
+    assert reason in str(caught.value)
+
+
+def test_an_adapter_without_weights(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"adapter: is an adapter without adapter_model\.safetensors or"):
+        kept.open_model(adapter)
