@@ -96,6 +96,9 @@ PRELOADED = (
 
 KILLS_A_TRIAL = 3
 
+ENDS = {-signal.SIGKILL: "killed", -signal.SIGTERM: "terminated", 143: "terminated"}
+"""Exit codes of a run that did not end by itself; it may have ended before it was killed."""
+
 MOST_TIMES = 20
 """How often a command is repeated at most until it ends by itself."""
 
@@ -188,12 +191,12 @@ def _content(file: Path) -> bytes | list[dict[str, Any]]:
 def trial(bench: Bench, name: str, seconds: float, wanted: dict[str, Any], chance: random.Random) -> Counter[str]:
     """Kill a command a few times, and repeat it until it ends. Exits where it leaves anything else than a whole run."""
     place, words, counts = bench.place(f"{name}-trial"), COMMANDS[name], Counter[str]()
-    for _ in range(KILLS_A_TRIAL):
+    while counts.total() < KILLS_A_TRIAL and not counts["too late"]:
         run = bench.start(place, words)
         run.join(chance.uniform(0, seconds))
         run.terminate() if chance.random() < 0.25 else run.kill()
         run.join()
-        counts["killed" if run.exitcode == -signal.SIGKILL else "terminated" if run.exitcode else "too late"] += 1
+        counts[ENDS.get(run.exitcode or 0, "too late")] += 1
     for _ in range(MOST_TIMES):
         run = bench.start(place, words)
         run.join()
@@ -235,7 +238,9 @@ def main() -> None:
         for name in given.only:
             counts, share = Counter[str](), given.kills * shares[name] / sum(shares.values())
             while counts["killed"] + counts["terminated"] < share:
-                counts += trial(bench, name, seconds[name], wanted[name], chance)
+                found = trial(bench, name, seconds[name], wanted[name], chance)
+                seconds[name] *= 0.9 if found["too late"] else 1.02  # others use this machine too
+                counts += found
             print(f"{name:16} {seconds[name]:5.1f} s a run; {dict(counts)}", flush=True)
             total += counts
         print(f"{'all':16} {dict(total)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from kept.errors import OutputError
 
@@ -25,18 +26,35 @@ def refused(place: Path, what: str = "cannot be written", way_out: str = ROOM) -
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a small file that has its name only when it is on the disk; one that is there is replaced."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")  # two processes may write the same
-    try:
-        with part.open("wb") as opened:
+    """Write a small file that has its name only when it is on the disk; one that is there is replaced.
+
+    Of two processes that write the same, one waits. What a killed one had begun is written over by the next.
+    """
+    part = file.with_name(f".{file.name}.part")
+    with _alone(part) as opened:
+        try:
+            opened.truncate()
             opened.write(content)
             opened.flush()
             os.fsync(opened.fileno())
-        part.rename(file)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
-        raise
+            part.rename(file)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[IO[bytes]]:
+    """Hold a file that is being written; links are not followed."""
+    while True:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with os.fdopen(descriptor, "r+b") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):  # else whoever held it has given it its name meanwhile
+                if os.path.samestat(part.lstat(), os.fstat(descriptor)):
+                    yield opened
+                    return
 
 
 def sync_directory(path: Path) -> None:

@@ -71,8 +71,7 @@ def heal(
     result puts out what is no number, and what reading the data raises.
     """
     target = Path(settings.out)
-    folder = target.with_name(f".{target.name}{RUN}")
-    _sweep(target, folder, settings)
+    _sweep(target, settings)
     check_target(target)  # before torch is imported, which takes seconds
 
     from kept.distillation.metrics import Metrics
@@ -86,6 +85,7 @@ def heal(
     pairs_of(settings, pair)  # what cannot be compared is said before anything is read
     draft = Draft.of(pair)
     learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)
+    folder = _folder(target)
     with ranks() as all_ranks:
         date = all_ranks.agreed(chat_date(settings, pair, asked_before(folder)))
         settings = replace(settings, chat_date=date)
@@ -105,10 +105,16 @@ def heal(
     return Healed(target, learned, tuple(loop.history), read_json(target / RECORD), folder, found)
 
 
-def _sweep(target: Path, folder: Path, settings: Settings) -> None:
+def _folder(target: Path) -> Path:
+    """The directory of an output's run."""
+    return target.with_name(f".{target.name}{RUN}")
+
+
+def _sweep(target: Path, settings: Settings) -> None:
     """Remove the checkpoints of this command's run, where it was killed when its result had its name."""
-    if not (shows() and (target / RECORD).is_file() and any(folder.glob("step-*"))):
+    if not (shows() and target.name and (target / RECORD).is_file() and any(_folder(target).glob("step-*"))):
         return
+    folder = _folder(target)
     with ExitStack() as held:
         hold(folder, held)
         before = asked_before(folder)
