@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo smollm2 test lint docs compat bench fuzz clean
+.PHONY: demo smollm2 test lint docs compat bench kills fuzz clean
 
 demo: $(READY)  ## set up, then convert, verify and show the model that comes along
 	$(BIN)/kept demo --out out/demo
@@ -34,6 +34,9 @@ compat: $(READY)  ## prove outputs in other runtimes; the first run builds llama
 bench: $(READY)  ## speed against cp -r (and mergekit, with MERGEKIT=path/to/mergekit-yaml), memory at three sizes: an hour
 	$(BIN)/python benchmarks/speed.py --gb 8 $(if $(MERGEKIT),--mergekit $(MERGEKIT))
 	$(BIN)/python benchmarks/sizes.py --gb 2 4 8
+
+kills: $(READY)  ## kill every command that writes at 200 random moments, and compare what the same command then leaves
+	$(BIN)/python benchmarks/kills.py --kills 200
 
 # The pinned torch comes first, so that no other package can ask for another one.
 $(READY): pyproject.toml constraints.txt
