@@ -18,7 +18,15 @@ from transformers import (
 )
 
 import kept
-from kept.checkpoint.companions import companions, licences, no_licences, stated_licence, tokenizer_note
+from kept.checkpoint.chat import special_texts
+from kept.checkpoint.companions import (
+    companions,
+    licences,
+    no_licences,
+    stated_licence,
+    tokenizer_config,
+    tokenizer_note,
+)
 from kept.checkpoint.reader import open_checkpoint
 from kept.checkpoint.templates import chat_templates
 from kept.errors import CheckpointError
@@ -232,7 +240,8 @@ def test_the_tokenizer_s_class_is_one_that_every_transformers_has(
 ) -> None:
     write_json(source / "tokenizer_config.json", {"model_max_length": 99, **given})
     config = json.loads(taken(source)["tokenizer_config.json"])
-    assert config == {"model_max_length": 99, "clean_up_tokenization_spaces": False, "tokenizer_class": wanted}
+    found = {key: value for key, value in config.items() if not key.endswith("_token")}
+    assert found == {"model_max_length": 99, "clean_up_tokenization_spaces": False, "tokenizer_class": wanted}
 
 
 def test_a_tokenizer_without_its_file_keeps_its_class(source: Path) -> None:
@@ -275,6 +284,39 @@ def test_special_tokens_are_in_the_form_that_every_transformers_reads(
         found = taken(source)[name]
         config = json.loads(found if isinstance(found, bytes) else found.read_bytes())
         assert {key: config[key] for key in tokens if key in config} == wanted
+
+
+ONE = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "</s>")
+"""One token for all that a class has."""
+
+
+@pytest.mark.parametrize(
+    ("model_type", "given", "wanted"),
+    [
+        ("gpt2", {"model_max_length": 1024}, ONE),
+        (
+            "llama",
+            {"tokenizer_class": "GPT2TokenizerFast"},
+            ONE,
+        ),
+        ("gpt2", {"bos_token": "<s>", "unk_token": None}, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": None}),
+        ("gpt2", {"tokenizer_class": "PreTrainedTokenizerFast"}, {}),
+    ],
+)
+def test_special_tokens_that_only_a_class_has_are_named(
+    source: Path, model_type: str, given: dict[str, object], wanted: dict[str, object]
+) -> None:
+    """GPT-2's config names none; this tokenizer calls its one </s>."""
+    file = source / "tokenizer.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("</s>", "<|endoftext|>"), encoding="utf-8")
+    write_json(source / "tokenizer_config.json", given)
+    change_json(source / "config.json", model_type=model_type)
+    called = {key: "<|endoftext|>" if value == "</s>" else value for key, value in wanted.items()}
+    stock = AutoTokenizer.from_pretrained(source)
+    assert stock.special_tokens_map == {key: value for key, value in called.items() if value is not None}
+    config = tokenizer_config(source)
+    assert {key: config[key] for key in config if key.endswith("_token")} == called
+    assert special_texts(source) == stock.special_tokens_map
 
 
 def test_processors_stay_behind_and_are_named(source: Path, tmp_path: Path) -> None:

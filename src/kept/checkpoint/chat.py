@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import portable
+from kept.checkpoint.defaults import default_tokens
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.templates import DEFAULT, chat_templates, read_template
 from kept.errors import CheckpointError
@@ -157,6 +158,7 @@ def special_texts(directory: Path) -> dict[str, str]:
     config = portable(_config(directory, "tokenizer_config.json"))
     if "added_tokens_decoder" not in config:
         config |= portable(_config(directory, "special_tokens_map.json"))
+    config |= default_tokens(directory, config)
     named = {key: value for key, value in config.items() if key in SPECIAL or key.endswith("_token")}
     texts = {**named, **(config.get("extra_special_tokens") or {})}
     plain = {name: text.get("content") if isinstance(text, dict) else text for name, text in texts.items()}

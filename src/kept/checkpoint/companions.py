@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint import templates
+from kept.checkpoint.defaults import default_tokens
 from kept.checkpoint.generation import generation_config
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.links import LARGEST_COMPANION, check_file
@@ -252,6 +253,8 @@ def tokenizer_config(source: Path) -> dict[str, Any]:
     if (source / "tokenizer.json").is_file() or "auto_map" in given or "tokenizer_class" not in given:
         # Transformers 4.45 removes spaces before signs where a class does not say otherwise; later ones do not.
         config = {"clean_up_tokenization_spaces": False, **config, "tokenizer_class": FAST}
+        if "auto_map" not in given:
+            config |= default_tokens(source, given)
     return config
 
 
