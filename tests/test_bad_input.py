@@ -600,6 +600,33 @@ def test_a_record_that_lists_nothing_proves_nothing(source: Path, tmp_path: Path
     assert "config.json: is not in kept.json; it was added later" in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("given", ["/dev/zero", "pipe"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("convert", "{source}", "{out}", "--text"),
+        ("inspect", "{source}", "--text"),
+        ("eval", "{source}", "--results", "{out}", "--text"),
+        ("heal", "{source}", "--loss", "ce", "--length", "32", "--out", "{out}", "--data"),
+        (
+            "heal",
+            "{source}",
+            *["--loss", "ce", "--length", "32", "--data", "{talk}", "--chat", "--out", "{out}", "--chat-template"],
+        ),
+        ("cache-teacher", "{source}", "--length", "32", "--out", "{out}", "--data"),
+        ("tokenizer", "train", "--size", "300", "--out", "{out}"),
+    ],
+    ids=lambda asked: f"{asked[0]} {asked[-1]}",
+)
+def test_what_never_ends_is_not_read(source: Path, tmp_path: Path, asked: tuple[str, ...], given: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "talk.jsonl").write_text("{}")
+    named = {"source": source, "out": tmp_path / "out", "talk": tmp_path / "talk.jsonl"}
+    said = complaint(*(word.format(**named) for word in asked), tmp_path / given)
+    assert "no regular file" in said
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("length", [250, 300])
 def test_a_name_that_is_too_long(source: Path, tmp_path: Path, length: int) -> None:
     assert "cannot be written (File name too long)" in complaint("convert", source, tmp_path / ("a" * length))

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_file import read_json, regular
 from kept.checkpoint.links import LARGEST_COMPANION, check_file
 from kept.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+LONGEST = 1 << 20
+"""Bytes of a template. The longest in use have some 20,000."""
 
 FILE, FOLDER = "chat_template.jinja", "additional_chat_templates"
 
@@ -70,8 +73,10 @@ def output_templates(directory: Path, default: Path | None = None) -> tuple[dict
 
 
 def read_template(file: Path) -> str:
-    """The text of a template's file. Raises InputError where it cannot be read."""
+    """The text of a template's file. Raises InputError where it cannot be read, or is longer than any template."""
     try:
+        if regular(file) > LONGEST:
+            raise InputError(f"{file}: has more than {LONGEST >> 20} MB; name a file with a chat template")
         return file.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); name a file with a chat template") from None

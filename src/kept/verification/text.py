@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from kept.checkpoint.companions import TOKENIZERS
+from kept.checkpoint.json_file import regular
 from kept.errors import CheckpointError, InputError
 from kept.fence import FenceError, Limits, Worker
 
@@ -261,6 +262,7 @@ def read_whole(path: Path) -> str:
 def read_text(path: Path, characters: int) -> str:
     """A file's first characters. Raises InputError where it cannot be read or is no UTF-8."""
     try:
+        regular(path)
         with path.open(encoding="utf-8") as file:
             return file.read(characters)
     except UnicodeDecodeError as error:
