@@ -321,6 +321,11 @@ def _orion_sequence(config: dict[str, Any], w: dict[str, Tensor], tokens: Tensor
     return layer_norm("model.norm", x) @ w[head].T
 
 
+def frequencies(theta: float = 1000.0, dims: int = 16) -> Tensor:
+    """What a plain rotation turns by, as old checkpoints store it; that of the tiny Llama by default."""
+    return 1 / theta ** (torch.arange(0, dims, 2) / dims)
+
+
 def program_of(directory: Path) -> Program:
     """The program of a checkpoint on disk."""
     checkpoint = open_checkpoint(directory)

@@ -16,7 +16,7 @@ from kept.checkpoint.reader import open_checkpoint
 from kept.errors import CheckpointError, Refusal
 from kept.nn import Model
 from kept.terminal.cli import main
-from models import program_of, some_tokens, stock, stock_logits, write_checkpoint
+from models import frequencies, program_of, some_tokens, stock, stock_logits, write_checkpoint
 from stored import change_json, read_json, split_into_shards, tensors_of, write_readable
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_the_source_s_files_are_there_and_the_new_layers_behind_them(source: Pat
 def test_what_the_model_does_not_need_is_left_out(source: Path, tmp_path: Path) -> None:
     """A buffer that old checkpoints carry; the rest of its file is still copied."""
     old = shutil.copytree(source, tmp_path / "old")
-    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": frequencies()}
     save_file({**tensors_of(source), **buffer}, old / "model.safetensors", metadata={"format": "pt"})
     out = kept.expand(old, tmp_path / "out", groups=2, verify_tokens=0).path
     assert len(open_checkpoint(out).files) == 2

@@ -76,11 +76,12 @@ class Opened:
         return f"{self.path}: neither read nor copied: {some(beside)}" if beside else self.remark or None
 
 
-def open_model(path: str | Path, base: str | Path | None = None) -> Opened:
+def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | None = None) -> Opened:
     """Open a checkpoint of any family: a directory, a GGUF file, or a hub id (`org/name`, `org/name@revision`).
 
     A LoRA adapter is merged into `base`, or into what it names itself: a directory, or a hub id in the client's cache.
-    What a hub id names is fetched. Raises CheckpointError naming the file, tensor or key that is wrong, and Refusal for
+    What a hub id names is fetched. `tie`: where the head is tied to the embedding and another is stored, True takes the
+    embedding, False the other. Raises CheckpointError naming the file, tensor or key that is wrong, and Refusal for
     what no family can hold.
     """
     found = local(path)
@@ -92,7 +93,7 @@ def open_model(path: str | Path, base: str | Path | None = None) -> Opened:
     try:
         checkpoint = _text_alone(checkpoint)
         family = family_of(checkpoint.config)
-        program = family.read(checkpoint.config, checkpoint.tensors)
+        program = family.read(checkpoint.config, checkpoint.tensors, tie=tie)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
     return Opened(checkpoint, family, program)

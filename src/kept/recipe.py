@@ -70,8 +70,9 @@ class Recipe:
 
     `base` is the model that a source is a LoRA adapter of.
 
-    `text` is what calibration and verification read; `verify_tokens` 0 leaves verification out. Values are checked at
-    construction, which raises RecipeError naming the key.
+    `text` is what calibration and verification read; `verify_tokens` 0 leaves verification out. Where the source ties
+    its head to the embedding and stores another, `tie` True takes the embedding, False the stored head. Values are
+    checked at construction, which raises RecipeError naming the key.
     """
 
     source: str
@@ -86,6 +87,7 @@ class Recipe:
     text: str | None = None
     verify_tokens: int | None = None
     base: str | None = None
+    tie: bool | None = None
     passes: tuple[Pass, ...] = field(default=())
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ from kept.checkpoint.writer import Shard, index, shards, to_json
 from kept.errors import OutputError
 from kept.ir import tensors as ir_tensors
 from kept.ir.tensors import Computed, Given, Stored, torch_dtype, zeros
-from models import some_tokens, stock_logits, write_checkpoint
+from models import frequencies, some_tokens, stock_logits, write_checkpoint
 from stored import INDEX, all_bytes, change_json, read_json, split_into_shards, tensors_of, write_json
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def test_a_file_of_no_format_that_transformers_takes_gets_one(
 def test_what_the_model_does_not_use_is_not_carried_along(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "llama", "llama")
     before = (source / "model.safetensors").read_bytes()
-    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": frequencies()}
     save_file({**tensors_of(source), **buffer}, source / "model.safetensors", metadata={"format": "pt"})
     out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
     assert (out / "model.safetensors").read_bytes() == before

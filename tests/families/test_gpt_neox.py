@@ -8,8 +8,8 @@ import torch
 from conversions import EXACT
 from kept.errors import CheckpointError
 from kept.ir.spec import Rope
-from kept.ir.tensors import zeros
-from models import logits, some_tokens, worst
+from kept.ir.tensors import Given, Lazy, zeros
+from models import frequencies, logits, some_tokens, worst
 from rotations import StockRotaryContract, unrotated
 
 if TYPE_CHECKING:
@@ -59,8 +59,12 @@ class TestGptNeox(StockRotaryContract):
 
     def test_buffers_of_old_versions_are_left_out(self, program: Program, checkpoint: Checkpoint) -> None:
         at = "gpt_neox.layers.0.attention"
-        old = {f"{at}.bias": (1, 1, 128, 128), f"{at}.masked_bias": (), f"{at}.rotary_emb.inv_freq": (2,)}
-        more = {name: zeros(shape, "F32") for name, shape in old.items()}
+        old = {f"{at}.bias": (1, 1, 128, 128), f"{at}.masked_bias": ()}
+        more: dict[str, Lazy] = {name: zeros(shape, "F32") for name, shape in old.items()}
+        rope = program.spec.layers[0].mixer.rope
+        assert rope is not None
+        value = frequencies(rope.theta, rope.dims)
+        more[f"{at}.rotary_emb.inv_freq"] = Given(tuple(value.shape), "F32", value)
         assert self.family.read(checkpoint.config, {**checkpoint.tensors, **more}).weights == program.weights
 
     def test_a_base_on_which_versions_disagree_is_refused(self, checkpoint: Checkpoint) -> None:

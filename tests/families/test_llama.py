@@ -7,6 +7,8 @@ import torch
 
 from kept.errors import CheckpointError
 from kept.families.llama import LLAMA
+from kept.ir.tensors import Given
+from models import frequencies
 from rotations import StockRotaryContract
 
 if TYPE_CHECKING:
@@ -44,7 +46,9 @@ class TestLlama(StockRotaryContract):
             self.family.read_config({**checkpoint.config, "num_key_value_heads": 3})
 
     def test_computed_frequencies_in_old_files_are_ignored(self, checkpoint: Checkpoint) -> None:
-        old = {"model.layers.0.self_attn.rotary_emb.inv_freq": checkpoint.tensors["model.norm.weight"]}
+        head_dim = self.family.read_config(checkpoint.config).layers[0].mixer.head_dim
+        value = frequencies(dims=head_dim)
+        old = {"model.layers.0.self_attn.rotary_emb.inv_freq": Given(tuple(value.shape), "F32", value)}
         assert self.family.read(checkpoint.config, {**checkpoint.tensors, **old}).spec.depth == 3
 
 

@@ -13,7 +13,7 @@ from kept.errors import CheckpointError
 from kept.families.llama import LLAMA
 from kept.families.orion import ORION
 from kept.ir.slots import slots
-from models import logits, program_of, reference_orion, some_tokens, worst, write_checkpoint
+from models import logits, program_of, reference_orion, some_tokens, without, worst, write_checkpoint
 from rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
@@ -89,8 +89,11 @@ class TestOrion(RotaryContract):
             assert (norm.kind, norm.bias, norm.eps) == ("layer", True, 1e-3)
 
     def test_it_is_not_a_llama(self, checkpoint: Checkpoint, program: Program) -> None:
+        called = {**checkpoint.config, "model_type": "llama"}
+        with pytest.raises(CheckpointError, match=r"architectures names 'OrionForCausalLM'"):
+            LLAMA.read(called, checkpoint.tensors)
         with pytest.raises(CheckpointError, match=r"norm\.bias: llama has no place for this tensor"):
-            LLAMA.read({**checkpoint.config, "model_type": "llama"}, checkpoint.tensors)
+            LLAMA.read(without(called, "architectures"), checkpoint.tensors)
         assert {"layers.*.mixer_norm.kind", "final_norm.bias"} <= {v.path for v in LLAMA.violations(program.spec)}
 
     @pytest.mark.parametrize("how", ["absent", "null"])

@@ -38,7 +38,7 @@ def check(asked: Steps) -> None:
         try:
             for key, path in step.models.items():
                 if path not in made and path not in foreseen:
-                    foreseen[path] = _opened(key, path, asked.out)
+                    foreseen[path] = _opened(key, path, asked.out, step.asked)
             for key, path in step.files.items():
                 if path not in written and not path.exists():
                     raise InputError(f"{key}: {path} is not there")
@@ -53,9 +53,9 @@ def check(asked: Steps) -> None:
             raise type(error)(f"step {step.number} ({step.do}): {error}") from None
 
 
-def _opened(key: str, path: Path, out: Path) -> Opened:
+def _opened(key: str, path: Path, out: Path, asked: Asked) -> Opened:
     try:
-        opened = open_model(path)
+        opened = open_model(path, tie=asked.tie if isinstance(asked, Recipe) else None)
     except CheckpointError as error:
         raise CheckpointError(f"{key}: {error}") from None
     check_place(opened.source, out, f"{key}'s model")

@@ -132,7 +132,7 @@ def _plain(asks: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_files(path: Path) -> dict[str, Sequence[int]]:
-    opened = open_model(local(path))
+    opened = open_model(local(path), tie=False)  # the files are the same whichever head counts
     record = opened.path / RECORD
     return {file.name: stamp(file) for file in (*described(opened), record) if file.is_file()}
 

@@ -66,7 +66,7 @@ def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa
     reason and the way out where there is no plan.
     """
     recipe = recipe_from({"source": str(source), "out": "", "to": to}, **options)
-    return make_plan(open_model(source, recipe.base), recipe, unmeasured=True)
+    return make_plan(open_model(source, recipe.base, tie=recipe.tie), recipe, unmeasured=True)
 
 
 def make_plan(
@@ -111,7 +111,7 @@ def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> 
     """Everything that may go wrong before the first byte is written."""
     target = Path(recipe.out)
     check_target(target)
-    source = open_model(recipe.source, recipe.base)
+    source = open_model(recipe.source, recipe.base, tie=recipe.tie)
     inputs = Inputs.found(source, recipe)
     for place in (source.source, source.checkpoint.adapter or source.source):
         check_place(place, target)
@@ -135,7 +135,7 @@ def _config(source: Opened, planned: Plan, family: Family) -> dict[str, Any]:
     config = family.write_config(planned.program.spec, planned.program.dtype)
     if family is not source.family:
         return config
-    rest = {key: value for key, value in source.config.items() if key not in STALE}
+    rest = {key: value for key, value in source.config.items() if key not in {*STALE, *family.aliases}}
     if planned.new_layers or planned.dropped:  # a list with a value for each layer has other layers
         depth = source.program.spec.depth
         rest = {key: value for key, value in rest.items() if not (isinstance(value, list) and len(value) == depth)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from kept.checkpoint.json_file import read_json
 from kept.checkpoint.stream import digest
 from kept.commands.planning import make_plan
 from kept.errors import CheckpointError, InputError, RecipeError
+from kept.hub import local, name_of
 from kept.opened import Opened, open_model
 from kept.output.record import RECORD, claim_of, domain, recorded
 from kept.output.writing import described
@@ -33,20 +35,22 @@ def verify(
     text: str | Path | None = None,
     tokens: int = 2048,
     streamed: bool = False,
+    tie: bool | None = None,
     reporter: Reporter | None = None,
 ) -> Verification:
     """Measure an output against its source and judge it by the promise that its `kept.json` states.
 
     Where the record's plan can be made again, it is proved in float64 too. An output without a record is held to
-    EXACT at the dtype's noise floor. Weight files that changed since they were written break any promise. Look at
-    `.failure`: None where the promise is kept.
+    EXACT at the dtype's noise floor. Weight files that changed since they were written break any promise. `tie` is what
+    the conversion was told; the record knows it. Look at `.failure`: None where the promise is kept.
     """
     from kept.verification.text import sample
     from kept.verification.verify import layer_runs, verify_pair
 
     if not 2 <= tokens <= MOST_TOKENS:
         raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
-    before, after = open_model(source), open_model(out)
+    after = open_model(out)
+    before = open_model(source, tie=_told(source, after) if tie is None else tie)
     origin = between(before, after, reporter or Silent())
     claim = claimed(before, after, origin.chain)
     _check_sizes(before, after, claim)
@@ -60,6 +64,18 @@ def verify(
     if measured.output.tokens < tokens:
         notes.append(f"{found.origin} gave {measured.output.tokens} of {tokens} tokens; --text FILE reads a longer one")
     return replace(measured, notes=tuple(notes), altered=altered(after, reporter or Silent()))
+
+
+def _told(source: str | Path, after: Opened) -> bool | None:
+    """Which head of a source counted, as the record of an output that was made of it has it; None where none does."""
+    own, name = recorded(after), name_of(local(source))
+    earlier = own.get("history")
+    for record in (own, *(earlier if isinstance(earlier, list) else [])):
+        with suppress(LookupError, TypeError):  # anyone may have edited it
+            if record["source"]["name"] == name:
+                told = record["recipe"]["tie"]
+                return told if isinstance(told, bool) else None
+    return None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from kept.errors import CheckpointError
 from kept.families.aquila import AQUILA
 from kept.families.baichuan import BAICHUAN
+from kept.families.classes import by_class
 from kept.families.cohere import COHERE
+from kept.families.config import Config
 from kept.families.deci import DECI
 from kept.families.exaone import EXAONE
 from kept.families.falcon import FALCON
@@ -92,7 +94,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a config. Raises CheckpointError where it is not read, with the reason or those that are."""
     name = config.get("model_type")
     if not isinstance(name, str):
-        raise CheckpointError("config.json: has no model_type, so its family is unknown")
+        return _by_class(Config(config))
     if name in REFUSED:
         raise CheckpointError(f"config.json: model_type {name!r} {REFUSED[name]}")
     if name not in FAMILIES:
@@ -106,3 +108,14 @@ def family_of(config: Mapping[str, Any]) -> Family:
 def _stem(name: str) -> str:
     """A family's name without its generation: another generation is another architecture, and no slip of the pen."""
     return re.split(r"[\d_.-]", name.lower())[0]
+
+
+def _by_class(config: Config) -> Family:
+    """The family of a config without a model_type, as the first MiniCPMs have none."""
+    found = by_class(config, FAMILIES)
+    if found is None:
+        raise CheckpointError(
+            f"{config.where}: has no model_type, and architectures names no class of one family, so its family is "
+            "unknown; transformers could not load it either"
+        )
+    return found

@@ -85,4 +85,5 @@ BAICHUAN = Family(
     ),
     ignored=ROTARY_BUFFERS,
     stock=False,
+    also=("BaiChuanForCausalLM",),
 )

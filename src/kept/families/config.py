@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
@@ -17,14 +17,22 @@ LARGEST = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of a config.json. A key that is null counts as absent."""
+    """The keys of a config.json, and which of them were read. A key that is null counts as absent."""
 
     keys: Mapping[str, Any]
     where: str = "config.json"
+    read: set[str] = field(default_factory=set, compare=False, repr=False)
+    """Keys that were asked for, there or not."""
 
-    def get(self, key: str) -> Any:  # noqa: ANN401 - JSON
-        """The raw value, None where absent."""
-        return self.keys.get(key)
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - JSON
+        """The raw value, `default` where absent."""
+        self.read.add(key)
+        return self.keys.get(key, default)
+
+    def states(self, key: str) -> bool:
+        """Whether the key is there, null or not."""
+        self.read.add(key)
+        return key in self.keys
 
     def size(self, key: str, default: int | None = None, largest: int = LARGEST) -> int:
         """A positive integer."""

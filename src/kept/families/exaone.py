@@ -59,4 +59,5 @@ EXAONE = Family(
     ),
     ignored=("*.rotary.inv_freq", "*.rotary_emb.inv_freq"),
     stock=False,
+    aliases={"num_hidden_layers": "num_layers"},
 )

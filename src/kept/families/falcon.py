@@ -85,6 +85,7 @@ FALCON = Family(
         LAYER_NORMS,
         Number("layer_norm_epsilon", NORM_EPS, default=1e-5),
         Decoder(),
+        Fixed("output_attentions", value=False, why="its class in transformers then computes something else"),
         Fixed("alibi", value=False, why="ALiBi is not supported"),
         Rotary(),
         Flag("tie_word_embeddings", ("head.tied",), default=True),
@@ -103,4 +104,5 @@ FALCON = Family(
         *linear("head", "lm_head"),
     ),
     ignored=ROTARY_BUFFERS,
+    aliases={"n_embed": "hidden_size"},
 )

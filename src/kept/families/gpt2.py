@@ -68,5 +68,10 @@ GPT2 = Family(
         *linear("head", "lm_head"),
     ),
     ignored=("transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias"),
-    bare_prefix="transformer.",
+    aliases={
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+    },
 )

@@ -190,7 +190,7 @@ class Cap:
 
     def read(self, config: Config, known: Facts) -> Facts:  # noqa: ARG002 - an item's signature
         """Key to fact."""
-        if self.key in config.keys and config.get(self.key) is None:
+        if config.states(self.key) and config.get(self.key) is None:
             return {self.path: None}
         return {self.path: config.positive(self.key, self.default)}
 
@@ -314,11 +314,11 @@ class SpecialTokens:
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Ids to facts. A key that is null means that there is none; an absent one the default."""
-        keys, vocabulary = config.keys, known["vocabulary"]
+        vocabulary = known["vocabulary"]
         return {
-            "tokens.bos": self._token(config, "bos_token_id", keys.get("bos_token_id", self.bos), vocabulary),
+            "tokens.bos": self._token(config, "bos_token_id", config.get("bos_token_id", self.bos), vocabulary),
             "tokens.eos": self._end(config, vocabulary),
-            "tokens.pad": self._token(config, "pad_token_id", keys.get("pad_token_id", self.pad), vocabulary),
+            "tokens.pad": self._token(config, "pad_token_id", config.get("pad_token_id", self.pad), vocabulary),
         }
 
     def write(self, table: Facts) -> dict[str, Any]:
@@ -338,7 +338,7 @@ class SpecialTokens:
 
     def _end(self, config: Config, vocabulary: int) -> int | tuple[int, ...] | None:
         key = "eos_token_id"
-        value = config.keys.get(key, self.eos)
+        value = config.get(key, self.eos)
         if not isinstance(value, list):
             return self._token(config, key, value, vocabulary)
         if None in value:
@@ -357,7 +357,7 @@ class Window:
     def read(self, config: Config, known: Facts) -> Facts:
         """Key to fact. Types of layers, which newer classes read, may say nothing else."""
         size = self.default
-        if "sliding_window" in config.keys:
+        if config.states("sliding_window"):
             size = None if config.get("sliding_window") is None else config.size("sliding_window")
         types = [LAYER_TYPES[size is not None]] * known["depth"]
         if config.get("layer_types") not in (None, types):
@@ -392,13 +392,13 @@ class LayerWindows:
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Keys to one fact a layer."""
-        types = self._types(config, known)
+        types, stated = self._types(config, known), config.states("sliding_window")
         if self.switched and not config.flag("use_sliding_window", default=False):
             if config.get("layer_types") is not None and LAYER_TYPES[True] in types:
                 raise config.wrong("use_sliding_window", f"true where layer_types has {LAYER_TYPES[True]}")
             return {self.path: None}
         size = self.default
-        if "sliding_window" in config.keys:
+        if stated:
             size = None if config.get("sliding_window") is None else config.size("sliding_window")
         values = tuple(size if kind == LAYER_TYPES[True] else None for kind in types)
         return {self.path: values[0] if len(set(values)) == 1 else PerLayer(values)}

@@ -7,13 +7,16 @@ difference. So a table that reads and writes is also the list of what its target
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kept.errors import CheckpointError
+from kept.families.classes import check_classes
 from kept.families.config import Config
+from kept.families.head import Head
 from kept.families.lengths import stock_rule
+from kept.families.unread import check_buffers, check_unread
 from kept.ir.facts import Facts, Violation, build_spec, differences, facts, flatten
 from kept.ir.program import Program
 from kept.ir.slots import slots
@@ -65,12 +68,10 @@ class Entry:
 class Family:
     """How one family of checkpoints says what a spec says.
 
-    `stock`: transformers has a class for it.
-
     `rule` is what its classes do past some length, beyond one forward pass.
 
-    `limits` are conditions on the spec that its stock class checks when it loads. `bare_prefix` starts most tensor
-    names and is absent from checkpoints of the bare model; writing adds it.
+    `stock`: transformers has a class for it. `also` are other names of its class, `aliases` other names of its keys,
+    which win where both are there. `limits` are conditions on the spec that its stock class checks when it loads.
     """
 
     name: str
@@ -79,9 +80,20 @@ class Family:
     entries: tuple[Entry, ...]
     ignored: tuple[str, ...] = ()
     limits: tuple[Callable[[Spec], Violation | None], ...] = ()
-    bare_prefix: str = ""
     stock: bool = True
     rule: Callable[[Spec], LengthRule | None] = stock_rule
+    also: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The names of its class."""
+        return (self.architecture, *self.also)
+
+    @property
+    def bare(self) -> str:
+        """The name of the class without a head."""
+        return re.sub("ForCausalLM$|LMHeadModel$", "Model", self.architecture)
 
     def length_rule(self, spec: Spec) -> LengthRule | None:
         """What its classes do with a sequence past some length; None where no length changes anything."""
@@ -90,10 +102,12 @@ class Family:
     def read_config(self, config: Mapping[str, Any]) -> Spec:
         """The architecture that a config describes. Raises CheckpointError naming the key."""
         known: Facts = {}
-        _check_causal(Config(config))
+        keys = self._renamed(Config(config))
         for item in self.items:
-            for path, value in item.read(Config(config), known).items():
+            for path, value in item.read(keys, known).items():
                 known.update(flatten(path, value))
+        check_unread(keys, known)
+        check_classes(keys, self, tied=known["head.tied"])
         return build_spec(known)
 
     def write_config(self, spec: Spec, dtype: str) -> dict[str, Any]:
@@ -113,13 +127,16 @@ class Family:
         found = [*differences(facts(spec), facts(said))]
         return found or [v for limit in self.limits if (v := limit(spec)) is not None]
 
-    def read(self, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Program:
-        """The program of a checkpoint.
+    def read(self, config: Mapping[str, Any], tensors: Mapping[str, Lazy], *, tie: bool | None = None) -> Program:
+        """The program of a checkpoint. `tie` says which head counts where one is stored that should be tied.
 
         Raises CheckpointError for a missing, misshapen or unexpected tensor, by the checkpoint's own name.
         """
         spec = self.read_config(config)
-        tensors = self._with_prefix(tensors)
+        assumed = not self.stock and config.get("tie_word_embeddings") is None
+        head = Head(self._name("embedding.weight"), self._name("head.weight"), tie, assumed=assumed)
+        spec, tensors = head.settle(spec, self._with_prefix(tensors))
+        check_buffers(tensors, spec)
         weights: dict[str, Lazy] = {}
         used: set[str] = set()
         for slot, info in slots(spec).items():
@@ -129,7 +146,7 @@ class Family:
             found = [_checked(tensors, name, shape) for name, shape in stored.items()]
             weights[slot] = _to_slot(entry, found, spec, slot)
         for name in tensors:
-            if name not in used and not self._ignores(name, spec):
+            if name not in used and not self._ignores(name):
                 raise CheckpointError(
                     f"{name}: {self.name} has no place for this tensor; is the config's model_type right?"
                 )
@@ -152,11 +169,28 @@ class Family:
             for name in entry_names(self._entry(slot, spec), slot, info.shape)
         }
 
+    def _renamed(self, config: Config) -> Config:
+        """The config with the family's own names of keys. Raises CheckpointError where two names of one disagree."""
+        keys = dict(config.keys)
+        for alias, key in self.aliases.items():
+            value = keys.pop(alias, None)
+            if value is None:
+                continue
+            if keys.get(key) not in (None, value):
+                raise config.wrong(alias, f"{keys[key]}, as {key} says, or left out: it is another name of that key")
+            keys[key] = value
+        return Config(keys, config.where)
+
+    def _name(self, slot: str) -> str:
+        return next(entry.name for entry in self.entries if entry.slot == slot)
+
     def _with_prefix(self, tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
-        if not self.bare_prefix or any(name.startswith(self.bare_prefix) for name in tensors):
+        """The tensors under their whole names: those of a bare model lack the first part, which writing adds."""
+        prefix = self._name("embedding.weight").partition(".")[0] + "."
+        if any(name.startswith(prefix) for name in tensors):
             return tensors
         named = {entry.name for entry in self.entries}
-        return {name if name in named else self.bare_prefix + name: tensor for name, tensor in tensors.items()}
+        return {name if name in named else prefix + name: tensor for name, tensor in tensors.items()}
 
     def _entry(self, slot: str, spec: Spec) -> Entry:
         pattern = _LAYER.sub("layers.{i}.", slot)
@@ -165,16 +199,8 @@ class Family:
         assert entry is not None, f"{self.name} has no tensor for {slot}: violations() should have said so"
         return entry
 
-    def _ignores(self, name: str, spec: Spec) -> bool:
-        tied = spec.head.tied and name == self._entry("head.weight", spec).name
-        return tied or any(fnmatch(name, pattern) for pattern in self.ignored)
-
-
-def _check_causal(config: Config) -> None:
-    """Refuse what makes a stock class look ahead: that is an encoder, and no family here."""
-    for key, wanted in (("is_causal", True), ("use_bidirectional_attention", False)):
-        if config.get(key) not in (None, wanted):
-            raise config.wrong(key, f"{str(wanted).lower()}: a decoder sees no token after its own")
+    def _ignores(self, name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in self.ignored)
 
 
 _LAYER = re.compile(r"^layers\.(\d+)\.")

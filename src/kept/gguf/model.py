@@ -51,7 +51,7 @@ def model(header: Header) -> Model:
     metadata.check_read()
     spec = family.read_config(config)
     tensors = _in_order(architecture, spec, stored)
-    own = replace(family, entries=(*architecture.entries, *ENTRIES), ignored=IGNORED, bare_prefix="")
+    own = replace(family, entries=(*architecture.entries, *ENTRIES), ignored=IGNORED)
     return Model(family, config, tensors, own.read(config, tensors))
 
 

@@ -29,6 +29,9 @@ Precision = Literal["float32", "float64"]
 BLOCK_ELEMENTS = 1 << 18
 """Elements computed at a time where rows are independent: 1 MB in float32, which a core's own cache holds."""
 
+PIECE = 1 << 20
+"""Bytes of a file that are compared at a time."""
+
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes per element of the dtypes that weights may have, by their safetensors names."""
 
@@ -184,6 +187,13 @@ class Stored(InFile):
             return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").astype("f8").reshape(self.shape)
         return np.frombuffer(raw, f"<f{DTYPE_BYTES[self.dtype]}").astype("f8").reshape(self.shape)
 
+    def pieces(self) -> Iterator[bytes]:
+        """The stored bytes, a megabyte at a time. Raises as `rows` does."""
+        for start in range(0, self.nbytes, PIECE):
+            raw = bytearray(min(PIECE, self.nbytes - start))
+            self.read_into(memoryview(raw), self.offset + start)
+            yield bytes(raw)
+
 
 @dataclass(frozen=True)
 class Filled(Lazy):
@@ -232,6 +242,17 @@ class Given(Lazy):
         import torch  # noqa: PLC0415 - planning needs no torch
 
         return self.values[start:stop].to(getattr(torch, precision), copy=True)
+
+
+def equal(one: Lazy, other: Lazy) -> bool:
+    """Whether two tensors have the same dtype, shape and values. Reads no further than the first that differ."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    if isinstance(one, Stored) and isinstance(other, Stored):
+        return all(a == b for a, b in zip(one.pieces(), other.pieces(), strict=True))
+    precision = working_precision(one.dtype)
+    whole = (one.value(precision), other.value(precision))
+    return bool((whole[0] == whole[1]).all())
 
 
 @dataclass(frozen=True)

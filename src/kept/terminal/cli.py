@@ -57,6 +57,11 @@ VERIFY_TOKENS = click.option(
     type=int,
     help="Tokens of the final verification; 0 leaves it out. [default: 512, of large models 64]",
 )
+TIE = click.option(
+    "--tie/--untie",
+    default=None,
+    help="Where the head is tied to the embedding and another one is stored: take the embedding, or the stored one.",
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
@@ -91,6 +96,7 @@ CHOICES: tuple[Callable[..., Any], ...] = (
         metavar="TOKENS",
         help="State fewer positions; a sliding window as long as them goes away.",
     ),
+    TIE,
     click.option(
         "--dtype",
         metavar="DTYPE",
@@ -219,7 +225,7 @@ def plan(
     from kept.opened import open_model
 
     chosen = _recipe(recipe, source=source, out="not written", **options)
-    opened = open_model(chosen.source, chosen.base)
+    opened = open_model(chosen.source, chosen.base, tie=chosen.tie)
     found = make_plan(opened, chosen, unmeasured=True)
     target = target_family(opened, chosen).name
     display.out_json(display.plan_table(found)) if as_json else display.plan(opened, found, target)
@@ -308,6 +314,7 @@ def _layers(_: click.Context, __: click.Parameter, said: str | None) -> tuple[in
     "embedding, head and bias. [default: mean]",
 )
 @click.option("--multiple", type=int, metavar="N", help="Round the number of rows up. [default: 1]")
+@TIE
 @TEXT
 @VERIFY_TOKENS
 @DRY_RUN
@@ -376,8 +383,9 @@ def shrink_expanded(source: str, out: str, *, as_json: bool, dry_run: bool, **op
 @click.option("--text", shell_complete=_files, help="UTF-8 file to measure on. [default: a built-in sample]")
 @click.option("--tokens", default=2048, show_default=True, help="How many tokens of it.")
 @click.option("--streamed", is_flag=True, help="Never hold a whole model: leaves out the continuations.")
+@TIE
 @JSON
-def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bool, as_json: bool) -> None:
+def verify(source: str, out: str, *, as_json: bool, **options: Any) -> None:
     """Measure OUT against SOURCE.
 
     Logits, KL, perplexity, every layer, and continuations side by side.
@@ -391,7 +399,7 @@ def verify(source: str, out: str, *, text: str | None, tokens: int, streamed: bo
     from kept.commands.verifying import verify as measure
     from kept.output.record import verification_table
 
-    found = measure(source, out, text=text, tokens=tokens, streamed=streamed, reporter=display.Bars())
+    found = measure(source, out, **options, reporter=display.Bars())
     display.out_json(verification_table(found)) if as_json else display.verification(found)
     if found.failure is not None:
         display.complain(f"{out}: the promise ({found.promise}) is broken: {found.failure}")
