@@ -169,7 +169,7 @@ def _tokens(environment: Environment, work: Path, *, golden: bool) -> Iterator[s
     for name, file in files.items():
         wanted = ids[str(file)]
         reader = Reader(open_model(file).path)
-        found = [reader.encoding(text, special=False).ids for text in texts]
+        found = [reader.encode(text, special=False) for text in texts]
         differ = [number for number, text in enumerate(texts) if found[number] != wanted[number]]
         if differ:
             first = differ[0]

@@ -475,7 +475,8 @@ def use_gguf(raw: bytes) -> None:
     file.write_bytes(raw)
     opened = open_model(file)
     json.dumps([describe(opened.program.spec), opened.quantised, opened.note]).encode()
-    Reader(opened.path).decode([0]) if Reader(opened.path).tokenizer is None else Reader(opened.path).encode("ab <x>")
+    if (opened.path / "tokenizer.json").is_file():
+        Reading(str(opened.path / "tokenizer.json")).encode(["ab <x>"], True)
     companions(opened.path, opened.program.spec)
     check_rotation(opened.program.spec)
     if opened.program.parameters <= SMALL:

@@ -39,7 +39,7 @@ def file_of(name: str, folder: Path, **keys: Any) -> Path:
 def test_ids_are_llama_cpps(name: str, tmp_path: Path) -> None:
     directory = open_model(file_of(name, tmp_path)).path
     reader = Reader(directory)
-    assert [reader.encoding(text, special=False).ids for text in ggufs.TEXTS] == GOLDEN[name][:-1]
+    assert [reader.encode(text, special=False) for text in ggufs.TEXTS] == GOLDEN[name][:-1]
     assert reader.encode(ggufs.TEXTS[0]) == GOLDEN[name][-1]
 
 
@@ -85,7 +85,7 @@ def test_several_templates_keep_their_names(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_not_rebuilt_is_said_to_be_missing(keys: dict[str, str], said: str, tmp_path: Path) -> None:
     named = {**SMALL, **{f"tokenizer.{key.replace('__', '.')}": value for key, value in keys.items()}}
     opened = open_model(ggufs.with_tokenizer(tmp_path / "model.gguf", named))
-    assert Reader(opened.path).tokenizer is None
+    assert Reader(opened.path).file is None
     assert said in opened.remark
 
 

@@ -85,7 +85,7 @@ def read_header(path: Path) -> Header:
 
     Raises CheckpointError naming the file that is missing, damaged, or of another version or byte order.
     """
-    files = _parts(path)
+    files = parts(path)
     headers = [_one(file) for file in files]
     first = headers[0]
     stated = first.metadata.get("split.count", 1)
@@ -103,8 +103,8 @@ def read_header(path: Path) -> Header:
     return Header(files, first.metadata, tensors)
 
 
-def _parts(path: Path) -> tuple[Path, ...]:
-    """All files of a model, by the name of one of them."""
+def parts(path: Path) -> tuple[Path, ...]:
+    """All files of a model, by the name of one of them. Raises CheckpointError for a name that cannot be."""
     match = PART.fullmatch(path.name)
     if match is None:
         return (path,)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.gguf.architectures import ARCHITECTURES, ENTRIES, IGNORED
-from kept.gguf.metadata import Metadata
+from kept.gguf.metadata import LARGEST, Metadata
 from kept.gguf.rope import scaling
 from kept.gguf.tensors import half_split, lazy, less_one
 from kept.gguf.tokenizer import special_ids
@@ -44,6 +44,9 @@ def model(header: Header) -> Model:
     if not isinstance(name, str) or name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise CheckpointError(f"general.architecture is {str(name)[:60]!r}; architectures that are read are {known}")
+    kind = header.metadata.get("general.type", "model")
+    if kind != "model":
+        raise CheckpointError(f"general.type is {str(kind)[:60]!r}; only whole models are read")
     architecture, metadata = ARCHITECTURES[name], Metadata(header.metadata, name)
     family = FAMILIES[architecture.family]
     stored = {tensor: lazy(packed) for tensor, packed in header.tensors.items()}
@@ -103,6 +106,8 @@ def _epsilon(architecture: Architecture, metadata: Metadata) -> dict[str, Any]:
 def _rotation(architecture: Architecture, metadata: Metadata, tensors: Tensors, head: int) -> dict[str, Any]:
     """Theta, the fraction of a head that turns, and how frequencies are scaled."""
     theta, dims = metadata.number("rope.freq_base", 10_000.0), metadata.get("rope.dimension_count") or head
+    if not 1 < theta < LARGEST:
+        raise metadata.wrong("rope.freq_base", "a number above 1")
     if type(dims) is not int or not 0 < dims <= head or (architecture.partial is None and dims != head):
         raise metadata.wrong("rope.dimension_count", f"{head}, the size of a head")
     found: dict[str, Any] = {architecture.names.theta: theta}

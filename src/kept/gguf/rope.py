@@ -64,7 +64,7 @@ def _yarn(metadata: Metadata, original: object) -> dict[str, Any]:
     """YaRN as its keys say it."""
     metadata.must_be("rope.scaling.yarn_ext_factor", (1.0,), "only a whole extrapolation is read")
     metadata.must_be("rope.scaling.yarn_log_multiplier", (0.0,), "a multiplier of the temperature is not read")
-    if type(original) is not int:
+    if type(original) is not int or original < 1:
         raise metadata.wrong("rope.scaling.original_context_length", "the length before scaling")
     names = {"attention_factor": "attn_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"}
     stated = {key: metadata.get(f"rope.scaling.yarn_{name}") for key, name in names.items()}
@@ -82,7 +82,7 @@ def _longrope(
     """LongRoPE: a list for short texts and one for long."""
     short, long = (_vector(tensors, name, dims).tolist() for name in (SHORT, LONG))
     context = metadata.size("context_length")
-    if type(original) is not int:
+    if type(original) is not int or original < 1:
         if short != long:
             raise CheckpointError(
                 f"{metadata.architecture}.rope.scaling.original_context_length: missing, so that nobody knows from "
@@ -133,7 +133,8 @@ def _llama3(divisors: NDArray[np.float64], theta: float, dims: int) -> dict[str,
     candidates = [(length, 4.0) for length in RELEASED]
     if between.sum() > 1:
         smooth = (1 / divisors[between] - 1 / factor) / (1 - 1 / factor)
-        slope, start = np.polyfit(turns[between], smooth, 1)
+        slope = (smooth[0] - smooth[-1]) / (turns[between][0] - turns[between][-1])
+        start = smooth[0] - slope * turns[between][0]
         high = 1 - 1 / start if start < 0 else 0.0
         candidates = [(float(round(slope * (high - 1))), float(f"{high:.4g}")), *candidates]
     for length, high in candidates:

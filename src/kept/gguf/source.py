@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError
-from kept.gguf.header import read_header
+from kept.gguf.header import parts, read_header
 from kept.gguf.model import model
 from kept.gguf.tokenizer import missing, tokenizer_files
 
@@ -31,7 +31,7 @@ LOCK = ".lock"
 PREFIX = "kept-gguf-"
 
 KEPT = 16
-"""Unpacked files that a process holds on to, whoever uses them."""
+"""Opened files that a process holds on to, whoever uses them."""
 
 
 class Scratch:
@@ -81,22 +81,31 @@ class Gguf:
 
 
 def open_gguf(path: Path) -> Gguf:
-    """Open a GGUF file, or a part of a split one. Reads its header only.
+    """Open a GGUF file, or a part of a split one. Reads its header only, and once for each state of its files.
 
     Raises CheckpointError in one line that names the file, and what is wrong or not read.
     """
-    header = read_header(path)
+    files = parts(path)
     try:
-        found = model(header)
-        stamps = tuple((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in header.files)
-        scratch = _unpacked(stamps, path.name, _Small(header, found))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+        stamps = tuple((file.absolute(), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename}: missing; fetch it again") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    reason = missing(header.metadata)
+    try:
+        return _opened(path, stamps)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+@lru_cache(maxsize=KEPT)
+def _opened(path: Path, stamps: tuple[tuple[Path, int, int], ...]) -> Gguf:  # noqa: ARG001 - the file's state
+    header = read_header(path)
+    found, metadata = model(header), header.metadata
+    small = {"config.json": to_json(found.config), **tokenizer_files(metadata), **_card(metadata)}
+    reason = missing(metadata)
     remark = f"{path}: {reason}, so that the output has no tokenizer" if reason else ""
-    return Gguf(found, header.files, quantised(header), remark, scratch)
+    return Gguf(found, header.files, quantised(header), remark, Scratch(path.name, small))
 
 
 def quantised(header: Header) -> str:
@@ -105,37 +114,11 @@ def quantised(header: Header) -> str:
     return ", ".join(f"{kind} ({count} tensor{'s' * (count > 1)})" for kind, count in counts.most_common())
 
 
-@dataclass(frozen=True, eq=False)
-class _Small:
-    """The files beside the weights; equal to any other, as what they are follows from the stamps beside them."""
-
-    header: Header
-    model: Model
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Small)
-
-    def __hash__(self) -> int:
-        return 0
-
-    def files(self) -> Mapping[str, bytes]:
-        """Their bytes by name."""
-        metadata = self.header.metadata
-        files = {"config.json": to_json(self.model.config), **tokenizer_files(metadata)}
-        card = _card(metadata)
-        return {**files, "README.md": card} if card else files
-
-
-@lru_cache(maxsize=KEPT)
-def _unpacked(stamps: tuple[tuple[str, int, int], ...], name: str, small: _Small) -> Scratch:  # noqa: ARG001 - the key
-    return Scratch(name, small.files())
-
-
-def _card(metadata: Mapping[str, Any]) -> bytes:
+def _card(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """The licence that the file states, as the front matter of a model card; nothing where it states none."""
     import yaml  # noqa: PLC0415 - only where there is such a file
 
     keys = ("license", "license.name", "license.link")
     stated = {key.replace(".", "_"): metadata.get(f"general.{key}") for key in keys}
     front = {key: value for key, value in stated.items() if isinstance(value, str) and value}
-    return f"---\n{yaml.safe_dump(front)}---\n".encode() if front else b""
+    return {"README.md": f"---\n{yaml.safe_dump(front)}---\n".encode()} if front else {}

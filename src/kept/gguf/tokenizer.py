@@ -47,6 +47,9 @@ TEMPLATE = "tokenizer.chat_template"
 LONGEST_TOKEN = 4096
 """Characters."""
 
+MOST_SPLITS = 1 << 28
+"""Characters of all splits of all pieces, which SentencePiece's merges are found from; Gemma's have 20 million."""
+
 LONGEST_TEMPLATE = 1 << 20
 """Characters."""
 
@@ -234,6 +237,8 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
     ]
     if unknown is None:
         raise CheckpointError("tokenizer.ggml.unknown_token_id: is no token")
+    if sum(len(text) ** 2 for text in vocabulary.tokens) > MOST_SPLITS:
+        raise CheckpointError("tokenizer.ggml.tokens: are too long to be pieces of SentencePiece")
     model = Model(
         pieces=tuple(pieces),
         algorithm="BPE",
