@@ -76,7 +76,7 @@ def is_gguf(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             return path.suffix.lower() == ".gguf" or file.read(4) == MAGIC
-    except OSError:
+    except (OSError, ValueError):  # the latter of a path with a NUL
         return path.suffix.lower() == ".gguf"
 
 
