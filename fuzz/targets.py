@@ -52,7 +52,6 @@ from kept.output.record import expansions, finite, recorded
 from kept.pages.page import page, render
 from kept.passes.legalize import Options, legalise
 from kept.recipe import load_recipe
-from kept.verification.text import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -16,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self
 
+from kept.checkpoint.disk import no_link
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -41,7 +43,7 @@ class Output:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
+        self._file = open(path, "wb", buffering=0, opener=no_link)  # noqa: SIM115 - a path has no opener
         set_direct(self._file.fileno(), on=True)
         self._hashing, self._writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._sum = sha256()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
@@ -23,6 +25,18 @@ def refused(place: Path, what: str = "cannot be written", way_out: str = ROOM) -
         yield
     except OSError as error:
         raise OutputError(f"{place}: {what} ({error.strerror or error}); {way_out}") from error
+
+
+def no_link(path: str, flags: int) -> int:
+    """Open a file that is ours to write, as the `opener` of `open`: never through a link, nor a pipe or a device.
+
+    What lies where an unfinished file should be may have been put there. Raises OSError.
+    """
+    opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if stat.S_ISREG(os.fstat(opened).st_mode):
+        return opened
+    os.close(opened)
+    raise OSError(errno.EINVAL, "it is no regular file")
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -48,7 +62,7 @@ def write_whole(file: Path, content: bytes) -> None:
 def _alone(part: Path) -> Iterator[IO[bytes]]:
     """Hold a file that is being written; links are not followed."""
     while True:
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = no_link(os.fspath(part), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         with os.fdopen(descriptor, "r+b") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):  # else whoever held it has given it its name meanwhile

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
 from kept.checkpoint.direct import Output
-from kept.checkpoint.disk import refused, sync_directory
+from kept.checkpoint.disk import no_link, refused, sync_directory
 from kept.checkpoint.stream import copy, digest, write_tensors
 from kept.checkpoint.writer import to_json
 from kept.errors import KeptError, OutputError
@@ -61,7 +61,7 @@ class Staging:
                 _write(shard, out, progress)
                 found = out.finish()
             part.rename(finished)
-            with (self.path / JOURNAL).open("a", encoding="utf-8") as journal:
+            with _journal(self.path, "a") as journal:
                 journal.write(f"{found} {shard.name}\n")
         return found
 
@@ -91,7 +91,7 @@ class Staging:
         part = self._part(name)
         with refused(self.target):
             part.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with open(part, "wb", opener=no_link) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -114,7 +114,7 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(exist_ok=True)
-        journal = (path / JOURNAL).open("a+", encoding="utf-8", errors="replace")
+        journal = _journal(path, "a+")
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
     with journal:
@@ -134,6 +134,10 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
             raise
 
 
+def _journal(path: Path, mode: str) -> IO[str]:
+    return open(path / JOURNAL, mode, encoding="utf-8", errors="replace", opener=no_link)
+
+
 def _hidden(target: Path) -> Path:
     """Where an output is built."""
     return target.parent / f".{target.name}.kept-partial"
@@ -146,7 +150,7 @@ def check_target(target: Path) -> None:
             place.exists()
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another output") from None
-    if (target / JOURNAL).is_file():  # finished by a run that was killed at the very end
+    if not target.is_symlink() and (target / JOURNAL).is_file():  # finished by a run that was killed at the very end
         (target / JOURNAL).unlink()
     if target.exists() or target.is_symlink():
         raise OutputError(f"{target}: exists already; choose another output or remove it")
@@ -161,10 +165,12 @@ def _begin(stage: Staging, journal: IO[str], fingerprint: str) -> dict[str, str]
     found = journal.read()
     lines = found.removeprefix(fingerprint).splitlines() if found.startswith(fingerprint) else []
     sums = {name: value for value, _, name in (line.partition(" ") for line in lines)}
-    finished = {name: value for name, value in sums.items() if (stage.path / name).is_file()}
-    for entry in stage.path.iterdir():
+    entries = [*stage.path.iterdir()]
+    there = {entry.name for entry in entries if entry.is_file() and not entry.is_symlink()}
+    finished = {name: value for name, value in sums.items() if name in there}
+    for entry in entries:
         if entry.name != JOURNAL and entry.name not in finished:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     if not lines:
         journal.truncate(0)
         journal.write(fingerprint)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.disk import refused, write_whole
+from kept.checkpoint.disk import no_link, refused, write_whole
 from kept.checkpoint.writer import finite
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Metrics:
             return
         kept = finite(dict(line))
         with refused(self.folder, "metrics cannot be written"):
-            with (self.folder / LINES).open("a", encoding="utf-8") as file:
+            with open(self.folder / LINES, "a", encoding="utf-8", opener=no_link) as file:
                 file.write(json.dumps(kept, allow_nan=False) + "\n")
             values = dict(_fractions(str(line["kind"]), kept))
             if self._points is not None and values:
@@ -103,5 +103,5 @@ def _add(file: Path, **event: Any) -> None:  # noqa: ANN401 - fields of an event
     from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - an optional package
     from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
-    with file.open("ab") as opened:
+    with open(file, "ab", opener=no_link) as opened:
         RecordWriter(opened).write(Event(wall_time=time.time(), **event).SerializeToString())
