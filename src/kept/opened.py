@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,7 @@ def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | 
         raise CheckpointError(f"{found}: is no adapter (it has no {CONFIG}), so it has no --base")
     if is_gguf(found):
         return _open_gguf(found)
+    _refuse_directory_of(found)
     checkpoint = _opened(found, base)
     try:
         checkpoint = _text_alone(checkpoint)
@@ -127,6 +129,14 @@ def _open_gguf(file: Path) -> Opened:
     return Opened(
         checkpoint, found.model.family, found.model.program, file, found.quantised, found.remark, found.scratch
     )
+
+
+def _refuse_directory_of(directory: Path) -> None:
+    """Raise CheckpointError for a directory with GGUF files and no config: it may have several models."""
+    if not os.path.isfile(directory / "config.json"):  # noqa: PTH113 - a name of any length is no error
+        file = min(directory.glob("*.gguf"), default=None) if os.path.isdir(directory) else None  # noqa: PTH112
+        if file is not None:
+            raise CheckpointError(f"{directory}: has GGUF files and no config.json; name the file, as {file}")
 
 
 def small_files(path: str | Path) -> Path:

@@ -109,6 +109,12 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert not is_gguf(tmp_path / "directory.gguf")
 
 
+def test_a_directory_of_files_is_told_to_name_one(parts: tuple[Path, list[Path]]) -> None:
+    _, files = parts
+    with pytest.raises(CheckpointError, match=rf"has GGUF files and no config\.json; name the file, as {files[0]}"):
+        open_model(files[0].parent)
+
+
 def test_a_file_is_known_by_its_first_bytes(tmp_path: Path) -> None:
     (tmp_path / "sha256-abc").write_bytes(start(0, 0))
     assert is_gguf(tmp_path / "sha256-abc")
