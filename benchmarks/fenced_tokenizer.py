@@ -1,0 +1,59 @@
+"""What it costs that tokenizers read in a fenced process: start-up, one short text, and a corpus, beside the library.
+
+python benchmarks/fenced_tokenizer.py MODEL TEXT...    a directory with a tokenizer, and UTF-8 files
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kept.checkpoint.reading import load
+from kept.verification.text import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PIECE, TOGETHER, TRIES = 16_384, 64, 3
+"""Characters of a document, documents of a call, and runs of which the fastest counts."""
+
+
+def main(model: str, *texts: str) -> None:
+    """Ids must be the same; seconds and megabytes a second are printed."""
+    reader = Reader(Path(model))
+    began = time.perf_counter()
+    reader.encode("a")
+    print(f"start-up: {time.perf_counter() - began:.2f} s")
+    print(f"a short text: {1000 * _seconds(lambda: reader.encode('hello there')):.2f} ms")
+    assert reader.file is not None
+    library = load(reader.file)
+    whole = [Path(text).read_text(encoding="utf-8", errors="replace") for text in texts]
+    pieces = [text[at : at + PIECE] for text in whole for at in range(0, len(text), PIECE)]
+    calls = [pieces[at : at + TOGETHER] for at in range(0, len(pieces), TOGETHER)]
+    own = [ids.tolist() for call in calls for ids in reader.encode_all(call)]
+    assert own == [found.ids for call in calls for found in library.encode_batch_fast(call)]
+    megabytes = sum(len(piece.encode()) for piece in pieces) / 1e6
+    for name, read in {
+        "ids, fenced": lambda: [reader.encode_all(call) for call in calls],
+        "ids, the library": lambda: [[found.ids for found in library.encode_batch_fast(call)] for call in calls],
+        "ids and places, fenced": lambda: [reader.encodings(call) for call in calls],
+        "ids and places, the library": lambda: [
+            [(found.ids, found.offsets) for found in library.encode_batch(call)] for call in calls
+        ],
+    }.items():
+        print(f"{name}: {megabytes / _seconds(read):.2f} MB/s")
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    found = []
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        do()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
