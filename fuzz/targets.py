@@ -473,7 +473,7 @@ def use_gguf(raw: bytes) -> None:
     file = _scratch("gguf") / "model.gguf"
     file.write_bytes(raw)
     opened = open_model(file)
-    json.dumps([describe(opened.program.spec), opened.quantised, opened.note]).encode()
+    json.dumps([describe(opened.program.spec), opened.quantised, opened.notes]).encode()
     if (opened.path / "tokenizer.json").is_file():
         Reading(str(opened.path / "tokenizer.json")).encode(["ab <x>"], True)
     companions(opened.path, opened.program.spec)

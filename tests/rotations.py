@@ -157,7 +157,10 @@ class RotaryContract(FamilyContract):
         assert theta(**{key: 5e7}) == 5e7
         assert theta(**{key: 5e7}, rope_scaling={}) == 5e7
         assert theta(rope_parameters={"rope_theta": 3.0}) == 3.0
-        assert theta(rope_parameters={"rope_theta": 3.0, "rope_type": "default"}, **{key: 4.0}) == 3.0
+        inside = {"rope_parameters": {"rope_theta": 3.0, "rope_type": "default"}}
+        assert theta(**inside, **{key: 3.0}) == 3.0
+        with pytest.raises(CheckpointError, match=rf"rope_theta is 3\.0, it must be 4\.0, as {key} outside"):
+            theta(**inside, **{key: 4.0})
         assert theta(rope_scaling={}, rope_parameters={"rope_theta": 3.0}) == 3.0
 
     @pytest.mark.parametrize("section", ["rope_parameters", "rope_scaling"])

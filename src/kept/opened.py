@@ -68,13 +68,15 @@ class Opened:
         return self.checkpoint.files
 
     @property
-    def note(self) -> str | None:
-        """What has a name of weights, or of a licence, and stays behind, in one line; None where there is nothing.
+    def notes(self) -> tuple[str, ...]:
+        """What there is and does not count, a line each: files that stay behind, code, keys that nobody reads.
 
-        Of a GGUF file that is a tokenizer that cannot be rebuilt.
+        Of a GGUF file also a tokenizer that cannot be rebuilt.
         """
         beside = self.checkpoint.left_out
-        return f"{self.path}: neither read nor copied: {some(beside)}" if beside else self.remark or None
+        files = f"{self.path}: neither read nor copied: {some(beside)}" if beside else self.remark
+        said = (f"{self.source}: {note}" for note in self.family.notes(self.config, self.checkpoint.tensors))
+        return (*((files,) if files else ()), *said)
 
 
 def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | None = None) -> Opened:

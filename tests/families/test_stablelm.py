@@ -52,7 +52,9 @@ class TestStableLm(StockRotaryContract):
         assert dims() == 4
         assert dims(partial_rotary_factor=0.5) == 8
         assert dims(rope_parameters={"partial_rotary_factor": 0.75}) == 12
-        assert dims(rope_parameters={"partial_rotary_factor": 0.75}, partial_rotary_factor=0.5) == 12
+        assert dims(rope_parameters={"partial_rotary_factor": 0.75}, partial_rotary_factor=0.75) == 12
+        with pytest.raises(CheckpointError, match=r"partial_rotary_factor is 0\.75, it must be 0\.5, as"):
+            dims(rope_parameters={"partial_rotary_factor": 0.75}, partial_rotary_factor=0.5)
 
     @pytest.mark.parametrize("fraction", [0, -0.5, 1.5, 0.01, 0.2, "0.5", True])
     def test_wrong_fractions_are_named(self, checkpoint: Checkpoint, fraction: object) -> None:

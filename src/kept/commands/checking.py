@@ -130,7 +130,7 @@ def _gguf(file: Path, reporter: Reporter) -> Checked:
     tensors, vocabulary = opened.checkpoint.tensors, opened.program.spec.vocabulary
     _bytes([*opened.files], tensors, {}, found, reporter)
     _tokens(opened.path, vocabulary, found)
-    remarks = (opened.note,) if opened.note else ()
+    remarks = opened.notes
     nbytes = sum(part.stat().st_size for part in opened.files)
     return Checked(str(file), opened.family.name, len(tensors), nbytes, 0, tuple(found.damage), remarks)
 

@@ -148,7 +148,7 @@ def _notes(ready: Ready) -> tuple[str, ...]:
     last = tokenizer_note(source.path, source.family.name, family.name)
     if last is None and not family.stock:
         last = f"transformers has no class for {family.name}; kept convert {ready.target} makes it one that it has"
-    return tuple(note for note in (source.note, last) if note is not None)
+    return (*source.notes, *(() if last is None else (last,)))
 
 
 def rehearse(recipe: Recipe, reporter: Reporter | None = None) -> Rehearsal:

@@ -36,6 +36,12 @@ class Head:
         """The spec and the tensors with one head. Raises CheckpointError where it is not clear which one it is."""
         return self._tied(spec, tensors) if spec.head.tied else self._own(spec, tensors)
 
+    def note(self, spec: Spec, tensors: Mapping[str, Lazy]) -> str | None:
+        """That a stored head does not count because the family's own code ties it; None where none is stored."""
+        if not (self.assumed and spec.head.tied and self.embedding in tensors and self.head in tensors):
+            return None
+        return f"{self.head}: not used: the config is silent, and the family's own code takes {self.embedding} for it"
+
     def _tied(self, spec: Spec, tensors: Mapping[str, Lazy]) -> tuple[Spec, Mapping[str, Lazy]]:
         head, embedding = tensors.get(self.head), tensors.get(self.embedding)
         if head is None:

@@ -117,6 +117,8 @@ QWEN = Family(
         Fixed("rotary_pct", value=1.0, why="heads that turn in part were never released"),
         Fixed("rope_scaling", value=None, why="this family's rotation is not scaled"),
         Fixed("scale_attn_weights", value=True, why="unscaled attention is not supported"),
+        Fixed("use_cache_quantization", value=False, why="a cache of 8-bit integers is not supported"),
+        Fixed("apply_residual_connection_post_layernorm", value=False, why="residuals begin before the norm"),
         Fixed("visual", value=None, why="models that see are not read"),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(),

@@ -64,7 +64,8 @@ class Rotary:
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Keys to a rotation."""
-        given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
+        old, new = config.section("rope_scaling"), config.section("rope_parameters")
+        given = old if old.keys else new
         _one_for_all(given)
         theta = _theta(given, config, self.theta_key, self.theta)
         kind = given.get("rope_type") or given.get("type") or "default"
@@ -85,9 +86,7 @@ class Rotary:
 
     def _dims(self, given: Config, config: Config, head: int, *, partial: bool) -> int:
         """How many dimensions of each head turn."""
-        where, key = given, "partial_rotary_factor"
-        if given.get(key) is None:
-            where, key = config, self.partial_key
+        where, key = _stated_once(given, "partial_rotary_factor", config, self.partial_key)
         if not self.says_partial and not partial:
             if where.number(key, 1.0) != 1:
                 raise where.wrong(key, "1: the classes of this family turn whole heads, whatever it says")
@@ -162,11 +161,25 @@ def _one_for_all(given: Config) -> None:
 
 
 def _theta(given: Config, config: Config, outside: str, default: float) -> float:
-    where, key = (config, outside) if given.get("rope_theta") is None else (given, "rope_theta")
+    where, key = _stated_once(given, "rope_theta", config, outside)
     theta = where.number(key, default)
     if theta < 1:
         raise where.wrong(key, "at least 1")
     return theta
+
+
+def _stated_once(given: Config, inside: str, config: Config, outside: str) -> tuple[Config, str]:
+    """Where a key stands: in the rotation's section, which transformers 5 prefers, or outside, which 4 reads.
+
+    Raises CheckpointError where both state it and disagree.
+    """
+    inner, outer = given.get(inside), config.get(outside)
+    if inner is None:
+        return config, outside
+    if outer is not None and outer != inner:
+        said = f"{outer}, as {outside} outside the section says: versions of transformers disagree on which counts"
+        raise given.wrong(inside, said)
+    return given, inside
 
 
 def _within(given: Config, key: str) -> float:

@@ -12,10 +12,11 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kept.errors import CheckpointError
-from kept.families.classes import check_classes
+from kept.families.classes import check_classes, code_note
 from kept.families.config import Config
 from kept.families.head import Head
 from kept.families.lengths import stock_rule
+from kept.families.published import check_unknown, unknown_note
 from kept.families.unread import check_buffers, check_unread
 from kept.ir.facts import Facts, Violation, build_spec, differences, facts, flatten
 from kept.ir.program import Program
@@ -101,6 +102,18 @@ class Family:
 
     def read_config(self, config: Mapping[str, Any]) -> Spec:
         """The architecture that a config describes. Raises CheckpointError naming the key."""
+        return self._read(config)[0]
+
+    def notes(self, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Iterator[str]:
+        """What a checkpoint of the family says and what does not count, a line each."""
+        keys = self._read(config)[1]
+        found = [code_note(keys, self)]
+        if not self.stock:
+            found += [unknown_note(keys, self.name), self._head(config).note(self.read_config(config), tensors)]
+        yield from (note for note in found if note is not None)
+
+    def _read(self, config: Mapping[str, Any]) -> tuple[Spec, Config]:
+        """The architecture, and the config with what was read of it."""
         known: Facts = {}
         keys = self._renamed(Config(config))
         for item in self.items:
@@ -108,7 +121,9 @@ class Family:
                 known.update(flatten(path, value))
         check_unread(keys, known)
         check_classes(keys, self, tied=known["head.tied"])
-        return build_spec(known)
+        if not self.stock:
+            check_unknown(keys, self.name)
+        return build_spec(known), keys
 
     def write_config(self, spec: Spec, dtype: str) -> dict[str, Any]:
         """The config of a spec, readable by transformers 4.41 to 5.x."""
@@ -133,9 +148,7 @@ class Family:
         Raises CheckpointError for a missing, misshapen or unexpected tensor, by the checkpoint's own name.
         """
         spec = self.read_config(config)
-        assumed = not self.stock and config.get("tie_word_embeddings") is None
-        head = Head(self._name("embedding.weight"), self._name("head.weight"), tie, assumed=assumed)
-        spec, tensors = head.settle(spec, self._with_prefix(tensors))
+        spec, tensors = self._head(config, tie).settle(spec, self._with_prefix(tensors))
         check_buffers(tensors, spec)
         weights: dict[str, Lazy] = {}
         used: set[str] = set()
@@ -183,6 +196,10 @@ class Family:
 
     def _name(self, slot: str) -> str:
         return next(entry.name for entry in self.entries if entry.slot == slot)
+
+    def _head(self, config: Mapping[str, Any], tie: bool | None = None) -> Head:  # noqa: FBT001 - a choice of three
+        assumed = not self.stock and config.get("tie_word_embeddings") is None
+        return Head(self._name("embedding.weight"), self._name("head.weight"), tie, assumed=assumed)
 
     def _with_prefix(self, tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
         """The tensors under their whole names: those of a bare model lack the first part, which writing adds."""

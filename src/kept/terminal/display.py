@@ -252,7 +252,7 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
     _domain(console, found.domain)
     for runtime in notes(found):
         console.print(f"not as it is for {runtime}")
-    for note in (opened.note, tokenizer_note(opened.path, opened.family.name, target)):
+    for note in (*opened.notes, tokenizer_note(opened.path, opened.family.name, target)):
         if note is not None:
             hint(note)
 

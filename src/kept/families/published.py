@@ -1,0 +1,225 @@
+"""Keys that a family's own code has, for families that transformers has no class for.
+
+Their classes come with the checkpoint, so another release may read a key that this one does not. A key that is read by
+no table and known to none of the lists below is told of; one that shapes other families' functions is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kept.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kept.families.config import Config
+
+LLAMA_2023 = ("pretraining_tp", "attention_dropout")
+"""Of Llama's code of 2023, from which most were made: tensor-parallel slices, and dropout."""
+
+WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
+    "aquila": LLAMA_2023,
+    "baichuan": ("gradient_checkpointing", "model_max_length", "num_key_value_heads", "z_loss_weight"),
+    "deci": (
+        *LLAMA_2023,
+        "naive_attention_decode_batched",
+        "naive_attention_decode_single",
+        "naive_attention_prefill",
+        "num_key_value_heads",
+    ),
+    "exaone": ("attention_dropout", "embed_dropout", "resid_dropout"),
+    "internlm": ("num_key_value_heads",),
+    "internlm2": LLAMA_2023,
+    "minicpm": (*LLAMA_2023, "mup_denominator", "num_experts_per_tok"),
+    "orion": (*LLAMA_2023, "max_sequence_length"),
+    "qwen": (
+        "attn_dropout_prob",
+        "attn_pdrop",
+        "bf16",
+        "emb_dropout_prob",
+        "embd_pdrop",
+        "fp16",
+        "fp32",
+        "max_position_embeddings",
+        "num_key_value_heads",
+        "onnx_safe",
+        "resid_pdrop",
+        "softmax_in_fp32",
+        "tokenizer_type",
+        "use_cache_kernel",
+        "use_dynamic_ntk",
+        "use_flash_attn",
+        "use_logn_attn",
+    ),
+    "xverse": (*LLAMA_2023, "max_tokenizer_truncation", "num_experts_per_tok"),
+}
+"""By family: what its code reads besides and what changes no logit within the context, or is read and has no effect.
+
+Qwen's `use_dynamic_ntk` and `use_logn_attn` act past the context only, which the promise says.
+"""
+
+ANYWHERE = {
+    "architectures",
+    "attn_implementation",
+    "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "chunk_size_feed_forward",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_labels",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "transformers_weights",
+    "typical_p",
+    "unk_token_id",
+    "use_bfloat16",
+    "use_cache",
+}
+"""What transformers 4 writes into any config, and defaults of generation."""
+
+SHAPING = {
+    "activation",
+    "activation_function",
+    "alibi",
+    "apply_residual_connection_post_layernorm",
+    "attention_bias",
+    "attention_multiplier",
+    "attn_logit_softcapping",
+    "bias",
+    "block_configs",
+    "clip_qkv",
+    "dim_model_base",
+    "embedding_multiplier",
+    "ffn_hidden_size",
+    "final_logit_softcapping",
+    "head_dim",
+    "hidden_act",
+    "hidden_activation",
+    "intermediate_size",
+    "kv_channels",
+    "kv_lora_rank",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "logit_scale",
+    "logits_scaling",
+    "max_window_layers",
+    "mlp_bias",
+    "moe_intermediate_size",
+    "multi_query",
+    "n_embd",
+    "n_embed",
+    "n_head",
+    "n_inner",
+    "n_layer",
+    "n_positions",
+    "n_routed_experts",
+    "new_decoder_architecture",
+    "no_bias",
+    "no_rope_layer_interval",
+    "no_rope_layers",
+    "norm_eps",
+    "norm_epsilon",
+    "num_experts",
+    "num_key_value_heads",
+    "num_key_value_heads_per_layer",
+    "num_kv_heads",
+    "num_layers",
+    "num_ln_in_parallel_attn",
+    "num_local_experts",
+    "original_max_position_embeddings",
+    "parallel_attn",
+    "partial_rotary_factor",
+    "q_lora_rank",
+    "qk_layernorm",
+    "quantization_bit",
+    "query_pre_attn_scalar",
+    "residual_multiplier",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "rotary",
+    "rotary_emb_base",
+    "rotary_pct",
+    "scale_attn_by_inverse_layer_idx",
+    "scale_attn_weights",
+    "scale_depth",
+    "scale_emb",
+    "seq_length",
+    "sparse_config",
+    "use_bias",
+    "use_cache_quantization",
+    "use_parallel_residual",
+    "use_qk_norm",
+    "use_qkv_bias",
+    "use_sliding_window",
+    "visual",
+}
+"""Keys by which some family's function is shaped."""
+
+
+def unknown(config: Config, family: str) -> Iterator[str]:
+    """The keys of a config that no item has read and that nobody here knows."""
+    known = {*ANYWHERE, *WITHOUT_EFFECT.get(family, ())}
+    yield from sorted(key for key in config.keys if key not in config.read | known and not key.startswith("_"))
+
+
+def check_unknown(config: Config, family: str) -> None:
+    """Raise CheckpointError for a key that shapes other families' functions and that this one's code does not have."""
+    for key in unknown(config, family):
+        if key in SHAPING and config.get(key):
+            raise CheckpointError(
+                f"{config.where}: {key} is {config.get(key)!r}, of which the code of {family} that kept follows knows "
+                "nothing; if the checkpoint's own code does not read it either, leave it out"
+            )
+
+
+def unknown_note(config: Config, family: str) -> str | None:
+    """Which keys nobody knows, in one line; None where there are none."""
+    keys = [*unknown(config, family)]
+    if not keys:
+        return None
+    shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+    return f"{config.where}: not read, and not known to change what {family} computes: {shown}"

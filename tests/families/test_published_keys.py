@@ -1,0 +1,71 @@
+"""Families without a stock class: keys that their own code has, that shape other families, and that nobody knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from transformers import CONFIG_MAPPING
+
+from kept.errors import CheckpointError
+from kept.families import FAMILIES
+from kept.families.published import ANYWHERE, SHAPING, WITHOUT_EFFECT
+from kept.opened import open_model
+from models import TINY, write_checkpoint
+from stock_keys import ours
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ORPHANS = sorted(name for name, family in FAMILIES.items() if not family.stock)
+
+OWN_WORDS = {"kv_heads", "positions", "qk_norm", "z_loss_weight"}
+"""Keys that a table reads for a sign, or under the name of a fact."""
+
+IN_SECTIONS = {
+    *("attention_factor", "base", "beta_fast", "beta_slow", "factor", "high_freq_factor", "long_factor"),
+    *("low_freq_factor", "mscale", "mscale_all_dim", "rope_type", "scaling_factor", "short_factor", "truncate", "type"),
+}
+"""Keys of a rotation's section, which `ours` does not tell from others."""
+
+
+@pytest.mark.parametrize("name", ORPHANS)
+def test_no_family_is_one_that_the_installed_transformers_has(name: str) -> None:
+    assert name not in CONFIG_MAPPING, f"transformers has a class for {name} now: compare with it, and set stock"
+
+
+@pytest.mark.parametrize("name", ORPHANS)
+def test_what_shapes_any_family_is_known_as_such(name: str) -> None:
+    shaping = set().union(*(ours(family) for family in FAMILIES.values())) - IN_SECTIONS - OWN_WORDS
+    assert not shaping - ours(FAMILIES[name]) - SHAPING - ANYWHERE - {*WITHOUT_EFFECT[name]}
+
+
+@pytest.mark.parametrize("name", ORPHANS)
+def test_a_key_that_shapes_other_families_is_refused(name: str) -> None:
+    family = FAMILIES[name]
+    for key in SHAPING - ours(family) - {*WITHOUT_EFFECT[name]}:
+        with pytest.raises(CheckpointError, match=rf"^config\.json: {key} is 2, of which the code of {name} that kept"):
+            family.read_config({**TINY[name], key: 2})
+        for nothing in (None, False, 0, [], {}):
+            family.read_config({**TINY[name], key: nothing})
+
+
+@pytest.mark.parametrize("name", ORPHANS)
+def test_keys_of_its_own_code_and_of_any_config_are_passed_over(name: str) -> None:
+    family = FAMILIES[name]
+    spec = family.read_config(TINY[name])
+    for key in ({*WITHOUT_EFFECT[name]} | ANYWHERE) - ours(family) - {"architectures", "auto_map"}:
+        assert family.read_config({**TINY[name], key: 2}) == spec, key
+
+
+def test_keys_that_nobody_knows_are_told_of(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path, "orion", unsloth_version="2024.8", mystery=[1], _private=3)
+    (note,) = open_model(directory).notes
+    assert note.endswith("not read, and not known to change what orion computes: mystery, unsloth_version")
+    assert open_model(write_checkpoint(tmp_path / "llama", "llama", mystery=[1])).notes == ()
+
+
+def test_a_stock_class_reads_what_it_reads(tmp_path: Path) -> None:
+    """Llama's class does not know Gemma's cap, so it changes nothing."""
+    plain = FAMILIES["llama"].read_config(TINY["llama"])
+    assert FAMILIES["llama"].read_config({**TINY["llama"], "attn_logit_softcapping": 50.0, "mystery": 1}) == plain
