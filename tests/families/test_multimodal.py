@@ -100,8 +100,8 @@ def test_the_text_is_what_the_whole_class_makes_of_it(tmp_path: Path, name: str,
     wrong = {"layers.1.mlp_norm.gain": Filled(one.shape, one.dtype, 1.0)}
     assert worst(logits(opened.program.updated(opened.program.spec, wrong), tokens), wanted) > 100 * ROTATED_IN_FLOAT32
     assert opened.family.name == CLASSES[name][0]
-    assert opened.note is not None
-    assert "neither read nor copied: " in opened.note
+    note = opened.notes[0]
+    assert "neither read nor copied: " in note
 
 
 def test_the_classes_are_all_those_that_are_read() -> None:
