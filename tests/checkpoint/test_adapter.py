@@ -53,6 +53,25 @@ def adapter(base: Path, tmp_path: Path) -> Path:
     return write_adapter(base, tmp_path / "adapter", **KINDS["plain"][1])
 
 
+FLIPPED = {
+    "llama": {"target_modules": ["q_proj", "o_proj"], "r": 4, "lora_alpha": 7},
+    "gpt2": {"target_modules": ["c_proj"], "r": 3, "lora_alpha": 5, "fan_in_fan_out": True},
+}
+"""Square weights, whose shape does not say which way round they are stored."""
+
+
+@pytest.mark.parametrize("family", FLIPPED)
+def test_the_class_of_a_module_decides_which_way_round_it_is(tmp_path: Path, family: str) -> None:
+    base = write_checkpoint(tmp_path / "base", family)
+    adapter = write_adapter(base, tmp_path / "adapter", **FLIPPED[family])
+    wrong = not read_json(adapter / "adapter_config.json")["fan_in_fan_out"]
+    change_json(adapter / "adapter_config.json", fan_in_fan_out=wrong)
+    whole = PeftModel.from_pretrained(stock(base), adapter).double()
+    tokens = some_tokens()
+    with torch.inference_mode():
+        assert worst(logits(kept.open_model(adapter).program, tokens), whole(tokens).logits) < 1e-5
+
+
 @pytest.mark.parametrize(("kind", "pickled"), [*((kind, False) for kind in KINDS), ("plain", True)])
 def test_merged_as_peft_merges(tmp_path: Path, kind: str, *, pickled: bool) -> None:
     family, options = KINDS[kind]
@@ -132,6 +151,11 @@ def test_a_base_for_what_is_no_adapter(base: Path) -> None:
         ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication is set"),
         ({"something_new": 1}, "something_new is set"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes the base"),
+        ({"target_modules": ["v_proj"]}, "is not among target_modules of adapter_config.json, so that peft ignores it"),
+        ({"exclude_modules": ["q_proj"]}, "q_proj.weight is among exclude_modules"),
+        ({"layers_to_transform": [1]}, "is not among layers_to_transform"),
+        ({"layers_to_transform": 1}, "is not among layers_to_transform"),
+        ({"r": 8}, "has factors of rank [4], adapter_config.json says 8"),
         ({"r": 0}, "r is 0 and lora_alpha 7"),
         ({"lora_alpha": "x"}, "lora_alpha 'x'"),
         ({"base_model_name_or_path": None}, "is an adapter (peft) and names no base; say which with --base"),
@@ -151,7 +175,8 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
     ("name", "shape", "reason"),
     [
         (f"{Q}.lora_A.weight", (4, 63), "q_proj.weight is [64, 64] in the base, the adapter's is [64, 63]"),
-        (f"{Q}.lora_A.weight", (5, 64), "has factors of shapes [64, 4] and [5, 64], which do not fit"),
+        (f"{Q}.lora_A.weight", (5, 64), "has factors of rank [5], adapter_config.json says 4"),
+        (f"{Q}.lora_B.weight", (64, 5), "has factors of shapes [64, 5] and [4, 64], which do not fit"),
         (f"{Q}.lora_A.weight", (4,), "has factors of shapes [64, 4] and [4], which do not fit"),
         (f"{Q}.lora_magnitude_vector", (64,), "lora_magnitude_vector is no part of a plain LoRA"),
         ("base_model.model.lm_head.weight", (97, 64), "lm_head.weight is no part of a plain LoRA"),

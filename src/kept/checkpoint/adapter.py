@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +34,20 @@ DOWN, UP, WHOLE = ".lora_A.weight", ".lora_B.weight", ".base_layer.weight"
 PREFIX = "base_model.model."
 """How peft's names begin; the rest is the base's own."""
 
-READ = {"peft_type", "r", "lora_alpha", "use_rslora", "fan_in_fan_out", "bias", "init_lora_weights", "task_type"}
+READ = {
+    *("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights"),
+    *("target_modules", "exclude_modules", "layers_to_transform"),
+}
 
 HARMLESS = {
     *("auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout", "peft_version"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "megatron_core"),
-    *("qalora_group_size", "runtime_config", "loftq_config", "ensure_weight_tying"),
+    *("layers_pattern", "megatron_core", "qalora_group_size", "runtime_config", "loftq_config", "ensure_weight_tying"),
+    "fan_in_fan_out",
 }
-"""Keys that say how it was trained, or which modules have an adapter: its tensors say that too."""
+"""Keys that say how it was trained, and one that peft corrects by the class of each module."""
+
+CONV1D = {"gpt2": ("c_attn", "c_proj", "c_fc")}
+"""Modules by model type whose class is Conv1D, which stores weights as (in, out)."""
 
 PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal")
 """Values of `init_lora_weights` that leave the base as it is; PiSSA, OLoRA and others change its weights."""
@@ -89,12 +96,18 @@ def merged(directory: Path, base: Checkpoint) -> Checkpoint:
     Raises CheckpointError for an adapter that is not plain LoRA, and for one of another model.
     """
     config = _config(directory)
-    scale, transposed = _scale(directory, config)
+    scale = _scale(directory, config)
     file = _weights(directory)
     stored = dict(stored_once((file,)))
     tensors = {**base.tensors, **_replaced(file, stored, base)}
-    for name, (down, up) in _pairs(file, stored).items():
-        tensors[name] = _merged(f"{file}: {name}", tensors.get(name), (up, down), LowRank(scale, transposed))
+    turned = CONV1D.get(str(base.config.get("model_type")), ())
+    for module, (down, up) in _pairs(file, stored).items():
+        name, what = f"{module}.weight", f"{file}: {module}.weight"
+        _check_named(what, module, config)
+        if down.shape[:1] != (config["r"],):
+            raise CheckpointError(f"{what} has factors of rank {[*down.shape[:1]]}, {CONFIG} says {config['r']}")
+        op = LowRank(scale, module.rpartition(".")[2] in turned)
+        tensors[name] = _merged(what, tensors.get(name), (up, down), op)
     behind = [one for one in (*COPIED, *SETTINGS) if (directory / one).is_file()]
     left_out = (*base.left_out, *(f"the adapter's {one}" for one in behind))
     files = (*base.files, directory / CONFIG, file)
@@ -106,8 +119,8 @@ def _config(directory: Path) -> dict[str, Any]:
     return read_json(directory / CONFIG)
 
 
-def _scale(directory: Path, config: Mapping[str, Any]) -> tuple[float, bool]:
-    """What B A is multiplied by, and whether weights are stored as (in, out)."""
+def _scale(directory: Path, config: Mapping[str, Any]) -> float:
+    """The factor on B A."""
     where = directory / CONFIG
     for key, wanted in (("peft_type", ("LORA",)), ("bias", ("none", None)), ("task_type", ("CAUSAL_LM", None))):
         if config.get(key) not in wanted:
@@ -120,7 +133,30 @@ def _scale(directory: Path, config: Mapping[str, Any]) -> tuple[float, bool]:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise CheckpointError(f"{where}: r is {rank!r} and lora_alpha {alpha!r}; both must be numbers, r above 0")
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), bool(config.get("fan_in_fan_out"))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _check_named(what: str, module: str, config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for a module that the config leaves out: peft then ignores its matrices.
+
+    A pattern instead of a list is not tried, because a pattern may take for ever.
+    """
+    targets, excluded, layers = (
+        config.get(key) for key in ("target_modules", "exclude_modules", "layers_to_transform")
+    )
+    layer = re.search(r"\.(\d{1,9})\.", module)
+    if isinstance(targets, list) and not _ends(module, targets):
+        raise CheckpointError(f"{what} is not among target_modules of {CONFIG}, so that peft ignores it")
+    if isinstance(excluded, list) and _ends(module, excluded):
+        raise CheckpointError(f"{what} is among exclude_modules of {CONFIG}, so that peft ignores it")
+    if layers not in (None, []) and (
+        layer is None or int(layer[1]) not in (layers if isinstance(layers, list) else [layers])
+    ):
+        raise CheckpointError(f"{what} is not among layers_to_transform of {CONFIG}, so that peft ignores it")
+
+
+def _ends(module: str, names: list[Any]) -> bool:
+    return any(module == name or module.endswith(f".{name}") for name in names)
 
 
 def _weights(directory: Path) -> Path:
@@ -141,7 +177,7 @@ def _replaced(file: Path, tensors: Mapping[str, Lazy], base: Checkpoint) -> dict
 
 
 def _pairs(file: Path, stored: Mapping[str, Lazy]) -> dict[str, tuple[Lazy, Lazy]]:
-    """A and B of each adapted weight, by the weight's name in the base."""
+    """A and B of each adapted weight, by the module's name in the base."""
     tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(WHOLE)}
     odd = next((n for n in tensors if not n.startswith(PREFIX) or not n.endswith((DOWN, UP))), None)
     if odd is not None:
@@ -150,7 +186,7 @@ def _pairs(file: Path, stored: Mapping[str, Lazy]) -> dict[str, tuple[Lazy, Lazy
     for module in modules:
         if not all(f"{PREFIX}{module}{end}" in tensors for end in (DOWN, UP)):
             raise CheckpointError(f"{file}: {module} has only one of its two matrices; fetch it again")
-    return {f"{m}.weight": (tensors[f"{PREFIX}{m}{DOWN}"], tensors[f"{PREFIX}{m}{UP}"]) for m in modules}
+    return {m: (tensors[f"{PREFIX}{m}{DOWN}"], tensors[f"{PREFIX}{m}{UP}"]) for m in modules}
 
 
 def _merged(what: str, weight: Lazy | None, factors: tuple[Lazy, Lazy], op: LowRank) -> Lazy:
