@@ -43,6 +43,13 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def reason(error: BaseException) -> str:
+    """Why something failed: of a file system's error the reason without the path, of others the first line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 class KeptError(Exception):
     """Any failure that a user can act on. The message is one printable line; `exit_code` is the process's."""
 

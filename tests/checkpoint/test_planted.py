@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kept
-from kept.checkpoint.disk import no_link, write_whole
+from kept.checkpoint.disk import no_link, regular, write_whole
 from kept.checkpoint.staging import JOURNAL
 from kept.checkpoint.stream import digest
 from kept.errors import OutputError
@@ -90,6 +90,19 @@ def test_what_is_ours_is_opened(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text(encoding="utf-8") == "x"
     with pytest.raises(OSError, match="it is no regular file"):
         open(os.devnull, "wb", opener=no_link)  # noqa: SIM115 - the same
+
+
+@pytest.mark.parametrize(("kind", "says"), [("pipe", "it is no regular file"), ("directory", "Is a directory")])
+def test_what_is_read_is_a_file_through_a_link_too(tmp_path: Path, kind: str, says: str) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    (tmp_path / "link").symlink_to("file")
+    with open(tmp_path / "link", encoding="utf-8", opener=regular) as file:
+        assert file.read() == "x"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "other").symlink_to(kind)
+    with pytest.raises(OSError, match=says):  # at once: a pipe that nobody writes would be waited for
+        open(tmp_path / "other", "rb", opener=regular)  # noqa: SIM115 - the same
 
 
 def test_an_output_that_is_a_link_loses_nothing(source: Path, tmp_path: Path) -> None:

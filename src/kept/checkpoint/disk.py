@@ -9,7 +9,7 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
-from kept.errors import OutputError
+from kept.errors import OutputError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,19 +24,30 @@ def refused(place: Path, what: str = "cannot be written", way_out: str = ROOM) -
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{place}: {what} ({error.strerror or error}); {way_out}") from error
+        raise OutputError(f"{place}: {what} ({reason(error)}); {way_out}") from error
+
+
+def regular(path: str, flags: int) -> int:
+    """Open a file, as the `opener` of `open`: never a pipe or a device, which may never end.
+
+    What was opened is looked at, not what had the name before. Raises OSError.
+    """
+    opened = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    mode = os.fstat(opened).st_mode
+    if stat.S_ISREG(mode):
+        return opened
+    os.close(opened)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "it is no regular file")
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open a file that is ours to write, as the `opener` of `open`: never through a link, nor a pipe or a device.
+    """Open a file that is ours to write, as the `opener` of `open`: a regular one, and never through a link.
 
     What lies where an unfinished file should be may have been put there. Raises OSError.
     """
-    opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    if stat.S_ISREG(os.fstat(opened).st_mode):
-        return opened
-    os.close(opened)
-    raise OSError(errno.EINVAL, "it is no regular file")
+    return regular(path, flags | os.O_NOFOLLOW)
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -62,7 +73,7 @@ def write_whole(file: Path, content: bytes) -> None:
 def _alone(part: Path) -> Iterator[IO[bytes]]:
     """Hold a file that is being written; links are not followed."""
     while True:
-        descriptor = no_link(os.fspath(part), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        descriptor = no_link(os.fspath(part), os.O_RDWR | os.O_CREAT)
         with os.fdopen(descriptor, "r+b") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):  # else whoever held it has given it its name meanwhile

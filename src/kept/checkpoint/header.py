@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import LARGEST_JSON, parse, regular, why
-from kept.errors import CheckpointError
+from kept.checkpoint.disk import regular
+from kept.checkpoint.json_file import LARGEST_JSON, parse
+from kept.errors import CheckpointError, reason
 from kept.ir.tensors import STORED_BYTES, Stored
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def _parsed(file: Path) -> tuple[dict[str, Any], int, int]:
     try:
         header = parse(raw)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: its header cannot be read as JSON ({why(error)}); fetch it again") from None
+        raise CheckpointError(f"{file}: its header cannot be read as JSON ({reason(error)}); fetch it again") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{file}: its header is not a JSON object; fetch it again")
     return header, 8 + len(raw), size
@@ -63,8 +65,8 @@ def _parsed(file: Path) -> tuple[dict[str, Any], int, int]:
 
 def _raw(file: Path) -> tuple[bytes, int]:
     """The header's JSON, and the size of the file."""
-    size = regular(file)
-    with file.open("rb") as opened:
+    with open(file, "rb", opener=regular) as opened:
+        size = os.fstat(opened.fileno()).st_size
         start = opened.read(8)
         if len(start) < 8:
             raise CheckpointError(f"{file}: too short to be a safetensors file; fetch it again")

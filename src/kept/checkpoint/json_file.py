@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
+import os
 import re
-import stat
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from kept.errors import CheckpointError
+from kept.checkpoint.disk import regular
+from kept.errors import CheckpointError, reason
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def read_json(file: Path, most: int = MOST_VALUES) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{file}: missing; a checkpoint directory needs it") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({why(error)})") from None
+        raise CheckpointError(f"{file}: cannot be read as JSON ({reason(error)})") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: holds no JSON object")
     return value
@@ -42,18 +42,11 @@ def read_json(file: Path, most: int = MOST_VALUES) -> dict[str, Any]:
 
 def _whole(file: Path) -> bytes:
     """The bytes of a small file. Raises OSError, and ValueError for one that is not small."""
-    size = regular(file)
-    if size > LARGEST_JSON:
-        raise ValueError(f"it has {size} bytes, more than {LARGEST_JSON}")
-    return file.read_bytes()
-
-
-def regular(file: Path) -> int:
-    """The size of a file in bytes. Raises OSError for a pipe or a device, which may never end."""
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return status.st_size
+    with open(file, "rb", opener=regular) as opened:
+        size = os.fstat(opened.fileno()).st_size
+        if size > LARGEST_JSON:
+            raise ValueError(f"it has {size} bytes, more than {LARGEST_JSON}")
+        return opened.read(LARGEST_JSON)
 
 
 def parse(raw: bytes, most: int = MOST_VALUES) -> Any:  # noqa: ANN401 - JSON
@@ -80,10 +73,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the key {twice[:60]!r} is there twice")
     return found
-
-
-def why(error: Exception) -> str:
-    """The reason in a few words: of a file system's error without the path."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from kept.errors import CheckpointError
+from kept.errors import CheckpointError, reason
 
 LARGEST_COMPANION = 100_000_000
 """Bytes of a file that goes along with the weights."""
@@ -22,8 +22,7 @@ def check_file(directory: Path, name: str, most: int | None = None) -> None:
     try:
         status = file.stat()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{file}: cannot be read ({reason})") from None
+        raise CheckpointError(f"{file}: cannot be read ({reason(error)})") from None
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{file}: cannot be read (it is no regular file)")
     real = Path(os.path.realpath(file))

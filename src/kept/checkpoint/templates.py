@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import read_json, regular
+from kept.checkpoint.disk import regular
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.links import LARGEST_COMPANION, check_file
 from kept.errors import CheckpointError, InputError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONGEST = 1 << 20
-"""Bytes of a template. The longest in use have some 20,000."""
+"""Characters of a template. The longest in use have some 20,000."""
 
 FILE, FOLDER = "chat_template.jinja", "additional_chat_templates"
 
@@ -75,13 +76,15 @@ def output_templates(directory: Path, default: Path | None = None) -> tuple[dict
 def read_template(file: Path) -> str:
     """The text of a template's file. Raises InputError where it cannot be read, or is longer than any template."""
     try:
-        if regular(file) > LONGEST:
-            raise InputError(f"{file}: has more than {LONGEST >> 20} MB; name a file with a chat template")
-        return file.read_text(encoding="utf-8")
+        with open(file, encoding="utf-8", opener=regular) as opened:
+            text = opened.read(LONGEST + 1)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); name a file with a chat template") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: is not UTF-8 text ({error.reason}); name a file with a chat template") from None
+    if len(text) > LONGEST:
+        raise InputError(f"{file}: has more than {LONGEST} characters; name a file with a chat template")
+    return text
 
 
 def _named(file: Path, found: object) -> dict[str, str]:

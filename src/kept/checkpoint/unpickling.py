@@ -14,7 +14,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import torch
 
-from kept.errors import CheckpointError
+from kept.errors import CheckpointError, reason
 
 ARCHIVE, LOCAL = b"PK\x03\x04", struct.Struct("<4s22xHH")
 """How a zip archive begins, and what stands before an entry's bytes: the same mark, lengths of its name and extras."""
@@ -57,7 +57,7 @@ class Unpickler:
             seen: dict[int, int] = {}
             found = _load(path, seen)
         except (BadZipFile, EOFError, IndexError, KeyError, RuntimeError, struct.error, TypeError, ValueError) as error:
-            raise CheckpointError(f"is damaged ({_first_line(error)}); fetch it again") from None
+            raise CheckpointError(f"is damaged ({reason(error)[:300]}); fetch it again") from None
         except pickle.UnpicklingError as error:
             raise CheckpointError(_asked(error)) from None
         base = _base(records, seen)
@@ -151,9 +151,5 @@ def _asked(error: Exception) -> str:
     """What a pickle asked for that is no weight."""
     named = GLOBAL.search(str(error))
     if named is None:
-        return f"is no pickle of weights ({_first_line(error)}); nothing in it was run"
+        return f"is no pickle of weights ({reason(error)[:300]}); nothing in it was run"
     return f"a pickle that asks for {next(filter(None, named.groups()))}, which is no weight; nothing in it was run"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -15,9 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kept.distillation.files import Named, files_of, opened_text
+from kept.checkpoint.disk import regular
+from kept.distillation.files import Named, files_of
 from kept.distillation.parquet import rows
-from kept.errors import InputError, KeptError
+from kept.errors import InputError, KeptError, reason
 from kept.hub import named
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _text(path: Path, source: Source) -> Iterator[Place]:
     held: list[str] = []
     size, begun = 0, 1
     number = 1
-    with opened_text(path) as file:
+    with open(path, encoding="utf-8", opener=regular) as file:
         while line := file.readline(PART):
             held.append(line)
             size += len(line)
@@ -188,7 +189,7 @@ def _lacks(found: object, source: Source) -> str:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with opened_text(path) as file:
+    with open(path, encoding="utf-8", opener=regular) as file:
         number = 1
         while line := file.readline(LONGEST + 1):
             if len(line) > LONGEST:
@@ -256,4 +257,4 @@ def _blamed(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason}); convert it") from None
     except (OSError, ValueError) as error:  # the latter of a path with a NUL
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from kept.errors import InputError
 
@@ -97,13 +96,3 @@ def _regular(path: Path) -> Path:
     if not stat.S_ISREG(path.stat().st_mode):
         raise InputError(f"{path}: is no regular file; name a file or a directory of documents")
     return path
-
-
-@contextmanager
-def opened_text(path: Path) -> Iterator[IO[str]]:
-    """A regular file as UTF-8, any line end as a newline. Raises OSError, and InputError for what is no such file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, encoding="utf-8") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InputError(f"{path}: is no regular file; name a file or a directory of documents")
-        yield file

@@ -24,7 +24,7 @@ from kept.checkpoint.stream import digest, raw
 from kept.checkpoint.writer import Shard, to_json
 from kept.distillation.folder import PARTIAL, remove
 from kept.distillation.parallel import fill, local
-from kept.errors import CheckpointError, OutputError
+from kept.errors import CheckpointError, OutputError, reason
 from kept.ir.tensors import Given, Lazy, join
 from kept.stated import mapped, number, text, whole
 
@@ -124,7 +124,7 @@ class States:
                     out.write(raw(tensor))
                 return out.finish(), ""
         except OSError as error:
-            return "", _reason(error)
+            return "", reason(error)
 
     def _name(self, place: Path, plain: Mapping[str, Any], sums: Mapping[str, str]) -> None:
         """Write what is not tensors, and give the checkpoint its name."""
@@ -166,12 +166,8 @@ class States:
         except OSError as error:
             shutil.rmtree(place, ignore_errors=True)
             raise OutputError(
-                f"{place}: a checkpoint cannot be written ({_reason(error)}); free space or permissions?"
+                f"{place}: a checkpoint cannot be written ({reason(error)}); free space or permissions?"
             ) from error
-
-
-def _reason(error: OSError) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
 def _part(rank: int, count: int) -> str:
@@ -239,7 +235,7 @@ def _check(place: Path) -> None:
         wanted = {text(name): text(value) for name, value in read_json(place / SUMS).items()}
         found = {file.name: _sum(file) for file in place.iterdir() if file.name != SUMS}
     except (OSError, CheckpointError, TypeError) as error:
-        raise _damaged(place, str(getattr(error, "strerror", None) or error)) from None
+        raise _damaged(place, reason(error)) from None
     changed = sorted(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))
     if changed:
         raise _damaged(place, f"{', '.join(changed)}: not as written")
@@ -269,7 +265,7 @@ def set_random_state(states: Mapping[str, Any], device: torch.device) -> None:
         if device.type == "cuda" and "device" in states:
             torch.cuda.set_rng_state(_bytes(states["device"]), device)
     except RuntimeError as error:
-        raise ValueError(str(error).splitlines()[0]) from None
+        raise ValueError(reason(error)) from None
 
 
 def _bytes(state: object) -> Tensor:

@@ -7,14 +7,15 @@ own size.
 
 from __future__ import annotations
 
+import os
 import re
-import stat
 import struct
 from dataclasses import dataclass
 from functools import cache
 from math import prod
 from typing import IO, TYPE_CHECKING, Any
 
+from kept.checkpoint.disk import regular
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -72,12 +73,10 @@ class Header:
 def is_gguf(path: Path) -> bool:
     """Whether a path is a GGUF file, by its name or its first bytes."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return path.suffix.lower() == ".gguf" or file.read(4) == MAGIC
     except (OSError, ValueError):  # the latter of a path with a NUL
-        return path.suffix.lower() == ".gguf"
+        return path.suffix.lower() == ".gguf" and not os.path.isdir(path)  # noqa: PTH112 - a name of any length is no error
 
 
 def read_header(path: Path) -> Header:
@@ -117,15 +116,12 @@ def parts(path: Path) -> tuple[Path, ...]:
 def _one(file: Path) -> Header:
     """The header of one file."""
     try:
-        status = file.stat()
-        if stat.S_ISREG(status.st_mode):
-            with file.open("rb") as opened:
-                return _Reader(file, opened, status.st_size).header()
+        with open(file, "rb", opener=regular) as opened:
+            return _Reader(file, opened, os.fstat(opened.fileno()).st_size).header()
     except FileNotFoundError:
         raise CheckpointError(f"{file}: missing; fetch it again") from None
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
-    raise CheckpointError(f"{file}: is no regular file")
 
 
 class _Reader:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from kept.checkpoint.companions import TOKENIZERS
-from kept.checkpoint.json_file import regular
-from kept.errors import CheckpointError, InputError
+from kept.checkpoint.disk import regular
+from kept.errors import CheckpointError, InputError, reason
 from kept.fence import FenceError, Limits, Worker
 
 if TYPE_CHECKING:
@@ -262,13 +262,12 @@ def read_whole(path: Path) -> str:
 def read_text(path: Path, characters: int) -> str:
     """A file's first characters. Raises InputError where it cannot be read or is no UTF-8."""
     try:
-        regular(path)
-        with path.open(encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=regular) as file:
             return file.read(characters)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except (OSError, ValueError) as error:  # the latter of a path with a NUL
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from None
 
 
 def _rows(ids: list[int], length: int, count: int) -> Tensor:
