@@ -440,7 +440,7 @@ def test_code_and_pickles_stay_behind(source: Path) -> None:
 
 
 def test_a_same_family_conversion_does_not_name_remote_code(source: Path, tmp_path: Path) -> None:
-    change_json(source / "config.json", auto_map={"AutoModelForCausalLM": "modeling.Mine"}, initializer_range=0.5)
+    change_json(source / "config.json", auto_map={"AutoModelForCausalLM": "my.LlamaForCausalLM"}, initializer_range=0.5)
     config = read_json(kept.convert(source, tmp_path / "out", verify_tokens=0).path / "config.json")
     assert "auto_map" not in config
     assert config["initializer_range"] == 0.5, "what else the source says stays"

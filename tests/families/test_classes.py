@@ -99,7 +99,7 @@ def test_without_a_model_type_the_class_tells_the_family(name: str) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"architectures": ["BloomForCausalLM"]}, {"architectures": None}, {"model_type": 3, "architectures": []}],
+    [{}, {"architectures": ["BloomForCausalLM"]}, {"architectures": None}, {"model_type": None, "architectures": []}],
 )
 def test_without_either_the_family_is_unknown(config: dict[str, object]) -> None:
     with pytest.raises(CheckpointError, match=r"^config\.json: has no model_type"):

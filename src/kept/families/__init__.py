@@ -93,8 +93,10 @@ def is_stock(name: str) -> bool:
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a config. Raises CheckpointError where it is not read, with the reason or those that are."""
     name = config.get("model_type")
-    if not isinstance(name, str):
+    if name is None:
         return _by_class(Config(config))
+    if not isinstance(name, str):
+        raise Config(config).wrong("model_type", "the name of a family")
     if name in REFUSED:
         raise CheckpointError(f"config.json: model_type {name!r} {REFUSED[name]}")
     if name not in FAMILIES:
