@@ -7,9 +7,11 @@ import resource
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from kept.errors import CheckpointError
+from kept.fence.frames import HEADER
 
 
 class Target:
@@ -84,6 +86,19 @@ class Target:
     def say(self) -> str:
         os.write(1, b"something")
         return "said"
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def hang_up(self) -> None:
+        os.closerange(3, 64)
+        time.sleep(60)
+
+    def lie(self, text: str) -> None:
+        for pipe in range(3, 16):
+            with suppress(OSError):
+                os.write(pipe, HEADER.pack(len(text), 0) + text.encode())
+        time.sleep(60)
 
     def process(self) -> int:
         return os.getpid()

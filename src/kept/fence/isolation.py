@@ -15,13 +15,24 @@ import signal
 import struct
 from typing import TYPE_CHECKING
 
-from kept.fence.calls import ALLOWED, CLONE_THREAD, REFUSED, UNKNOWN, containing, give_up, null, only, without
+from kept.fence.calls import (
+    ALLOWED,
+    CLONE_THREAD,
+    PR_SET_NO_NEW_PRIVS,
+    REFUSED,
+    UNKNOWN,
+    containing,
+    give_up,
+    null,
+    only,
+    without,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG = 1
 
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 """System calls that have these numbers on every architecture."""

@@ -10,14 +10,26 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kept import errors
 from kept.errors import KeptError
 from kept.fence.frames import Closed, Late, read_frame, write_frame
 from kept.fence.limits import Limits
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 CHILD = [sys.executable, "-I", "-m", "kept.fence.child"]
+
+INHERITED = (
+    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"),
+)
+"""Variables that the child gets: how libraries are found, text is encoded, cores are used. Others may be secrets."""
+
+ENDING = 5.0
+"""Seconds that a child has to end after it closed its side."""
 
 
 class FenceError(KeptError):
@@ -78,6 +90,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in INHERITED if name in os.environ},
             start_new_session=True,
         )
         for pipe in (self._process.stdin, self._process.stdout):
@@ -103,28 +116,34 @@ class Worker:
             raise _EndedError(f"it takes more than {seconds:g} seconds") from None
         except Closed:
             raise _EndedError(self._why_ended(process)) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _EndedError(f"its answer is {error}") from None
-        if "value" in answer:
-            return Reply(answer["value"], data)
-        raise self._error(answer)
+        match answer:
+            case {"value": value}:
+                return Reply(value, data)
+            case {"message": str(message)}:
+                raise self._error(message, answer)
+            case _:
+                raise _EndedError("its answer is of no known form")
 
     def _why_ended(self, process: subprocess.Popen[bytes]) -> str:
         """Libraries abort where memory is refused, so that a signal most likely means that."""
-        status = process.wait()
+        try:
+            status = process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            return "its process gives no answer"
         memory = f"{self._limits.memory >> 20} MB of memory"
         if status < 0:
             return f"it needs more than {memory}, or crashed ({signal.Signals(-status).name})"
         return f"its process ended with status {status}"
 
-    def _error(self, answer: dict[str, str]) -> KeptError:
-        message = answer["message"]
-        kind = getattr(errors, answer.get("kept", ""), None)
+    def _error(self, message: str, answer: Mapping[str, object]) -> KeptError:
+        kind, failed = getattr(errors, str(answer.get("kept")), None), str(answer.get("failed", ""))
         if isinstance(kind, type) and issubclass(kind, KeptError):
             return kind(message)
-        if answer.get("failed", "").endswith("MemoryError"):
+        if failed.endswith("MemoryError"):
             return FenceError(f"it needs more than {self._limits.memory >> 20} MB of memory")
-        return FenceError(message or answer.get("failed", "it fails"))
+        return FenceError(message or failed or "it fails")
 
 
 class _EndedError(FenceError):
