@@ -21,6 +21,7 @@ KEY = "KEPT_JUDGE_KEY"
 """The environment variable with the endpoint's key."""
 
 TRIES, TIMEOUT = 4, 120.0
+"""How often an endpoint that is busy is asked, and how many seconds one answer may take."""
 
 LONGEST = 16 << 20
 """Bytes of an answer."""
@@ -34,7 +35,6 @@ class _Stay(HTTPRedirectHandler):
 
 
 OPENER = build_opener(_Stay)
-"""How often an endpoint that is busy is asked, and how many seconds one answer may take."""
 
 BUSY = {408, 409, 429, 500, 502, 503, 504}
 

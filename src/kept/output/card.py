@@ -51,8 +51,7 @@ class Origin:
     `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes;
     `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet, `new_tokens` ids
     that the source did not have; `way` is all that was done, oldest first, this with it; `domain` says where the
-    promise holds, and is empty for everywhere.
-    that the source did not have; `way` is all that was done, oldest first, this with it;
+    promise holds, and is empty for everywhere;
     `quantised` is what the source's weights were stored as, where that is no plain dtype.
     """
 
