@@ -24,7 +24,8 @@ import torch
 import reported
 from kept.checkpoint.chat import Template
 from kept.checkpoint.companions import companions, stated_licence
-from kept.checkpoint.reader import parse, read_header, read_json
+from kept.checkpoint.header import read_header
+from kept.checkpoint.json_file import parse, read_json
 from kept.checkpoint.reading import Building, Reading
 from kept.checkpoint.sentencepiece import tokenizer_files
 from kept.checkpoint.weights import INDEX

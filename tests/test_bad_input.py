@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.checkpoint.companions import licences, stated_licence
-from kept.checkpoint.reader import read_header
+from kept.checkpoint.header import read_header
 from kept.errors import LONGEST_LINE, CheckpointError, KeptError, printable
 from kept.passes.legalize import MOST_STEPS
 from kept.terminal.cli import main

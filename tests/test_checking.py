@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.checkpoint.finite import BLOCK_BYTES, NotFinite, first_not_finite, not_finite
-from kept.checkpoint.reader import read_header
+from kept.checkpoint.header import read_header
 from kept.commands.checking import check
 from kept.errors import CheckpointError
 from kept.terminal.cli import main

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from kept.checkpoint.companions import COPIED, LICENCE_WORDS
-from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_file import json_if_there
 from kept.checkpoint.templates import FOLDER
 from kept.checkpoint.weights import PICKLE, PICKLES, SINGLE, candidates, listed_names
 from kept.errors import CheckpointError, printable
@@ -50,7 +50,7 @@ def local(source: str | Path) -> Path:
     small = [*OTHERS, *COPIED, f"{FOLDER}/*.jinja", *(f"*{_any_case(word)}*" for word in LICENCE_WORDS)]
     folder = _fetch(str(source), match["name"], match["revision"], small, NEVER)
     config = folder / "config.json"
-    for first in candidates(folder, read_json(config) if config.is_file() else {}):
+    for first in candidates(folder, json_if_there(config)):
         _fetch(str(source), match["name"], folder.name, [first], INSIDE)
         if (folder / first).is_file():
             listed = listed_names(folder / first) if first.endswith(".index.json") else []

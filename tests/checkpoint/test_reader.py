@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from kept.checkpoint.header import read_header
 from kept.checkpoint.json_file import LARGEST_JSON
-from kept.checkpoint.reader import open_checkpoint, read_header
+from kept.checkpoint.reader import open_checkpoint
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.opened import open_model

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import _get_resolved_checkpoint_files
 
 import kept
-from kept.checkpoint.reader import open_checkpoint, read_header
+from kept.checkpoint.header import read_header
+from kept.checkpoint.reader import open_checkpoint
 from kept.checkpoint.weights import NAMED, PREFERRED, find_weights
 from kept.errors import CheckpointError
 from kept.terminal.cli import main

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 import kept
 from kept.checkpoint import stream
-from kept.checkpoint.reader import read_header
+from kept.checkpoint.header import read_header
 from kept.checkpoint.staging import JOURNAL, Staging, staging
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import Shard, index, shards, to_json

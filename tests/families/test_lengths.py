@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.commands.pipeline import convert
 from kept.commands.planning import plan
 from kept.commands.verifying import verify

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.commands.planning import plan
 from kept.errors import CheckpointError, Refusal
 from kept.families import FAMILIES, LLAMA, TARGETS, family_of

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import portable
 from kept.checkpoint.defaults import default_tokens
-from kept.checkpoint.json_file import read_json
-from kept.checkpoint.templates import DEFAULT, chat_templates, read_template
+from kept.checkpoint.json_file import json_if_there
+from kept.checkpoint.templates import DEFAULT, LONGEST, chat_templates, read_template
 from kept.errors import CheckpointError
 from kept.fence import FenceError, Limits, Worker
 
@@ -32,9 +32,6 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls
 
 LIMITS = Limits(seconds=10, memory=1 << 29)
 """Of one conversation; templates that are about take milliseconds."""
-
-LARGEST = 1 << 20
-"""Characters of a template; those that are about have 30,000 at most."""
 
 CLOCK = "strftime_now"
 """What a template calls to tell the date."""
@@ -68,8 +65,8 @@ class Template:
 
     def __post_init__(self) -> None:
         """Check the sizes, and take today's date where none is given."""
-        if max(map(len, self.texts.values()), default=0) > LARGEST:
-            raise CheckpointError(f"{self.name}: has a chat template of more than {LARGEST} characters; use another")
+        if max(map(len, self.texts.values()), default=0) > LONGEST:
+            raise CheckpointError(f"{self.name}: has a chat template of more than {LONGEST} characters; use another")
         if not self.date:
             object.__setattr__(self, "date", today())
 
@@ -155,15 +152,11 @@ def special_texts(directory: Path) -> dict[str, str]:
 
     As in transformers, special_tokens_map.json counts only where the tokenizer config lists no tokens.
     """
-    config = portable(_config(directory, "tokenizer_config.json"))
+    config = portable(json_if_there(directory / "tokenizer_config.json"))
     if "added_tokens_decoder" not in config:
-        config |= portable(_config(directory, "special_tokens_map.json"))
+        config |= portable(json_if_there(directory / "special_tokens_map.json"))
     config |= default_tokens(directory, config)
     named = {key: value for key, value in config.items() if key in SPECIAL or key.endswith("_token")}
     texts = {**named, **(config.get("extra_special_tokens") or {})}
     plain = {name: text.get("content") if isinstance(text, dict) else text for name, text in texts.items()}
     return {name: text for name, text in plain.items() if isinstance(text, str)}
-
-
-def _config(directory: Path, name: str) -> dict[str, Any]:
-    return read_json(directory / name) if (directory / name).is_file() else {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint import templates
 from kept.checkpoint.defaults import default_tokens
 from kept.checkpoint.generation import generation_config
-from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_file import json_if_there, read_json
 from kept.checkpoint.links import LARGEST_COMPANION, check_file
 from kept.checkpoint.templates import chat_templates, output_templates
 from kept.checkpoint.writer import to_json
@@ -248,7 +248,7 @@ def processors(source: Path) -> tuple[str, ...]:
 def tokenizer_config(source: Path) -> dict[str, Any]:
     """The source's, less code and paths, under a class and with keys that every transformers reads alike."""
     file = source / "tokenizer_config.json"
-    given = read_json(file) if file.is_file() else {}
+    given = json_if_there(file)
     config = portable({key: value for key, value in given.items() if key not in OF_THE_SOURCE})
     if (source / "tokenizer.json").is_file() or "auto_map" in given or "tokenizer_class" not in given:
         # Transformers 4.45 removes spaces before signs where a class does not say otherwise; later ones do not.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_file import json_if_there
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,5 +54,4 @@ def default_tokens(source: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _model_type(source: Path) -> str:
-    file = source / "config.json"
-    return str(read_json(file).get("model_type")) if file.is_file() else ""
+    return str(json_if_there(source / "config.json").get("model_type", ""))

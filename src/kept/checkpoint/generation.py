@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_file import json_if_there
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def generation_config(source: Path, spec: Spec, silent: Sequence[int] = ()) -> d
     them, shall get the source's. Raises CheckpointError where the source's file is damaged.
     """
     file = source / FILE
-    given = read_json(file) if file.is_file() else {}
+    given = json_if_there(file)
     dropped = OF_THE_FILE | OF_A_CALL | OF_A_RUNTIME
     own = {k: v for k, v in given.items() if k not in dropped and (v is not None or k in MAY_BE_NULL)}
     if not _gives_several(own):

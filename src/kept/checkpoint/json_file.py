@@ -40,6 +40,11 @@ def read_json(file: Path, most: int = MOST_VALUES) -> dict[str, Any]:
     return value
 
 
+def json_if_there(file: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no file. Raises CheckpointError naming the file."""
+    return read_json(file) if file.is_file() else {}
+
+
 def _whole(file: Path) -> bytes:
     """The bytes of a small file. Raises OSError, and ValueError for one that is not small."""
     with open(file, "rb", opener=regular) as opened:

@@ -26,7 +26,7 @@ def check_file(directory: Path, name: str, most: int | None = None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{file}: cannot be read (it is no regular file)")
     real = Path(os.path.realpath(file))
-    if not any(real.is_relative_to(root) for root in _roots(directory)):
+    if not any(real.is_relative_to(root) for root in roots(directory)):
         raise CheckpointError(f"{file}: is a link to {real}, outside of the checkpoint; put the file itself there")
     if most is not None and status.st_size > most:
         raise CheckpointError(f"{file}: has {status.st_size} bytes, more than {most}; is it what its name says?")
@@ -39,10 +39,10 @@ def check_companions(directory: Path, names: tuple[str, ...]) -> None:
             check_file(directory, name, LARGEST_COMPANION)
 
 
-def _roots(directory: Path) -> list[Path]:
+def roots(directory: Path) -> list[Path]:
     """The directory, and the blobs of the repository that it is a snapshot of."""
     real = Path(os.path.realpath(directory))
     repository = real.parent.parent
-    if real.parent.name == "snapshots" and repository.name.startswith("models--"):
+    if real.parent.name == "snapshots" and repository.name.startswith(("models--", "datasets--")):
         return [real, repository / "blobs"]
     return [real]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companions import COPIED, SETTINGS, no_licences
 from kept.checkpoint.header import read_header
-from kept.checkpoint.json_file import parse, read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.links import check_companions
 from kept.checkpoint.pickled import read_pickles
 from kept.checkpoint.weights import find_weights, left_out
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from kept.ir.tensors import Lazy
-
-__all__ = ["Checkpoint", "open_checkpoint", "parse", "read_header", "read_json"]
 
 COMPANIONS = ("config.json", "README.md", "kept.json", *COPIED, *SETTINGS)
 """Files beside the weights that are read by name."""

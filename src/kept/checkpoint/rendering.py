@@ -18,6 +18,7 @@ from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from kept.checkpoint.templates import DEFAULT, TOOL_USE
 from kept.errors import CheckpointError, InputError, printable
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 LONGEST = 1 << 26
 """Characters of a rendered conversation."""
-
-TOOL_USE, DEFAULT = "tool_use", "default"
-"""The template that is taken where a conversation has tools, and else."""
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of a message's reasoning; a template reads one of the first two."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.disk import regular
-from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_file import json_if_there
 from kept.checkpoint.links import LARGEST_COMPANION, check_file
 from kept.errors import CheckpointError, InputError
 
@@ -39,10 +39,10 @@ def chat_templates(directory: Path) -> dict[str, str]:
     if files:
         return {name: read_template(file) for name, file in files.items()}
     file = directory / "tokenizer_config.json"
-    found = _config(file).get("chat_template")
+    found = json_if_there(file).get("chat_template")
     if found is None:
         file = directory / OF_PROCESSOR
-        found = _config(file).get("chat_template")
+        found = json_if_there(file).get("chat_template")
     return _named(file, found)
 
 
@@ -102,7 +102,3 @@ def _named(file: Path, found: object) -> dict[str, str]:
     if odd is not None:
         raise CheckpointError(f"{file}: chat_template has a template called {odd!r}, which names no file; rename it")
     return dict(named)
-
-
-def _config(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.is_file() else {}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from kept.checkpoint.companions import TIKTOKEN, portable
-from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_file import json_if_there
 from kept.checkpoint.sentencepiece import CARRIED, serialized
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError
@@ -93,7 +93,7 @@ def tiktoken_files(directory: Path) -> dict[str, bytes]:
     Raises CheckpointError naming the file that is missing or damaged.
     """
     file = directory / "tokenizer_config.json"
-    given = portable(read_json(file)) if file.is_file() else {}
+    given = portable(json_if_there(file))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kept.checkpoint.links import roots
 from kept.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,15 +44,15 @@ def files_of(path: Path) -> list[Named]:
         if not path.exists():
             raise InputError(f"{path}: is not there; name a file or a directory of documents")
         return [Named(_regular(path), path.name)]
-    roots, found = _roots(path), []
-    for file in _below(path, roots):
+    found = []
+    for file in _below(path, roots(path)):
         found.append(Named(_regular(file), str(file.relative_to(path))))
         if len(found) > MOST_FILES:
             raise InputError(f"{path}: holds more than {MOST_FILES} files; join documents into fewer, as JSON lines")
     return sorted(found, key=lambda one: one.path)
 
 
-def _below(folder: Path, roots: list[str]) -> Iterator[Path]:
+def _below(folder: Path, allowed: list[Path]) -> Iterator[Path]:
     """Entries that are no directory, through links too; a link back to where it lies leads nowhere new."""
     left = [(folder, frozenset[str]())]
     while left:
@@ -66,29 +67,20 @@ def _below(folder: Path, roots: list[str]) -> Iterator[Path]:
                 continue
             path = here / entry.name
             if entry.is_symlink():
-                _inside(path, folder, roots)
+                _inside(path, folder, allowed)
             if entry.is_dir():
                 left.append((path, above | {real}))
             else:
                 yield path
 
 
-def _inside(link: Path, folder: Path, roots: list[str]) -> None:
+def _inside(link: Path, folder: Path, allowed: list[Path]) -> None:
     """Raise InputError for a link that leads out of a directory."""
-    target = os.path.realpath(link)
-    if not any(target == root or target.startswith(root + os.sep) for root in roots):
+    target = Path(os.path.realpath(link))
+    if not any(target.is_relative_to(root) for root in allowed):
         raise InputError(
             f"{link}: is a link that leads out of {folder}, to {target}; name that as data too, or copy it"
         )
-
-
-def _roots(folder: Path) -> list[str]:
-    """The directory, and the blobs of the repository that it is a snapshot of."""
-    real = os.path.realpath(folder)
-    snapshots, repository = Path(real).parent, Path(real).parent.parent
-    if snapshots.name == "snapshots" and repository.name.startswith(("datasets--", "models--")):
-        return [real, str(repository / "blobs")]
-    return [real]
 
 
 def _regular(path: Path) -> Path:

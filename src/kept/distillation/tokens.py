@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from kept.checkpoint.disk import write_whole
-from kept.checkpoint.reader import read_json
+from kept.checkpoint.json_file import read_json
 from kept.checkpoint.stream import digest
 from kept.checkpoint.writer import to_json
 from kept.distillation.cache import cached, default_cache

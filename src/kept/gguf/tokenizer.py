@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.templates import DEFAULT, LONGEST
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError
 
@@ -49,9 +50,6 @@ LONGEST_TOKEN = 4096
 
 MOST_SPLITS = 1 << 28
 """Characters of all splits of all pieces, which SentencePiece's merges are found from; Gemma's have 20 million."""
-
-LONGEST_TEMPLATE = 1 << 20
-"""Characters."""
 
 
 @dataclass(frozen=True)
@@ -308,13 +306,13 @@ def _config(vocabulary: Vocabulary, content: Mapping[str, Any]) -> dict[str, Any
 def _template(metadata: Mapping[str, Any]) -> str | list[dict[str, str]] | None:
     """The chat template; a list where there are several, each with its name."""
     named = {
-        key.removeprefix(f"{TEMPLATE}.") if key != TEMPLATE else "default": text
+        key.removeprefix(f"{TEMPLATE}.") if key != TEMPLATE else DEFAULT: text
         for key, text in metadata.items()
         if (key == TEMPLATE or key.startswith(f"{TEMPLATE}.")) and isinstance(text, str)
     }
-    odd = next((name for name, text in named.items() if len(text) > LONGEST_TEMPLATE), None)
+    odd = next((name for name, text in named.items() if len(text) > LONGEST), None)
     if odd is not None:
-        raise CheckpointError(f"{TEMPLATE}: {odd[:60]!r} has more than {LONGEST_TEMPLATE} characters")
-    if [*named] == ["default"]:
-        return str(named["default"])
+        raise CheckpointError(f"{TEMPLATE}: {odd[:60]!r} has more than {LONGEST} characters")
+    if [*named] == [DEFAULT]:
+        return str(named[DEFAULT])
     return [{"name": name, "template": text} for name, text in named.items()] or None

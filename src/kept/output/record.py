@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_file import json_if_there
 from kept.checkpoint.writer import finite
 from kept.errors import CheckpointError, printable
 from kept.ir.tensors import TORCH_NAMES
@@ -105,7 +105,7 @@ def _described(program: Program) -> dict[str, Any]:
 def recorded(opened: Opened) -> dict[str, Any]:
     """What the record of a checkpoint says; nothing where it has none."""
     file = opened.path / RECORD
-    return read_json(file) if file.is_file() else {}
+    return json_if_there(file)
 
 
 def history(earlier: Mapping[str, Any]) -> dict[str, list[Any]]:
