@@ -103,7 +103,7 @@ HARMS: Mapping[str, str] = {
     "signal its group": "import os; os.killpg(os.getpgrp(), 0)",
     "signal by fcntl": "import fcntl, os; a, b = os.pipe(); fcntl.fcntl(a, fcntl.F_SETOWN, os.getppid())",
     "limit the parent": "import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (99999, 99999))",
-    "slow the parent": "import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), 1)",
+    "slow the parent": "import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
     "trace the parent": f"import os\n{LIBC}\ncall({{ptrace}}, 0x4206, os.getppid(), 0, 0)",
     "outlive the parent": f"{LIBC}\nif libc.prctl(1, 0, 0, 0, 0): raise OSError",
     "raise a limit": "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))",
