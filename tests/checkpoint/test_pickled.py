@@ -266,6 +266,12 @@ def test_what_is_no_archive(worker: Worker, tmp_path: Path, content: bytes) -> N
     assert complaint(worker, tmp_path / "a.bin").startswith(("is no zip archive; ", "is damaged ("))
 
 
+def test_an_operation_that_torch_does_not_know(worker: Worker, plain: Path) -> None:
+    """torch's own message advises to load such a file without its guard."""
+    found = complaint(worker, rewritten(plain, at_data_pkl=b"\x80\x020."))
+    assert found == "is no pickle of weights (Unsupported operand 48); nothing in it was run"
+
+
 @pytest.mark.parametrize("cut", [1, 30, 300, 600])
 def test_a_file_that_is_cut_short(worker: Worker, plain: Path, cut: int) -> None:
     plain.write_bytes(plain.read_bytes()[:-cut])

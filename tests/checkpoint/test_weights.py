@@ -112,6 +112,15 @@ def test_a_single_file_goes_before_an_index(tmp_path: Path) -> None:
 MASKS = {"gpt_neox": "gpt_neox.layers.0.attention.bias", "gpt2": "transformer.h.0.attn.bias"}
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "generation_config.json"])
+def test_what_git_lfs_has_not_fetched_is_named(tmp_path: Path, name: str) -> None:
+    source = write_checkpoint(tmp_path / "source", "llama")
+    (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", encoding="utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        kept.convert(source, tmp_path / "out")
+    assert str(caught.value) == f"{source / name}: was not fetched, it is a pointer of git-lfs; git lfs pull fetches it"
+
+
 @pytest.mark.parametrize("family", MASKS)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool])
 def test_masks_of_older_checkpoints_are_passed_over(tmp_path: Path, family: str, dtype: torch.dtype) -> None:

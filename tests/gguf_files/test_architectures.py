@@ -200,6 +200,14 @@ def test_fused_projections_of_a_family_that_has_them_apart(tmp_path: Path) -> No
         assert torch.equal(found.weights[slot].value(), tensor.value()), slot
 
 
+def test_a_size_that_is_listed_for_each_layer_and_is_the_same(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "llama", "llama")
+    made = ggufs.made_of(directory, "llama")
+    plain = open_model(ggufs.write(tmp_path / "plain.gguf", made)).program
+    made.keys["attention.head_count_kv"] = [made.keys["attention.head_count_kv"]] * 3
+    assert open_model(ggufs.write(tmp_path / "listed.gguf", made)).program.spec == plain.spec
+
+
 REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
     "an unread key": ({"attention.sliding_window": 7}, r"llama\.attention\.sliding_window is 7: it may change"),
     "experts": ({"expert_count": 8}, "a mixture of experts is not read"),

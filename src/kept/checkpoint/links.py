@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from kept.errors import CheckpointError, reason
 
 LARGEST_COMPANION = 100_000_000
 """Bytes of a file that goes along with the weights."""
+
+POINTER, LONGEST_POINTER = b"version https://git-lfs", 1024
+"""How a file begins that git-lfs leaves in the place of one that was not fetched, and its bytes at most."""
 
 
 def check_file(directory: Path, name: str, most: int | None = None) -> None:
@@ -30,6 +34,15 @@ def check_file(directory: Path, name: str, most: int | None = None) -> None:
         raise CheckpointError(f"{file}: is a link to {real}, outside of the checkpoint; put the file itself there")
     if most is not None and status.st_size > most:
         raise CheckpointError(f"{file}: has {status.st_size} bytes, more than {most}; is it what its name says?")
+    if status.st_size <= LONGEST_POINTER and _is_pointer(file):
+        raise CheckpointError(f"{file}: was not fetched, it is a pointer of git-lfs; git lfs pull fetches it")
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether a small file stands for one that git-lfs has not fetched. Whoever reads it says why it cannot be read."""
+    with suppress(OSError), file.open("rb") as opened:
+        return opened.read(len(POINTER)) == POINTER
+    return False
 
 
 def check_companions(directory: Path, names: tuple[str, ...]) -> None:

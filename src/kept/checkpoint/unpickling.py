@@ -27,6 +27,9 @@ MOST_TENSORS = 1 << 17
 GLOBAL = re.compile(r"GLOBAL (\S+) (?:was not|whose)|unrecognized function (.+)|but got (.+)")
 """What torch says of a pickle that asks for more than weights."""
 
+REASON = re.compile(r"WeightsUnpickler error:\s*(.{1,300})")
+"""Where torch says what is wrong with any other pickle."""
+
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -149,7 +152,9 @@ def _described(name: object, tensor: torch.Tensor, base: int, seen: dict[int, in
 
 def _asked(error: Exception) -> str:
     """What a pickle asked for that is no weight."""
-    named = GLOBAL.search(str(error))
+    named, said = GLOBAL.search(str(error)), REASON.search(str(error))
     if named is None:
-        return f"is no pickle of weights ({reason(error)[:300]}); nothing in it was run"
+        # torch's first line advises to load it without weights_only, which would run it.
+        why = said[1] if said else reason(error)[:300]
+        return f"is no pickle of weights ({why}); nothing in it was run"
     return f"a pickle that asks for {next(filter(None, named.groups()))}, which is no weight; nothing in it was run"

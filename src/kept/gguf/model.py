@@ -75,7 +75,7 @@ def _config(architecture: Architecture, metadata: Metadata, tensors: Tensors) ->
         names.context: metadata.size("context_length"),
         names.channels: metadata.one_for_all("feed_forward_length"),
         names.heads: heads,
-        names.kv_heads: metadata.get("attention.head_count_kv") or heads,
+        names.kv_heads: _shared(metadata.get("attention.head_count_kv")) or heads,
         "tie_word_embeddings": "output.weight" not in tensors,
         **{key: name in tensors for key, name in architecture.flags.items()},
         **special_ids(metadata.keys),
@@ -90,6 +90,13 @@ def _config(architecture: Architecture, metadata: Metadata, tensors: Tensors) ->
     for more in architecture.more:
         found |= more(metadata, tensors)
     return found
+
+
+def _shared(sizes: object) -> object:
+    """A size for all layers where it is listed for each and is the same; else what is given."""
+    if isinstance(sizes, list) and sizes and all(size == sizes[0] for size in sizes):
+        return sizes[0]
+    return sizes
 
 
 def _epsilon(architecture: Architecture, metadata: Metadata) -> dict[str, Any]:
