@@ -7,6 +7,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from kept.checkpoint.disk import regular
 from kept.errors import CheckpointError, reason
 
 LARGEST_COMPANION = 100_000_000
@@ -40,7 +41,7 @@ def check_file(directory: Path, name: str, most: int | None = None) -> None:
 
 def _is_pointer(file: Path) -> bool:
     """Whether a small file stands for one that git-lfs has not fetched. Whoever reads it says why it cannot be read."""
-    with suppress(OSError), file.open("rb") as opened:
+    with suppress(OSError), open(file, "rb", opener=regular) as opened:
         return opened.read(len(POINTER)) == POINTER
     return False
 
