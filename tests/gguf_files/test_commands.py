@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 import ggufs
 import kept
 from kept.demo import model_path
-from kept.gguf.source import PREFIX
+from kept.gguf.source import LOCK, PREFIX
 from kept.opened import open_model
 from kept.output.writing import fingerprint
 from kept.recipe import recipe_from
@@ -116,18 +115,35 @@ if len(sys.argv) > 2:
 def scratch(file: Path, *words: str) -> Path:
     """The scratch directory of a process that opened a file."""
     command = [sys.executable, "-c", SCRIPT, str(file), *words]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     return Path(done.stdout.strip())
 
 
-def test_scratch_directories_do_not_survive(file: Path) -> None:
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for temporary files of its own: other processes sweep the system's."""
+    made = tmp_path / "temporary"
+    made.mkdir()
+    monkeypatch.setenv("TMPDIR", str(made))
+    return made
+
+
+def test_scratch_directories_do_not_survive(file: Path, temporary: Path) -> None:
     assert not scratch(file).exists()
     left = scratch(file, "killed")
     assert left.name.startswith(PREFIX)
-    assert left.parent == Path(tempfile.gettempdir())
+    assert left.parent == temporary
     assert left.exists()
     scratch(file)
     assert not left.exists()
+
+
+def test_a_lock_that_others_put_there_is_not_waited_for(file: Path, temporary: Path) -> None:
+    planted = temporary / f"{PREFIX}planted"
+    planted.mkdir()
+    os.mkfifo(planted / LOCK)
+    assert scratch(file).parent == temporary
+    assert planted.exists(), "what is not ours stays"
 
 
 @pytest.fixture(autouse=True)

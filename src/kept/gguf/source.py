@@ -12,8 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from kept.checkpoint.disk import no_link
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError
 from kept.gguf.header import parts, read_header
@@ -42,14 +43,24 @@ class Scratch:
 
     def __init__(self, name: str, files: Mapping[str, bytes]) -> None:
         _sweep()
-        root = Path(tempfile.mkdtemp(prefix=PREFIX))
+        root, self._lock = _held()
         weakref.finalize(self, _remove, root, os.getpid())
-        self._lock = (root / LOCK).open("wb")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.directory = root / name
         self.directory.mkdir()
         for file, content in files.items():
             (self.directory / file).write_bytes(content)
+
+
+def _held() -> tuple[Path, IO[bytes]]:
+    """A new directory and its lock, held: another process may have swept it away just before."""
+    while True:
+        root = Path(tempfile.mkdtemp(prefix=PREFIX))
+        with suppress(FileNotFoundError):
+            lock = open(root / LOCK, "wb", opener=no_link)  # noqa: SIM115 - held as long as the directory
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (root / LOCK).exists():
+                return root, lock
+            lock.close()
 
 
 def _remove(root: Path, process: int) -> None:
@@ -61,7 +72,7 @@ def _remove(root: Path, process: int) -> None:
 def _sweep() -> None:
     """Remove what killed processes left: directories of ours whose lock nobody holds."""
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError), (left / LOCK).open("rb") as lock:
+        with suppress(OSError), open(left / LOCK, "rb", opener=no_link) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left)
 
