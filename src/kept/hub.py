@@ -90,7 +90,7 @@ def name_of(directory: Path) -> str:
 
 def _fetch(source: str, name: str, revision: str | None, patterns: list[str], never: list[str]) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where a source is no path
-    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - the same
 
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -102,7 +102,7 @@ def _fetch(source: str, name: str, revision: str | None, patterns: list[str], ne
 
 def _reason(error: Exception) -> str:
     """What is wrong and the way out, for each of the client's errors; the order is from special to general."""
-    from huggingface_hub import errors  # noqa: PLC0415
+    from huggingface_hub import errors  # noqa: PLC0415 - the same
 
     reasons: tuple[tuple[type[Exception], str], ...] = (
         (

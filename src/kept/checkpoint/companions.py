@@ -232,7 +232,7 @@ def stated_licence(source: Path) -> dict[str, str]:
         return {}
     try:
         # The base loader knows texts, lists and maps: nothing to construct, and no merges that multiply.
-        front = yaml.load(parts[1], Loader=yaml.BaseLoader)  # noqa: S506
+        front = yaml.load(parts[1], Loader=yaml.BaseLoader)  # noqa: S506 - that loader makes no objects
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     stated = front if isinstance(front, dict) else {}

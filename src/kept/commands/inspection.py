@@ -104,7 +104,7 @@ def _bias_to_gain(program: Program, reading: Reading) -> float:
 def _measured(opened: Opened, text: Path) -> list[NormReport]:
     """The norms with what they do to a text."""
     from kept.verification.calibration import calibrate  # noqa: PLC0415 - imports torch
-    from kept.verification.text import sample  # noqa: PLC0415
+    from kept.verification.text import sample  # noqa: PLC0415 - imports torch, and only for a text
 
     spec = opened.program.spec
     tokens_BT = sample(opened.path, spec.vocabulary, spec.context, 1024, text).tokens_BT  # noqa: N806 - shapes in names

@@ -97,7 +97,7 @@ def _side_by_side(output: Path) -> tuple[str, tuple[Pair, ...]]:
     theirs = []
     for prompt in PROMPTS:
         ids = tokenizer(prompt, return_tensors="pt")
-        written = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)[0]  # type: ignore[misc]
+        written = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)[0]  # type: ignore[misc] # untyped
         theirs.append(str(tokenizer.decode(written, skip_special_tokens=True))[len(prompt) :])
     pairs = tuple(Pair(p, s, o) for p, s, o in zip(PROMPTS, _source_texts(PROMPTS), theirs, strict=True))
     return type(model).__name__, pairs

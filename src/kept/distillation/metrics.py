@@ -101,7 +101,7 @@ def _begin_points(folder: Path, begin: int) -> Path | None:
 
 def _add(file: Path, **event: Any) -> None:  # noqa: ANN401 - fields of an event
     from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - an optional package
-    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415 - only where it is written
 
     with open(file, "ab", opener=no_link) as opened:
         RecordWriter(opened).write(Event(wall_time=time.time(), **event).SerializeToString())
