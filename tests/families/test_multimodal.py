@@ -140,3 +140,11 @@ def test_another_multimodal_model_is_named_as_one(tmp_path: Path, whole: str, te
     assert f"model_type {whole!r} is multimodal, with a text model of type {text!r}" in said
     assert "did you mean" not in said
     assert whole not in FAMILIES
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config", "quantization"])
+def test_how_the_whole_is_quantised_holds_for_its_text(tmp_path: Path, key: str) -> None:
+    write_multimodal(tmp_path / "source", "mistral3")
+    change_json(tmp_path / "source" / "config.json", **{key: {"quant_method": "bitnet"}})
+    with pytest.raises(CheckpointError, match=rf"{key}: quantised \(bitnet\), which is not read"):
+        kept.open_model(tmp_path / "source")

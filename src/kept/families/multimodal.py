@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
+from kept.families.unread import QUANTISED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -34,7 +35,7 @@ PREFIXES = {
 
 HEAD, TIED = "lm_head.weight", "tie_word_embeddings"
 
-SHARED = ("quantization_config",)
+SHARED = QUANTISED
 """Keys of the whole that hold for its text too."""
 
 
