@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## set up, then convert, verify and show the model that comes along
 	$(BIN)/kept demo --out out/demo
 
-smollm2: $(READY)  ## fetch a real model of 135 million parameters (a GGUF file of 93 MB) and convert it
+smollm2: $(READY)  ## fetch a real model of 135 million parameters (a GGUF file of 98 MB) and convert it
 	$(BIN)/python demo/smollm2.py
 
 # Without network the tests on the real model skip; all others run.

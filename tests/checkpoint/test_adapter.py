@@ -114,7 +114,8 @@ def test_the_base_that_is_named_wins(adapter: Path, tmp_path: Path) -> None:
     for command in (["plan", adapter], ["inspect", adapter], ["convert", adapter, tmp_path / "out"]):
         result = CliRunner().invoke(main, [*map(str, command)])
         assert result.exit_code == 2
-        assert f"{adapter}: is an adapter (peft) of org/base, which is not here; say where with --base" in result.stderr
+        wrong = f"{adapter}: is an adapter (peft) of org/base, which is not here"
+        assert f"{wrong}; merge it first: kept convert ADAPTER OUT --base DIR" in result.stderr
     for command in (["plan", adapter], ["inspect", adapter], ["convert", adapter, tmp_path / "out"]):
         result = CliRunner().invoke(main, [*map(str, command), "--base", str(other)])
         assert result.exit_code == 0, result.output

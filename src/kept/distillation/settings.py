@@ -55,7 +55,7 @@ HELP: Mapping[str, str] = {
     "chat": "JSON lines and parquet hold conversations, lists of messages with role and content: the student's chat "
     "template makes texts of them, and what the assistant says is learned.",
     "chat_template": "A chat template for a student that has none; it goes along with the result.",
-    "chat_date": "The date that a chat template is told is today, as 2026-01-31. [default: the day the run began]",
+    "chat_date": "Date that the chat template reads, as 2026-01-31. [default: the day the run began]",
     "watch": "Texts that are measured beside those that are held out, and never learned from, as old=old.txt; may be "
     "given several times. They do not decide what is best.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
