@@ -110,7 +110,8 @@ def _opened(directory: Path, base: str | Path | None) -> Checkpoint:
     found = local(base) if base is not None else cached(stated_base(directory))
     if found is None:
         named = printable(stated_base(directory))
-        raise CheckpointError(f"{directory}: is an adapter (peft) of {named}, which is not here; merge it first: kept convert ADAPTER OUT --base DIR")
+        wrong = f"{directory}: is an adapter (peft) of {named}, which is not here"
+        raise CheckpointError(f"{wrong}; merge it first: kept convert ADAPTER OUT --base DIR")
     return merged(directory, open_checkpoint(found))
 
 
