@@ -70,7 +70,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "qwen2": {"use_sliding_window": True, "max_window_layers": 1, "layer_types": ["full_attention"] * 2},
     "stablelm": {"qk_layernorm": True, "use_parallel_residual": True, "partial_rotary_factor": 0.5},
     "starcoder2": {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
 }
 """Keys of a family's config that more hangs on than on the sizes."""
 

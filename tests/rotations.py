@@ -76,7 +76,7 @@ WRONG_ROTATIONS: tuple[tuple[str, object], ...] = (
 )
 
 
-UNSAID = {"rope_theta", "rotary_emb_base", "rope_scaling", "rope_parameters"}
+UNSAID = {"rope_theta", "rotary_emb_base", "rope_scaling", "rope_parameters", "partial_rotary_factor"}
 
 
 def unrotated(config: Mapping[str, Any]) -> dict[str, Any]:

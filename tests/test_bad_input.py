@@ -448,7 +448,11 @@ class _Bomb:
 def arm(source: Path, marker: Path) -> None:
     """Remote code, pickles and templates, everywhere that a loader might look."""
     escape = ESCAPE % marker
-    remote = {"AutoConfig": "trap.Config", "AutoModelForCausalLM": "trap.Model", "AutoTokenizer": ["trap.T", None]}
+    remote = {
+        "AutoConfig": "trap.Config",
+        "AutoModelForCausalLM": "trap.OrionForCausalLM",
+        "AutoTokenizer": ["trap.T", None],
+    }
     change_json(
         source / "config.json", auto_map=remote, chat_template=escape, custom_pipelines={"x": {"impl": "trap.P"}}
     )

@@ -212,7 +212,7 @@ def test_a_config_that_is_damaged_leaves_the_rest_to_be_checked(orion: Path) -> 
         ({"num_hidden_layers": 2}, "has no place for this tensor"),
         ({"vocab_size": -1}, "vocab_size is -1, it must be a positive integer"),
         ({"hidden_size": "64"}, "hidden_size is '64', it must be"),
-        ({"model_type": None}, "has no model_type"),
+        ({"model_type": None, "architectures": None}, "has no model_type"),
     ],
 )
 def test_a_config_that_is_of_another_model(orion: Path, changes: dict[str, object], reason: str) -> None:

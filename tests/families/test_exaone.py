@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from orphans import OrphanContract
-from rotations import SCALINGS, RotaryContract
+from rotations import PUBLISHED, SCALINGS, RotaryContract
 
 
 class TestExaone(OrphanContract, RotaryContract):
@@ -20,6 +20,7 @@ class TestExaone(OrphanContract, RotaryContract):
     numbers = ("layer_norm_epsilon",)
     flags = ("tie_word_embeddings",)
     words = ("activation_function",)
+    scalings = (*PUBLISHED, "llama3")
     required = ("hidden_size", "num_layers")
     defaults: ClassVar[dict[str, Any]] = {
         "num_key_value_heads": 4,

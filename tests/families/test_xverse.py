@@ -9,7 +9,7 @@ from kept.families.xverse import XVERSE
 from kept.ir.spec import Dynamic
 from models import TINY
 from orphans import OrphanContract
-from rotations import RotaryContract
+from rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -29,6 +29,7 @@ class TestXverse(OrphanContract, RotaryContract):
     numbers = ("rms_norm_eps",)
     flags = ("tie_word_embeddings",)
     words = ("hidden_act",)
+    scalings = PUBLISHED
     defaults: ClassVar[dict[str, Any]] = {
         "num_key_value_heads": 4,
         "hidden_act": "silu",
