@@ -50,7 +50,10 @@ class NormReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A checkpoint at a glance. Bytes are of the stored dtype; `cache_bytes` of one token's keys and values."""
+    """A checkpoint at a glance. Bytes are of the weights in `dtype`; `cache_bytes` of one token's keys and values.
+
+    `quantised` says what the weights of a GGUF file are stored as; empty for any other checkpoint.
+    """
 
     path: str
     family: str
@@ -62,6 +65,7 @@ class Inspection:
     description: tuple[str, ...]
     norms: tuple[NormReport, ...]
     targets: tuple[Reach, ...]
+    quantised: str = ""
 
 
 def inspect(path: str | Path, text: str | Path | None = None, base: str | Path | None = None) -> Inspection:
@@ -84,6 +88,7 @@ def inspect(path: str | Path, text: str | Path | None = None, base: str | Path |
         description=tuple(describe(program.spec)),
         norms=tuple(_norms(program) if text is None else _measured(opened, Path(text))),
         targets=tuple(_reach(opened, name) for name in TARGETS),
+        quantised=opened.quantised,
     )
 
 

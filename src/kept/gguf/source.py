@@ -8,15 +8,17 @@ import shutil
 import tempfile
 import weakref
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from kept.checkpoint.companions import BUILDING
 from kept.checkpoint.disk import no_link
 from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError
+from kept.fence import FenceError, Worker
 from kept.gguf.header import parts, read_header
 from kept.gguf.model import model
 from kept.gguf.tokenizer import missing, tokenizer_files
@@ -113,10 +115,30 @@ def open_gguf(path: Path) -> Gguf:
 def _opened(path: Path, stamps: tuple[tuple[Path, int, int], ...]) -> Gguf:  # noqa: ARG001 - the file's state
     header = read_header(path)
     found, metadata = model(header), header.metadata
-    small = {"config.json": to_json(found.config), **tokenizer_files(metadata), **_card(metadata)}
+    small = {"config.json": to_json(found.config), **_tokenizer(path, metadata), **_card(metadata)}
     reason = missing(metadata)
     remark = f"{path}: {reason}, so that the output has no tokenizer" if reason else ""
     return Gguf(found, header.files, quantised(header), remark, Scratch(path.name, small))
+
+
+class Building:
+    """What the fenced process serves."""
+
+    def files(self, path: str) -> dict[str, str]:
+        """The tokenizer's files by name, built from the metadata of a GGUF file."""
+        return {name: content.decode() for name, content in tokenizer_files(read_header(Path(path)).metadata).items()}
+
+
+def _tokenizer(path: Path, metadata: Mapping[str, Any]) -> dict[str, bytes]:
+    """The tokenizer's files by name, built in a fenced process: the file says how much work they are."""
+    if missing(metadata):
+        return {}
+    with closing(Worker("kept.gguf.source:Building", limits=BUILDING)) as worker:
+        try:
+            found = worker.call("files", str(path.absolute())).value
+        except FenceError as error:
+            raise CheckpointError(f"tokenizer.ggml.tokens: make no tokenizer ({error}); fetch the file again") from None
+    return {name: content.encode() for name, content in found.items()}
 
 
 def quantised(header: Header) -> str:

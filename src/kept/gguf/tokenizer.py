@@ -160,30 +160,21 @@ def missing(metadata: Mapping[str, Any]) -> str:
 def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """`tokenizer.json` and `tokenizer_config.json` by name; no files where the tokenizer is not rebuilt.
 
-    Raises CheckpointError naming the key that is damaged.
+    Raises CheckpointError naming the key that is damaged, and whatever `tokenizers` raises. To be called in a fenced
+    process.
     """
     if missing(metadata):
         return {}
     from kept.checkpoint.sentencepiece import serialized  # noqa: PLC0415 - tokenizers, and only where there is one
 
     vocabulary = Vocabulary(metadata)
-    try:
-        tokenizer = _sentencepiece(vocabulary) if vocabulary.model == "llama" else _byte_level(vocabulary)
-        _add_ends(tokenizer, vocabulary)
-    except BaseException as error:
-        if isinstance(error, CheckpointError) or not _of_the_library(error):
-            raise
-        raise CheckpointError(f"tokenizer.ggml.tokens: make no tokenizer ({error})") from None
+    tokenizer = _sentencepiece(vocabulary) if vocabulary.model == "llama" else _byte_level(vocabulary)
+    _add_ends(tokenizer, vocabulary)
     content = serialized(tokenizer)
     plain = {*vocabulary.of(USER_DEFINED)}
     for token in content["added_tokens"]:
         token["special"] = token["content"] not in plain
     return {"tokenizer.json": to_json(content), "tokenizer_config.json": to_json(_config(vocabulary, content))}
-
-
-def _of_the_library(error: BaseException) -> bool:
-    """Whether an error may be what `tokenizers` raises: Exception itself, and where it panics, BaseException."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _pre_tokenizer(vocabulary: Vocabulary) -> PreTokenizer | None:

@@ -170,6 +170,8 @@ def inspection(found: Inspection) -> None:
     console = printer()
     size = amount(found.nbytes, "bytes")
     console.print(f"{found.path}: {found.family}, {parameters(found.parameters)} parameters, {found.dtype}, {size}")
+    if found.quantised:
+        console.print(f"the file stores {found.quantised}; sizes are of the dequantised weights")
     for line in found.description:
         console.print(f"  {line}")
     console.print(f"  key-value cache: {amount(found.cache_bytes, 'bytes')} a token")
