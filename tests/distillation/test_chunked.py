@@ -70,9 +70,12 @@ def test_it_is_the_plain_computation_in_float64(case: Case) -> None:
 @settings(max_examples=100)
 @given(cases(least=4, size=1.0))
 def test_it_is_the_plain_computation_in_float32(case: Case) -> None:
-    """Of sizes at which the plain computation itself is that near to the truth: no distribution is all on one token."""
+    """As near to float64 as the plain computation is in float32: no distribution is all on one token."""
     case = case.to(torch.float32)
-    assert error(run(chunked(case), case, case.teacher), run(plain_loss, case, case.teacher)) < SINGLE
+    exact = case.to(torch.float64)
+    truth = run(plain_loss, exact, exact.teacher)
+    plain = error(run(plain_loss, case, case.teacher), truth)
+    assert error(run(chunked(case), case, case.teacher), truth) < max(SINGLE, 1.5 * plain)
 
 
 @settings(max_examples=60)

@@ -60,10 +60,15 @@ def test_no_family_writes_what_it_does_not_read() -> None:
         assert len(set(slots)) == len(slots)
 
 
-@pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}])
+@pytest.mark.parametrize("config", [{}, {"model_type": None}])
 def test_a_config_without_a_family(config: dict[str, object]) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json: has no model_type"):
         family_of(config)
+
+
+def test_a_model_type_that_is_no_name() -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json: model_type is 3, it must be the name of a family"):
+        family_of({"model_type": 3})
 
 
 def test_an_unknown_family_is_answered_with_those_that_are_known() -> None:
