@@ -35,18 +35,17 @@ LIMITS = Limits(seconds=120, memory=2 << 30)
 class Table:
     """Serves the rows of one file after another. Lives in the fenced process."""
 
-    def __init__(self, longest: int) -> None:
+    def __init__(self) -> None:
         import pyarrow as pa  # noqa: PLC0415 - in the child only
 
         pa.set_memory_pool(pa.system_memory_pool())  # others reserve more than they use
-        self._longest = longest
         self._lines: Iterator[str] = iter(())
 
-    def open(self, path: str) -> list[Any]:
-        """Begin with a file. Returns the names of its columns, and how many rows it has."""
+    def open(self, path: str, longest: int) -> list[Any]:
+        """Open a file whose rows may have `longest` characters. Returns the names of its columns and its row count."""
         import pyarrow.parquet as pq  # noqa: PLC0415 - the same
 
-        self._path = path
+        self._path, self._longest = path, longest
         opened = Path(path).open("rb")  # noqa: SIM115 - it lives as long as its rows; pyarrow takes no path of any bytes
         self._file = pq.ParquetFile(opened, buffer_size=PART, pre_buffer=False)
         return [self._file.schema_arrow.names, int(self._file.metadata.num_rows)]
@@ -104,9 +103,9 @@ def rows(path: Path, choose: Callable[[Sequence[str]], list[str]], longest: int)
     """
     if find_spec("pyarrow") is None:
         raise InputError(f"{path}: pyarrow is needed to read it: pip install 'kept[heal]'")
-    worker = _idle.pop() if _idle else Worker("kept.distillation.parquet:Table", longest, limits=LIMITS)
+    worker = _idle.pop() if _idle else Worker("kept.distillation.parquet:Table", limits=LIMITS)
     try:
-        names, count = worker.call("open", str(path.absolute())).value
+        names, count = worker.call("open", str(path.absolute()), longest).value
         worker.call("select", choose(names))
         yield count
         while lines := worker.call("more").data:

@@ -7,7 +7,7 @@ told of, because it is never run here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from kept.errors import CheckpointError
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.families.config import Config
-    from kept.families.table import Family
 
 OTHERS = {
     "SequenceClassification": "a classifier of texts",
@@ -29,6 +28,38 @@ OTHERS = {
 """By the ending of a class's name: what it is instead of a language model."""
 
 AUTO = "AutoModelForCausalLM"
+
+
+class HasClasses(Protocol):
+    """A family, as far as the names of its classes go."""
+
+    @property
+    def name(self) -> str:
+        """The model_type."""
+        ...
+
+    @property
+    def architecture(self) -> str:
+        """The class that generates text."""
+        ...
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Every name of that class."""
+        ...
+
+    @property
+    def bare(self) -> str:
+        """The class without a head."""
+        ...
+
+    @property
+    def stock(self) -> bool:
+        """Whether transformers has the class."""
+        ...
+
+
+AnyFamily = TypeVar("AnyFamily", bound=HasClasses)
 
 
 def named(config: Config) -> list[str]:
@@ -48,7 +79,7 @@ def code(config: Config) -> str | None:
     return own if isinstance(own, str) else None
 
 
-def check_classes(config: Config, family: Family, *, tied: bool) -> None:
+def check_classes(config: Config, family: HasClasses, *, tied: bool) -> None:
     """Raise CheckpointError where a config names another class than the family's.
 
     The bare model counts as the family's where the head is tied: then nothing is missing from it.
@@ -61,7 +92,7 @@ def check_classes(config: Config, family: Family, *, tied: bool) -> None:
         raise CheckpointError(f"{config.where}: auto_map names {own!r}, {_reason(own, family)}")
 
 
-def code_note(config: Config, family: Family) -> str | None:
+def code_note(config: Config, family: HasClasses) -> str | None:
     """That the checkpoint brings code of its own for a model that transformers has; None where it does not."""
     own = code(config)
     if own is None or not family.stock:
@@ -77,7 +108,7 @@ def _same(name: str, known: set[str]) -> bool:
     return name.lower() in {one.lower() for one in known}
 
 
-def _reason(name: str, family: Family) -> str:
+def _reason(name: str, family: HasClasses) -> str:
     kind = next((words for ending, words in OTHERS.items() if name.endswith(ending)), None)
     if kind is None and _same(name, {family.bare}):
         kind = "the model without its head"
@@ -89,7 +120,7 @@ def _reason(name: str, family: Family) -> str:
     )
 
 
-def by_class(config: Config, families: Mapping[str, Family]) -> Family | None:
+def by_class(config: Config, families: Mapping[str, AnyFamily]) -> AnyFamily | None:
     """The one family whose class a config without a model_type names; None where there is none, or several."""
     names = named(config)
     found = [one for one in families.values() if any(_same(name, {*one.architectures}) for name in names)]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from kept.errors import CheckpointError
 from kept.gguf.header import types
-from kept.ir.tensors import Computed, InFile, Lazy, Stored
+from kept.ir.tensors import Computed, Derived, InFile, Stored
 
 if TYPE_CHECKING:
     import torch
 
     from kept.gguf.header import Packed
-    from kept.ir.tensors import Precision
+    from kept.ir.tensors import Lazy, Precision
 
 PLAIN = {"F64": "F64", "F32": "F32", "F16": "F16", "BF16": "BF16"}
 """Types that are numbers as they are, by their safetensors names."""
@@ -50,28 +50,17 @@ class Quantised(InFile):
 
 
 @dataclass(frozen=True)
-class HalfSplit(Lazy):
-    """A projection to heads whose pairs stand together (2i, 2i + 1), with the pairs apart (i, i + half) again.
+class HalfSplit(Derived):
+    """A query or key projection with rotary pairs de-interleaved: rows (2i, 2i + 1) of a head become (i, i + half).
 
-    llama.cpp turns neighbours where transformers turns halves, and its converter moves the rows of queries and keys.
+    llama.cpp rotates adjacent dimensions and transformers rotates halves, so llama.cpp's converter permutes these rows.
     """
 
-    source: Lazy
     heads: int
 
     @property
-    def sources(self) -> tuple[Lazy, ...]:
-        """What it is made of."""
-        return (self.source,)
-
-    @property
-    def by_rows(self) -> bool:
-        """As its source."""
-        return self.source.by_rows
-
-    @property
     def row_elements(self) -> int:
-        """Two rows are read for one."""
+        """Elements held to compute one row: two rows of the source are read for it."""
         return 2 * self.source.row_elements
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:

@@ -306,25 +306,30 @@ class Computed(Lazy):
 
 
 @dataclass(frozen=True)
-class Cast(Lazy):
-    """The same values under another declared dtype."""
+class Derived(Lazy):
+    """A tensor made from one other tensor; its rows are independent where the source's are."""
 
     source: Lazy
 
     @property
     def sources(self) -> tuple[Lazy, ...]:
-        """What it is made of."""
+        """The source alone."""
         return (self.source,)
 
     @property
     def by_rows(self) -> bool:
-        """As its source."""
+        """Whether the source can be computed a block of rows at a time."""
         return self.source.by_rows
 
     @property
     def row_elements(self) -> int:
-        """As its source."""
+        """Elements held to compute one row: those of the source."""
         return self.source.row_elements
+
+
+@dataclass(frozen=True)
+class Cast(Derived):
+    """The same values under another declared dtype."""
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """The source's rows."""
@@ -336,26 +341,10 @@ class Cast(Lazy):
 
 
 @dataclass(frozen=True)
-class Rows(Lazy):
-    """A run of another tensor's rows."""
+class Rows(Derived):
+    """A contiguous range of another tensor's rows, from row `first` on."""
 
-    source: Lazy
     first: int
-
-    @property
-    def sources(self) -> tuple[Lazy, ...]:
-        """What it is made of."""
-        return (self.source,)
-
-    @property
-    def by_rows(self) -> bool:
-        """As its source."""
-        return self.source.by_rows
-
-    @property
-    def row_elements(self) -> int:
-        """As its source."""
-        return self.source.row_elements
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """The source's rows, moved by where the run begins."""
@@ -368,21 +357,13 @@ class Rows(Lazy):
 
 
 @dataclass(frozen=True)
-class Means(Lazy):
-    """Rows each of which is the mean of some rows of another tensor, and zero where there are none."""
+class Means(Derived):
+    """Rows each of which is the mean of some rows of another tensor, and zero for an empty group.
 
-    source: Lazy
+    A source without independent rows is held whole.
+    """
+
     groups: tuple[tuple[int, ...], ...]
-
-    @property
-    def sources(self) -> tuple[Lazy, ...]:
-        """What it is made of."""
-        return (self.source,)
-
-    @property
-    def by_rows(self) -> bool:
-        """As its source: of one that has no single rows, all is held."""
-        return self.source.by_rows
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """Means start to stop. A row that several of them are made of is read once."""
