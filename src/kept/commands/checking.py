@@ -86,8 +86,8 @@ class _Findings:
 def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
     """Check a checkpoint directory or a GGUF file: headers, index, config, sums, weights and tokenizer.
 
-    Raises CheckpointError where there is no directory; everything else that is wrong is a line of the result's
-    `damage`. Memory does not grow with the checkpoint.
+    Raises CheckpointError if `path` is neither; every other fault is a line of the result's `damage`. Memory does not
+    grow with the checkpoint.
     """
     directory = local(path)
     if is_gguf(directory):
@@ -122,7 +122,7 @@ def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
 
 
 def _gguf(file: Path, reporter: Reporter) -> Checked:
-    """The same of a GGUF file, which has its config, its tokenizer and its weights in one."""
+    """Check a GGUF file, which holds config, tokenizer and weights."""
     found = _Findings()
     opened = found.of(open_model, file)
     if opened is None:
@@ -136,7 +136,7 @@ def _gguf(file: Path, reporter: Reporter) -> Checked:
 
 
 def _as_far_as_there(directory: Path) -> Weights:
-    """The safetensors files of a model that is not whole."""
+    """Return the safetensors files of a directory whose weights are incomplete."""
     files = (file for file in sorted(directory.glob("*.safetensors")) if file.is_file() and not file.is_symlink())
     return Weights(tuple(files))
 
@@ -300,7 +300,10 @@ def _tokens(directory: Path, vocabulary: int | None, found: _Findings) -> None:
 
 
 def _special_ids(file: Path, vocabulary: int) -> list[str]:
-    """A remark on each id that is no token of the model: transformers takes it, and nothing ever meets it."""
+    """Return a remark for each special token id outside the vocabulary; transformers accepts such ids.
+
+    Raises CheckpointError if an id is not an integer.
+    """
     settings, out = read_json(file), []
     for key in IDS:
         ids = settings.get(key)

@@ -27,7 +27,7 @@ class Continued:
 
 
 def _is_text(prompt: str) -> bool:
-    """Whether a prompt can be encoded: arguments in another encoding than the locale's cannot."""
+    """Return whether a prompt can be encoded in UTF-8; arguments in another encoding than the locale's cannot."""
     try:
         prompt.encode()
     except UnicodeEncodeError:
@@ -50,8 +50,8 @@ def generate(
     Raises InputError where a prompt is empty or too long, or where the checkpoint has no tokenizer.
     """
     from kept.nn import Model  # noqa: PLC0415 - imports torch
-    from kept.nn import generate as continue_ids  # noqa: PLC0415 - seconds of imports, after the checks
-    from kept.verification.text import Reader  # noqa: PLC0415 - seconds of imports, after the checks
+    from kept.nn import generate as continue_ids  # noqa: PLC0415 - slow import, done after the checks
+    from kept.verification.text import Reader  # noqa: PLC0415 - slow import, done after the checks
 
     _check(tokens, temperature, top_p, seed)
     prompts = [prompts] if isinstance(prompts, str) else prompts

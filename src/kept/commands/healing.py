@@ -82,7 +82,7 @@ def heal(
         if opened is not None:
             check_place(opened.source, target, called)
     check_apart(target, read_paths(settings))
-    pairs_of(settings, pair)  # what cannot be compared is said before anything is read
+    pairs_of(settings, pair)  # raises before any text is read
     draft = Draft.of(pair)
     learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)
     folder = _folder(target)
@@ -106,12 +106,12 @@ def heal(
 
 
 def _folder(target: Path) -> Path:
-    """The directory of an output's run."""
+    """Return the run directory of an output: checkpoints, metrics and state."""
     return target.with_name(f".{target.name}{RUN}")
 
 
 def _sweep(target: Path, settings: Settings) -> None:
-    """Remove the checkpoints of this command's run, where it was killed when its result had its name."""
+    """Remove the checkpoints of the same command's run that was killed after its output was published."""
     if not (shows() and target.name and (target / RECORD).is_file() and any(_folder(target).glob("step-*"))):
         return
     folder = _folder(target)
@@ -123,7 +123,7 @@ def _sweep(target: Path, settings: Settings) -> None:
 
 
 def _asked(settings: Settings) -> dict[str, Any]:
-    """What a run must have been asked to be continued, as JSON gives it back."""
+    """Return the settings that must be equal for a run to be continued, in their JSON form."""
     asked = {key: value for key, value in settings.to_dict().items() if key not in CADENCE}
     found: dict[str, Any] = json.loads(json.dumps(asked))
     return found

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reach:
-    """Whether a target can be reached: with which passes and promise, and where that holds, or why not."""
+    """The plan for one target: passes, promise and its domain, or the reason for the refusal."""
 
     target: str
     promise: str | None
@@ -50,9 +50,10 @@ class NormReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A checkpoint at a glance. Bytes are of the weights in `dtype`; `cache_bytes` of one token's keys and values.
+    """The summary of a checkpoint.
 
-    `quantised` says what the weights of a GGUF file are stored as; empty for any other checkpoint.
+    `nbytes`: bytes of the weights in `dtype`. `cache_bytes`: bytes of the KV cache per token. `quantised`: quantisation
+    types of a GGUF file; empty for other checkpoints.
     """
 
     path: str
@@ -69,11 +70,11 @@ class Inspection:
 
 
 def inspect(path: str | Path, text: str | Path | None = None, base: str | Path | None = None) -> Inspection:
-    """Inspect a checkpoint directory. Reads headers, and the norms' own vectors; with a `text` the whole model.
+    """Inspect a checkpoint directory or a GGUF file. Reads headers and norm vectors; with a `text`, all weights.
 
-    `base` is the model that `path` is a LoRA adapter of.
+    `base` is the base model if `path` is a LoRA adapter.
 
-    Raises CheckpointError for what cannot be read.
+    Raises CheckpointError if a file cannot be read.
     """
     opened = open_model(path, base)
     program = opened.program
@@ -109,7 +110,7 @@ def _bias_to_gain(program: Program, reading: Reading) -> float:
 def _measured(opened: Opened, text: Path) -> list[NormReport]:
     """The norms with what they do to a text."""
     from kept.verification.calibration import calibrate  # noqa: PLC0415 - imports torch
-    from kept.verification.text import sample  # noqa: PLC0415 - imports torch, and only for a text
+    from kept.verification.text import sample  # noqa: PLC0415 - imports torch
 
     spec = opened.program.spec
     tokens_BT = sample(opened.path, spec.vocabulary, spec.context, 1024, text).tokens_BT  # noqa: N806 - shapes in names

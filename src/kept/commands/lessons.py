@@ -82,7 +82,7 @@ def check_sizes(student: Opened, teacher: Opened | None, length: int) -> None:
 
 
 def check_widths(student: Opened, teacher: Opened) -> None:
-    """Raise InputError where streams cannot be compared."""
+    """Raise InputError if the residual streams of student and teacher differ in width."""
     widths = student.program.spec.width, teacher.program.spec.width
     if widths[0] != widths[1]:
         raise InputError(
@@ -92,7 +92,10 @@ def check_widths(student: Opened, teacher: Opened) -> None:
 
 
 def pairs_of(settings: Settings, pair: Pair) -> Sequence[tuple[int, int]]:
-    """Places of teacher and student whose streams are compared; none where no loss does. Raises InputError."""
+    """Return (teacher layer, student layer) pairs for the hidden-state loss; empty without that loss.
+
+    Raises InputError if the widths differ or the layers cannot be paired.
+    """
     if not settings.hidden:
         return ()
     assert pair.teacher is not None, "settings ask for one"
@@ -164,7 +167,7 @@ def named(settings: Settings, pair: Pair, found: Mixture) -> dict[str, Any]:
 
 
 def read_paths(settings: Settings) -> dict[str, Path]:
-    """The files and directories that a run reads beside its models, by what they are."""
+    """Return the files and directories that a run reads besides its models, by description."""
     from kept.distillation.documents import named_paths
 
     data = {} if settings.data == (SELF,) else named_paths(settings.data)
@@ -222,10 +225,9 @@ def _talks(settings: Settings, student: Opened) -> Talks | None:
 
 
 def chat_date(settings: Settings, pair: Pair, before: Mapping[str, Any]) -> str | None:
-    """The date that the student's chat template is told; None where it asks for none.
+    """Return the date given to the student's chat template (YYYY-MM-DD); None if the template does not read it.
 
-    That of the settings, of the run to be continued, whose settings are `before`, or of the teacher's cache; else
-    today's.
+    Sources in this order: `settings`; `before`, the settings of the run that is continued; the teacher cache; today.
     """
     from kept.checkpoint.chat import today
 
@@ -239,7 +241,7 @@ def chat_date(settings: Settings, pair: Pair, before: Mapping[str, Any]) -> str 
 
 @contextmanager
 def blamed_teacher(teacher: Opened) -> Iterator[None]:
-    """Name the teacher in what is said of its logits."""
+    """Add the teacher's path to the message of an Overflow."""
     try:
         yield
     except Overflow as error:

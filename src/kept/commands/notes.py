@@ -27,7 +27,7 @@ NOTES = "steps.json"
 """What a run was asked and read, step by step, in the directory in which its steps write."""
 
 ENDED = ".kept-run.json"
-"""The same in the result, from when that has its name until nothing else is left of the run."""
+"""File of notes in the published result. It exists until the run's directory has been removed."""
 
 
 class Notes:
@@ -42,7 +42,7 @@ class Notes:
         self.steps = asked.steps
         self.file = self.folder / NOTES
         found = _read(self.file)
-        self.damaged = found is None and self.file.exists()  # then nobody knows what made the directories beside it
+        self.damaged = found is None and self.file.exists()  # the origin of the step directories is then unknown
         self.notes: list[Any] = found or []
 
     def finished(self, step: Step) -> bool:
@@ -71,7 +71,7 @@ class Notes:
         self._write()
 
     def publish(self) -> None:
-        """Give the last model, with the notes in it, the result's name."""
+        """Write the notes into the last model and rename it to the result's name."""
         last, out = self.asked.last.out, self.asked.out
         assert last is not None, "it writes"
         with refused(out):
@@ -99,7 +99,7 @@ class Notes:
 
 
 def _read(file: Path) -> list[Any] | None:
-    """The notes in a file; None where there are none, or none that can be read."""
+    """Return the notes in a file; None if there are none or they cannot be read."""
     try:
         found = read_json(file).get("steps")
     except CheckpointError:
@@ -108,7 +108,7 @@ def _read(file: Path) -> list[Any] | None:
 
 
 def is_ended(asked: Steps) -> bool:
-    """Whether a run of the same words was killed when its result had its name, and the rest was not yet removed."""
+    """Return whether a run of the same recipe was killed after it published its result and before it cleaned up."""
     notes = _read(asked.out / ENDED) or []
     words = [{key: note.get(key) for key in ("do", "asked")} for note in notes if isinstance(note, dict)]
     return bool(words) and words == [_plain({"do": step.do, "asked": step.table}) for step in asked.steps]
@@ -126,13 +126,13 @@ def _asks(step: Step) -> dict[str, Any]:
 
 
 def _plain(asks: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
+    """Return a copy in its JSON form."""
     plain: dict[str, Any] = json.loads(json.dumps(asks, default=str))
     return plain
 
 
 def _model_files(path: Path) -> dict[str, Sequence[int]]:
-    opened = open_model(local(path), tie=False)  # the files are the same whichever head counts
+    opened = open_model(local(path), tie=False)  # the files do not depend on the head that is used
     record = opened.path / RECORD
     return {file.name: stamp(file) for file in (*described(opened), record) if file.is_file()}
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished conversion: where it is, the plan, what was measured, what `kept.json` says, notes to the user."""
+    """A finished conversion: output path, plan, verification, the record in `kept.json`, notes for the user."""
 
     path: Path
     plan: Plan
@@ -128,7 +128,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         try:
             hashes = write_weights(stage, ready.parts, source, reporter)
         except Overflow:
-            _check_finite(source, packed=True)  # says which of its weights is none
+            _check_finite(source, packed=True)  # raises an error that names the weight
             raise
         found = _measured(ready, stage, reporter)
         card = model_card(converted(source, ready.family, planned), planned.program.spec, planned.promise, found)
@@ -143,7 +143,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
 
 
 def _notes(ready: Ready) -> tuple[str, ...]:
-    """What to tell the user of a conversion, a line each."""
+    """Return the notes of a conversion for the user, one line each."""
     source, family = ready.source, ready.family
     last = tokenizer_note(source.path, source.family.name, family.name)
     if last is None and not family.stock:

@@ -49,7 +49,7 @@ class Teller(Protocol):
         ...
 
     def notes(self, message: str) -> None:
-        """Something that is no error."""
+        """Pass on a message that is not an error."""
         ...
 
 
@@ -63,7 +63,7 @@ class Quiet:
         """Nothing is said."""
 
     def notes(self, message: str) -> None:
-        """Nothing is said."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def run_all(
 
 
 def _clean(asked: Steps) -> None:
-    """Remove what is left of a run whose result has its name; the notes in the result go last."""
+    """Remove the working files of a published run; the notes in the result go last."""
     if not asked.keep:
         rmtree(asked.folder)
     (asked.out / ENDED).unlink()

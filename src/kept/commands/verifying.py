@@ -40,9 +40,9 @@ def verify(
 ) -> Verification:
     """Measure an output against its source and judge it by the promise that its `kept.json` states.
 
-    Where the record's plan can be made again, it is proved in float64 too. An output without a record is held to
-    EXACT at the dtype's noise floor. Weight files that changed since they were written break any promise. `tie` is what
-    the conversion was told; the record knows it. Look at `.failure`: None where the promise is kept.
+    If the record's plan can be rebuilt, it is also proved in float64. An output without a record is held to EXACT at
+    the dtype's noise floor. Weight files that changed since they were written break any promise. `tie` overrides the
+    record's choice between embedding and stored head. `.failure` of the result is None if the promise is kept.
     """
     from kept.verification.text import sample
     from kept.verification.verify import layer_runs, verify_pair
@@ -67,11 +67,11 @@ def verify(
 
 
 def _told(source: str | Path, after: Opened) -> bool | None:
-    """Which head of a source counted, as the record of an output that was made of it has it; None where none does."""
+    """Return the `tie` option with which an output was made from a source, by the output's record; None if unknown."""
     own, name = recorded(after), name_of(local(source))
     earlier = own.get("history")
     for record in (own, *(earlier if isinstance(earlier, list) else [])):
-        with suppress(LookupError, TypeError):  # anyone may have edited it
+        with suppress(LookupError, TypeError):  # the record may have been edited
             if record["source"]["name"] == name:
                 told = record["recipe"]["tie"]
                 return told if isinstance(told, bool) else None

@@ -46,13 +46,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Origin:
-    """What an output was made of, and how: `steps` is None where no conversion is known.
+    """The provenance of an output.
 
-    `licensed` is the directory whose licence files and card the output carries on; `notes` are of other runtimes;
-    `stock`: transformers has a class for the target; `copies` are new layers that add nothing yet, `new_tokens` ids
-    that the source did not have; `way` is all that was done, oldest first, this with it; `domain` says where the
-    promise holds, and is empty for everywhere;
-    `quantised` is what the source's weights were stored as, where that is no plain dtype.
+    `steps`: passes of the conversion; None if none is known. `notes`: about other runtimes. `licensed`: directory of
+    the source's licence files and card. `stock`: transformers has a class for the target. `copies`: new layers that add
+    nothing yet. `way`: all conversions and healings, oldest first, including this one. `new_tokens`: ids that the
+    source did not have. `domain`: limits of the promise; empty if it has none. `quantised`: quantisation types of a
+    GGUF source; empty for other sources.
     """
 
     name: str
@@ -162,11 +162,11 @@ def model_card(
 
 
 MARKS = re.compile(r"[`|<>\[\]*\\&!#~]")
-"""What Markdown takes for code, tables, links, emphasis, headings or HTML. Underscores within words are none."""
+"""Characters with a meaning in Markdown: code, tables, links, emphasis, headings, HTML. Underscores are kept."""
 
 
 def plain(words: object) -> str:
-    """Words of a file (a name, a path, a licence) on one line of a card, where they mark nothing up."""
+    """Return a name, path or licence from a file as one line without Markdown syntax or control characters."""
     return MARKS.sub("_", printable(str(words)))
 
 

@@ -1,6 +1,6 @@
-"""Which streams of a student and its teacher belong together, by what the student's record tells of its layers.
+"""Pair the layers of a student and its teacher by origin, as the student's record states it.
 
-Places are numbered by what reads the stream there: place n is read by layer n, the last one by the final norm.
+A place of the residual stream has the number of the layer that reads it; the final norm reads the last place.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     Record = Mapping[str, Any]
     Origins = tuple[int | str, ...]
-    """For each layer the number that it had in an earlier model, or the name of the pass that made it."""
+    """For each layer: its index in an earlier model, or the name of the pass that made it."""
 
     Earlier = tuple[Origins, int, Mapping[str, Any]]
-    """Where a model's layers were in an earlier one, how many that had, and the sums of its files."""
+    """The origins in an earlier model, that model's depth, and the sha256 of its files by name."""
 
 CONVERSION = ("source", "recipe", "passes")
-"""What a record says of the conversion; that of a model that is healed again repeats it."""
+"""Keys of a record that describe the conversion; the record of a second healing repeats them."""
 
 
 def paired(student: Opened, teacher: Opened) -> tuple[tuple[int, int], ...]:
-    """Pairs of a teacher's place and the student's in which the stream should be the same, from the first layer on.
+    """Return (teacher place, student place) pairs at which both residual streams should be equal.
 
-    A place that only an added copy of a layer reads has none. A student with an affine tail has what the teacher's
-    final norm reads in front of that tail. Raises InputError where the record does not tell which layers are which.
+    The input of the first layer is left out. Inputs of inserted copies have no pair. The input of an affine tail is
+    paired with the input of the teacher's final norm. Raises InputError if the record does not state the origins.
     """
     depths = teacher.program.spec.depth, student.program.spec.depth
     record = recorded(student)
@@ -52,7 +52,7 @@ def paired(student: Opened, teacher: Opened) -> tuple[tuple[int, int], ...]:
 
 
 def _earlier(record: Record, depth: int) -> Iterator[Earlier]:
-    """The model itself, and what it was made from, step by step, as far as its record tells."""
+    """Yield the model itself, then each model that it was made from, as far as the records go."""
     now: Origins = tuple(range(depth))
     yield now, depth, {}
     after: Record = {}
@@ -76,7 +76,7 @@ def _origin(value: object, depth: int) -> int | str:
 
 
 def _chosen(found: Sequence[Earlier], student: Opened, teacher: Opened) -> Origins | None:
-    """The origins in the teacher: of several models with as many layers, in the one whose files the teacher's are."""
+    """Return the origins in the teacher. If several models have its depth, its files decide; None if none match."""
     if len({origins for origins, _, _ in found}) <= 1:
         return found[0][0] if found else None
     if teacher.path.resolve() == student.path.resolve():
@@ -85,13 +85,13 @@ def _chosen(found: Sequence[Earlier], student: Opened, teacher: Opened) -> Origi
 
 
 def _same(path: Path, sums: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's files are those with these sums."""
+    """Return whether the files of a checkpoint have these sha256 sums."""
     files = {path / text(name): value for name, value in sums.items()}
     return all(file.parent == path and file.is_file() and digest(file) == value for file, value in files.items())
 
 
 def _by_copies(record: Record, before: int, after: int) -> Origins | None:
-    """Origins by what a record without them tells: its expansions, and whether there is a tail."""
+    """Derive the origins from a record without `layers`: from its expansions and its affine tail. None if unknown."""
     added = copies(record, before, after)
     names = [mapped(one).get("name") for one in listed(record.get("passes", []))]
     tail = (AffineTail.name,) if before + len(added) + 1 == after and AffineTail.name in names else ()

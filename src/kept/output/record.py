@@ -61,7 +61,7 @@ def record(
 
 
 def _source(source: Opened, sums: Mapping[str, str]) -> dict[str, Any]:
-    """What an output was made of: its name, what its weights are quantised to, its files, and what stayed behind."""
+    """Return the record of a source: name, family, quantisation types, sha256 of its files, weight files not read."""
     beside = source.checkpoint.left_out
     return {
         "name": source.name,
@@ -87,7 +87,7 @@ def verification_table(found: Verification) -> dict[str, Any]:
 
 
 def domain(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Where the promise of a record holds; older records say nothing. Raises TypeError where it is no list of text."""
+    """Return the domain of a record's promise; empty if absent. Raises TypeError if it is not a list of strings."""
     return tuple(printable(text(one)) for one in listed(record.get("domain", [])))
 
 

@@ -69,7 +69,7 @@ def _tail(plan: Plan) -> bool:
 
 
 def _slides(plan: Plan) -> bool:
-    """Whether a window hides something within the context, in the targets that have one."""
+    """Return whether the target has a sliding window shorter than its context."""
     spec = plan.program.spec
     return plan.target in {"mistral", "qwen2"} and any(
         layer.mixer.window is not None and layer.mixer.window < spec.context for layer in spec.layers

@@ -29,10 +29,10 @@ CONVERSION = ("source", "recipe", "passes")
 
 @dataclass(frozen=True)
 class Done:
-    """Something that was done: in words, what it promised, and to what model of which family.
+    """One step of a model's history: a description, its promise, and the model and family it started from.
 
-    `promise` is None where the record does not tell; `domain` says where it holds, and is empty for everywhere;
-    `family` is empty where nothing was converted.
+    `promise`: None if the record does not state it. `family`: empty if nothing was converted. `domain`: limits of the
+    promise; empty if it has none.
     """
 
     said: str

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads: weights and text with their size and time when it began, small files with their sha256."""
+    """The inputs of a run at its start: size and mtime of weights and text, sha256 of small files."""
 
     files: Mapping[Path, tuple[int, int]]
     sums: Mapping[Path, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Inputs:
         return cls({file: stamp(file) for file in files if file.is_file()}, {file: digest(file) for file in small})
 
     def check(self, copies: Mapping[Path, str]) -> None:
-        """Raise CheckpointError naming the first file that is not what it was, or what its copy's sha256 says."""
+        """Raise CheckpointError for the first input that changed, or that differs from its copy's sha256."""
         for file, before in self.files.items():
             if _there(file) and stamp(file) != before:
                 raise CheckpointError(f"{file}: {CHANGED}")
@@ -54,14 +54,14 @@ CHANGED = "changed during the run; nothing was written, run it again"
 
 
 def check_copies(sums: Mapping[Path, str]) -> None:
-    """Raise CheckpointError naming the first file whose sha256 is another."""
+    """Raise CheckpointError for the first file whose sha256 differs."""
     for file, before in sums.items():
         if _there(file) and digest(file) != before:
             raise CheckpointError(f"{file}: {CHANGED}")
 
 
 def copies(extra: Mapping[str, Path | bytes], sums: Mapping[str, str]) -> dict[Path, str]:
-    """The files that went along as they are, with the sha256 of each one's copy; `sums` has it by the copy's name."""
+    """Return the copied files with the sha256 of each copy; `sums` holds it by the copy's name."""
     return {file: sums[name] for name, file in extra.items() if isinstance(file, Path)}
 
 
@@ -78,7 +78,7 @@ def described(source: Opened) -> list[Path]:
 
 
 def decisive(source: Opened) -> list[Path]:
-    """The files that a source's function is in: config and weights, which a GGUF file has in one."""
+    """Return the files that determine a source's function: config and weights. A GGUF file holds both."""
     return [*([] if source.unpacked is not None else [source.path / "config.json"]), *source.files]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Record = Mapping[str, Any]
 
 LONGEST = 1 << 20
-"""Characters of a line of metrics; a longer one falls into parts, which are no JSON."""
+"""Longest line of metrics, in characters; a longer line is cut, and its parts are not valid JSON."""
 
 
 def in_words(record: Record) -> list[str]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 
 GENERATOR = b'<meta name="generator" content="kept report">'
-"""What a page is known by."""
+"""Tag by which an earlier report is recognised."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def report(
 
 
 def check_page(target: Path, directory: Path, evaluations: Sequence[Path], metrics: Path | None) -> None:
-    """Raise OutputError where a page would replace what is read, a file of a checkpoint, or what is no page."""
+    """Raise OutputError if the page would replace an input, a file of a checkpoint, or a file that is not a page."""
     if target.suffix not in {".html", ".htm"}:
         check_no_checkpoint(target)
     inputs = {f"evaluation {number}": file for number, file in enumerate(evaluations, 1)}
@@ -82,7 +82,7 @@ def check_page(target: Path, directory: Path, evaluations: Sequence[Path], metri
 
 
 def _is_page(file: Path) -> bool:
-    """Whether a file is an earlier page."""
+    """Return whether a file is a page that `kept report` wrote."""
     with file.open("rb") as opened:
         return GENERATOR in opened.read(1000)
 

@@ -140,13 +140,13 @@ def _rest(left: int, rate: float, unit: str) -> str:
 
 
 def printer(*, stderr: bool = False) -> Any:  # noqa: ANN401 - rich is imported late
-    """What tables and lines are printed on."""
+    """Return the console for tables and lines, on stdout or stderr."""
     from rich.console import Console
 
     class Shown(Console):
-        """Prints text of models and files without what would act on the terminal."""
+        """A console that escapes control characters in the text of models and files."""
 
-        def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - its own
+        def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - as in rich
             return super().render_str(shown(text), **options)
 
     if stderr:
@@ -445,7 +445,7 @@ class Told:
             _result(step, result)
 
     def notes(self, message: str) -> None:
-        """A line on stderr."""
+        """Print a line on stderr."""
         hint(message)
 
 

@@ -1,4 +1,4 @@
-"""Where the command starts: streams that may be closed or full, and what stops it before it can say so itself."""
+"""The entry point of the command: closed or full standard streams, and interruptions during imports."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 INTERRUPTED, CUT_OFF = 128 + signal.SIGINT, 128 + signal.SIGPIPE
-"""Exit codes, as shells have them for programs that a signal ends."""
+"""Exit codes for SIGINT and SIGPIPE: 128 plus the signal number, as in shells."""
 
 
 class Stdout(io.FileIO):
-    """Standard output, whose failure is no failure of some file: a reader that went away, or a full disk."""
+    """Standard output with its own errors for a closed pipe and a full disk."""
 
     def write(self, content: ReadableBuffer, /) -> int:
-        """Write. Ends the process where nobody reads on, and raises OutputError where the system refuses."""
+        """Write, and return the bytes written. Raises SystemExit on a closed pipe, OutputError on other errors."""
         try:
             return super().write(content) or 0
         except BrokenPipeError:
@@ -35,10 +35,10 @@ class Stdout(io.FileIO):
 
 
 class Stderr(io.FileIO):
-    """Standard error. What cannot be told there stops nothing."""
+    """Standard error whose write errors are ignored."""
 
     def write(self, content: ReadableBuffer, /) -> int:
-        """Write, or be silent from now on."""
+        """Write, and return the bytes written. After an error all later output is discarded."""
         try:
             return super().write(content) or 0
         except OSError:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _run() -> int:
-    """Run a command with whole streams; what it printed is out when this returns its exit code."""
+    """Run a command with valid standard streams. Flushes stdout and returns the exit code."""
     if not all(map(_is_open, (0, 2))):
         _fill()
     if not _is_open(1):
@@ -67,7 +67,7 @@ def _run() -> int:
         return _failed("standard output is closed; send it to a file, or to /dev/null", OutputError.exit_code)
     sys.stdout, sys.stderr = _text(1, Stdout), _text(2, Stderr)
     try:
-        from kept.terminal.cli import main as command  # noqa: PLC0415 - seconds, in which one may interrupt
+        from kept.terminal.cli import main as command  # noqa: PLC0415 - takes seconds, and may be interrupted
 
         command()
     except SystemExit as ended:
@@ -78,7 +78,7 @@ def _run() -> int:
 
 
 def _text(stream: int, kind: type[io.FileIO]) -> TextIO:
-    """A stream's text layer as Python makes it, over one of the kinds above."""
+    """Return the text layer of a standard stream, as Python makes it, over a `kind` of raw stream."""
     before = sys.__stdout__ if stream == 1 else sys.__stderr__
     encoding = before.encoding if before is not None else "utf-8"
     raw = kind(stream, "w", closefd=False)
@@ -100,14 +100,14 @@ def _is_open(stream: int) -> bool:
 
 
 def _fill() -> None:
-    """Open what is closed of the first three, or the next file that is opened would be taken for it."""
+    """Open /dev/null for closed file descriptors below 3, so that no file gets their numbers."""
     while (opened := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(opened)
 
 
 def _silence(stream: int) -> None:
-    """Lead a stream nowhere: what is still to be flushed must not fail again."""
+    """Redirect a stream to /dev/null, so that a later flush cannot fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream)
     os.close(nowhere)

@@ -31,7 +31,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Bpe:
-    """A tokenizer: the file, what it says as `tokenizers` writes it now, and itself in a fenced process."""
+    """A BPE tokenizer: its file, the JSON that `tokenizers` writes for it, and the fenced tokenizer."""
 
     file: Path
     document: Mapping[str, Any]
@@ -96,7 +96,7 @@ class Bpe:
         return copied
 
     def reaching(self, pieces: Sequence[str]) -> frozenset[str]:
-        """Those of the pieces that a text's words, as this tokenizer makes them, can hold whole."""
+        """Return the pieces that fit into one word after this tokenizer's normalizer and pre-tokenizer."""
         open_ones = [piece for piece in pieces if not any(token in piece for token in self.added)]
         spelled = [self._spelled(piece) for piece in open_ones]
         words = self.tokenizer.words([text for text, _ in spelled])
@@ -104,7 +104,7 @@ class Bpe:
         return frozenset(piece for piece, (_, whole), cut in found if not whole or any(whole in word for word in cut))
 
     def _spelled(self, piece: str) -> tuple[str, str]:
-        """A text that has a piece, and what of the piece is whole characters."""
+        """Return a text that contains a piece, and the part of the piece that is whole characters."""
         if self.kind != BYTE_LEVEL:
             return piece.replace(SPACE, " "), piece
         text = whole_characters(piece)

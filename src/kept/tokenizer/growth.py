@@ -47,7 +47,7 @@ def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
         wrong = next(at for at, wanted in zip(ids, range(first, first + len(ids)), strict=True) if at != wanted)
         raise InputError(f"{new}: gives a new token id {wrong}, they must follow {first - 1} one by one; {WAY_OUT}")
     special = {token["content"] for token in after.document["added_tokens"]}
-    # Of a piece what the old model makes of it alone, of a token that was added what it makes of any text.
+    # A new piece is split by the old BPE model alone, an added token by the whole old tokenizer.
     parts = tuple(map(tuple, before.parts(added, [token not in special for token in added])))
     return Growth(first, parts, None if rows in {MEAN, ZERO} else given(Path(rows)))
 

@@ -111,7 +111,7 @@ def candidates(old: Bpe, other: Bpe) -> Iterator[str]:
 
 @dataclass
 class Growing:
-    """A tokenizer's merges, and new ones behind them; `reached` are pieces that its words can hold."""
+    """A tokenizer's merges followed by new ones. `reached`: new pieces that fit into one of its words."""
 
     old: Bpe
     reached: frozenset[str]

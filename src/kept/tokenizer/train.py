@@ -107,9 +107,9 @@ def _documents(source: Source, advance: Callable[[int], None]) -> Iterator[str]:
 
 
 def _train(texts: Iterator[str], kind: str, size: int, like: Bpe | None) -> dict[str, Any]:
-    """The trained tokenizer's file. Raises InputError where the text has too few pairs.
+    """Train a tokenizer and return its JSON. Raises InputError if the text has too few pairs.
 
-    The pieces are learned from words that the shape has cut: a model's own in a fenced process, as its file says how.
+    With `like`, the words come from that model's tokenizer, which runs in a fenced process.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # noqa: PLC0415 - only where one is trained
 
