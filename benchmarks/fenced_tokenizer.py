@@ -1,6 +1,9 @@
-"""What it costs that tokenizers read in a fenced process: start-up, one short text, and a corpus, beside the library.
+"""Measure the cost of running tokenizers in a fenced process: start-up time, one short text, a corpus.
 
-python benchmarks/fenced_tokenizer.py MODEL TEXT...    a directory with a tokenizer, and UTF-8 files
+    python benchmarks/fenced_tokenizer.py MODEL TEXT...
+
+MODEL is a directory with a tokenizer, each TEXT a UTF-8 file. The same corpus is encoded by the library in this process
+for comparison.
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PIECE, TOGETHER, TRIES = 16_384, 64, 3
-"""Characters of a document, documents of a call, and runs of which the fastest counts."""
+"""Characters per document, documents per call, runs per measurement (the fastest counts)."""
 
 
 def main(model: str, *texts: str) -> None:
-    """Ids must be the same; seconds and megabytes a second are printed."""
+    """Check that both give the same ids, and print seconds, milliseconds and MB/s."""
     reader = Reader(Path(model))
     began = time.perf_counter()
     reader.encode("a")

@@ -1,12 +1,12 @@
-"""Kill each command at random moments, repeat it, and compare what it leaves with a run that nothing interrupted.
+"""Kill each command at random moments, repeat it, and compare its files with those of an uninterrupted run.
 
     python benchmarks/kills.py [--kills 200] [--seed 0] [--only heal ...] [--work DIRECTORY]
 
-Each trial is a directory of its own, also for temporary files and the cache of tokens. A command is killed there thrice
+Each trial has its own directory, including temporary files and the token cache. A command is killed there three times
 (one kill in four is SIGTERM, the others SIGKILL), then repeated until it ends. It must end with exit code 0, or with 2
-where the kill came when the output had its name; and the directory must then hold the same files with the same bytes as
-the one of an uninterrupted run, with nothing beside them. Two things are no part of that: TensorBoard's files, and in
-metrics the speed and the lines that say when a run was started.
+if the kill came after the output was published. The directory must then hold the same files with the same bytes as
+after an uninterrupted run, and no others. TensorBoard files are not compared, nor, in metrics, the speed and the lines
+that record the start of a run.
 """
 
 from __future__ import annotations
@@ -97,20 +97,20 @@ PRELOADED = (
 KILLS_A_TRIAL = 3
 
 ENDS = {-signal.SIGKILL: "killed", -signal.SIGTERM: "terminated", 143: "terminated"}
-"""Exit codes of a run that did not end by itself; it may have ended before it was killed."""
+"""Exit codes of a run that was killed; a run that ended before the kill has another."""
 
 MOST_TIMES = 20
-"""How often a command is repeated at most until it ends by itself."""
+"""Most repetitions of a command until it ends by itself."""
 
 
 def child(place: str, words: Sequence[str]) -> None:
-    """Run a command as in a directory of its own."""
-    import torch  # noqa: PLC0415 - only a child needs it
+    """Run a command in the directory `place`, with its temporary files and cache there; output goes to `place`.log."""
+    import torch  # noqa: PLC0415 - only needed in a child
 
     from kept.evaluation import journal  # noqa: PLC0415
     from kept.terminal.cli import main  # noqa: PLC0415
 
-    journal.SECONDS = 0.05  # a whole evaluation takes a second here
+    journal.SECONDS = 0.05  # an evaluation takes about a second here
     torch.set_num_threads(1)
     os.chdir(place)
     os.environ.update(XDG_CACHE_HOME=f"{place}/cache", TMPDIR=str(Path(place, "tmp")))
@@ -123,13 +123,13 @@ def child(place: str, words: Sequence[str]) -> None:
 
 @dataclass
 class Bench:
-    """Where trials are, and how their processes are made."""
+    """The directory of the trials and the context that starts their processes."""
 
     work: Path
     forks: ForkServerContext
 
     def place(self, name: str) -> Path:
-        """A directory for a trial."""
+        """Return a new, empty directory for a trial."""
         place = self.work / name
         shutil.rmtree(place, ignore_errors=True)
         (place / "tmp").mkdir(parents=True)
@@ -137,13 +137,13 @@ class Bench:
         return place
 
     def start(self, place: Path, words: Sequence[str]) -> BaseProcess:
-        """Begin a command."""
+        """Start a command in a directory."""
         run = self.forks.Process(target=child, args=(str(place), [*words]))
         run.start()
         return run
 
     def whole(self, place: Path, words: Sequence[str]) -> float:
-        """Run a command to its end; returns the seconds that it took."""
+        """Run a command to its end and return its duration in seconds. Exits if it fails."""
         begun = time.monotonic()
         run = self.start(place, words)
         run.join()
@@ -152,14 +152,14 @@ class Bench:
         return time.monotonic() - begun
 
     def wanted(self, name: str) -> dict[str, Any]:
-        """The files that a run leaves that nothing interrupts."""
+        """Return the files of an uninterrupted run."""
         place = self.place(f"{name}-whole")
         self.whole(place, COMMANDS[name])
         return contents(place)
 
 
 def prepare(bench: Bench) -> None:
-    """What commands read: the model that comes along, one that was expanded and one to heal, and texts."""
+    """Write the inputs of the commands: the demo model, an expanded model, a student to heal, texts, a recipe."""
     inputs = bench.work / "inputs"
     shutil.rmtree(inputs, ignore_errors=True)
     shutil.copytree(model_path(), inputs / "orion")
@@ -176,7 +176,7 @@ def prepare(bench: Bench) -> None:
 
 
 def contents(place: Path) -> dict[str, Any]:
-    """Every file below a directory, by its path; what is no part of the comparison is left out."""
+    """Return the contents of all compared files below a directory, by relative path."""
     files = (file for file in sorted(place.rglob("*")) if not file.is_dir() and "tensorboard" not in file.parts)
     return {str(file.relative_to(place)): _content(file) for file in files}
 
@@ -189,7 +189,10 @@ def _content(file: Path) -> bytes | list[dict[str, Any]]:
 
 
 def trial(bench: Bench, name: str, seconds: float, wanted: dict[str, Any], chance: random.Random) -> Counter[str]:
-    """Kill a command a few times, and repeat it until it ends. Exits where it leaves anything else than a whole run."""
+    """Kill a command a few times, then repeat it until it ends; return the counts of each kind of end.
+
+    Exits if the files differ from `wanted`.
+    """
     place, words, counts = bench.place(f"{name}-trial"), COMMANDS[name], Counter[str]()
     while counts.total() < KILLS_A_TRIAL and not counts["too late"]:
         run = bench.start(place, words)
@@ -213,12 +216,12 @@ def trial(bench: Bench, name: str, seconds: float, wanted: dict[str, Any], chanc
 
 
 def log_of(place: Path) -> str:
-    """What a trial's commands have said."""
+    """Return the output of a trial's commands."""
     return place.with_name(f"{place.name}.log").read_text()
 
 
 def main() -> None:
-    """Print for each command how often it was killed."""
+    """Run the trials of each command and print how often it was killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -231,15 +234,15 @@ def main() -> None:
         bench = Bench((given.work or Path(scratch)).resolve(), forks)
         bench.work.mkdir(parents=True, exist_ok=True)
         prepare(bench)
-        chance, total = random.Random(given.seed), Counter[str]()  # noqa: S311 - moments are no secrets
+        chance, total = random.Random(given.seed), Counter[str]()  # noqa: S311 - not used for security
         wanted = {name: bench.wanted(name) for name in given.only}
         seconds = {name: bench.whole(bench.place(f"{name}-whole"), COMMANDS[name]) for name in given.only}
-        shares = {name: seconds[name] ** -0.5 for name in given.only}  # a long run's kills are dear
+        shares = {name: seconds[name] ** -0.5 for name in given.only}  # fewer kills for slow commands
         for name in given.only:
             counts, share = Counter[str](), given.kills * shares[name] / sum(shares.values())
             while counts["killed"] + counts["terminated"] < share:
                 found = trial(bench, name, seconds[name], wanted[name], chance)
-                seconds[name] *= 0.9 if found["too late"] else 1.02  # others use this machine too
+                seconds[name] *= 0.9 if found["too late"] else 1.02  # adapts to the load of the machine
                 counts += found
             print(f"{name:16} {seconds[name]:5.1f} s a run; {dict(counts)}", flush=True)
             total += counts

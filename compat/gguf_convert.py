@@ -1,9 +1,10 @@
-"""Run inside llama.cpp's environment: its own converter on checkpoints, without their tokenizers.
+"""Convert checkpoints without their tokenizers by llama.cpp's own converter; runs inside llama.cpp's environment.
 
-python gguf_convert.py path/to/convert_hf_to_gguf.py CHECKPOINT ...    writes CHECKPOINT.gguf beside each, in float32
+    python gguf_convert.py path/to/convert_hf_to_gguf.py CHECKPOINT ...
 
-Of each that fails a line says why. Tokenizers are compared on their own: the converter knows a pre-tokenizer by what
-it makes of a text, and a tiny vocabulary makes nothing that it knows.
+Writes CHECKPOINT.gguf beside each checkpoint, in float32. Each failure prints a line "CHECKPOINT<tab>reason".
+Tokenizers are compared by gguf_tokens.py: the converter recognises a pre-tokenizer by the ids of a test text, which a
+tiny vocabulary cannot produce.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Any
 
 
 def main(converter: str, *checkpoints: str) -> None:
-    """Every checkpoint in its turn."""
+    """Convert the checkpoints one after another."""
     sys.path.insert(0, str(Path(converter).parent))
-    import conversion  # noqa: PLC0415 - llama.cpp's own, known only now
+    import conversion  # noqa: PLC0415 - llama.cpp's module, importable only now
 
     find = conversion.get_model_class
 
-    def without_tokenizer(*words: Any, **options: Any) -> Any:  # noqa: ANN401 - llama.cpp's
+    def without_tokenizer(*words: Any, **options: Any) -> Any:  # noqa: ANN401 - llama.cpp's signature
         found = find(*words, **options)
         return type(found.__name__, (found,), {"model_arch": found.model_arch, "set_vocab": lambda _: None})
 
@@ -33,7 +34,7 @@ def main(converter: str, *checkpoints: str) -> None:
         except SystemExit as error:
             if error.code:
                 print(f"{checkpoint}\t{error.code}")
-        except Exception as error:  # noqa: BLE001 - whatever it trips over is the answer
+        except Exception as error:  # noqa: BLE001 - any error of the converter is reported
             print(f"{checkpoint}\t{type(error).__name__}: {error}")
 
 

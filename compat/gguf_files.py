@@ -1,11 +1,11 @@
-"""Compare how GGUF files are read with llama.cpp itself.
+"""Compare kept's reading of GGUF files with llama.cpp.
 
 python compat/gguf_files.py [--golden]    `make compat` runs it; --golden also writes the ids that the tests check
 
-Families: llama.cpp's own converter makes a file of each tiny checkpoint, and it must be read as the checkpoint: the
-same facts and weights. Tokens: for every pre-tokenizer, for SentencePiece, and for SmolLM2 where `make smollm2` has
-fetched it, the tokenizer that is rebuilt must give the ids of llama.cpp, on fixed texts and on random ones. Exit code 1
-where anything differs that is not said below.
+Families: llama.cpp's converter writes a GGUF file from each tiny checkpoint; reading the file must give the facts and
+weights of the checkpoint. Tokens: for every pre-tokenizer, for SentencePiece, and for SmolLM2 if `make smollm2` has
+fetched it, the rebuilt tokenizer must give llama.cpp's ids on fixed and on random texts. Exit code 1 if anything
+differs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from kept.ir.facts import facts
 from kept.opened import open_model
 from kept.verification.text import Reader
 
-import ggufs  # isort: skip - forms puts the tests on the path
-from models import program_of  # isort: skip - the same
+import ggufs  # isort: skip - `forms` adds the tests to the path
+from models import program_of  # isort: skip - as above
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ SMOLLM2 = ROOT / "out" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 GOLDENS = ROOT / "tests" / "goldens"
 
 RANDOM = 500
-"""Random texts."""
+"""Number of random texts."""
 
 FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "command-r": ("cohere", {"use_qk_norm": True}),
@@ -91,14 +91,14 @@ FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "starcoder2": ("starcoder2", {}),
     "xverse": ("xverse", {"num_key_value_heads": 4}),
 }
-"""Families by the architecture that the converter makes of them, with what it keeps to itself at its usual value.
+"""Family and config of each converted form. Keys that the converter does not write have their usual value.
 
-Left out, because this converter fails on what transformers 5 writes of them, or on any: baichuan, gptneox, phi2, qwen.
+Left out because this converter fails on them, at least as transformers 5 writes them: baichuan, gptneox, phi2, qwen.
 """
 
 
 def main() -> int:
-    """Both comparisons."""
+    """Run both comparisons; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golden", action="store_true", help="write the ids into tests/goldens")
     golden = parser.parse_args().golden
@@ -117,7 +117,7 @@ def main() -> int:
 
 
 def _families(environment: Environment, work: Path) -> Iterator[str]:
-    """Why a family is not read as it was, one line each."""
+    """Yield a line for each family whose GGUF file fails or differs from its checkpoint."""
     made = {name: _checkpoint(work / name.replace(", ", "-"), *FORMS[name]) for name in FORMS}
     done = environment.run(HERE / "gguf_convert.py", environment.converter, *made.values())
     failed = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
@@ -130,7 +130,7 @@ def _families(environment: Environment, work: Path) -> Iterator[str]:
 
 
 def _checkpoint(directory: Path, family: str, config: Mapping[str, Any]) -> Path:
-    """A tiny checkpoint whose config says what the converter looks for."""
+    """Write a tiny checkpoint whose config has the keys that the converter needs."""
     write_checkpoint(directory, family, **config)
     file = directory / "config.json"
     stated = json.loads(file.read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def _difference(directory: Path) -> str:
 
 
 def _tokens(environment: Environment, work: Path, *, golden: bool) -> Iterator[str]:
-    """Texts of which the ids differ, one line each."""
+    """Yield a line for each vocabulary whose ids differ from llama.cpp's."""
     files = _vocabularies(work)
     texts = [*ggufs.TEXTS, *_random_texts()]
     (work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
@@ -181,7 +181,7 @@ def _tokens(environment: Environment, work: Path, *, golden: bool) -> Iterator[s
 
 
 def _vocabularies(work: Path) -> dict[str, Path]:
-    """A file for each pre-tokenizer, two of SentencePiece, and the real one."""
+    """Write a GGUF file for each pre-tokenizer and two for SentencePiece; return them and SmolLM2's by name."""
     small, pieces = ggufs.byte_level(), ggufs.sentencepiece(model_path() / "tokenizer.model")
     files = {
         name: ggufs.with_tokenizer(work / f"tokens-{number}.gguf", small, ggml__pre=name)
@@ -194,7 +194,7 @@ def _vocabularies(work: Path) -> dict[str, Path]:
 
 
 def _random_texts() -> Iterator[str]:
-    choose = random.Random(0)  # noqa: S311 - the same texts each time
+    choose = random.Random(0)  # noqa: S311 - seeded: the same texts each time
     special = (*ggufs.CONTROLS, *ggufs.USERS)
     for number in range(RANDOM):
         count = choose.randrange(1, 40)
@@ -205,7 +205,7 @@ def _random_texts() -> Iterator[str]:
 
 
 def _letter(choose: random.Random) -> str:
-    """Any character, common ones more often."""
+    """Return a random character; common ones are more likely."""
     ranges = (
         *((0x20, 0x7F),) * 6,
         *((0x09, 0x0E), (0x00, 0x20), (0xA0, 0x250), (0x370, 0x600), (0x600, 0x3000), (0x3000, 0x30FF)),
@@ -215,7 +215,7 @@ def _letter(choose: random.Random) -> str:
 
 
 def _write_goldens(ids: Mapping[str, list[list[int]]]) -> None:
-    """The fixed texts' ids."""
+    """Write llama.cpp's ids of the fixed texts into tests/goldens."""
     said = f"python compat/gguf_files.py --golden, with {LLAMA_CPP}"
     real = ids.get("smollm2")
     if real is not None:

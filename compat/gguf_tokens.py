@@ -1,6 +1,6 @@
-"""Run inside llama.cpp's environment: the ids of texts by the vocabulary of each GGUF file.
+"""Tokenise texts with the vocabulary of each GGUF file; runs inside llama.cpp's environment.
 
-python gguf_tokens.py TEXTS.json OUT.json FILE.gguf ...    special tokens in a text are read as such
+python gguf_tokens.py TEXTS.json OUT.json FILE.gguf ...    special tokens in a text are parsed as special tokens
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llama_cpp import Llama
 
 
 def main(texts: str, out: str, *files: str) -> None:
-    """A list of ids for each text, by file; behind it those of the first text as llama.cpp begins it."""
+    """Write the ids of each text by file; the last entry is the first text with its BOS token."""
     given = json.loads(Path(texts).read_text(encoding="utf-8"))
     found = {}
     for file in files:

@@ -1,11 +1,10 @@
-"""Prove that outputs' tokenizers, chat templates and generation configs are read alike by each transformers.
+"""Check that every supported transformers loads an output's tokenizer, chat template and generation config alike.
 
 python compat/reading.py [--out docs/compat.md]    `make compat` runs it; environments lie in out/compat
 
-Every form is a source with companions as they are about. Its output is read by each version of transformers: ids, the
-text that they decode to, special tokens, and a conversation with and without tools as the template renders it must be
-those that the source itself has in transformers 5, and the ids those of `kept`'s own reading. Exit code 1 where one
-differs or does not load.
+Each form is a source with tokenizer files as found in public checkpoints. Each transformers loads the converted output.
+Ids, decoded texts, special tokens and a conversation rendered with and without tools must equal those of the source in
+transformers 5; the ids must also equal `kept`'s. Exit code 1 if an output differs or does not load.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ TOOLS = "TOOLS {{ tools | tojson }} {{ messages[0].content }}"
 TOKENS = ["<|im_start|>", "<|im_end|>"]
 
 PARTS = ("ids", "texts", "special", "ends", "rendered")
-"""What is compared."""
+"""Keys of a result that are compared."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """A source's companions: what its tokenizer config says, and further files by name."""
+    """The companion files of a source: keys of its tokenizer config, and the text of other files by name."""
 
     name: str
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +64,7 @@ class Form:
     sentencepiece: bool = False
 
     def source(self, folder: Path) -> Path:
-        """The checkpoint to convert."""
+        """Write the checkpoint to convert and return its directory."""
         made = folder / "source"
         write_checkpoint(made, "llama", vocab_size=2048)
         if self.sentencepiece:
@@ -81,7 +80,7 @@ class Form:
 
 
 def as_json(**value: object) -> str:
-    """A file's text."""
+    """Return the text of a JSON file."""
     return json.dumps(value)
 
 
@@ -127,7 +126,7 @@ FORMS = (
 
 
 def main() -> int:
-    """Make, read, compare, write."""
+    """Convert each form, load it in each transformers, compare and print the table; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table into this page")
     options = parser.parse_args()
@@ -166,7 +165,7 @@ def _read(environment: Environment, work: Path, directories: list[Path]) -> list
 def _table(
     pairs: list[tuple[Path, Path]], wanted: list[dict[str, Any]], found: Mapping[str, list[dict[str, Any]]]
 ) -> tuple[str, list[str]]:
-    """The table in Markdown, and a line for each place where an output is read in another way than its source."""
+    """Return the table in Markdown, and a line for each difference between an output and its source."""
     rows = ["| companions | " + " | ".join(found) + " |", "| --- " * (1 + len(found)) + "|"]
     wrong = []
     for number, (form, (_, output)) in enumerate(zip(FORMS, pairs, strict=True)):
@@ -181,7 +180,7 @@ def _table(
 
 
 def _difference(output: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """What is read in another way. A source that does not load, or has no template itself, is not compared there."""
+    """Return the first difference; None if equal. Parts that the source does not have are not compared."""
     if "refused" in found:
         return f"refused: {found['refused'][:80]}"
     own = [Reader(output).encode(text) for text in ASKED["texts"]]

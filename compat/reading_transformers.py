@@ -1,4 +1,4 @@
-"""Run inside an environment: what its transformers makes of outputs' tokenizers, templates and generation configs.
+"""Load outputs' tokenizers, chat templates and generation configs with the transformers of this environment.
 
 python reading_transformers.py ASKED.json DIR...    prints a line of JSON for each directory, in their order
 """
@@ -16,18 +16,18 @@ transformers.logging.set_verbosity_error()
 
 
 def main(asked_file: str, *directories: str) -> None:
-    """Every directory, one after the other; what fails is its result."""
+    """Print the result of each directory; an error is a result with the key `refused`."""
     asked = json.loads(Path(asked_file).read_text(encoding="utf-8"))
     for directory in directories:
         try:
             found = read(directory, asked)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the result
+        except Exception as error:  # noqa: BLE001 - any error is reported as the result
             found = {"refused": f"{type(error).__name__}: {' '.join(str(error).split())}"}
         sys.stdout.write(json.dumps(found) + "\n")
 
 
 def read(directory: str, asked: dict[str, object]) -> dict[str, object]:
-    """Ids of texts and what they decode to, special tokens, rendered templates; the generation config only loads."""
+    """Return ids, decoded texts, special tokens and rendered conversations. The generation config is only loaded."""
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     GenerationConfig.from_pretrained(directory)
     ids = [tokenizer(text)["input_ids"] for text in asked["texts"]]

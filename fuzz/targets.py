@@ -331,7 +331,7 @@ def _claimed(opened: Opened, quiet: verifying.Silent) -> None:
 
 
 def use_documents(raw: bytes) -> None:
-    """Texts to learn from, as lines of JSON, conversations among them, and as plain text."""
+    """Read training data as JSON lines, with and without conversations, and as plain text."""
     directory = _scratch("documents")
     for name in ("a.jsonl", "b.txt"):
         (directory / name).write_bytes(raw)
@@ -344,7 +344,7 @@ _TALKS = Talks(Template("{% for m in messages %}{{ m.content }}{% endfor %}", {}
 
 
 def use_questions(raw: bytes) -> None:
-    """The questions of MT-Bench, and other documents of a benchmark."""
+    """Read the questions and reference answers of MT-Bench."""
     data = _scratch("questions")
     (data / mt_bench.QUESTIONS).parent.mkdir(exist_ok=True)
     for name in (mt_bench.QUESTIONS, mt_bench.REFERENCES):
@@ -353,7 +353,7 @@ def use_questions(raw: bytes) -> None:
 
 
 def use_teacher_cache(raw: bytes) -> None:
-    """What a teacher's cache says of itself."""
+    """Open a teacher cache by its metadata."""
     directory = _scratch("cache")
     (directory / "about.json").write_bytes(raw)
     (directory / "rows.bin").write_bytes(bytes(4 * entry(8, 9).itemsize))
@@ -447,7 +447,7 @@ def parse_or_empty(raw: bytes) -> dict[str, Any]:
 
 
 def use_tokenizer(raw: bytes) -> None:
-    """A `tokenizer.json`, loaded and used, in this process: coverage does not reach into a fenced one."""
+    """Load and use a `tokenizer.json` in this process; coverage is not measured in a fenced one."""
     directory = _scratch("tokenizer")
     (directory / "tokenizer.json").write_bytes(raw)
     reading = Reading(str(directory / "tokenizer.json"))
@@ -470,7 +470,7 @@ def use_card(raw: bytes) -> None:
 
 
 def use_gguf(raw: bytes) -> None:
-    """A GGUF file: what is accepted is described, its tokenizer reads a text, and a small one is run."""
+    """Open a GGUF file; if it is accepted, describe it, encode a text, and run the model if it is small."""
     file = _scratch("gguf") / "model.gguf"
     file.write_bytes(raw)
     opened = open_model(file)
@@ -484,7 +484,7 @@ def use_gguf(raw: bytes) -> None:
 
 
 def as_gguf(told: Mapping[str, Any]) -> bytes:
-    """A GGUF file of JSON data, near enough: a value gets the type that fits it."""
+    """Return a GGUF file made from JSON data; each value gets the metadata type that fits it."""
     keys, tensors = (told.get(name) if isinstance(told.get(name), dict) else {} for name in ("keys", "tensors"))
     assert keys is not None
     assert tensors is not None
@@ -504,7 +504,7 @@ def _text(text: str) -> bytes:
 
 
 def _typed(value: Any) -> bytes:  # noqa: ANN401 - JSON
-    """A value of metadata behind its type."""
+    """Return a metadata value preceded by its type."""
     if isinstance(value, bool):
         return struct.pack("<IB", 7, value)
     if isinstance(value, int) and 0 <= value < 1 << 32:
