@@ -60,7 +60,7 @@ DATED = """{%- if messages[0].role == 'system' %}
     {{- '<|start|>' + m.role + '<|end|>' + (m.content or '') + eos_token + '\n' }}
     {%- if loop.last and add_generation_prompt %}{{- '<|start|>assistant<|end|>' }}{%- endif %}
 {%- endfor %}"""
-"""As Granite 3: the date, tools and documents in a system message of its own."""
+"""Features of Granite 3's template: date, tools and documents in a separate system message."""
 
 TODAY = """{%- set today = strftime_now("%Y-%m-%d") %}
 {%- set yesterday = strftime_now("%d.%m.%y") %}
@@ -82,7 +82,7 @@ TODAY = """{%- set today = strftime_now("%Y-%m-%d") %}
         {{- (m['content'] if m['content'] is string else m['content'][0]['text']) + eos_token }}
     {%- else %}{{- raise_exception('Only user, system and assistant') }}{%- endif %}
 {%- endfor %}"""
-"""As Mistral Small: two dates, and content in parts."""
+"""Features of Mistral Small's template: two dates, and content in parts."""
 
 THINKING = """{%- if tools %}
     {{- '<|im_start|>system\n' }}
@@ -123,7 +123,7 @@ THINKING = """{%- if tools %}
     {{- '<|im_start|>assistant\n' }}
     {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
 {%- endif %}"""
-"""As Qwen 3: the last answer's thoughts, tool calls and responses."""
+"""Features of Qwen 3's template: reasoning of the last answer, tool calls and tool responses."""
 
 CALLING = """{{- bos_token }}
 {%- if custom_tools is defined %}{%- set tools = custom_tools %}{%- endif %}
@@ -153,7 +153,7 @@ CALLING = """{{- bos_token }}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start|>assistant<|end|>\n\n' }}{%- endif %}"""
-"""As Llama 3.1: tools, dates, and keys that are asked for by `in`."""
+"""Features of Llama 3.1's template: tools, dates, and keys tested with `in`."""
 
 MARKED_AND_DATED = """{%- set thinks = enable_thinking if enable_thinking is defined else true %}
 {{- '<|im_start|>system\nToday Date: ' ~ strftime_now('%d %B %Y') ~ '\nReasoning: ' ~ ('/think' if thinks else '/no') }}
@@ -167,7 +167,7 @@ MARKED_AND_DATED = """{%- set thinks = enable_thinking if enable_thinking is def
     {%- else %}{%- break %}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
-"""As SmolLM3: dates, answers marked, loop controls."""
+"""Features of SmolLM3's template: dates, generation tags, loop controls."""
 
 PUBLIC = {
     "chatml": CHATML,
@@ -180,7 +180,7 @@ PUBLIC = {
     "calling": CALLING,
     "marked and dated": MARKED_AND_DATED,
 }
-"""Forms of templates that are about, each with the features of a public one."""
+"""Templates by name, each with the features of a public one."""
 
 STABLE = {"chatml": CHATML, "inst": INST, "headers": HEADERS}
 
@@ -217,7 +217,7 @@ CALLED = [
     {"role": "tool", "content": "7", "tool_call_id": "call00001", "name": "ships"},
     {"role": "assistant", "content": "Seven."},
 ]
-"""A tool is called, with no content beside the call."""
+"""A conversation with a tool call without content."""
 
 PARTS = [
     {"role": "user", "content": [{"type": "text", "text": "How "}, {"type": "text", "text": "many?"}]},
@@ -242,7 +242,7 @@ ROWS: list[dict[str, Any]] = [
     {"messages": TALKS[0], "documents": [{"title": "x", "text": "Seven ships."}]},
     {"messages": TALKS[0], "chat_template_kwargs": {"enable_thinking": False, "date_string": "1 May"}},
 ]
-"""Conversations with all that may be beside their texts."""
+"""Rows of conversations with tools, documents, template variables and other keys."""
 
 
 def write_chat_tokenizer(directory: Path, size: int = 320, **config: Any) -> Path:

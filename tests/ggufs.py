@@ -1,8 +1,7 @@
 """GGUF files of the tests' tiny checkpoints, written by the published rules of llama.cpp's converter.
 
-Names of tensors are those of the gguf package's own map. What each architecture's class does to a tensor and which keys
-it writes is written here from `conversion/*.py` of llama.cpp, one rule at a time, and knows nothing of our tables;
-`compat/gguf_files.py` compares with that converter itself.
+Tensor names come from the gguf package's map. The rules for tensors and keys of each architecture follow
+`conversion/*.py` of llama.cpp and do not use kept's tables. `compat/gguf_files.py` compares with the converter itself.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ FAMILIES = {
     "mistral": "llama",
     "phi": "phi2",
 }
-"""Names that differ."""
+"""llama.cpp's architecture names that differ from the family's."""
 
 LAYER_NORMS = {"command-r", "falcon", "gpt2", "gptneox", "nemotron", "olmo", "orion", "phi2", "stablelm", "starcoder2"}
 
 NEIGHBOURS = {"llama", "deci", "granite", "smollm3", "olmo", "minicpm", "xverse", "internlm2", "baichuan"}
-"""Architectures in which a pair of dimensions that turn stands together."""
+"""Architectures with interleaved RoPE pairs: the converter permutes their query and key rows."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What goes into a file: the architecture, its keys without their prefix, further keys, and the tensors."""
+    """The contents of a GGUF file: architecture, its keys without prefix, tensors, and other keys."""
 
     architecture: str
     keys: dict[str, Any]
@@ -53,12 +52,12 @@ class Made:
 
 
 def architecture_of(family: str) -> str:
-    """llama.cpp's name for a family."""
+    """Return llama.cpp's name of a family's architecture."""
     return FAMILIES.get(family, family)
 
 
 def made_of(directory: Path, family: str) -> Made:
-    """What the converter makes of a checkpoint."""
+    """Return the contents of the GGUF file that the converter makes from a checkpoint."""
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     stored = {name: tensor.float().numpy() for name, tensor in load_file(directory / "model.safetensors").items()}
     architecture = architecture_of(family)
@@ -69,7 +68,7 @@ def made_of(directory: Path, family: str) -> Made:
 def write(
     file: Path, made: Made, kinds: Callable[[str, Array], gguf.GGMLQuantizationType | None] | None = None
 ) -> Path:
-    """Write a file; `kinds` says what a tensor is quantised to, None for float32."""
+    """Write a GGUF file; `kinds` returns the quantisation type of a tensor, None for float32."""
     writer = gguf.GGUFWriter(file, made.architecture)
     for key, value in {**{f"{made.architecture}.{k}": v for k, v in made.keys.items()}, **made.others}.items():
         _add(writer, key, value)
@@ -172,7 +171,7 @@ OWN: Mapping[str, Callable[[Config], dict[str, Any]]] = {
         "attention.sliding_window": config.get("sliding_window") or 0,
     },
 }
-"""Keys that one architecture has."""
+"""Keys of a single architecture, by its name."""
 
 
 # --------------------------------------------------------------------------------------------------------- tensors
@@ -188,7 +187,7 @@ def _named(architecture: str, config: Config, stored: Mapping[str, Array]) -> It
 
 
 def _stacked(stored: Mapping[str, Array]) -> dict[str, Array]:
-    """StableLM's norms of each head as one tensor."""
+    """Stack StableLM's per-head norms into one tensor."""
     out: dict[str, list[Array]] = {}
     for name in sorted(stored, key=lambda name: [int(p) if p.isdigit() else -1 for p in name.split(".")]):
         whole = name[: name.index(".norms.")] + ".weight" if ".norms." in name else name
@@ -225,14 +224,14 @@ def _permuted(weights: Array, heads: int) -> Array:
 
 
 def _ungrouped(weights: Array, heads: int, kv: int) -> Array:
-    """All queries, then all keys, then all values."""
+    """Reorder grouped rows to all queries, all keys, all values."""
     groups = weights.reshape(kv, heads // kv + 2, -1, *weights.shape[1:])
     parts = groups[:, :-2], groups[:, -2], groups[:, -1]
     return np.concatenate([part.reshape(-1, *weights.shape[1:]) for part in parts])
 
 
 def _apart(layer: int, weights: Array, heads: int, kv: int, *, grouped: bool) -> Iterator[tuple[str, Array]]:
-    """Separate projections, with the pairs of queries and keys side by side."""
+    """Split fused projections; yield them with permuted query and key rows."""
     whole = _ungrouped(weights, heads, kv) if grouped else weights
     size = len(whole) // (heads + 2 * kv)
     q, k, v = np.split(whole, [heads * size, (heads + kv) * size])
@@ -251,18 +250,18 @@ SCHOOL = (
     "HTTPResponse CamelCase snake_case http://example.org/a?b=c&d=e "
     "(one) [two] {three} <four> 'five' \"six\" -- ... !!! "
 )
-"""What the little vocabulary is made from."""
+"""Text from which the small vocabulary is trained."""
 
 CONTROLS, USERS = ("<|start|>", "<|end|>", "<s>"), ("<think>", "  ", "[INST]")
 
 LETTERS = letters()
 
 BYTES_LEFT_OUT = (0x04, 0x1D, 0xF1, 0xF2)
-"""Bytes that are no tokens, as in real vocabularies."""
+"""Bytes without a token, as in public vocabularies."""
 
 
 def byte_level(merges: int = 300) -> dict[str, Any]:
-    """A small vocabulary of byte-level BPE, trained here, so that every version of every library has the same."""
+    """Return a small byte-level BPE vocabulary, trained here so that it does not depend on library versions."""
     words = [[LETTERS[byte] for byte in word.encode()] for word in re.findall(r"\s?\S+|\s+", SCHOOL)]
     tokens = [LETTERS[byte] for byte in range(256) if byte not in BYTES_LEFT_OUT]
     pairs = []
@@ -294,7 +293,7 @@ def _merged(word: list[str], left: str, right: str) -> list[str]:
 
 
 def sentencepiece(model_file: Path) -> dict[str, Any]:
-    """The vocabulary of a `tokenizer.model`, as the converter writes it, with some added tokens."""
+    """Return the vocabulary of a `tokenizer.model` as the converter writes it, with some added tokens."""
     pieces = read_model(model_file).pieces
     added = (*CONTROLS[:2], *USERS)
     scores = [piece.score for piece in pieces] + [-1000.0] * len(added)
@@ -311,7 +310,7 @@ def sentencepiece(model_file: Path) -> dict[str, Any]:
 
 
 def with_tokenizer(file: Path, vocabulary: Mapping[str, Any], **keys: Any) -> Path:
-    """A model of one layer with a tokenizer."""
+    """Write a GGUF file of one layer with a tokenizer."""
     size, width = len(vocabulary["tokenizer.ggml.tokens"]), 8
     shapes = {
         "token_embd.weight": (size, width),
@@ -340,16 +339,16 @@ TEXTS = (
     "def tokenize(text):\n    return text.split()  # ok\n\n\n\tif x == 10:\r\n        print('ten')\n",
     "1 12 123 1234 12345 3.14159 1,234,567 ٣٤٥ ⅷ ²½ 0x1F",
     "한국어 문장을 나눕니다.\n한국어는  재미있다! ㅋㅋㅋ",
-    "我们把句子分开。我们学习中文——好的！「引」、一二三",  # noqa: RUF001 - such texts are the point
+    "我们把句子分开。我们学习中文——好的！「引」、一二三",  # noqa: RUF001 - intended characters
     "👩‍👩‍👧‍👦 🏳️‍🌈 emoji 🙂🙂 🇰🇷",
     "  leading,   runs of    spaces \t\t tabs \u00a0\u2003\u3000 and trailing   ",
     "<|start|>user\nhi<|end|>\n<think> a<think></think> [INST]x[INST]<s><|end|>",
-    "Él comió ñandú über Straße naïve CAFÉ e\u0301 a\u0300\u0301 ǅ ŉ ﬁ ſ Ωμέγα Привет שלום مرحبا",  # noqa: RUF001 - such texts are the point
+    "Él comió ñandú über Straße naïve CAFÉ e\u0301 a\u0300\u0301 ǅ ŉ ﬁ ſ Ωμέγα Привет שלום مرحبا",  # noqa: RUF001 - intended characters
     "HTTPResponse CamelCase snake_case http://example.org/a?b=c&d=e (one)[two]{three}<four>--...!!!",
-    "\x00\x01\x04 \x1d\x7f \U000422e0a\U0007abcdb 𝔘𝔫𝔦 𐍈",  # noqa: RUF001 - such texts are the point
+    "\x00\x01\x04 \x1d\x7f \U000422e0a\U0007abcdb 𝔘𝔫𝔦 𐍈",  # noqa: RUF001 - intended characters
     "",
     " ",
     "\n",
     "a",
 )
-"""What is compared with llama.cpp: English, code, Korean, Chinese, emoji, white space, special tokens, odd bytes."""
+"""Texts compared with llama.cpp: English, code, Korean, Chinese, emoji, white space, special tokens, odd bytes."""

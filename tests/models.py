@@ -208,7 +208,7 @@ def write_model(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Path:
-    """The same for any config. Returns the directory."""
+    """Write a tiny random checkpoint with the given config; return the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(seed)
     if family_name == "orion":
@@ -322,7 +322,7 @@ def _orion_sequence(config: dict[str, Any], w: dict[str, Tensor], tokens: Tensor
 
 
 def frequencies(theta: float = 1000.0, dims: int = 16) -> Tensor:
-    """What a plain rotation turns by, as old checkpoints store it; that of the tiny Llama by default."""
+    """Return inv_freq of plain RoPE, as old checkpoints store it; by default that of the tiny Llama."""
     return 1 / theta ** (torch.arange(0, dims, 2) / dims)
 
 

@@ -1,7 +1,7 @@
-"""The keys that some class of transformers reads, no table of kept does, and that change nothing: each with the reason.
+"""Config keys without effect that a class of transformers reads and no table of kept does, with the reason.
 
-Beside the reason stands another value than the default, with which a model must still compute the same to the bit. It
-is UNTRIED where the key is read from something else than a model's config, or where no value of it loads.
+The second item of each row is a value other than the default, with which the logits must be bit-identical. It is
+UNTRIED if the key is not read from a model's config, or if no other value loads.
 """
 
 from __future__ import annotations
@@ -136,4 +136,4 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "weight_mapping": (LOADING, UNTRIED),
     "weights_only": (LOADING, UNTRIED),
 }
-"""By key. Every row is needed by some family."""
+"""Reason and tried value by key. Each row is needed by at least one family."""

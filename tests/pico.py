@@ -1,4 +1,4 @@
-"""Public configs at pico size: every key that counts is kept, sizes are scaled together."""
+"""Public configs at pico size: keys that determine the function are kept, sizes are scaled together."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 PUBLIC: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "families" / "public_configs.json").read_text(encoding="utf-8")
 )
-"""Our own transcription of what the config.json under each name on the hub says of the function.
+"""Keys of public config.json files that determine the function, transcribed by hand, by name on the hub.
 
-`to` is a target that takes the model exactly, within `context` where that is there, or a pattern of the refusal. Lists
-of divisors, and of key-value heads by layer, are not the published ones: `pico` makes some.
+`to`: a target that takes the model exactly, within `context` if given, or a pattern of the refusal's message. RoPE
+divisors and lists of key-value heads by layer are not the published ones; `pico` generates them.
 """
 
 VOCABULARY, HEAD, SHORT = 97, 16, 16
-"""Tokens, dimensions of a head, and the length that a longer context was made from."""
+"""Sizes at pico scale: vocabulary, head dimension, original context of a context extension."""
 
 WIDTH, DEPTH = ("hidden_size", "n_embd"), ("num_hidden_layers", "num_layers", "n_layer")
 HEADS, GROUPS = ("num_attention_heads", "n_head"), ("num_key_value_heads", "num_kv_heads")
@@ -38,7 +38,7 @@ def _key(config: Config, names: tuple[str, ...]) -> str:
 
 
 def pico(public: Config) -> dict[str, Any]:
-    """The config with a vocabulary of 97, heads of 16, two to four layers and a context of some dozens."""
+    """Return the config scaled to a vocabulary of 97, a head dimension of 16 and two to four layers."""
     config = copy.deepcopy({key: value for key, value in public.items() if key not in {"name", "to", "context"}})
     _scale_heads(config, public)
     depth = _key(config, DEPTH)
@@ -49,7 +49,7 @@ def pico(public: Config) -> dict[str, Any]:
     config["vocab_size"] = VOCABULARY
     _scale_lengths(config, public)
     if (config.get("pad_token_id") or 0) >= VOCABULARY or "pad_token_id" not in config:
-        config["pad_token_id"] = None  # the stock classes index their embedding with it
+        config["pad_token_id"] = None  # stock classes index the embedding with it
     return config
 
 
@@ -77,7 +77,7 @@ def _scale_heads(config: dict[str, Any], public: Config) -> None:
 
 
 def scale(public: Config) -> float:
-    """How much shorter every length is at pico size."""
+    """Return the factor by which all lengths are scaled."""
     section = public.get("rope_scaling") or {}
     original = section.get("original_max_position_embeddings", public.get("original_max_position_embeddings"))
     lengths = (public[name] for name in (*CONTEXT, "sliding_window") if public.get(name))
@@ -99,7 +99,7 @@ def _scale_lengths(config: dict[str, Any], public: Config) -> None:
 
 
 def write_pico(directory: Path, public: Config) -> Path:
-    """A checkpoint of that config with strong random weights; its config.json is the one that was scaled."""
+    """Write a checkpoint with strong random weights and the scaled config; return the directory."""
     config = pico(public)
     keys = config if config["model_type"] in TENSORS else without(config, "model_type")
     write_model(directory, config["model_type"], copy.deepcopy(keys))

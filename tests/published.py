@@ -1,8 +1,8 @@
-"""Families that transformers has no class for, as their authors published them: a decoder in float64 with their cache.
+"""Reference decoder, in float64 with a KV cache, for families that transformers has no class for.
 
-Written from the public code of each family and of the runtimes that took it over. It knows neither `kept.nn` nor
-transformers; tensors come under Llama's names, which `orphans.TWINS` gives them. What such code does with a length is
-its own: `keys` counts padding, tables of angles only grow, and InternLM caches keys before they are rotated.
+It follows the public code of each family, or of other runtimes, and uses neither `kept.nn` nor transformers. Tensors
+have Llama's names (`orphans.TWINS`). As in that code, `keys` counts padding, RoPE tables never shrink, and InternLM
+caches keys before rotation.
 
 Shapes: B batch, T tokens, S keys, H heads, E head size.
 """
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     Config = Mapping[str, Any]
 
 LONGEST_LOGN = 32768
-"""Qwen's code knows the factor on queries of so many positions."""
+"""Positions up to which Qwen's code scales queries."""
 
 
 def plain(theta: float, size: int) -> Tensor:
-    """Radians a position of each pair of dimensions."""
+    """Return the angle per position of each pair of dimensions, in radians, (E / 2)."""
     return theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
 
 
 @dataclass
 class Rotation:
-    """Frequencies for a pass over `keys` positions, and the factor on cosines and sines. The first pass has no past."""
+    """RoPE frequencies for a pass over `keys` positions, and the factor on cosines and sines."""
 
     theta: float
     size: int
@@ -46,8 +46,8 @@ class Rotation:
     section: Config
     longest: int = 0
 
-    def __call__(self, keys: int, *, first: bool) -> tuple[Tensor, float]:  # noqa: ARG002 - Qwen's asks
-        """Llama's code of 2023: plain, linear, or dynamic with a table that only grows."""
+    def __call__(self, keys: int, *, first: bool) -> tuple[Tensor, float]:  # noqa: ARG002 - used by Qwen
+        """Return both as in Llama's code of 2023: plain, linear, or dynamic with a table that never shrinks."""
         kind, factor = self.section.get("type", self.section.get("rope_type")), self.section.get("factor", 1.0)
         if kind == "linear":
             return plain(self.theta, self.size) / factor, 1.0
@@ -57,12 +57,12 @@ class Rotation:
         return self.stretched(factor * self.longest / self.context - (factor - 1)), 1.0
 
     def stretched(self, alpha: float) -> Tensor:
-        """NTK-aware: theta times a power of alpha."""
+        """Return NTK-aware frequencies: theta times alpha ** (E / (E - 2))."""
         return plain(self.theta * alpha ** (self.size / (self.size - 2)), self.size)
 
 
 class InternLm(Rotation):
-    """By the length of the pass alone."""
+    """Dynamic scaling by the length of the current pass only."""
 
     def __call__(self, keys: int, *, first: bool) -> tuple[Tensor, float]:
         self.longest = 0
@@ -70,7 +70,7 @@ class InternLm(Rotation):
 
 
 class Xverse(Rotation):
-    """XVERSE-13B-256K: twice the length over the context, less 1."""
+    """XVERSE-13B-256K: alpha is 2 * length / context - 1."""
 
     def __call__(self, keys: int, *, first: bool) -> tuple[Tensor, float]:
         alpha = keys / (self.context / 2) - 1 if keys > self.context and self.section else 1.0
@@ -78,7 +78,7 @@ class Xverse(Rotation):
 
 
 class Qwen(Rotation):
-    """A power of two, chosen by the prompt's length and kept for the generation."""
+    """Alpha is a power of two minus 1, fixed by the prompt's length for the whole generation."""
 
     alpha = 1.0
 
@@ -89,7 +89,7 @@ class Qwen(Rotation):
 
 
 class MiniCpm(Rotation):
-    """LongRoPE's table is made for the whole context at once, and again where a pass is longer."""
+    """LongRoPE with a table for the whole context, recomputed for longer passes."""
 
     def __call__(self, keys: int, *, first: bool) -> tuple[Tensor, float]:
         if self.section.get("rope_type", self.section.get("type")) != "longrope":
@@ -102,7 +102,7 @@ class MiniCpm(Rotation):
 
 
 class Exaone(Rotation):
-    """Llama 3.1's: long waves are divided by the factor, short ones kept, those between in proportion."""
+    """Llama 3.1's scaling: long wavelengths are scaled, short ones kept, those between interpolated."""
 
     def __call__(self, keys: int, *, first: bool) -> tuple[Tensor, float]:
         if self.section.get("rope_type") != "llama3":
@@ -129,7 +129,7 @@ ROTATIONS: Mapping[str, Callable[..., Rotation]] = {
 
 
 class Published:
-    """A model with its cache. Each pass appends to it; `fresh` forgets it."""
+    """A model with its KV cache. Each pass appends to the cache; `fresh` resets the model."""
 
     def __init__(self, directory: Path) -> None:
         self.config: Config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -143,7 +143,7 @@ class Published:
         self.fresh()
 
     def fresh(self) -> Published:
-        """As it was when it was loaded."""
+        """Reset cache and RoPE tables to their state after loading; return self."""
         rotary = self.config.get("rotary") or {}
         theta = rotary.get("base", self.config.get("rotary_emb_base", self.config.get("rope_theta", 10_000.0)))
         section = self.config.get("rope_scaling") or {}
@@ -154,13 +154,13 @@ class Published:
         return self.empty()
 
     def empty(self) -> Published:
-        """With nothing cached; what it learned of lengths stays."""
+        """Empty the cache and keep the RoPE tables; return self."""
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         return self
 
     def __call__(self, tokens_BT: Tensor, pads: Sequence[int] | None = None) -> Tensor:
-        """Logits of tokens that follow what is cached, (B, T, V)."""
+        """Return the logits of tokens that follow the cache, (B, T, V). `pads`: left padding of each row."""
         past = self.keys[0].shape[2] if self.keys else 0
         pads_B = torch.tensor(pads if pads is not None else [0] * len(tokens_BT))
         keys = past + tokens_BT.shape[1]
@@ -185,7 +185,7 @@ class Published:
         return self._norm("model.norm", x) @ head.T * shrunk
 
     def generate(self, tokens_BT: Tensor, count: int, pads: Sequence[int] | None = None) -> Tensor:
-        """The most likely token, `count` times, with the cache; prompt and new tokens, (B, T + count)."""
+        """Generate `count` tokens greedily with the cache; return prompt and new tokens, (B, T + count)."""
         self.fresh()
         seen, new = tokens_BT, tokens_BT
         for _ in range(count):
@@ -224,7 +224,7 @@ class Published:
         return self._linear(f"{at}o_proj", mixed)
 
     def _scaled(self, q: Tensor, keys: int) -> Tensor:
-        """Qwen's factor on queries past its length."""
+        """Scale queries by Qwen's log factor past its context."""
         if self.kind != "qwen" or keys <= self.context:
             return q
         factors = [math.log(n, self.context) if n > self.context else 1.0 for n in range(1, keys + 1)]
@@ -233,6 +233,6 @@ class Published:
 
 
 def turned(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Dimension i turns with i + E / 2."""
+    """Rotate half-split pairs: dimension i with i + E / 2."""
     a, b = x_BHTE.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)

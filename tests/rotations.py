@@ -60,7 +60,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
 }
 
 PUBLISHED = ("linear", "dynamic")
-"""Those of Llama's code of 2023."""
+"""Scalings of Llama's code of 2023."""
 
 WRONG_ROTATIONS: tuple[tuple[str, object], ...] = (
     ("rope_type", "no such type"),
@@ -102,7 +102,7 @@ class RotaryContract(FamilyContract):
     """Those that the family's classes know."""
 
     aliases: ClassVar[tuple[str, ...]] = ()
-    """Names of others that mean one of these to it."""
+    """Other names that the family accepts for these scalings."""
 
     unread: ClassVar[tuple[str, ...]] = ()
     """Keys that the stock class does not look for in the rotation's section."""
@@ -130,7 +130,7 @@ class RotaryContract(FamilyContract):
         return copy.deepcopy(old), copy.deepcopy(new)
 
     def test_zero_is_unsaid(self, checkpoint: Checkpoint) -> None:
-        """DeepSeek's configs have it: to the stock classes it is as if the key were not there."""
+        """Stock classes treat zero, as in DeepSeek's configs, as absent."""
         if "yarn" in self.scalings:
             said = {**self.stated, **SCALINGS["yarn"]}
             zero = {**said, "mscale": 0, "mscale_all_dim": 0.0}

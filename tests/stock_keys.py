@@ -1,8 +1,8 @@
-"""The keys of a config that a class of transformers reads, and those that kept's table for it reads.
+"""Find the config keys that a class of transformers reads and those that kept's table for it reads.
 
-`python tests/stock_keys.py [FAMILY...]` prints, for the transformers that is installed, what the first has and the
-second lacks. Found in two ways that miss different things: a tiny model is loaded and run while its config notes every
-attribute that is asked for; and the sources are searched, which finds what is read only under a condition.
+`python tests/stock_keys.py [FAMILY...]` prints the keys that the installed transformers reads and the table does not.
+Two methods are combined: a tiny model is loaded and run while attribute reads of its config are recorded, and the
+sources are searched for keys that are read under a condition only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SHARED = (
     "modeling_rope_utils.py",
     "modeling_utils.py",
 )
-"""Sources that every model is run through."""
+"""Sources that every model uses."""
 
 SCALED: tuple[dict[str, Any], ...] = (
     {},
@@ -71,11 +71,11 @@ SCALED: tuple[dict[str, Any], ...] = (
         }
     },
 )
-"""What makes a table read keys that it does not read of a plain config."""
+"""Config changes with which a table reads keys that it does not read from a plain config."""
 
 
 def stock(name: str) -> set[str]:
-    """The keys that the class of a family reads, as far as a config.json can state them."""
+    """Return the keys that a family's stock class reads and that a config.json can hold."""
     config = transformers.CONFIG_MAPPING[name]
     found = _run(name) | _searched(name) | {*getattr(config, "attribute_map", {})}
     methods = {key for key in found if callable(getattr(config, key, None))}
@@ -83,7 +83,7 @@ def stock(name: str) -> set[str]:
 
 
 def ours(family: Family) -> set[str]:
-    """The keys that the table of a family reads, those that hold for every family among them."""
+    """Return the keys that a family's table reads, including those checked for every family."""
     with _noting(Config, "get") as first, _noting(Config, "states") as second:
         for more in SCALED:
             with suppress(KeptError):
@@ -92,13 +92,13 @@ def ours(family: Family) -> set[str]:
 
 
 def stock_rope() -> set[str]:
-    """The keys of a rotation's section that transformers reads."""
+    """Return the keys of the RoPE section that transformers reads."""
     tree = ast.parse((ROOT / "modeling_rope_utils.py").read_text(encoding="utf-8"))
     return {key for node in ast.walk(tree) for key in _of_mapping(node, "rope_param")}
 
 
 def _of_mapping(node: ast.AST, called: str) -> Iterator[str]:
-    """A key that a source takes from a mapping whose name has a word in it."""
+    """Yield the key if a node reads one from a mapping whose name contains `called`."""
     match node:
         case ast.Subscript(value=value, slice=ast.Constant(value=str(key))) if called in ast.unparse(value):
             yield key
@@ -112,7 +112,7 @@ def _of_mapping(node: ast.AST, called: str) -> Iterator[str]:
 
 @cache
 def _run(name: str) -> set[str]:
-    """What is asked of a config while its model is loaded, run, and generates."""
+    """Return the attributes read from a config while its model is loaded and generates."""
     with TemporaryDirectory() as folder:
         directory = write_checkpoint(Path(folder), name)
         with _noting(PretrainedConfig, "__getattribute__") as found:
@@ -124,7 +124,7 @@ def _run(name: str) -> set[str]:
 
 
 def _searched(name: str) -> set[str]:
-    """What the sources of a model, and those that every model is run through, ask of a config."""
+    """Return the attributes that the sources of a model and the shared sources read from a config."""
     own = sorted((ROOT / "models" / name).glob("modeling_*.py"))
     stated = sorted((ROOT / "models" / name).glob("configuration_*.py"))
     return set().union(*map(_asked, own), *(_asked(ROOT / file) for file in SHARED), *map(_stated, stated))
@@ -132,7 +132,7 @@ def _searched(name: str) -> set[str]:
 
 @cache
 def _asked(file: Path) -> set[str]:
-    """Every `config.KEY` and `getattr(config, "KEY")` of a source."""
+    """Return each KEY of `config.KEY` and `getattr(config, "KEY")` in a source."""
     if not file.is_file():
         return set()
     found: set[str] = set()
@@ -151,7 +151,7 @@ def _asked(file: Path) -> set[str]:
 
 @cache
 def _stated(file: Path) -> set[str]:
-    """What a configuration's source declares, or takes from what else a config.json has."""
+    """Return the keys that a configuration source declares or takes from its keyword arguments."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -164,7 +164,7 @@ def _stated(file: Path) -> set[str]:
 
 @contextmanager
 def _noting(kind: type, method: str) -> Iterator[set[str]]:
-    """The first arguments of every call of a method meanwhile."""
+    """Record the first argument of each call of a method within the context."""
     plain, found = getattr(kind, method), set()
 
     def noting(self: object, key: str, *rest: object) -> object:

@@ -178,12 +178,12 @@ def test_a_file_that_may_not_be_read(source: Path, name: str, kind: str) -> None
         case "large":
             with file.open("wb") as opened:
                 opened.truncate(1 << 40)
-            reason = ""  # weights may be large, and then have no header
+            reason = ""  # large weight files are accepted, but have no header
     assert f"{file}: {reason}" in refused(source)
 
 
 def test_links_inside_a_checkpoint_and_to_its_blobs_are_followed(source: Path, tmp_path: Path) -> None:
-    """As the hub's client lays out its cache; the blobs of another repository are outside."""
+    """Links follow the layout of the hub's cache; blobs of another repository are outside."""
     cache = tmp_path / "models--org--name"
     snapshot = cache / "snapshots" / ("c" * 40)
     snapshot.parent.mkdir(parents=True)

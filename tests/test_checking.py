@@ -303,7 +303,7 @@ def test_a_tokenizer_larger_than_the_vocabulary(orion: Path) -> None:
 
 @pytest.mark.parametrize("value", [-1, 320, 10**30, [2, 900]])
 def test_special_ids_past_the_vocabulary_are_remarked(orion: Path, value: object) -> None:
-    """transformers loads such a model, and no token ever is one of these."""
+    """transformers loads such a model, and no token has one of these ids."""
     write_json(orion / "generation_config.json", {"eos_token_id": value, "pad_token_id": -1})
     found = check(orion)
     assert not found.damage

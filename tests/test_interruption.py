@@ -1,4 +1,4 @@
-"""SIGTERM ends a command as Ctrl-C does: one line, nothing half there, and the same command continues."""
+"""SIGTERM ends a command as Ctrl-C does: one line, no partial output, and the same command continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def after(calls: int, original: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, but for a SIGTERM in front of a call."""
+    """Wrap a function so that SIGTERM is sent before one of its calls."""
     made = iter(range(calls))
 
     def call(*given: Any, **options: Any) -> Any:
@@ -79,7 +79,7 @@ def test_a_damaged_journal_of_a_conversion_begins_anew(
 
 
 def test_an_evaluation(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it has found is written before it ends."""
+    """Finished steps are written before the command ends."""
     (tmp_path / "text").write_text(PROSE, encoding="utf-8")
     monkeypatch.setattr(scoring, "BATCH_TOKENS", 1)
     words = ["eval", str(source), "--text", f"a={tmp_path}/text", "--window", "64", "--results"]
@@ -94,7 +94,7 @@ def test_an_evaluation(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_handler_of_somebody_else_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that uses the library may have its own."""
+    """A program that uses the library may install its own handler."""
     seen: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     try:
@@ -116,7 +116,7 @@ def test_the_first_is_noted_and_the_second_raised() -> None:
 
 
 def test_ranks_are_patient() -> None:
-    """torchrun passes on what the terminal has sent already."""
+    """torchrun forwards signals that the terminal has already sent."""
     with held(patient=True) as interrupted:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""Nothing that kept reads can run: no part of the package unpickles, or evaluates text."""
+"""No module of the package unpickles, evaluates text or loads remote code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SOURCES = Path(__file__).parents[1] / "src" / "kept"
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
 
 LOADERS = {"BaseLoader", "SafeLoader", "CSafeLoader", "CBaseLoader"}
-"""YAML that makes plain data only."""
+"""YAML loaders that construct plain data only."""
 
 ALLOWED = {
     ("checkpoint/unpickling.py", "pickle"): "names the error of a file that torch refuses, in a fenced process",
@@ -20,11 +20,11 @@ ALLOWED = {
     ("evaluation/jail.py", "exec"): "of what a model wrote, where that was allowed, in a process that can only compute",
     ("evaluation/jail.py", "compile"): "the same",
 }
-"""What there is all the same, and why."""
+"""Exceptions: module and name, with the reason."""
 
 
 def findings(source: str) -> set[str]:
-    """Names of what runs code that is read: imports of unpicklers, and calls."""
+    """Return the imports and calls in a source that can run code from data."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         match node:

@@ -1,4 +1,4 @@
-"""Inputs are never outputs: a command replaces what it wrote itself, and copies are what was read."""
+"""A command replaces only its own earlier output; copied files equal the files that were read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def complaint(*arguments: object) -> str:
-    """The one line of a command that exits with 2."""
+    """Return the line that a command prints when it exits with 2."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.splitlines()
@@ -153,14 +153,14 @@ def test_a_cache_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert [*(tmp_path / "other").iterdir()] == []
 
 
-# --------------------------------------------------------------------------------------------------- what went along
+# --------------------------------------------------------------------------------------------------- copied files
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "LICENSE", "generation_config.json"])
 def test_a_companion_that_changes_meanwhile(
     source: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As long and as old as before: only its sum tells."""
+    """Size and mtime stay equal; only the hash differs."""
     file = source / name
     file.write_bytes(file.read_bytes() if file.exists() else b"{}" if name.endswith("json") else b"A licence.\n")
     monkeypatch.setattr("kept.commands.pipeline.write_weights", _changing(file))

@@ -604,7 +604,7 @@ def test_an_interruption_does_not_wait_for_sums(orion: Path, tmp_path: Path, mon
     summed: list[Path] = []
 
     def slow(file: Path, progress: Any = None) -> str:
-        if progress is None:  # a small file, before anything is written
+        if progress is None:  # small files are hashed before anything is written
             return ""
         progress(1 << 40)  # the writer is far behind
         summed.append(file)

@@ -93,7 +93,7 @@ class Heard:
             self.run.append(step.number)
 
     def notes(self, message: str) -> None:
-        """Note it."""
+        """Record the message."""
         self.said.append(message)
 
 
@@ -278,7 +278,7 @@ def test_what_changed_is_done_again_and_all_behind_it(place: Path, tmp_path: Pat
 
 
 class KilledError(BaseException):
-    """Stands for SIGKILL where nothing between it and the process's end cleans up."""
+    """Stands for SIGKILL: no clean-up runs between it and the end of the process."""
 
 
 def half_removed(folder: Path) -> None:
@@ -296,7 +296,7 @@ def removed(folder: Path) -> None:
 def test_killed_while_it_cleans_up_the_same_command_ends(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Any
 ) -> None:
-    """The result has its name: nothing is done again, and nothing is left of the run."""
+    """The result is published: no step runs again, and no file of the run is left."""
     steps = [{"do": "expand", "source": str(place / "orion"), "groups": n, "verify_tokens": 0} for n in (1, 2)]
     table = {"out": str(tmp_path / "out"), "steps": [steps[0], {"do": "expand", "groups": 2, "verify_tokens": 0}]}
     whole = {**table, "out": str(tmp_path / "whole")}
@@ -318,7 +318,7 @@ def test_killed_while_it_cleans_up_the_same_command_ends(
 
 
 def test_damaged_notes_begin_anew_and_are_named(place: Path, tmp_path: Path) -> None:
-    """Whatever is in them: nobody knows what made the models beside them."""
+    """The origin of the step directories is unknown, whatever the notes contain."""
     step = {"do": "expand", "source": str(place / "orion"), "groups": 1, "verify_tokens": 0}
     table = {"out": str(tmp_path / "out"), "keep": True, "steps": [step, {**step, "source": None}]}
     del table["steps"][1]["source"]

@@ -1,4 +1,4 @@
-"""What a terminal is shown, and what happens where nobody can be shown anything."""
+"""Terminal output: escaped control characters, and closed or full streams."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(line: str, **environment: str) -> tuple[int, str]:
-    """Exit code and standard error of a line of bash in which `kept` is the command."""
+    """Run a line of bash in which `kept` is the command; return its exit code and standard error."""
     kept_ = f'kept() {{ "{sys.executable}" -m kept "$@"; }}; set -o pipefail; {line}'
     done = subprocess.run(
         ["/bin/bash", "-c", kept_], stderr=subprocess.PIPE, text=True, check=False, env={**os.environ, **environment}
@@ -63,7 +63,7 @@ def test_streams_that_are_closed_or_full(source: Path, line: str, code: int, sai
 
 
 def test_an_output_is_not_taken_for_a_stream(source: Path, tmp_path: Path) -> None:
-    """With the first three closed, the first file that is opened would have their numbers."""
+    """With descriptors 0 to 2 closed, the first opened file would get one of their numbers."""
     code, _ = shell(f"kept convert {source} {tmp_path}/out --verify-tokens 0 > {tmp_path}/said <&- 2>&-")
     assert code == 0
     assert not (tmp_path / "said").read_text().startswith("kept:")

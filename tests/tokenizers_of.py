@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def inside(directory: Path) -> Tokenizer:
-    """A directory's tokenizer in this process."""
+    """Load a directory's tokenizer in this process."""
     file = Reader(directory).file
     assert file is not None
     return load(file)

@@ -1,4 +1,4 @@
-"""LoRA adapters: merged as peft merges them, streamed and rounded once; what is no plain LoRA is named."""
+"""LoRA adapters: merged as peft does, streamed, rounded once; other kinds of adapter are refused by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def write_adapter(base: Path, out: Path, **options: Any) -> Path:
-    """An adapter of a checkpoint with random factors, as peft saves it."""
+    """Write an adapter of a checkpoint with random factors, saved by peft."""
     tuned = get_peft_model(stock(base, torch.float32), LoraConfig(task_type="CAUSAL_LM", **options))
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -57,7 +57,7 @@ FLIPPED = {
     "llama": {"target_modules": ["q_proj", "o_proj"], "r": 4, "lora_alpha": 7},
     "gpt2": {"target_modules": ["c_proj"], "r": 3, "lora_alpha": 5, "fan_in_fan_out": True},
 }
-"""Square weights, whose shape does not say which way round they are stored."""
+"""Adapters of square weights, whose shape does not show whether they are stored transposed."""
 
 
 @pytest.mark.parametrize("family", FLIPPED)
@@ -125,7 +125,7 @@ def test_the_base_that_is_named_wins(adapter: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter_beside_a_whole_model_is_refused(base: Path, adapter: Path) -> None:
-    """With peft transformers adds it, without peft it does not."""
+    """transformers applies the adapter only if peft is installed."""
     (adapter / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
     (adapter / "config.json").write_bytes((base / "config.json").read_bytes())
     with pytest.raises(CheckpointError, match=r"adapter_config\.json: transformers loads model\.safetensors with this"):

@@ -245,7 +245,7 @@ def test_the_tokenizer_s_class_is_one_that_every_transformers_has(
 
 
 def test_a_tokenizer_without_its_file_keeps_its_class(source: Path) -> None:
-    """GPT-2's words and merges alone: the generic class cannot read them."""
+    """The generic fast class cannot load vocab.json and merges.txt without tokenizer.json."""
     (source / "tokenizer.json").unlink()
     write_json(source / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
     assert json.loads(taken(source)["tokenizer_config.json"]) == {"tokenizer_class": "GPT2Tokenizer"}
@@ -287,7 +287,7 @@ def test_special_tokens_are_in_the_form_that_every_transformers_reads(
 
 
 ONE = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "</s>")
-"""One token for all that a class has."""
+"""Special tokens of GPT-2's class, all with the text </s>."""
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ ONE = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "</s>")
 def test_special_tokens_that_only_a_class_has_are_named(
     source: Path, model_type: str, given: dict[str, object], wanted: dict[str, object]
 ) -> None:
-    """GPT-2's config names none; this tokenizer calls its one </s>."""
+    """GPT-2's config names no special tokens; those of its class have the text <|endoftext|>."""
     file = source / "tokenizer.json"
     file.write_text(file.read_text(encoding="utf-8").replace("</s>", "<|endoftext|>"), encoding="utf-8")
     write_json(source / "tokenizer_config.json", given)
@@ -333,7 +333,7 @@ TEMPLATES = {"default": HUMAN, "tool_use": "TOOLS {{ tools | tojson }} {{ messag
 
 
 def write_templates(directory: Path, where: str, found: dict[str, str]) -> None:
-    """Templates as transformers before 4.51 (config), since then (files), and processors (json) have them."""
+    """Write templates as transformers before 4.51 (config) or since (files), or as processors (json) store them."""
     if where == "config":
         change_json(
             directory / "tokenizer_config.json", chat_template=[{"name": n, "template": t} for n, t in found.items()]

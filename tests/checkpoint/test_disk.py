@@ -1,4 +1,4 @@
-"""Small files: whole under their names, whatever happens in between, and nothing beside them."""
+"""Small files are written atomically and leave no temporary files."""
 
 from __future__ import annotations
 

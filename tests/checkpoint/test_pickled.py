@@ -1,4 +1,4 @@
-"""Weights in `.bin` files: the same tensors as in safetensors, and no pickle that does anything but describe them."""
+"""Weights in `.bin` files: the same tensors as in safetensors; pickles that ask for other functions are refused."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "baichuan": {"z_loss_weight": 0, "vocab_size": 125, "model_max_length": 128},
     "internlm": {"bias": True},
 }
-"""Baichuan 2, whose head is normalised, and InternLM, whose attention has biases: both came as pickles alone."""
+"""Baichuan 2 (normalised head) and InternLM (attention biases); both were published as pickles only."""
 
 
 def as_pickles(source: Path, out: Path, shards: int = 1) -> Path:
-    """The same checkpoint with its weights in `.bin` files, as torch writes them."""
+    """Write a copy of a checkpoint with its weights in `.bin` files, by torch.save."""
     out.mkdir()
     (out / "config.json").write_bytes((source / "config.json").read_bytes())
     tensors = tensors_of(source)
@@ -124,11 +124,11 @@ def test_views_of_every_kind(tmp_path: Path) -> None:
     assert in_order == {name for name, tensor in tensors.items() if tensor.is_contiguous()}
 
 
-# ------------------------------------------------------------------------------------------------------ never run
+# ------------------------------------------------------------------------------------------ pickles that run code
 
 
 class _Bomb:
-    """Unpickling it runs a command that leaves a mark."""
+    """An object that runs `touch MARKER` when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -138,7 +138,7 @@ class _Bomb:
 
 
 class _Call:
-    """Unpickling it calls something."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -149,7 +149,7 @@ class _Call:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    """One process for all of them: each would import torch."""
+    """One fenced process for all tests, because it imports torch."""
     worker = Worker("kept.checkpoint.unpickling:Unpickler", limits=Limits(seconds=60, memory=2 << 30))
     yield worker
     worker.close()
@@ -216,7 +216,7 @@ def test_a_trap_in_one_of_the_shards(tmp_path: Path) -> None:
 
 
 def rewritten(file: Path, *, compressed: str = "", **contents: bytes) -> Path:
-    """The same archive with other contents for some entries, by the last part of their names, or one compressed."""
+    """Rewrite an archive with new contents for some entries, by the last part of their names, or one compressed."""
     with zipfile.ZipFile(file) as archive:
         entries = [(one.filename, archive.read(one)) for one in archive.infolist()]
     with zipfile.ZipFile(file, "w") as archive:
@@ -247,7 +247,7 @@ def test_an_archive_that_grows_when_it_is_read(worker: Worker, tmp_path: Path) -
 
 @pytest.mark.parametrize("size", [0, 4, 255, 257, 4096])
 def test_a_storage_of_another_size_than_its_entry(worker: Worker, plain: Path, size: int) -> None:
-    """torch takes the size from the pickle, and reads on into what lies behind."""
+    """torch takes the size from the pickle and reads past the end of the entry."""
     file = rewritten(plain, at_0=b"\0" * size)
     assert len(torch.load(file, weights_only=True, mmap=True)["a"]) == 64
     assert "has tensors that are not the entries of its archive" in complaint(worker, file)
@@ -267,7 +267,7 @@ def test_what_is_no_archive(worker: Worker, tmp_path: Path, content: bytes) -> N
 
 
 def test_an_operation_that_torch_does_not_know(worker: Worker, plain: Path) -> None:
-    """torch's own message advises to load such a file without its guard."""
+    """The message must not repeat torch's advice to load the file with weights_only=False."""
     found = complaint(worker, rewritten(plain, at_data_pkl=b"\x80\x020."))
     assert found == "is no pickle of weights (Unsupported operand 48); nothing in it was run"
 

@@ -1,4 +1,4 @@
-"""What somebody put where an unfinished output is built: never written through, and never kept as a result."""
+"""Links planted in the directory of an unfinished output are neither written through nor published."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_staging_directory_that_is_a_link(source: Path, tmp_path: Path) -> Non
 
 
 def test_links_in_an_unfinished_output_are_removed(source: Path, secret: Path, tmp_path: Path) -> None:
-    """A journal vouches for a shard that is a link, and partial files and directories are links too."""
+    """A shard that the journal lists, a partial file and a directory are links."""
     wanted = all_bytes(convert(source))
     (tmp_path / "out").rename(tmp_path / "first")
     stage = source.parent / ".out.kept-partial"
@@ -89,7 +89,7 @@ def test_what_is_ours_is_opened(tmp_path: Path) -> None:
         file.write("x")
     assert (tmp_path / "a").read_text(encoding="utf-8") == "x"
     with pytest.raises(OSError, match="it is no regular file"):
-        open(os.devnull, "wb", opener=no_link)  # noqa: SIM115 - the same
+        open(os.devnull, "wb", opener=no_link)  # noqa: SIM115 - raises
 
 
 @pytest.mark.parametrize(("kind", "says"), [("pipe", "it is no regular file"), ("directory", "Is a directory")])
@@ -101,8 +101,8 @@ def test_what_is_read_is_a_file_through_a_link_too(tmp_path: Path, kind: str, sa
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "directory").mkdir()
     (tmp_path / "other").symlink_to(kind)
-    with pytest.raises(OSError, match=says):  # at once: a pipe that nobody writes would be waited for
-        open(tmp_path / "other", "rb", opener=regular)  # noqa: SIM115 - the same
+    with pytest.raises(OSError, match=says):  # must not block on a pipe without a writer
+        open(tmp_path / "other", "rb", opener=regular)  # noqa: SIM115 - raises
 
 
 def test_an_output_that_is_a_link_loses_nothing(source: Path, tmp_path: Path) -> None:

@@ -107,11 +107,11 @@ def test_opening_reads_headers_only(checkpoint: Path, monkeypatch: pytest.Monkey
     file = checkpoint / "model.safetensors"
     (length,) = struct.unpack("<Q", file.read_bytes()[:8])
     read: list[int] = []
-    for place in (io, builtins):  # pathlib opens files with the first
+    for place in (io, builtins):  # pathlib uses io.open
         monkeypatch.setattr(place, "open", lambda *a, _open=place.open, **k: _Counting(_open(*a, **k), read))
     open_checkpoint(checkpoint)
     config = (checkpoint / "config.json").stat().st_size
-    small = len(POINTER)  # of a config so small, whether it is a pointer of git-lfs
+    small = len(POINTER)  # a config this small is first tested for a git-lfs pointer
     assert sum(read) - config - small == 8 + length < file.stat().st_size / 10
 
 
@@ -192,7 +192,7 @@ def test_an_unknown_family_names_the_nearest(checkpoint: Path, name: str, near: 
 
 @pytest.mark.parametrize("name", ["llama4", "mistral3", "gemma3_text", "starcoder", "qwen2_vl"])
 def test_another_generation_is_no_slip_of_the_pen(checkpoint: Path, name: str) -> None:
-    """Who follows such advice edits a config until it lies."""
+    """A suggestion would invite the user to change model_type to a wrong family."""
     change_json(checkpoint / "config.json", model_type=name)
     assert "did you mean" not in refusal(checkpoint)
 

@@ -1,4 +1,4 @@
-"""Which files are the model: those that transformers itself would load, and nothing beside them."""
+"""The weight files of a model: exactly those that transformers loads."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ BESIDE = ("adapter_model.safetensors", "consolidated.safetensors", "consolidated
 
 
 def theirs(directory: Path, named: str | None = None) -> list[Path]:
-    """The files that transformers resolves a directory to."""
+    """Return the weight files that transformers finds in a directory."""
     files, _ = _get_resolved_checkpoint_files(directory, None, None, None, None, False, named)
     return [*map(Path, files or ())]
 
 
 def lay_out(directory: Path, names: Sequence[str]) -> Path:
-    """Files of these names; an index lists two shards of its own."""
+    """Write files with these names; an index lists two shards."""
     for name in (*names, *BESIDE, "model.fp16.safetensors"):
         if not name.endswith(".index.json"):
             (directory / name).touch()
@@ -96,7 +96,7 @@ def test_nothing_beside_is_nothing_said(tmp_path: Path) -> None:
 
 
 def test_a_single_file_goes_before_an_index(tmp_path: Path) -> None:
-    """Shards of an older version beside it are not the model."""
+    """Shards of an older version in the same directory are ignored."""
     source = write_checkpoint(tmp_path / "source", "llama", seed=1)
     wanted = tensors_of(source)
     whole = (source / "model.safetensors").read_bytes()
@@ -142,7 +142,7 @@ def test_a_weight_of_whole_numbers_is_named(tmp_path: Path) -> None:
 
 
 def test_millions_of_entries_are_refused_before_they_are_read(tmp_path: Path) -> None:
-    """Of the 100 MB that a header may have, Python would make gigabytes."""
+    """Parsing the 100 MB that a header may have would take gigabytes of memory."""
     source = write_checkpoint(tmp_path / "source", "llama")
     entries = ",".join(f'"{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(200_000))
     (source / "model.safetensors").unlink()
@@ -157,7 +157,7 @@ def test_millions_of_entries_are_refused_before_they_are_read(tmp_path: Path) ->
 
 
 def test_as_many_tensors_as_any_model_has_are_read(tmp_path: Path) -> None:
-    """Mixtures of experts have fewer in a file."""
+    """30,000 tensors per file is more than mixtures of experts have."""
     file = write_raw(tmp_path / "x", {str(i): entry("F32", [0], [0, 0]) for i in range(30_000)})
     assert len(dict(read_header(file))) == 30_000
 

@@ -120,7 +120,7 @@ def test_shards_that_the_config_names_are_not_hidden_by_their_names(tmp_path: Pa
 def test_a_file_of_no_format_that_transformers_takes_gets_one(
     tmp_path: Path, count: int, metadata: dict[str, str] | None
 ) -> None:
-    """transformers 4.45 and 4.57 refuse a file whose metadata name no format, and read `tf` as another framework's."""
+    """transformers 4.45 and 4.57 refuse a file without a format and treat `tf` as a TensorFlow file."""
     source = write_checkpoint(tmp_path / "llama", "llama")
     if count > 1:
         split_into_shards(source, count)

@@ -147,7 +147,7 @@ def test_a_parquet_file_that_is_damaged(tmp_path: Path) -> None:
 
 
 def test_parquet_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows come a few megabytes at a time, and several files at once do not meet."""
+    """Rows are read in parts of a few megabytes; several files are read at once without mixing."""
     text = "seven ships " * 20_000
     files = [write_table(tmp_path / f"{name}.parquet", text=[name + text] * 60) for name in "ab"]
     first, other = (Source((file,)).documents() for file in files)
@@ -168,7 +168,7 @@ MB = 1_000_000
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds that small bombs go beyond."""
+    """Lower the limits so that small files exceed them."""
     monkeypatch.setattr("kept.distillation.parquet.LIMITS", Limits(seconds=20, memory=160 << 20))
     monkeypatch.setattr("kept.distillation.parquet._idle", [])
     monkeypatch.setattr("kept.distillation.documents.LONGEST", 1 << 20)

@@ -1,4 +1,4 @@
-"""A model whose logits are not finite is named, with the layer where it begins; no other rate would help."""
+"""Logits that are NaN or Inf are reported with the model and the first layer affected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def ruined(directory: Path, weight: str, value: float) -> Path:
-    """The same model with one weight's first element replaced."""
+    """Replace the first element of a weight; return the directory."""
     tensors = load_file(directory / "model.safetensors")
     (name,) = (name for name in tensors if name.endswith(weight))
     tensors[name].view(-1)[0] = value
@@ -48,7 +48,7 @@ def said(given: Any, do: Any = heal) -> str:
 def test_a_teacher_is_named_with_the_layer(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, teacher: Path, precision: str, way_out: str
 ) -> None:
-    """The way out never is the dtype that is in use, and no rate."""
+    """The advice names neither the dtype in use nor a learning rate."""
     for changes in ({}, {"hidden": 1.0}):
         given = settings((teacher, pair[1]), corpus, tmp_path / "out", precision=precision, **changes)
         assert said(given) == (
@@ -60,7 +60,7 @@ def test_a_teacher_is_named_with_the_layer(
 def test_so_it_is_where_it_only_shows_later(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a text that was not held out: the teacher's last layer breaks after three steps."""
+    """The teacher's final norm becomes Inf after three steps, in training text."""
     from kept.distillation.loop import Loop
 
     update = Loop._update
@@ -107,7 +107,7 @@ def test_the_way_out_of_an_overflow_is_another_dtype(dtype: str) -> None:
     stored = next(short for short, name in named.items() if name == dtype)
     values = torch.full((2, 2), math.inf, dtype=torch.float64)
     with pytest.raises(Overflow) as found:
-        write_tensors([("w", Given((2, 2), stored, values))], None, lambda _: None)  # type: ignore[arg-type] # not reached
+        write_tensors([("w", Given((2, 2), stored, values))], None, lambda _: None)  # type: ignore[arg-type] # nothing is written
     computed = "float64" if dtype == "float64" else "float32"
     assert str(found.value) == f"w: 4 values are not finite when they are computed in {computed}; {wider(computed)}"
 

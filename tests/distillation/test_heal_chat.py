@@ -152,7 +152,7 @@ def test_a_teacher_may_be_read(student: Path, talks: Path, template: Path, tmp_p
 def test_a_run_notes_the_date_that_its_template_told(
     student: Path, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that goes on tells the day on which it began; one from a cache that of the cache."""
+    """A continued run uses the date on which it began; a run from a teacher cache uses that of the cache."""
     monkeypatch.setattr("kept.checkpoint.chat.today", lambda: "2024-02-28")
     (tmp_path / "dated.jinja").write_text(DATED, encoding="utf-8")
     given = asked(student, talks, tmp_path / "dated.jinja", tmp_path / "out", tokens=128)

@@ -89,7 +89,7 @@ def test_killed_at_a_moment(pair: tuple[Path, Path], corpus: Path, tmp_path: Pat
 def interrupt_at(
     step: int, *, again: bool, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGINT
 ) -> None:
-    """Have Ctrl-C be pressed in the middle of a step, or another signal come, once or twice."""
+    """Send SIGINT, or another signal, during a step, once or twice."""
     original = Loop._update
 
     def update(self: Loop) -> dict[str, float]:
@@ -146,7 +146,7 @@ def test_interrupted_twice_it_saves_nothing_more(
 
 
 def test_a_run_saves_after_minutes_too(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
-    """The bytes do not depend on when, and a run may be continued with other moments."""
+    """The output does not depend on when checkpoints are written, and the interval may change on continuation."""
     whole, broken = (settings(pair, corpus, tmp_path / name, save_every=100) for name in ("whole", "broken"))
     heal(whole)
     kill_and_finish(broken, "step 7")

@@ -171,7 +171,7 @@ def test_a_damaged_mark_begins_anew(
     listed: CachedTeacher,
     damage: str,
 ) -> None:
-    """And a writing that was killed when all was written writes nothing again."""
+    """A run that was killed after all rows were written writes no rows again."""
     given, part = caching(pair, corpus, tmp_path / "teacher"), tmp_path / ".teacher.part"
     shutil.copytree(listed.path, part)
     about = read_json(part / offline.ABOUT)

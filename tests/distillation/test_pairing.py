@@ -1,4 +1,4 @@
-"""Streams are compared where they belong together, and as they are read."""
+"""The hidden-state loss pairs layers by origin and compares hidden states after the next norm."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 STREAMS = {"kl": 0.0, "hidden": 1.0, "train": "all", "tokens": 128}
 
 ROUNDING = 1e-9
-"""Of a squared error over a square, or of a cosine, in float32."""
+"""Rounding error in float32 of a relative squared error and of a cosine distance."""
 
 
 @pytest.fixture(scope="module")
 def orion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Layers with LayerNorm, whose stream has a mean and whose last norm has a bias."""
+    """A model with LayerNorm: its residual stream has a mean, its final norm a bias."""
     return write_readable(tmp_path_factory.mktemp("orion") / "orion", "orion", num_hidden_layers=3)
 
 
 @pytest.fixture(scope="module")
 def exact(orion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Llama of the same function: a centred stream, and one layer more, an affine tail."""
+    """The exact Llama of that model: centred residual stream and an affine tail as an extra layer."""
     out = tmp_path_factory.mktemp("exact") / "llama"
     return kept.convert(orion, out, dtype="float32", verify_tokens=0).path
 
 
 def first(student: Path, teacher: Path, corpus: Path, out: Path, **changes: Any) -> float:
-    """The loss of the streams before anything is learned."""
+    """Return the hidden-state loss before the first step."""
     given = settings((teacher, student), corpus, out, **{**STREAMS, **changes})
     return heal(given).history[0].losses["hidden"]
 
@@ -51,7 +51,7 @@ def pairs(student: Path, teacher: Path) -> list[tuple[int, int]]:
 def test_an_expanded_student_begins_at_its_teacher(
     orion: Path, corpus: Path, tmp_path: Path, at: tuple[int, ...], error: str
 ) -> None:
-    """Copies between, before and behind the others."""
+    """Copies are inserted between, before and after the other layers."""
     grown = kept.expand(orion, tmp_path / "grown", at=at, verify_tokens=0).path
     assert first(grown, orion, corpus, tmp_path / "out", hidden_error=error) < ROUNDING
 
@@ -70,7 +70,7 @@ def test_a_student_that_is_another_model_does_not(orion: Path, corpus: Path, tmp
 
 
 def test_layers_are_followed_through_all_that_was_done(orion: Path, exact: Path, tmp_path: Path) -> None:
-    """Expanded behind a conversion, shrunk again, and compared with any model on the way."""
+    """The model is converted, expanded and shrunk, and paired with each model on the way."""
     grown = kept.expand(exact, tmp_path / "grown", at=(1, 3), verify_tokens=0).path
     assert read_json(grown / "kept.json")["layers"] == {
         "of_source": 4,
@@ -94,7 +94,7 @@ def test_healing_again_does_not_count_a_conversion_twice(orion: Path, corpus: Pa
 
 
 def test_of_two_models_with_as_many_layers_the_files_tell(orion: Path, tmp_path: Path) -> None:
-    """A layer less and one more is as many as before, and not the same ones."""
+    """One layer is dropped and one inserted: the depth is equal, the layers differ."""
     passes = [{"name": "drop-layers", "layers": [0]}, {"name": "expand-blocks", "at": [2]}]
     moved = kept.convert(orion, tmp_path / "moved", to="same", verify_tokens=0, passes=passes).path
     assert pairs(moved, orion) == [(2, 1), (3, 3)]

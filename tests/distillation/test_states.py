@@ -1,4 +1,4 @@
-"""A checkpoint of a run that somebody else wrote: nothing in it runs."""
+"""Training checkpoints from untrusted sources never run code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -39,7 +39,7 @@ class Bomb:
 
 @pytest.fixture(scope="module")
 def broken(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A run that was killed after its first checkpoint."""
+    """The settings of a run that was killed after its first checkpoint."""
     given = settings(pair, corpus, tmp_path_factory.mktemp("broken") / "out")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
@@ -49,7 +49,7 @@ def broken(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def place(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, broken: Settings) -> Path:
-    """The checkpoint of a copy of that run."""
+    """The checkpoint in a copy of that run."""
     folder = shutil.copytree(folder_of(Path(broken.out)), folder_of(tmp_path / "out"))
     asked = json.loads((folder / "settings.json").read_text())
     change_json(folder / "settings.json", settings={**asked["settings"], "out": str(tmp_path / "out")})
@@ -57,7 +57,7 @@ def place(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, broken: Setting
 
 
 def signed(place: Path) -> None:
-    """Make the sums those of the files, as whoever writes a checkpoint can."""
+    """Recompute the checkpoint's sums, as an attacker would."""
     sums = {file.name: sha256(file.read_bytes()).hexdigest() for file in place.iterdir() if file.name != "sums.json"}
     (place / "sums.json").write_text(json.dumps(sums))
 
@@ -101,7 +101,7 @@ def test_a_pickle_in_place_of_a_file_runs_nothing(
     assert not marker.exists()
     content = (place / name).read_bytes()
     if saved == "a pickle":
-        pickle.loads(content).close()  # noqa: S301 - the bomb does work
+        pickle.loads(content).close()  # noqa: S301 - negative control: the bomb works
     else:
         torch.load(BytesIO(content), weights_only=False).close()
     assert marker.exists(), "the bomb works where it is unpickled"
@@ -142,7 +142,7 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("kind", FORGED)
 def test_a_forged_checkpoint_is_one_line(pair: tuple[Path, Path], corpus: Path, place: Path, kind: str) -> None:
-    """Sums can be made for any file: what is read is checked too."""
+    """Valid sums do not replace the check of the contents."""
     change, words = FORGED[kind]
     change(place)
     signed(place)

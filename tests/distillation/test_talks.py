@@ -172,7 +172,7 @@ def test_another_template_is_another_cache(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_any_conversation_is_rendered_as_transformers_does(folder: Path, name: str) -> None:
-    """Text and refusals; the clock is today's for both."""
+    """Text and errors are equal; both use today's date."""
     talks = talks_of(folder, PUBLIC[name])
     stock, taken = PreTrainedTokenizerFast.from_pretrained(folder), 0
     for row in ROWS:
@@ -195,7 +195,7 @@ def test_any_conversation_is_rendered_as_transformers_does(folder: Path, name: s
 
 @pytest.mark.parametrize("text", [MARKED, MARKED_AND_DATED])
 def test_marked_answers_of_any_conversation(folder: Path, text: str) -> None:
-    """`continue` and `break` among them: masks are those of transformers."""
+    """Masks equal those of transformers, also with `continue` and `break` in the template."""
     rows = [row for row in ROWS if row["messages"] is not PARTS]
     file = write_lines(folder.parent / "talks.jsonl", *rows)
     talks = talks_of(folder, text)
@@ -301,7 +301,7 @@ def test_a_key_that_only_the_template_reads_is_understood(folder: Path) -> None:
 
 
 def said_with(**keys: object) -> dict[str, Any]:
-    """A conversation whose answer has further keys."""
+    """Return a conversation whose answer has additional keys."""
     return {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", **keys}]}
 
 

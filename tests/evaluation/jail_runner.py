@@ -1,6 +1,7 @@
-"""Runs programs in the sandbox for the tests, as any user: `python jail_runner.py DIRECTORY < programs.json`.
+"""Run programs in the sandbox as the current user: `python jail_runner.py DIRECTORY < programs.json`.
 
-DIRECTORY has a copy of the package that the user can read.
+DIRECTORY contains a copy of the package that the user can read. Prints JSON: for each program whether it passed, or,
+without programs, for each limit whether it holds.
 """
 
 import json

@@ -60,7 +60,7 @@ def test_a_packed_file_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch: py
 
 
 PACKED = gzip.compress(b"[]", mtime=0)[:-9] + b"\0" * 9
-"""The same in every process: a test is named by its bytes."""
+"""A fixed mtime, because the bytes are part of the test's id."""
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, PACKED, b"9" * 5000, b"\xff"])

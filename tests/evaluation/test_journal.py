@@ -1,4 +1,4 @@
-"""A measurement that was interrupted continues after the steps that it took, and finds what it would have found."""
+"""An interrupted evaluation continues after its last step, with the result of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVALS = DATA / "evals"
 
 @pytest.fixture
 def _each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are written as soon as they are taken, and are as small as they can be."""
+    """Write each step immediately, and make steps as small as possible."""
     monkeypatch.setattr(journal, "SECONDS", 0.0)
     for module in ("scoring", "answering"):
         monkeypatch.setattr(f"kept.evaluation.{module}.BATCH_TOKENS", 1)
@@ -43,7 +43,7 @@ def text(tmp_path: Path) -> Path:
 
 
 class Counting:
-    """Counts the steps that are computed, and interrupts the measurement in front of one of them."""
+    """Counts computed steps and interrupts the evaluation before a given one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, stop: float = math.inf) -> None:
         self.computed, self.stop = 0, stop
@@ -77,7 +77,7 @@ ASKED: dict[str, dict[str, Any]] = {
 def test_interrupted_in_the_middle_it_continues_with_the_next_step(
     llama: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """And ends with the bytes of one that nothing interrupted. Nothing is computed twice, and nothing is left."""
+    """The result is byte-identical, no step is computed twice, and no journal is left."""
     asked = ASKED[name] if name in {"winogrande", "gsm8k"} else {"texts": {"prose": text}, **ASKED[name]}
     models = (llama, f"again={llama}") if name == "agreement" else (llama,)
     with monkeypatch.context() as patched:
@@ -98,11 +98,11 @@ def test_interrupted_in_the_middle_it_continues_with_the_next_step(
     assert all_bytes(tmp_path / "broken") == all_bytes(tmp_path / "whole")
 
 
-# ------------------------------------------------------------------------------------------------------ the file itself
+# ------------------------------------------------------------------------------------------------------ journal file
 
 
 def taken(file: Path, count: int, key: str = "key", stop: int | None = None) -> list[Any]:
-    """Values of steps, and of each whether it was computed."""
+    """Take `count` steps, check their values, and return the numbers of those that were computed."""
     mine, out = Journal(), []
 
     def step(number: int) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def interrupted(file: Path, stop: int, key: str = "key") -> None:
 
 
 def test_steps_are_written_when_the_measurement_is_interrupted(tmp_path: Path) -> None:
-    """Without that, a write every five seconds: a short measurement writes nothing."""
+    """Otherwise steps are written every five seconds, and a short evaluation writes no journal."""
     file = tmp_path / "begun"
     interrupted(file, 3)
     assert len(file.read_bytes().splitlines()) == 4

@@ -1,4 +1,4 @@
-"""Generated code in its fence: what is right passes, nothing passes by accident, and nothing is reached."""
+"""The sandbox for generated code: correct programs pass, others fail, and each limit holds."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_flood_ends_at_once_and_fills_nothing() -> None:
 
 
 def test_the_token_is_not_in_memory_while_the_program_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program looks at everything that the interpreter can reach, and at its own frames."""
+    """The program searches all objects of the garbage collector and its own frames."""
     monkeypatch.setattr("kept.evaluation.sandbox.secrets.token_bytes", lambda count: b"\xab" * count)
     seen = "any(isinstance(o, bytes) and b'\\xab' * 32 in o for o in found)"
     look = "import gc, sys\nfound = [v for o in gc.get_objects() if isinstance(o, dict) for v in list(o.values())]\n"
@@ -94,7 +94,7 @@ def test_memory_is_bounded() -> None:
     assert not passes("x = bytearray(2000 << 20)")
 
 
-# ---------------------------------------------------------------------------------------- bounds, as root and as nobody
+# ---------------------------------------------------------------------------------------- limits, as root and as nobody
 
 LIBC = "import ctypes; libc = ctypes.CDLL(None, use_errno=True)\ndef call(*a):\n if libc.syscall(*a) < 0: raise OSError"
 
@@ -135,7 +135,7 @@ HARMS: Mapping[str, str] = {
     "a device": "open('/dev/tty' if 0 else '/dev/full', 'rb').close()",
     "remove": "import os; os.remove({file!r})",
 }
-"""What a program does where nothing holds it; each raises in the fence."""
+"""Programs that break one limit each; in the sandbox each must raise."""
 
 EACH = """
 import json, sys
@@ -151,7 +151,7 @@ for name, harm in HARMS.items():
 
 @pytest.fixture(scope="module")
 def copied() -> Iterator[Path]:
-    """The package where any user can read it."""
+    """A copy of the package that every user can read."""
     place = Path(tempfile.mkdtemp(prefix="kept-test-"))
     shutil.copytree(Path(kept.__file__).parent, place / "kept", ignore=shutil.ignore_patterns("__pycache__", "demo"))
     shutil.copy(Path(__file__).parent / "jail_runner.py", place)
@@ -170,7 +170,7 @@ def _run(place: Path, user: int, *command: str, given: str = "") -> str:
 
 @cache
 def _python_of(user: int) -> list[str]:
-    """How a user runs a Python that the user may run."""
+    """Return the command with which a user runs Python; skips the test if there is none."""
     drop = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user != os.getuid() else []
     for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
         test = [*drop, python, "-c", "import sys; assert sys.version_info >= (3, 11); open(sys.executable).close()"]
@@ -181,7 +181,7 @@ def _python_of(user: int) -> list[str]:
 
 @pytest.fixture(params=[0, NOBODY], ids=["root", "nobody"])
 def user(request: pytest.FixtureRequest) -> int:
-    """Who runs the fence."""
+    """The user id under which the sandbox runs."""
     if request.param != os.getuid() and (os.getuid() != 0 or shutil.which("setpriv") is None):
         pytest.skip("only root becomes others")
     return int(request.param)
@@ -189,7 +189,7 @@ def user(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def harms(copied: Path, user: int) -> Mapping[str, str]:
-    """Programs about a directory and a file that the user owns."""
+    """The programs of HARMS for a directory and a file that the user owns."""
     folder = copied / f"of-{user}"
     folder.mkdir(exist_ok=True)
     (folder / "file").write_text("mine")
@@ -213,7 +213,7 @@ def test_each_bound_holds(copied: Path, user: int, harms: Mapping[str, str]) -> 
 
 
 def test_without_the_fence_they_do_not_hold(copied: Path, user: int, harms: Mapping[str, str]) -> None:
-    """The negative control: outside, the same programs do what they say, but for what this system never allows."""
+    """Negative control: outside the sandbox the programs succeed, except for two that some systems refuse."""
     script = f"HARMS = {dict(harms)!r}\n{EACH}\nprint(json.dumps(broken))"
     parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
     left = set(harms) - set(json.loads(_run(copied, user, "-c", parent, script)))

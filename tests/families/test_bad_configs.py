@@ -118,7 +118,7 @@ def test_a_list_of_ends_that_are_none(value: object) -> None:
 @pytest.mark.parametrize("family", sorted(TINY))
 @pytest.mark.parametrize("value", [-1, 97, 10**6])
 def test_an_id_outside_the_vocabulary_is_no_token(family: str, value: int) -> None:
-    """The stock classes take it: nothing reads or writes it, and an end that never comes ends nothing."""
+    """Stock classes accept such an id: the model neither reads nor produces it."""
     read = FAMILIES[family].read_config
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), value)
     assert read({**TINY[family], **ids}).tokens == Tokens()

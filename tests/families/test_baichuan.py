@@ -35,7 +35,7 @@ class TestBaichuan(OrphanContract):
     second: ClassVar[bool] = False
 
     def test_written_config_has_both_forms(self, program: Program) -> None:
-        """Of the dtype; the rotation has none."""
+        """The dtype has two forms; the rotation is not written."""
         written = self.family.write_config(program.spec, "BF16")
         assert written["torch_dtype"] == written["dtype"] == "bfloat16"
         assert not {"rope_theta", "rope_scaling", "rope_parameters"} & set(written)
@@ -47,7 +47,7 @@ class TestBaichuan(OrphanContract):
         assert written["architectures"] == ["BaichuanForCausalLM" if self.second else "BaiChuanForCausalLM"]
 
     def test_the_rotation_is_in_the_code(self, checkpoint: Checkpoint) -> None:
-        """A config that states another says what nobody reads."""
+        """Baichuan's code ignores the rotation in a config, so another one is refused."""
         for said in (
             {"rope_theta": 5e5},
             {"rope_scaling": {"type": "linear", "factor": 2.0}},

@@ -1,4 +1,4 @@
-"""What a config says of its class: by `architectures`, by `auto_map`, without a `model_type`."""
+"""The class that a config names: in `architectures`, in `auto_map`, and without `model_type`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = sorted(FAMILIES)
 
 
 def refusal(family: str, **changes: object) -> str:
-    """The line with which a config is refused."""
+    """Return the error message for a config."""
     with pytest.raises(CheckpointError) as caught:
         FAMILIES[family].read_config({**TINY[family], **changes})
     line = str(caught.value)

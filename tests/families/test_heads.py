@@ -1,4 +1,4 @@
-"""A head that is tied, stored, both or neither: as the installed transformers loads it, or the user is asked."""
+"""Tied and stored heads: read as the installed transformers loads them, or refused until --tie or --untie decides."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ HEADS = {
     "llama": ("model.embed_tokens.weight", "lm_head.weight"),
     "phi": ("model.embed_tokens.weight", "lm_head.weight"),
 }
-"""Embedding and head, by the names of families that differ in them; Phi's head has a bias."""
+"""Tensor names of embedding and head by family; Phi's head has a bias."""
 
 
 def write_heads(directory: Path, family: str, **changes: Any) -> tuple[Path, str, str]:
-    """A tied checkpoint whose tensors are changed; a head named HEAD that is None is left out."""
+    """Write a tied checkpoint with a given `embedding` and `head` (None: not stored); return it and their names."""
     embedding, head = HEADS[family]
     write_checkpoint(directory, family, tie_word_embeddings=True)
     stored = tensors_of(directory)
@@ -42,7 +42,7 @@ def write_heads(directory: Path, family: str, **changes: Any) -> tuple[Path, str
 
 
 def matrix(seed: int, directory: Path, family: str) -> torch.Tensor:
-    """Another matrix of the embedding's shape."""
+    """Return a random matrix of the embedding's shape."""
     write_checkpoint(directory, family, tie_word_embeddings=True)
     shape = tensors_of(directory)[HEADS[family][0]].shape
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) / 4
@@ -62,7 +62,7 @@ def test_a_stored_head_that_differs_is_the_user_s_choice(family: str, tmp_path: 
     tokens = some_tokens()
     untied, tied = open_model(directory, tie=False).program, open_model(directory, tie=True).program
     assert (untied.spec.head.tied, tied.spec.head.tied) == (False, True)
-    # The installed version keeps the stored head; without it the embedding is the head.
+    # The installed transformers uses the stored head, and the embedding if there is none.
     assert worst(logits(untied, tokens), stock_logits(directory, tokens)) < 1e-5
     alone, _, _ = write_heads(tmp_path / "alone", family)
     assert worst(logits(tied, tokens), stock_logits(alone, tokens)) < 1e-5
@@ -89,7 +89,7 @@ def test_a_stored_copy_of_the_embedding_is_no_contradiction(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("how", ["one element", "dtype", "shape"])
 def test_a_copy_that_is_not_quite_one(how: str, tmp_path: Path) -> None:
-    """The last element is compared too."""
+    """A difference in the last element, the dtype or the shape is found."""
     own = matrix(4, tmp_path, "llama")
     other = own.clone()
     other[-1, -1] += 1e-6
@@ -100,7 +100,7 @@ def test_a_copy_that_is_not_quite_one(how: str, tmp_path: Path) -> None:
 
 
 def test_an_untied_head_that_is_not_stored(tmp_path: Path) -> None:
-    """transformers would make one up; it may be meant to be the embedding."""
+    """transformers would initialise the head at random."""
     directory, _, _ = write_heads(tmp_path, "llama")
     wanted = logits(open_model(directory).program, some_tokens())
     change_json(directory / "config.json", tie_word_embeddings=False)
@@ -123,7 +123,7 @@ def test_neither_head_nor_embedding(tmp_path: Path) -> None:
 
 
 def test_where_only_a_family_s_own_code_runs_it_that_code_decides(tmp_path: Path) -> None:
-    """MiniCPM ties unless told otherwise, and runs under transformers 4, which then takes the embedding."""
+    """MiniCPM's config ties by default; its code runs under transformers 4, which then uses the embedding."""
     directory = write_checkpoint(tmp_path, "minicpm")
     stated = open_model(directory).program
     assert not stated.spec.head.tied

@@ -1,4 +1,4 @@
-"""Where a promise holds: what two families' classes do differently past some length, and what passes leave out."""
+"""The domain of a promise: classes that differ past some length, and passes with limits of their own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CACHED = "for the first forward pass, and for a generation within 128 tokens: pa
 
 
 def between(source: str, target: str, scaling: Scaling | None) -> tuple[str, ...]:
-    """The domain of a promise between two families' tiny models that rotate alike."""
+    """Return the domain of a promise between tiny models of two families with the same RoPE scaling."""
     spec = FAMILIES[source].read_config(TINY[source])
     spec = with_mixer(spec, rope=Rope(1e4, spec.layers[0].mixer.head_dim, scaling=scaling))
     return domain(FAMILIES[source], spec, FAMILIES[target], spec)
@@ -80,7 +80,7 @@ def test_a_rule_that_forward_passes_show() -> None:
 
 
 def planned(directory: Path, family: str, keys: dict[str, Any], **options: Any) -> tuple[str, ...]:
-    """The domain of the plan that makes a checkpoint a Llama."""
+    """Return the domain of the plan that converts a tiny checkpoint to Llama."""
     return plan(write_checkpoint(directory, family, **keys), **options).domain
 
 
@@ -94,7 +94,7 @@ def test_a_context_that_is_cut_and_a_window_that_goes(tmp_path: Path) -> None:
 
 
 def test_a_length_past_a_context_that_is_cut_is_not_told(tmp_path: Path) -> None:
-    """Qwen's queries are scaled past 128 tokens, and 64 are offered."""
+    """Qwen scales queries past 128 tokens, but the context is cut to 64."""
     (found,) = planned(tmp_path, "qwen", {}, context=64)
     assert found == "for sequences of up to 64 tokens, the context that was asked for"
 

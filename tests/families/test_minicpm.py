@@ -74,7 +74,7 @@ LONGROPE = {
 
 
 def longrope(context: int, **changes: object) -> LongRope:
-    """The rotation that a context has under the same lists."""
+    """Return the LongRoPE scaling of a config with the given context."""
     config = {**TINY["minicpm"], "max_position_embeddings": context, "rope_scaling": {**LONGROPE, **changes}}
     rope = MINICPM.read_config(config).layers[0].mixer.rope
     assert rope is not None
@@ -83,13 +83,13 @@ def longrope(context: int, **changes: object) -> LongRope:
 
 
 def test_a_long_context_has_the_long_divisors_at_every_length() -> None:
-    """The family's own code tables all angles at once, so that no length has the short ones."""
+    """MiniCPM's code computes the table for the whole context at once, so it always uses the long divisors."""
     found = longrope(128)
     assert found.short_factor == found.long_factor == tuple(LONGROPE["long_factor"])
     assert found.temperature == pytest.approx(math.sqrt(1 + math.log(4) / math.log(32)))
     assert longrope(32).short_factor == tuple(LONGROPE["short_factor"])
     assert longrope(32).temperature == 1
-    assert longrope(16).temperature == pytest.approx(math.sqrt(1 - math.log(2) / math.log(32)))  # no bound at 1
+    assert longrope(16).temperature == pytest.approx(math.sqrt(1 - math.log(2) / math.log(32)))  # may be below 1
 
 
 def test_what_the_code_computes_itself_cannot_be_stated_otherwise() -> None:

@@ -1,4 +1,4 @@
-"""The text part of models that also see: logits of the whole class on a text, its tensors, and what is refused."""
+"""The text part of multimodal models: logits equal those of the whole class on text; other models are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROTATED_IN_FLOAT32 = 1e-5
-"""Stock classes compute angles and RMSNorm in float32 whatever the weights have: 2e-6 measured."""
+"""Tolerance on logits: stock classes compute angles and RMSNorm in float32, whatever the dtype of the weights."""
 
 VISION = {
     "hidden_size": 32,
@@ -75,7 +75,7 @@ def config_of(name: str, *, tied: bool) -> dict[str, Any]:
 
 
 def write_multimodal(directory: Path, name: str, *, tied: bool = False) -> Any:
-    """A tiny model of a multimodal class with strong weights, on disk. Returns the model, in float64."""
+    """Write a tiny model of a multimodal class with strong random weights; return the stock model in float64."""
     stated = config_of(name, tied=tied)
     model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**stated)).eval()
     random = torch.Generator().manual_seed(0)

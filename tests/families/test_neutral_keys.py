@@ -1,4 +1,4 @@
-"""Keys that change what any model computes: refused by name in every family, unless they say nothing."""
+"""Keys that change the function of any model: refused by name in every family unless they have no effect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = sorted(FAMILIES)
 
 
 def refusal(family: str, **changes: Any) -> str:
-    """The line with which a config is refused; without the changes it is read."""
+    """Return the error message for a changed config; the unchanged config is accepted."""
     FAMILIES[family].read_config(TINY[family])
     with pytest.raises(CheckpointError) as caught:
         FAMILIES[family].read_config({**TINY[family], **changes})
@@ -114,7 +114,7 @@ def test_types_of_layers_in_a_family_without_them(kind: str) -> None:
 
 @pytest.mark.parametrize("key", ["sliding_window", "attention_chunk_size"])
 def test_why_transformers_cache_obeys_them(key: str, tmp_path: Path) -> None:
-    """Llama's layers know no window, its cache does: token by token it computes something else than in one pass."""
+    """Llama's layers ignore these keys but its KV cache obeys them: token by token its logits differ from one pass."""
     directory, tokens = write_checkpoint(tmp_path, "llama"), some_tokens(1, 20)
     for stated, same in ((None, True), (4, False)):
         change_json(directory / "config.json", **{key: stated})
@@ -150,7 +150,7 @@ FREQUENCIES = "model.layers.{}.self_attn.rotary_emb.inv_freq"
 
 
 def write_frequencies(directory: Path, theta: float, **config: Any) -> Path:
-    """A Llama that stores the frequencies of its rotation in every layer, as the first ones did."""
+    """Write a Llama that stores inv_freq in every layer, as early checkpoints do."""
     write_checkpoint(directory, "llama", **config)
     more = {FREQUENCIES.format(layer): frequencies(theta) for layer in range(3)}
     save_file({**tensors_of(directory), **more}, directory / "model.safetensors", metadata={"format": "pt"})

@@ -1,6 +1,6 @@
-"""Public models at pico size, converted, against the class that runs the original: past its lengths, padded, cached.
+"""Public models at pico size: the converted model against the original, past its context, padded, and with a cache.
 
-The original is run by its stock class, or where there is none by `published`; the result by the target's stock class.
+The original is run by its stock class, or by `published` if there is none; the result by the target's stock class.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
 
 LONG, PROMPT, NEW = 40, 10, 20
-"""Tokens of a pass, two and a half times the length that contexts were made from; of a prompt, and new ones."""
+"""Numbers of tokens: a long pass (2.5 times the original context), a prompt, and new tokens."""
 
 PADS = (0, 3)
 
 ANGLES = 1e-4
-"""Of the logits' spread: stock classes compute angles in float32; 2e-5 measured at 40 positions."""
+"""Tolerance in standard deviations of the logits: stock classes compute angles in float32."""
 
 
 @dataclass
@@ -56,11 +56,11 @@ class Stock:
         return out
 
     def fresh(self) -> Stock:
-        """Stock classes forget what a shorter pass does not need."""
+        """Return the model itself: stock classes reset after a shorter pass."""
         return self
 
     def generate(self, tokens_BT: Tensor, count: int, pads: Sequence[int] | None = None) -> Tensor:
-        """Greedy, with the cache."""
+        """Generate greedily with the KV cache; return prompt and new tokens, (B, T + count)."""
         self.model.generation_config.eos_token_id = None
         mask = torch.arange(tokens_BT.shape[1])[None] >= torch.tensor(pads or [0] * len(tokens_BT))[:, None]
         out: Tensor = self.model.generate(
@@ -70,7 +70,7 @@ class Stock:
 
 
 def runner(directory: Path, family: str) -> Stock | Published:
-    """What runs a checkpoint of that family, in float64."""
+    """Return the implementation that runs a checkpoint of the family, in float64 except for Gemma 2."""
     if not FAMILIES[family].stock:
         return Published(directory)
     if family == "gemma2":
@@ -79,7 +79,7 @@ def runner(directory: Path, family: str) -> Stock | Published:
 
 
 def beyond_padding(found: Tensor, pads: Sequence[int]) -> Tensor:
-    """The logits of real tokens."""
+    """Return the logits of the tokens that are not padding."""
     return torch.cat([row[skipped:] for row, skipped in zip(found, pads, strict=True)])
 
 
@@ -112,12 +112,12 @@ NAMED = {
     "internlm/internlm-7b": "a generation within 16 tokens",
     "Qwen/Qwen-7B": "sequences of up to 16 tokens",
 }
-"""A model of each kind of domain."""
+"""A model for each kind of domain."""
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_beyond_a_domain_that_is_named_they_differ(name: str, tmp_path: Path) -> None:
-    """Negative control of the generations above, and the reason why plans name a domain."""
+    """Negative control: past the domain that the plan states, the generations differ."""
     source = write_pico(tmp_path / "source", next(public for public in PUBLIC if public["name"] == name))
     found = plan(source, dtype="float64")
     (where,) = found.domain
@@ -130,7 +130,7 @@ def test_beyond_a_domain_that_is_named_they_differ(name: str, tmp_path: Path) ->
 
 
 def test_after_a_long_sequence_they_differ(tmp_path: Path) -> None:
-    """The widest domain: one long sequence leaves something behind that a stock class forgets."""
+    """After one long sequence InternLM2's code keeps the larger theta; the stock class resets it."""
     source = write_pico(tmp_path / "source", next(one for one in PUBLIC if one["name"] == "internlm/internlm2-7b"))
     found = plan(source, dtype="float64")
     assert "until a sequence passes 16 tokens, and for that one" in found.domain[0]
@@ -142,19 +142,19 @@ def test_after_a_long_sequence_they_differ(tmp_path: Path) -> None:
 
 
 def program_family(directory: Path) -> str:
-    """The name of a checkpoint's family."""
+    """Return the name of a checkpoint's family."""
     return str(read_json(directory / "config.json")["model_type"])
 
 
 def bound(where: Sequence[str], context: int | None, *also: str) -> int | None:
-    """Up to how many tokens a promise holds; None for any number."""
+    """Return the number of tokens up to which a promise holds; None for any number."""
     bounded = any(phrase in one for one in where for phrase in ("for sequences of up to", *also))
     return context or SHORT if bounded else None
 
 
 def ours_are_theirs(program: Program, theirs: Stock | Published) -> None:
-    """Our own model computes what runs the original: past its lengths, and padded."""
-    bounded = isinstance(theirs, Published) and theirs.kind == "qwen"  # its rule past its length is no other family's
+    """Check that kept's model equals the original implementation, past its original context and with padding."""
+    bounded = isinstance(theirs, Published) and theirs.kind == "qwen"  # Qwen's rule past its context is not in the spec
     tokens = some_tokens(2, program.spec.positions or (program.spec.context if bounded else LONG))
     tolerance = TOLERANCE if isinstance(theirs, Published) else ANGLES
     assert worst(logits(program, tokens), theirs.fresh()(tokens)) < tolerance
@@ -163,7 +163,7 @@ def ours_are_theirs(program: Program, theirs: Stock | Published) -> None:
 
 
 def held_to(result: Stock, theirs: Stock | Published, most: int | None) -> None:
-    """One pass within every length and one past it, padded too."""
+    """Compare one pass within the original context and one past it, with and without padding."""
     for length in (most,) if most else (SHORT, LONG):
         tokens = some_tokens(2, length)
         assert worst(result(tokens), theirs.fresh()(tokens)) < ANGLES
@@ -172,7 +172,7 @@ def held_to(result: Stock, theirs: Stock | Published, most: int | None) -> None:
 
 
 def generations(result: Stock, theirs: Stock | Published, most: int | None) -> None:
-    """The same tokens from a cache, alone and padded."""
+    """Compare greedy generations with the KV cache, with and without padding."""
     prompts = some_tokens(2, PROMPT if most is None else most // 2)
     new = NEW if most is None else most - most // 2
     for pads in (None, PADS):

@@ -1,4 +1,4 @@
-"""Families without a stock class: keys that their own code has, that shape other families, and that nobody knows."""
+"""Families without a stock class: keys that their code reads, keys of other families, and unknown keys."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 ORPHANS = sorted(name for name, family in FAMILIES.items() if not family.stock)
 
 OWN_WORDS = {"kv_heads", "positions", "qk_norm", "z_loss_weight"}
-"""Keys that a table reads for a sign, or under the name of a fact."""
+"""Keys that a table reads to recognise a variant, or that have the name of a fact."""
 
 IN_SECTIONS = {
     *("attention_factor", "base", "beta_fast", "beta_slow", "factor", "high_freq_factor", "long_factor"),
     *("low_freq_factor", "mscale", "mscale_all_dim", "rope_type", "scaling_factor", "short_factor", "truncate", "type"),
 }
-"""Keys of a rotation's section, which `ours` does not tell from others."""
+"""Keys of the RoPE section, which `ours` does not distinguish from top-level keys."""
 
 
 @pytest.mark.parametrize("name", ORPHANS)
@@ -66,6 +66,6 @@ def test_keys_that_nobody_knows_are_told_of(tmp_path: Path) -> None:
 
 
 def test_a_stock_class_reads_what_it_reads(tmp_path: Path) -> None:
-    """Llama's class does not know Gemma's cap, so it changes nothing."""
+    """Llama's class ignores Gemma's softcap, so the key changes nothing."""
     plain = FAMILIES["llama"].read_config(TINY["llama"])
     assert FAMILIES["llama"].read_config({**TINY["llama"], "attn_logit_softcapping": 50.0, "mystery": 1}) == plain

@@ -1,4 +1,4 @@
-"""Every key that the installed transformers reads is read by a table, held to one value, or without effect."""
+"""Each key that the installed transformers reads is read by a table, restricted to one value, or has no effect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WAY_OUT = (
 
 
 def unseen(family: Family) -> set[str]:
-    """The keys that a stock class reads and that nobody has looked at."""
+    """Return the keys that a stock class reads and that have no verdict."""
     return stock(family.name) - ours(family) - NO_EFFECT.keys()
 
 
@@ -53,14 +53,14 @@ def test_every_verdict_is_needed() -> None:
 
 
 def test_every_key_of_a_rotation_is_read() -> None:
-    """Of both names of its section: `ours` notes a key of any section by the key alone."""
+    """Both names of the RoPE section count, since `ours` records keys without their section."""
     assert len(stock_rope()) > 10
     assert not stock_rope() - ours(FAMILIES["llama"])
 
 
 @pytest.mark.parametrize("name", STOCK)
 def test_keys_without_effect_have_none(name: str, tmp_path: Path) -> None:
-    """All at once, each at another value than its default: the same bits, in one pass and token by token."""
+    """With all such keys at other values than their defaults, the logits are bit-identical, with and without cache."""
     directory = write_checkpoint(tmp_path, name)
     plain = _logits(directory)
     unread = stock(name) - ours(FAMILIES[name])
@@ -76,7 +76,7 @@ def _change(directory: Path, **changes: object) -> None:
 
 @torch.inference_mode()
 def _logits(directory: Path) -> torch.Tensor:
-    """Of one pass, and of a pass and then one token at a time."""
+    """Return the logits of one pass, followed by those of a pass continued token by token."""
     model = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
     tokens = some_tokens(1, 20)
     step = model(tokens[:, :12], use_cache=True)

@@ -1,4 +1,4 @@
-"""The fenced process, where the tests' target can be imported."""
+"""The fenced process with the directory of the tests' target on its path."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the fenced process of the tests serves."""
+"""The class whose methods the fenced process of the tests serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of system calls are the kernel's, and a filter says what its rules say."""
+"""System call numbers equal the kernel's, and compiled filters follow their rules."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_name_is_in_the_table(calls: str) -> None:
 
 
 def _run(machine: str, number: int, *arguments: int, name: int | None = None) -> int:
-    """What a filter says of a call, by an interpreter of its few instructions."""
+    """Interpret a BPF filter; return its verdict on a system call."""
     rules = {"read": ALLOWED, "openat": without(2, 3), "fcntl": only(1, (0, 1030)), "prlimit64": null(0, 2)}
     words = {0: number, 4: MACHINES[machine][0] if name is None else name}
     for place, value in enumerate((*arguments, 0, 0, 0, 0)):

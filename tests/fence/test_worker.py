@@ -1,4 +1,4 @@
-"""The fence holds: time, memory, files, network; and whatever happens the next call works."""
+"""The fence enforces its limits on time, memory, files and network; after any failure the next call works."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def worker(*arguments: object, limits: Limits = LIMITS) -> Worker:
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child is isolated from the environment: the target is found by a path that the tests add."""
+    """Start a child that can import the target; the real child is isolated from the environment."""
     monkeypatch.setattr("kept.fence.worker.CHILD", [sys.executable, str(Path(__file__).parent / "fence_child.py")])
 
 

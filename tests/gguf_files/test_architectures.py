@@ -1,4 +1,4 @@
-"""Every architecture: a file by the converter's rules is the checkpoint that it was made from, weight by weight."""
+"""For each architecture, a GGUF file written by the converter's rules gives the weights of its checkpoint."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 @pytest.fixture(params=list(CASES), scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A checkpoint and its GGUF file."""
+    """Return a checkpoint and its GGUF file."""
     family, changes = CASES[request.param]
     directory = write_checkpoint(tmp_path_factory.mktemp("gguf") / "checkpoint", family, **changes)
     return directory, ggufs.write(directory.with_suffix(".gguf"), ggufs.made_of(directory, family))
@@ -86,14 +86,14 @@ def test_it_is_the_checkpoint_that_it_was_made_from(pair: tuple[Path, Path]) -> 
     before, after = program_of(directory), open_model(file).program
     assert architecture(after) == architecture(before)
     for slot, tensor in before.weights.items():
-        gained = slot.endswith("gain") and after.weights[slot].dtype == "F32"  # 1 was added, and taken away again
+        gained = slot.endswith("gain") and after.weights[slot].dtype == "F32"  # after + 1 and - 1
         torch.testing.assert_close(
             after.weights[slot].value(), tensor.value(), rtol=0, atol=1e-7 if gained else 0, msg=slot
         )
 
 
 def architecture(program: Program) -> dict[str, Any]:
-    """The facts of a program, but for the special tokens: these files have no tokenizer."""
+    """Return the facts of a program without the special tokens; these files have no tokenizer."""
     return {path: value for path, value in facts(program.spec).items() if not path.startswith("tokens.")}
 
 
@@ -102,7 +102,7 @@ def test_every_architecture_has_a_case() -> None:
 
 
 def test_rows_that_are_not_put_back_would_show(tmp_path: Path) -> None:
-    """The negative control: the same weights under an architecture whose pairs were never moved."""
+    """Negative control: query rows in another order change the logits."""
     directory = write_checkpoint(tmp_path / "llama", "llama")
     made = ggufs.made_of(directory, "llama")
     right = open_model(ggufs.write(tmp_path / "right.gguf", made)).program
@@ -116,7 +116,7 @@ def test_rows_that_are_not_put_back_would_show(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "llama, tied", "llama, wide heads", "qwen2"])
 def test_transformers_reads_the_same(family: str, tmp_path: Path) -> None:
-    """An implementation that is not ours: transformers' own loader, where it reads all that there is."""
+    """Independent reference: transformers' GGUF loader, for the architectures that it reads completely."""
     directory = write_checkpoint(tmp_path / "checkpoint", CASES[family][0], **CASES[family][1])
     made = ggufs.made_of(directory, CASES[family][0])
     made.keys["vocab_size"] = VOCABULARY
@@ -152,7 +152,7 @@ def test_divisors_of_frequencies_are_llama_3s_rule_again(
 
 
 def _divisors(theta: float, factor: float, high: float, length: int, head: int) -> np.ndarray[Any, Any]:
-    """As the converter writes them, in float32."""
+    """Return Llama 3's RoPE divisors as the converter writes them, in float32."""
     found = []
     for frequency in 1.0 / (theta ** (torch.arange(0, head, 2, dtype=torch.float32) / head)):
         wavelength = 2 * torch.pi / frequency
@@ -167,7 +167,7 @@ def _divisors(theta: float, factor: float, high: float, length: int, head: int) 
 
 
 def test_other_divisors_hold_for_every_length(tmp_path: Path) -> None:
-    """No rule gives them, so they are stated one by one; the logits are those of a plain rotation of other angles."""
+    """Divisors that follow no known rule become LongRoPE lists that are equal for short and long sequences."""
     directory = write_checkpoint(tmp_path / "llama", "llama")
     made = ggufs.made_of(directory, "llama")
     made.tensors["rope_freqs.weight"] = np.array([1, 1, 3, 2, 5, 1, 1, 7], np.float32)

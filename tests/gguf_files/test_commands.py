@@ -1,4 +1,4 @@
-"""A GGUF file where a checkpoint directory would do, in every command."""
+"""Every command that takes a checkpoint directory also takes a GGUF file."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from kept.terminal.cli import main
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama with the demo's tokenizer."""
+    """Return the GGUF file of a tiny Llama with the demo's tokenizer."""
     vocabulary = ggufs.sentencepiece(model_path() / "tokenizer.model")
     folder = tmp_path_factory.mktemp("commands")
     return ggufs.with_tokenizer(folder / "tiny.gguf", vocabulary, chat_template="{{ messages[0].content }}")
 
 
 def run(*words: object) -> str:
-    """What a command prints; it must end well."""
+    """Run a command that must succeed; return its output."""
     done = CliRunner().invoke(main, [*map(str, words)])
     assert done.exit_code == 0, done.output
     return done.output
 
 
 def test_inspect_plan_check_generate(file: Path) -> None:
-    said = "".join(run("inspect", file).split())  # a long path is cut into lines
+    said = "".join(run("inspect", file).split())  # long paths are wrapped
     assert f"{file.name}:llama" in said
     assert "thefilestoresF32(" in said
     assert json.loads(run("inspect", file, "--json"))["quantised"].startswith("F32 (")
@@ -90,7 +90,7 @@ def test_heal_from_a_file_with_a_file_for_its_teacher(file: Path, tmp_path: Path
 
 
 def test_an_interrupted_conversion_of_it_continues(file: Path) -> None:
-    """Two openings unpack it to two places, and are the same run."""
+    """The fingerprint of a run does not depend on the temporary directory."""
     recipe = recipe_from({"source": str(file), "out": "out", "to": "llama"})
     first = fingerprint(open_model(file), recipe)
     os.utime(file)
@@ -116,7 +116,7 @@ if len(sys.argv) > 2:
 
 
 def scratch(file: Path, *words: str) -> Path:
-    """The scratch directory of a process that opened a file."""
+    """Open a file in another process; return its scratch directory."""
     command = [sys.executable, "-c", SCRIPT, str(file), *words]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     return Path(done.stdout.strip())
@@ -124,7 +124,7 @@ def scratch(file: Path, *words: str) -> Path:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory for temporary files of its own: other processes sweep the system's."""
+    """Use a separate directory for temporary files, since other processes clean up the system's."""
     made = tmp_path / "temporary"
     made.mkdir()
     monkeypatch.setenv("TMPDIR", str(made))
@@ -151,7 +151,7 @@ def test_a_lock_that_others_put_there_is_not_waited_for(file: Path, temporary: P
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands write beside where they run."""
+    """Run in a temporary directory, where commands may write."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

@@ -1,4 +1,4 @@
-"""Damaged GGUF files are one line that names the file, in no time; split ones are read as one."""
+"""Damaged GGUF files are an error of one line in bounded time; split files are read as one."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 
 def text(value: str) -> bytes:
-    """A string as the format has it."""
+    """Return a GGUF string."""
     return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
 def start(tensors: int, keys: int, version: int = 3) -> bytes:
-    """The first 24 bytes."""
+    """Return the first 24 bytes of a file."""
     return b"GGUF" + struct.pack("<IQQ", version, tensors, keys)
 
 
 def entry(name: str, *shape: int, kind: int = 0, offset: int = 0) -> bytes:
-    """A tensor's entry; the shape's last axis first."""
+    """Return a tensor's entry; `shape` has the last axis first."""
     return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
 
 
 def array(key: str, kind: int, count: int, content: bytes = b"") -> bytes:
-    """A key with an array."""
+    """Return a key with an array value."""
     return text(key) + struct.pack("<IIQ", 9, kind, count) + content
 
 
@@ -122,7 +122,7 @@ def test_a_file_is_known_by_its_first_bytes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def parts(tmp_path: Path) -> tuple[Path, list[Path]]:
-    """A checkpoint, and its GGUF in three files."""
+    """Return a checkpoint and its GGUF in three files."""
     directory = write_checkpoint(tmp_path / "llama", "llama")
     made = ggufs.made_of(directory, "llama")
     files = [tmp_path / f"model-{number:05}-of-00003.gguf" for number in (1, 2, 3)]

@@ -1,4 +1,4 @@
-"""Every quantisation: rows in blocks are what the gguf package makes of the whole, and what is written is that."""
+"""Every quantisation type: rows dequantised in blocks equal the gguf package's result for the whole tensor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS = 24
 
 
 def stored(file: Path, kind: str) -> tuple[Quantised, np.ndarray[Any, Any]]:
-    """A tensor of random blocks behind some other bytes, and the gguf package's reading of all of it."""
+    """Return a tensor of random blocks at an offset of 6 bytes, and its dequantisation by the gguf package."""
     number = gguf.GGMLQuantizationType[kind]
     block, size = gguf.GGML_QUANT_SIZES[number]
     raw = np.random.default_rng(1).integers(0, 256, (ROWS, 2 * size), np.uint8)
@@ -41,7 +41,7 @@ def stored(file: Path, kind: str) -> tuple[Quantised, np.ndarray[Any, Any]]:
 
 
 def equal(found: torch.Tensor, wanted: np.ndarray[Any, Any]) -> bool:
-    """To the bit; random bytes hold NaN too."""
+    """Return whether two arrays are bit-identical; random blocks may hold NaN."""
     return np.array_equal(found.numpy(), wanted, equal_nan=True)
 
 
@@ -82,7 +82,7 @@ def test_pairs_apart_again_whatever_the_block(heads: int, tmp_path: Path) -> Non
 
 
 def quantisation(name: str, tensor: np.ndarray[Any, Any]) -> gguf.GGMLQuantizationType | None:
-    """Matrices in turns; vectors and what no block fits stay as they are."""
+    """Return the quantisation type of a matrix; None for vectors and rows that no block fits."""
     if tensor.ndim < 2:
         return None
     kinds = (gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_1, gguf.GGMLQuantizationType.F16)
@@ -124,7 +124,7 @@ def test_another_dtype_is_written_where_it_is_asked_for(file: Path, tmp_path: Pa
 
 
 def test_what_is_no_number_is_named(file: Path, tmp_path: Path) -> None:
-    """A scale of NaN in one block makes a run of weights NaN."""
+    """The scale of one block is NaN, so all its weights are."""
     raw = bytearray(file.read_bytes())
     down = next(tensor for tensor in gguf.GGUFReader(file).tensors if tensor.name == "blk.2.ffn_up.weight")
     raw[down.data_offset : down.data_offset + 2] = b"\xff\xff"

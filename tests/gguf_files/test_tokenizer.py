@@ -1,4 +1,4 @@
-"""Tokenizers from metadata give llama.cpp's own ids, which `compat/gguf_files.py --golden` has written down."""
+"""Tokenizers rebuilt from metadata give llama.cpp's ids, written by `compat/gguf_files.py --golden`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = ggufs.byte_level()
 
 
 def file_of(name: str, folder: Path, **keys: Any) -> Path:
-    """A GGUF file with the vocabulary that a golden is of."""
+    """Return a GGUF file with the vocabulary of a golden."""
     file = folder / f"{name.replace(' ', '-')}.gguf"
     if not name.startswith("sentencepiece"):
         return ggufs.with_tokenizer(file, SMALL, ggml__pre=name, **keys)

@@ -209,7 +209,7 @@ def test_weights_are_computed_wide_and_rounded_once(dtype: torch.dtype) -> None:
 
 
 def test_without_a_dtype_all_have_the_one_that_most_declare() -> None:
-    """Norms are often stored in float32 beside matrices in half precision; a model runs in one dtype."""
+    """A checkpoint with norms in float32 and matrices in half precision runs in the dtype of most weights."""
     program = random_program(plain_spec())
     mixed = {name: cast(lazy, "F32" if "norm" in name else "BF16") for name, lazy in program.weights.items()}
     model = Model.load(Program(program.spec, mixed))

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, from its quantised file to every target that can hold it exactly, run by transformers."""
+"""SmolLM2-135M-Instruct: the quantised GGUF file converted to every exact target and run by transformers."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ TALK = [
 ]
 
 GOLDEN: dict[str, list[int]] = json.loads((GOLDENS / "smollm2-ids.json").read_text(encoding="utf-8"))["texts"]
-"""llama.cpp's own ids of texts, by `compat/gguf_files.py --golden`."""
+"""llama.cpp's ids of texts, written by `compat/gguf_files.py --golden`."""
 
 TOKENS = torch.tensor([[one for text in ggufs.TEXTS[:5] for one in GOLDEN[text]]])
-"""English, code, numbers, Korean and Chinese."""
+"""Token ids (1, T) of English, code, numbers, Korean and Chinese."""
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model in float32 for each target, by name."""
+    """Convert the model to each target in float32; return their common directory."""
     folder = tmp_path_factory.mktemp("smollm2")
     for target in TARGETS:
         kept.convert(FILE, folder / target, to=target, dtype="float32", verify_tokens=0)
@@ -62,7 +62,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 
 @cache
 def independent(dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Logits of a stock Llama with the weights that the gguf package dequantises, put in order here."""
+    """Return the logits of a stock Llama whose weights are dequantised by the gguf package and permuted here."""
     reader = gguf.GGUFReader(FILE)
     state = {_name(tensor.name): _rows(tensor) for tensor in reader.tensors}
     config = LlamaConfig(
@@ -150,7 +150,7 @@ def test_the_chat_template_is_rendered_as_transformers_renders_it(converted: Pat
 
 
 def test_it_answers(converted: Path) -> None:
-    """Greedy, in float32, by stock transformers and by our own model."""
+    """Generate greedily in float32 with stock transformers and with kept's model."""
     tokenizer = AutoTokenizer.from_pretrained(converted / "llama")
     prompt = tokenizer.apply_chat_template(TALK[:1], tokenize=False, add_generation_prompt=True)
     model = AutoModelForCausalLM.from_pretrained(converted / "llama", dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""A tokenizer whose file asks for too much is one line in bounded time and memory, whoever reads with it."""
+"""A tokenizer that exceeds its limits is an error of one line in every command, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TEXTS = [
 
 
 def doubling(steps: int) -> dict[str, Any]:
-    """A normalizer that makes 2 ** steps letters of one."""
+    """Return a normalizer that replaces each letter a by 2 ** steps of them."""
     step = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
     return {"normalizer": {"type": "Sequence", "normalizers": [step] * steps}}
 
 
 def backtracking() -> dict[str, Any]:
-    """A pattern that tries every way to cut a run of letters."""
+    """Return a pre-tokenizer whose regex backtracks exponentially."""
     split = {"type": "Split", "pattern": {"Regex": "^(a|a|aa)+$"}, "behavior": "Isolated", "invert": False}
     return {"pre_tokenizer": split}
 
