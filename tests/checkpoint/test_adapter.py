@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.checkpoint.reader import open_checkpoint
+from kept.commands.checking import check
 from kept.errors import CheckpointError
 from kept.terminal.cli import main
 from models import logits, some_tokens, stock, worst, write_checkpoint
@@ -196,3 +197,22 @@ def test_an_adapter_without_weights(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"adapter: is an adapter without adapter_model\.safetensors or"):
         kept.open_model(adapter)
+
+
+def test_check_takes_an_adapter_with_its_base(base: Path, adapter: Path) -> None:
+    change_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
+    found = check(adapter)
+    assert (found.family, found.damage) == ("llama", ())
+    weights = load_file(adapter / "adapter_model.safetensors")
+    name = next(name for name in weights if "layers.1.self_attn.q_proj.lora_A" in name)
+    weights[name][0, 0] = torch.nan
+    save_file(weights, adapter / "adapter_model.safetensors")
+    (damage,) = check(adapter).damage
+    assert "q_proj" in damage
+    assert "NaN" in damage
+
+
+def test_check_names_an_adapter_whose_base_is_not_here(adapter: Path) -> None:
+    change_json(adapter / "adapter_config.json", base_model_name_or_path="org/nowhere")
+    (damage,) = check(adapter).damage
+    assert "is an adapter (peft) of org/nowhere, which is not here" in damage

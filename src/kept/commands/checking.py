@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.adapter import is_adapter
 from kept.checkpoint.companions import TOKENIZERS
 from kept.checkpoint.finite import not_finite, runs
 from kept.checkpoint.json_file import read_json
@@ -84,16 +85,18 @@ class _Findings:
 
 
 def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
-    """Check a checkpoint directory or a GGUF file: headers, index, config, sums, weights and tokenizer.
+    """Check a checkpoint directory, a GGUF file or a LoRA adapter with its base.
+
+    Headers, index, config, sums, weights and tokenizer are checked.
 
     Raises CheckpointError if `path` is neither; every other fault is a line of the result's `damage`. Memory does not
     grow with the checkpoint.
     """
     directory = local(path)
-    if is_gguf(directory):
-        return _gguf(directory, reporter or Silent())
-    if not directory.is_dir():
+    if not is_gguf(directory) and not directory.is_dir():
         raise CheckpointError(f"{directory}: is no directory; give the path of a checkpoint")
+    if is_gguf(directory) or is_adapter(directory):
+        return _opened(directory, reporter or Silent())
     found = _Findings()
     found.of(check_companions, directory, COMPANIONS)
     config = found.of(read_json, directory / "config.json")
@@ -121,18 +124,18 @@ def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
     return Checked(str(directory), family, len(tensors), nbytes, len(sums or {}), damage, tuple(found.remarks))
 
 
-def _gguf(file: Path, reporter: Reporter) -> Checked:
-    """Check a GGUF file, which holds config, tokenizer and weights."""
+def _opened(path: Path, reporter: Reporter) -> Checked:
+    """Check a GGUF file, or an adapter merged into its base."""
     found = _Findings()
-    opened = found.of(open_model, file)
+    opened = found.of(open_model, path)
     if opened is None:
-        return Checked(str(file), None, 0, 0, 0, tuple(found.damage), ())
+        return Checked(str(path), None, 0, 0, 0, tuple(found.damage), ())
     tensors, vocabulary = opened.checkpoint.tensors, opened.program.spec.vocabulary
     _bytes([*opened.files], tensors, {}, found, reporter)
     _tokens(opened.path, vocabulary, found)
     remarks = opened.notes
     nbytes = sum(part.stat().st_size for part in opened.files)
-    return Checked(str(file), opened.family.name, len(tensors), nbytes, 0, tuple(found.damage), remarks)
+    return Checked(str(path), opened.family.name, len(tensors), nbytes, 0, tuple(found.damage), remarks)
 
 
 def _as_far_as_there(directory: Path) -> Weights:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import InputError
 from kept.evaluation import documents
+from kept.evaluation.arrow import arrow_rows
 from kept.evaluation.estimate import Estimate, exponential, macro_f1, mean
 
 if TYPE_CHECKING:
@@ -127,11 +128,9 @@ def _blimp(data: Path) -> list[Task]:
 
 
 def arrow(folder: Path) -> dict[str, Any]:
-    """Splits stored as Arrow files, a folder each."""
-    from datasets import Dataset
-
+    """Return the documents of each split; a split is a folder with one Arrow file."""
     files = {split: documents.present(folder / split / "data-00000-of-00001.arrow") for split in ("dev", "test")}
-    return {split: Dataset.from_file(str(file)) for split, file in files.items()}
+    return {split: arrow_rows(file) for split, file in files.items()}
 
 
 def sources(task: Task, data: Path) -> list[Path]:
@@ -175,8 +174,9 @@ def built(task: Task, data: Path) -> Any:
         read = task.read(place)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{place}: has not the form that {task.name} needs ({error!r}); fetch it again") from None
-    splits = read if isinstance(read, dict) else {"test": Dataset.from_list(read)}
-    return ConfigurableTask(config={**_description(task), **_local(task, splits)})
+    splits = read if isinstance(read, dict) else {"test": read}
+    made = {split: Dataset.from_list(rows) for split, rows in splits.items()}
+    return ConfigurableTask(config={**_description(task), **_local(task, made)})
 
 
 def _description(task: Task) -> dict[str, Any]:

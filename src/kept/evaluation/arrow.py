@@ -1,0 +1,46 @@
+"""Documents stored as Arrow streams, decoded in a fenced process: a small compressed file can expand to gigabytes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from kept.errors import InputError
+from kept.evaluation.documents import LARGEST
+from kept.fence import FenceError, Limits, Worker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIMITS = Limits(seconds=60, memory=1 << 30)
+
+
+class Decoder:
+    """Decodes Arrow streams inside the fenced process."""
+
+    def rows(self, path: str) -> tuple[None, bytes]:
+        """Return the rows of a file as a JSON list of objects.
+
+        Raises InputError if they take more than `LARGEST` characters, and pyarrow's errors for a damaged file.
+        """
+        import pyarrow as pa  # noqa: PLC0415 - only the child needs it
+
+        # Threads need stacks and pools of their own, and bounded memory has no room for them.
+        options = pa.ipc.IpcReadOptions(use_threads=False)
+        pa.set_memory_pool(pa.system_memory_pool())
+        with pa.OSFile(path) as file, pa.ipc.open_stream(file, options=options) as stream:
+            text = json.dumps(stream.read_all().to_pylist())
+        if len(text) > LARGEST:
+            raise InputError(f"{path}: has more than {LARGEST >> 20} MB of text; fetch it again")
+        return None, text.encode()
+
+
+def arrow_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of an Arrow stream file. Raises InputError naming the file."""
+    with closing(Worker("kept.evaluation.arrow:Decoder", limits=LIMITS)) as worker:
+        try:
+            found: list[dict[str, Any]] = json.loads(worker.call("rows", str(file.absolute())).data)
+        except FenceError as error:
+            raise InputError(f"{file}: cannot be read as an Arrow file ({error}); fetch it again") from None
+    return found
