@@ -75,8 +75,13 @@ class Opened:
         """
         beside = self.checkpoint.left_out
         files = f"{self.path}: neither read nor copied: {some(beside)}" if beside else self.remark
-        said = (f"{self.source}: {note}" for note in self.family.notes(self.config, self.checkpoint.tensors))
+        said = (f"{self.source}: {note}" for note in self.config_notes)
         return (*((files,) if files else ()), *said)
+
+    @property
+    def config_notes(self) -> tuple[str, ...]:
+        """Notes on the config, without paths: remote code that is not run, keys that no table reads, an unused head."""
+        return tuple(self.family.notes(self.config, self.checkpoint.tensors))
 
 
 def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | None = None) -> Opened:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
+from conversions import STOCK
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.opened import open_model
+from kept.terminal.cli import main
 from models import logits, some_tokens, stock_logits, worst, write_checkpoint
 from stored import change_json, tensors_of
 
@@ -24,6 +28,10 @@ HEADS = {
     "phi": ("model.embed_tokens.weight", "lm_head.weight"),
 }
 """Tensor names of embedding and head by family; Phi's head has a bias."""
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, words)])
 
 
 def write_heads(directory: Path, family: str, **changes: Any) -> tuple[Path, str, str]:
@@ -142,3 +150,41 @@ def test_where_only_a_family_s_own_code_runs_it_that_code_decides(tmp_path: Path
 def test_every_family_names_both(name: str) -> None:
     slots = {entry.slot for entry in FAMILIES[name].entries}
     assert {"embedding.weight", "head.weight"} <= slots
+
+
+@pytest.mark.parametrize("choice", ["--tie", "--untie"])
+def test_the_choice_on_the_command_line(choice: str, tmp_path: Path) -> None:
+    """The output computes what the chosen head makes of it, in the stock class, and verify takes the choice from it."""
+    other = matrix(1, tmp_path / "source", "llama")
+    source, _, _ = write_heads(tmp_path / "source", "llama", head=other)
+    out = tmp_path / "out"
+    assert run("convert", source, out).exit_code == 2
+    done = run("convert", source, out, choice, "--verify-tokens", 16)
+    assert done.exit_code == 0, done.output
+    wanted = logits(open_model(source, tie=choice == "--tie").program, some_tokens())
+    assert worst(stock_logits(out, some_tokens()), wanted) < STOCK
+    assert run("verify", source, out, "--tokens", 16).exit_code == 0
+    record = json.loads((out / "kept.json").read_bytes())
+    assert record["recipe"]["tie"] is (choice == "--tie")
+
+
+def test_the_choice_in_a_recipe_of_steps(tmp_path: Path) -> None:
+    other = matrix(1, tmp_path / "source", "llama")
+    source, _, _ = write_heads(tmp_path / "source", "llama", head=other)
+    steps = f"""out = "{tmp_path / "out"}"
+[[steps]]
+do = "expand"
+source = "{source}"
+groups = 1
+verify_tokens = 8
+tie = false
+[[steps]]
+do = "convert"
+to = "llama"
+verify_tokens = 8
+"""
+    (tmp_path / "steps.toml").write_text(steps, encoding="utf-8")
+    done = run("run", tmp_path / "steps.toml")
+    assert done.exit_code == 0, done.output
+    wanted = logits(open_model(source, tie=False).program, some_tokens())
+    assert worst(stock_logits(tmp_path / "out", some_tokens()), wanted) < STOCK

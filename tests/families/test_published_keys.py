@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 from transformers import CONFIG_MAPPING
 
+import kept
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.published import ANYWHERE, SHAPING, WITHOUT_EFFECT
@@ -59,10 +61,14 @@ def test_keys_of_its_own_code_and_of_any_config_are_passed_over(name: str) -> No
 
 
 def test_keys_that_nobody_knows_are_told_of(tmp_path: Path) -> None:
-    directory = write_checkpoint(tmp_path, "orion", unsloth_version="2024.8", mystery=[1], _private=3)
+    directory = write_checkpoint(tmp_path / "orion", "orion", unsloth_version="2024.8", mystery=[1], _private=3)
     (note,) = open_model(directory).notes
     assert note.endswith("not read, and not known to change what orion computes: mystery, unsloth_version")
     assert open_model(write_checkpoint(tmp_path / "llama", "llama", mystery=[1])).notes == ()
+    out = kept.convert(directory, tmp_path / "out", to="llama", verify_tokens=8).path
+    words = "config.json: not read, and not known to change what orion computes: mystery, unsloth_version"
+    assert json.loads((out / "kept.json").read_bytes())["source"]["notes"] == [words]
+    assert f"- {words}\n" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_stock_class_reads_what_it_reads(tmp_path: Path) -> None:

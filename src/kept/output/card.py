@@ -52,7 +52,7 @@ class Origin:
     the source's licence files and card. `stock`: transformers has a class for the target. `copies`: new layers that add
     nothing yet. `way`: all conversions and healings, oldest first, including this one. `new_tokens`: ids that the
     source did not have. `domain`: limits of the promise; empty if it has none. `quantised`: quantisation types of a
-    GGUF source; empty for other sources.
+    GGUF source; empty for other sources. `config_notes`: remote code and unknown keys of the source's config.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Origin:
     new_tokens: range = range(0)
     domain: tuple[str, ...] = ()
     quantised: str = ""
+    config_notes: tuple[str, ...] = ()
 
 
 def converted(source: Opened, family: Family, plan: Plan) -> Origin:
@@ -95,6 +96,7 @@ def converted(source: Opened, family: Family, plan: Plan) -> Origin:
         plan.new_tokens,
         plan.domain,
         source.quantised,
+        source.config_notes,
     )
 
 
@@ -116,6 +118,7 @@ def origin_of(opened: Opened, record: Mapping[str, Any]) -> Origin:
         way=way(record),
         domain=domain(record),
         quantised=printable(text(record["source"].get("quantised", ""))),
+        config_notes=tuple(printable(text(note)) for note in listed(record["source"].get("notes", []))),
     )
 
 

@@ -69,6 +69,7 @@ def _source(source: Opened, sums: Mapping[str, str]) -> dict[str, Any]:
         **({"quantised": source.quantised} if source.quantised else {}),
         "files": dict(sums),
         **({"left_out": [*beside]} if beside else {}),
+        **({"notes": [*source.config_notes]} if source.config_notes else {}),
     }
 
 
