@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## set up, then convert, verify and show the model that comes along
 	$(BIN)/kept demo --out out/demo
 
-smollm2: $(READY)  ## fetch a real model of 135 million parameters (a GGUF file of 98 MB) and convert it
+smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB) and convert it
 	$(BIN)/python demo/smollm2.py
 
-# Without network the tests on the real model skip; all others run.
+# Without network the tests marked `real` are skipped.
 test: $(READY) lint  ## set up, then everything that CI checks
 	-$(BIN)/python demo/smollm2.py --fetch
 	$(BIN)/python -m pytest -n 2
@@ -35,7 +35,7 @@ bench: $(READY)  ## speed against cp -r (and mergekit, with MERGEKIT=path/to/mer
 	$(BIN)/python benchmarks/speed.py --gb 8 $(if $(MERGEKIT),--mergekit $(MERGEKIT))
 	$(BIN)/python benchmarks/sizes.py --gb 2 4 8
 
-kills: $(READY)  ## kill every command that writes at 200 random moments, and compare what the same command then leaves
+kills: $(READY)  ## kill each writing command, 200 times in all, repeat it, and compare its files with those of an uninterrupted run
 	$(BIN)/python benchmarks/kills.py --kills 200
 
 # The pinned torch comes first, so that no other package can ask for another one.
