@@ -91,7 +91,7 @@ def test_a_message_is_short() -> None:
     [
         ('{"model_type": "orion"}'.encode("utf-16"), "cannot be read as JSON"),
         ('{"model_type": "orion"}'.encode("utf-32"), "cannot be read as JSON"),
-        (b'{"vocab_size": 1, "vocab_size": 2}', "the key 'vocab_size' is there twice"),
+        (b'{"vocab_size": 1, "vocab_size": 2}', "the key 'vocab_size' occurs twice"),
         (b'{"model_type": "\\ud800"}', "half of a surrogate pair"),
         (b'{"a": [{"\\uDFFF": 1}]}', "half of a surrogate pair"),
         (b'{"a": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
@@ -117,7 +117,7 @@ def test_a_header_is_utf_8(source: Path, encoding: str) -> None:
 def test_a_header_names_a_tensor_once(source: Path) -> None:
     one = json.dumps(entry("F32", [2], [0, 8]))
     write_raw(source / "model.safetensors", f'{{"a": {one}, "a": {one}}}'.encode(), b"\0" * 8)
-    assert "the key 'a' is there twice" in refused(source)
+    assert "the key 'a' occurs twice" in refused(source)
 
 
 def test_a_tensor_s_name_cannot_write_to_the_terminal(source: Path) -> None:
@@ -159,7 +159,7 @@ def test_loops_of_links(source: Path, tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read(source: Path, name: str, kind: str) -> None:
     for weights in ("model.safetensors", INDEX):
         (source / weights).unlink(missing_ok=True)
-    file, reason = source / name, "cannot be read (it is no regular file)"
+    file, reason = source / name, "cannot be read (it is not a regular file)"
     file.unlink(missing_ok=True)
     match kind:
         case "loop" | "nothing":
@@ -537,7 +537,9 @@ def test_an_index_of_pickles_is_refused_with_the_way_out(tmp_path: Path) -> None
     (source / "model.safetensors").unlink()
     (source / "pytorch_model-00001-of-00001.bin").write_bytes(pickle.dumps(_Bomb(tmp_path / "marker")))
     write_json(source / "pytorch_model.bin.index.json", {"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}})
-    assert "is no zip archive; if torch before 1.6 wrote it, load it in a sandbox and torch.save it" in refused(source)
+    assert "is not a zip archive; if torch before 1.6 wrote it, load it in a sandbox and torch.save it" in refused(
+        source
+    )
     assert not (tmp_path / "marker").exists()
 
 
@@ -550,7 +552,7 @@ def test_an_index_may_name_safetensors_only(source: Path, name: str) -> None:
     names = [*dict(read_header(weights))]
     weights.rename(source / name)
     write_json(source / "model.safetensors.index.json", {"weight_map": dict.fromkeys(names, name)})
-    assert f"names '{name}', which is no *.safetensors file; rename it" in refused(source)
+    assert f"names '{name}', which is not a *.safetensors file; rename it" in refused(source)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "orion"])

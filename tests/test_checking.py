@@ -284,7 +284,7 @@ def test_a_record_without_sums(out: Path, files: object) -> None:
 
 def test_a_tokenizer_that_does_not_load(orion: Path) -> None:
     (orion / "tokenizer.json").write_text("{}", encoding="utf-8")
-    assert "tokenizer.json: is no tokenizer" in damage(orion)
+    assert "tokenizer.json: is not a tokenizer" in damage(orion)
 
 
 def test_a_sentencepiece_model_that_does_not_load(orion: Path) -> None:

@@ -222,7 +222,7 @@ def test_what_the_hub_does_not_give(hub: Hub, tmp_path: Path, source: str, reaso
 
 
 def test_pickled_weights_are_fetched_where_there_are_no_others_and_no_other_pickle(hub: Hub, tmp_path: Path) -> None:
-    assert "pytorch_model.bin: is no zip archive" in complaint(hub.client("plan", "org/pickled", home=tmp_path))
+    assert "pytorch_model.bin: is not a zip archive" in complaint(hub.client("plan", "org/pickled", home=tmp_path))
     assert fetched(tmp_path) == {"config.json", "pytorch_model.bin"}
 
 

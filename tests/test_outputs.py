@@ -56,8 +56,8 @@ def test_a_page_replaces_pages_alone(tmp_path: Path) -> None:
     for name, said in (
         ("eval.html", "is evaluation 1 .*, which is read"),
         ("hard.html", "is evaluation 1 .*, which is read"),
-        ("link.html", "is no regular file"),
-        ("pipe.html", "is no regular file"),
+        ("link.html", "is not a regular file"),
+        ("pipe.html", "is not a regular file"),
         ("mine.html", "was not written by this command"),
         ("out/kept.json", "lies in a checkpoint"),
         ("out/config.json", "lies in a checkpoint"),
@@ -79,7 +79,7 @@ def test_an_evaluation_replaces_evaluations_alone(source: Path, tmp_path: Path) 
     for name, said in (
         ("text.json", "which is read"),
         ("hard.json", "which is read"),
-        ("link.json", "is no regular file"),
+        ("link.json", "is not a regular file"),
         (other.name, "was not written by this command"),
         ("source/config.json", "lies in a checkpoint"),
         ("source/eval.json", "lies in a checkpoint"),

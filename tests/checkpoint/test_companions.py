@@ -379,10 +379,13 @@ def test_a_processor_s_template_counts_where_there_is_no_other(source: Path) -> 
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (3, "chat_template is neither a text nor a list of names and texts; mend it"),
-        ([{"name": "default"}], "chat_template is neither a text nor a list"),
-        ([{"name": "../../x", "template": "y"}], "has a template called '../../x', which names no file; rename it"),
-        ([{"name": "a\nb", "template": "y"}], "which names no file; rename it"),
+        (3, "chat_template is neither a string nor a list of objects with name and template"),
+        ([{"name": "default"}], "chat_template is neither a string nor a list"),
+        (
+            [{"name": "../../x", "template": "y"}],
+            "has a template named '../../x', which cannot be a file name; rename it",
+        ),
+        ([{"name": "a\nb", "template": "y"}], "which cannot be a file name; rename it"),
     ],
 )
 def test_templates_of_another_form(source: Path, said: object, words: str) -> None:
@@ -561,5 +564,5 @@ def test_a_generation_config_that_loads(source: Path, given: dict[str, Any], wan
 
 def test_suppressed_tokens_of_another_form(source: Path) -> None:
     write_json(source / "generation_config.json", {"suppress_tokens": "x"})
-    with pytest.raises(CheckpointError, match="suppress_tokens is no list of ids; mend it"):
+    with pytest.raises(CheckpointError, match="suppress_tokens is not a list of ids; correct"):
         companions(source, open_model(source).program.spec, silent=(3,))

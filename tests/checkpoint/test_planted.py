@@ -88,11 +88,11 @@ def test_what_is_ours_is_opened(tmp_path: Path) -> None:
     with open(tmp_path / "a", "w", encoding="utf-8", opener=no_link) as file:
         file.write("x")
     assert (tmp_path / "a").read_text(encoding="utf-8") == "x"
-    with pytest.raises(OSError, match="it is no regular file"):
+    with pytest.raises(OSError, match="it is not a regular file"):
         open(os.devnull, "wb", opener=no_link)  # noqa: SIM115 - raises
 
 
-@pytest.mark.parametrize(("kind", "says"), [("pipe", "it is no regular file"), ("directory", "Is a directory")])
+@pytest.mark.parametrize(("kind", "says"), [("pipe", "it is not a regular file"), ("directory", "Is a directory")])
 def test_what_is_read_is_a_file_through_a_link_too(tmp_path: Path, kind: str, says: str) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     (tmp_path / "link").symlink_to("file")

@@ -233,7 +233,7 @@ class _Bomb:
     [
         (
             "pytorch_model.bin",
-            "pytorch_model.bin: is no zip archive; if torch before 1.6 wrote it, load it in a",
+            "pytorch_model.bin: is not a zip archive; if torch before 1.6 wrote it, load it in a",
         ),
         *((name, f"only {name}, which transformers does not load") for name in ("model.pt", "a.00.pth", "last.ckpt")),
     ],
@@ -297,7 +297,7 @@ def test_an_index_cannot_name_a_file_elsewhere(sharded: Path, place: str) -> Non
     (sharded.parent / "x.safetensors").write_bytes((sharded / "model-00001-of-00003.safetensors").read_bytes())
     weight_map = read_json(sharded / INDEX)["weight_map"]
     write_json(sharded / INDEX, {"weight_map": {**weight_map, "extra": place}})
-    assert re.search("is not a file beside it|missing; the index lists it", refusal(sharded))
+    assert re.search("is not a file in the same directory|missing; the index lists it", refusal(sharded))
 
 
 @pytest.mark.parametrize("index", [{}, {"weight_map": 3}, {"weight_map": {"a": 3}}, {"weight_map": ["a"]}])
@@ -366,11 +366,11 @@ def test_a_header_that_is_no_object(tmp_path: Path, header: object) -> None:
         ({"a": entry("float32", [4], [0, 16])}, "a has dtype 'float32'"),
         ({"a": entry(None, [4], [0, 16])}, "a has dtype None"),
         ({"a": entry(["F32"], [4], [0, 16])}, "a has dtype ['F32']"),
-        ({"a": entry("F32", [3], [0, 16])}, "a has 16 bytes, its shape [3] and dtype F32 need others"),
-        ({"a": entry("BF16", [4], [0, 16])}, "a has 16 bytes, its shape [4] and dtype BF16 need others"),
+        ({"a": entry("F32", [3], [0, 16])}, "a has 16 bytes, which does not match shape [3] and dtype F32"),
+        ({"a": entry("BF16", [4], [0, 16])}, "a has 16 bytes, which does not match shape [4] and dtype BF16"),
         ({"a": entry("F32", [4], [16, 0])}, "a has -16 bytes"),
         ({"a": entry("F32", [2**62, 2**62], [0, 16])}, "a has 16 bytes"),
-        ({"a": 3}, "a has no proper entry"),
+        ({"a": 3}, "the header entry of a is not an object"),
         ({"a": {}}, "a has dtype None"),
     ],
 )

@@ -118,7 +118,7 @@ def test_what_git_lfs_has_not_fetched_is_named(tmp_path: Path, name: str) -> Non
     (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", encoding="utf-8")
     with pytest.raises(CheckpointError) as caught:
         kept.convert(source, tmp_path / "out")
-    assert str(caught.value) == f"{source / name}: was not fetched, it is a pointer of git-lfs; git lfs pull fetches it"
+    assert str(caught.value) == f"{source / name}: is a git-lfs pointer, not the file itself; run git lfs pull"
 
 
 @pytest.mark.parametrize("family", MASKS)

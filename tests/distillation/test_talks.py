@@ -350,7 +350,7 @@ def test_a_conversation_that_is_none(folder: Path, line: Any, words: str) -> Non
 
 def test_a_template_that_rewrites_turns_is_refused(folder: Path) -> None:
     said = refusal(folder, REWRITING, {"messages": TALKS[0]}, {"messages": TALKS[1]})
-    assert said.startswith("talks.jsonl: line 2: is another text for model with each turn, so that answer 2 cannot be")
+    assert said.startswith("talks.jsonl: line 2: the chat template of model changes earlier turns, so the span of")
     assert "--chat-template" in said
     assert len(read(folder, REWRITING, TALKS[0]).table) == 1, "with one answer there is nothing to rewrite"
 

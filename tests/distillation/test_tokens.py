@@ -176,7 +176,7 @@ def test_a_directory_without_a_tokenizer(source: Source, tmp_path: Path) -> None
 
 def test_a_tokenizer_that_is_none(reader: Reader, source: Source, tmp_path: Path) -> None:
     (reader.directory / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="is no tokenizer"):
+    with pytest.raises(CheckpointError, match="is not a tokenizer"):
         tokenise(source, Reader(reader.directory), tmp_path / "cache")
 
 

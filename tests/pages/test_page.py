@@ -445,7 +445,7 @@ def test_arguments_that_cannot_work(tmp_path: Path) -> None:
         kept.report(healed, metrics=write(tmp_path / "odd.jsonl", {"kind": "step", "step": 1}))
     with pytest.raises(OutputError, match=r"page\.html: cannot be written"):
         kept.report(out, tmp_path / "no" / "page.html")
-    with pytest.raises(OutputError, match="out: is no regular file"):
+    with pytest.raises(OutputError, match="out: is not a regular file"):
         kept.report(out, out)
     assert not [*tmp_path.rglob("*.part")]
 

@@ -342,7 +342,7 @@ def test_what_is_missing_or_damaged(pair: tuple[Path, Path], tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"empty: has none of tokenizer\.json, tokenizer\.model, "):
         kept.merge_tokenizers(model, tmp_path / "empty", tmp_path / "out")
     (tmp_path / "empty" / "tokenizer.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is no tokenizer"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not a tokenizer"):
         kept.merge_tokenizers(model, tmp_path / "empty", tmp_path / "out")
 
 

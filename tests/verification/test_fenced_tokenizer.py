@@ -56,7 +56,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bomb", "says"), [("doubling", "its tokenizer fails"), ("backtracking", "fails to read a text")]
+    ("bomb", "says"), [("doubling", "its tokenizer fails"), ("backtracking", "cannot encode a text")]
 )
 @pytest.mark.usefixtures("short")
 def test_a_tokenizer_that_explodes(tmp_path: Path, bomb: str, says: str) -> None:
@@ -148,7 +148,7 @@ def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, changes: dict[str, obje
     document = read_json(tmp_path / "tokenizer.json")
     write_json(tmp_path / "tokenizer.json", {**document, **changes})
     with pytest.raises(
-        CheckpointError, match=r"tokenizer\.json: (is no tokenizer|fails to read a text|its tokenizer fails) \("
+        CheckpointError, match=r"tokenizer\.json: (is not a tokenizer|cannot encode a text|its tokenizer fails) \("
     ) as raised:
         Reader(tmp_path).encode("a text")
     assert "\n" not in str(raised.value)

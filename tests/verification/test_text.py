@@ -118,7 +118,7 @@ def test_a_tokenizer_of_another_model(directory: Path) -> None:
 def test_a_tokenizer_that_is_none(tmp_path: Path) -> None:
     for content in ("{", "{}", "[]"):
         (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
-        with pytest.raises(CheckpointError, match=r"tokenizer\.json: is no tokenizer \("):
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not a tokenizer \("):
             sample(tmp_path, 97, 128, 512)
 
 

@@ -1,6 +1,6 @@
-"""A LoRA adapter in peft's layout, merged into the checkpoint that it was trained on: W + s B A, as lazy tensors.
+"""Merge a LoRA adapter in peft's layout into its base checkpoint: W + s B A, as lazy tensors.
 
-Hu et al., arXiv 2106.09685; s is alpha / r, or alpha / sqrt(r) where `use_rslora` is set (arXiv 2312.03732).
+LoRA is arXiv 2106.09685. s is alpha / r, or alpha / sqrt(r) if `use_rslora` is set (rsLoRA, arXiv 2312.03732).
 """
 
 from __future__ import annotations
@@ -29,47 +29,49 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 
-DOWN, UP, WHOLE = ".lora_A.weight", ".lora_B.weight", ".base_layer.weight"
+DOWN, UP, BASE_LAYER = ".lora_A.weight", ".lora_B.weight", ".base_layer.weight"
+"""Endings of peft's tensor names: A (rank, in), B (out, rank), and a base weight that the adapter stores itself."""
 
 PREFIX = "base_model.model."
-"""How peft's names begin; the rest is the base's own."""
+"""Prefix of peft's tensor names; the rest is the name in the base model."""
 
 READ = {
     *("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights"),
     *("target_modules", "exclude_modules", "layers_to_transform"),
 }
+"""Keys of the adapter's config that this module reads."""
 
 HARMLESS = {
     *("auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout", "peft_version"),
     *("layers_pattern", "megatron_core", "qalora_group_size", "runtime_config", "loftq_config", "ensure_weight_tying"),
     "fan_in_fan_out",
 }
-"""Keys that say how it was trained, and one that peft corrects by the class of each module."""
+"""Keys that do not change the merged weights: training settings, and `fan_in_fan_out`, which peft itself corrects."""
 
 CONV1D = {"gpt2": ("c_attn", "c_proj", "c_fc")}
-"""Modules by model type whose class is Conv1D, which stores weights as (in, out)."""
+"""Modules of class Conv1D, by model type; Conv1D stores its weight as (in, out)."""
 
 PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal")
-"""Values of `init_lora_weights` that leave the base as it is; PiSSA, OLoRA and others change its weights."""
+"""Values of `init_lora_weights` that leave the base weights unchanged; PiSSA, OLoRA and others change them."""
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """`W + s B A`; `transposed` where W is stored as (in, out)."""
+    """The operation W + s B A. `transposed` means that W is stored as (in, out)."""
 
     scale: float
     transposed: bool = False
 
     def __call__(self, weight: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-        """Rows of the merged weight, of rows of `weight` and, where they are not transposed, of `up`."""
+        """Return rows of the merged weight from the same rows of `weight` (and of `up`, unless transposed)."""
         update = up @ down
         return weight + self.scale * (update.T if self.transposed else update)
 
 
 def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds an adapter.
+    """Return whether a directory holds a LoRA adapter.
 
-    Raises CheckpointError where it holds a whole model beside it.
+    Raises CheckpointError if it also holds the weights of a whole model.
     """
     if not os.path.lexists(directory / CONFIG):
         return False
@@ -83,7 +85,7 @@ def is_adapter(directory: Path) -> bool:
 
 
 def stated_base(directory: Path) -> str:
-    """What the adapter's config names as its base. Raises CheckpointError where that is nothing."""
+    """Return the base model that the adapter's config names. Raises CheckpointError if it names none."""
     named = _config(directory).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise CheckpointError(f"{directory}: is an adapter (peft) and names no base; say which with --base")
@@ -91,25 +93,26 @@ def stated_base(directory: Path) -> str:
 
 
 def merged(directory: Path, base: Checkpoint) -> Checkpoint:
-    """The base with an adapter merged into it, computed as it is read and rounded once, to the base's dtypes.
+    """Return the base checkpoint with the adapter merged into its weights.
 
-    Raises CheckpointError for an adapter that is not plain LoRA, and for one of another model.
+    The merged tensors are lazy and are rounded once, to the base's dtypes. Raises CheckpointError for an adapter that
+    is not plain LoRA or does not fit the base.
     """
     config = _config(directory)
     scale = _scale(directory, config)
     file = _weights(directory)
     stored = dict(stored_once((file,)))
     tensors = {**base.tensors, **_replaced(file, stored, base)}
-    turned = CONV1D.get(str(base.config.get("model_type")), ())
+    conv1d = CONV1D.get(str(base.config.get("model_type")), ())
     for module, (down, up) in _pairs(file, stored).items():
         name, what = f"{module}.weight", f"{file}: {module}.weight"
         _check_named(what, module, config)
         if down.shape[:1] != (config["r"],):
             raise CheckpointError(f"{what} has factors of rank {[*down.shape[:1]]}, {CONFIG} says {config['r']}")
-        op = LowRank(scale, module.rpartition(".")[2] in turned)
+        op = LowRank(scale, module.rpartition(".")[2] in conv1d)
         tensors[name] = _merged(what, tensors.get(name), (up, down), op)
-    behind = [one for one in (*COPIED, *SETTINGS) if (directory / one).is_file()]
-    left_out = (*base.left_out, *(f"the adapter's {one}" for one in behind))
+    not_copied = [one for one in (*COPIED, *SETTINGS) if (directory / one).is_file()]
+    left_out = (*base.left_out, *(f"the adapter's {one}" for one in not_copied))
     files = (*base.files, directory / CONFIG, file)
     return replace(base, tensors=tensors, files=files, left_out=left_out, adapter=directory)
 
@@ -120,7 +123,7 @@ def _config(directory: Path) -> dict[str, Any]:
 
 
 def _scale(directory: Path, config: Mapping[str, Any]) -> float:
-    """The factor on B A."""
+    """Return s, the factor on B A. Raises CheckpointError for a config that is not plain LoRA."""
     where = directory / CONFIG
     for key, wanted in (("peft_type", ("LORA",)), ("bias", ("none", None)), ("task_type", ("CAUSAL_LM", None))):
         if config.get(key) not in wanted:
@@ -129,7 +132,7 @@ def _scale(directory: Path, config: Mapping[str, Any]) -> float:
         raise CheckpointError(f"{where}: init_lora_weights is {config['init_lora_weights']!r}, which changes the base")
     odd = next((key for key in config if key not in READ | HARMLESS and config[key]), None)
     if odd is not None:
-        raise CheckpointError(f"{where}: {odd} is set, which plain LoRA does not know; merge it with peft")
+        raise CheckpointError(f"{where}: {odd} is set, which is not plain LoRA; merge the adapter with peft")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise CheckpointError(f"{where}: r is {rank!r} and lora_alpha {alpha!r}; both must be numbers, r above 0")
@@ -137,25 +140,25 @@ def _scale(directory: Path, config: Mapping[str, Any]) -> float:
 
 
 def _check_named(what: str, module: str, config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for a module that the config leaves out: peft then ignores its matrices.
+    """Raise CheckpointError for a module that the config excludes, because peft ignores its matrices.
 
-    A pattern instead of a list is not tried, because a pattern may take for ever.
+    A regular expression in place of a list is not evaluated: its run time has no bound.
     """
     targets, excluded, layers = (
         config.get(key) for key in ("target_modules", "exclude_modules", "layers_to_transform")
     )
     layer = re.search(r"\.(\d{1,9})\.", module)
-    if isinstance(targets, list) and not _ends(module, targets):
-        raise CheckpointError(f"{what} is not among target_modules of {CONFIG}, so that peft ignores it")
-    if isinstance(excluded, list) and _ends(module, excluded):
-        raise CheckpointError(f"{what} is among exclude_modules of {CONFIG}, so that peft ignores it")
+    if isinstance(targets, list) and not _is_among(module, targets):
+        raise CheckpointError(f"{what} is not among target_modules of {CONFIG}, so peft ignores it")
+    if isinstance(excluded, list) and _is_among(module, excluded):
+        raise CheckpointError(f"{what} is among exclude_modules of {CONFIG}, so peft ignores it")
     if layers not in (None, []) and (
         layer is None or int(layer[1]) not in (layers if isinstance(layers, list) else [layers])
     ):
-        raise CheckpointError(f"{what} is not among layers_to_transform of {CONFIG}, so that peft ignores it")
+        raise CheckpointError(f"{what} is not among layers_to_transform of {CONFIG}, so peft ignores it")
 
 
-def _ends(module: str, names: list[Any]) -> bool:
+def _is_among(module: str, names: list[Any]) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 
@@ -168,20 +171,24 @@ def _weights(directory: Path) -> Path:
 
 
 def _replaced(file: Path, tensors: Mapping[str, Lazy], base: Checkpoint) -> dict[str, Lazy]:
-    """Weights of the base that an adapter carries itself, as of a head that has an adapter."""
-    found = {n.removeprefix(PREFIX).removesuffix(WHOLE) + ".weight": t for n, t in tensors.items() if n.endswith(WHOLE)}
+    """Return the base weights that the adapter stores itself (peft's `base_layer`), by their names in the base."""
+    found = {
+        n.removeprefix(PREFIX).removesuffix(BASE_LAYER) + ".weight": t
+        for n, t in tensors.items()
+        if n.endswith(BASE_LAYER)
+    }
     for name, tensor in found.items():
         if name not in base.tensors or base.tensors[name].shape != tensor.shape:
-            raise CheckpointError(f"{file}: {name} is another than the base's; merge it with peft")
+            raise CheckpointError(f"{file}: {name} does not match a tensor of the base; merge the adapter with peft")
     return found
 
 
 def _pairs(file: Path, stored: Mapping[str, Lazy]) -> dict[str, tuple[Lazy, Lazy]]:
-    """A and B of each adapted weight, by the module's name in the base."""
-    tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(WHOLE)}
+    """Return B and A of each adapted weight, by the module's name in the base."""
+    tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(BASE_LAYER)}
     odd = next((n for n in tensors if not n.startswith(PREFIX) or not n.endswith((DOWN, UP))), None)
     if odd is not None:
-        raise CheckpointError(f"{file}: {odd} is no part of a plain LoRA; merge it with peft")
+        raise CheckpointError(f"{file}: {odd} is not a plain LoRA matrix; merge the adapter with peft")
     modules = {name.removeprefix(PREFIX).removesuffix(DOWN).removesuffix(UP): name for name in tensors}
     for module in modules:
         if not all(f"{PREFIX}{module}{end}" in tensors for end in (DOWN, UP)):
@@ -192,7 +199,7 @@ def _pairs(file: Path, stored: Mapping[str, Lazy]) -> dict[str, tuple[Lazy, Lazy
 def _merged(what: str, weight: Lazy | None, factors: tuple[Lazy, Lazy], op: LowRank) -> Lazy:
     up, down = factors
     if weight is None:
-        raise CheckpointError(f"{what} is no tensor of the base; is it the one that this was trained on?")
+        raise CheckpointError(f"{what} is not a tensor of the base; was the adapter trained on this base?")
     shapes = (*up.shape[:1], *down.shape[1:])
     if len(up.shape) != 2 or len(down.shape) != 2 or up.shape[1] != down.shape[0] or down.shape[0] == 0:
         raise CheckpointError(f"{what} has factors of shapes {list(up.shape)} and {list(down.shape)}, which do not fit")

@@ -1,8 +1,8 @@
 """A checkpoint's chat template: a conversation as the text that its model is to read.
 
-A template is a program that came with the weights. It is rendered in a fenced process, in bounded time and memory, as
-transformers renders it (`rendering.py`), but for the clock: `strftime_now` tells the date that the template is opened
-with, which a run fixes once and records.
+A template is a program that comes with the weights. `rendering.py` renders it as transformers does, in a fenced process
+with bounded time and memory. The clock is the one difference: `strftime_now` returns a fixed date, which a run chooses
+once and records.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls
 """Tokens whose texts a template may name."""
 
 LIMITS = Limits(seconds=10, memory=1 << 29)
-"""Of one conversation; templates that are about take milliseconds."""
+"""Limits on rendering one conversation. Published templates take milliseconds."""
 
 CLOCK = "strftime_now"
-"""What a template calls to tell the date."""
+"""The function that a template calls for the current date."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, and what a template is given beside them; `variables` are further names that it may read."""
+    """Messages and the other inputs of a chat template; `variables` are further template variables by name."""
 
     messages: Messages
     tools: Sequence[Mapping[str, Any]] | None = None
@@ -47,15 +47,16 @@ class Conversation:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the renderer takes it."""
+        """Return the conversation as the JSON object that `rendering.Renderer` reads."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class Template:
-    """Chat templates by name, called `name` where they fail.
+    """The chat templates of a checkpoint, by name.
 
-    `tokens` has the texts of special tokens that they may name. `date` (YYYY-MM-DD) is what they are told is today.
+    `name` stands for them in error messages. `tokens` are the texts of special tokens by name. `date` (YYYY-MM-DD) is
+    the date that `strftime_now` returns.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Template:
     date: str = ""
 
     def __post_init__(self) -> None:
-        """Check the sizes, and take today's date where none is given."""
+        """Check the sizes. An empty `date` becomes today's."""
         if max(map(len, self.texts.values()), default=0) > LONGEST:
             raise CheckpointError(f"{self.name}: has a chat template of more than {LONGEST} characters; use another")
         if not self.date:
@@ -74,9 +75,9 @@ class Template:
     def of(
         cls, directory: Path, file: Path | None = None, tokens: Mapping[str, str] | None = None, date: str = ""
     ) -> Template | None:
-        """The templates of a checkpoint, or `file` for its default one; None where there is none.
+        """Return the templates of a checkpoint, or None if it has none. `file` replaces the default template.
 
-        `tokens` are for those that its tokenizer config does not name. Raises InputError where `file` cannot be read.
+        `tokens` are special tokens that the tokenizer config may override. Raises InputError if `file` cannot be read.
         """
         texts = chat_templates(directory)
         if file is not None:
@@ -88,41 +89,41 @@ class Template:
 
     @property
     def dated(self) -> bool:
-        """Whether the texts that it makes depend on the date."""
+        """Whether the rendered text depends on the date."""
         return any(CLOCK in text for text in self.texts.values())
 
     def described(self) -> dict[str, Any]:
-        """All that a conversation's text depends on beside the conversation."""
+        """Return everything besides the conversation that determines the rendered text, as JSON."""
         made = {"templates": dict(self.texts), "tokens": dict(self.tokens)}
         return {**made, "date": self.date} if self.dated else made
 
     def render(self, conversation: Conversation, *, prompt: bool = True) -> str:
-        """A conversation as text, with what makes the assistant answer at its end (`prompt`).
+        """Return a conversation as text. `prompt` adds the generation prompt at the end.
 
-        Raises CheckpointError where the template does not take the conversation.
+        Raises CheckpointError if the template fails on the conversation.
         """
         text: str = self._call("prompt" if prompt else "text", conversation.to_dict()).value
         return text
 
     def answers(self, conversation: Conversation, learned: Sequence[bool]) -> tuple[str, list[tuple[int, int]]]:
-        """A conversation as text, and the characters in it that are learned, with what ends each turn.
+        """Return a conversation as text, and the character spans (begin, end) of the answers to train on.
 
-        `learned` says of each message whether it is, if the assistant says it. What the assistant says is what the
-        template marks, or, where it marks nothing, from the end of the prompt for an answer to the end of the answer.
-        Raises InputError where that cannot be told because the template changes earlier turns, CheckpointError where it
-        does not take the conversation.
+        `learned` has a flag per message; only messages of the assistant count. An answer is what the template puts in
+        `{% generation %}`; without that tag it runs from the end of its generation prompt to the end of its turn.
+        Raises InputError if the template changes earlier turns, so that answers have no fixed place, and
+        CheckpointError if the template fails on the conversation.
         """
         found = self._call("answers", conversation.to_dict(), [*learned])
         return found.data.decode("utf-8", "surrogatepass"), [(begin, end) for begin, end in found.value]
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """Names that the templates read and do not set."""
+        """Variables that the templates read and do not assign."""
         return frozenset(self._names[0])
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """Attributes and texts that appear in the templates: keys of a message, and roles, among others."""
+        """Attribute names and string constants in the templates, among them message keys and roles."""
         return frozenset(self._names[1])
 
     @cached_property
@@ -143,14 +144,14 @@ class Template:
 
 
 def today() -> str:
-    """Today's date as YYYY-MM-DD, where this machine is."""
+    """Return today's date in local time, as YYYY-MM-DD."""
     return datetime.now(UTC).astimezone().date().isoformat()
 
 
 def special_texts(directory: Path) -> dict[str, str]:
-    """The texts of special tokens, by the names that a template is told.
+    """Return the texts of special tokens by the names under which a template reads them.
 
-    As in transformers, special_tokens_map.json counts only where the tokenizer config lists no tokens.
+    transformers reads special_tokens_map.json only if the tokenizer config has no `added_tokens_decoder`; so does this.
     """
     config = portable(json_if_there(directory / "tokenizer_config.json"))
     if "added_tokens_decoder" not in config:

@@ -31,7 +31,7 @@ COPIED_SETTINGS = ("special_tokens_map.json", "added_tokens.json")
 """Files that say how tokens are used, whatever they are read with."""
 
 TEMPLATES = (templates.FILE, templates.OF_PROCESSOR)
-"""Files with a chat template each, beside those of `additional_chat_templates`."""
+"""Files with one chat template each, besides those in `additional_chat_templates/`."""
 
 COPIED = (*TOKENIZERS, "vocab.json", "merges.txt", *COPIED_SETTINGS, *TEMPLATES)
 
@@ -41,7 +41,7 @@ SETTINGS = ("tokenizer_config.json", "generation_config.json")
 LICENCE_WORDS = ("licen", "notice", "copying", "use_policy", "agreement")
 
 TEXTS = ("", ".txt", ".md", ".markdown", ".rst", ".html", ".pdf")
-"""Endings of the licence files that are copied, beside numbers (`LICENSE-2.0`): nothing that is run or loaded."""
+"""Suffixes of licence files that are copied; a numeric suffix (`LICENSE-2.0`) is copied too. No suffix of code."""
 
 LONGEST_FRONT = 1 << 16
 """Characters of a model card within which its front matter ends."""
@@ -50,8 +50,8 @@ NOTHING = {"", "~", "null"}
 """How YAML says that there is no value."""
 
 FAST = "PreTrainedTokenizerFast"
-"""The class that loads any `tokenizer.json` as it is, under every transformers since 4.0. A family's own class has
-other defaults in each version, and in transformers 5 builds a tokenizer of its own around the words of the file."""
+"""The class that loads any `tokenizer.json` unchanged, in every transformers since 4.0. The defaults of a family's own
+class differ between versions, and in transformers 5 such a class builds its own tokenizer from the vocabulary."""
 
 PROCESSORS = (
     "processor_config.json",
@@ -61,14 +61,14 @@ PROCESSORS = (
     "feature_extractor_config.json",
     templates.OF_PROCESSOR,
 )
-"""Files of what prepares images and sounds. An output reads text: with them, AutoProcessor would wait for images."""
+"""Config files of image and audio processors. A text-only output has none, or AutoProcessor would expect images."""
 
 OF_THE_SOURCE = {
     *("auto_map", "backend", "processor_class", "fast_tokenizer_files", "is_local", "local_files_only"),
     *("name_or_path", "tokenizer_file", "vocab_file", "merges_file", "spm_file", "files_loaded"),
     *("special_tokens_map_file", "added_tokens_file", "init_inputs"),
 }
-"""Keys of a tokenizer config that name code, a processor, a path or a version of transformers, and no output's."""
+"""Keys of a tokenizer config that are dropped: they name code, processors, paths or versions of the source."""
 
 REBUILT = {"qwen2": {"qwen", "qwen2"}}
 """Model types for which transformers 5 builds a tokenizer of its own around the words of `tokenizer.json`, whatever
@@ -76,7 +76,7 @@ class the config names; and the families whose tokenizer that is."""
 
 
 BUILDING = Limits(seconds=120, memory=3 << 30)
-"""Of building a tokenizer.json: every split of each of 250,000 pieces is looked at."""
+"""Limits on building a tokenizer.json; for SentencePiece every split of up to 250,000 pieces is tried."""
 
 
 def companions(
@@ -110,14 +110,15 @@ def reader_files(source: Path, reader: Path | None = None, template: Path | None
     config = _settings(source, own, out)
     if not config:
         return out
-    files, said = output_templates(own if chat_templates(own) else source, template)
+    files, template_value = output_templates(own if chat_templates(own) else source, template)
     config = {key: value for key, value in config.items() if key != "chat_template"}
-    spoken = {} if said is None else {"chat_template": said}
-    return {**out, **files, "tokenizer_config.json": to_json({**config, **spoken})}
+    if template_value is not None:
+        config["chat_template"] = template_value
+    return {**out, **files, "tokenizer_config.json": to_json(config)}
 
 
 def _settings(source: Path, own: Path, out: dict[str, Path | bytes]) -> dict[str, Any]:
-    """What the output's tokenizer config says; a `tokenizer.json` that the source lacks is built into `out`."""
+    """Return the output's tokenizer config. Adds a `tokenizer.json` to `out` if the source has another format only."""
     if "tokenizer.json" in out:
         return tokenizer_config(own if (own / "tokenizer_config.json").is_file() else source)
     built_from = next((name for name in TOKENIZERS if name in out), None)
@@ -131,22 +132,22 @@ def _settings(source: Path, own: Path, out: dict[str, Path | bytes]) -> dict[str
 
 
 def built(directory: Path, name: str) -> dict[str, str]:
-    """A tokenizer.json and its config for a directory with another format, built in a fenced process."""
+    """Build tokenizer.json and its config from another format in a fenced process; return their texts by name."""
     worker = Worker("kept.checkpoint.reading:Building", limits=BUILDING)
     try:
         found: dict[str, str] = worker.call("files", str(directory)).value
     except FenceError as error:
-        raise CheckpointError(f"{directory / name}: no tokenizer.json can be made of it ({error})") from None
+        raise CheckpointError(f"{directory / name}: cannot be converted to a tokenizer.json ({error})") from None
     finally:
         worker.close()
     return found
 
 
 def _special_tokens_map(file: Path) -> Path | bytes:
-    """The file as it is, where every transformers reads it."""
+    """Return the file itself if every transformers reads it; else its portable form."""
     given = read_json(file)
-    said = portable(given)
-    return file if said == given else to_json(said)
+    rewritten = portable(given)
+    return file if rewritten == given else to_json(rewritten)
 
 
 def has_tokenizer(source: Path) -> bool:
@@ -168,10 +169,10 @@ def loader(family: str, target: str) -> str:
 
 
 def tokenizer_note(source: Path, family: str, target: str) -> str | None:
-    """What to tell the user of a tokenizer that does not come along as it is, in one line; None where it does."""
+    """Return a one-line note if the tokenizer or a processor is not copied unchanged; None otherwise."""
     left = processors(source)
     if left:
-        return f"{source}: {', '.join(left)} stay behind: the output reads text, and no images or sounds"
+        return f"{source}: {', '.join(left)} not copied: the output takes text only, no images or audio"
     if only_code(source):
         return (
             f"{source}: its tokenizer is code that is neither run nor copied, so the output has none; "
@@ -188,7 +189,7 @@ def tokenizer_note(source: Path, family: str, target: str) -> str | None:
 def licences(source: Path) -> dict[str, Path]:
     """The source's licence files by name, those in a directory of licences too. Links to nothing are left out.
 
-    Raises CheckpointError for a name that cannot be written into a record, and for a file that may not be read.
+    Raises CheckpointError for a name that is not printable and for a file that `check_file` rejects.
     """
     found: dict[str, Path] = {}
     for entry in sorted(entry for entry in source.iterdir() if _is_licence(entry)):
@@ -203,7 +204,7 @@ def licences(source: Path) -> dict[str, Path]:
 
 
 def no_licences(source: Path) -> list[str]:
-    """The files whose names are those of licences and whose endings are not those of texts: they are not copied."""
+    """Return the names of files that are called like a licence but have no suffix of `TEXTS`; they are not copied."""
     return sorted(entry.name for entry in source.iterdir() if _is_called_licence(entry) and not _is_text(entry))
 
 
@@ -241,17 +242,17 @@ def stated_licence(source: Path) -> dict[str, str]:
 
 
 def processors(source: Path) -> tuple[str, ...]:
-    """Files of a source that prepare images and sounds, which stay behind."""
+    """Return the names of the source's image and audio processor configs, which are not copied."""
     return tuple(name for name in PROCESSORS if (source / name).is_file())
 
 
 def tokenizer_config(source: Path) -> dict[str, Any]:
-    """The source's, less code and paths, under a class and with keys that every transformers reads alike."""
+    """Return the source's tokenizer config without code and paths, in a form that every transformers reads alike."""
     file = source / "tokenizer_config.json"
     given = json_if_there(file)
     config = portable({key: value for key, value in given.items() if key not in OF_THE_SOURCE})
     if (source / "tokenizer.json").is_file() or "auto_map" in given or "tokenizer_class" not in given:
-        # Transformers 4.45 removes spaces before signs where a class does not say otherwise; later ones do not.
+        # The default is true in transformers 4.45 (spaces before punctuation are removed) and false in later versions.
         config = {"clean_up_tokenization_spaces": False, **config, "tokenizer_class": FAST}
         if "auto_map" not in given:
             config |= default_tokens(source, given)
@@ -259,11 +260,11 @@ def tokenizer_config(source: Path) -> dict[str, Any]:
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Special tokens as each version of transformers reads them.
+    """Return a config with its special tokens in the form that transformers 4.45, 4.57 and 5 all read.
 
-    Transformers 5 lists further tokens as `extra_special_tokens`, and keeps those with a name of their own
-    (`image_token`) in `model_specific_special_tokens`; to 4.57 the first is a map of the second, and a list has another
-    key, the only one that 4.45 reads. That form, with all tokens in the list, is read by all.
+    transformers 5 writes unnamed tokens as the list `extra_special_tokens` and named ones (`image_token`) as the map
+    `model_specific_special_tokens`. In 4.57 the map is called `extra_special_tokens` and the list
+    `additional_special_tokens`; 4.45 reads only that list. The result has the keys of 4.57 and all tokens in the list.
     """
     out = dict(config)
     extra, named = out.pop("extra_special_tokens", None), out.pop("model_specific_special_tokens", None)
@@ -276,5 +277,5 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _added_token(token: object) -> object:
-    """A token with its flags is marked as one, or it is read as a map."""
+    """Return a token; one with flags gets the `__type` without which transformers reads it as a plain map."""
     return {**token, "__type": "AddedToken"} if isinstance(token, dict) else token

@@ -1,6 +1,7 @@
-"""Special tokens that no file names: each of transformers' tokenizer classes has some by itself.
+"""Default special tokens of transformers' tokenizer classes, for checkpoints whose files do not name them.
 
-GPT-2's own tokenizer config is `{"model_max_length": 1024}`. An output's class is another, so its config names them.
+GPT-2's tokenizer config, for example, is `{"model_max_length": 1024}`. An output has another tokenizer class without
+these defaults, so its config must name the tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TOKENS: Mapping[str, Mapping[str, str]] = {
     "GemmaTokenizer": {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"},
     "CohereTokenizer": {"bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>", "unk_token": "<UNK>"},
 }
-"""What a class has where its config says nothing, in transformers 4.57; `Fast` is left out of its name."""
+"""Default special tokens of each tokenizer class in transformers 4.57, by class name without `Fast`."""
 
 CLASSES = {
     **dict.fromkeys(("llama", "mistral", "phi3"), "LlamaTokenizer"),
@@ -38,11 +39,11 @@ CLASSES = {
     "phi": "CodeGenTokenizer",
     "cohere": "CohereTokenizer",
 }
-"""The class of a model type whose tokenizer config names none, in transformers 4.57."""
+"""Tokenizer class of each model type in transformers 4.57, for a tokenizer config without `tokenizer_class`."""
 
 
 def default_tokens(source: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens of a source that its tokenizer config does not name, as far as its `tokenizer.json` has them."""
+    """Return the default special tokens that the tokenizer config does not name and the `tokenizer.json` contains."""
     file = source / "tokenizer.json"
     called = config.get("tokenizer_class") or CLASSES.get(_model_type(source), "")
     tokens = TOKENS.get(str(called).removesuffix("Fast"), {})

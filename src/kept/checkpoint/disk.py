@@ -28,9 +28,9 @@ def refused(place: Path, what: str = "cannot be written", way_out: str = ROOM) -
 
 
 def regular(path: str, flags: int) -> int:
-    """Open a file, as the `opener` of `open`: never a pipe or a device, which may never end.
+    """Open a regular file; an `opener` for `open`. Raises OSError for pipes and devices, which may have no end.
 
-    What was opened is looked at, not what had the name before. Raises OSError.
+    The open descriptor is checked, not the path, so the file cannot be swapped between check and use.
     """
     opened = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     mode = os.fstat(opened).st_mode
@@ -39,21 +39,21 @@ def regular(path: str, flags: int) -> int:
     os.close(opened)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    raise OSError(errno.EINVAL, "it is no regular file")
+    raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open a file that is ours to write, as the `opener` of `open`: a regular one, and never through a link.
+    """Open a regular file for writing without following a link; an `opener` for `open`. Raises OSError.
 
-    What lies where an unfinished file should be may have been put there. Raises OSError.
+    Another user may have put a link at the path of an unfinished file.
     """
     return regular(path, flags | os.O_NOFOLLOW)
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a small file that has its name only when it is on the disk; one that is there is replaced.
+    """Write a small file atomically: it gets its name once it is on the disk, and replaces an existing file.
 
-    Of two processes that write the same, one waits. What a killed one had begun is written over by the next.
+    Two processes that write the same file take turns. A part file of a killed process is overwritten.
     """
     part = file.with_name(f".{file.name}.part")
     with _alone(part) as opened:
@@ -71,12 +71,12 @@ def write_whole(file: Path, content: bytes) -> None:
 
 @contextmanager
 def _alone(part: Path) -> Iterator[IO[bytes]]:
-    """Hold a file that is being written; links are not followed."""
+    """Open a part file and hold its lock; links are not followed."""
     while True:
         descriptor = no_link(os.fspath(part), os.O_RDWR | os.O_CREAT)
         with os.fdopen(descriptor, "r+b") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):  # else whoever held it has given it its name meanwhile
+            with suppress(FileNotFoundError):  # the process that held the lock has renamed it
                 if os.path.samestat(part.lstat(), os.fstat(descriptor)):
                     yield opened
                     return

@@ -41,15 +41,15 @@ class NotFinite:
 
 
 def not_finite(tensor: InFile, progress: Callable[[int], None] | None = None) -> NotFinite:
-    """Count what is no number in a tensor, in a few megabytes of memory; `progress` is called with bytes.
+    """Count NaN and infinity in a tensor, block by block. `progress` is called with the bytes of each block.
 
-    Raises CheckpointError where the file is shorter than its header says.
+    Raises CheckpointError if the file is shorter than its header says.
     """
     return _stored(tensor, progress) if isinstance(tensor, Stored) else _packed(tensor, progress)
 
 
 def _packed(tensor: InFile, progress: Callable[[int], None] | None) -> NotFinite:
-    """The same of one that is packed, such as quantised weights."""
+    """Count in a packed tensor (quantised weights), dequantised block by block."""
     found = NotFinite()
     for block in tensor.blocks("float32"):
         found += NotFinite(int(block.isnan().sum()), int(block.isinf().sum()))
@@ -59,7 +59,7 @@ def _packed(tensor: InFile, progress: Callable[[int], None] | None) -> NotFinite
 
 
 def _stored(tensor: Stored, progress: Callable[[int], None] | None) -> NotFinite:
-    """The same of one whose bytes are in a file: its own bits are looked at."""
+    """Count in a plain tensor, from the bits of the file."""
     found, left = NotFinite(), tensor.nbytes if tensor.dtype in EXPONENTS else 0
     with tensor.file.open("rb") as file:
         file.seek(tensor.offset)
@@ -74,9 +74,9 @@ def _stored(tensor: Stored, progress: Callable[[int], None] | None) -> NotFinite
 
 
 def first_not_finite(tensors: Mapping[str, Lazy], *, packed: bool = False) -> tuple[str, Path, NotFinite] | None:
-    """The first tensor with what is no number, the file that it is in, and how many; None where all are finite.
+    """Return the first tensor with NaN or infinity as (name, file, counts); None if all are finite.
 
-    What is `packed` in a file takes longer to look at, and is looked at when it is written.
+    Packed tensors are checked only if `packed`: dequantising them takes longer, and a writer checks them anyway.
     """
     held = ((name, run) for name, tensor in tensors.items() for run in runs(tensor))
     counted = ((name, run, not_finite(run)) for name, run in held if packed or isinstance(run, Stored))
@@ -84,7 +84,7 @@ def first_not_finite(tensors: Mapping[str, Lazy], *, packed: bool = False) -> tu
 
 
 def runs(tensor: Lazy) -> tuple[InFile, ...]:
-    """The bytes of files that a tensor is, or is computed from."""
+    """Return the stored tensors that a tensor is or is computed from."""
     if isinstance(tensor, InFile):
         return (tensor,)
     return tuple(run for source in tensor.sources for run in runs(source))

@@ -1,4 +1,4 @@
-"""The generation config of an output: the source's, as transformers 4.45, 4.57 and 5 load it."""
+"""The generation config of an output: the source's, in a form that transformers 4.45, 4.57 and 5 load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FILE = "generation_config.json"
 
 OF_THE_FILE = {"transformers_version", "_from_model_config", "_commit_hash", "auto_map", "custom_generate"}
-"""Keys that describe the source's own file, or name code that does not come along."""
+"""Keys that describe the source's file or name remote code; they are dropped."""
 
 OF_A_CALL = {
     "logits_processor",
@@ -29,28 +29,28 @@ OF_A_CALL = {
     "negative_prompt_attention_mask",
     "use_model_defaults",
 }
-"""Arguments of `generate()`: a file with one of them does not load."""
+"""Arguments of `generate()`. transformers does not load a file that contains one of them; they are dropped."""
 
 OF_A_RUNTIME = {"compile_config", "cache_implementation", "cache_config", "return_legacy_cache", "max_cache_len"}
-"""How a runtime holds its cache and compiles: names that each version of transformers has others of, and that fit the
-source's class. What is generated does not depend on them."""
+"""Settings of the KV cache and of compilation, which do not change the generated text. Their values differ between
+versions of transformers and depend on the source's model class, so they are dropped."""
 
 MAY_BE_NULL = {"temperature", "top_k", "top_p", "typical_p", "min_p", "epsilon_cutoff", "eta_cutoff"}
-"""Keys whose null turns a filter off before transformers 5. Elsewhere null is the default, which is to be left out:
-4.45 does not load `early_stopping: null`, and samples where `do_sample` is null."""
+"""Keys for which null means "filter off" before transformers 5. Null in any other key means the default and is dropped:
+4.45 fails to load `early_stopping: null`, and samples if `do_sample` is null."""
 
 
 def generation_config(source: Path, spec: Spec, silent: Sequence[int] = ()) -> dict[str, Any]:
-    """The generation config of an output of `spec`; `silent` are ids that must never be generated.
+    """Return the generation config of an output. `silent` are ids that must never be generated.
 
-    Sampling parameters stay as they are, beside `do_sample: false` too: a caller who samples, or a server that reads
-    them, shall get the source's. Raises CheckpointError where the source's file is damaged.
+    Sampling parameters are kept even with `do_sample: false`, for callers and servers that turn sampling on. Raises
+    CheckpointError if the source's file is damaged.
     """
     file = source / FILE
     given = json_if_there(file)
     dropped = OF_THE_FILE | OF_A_CALL | OF_A_RUNTIME
     own = {k: v for k, v in given.items() if k not in dropped and (v is not None or k in MAY_BE_NULL)}
-    if not _gives_several(own):
+    if not _may_return_several(own):
         own.pop("num_return_sequences", None)
     if silent:
         own["suppress_tokens"] = sorted({*_ids(file, own), *silent})
@@ -67,8 +67,8 @@ def _special_ids(spec: Spec) -> dict[str, Any]:
     return {key: value for key, value in ids.items() if value is not None}
 
 
-def _gives_several(own: Mapping[str, Any]) -> bool:
-    """Whether more than one answer may be asked for: greedy decoding has one, and its file else does not load."""
+def _may_return_several(own: Mapping[str, Any]) -> bool:
+    """Return whether `num_return_sequences` may exceed 1; transformers does not load it with greedy decoding."""
     beams, wanted = own.get("num_beams", 1), own.get("num_return_sequences", 1)
     if not isinstance(beams, int) or not isinstance(wanted, int):
         return False
@@ -78,5 +78,5 @@ def _gives_several(own: Mapping[str, Any]) -> bool:
 def _ids(file: Path, own: Mapping[str, Any]) -> list[int]:
     found = own.get("suppress_tokens") or []
     if not isinstance(found, list) or not all(type(at) is int for at in found):
-        raise CheckpointError(f"{file}: suppress_tokens is no list of ids; mend it, or leave it out")
+        raise CheckpointError(f"{file}: suppress_tokens is not a list of ids; correct or remove it")
     return found

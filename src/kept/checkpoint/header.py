@@ -1,4 +1,4 @@
-"""The header of a safetensors file: where each tensor is, checked against the size of the file."""
+"""Read the header of a safetensors file and check it against the file's size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LARGEST_COUNT = 1 << 63
-"""No size or offset reaches it: the product of a shape stays cheap."""
+"""Exclusive upper bound on sizes and offsets; it keeps the product of a shape small."""
 
 MOST_AXES = 64
-"""As in torch."""
+"""The limit on dimensions of a torch tensor."""
 
 
 def read_header(file: Path) -> Iterator[tuple[str, Stored]]:
-    """The tensors of a safetensors file, with dtype, shape and place checked against its size."""
+    """Yield the name and lazy tensor of each entry, in order of offset.
+
+    Raises CheckpointError for a header whose entries are malformed, overlap, leave gaps or do not fill the file.
+    """
     header, data, size = _parsed(file)
     header.pop("__metadata__", None)
     end = 0
@@ -40,16 +43,16 @@ def read_header(file: Path) -> Iterator[tuple[str, Stored]]:
 
 
 def stated_format(file: Path) -> object:
-    """What the metadata of a safetensors file says of its format; None where it says nothing.
+    """Return the `format` in the metadata of a safetensors file; None if there is none.
 
-    transformers before 4.46 loads no file without one, and takes all but "pt" and "mlx" for another framework's.
+    transformers before 4.46 refuses a file without it, and treats any value but "pt" and "mlx" as another framework's.
     """
     metadata = _parsed(file)[0].get("__metadata__")
     return metadata.get("format") if isinstance(metadata, dict) else None
 
 
 def _parsed(file: Path) -> tuple[dict[str, Any], int, int]:
-    """The header, the offset of the first tensor's bytes, and the size of the file."""
+    """Return the parsed header, the offset in bytes of the tensor data, and the size of the file in bytes."""
     try:
         raw, size = _raw(file)
     except OSError as error:
@@ -64,7 +67,7 @@ def _parsed(file: Path) -> tuple[dict[str, Any], int, int]:
 
 
 def _raw(file: Path) -> tuple[bytes, int]:
-    """The header's JSON, and the size of the file."""
+    """Return the header's JSON bytes and the size of the file in bytes."""
     with open(file, "rb", opener=regular) as opened:
         size = os.fstat(opened.fileno()).st_size
         start = opened.read(8)
@@ -83,7 +86,7 @@ def _begin(entry: object) -> int:
 
 def _tensor(file: Path, name: str, entry: object, data: int) -> Stored:
     if not isinstance(entry, dict):
-        raise CheckpointError(f"{file}: {name} has no proper entry in the header")
+        raise CheckpointError(f"{file}: the header entry of {name} is not an object; fetch the file again")
     dtype, shape, offsets = entry.get("dtype"), counts(entry.get("shape")), counts(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in STORED_BYTES:
         known = ", ".join(STORED_BYTES)
@@ -93,12 +96,12 @@ def _tensor(file: Path, name: str, entry: object, data: int) -> Stored:
     begin, stop = offsets
     if stop - begin != prod(shape) * STORED_BYTES[dtype]:
         raise CheckpointError(
-            f"{file}: {name} has {stop - begin} bytes, its shape {shape} and dtype {dtype} need others"
+            f"{file}: {name} has {stop - begin} bytes, which does not match shape {shape} and dtype {dtype}"
         )
     return Stored(tuple(shape), dtype, file, data + begin)
 
 
 def counts(values: object) -> list[int] | None:
-    """A list of integers that are not negative and that 64 bits hold; None for anything else."""
+    """Return `values` if it is a list of integers from 0 to 2^63 - 1; None otherwise."""
     whole = isinstance(values, list) and all(type(value) is int and 0 <= value < LARGEST_COUNT for value in values)
     return values if whole else None  # type: ignore[return-value] # `all` narrows nothing

@@ -1,4 +1,4 @@
-"""JSON from files that anyone may have made: small, strict, and with a bounded number of values."""
+"""Read JSON from untrusted files: strict, with bounds on bytes and on the number of values."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LARGEST_JSON = 100_000_000
-"""Bytes; the limit of a safetensors header."""
+"""Bytes of a JSON file; the format's own limit for a safetensors header."""
 
 MOST_VALUES = 1 << 20
-"""Values in a file of a checkpoint: lists, objects, and what they hold. A shard of 131,072 tensors has as many."""
+"""Values (scalars, lists, objects) in a checkpoint's JSON file; the header of 131,072 tensors has as many."""
 
 MOST_IN_RESULTS = 1 << 22
-"""Values in a file of results, or in a `tokenizer.json`. Vocabulary and merges of 256,000 tokens are half of that."""
+"""Values in a results file or a `tokenizer.json`; a vocabulary of 256,000 tokens with its merges has half of that."""
 
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-"""An escape that may be half a character."""
+"""A JSON escape of a surrogate, which may lack its other half."""
 
 
 def read_json(file: Path, most: int = MOST_VALUES) -> dict[str, Any]:
-    """A JSON object of at most `most` values. Raises CheckpointError naming the file."""
+    """Return the JSON object of a file with at most `most` values. Raises CheckpointError naming the file."""
     try:
-        value = parse(_whole(file), most)
+        value = parse(_read_small(file), most)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: missing; a checkpoint directory needs it") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -41,12 +41,12 @@ def read_json(file: Path, most: int = MOST_VALUES) -> dict[str, Any]:
 
 
 def json_if_there(file: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no file. Raises CheckpointError naming the file."""
+    """Return the JSON object of a file, or {} if there is no file. Raises CheckpointError naming the file."""
     return read_json(file) if file.is_file() else {}
 
 
-def _whole(file: Path) -> bytes:
-    """The bytes of a small file. Raises OSError, and ValueError for one that is not small."""
+def _read_small(file: Path) -> bytes:
+    """Return the bytes of a file. Raises OSError, and ValueError above `LARGEST_JSON` bytes."""
     with open(file, "rb", opener=regular) as opened:
         size = os.fstat(opened.fileno()).st_size
         if size > LARGEST_JSON:
@@ -55,26 +55,27 @@ def _whole(file: Path) -> bytes:
 
 
 def parse(raw: bytes, most: int = MOST_VALUES) -> Any:  # noqa: ANN401 - JSON
-    """JSON as strict as it is safe: UTF-8, no key twice, no half of a surrogate pair, which no file could hold again.
+    """Return the value of a JSON text in UTF-8. Raises ValueError or RecursionError.
 
-    Raises ValueError or RecursionError; before anything is made of it where there are more than `most` values.
+    Duplicate keys and unpaired surrogates, which could not be written as UTF-8 again, are errors. The number of values
+    is estimated before parsing and must not exceed `most`.
     """
     values = sum(map(raw.count, (b"[", b"{", b",")))
     if values > most:
         raise ValueError(f"it has about {values} values, more than {most}")
-    value = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+    value = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
     if SURROGATE.search(raw) is not None:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ValueError("a text in it holds half of a surrogate pair") from None
+            raise ValueError("a string in it has half of a surrogate pair") from None
     return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object. Readers differ on which of two equal keys counts."""
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Raises ValueError for a duplicate key, because JSON readers differ on which value counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
+        raise ValueError(f"the key {twice[:60]!r} occurs twice")
     return found

@@ -1,4 +1,4 @@
-"""Tensors of `.bin` files, as lazy as those of safetensors: a fenced process says where they are, and is checked."""
+"""Lazy tensors of pickled `.bin` files. A fenced process finds their offsets, which are checked against the file."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     import torch
 
 SECONDS = 120.0
-"""For one file, the import of torch in the child among them."""
+"""Time limit for one file, including the import of torch in the child."""
 
 MEMORY = 2 << 30
-"""Bytes beside the mapped file, which counts as the process's own although it is not read."""
+"""Memory limit in bytes, on top of the file's size: the mapped file counts as memory of the process."""
 
 Tensors = tuple[tuple[str, Lazy], ...]
 
 
 def read_pickles(files: Sequence[Path]) -> dict[Path, Tensors]:
-    """The tensors of each file by name. Raises CheckpointError naming the file."""
+    """Return the names and lazy tensors of each file. Raises CheckpointError naming the file."""
     found = _read(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
     return dict(zip(files, found, strict=True))
 
 
-@lru_cache(maxsize=8)  # a command opens its models several times, and each import of torch takes seconds
+@lru_cache(maxsize=8)  # a command opens a model several times, and each child imports torch, which takes seconds
 def _read(files: tuple[tuple[Path, int, int], ...]) -> tuple[Tensors, ...]:
     largest = max(size for _, size, _ in files)
     worker = Worker("kept.checkpoint.unpickling:Unpickler", limits=Limits(SECONDS, MEMORY + largest))
@@ -53,7 +53,7 @@ def _ask(worker: Worker, file: Path) -> Any:  # noqa: ANN401 - JSON
 
 
 def _checked(file: Path, size: int, told: object) -> Tensors:
-    """The tensors that the child tells of, each within the file."""
+    """Return the child's tensors as lazy ones. Raises CheckpointError for one that does not lie within the file."""
     rows = told if isinstance(told, list) else [told]
     return tuple(_tensor(file, size, row) for row in rows)
 
@@ -67,7 +67,7 @@ def _tensor(file: Path, size: int, row: object) -> tuple[str, Lazy]:
         case [str(name), str(dtype), [], [], int(offset)] if dtype in STORED_BYTES:
             shape, stride = [], []
         case _:
-            raise CheckpointError(f"{file}: has a tensor of no proper place; fetch it again")
+            raise CheckpointError(f"{file}: has a tensor with malformed shape or offset; fetch it again")
     if len(shape) > MOST_AXES:
         raise CheckpointError(f"{file}: {name} has {len(shape)} axes")
     span = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if prod(shape) else 0
@@ -79,17 +79,17 @@ def _tensor(file: Path, size: int, row: object) -> tuple[str, Lazy]:
 def _lazy(
     file: Path, name: str, dtype: str, layout: tuple[tuple[int, ...], tuple[int, ...]], offset: int, span: int
 ) -> Lazy:
-    """A run of bytes where the elements are in order, and else a view of the run that they lie in."""
+    """Return a `Stored` tensor if the elements are contiguous; else a strided view of the bytes they span."""
     shape, stride = layout
     if prod(shape) > span:
-        raise CheckpointError(f"{file}: {name} reads elements more than once; save its state dict anew")
-    if _in_order(shape, stride):
+        raise CheckpointError(f"{file}: {name} is a view with repeated elements; save its state dict again")
+    if _is_contiguous(shape, stride):
         return Stored(shape, dtype, file, offset)
     return Computed(shape, dtype, View(shape, stride), (Stored((span,), dtype, file, offset),))
 
 
-def _in_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether elements follow one another as they do in memory; an axis of one element has no step."""
+def _is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Return whether strides (in elements) are those of a contiguous tensor; axes of size 1 may have any stride."""
     step = 1
     for count, own in zip(reversed(shape), reversed(stride), strict=True):
         if count != 1 and own != step:
@@ -100,11 +100,11 @@ def _in_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
 
 @dataclass(frozen=True)
 class View:
-    """A tensor's elements among those of a run."""
+    """The operation that takes a strided view of a one-dimensional tensor; strides are in elements."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
     def __call__(self, run: torch.Tensor) -> torch.Tensor:
-        """The view, in memory of its own."""
+        """Return a contiguous copy of the view."""
         return run.as_strided(self.shape, self.stride).contiguous()

@@ -1,4 +1,4 @@
-"""Where an output may be: inputs are never outputs, and nothing is replaced but what the same command wrote."""
+"""Check the path of an output: it is no input, and it replaces only an earlier output of the same command."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 CHECKPOINT = ("config.json", "kept.json", "params.json")
-"""A directory with one of these is a checkpoint."""
+"""Files that mark a directory as a checkpoint."""
 
 
 def check_place(source: Path, target: Path, called: str = "the source") -> None:
-    """Raise OutputError where a target has no name of its own, or lies inside what it is made of."""
-    # Path.resolve trips over a loop of links.
+    """Raise OutputError for a target that has no file name or lies inside `source`, which messages call `called`."""
+    # Path.resolve raises for a loop of links; os.path.realpath does not.
     inside, place = (Path(os.path.realpath(path)) for path in (source, target))
     if target.name in {"", ".."}:
         raise OutputError(f"{target}: names no new directory; choose another output")
@@ -28,33 +28,33 @@ def check_place(source: Path, target: Path, called: str = "the source") -> None:
 
 
 def check_apart(target: Path, inputs: Mapping[str, Path]) -> None:
-    """Raise OutputError where a target lies inside a directory that is read; `inputs` are paths by what they are."""
+    """Raise OutputError for a target inside an input directory. `inputs` are paths by what messages call them."""
     for called, path in inputs.items():
         if os.path.isdir(path):  # noqa: PTH112 - a name of any length is no error
             check_place(path, target, f"{called} {path}")
 
 
 def check_file(target: Path, inputs: Mapping[str, Path], ours: Callable[[Path], bool]) -> None:
-    """Raise OutputError unless a file may be written: where none is, or where the same command wrote the one that is.
+    """Raise OutputError unless `target` does not exist or is an earlier output of the same command.
 
-    `inputs`: what is read, files and directories, by what they are called. `ours`: whether a file is an earlier output.
-    A link is not followed, and an input is one under any name, hard links too.
+    `inputs` are paths by what messages call them. `ours` tells whether a file is an earlier output. Links are not
+    followed. Inputs are compared by inode, so a hard link to an input is rejected too.
     """
     check_apart(target, inputs)
     with refused(target):
         if not os.path.lexists(target):
             return
         if not stat.S_ISREG(target.lstat().st_mode):
-            raise OutputError(f"{target}: is no regular file; name another")
+            raise OutputError(f"{target}: is not a regular file; name another")
         for called, path in inputs.items():
             if path.exists() and path.samefile(target):
                 raise OutputError(f"{target}: is {called} {path}, which is read; name another file")
         if not ours(target):
-            raise OutputError(f"{target}: is there and was not written by this command; name another file or remove it")
+            raise OutputError(f"{target}: exists and was not written by this command; name another file or remove it")
 
 
 def check_no_checkpoint(target: Path) -> None:
-    """Raise OutputError where a file would lie among those of a checkpoint."""
+    """Raise OutputError for a target in the directory of a checkpoint."""
     found = next((name for name in CHECKPOINT if (target.parent / name).exists()), None)
     if found is not None:
         raise OutputError(f"{target}: lies in a checkpoint ({target.parent / found}); choose a place outside of it")

@@ -1,4 +1,4 @@
-"""Opening a checkpoint directory: config, weight files, and a lazy tensor for each stored one. Reads headers only."""
+"""Open a checkpoint directory: its config, its weight files and a lazy tensor for each entry. Reads headers only."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from kept.ir.tensors import Lazy
 
 COMPANIONS = ("config.json", "README.md", "kept.json", *COPIED, *SETTINGS)
-"""Files beside the weights that are read by name."""
+"""Files besides the weights that are read by name."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory with a config, the tensors of its model, and the files that these are in.
+    """An opened checkpoint: its directory, config, tensors by name, and weight files.
 
-    `left_out` has the names of what looks like weights, or by its name like a licence, and is not taken for either.
-    `adapter` is the directory of one that is merged into the tensors.
+    `left_out` are the names of files that look like weights or licences and are not used. `adapter` is the directory
+    of the LoRA adapter that is merged into the tensors.
     """
 
     path: Path
@@ -57,7 +57,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def tensors_in(files: Sequence[Path]) -> Iterator[tuple[Path, Iterable[tuple[str, Lazy]]]]:
-    """The tensors of each weight file. Raises CheckpointError naming the file, when its tensors are gone through."""
+    """Yield each weight file with its tensors. Raises CheckpointError naming the file, at the latest on iteration."""
     if files and files[0].suffix == ".bin":
         yield from read_pickles(files).items()
         return
@@ -65,7 +65,7 @@ def tensors_in(files: Sequence[Path]) -> Iterator[tuple[Path, Iterable[tuple[str
 
 
 def stored_once(files: tuple[Path, ...]) -> Iterator[tuple[str, Lazy]]:
-    """The tensors of several files. Raises CheckpointError for one that two of them store."""
+    """Yield the tensors of several files. Raises CheckpointError for a tensor that occurs in two of them."""
     seen: dict[str, Path] = {}
     for file, tensors in tensors_in(files):
         for name, tensor in tensors:

@@ -1,7 +1,7 @@
-"""A tokenizer at work, in a fenced process: its file says how a text is rewritten and cut, and may ask for anything.
+"""Run a tokenizer. These classes run in a fenced process, because a tokenizer file is untrusted.
 
-A few steps that replace a letter by two make gigabytes of one character; a pattern may take longer than the universe.
-`kept.verification.text.Reader` is what the rest of the program sees of it.
+A chain of replacements in its normalizer can grow one character to gigabytes, and its regular expressions can take
+unbounded time. The rest of the program uses `kept.verification.text.Reader`, which calls this process.
 """
 
 from __future__ import annotations
@@ -23,33 +23,32 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 Columns = tuple[list[int], bytes]
-"""How many tokens each of several texts has, and of all of them the columns of int32 that were asked for, one behind
-another."""
+"""The number of tokens of each text, and int32 columns over the tokens of all texts, concatenated as bytes."""
 
 
 class Reading:
     """The tokenizer in a `tokenizer.json`, or built from a `tokenizer.model` or `qwen.tiktoken`.
 
-    `document` is the text of a `tokenizer.json` in the file's place. Raises CheckpointError naming the file where it is
-    none.
+    `document` is the text of a `tokenizer.json` to use in place of the file. Raises CheckpointError naming the file if
+    it is not a tokenizer.
     """
 
     def __init__(self, file: str, document: str | None = None) -> None:
         self._file = Path(file)
-        with damaged(self._file, "is no tokenizer"):
+        with damaged(self._file, "is not a tokenizer"):
             self._tokenizer = load(self._file) if document is None else Tokenizer.from_str(document)
 
     def ready(self) -> None:
-        """It is made."""
+        """Do nothing: the first call to the process constructs the tokenizer, and fails if it cannot."""
 
     def encode(self, texts: Sequence[str], special: bool) -> Columns:  # noqa: FBT001 - a call has no names
-        """Ids of texts, with the tokens that the tokenizer puts around each if `special`."""
+        """Return the ids of texts; `special` adds the special tokens of the post-processor, such as BOS."""
         with self._reading():
             found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=special)
             return _columns(found, lambda one: one.ids)
 
     def encode_with_places(self, texts: Sequence[str], special: bool) -> Columns:  # noqa: FBT001 - the same
-        """Ids, then for each token the first of its characters, one past the last, and 1 where it was put around."""
+        """Return four columns: ids, first character, one past the last character, and 1 for an added special token."""
         with self._reading():
             found = self._tokenizer.encode_batch(texts, add_special_tokens=special)
             places = [array("i", chain.from_iterable(one.offsets)) for one in found]
@@ -58,34 +57,34 @@ class Reading:
             return sizes, ids + starts + ends + _columns(found, lambda one: one.special_tokens_mask)[1]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
-        with damaged(self._file, "fails to write a text"):
+        """Return the text of ids, without special tokens."""
+        with damaged(self._file, "cannot decode ids"):
             text: str = self._tokenizer.decode(ids)
         return text
 
     def vocabulary(self) -> dict[str, int]:
-        """Ids of all tokens."""
+        """Return the ids of all tokens by text, added tokens included."""
         found: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return found
 
     def document(self) -> tuple[None, bytes]:
-        """The tokenizer as `tokenizers` writes it now."""
+        """Return the tokenizer as a `tokenizer.json`, serialised by the installed `tokenizers`."""
         return None, self._tokenizer.to_str().encode()
 
     def words(self, texts: Sequence[str]) -> list[list[str]]:
-        """The parts that each text is cut into, before any are merged."""
+        """Return the pre-tokenizer's words of each text, before merges."""
         with self._reading():
             return [self._words(text) for text in texts]
 
     def words_between(self, texts: Sequence[str], mark: str) -> list[list[str]]:
-        """The same, cut before each `mark` too."""
+        """Return the words of each text, split before each `mark` too."""
         split = pre_tokenizers.Split(mark, "merged_with_next")
         with self._reading():
             return [[part for word in self._words(t) for part, _ in split.pre_tokenize_str(word)] for t in texts]
 
     def parts(self, tokens: Sequence[str], plain: Sequence[bool]) -> list[list[int]]:
-        """Ids of tokens: of a plain one by the model alone, of another as of any text."""
-        with damaged(self._file, "fails to read a token"):
+        """Return the ids of each token's text: by the BPE model alone if `plain`, else by the whole pipeline."""
+        with damaged(self._file, "cannot encode a token"):
             return [self._ids(token, plain=one) for token, one in zip(tokens, plain, strict=True)]
 
     def _ids(self, token: str, *, plain: bool) -> list[int]:
@@ -95,19 +94,19 @@ class Reading:
         return ids
 
     def _words(self, text: str) -> list[str]:
-        rewriting, cutting = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
-        normalised: str = text if rewriting is None else rewriting.normalize_str(text)
-        return [normalised] if cutting is None else [word for word, _ in cutting.pre_tokenize_str(normalised)]
+        normalizer, splitter = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
+        normalised: str = text if normalizer is None else normalizer.normalize_str(text)
+        return [normalised] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(normalised)]
 
     def _reading(self) -> Any:  # noqa: ANN401 - a context
-        return damaged(self._file, "fails to read a text")
+        return damaged(self._file, "cannot encode a text")
 
 
 class Building:
-    """Builds what an output has beside its `tokenizer.model` or `qwen.tiktoken`."""
+    """Builds the fast tokenizer of a directory with a `tokenizer.model` or `qwen.tiktoken`."""
 
     def files(self, directory: str) -> dict[str, str]:
-        """`tokenizer.json` and `tokenizer_config.json` of a directory, by name."""
+        """Return the texts of `tokenizer.json` and `tokenizer_config.json`, by file name."""
         from kept.checkpoint.sentencepiece import tokenizer_files  # noqa: PLC0415 - only where it is one
         from kept.checkpoint.tiktoken import tiktoken_files  # noqa: PLC0415 - the same
 
@@ -120,19 +119,19 @@ class Building:
 
 @contextmanager
 def damaged(file: Path, what: str) -> Iterator[None]:
-    """Blame the file for whatever `tokenizers` raises: Exception itself, and where it panics, BaseException."""
+    """Raise CheckpointError naming the file for any error of `tokenizers`; a Rust panic is only a BaseException."""
     try:
         yield
     except (KeptError, MemoryError):
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # an interruption
+            raise  # KeyboardInterrupt and the like
         raise CheckpointError(f"{file}: {what} ({error}); fetch it again") from None
 
 
 def load(file: Path) -> Tokenizer:
-    """The tokenizer of a file, whatever its format."""
+    """Return the tokenizer of a file in any of the formats, without truncation and padding."""
     if file.name == "tokenizer.model":
         from kept.checkpoint.sentencepiece import fast_tokenizer  # noqa: PLC0415 - only where it is one
 
@@ -141,8 +140,8 @@ def load(file: Path) -> Tokenizer:
         from kept.checkpoint.tiktoken import tiktoken_tokenizer  # noqa: PLC0415 - the same
 
         return tiktoken_tokenizer(file)
-    made = Tokenizer.from_buffer(file.read_bytes())  # a path may be no text
-    # Stored with some checkpoints, for batches: a text is read as it is.
+    made = Tokenizer.from_buffer(file.read_bytes())  # Tokenizer.from_file needs a path that is valid UTF-8
+    # Some checkpoints store settings for batches; texts here are encoded whole.
     made.no_truncation()
     made.no_padding()
     return made

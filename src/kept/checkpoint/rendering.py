@@ -1,8 +1,8 @@
-"""Renders chat templates, in a fenced process: a template is a program that came with the weights.
+"""Render chat templates. This runs in a fenced process, because a template is a program that comes with the weights.
 
 The environment is that of `apply_chat_template` in transformers 5: Jinja's immutable sandbox with loop controls, the
-`generation` tag, `raise_exception`, `strftime_now` and a `tojson` that does not escape for web pages. Only the clock
-differs: `strftime_now` tells a date that is given, so that a conversation is the same text each time it is rendered.
+`generation` tag, `raise_exception`, `strftime_now` and a `tojson` without HTML escapes. The one difference is that
+`strftime_now` formats a given date, so that a conversation always renders to the same text.
 """
 
 from __future__ import annotations
@@ -29,26 +29,25 @@ if TYPE_CHECKING:
     Messages = Sequence[Mapping[str, Any]]
 
 BEGIN, END = "\ufdd0", "\ufdd1"
-"""What stands around a part that the template itself marks as the assistant's: no text has these, which are no
-characters."""
+"""Marks around the text of a `{% generation %}` block: Unicode noncharacters, which no valid text contains."""
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""What a template has that marks answers."""
+"""The tag of a template that marks the assistant's answers."""
 
 LONGEST = 1 << 26
 """Characters of a rendered conversation."""
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names of a message's reasoning; a template reads one of the first two."""
+"""Keys of a message's reasoning; templates read one of the first two."""
 
 
 class Generation(Extension):
-    """`{% generation %}`, with which a template marks what the assistant says."""
+    """The tag `{% generation %}`, with which a template marks the assistant's answers."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja's own
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The part up to `{% endgeneration %}`, between marks."""
+        """Parse up to `{% endgeneration %}`; return a block whose text is put between `BEGIN` and `END`."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
@@ -58,11 +57,11 @@ class Generation(Extension):
 
 
 class Renderer:
-    """The templates of a checkpoint.
+    """Renders the chat templates of a checkpoint.
 
-    `name` is what to call it in errors, `templates` are texts by name, `tokens` the texts of special tokens, `date` is
-    today's as YYYY-MM-DD. A conversation is an object with `messages`, and `tools`, `documents` and `variables` where
-    it has them.
+    `name` stands for the checkpoint in errors. `templates` are texts by name, `tokens` the texts of special tokens by
+    name. `date` (YYYY-MM-DD) is the date that `strftime_now` formats. A conversation is an object with `messages` and
+    optionally `tools`, `documents` and `variables`.
     """
 
     def __init__(self, name: str, templates: Mapping[str, str], tokens: Mapping[str, str], date: str) -> None:
@@ -72,16 +71,16 @@ class Renderer:
         self._compiled: dict[str, jinja2.Template] = {}
 
     def names(self) -> list[list[str]]:
-        """Variables that the templates read, and attributes and texts that appear in them.
+        """Return the variables that the templates read, and the attribute names and string constants in them.
 
-        Raises CheckpointError where a template is no template.
+        Raises CheckpointError for a template that cannot be parsed.
         """
         variables: set[str] = set()
         others: set[str] = set()
         for text in self._texts.values():
             try:
                 tree = self._environment.parse(text)
-            except Exception as error:  # noqa: BLE001 - as below
+            except Exception as error:  # noqa: BLE001 - any error of the parser
                 raise self._failed(error) from None
             variables |= find_undeclared_variables(tree)
             others |= {node.attr for node in tree.find_all(nodes.Getattr)}
@@ -89,26 +88,26 @@ class Renderer:
         return [sorted(variables), sorted(others)]
 
     def text(self, conversation: Mapping[str, Any]) -> str:
-        """A conversation as text."""
+        """Return a conversation as text."""
         return _unmarked(self._render(conversation, conversation["messages"], prompt=False))[0]
 
     def prompt(self, conversation: Mapping[str, Any]) -> str:
-        """A conversation as text, with what makes the assistant answer at its end."""
+        """Return a conversation as text with the generation prompt at the end."""
         return _unmarked(self._render(conversation, conversation["messages"], prompt=True))[0]
 
     def answers(self, conversation: Mapping[str, Any], learned: Sequence[bool]) -> tuple[list[Any], bytes]:
-        """A conversation as text (the bytes), and the characters in it that the assistant says and that are learned.
+        """Return the character spans [begin, end] of the answers to train on, and the conversation's text as bytes.
 
-        `learned` says of each message whether it is. Raises InputError where an answer cannot be told from the rest.
+        `learned` has a flag per message. Raises InputError if an answer has no fixed place in the text.
         """
         messages = conversation["messages"]
-        said = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-        wanted = [turn for turn in said if learned[turn]]
+        answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+        wanted = [turn for turn in answers if learned[turn]]
         marked = self._render(conversation, messages, prompt=False)
         if MARKS.search(self._texts[self._chosen(conversation)]):
             text, spans = _unmarked(marked)
-            if wanted != said:
-                spans = self._learned(spans, [learned[turn] for turn in said])
+            if wanted != answers:
+                spans = self._learned(spans, [learned[turn] for turn in answers])
         else:
             text, spans = marked, [self._answer(marked, conversation, turn) for turn in wanted]
         return [list(span) for span in spans], text.encode("utf-8", "surrogatepass")
@@ -116,20 +115,20 @@ class Renderer:
     def _learned(self, spans: list[tuple[int, int]], learned: Sequence[bool]) -> list[tuple[int, int]]:
         if len(spans) != len(learned):
             raise InputError(
-                f"has messages that are not learned among {len(learned)} answers, and {self._name} marks "
-                f"{len(spans)} parts as answers; give a --chat-template that marks each answer once"
+                f"has {len(learned)} answers, some excluded from training, and the chat template of {self._name} marks "
+                f"{len(spans)}; give a --chat-template that marks each answer once"
             )
         return [span for span, kept in zip(spans, learned, strict=True) if kept]
 
     def _answer(self, whole: str, conversation: Mapping[str, Any], turn: int) -> tuple[int, int]:
-        """From where to where an answer is in the whole conversation."""
+        """Return the span of an answer in the text of the whole conversation."""
         messages = conversation["messages"]
         before = self._render(conversation, messages[:turn], prompt=True)
         after = self._render(conversation, messages[: turn + 1], prompt=False)
         if not (whole.startswith(after) and after.startswith(before)):
             raise InputError(
-                f"is another text for {self._name} with each turn, so that answer {turn + 1} cannot be told from the "
-                "rest; mark answers with {% generation %} in a template for --chat-template"
+                f"the chat template of {self._name} changes earlier turns, so the span of message {turn + 1} is "
+                "unknown; mark answers with {% generation %} in a template for --chat-template"
             )
         return len(before), len(after)
 
@@ -144,14 +143,14 @@ class Renderer:
             )
         except KeptErrors:
             raise
-        except Exception as error:  # noqa: BLE001 - a template is a program, and fails as one
+        except Exception as error:  # noqa: BLE001 - a template is a program and may raise anything
             raise self._failed(error) from None
         if len(text) > LONGEST:
             raise CheckpointError(f"{self._name}: its chat template writes {len(text)} characters; use another one")
         return text
 
     def _chosen(self, conversation: Mapping[str, Any]) -> str:
-        """The name of the template for a conversation."""
+        """Return the name of the template for a conversation. Raises InputError if there is no default."""
         name = TOOL_USE if conversation.get("tools") is not None and TOOL_USE in self._texts else DEFAULT
         if name not in self._texts:
             others = ", ".join(map(printable, self._texts))
@@ -174,7 +173,7 @@ class Renderer:
 KeptErrors = (CheckpointError, InputError)
 
 LONGEST_REASON = 300
-"""Characters."""
+"""Characters of a template's error that a message repeats."""
 
 
 def _environment(now: datetime) -> ImmutableSandboxedEnvironment:
@@ -187,20 +186,20 @@ def _environment(now: datetime) -> ImmutableSandboxedEnvironment:
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message without what is null, and with its reasoning under the names that templates read."""
+    """Return a message without null values, and with its reasoning under both keys that templates read."""
     stated = {key: value for key, value in message.items() if value is not None}
     found = next((stated[key] for key in REASONING if key in stated), None)
     return stated if found is None else {"thinking": found, **stated, "reasoning_content": found}
 
 
 def _unmarked(marked: str) -> tuple[str, list[tuple[int, int]]]:
-    """A text without marks, and where they stood."""
+    """Return a text without marks, and the spans that were between them."""
     first, *rest = marked.split(BEGIN)
     text, spans = first, []
     for part in rest:
-        said, _, behind = part.partition(END)
-        spans.append((len(text), len(text) + len(said)))
-        text += said + behind
+        inside, _, after = part.partition(END)
+        spans.append((len(text), len(text) + len(inside)))
+        text += inside + after
     return text, spans
 
 
@@ -210,10 +209,10 @@ def _refuse(message: str) -> None:
 
 def _to_json(
     x: object,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - transformers' own
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - the signature of transformers
     indent: int | str | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,  # noqa: FBT001, FBT002 - the same
 ) -> str:
-    """JSON as it is: jinja's own filter writes it for web pages."""
+    """Return plain JSON; Jinja's own filter escapes it for HTML."""
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

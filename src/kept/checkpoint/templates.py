@@ -1,8 +1,8 @@
-"""A checkpoint's chat templates by name, in the places where transformers looks for them, and as an output has them.
+"""Read a checkpoint's chat templates from where transformers looks for them, and write those of an output.
 
-`chat_template.jinja` is the default, `additional_chat_templates/NAME.jinja` are others; where there is any such file,
-what `tokenizer_config.json` says of templates is not read. Before transformers 4.51 only the config was: so an output
-has its templates in both places.
+`chat_template.jinja` is the default template, `additional_chat_templates/NAME.jinja` are others. If there is any such
+file, `chat_template` in `tokenizer_config.json` is ignored. transformers before 4.51 reads only the config, so an
+output has its templates in both places.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONGEST = 1 << 20
-"""Characters of a template. The longest in use have some 20,000."""
+"""Characters of a template. The longest published ones have about 20,000."""
 
 FILE, FOLDER = "chat_template.jinja", "additional_chat_templates"
 
 OF_PROCESSOR = "chat_template.json"
-"""Where the processors of early multimodal models had their template; a text model's tokenizer does not look there."""
+"""The template file of older multimodal processors; the tokenizers of text models do not read it."""
 
 DEFAULT, TOOL_USE = "default", "tool_use"
-"""The template that is taken, and the one that is where a conversation has tools."""
+"""Names of the default template and of the one for conversations with tools."""
 
 
 def chat_templates(directory: Path) -> dict[str, str]:
-    """The text of each chat template by name; empty where there is none.
+    """Return the texts of a directory's chat templates by name; empty if it has none.
 
-    Raises CheckpointError or InputError naming the file that is damaged or of another form.
+    Raises CheckpointError or InputError naming the file that is damaged or malformed.
     """
     files = template_files(directory)
     if files:
@@ -47,7 +47,7 @@ def chat_templates(directory: Path) -> dict[str, str]:
 
 
 def template_files(directory: Path) -> dict[str, Path]:
-    """The files of a directory that hold a template each, by its name."""
+    """Return a directory's template files by template name. Raises CheckpointError for a name that is not printable."""
     folder = directory / FOLDER
     further = sorted(folder.glob("*.jinja")) if folder.is_dir() else []
     odd = next((file for file in further if not file.name.isprintable()), None)
@@ -60,9 +60,9 @@ def template_files(directory: Path) -> dict[str, Path]:
 
 
 def output_templates(directory: Path, default: Path | None = None) -> tuple[dict[str, bytes], Any]:
-    """Template files of an output, and what its tokenizer config says of templates; None where there are none.
+    """Return an output's template files by name, and `chat_template` for its tokenizer config (None for no templates).
 
-    `default` is a file that takes the place of the default template.
+    The file `default` replaces the default template.
     """
     found = chat_templates(directory)
     if default is not None:
@@ -74,7 +74,7 @@ def output_templates(directory: Path, default: Path | None = None) -> tuple[dict
 
 
 def read_template(file: Path) -> str:
-    """The text of a template's file. Raises InputError where it cannot be read, or is longer than any template."""
+    """Return the text of a template file. Raises InputError if it is unreadable or longer than `LONGEST`."""
     try:
         with open(file, encoding="utf-8", opener=regular) as opened:
             text = opened.read(LONGEST + 1)
@@ -88,7 +88,7 @@ def read_template(file: Path) -> str:
 
 
 def _named(file: Path, found: object) -> dict[str, str]:
-    """Templates as a config has them: one text, or a list of names and texts."""
+    """Return the templates of a config's `chat_template`: one text, or a list of objects with name and template."""
     if found is None:
         return {}
     listed = [{"name": DEFAULT, "template": found}] if isinstance(found, str) else found
@@ -97,8 +97,10 @@ def _named(file: Path, found: object) -> dict[str, str]:
     except (TypeError, LookupError):
         named = {"": None}
     if not all(isinstance(text, str) for one in named.items() for text in one):
-        raise CheckpointError(f"{file}: chat_template is neither a text nor a list of names and texts; mend it")
+        raise CheckpointError(f"{file}: chat_template is neither a string nor a list of objects with name and template")
     odd = next((name for name in named if not name or "/" in name or not name.isprintable()), None)
     if odd is not None:
-        raise CheckpointError(f"{file}: chat_template has a template called {odd!r}, which names no file; rename it")
+        raise CheckpointError(
+            f"{file}: chat_template has a template named {odd!r}, which cannot be a file name; rename it"
+        )
     return dict(named)

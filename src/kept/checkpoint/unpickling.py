@@ -1,7 +1,7 @@
-"""In a fenced process: where the tensors of a `.bin` file are, by torch's restricted unpickler. No weight is read.
+"""Find the tensors of a `.bin` file with torch's restricted unpickler. Runs in a fenced process; reads no weight.
 
-torch maps the file; the zip archive's own directory says where each storage must then lie. The two are held against
-each other, because torch itself takes a storage's size from the pickle, and a compressed entry for what it is not.
+torch maps the file into memory, and the zip archive's directory tells where each storage must be in it. The two are
+compared, because torch takes a storage's size from the pickle and maps a compressed entry as if it were plain bytes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 from kept.errors import CheckpointError, reason
 
 ARCHIVE, LOCAL = b"PK\x03\x04", struct.Struct("<4s22xHH")
-"""How a zip archive begins, and what stands before an entry's bytes: the same mark, lengths of its name and extras."""
+"""First bytes of a zip archive, and the header of a zip entry: the same bytes, lengths of its name and extra field."""
 
 LARGEST_PICKLE = 100_000_000
-"""Bytes that say what there is, without any weight; a model has less than a megabyte of them."""
+"""Bytes of the pickle itself (`data.pkl`), without storages; a model's has less than a megabyte."""
 
 MOST_TENSORS = 1 << 17
 
 GLOBAL = re.compile(r"GLOBAL (\S+) (?:was not|whose)|unrecognized function (.+)|but got (.+)")
-"""What torch says of a pickle that asks for more than weights."""
+"""torch's messages about a pickle that asks for a global or function outside its allow-list."""
 
 REASON = re.compile(r"WeightsUnpickler error:\s*(.{1,300})")
-"""Where torch says what is wrong with any other pickle."""
+"""torch's reason for rejecting any other pickle."""
 
 DTYPES = {
     torch.float64: "F64",
@@ -47,13 +47,13 @@ DTYPES = {
 
 
 class Unpickler:
-    """Reads one file after another."""
+    """Finds the tensors of one file per call."""
 
     def tensors(self, path: str) -> list[list[Any]]:
-        """Name, dtype, shape, strides (in elements) and offset (in bytes) of each tensor of a state dict.
+        """Return name, dtype, shape, strides (in elements) and offset (in bytes) of each tensor of a state dict.
 
-        Raises CheckpointError for a pickle that asks for anything but weights, and for a file that is not as torch
-        writes it.
+        Raises CheckpointError for a pickle that asks for anything but tensors, and for a file that torch would not
+        write.
         """
         try:
             records = _records(path)
@@ -68,11 +68,11 @@ class Unpickler:
 
 
 def _records(path: str) -> dict[int, int]:
-    """Where the archive has the bytes of each storage, and how many there are."""
-    with open(path, "rb") as file:  # noqa: PTH123 - a path of the parent's
+    """Return the size in bytes of each storage in the archive, by its offset in the file."""
+    with open(path, "rb") as file:  # noqa: PTH123 - the parent sends a string
         if file.read(4) != ARCHIVE:
             raise CheckpointError(
-                "is no zip archive; if torch before 1.6 wrote it, load it in a sandbox and torch.save it again"
+                "is not a zip archive; if torch before 1.6 wrote it, load it in a sandbox and torch.save it again"
             )
         with ZipFile(file) as archive:
             entries = archive.infolist()
@@ -83,7 +83,7 @@ def _records(path: str) -> dict[int, int]:
 def _check(archive: ZipFile, entries: list[ZipInfo]) -> None:
     names = {one.filename for one in entries}
     if len(names) < len(entries):
-        raise CheckpointError("has two entries of one name; fetch it again")
+        raise CheckpointError("has two entries with one name; fetch it again")
     odd = next((one for one in entries if one.compress_type != ZIP_STORED or one.flag_bits & 1), None)
     if odd is not None:
         raise CheckpointError(f"has a compressed entry ({odd.filename}), which torch does not write; fetch it again")
@@ -99,14 +99,16 @@ def _place(file: BinaryIO, entry: ZipInfo) -> tuple[int, int]:
     file.seek(entry.header_offset)
     mark, name, extra = LOCAL.unpack(file.read(LOCAL.size))
     if mark != ARCHIVE:
-        raise CheckpointError(f"has no entry where its directory names {entry.filename}; fetch it again")
+        raise CheckpointError(
+            f"has no entry at the offset that its zip directory gives for {entry.filename}; fetch it again"
+        )
     return entry.header_offset + LOCAL.size + name + extra, entry.file_size
 
 
 def _load(path: str, seen: dict[int, int]) -> Any:  # noqa: ANN401 - whatever was pickled
-    """What the file holds. `seen` gets address and bytes of each storage."""
+    """Return the unpickled object. Fills `seen` with the size in bytes of each storage, by its address."""
 
-    def note(storage: Any, _: str) -> Any:  # noqa: ANN401 - torch types it as what it is not
+    def note(storage: Any, _: str) -> Any:  # noqa: ANN401 - torch annotates another type
         if storage.nbytes():
             seen[storage.data_ptr()] = storage.nbytes()
         return storage
@@ -115,17 +117,17 @@ def _load(path: str, seen: dict[int, int]) -> Any:  # noqa: ANN401 - whatever wa
 
 
 def _base(records: dict[int, int], seen: dict[int, int]) -> int:
-    """The address of the file's first byte, at which every storage is one whole entry of the archive."""
+    """Return the address of the mapped file. Raises CheckpointError unless each storage is exactly one zip entry."""
     base = min(seen, default=0) - min(records, default=0)
     if {address - base: size for address, size in seen.items()} != records:
-        raise CheckpointError("has tensors that are not the entries of its archive; fetch it again")
+        raise CheckpointError("has tensors that do not match the entries of its zip archive; fetch it again")
     return base
 
 
 def _state_dict(found: object) -> dict[str, torch.Tensor]:
-    """What transformers would load: tensors by name, and nothing around them."""
+    """Return `found` as a plain state dict (tensors by name). Raises CheckpointError for anything else."""
     if not isinstance(found, dict):
-        raise CheckpointError(f"holds {type(found).__name__}, no tensors by name")
+        raise CheckpointError(f"holds {type(found).__name__}, not a state dict")
     if len(found) > MOST_TENSORS:
         raise CheckpointError(f"holds {len(found)} tensors, more than {MOST_TENSORS}")
     odd = next((name for name, one in found.items() if not isinstance(one, torch.Tensor)), None)
@@ -143,18 +145,18 @@ def _described(name: object, tensor: torch.Tensor, base: int, seen: dict[int, in
         raise CheckpointError(f"{name!r} is of dtype {tensor.dtype} and layout {tensor.layout}, which is not read")
     address, offset = tensor.untyped_storage().data_ptr(), tensor.storage_offset() * tensor.element_size()
     if tensor.numel() and address not in seen:
-        raise CheckpointError(f"{name} is in no storage of the file; save its state dict anew")
+        raise CheckpointError(f"{name} has no storage in the file; save its state dict again")
     if tensor.is_conj() or tensor.is_neg():
-        raise CheckpointError(f"{name} is a view that changes its values; save its state dict anew")
+        raise CheckpointError(f"{name} is a conjugate or negative view; save its state dict again")
     place = address - base + offset if tensor.numel() else 0
     return [name, DTYPES[tensor.dtype], [*tensor.shape], [*tensor.stride()], place]
 
 
 def _asked(error: Exception) -> str:
-    """What a pickle asked for that is no weight."""
+    """Return a message that names what the pickle asked for."""
     named, said = GLOBAL.search(str(error)), REASON.search(str(error))
     if named is None:
-        # torch's first line advises to load it without weights_only, which would run it.
+        # The first line of torch's message advises loading without weights_only, which would run the pickle.
         why = said[1] if said else reason(error)[:300]
-        return f"is no pickle of weights ({why}); nothing in it was run"
-    return f"a pickle that asks for {next(filter(None, named.groups()))}, which is no weight; nothing in it was run"
+        return f"is not a pickle of weights ({why}); nothing in it was run"
+    return f"a pickle that asks for {next(filter(None, named.groups()))}, which is not a tensor; nothing in it was run"

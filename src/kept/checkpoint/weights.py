@@ -1,4 +1,4 @@
-"""Which files of a directory are the model: those that transformers loads, in its order, and no others."""
+"""Find the weight files of a checkpoint: those that transformers would load, in its order of preference."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 PREFERRED = (SINGLE, INDEX, PICKLE, PICKLE_INDEX)
-"""Where transformers looks, in its order: the first that is there is the model."""
+"""Files that transformers looks for, in its order; the first that exists is the model."""
 
 NAMED = "transformers_weights"
-"""The config key with which a checkpoint names a safetensors file, or an index of them, that goes before all others."""
+"""The config key that names a safetensors file or index file to load instead of those of `PREFERRED`."""
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+"""Patterns of files that hold pickles."""
 
 FORMATS = (
     "*.safetensors",
@@ -35,24 +36,24 @@ FORMATS = (
     *PICKLES,
     *("*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.npz", "*.onnx", "*.tflite", "*.nemo"),
 )
-"""Names of files that hold weights, or list files that do."""
+"""Patterns of files that hold weights, and of index files."""
 
 MOST_ENTRIES = 10_000
-"""Entries of a directory that are looked at."""
+"""Entries of a directory that are listed at most."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The files that hold a model's tensors; `index` lists them, where there is one."""
+    """A model's weight files, and the index file that lists them (None for a single file)."""
 
     files: tuple[Path, ...]
     index: Path | None = None
 
 
 def find_weights(directory: Path, config: Mapping[str, Any] | None = None) -> Weights:
-    """The files that transformers would load as the model.
+    """Return the files that transformers would load as the model.
 
-    Raises CheckpointError where there are none, and for a name that leads out of the directory.
+    Raises CheckpointError if there are none, and for a listed name outside the directory.
     """
     named = _named(directory, config or {})
     first = directory / (named or _preferred(directory))
@@ -63,20 +64,20 @@ def find_weights(directory: Path, config: Mapping[str, Any] | None = None) -> We
 
 
 def candidates(directory: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names under which a model's weights, or an index of them, may be: the first that is there is read."""
+    """Return the names of weight or index files to look for, in order; the first that exists is read."""
     named = _named(directory, config)
     return PREFERRED if named is None else (named,)
 
 
 def left_out(directory: Path, weights: Weights) -> list[str]:
-    """What else a directory holds that looks like weights: names of files, and of directories with such files."""
+    """Return the names of other files that look like weights, and of directories that contain such files."""
     own = {weights.index, *weights.files}
     entries = sorted(islice(directory.iterdir(), MOST_ENTRIES))
     return [_shown(entry) for entry in entries if entry not in own and _holds_weights(entry)]
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """The file of each tensor, as an index has it."""
+    """Return the weight map of an index file: file names by tensor. Raises CheckpointError if it has none."""
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise CheckpointError(f"{index}: has no weight_map")
@@ -84,38 +85,38 @@ def weight_map(index: Path) -> dict[str, str]:
 
 
 def listed_names(index: Path) -> list[str]:
-    """The names of the files that an index lists, each of a plain file of the index's own format."""
+    """Return the file names in an index. Raises CheckpointError for a path or a file of another format."""
     names = sorted(set(weight_map(index).values()))
     suffix = ".bin" if index.name == PICKLE_INDEX else ".safetensors"
     for name in names:
         if not name or Path(name).name != name or not name.isprintable() or name.startswith("."):
-            raise CheckpointError(f"{index}: names {name!r}, which is not a file beside it")
+            raise CheckpointError(f"{index}: names {name!r}, which is not a file in the same directory")
         if not name.endswith(suffix):
-            raise CheckpointError(f"{index}: names {name!r}, which is no *{suffix} file; rename it")
+            raise CheckpointError(f"{index}: names {name!r}, which is not a *{suffix} file; rename it")
     return names
 
 
 def _named(directory: Path, config: Mapping[str, Any]) -> str | None:
-    """The file that the config names; None where it names none."""
+    """Return the weight or index file that the config names; None if it names none."""
     name, where = config.get(NAMED), f"{directory / 'config.json'}: {NAMED}"
     if name is None:
         return None
     if not isinstance(name, str) or not name.endswith((".safetensors", ".safetensors.index.json")):
         raise CheckpointError(f"{where} is {name!r}, which is neither a safetensors file nor an index of them")
     if Path(name).name != name or not name.isprintable():
-        raise CheckpointError(f"{where} is {name!r}, which is not a file beside it")
+        raise CheckpointError(f"{where} is {name!r}, which is not a file in the same directory")
     return name
 
 
 def _preferred(directory: Path) -> str:
     found = next((name for name in PREFERRED if os.path.lexists(directory / name)), None)
     if found is None:
-        raise CheckpointError(f"{directory}: has no {SINGLE}, {PICKLE} or an index of either{_instead(directory)}")
+        raise CheckpointError(f"{directory}: has no {SINGLE}, {PICKLE} or an index of either{_unused(directory)}")
     return found
 
 
-def _instead(directory: Path) -> str:
-    """What a directory without a model has in its place, with the way out."""
+def _unused(directory: Path) -> str:
+    """Return the end of an error message: the weight files that are present but not loaded, and what to do."""
     found = left_out(directory, Weights(()))
     if not found:
         return ""
@@ -136,7 +137,7 @@ def _holds_weights(entry: Path) -> bool:
     try:
         with os.scandir(entry) as inside:
             return any(fnmatch(one.name, pattern) for one in islice(inside, MOST_ENTRIES) for pattern in FORMATS)
-    except OSError:  # what cannot be listed is not read either
+    except OSError:  # a directory that cannot be listed is not read either
         return False
 
 
@@ -145,6 +146,6 @@ def _shown(entry: Path) -> str:
 
 
 def some(names: list[str] | tuple[str, ...], most: int = 6) -> str:
-    """Names in a sentence, or the first of many and how many more there are."""
+    """Return names joined by commas: at most `most`, then the number of those left out."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUFFIX, FORMAT = ".safetensors", "pt"
-"""A file's ending, and what its metadata says of it: transformers 4.45 and 4.57 refuse files that name no format."""
+"""Suffix and metadata `format` of a safetensors file. transformers 4.45 and 4.57 refuse files without a format."""
 
 SHARD_BYTES = 5_000_000_000
 """The usual size of a shard."""
@@ -27,7 +27,7 @@ SHARD_BYTES = 5_000_000_000
 class Shard:
     """One safetensors file: its name, and its tensors in the order of their bytes.
 
-    `whole` is a file that holds just these bytes already, under a header that any transformers takes.
+    `whole` is an existing file with exactly this content, whose header every transformers accepts.
     """
 
     name: str
@@ -89,17 +89,17 @@ def unchanged(tensors: Mapping[str, Lazy], source: Mapping[str, Lazy]) -> list[S
     if (len(files) == 1) != (SINGLE in {file.name for file in files}):
         return None
     parts = [(file, tuple((name, one) for name, one in stored.items() if one.file == file)) for file in files]
-    return [Shard(file.name, held, _whole(file, held)) for file, held in parts]
+    return [Shard(file.name, held, _copyable(file, held)) for file, held in parts]
 
 
 def _in_safetensors(source: Mapping[str, Lazy]) -> dict[str, Stored] | None:
-    """The tensors of a source whose files could be copied; None where a tensor is not as it is in such a file."""
+    """Return the source's tensors if all are stored unchanged in safetensors files; None otherwise."""
     stored = {name: one for name, one in source.items() if isinstance(one, Stored) and one.file.suffix == SUFFIX}
     return stored if len(stored) == len(source) else None
 
 
-def _whole(file: Path, tensors: Iterable[tuple[str, Stored]]) -> Path | None:
-    """A file that may be copied with its header; another keeps its tensors' bytes under a new one."""
+def _copyable(file: Path, tensors: Iterable[tuple[str, Stored]]) -> Path | None:
+    """Return the file if it can be copied with its header; None if it needs a new header."""
     return file if stated_format(file) == FORMAT and dict(read_header(file)) == dict(tensors) else None
 
 
@@ -114,13 +114,13 @@ def grown(
     if stored is None or not {*old.values()} <= {*stored.values()}:
         return None
     names = {tensor: name for name, tensor in old.items()}
-    if len(names) < len(old):  # a copy, as of an embedding that was tied
+    if len(names) < len(old):  # two names for one stored tensor, such as an embedding that was tied
         return None
     parts = []
     for file in sorted({tensor.file for tensor in stored.values()}):
         held = [(name, tensor) for name, tensor in stored.items() if tensor.file == file]
         kept = [(names[tensor], tensor) for _, tensor in held if tensor in names]
-        parts.append(Shard("", tuple(kept), _whole(file, kept)))
+        parts.append(Shard("", tuple(kept), _copyable(file, kept)))
     added = shards({name: tensor for name, tensor in tensors.items() if name in new}, limit)
     return _named([part for part in (*parts, *added) if part.tensors])
 
