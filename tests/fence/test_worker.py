@@ -94,7 +94,7 @@ def test_a_crash_is_an_error() -> None:
 def test_a_child_that_hangs_up_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kept.fence.worker.ENDING", 0.1)
     one, began = worker("name"), time.monotonic()
-    with pytest.raises(FenceError, match="gives no answer"):
+    with pytest.raises(FenceError, match="does not respond"):
         one.call("hang_up")
     assert time.monotonic() - began < 20, "not a minute"
     assert one.call("count").value == 1
@@ -103,7 +103,7 @@ def test_a_child_that_hangs_up_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("text", ["3", "null", "[]", '["value"]', "{}", '{"message": 3}', "{", "[" * 50_000])
 def test_an_answer_of_another_form_is_an_error(text: str) -> None:
     one = worker("name")
-    with pytest.raises(FenceError, match="its answer is"):
+    with pytest.raises(FenceError, match="its reply is"):
         one.call("lie", text)
     assert one.call("count").value == 1
 

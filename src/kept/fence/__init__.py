@@ -1,4 +1,4 @@
-"""A child process that works on untrusted files: bounded time and memory, no network, no file written."""
+"""A child process for work on untrusted files, with bounded time and memory and without network or write access."""
 
 from kept.fence.limits import Limits
 from kept.fence.worker import FenceError, Reply, Worker

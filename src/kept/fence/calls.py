@@ -1,7 +1,7 @@
-"""System calls that a process gives up for itself and all that it starts (seccomp): root keeps no more than anyone.
+"""Seccomp filters: a process gives up system calls for itself and all its children, even as root.
 
-A filter is a small program of the kernel's: it sees the number of a call and its arguments as they are, not what
-pointers lead to. Numbers differ between machines; where this file does not know them, no filter is set.
+A filter is a small BPF program in the kernel. It sees the number of a call and the raw arguments, not the memory that
+pointers refer to. Numbers differ between architectures; on one that is not listed here no filter is set.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     Rule = tuple[Instruction, ...]
 
 LOAD, EQUAL, ANY_BIT, AT_LEAST, RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
-"""Instructions: load a word of the call; jump if it equals, has any bit of, or is at least a constant; end."""
+"""BPF opcodes: load a word of the call; jump if it equals, shares a bit with, or is at least a constant; return."""
 
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
-"""How a filter ends. REFUSE has an errno in its low bits."""
+"""Return values of a filter. REFUSE carries an errno in its low 16 bits."""
 
 NUMBER, MACHINE, ARGUMENTS = 0, 4, 16
-"""Where a call's number, its machine and its arguments of 8 bytes begin."""
+"""Offsets in bytes of `struct seccomp_data`: the call's number, the architecture, the arguments (8 bytes each)."""
 
 MACHINES: Mapping[str, tuple[int, int]] = {"x86_64": (0xC000003E, 1), "aarch64": (0xC00000B7, 2)}
-"""What the kernel calls a machine, and its column below."""
+"""Audit code of each architecture, and its column in `CALLS`."""
 
 OTHER_TABLE = 0x40000000
-"""From this number on x86-64 has its calls a second time, for 32-bit pointers."""
+"""First number of the x32 calls of x86-64, a second table for 32-bit pointers."""
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 38, 22, 2
 
@@ -65,32 +65,32 @@ setpriority 141 140 | ioprio_set 251 30 | open_by_handle_at 304 265 | init_modul
 kexec_load 246 104 | kexec_file_load 320 294 | reboot 169 142 | swapon 167 224 | settimeofday 164 170
 clock_settime 227 112 | adjtimex 159 171 | clock_adjtime 305 266 | sethostname 170 161 | setdomainname 171 162
 """
-"""The number of each call on each machine; `-` where a machine has it under another name."""
+"""Number of each system call on x86-64 and aarch64; `-` if the architecture has no such call."""
 
 ALLOWED: Rule = ((RETURN, 0, 0, ALLOW),)
 REFUSED: Rule = ((RETURN, 0, 0, REFUSE | errno.EACCES),)
 UNKNOWN: Rule = ((RETURN, 0, 0, REFUSE | errno.ENOSYS),)
-"""What a library takes for an older kernel, and so does it in the older way."""
+"""Refuse with ENOSYS, as an older kernel does, so that libraries fall back to an older call."""
 
 
 def only(argument: int, values: Iterable[int]) -> Rule:
-    """Allow a call whose argument is one of some values."""
+    """Return a rule that allows a call if the argument is one of `values`."""
     tests = [((EQUAL, 0, 1, value), *ALLOWED) for value in values]
     return (_low(argument), *(one for test in tests for one in test), *REFUSED)
 
 
 def without(argument: int, bits: int) -> Rule:
-    """Allow a call whose argument has none of some bits."""
+    """Return a rule that allows a call if the argument has none of `bits`."""
     return (_low(argument), (ANY_BIT, 1, 0, bits), *ALLOWED, *REFUSED)
 
 
 def containing(argument: int, bit: int) -> Rule:
-    """Allow a call whose argument has a bit."""
+    """Return a rule that allows a call if the argument has `bit`."""
     return (_low(argument), (ANY_BIT, 0, 1, bit), *ALLOWED, *REFUSED)
 
 
 def null(*arguments: int) -> Rule:
-    """Allow a call whose arguments are all 0."""
+    """Return a rule that allows a call if these arguments are all 0."""
     words = [ARGUMENTS + 8 * argument + half for argument in arguments for half in (0, 4)]
     tests = [((LOAD, 0, 0, word), (EQUAL, 0, 2 * (len(words) - n) - 1, 0)) for n, word in enumerate(words)]
     return (*(one for test in tests for one in test), *ALLOWED, *REFUSED)
@@ -101,9 +101,9 @@ def _low(argument: int) -> Instruction:
 
 
 def give_up(rules: Mapping[str, Rule], others: Rule) -> bool:
-    """Follow a rule for each call that is named, and one for all others, from now on. Whether the kernel took it.
+    """Install a filter: `rules` by name of the call, `others` for all other calls. Return whether the kernel took it.
 
-    Holds for this thread and all that it begins later: call it before there are others.
+    The filter holds for this thread and for threads and processes that it starts later, so call this before any start.
     """
     machine = platform.machine()
     if platform.system() != "Linux" or machine not in MACHINES or sys.byteorder != "little":
@@ -118,7 +118,7 @@ def give_up(rules: Mapping[str, Rule], others: Rule) -> bool:
 
 
 def program(machine: str, rules: Mapping[str, Rule], others: Rule) -> list[Instruction]:
-    """The filter for a machine."""
+    """Return the instructions of the filter for an architecture."""
     name, column = MACHINES[machine]
     numbers = table(column)
     out = [(LOAD, 0, 0, MACHINE), (EQUAL, 1, 0, name), (RETURN, 0, 0, KILL)]
@@ -130,6 +130,6 @@ def program(machine: str, rules: Mapping[str, Rule], others: Rule) -> list[Instr
 
 
 def table(column: int) -> dict[str, int]:
-    """Numbers by name, of a column of `CALLS`."""
+    """Return the numbers of system calls by name, from a column of `CALLS`."""
     entries = [entry.split() for line in CALLS.strip().splitlines() for entry in line.split("|")]
     return {entry[0]: int(entry[column]) for entry in entries if entry[column] != "-"}

@@ -1,7 +1,7 @@
-"""The fenced process: makes one object and serves its methods, one call at a time, until its input ends.
+"""The fenced process: constructs one object and serves its methods, one call at a time, until its input ends.
 
-`python -I -m kept.fence.child MEMORY`; requests come on standard input, replies go to the standard output that it began
-with. Whatever a library prints goes nowhere.
+It runs as `python -I -m kept.fence.child MEMORY`, with MEMORY in bytes. Requests come on standard input and replies go
+to the original standard output. Output of libraries is discarded.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from kept.fence.frames import Closed, read_frame, write_frame
 from kept.fence.isolation import bound_memory, keep_to_itself, leave_network, stop_writing
 
 LONGEST_REQUEST = 1 << 32
-"""Bytes. The parent is trusted."""
+"""Bytes of a request. The limit is high because the parent is trusted."""
 
 
 def serve(requests: int, replies: int) -> None:
-    """Answer calls until the parent closes its side."""
+    """Serve requests from one pipe and write replies to the other, until the parent closes its end."""
     made: Any = None
     while True:
         try:
             (method, arguments, seconds), _ = read_frame(requests, LONGEST_REQUEST)
         except Closed:
             return
-        # The kernel ends this process if it is stuck, even where its parent was killed before it could.
+        # SIGALRM ends a stuck process even if its parent was killed and cannot.
         signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
         try:
             if made is None:
@@ -43,13 +43,13 @@ def serve(requests: int, replies: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _make(target: str) -> Any:  # noqa: ANN401 - a class of any module of ours
+def _make(target: str) -> Any:  # noqa: ANN401 - any class of this package
     module, name = target.split(":")
     return getattr(import_module(module), name)
 
 
 def _failure(error: BaseException) -> dict[str, str]:
-    """The error's class and message: in the parent a KeptError is raised again as it was."""
+    """Return the error's class name and message. The parent raises a KeptError again with its class."""
     kind = type(error).__name__
     if isinstance(error, KeptError):
         return {"kept": kind, "message": str(error)}
@@ -57,16 +57,16 @@ def _failure(error: BaseException) -> dict[str, str]:
 
 
 LONGEST_MESSAGE = 2000
-"""Characters."""
+"""Characters of a library's error message that are sent."""
 
 
 def main(memory: str) -> None:
-    """Give up what is not needed, then serve."""
+    """Drop access to network, files and other processes, bound the memory (bytes), then serve."""
     requests, replies = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
-    tempfile.tempdir = "/"  # libraries ask for one that can be written when they are imported; there is none
+    tempfile.tempdir = "/"  # libraries look for a writable directory when they are imported; there is none
     leave_network()
     stop_writing()
     keep_to_itself()

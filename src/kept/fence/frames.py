@@ -1,6 +1,6 @@
-"""Messages between a process and its fenced child: a JSON value and bytes, each with its length before it.
+"""Messages between a process and its fenced child: a JSON value and raw bytes, each prefixed with its length.
 
-Neither side unpickles anything, and the reader decides how long a message may be.
+Neither side unpickles anything. The reader bounds the length of a message.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ import time
 from typing import Any
 
 HEADER = struct.Struct("<QQ")
+"""Lengths in bytes of the JSON text and of the raw bytes."""
 
 PART = 1 << 20
-"""Bytes that are moved at a time."""
+"""Bytes read or written per system call."""
 
 
-class Late(Exception):  # noqa: N818 - it is what the message is
-    """The deadline passed before the message was whole."""
+class Late(Exception):  # noqa: N818 - a state, not a fault
+    """The deadline passed before the message was complete."""
 
 
-class Closed(Exception):  # noqa: N818 - it is what the pipe is
-    """The other side ended."""
+class Closed(Exception):  # noqa: N818 - a state, not a fault
+    """The other end of the pipe was closed."""
 
 
 def write_frame(pipe: int, value: object, data: bytes = b"", deadline: float | None = None) -> None:
-    """Write a message; with a deadline the pipe must not block.
+    """Write a message. `deadline` is a time of `time.monotonic`; with one, the pipe must be non-blocking.
 
-    Raises Late, Closed, and TypeError for what is no JSON.
+    Raises Late, Closed, and TypeError for a value that JSON cannot hold.
     """
     text = json.dumps(value).encode()
     for part in (HEADER.pack(len(text), len(data)) + text, data):
@@ -37,12 +38,12 @@ def write_frame(pipe: int, value: object, data: bytes = b"", deadline: float | N
 
 
 def read_frame(pipe: int, largest: int, deadline: float | None = None) -> tuple[Any, bytes]:
-    """Read a message of at most `largest` bytes. Raises Late, Closed, and ValueError for what is no such message."""
-    of_text, of_data = HEADER.unpack(_read(pipe, HEADER.size, deadline))
-    if of_text + of_data > largest:
-        raise ValueError(f"a message of {of_text + of_data} bytes, more than {largest}")
-    value = json.loads(_read(pipe, of_text, deadline))
-    return value, bytes(_read(pipe, of_data, deadline))
+    """Return a message of at most `largest` bytes. Raises Late, Closed, and ValueError if it is longer or malformed."""
+    text_size, data_size = HEADER.unpack(_read(pipe, HEADER.size, deadline))
+    if text_size + data_size > largest:
+        raise ValueError(f"a message of {text_size + data_size} bytes, more than {largest}")
+    value = json.loads(_read(pipe, text_size, deadline))
+    return value, bytes(_read(pipe, data_size, deadline))
 
 
 def _write(pipe: int, left: memoryview, deadline: float | None) -> None:
@@ -66,7 +67,7 @@ def _read(pipe: int, count: int, deadline: float | None) -> bytearray:
 
 
 def _wait(pipe: int, event: int, deadline: float | None) -> None:
-    """Wait until the pipe is ready, or no longer than the deadline (of `time.monotonic`)."""
+    """Wait until the pipe is ready. Raises Late at the deadline (a time of `time.monotonic`)."""
     if deadline is None:
         return
     poll = select.poll()

@@ -1,7 +1,6 @@
-"""What a process gives up before it works on what it does not trust: memory, the network, files, other processes.
+"""Restrictions that a process puts on itself before it works on untrusted files: memory, network, files, processes.
 
-Each step is tried, and says whether it holds: systems differ in what they offer. None needs a privilege, and all hold
-for root as for anyone.
+Each function returns whether the system supports the restriction. None needs a privilege, and all bind root too.
 """
 
 from __future__ import annotations
@@ -33,26 +32,28 @@ if TYPE_CHECKING:
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_PDEATHSIG = 1
+"""prctl option: the signal that the process gets when its parent thread ends."""
 
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
-"""System calls that have these numbers on every architecture."""
+"""Numbers of the Landlock system calls, the same on every architecture."""
 
 WRITE_FILE, READ_FILE, READ_FOLDER = 1 << 1, 1 << 2, 1 << 3
+"""Landlock access rights."""
 
 CHANGES = WRITE_FILE | sum(1 << bit for bit in range(4, 13))
-"""Landlock's rights to write a file, to remove one or a directory, and to make any kind of file."""
+"""Landlock rights to write files, to remove files and directories, and to create files of any kind."""
 
 LATER = ((2, 1 << 13), (3, 1 << 14), (5, 1 << 15))
-"""Rights that came with a version of Landlock: to move between directories, to cut short, to control a device."""
+"""Rights added by later Landlock versions, as (version, right): move between directories, truncate, device ioctl."""
 
 CONNECTIONS, SCOPES = 0b11, 0b11
-"""To bind and connect TCP ports; to reach abstract sockets and to signal processes outside."""
+"""Landlock network rights (bind and connect TCP) and scopes (abstract sockets, signals to processes outside)."""
 
 WRITES = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000
-"""Flags of open: for writing, reading and writing, creating, cutting short, appending, a file without a name."""
+"""Flags of open(2) that write: O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_APPEND, O_TMPFILE."""
 
 DUPLICATE, GET_FLAGS, SET_FLAGS, GET_STATUS, DUPLICATE_CLOSED = 0, 1, 2, 3, 1030
-"""What fcntl may do. Others send signals (F_SETOWN) or take memory (F_SETPIPE_SZ)."""
+"""fcntl(2) commands that are allowed. Others send signals (F_SETOWN) or take memory (F_SETPIPE_SZ)."""
 
 HARMLESS = """
     read write readv writev pread64 close fstat newfstatat stat lstat statx lseek getdents64 access faccessat faccessat2
@@ -62,7 +63,7 @@ HARMLESS = """
     clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times getrandom uname sysinfo getrusage
     getrlimit sched_yield sched_getaffinity getcpu arch_prctl exit exit_group umask membarrier
 """
-"""Calls that read, compute, wait and end, and take no memory that RLIMIT_AS does not count."""
+"""Calls to read, compute, wait and exit; none takes memory that RLIMIT_AS does not count."""
 
 REACHING = """
     fork vfork execve execveat kill tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal pidfd_getfd
@@ -77,22 +78,22 @@ REACHING = """
 
 
 def bound_memory(memory: int) -> None:
-    """Bound this process's private writable memory, in bytes; it writes no file and leaves no core file."""
+    """Limit this process's private writable memory to `memory` bytes, and forbid file writes and core dumps."""
     bound(resource.RLIMIT_DATA if platform.system() == "Linux" else resource.RLIMIT_AS, memory)
     bound(resource.RLIMIT_FSIZE, 0)
     bound(resource.RLIMIT_CORE, 0)
 
 
 def bound(what: int, most: int) -> None:
-    """Set one of the system's limits for this process, as far as it has it."""
+    """Set a resource limit (RLIMIT_*) of this process, if the system supports it."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(what, (most, most))
 
 
 def leave_network() -> bool:
-    """Enter a network namespace without any interface. Whether that holds.
+    """Enter a network namespace without interfaces. Return whether that worked.
 
-    A user namespace is made only where it is needed: in one, root reads no other user's files.
+    A user namespace is created only if it is needed, because in one root cannot read other users' files.
     """
     if platform.system() != "Linux":
         return False
@@ -101,16 +102,17 @@ def leave_network() -> bool:
 
 
 def keep_to_itself() -> bool:
-    """Give up what reaches beyond this process and its threads: see `REACHING`. Whether that holds."""
+    """Give up the calls in `REACHING`, which reach beyond this process. Return whether that worked."""
     threads = {"clone": containing(0, CLONE_THREAD), "clone3": UNKNOWN}
     own = {"prlimit64": null(0)}
     return give_up({**dict.fromkeys(REACHING.split(), REFUSED), **threads, **own}, ALLOWED)
 
 
 def only_compute() -> bool:
-    """Give up every system call that a Python program does not need to read, compute and end. Whether that holds.
+    """Give up all system calls except those to read files, compute and exit. Return whether that worked.
 
-    No process, no thread, no socket, no file opened for writing; resource limits may be read.
+    The process can start no process or thread, open no socket, and open no file for writing. It can read its resource
+    limits.
     """
     some = {
         "open": without(1, WRITES),
@@ -122,7 +124,7 @@ def only_compute() -> bool:
 
 
 def die_with(parent: int) -> None:
-    """Be killed when the thread that started this process ends, `parent` being its process."""
+    """Have the kernel kill this process when the thread that started it ends. `parent` is the parent's process id."""
     if platform.system() == "Linux":
         _library().prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -130,10 +132,10 @@ def die_with(parent: int) -> None:
 
 
 def stop_writing(readable: Iterable[str] | None = None) -> bool:
-    """Give up the right to write, make and remove files (Landlock). Whether that holds.
+    """Give up the right to write, create and remove files (Landlock). Return whether that worked.
 
-    With `readable`, files are read below these paths alone. Where this Landlock knows more, TCP, abstract sockets and
-    signals to other processes are given up too.
+    With `readable`, files can be read only at and below these paths. Newer versions of Landlock also forbid TCP,
+    abstract sockets and signals to other processes.
     """
     if platform.system() != "Linux":
         return False
@@ -147,18 +149,18 @@ def stop_writing(readable: Iterable[str] | None = None) -> bool:
     rules = library.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0)
     if rules < 0:
         return False
-    _except(library, rules, os.devnull, WRITE_FILE | (READ_FILE & handled))
+    _allow(library, rules, os.devnull, WRITE_FILE | (READ_FILE & handled))
     for path in readable or ():
-        rights = READ_FILE | READ_FOLDER if os.path.isdir(path) else READ_FILE  # noqa: PTH112 - one import less
-        _except(library, rules, path, rights)
+        rights = READ_FILE | READ_FOLDER if os.path.isdir(path) else READ_FILE  # noqa: PTH112 - saves importing pathlib
+        _allow(library, rules, path, rights)
     library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     restricted: int = library.syscall(LANDLOCK_RESTRICT, rules, 0)
     os.close(rules)
     return restricted == 0
 
 
-def _except(library: ctypes.CDLL, rules: int, path: str, rights: int) -> None:
-    """Leave rights to a file, or to all below a directory; what is not there needs none."""
+def _allow(library: ctypes.CDLL, rules: int, path: str, rights: int) -> None:
+    """Keep rights to a file, or to everything below a directory. A missing path is skipped."""
     with contextlib.suppress(OSError):
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         library.syscall(LANDLOCK_ADD, rules, 1, struct.pack("=Qi", rights, place), 0)

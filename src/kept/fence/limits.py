@@ -1,4 +1,4 @@
-"""What a fenced process may use."""
+"""Limits on the time and memory of a fenced process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a fenced process.
+    """Limits of a fenced process.
 
-    `seconds` is wall-clock time for one call, `memory` the bytes of private writable memory that the process may have,
-    its Python and libraries among them; a reply may be as large.
+    `seconds` is the wall-clock time of one call. `memory` is the private writable memory of the process in bytes,
+    including Python and its libraries; it also bounds the size of a reply.
     """
 
     seconds: float = 20.0

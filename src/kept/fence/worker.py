@@ -1,4 +1,4 @@
-"""The parent's side of a fenced process."""
+"""The parent's side of a fenced process: start it, call it, enforce its limits."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ INHERITED = (
     *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ"),
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"),
 )
-"""Variables that the child gets: how libraries are found, text is encoded, cores are used. Others may be secrets."""
+"""Environment variables that the child inherits: library paths, locale, threads. Others may hold secrets."""
 
 ENDING = 5.0
-"""Seconds that a child has to end after it closed its side."""
+"""Seconds to wait for a child to exit after it closed its pipe."""
 
 
 class FenceError(KeptError):
-    """Work on an untrusted file failed, or went beyond its limits; the message is the reason alone."""
+    """Work on an untrusted file failed or exceeded its limits. The message is the reason only; callers add the file."""
 
 
 class Reply(NamedTuple):
-    """What a call returned: a JSON value, and bytes."""
+    """The result of a call: a JSON value and raw bytes."""
 
     value: Any
     data: bytes
 
 
 class Worker:
-    """A child process that makes `target` (`module:Class`) from JSON arguments and serves its methods.
+    """A child process that constructs `target` (`module:Class`) with JSON arguments and serves its methods.
 
-    The child starts with the first call, and anew with the call after one that went beyond its limits. Calls of several
-    threads wait for one another.
+    The first call starts the child. A call after one that exceeded the limits starts a new child. Calls from several
+    threads run one at a time.
     """
 
     def __init__(self, target: str, *arguments: object, limits: Limits | None = None) -> None:
@@ -58,9 +58,9 @@ class Worker:
         self._made = False
 
     def call(self, method: str, *arguments: object, seconds: float | None = None) -> Reply:
-        """Call a method of the child's object. `seconds` replaces the limit for this call.
+        """Call a method of the child's object. `seconds` replaces the time limit for this call.
 
-        Raises FenceError for a failure or a limit, and any other KeptError as the child raised it.
+        Raises FenceError for a failure or an exceeded limit, and any KeptError that the method raised.
         """
         limit = self._limits.seconds if seconds is None else seconds
         with self._lock:
@@ -75,17 +75,17 @@ class Worker:
                     self._stop()
                 raise
             except BaseException:
-                # A reply that is still to come would be taken for that of the next call.
+                # The pending reply would be read as that of the next call.
                 self._stop()
                 raise
 
     def close(self) -> None:
-        """End the child."""
+        """Kill the child."""
         with self._lock:
             self._stop()
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
+        self._process = subprocess.Popen(  # noqa: S603 - a fixed command
             [*CHILD, str(self._limits.memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -117,21 +117,21 @@ class Worker:
         except Closed:
             raise _EndedError(self._why_ended(process)) from None
         except (ValueError, RecursionError) as error:
-            raise _EndedError(f"its answer is {error}") from None
+            raise _EndedError(f"its reply is invalid: {error}") from None
         match answer:
             case {"value": value}:
                 return Reply(value, data)
             case {"message": str(message)}:
                 raise self._error(message, answer)
             case _:
-                raise _EndedError("its answer is of no known form")
+                raise _EndedError("its reply is malformed")
 
     def _why_ended(self, process: subprocess.Popen[bytes]) -> str:
-        """Libraries abort where memory is refused, so that a signal most likely means that."""
+        """Return why the child ended. Libraries abort when memory is refused, so a signal most likely means that."""
         try:
             status = process.wait(ENDING)
         except subprocess.TimeoutExpired:
-            return "its process gives no answer"
+            return "its process does not respond"
         memory = f"{self._limits.memory >> 20} MB of memory"
         if status < 0:
             return f"it needs more than {memory}, or crashed ({signal.Signals(-status).name})"
@@ -147,7 +147,7 @@ class Worker:
 
 
 class _EndedError(FenceError):
-    """The child is dead or must die."""
+    """The child has ended or must be killed."""
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
