@@ -77,8 +77,8 @@ def test_several_templates_keep_their_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"ggml__pre": "kimi-k2"}, "its pre-tokenizer 'kimi-k2' is not known"),
-        ({"ggml__model": "t5"}, "tokenizers of kind 't5' are not read"),
+        ({"ggml__pre": "kimi-k2"}, "its pre-tokenizer 'kimi-k2' is not supported"),
+        ({"ggml__model": "t5"}, "tokenizers of type 't5' are not supported"),
         ({"ggml__model": "llama"}, "no scores for its SentencePiece model"),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_tokenizer_that_is_not_rebuilt_is_said_to_be_missing(keys: dict[str, s
         ("tokens", ["a", "a"], r"tokenizer\.ggml\.tokens: has 'a' twice"),
         ("tokens", ["x" * 5000], r"tokenizer\.ggml\.tokens: has a token of more than 4096"),
         ("token_type", [1], r"tokenizer\.ggml\.token_type: has 1 entries for"),
-        ("merges", [1, 2], r"tokenizer\.ggml\.merges: is no list of the right kind"),
+        ("merges", [1, 2], r"tokenizer\.ggml\.merges: is not a list of the expected type"),
     ],
 )
 def test_damage_is_one_line_that_names_the_key(key: str, value: list[Any], said: str, tmp_path: Path) -> None:
@@ -108,5 +108,5 @@ def test_damage_is_one_line_that_names_the_key(key: str, value: list[Any], said:
 def test_scores_that_are_no_numbers(tmp_path: Path) -> None:
     pieces = ggufs.sentencepiece(model_path() / "tokenizer.model")
     pieces["tokenizer.ggml.scores"][7] = float(np.nan)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.ggml\.scores: holds what is no number"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.ggml\.scores: holds NaN or infinity"):
         open_model(ggufs.with_tokenizer(tmp_path / "model.gguf", pieces))

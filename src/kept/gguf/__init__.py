@@ -1,1 +1,1 @@
-"""GGUF files, llama.cpp's own format: read as checkpoints of the families that they were made from."""
+"""Read GGUF files, llama.cpp's format, as checkpoints of the model families that they were converted from."""

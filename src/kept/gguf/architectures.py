@@ -1,7 +1,7 @@
-"""What llama.cpp calls each family and its keys, and what its converter does to the weights, to be undone.
+"""llama.cpp's architectures: their GGUF keys, tensor names, and the changes its converter makes to the weights.
 
-An architecture is a row: GGUF keys become the family's config, and the family's own table reads that. Tensors have the
-same names in every architecture, so they are a second list of names for the slots that all families share.
+Each architecture is one row of a table. Its GGUF keys become the config of a family, and that family's table reads the
+config. Tensor names are the same in every architecture, so one list of names serves all families.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from kept.ir.spec import Spec
 
     More = Callable[[Metadata, Collection[str]], dict[str, Any]]
-    """Config keys that follow from metadata and the names of tensors."""
-
-NORMED, RMS = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
+    """Returns further config keys from the metadata and the tensor names."""
 
 ENTRIES = (
     Entry("embedding.weight", "token_embd.weight"),
@@ -50,12 +48,12 @@ ENTRIES = (
 """Tensor names of every architecture."""
 
 IGNORED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight", "*.attn_rot_embd*")
-"""Divisors of frequencies, which the config says, and frequencies, which are computed."""
+"""Tensors that are not weights: RoPE frequency factors, which the config holds, and inverse frequencies."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """The config keys of a family's sizes."""
+    """The config keys of a family's sizes and of RoPE's theta."""
 
     width: str = "hidden_size"
     depth: str = "num_hidden_layers"
@@ -68,12 +66,14 @@ class Names:
 
 @dataclass(frozen=True)
 class Architecture:
-    """How llama.cpp writes one family.
+    """One family as llama.cpp's converter writes it.
 
-    `eps` is the config key of the norms' epsilon. `flags` are config keys that are true where a tensor is there.
-    `pairs`: rows of queries and keys were moved so that pairs are neighbours (`HalfSplit`), in projections alone or in
-    their biases too. `less_one`: 1 was added to gains. `turns` is false for a family that knows positions by a table;
-    `partial` names the key of the fraction of a head that turns. `entries` come before those of all.
+    `eps` is the config key of the norms' epsilon. `flags` maps config keys to tensor names; a key is true if the tensor
+    is stored. `pairs` lists the parts (weight, bias) of the query and key projections whose rows the converter permuted
+    to interleaved rotary pairs (see `HalfSplit`). `less_one` means that the converter added 1 to the norm gains.
+    `turns` is false for learned position embeddings instead of RoPE. `partial` is the config key of the rotary fraction
+    of a head. `more` are functions that return further config keys. `entries` are tensor names of this architecture,
+    which take precedence over `ENTRIES`.
     """
 
     family: str
@@ -93,19 +93,20 @@ BOTH = ("weight", "bias")
 ATTENTION = {"attention_bias": "blk.0.attn_output.bias"}
 
 FEED_FORWARD = {"mlp_bias": "blk.0.ffn_down.bias"}
+"""Flags that several architectures share."""
 
 
 def _minicpm(metadata: Metadata, _: Collection[str]) -> dict[str, Any]:
     depth, width = metadata.size("block_count"), metadata.size("embedding_length")
     return {
         "scale_emb": metadata.number("embedding_scale"),
-        "scale_depth": _short(metadata.number("residual_scale") * math.sqrt(depth)),
-        "dim_model_base": _short(width / (metadata.number("logit_scale") or math.inf)),
+        "scale_depth": _six_digits(metadata.number("residual_scale") * math.sqrt(depth)),
+        "dim_model_base": _six_digits(width / (metadata.number("logit_scale") or math.inf)),
     }
 
 
-def _short(value: float) -> float:
-    """A number to the digits that float32 leaves of a product."""
+def _six_digits(value: float) -> float:
+    """Return a number rounded to six significant digits, the precision of a product of float32 values."""
     return float(f"{value:.6g}")
 
 
@@ -121,11 +122,11 @@ def _granite(metadata: Metadata, _: Collection[str]) -> dict[str, Any]:
 
 
 def _gemma2(metadata: Metadata, _: Collection[str]) -> dict[str, Any]:
-    # The scale of scores is not stored: llama.cpp knows the 27B model, whose scale is its own, by its depth.
-    by_width = metadata.size("block_count") == 46
+    # The attention scale is not stored. llama.cpp recognises the 27B model, which has another one, by its 46 layers.
+    is_27b = metadata.size("block_count") == 46
     width, heads = metadata.size("embedding_length"), metadata.size("attention.head_count")
     return {
-        "query_pre_attn_scalar": width // heads if by_width else metadata.size("attention.key_length"),
+        "query_pre_attn_scalar": width // heads if is_27b else metadata.size("attention.key_length"),
         "attn_logit_softcapping": metadata.get("attn_logit_softcapping"),
         "final_logit_softcapping": metadata.get("final_logit_softcapping"),
         "sliding_window": metadata.size("attention.sliding_window"),
@@ -145,10 +146,12 @@ def _phi3(metadata: Metadata, _: Collection[str]) -> dict[str, Any]:
 
 
 def _falcon(metadata: Metadata, names: Collection[str]) -> dict[str, Any]:
-    heads, two = metadata.get("attention.head_count_kv") or 1, "blk.0.attn_norm_2.weight" in names
-    new = {"num_kv_heads": heads, "num_ln_in_parallel_attn": 1 + two}
-    old = heads == 1 and not two
-    return {"new_decoder_architecture": not old, "multi_query": True, "parallel_attn": True, **({} if old else new)}
+    kv_heads, norms = metadata.get("attention.head_count_kv") or 1, 1 + ("blk.0.attn_norm_2.weight" in names)
+    new = kv_heads != 1 or norms > 1
+    found: dict[str, Any] = {"new_decoder_architecture": new, "multi_query": True, "parallel_attn": True}
+    if new:
+        found |= {"num_kv_heads": kv_heads, "num_ln_in_parallel_attn": norms}
+    return found
 
 
 def _cohere(metadata: Metadata, _: Collection[str]) -> dict[str, Any]:
@@ -175,13 +178,13 @@ def _qwen(metadata: Metadata, names: Collection[str]) -> dict[str, Any]:
 
 
 def _xverse(metadata: Metadata, _: Collection[str]) -> dict[str, Any]:
-    why = "llama.cpp's converter mixes up the keys of shared heads; convert the original checkpoint"
+    why = "llama.cpp's converter permutes the keys of grouped-query attention wrongly; use the original checkpoint"
     metadata.must_be("attention.head_count_kv", (metadata.size("attention.head_count"),), why)
     return {}
 
 
 def two_norms(spec: Spec) -> bool:
-    """Whether attention and MLP of a Falcon have a norm each."""
+    """Return whether attention and MLP of a Falcon model have a norm each."""
     return any(layer.mlp_norm is not None for layer in spec.layers)
 
 
@@ -253,4 +256,4 @@ ARCHITECTURES: dict[str, Architecture] = {
     "starcoder2": Architecture("starcoder2", eps="norm_epsilon", flags={"use_bias": "blk.0.attn_output.bias"}),
     "xverse": Architecture("xverse", pairs=("weight",), more=(_xverse,)),
 }
-"""Every architecture that is read, by llama.cpp's name for it."""
+"""The supported architectures, by llama.cpp's name."""

@@ -1,8 +1,8 @@
-"""The header of a GGUF file: metadata by key, and the type, shape and place of each tensor. Reads no weight.
+"""Read the header of a GGUF file: metadata by key, and the type, shape and offset of each tensor. Reads no weight.
 
 The format is https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. Every count is
-checked against the bytes that are left before anything is read for it, so that a damaged header costs no more than its
-own size.
+checked against the bytes that are left before anything is allocated for it, so a damaged header costs no more memory
+than its own size.
 """
 
 from __future__ import annotations
@@ -25,33 +25,35 @@ if TYPE_CHECKING:
 MAGIC = b"GGUF"
 
 LONGEST_HEADER = 100_000_000
-"""Bytes of metadata and tensor entries; a vocabulary of 250,000 tokens with its merges takes 15 MB."""
+"""Bytes of a header; a vocabulary of 250,000 tokens with its merges takes 15 MB."""
 
 MOST_ENTRIES = 1 << 16
-"""Keys, and tensors."""
+"""Metadata keys of a file, and tensors of a file."""
 
 MOST_ELEMENTS = 1 << 22
-"""Strings in all arrays together."""
+"""Strings in all metadata arrays together."""
 
 MOST_AXES = 4
+"""Dimensions of a tensor; the format's own limit."""
 
 MOST_PARTS = 10_000
+"""Files of a split model."""
 
 SHOWN = 60
-"""Characters of a damaged value that a message repeats."""
+"""Characters of a damaged value that an error message repeats."""
 
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-"""struct formats of metadata types."""
+"""struct format of each scalar metadata type."""
 
 STRING, ARRAY = 8, 9
 
 PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-"""The name of one file of several."""
+"""Pattern of the file names of a split model."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A tensor as it is stored: ggml's type by number and name, its shape (rows first), and where its bytes begin."""
+    """A stored tensor: ggml's type by number and name, shape (rows first), offset and size in bytes."""
 
     file: Path
     kind: int
@@ -63,7 +65,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Header:
-    """What a model's files say before their weights."""
+    """The metadata of a model's GGUF files, and their tensors by name."""
 
     files: tuple[Path, ...]
     metadata: Mapping[str, Any]
@@ -71,21 +73,21 @@ class Header:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path is a GGUF file, by its name or its first bytes."""
+    """Return whether a path is a GGUF file, by its suffix or its first bytes."""
     try:
         with open(path, "rb", opener=regular) as file:
             return path.suffix.lower() == ".gguf" or file.read(4) == MAGIC
-    except (OSError, ValueError):  # the latter of a path with a NUL
+    except (OSError, ValueError):  # ValueError for a path with a NUL byte
         return path.suffix.lower() == ".gguf" and not os.path.isdir(path)  # noqa: PTH112 - a name of any length is no error
 
 
 def read_header(path: Path) -> Header:
-    """The header of a GGUF file, or of all files of a split one.
+    """Return the header of a GGUF file, or the joint header of a split model.
 
-    Raises CheckpointError naming the file that is missing, damaged, or of another version or byte order.
+    Raises CheckpointError naming the file that is missing, damaged, or of an unsupported version or byte order.
     """
     files = parts(path)
-    headers = [_one(file) for file in files]
+    headers = [_read_one(file) for file in files]
     first = headers[0]
     stated = first.metadata.get("split.count", 1)
     if stated not in (0, len(files)):
@@ -103,7 +105,7 @@ def read_header(path: Path) -> Header:
 
 
 def parts(path: Path) -> tuple[Path, ...]:
-    """All files of a model, by the name of one of them. Raises CheckpointError for a name that cannot be."""
+    """Return all files of a model from the path of one. Raises CheckpointError for an impossible part number."""
     match = PART.fullmatch(path.name)
     if match is None:
         return (path,)
@@ -113,8 +115,8 @@ def parts(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1))
 
 
-def _one(file: Path) -> Header:
-    """The header of one file."""
+def _read_one(file: Path) -> Header:
+    """Return the header of one file."""
     try:
         with open(file, "rb", opener=regular) as opened:
             return _Reader(file, opened, os.fstat(opened.fileno()).st_size).header()
@@ -125,14 +127,14 @@ def _one(file: Path) -> Header:
 
 
 class _Reader:
-    """One pass over a header; `left` is how many bytes it may still have."""
+    """One pass over a header. `left` counts the bytes, and `elements` the array strings, that may still come."""
 
     def __init__(self, file: Path, opened: IO[bytes], size: int) -> None:
         self.file, self.opened, self.size = file, opened, size
         self.left, self.elements = min(size, LONGEST_HEADER), MOST_ELEMENTS
 
     def header(self) -> Header:
-        """All of it."""
+        """Read the whole header."""
         tensor_count, key_count = self._start()
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
@@ -149,9 +151,9 @@ class _Reader:
         return Header((self.file,), metadata, dict(self._placed(entries, self._data(metadata))))
 
     def _start(self) -> tuple[int, int]:
-        """Magic, version, and the numbers of tensors and keys."""
+        """Check magic and version; return the numbers of tensors and of metadata keys."""
         if self._take(4) != MAGIC:
-            raise self._wrong("is no GGUF file; fetch it again")
+            raise self._wrong("is not a GGUF file; fetch it again")
         version = self._number("<I")
         if version & 0xFFFF == 0:
             raise self._wrong("is big-endian; gguf-convert-endian of the gguf package makes a little-endian one")
@@ -169,7 +171,7 @@ class _Reader:
         if kind == STRING:
             return self._text(key)
         if kind != ARRAY:
-            raise self._wrong(f"has metadata {key[:SHOWN]!r} of type {kind}, which no version has")
+            raise self._wrong(f"has metadata {key[:SHOWN]!r} of type {kind}, which is not a GGUF type")
         return self._array(key)
 
     def _array(self, key: str) -> list[Any]:
@@ -187,15 +189,15 @@ class _Reader:
         return [*struct.unpack(f"<{count}{letter}", self._take(count * size))]
 
     def _entry(self, name: str) -> tuple[tuple[int, ...], int, int]:
-        """Shape, type and offset of a tensor."""
+        """Return the shape, type number and relative offset of a tensor."""
         axes = self._number("<I")
         if not 1 <= axes <= MOST_AXES:
-            raise self._wrong(f"gives {name[:SHOWN]!r} {axes} axes")
+            raise self._wrong(f"has a tensor {name[:SHOWN]!r} with {axes} dimensions, 1 to {MOST_AXES} are allowed")
         shape = tuple(self._number("<Q") for _ in range(axes))[::-1]
         return shape, self._number("<I"), self._number("<Q")
 
     def _data(self, metadata: Mapping[str, Any]) -> int:
-        """Where the tensors' bytes begin; with the alignment, by which every offset must be divisible."""
+        """Return the offset in bytes of the tensor data: the end of the header, rounded up to the alignment."""
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 1 <= alignment <= LONGEST_HEADER or alignment & (alignment - 1):
             raise self._wrong(f"has general.alignment {alignment!r}, it must be a power of two")
@@ -204,7 +206,7 @@ class _Reader:
     def _placed(
         self, entries: Mapping[str, tuple[tuple[int, ...], int, int]], data: int
     ) -> Iterator[tuple[str, Packed]]:
-        """The tensors in the order of their bytes, which must lie within the file and apart from each other."""
+        """Yield the tensors in order of offset. Raises CheckpointError if they overlap or exceed the file."""
         end = data
         for name, (shape, kind, offset) in sorted(entries.items(), key=lambda item: item[1][2]):
             kind_name, nbytes = self._bytes(name, shape, kind)
@@ -217,14 +219,14 @@ class _Reader:
             yield name, Packed(self.file, kind, kind_name, shape, begin, nbytes)
 
     def _bytes(self, name: str, shape: tuple[int, ...], kind: int) -> tuple[str, int]:
-        """The name of a tensor's type, and its bytes."""
+        """Return the name of a tensor's type and its size in bytes."""
         if kind not in types():
             raise self._wrong(f"{name[:SHOWN]} has type {kind}, which the installed gguf package cannot dequantise")
         kind_name, block, size = types()[kind]
         if not all(0 < axis < 1 << 40 for axis in shape) or prod(shape) >= 1 << 50:
             raise self._wrong(f"{name[:SHOWN]} has shape {list(shape)}; fetch it again")
         if shape[-1] % block:
-            raise self._wrong(f"{name[:SHOWN]} is {kind_name} with rows of {shape[-1]}, no multiple of {block}")
+            raise self._wrong(f"{name[:SHOWN]} is {kind_name} with rows of {shape[-1]}, not a multiple of {block}")
         return kind_name, prod(shape) // block * size
 
     def _text(self, what: str) -> str:
@@ -234,9 +236,9 @@ class _Reader:
         try:
             return self._take(length).decode("utf-8")
         except UnicodeDecodeError:
-            raise self._wrong(f"has a string in {what[:SHOWN]!r} that is no UTF-8") from None
+            raise self._wrong(f"has a string in {what[:SHOWN]!r} that is not UTF-8") from None
 
-    def _number(self, form: str) -> Any:  # noqa: ANN401 - as the format says
+    def _number(self, form: str) -> Any:  # noqa: ANN401 - int, float or bool, by format
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _take(self, count: int) -> bytes:
@@ -255,10 +257,10 @@ class _Reader:
 
 @cache
 def types() -> Mapping[int, tuple[str, int, int]]:
-    """Every type of tensor that can be dequantised: its name, elements a block, bytes a block, by ggml's number."""
-    from gguf import quants  # noqa: PLC0415 - a quarter of a second, and only where there is such a file
+    """Return name, elements per block and bytes per block of each type that can be dequantised, by ggml's number."""
+    from gguf import quants  # noqa: PLC0415 - takes 0.25 s; needed for GGUF files only
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType  # noqa: PLC0415 - the same
 
     plain = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.F64}
-    known = {*plain, *quants._type_traits}  # noqa: SLF001 - the package lists them nowhere else
+    known = {*plain, *quants._type_traits}  # noqa: SLF001 - the package has no public list
     return {int(kind): (kind.name, *GGML_QUANT_SIZES[kind]) for kind in known}

@@ -1,4 +1,4 @@
-"""From a GGUF header to a program: the family's config, and its weights in the family's own order of rows."""
+"""Convert a GGUF header to a program: the family's config, and lazy weights in the family's order of rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """A GGUF model as its family has it; `tensors` keep the names that the file gives them."""
+    """A GGUF model: its family, config and program, and its tensors under their GGUF names."""
 
     family: Family
     config: Mapping[str, Any]
@@ -39,33 +39,33 @@ class Model:
 
 
 def model(header: Header) -> Model:
-    """The model of a header. Raises CheckpointError for an architecture or a key that is not read, as families do."""
+    """Return the model of a header. Raises CheckpointError for an unsupported architecture or key."""
     name = header.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise CheckpointError(f"general.architecture is {str(name)[:60]!r}; architectures that are read are {known}")
+        raise CheckpointError(f"general.architecture is {str(name)[:60]!r}; supported are {known}")
     kind = header.metadata.get("general.type", "model")
     if kind != "model":
-        raise CheckpointError(f"general.type is {str(kind)[:60]!r}; only whole models are read")
+        raise CheckpointError(f"general.type is {str(kind)[:60]!r}; only whole models are supported")
     architecture, metadata = ARCHITECTURES[name], Metadata(header.metadata, name)
     family = FAMILIES[architecture.family]
     stored = {tensor: lazy(packed) for tensor, packed in header.tensors.items()}
     config = {**_config(architecture, metadata, stored), "architectures": [family.architecture]}
     metadata.check_read()
     spec = family.read_config(config)
-    tensors = _in_order(architecture, spec, stored)
+    tensors = _unconverted(architecture, spec, stored)
     own = replace(family, entries=(*architecture.entries, *ENTRIES), ignored=IGNORED)
     return Model(family, config, tensors, own.read(config, tensors))
 
 
 def _config(architecture: Architecture, metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
-    """The config that the family's own checkpoints would have."""
+    """Return the config.json that a checkpoint of the family would have."""
     names = architecture.names
     embedding = tensors.get("token_embd.weight")
     if embedding is None:
         raise CheckpointError("token_embd.weight: missing")
-    metadata.must_be("attention.causal", (True,), "an encoder is not read")
-    metadata.must_be("expert_count", (0,), "a mixture of experts is not read")
+    metadata.must_be("attention.causal", (True,), "encoders are not supported")
+    metadata.must_be("expert_count", (0,), "mixtures of experts are not supported")
     heads = metadata.one_for_all("attention.head_count")
     found: dict[str, Any] = {
         "model_type": architecture.family,
@@ -75,7 +75,7 @@ def _config(architecture: Architecture, metadata: Metadata, tensors: Tensors) ->
         names.context: metadata.size("context_length"),
         names.channels: metadata.one_for_all("feed_forward_length"),
         names.heads: heads,
-        names.kv_heads: _shared(metadata.get("attention.head_count_kv")) or heads,
+        names.kv_heads: _uniform(metadata.get("attention.head_count_kv")) or heads,
         "tie_word_embeddings": "output.weight" not in tensors,
         **{key: name in tensors for key, name in architecture.flags.items()},
         **special_ids(metadata.keys),
@@ -83,7 +83,7 @@ def _config(architecture: Architecture, metadata: Metadata, tensors: Tensors) ->
     size = metadata.get("attention.key_length")
     if size is not None:
         found["head_dim"] = metadata.size("attention.key_length")
-    metadata.must_be("attention.value_length", (size,), "keys and values of two sizes are not read")
+    metadata.must_be("attention.value_length", (size,), "different sizes of keys and values are not supported")
     found |= _epsilon(architecture, metadata)
     if architecture.turns:
         found |= _rotation(architecture, metadata, tensors, size or found[names.width] // heads)
@@ -92,26 +92,26 @@ def _config(architecture: Architecture, metadata: Metadata, tensors: Tensors) ->
     return found
 
 
-def _shared(sizes: object) -> object:
-    """A size for all layers where it is listed for each and is the same; else what is given."""
+def _uniform(sizes: object) -> object:
+    """Return the common value of a per-layer list; a list of different values, or a single value, unchanged."""
     if isinstance(sizes, list) and sizes and all(size == sizes[0] for size in sizes):
         return sizes[0]
     return sizes
 
 
 def _epsilon(architecture: Architecture, metadata: Metadata) -> dict[str, Any]:
-    """The norms' epsilon: converters of several versions write it under one key or the other, or under both."""
+    """Return the norms' epsilon. Depending on its version, a converter writes it under one of two keys or both."""
     keys = [f"attention.layer_norm_{kind}epsilon" for kind in ("rms_", "")]
     given = {metadata.number(key) for key in keys if metadata.get(key) is not None}
     if architecture.eps is None:
         return {}
     if len(given) != 1:
-        raise metadata.wrong("attention.layer_norm_rms_epsilon", "there, and one epsilon for all norms")
+        raise metadata.wrong("attention.layer_norm_rms_epsilon", "present, with one epsilon for all norms")
     return {architecture.eps: given.pop()}
 
 
 def _rotation(architecture: Architecture, metadata: Metadata, tensors: Tensors, head: int) -> dict[str, Any]:
-    """Theta, the fraction of a head that turns, and how frequencies are scaled."""
+    """Return RoPE's config keys: theta, the rotary fraction of a head, and the scaling."""
     theta, dims = metadata.number("rope.freq_base", 10_000.0), metadata.get("rope.dimension_count") or head
     if not 1 < theta < LARGEST:
         raise metadata.wrong("rope.freq_base", "a number above 1")
@@ -125,8 +125,8 @@ def _rotation(architecture: Architecture, metadata: Metadata, tensors: Tensors, 
     return {**found, "rope_scaling": scaled} if scaled is not None else found
 
 
-def _in_order(architecture: Architecture, spec: Spec, stored: Tensors) -> dict[str, Lazy]:
-    """The tensors with what the converter did to them undone; projections fused or apart as the family has them."""
+def _unconverted(architecture: Architecture, spec: Spec, stored: Tensors) -> dict[str, Lazy]:
+    """Return the tensors with the converter's changes undone, and QKV projections fused or split as in the family."""
     out = dict(stored)
     if architecture.less_one:
         norms = (name for name in stored if name.endswith("norm.weight"))
@@ -146,7 +146,7 @@ def _in_order(architecture: Architecture, spec: Spec, stored: Tensors) -> dict[s
 
 
 def _split(out: dict[str, Lazy], whole: str, parts: list[str], mixer: Attention, *, keep: bool) -> None:
-    """Take a fused projection apart."""
+    """Split a fused QKV tensor into its parts in `out`, unless the family `keep`s it fused."""
     if whole not in out or keep:
         return
     rows = (mixer.heads, mixer.kv_heads, mixer.kv_heads)

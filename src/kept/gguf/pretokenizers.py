@@ -1,8 +1,9 @@
-"""How llama.cpp cuts a text into words before byte-level BPE, by the name that a GGUF file gives for it.
+"""llama.cpp's pre-tokenizers for byte-level BPE, by the name in `tokenizer.ggml.pre`.
 
-Each name stands for patterns that are applied one after another; what a pattern finds and what is between are words of
-their own. The patterns are those that llama.cpp runs (`llm_tokenizer_bpe` in its src/llama-vocab.cpp), so that ids are
-its own; of `tekken` and `gpt-4o` it runs a simpler form than the original, which differs beyond ASCII.
+Each is a list of patterns that are applied in turn; the matches of a pattern and the text between them become separate
+words. The patterns are those of `llm_tokenizer_bpe` in llama.cpp's src/llama-vocab.cpp, so that ids agree with
+llama.cpp. For `tekken` and `gpt-4o` it uses a simpler pattern than the original tokenizer, with other results outside
+ASCII.
 """
 
 from __future__ import annotations
@@ -10,25 +11,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""GPT-2's."""
+"""GPT-2's pattern."""
 
 SHORT = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-"""English contractions in either case."""
+"""English contractions, upper or lower case."""
 
 SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+"""Line breaks and white space; the end of several patterns."""
 
 THREES = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + SPACES
-"""Llama 3's: digits in threes."""
+"""Llama 3's pattern, with up to three digits per word."""
 
 ONES = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + SPACES
-"""Qwen 2's: digits alone."""
+"""Qwen 2's pattern, with one digit per word."""
 
 CASED = (
     r"[^\r\n\p{L}\p{N}]?((?=[\p{L}])([^a-z]))*((?=[\p{L}])([^A-Z]))+{tail}"
     r"|[^\r\n\p{L}\p{N}]?((?=[\p{L}])([^a-z]))+((?=[\p{L}])([^A-Z]))*{tail}"
     r"|{digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + SPACES
 )
-"""Words whose capitals come first."""
+"""The pattern of `tekken` and `gpt-4o`, which splits a word before a capital that follows small letters."""
 
 SENTENCES = r" ?[^(\s|.,!?…。，、।۔،)]+"  # noqa: RUF001 - full stops and commas of other scripts
 
@@ -38,14 +40,19 @@ UNCASED = (
     r"\x{560}-\x{588}\x{10C7}-\x{10FF}\x{1C80}-\x{1C88}\x{2D00}-\x{2D2D}\x{A790}-\x{A7FA}\x{AB30}-\x{AB5A}"
     r"\x{AB60}-\x{AB68}\x{10570}-\x{105BC}\x{16E40}-\x{16E7F}\x{1D400}-\x{1DF1E}"
 )
-"""Letters with a case that DeepSeek's list does not have: Armenian small ones, Georgian, mathematical, newer ones."""
+"""Cased letters that DeepSeek's list lacks: Armenian lower case, Georgian, mathematical and newer letters."""
 
 DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", WORDS, r"\p{N}+", r"[0-9][0-9][0-9]")
+"""llama.cpp's patterns for a file that names no pre-tokenizer."""
 
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """Patterns; whether a word that is a token is one whatever its merges; whether texts begin with bos by default."""
+    """A pre-tokenizer: its patterns, and two defaults of the tokenizers that use it.
+
+    `ignore_merges` means that a word in the vocabulary is one token, whatever its merges. `add_bos` means that texts
+    begin with BOS by default.
+    """
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
@@ -98,4 +105,4 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
         *("gpt-4o", "llama4", "kanana2"),
     ),
 }
-"""Every way that is known, by name; `""` is where a file gives none."""
+"""The known pre-tokenizers by name; `""` stands for a file without a name."""

@@ -1,4 +1,4 @@
-"""Rotary positions in GGUF files: keys, and divisors of frequencies that are stored as tensors."""
+"""RoPE scaling in GGUF files: metadata keys, and frequency factors that are stored as tensors."""
 
 from __future__ import annotations
 
@@ -21,25 +21,30 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Lazy]
 
 FREQUENCIES = "rope_freqs.weight"
+"""One factor per rotary pair, by which its frequency is divided."""
 
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+"""The two lists of factors of LongRoPE."""
 
 MOST_PAIRS = 1 << 12
+"""Rotary pairs of a head."""
 
 CLOSE = 2e-6
-"""Relative: what float32 leaves of a divisor that the converter computed."""
+"""Relative tolerance for factors that the converter computed in float32."""
 
 RELEASED = (8192.0, 4096.0, 2048.0, 32768.0)
-"""Original lengths, the commonest first, that a rule whose lower end is not seen may have."""
+"""Candidates for the original context length in tokens, used if the factors do not determine it."""
 
 
 def scaling(metadata: Metadata, tensors: Tensors, theta: float, dims: int) -> dict[str, Any] | None:
-    """The `rope_scaling` of a config; None where nothing is scaled. `dims` turn of each head, from `theta`.
+    """Return the `rope_scaling` of a config, or None without scaling. `dims` is the rotary dimension of a head.
 
-    Raises CheckpointError for a scaling that cannot be said.
+    Raises CheckpointError for a scaling that a config cannot express.
     """
     kind = metadata.get("rope.scaling.type")
-    metadata.must_be("rope.scale_linear", (1.0,), "a file of the first converters; make it anew")
+    metadata.must_be(
+        "rope.scale_linear", (1.0,), "an early converter wrote the file; convert the original checkpoint again"
+    )
     original = metadata.get("rope.scaling.original_context_length")
     temperature = metadata.get("rope.scaling.attn_factor")
     if LONG in tensors or SHORT in tensors:
@@ -47,7 +52,7 @@ def scaling(metadata: Metadata, tensors: Tensors, theta: float, dims: int) -> di
     if FREQUENCIES in tensors:
         return _by_divisors(_vector(tensors, FREQUENCIES, dims), theta, dims, metadata.size("context_length"))
     if temperature not in (None, 1.0):
-        raise metadata.wrong("rope.scaling.attn_factor", "1 where no divisors are stored")
+        raise metadata.wrong("rope.scaling.attn_factor", "1 unless frequency factors are stored")
     match kind:
         case None | "none":
             return None
@@ -57,13 +62,13 @@ def scaling(metadata: Metadata, tensors: Tensors, theta: float, dims: int) -> di
         case "yarn":
             return _yarn(metadata, original)
         case _:
-            raise metadata.wrong("rope.scaling.type", "none, linear, yarn, or longrope with its divisors")
+            raise metadata.wrong("rope.scaling.type", "none, linear, yarn, or longrope with its factors")
 
 
 def _yarn(metadata: Metadata, original: object) -> dict[str, Any]:
-    """YaRN as its keys say it."""
-    metadata.must_be("rope.scaling.yarn_ext_factor", (1.0,), "only a whole extrapolation is read")
-    metadata.must_be("rope.scaling.yarn_log_multiplier", (0.0,), "a multiplier of the temperature is not read")
+    """Return YaRN's config (arXiv 2309.00071) from its keys."""
+    metadata.must_be("rope.scaling.yarn_ext_factor", (1.0,), "only an extrapolation factor of 1 is supported")
+    metadata.must_be("rope.scaling.yarn_log_multiplier", (0.0,), "a temperature multiplier is not supported")
     if type(original) is not int or original < 1:
         raise metadata.wrong("rope.scaling.original_context_length", "the length before scaling")
     names = {"attention_factor": "attn_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"}
@@ -79,14 +84,14 @@ def _yarn(metadata: Metadata, original: object) -> dict[str, Any]:
 def _longrope(
     metadata: Metadata, tensors: Tensors, original: object, temperature: float | None, dims: int
 ) -> dict[str, Any]:
-    """LongRoPE: a list for short texts and one for long."""
+    """Return LongRoPE's config (arXiv 2402.13753): one list of factors for short texts and one for long texts."""
     short, long = (_vector(tensors, name, dims).tolist() for name in (SHORT, LONG))
     context = metadata.size("context_length")
     if type(original) is not int or original < 1:
         if short != long:
             raise CheckpointError(
-                f"{metadata.architecture}.rope.scaling.original_context_length: missing, so that nobody knows from "
-                "which length on the long divisors count; convert the original checkpoint"
+                f"{metadata.architecture}.rope.scaling.original_context_length: missing, so the length from "
+                "which the long factors apply is unknown; convert the original checkpoint"
             )
         original = context
     found = {
@@ -103,7 +108,7 @@ def _longrope(
 
 
 def _by_divisors(divisors: NDArray[np.float64], theta: float, dims: int, context: int) -> dict[str, Any] | None:
-    """A divisor for each frequency: Llama 3's rule where it is that, else LongRoPE with one list for all lengths."""
+    """Return the config for one factor per frequency: Llama 3's rule if it fits, else LongRoPE with one list."""
     if (divisors == 1).all():
         return None
     found = _llama3(divisors, theta, dims)
@@ -121,10 +126,10 @@ def _by_divisors(divisors: NDArray[np.float64], theta: float, dims: int, context
 
 
 def _llama3(divisors: NDArray[np.float64], theta: float, dims: int) -> dict[str, Any] | None:
-    """The numbers of Llama 3's rule that give these divisors; None where none do.
+    """Return the parameters of Llama 3's rule that give these factors; None if there are none.
 
-    Between its ends the rule is linear in the frequency: 1/d = (1 - s)/factor + s with s = (length f / 2 pi - low) /
-    (high - low). Two points give slope and start, and `low` = 1 fixes what these leave open.
+    Between its two ends the rule for a factor d is linear in the frequency f: 1/d = (1 - s)/factor + s with
+    s = (length f / 2 pi - low) / (high - low). Two points determine slope and intercept; `low` is fixed at 1.
     """
     factor, turns = float(divisors.max()), theta ** (-np.arange(0, dims, 2) / dims) / (2 * math.pi)
     if factor <= 1:
@@ -150,19 +155,19 @@ def _llama3(divisors: NDArray[np.float64], theta: float, dims: int) -> dict[str,
 
 
 def _rule(turns: NDArray[np.float64], factor: float, length: float, high: float) -> NDArray[np.float64]:
-    """Llama 3's divisors of frequencies that turn so often a token."""
+    """Return Llama 3's factors for frequencies in turns per token, with `low` = 1."""
     smooth = np.clip((length * turns - 1) / (high - 1), 0, 1)
     found: NDArray[np.float64] = 1 / ((1 - smooth) / factor + smooth)
     return found
 
 
 def _vector(tensors: Tensors, name: str, dims: int) -> NDArray[np.float64]:
-    """A stored list of divisors, one a pair of dimensions that turn."""
+    """Return a stored list of frequency factors, shape (dims / 2,). Raises CheckpointError if it is malformed."""
     tensor = tensors.get(name)
     if not isinstance(tensor, Stored) or tensor.shape != (dims // 2,) or dims // 2 > MOST_PAIRS:
-        raise CheckpointError(f"{name}: must be there with {dims // 2} plain numbers")
+        raise CheckpointError(f"{name}: must be a float tensor of {dims // 2} elements")
     found = tensor.numbers()
     if not (np.isfinite(found).all() and (found > 0).all()):
-        raise CheckpointError(f"{name}: holds what is no divisor")
-    # What was written before it was rounded to float32.
+        raise CheckpointError(f"{name}: has a factor that is not positive and finite")
+    # The shortest decimal of each float32: the number in the original config, before rounding.
     return np.array([float(str(np.float32(value))) for value in found])

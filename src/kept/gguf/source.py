@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint: its model, and the files that would lie beside it, unpacked into a scratch directory."""
+"""Open a GGUF file as a checkpoint: its model, and its config and tokenizer files in a temporary directory."""
 
 from __future__ import annotations
 
@@ -32,20 +32,22 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 
 PREFIX = "kept-gguf-"
+"""Prefix of the names of temporary directories."""
 
-KEPT = 16
-"""Opened files that a process holds on to, whoever uses them."""
+CACHED = 16
+"""Opened GGUF files that a process caches."""
 
 
 class Scratch:
-    """A directory with a file's small files: removed when nobody holds it, at exit, or after a kill by the next one.
+    """A temporary directory with the config and tokenizer files of a GGUF file.
 
-    Its lock tells others that its process lives.
+    It is removed when this object is garbage-collected and at exit. After a kill, the next process to create one
+    removes it. A held lock marks the directories of live processes.
     """
 
     def __init__(self, name: str, files: Mapping[str, bytes]) -> None:
-        _sweep()
-        root, self._lock = _held()
+        _remove_stale()
+        root, self._lock = _locked_directory()
         weakref.finalize(self, _remove, root, os.getpid())
         self.directory = root / name
         self.directory.mkdir()
@@ -53,12 +55,12 @@ class Scratch:
             (self.directory / file).write_bytes(content)
 
 
-def _held() -> tuple[Path, IO[bytes]]:
-    """A new directory and its lock, held: another process may have swept it away just before."""
+def _locked_directory() -> tuple[Path, IO[bytes]]:
+    """Create a directory and lock it; try again if another process removed it before the lock was held."""
     while True:
         root = Path(tempfile.mkdtemp(prefix=PREFIX))
         with suppress(FileNotFoundError):
-            lock = open(root / LOCK, "wb", opener=no_link)  # noqa: SIM115 - held as long as the directory
+            lock = open(root / LOCK, "wb", opener=no_link)  # noqa: SIM115 - held as long as the directory exists
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (root / LOCK).exists():
                 return root, lock
@@ -66,13 +68,13 @@ def _held() -> tuple[Path, IO[bytes]]:
 
 
 def _remove(root: Path, process: int) -> None:
-    """Remove a directory, but not in a child that was forked while it was there."""
+    """Remove a directory, unless this is a forked child of the process that created it."""
     if os.getpid() == process:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _sweep() -> None:
-    """Remove what killed processes left: directories of ours whose lock nobody holds."""
+def _remove_stale() -> None:
+    """Remove the directories of killed processes: those whose lock is free."""
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError), open(left / LOCK, "rb", opener=no_link) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,9 +83,9 @@ def _sweep() -> None:
 
 @dataclass(frozen=True)
 class Gguf:
-    """An opened GGUF file: its model, its files, what its weights are quantised to, and its unpacked small files.
+    """An opened GGUF file: its model, weight files, tensor types as text, and unpacked config and tokenizer files.
 
-    `remark` says why it has no tokenizer, where that is so.
+    `remark` is a note on why the tokenizer cannot be rebuilt, or empty.
     """
 
     model: Model
@@ -94,9 +96,9 @@ class Gguf:
 
 
 def open_gguf(path: Path) -> Gguf:
-    """Open a GGUF file, or a part of a split one. Reads its header only, and once for each state of its files.
+    """Open a GGUF file, or a split model by one of its files. Reads headers only; cached until a file changes.
 
-    Raises CheckpointError in one line that names the file, and what is wrong or not read.
+    Raises CheckpointError naming the file and what is damaged or not supported.
     """
     files = parts(path)
     try:
@@ -111,45 +113,47 @@ def open_gguf(path: Path) -> Gguf:
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-@lru_cache(maxsize=KEPT)
-def _opened(path: Path, stamps: tuple[tuple[Path, int, int], ...]) -> Gguf:  # noqa: ARG001 - the file's state
+@lru_cache(maxsize=CACHED)
+def _opened(path: Path, stamps: tuple[tuple[Path, int, int], ...]) -> Gguf:  # noqa: ARG001 - the key of the cache
     header = read_header(path)
     found, metadata = model(header), header.metadata
     small = {"config.json": to_json(found.config), **_tokenizer(path, metadata), **_card(metadata)}
     reason = missing(metadata)
-    remark = f"{path}: {reason}, so that the output has no tokenizer" if reason else ""
+    remark = f"{path}: {reason}, so the output has no tokenizer" if reason else ""
     return Gguf(found, header.files, quantised(header), remark, Scratch(path.name, small))
 
 
 class Building:
-    """What the fenced process serves."""
+    """Builds tokenizer files in the fenced process."""
 
     def files(self, path: str) -> dict[str, str]:
-        """The tokenizer's files by name, built from the metadata of a GGUF file."""
+        """Return the texts of the tokenizer files of a GGUF file, by name."""
         return {name: content.decode() for name, content in tokenizer_files(read_header(Path(path)).metadata).items()}
 
 
 def _tokenizer(path: Path, metadata: Mapping[str, Any]) -> dict[str, bytes]:
-    """The tokenizer's files by name, built in a fenced process: the file says how much work they are."""
+    """Return the tokenizer files by name, built in a fenced process because the file determines the amount of work."""
     if missing(metadata):
         return {}
     with closing(Worker("kept.gguf.source:Building", limits=BUILDING)) as worker:
         try:
             found = worker.call("files", str(path.absolute())).value
         except FenceError as error:
-            raise CheckpointError(f"tokenizer.ggml.tokens: make no tokenizer ({error}); fetch the file again") from None
+            raise CheckpointError(
+                f"tokenizer.ggml.tokens: cannot be built into a tokenizer ({error}); fetch the file again"
+            ) from None
     return {name: content.encode() for name, content in found.items()}
 
 
 def quantised(header: Header) -> str:
-    """What the tensors are stored as: `Q4_1 (210 tensors), F32 (61 tensors)`, the commonest first."""
+    """Return the types of the tensors as text, most frequent first: `Q4_1 (210 tensors), F32 (61 tensors)`."""
     counts = Counter(tensor.kind_name for tensor in header.tensors.values())
     return ", ".join(f"{kind} ({count} tensor{'s' * (count > 1)})" for kind, count in counts.most_common())
 
 
 def _card(metadata: Mapping[str, Any]) -> dict[str, bytes]:
-    """The licence that the file states, as the front matter of a model card; nothing where it states none."""
-    import yaml  # noqa: PLC0415 - only where there is such a file
+    """Return a model card with the file's licence as front matter; no file if it states none."""
+    import yaml  # noqa: PLC0415 - needed for GGUF files only
 
     keys = ("license", "license.name", "license.link")
     stated = {key.replace(".", "_"): metadata.get(f"general.{key}") for key in keys}

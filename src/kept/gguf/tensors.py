@@ -1,4 +1,4 @@
-"""Lazy tensors of GGUF files: dequantised a block of rows at a time, and rows put back in the order of the family."""
+"""Lazy tensors of GGUF files: dequantised in blocks of rows, with the converter's row order undone."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from kept.ir.tensors import Lazy, Precision
 
 PLAIN = {"F64": "F64", "F32": "F32", "F16": "F16", "BF16": "BF16"}
-"""Types that are numbers as they are, by their safetensors names."""
+"""safetensors dtype of each ggml type that is not quantised."""
 
 DECLARED = "BF16"
-"""The dtype that quantised weights are written in unless another is asked for: that of nearly all their sources."""
+"""The default output dtype of quantised weights; most of their original checkpoints have it."""
 
 
 @dataclass(frozen=True)
 class Quantised(InFile):
-    """Blocks in a file, each of some elements of one row; `kind` is ggml's number for how they are packed."""
+    """A quantised tensor in a file: blocks of elements within rows. `kind` is ggml's number of the type."""
 
     kind: int
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
-        """Rows start to stop, dequantised by the gguf package in float32.
+        """Return rows start to stop, dequantised in float32 by the gguf package.
 
-        Raises CheckpointError where the file is shorter than its header says.
+        Raises CheckpointError if the file is shorter than its header says.
         """
-        import numpy as np  # noqa: PLC0415 - planning needs no numbers
+        import numpy as np  # noqa: PLC0415 - planning needs no numpy
         import torch  # noqa: PLC0415 - the same
         from gguf.constants import GGMLQuantizationType  # noqa: PLC0415 - the same
         from gguf.quants import dequantize  # noqa: PLC0415 - the same
@@ -43,7 +43,7 @@ class Quantised(InFile):
         row = math.prod(self.shape[1:]) // block * size
         raw = np.empty((stop - start, row), np.uint8)
         self.read_into(raw.reshape(-1).data, self.offset + start * row)
-        with np.errstate(all="ignore"):  # a scale may be any number, and what is none is found by those who look
+        with np.errstate(all="ignore"):  # a scale may be NaN or infinity; `finite.py` reports them
             values = dequantize(raw, GGMLQuantizationType(self.kind))
         found = torch.from_numpy(np.ascontiguousarray(values)).view(stop - start, *self.shape[1:])
         return found.to(getattr(torch, precision))
@@ -64,7 +64,7 @@ class HalfSplit(Derived):
         return 2 * self.source.row_elements
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
-        """Rows start to stop: each run within half a head is every other row of a run twice as long."""
+        """Return rows start to stop. Rows within half a head are every second row of a range twice as long."""
         import torch  # noqa: PLC0415 - planning needs no torch
 
         half = self.shape[0] // self.heads // 2
@@ -80,21 +80,21 @@ class HalfSplit(Derived):
 
 
 def lazy(tensor: Packed) -> Lazy:
-    """A stored tensor: plain numbers as they are, anything else dequantised."""
+    """Return a stored tensor as a lazy one, `Quantised` unless its type is plain."""
     if tensor.kind_name in PLAIN:
         return Stored(tensor.shape, PLAIN[tensor.kind_name], tensor.file, tensor.offset)
     return Quantised(tensor.shape, DECLARED, tensor.file, tensor.offset, tensor.kind)
 
 
 def half_split(tensor: Lazy, heads: int) -> Lazy:
-    """The rows of a projection to heads in the order of the families. Raises CheckpointError where they do not fit."""
+    """Return a projection with rows in transformers' order. Raises CheckpointError if `heads` does not divide them."""
     if heads < 1 or tensor.shape[0] % (2 * heads):
-        raise CheckpointError(f"has {tensor.shape[0]} rows, which {heads} heads of pairs cannot have")
+        raise CheckpointError(f"has {tensor.shape[0]} rows, not a multiple of 2 x {heads} heads")
     return HalfSplit(tensor.shape, tensor.dtype, tensor, heads)
 
 
 def less_one(tensor: Lazy) -> Lazy:
-    """A gain, as families store it whose norms add 1 to it."""
+    """Return gain - 1: the form in which a family stores a gain whose norm adds 1."""
     return Computed(tensor.shape, tensor.dtype, _less_one, (tensor,), local=True)
 
 

@@ -1,7 +1,7 @@
-"""A fast tokenizer from the metadata of a GGUF file, with llama.cpp's own ids (special tokens parsed).
+"""Build a fast tokenizer from the metadata of a GGUF file. Ids equal llama.cpp's, with special tokens parsed.
 
-Byte-level BPE (`gpt2`) comes with its merges; of SentencePiece's BPE (`llama`) the scores say them. The latter's
-exceptions are those of `kept.checkpoint.sentencepiece`.
+Byte-level BPE (`gpt2`) is stored with its merges. For SentencePiece BPE (`llama`) the merges are derived from scores,
+with the exceptions listed in `kept.checkpoint.sentencepiece`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kept.gguf.pretokenizers import PreTokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-"""Kinds of tokens, as `tokenizer.ggml.token_type` numbers them."""
+"""Token types, as numbered in `tokenizer.ggml.token_type`."""
 
 NAMED = {
     "bos_token": "bos",
@@ -35,41 +35,41 @@ NAMED = {
     "sep_token": "seperator",
     "pad_token": "padding",
 }
-"""Settings, and the words in the keys of ids; that of the separator is spelt so."""
+"""Setting of the tokenizer config, and the word in its GGUF key; `seperator` is llama.cpp's spelling."""
 
 ENDS = ("eos", "eot", "eom")
-"""Tokens that end what a model says: a text, a turn, a message."""
+"""Tokens that end generation: end of text, of turn, of message."""
 
 SPM_IDS = {"bos": 1, "eos": 2, "unknown": 0}
-"""Ids of SentencePiece models where the file gives none."""
+"""Default ids of SentencePiece models, for files without these keys."""
 
 TEMPLATE = "tokenizer.chat_template"
 
 LONGEST_TOKEN = 4096
-"""Characters."""
+"""Characters of a token."""
 
 MOST_SPLITS = 1 << 28
-"""Characters of all splits of all pieces, which SentencePiece's merges are found from; Gemma's have 20 million."""
+"""Sum of the squared lengths of all pieces: the work to derive merges. Gemma's vocabulary has 20 million."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer's part of the metadata, checked as it is read."""
+    """The tokenizer keys of the metadata. Properties raise CheckpointError for a damaged key."""
 
     metadata: Mapping[str, Any]
 
     @property
     def model(self) -> str:
-        """The kind of tokenizer."""
+        """llama.cpp's name of the tokenizer's algorithm, such as `gpt2` or `llama`."""
         return str(self.get("model", ""))[:60]
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - any metadata
-        """A key of the tokenizer."""
+        """Return the value of `tokenizer.ggml.KEY`."""
         return self.metadata.get(f"tokenizer.ggml.{key}", default)
 
     @cached_property
     def tokens(self) -> list[str]:
-        """The texts of all tokens, in order of id; of an empty one a name, as llama.cpp has it."""
+        """The texts of all tokens in order of id; an empty token becomes `[EMPTY_id]`, as in llama.cpp."""
         found = [text or f"[EMPTY_{at}]" for at, text in enumerate(self._list("tokens", str))]
         twice = next((text for text, count in Counter(found).most_common(1) if count > 1), None)
         if twice is not None:
@@ -80,20 +80,20 @@ class Vocabulary:
 
     @cached_property
     def kinds(self) -> list[int]:
-        """What each token is for."""
-        return self._beside("token_type", int) or [NORMAL] * len(self.tokens)
+        """The type of each token; all `NORMAL` if the file has none."""
+        return self._per_token("token_type", int) or [NORMAL] * len(self.tokens)
 
     @cached_property
     def scores(self) -> list[float]:
-        """SentencePiece's score of each token; empty where the file gives none. Raises CheckpointError for NaN."""
-        found = [float(score) for score in self._beside("scores", int | float)]
+        """SentencePiece's score of each token; empty if the file has none."""
+        found = [float(score) for score in self._per_token("scores", int | float)]
         if not all(map(math.isfinite, found)):
-            raise CheckpointError("tokenizer.ggml.scores: holds what is no number")
+            raise CheckpointError("tokenizer.ggml.scores: holds NaN or infinity")
         return found
 
     @property
     def merges(self) -> list[tuple[str, str]]:
-        """Pairs in order of priority, without those that make no token."""
+        """Merges in order of priority, without those whose parts or result are not in the vocabulary."""
         known = {*self.tokens}
         pairs = []
         for merge in self._list("merges", str):
@@ -104,27 +104,27 @@ class Vocabulary:
         return pairs
 
     def of(self, *kinds: int) -> list[str]:
-        """The texts of tokens of these kinds."""
+        """Return the texts of the tokens of these types."""
         return [text for text, kind in zip(self.tokens, self.kinds, strict=True) if kind in kinds]
 
     def id_of(self, name: str) -> int | None:
-        """The id of a special token; None where there is none, or it is no token."""
+        """Return the id of a special token; None if it is absent or out of range."""
         default = SPM_IDS.get(name) if self.model == "llama" else None
         found = self.get(f"{name}_token_id", default)
         return found if type(found) is int and 0 <= found < len(self.tokens) else None
 
     def flag(self, key: str, *, default: bool) -> bool:
-        """Whether something is done."""
+        """Return a boolean key; `default` if it is absent or not a boolean."""
         found = self.get(key)
         return found if type(found) is bool else default
 
     def _list(self, key: str, kind: Any) -> list[Any]:  # noqa: ANN401 - a type, or several
         found = self.get(key, [])
         if not isinstance(found, list) or not all(isinstance(one, kind) for one in found):
-            raise CheckpointError(f"tokenizer.ggml.{key}: is no list of the right kind")
+            raise CheckpointError(f"tokenizer.ggml.{key}: is not a list of the expected type")
         return found
 
-    def _beside(self, key: str, kind: Any) -> list[Any]:  # noqa: ANN401 - as above
+    def _per_token(self, key: str, kind: Any) -> list[Any]:  # noqa: ANN401 - as above
         found = self._list(key, kind)
         if found and len(found) < len(self.tokens):
             raise CheckpointError(f"tokenizer.ggml.{key}: has {len(found)} entries for {len(self.tokens)} tokens")
@@ -132,7 +132,7 @@ class Vocabulary:
 
 
 def special_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The ids of special tokens as a config has them; None where there are none."""
+    """Return the special token ids of a config.json; None for a token that does not exist."""
     vocabulary = Vocabulary(metadata)
     ends = [*dict.fromkeys(at for name in ENDS if (at := vocabulary.id_of(name)) is not None)]
     return {
@@ -143,7 +143,7 @@ def special_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def missing(metadata: Mapping[str, Any]) -> str:
-    """Why a file's tokenizer is not rebuilt; empty where it is."""
+    """Return why a file's tokenizer cannot be rebuilt; empty if it can."""
     vocabulary = Vocabulary(metadata)
     match vocabulary.model:
         case "" | "none" | "no_vocab":
@@ -152,24 +152,23 @@ def missing(metadata: Mapping[str, Any]) -> str:
             return "" if vocabulary.scores else "the file has no scores for its SentencePiece model"
         case "gpt2":
             name = str(vocabulary.get("pre", ""))[:60]
-            return "" if _pre_tokenizer(vocabulary) is not None else f"its pre-tokenizer {name!r} is not known"
+            return "" if _pre_tokenizer(vocabulary) is not None else f"its pre-tokenizer {name!r} is not supported"
         case other:
-            return f"tokenizers of kind {other!r} are not read"
+            return f"tokenizers of type {other!r} are not supported"
 
 
 def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
-    """`tokenizer.json` and `tokenizer_config.json` by name; no files where the tokenizer is not rebuilt.
+    """Return `tokenizer.json` and `tokenizer_config.json` by name; no files if the tokenizer cannot be rebuilt.
 
-    Raises CheckpointError naming the key that is damaged, and whatever `tokenizers` raises. To be called in a fenced
-    process.
+    Call it in a fenced process. Raises CheckpointError naming the damaged key, and any error of `tokenizers`.
     """
     if missing(metadata):
         return {}
-    from kept.checkpoint.sentencepiece import serialized  # noqa: PLC0415 - tokenizers, and only where there is one
+    from kept.checkpoint.sentencepiece import serialized  # noqa: PLC0415 - imports tokenizers
 
     vocabulary = Vocabulary(metadata)
     tokenizer = _sentencepiece(vocabulary) if vocabulary.model == "llama" else _byte_level(vocabulary)
-    _add_ends(tokenizer, vocabulary)
+    _add_post_processor(tokenizer, vocabulary)
     content = serialized(tokenizer)
     plain = {*vocabulary.of(USER_DEFINED)}
     for token in content["added_tokens"]:
@@ -178,13 +177,13 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _pre_tokenizer(vocabulary: Vocabulary) -> PreTokenizer | None:
-    from kept.gguf.pretokenizers import PRE_TOKENIZERS  # noqa: PLC0415 - only where there is such a file
+    from kept.gguf.pretokenizers import PRE_TOKENIZERS  # noqa: PLC0415 - needed for GGUF files only
 
     return PRE_TOKENIZERS.get(str(vocabulary.get("pre", "")))
 
 
 def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
-    """Byte-level BPE. What is no token after all merges has no id, as in llama.cpp."""
+    """Return a byte-level BPE tokenizer. As in llama.cpp, bytes outside the vocabulary get no id."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415 - as above
 
     pre = _pre_tokenizer(vocabulary)
@@ -193,16 +192,16 @@ def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab, vocabulary.merges, ignore_merges=pre.ignore_merges))
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level, *_apart(vocab)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level, *_isolate_missing_bytes(vocab)])
     tokenizer.decoder = decoders.ByteLevel()
-    strips = _strips(vocabulary)
+    stripped = _right_stripped(vocabulary)
     special = vocabulary.of(CONTROL, USER_DEFINED, UNKNOWN)
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False, rstrip=text in strips) for text in special])
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, rstrip=text in stripped) for text in special])
     return tokenizer
 
 
-def _apart(vocab: Mapping[str, int]) -> list[PreTokenizers]:
-    """What holds bytes apart that are no tokens: they have no ids, and what is around them is not merged."""
+def _isolate_missing_bytes(vocab: Mapping[str, int]) -> list[PreTokenizers]:
+    """Return a pre-tokenizer that splits at bytes outside the vocabulary, so that merges do not cross them."""
     from tokenizers import Regex, pre_tokenizers  # noqa: PLC0415 - as above
 
     missing = "".join(re.escape(letter) for letter in sorted({*pre_tokenizers.ByteLevel.alphabet()} - vocab.keys()))
@@ -210,7 +209,7 @@ def _apart(vocab: Mapping[str, int]) -> list[PreTokenizers]:
 
 
 def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
-    """SentencePiece's BPE. Tokens that are cut out of a text before it is read are control pieces to it."""
+    """Return a SentencePiece BPE tokenizer. Tokens that are matched before BPE become control pieces."""
     from tokenizers import AddedToken  # noqa: PLC0415 - as above
 
     from kept.checkpoint.sentencepiece import Kind, Model, Piece, tokenizer_of  # noqa: PLC0415 - as above
@@ -225,9 +224,9 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
         )
     ]
     if unknown is None:
-        raise CheckpointError("tokenizer.ggml.unknown_token_id: is no token")
+        raise CheckpointError("tokenizer.ggml.unknown_token_id: is not the id of a token")
     if sum(len(text) ** 2 for text in vocabulary.tokens) > MOST_SPLITS:
-        raise CheckpointError("tokenizer.ggml.tokens: are too long to be pieces of SentencePiece")
+        raise CheckpointError("tokenizer.ggml.tokens: are too long for SentencePiece; fetch the file again")
     model = Model(
         pieces=tuple(pieces),
         algorithm="BPE",
@@ -240,13 +239,13 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
         denormalizes=False,
     )
     tokenizer = tokenizer_of(model)
-    strips = _strips(vocabulary)
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False, rstrip=True) for text in strips])
+    stripped = _right_stripped(vocabulary)
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, rstrip=True) for text in stripped])
     return tokenizer
 
 
-def _strips(vocabulary: Vocabulary) -> list[str]:
-    """Special tokens that take white space behind them along: llama.cpp knows those of Phi-3 by the model's name."""
+def _right_stripped(vocabulary: Vocabulary) -> list[str]:
+    """Return special tokens that absorb the white space after them. llama.cpp has them for Phi-3, by model name."""
     name = str(vocabulary.metadata.get("general.name", "")).lower()
     if "phi-3" not in name and "phi3" not in name:
         return []
@@ -254,11 +253,11 @@ def _strips(vocabulary: Vocabulary) -> list[str]:
     return [text for text in vocabulary.tokens if text in special]
 
 
-def _add_ends(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
-    """Put the first and the last token around each text where llama.cpp does."""
+def _add_post_processor(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+    """Add BOS and EOS around each text, as llama.cpp does."""
     from tokenizers import processors  # noqa: PLC0415 - as above
 
-    bos, eos = _ends(vocabulary)
+    bos, eos = _added_ids(vocabulary)
     first, last = ([vocabulary.tokens[at]] if at is not None else [] for at in (bos, eos))
     single, second = ([f"{item}:{at}" for item in (*first, text, *last)] for at, text in enumerate(("$A", "$B")))
     special = sorted({(vocabulary.tokens[at], at) for at in (bos, eos) if at is not None})
@@ -266,8 +265,8 @@ def _add_ends(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
         tokenizer.post_processor = processors.TemplateProcessing(single, single + second, special)
 
 
-def _ends(vocabulary: Vocabulary) -> tuple[int | None, int | None]:
-    """The ids of the token put before each text, and of the one behind."""
+def _added_ids(vocabulary: Vocabulary) -> tuple[int | None, int | None]:
+    """Return the ids of the tokens added before and after each text; None for no token."""
     pre = None if vocabulary.model == "llama" else _pre_tokenizer(vocabulary)
     first = vocabulary.flag("add_bos_token", default=pre is None or pre.add_bos)
     last = vocabulary.flag("add_eos_token", default=False)
@@ -275,8 +274,8 @@ def _ends(vocabulary: Vocabulary) -> tuple[int | None, int | None]:
 
 
 def _config(vocabulary: Vocabulary, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the fast tokenizer."""
-    bos, eos = _ends(vocabulary)
+    """Return the tokenizer_config.json of the fast tokenizer."""
+    bos, eos = _added_ids(vocabulary)
     ids = {setting: vocabulary.id_of(name) for setting, name in NAMED.items()}
     template = _template(vocabulary.metadata)
     flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
@@ -295,7 +294,7 @@ def _config(vocabulary: Vocabulary, content: Mapping[str, Any]) -> dict[str, Any
 
 
 def _template(metadata: Mapping[str, Any]) -> str | list[dict[str, str]] | None:
-    """The chat template; a list where there are several, each with its name."""
+    """Return the chat template, a list of named templates if there are several, or None."""
     named = {
         key.removeprefix(f"{TEMPLATE}.") if key != TEMPLATE else DEFAULT: text
         for key, text in metadata.items()
