@@ -30,7 +30,7 @@ BLOCK_ELEMENTS = 1 << 18
 """Elements computed at a time where rows are independent: 1 MB in float32, which a core's own cache holds."""
 
 PIECE = 1 << 20
-"""Bytes of a file that are compared at a time."""
+"""Bytes that are read from each of two files at a time to compare them."""
 
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes per element of the dtypes that weights may have, by their safetensors names."""
@@ -42,17 +42,17 @@ STORED_BYTES = {
     **dict.fromkeys(("I16", "U16"), 2),
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
 }
-"""Bytes per element of what a file may hold besides: masks and position ids of older checkpoints, quantised weights."""
+"""Bytes per element of every dtype that a file may hold, including masks, position ids and quantised weights."""
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """The same dtypes by their torch names."""
 
 WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32", "float32": "float64"}
-"""By a dtype's torch name, those that hold what overflows in it."""
+"""Dtypes with a wider range or more precision, by torch name."""
 
 
 def wider(dtype: str) -> str:
-    """The way out where values overflow in a dtype: never the dtype itself."""
+    """Return advice for values that overflow in a dtype, by its torch name."""
     return f"kept convert --dtype {WIDER[dtype]} may help" if dtype in WIDER else "no wider dtype can be written"
 
 
@@ -88,7 +88,7 @@ class Lazy(ABC):
 
     @property
     def sources(self) -> tuple[Lazy, ...]:
-        """The tensors that it is computed from."""
+        """The tensors that this one is computed from."""
         return ()
 
     @abstractmethod
@@ -138,7 +138,7 @@ def working_precision(dtype: str) -> Precision:
 
 @dataclass(frozen=True)
 class InFile(Lazy, ABC):
-    """Bytes in a file: numbers as they are, or packed."""
+    """A tensor in a file, in a plain dtype or quantised."""
 
     file: Path
     offset: int
@@ -149,7 +149,7 @@ class InFile(Lazy, ABC):
         return True
 
     def read_into(self, memory: memoryview, at: int) -> None:
-        """Fill memory from the file. Raises CheckpointError where it ends before its header says."""
+        """Fill `memory` with the file's bytes from offset `at`. Raises CheckpointError if the file is too short."""
         try:
             with self.file.open("rb") as file:
                 file.seek(at)
@@ -188,7 +188,7 @@ class Stored(InFile):
         return np.frombuffer(raw, f"<f{DTYPE_BYTES[self.dtype]}").astype("f8").reshape(self.shape)
 
     def pieces(self) -> Iterator[bytes]:
-        """The stored bytes, a megabyte at a time. Raises as `rows` does."""
+        """Yield the stored bytes in pieces of at most 1 MiB. Raises CheckpointError if the file is too short."""
         for start in range(0, self.nbytes, PIECE):
             raw = bytearray(min(PIECE, self.nbytes - start))
             self.read_into(memoryview(raw), self.offset + start)
@@ -245,7 +245,7 @@ class Given(Lazy):
 
 
 def equal(one: Lazy, other: Lazy) -> bool:
-    """Whether two tensors have the same dtype, shape and values. Reads no further than the first that differ."""
+    """Return whether two tensors have the same dtype, shape and values. Stops reading at the first difference."""
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
     if isinstance(one, Stored) and isinstance(other, Stored):
@@ -270,7 +270,7 @@ class Computed(Lazy):
 
     @property
     def sources(self) -> tuple[Lazy, ...]:
-        """What it is made of."""
+        """The tensors that this one is computed from."""
         return (*self.sliced, *self.whole)
 
     @property
@@ -396,7 +396,7 @@ class Joined(Lazy):
 
     @property
     def sources(self) -> tuple[Lazy, ...]:
-        """What it is made of."""
+        """The tensors that this one is computed from."""
         return self.parts
 
     @property
