@@ -105,7 +105,7 @@ def test_an_interruption_while_it_is_imported() -> None:
     [
         (MemoryError(), "out of memory; free some, or take smaller inputs"),
         (MemoryError("Unable to allocate 8 GiB"), "out of memory (Unable to allocate 8 GiB); free some"),
-        (RecursionError("maximum recursion depth exceeded"), "something in the input nests too deep"),
+        (RecursionError("maximum recursion depth exceeded"), "the input is nested too deeply"),
         (OSError(errno.EMFILE, "Too many open files", "a/config.json"), "a/config.json: Too many open files"),
         (PermissionError(errno.EACCES, "Permission denied", "a", None, "b"), "a and b: Permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),

@@ -23,20 +23,20 @@ def printable(text: str) -> str:
 
 
 UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What moves the cursor, colours, reorders a line or is no character; line feeds and tabs are not among them."""
+"""Control, bidirectional-override and surrogate characters, which affect a terminal; not line feeds and tabs."""
 
 
 def shown(text: str) -> str:
-    """Text of any number of lines as a terminal may show it: what would act on the terminal is spelled out."""
+    """Return a text of any number of lines with the characters of `UNSHOWN` escaped, so that a terminal can show it."""
     return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def cause(error: BaseException) -> str:
-    """An unexpected error as a line: the file and the reason where there are some, else its kind and what it says."""
+    """Return an unexpected error as one line: file and reason of an OSError, else class and message."""
     if isinstance(error, MemoryError):
         return f"out of memory{f' ({error})' if str(error) else ''}; free some, or take smaller inputs"
     if isinstance(error, RecursionError):
-        return "something in the input nests too deep"
+        return "the input is nested too deeply"
     if isinstance(error, OSError) and error.strerror:
         named = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         return f"{named}: {error.strerror}" if named else error.strerror
@@ -44,7 +44,7 @@ def cause(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed: of a file system's error the reason without the path, of others the first line."""
+    """Return why something failed: an OSError's reason without its path, else the first line of the message."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__

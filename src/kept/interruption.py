@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: what they end, and work that waits for its next good moment to end.
+"""Handle Ctrl-C and SIGTERM: end a command cleanly, or hold the signal until the running step is complete.
 
-SIGTERM is what schedulers, containers and torchrun send before they kill. It ends a command as Ctrl-C does: files that
-were begun are removed, and what is finished stays for the same command to continue.
+Schedulers, containers and torchrun send SIGTERM before they kill. It ends a command as Ctrl-C does: unfinished files
+are removed, finished ones stay, and the same command continues from them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """SIGTERM arrived."""
 
 
 def _raise(*_: object) -> None:
@@ -29,8 +29,8 @@ def _raise(*_: object) -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise Terminated where SIGTERM would end the process on the spot. Only in the main thread."""
-    if not _ours(signal.SIGTERM):
+    """Raise Terminated on SIGTERM instead of ending the process at once. Works in the main thread only."""
+    if not _has_usual_handler(signal.SIGTERM):
         yield
         return
     before = signal.signal(signal.SIGTERM, _raise)
@@ -40,34 +40,34 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _ours(number: signal.Signals) -> bool:
-    """Whether a signal is still handled as Python or `terminable` handle it, by this thread."""
+def _has_usual_handler(number: signal.Signals) -> bool:
+    """Return whether this is the main thread and the signal's handler is Python's default or that of `terminable`."""
     usual = {signal.SIGINT: (signal.default_int_handler,), signal.SIGTERM: (signal.SIG_DFL, _raise)}
     return threading.current_thread() is threading.main_thread() and signal.getsignal(number) in usual[number]
 
 
 @dataclass
 class Held:
-    """Says whether a signal came: the first one's number."""
+    """The number of the first signal that arrived; None before that."""
 
     number: int | None = None
 
     def __bool__(self) -> bool:
-        """Whether one came."""
+        """Return whether a signal arrived."""
         return self.number is not None
 
     @property
     def error(self) -> type[KeyboardInterrupt]:
-        """What it would have raised."""
+        """The exception that the signal would have raised."""
         return Terminated if self.number == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextmanager
 def held(*, patient: bool = False) -> Iterator[Held]:
-    """Note the first Ctrl-C or SIGTERM instead of raising it; the second is raised, or, where `patient`, ignored.
+    """Record the first Ctrl-C or SIGTERM instead of raising it. A second one is raised, or ignored if `patient`.
 
-    torchrun passes on to each rank a Ctrl-C that the terminal has sent them already, and kills what takes too long.
-    Other handlers than the usual ones, and other threads, are left as they are.
+    Ranks under torchrun are `patient`: they get a Ctrl-C twice, from the terminal and from torchrun, which kills ranks
+    that take too long anyway. Handlers that others installed are kept, and nothing is done outside the main thread.
     """
     found = Held()
 
@@ -76,7 +76,7 @@ def held(*, patient: bool = False) -> Iterator[Held]:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         found.number = found.number or number
 
-    before = {number: signal.signal(number, note) for number in SIGNALS if _ours(number)}
+    before = {number: signal.signal(number, note) for number in SIGNALS if _has_usual_handler(number)}
     try:
         yield found
     finally:
@@ -85,8 +85,8 @@ def held(*, patient: bool = False) -> Iterator[Held]:
 
 
 def so_far(step: int, saved: Path | None) -> str:
-    """What an interrupted run has done, and after which step the same command goes on: its newest checkpoint's."""
+    """Return a message: the last step of an interrupted run, and the step of its newest checkpoint to continue from."""
     if saved is None:
-        return f"interrupted after step {step}, before the first checkpoint; the same command begins again"
+        return f"interrupted after step {step}, before the first checkpoint; the same command starts over"
     last = int(saved.name.rpartition("-")[2])
-    return f"interrupted after step {step}; the same command continues after step {last}, the last that is saved"
+    return f"interrupted after step {step}; the same command continues from the checkpoint of step {last}"

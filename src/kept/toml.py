@@ -25,15 +25,15 @@ KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
 """What a value may be, by the beginning of an annotation, and how that is said."""
 
 LONGEST = 1 << 20
-"""Bytes of a file."""
+"""Bytes of a TOML file."""
 
 DEEPEST = 32
-"""Tables and lists within one another."""
+"""Nesting depth of tables and lists."""
 
-NESTED = "nests too deep; no recipe needs that"
+NESTED = f"is nested more than {DEEPEST} levels deep"
 
 DOTTED = re.compile(rf"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{DEEPEST}}}""")
-"""Keys within keys, for which tomllib's time is quadratic."""
+"""A dotted key of more than `DEEPEST` parts; tomllib takes quadratic time for it."""
 
 
 def load(path: str | Path, make: Callable[..., Made], overrides: Mapping[str, Any]) -> Made:
@@ -43,14 +43,14 @@ def load(path: str | Path, make: Callable[..., Made], overrides: Mapping[str, An
     """
     file = Path(path)
     try:
-        text = _short(file)
+        text = _read_bounded(file)
         table = tomllib.loads(text)
         _require_plain(table)
     except FileNotFoundError:
         raise RecipeError(f"{file}: there is no such recipe") from None
     except OSError as error:
         raise RecipeError(f"{file}: cannot be read ({error.strerror}); name a TOML file") from None
-    except ValueError as error:  # of a number with thousands of digits tomllib says the latter
+    except ValueError as error:  # tomllib raises ValueError itself for an integer of thousands of digits
         raise RecipeError(f"{file}: {error}") from None
     except RecursionError:
         raise RecipeError(f"{file}: {NESTED}") from None
@@ -62,8 +62,8 @@ def load(path: str | Path, make: Callable[..., Made], overrides: Mapping[str, An
         raise RecipeError(f"{file}{_line(text, str(error))}: {error}") from None
 
 
-def _short(file: Path) -> str:
-    """The text of a file that nobody writes long. Raises OSError and ValueError."""
+def _read_bounded(file: Path) -> str:
+    """Return the text of a file. Raises OSError, and ValueError if it is too long or has too deep keys."""
     with file.open("rb") as opened:
         raw = opened.read(LONGEST + 1)
     if len(raw) > LONGEST:
@@ -75,11 +75,11 @@ def _short(file: Path) -> str:
 
 
 def _require_plain(value: object, depth: int = 0) -> None:
-    """Raise ValueError for what nests too deep, and for a whole number that TOML does not have."""
+    """Raise ValueError for nesting deeper than `DEEPEST` and for an integer of more than 64 bits."""
     if depth > DEEPEST:
         raise ValueError(NESTED)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"has a whole number of {value.bit_length()} bits, TOML's have 64")
+        raise ValueError(f"has an integer of {value.bit_length()} bits, TOML allows 64")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _require_plain(inner, depth + 1)
 
@@ -114,7 +114,7 @@ def one_of(key: str, value: str, words: Collection[str]) -> None:
 
 
 def is_date(text: str) -> bool:
-    """Whether a text is a date as YYYY-MM-DD."""
+    """Return whether a text is a date of the form YYYY-MM-DD."""
     try:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:

@@ -133,8 +133,8 @@ def test_an_interrupted_run_saves_its_step(
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (2, "after step 2, before the first checkpoint; the same command begins again"),
-        (7, "after step 7; the same command continues after step 5, the last that is saved"),
+        (2, "after step 2, before the first checkpoint; the same command starts over"),
+        (7, "after step 7; the same command continues from the checkpoint of step 5"),
     ],
 )
 def test_interrupted_twice_it_saves_nothing_more(
