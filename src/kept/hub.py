@@ -1,6 +1,6 @@
 """A hub id where a path would do: `org/name` or `org/name@revision` becomes a directory in the hub client's cache.
 
-Only what a conversion reads is fetched: never code, and pickled weights only where there are no others. The client
+Only files that a conversion reads are fetched: no code, and pickled weights only if there are no others. The client
 (huggingface-hub) resumes a connection that breaks, keeps finished files between runs, and follows its own variables:
 HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, ...
 """
@@ -21,6 +21,7 @@ from kept.errors import CheckpointError, printable
 ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>(?!.*\.\.)[\w./-]+))?", re.ASCII)
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+"""Files of a LoRA adapter."""
 
 OTHERS = ("config.json", "generation_config.json", "tokenizer_config.json", "README.md", *ADAPTER)
 
@@ -28,7 +29,7 @@ NEVER = ["*/*/*", "*/*.safetensors", "*.py", *PICKLES]
 """Folders inside a repository hold other formats of the same weights, or licences."""
 
 INSIDE = ["*/*"]
-"""What is never among a model's own files."""
+"""Pattern of files in folders, which are never fetched as weights."""
 
 
 def named(given: str) -> tuple[str, str]:
@@ -64,7 +65,7 @@ def local(source: str | Path) -> Path:
 
 
 def cached(source: str) -> Path | None:
-    """The directory of a path or hub id that a file names: what is here. Nothing is fetched because a file says so."""
+    """Return the directory of a path or hub id that a file names; None if it is not local. Nothing is fetched."""
     path, match = Path(source), ID.fullmatch(source)
     if os.path.isdir(path):  # noqa: PTH112 - a name of any length is no error
         return path
@@ -74,7 +75,7 @@ def cached(source: str) -> Path | None:
 
     try:
         folder = Path(snapshot_download(match["name"], revision=match["revision"], local_files_only=True))
-    except Exception:  # noqa: BLE001 - which kinds there are is the client's
+    except Exception:  # noqa: BLE001 - the client's errors have no common class
         return None
     return folder if (folder / "config.json").is_file() else None
 

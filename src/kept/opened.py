@@ -1,4 +1,4 @@
-"""A checkpoint directory or a GGUF file, opened as a program."""
+"""Open a checkpoint directory, a GGUF file or a hub id as a program."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint, its family, and its program (no weight is read).
+    """An opened checkpoint, its family and its program. No weight is read.
 
-    `unpacked` is the file that the checkpoint's directory was unpacked from, and `quantised` says what its weights
-    are stored as; None and empty for a directory that was there. `remark` is what to tell the user of it,
-    `scratch` what removes an unpacked directory when it is forgotten.
+    For a GGUF file, `unpacked` is the file, `quantised` its tensor types as text, `remark` a note to the user, and
+    `scratch` the owner of the temporary directory, which is removed with it. For a directory they are empty.
     """
 
     checkpoint: Checkpoint
@@ -42,17 +41,17 @@ class Opened:
 
     @property
     def path(self) -> Path:
-        """The directory with the files beside the weights."""
+        """The directory with the config and tokenizer files."""
         return self.checkpoint.path
 
     @property
     def source(self) -> Path:
-        """What it was opened from: its directory, or its file."""
+        """The path that was opened: the directory, or the GGUF file."""
         return self.unpacked or self.path
 
     @property
     def name(self) -> str:
-        """What it is called: the name of its directory or file, or its hub id and commit, and those of its adapter."""
+        """The name of its directory or file, or its hub id and commit; `+` and the adapter's name if one is merged."""
         adapter = self.checkpoint.adapter
         name = name_of(self.path) if self.unpacked is None else printable(self.unpacked.name)
         return name if adapter is None else f"{name}+{name_of(adapter)}"
@@ -69,14 +68,14 @@ class Opened:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What there is and does not count, a line each: files that stay behind, code, keys that nobody reads.
+        """Notes to the user, one line each: files that are not copied, remote code, config keys that are ignored.
 
-        Of a GGUF file also a tokenizer that cannot be rebuilt.
+        For a GGUF file also a tokenizer that cannot be rebuilt.
         """
         beside = self.checkpoint.left_out
         files = f"{self.path}: neither read nor copied: {some(beside)}" if beside else self.remark
-        said = (f"{self.source}: {note}" for note in self.config_notes)
-        return (*((files,) if files else ()), *said)
+        notes = (f"{self.source}: {note}" for note in self.config_notes)
+        return (*((files,) if files else ()), *notes)
 
     @property
     def config_notes(self) -> tuple[str, ...]:
@@ -87,20 +86,20 @@ class Opened:
 def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | None = None) -> Opened:
     """Open a checkpoint of any family: a directory, a GGUF file, or a hub id (`org/name`, `org/name@revision`).
 
-    A LoRA adapter is merged into `base`, or into what it names itself: a directory, or a hub id in the client's cache.
-    What a hub id names is fetched. `tie`: where the head is tied to the embedding and another is stored, True takes the
-    embedding, False the other. Raises CheckpointError naming the file, tensor or key that is wrong, and Refusal for
-    what no family can hold.
+    A hub id is fetched. A LoRA adapter is merged into `base`, or into the base that its config names, if that is a
+    directory or in the hub client's cache. `tie` decides for tied embeddings with a different head stored: True uses
+    the embedding, False the stored head. Raises CheckpointError naming the file, tensor or key that is wrong, and
+    Refusal for a model that no family can represent.
     """
     found = local(path)
     if base is not None and not is_adapter(found):
-        raise CheckpointError(f"{found}: is no adapter (it has no {CONFIG}), so it has no --base")
+        raise CheckpointError(f"{found}: is not an adapter (it has no {CONFIG}); leave out --base")
     if is_gguf(found):
         return _open_gguf(found)
-    _refuse_directory_of(found)
+    _refuse_gguf_directory(found)
     checkpoint = _opened(found, base)
     try:
-        checkpoint = _text_alone(checkpoint)
+        checkpoint = _text_model(checkpoint)
         family = family_of(checkpoint.config)
         program = family.read(checkpoint.config, checkpoint.tensors, tie=tie)
     except CheckpointError as error:
@@ -109,19 +108,19 @@ def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | 
 
 
 def _opened(directory: Path, base: str | Path | None) -> Checkpoint:
-    """A checkpoint, or the base of an adapter with that merged into it."""
+    """Return the checkpoint in a directory; for an adapter, its base with the adapter merged."""
     if not is_adapter(directory):
         return open_checkpoint(directory)
     found = local(base) if base is not None else cached(stated_base(directory))
     if found is None:
         named = printable(stated_base(directory))
-        wrong = f"{directory}: is an adapter (peft) of {named}, which is not here"
+        wrong = f"{directory}: is an adapter (peft) of {named}, which is neither a directory nor in the hub cache"
         raise CheckpointError(f"{wrong}; merge it first: kept convert ADAPTER OUT --base DIR")
     return merged(directory, open_checkpoint(found))
 
 
-def _text_alone(checkpoint: Checkpoint) -> Checkpoint:
-    """The text part of a multimodal checkpoint; another as it is."""
+def _text_model(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the text model of a multimodal checkpoint; any other checkpoint unchanged."""
     if not is_multimodal(checkpoint.config) or checkpoint.config.get("model_type") in [*FAMILIES]:
         return checkpoint
     part = text_part(checkpoint.config, checkpoint.tensors, [*FAMILIES])
@@ -130,7 +129,7 @@ def _text_alone(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _open_gguf(file: Path) -> Opened:
-    from kept.gguf.source import open_gguf  # noqa: PLC0415 - numpy, and only where there is such a file
+    from kept.gguf.source import open_gguf  # noqa: PLC0415 - imports numpy; needed for GGUF files only
 
     found = open_gguf(file)
     checkpoint = Checkpoint(found.scratch.directory, found.model.config, found.model.tensors, found.files)
@@ -139,15 +138,15 @@ def _open_gguf(file: Path) -> Opened:
     )
 
 
-def _refuse_directory_of(directory: Path) -> None:
-    """Raise CheckpointError for a directory with GGUF files and no config: it may have several models."""
+def _refuse_gguf_directory(directory: Path) -> None:
+    """Raise CheckpointError for a directory with GGUF files but no config.json, which may hold several models."""
     if not os.path.isfile(directory / "config.json"):  # noqa: PTH113 - a name of any length is no error
         file = min(directory.glob("*.gguf"), default=None) if os.path.isdir(directory) else None  # noqa: PTH112
         if file is not None:
-            raise CheckpointError(f"{directory}: has GGUF files and no config.json; name the file, as {file}")
+            raise CheckpointError(f"{directory}: has GGUF files and no config.json; name one of them, such as {file}")
 
 
 def small_files(path: str | Path) -> Path:
-    """The directory with a checkpoint's config and tokenizer: itself, or what a GGUF file is unpacked to."""
+    """Return the directory with a checkpoint's config and tokenizer; for a GGUF file a temporary one."""
     found = local(path)
     return open_model(found).path if is_gguf(found) else found

@@ -115,7 +115,7 @@ def test_the_base_that_is_named_wins(adapter: Path, tmp_path: Path) -> None:
     for command in (["plan", adapter], ["inspect", adapter], ["convert", adapter, tmp_path / "out"]):
         result = CliRunner().invoke(main, [*map(str, command)])
         assert result.exit_code == 2
-        wrong = f"{adapter}: is an adapter (peft) of org/base, which is not here"
+        wrong = f"{adapter}: is an adapter (peft) of org/base, which is neither a directory nor in the hub cache"
         assert f"{wrong}; merge it first: kept convert ADAPTER OUT --base DIR" in result.stderr
     for command in (["plan", adapter], ["inspect", adapter], ["convert", adapter, tmp_path / "out"]):
         result = CliRunner().invoke(main, [*map(str, command), "--base", str(other)])
@@ -134,7 +134,7 @@ def test_an_adapter_beside_a_whole_model_is_refused(base: Path, adapter: Path) -
 
 
 def test_a_base_for_what_is_no_adapter(base: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no adapter"):
+    with pytest.raises(CheckpointError, match="is not an adapter"):
         kept.open_model(base, base)
 
 

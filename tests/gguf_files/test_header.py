@@ -114,7 +114,9 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 
 def test_a_directory_of_files_is_told_to_name_one(parts: tuple[Path, list[Path]]) -> None:
     _, files = parts
-    with pytest.raises(CheckpointError, match=rf"has GGUF files and no config\.json; name the file, as {files[0]}"):
+    with pytest.raises(
+        CheckpointError, match=rf"has GGUF files and no config\.json; name one of them, such as {files[0]}"
+    ):
         open_model(files[0].parent)
 
 
