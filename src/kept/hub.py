@@ -67,11 +67,11 @@ def local(source: str | Path) -> Path:
 def cached(source: str) -> Path | None:
     """Return the directory of a path or hub id that a file names; None if it is not local. Nothing is fetched."""
     path, match = Path(source), ID.fullmatch(source)
-    if os.path.isdir(path):  # noqa: PTH112 - a name of any length is no error
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a long name
         return path
     if match is None:
         return None
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where a source is no path
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - needed for hub ids only
 
     try:
         folder = Path(snapshot_download(match["name"], revision=match["revision"], local_files_only=True))

@@ -140,7 +140,7 @@ def _open_gguf(file: Path) -> Opened:
 
 def _refuse_gguf_directory(directory: Path) -> None:
     """Raise CheckpointError for a directory with GGUF files but no config.json, which may hold several models."""
-    if not os.path.isfile(directory / "config.json"):  # noqa: PTH113 - a name of any length is no error
+    if not os.path.isfile(directory / "config.json"):  # noqa: PTH113 - Path.is_file raises for a long name
         file = min(directory.glob("*.gguf"), default=None) if os.path.isdir(directory) else None  # noqa: PTH112
         if file is not None:
             raise CheckpointError(f"{directory}: has GGUF files and no config.json; name one of them, such as {file}")

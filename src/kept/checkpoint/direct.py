@@ -43,7 +43,7 @@ class Output:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb", buffering=0, opener=no_link)  # noqa: SIM115 - a path has no opener
+        self._file = open(path, "wb", buffering=0, opener=no_link)  # noqa: SIM115 - Path.open takes no opener; closed in __exit__
         set_direct(self._file.fileno(), on=True)
         self._hashing, self._writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._sum = sha256()

@@ -104,4 +104,4 @@ def _tensor(file: Path, name: str, entry: object, data: int) -> Stored:
 def counts(values: object) -> list[int] | None:
     """Return `values` if it is a list of integers from 0 to 2^63 - 1; None otherwise."""
     whole = isinstance(values, list) and all(type(value) is int and 0 <= value < LARGEST_COUNT for value in values)
-    return values if whole else None  # type: ignore[return-value] # `all` narrows nothing
+    return values if whole else None  # type: ignore[return-value] # `all` does not narrow the type

@@ -30,7 +30,7 @@ def check_place(source: Path, target: Path, called: str = "the source") -> None:
 def check_apart(target: Path, inputs: Mapping[str, Path]) -> None:
     """Raise OutputError for a target inside an input directory. `inputs` are paths by what messages call them."""
     for called, path in inputs.items():
-        if os.path.isdir(path):  # noqa: PTH112 - a name of any length is no error
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a long name
             check_place(path, target, f"{called} {path}")
 
 

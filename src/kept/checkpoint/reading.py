@@ -41,7 +41,7 @@ class Reading:
     def ready(self) -> None:
         """Do nothing: the first call to the process constructs the tokenizer, and fails if it cannot."""
 
-    def encode(self, texts: Sequence[str], special: bool) -> Columns:  # noqa: FBT001 - a call has no names
+    def encode(self, texts: Sequence[str], special: bool) -> Columns:  # noqa: FBT001 - Worker.call passes positional arguments
         """Return the ids of texts; `special` adds the special tokens of the post-processor, such as BOS."""
         with self._reading():
             found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=special)
@@ -107,7 +107,7 @@ class Building:
 
     def files(self, directory: str) -> dict[str, str]:
         """Return the texts of `tokenizer.json` and `tokenizer_config.json`, by file name."""
-        from kept.checkpoint.sentencepiece import tokenizer_files  # noqa: PLC0415 - only where it is one
+        from kept.checkpoint.sentencepiece import tokenizer_files  # noqa: PLC0415 - imported for this format only
         from kept.checkpoint.tiktoken import tiktoken_files  # noqa: PLC0415 - the same
 
         folder = Path(directory)
@@ -133,7 +133,7 @@ def damaged(file: Path, what: str) -> Iterator[None]:
 def load(file: Path) -> Tokenizer:
     """Return the tokenizer of a file in any of the formats, without truncation and padding."""
     if file.name == "tokenizer.model":
-        from kept.checkpoint.sentencepiece import fast_tokenizer  # noqa: PLC0415 - only where it is one
+        from kept.checkpoint.sentencepiece import fast_tokenizer  # noqa: PLC0415 - imported for this format only
 
         return fast_tokenizer(file)
     if file.name == TIKTOKEN:

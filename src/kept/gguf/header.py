@@ -78,7 +78,7 @@ def is_gguf(path: Path) -> bool:
         with open(path, "rb", opener=regular) as file:
             return path.suffix.lower() == ".gguf" or file.read(4) == MAGIC
     except (OSError, ValueError):  # ValueError for a path with a NUL byte
-        return path.suffix.lower() == ".gguf" and not os.path.isdir(path)  # noqa: PTH112 - a name of any length is no error
+        return path.suffix.lower() == ".gguf" and not os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a long name
 
 
 def read_header(path: Path) -> Header:
