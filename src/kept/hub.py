@@ -90,7 +90,7 @@ def name_of(directory: Path) -> str:
 
 
 def _fetch(source: str, name: str, revision: str | None, patterns: list[str], never: list[str]) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where a source is no path
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - needed for hub ids only
     from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - the same
 
     if not sys.stderr.isatty():
