@@ -63,7 +63,7 @@ PROCESSORS = (
 )
 """Config files of image and audio processors. A text-only output has none, or AutoProcessor would expect images."""
 
-OF_THE_SOURCE = {
+SOURCE_KEYS = {
     *("auto_map", "backend", "processor_class", "fast_tokenizer_files", "is_local", "local_files_only"),
     *("name_or_path", "tokenizer_file", "vocab_file", "merges_file", "spm_file", "files_loaded"),
     *("special_tokens_map_file", "added_tokens_file", "init_inputs"),
@@ -250,7 +250,7 @@ def tokenizer_config(source: Path) -> dict[str, Any]:
     """Return the source's tokenizer config without code and paths, in a form that every transformers reads alike."""
     file = source / "tokenizer_config.json"
     given = json_if_there(file)
-    config = portable({key: value for key, value in given.items() if key not in OF_THE_SOURCE})
+    config = portable({key: value for key, value in given.items() if key not in SOURCE_KEYS})
     if (source / "tokenizer.json").is_file() or "auto_map" in given or "tokenizer_class" not in given:
         # The default is true in transformers 4.45 (spaces before punctuation are removed) and false in later versions.
         config = {"clean_up_tokenization_spaces": False, **config, "tokenizer_class": FAST}

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 FILE = "generation_config.json"
 
-OF_THE_FILE = {"transformers_version", "_from_model_config", "_commit_hash", "auto_map", "custom_generate"}
+FILE_KEYS = {"transformers_version", "_from_model_config", "_commit_hash", "auto_map", "custom_generate"}
 """Keys that describe the source's file or name remote code; they are dropped."""
 
-OF_A_CALL = {
+CALL_ARGUMENTS = {
     "logits_processor",
     "stopping_criteria",
     "prefix_allowed_tokens_fn",
@@ -31,7 +31,7 @@ OF_A_CALL = {
 }
 """Arguments of `generate()`. transformers does not load a file that contains one of them; they are dropped."""
 
-OF_A_RUNTIME = {"compile_config", "cache_implementation", "cache_config", "return_legacy_cache", "max_cache_len"}
+RUNTIME_KEYS = {"compile_config", "cache_implementation", "cache_config", "return_legacy_cache", "max_cache_len"}
 """Settings of the KV cache and of compilation, which do not change the generated text. Their values differ between
 versions of transformers and depend on the source's model class, so they are dropped."""
 
@@ -48,7 +48,7 @@ def generation_config(source: Path, spec: Spec, silent: Sequence[int] = ()) -> d
     """
     file = source / FILE
     given = json_if_there(file)
-    dropped = OF_THE_FILE | OF_A_CALL | OF_A_RUNTIME
+    dropped = FILE_KEYS | CALL_ARGUMENTS | RUNTIME_KEYS
     own = {k: v for k, v in given.items() if k not in dropped and (v is not None or k in MAY_BE_NULL)}
     if not _may_return_several(own):
         own.pop("num_return_sequences", None)

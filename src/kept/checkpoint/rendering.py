@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BEGIN, END = "\ufdd0", "\ufdd1"
 """Marks around the text of a `{% generation %}` block: Unicode noncharacters, which no valid text contains."""
 
-MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """The tag of a template that marks the assistant's answers."""
 
 LONGEST = 1 << 26
@@ -104,7 +104,7 @@ class Renderer:
         answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
         wanted = [turn for turn in answers if learned[turn]]
         marked = self._render(conversation, messages, prompt=False)
-        if MARKS.search(self._texts[self._chosen(conversation)]):
+        if GENERATION_TAG.search(self._texts[self._chosen(conversation)]):
             text, spans = _unmarked(marked)
             if wanted != answers:
                 spans = self._learned(spans, [learned[turn] for turn in answers])
@@ -141,7 +141,7 @@ class Renderer:
                 add_generation_prompt=prompt,
                 **{**self._tokens, **conversation.get("variables", {})},
             )
-        except KeptErrors:
+        except KEPT_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001 - a template is a program and may raise anything
             raise self._failed(error) from None
@@ -170,7 +170,7 @@ class Renderer:
         return CheckpointError(f"{self._name}: its chat template fails ({reason})")
 
 
-KeptErrors = (CheckpointError, InputError)
+KEPT_ERRORS = (CheckpointError, InputError)
 
 LONGEST_REASON = 300
 """Characters of a template's error that a message repeats."""

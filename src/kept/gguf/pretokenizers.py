@@ -19,13 +19,13 @@ SHORT = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 """Line breaks and white space; the end of several patterns."""
 
-THREES = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + SPACES
+LLAMA3 = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + SPACES
 """Llama 3's pattern, with up to three digits per word."""
 
-ONES = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + SPACES
+QWEN2 = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + SPACES
 """Qwen 2's pattern, with one digit per word."""
 
-CASED = (
+TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?((?=[\p{L}])([^a-z]))*((?=[\p{L}])([^A-Z]))+{tail}"
     r"|[^\r\n\p{L}\p{N}]?((?=[\p{L}])([^a-z]))+((?=[\p{L}])([^A-Z]))*{tail}"
     r"|{digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + SPACES
@@ -36,7 +36,7 @@ SENTENCES = r" ?[^(\s|.,!?…。，、।۔،)]+"  # noqa: RUF001 - full stops a
 
 DIGIT = r"\p{N}"
 
-UNCASED = (
+DEEPSEEK_EXCLUDED = (
     r"\x{560}-\x{588}\x{10C7}-\x{10FF}\x{1C80}-\x{1C88}\x{2D00}-\x{2D2D}\x{A790}-\x{A7FA}\x{AB30}-\x{AB5A}"
     r"\x{AB60}-\x{AB68}\x{10570}-\x{105BC}\x{16E40}-\x{16E7F}\x{1D400}-\x{1DF1E}"
 )
@@ -66,10 +66,10 @@ def _named(pre_tokenizer: PreTokenizer, *names: str) -> dict[str, PreTokenizer]:
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     **_named(PreTokenizer(DEFAULT), "default", ""),
     **_named(
-        PreTokenizer((THREES,), ignore_merges=True, add_bos=True),
+        PreTokenizer((LLAMA3,), ignore_merges=True, add_bos=True),
         *("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "midm-2.0"),
     ),
-    **_named(PreTokenizer((THREES,)), "dbrx", "smaug-bpe", "chatglm-bpe"),
+    **_named(PreTokenizer((LLAMA3,)), "dbrx", "smaug-bpe", "chatglm-bpe"),
     **_named(
         PreTokenizer((WORDS,)),
         *("gpt-2", "phi-2", "gigachat", "a.x-4.0", "mellum", "exaone4", "mpt", "olmo", "jais", "trillion"),
@@ -78,13 +78,13 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
         PreTokenizer((DIGIT, WORDS)),
         *("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"),
     ),
-    **_named(PreTokenizer((ONES,)), "qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2"),
+    **_named(PreTokenizer((QWEN2,)), "qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2"),
     **_named(PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", WORDS, r"[0-9][0-9][0-9]")), "falcon"),
     **_named(
         PreTokenizer(
             (
                 r"[\r\n]",
-                r"\s?[\p{Lu}\p{Ll}\p{Lt}&&[^" + UNCASED + "]]+",
+                r"\s?[\p{Lu}\p{Ll}\p{Lt}&&[^" + DEEPSEEK_EXCLUDED + "]]+",
                 r"\s?[!-/:-~！-／：-～‘-‟　-。]+",  # noqa: RUF001 - full-width punctuation
                 r"\s+$",
                 r"[一-龥ࠀ-一가-퟿]+",
@@ -97,11 +97,11 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     **_named(PreTokenizer((SENTENCES,)), "poro-chat", "bloom", "gpt3-finnish"),
     **_named(PreTokenizer((SENTENCES, DIGIT)), "viking"),
     **_named(
-        PreTokenizer((CASED.replace("{tail}", "").replace("{digits}", DIGIT),), ignore_merges=True, add_bos=True),
+        PreTokenizer((TEKKEN.replace("{tail}", "").replace("{digits}", DIGIT),), ignore_merges=True, add_bos=True),
         "tekken",
     ),
     **_named(
-        PreTokenizer((CASED.replace("{tail}", SHORT + "?").replace("{digits}", r"\p{N}{1,3}"),)),
+        PreTokenizer((TEKKEN.replace("{tail}", SHORT + "?").replace("{digits}", r"\p{N}{1,3}"),)),
         *("gpt-4o", "llama4", "kanana2"),
     ),
 }

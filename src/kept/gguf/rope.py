@@ -29,11 +29,11 @@ LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 MOST_PAIRS = 1 << 12
 """Rotary pairs of a head."""
 
-CLOSE = 2e-6
+RTOL = 2e-6
 """Relative tolerance for factors that the converter computed in float32."""
 
-RELEASED = (8192.0, 4096.0, 2048.0, 32768.0)
-"""Candidates for the original context length in tokens, used if the factors do not determine it."""
+LENGTHS = (8192.0, 4096.0, 2048.0, 32768.0)
+"""Candidates for the original context length in tokens, most common first, if the factors do not determine it."""
 
 
 def scaling(metadata: Metadata, tensors: Tensors, theta: float, dims: int) -> dict[str, Any] | None:
@@ -102,7 +102,7 @@ def _longrope(
     }
     factor = max(1.0, context / original)
     derived = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
-    if temperature is not None and not math.isclose(temperature, derived, rel_tol=CLOSE):
+    if temperature is not None and not math.isclose(temperature, derived, rel_tol=RTOL):
         found["attention_factor"] = temperature
     return found
 
@@ -135,7 +135,7 @@ def _llama3(divisors: NDArray[np.float64], theta: float, dims: int) -> dict[str,
     if factor <= 1:
         return None
     between = (divisors > 1) & (divisors < factor)
-    candidates = [(length, 4.0) for length in RELEASED]
+    candidates = [(length, 4.0) for length in LENGTHS]
     if between.sum() > 1:
         smooth = (1 / divisors[between] - 1 / factor) / (1 - 1 / factor)
         slope = (smooth[0] - smooth[-1]) / (turns[between][0] - turns[between][-1])
@@ -143,7 +143,7 @@ def _llama3(divisors: NDArray[np.float64], theta: float, dims: int) -> dict[str,
         high = 1 - 1 / start if start < 0 else 0.0
         candidates = [(float(round(slope * (high - 1))), float(f"{high:.4g}")), *candidates]
     for length, high in candidates:
-        if high > 1 and length >= 1 and np.allclose(_rule(turns, factor, length, high), divisors, rtol=CLOSE, atol=0):
+        if high > 1 and length >= 1 and np.allclose(_rule(turns, factor, length, high), divisors, rtol=RTOL, atol=0):
             return {
                 "rope_type": "llama3",
                 "factor": factor,
