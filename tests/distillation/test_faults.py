@@ -96,7 +96,7 @@ def test_no_cache_is_made_of_it(pair: tuple[Path, Path], corpus: Path, tmp_path:
 
 def test_nor_are_texts_sampled(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, teacher: Path) -> None:
     given = settings((teacher, pair[1]), corpus, tmp_path / "out", data=("self",))
-    with pytest.raises(Overflow, match=f"{teacher}: the model's logits are not finite, and nothing can be sampled"):
+    with pytest.raises(Overflow, match=f"{teacher}: the model's logits are not finite, so no token can be sampled"):
         heal(given)
 
 
