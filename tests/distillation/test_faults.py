@@ -127,5 +127,5 @@ def test_a_cache_of_an_older_version_with_such_rows_is_refused(
         row["sum"] = _sums(row)
     rows.flush()
     given = settings(pair, corpus, tmp_path / "out", teacher_cache=str(made.path))
-    with pytest.raises(InputError, match=r"rows\.bin: the teacher's logits were not finite; remove"):
+    with pytest.raises(InputError, match=r"rows\.bin: has NaN: the teacher's logits were not finite; remove"):
         heal(given)
