@@ -43,7 +43,7 @@ def said(given: Any, do: Any = heal) -> str:
 
 
 @pytest.mark.parametrize(
-    ("precision", "way_out"), [("float32", "name another"), ("bfloat16", "--precision float32 may help")]
+    ("precision", "way_out"), [("float32", "use another model"), ("bfloat16", "--precision float32 may help")]
 )
 def test_a_teacher_is_named_with_the_layer(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, teacher: Path, precision: str, way_out: str

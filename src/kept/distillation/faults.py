@@ -59,7 +59,7 @@ def complaint(called: str, dtype: str, where: str) -> str:
 
     Only a dtype narrower than float32 gets the advice to use float32, the widest `--precision`.
     """
-    way_out = "--precision float32 may help" if WIDER.get(dtype) == "float32" else "name another"
+    way_out = "--precision float32 may help" if WIDER.get(dtype) == "float32" else "use another model"
     return (
         f"the logits of {called} are not finite in {dtype}, from {where} on; "
         f"{way_out} (kept check names weights that are not finite)"

@@ -84,7 +84,7 @@ def best_of(history: Sequence[Measured]) -> Measured:
 
 
 @dataclass(frozen=True)
-class Told:
+class Decision:
     """The common decision of all ranks after a step: `save`, since `save_minutes` have passed; `stop`, on a signal."""
 
     save: bool = False
@@ -113,7 +113,7 @@ class Loop:
     best: dict[str, Tensor] = field(default_factory=dict)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY))
     _held: Held = field(default_factory=Held)
-    _told: Told = field(default_factory=Told)
+    _decision: Decision = field(default_factory=Decision)
     _saved: tuple[int, float] = field(default_factory=lambda: (0, time.monotonic()))
 
     def __post_init__(self) -> None:
@@ -145,19 +145,19 @@ class Loop:
 
     def _train(self) -> None:
         """All steps that are left; raises KeyboardInterrupt after one that was interrupted."""
-        while self.step < self.settings.steps and not self._plateau() and not self._told.stop:
+        while self.step < self.settings.steps and not self._plateau() and not self._decision.stop:
             begun = time.monotonic()
             found = self._update()
             self.step += 1
             self._note("step", found, time.monotonic() - begun)
             if self.step % self.settings.measure_every == 0 or self.step == self.settings.steps:
                 self._measure()
-            if self._told.save or self.step % self.settings.save_every == 0:
+            if self._decision.save or self.step % self.settings.save_every == 0:
                 self._save()
         if self.step != self._saved[0]:
             self._save()
         self.states.settle()
-        if self._told.stop:
+        if self._decision.stop:
             raise self._held.error
 
     def _update(self) -> dict[str, float]:
@@ -278,7 +278,7 @@ class Loop:
         since = time.monotonic() - self._saved[1]
         late = self.ranks.first and 0 < 60 * self.settings.save_minutes <= since
         *totals, save, stop = self.ranks.total(*sums.values(), late, bool(self._held))
-        self._told = Told(save > 0, stop > 0)
+        self._decision = Decision(save > 0, stop > 0)
         return {name: value / max(1.0, tokens) for name, value in zip(sums, totals, strict=True)}
 
     def _plateau(self) -> bool:

@@ -34,7 +34,7 @@ BESIDE = ("tools", "documents", "chat_template_kwargs")
 """Keys of a row that are passed to the template besides the messages; the last maps template variables to values."""
 
 OF_A_ROW = (*LEARNED, "system", "functions", "function_call", "mask")
-"""Keys of a row that belong into its messages and are refused next to them."""
+"""Keys of a row that belong in its messages and are refused next to them."""
 
 TEXTS = {"text", "thinking"}
 """Types of content parts that are text."""
@@ -151,7 +151,7 @@ def _is_learned(message: Mapping[str, Any], role: str, number: int) -> bool:
             raise InputError(f"message {number} has {key} {_short(value)}; it must be 0 or 1, or false or true")
         if value and role != ASSISTANT:
             raise InputError(
-                f"message {number}, of the role {role}, has {key} {_short(value)}; only assistant messages can count"
+                f"message {number}, of the role {role}, has {key} {_short(value)}; only assistant messages are learned"
             )
     if len({bool(value) for value in said.values()}) > 1:
         raise InputError(f"message {number} has {' and '.join(said)}, which disagree; keep one")

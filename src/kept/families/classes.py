@@ -25,7 +25,7 @@ OTHERS = {
     "DoubleHeadsModel": "a language model with a second head",
     "ConditionalGeneration": "a multimodal or encoder-decoder model",
 }
-"""Kinds of model that are no causal language model, by the suffix of the class name."""
+"""Kinds of models other than causal language models, by the suffix of the class name."""
 
 AUTO = "AutoModelForCausalLM"
 """The key of `auto_map` that names the remote code of a causal language model."""

@@ -68,7 +68,7 @@ def _tabled(config: Config, scaling: LongRope, context: int) -> LongRope:
     given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
     original = given.size("original_max_position_embeddings")
     if original != scaling.original_max_position_embeddings:
-        raise config.wrong("original_max_position_embeddings", f"{original}, as in {given.where}")
+        raise config.wrong("original_max_position_embeddings", f"{original}, as in the RoPE section")
     ratio = context / original
     factor = math.sqrt(1 + math.log(ratio) / math.log(original))
     for key, value in (("factor", ratio), ("attention_factor", factor)):
