@@ -204,9 +204,10 @@ def _split(column: NDArray[np.int32], sizes: Sequence[int]) -> Iterator[NDArray[
 
 
 def difference(one: Reader, other: Reader) -> str | None:
-    """What two tokenizers read differently, whatever files they are in; None where nothing, or where one is missing.
+    """Return how two tokenizers differ, in one line; None if they agree or one is missing.
 
-    Ids that only one of them has are no difference: padding is often added. The built-in sample must give the same ids.
+    They agree if common ids are the same tokens and the built-in sample gives the same ids. Ids that only one of them
+    has are ignored, since padding is often added.
     """
     if one.file is None or other.file is None:
         return None
