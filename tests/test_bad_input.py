@@ -559,7 +559,7 @@ def test_an_index_may_name_safetensors_only(source: Path, name: str) -> None:
 def test_a_model_that_looks_ahead_is_no_decoder(tmp_path: Path, family: str) -> None:
     source = write_checkpoint(tmp_path / "source", family)
     change_json(source / "config.json", is_causal=False)
-    assert "is_causal is False, it must be true: a decoder sees no token after its own" in refused(source)
+    assert "is_causal is False, it must be true: a decoder's attention is causal" in refused(source)
 
 
 def test_types_of_layers_that_contradict_the_window(tmp_path: Path) -> None:

@@ -94,4 +94,4 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 def test_a_promise_comes_with_its_domain(tmp_path: Path) -> None:
     reach, *_ = kept.inspect(write_checkpoint(tmp_path, "qwen")).targets
     (where,) = reach.domain
-    assert where.startswith("for sequences of up to 128 tokens: past them QWenLMHeadModel ")
+    assert where.startswith("for sequences of up to 128 tokens: beyond them QWenLMHeadModel ")

@@ -179,7 +179,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     ("values", "how", "said"),
     [
         (pa.array(["a" * 100 * MB]), {}, r"cannot be read as a parquet file \("),
-        (pa.array(["a" * 3 * MB] * 2), {"use_dictionary": False}, "row 1 has more than 1 MB; cut it into several"),
+        (pa.array(["a" * 3 * MB] * 2), {"use_dictionary": False}, "row 1 has more than 1 MB; split it"),
         (
             pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), ["a" * (MB // 4)]),
             {"store_schema": False},
@@ -214,7 +214,7 @@ def test_a_parquet_file_of_deep_lists(tmp_path: Path) -> None:
 def test_a_line_of_json_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kept.distillation.documents.LONGEST", 100)
     file = write_lines(tmp_path / "a.jsonl", {"text": "one"}, {"text": "x" * 200})
-    with pytest.raises(InputError, match=r"a\.jsonl: line 2 has more than 0 MB; cut it into several"):
+    with pytest.raises(InputError, match=r"a\.jsonl: line 2 has more than 0 MB; split it"):
         read(file)
 
 
@@ -308,7 +308,7 @@ def test_more_files_than_can_be_sorted(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("kept.distillation.files.MOST_FILES", 3)
     for number in range(4):
         (tmp_path / f"{number}.txt").touch()
-    with pytest.raises(InputError, match="holds more than 3 files; join documents into fewer"):
+    with pytest.raises(InputError, match="holds more than 3 files; join them into fewer"):
         read(tmp_path)
 
 

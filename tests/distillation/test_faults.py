@@ -43,7 +43,7 @@ def said(given: Any, do: Any = heal) -> str:
 
 
 @pytest.mark.parametrize(
-    ("precision", "way_out"), [("float32", "name another"), ("bfloat16", "--precision float32 may help")]
+    ("precision", "way_out"), [("float32", "use another model"), ("bfloat16", "--precision float32 may help")]
 )
 def test_a_teacher_is_named_with_the_layer(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, teacher: Path, precision: str, way_out: str
@@ -96,7 +96,7 @@ def test_no_cache_is_made_of_it(pair: tuple[Path, Path], corpus: Path, tmp_path:
 
 def test_nor_are_texts_sampled(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, teacher: Path) -> None:
     given = settings((teacher, pair[1]), corpus, tmp_path / "out", data=("self",))
-    with pytest.raises(Overflow, match=f"{teacher}: the model's logits are not finite, and nothing can be sampled"):
+    with pytest.raises(Overflow, match=f"{teacher}: the model's logits are not finite, so no token can be sampled"):
         heal(given)
 
 
@@ -127,5 +127,5 @@ def test_a_cache_of_an_older_version_with_such_rows_is_refused(
         row["sum"] = _sums(row)
     rows.flush()
     given = settings(pair, corpus, tmp_path / "out", teacher_cache=str(made.path))
-    with pytest.raises(InputError, match=r"rows\.bin: the teacher's logits were not finite; remove"):
+    with pytest.raises(InputError, match=r"rows\.bin: has NaN: the teacher's logits were not finite; remove"):
         heal(given)

@@ -215,9 +215,7 @@ def test_a_damaged_checkpoint_is_one_line(
         (file,) = place.glob(pattern)
         damage(file)
         capfd.readouterr()
-        with pytest.raises(
-            CheckpointError, match=rf"step-00000005: is no whole checkpoint \({said}\); remove it to go"
-        ):
+        with pytest.raises(CheckpointError, match=rf"step-00000005: is damaged \({said}\); remove it to resume"):
             heal(given)
         assert "Traceback" not in capfd.readouterr().err
         shutil.rmtree(place)

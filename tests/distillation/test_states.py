@@ -76,8 +76,8 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_unread(
     (place / "__0_0.distcp").write_bytes(pickle.dumps(Bomb(marker)))
     signed(place)
     assert said(pair, corpus, place) == (
-        f"{place}: is a checkpoint of an earlier version, which runs code when it is read; "
-        f"remove {place.parent} to begin anew, or finish the run with that version"
+        f"{place}: is a checkpoint of an earlier version, a pickle that can run code when it is loaded; "
+        f"remove {place.parent} to start over, or finish the run with that version"
     )
     assert not marker.exists()
     with pytest.raises(BaseException, match=r"has no attribute|must be|object"):
@@ -125,7 +125,7 @@ def longer(place: Path) -> None:
 
 
 FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "another format": (changed(format=2), "it is of format 2, this version reads 1"),
+    "another format": (changed(format=2), "its format is 2, this version reads 1"),
     "no format": (changed(format=None), "None is no whole number"),
     "as many ranks as atoms": (changed(ranks=10**80), "missing|cannot be read"),
     "no ranks": (changed(ranks=0), "weights/"),
@@ -136,7 +136,7 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (without("weights/"), "weights/"),
     "no moments": (without("exp_avg/"), "exp_avg/"),
     "no best": (without("best/"), "best"),
-    "other shapes": (longer, "the model's is"),
+    "other shapes": (longer, "the model's has"),
 }
 
 

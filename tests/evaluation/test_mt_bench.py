@@ -184,7 +184,7 @@ def test_questions_of_another_form(tmp_path: Path, row: object, said: str) -> No
     (tmp_path / "mt_bench").mkdir()
     for name in ("question", "reference_gpt-4"):
         (tmp_path / "mt_bench" / f"{name}.jsonl").write_text(json.dumps(row))
-    with pytest.raises(InputError, match=rf"has not the form that mt-bench needs \(.*{said}"):
+    with pytest.raises(InputError, match=rf"is not a file of mt-bench questions \(.*{said}"):
         mt_bench.questions(tmp_path, None)
 
 

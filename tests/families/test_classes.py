@@ -36,18 +36,18 @@ def test_its_own_class_in_any_capitals(name: str) -> None:
 def test_another_class_is_refused(name: str) -> None:
     other = "LlamaForCausalLM" if name != "llama" else "MistralForCausalLM"
     said = refusal(name, architectures=[other])
-    assert f"architectures names {other!r}, which may compute something else than {FAMILIES[name].architecture}" in said
+    assert f"architectures names {other!r}, which may differ from {FAMILIES[name].architecture}" in said
 
 
 @pytest.mark.parametrize(
     ("called", "kind"),
     [
-        ("LlamaForSequenceClassification", "a classifier of texts"),
-        ("LlamaForTokenClassification", "a classifier of tokens"),
-        ("LlamaForQuestionAnswering", "a finder of answers"),
+        ("LlamaForSequenceClassification", "a sequence classifier"),
+        ("LlamaForTokenClassification", "a token classifier"),
+        ("LlamaForQuestionAnswering", "an extractive question-answering model"),
         ("LlamaForRewardModel", "a reward model"),
-        ("LlavaForConditionalGeneration", "a model with more than text"),
-        ("LlamaModel", "the model without its head"),
+        ("LlavaForConditionalGeneration", "a multimodal or encoder-decoder model"),
+        ("LlamaModel", "the base model without an LM head"),
     ],
 )
 def test_what_is_no_language_model_is_called_what_it_is(called: str, kind: str) -> None:
@@ -69,7 +69,7 @@ def test_code_for_the_same_class_is_told_of(own: str) -> None:
     FAMILIES["llama"].read_config(config)
     note = code_note(Config(config), FAMILIES["llama"])
     assert note is not None
-    assert f"auto_map names {own}, which is never run" in note
+    assert f"auto_map names {own}; kept never runs remote code" in note
     assert code_note(Config(TINY["llama"]), FAMILIES["llama"]) is None
 
 
@@ -82,7 +82,7 @@ def test_a_family_without_a_stock_class_is_its_own_code() -> None:
 @pytest.mark.parametrize("name", ["llama", "orion"])
 def test_code_for_another_class_is_refused(name: str) -> None:
     said = refusal(name, auto_map={"AutoModelForCausalLM": "modeling_decicoder.DeciCoderForCausalLM"})
-    assert "auto_map names 'modeling_decicoder.DeciCoderForCausalLM', which may compute something else" in said
+    assert "auto_map names 'modeling_decicoder.DeciCoderForCausalLM', which may differ from" in said
 
 
 @pytest.mark.parametrize("stated", [None, {}, "x", {"AutoConfig": "a.B"}, {"AutoModelForCausalLM": None}])

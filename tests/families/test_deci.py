@@ -52,7 +52,7 @@ class TestDeci(OrphanContract, RotaryContract):
             self.family.read_config({**checkpoint.config, "num_key_value_heads_per_layer": value})
 
     def test_biases_are_not_this_family_s(self, checkpoint: Checkpoint) -> None:
-        with pytest.raises(CheckpointError, match=r"attention_bias is True, .*the family's own code has none"):
+        with pytest.raises(CheckpointError, match=r"attention_bias is True, .*the family's own code never has"):
             self.family.read_config({**checkpoint.config, "attention_bias": True})
 
 

@@ -140,7 +140,7 @@ def test_where_only_a_family_s_own_code_runs_it_that_code_decides(tmp_path: Path
     assert silent.spec.head.tied
     assert worst(logits(silent, some_tokens()), logits(stated, some_tokens())) > 0.1
     (note,) = open_model(directory).notes
-    assert "lm_head.weight: not used" in note
+    assert "lm_head.weight: ignored" in note
     change_json(directory / "config.json", tie_word_embeddings=True)
     with pytest.raises(CheckpointError, match="differs from"):
         open_model(directory)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 LONG = LongRope((1.0,) * 8, (2.0,) * 8, 32, 4.0)
 DYNAMIC = Dynamic(2.0, 128)
-THETA = "until a sequence passes 128 tokens, and for that one: after it "
-CACHED = "for the first forward pass, and for a generation within 128 tokens: past them "
+THETA = "for every sequence up to and including the first one longer than 128 tokens: after it "
+CACHED = "for the first forward pass, and for generation of up to 128 tokens: beyond them "
 
 
 def between(source: str, target: str, scaling: Scaling | None) -> tuple[str, ...]:
@@ -41,8 +41,8 @@ def between(source: str, target: str, scaling: Scaling | None) -> tuple[str, ...
 def test_a_cache_that_one_class_recomputes() -> None:
     (found,) = between("phi3", "llama", LONG)
     assert found == (
-        "for any forward pass, and for a generation that does not cross 32 tokens: there Phi3ForCausalLM recomputes "
-        "its key-value cache, LlamaForCausalLM keeps cached keys as they were rotated"
+        "for any single forward pass, and for generation that does not cross 32 tokens: on crossing Phi3ForCausalLM "
+        "recomputes its KV cache, LlamaForCausalLM keeps the original rotation of cached keys"
     )
     assert between("phi3", "phi3", LONG) == between("llama", "mistral", LONG) == ()
     assert between("phi3", "llama", None) == ()
@@ -54,27 +54,27 @@ def test_a_cache_that_one_class_recomputes() -> None:
     ("source", "where", "does"),
     [
         *(
-            (name, THETA, "keeps the larger theta for good")
+            (name, THETA, "keeps the increased theta permanently")
             for name in ("aquila", "deci", "internlm2", "minicpm", "orion")
         ),
-        ("internlm", CACHED, "rotates all cached keys anew at each token"),
-        ("xverse", THETA, "takes theta from each sequence alone"),
+        ("internlm", CACHED, "rotates all cached keys again at each token"),
+        ("xverse", THETA, "computes theta from each sequence's length alone"),
     ],
 )
 def test_theta_that_grows_by_another_rule(source: str, where: str, does: str) -> None:
     (found,) = between(source, "llama", DYNAMIC)
-    assert found.startswith(f"{where}{FAMILIES[source].architecture} {does}, LlamaForCausalLM keeps the larger theta")
+    assert found.startswith(f"{where}{FAMILIES[source].architecture} {does}, LlamaForCausalLM restores the configured")
     assert between(source, source, DYNAMIC) == between(source, "llama", None) == ()
 
 
 def test_a_table_of_angles_that_stays() -> None:
     (found,) = between("minicpm", "llama", replace(LONG, original_max_position_embeddings=128))
-    assert found == f"{THETA}MiniCPMForCausalLM keeps the long divisors for good, LlamaForCausalLM does not"
+    assert found == f"{THETA}MiniCPMForCausalLM uses LongRoPE's long_factor permanently, LlamaForCausalLM does not"
 
 
 def test_a_rule_that_forward_passes_show() -> None:
     (found,) = between("qwen", "llama", None)
-    assert found.startswith("for sequences of up to 128 tokens: past them QWenLMHeadModel raises theta")
+    assert found.startswith("for sequences of up to 128 tokens: beyond them QWenLMHeadModel increases theta")
     assert found.endswith(", LlamaForCausalLM does not")
     assert between("qwen", "qwen", None) == ()
 
@@ -85,8 +85,8 @@ def planned(directory: Path, family: str, keys: dict[str, Any], **options: Any) 
 
 
 def test_a_context_that_is_cut_and_a_window_that_goes(tmp_path: Path) -> None:
-    cut = "for sequences of up to 16 tokens, the context that was asked for"
-    window = "for sequences of up to 16 tokens, the sliding window"
+    cut = "for sequences of up to 16 tokens (the requested context)"
+    window = "for sequences of up to 16 tokens (the sliding window)"
     assert planned(tmp_path / "a", "mistral", {"sliding_window": 16}, context=16) == (cut, window)
     assert planned(tmp_path / "d", "mistral", {"sliding_window": 20}, context=16) == (cut,)
     assert planned(tmp_path / "b", "llama", {}, context=16) == (cut,)
@@ -96,7 +96,7 @@ def test_a_context_that_is_cut_and_a_window_that_goes(tmp_path: Path) -> None:
 def test_a_length_past_a_context_that_is_cut_is_not_told(tmp_path: Path) -> None:
     """Qwen scales queries past 128 tokens, but the context is cut to 64."""
     (found,) = planned(tmp_path, "qwen", {}, context=64)
-    assert found == "for sequences of up to 64 tokens, the context that was asked for"
+    assert found == "for sequences of up to 64 tokens (the requested context)"
 
 
 def test_a_dtype_that_cannot_hold_a_pass_s_constants(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_dtype_that_cannot_hold_a_pass_s_constants(tmp_path: Path) -> None:
 def test_tokens_that_the_source_does_not_have() -> None:
     spec = LLAMA.read_config(TINY["llama"])
     grown = ExpandVocabulary("", growth=Growth(90, ((1,), (2, 3))))
-    assert grown.domain(unread(spec, "F32")) == "for texts without new tokens: ids below 90"
+    assert grown.domain(unread(spec, "F32")) == "for text without new tokens, that is, token ids below 90"
 
 
 def test_record_card_and_verification_say_where_the_promise_holds(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_record_card_and_verification_say_where_the_promise_holds(tmp_path: Path
     source = write_checkpoint(tmp_path / "source", "phi3", **keys)
     found = convert(source, tmp_path / "out", verify_tokens=16)
     (where,) = found.plan.domain
-    assert "for a generation that does not cross 32 tokens" in where
+    assert "for generation that does not cross 32 tokens" in where
     record = read_json(tmp_path / "out" / "kept.json")
     assert record["domain"] == record["verification"]["domain"] == [where]
     assert f"It holds:\n\n- {where}\n" in (tmp_path / "out" / "README.md").read_text()
@@ -126,7 +126,7 @@ def test_record_card_and_verification_say_where_the_promise_holds(tmp_path: Path
     (done,) = way(record)
     assert str(done).endswith(f"promise exact, which holds {where}")
 
-    cut = "for sequences of up to 64 tokens, the context that was asked for"
+    cut = "for sequences of up to 64 tokens (the requested context)"
     assert convert(tmp_path / "out", tmp_path / "again", context=64, verify_tokens=16).plan.domain == (cut,)
     assert verify(source, tmp_path / "again", tokens=16).domain == (where, cut)
     assert [one.domain for one in way(read_json(tmp_path / "again" / "kept.json"))] == [(where,), (cut,)]

@@ -133,7 +133,7 @@ def test_after_a_long_sequence_they_differ(tmp_path: Path) -> None:
     """After one long sequence InternLM2's code keeps the larger theta; the stock class resets it."""
     source = write_pico(tmp_path / "source", next(one for one in PUBLIC if one["name"] == "internlm/internlm2-7b"))
     found = plan(source, dtype="float64")
-    assert "until a sequence passes 16 tokens, and for that one" in found.domain[0]
+    assert "for every sequence up to and including the first one longer than 16 tokens" in found.domain[0]
     result, theirs = Stock(stock(save(found.program, LLAMA, tmp_path / "out"))), Published(source)
     short, long = some_tokens(2, PROMPT), some_tokens(2, LONG)
     assert worst(result(short), theirs(short)) < ANGLES

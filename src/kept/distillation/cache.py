@@ -37,7 +37,7 @@ def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
         with _alone(root / f".{key}.lock"):
             if not final.is_dir():
                 if part.is_symlink():
-                    raise OutputError(f"{part}: is a link and not from an earlier run; remove it")
+                    raise OutputError(f"{part}: is a symbolic link, not the directory of an earlier run; remove it")
                 part.mkdir(exist_ok=True)
                 _fill(part, build)
                 part.rename(final)
@@ -48,7 +48,7 @@ def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
 def _fill(part: Path, build: Callable[[Path], None]) -> None:
     try:
         build(part)
-    except (InputError, Overflow):  # the same input fails the same way: nothing to continue
+    except (InputError, Overflow):  # a rerun would fail the same way, so there is nothing to continue
         shutil.rmtree(part, ignore_errors=True)
         raise
     sync_directory(part)

@@ -1,8 +1,8 @@
-"""Documents: text, JSON lines and parquet files, and directories of them, read as a stream.
+"""Stream documents from text, JSON lines and parquet files, and from directories of them.
 
-Nothing is copied and no file is held: a document is there when its turn comes. Files come in the order of their names.
-What is held at a time is bounded, whatever a file has: a line of text may go on in another document, one of JSON or a
-row of a parquet file has at most `LONGEST` characters.
+Files are read in the order of their names, one document at a time, and nothing is copied. Memory is bounded: a long
+line of a text file may be split into several documents, and a line of JSON or a row of a parquet file has at most
+`LONGEST` characters.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ MARK = "\ufeff"
 """What some editors begin a file with, which is no JSON."""
 
 LONGEST = 64 << 20
-"""Characters of a line of JSON, or of a row."""
+"""Maximum length of a line of JSON or of a parquet row, in characters."""
 
 PART = 1 << 20
-"""Characters of a line of text that are read at a time."""
+"""Characters of a line of text that are read at once."""
 
 
 class Document(NamedTuple):
@@ -132,13 +132,13 @@ class Source:
         """Whether what a line or row has is a document."""
         return isinstance(found, str if self.talks is None else list)
 
-    def taken(self, row: Mapping[str, Any]) -> str | Mapping[str, Any]:
-        """What of a line or row a document is made of: its text, or of a conversation all of it."""
+    def content(self, row: Mapping[str, Any]) -> str | Mapping[str, Any]:
+        """Return the part of a line or row that makes a document: the text, or for a conversation the whole row."""
         return row[self.field] if self.talks is None else row
 
 
 Place = tuple[int, "str | Mapping[str, Any]", int]
-"""Where a document begins, its text or its row with messages, and its bytes in the file."""
+"""The line or row where a document begins, counted from 1; its text, or its row with messages; its size in bytes."""
 
 
 def _text(path: Path, source: Source) -> Iterator[Place]:
@@ -174,7 +174,7 @@ def _json(path: Path, source: Source) -> Iterator[Place]:
             raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
         if not isinstance(found, dict) or not source.wants(found.get(source.field)):
             raise InputError(f"{path}: line {number} {_lacks(found, source)}")
-        yield number, source.taken(found), len(line.encode())
+        yield number, source.content(found), len(line.encode())
 
 
 def _lacks(found: object, source: Source) -> str:
@@ -193,13 +193,13 @@ def _lines(path: Path) -> Iterator[str]:
         number = 1
         while line := file.readline(LONGEST + 1):
             if len(line) > LONGEST:
-                raise InputError(f"{path}: line {number} has more than {LONGEST >> 20} MB; cut it into several")
+                raise InputError(f"{path}: line {number} has more than {LONGEST >> 20} MB; split it")
             yield line
             number += 1
 
 
 def _parquet(path: Path, source: Source) -> Iterator[Place]:
-    """The field of each row."""
+    """Yield the field, or the whole conversation, of each row of a parquet file."""
     values = rows(path, partial(_columns, path, source), LONGEST)
     share = path.stat().st_size // max(1, next(values))
     for number, row in enumerate(values, 1):
@@ -208,11 +208,11 @@ def _parquet(path: Path, source: Source) -> Iterator[Place]:
             raise InputError(
                 f"{path}: row {number} has no {what} in {source.field!r}; drop it or name another column with --field"
             )
-        yield number, source.taken(row), share
+        yield number, source.content(row), share
 
 
 def _columns(path: Path, source: Source, names: Sequence[str]) -> list[str]:
-    """The columns that are read, of those that are there."""
+    """Return the columns to read. Raises InputError if the source's field is not among `names`."""
     if source.field not in names:
         raise InputError(
             f"{path}: has no column {source.field!r}, only {', '.join(names)}; --field names the one with the text"
@@ -256,5 +256,5 @@ def _blamed(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason}); convert it") from None
-    except (OSError, ValueError) as error:  # the latter of a path with a NUL
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(f"{path}: cannot be read ({reason(error)})") from None

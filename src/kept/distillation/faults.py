@@ -1,4 +1,4 @@
-"""Which model puts out what is not finite, and from which layer on."""
+"""Locate NaN or Inf in a model's activations: the first part whose output is not finite."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from kept.distillation.parallel import Trunk
 
 POSITIONS = 512
-"""Positions whose logits are held at a time."""
+"""Number of positions whose logits are held in memory at once."""
 
 
 @torch.no_grad()
 def faults(trunk: Trunk, batch: Batch) -> list[bool]:
-    """Whether anything is not finite in what the model's parts put out: the embedding, each layer, and the head."""
+    """Return for the embedding, each layer and the head whether its output on a batch has NaN or Inf.
+
+    Only positions that count for the loss are checked.
+    """
     counted_N = batch.mask_BT.flatten() != 0
 
     def found(head: HeadInput, streams: Sequence[Tensor]) -> list[bool]:
@@ -44,7 +47,7 @@ def _bad(x: Tensor) -> bool:
 
 
 def first(flags: Sequence[float]) -> str | None:
-    """The first part with a fault, in words."""
+    """Return the first part with a fault in words, as "layer 3"; None without one. `flags` are those of `faults`."""
     place = next((n for n, flag in enumerate(flags) if flag), None)
     if place is None:
         return None
@@ -52,8 +55,11 @@ def first(flags: Sequence[float]) -> str | None:
 
 
 def complaint(called: str, dtype: str, where: str) -> str:
-    """One line about a model whose logits are not finite. The precision of the arithmetic is float32 at most."""
-    way_out = "--precision float32 may help" if WIDER.get(dtype) == "float32" else "name another"
+    """Return a one-line error message for a model, `called`, whose logits are not finite from `where` on.
+
+    Only a dtype narrower than float32 gets the advice to use float32, the widest `--precision`.
+    """
+    way_out = "--precision float32 may help" if WIDER.get(dtype) == "float32" else "use another model"
     return (
         f"the logits of {called} are not finite in {dtype}, from {where} on; "
         f"{way_out} (kept check names weights that are not finite)"

@@ -1,4 +1,4 @@
-"""The files of a directory of documents: regular ones, of known kinds, behind no link that leads out of it."""
+"""List the files of a directory of documents. Only regular files, and no symbolic link that leads out of it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_FILES = 1_000_000
-"""Files of one directory: their names are held in memory and sorted."""
+"""Maximum number of files in a directory: their names are held in memory and sorted."""
 
 DEEPEST = 64
-"""Directories within one another."""
+"""Maximum depth of nested directories."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A file, and what a source calls it: its path below the directory that was given."""
+    """A file, and its name in a source: the path relative to the given directory."""
 
     path: Path
     name: str
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """The file's size in bytes."""
         return self.path.stat().st_size
 
 
 def files_of(path: Path) -> list[Named]:
-    """The file at a path, or every file below a directory in the order of their names; hidden ones are left out.
+    """Return the file at a path, or every file below a directory, sorted by path, without hidden ones.
 
-    A path may be a link to anywhere; a link below a directory leads to another place in it or, from a snapshot in the
-    hub client's cache, to a blob of the same repository. Raises InputError naming what else is there, and OSError.
+    The path itself may be a symbolic link to anywhere. A link below a directory must lead into it or, from a snapshot
+    in the hub client's cache, to a blob of the same repository. Raises InputError for any other link, for a special
+    file, and for too many or too deeply nested files; raises OSError if the disk refuses.
     """
     if not path.is_dir():
         if not path.exists():
@@ -48,12 +49,12 @@ def files_of(path: Path) -> list[Named]:
     for file in _below(path, roots(path)):
         found.append(Named(_regular(file), str(file.relative_to(path))))
         if len(found) > MOST_FILES:
-            raise InputError(f"{path}: holds more than {MOST_FILES} files; join documents into fewer, as JSON lines")
+            raise InputError(f"{path}: holds more than {MOST_FILES} files; join them into fewer, as JSON lines")
     return sorted(found, key=lambda one: one.path)
 
 
 def _below(folder: Path, allowed: list[Path]) -> Iterator[Path]:
-    """Entries that are no directory, through links too; a link back to where it lies leads nowhere new."""
+    """Yield all entries that are not directories, following links; a link to a directory above itself is skipped."""
     left = [(folder, frozenset[str]())]
     while left:
         here, above = left.pop()
@@ -61,7 +62,7 @@ def _below(folder: Path, allowed: list[Path]) -> Iterator[Path]:
         if real in above:
             continue
         if len(above) > DEEPEST:
-            raise InputError(f"{here}: is more than {DEEPEST} directories deep; name the directory itself")
+            raise InputError(f"{here}: is more than {DEEPEST} directories deep; name that directory itself")
         for entry in os.scandir(here):
             if entry.name.startswith("."):
                 continue
@@ -75,16 +76,16 @@ def _below(folder: Path, allowed: list[Path]) -> Iterator[Path]:
 
 
 def _inside(link: Path, folder: Path, allowed: list[Path]) -> None:
-    """Raise InputError for a link that leads out of a directory."""
+    """Raise InputError for a symbolic link that leads out of a directory."""
     target = Path(os.path.realpath(link))
     if not any(target.is_relative_to(root) for root in allowed):
         raise InputError(
-            f"{link}: is a link that leads out of {folder}, to {target}; name that as data too, or copy it"
+            f"{link}: is a link that leads out of {folder}, to {target}; name the target as data too, or copy it"
         )
 
 
 def _regular(path: Path) -> Path:
-    """The path of a regular file. Raises InputError for a pipe, a socket or a device, which may never end."""
+    """Return the path. Raises InputError for a pipe, a socket or a device, whose content may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise InputError(f"{path}: is no regular file; name a file or a directory of documents")
     return path

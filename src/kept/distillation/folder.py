@@ -49,7 +49,7 @@ def hold(folder: Path, held: ExitStack) -> None:
 
 
 def asked_before(folder: Path) -> Mapping[str, Any]:
-    """The settings of the run that `begin` would continue; empty where it would begin one."""
+    """Return the settings of the run that `begin` would resume; empty if it would start a new one."""
     if not any(folder.glob("step-*[0-9]")):
         return {}
     found = _noted(folder / ASKED).get("settings")
@@ -57,13 +57,13 @@ def asked_before(folder: Path) -> Mapping[str, Any]:
 
 
 def clear(folder: Path, which: str = f"*{PARTIAL}") -> None:
-    """Remove what a run that was killed had begun to write, or other checkpoints."""
+    """Remove the unfinished checkpoints of a killed run, or those that match the pattern `which`."""
     for place in folder.glob(which):
         remove(place)
 
 
 def remove(place: Path) -> None:
-    """Remove a checkpoint, or a file that has the name of one."""
+    """Remove a checkpoint directory, or a file or link of that name."""
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
     else:

@@ -84,8 +84,8 @@ def best_of(history: Sequence[Measured]) -> Measured:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What all ranks agreed on at the last step: to save, because that is long ago, and to stop."""
+class Decision:
+    """The common decision of all ranks after a step: `save`, since `save_minutes` have passed; `stop`, on a signal."""
 
     save: bool = False
     stop: bool = False
@@ -93,10 +93,10 @@ class Told:
 
 @dataclass
 class Loop:
-    """One run's parts, and how far it is.
+    """The parts and the progress of one run.
 
-    `watched` are rows of texts that are only measured, by name. `pairs` are places of teacher and student at which
-    their streams are compared (`kept.output.pairing`).
+    `watched` are batches of texts that are only measured, by name. `pairs` are indices into the teacher's and the
+    student's hidden states that the hidden-state loss compares (`kept.output.pairing`).
     """
 
     settings: Settings
@@ -113,7 +113,7 @@ class Loop:
     best: dict[str, Tensor] = field(default_factory=dict)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY))
     _held: Held = field(default_factory=Held)
-    _told: Told = field(default_factory=Told)
+    _decision: Decision = field(default_factory=Decision)
     _saved: tuple[int, float] = field(default_factory=lambda: (0, time.monotonic()))
 
     def __post_init__(self) -> None:
@@ -130,7 +130,7 @@ class Loop:
     def run(self) -> dict[str, Tensor]:
         """Go on to the end. Returns the weights that learned, as they were when the held-out loss was the least.
 
-        Ctrl-C and SIGTERM end a run after a step, which is saved.
+        Ctrl-C and SIGTERM end the run after the current step, which is saved.
         """
         with held(patient=self.ranks.count > 1) as self._held:
             try:
@@ -139,25 +139,25 @@ class Loop:
                 self._train()
             except KeyboardInterrupt as error:
                 if self.ranks.count == 1:
-                    self.states.settle()  # a checkpoint that is being written gets its name
+                    self.states.settle()  # finish the checkpoint that is being written
                 raise type(error)(so_far(self.step, self.states.newest())) from None
         return self.best
 
     def _train(self) -> None:
         """All steps that are left; raises KeyboardInterrupt after one that was interrupted."""
-        while self.step < self.settings.steps and not self._plateau() and not self._told.stop:
+        while self.step < self.settings.steps and not self._plateau() and not self._decision.stop:
             begun = time.monotonic()
             found = self._update()
             self.step += 1
             self._note("step", found, time.monotonic() - begun)
             if self.step % self.settings.measure_every == 0 or self.step == self.settings.steps:
                 self._measure()
-            if self._told.save or self.step % self.settings.save_every == 0:
+            if self._decision.save or self.step % self.settings.save_every == 0:
                 self._save()
         if self.step != self._saved[0]:
             self._save()
         self.states.settle()
-        if self._told.stop:
+        if self._decision.stop:
             raise self._held.error
 
     def _update(self) -> dict[str, float]:
@@ -218,9 +218,9 @@ class Loop:
             return found
 
     def _hidden(self, wanted: list[Tensor], found: list[Tensor], mask_N: Tensor) -> Tensor:
-        """The mean error of the student's streams, each compared as the norm behind it reads it."""
-        assert self.pairs, "whoever asks for the loss says what is compared"
-        assert isinstance(self.teacher, Trunk), "settings ask for a teacher that runs"
+        """Return the mean error of the student's hidden states, each normalised by the norm that reads it."""
+        assert self.pairs, "the hidden-state loss needs pairs of layers"
+        assert isinstance(self.teacher, Trunk), "the hidden-state loss needs a running teacher"
         error, specs = HIDDEN[self.settings.hidden_error], (self.teacher.model.spec, self.student.model.spec)
         errors = [
             masked_mean(
@@ -274,11 +274,11 @@ class Loop:
         return self._means(sums, sum(float(batch.mask_BT.sum()) for batch in batches))
 
     def _means(self, sums: Mapping[str, float], tokens: float) -> dict[str, float]:
-        """Means over all ranks, which hear meanwhile whether it is time to save, or to stop."""
+        """Return means over all ranks. The same all-reduce decides whether all of them save or stop."""
         since = time.monotonic() - self._saved[1]
         late = self.ranks.first and 0 < 60 * self.settings.save_minutes <= since
         *totals, save, stop = self.ranks.total(*sums.values(), late, bool(self._held))
-        self._told = Told(save > 0, stop > 0)
+        self._decision = Decision(save > 0, stop > 0)
         return {name: value / max(1.0, tokens) for name, value in zip(sums, totals, strict=True)}
 
     def _plateau(self) -> bool:
@@ -308,7 +308,10 @@ class Loop:
 
     @torch.no_grad()
     def _require_finite(self, batches: Iterable[Batch]) -> None:
-        """Raise Diverged where logits are not finite by no step's fault: the teacher's, or at first the student's."""
+        """Raise Diverged for logits with NaN or Inf that training did not cause.
+
+        These are the teacher's at any step, and the student's before the first one.
+        """
         asked = self.settings
         models = [(f"the student {asked.student}", self.student)] if self.step == 0 else []
         if isinstance(self.teacher, Trunk):
@@ -352,13 +355,13 @@ class Loop:
                 f"{place}: is past the {self.settings.steps} steps that were asked for; choose another --out"
             )
         if rest.best.keys() != self.student.learning().keys():
-            raise CheckpointError(f"{place}: its best weights are not those that learn; remove it")
+            raise CheckpointError(f"{place}: its best weights are not the trainable parameters of this run; remove it")
         self.best = {**rest.best}
         self._saved = self.step, time.monotonic()
 
 
 def _measured(one: Any) -> Measured:  # noqa: ANN401 - JSON
-    """A measurement of a checkpoint."""
+    """Return a measurement from a checkpoint. Raises LookupError, TypeError or ValueError for another form."""
     found = Measured(**mapped(one))
     number(mapped(found.losses)["loss"])
     return found

@@ -66,7 +66,7 @@ class Metrics:
 
 
 def _until(file: Path, step: int | None) -> Iterator[str]:
-    """The lines up to a step, but for an end that was none; the last one may be torn."""
+    """Yield the lines up to a step, without the "end" line of a run that is resumed; a torn line is skipped."""
     if step is None or not file.is_file():
         return
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
@@ -91,7 +91,7 @@ def _begin_points(folder: Path, begin: int) -> Path | None:
     if find_spec("tensorboard") is None:
         return None
     if folder.is_symlink():
-        folder.unlink()  # points are written here, not where somebody else wants them
+        folder.unlink()  # write into this directory, never through a link
     folder.mkdir(exist_ok=True)
     file = folder / f"events.out.tfevents.{len([*folder.iterdir()]):06}"
     _add(file, file_version=VERSION)
@@ -101,7 +101,7 @@ def _begin_points(folder: Path, begin: int) -> Path | None:
 
 def _add(file: Path, **event: Any) -> None:  # noqa: ANN401 - fields of an event
     from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - an optional package
-    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415 - only where it is written
+    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415 - the same
 
     with open(file, "ab", opener=no_link) as opened:
         RecordWriter(opened).write(Event(wall_time=time.time(), **event).SerializeToString())

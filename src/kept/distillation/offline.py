@@ -123,7 +123,7 @@ class Cached:
         if (found_BT["sum"] != _sums(found_BT)).any():
             raise InputError(f"{self.path / ROWS}: is no longer what was written; remove {self.path}")
         if np.isnan(found_BT["log_probs"]).any():
-            raise InputError(f"{self.path / ROWS}: the teacher's logits were not finite; remove {self.path}")
+            raise InputError(f"{self.path / ROWS}: has NaN: the teacher's logits were not finite; remove {self.path}")
         return use(self._top(found_BT.reshape(-1), batch.tokens_BT.device), [])
 
     def _top(self, found_N: NDArray[np.void], device: torch.device) -> TopK:
@@ -180,7 +180,7 @@ def write(
     `about` has `k`, `vocabulary`, `temperature` and whatever else names the teacher and its data; a directory that is
     there must have the same. The bias of K tokens and a tail is measured on held-out rows against `student`, or,
     without one, against the teacher itself with its last layer left out. Raises OutputError where the disk refuses,
-    InputError where another cache is there, Overflow where the teacher's logits are not finite.
+    InputError if another cache is there, Overflow if the teacher's logits are not finite.
     """
     watch = reporter or Silent()
 
@@ -213,7 +213,7 @@ def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
     row = about["length"] * entry(about["k"], about["vocabulary"]).itemsize
     done = _done(part, about)
     if file.tell() < done * row:
-        done = 0  # what was marked is not there
+        done = 0  # the file is shorter than the progress file says
     file.truncate(done * row)
     file.seek(0, os.SEEK_END)
     if not done:
@@ -222,12 +222,12 @@ def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
 
 
 def _done(part: Path, about: Mapping[str, Any]) -> int:
-    """The rows that are marked as written; none where the mark is damaged, or another writing's."""
+    """Return the number of rows that the progress file says are written; 0 if it is damaged or of another cache."""
     wanted = json.loads(to_json(about))
     with suppress(CheckpointError, LookupError, TypeError):
         marked = read_json(part / PROGRESS)
         return whole(marked["rows"]) if marked["about"] == wanted else 0
-    with suppress(CheckpointError, LookupError, TypeError):  # killed before it got its name
+    with suppress(CheckpointError, LookupError, TypeError):  # killed between the last write and the rename
         made = read_json(part / ABOUT)
         return whole(made["rows"]) if {key: made[key] for key in wanted} == wanted else 0
     return 0

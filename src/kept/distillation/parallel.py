@@ -80,7 +80,7 @@ class Ranks:
         return made
 
     def agreed(self, value: Made) -> Made:
-        """The first rank's value, on all."""
+        """Return the first rank's value on every rank."""
         held = [value]
         dist.broadcast_object_list(held, device=torch.device("cpu"))
         return held[0]
@@ -131,9 +131,9 @@ class Trunk(nn.Module):
             layer.forward = torch.compile(layer.forward)  # a split layer's hooks gather weights, and stay outside
 
     def forward(self, batch: Batch, use: Callable[[HeadInput, list[Tensor]], Made], *, streams: bool = False) -> Made:
-        """Run a batch and return what `use` makes of the head's input, (N, D), and of the streams, (B, T, D).
+        """Run a batch and return `use(head_input, hidden_states)`; the first is (N, D), each of the others (B, T, D).
 
-        Streams, before the first layer and after each, are kept only where they are asked for.
+        Hidden states, before the first layer and after each one, are kept only if `streams`.
         """
         where = Positions.of(batch.tokens_BT, documents_BT=batch.documents_BT)
         x_BTD = self.model.embed(batch.tokens_BT, where)
@@ -147,9 +147,9 @@ class Trunk(nn.Module):
         return use(head_input(self.model, x_BTD), kept)
 
     def learning(self) -> dict[str, nn.Parameter]:
-        """The parameters that learn, by name: of a split model the parts that this rank holds, in float32."""
+        """Return the trainable parameters by name; of a sharded model this rank's shards, in float32."""
         if isinstance(self, FSDPModule):
-            self.reshard()  # after a forward without a backward, the whole ones in the dtype of the arithmetic are left
+            self.reshard()  # a forward without a backward leaves the unsharded parameters in the compute dtype
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def keep_rows(self) -> None:
@@ -211,7 +211,7 @@ def _require_compiler(device: torch.device) -> None:
 
 
 def fill(parameter: Tensor, lazy: Lazy) -> None:
-    """Give a tensor the values of a lazy one of its shape: each rank reads the rows that it holds."""
+    """Fill a tensor from a lazy one of the same shape; each rank reads only the rows that it holds."""
     own = local(parameter)
     if not own.numel():
         return

@@ -1,7 +1,7 @@
-"""Columns of a parquet file, read in a fenced process: a file of kilobytes can hold gigabytes.
+"""Read columns of a parquet file in a fenced process, because a file of kilobytes can decode to gigabytes.
 
-A page says how large it becomes, a dictionary stands for its entries as often as rows name them, and lists nest. So
-rows are decoded by a child with bounded memory, which hands them on a few megabytes at a time.
+Compressed pages, dictionary encoding and nested lists all expand. The rows are therefore decoded by a child process
+with bounded memory, which sends them a few megabytes at a time.
 """
 
 from __future__ import annotations
@@ -18,44 +18,45 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROWS = 1024
-"""Rows that are decoded at a time, where they are small."""
+"""Maximum number of rows that are decoded at once."""
 
 BATCH = 32 << 20
-"""Bytes of decoded rows at a time, by what the file says of itself."""
+"""Target size of the rows that are decoded at once, in bytes, by the sizes that the file declares."""
 
 PART = 1 << 20
-"""Bytes of the file that are read at a time."""
+"""Bytes of the file that are read at once."""
 
 REPLY = 4 << 20
-"""Characters after which rows are handed on."""
+"""Characters after which a reply is sent."""
 
 LIMITS = Limits(seconds=120, memory=2 << 30)
+"""Limits of the fenced process for one call."""
 
 
 class Table:
-    """Serves the rows of one file after another. Lives in the fenced process."""
+    """Reads one parquet file after another. Runs in the fenced process."""
 
     def __init__(self) -> None:
         import pyarrow as pa  # noqa: PLC0415 - in the child only
 
-        pa.set_memory_pool(pa.system_memory_pool())  # others reserve more than they use
+        pa.set_memory_pool(pa.system_memory_pool())  # other memory pools reserve more than they use
         self._lines: Iterator[str] = iter(())
 
     def open(self, path: str, longest: int) -> list[Any]:
-        """Open a file whose rows may have `longest` characters. Returns the names of its columns and its row count."""
+        """Open a file whose rows have at most `longest` characters. Returns the column names and the number of rows."""
         import pyarrow.parquet as pq  # noqa: PLC0415 - the same
 
         self._path, self._longest = path, longest
-        opened = Path(path).open("rb")  # noqa: SIM115 - it lives as long as its rows; pyarrow takes no path of any bytes
+        opened = Path(path).open("rb")  # noqa: SIM115 - stays open; pyarrow refuses a path that is not UTF-8
         self._file = pq.ParquetFile(opened, buffer_size=PART, pre_buffer=False)
         return [self._file.schema_arrow.names, int(self._file.metadata.num_rows)]
 
     def select(self, columns: list[str]) -> None:
-        """Read these columns from the first row on."""
+        """Choose the columns to read and start at the first row."""
         self._lines = self._written(columns)
 
     def more(self) -> tuple[None, bytes]:
-        """The next rows as lines of JSON objects; nothing at the end. What JSON does not have is null."""
+        """Return the next rows as JSON lines; empty at the end. A value without a JSON form is null."""
         found, size = [], 0
         for line in self._lines:
             found.append(line)
@@ -74,17 +75,17 @@ class Table:
                     row = {name: batch.column(name)[at].as_py() for name in columns}
                     line = json.dumps(row, default=_null, ensure_ascii=False)
                     if len(line) > self._longest:
-                        much = f"more than {self._longest >> 20} MB; cut it into several"
+                        much = f"more than {self._longest >> 20} MB; split it"
                         raise InputError(f"{self._path}: row {number} has {much}")
                     yield line
 
 
 def _null(_: object) -> None:
-    """What stands for a date, bytes, ..."""
+    """Return null for a value without a JSON form, such as a date or bytes."""
 
 
-def _at_a_time(group: Any, names: Sequence[str]) -> int:  # noqa: ANN401 - metadata of pyarrow's
-    """How many rows of a group to decode at a time, by what the file says of their size."""
+def _at_a_time(group: Any, names: Sequence[str]) -> int:  # noqa: ANN401 - pyarrow has no types
+    """Return the number of rows of a row group to decode at once, by the size that the file declares."""
     columns = [group.column(number) for number in range(group.num_columns)]
     size: int = sum(one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] in names)
     rows: int = group.num_rows
@@ -92,14 +93,14 @@ def _at_a_time(group: Any, names: Sequence[str]) -> int:  # noqa: ANN401 - metad
 
 
 _idle: list[Worker] = []
-"""Fenced processes that wait for the next file."""
+"""Idle fenced processes, reused for the next file."""
 
 
 def rows(path: Path, choose: Callable[[Sequence[str]], list[str]], longest: int) -> Iterator[Any]:
-    """The number of rows, and then each as a mapping of the columns that `choose` takes of those that are there.
+    """Yield the number of rows, then each row as a mapping of the columns that `choose` selects from all names.
 
-    Raises InputError naming the file for what is damaged, has more than `longest` characters in a row, or takes more
-    memory or time than is given.
+    Raises InputError naming the file if it is damaged, has a row of more than `longest` characters, or exceeds the
+    limits on memory and time.
     """
     if find_spec("pyarrow") is None:
         raise InputError(f"{path}: pyarrow is needed to read it: pip install 'kept[heal]'")
@@ -112,6 +113,6 @@ def rows(path: Path, choose: Callable[[Sequence[str]], list[str]], longest: int)
             yield from map(json.loads, lines.split(b"\n"))
     except FenceError as error:
         why = str(error)
-        raise InputError(f"{path}: cannot be read as a parquet file ({why}); write it anew with smaller rows") from None
+        raise InputError(f"{path}: cannot be read as a parquet file ({why}); rewrite it with smaller rows") from None
     finally:
         _idle.append(worker)

@@ -109,7 +109,7 @@ def _piece(part: Path, model: Model, sampling: Sampling, number: int) -> list[li
 
 
 def _read(file: Path) -> list[list[int]] | None:
-    """The texts of a batch; None where there are none yet, or a damaged file."""
+    """Return the token ids of a batch of texts; None if the file is missing or damaged."""
     try:
         texts = [[whole(token) for token in listed(row)] for row in listed(json.loads(file.read_bytes()))]
     except (OSError, ValueError, TypeError, RecursionError):

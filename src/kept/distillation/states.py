@@ -1,8 +1,8 @@
-"""Checkpoints of a run: written while it goes on, whole or not at all, by any number of ranks for any other.
+"""Checkpoints of a run: written in the background, atomically, and loadable by any number of ranks.
 
-A checkpoint is a directory of safetensors and JSON, and nothing in it is unpickled. Each rank writes the rows that it
-holds into a file of its own; the rows of all ranks, in order, are the whole tensors. The directory gets its name when
-every file is on the disk.
+A checkpoint is a directory of safetensors and JSON files; nothing in it is unpickled. Each rank writes the rows that it
+holds to its own file, and the rows of all ranks, concatenated in order, are the full tensors. The directory is renamed
+to its final name after every file is on the disk.
 """
 
 from __future__ import annotations
@@ -38,20 +38,21 @@ if TYPE_CHECKING:
     from kept.distillation.parallel import Ranks
 
 FORMAT = 1
-"""Raised when the same run would be stored in another way."""
+"""Version of the checkpoint layout; incremented with every change of it."""
 
 SUMS, STATE = "sums.json", "state.json"
+"""Files with the sha256 of every other file, and with the state that is not tensors."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW holds for each parameter, beside the number of its updates."""
+"""AdamW's optimizer state of each parameter, besides the number of updates."""
 
 OLD = ".metadata"
-"""A file that checkpoints of earlier versions have: a pickle."""
+"""A pickle that checkpoints of earlier versions contain."""
 
 
 @dataclass(frozen=True)
 class Rest:
-    """What a run remembers beside what learns and its optimiser: plain data, and the best weights so far, whole."""
+    """The state of a run besides trainable parameters and optimizer: plain data, and the best weights, unsharded."""
 
     plain: Mapping[str, Any]
     best: Mapping[str, Tensor]
@@ -59,7 +60,7 @@ class Rest:
 
 @dataclass
 class States:
-    """The checkpoints of one run under a directory, `step-00000100` and so on; the newest two are kept."""
+    """The checkpoints of one run in a directory, named `step-00000100` and so on; the newest `keep` are kept."""
 
     directory: Path
     ranks: Ranks
@@ -67,19 +68,19 @@ class States:
     _writing: tuple[Path, Future[None]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        """Make a group for the checkpoints: they are agreed on by other threads, while the run sends its own."""
+        """Make a process group for checkpoints: their thread communicates while the run uses the default group."""
         self._saving = ThreadPoolExecutor(1)
         self._group = dist.new_group(backend="gloo")
 
     def newest(self) -> Path | None:
-        """The last that was finished."""
+        """Return the newest finished checkpoint; None if there is none."""
         found = sorted(self.directory.glob("step-*[0-9]"))
         return found[-1] if found else None
 
     def begin(self, step: int, learning: Mapping[str, nn.Parameter], optimiser: Optimizer, rest: Rest) -> None:
-        """Begin to write the parameters that learn and their optimiser; the run may go on.
+        """Start writing the trainable parameters and the optimizer state in the background.
 
-        Raises OutputError where the checkpoint before could not be written.
+        Raises OutputError if the previous checkpoint could not be written.
         """
         self.settle()
         place = self.directory / f"step-{step:08}{PARTIAL}"
@@ -89,21 +90,21 @@ class States:
         self._writing = place, self._saving.submit(self._save, place, copies, plain)
 
     def settle(self) -> None:
-        """Wait for what is being written. Raises OutputError where the disk refused."""
+        """Wait for the checkpoint that is being written. Raises OutputError if it could not be written."""
         if self._writing is None:
             return
         (place, saved), self._writing = self._writing, None
-        wait([saved])  # the first rank has heard of what the others could not write
+        wait([saved])  # afterwards the first rank knows the errors of all ranks
         self.ranks.once(lambda: self._result(place, saved))
 
     def _share(self, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This rank's part of what every rank has."""
+        """Return this rank's share of the rows of tensors that every rank holds."""
         begin, stop = self.ranks.number, self.ranks.number + 1
         cut = {name: [len(t) * edge // self.ranks.count for edge in (begin, stop)] for name, t in best.items()}
         return {f"best/{name}": best[name][first:last] for name, (first, last) in cut.items()}
 
     def _save(self, place: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Write this rank's file; the first rank gives the checkpoint its name when all have."""
+        """Write this rank's file; the first rank finishes the checkpoint after all ranks have written theirs."""
         told: list[Any] = [None] * self.ranks.count
         dist.all_gather_object(told, self._write(place, tensors), group=self._group)
         failed = next((reason for _, reason in told if reason), None)
@@ -114,7 +115,7 @@ class States:
             self._name(place, plain, sums)
 
     def _write(self, place: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
-        """Write this rank's file. Returns its sha256, or why it cannot be written, which the others must hear."""
+        """Write this rank's file. Returns its sha256 and an empty string, or an empty string and the error."""
         shard = Shard(_part(self.ranks.number, self.ranks.count), tuple((n, _given(t)) for n, t in tensors.items()))
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ class States:
             return "", reason(error)
 
     def _name(self, place: Path, plain: Mapping[str, Any], sums: Mapping[str, str]) -> None:
-        """Write what is not tensors, and give the checkpoint its name."""
+        """Write the JSON files, rename the checkpoint to its final name and remove old ones."""
         write_whole(place / STATE, to_json(plain))
         write_whole(place / SUMS, to_json({**sums, STATE: digest(place / STATE)}))
         sync_directory(place)
@@ -140,15 +141,15 @@ class States:
 
     @torch.no_grad()
     def load(self, place: Path, learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> Rest:
-        """Read a checkpoint into parameters and their optimiser. Returns what `begin` was given as `rest`.
+        """Load a checkpoint into parameters and optimizer. Returns the `rest` that `begin` was given.
 
-        Raises CheckpointError where a file is not as it was written, or is of an earlier version.
+        Raises CheckpointError if a file was changed since, or is of an earlier version.
         """
         self.ranks.once(lambda: _check(place))
         try:
             plain = read_json(place / STATE)
             if whole(plain["format"]) != FORMAT:
-                raise _damaged(place, f"it is of format {plain['format']}, this version reads {FORMAT}")
+                raise _damaged(place, f"its format is {plain['format']}, this version reads {FORMAT}")
             held = _held(place, whole(plain["ranks"]))
             updates = mapped(plain["updates"])
             for name, parameter in learning.items():
@@ -171,17 +172,17 @@ class States:
 
 
 def _part(rank: int, count: int) -> str:
-    """The file of a rank."""
+    """Return the name of a rank's file."""
     return f"rank-{rank:05}-of-{count:05}.safetensors"
 
 
 def _given(tensor: Tensor) -> Given:
-    assert tensor.dtype == torch.float32, "what learns is float32"
+    assert tensor.dtype == torch.float32, "trainable parameters and optimizer state are float32"
     return Given(tuple(tensor.shape), "F32", tensor)
 
 
 def _learned(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict[str, Tensor]:
-    """The rows that this rank holds: of what learns, and of its moments, once there are any."""
+    """Return this rank's rows of the trainable parameters and, after the first update, of their AdamW moments."""
     out: dict[str, Tensor] = {}
     for name, parameter in learning.items():
         out[f"weights/{name}"] = local(parameter)
@@ -191,13 +192,13 @@ def _learned(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict
 
 
 def _updates(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict[str, float]:
-    """How often each parameter was updated."""
+    """Return the number of updates of each parameter."""
     states = {name: optimiser.state.get(parameter, {}) for name, parameter in learning.items()}
     return {name: float(state["step"]) for name, state in states.items() if "step" in state}
 
 
 def _moments(held: Mapping[str, Lazy], name: str, parameter: nn.Parameter, updates: float) -> dict[str, Tensor]:
-    """AdamW's state of a parameter."""
+    """Return AdamW's state of a parameter, read from a checkpoint."""
     out = {"step": torch.tensor(updates, dtype=torch.float32, device=parameter.device)}
     for kind in MOMENTS:
         out[kind] = torch.zeros_like(parameter)
@@ -206,30 +207,33 @@ def _moments(held: Mapping[str, Lazy], name: str, parameter: nn.Parameter, updat
 
 
 def _held(place: Path, ranks: int) -> dict[str, Lazy]:
-    """Every tensor of a checkpoint: the rows of all ranks, joined."""
+    """Return every tensor of a checkpoint, concatenated from the rows of all ranks.
+
+    Raises ValueError if the ranks' rows of a tensor differ in shape.
+    """
     parts: dict[str, list[Lazy]] = {}
     for rank in range(ranks):
         for name, tensor in read_header(place / _part(rank, ranks)):
             parts.setdefault(name, []).append(tensor)
     if odd := next((name for name, rows in parts.items() if len({one.shape[1:] for one in rows}) > 1), None):
-        raise ValueError(f"{odd} has rows of several lengths")
+        raise ValueError(f"{odd}: its rows differ in shape between ranks")
     return {name: join(rows) for name, rows in parts.items()}
 
 
 def _shaped(held: Mapping[str, Lazy], name: str, parameter: Tensor) -> Lazy:
-    """A tensor of a checkpoint. Raises ValueError where it has not the parameter's shape."""
+    """Return a tensor of a checkpoint. Raises ValueError if its shape differs from the parameter's."""
     found = held[name]
     if found.shape != tuple(parameter.shape):
-        raise ValueError(f"{name} is {found.shape}, the model's is {tuple(parameter.shape)}")
+        raise ValueError(f"{name} has shape {found.shape}, the model's has {tuple(parameter.shape)}")
     return found
 
 
 def _check(place: Path) -> None:
-    """Raise CheckpointError unless a checkpoint's files are those that were written."""
+    """Raise CheckpointError if a checkpoint's files differ from those that were written, or are of an old version."""
     if (place / OLD).exists():
         raise CheckpointError(
-            f"{place}: is a checkpoint of an earlier version, which runs code when it is read; remove {place.parent} "
-            "to begin anew, or finish the run with that version"
+            f"{place}: is a checkpoint of an earlier version, a pickle that can run code when it is loaded; remove "
+            f"{place.parent} to start over, or finish the run with that version"
         )
     try:
         wanted = {text(name): text(value) for name, value in read_json(place / SUMS).items()}
@@ -242,16 +246,16 @@ def _check(place: Path) -> None:
 
 
 def _sum(file: Path) -> str | None:
-    """The sha256 of a file; None for a link, a pipe, or whatever else is none."""
+    """Return the sha256 of a regular file; None for anything else, such as a link or a pipe."""
     return digest(file) if stat.S_ISREG(file.lstat().st_mode) else None
 
 
 def _damaged(place: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{place}: is no whole checkpoint ({why}); remove it to go on from the one before")
+    return CheckpointError(f"{place}: is damaged ({why}); remove it to resume from the checkpoint before it")
 
 
 def random_state(device: torch.device) -> dict[str, str]:
-    """The states of the generators that a step may draw from, in hexadecimal."""
+    """Return the states of the CPU's and the device's random generators, in hexadecimal."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["device"] = torch.cuda.get_rng_state(device)
@@ -259,7 +263,7 @@ def random_state(device: torch.device) -> dict[str, str]:
 
 
 def set_random_state(states: Mapping[str, Any], device: torch.device) -> None:
-    """Put the generators where `random_state` found them. Raises LookupError, TypeError or ValueError for others."""
+    """Restore the generators from `random_state`. Raises LookupError, TypeError or ValueError for another form."""
     try:
         torch.set_rng_state(_bytes(states["cpu"]))
         if device.type == "cuda" and "device" in states:

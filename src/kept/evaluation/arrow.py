@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMITS = Limits(seconds=60, memory=1 << 30)
+"""Limits of the fenced process for one file."""
 
 
 class Decoder:

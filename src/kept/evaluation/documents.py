@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 LARGEST = 256 << 20
-"""Characters of a file's documents, unpacked: they are held in memory."""
+"""Maximum size of a file's documents after decompression, in characters: they are held in memory."""
 
 
 def common(a: str, b: str) -> int:
@@ -48,7 +48,7 @@ def json_lines(file: Path) -> Iterator[Any]:
             while line := lines.readline(left + 1):
                 left -= len(line)
                 if left < 0:
-                    raise ValueError(f"it has more than {LARGEST >> 20} MB of text")  # noqa: TRY301 - said as the rest
+                    raise ValueError(f"it has more than {LARGEST >> 20} MB of text")  # noqa: TRY301 - reported like the other errors
                 yield json.loads(line)
     except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:
         raise InputError(f"{file}: is no file of JSON lines ({error}); fetch it again") from None

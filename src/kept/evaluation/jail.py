@@ -1,8 +1,8 @@
-"""Runs one Python program with limits: `python -I -m kept.evaluation.jail TOKEN SECONDS MEGABYTES PARENT`.
+"""Run one Python program with limits: `python -I -m kept.evaluation.jail TOKEN SECONDS MEGABYTES PARENT`.
 
-The program is the standard input. Before it runs, this process gives up all that `isolate` names. When the program has
-run to its end, and only then, this process reads the token that waits in the pipe TOKEN, and writes it to the standard
-output that it began with.
+The program is read from standard input. Before it runs, the process gives up the rights that `isolate` lists. Only
+after the program has finished, the process reads the token from the pipe TOKEN and writes it to its original standard
+output.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from pathlib import Path
 from kept.fence.isolation import bound, die_with, leave_network, only_compute, stop_writing
 
 TOKEN = 32
-"""Bytes of a token."""
+"""Length of a token in bytes."""
 
 SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime")
+"""Shared libraries and time zones, which Python's modules load."""
+
 DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")
+"""Devices that a program may open."""
 
 FILES = 64
-"""Descriptors, and so pipes, that a program may have open."""
+"""Maximum number of open file descriptors, pipes included."""
 
 
 def readable() -> list[str]:
-    """What a program may read: Python's own library, installed packages, and what those load."""
+    """Return the paths that a program may read: the standard library, installed packages and shared libraries."""
     own = [str(Path(base) / "lib") for base in (sys.prefix, sys.base_prefix)]
     paths = sysconfig.get_paths()
     return [*own, *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")), *SYSTEM, *DEVICES]
 
 
 def limit(seconds: int, megabytes: int) -> None:
-    """Bound what this process may use; no core file, nothing written, no other process."""
+    """Limit processor time in seconds and memory in MB; forbid core files, writing files and new processes."""
     for what, most in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, megabytes << 20),
@@ -47,9 +50,9 @@ def limit(seconds: int, megabytes: int) -> None:
 
 
 def isolate(seconds: int, megabytes: int) -> None:
-    """Leave the network; read the library alone; change no file; then make no call that reaches beyond this process.
+    """Give up the network, all files but Python's libraries, writing, and system calls that affect other processes.
 
-    What the system does not know is not done: `sandbox.fences` finds out.
+    A protection that the kernel does not support is skipped; `sandbox.fences` tests which ones hold.
     """
     leave_network()
     stop_writing(readable())
@@ -58,13 +61,13 @@ def isolate(seconds: int, megabytes: int) -> None:
 
 
 def main(token: str, seconds: str, megabytes: str, parent: str) -> None:
-    """Run the program in what is left."""
+    """Isolate this process, run the program, and write the token after it has finished."""
     die_with(int(parent))
     program, said, nowhere = sys.stdin.buffer.read(), os.dup(1), os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     isolate(int(seconds), int(megabytes))
-    exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})  # noqa: S102 - that is what it is for
+    exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})  # noqa: S102 - the purpose of this process
     os.write(said, os.read(int(token), TOKEN))
     os._exit(0)
 

@@ -1,8 +1,7 @@
-"""What a measurement has found so far: an interrupted one continues after the steps that are on the disk.
+"""Journal of a measurement's steps, from which an interrupted measurement resumes.
 
-A measurement takes its steps in an order that its key decides, so that line n of its journal is the value of step n.
-Lines are written some seconds apart, and when the measurement is interrupted. A line that was torn, and all behind it,
-are computed again.
+The key of a measurement determines the order of its steps, so line n of the journal is the value of step n; line 0 is
+the key. Lines are written every few seconds and on interruption. A torn line and all lines after it are computed again.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = 5.0
-"""Between two writes, at least."""
+"""Minimum time between two writes, in seconds."""
 
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags that open a journal: it is created if missing, and a symbolic link is not followed."""
 
 
 class Journal:
-    """Takes the steps of measurements; within `kept_in`, those that an interrupted run has taken are read instead."""
+    """Runs the steps of measurements. Within `kept_in`, the steps that an interrupted run finished are read instead."""
 
     def __init__(self) -> None:
         self._file: tuple[Path, IO[bytes]] | None = None
@@ -38,7 +38,7 @@ class Journal:
         self._written = 0.0
 
     def take(self, step: Callable[[], Any]) -> Any:  # noqa: ANN401 - plain data
-        """The value of the next step, which is plain data: as it was found before, or computed now."""
+        """Return the value of the next step, which must be JSON data: from the journal, or computed now."""
         if self._file is None:
             return step()
         if self._found:
@@ -51,9 +51,10 @@ class Journal:
 
     @contextmanager
     def kept_in(self, file: Path, key: str) -> Iterator[None]:
-        """Keep the steps of one measurement in a file, which stays until its result is written.
+        """Keep the steps of one measurement in a file; the caller removes it after the result is written.
 
-        `key` is the sum of what the measurement depends on. Where another process has the file, nothing is kept.
+        `key` is a hash of everything the measurement depends on. If another process holds the file, no step is kept.
+        Raises OutputError if the file cannot be written.
         """
         with refused(file):
             opened = os.fdopen(os.open(file, FLAGS, 0o644), "r+b")
@@ -75,7 +76,7 @@ class Journal:
                 self._file, self._found, self._held = None, deque(), []
 
     def _begin(self, opened: IO[bytes], key: str) -> None:
-        """Read the steps of the measurement with this key; whatever else is in the file goes."""
+        """Read the steps of the measurement with this key, and truncate the file after them."""
         values, end = [], 0
         for line in opened.read().splitlines(keepends=True):
             try:
@@ -103,8 +104,8 @@ def _line(value: object) -> bytes:
 
 
 def _value(line: bytes) -> Any:  # noqa: ANN401 - plain data
-    """What a line holds. Raises ValueError where it is not as it was written."""
-    told, _, text = line.removesuffix(b"\n").partition(b" ")
-    if not line.endswith(b"\n") or told != b"%08x" % crc32(text):
+    """Return the value in a line. Raises ValueError if the line is torn or its checksum differs."""
+    checksum, _, text = line.removesuffix(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or checksum != b"%08x" % crc32(text):
         raise ValueError(line[:20])
     return json.loads(text)

@@ -24,17 +24,17 @@ TRIES, TIMEOUT = 4, 120.0
 """How often an endpoint that is busy is asked, and how many seconds one answer may take."""
 
 LONGEST = 16 << 20
-"""Bytes of an answer."""
+"""Maximum size of an answer in bytes."""
 
 
-class _Stay(HTTPRedirectHandler):
-    """Goes nowhere else: the key is for the address that was named."""
+class _NoRedirects(HTTPRedirectHandler):
+    """Refuses redirects, which would send the API key to another address."""
 
     def redirect_request(self, *_: object) -> None:
-        """No other request."""
+        """Return no request, so that the redirect is an HTTPError."""
 
 
-OPENER = build_opener(_Stay)
+OPENER = build_opener(_NoRedirects)
 
 BUSY = {408, 409, 429, 500, 502, 503, 504}
 
@@ -88,7 +88,7 @@ class Judge:
         for tried in range(1, TRIES + 1):
             try:
                 with OPENER.open(request, timeout=TIMEOUT) as answer:
-                    return json.loads(answer.read(LONGEST))  # what is cut is no JSON
+                    return json.loads(answer.read(LONGEST))  # a truncated answer is not valid JSON
             except HTTPError as error:
                 if error.code not in BUSY or tried == TRIES:
                     hint = f"; is {KEY} set?" if error.code in {401, 403} else ""

@@ -36,15 +36,15 @@ NEW_TOKENS = 512
 
 
 def questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
-    """The questions by category, `limit` of each, with reference answers where there are some.
+    """Return the questions by category, at most `limit` of each, with their reference answers if any.
 
-    Raises InputError where a file is missing or of another form.
+    Raises InputError if a file is missing or has another form.
     """
     try:
         return _questions(data, limit)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{data / QUESTIONS}: has not the form that {NAME} needs ({why}); fetch it again") from None
+        raise InputError(f"{data / QUESTIONS}: is not a file of {NAME} questions ({why}); fetch it again") from None
 
 
 def _questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
@@ -58,7 +58,7 @@ def _questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
 
 
 def measure_answers(subject: Subject, asked: Sequence[Question], template: Template | None = None) -> dict[str, Any]:
-    """The model's answers, two a question: the second with the first in view. Without a template in a plain form."""
+    """Return the model's answers to both turns of each question. Without a template, prompts have a plain form."""
     talks: list[list[dict[str, str]]] = [[] for _ in asked]
     for turn in range(2):
         for talk, question in zip(talks, asked, strict=True):
@@ -98,7 +98,7 @@ def score_estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
 
 
 def template_of(subject: Subject, date: str | None = None) -> Template:
-    """The model's chat template. Raises InputError where it has none."""
+    """Return the model's chat template. Raises InputError if it has none."""
     template = Template.of(subject.opened.path, tokens=_special_texts(subject), date=date or "")
     if template is None:
         raise InputError(f"{subject.opened.path}: has no chat template; leave out --chat")

@@ -32,13 +32,13 @@ def table(found: Evaluation) -> dict[str, Any]:
 
 
 KEYS = {"models", "settings", "rows", "texts"}
-"""What an evaluation is known by."""
+"""Keys by which a JSON file is recognised as an evaluation."""
 
 
 def check(file: str | Path, models: Iterable[str | Path], files: Iterable[str | Path]) -> None:
-    """Raise OutputError where the data would replace what is read, or anything but an earlier evaluation.
+    """Raise OutputError if `file` is an input, lies in a model or data directory, or is no earlier evaluation.
 
-    They lie in no model and in no folder of data. `models` may have names before them; `files` are texts and folders.
+    `models` are paths, each optionally as `name=path`; `files` are texts and data directories.
     """
     inputs = {f"the model {number}": Path(named(str(one))[1]) for number, one in enumerate(models, 1)}
     inputs |= {f"input {number}": Path(one) for number, one in enumerate(files, 1)}
@@ -55,7 +55,7 @@ def _is_evaluation(file: Path) -> bool:
 
 
 def write(file: str | Path, found: Evaluation) -> None:
-    """Write the data as JSON, whole or not at all. Raises OutputError, as `check` does too."""
+    """Write the data as JSON, atomically. Raises OutputError, also in the cases of `check`."""
     check(file, (), [*found.settings.texts.values(), *filter(None, [found.settings.data])])
     with refused(Path(file)):
         write_whole(Path(file), to_json(table(found)))

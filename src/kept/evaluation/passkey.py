@@ -71,7 +71,7 @@ def measure_passkey(subject: Subject, limit: int, trials: int, seed: int) -> dic
 
 
 def _cell(subject: Subject, length: int, depth: float, seeds: Sequence[str]) -> list[bool]:
-    """Whether each riddle of a length and a depth is solved."""
+    """Return for each seed whether the model finds the key at this length and depth."""
     return [_solved(subject, riddle(subject, length, depth, seed)) for seed in seeds]
 
 

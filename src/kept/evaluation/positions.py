@@ -69,7 +69,7 @@ def measure_positions(subject: Subject, name: str, text: str, longest: int) -> d
 
 
 def _window(subject: Subject, row_T: torch.Tensor, buckets: Sequence[tuple[int, int]]) -> list[list[float]]:
-    """Nats and tokens of each bucket."""
+    """Return the sum of nats and the number of tokens of each bucket in one window."""
     nats = [0.0, *scored(subject.model, row_T[None])[0][0].tolist()]
     return [[sum(nats[a:b]), b - max(a, 1)] for a, b in buckets]
 

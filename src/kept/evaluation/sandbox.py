@@ -1,7 +1,7 @@
-"""Code that a model wrote, run apart: a process of its own that can only compute and read Python's library.
+"""Run code that a model wrote in a process that can only compute and read Python's libraries.
 
-A program shares its interpreter with its tests, as in every harness for such benchmarks: one that is written to cheat
-can make them say anything. It cannot pass by accident, and it can do nothing to the machine (see `jail.isolate`).
+A program shares its interpreter with its tests, as in other harnesses for such benchmarks, so a program that is written
+to cheat can pass them. It cannot pass by accident, and it cannot affect the machine (see `jail.isolate`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ JAIL = [sys.executable, "-I", "-m", "kept.evaluation.jail"]
 
 
 def passes(program: str, seconds: int = SECONDS, megabytes: int = MEGABYTES) -> bool:
-    """Whether a Python program runs to its end, within limits, without an error.
+    """Whether a Python program finishes within the limits and without an error.
 
-    What it answers is a token that it cannot guess, and that waits in a pipe until it has ended.
+    Success is a random token that the process reads from a pipe and returns only after the program has finished.
     """
     expected = secrets.token_bytes(TOKEN)
     with _written(program) as file, _pipe(expected) as token:
@@ -54,7 +54,7 @@ def passes(program: str, seconds: int = SECONDS, megabytes: int = MEGABYTES) -> 
 
 @contextmanager
 def _written(program: str) -> Iterator[int]:
-    """A file without a name that holds the program."""
+    """Yield the descriptor of an unnamed file with the program, at its beginning."""
     with TemporaryFile(prefix="kept-", buffering=0) as file:
         file.write(program.encode(errors="replace"))
         file.seek(0)
@@ -63,7 +63,7 @@ def _written(program: str) -> Iterator[int]:
 
 @contextmanager
 def _pipe(content: bytes) -> Iterator[int]:
-    """The reading end of a pipe that holds a few bytes."""
+    """Yield the reading end of a pipe that holds `content`, at most a few bytes."""
     end, begin = os.pipe()
     os.write(begin, content)
     os.close(begin)
@@ -74,7 +74,7 @@ def _pipe(content: bytes) -> Iterator[int]:
 
 
 def _answer(pipe: int, seconds: float) -> bytes:
-    """What a pipe has until it is closed or the time is over; no more than a byte past a token."""
+    """Return the bytes of a pipe until it is closed or time is up, at most one byte more than a token."""
     found, end, poll = b"", time.monotonic() + seconds, select.poll()
     poll.register(pipe, select.POLLIN)
     while len(found) <= TOKEN and poll.poll(max(0, 1000 * (end - time.monotonic()))):
@@ -86,7 +86,7 @@ def _answer(pipe: int, seconds: float) -> bytes:
 
 
 RUNS = "import bisect, collections, datetime, decimal, functools, hashlib, heapq, itertools, json, math, random, re"
-"""A program that must pass, or no other can."""
+"""A program that imports common modules; if it fails, the sandbox itself does not work."""
 
 BREAKS = {
     "other processes": "import os, resource\ntry: os.kill({parent}, 0)\nexcept OSError: resource.prlimit({parent}, 0)",
@@ -97,13 +97,13 @@ BREAKS = {
     "reading files": "open({file!r}).close()",
     "memory": "bytearray({bytes})",
 }
-"""Programs that pass where a bound does not hold, by what they reach."""
+"""Programs that pass only if a protection is missing, by what they reach."""
 
 
 def fences(*, unsafe: bool = False) -> dict[str, bool]:
-    """Which bounds hold on this system: tried, not assumed.
+    """Test which protections hold on this system.
 
-    Raises InputError where no program runs at all and, but for `unsafe`, where a bound does not hold.
+    Raises InputError if no program runs at all and, unless `unsafe`, if a protection is missing.
     """
     if not passes(RUNS):
         raise InputError("humaneval: the process for generated code does not start; is kept installed in this Python?")
@@ -111,15 +111,15 @@ def fences(*, unsafe: bool = False) -> dict[str, bool]:
     missing = ", ".join(bound for bound, holds in found.items() if not holds)
     if missing and not unsafe:
         raise InputError(
-            f"humaneval: this system does not keep generated code from {missing}; run it on Linux 5.13 or later with "
-            "seccomp and Landlock, or, on a machine that may be lost, with --unsafe"
+            f"humaneval: this system does not keep generated code from {missing}; use Linux 5.13 or later with "
+            "seccomp and Landlock, or --unsafe on a disposable machine"
         )
     return found
 
 
 def _tried() -> dict[str, bool]:
     name = f"\0kept-{secrets.token_hex(8)}"
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local, _someones() as file:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local, _user_file() as file:
         if sys.platform == "linux":
             local.bind(name)
             local.listen()
@@ -129,7 +129,7 @@ def _tried() -> dict[str, bool]:
 
 
 @contextmanager
-def _someones() -> Iterator[str]:
-    """A file of the user's that is not to be reached."""
+def _user_file() -> Iterator[str]:
+    """Yield the path of a file of the user that a program must not reach."""
     with NamedTemporaryFile(prefix="kept-") as file:
         yield file.name

@@ -73,7 +73,7 @@ def sliding(
 ) -> tuple[Tensor, Tensor]:
     """Nats of tokens 1, 2, ... of a text, each with `length - stride` tokens before it or more, and the choices.
 
-    `progress` is called with tokens as they are done. A batch of windows is a step of the journal.
+    `progress` is called with the number of tokens done. Each batch of windows is one step of the journal.
     """
     places = [*windows(len(ids), length, stride)]
     rows = torch.tensor([ids[begin:end] for begin, _, end in places])
@@ -91,7 +91,7 @@ def sliding(
 
 
 def _windows(model: Model, rows: Tensor, places: Sequence[tuple[int, int, int]]) -> list[list[float]]:
-    """Nats and choices of the tokens that are scored in some windows, one after another."""
+    """Return the nats, and the most probable ids, of the tokens that are scored in some windows, concatenated."""
     pairs = [*zip(*scored(model, rows), places, strict=True)]
     nats = [found[first - begin - 1 :] for found, _, (begin, first, _) in pairs]
     best = [chosen[first - begin - 1 :] for _, chosen, (begin, first, _) in pairs]

@@ -22,13 +22,13 @@ DTYPES = tuple(TORCH_NAMES.values())
 class Settings:
     """What is measured, and how. Raises InputError naming the option that is wrong.
 
-    `texts`: files by domain; without any, the built-in sample. `old`, `new`: which of them a model knew, and which it
-    was to learn. `suites`: some of `NAMES`. `data`: the folder of the tasks' files. `window`, `stride`: tokens, of
-    perplexity (None: the context, and half the window). `characters`: how much of a text is read. `longest`: positions
-    of `positions` and `passkey` (None: the model's). `limit`: documents of a task, questions of a category, prompts,
-    and trials of a cell (None: all, or as many as each has by itself). `execute` allows code that a model wrote to run,
-    `unsafe` also where this system cannot fence it. `chat` asks by the checkpoint's chat template, which is told
-    that `chat_date` is today (None: the date). `judge`: an endpoint's address.
+    `texts`: files by domain; without any, the built-in sample. `old`, `new`: the domains that the first model knew, and
+    those that later models were to learn. `suites`: some of `NAMES`. `data`: the folder of the tasks' files. `window`,
+    `stride`: of perplexity, in tokens (None: the context, and half the window). `characters`: how much of a text is
+    read. `longest`: positions of `positions` and `passkey` (None: the model's). `limit`: documents of a task, questions
+    of a category, prompts, and trials of a cell (None: the default of each). `execute` allows generated code to run,
+    `unsafe` even if this system lacks a protection of the sandbox. `chat` formats prompts by the checkpoint's chat
+    template, with `chat_date` as the current date (None: today). `judge`: the URL of an endpoint.
     """
 
     texts: Mapping[str, Path] = field(default_factory=dict)

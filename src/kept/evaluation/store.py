@@ -40,7 +40,7 @@ def _checked(file: Path, key: Mapping[str, Any], read: Callable[[dict[str, Any]]
 
 
 class Store:
-    """A directory with one JSON file for each piece: its key, and what was found. `journal` keeps what is begun."""
+    """A directory with one JSON file for each piece: its key and its result. `journal` has the unfinished piece."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint, run in its own dtype or in `dtype`, on `device`; `journal` takes the steps of what measures it."""
+    """A checkpoint, run in its own dtype or in `dtype`, on `device`. `journal` records the steps of measurements."""
 
     opened: Opened
     dtype: torch.dtype | None = None

@@ -189,9 +189,7 @@ def _description(task: Task) -> dict[str, Any]:
         return description()
     found = load_yaml(Path(tasks.__file__).parent / task.description)
     if found.get("unsafe_code"):
-        raise InputError(
-            f"{task.name}: lm-eval would run what the model writes in this process; humaneval alone has a fence"
-        )
+        raise InputError(f"{task.name}: lm-eval would run generated code in this process; only humaneval has a sandbox")
     # A metric of the hub's library would be fetched; lm-eval's own of the same name gives what we aggregate.
     found["metric_list"] = [{**metric, "hf_evaluate": False} for metric in found["metric_list"]]
     return {key: value for key, value in found.items() if key not in {"tag", "group", "task_list"}}
@@ -228,7 +226,7 @@ def _metrics(asked: Any, task: Task, progress: Callable[[int], None], journal: J
 
 
 def _results(asked: Any, document: Any, results: Sequence[Any]) -> dict[str, Any]:
-    """Each metric's value for a document; of code that is run, it takes seconds."""
+    """Return each metric's value for a document; tasks that run generated code take seconds here."""
     return {metric: _plain(value) for metric, value in asked.process_results(document, results).items()}
 
 

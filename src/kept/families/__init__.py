@@ -91,12 +91,12 @@ def is_stock(name: str) -> bool:
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a config. Raises CheckpointError where it is not read, with the reason or those that are."""
+    """Return the family of a config. Raises CheckpointError with the reason, or the known families, if unsupported."""
     name = config.get("model_type")
     if name is None:
         return _by_class(Config(config))
     if not isinstance(name, str):
-        raise Config(config).wrong("model_type", "the name of a family")
+        raise Config(config).wrong("model_type", "a string")
     if name in REFUSED:
         raise CheckpointError(f"config.json: model_type {name!r} {REFUSED[name]}")
     if name not in FAMILIES:
@@ -108,16 +108,19 @@ def family_of(config: Mapping[str, Any]) -> Family:
 
 
 def _stem(name: str) -> str:
-    """A family's name without its generation: another generation is another architecture, and no slip of the pen."""
+    """Return a family's name without its version: another version is another architecture, not a misspelling."""
     return re.split(r"[\d_.-]", name.lower())[0]
 
 
 def _by_class(config: Config) -> Family:
-    """The family of a config without a model_type, as the first MiniCPMs have none."""
+    """Return the family of a config without a model_type, such as the first MiniCPM's, by `architectures`.
+
+    Raises CheckpointError if `architectures` does not name the class of exactly one family.
+    """
     found = by_class(config, FAMILIES)
     if found is None:
         raise CheckpointError(
-            f"{config.where}: has no model_type, and architectures names no class of one family, so its family is "
-            "unknown; transformers could not load it either"
+            f"{config.where}: has no model_type, and architectures does not name the class of exactly one family; "
+            "set model_type"
         )
     return found

@@ -1,8 +1,8 @@
-"""The classes that a config names: `architectures`, and the checkpoint's own code in `auto_map`.
+"""Check the model classes that a config names: in `architectures`, and in `auto_map` for remote code.
 
-transformers chooses the class by `model_type` and runs a checkpoint's own code only where it is trusted. A class of
-another name computes something else, or is no language model, so it is refused; code for a class of the same name is
-told of, because it is never run here.
+transformers chooses the class by `model_type` and runs remote code only with `trust_remote_code`. A config that names
+a class other than the family's is refused, because that class may compute something else or be no causal language
+model. Remote code for a class of the family's own name is reported in a note, because kept never runs it.
 """
 
 from __future__ import annotations
@@ -17,45 +17,46 @@ if TYPE_CHECKING:
     from kept.families.config import Config
 
 OTHERS = {
-    "SequenceClassification": "a classifier of texts",
-    "TokenClassification": "a classifier of tokens",
-    "QuestionAnswering": "a finder of answers in a text",
-    "MultipleChoice": "a chooser among texts",
+    "SequenceClassification": "a sequence classifier",
+    "TokenClassification": "a token classifier",
+    "QuestionAnswering": "an extractive question-answering model",
+    "MultipleChoice": "a multiple-choice model",
     "RewardModel": "a reward model",
     "DoubleHeadsModel": "a language model with a second head",
-    "ConditionalGeneration": "a model with more than text, or with an encoder",
+    "ConditionalGeneration": "a multimodal or encoder-decoder model",
 }
-"""By the ending of a class's name: what it is instead of a language model."""
+"""Kinds of models other than causal language models, by the suffix of the class name."""
 
 AUTO = "AutoModelForCausalLM"
+"""The key of `auto_map` that names the remote code of a causal language model."""
 
 
 class HasClasses(Protocol):
-    """A family, as far as the names of its classes go."""
+    """The part of `Family` that names its model classes."""
 
     @property
     def name(self) -> str:
-        """The model_type."""
+        """The `model_type` of the family's configs."""
         ...
 
     @property
     def architecture(self) -> str:
-        """The class that generates text."""
+        """The name of the causal language model class."""
         ...
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Every name of that class."""
+        """All names of that class."""
         ...
 
     @property
     def bare(self) -> str:
-        """The class without a head."""
+        """The name of the base-model class, without an LM head."""
         ...
 
     @property
     def stock(self) -> bool:
-        """Whether transformers has the class."""
+        """Whether transformers implements the class."""
         ...
 
 
@@ -63,26 +64,26 @@ AnyFamily = TypeVar("AnyFamily", bound=HasClasses)
 
 
 def named(config: Config) -> list[str]:
-    """The names under `architectures`. Raises CheckpointError where these are no names."""
+    """Return the class names under `architectures`. Raises CheckpointError unless the value is a list of strings."""
     names = config.get("architectures")
     if names is None:
         return []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise config.wrong("architectures", "a list of names of classes")
+        raise config.wrong("architectures", "a list of class names")
     return names
 
 
 def code(config: Config) -> str | None:
-    """The checkpoint's own class for generating text, as `module.Class`; None where it has none."""
+    """Return the remote-code class of the causal language model, as `module.Class`; None without one."""
     stated = config.get("auto_map")
     own = stated.get(AUTO) if isinstance(stated, dict) else None
     return own if isinstance(own, str) else None
 
 
 def check_classes(config: Config, family: HasClasses, *, tied: bool) -> None:
-    """Raise CheckpointError where a config names another class than the family's.
+    """Raise CheckpointError if a config names a class other than the family's.
 
-    The bare model counts as the family's where the head is tied: then nothing is missing from it.
+    The base-model class is accepted if the head is tied, since its checkpoint then holds every weight.
     """
     names, own = named(config), code(config)
     known = {*family.architectures, *((family.bare,) if tied else ())}
@@ -93,35 +94,35 @@ def check_classes(config: Config, family: HasClasses, *, tied: bool) -> None:
 
 
 def code_note(config: Config, family: HasClasses) -> str | None:
-    """That the checkpoint brings code of its own for a model that transformers has; None where it does not."""
+    """Return a note if `auto_map` names remote code for a family that transformers implements; None otherwise."""
     own = code(config)
     if own is None or not family.stock:
         return None
     return (
-        f"{config.where}: auto_map names {own}, which is never run: the model is what {family.architecture} of "
-        "transformers computes, as without trust_remote_code"
+        f"{config.where}: auto_map names {own}; kept never runs remote code and reads the model as transformers' own "
+        f"{family.architecture} does without trust_remote_code"
     )
 
 
 def _same(name: str, known: set[str]) -> bool:
-    """Some releases write the name in other capitals (LLaMAForCausalLM)."""
+    """Whether a class name is among the known ones, ignoring case: some releases write LLaMAForCausalLM."""
     return name.lower() in {one.lower() for one in known}
 
 
 def _reason(name: str, family: HasClasses) -> str:
     kind = next((words for ending, words in OTHERS.items() if name.endswith(ending)), None)
     if kind is None and _same(name, {family.bare}):
-        kind = "the model without its head"
+        kind = "the base model without an LM head"
     if kind is not None:
-        return f"{kind}; kept reads language models, of model_type {family.name} {family.architecture}"
+        return f"{kind}; kept reads causal language models, for model_type {family.name} {family.architecture}"
     return (
-        f"which may compute something else than {family.architecture}, the class of model_type {family.name}; "
-        "if it does not, name that class there"
+        f"which may differ from {family.architecture}, the class of model_type {family.name}; "
+        f"if it computes the same, write {family.architecture} there"
     )
 
 
 def by_class(config: Config, families: Mapping[str, AnyFamily]) -> AnyFamily | None:
-    """The one family whose class a config without a model_type names; None where there is none, or several."""
+    """Return the family whose class `architectures` names; None if no family or more than one matches."""
     names = named(config)
     found = [one for one in families.values() if any(_same(name, {*one.architectures}) for name in names)]
     return found[0] if len(found) == 1 else None

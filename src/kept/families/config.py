@@ -17,20 +17,20 @@ LARGEST = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of a config.json, and which of them were read. A key that is null counts as absent."""
+    """The keys of a config.json, and a record of those that were read. A null value counts as absent."""
 
     keys: Mapping[str, Any]
     where: str = "config.json"
     read: set[str] = field(default_factory=set, compare=False, repr=False)
-    """Keys that were asked for, there or not."""
+    """Keys that were looked up, present or absent."""
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - JSON
-        """The raw value, `default` where absent."""
+        """Return the raw value, or `default` if the key is absent."""
         self.read.add(key)
         return self.keys.get(key, default)
 
     def states(self, key: str) -> bool:
-        """Whether the key is there, null or not."""
+        """Whether the key is present, even if null."""
         self.read.add(key)
         return key in self.keys
 

@@ -52,7 +52,7 @@ DECI = Family(
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),
         Rotary(kinds=PUBLISHED),
-        Fixed("attention_bias", value=False, why="the family's own code has none, whatever the config says"),
+        Fixed("attention_bias", value=False, why="the family's own code never has attention biases"),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=1, eos=2),
     ),

@@ -21,8 +21,11 @@ from kept.families.table import Entry, Family, L, linear, norm
 from kept.ir.spec import Llama3
 
 KINDS = {**PUBLISHED, "llama3": Llama3}
-"""The rope types that its own code computes as transformers 5 does: it never switches LongRoPE, and reads YaRN by the
-version of transformers beside it."""
+"""RoPE types that EXAONE's remote code computes as transformers 5 does.
+
+LongRoPE and YaRN are excluded: the code never switches to `long_factor`, and its YaRN depends on the installed version
+of transformers.
+"""
 
 EXAONE = Family(
     name="exaone",

@@ -85,7 +85,7 @@ FALCON = Family(
         LAYER_NORMS,
         Number("layer_norm_epsilon", NORM_EPS, default=1e-5),
         Decoder(),
-        Fixed("output_attentions", value=False, why="its class in transformers then computes something else"),
+        Fixed("output_attentions", value=False, why="the class in transformers computes a different output with it"),
         Fixed("alibi", value=False, why="ALiBi is not supported"),
         Rotary(),
         Flag("tie_word_embeddings", ("head.tied",), default=True),

@@ -1,7 +1,7 @@
-"""Which matrix is the head, where a config ties it to the embedding and a checkpoint stores one or both.
+"""Resolve tied embeddings: choose the LM head's matrix when a checkpoint stores the embedding, the head, or both.
 
-transformers 5 ties the two where only one is stored or both are equal, and otherwise keeps the stored head;
-transformers 4 always takes the embedding. So where the two differ the user chooses.
+For a tied config, transformers 5 ties the two if only one is stored or both are equal and otherwise keeps the stored
+head; transformers 4 always uses the embedding. If the two differ, the user must choose.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Head:
-    """The names under which a family stores embedding and head, and what decides where both are stored and differ.
+    """Tensor names of a family's embedding and head, and the rule for a tied config that stores both.
 
-    `tie`: the user's choice; True takes the embedding for the head, False the stored head. `assumed`: the config is
-    silent, its family ties them, and only the family's own code runs it, under transformers 4: the embedding counts.
+    `tie`: the user's choice; True uses the embedding as the head, False the stored head, None decides nothing.
+    `assumed`: the config does not set `tie_word_embeddings`, and transformers has no class for the family. Its remote
+    code runs on transformers 4, so a family that ties by default uses the embedding.
     """
 
     embedding: str
@@ -33,14 +34,17 @@ class Head:
     assumed: bool = False
 
     def settle(self, spec: Spec, tensors: Mapping[str, Lazy]) -> tuple[Spec, Mapping[str, Lazy]]:
-        """The spec and the tensors with one head. Raises CheckpointError where it is not clear which one it is."""
+        """Return the spec and tensors with one head. Raises CheckpointError if the choice is ambiguous."""
         return self._tied(spec, tensors) if spec.head.tied else self._own(spec, tensors)
 
     def note(self, spec: Spec, tensors: Mapping[str, Lazy]) -> str | None:
-        """That a stored head does not count because the family's own code ties it; None where none is stored."""
+        """Return a note if a stored head is ignored because the family ties it by default; None otherwise."""
         if not (self.assumed and spec.head.tied and self.embedding in tensors and self.head in tensors):
             return None
-        return f"{self.head}: not used: the config is silent, and the family's own code takes {self.embedding} for it"
+        return (
+            f"{self.head}: ignored: the config does not set tie_word_embeddings, and the family's own code ties the "
+            f"head to {self.embedding}"
+        )
 
     def _tied(self, spec: Spec, tensors: Mapping[str, Lazy]) -> tuple[Spec, Mapping[str, Lazy]]:
         head, embedding = tensors.get(self.head), tensors.get(self.embedding)
@@ -53,21 +57,22 @@ class Head:
             return _with(spec, tied=False), tensors
         if self.tie is None and not self.assumed and not equal(head, embedding):
             raise CheckpointError(
-                f"{self.head}: differs from {self.embedding}, to which the config ties it (transformers 5 uses "
-                f"it, transformers 4 does not); kept convert --untie takes {self.head}, --tie {self.embedding}"
+                f"{self.head}: differs from {self.embedding}, to which the config ties it (transformers 5 would use "
+                f"{self.head}, transformers 4 {self.embedding}); choose with kept convert: --untie uses {self.head}, "
+                f"--tie {self.embedding}"
             )
         return spec, rest
 
     def _own(self, spec: Spec, tensors: Mapping[str, Lazy]) -> tuple[Spec, Mapping[str, Lazy]]:
         if self.head in tensors:
             if self.tie:
-                raise CheckpointError(f"{self.head}: is stored, and the config does not tie it; leave --tie out")
+                raise CheckpointError(f"{self.head}: is stored, and the config does not tie it; remove --tie")
             return spec, tensors
         if self.tie:
             return _with(spec, tied=True), tensors
         raise CheckpointError(
             f"{self.head}: missing from the checkpoint, and tie_word_embeddings is false; "
-            f"if {self.embedding} is the head, kept convert --tie says so"
+            f"if {self.embedding} is also the head, use kept convert --tie"
         )
 
 

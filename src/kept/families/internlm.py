@@ -47,9 +47,9 @@ class RotarySection:
         return {"rotary": {"base": rope.theta, "type": "dynamic", "scaling_factor": rope.scaling.factor}}
 
 
-def rotating_anew(spec: Spec) -> LengthRule | None:
-    """Its cache holds keys without their rotation, and theta follows each pass."""
-    return grown(spec, "rotates all cached keys anew at each token", "generation")
+def rerotating_rule(spec: Spec) -> LengthRule | None:
+    """Return the rule of InternLM: it caches unrotated keys and rotates all of them with the theta of each pass."""
+    return grown(spec, "rotates all cached keys again at each token", "generation")
 
 
 INTERNLM = Family(
@@ -71,5 +71,5 @@ INTERNLM = Family(
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
     stock=False,
-    rule=rotating_anew,
+    rule=rerotating_rule,
 )

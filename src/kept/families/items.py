@@ -313,7 +313,7 @@ class SpecialTokens:
     pad: int | None = None
 
     def read(self, config: Config, known: Facts) -> Facts:
-        """Ids to facts. A key that is null means that there is none; an absent one the default."""
+        """Read ids into facts. A null key means no such token; an absent key means the default."""
         vocabulary = known["vocabulary"]
         return {
             "tokens.bos": self._token(config, "bos_token_id", config.get("bos_token_id", self.bos), vocabulary),
@@ -331,7 +331,7 @@ class SpecialTokens:
         }
 
     def _token(self, config: Config, key: str, value: object, vocabulary: int) -> int | None:
-        """An id. None for one outside the vocabulary (-1 is common), which no model reads or writes."""
+        """Return a token id; None if it is outside the vocabulary, as the common -1 is."""
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise config.wrong(key, "a token id")
         return value if value is not None and 0 <= value < vocabulary else None

@@ -1,7 +1,7 @@
-"""What a family's classes do past some length that one forward pass does not show.
+"""Sequence lengths beyond which the model classes of two families differ.
 
-Two families compute the same in one pass and may still differ in a generation, where keys stay in a cache. A promise
-between them names the length (`domain`).
+Two classes that agree in one forward pass may still differ in generation, where a KV cache and RoPE state persist
+across passes. `domain` states the length up to which a conversion between two families is exact.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 Kind = Literal["history", "crossing", "generation", "pass"]
 
 WHERE: dict[Kind, str] = {
-    "history": "until a sequence passes {length} tokens, and for that one: after it ",
-    "crossing": "for any forward pass, and for a generation that does not cross {length} tokens: there ",
-    "generation": "for the first forward pass, and for a generation within {length} tokens: past them ",
-    "pass": "for sequences of up to {length} tokens: past them ",
+    "history": "for every sequence up to and including the first one longer than {length} tokens: after it ",
+    "crossing": "for any single forward pass, and for generation that does not cross {length} tokens: on crossing ",
+    "generation": "for the first forward pass, and for generation of up to {length} tokens: beyond them ",
+    "pass": "for sequences of up to {length} tokens: beyond them ",
 }
-"""Where two families still agree, from the widest on."""
+"""The inputs on which two classes agree, by the kind of their rule, least restrictive first."""
 
 
 @dataclass(frozen=True)
 class LengthRule:
-    """What the classes do past `length` tokens; `does` is a predicate whose subject is the class.
+    """The behaviour of a family's class beyond `length` tokens; `does` is a predicate whose subject is the class.
 
-    `kind` is what it concerns: what follows a sequence past the length, a cache that is carried over it, any cache past
-    it, or every pass.
+    `kind` is what the rule affects: "history", sequences after the first longer one; "crossing", generation whose KV
+    cache grows across the length; "generation", any use of a KV cache beyond it; "pass", every forward pass beyond it.
     """
 
     length: int
@@ -42,39 +42,46 @@ class LengthRule:
 
 
 class HasLengthRule(Protocol):
-    """A family, as far as its lengths go."""
+    """The part of `Family` that `domain` needs."""
 
     @property
     def architecture(self) -> str:
-        """The name of its class."""
+        """The name of the family's model class."""
         ...
 
     def length_rule(self, spec: Spec) -> LengthRule | None:
-        """What its classes do past some length; None where no length changes anything."""
+        """Return the length rule of the class for this spec; None if its behaviour depends on no length."""
         ...
 
 
-KEPT = "keeps cached keys as they were rotated"
-RECOMPUTED = "recomputes its key-value cache"
+KEPT = "keeps the original rotation of cached keys"
+RECOMPUTED = "recomputes its KV cache"
 
 
 def stock_rule(spec: Spec) -> LengthRule | None:
-    """The stock classes': cached keys stay as they were rotated, whatever later tokens are rotated by."""
-    return switched(spec, KEPT) or grown(spec, "keeps the larger theta until a sequence is shorter")
+    """Return the rule of the transformers classes.
+
+    Cached keys keep their rotation. Dynamic NTK scaling restores the configured theta at the next sequence that is
+    shorter than the original length.
+    """
+    return switched(spec, KEPT) or grown(spec, "restores the configured theta at the next sequence below that length")
 
 
 def published_rule(spec: Spec) -> LengthRule | None:
-    """Llama's code of 2023, which many families took over: the table of angles is never made smaller again."""
-    return switched(spec, KEPT) or grown(spec, "keeps the larger theta for good")
+    """Return the rule of the 2023 Llama code, which many families reuse: its RoPE table grows and never shrinks."""
+    return switched(spec, KEPT) or grown(spec, "keeps the increased theta permanently")
 
 
 def recomputing_rule(spec: Spec) -> LengthRule | None:
-    """Phi-3's: the cache is recomputed when a generation passes the length at which LongRoPE changes its divisors."""
+    """Return the rule of Phi-3: generation that crosses LongRoPE's original length recomputes the KV cache."""
     return switched(spec, RECOMPUTED) or stock_rule(spec)
 
 
 def switched(spec: Spec, does: str, kind: Kind = "crossing", *, always: bool = False) -> LengthRule | None:
-    """The length past which LongRoPE has other divisors, where the context passes it or `always`."""
+    """Return a rule at the length beyond which LongRoPE uses `long_factor`; None if it has no effect.
+
+    A length at or beyond the context has no effect, unless `always`.
+    """
     for scaling in _scalings(spec):
         if isinstance(scaling, LongRope) and scaling.short_factor != scaling.long_factor:
             length = scaling.original_max_position_embeddings
@@ -83,7 +90,7 @@ def switched(spec: Spec, does: str, kind: Kind = "crossing", *, always: bool = F
 
 
 def grown(spec: Spec, does: str, kind: Kind = "history") -> LengthRule | None:
-    """The length past which dynamic NTK scaling changes theta."""
+    """Return a rule at the length beyond which dynamic NTK scaling increases theta; None without that scaling."""
     lengths = (s.original_max_position_embeddings for s in _scalings(spec) if isinstance(s, Dynamic))
     return next((LengthRule(length, does, kind) for length in lengths), None)
 
@@ -93,15 +100,15 @@ def _scalings(spec: Spec) -> Iterator[Scaling | None]:
 
 
 def domain(source: HasLengthRule, before: Spec, target: HasLengthRule, after: Spec) -> tuple[str, ...]:
-    """Where a promise between two models holds, in phrases that complete "the promise holds"; empty for everywhere."""
+    """Return where a conversion is exact, as phrases that complete "the promise holds"; empty for everywhere."""
     old, new = source.length_rule(before), target.length_rule(after)
     rules = [rule for rule in (old, new) if rule is not None]
     if old == new or all(rule.length >= after.context < before.context for rule in rules):
         return ()
     widest = max(rules, key=lambda rule: [*WHERE].index(rule.kind))
     where = WHERE[widest.kind].format(length=f"{widest.length:,}")
-    return (f"{where}{source.architecture} {_said(old)}, {target.architecture} {_said(new)}",)
+    return (f"{where}{source.architecture} {_predicate(old)}, {target.architecture} {_predicate(new)}",)
 
 
-def _said(rule: LengthRule | None) -> str:
+def _predicate(rule: LengthRule | None) -> str:
     return "does not" if rule is None else rule.does

@@ -45,17 +45,17 @@ class Share:
 
 @dataclass(frozen=True)
 class TabledRotary(Rotary):
-    """MiniCPM's rotation: its own code tables all angles when the model is made, for the whole context at once.
+    """RoPE of MiniCPM, whose code computes the table of angles for the whole context when it builds the model.
 
-    LongRoPE's long divisors therefore hold at every length where the context is past the original length. Cosines and
-    sines are multiplied by sqrt(1 + ln(context / original) / ln(original)), also where that is below 1; the keys
-    `factor` and `attention_factor` are not read.
+    If the context is longer than LongRoPE's original length, `long_factor` therefore applies at every length. Cosines
+    and sines are multiplied by sqrt(1 + ln(context / original) / ln(original)), even if that is below 1. The keys
+    `factor` and `attention_factor` are not read, so they may only repeat these values.
     """
 
     kinds: Mapping[str, type[Any]] = field(default_factory=lambda: {**PUBLISHED, "longrope": LongRope})
 
     def read(self, config: Config, known: Facts) -> Facts:
-        """Keys to a rotation."""
+        """Read keys into a rotation. Raises CheckpointError for values that MiniCPM's code would not use."""
         found = super().read(config, known)
         scaling = found[self.path].scaling
         if not isinstance(scaling, LongRope):
@@ -68,7 +68,7 @@ def _tabled(config: Config, scaling: LongRope, context: int) -> LongRope:
     given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
     original = given.size("original_max_position_embeddings")
     if original != scaling.original_max_position_embeddings:
-        raise config.wrong("original_max_position_embeddings", f"{original}, as the section of the rotation says")
+        raise config.wrong("original_max_position_embeddings", f"{original}, as in the RoPE section")
     ratio = context / original
     factor = math.sqrt(1 + math.log(ratio) / math.log(original))
     for key, value in (("factor", ratio), ("attention_factor", factor)):
@@ -79,8 +79,8 @@ def _tabled(config: Config, scaling: LongRope, context: int) -> LongRope:
 
 
 def tabled_rule(spec: Spec) -> LengthRule | None:
-    """The table is made anew for a sequence that is longer than it, and stays."""
-    return switched(spec, "keeps the long divisors for good", "history", always=True) or published_rule(spec)
+    """Return the rule of MiniCPM: a sequence longer than the RoPE table replaces the table permanently."""
+    return switched(spec, "uses LongRoPE's long_factor permanently", "history", always=True) or published_rule(spec)
 
 
 def per_layer(value: float, known: Facts) -> float:

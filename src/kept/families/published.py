@@ -1,7 +1,7 @@
-"""Keys that a family's own code has, for families that transformers has no class for.
+"""Config keys of families that have no class in transformers, only remote code.
 
-Their classes come with the checkpoint, so another release may read a key that this one does not. A key that is read by
-no table and known to none of the lists below is told of; one that shapes other families' functions is refused.
+Their code ships with the checkpoint, so one release may read a key that another ignores. A key that no item reads and
+no list below contains is reported in a note; if it changes the function of another family, it is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kept.families.config import Config
 
 LLAMA_2023 = ("pretraining_tp", "attention_dropout")
-"""Of Llama's code of 2023, from which most were made: tensor-parallel slices, and dropout."""
+"""Keys of the 2023 Llama code, which most of these families derive from: tensor-parallel slices and dropout."""
 
 WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     "aquila": LLAMA_2023,
@@ -54,9 +54,9 @@ WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     ),
     "xverse": (*LLAMA_2023, "max_tokenizer_truncation", "num_experts_per_tok"),
 }
-"""By family: what its code reads besides and what changes no logit within the context, or is read and has no effect.
+"""Keys of each family's code that change no logit within the context.
 
-Qwen's `use_dynamic_ntk` and `use_logn_attn` act past the context only, which the promise says.
+Qwen's `use_dynamic_ntk` and `use_logn_attn` act beyond the context only, which its length rule states.
 """
 
 ANYWHERE = {
@@ -117,7 +117,7 @@ ANYWHERE = {
     "use_bfloat16",
     "use_cache",
 }
-"""What transformers 4 writes into any config, and defaults of generation."""
+"""Keys that transformers 4 writes into every config, and generation defaults."""
 
 SHAPING = {
     "activation",
@@ -197,29 +197,29 @@ SHAPING = {
     "use_sliding_window",
     "visual",
 }
-"""Keys by which some family's function is shaped."""
+"""Keys that change the function of some family."""
 
 
 def unknown(config: Config, family: str) -> Iterator[str]:
-    """The keys of a config that no item has read and that nobody here knows."""
+    """Yield the keys of a config, sorted, that no item has read and no list of harmless keys contains."""
     known = {*ANYWHERE, *WITHOUT_EFFECT.get(family, ())}
     yield from sorted(key for key in config.keys if key not in config.read | known and not key.startswith("_"))
 
 
 def check_unknown(config: Config, family: str) -> None:
-    """Raise CheckpointError for a key that shapes other families' functions and that this one's code does not have."""
+    """Raise CheckpointError for an unknown key of this family that changes the function of another family."""
     for key in unknown(config, family):
         if key in SHAPING and config.get(key):
             raise CheckpointError(
-                f"{config.where}: {key} is {config.get(key)!r}, of which the code of {family} that kept follows knows "
-                "nothing; if the checkpoint's own code does not read it either, leave it out"
+                f"{config.where}: {key} is {config.get(key)!r}, a key that the published {family} code does not read; "
+                "if the checkpoint's own code does not read it either, remove it"
             )
 
 
 def unknown_note(config: Config, family: str) -> str | None:
-    """Which keys nobody knows, in one line; None where there are none."""
+    """Return a one-line note that lists unknown keys; None if there are none."""
     keys = [*unknown(config, family)]
     if not keys:
         return None
     shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-    return f"{config.where}: not read, and not known to change what {family} computes: {shown}"
+    return f"{config.where}: ignored keys, not known to change what {family} computes: {shown}"

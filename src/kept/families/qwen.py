@@ -89,11 +89,11 @@ class NoBias(Flag):
         return {key: not value for key, value in super().write(table).items()}
 
 
-def scaling_queries(spec: Spec) -> LengthRule:
-    """Two keys of its config, `use_dynamic_ntk` and `use_logn_attn`, say so; both are true where they are absent."""
+def query_scaling_rule(spec: Spec) -> LengthRule:
+    """Return the rule of Qwen: `use_dynamic_ntk` and `use_logn_attn`, both true by default, act beyond the context."""
     return LengthRule(
         spec.context,
-        "raises theta and multiplies queries by the log of their position (use_dynamic_ntk, use_logn_attn)",
+        "increases theta and scales queries by the log of their position (use_dynamic_ntk, use_logn_attn)",
         "pass",
     )
 
@@ -117,8 +117,8 @@ QWEN = Family(
         Fixed("rotary_pct", value=1.0, why="heads that turn in part were never released"),
         Fixed("rope_scaling", value=None, why="this family's rotation is not scaled"),
         Fixed("scale_attn_weights", value=True, why="unscaled attention is not supported"),
-        Fixed("use_cache_quantization", value=False, why="a cache of 8-bit integers is not supported"),
-        Fixed("apply_residual_connection_post_layernorm", value=False, why="residuals begin before the norm"),
+        Fixed("use_cache_quantization", value=False, why="an int8 KV cache is not supported"),
+        Fixed("apply_residual_connection_post_layernorm", value=False, why="post-norm residuals are not supported"),
         Fixed("visual", value=None, why="models that see are not read"),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(),
@@ -137,5 +137,5 @@ QWEN = Family(
     ),
     ignored=("transformer.rotary_emb.inv_freq",),
     stock=False,
-    rule=scaling_queries,
+    rule=query_scaling_rule,
 )

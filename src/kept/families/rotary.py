@@ -36,10 +36,10 @@ SCALINGS: dict[str, type[Any]] = {
 """Rope types of transformers (`su` is an old name)."""
 
 PUBLISHED: dict[str, type[Any]] = {"linear": ir.Linear, "dynamic": ir.Dynamic}
-"""Rope types of Llama's code of 2023, which many families took over; their own classes raise for any other."""
+"""RoPE types of the 2023 Llama code, which many families reuse; their classes raise an error for any other type."""
 
 ZERO_IS_UNSAID = {"mscale", "mscale_all_dim"}
-"""Keys for which the stock classes take 0 for absent."""
+"""Keys for which the transformers classes treat 0 as absent."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ class Rotary:
 
 @dataclass(frozen=True)
 class FixedRotary:
-    """Whole heads turn with a base that the family's own code holds: no key of a config changes it."""
+    """RoPE over whole heads with a theta that is fixed in the family's code, which reads no RoPE key of a config."""
 
     theta: float = 10_000.0
     path: str = field(default=f"{L}mixer.rope")
 
     def read(self, config: Config, known: Facts) -> Facts:
-        """The rotation. Raises CheckpointError for a config that states another, which that code would not see."""
-        why = "this family's own code turns heads with it and without scaling, whatever the config says"
+        """Return the rotation. Raises CheckpointError for a config with another one, which the code would ignore."""
+        why = f"this family's own code always uses RoPE with theta {self.theta:g} and without scaling"
         for section in ("rope_scaling", "rope_parameters"):
             given = config.section(section)
             if (given.get("rope_type") or given.get("type") or "default") != "default":
@@ -148,7 +148,7 @@ class FixedRotary:
         return {self.path: ir.Rope(self.theta, known[f"{L}mixer.head_dim"])}
 
     def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
-        """Nothing to say."""
+        """Return no keys: the family's code reads none."""
         return {}
 
 
@@ -169,16 +169,16 @@ def _theta(given: Config, config: Config, outside: str, default: float) -> float
 
 
 def _stated_once(given: Config, inside: str, config: Config, outside: str) -> tuple[Config, str]:
-    """Where a key stands: in the rotation's section, which transformers 5 prefers, or outside, which 4 reads.
+    """Return the config and key that hold a value: the RoPE section (transformers 5) or the top level (transformers 4).
 
-    Raises CheckpointError where both state it and disagree.
+    Raises CheckpointError if both hold it with different values.
     """
     inner, outer = given.get(inside), config.get(outside)
     if inner is None:
         return config, outside
     if outer is not None and outer != inner:
-        said = f"{outer}, as {outside} outside the section says: versions of transformers disagree on which counts"
-        raise given.wrong(inside, said)
+        wanted = f"{outer}, as the top-level {outside}: transformers 4 and 5 disagree on which one they use"
+        raise given.wrong(inside, wanted)
     return given, inside
 
 

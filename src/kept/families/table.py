@@ -69,10 +69,11 @@ class Entry:
 class Family:
     """How one family of checkpoints says what a spec says.
 
-    `rule` is what its classes do past some length, beyond one forward pass.
+    `rule` returns the length beyond which its class behaves differently (`families.lengths`).
 
-    `stock`: transformers has a class for it. `also` are other names of its class, `aliases` other names of its keys,
-    which win where both are there. `limits` are conditions on the spec that its stock class checks when it loads.
+    `stock`: transformers has a class for it. `also`: other names of the class. `aliases`: other names of config keys,
+    mapped to the names that the items read. `limits`: conditions on the spec that the transformers class checks on
+    loading.
     """
 
     name: str
@@ -88,16 +89,16 @@ class Family:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """The names of its class."""
+        """All names of the family's model class."""
         return (self.architecture, *self.also)
 
     @property
     def bare(self) -> str:
-        """The name of the class without a head."""
+        """The name of the family's base-model class, without an LM head."""
         return re.sub("ForCausalLM$|LMHeadModel$", "Model", self.architecture)
 
     def length_rule(self, spec: Spec) -> LengthRule | None:
-        """What its classes do with a sequence past some length; None where no length changes anything."""
+        """Return the length rule of the class for this spec; None if its behaviour depends on no length."""
         return self.rule(spec)
 
     def read_config(self, config: Mapping[str, Any]) -> Spec:
@@ -105,7 +106,7 @@ class Family:
         return self._read(config)[0]
 
     def notes(self, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Iterator[str]:
-        """What a checkpoint of the family says and what does not count, a line each."""
+        """Yield one-line notes on remote code, unknown keys and a stored head that are ignored."""
         keys = self._read(config)[1]
         found = [code_note(keys, self)]
         if not self.stock:
@@ -113,7 +114,7 @@ class Family:
         yield from (note for note in found if note is not None)
 
     def _read(self, config: Mapping[str, Any]) -> tuple[Spec, Config]:
-        """The architecture, and the config with what was read of it."""
+        """Return the spec, and the config with its record of the keys that were read."""
         known: Facts = {}
         keys = self._renamed(Config(config))
         for item in self.items:
@@ -143,7 +144,7 @@ class Family:
         return found or [v for limit in self.limits if (v := limit(spec)) is not None]
 
     def read(self, config: Mapping[str, Any], tensors: Mapping[str, Lazy], *, tie: bool | None = None) -> Program:
-        """The program of a checkpoint. `tie` says which head counts where one is stored that should be tied.
+        """Return the program of a checkpoint. `tie` is the user's choice of the head (`families.head.Head`).
 
         Raises CheckpointError for a missing, misshapen or unexpected tensor, by the checkpoint's own name.
         """
@@ -183,26 +184,26 @@ class Family:
         }
 
     def _renamed(self, config: Config) -> Config:
-        """The config with the family's own names of keys. Raises CheckpointError where two names of one disagree."""
+        """Return the config with aliases renamed. Raises CheckpointError if an alias and its key differ in value."""
         keys = dict(config.keys)
         for alias, key in self.aliases.items():
             value = keys.pop(alias, None)
             if value is None:
                 continue
             if keys.get(key) not in (None, value):
-                raise config.wrong(alias, f"{keys[key]}, as {key} says, or left out: it is another name of that key")
+                raise config.wrong(alias, f"{keys[key]} or absent: it is another name of {key}, which is {keys[key]}")
             keys[key] = value
         return Config(keys, config.where)
 
     def _name(self, slot: str) -> str:
         return next(entry.name for entry in self.entries if entry.slot == slot)
 
-    def _head(self, config: Mapping[str, Any], tie: bool | None = None) -> Head:  # noqa: FBT001 - a choice of three
+    def _head(self, config: Mapping[str, Any], tie: bool | None = None) -> Head:  # noqa: FBT001 - None is a third choice
         assumed = not self.stock and config.get("tie_word_embeddings") is None
         return Head(self._name("embedding.weight"), self._name("head.weight"), tie, assumed=assumed)
 
     def _with_prefix(self, tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
-        """The tensors under their whole names: those of a bare model lack the first part, which writing adds."""
+        """Return the tensors with full names: those of a base model lack the prefix, as `model.` or `transformer.`."""
         prefix = self._name("embedding.weight").partition(".")[0] + "."
         if any(name.startswith(prefix) for name in tensors):
             return tensors
@@ -254,7 +255,7 @@ def _checked(tensors: Mapping[str, Lazy], name: str, shape: tuple[int, ...]) -> 
         raise CheckpointError(f"{name}: has shape {list(tensors[name].shape)}, the config asks for {list(shape)}")
     if tensors[name].dtype not in DTYPE_BYTES:
         known = ", ".join(DTYPE_BYTES)
-        raise CheckpointError(f"{name}: has dtype {tensors[name].dtype}; weights may be {known}")
+        raise CheckpointError(f"{name}: has dtype {tensors[name].dtype}; supported dtypes of weights are {known}")
     return tensors[name]
 
 

@@ -1,8 +1,7 @@
-"""Keys of a config that change what any model computes, held to the value at which they do not.
+"""Check config keys that no item of a family reads but that transformers reads for every model.
 
-A family's table reads what its own class reads. Beyond that the base class, the caches and the masks of transformers
-read keys of every model: a window that Llama's layers know nothing of still shortens Llama's cache. What no item of a
-table has read is held to its one value here.
+The base class, caches and masks of transformers read keys of any config: `sliding_window` shortens the KV cache of
+Llama, although Llama's layers never read it. Such a key must have a value that changes nothing.
 """
 
 from __future__ import annotations
@@ -21,30 +20,31 @@ if TYPE_CHECKING:
     from kept.ir.tensors import Lazy
 
 NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    "is_causal": ((True,), "true: a decoder sees no token after its own"),
-    "use_bidirectional_attention": ((False,), "false: a decoder sees no token after its own"),
+    "is_causal": ((True,), "true: a decoder's attention is causal"),
+    "use_bidirectional_attention": ((False,), "false: a decoder's attention is causal"),
     "is_encoder_decoder": ((False,), "false: only decoders are read"),
     "add_cross_attention": ((False,), "false: only decoders are read"),
     "cross_attention_hidden_size": ((), "null: only decoders are read"),
-    "attention_chunk_size": ((), "null: attention in chunks is not supported, and transformers' cache would obey it"),
+    "attention_chunk_size": ((), "null: chunked attention is not supported, and transformers' KV cache would apply it"),
     "num_kv_shared_layers": ((0,), "0: layers that share keys and values are not supported"),
-    "alibi": ((False,), "false: a bias on the scores that no rotation can express"),
-    "use_alibi": ((False,), "false: a bias on the scores that no rotation can express"),
-    "per_layer_config": (({}, []), "null: layers with settings of their own are not supported"),
-    "pruned_heads": (({}, []), "null: transformers would remove these heads as it loads; save the model without them"),
-    "configuration_files": (([],), "null: transformers would read another config; take that one for config.json"),
-    "attribute_map": (({},), "null: it gives other keys of the config another meaning"),
+    "alibi": ((False,), "false: ALiBi is not supported"),
+    "use_alibi": ((False,), "false: ALiBi is not supported"),
+    "per_layer_config": (({}, []), "null: per-layer settings are not supported"),
+    "pruned_heads": (({}, []), "null: transformers would prune these heads on loading; save the pruned model"),
+    "configuration_files": (([],), "null: transformers would read another config file; rename that one to config.json"),
+    "attribute_map": (({},), "null: it renames keys of the config"),
 }
-"""By key: the values besides null at which it changes nothing, and what a message says that it must be."""
+"""For each key, the values besides null that change nothing, and the required value in words for error messages."""
 
 QUANTISED = ("quantization_config", "compression_config", "quantization")
-"""Where a config says how its weights are quantised: transformers, older compressed-tensors, MLX."""
+"""Keys that describe quantised weights: of transformers, older compressed-tensors and MLX."""
 
 FULL = "full_attention"
+"""The entry of `layer_types` for a layer without a sliding window."""
 
 
 def check_unread(config: Config, known: Facts) -> None:
-    """Raise CheckpointError for a key that no item has read and that changes what transformers computes."""
+    """Raise CheckpointError for a key that no item has read and that changes the output of transformers."""
     for key in QUANTISED:
         if config.get(key):
             raise CheckpointError(_quantised(config, key))
@@ -56,52 +56,53 @@ def check_unread(config: Config, known: Facts) -> None:
 
 
 def _check_window(config: Config, known: Facts) -> None:
-    """The cache of transformers slides for any model whose config has a window, whatever the model's layers do."""
+    """Raise CheckpointError for a sliding window: transformers' KV cache applies it, whatever the layers do."""
     size, types = config.get("sliding_window"), config.get("layer_types")
     if size is not None and (type(size) is not int or size < known["context"]):
         wanted = f"null or at least the context, {known['context']}: this family attends to all tokens"
-        raise config.wrong("sliding_window", f"{wanted}, but transformers' cache would obey it")
+        raise config.wrong("sliding_window", f"{wanted}, but transformers' KV cache would apply the window")
     if types not in (None, [], [FULL] * known["depth"]):
         raise config.wrong("layer_types", f"{FULL} for every layer: the layers of this family attend to all tokens")
 
 
 FREQUENCIES = "*.inv_freq"
+"""Name pattern of stored RoPE frequencies."""
 
 ROUNDED = 1 / 64
-"""A stored frequency may be this much off, relatively: bfloat16 and a little."""
+"""Relative tolerance for a stored RoPE frequency: four times the rounding error of bfloat16."""
 
 
 def check_buffers(tensors: Mapping[str, Lazy], spec: Spec) -> None:
-    """Raise CheckpointError for stored frequencies that are not those of the config.
+    """Raise CheckpointError for stored RoPE frequencies that differ from the config's.
 
-    Old checkpoints store them, and old code turned by them; classes of today compute them, and so does kept.
+    Old checkpoints store them and old code used the stored values; current classes, and kept, compute them.
     """
     ropes = [layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None]
     if not ropes or any(rope.scaling is not None for rope in ropes):
-        return  # which frequencies a scaled rotation stored depended on the code
+        return  # with RoPE scaling, the stored values depend on the code that wrote them
     rope = ropes[0]
     wanted = [rope.theta ** (-2 * pair / rope.dims) for pair in range(rope.dims // 2)]
     for name in (name for name in tensors if fnmatch(name, FREQUENCIES)):
         found = tensors[name].numbers().ravel().tolist()
         if len(found) != len(wanted) or any(abs(a - b) > ROUNDED * b for a, b in zip(found, wanted, strict=True)):
             raise CheckpointError(
-                f"{name}: is not what the config's rotation (theta {rope.theta:g}, {rope.dims} dimensions) makes; "
-                "older code turned by the stored numbers: state the rotation that they are, or store none"
+                f"{name}: differs from the RoPE frequencies of the config (theta {rope.theta:g}, {rope.dims} "
+                "dimensions), and older code used the stored ones; correct the config, or remove the tensor"
             )
 
 
 def _is_one_of(value: object, values: tuple[Any, ...]) -> bool:
-    """Whether a value is null or one of these; 0 and 1 are not false and true."""
+    """Whether a value is null or one of these, of the same type: 0 and 1 are not false and true."""
     return value is None or any(type(value) is type(one) and value == one for one in values)
 
 
 def _quantised(config: Config, key: str) -> str:
-    way_out = "save it with transformers after model.dequantize(), without this key, or take the plain checkpoint"
-    return f"{config.where}: {key}: quantised ({_method(config.get(key), key)}), which is not read; {way_out}"
+    way_out = "use the unquantised checkpoint, or save the model after model.dequantize() and without this key"
+    return f"{config.where}: {key}: quantised weights ({_method(config.get(key), key)}) are not supported; {way_out}"
 
 
 def _method(stated: object, key: str) -> str:
-    """The method's name, as far as a config says it."""
+    """Return the name of the quantisation method, at most 60 characters."""
     told = stated if isinstance(stated, dict) else {}
     for name in ("quant_method", "quantization_method", "quant_algo"):
         if isinstance(told.get(name), str):
@@ -109,4 +110,4 @@ def _method(stated: object, key: str) -> str:
     if any(name in told for name in ("load_in_4bit", "load_in_8bit")):
         return "bitsandbytes"
     by_key = {"compression_config": "compressed-tensors", "quantization": "mlx"}
-    return by_key.get(key, "a method that it does not name")
+    return by_key.get(key, "unnamed method")

@@ -41,9 +41,9 @@ class StatedRotation:
         return {}
 
 
-def growing_each_pass(spec: Spec) -> LengthRule | None:
-    """Theta is that of the pass; cached keys stay as they were rotated."""
-    return grown(spec, "takes theta from each sequence alone")
+def per_sequence_rule(spec: Spec) -> LengthRule | None:
+    """Return the rule of XVERSE: theta depends on the sequence's length alone; cached keys keep their rotation."""
+    return grown(spec, "computes theta from each sequence's length alone")
 
 
 XVERSE = Family(
@@ -67,5 +67,5 @@ XVERSE = Family(
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,
     stock=False,
-    rule=growing_each_pass,
+    rule=per_sequence_rule,
 )

@@ -36,7 +36,7 @@ def generate(  # noqa: PLR0913 - each is a word that callers say
 
     Temperature 0 is greedy. Rows of unequal length are padded on the left and masked, so that each row's result is
     what it would be alone. Raises InputError for an empty prompt, one that leaves no room in the context, or a top-p
-    that keeps nothing, Overflow where logits are not finite and one is to be sampled.
+    that keeps nothing, and Overflow if a token is sampled from logits that are not finite.
     """
     _check(model, prompts, new_tokens)
     if not 0 < top_p <= 1:
@@ -104,7 +104,7 @@ def _choose(logits_BV: Tensor, temperature: float, top_p: float, random: torch.G
     p_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
     if bool(p_BV.isnan().any()):
         raise Overflow(
-            "the model's logits are not finite, and nothing can be sampled; kept check names weights that are not"
+            "the model's logits are not finite, so no token can be sampled; kept check names the weights at fault"
         )
     if top_p < 1:
         sorted_BV, order_BV = p_BV.sort(dim=-1, descending=True)

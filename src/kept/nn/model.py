@@ -45,8 +45,8 @@ class Model(nn.Module):
     def load(cls, program: Program, dtype: torch.dtype | None = None, precision: Precision = "float32") -> Model:
         """Build the model and read every weight.
 
-        Weights are computed in `precision` and rounded to `dtype` (None: the one that most of them have, as
-        transformers loads them).
+        Weights are computed in `precision` and rounded to `dtype` (None: the dtype of most weights, which transformers
+        uses too).
         """
         if dtype is None:
             dtype, precision = torch_dtype(program.dtype), working_precision(program.dtype)

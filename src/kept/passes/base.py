@@ -66,7 +66,7 @@ class Pass(ABC):
         return Promise.EXACT
 
     def domain(self, program: Program) -> str | None:  # noqa: ARG002 - most promises hold everywhere
-        """Where the promise holds on this program, a phrase that completes "the promise holds"; None for everywhere."""
+        """Return where the promise holds, as a phrase that completes "the promise holds"; None for everywhere."""
         return None
 
     def origins(self, program: Program) -> tuple[int | None, ...]:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """A pass of a plan: its promise on this program, where its layers were before, and what it changes.
+    """A pass of a plan, with its promise on this program, the origins of its layers, and its changes in size.
 
-    `origins` has for each layer behind the pass the number that it had before, None for a new one; `layers`,
-    `parameters` and `nbytes` are changes. `domain` is where the promise holds, None for everywhere.
+    `origins` has for each layer after the pass its number before the pass, None for a new layer; `layers`,
+    `parameters` and `nbytes` are differences. `domain` states where the promise holds, None for everywhere.
     """
 
     rewrite: Pass
@@ -49,11 +49,12 @@ class Expansion:
 
 @dataclass(frozen=True)
 class Claim:
-    """What an output is held to: a promise, its program before rounding where that is to be proved, and its layers.
+    """The properties that an output is verified against.
 
-    `copies` are layers of it that its source does not have, `dropped` are layers of the source that it does not have.
-    `tokens` are as many of the first as source and output share; None where they have the same. `domain` says where the
-    promise holds, in phrases that complete "the promise holds"; empty for everywhere.
+    `program` is the output before rounding if an EXACT promise is to be proved. `copies` are layers that only the
+    output has, `dropped` layers that only the source has. `tokens` is the number of token ids that both share, counted
+    from id 0; None if their vocabularies are the same. `domain` states where the promise holds, in phrases that
+    complete "the promise holds"; empty for everywhere.
     """
 
     promise: Promise = Promise.EXACT
@@ -66,10 +67,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Plan:
-    """The passes that were found, in order, and the program that they make.
+    """The passes of a conversion, in order, and the program that they make.
 
-    `between` is where a promise between the two families holds, whatever the passes are (`families.lengths.domain`);
-    `target` is the name of the second, empty where a plan is for none.
+    `between` states where any promise between the two families holds (`families.lengths.domain`). `target` is the name
+    of the target family, empty for a plan without one.
     """
 
     steps: tuple[Step, ...]
@@ -84,7 +85,7 @@ class Plan:
 
     @property
     def domain(self) -> tuple[str, ...]:
-        """Where the promise holds, in phrases that complete "the promise holds"; empty for everywhere."""
+        """Return where the promise holds, as phrases that complete "the promise holds"; empty for everywhere."""
         found = (step.domain for step in self.steps if step.domain is not None)
         return tuple(dict.fromkeys((*self.between, *found)))
 
@@ -95,7 +96,7 @@ class Plan:
 
     @property
     def makers(self) -> tuple[int | str, ...]:
-        """For each layer of the result the number that it had before all steps, or the pass that made it, by name."""
+        """Return for each layer of the result its number before all steps, or the name of the pass that made it."""
         now: tuple[int | str, ...] = tuple(range(self.program.spec.depth))
         for step in reversed(self.steps):
             before = [step.rewrite.name if origin is None else origin for origin in step.origins]

@@ -46,8 +46,8 @@ class AffineTail(Pass):
     summary: ClassVar[str] = "one more layer carries the final bias as a constant coordinate"
 
     def domain(self, program: Program) -> str:  # noqa: ARG002 - holds for any program
-        """Whatever the weights are stored in, it is the dtype of the run that counts."""
-        return "in bfloat16, float32 and float64: float16 cannot hold the constants of affine-tail"
+        """Return the dtypes in which the result may run, whatever dtype stores its weights."""
+        return "in bfloat16, float32 and float64: float16 cannot represent the constants of affine-tail"
 
     def origins(self, program: Program) -> tuple[int | None, ...]:
         """The last one is new."""

@@ -80,8 +80,8 @@ class ExpandVocabulary(Pass):
         return self.growth
 
     def domain(self, program: Program) -> str:  # noqa: ARG002 - holds for any program
-        """No old row changes."""
-        return f"for texts without new tokens: ids below {self.grown.first:,}"
+        """Return the token ids whose rows do not change."""
+        return f"for text without new tokens, that is, token ids below {self.grown.first:,}"
 
     def size(self, vocabulary: int) -> int:
         """Rows of the result, where there were `vocabulary`."""

@@ -23,12 +23,12 @@ class DropWindow(Pass):
     summary: ClassVar[str] = "a sliding window as long as the context is no window"
 
     def domain(self, program: Program) -> str | None:
-        """As far as the shortest window reaches, where the context does not end before it."""
+        """Return the length of the shortest window, if it is within the context."""
         windows = [layer.mixer.window for layer in program.spec.layers if layer.mixer.window is not None]
         shortest = min(windows, default=program.spec.context + 1)
         if shortest > program.spec.context:
             return None
-        return f"for sequences of up to {shortest:,} tokens, the sliding window"
+        return f"for sequences of up to {shortest:,} tokens (the sliding window)"
 
     def requires(self, program: Program) -> Obstacle | None:
         """Every window covers the context."""
@@ -59,9 +59,9 @@ class LimitContext(Pass):
     summary: ClassVar[str] = "the model is offered for shorter sequences"
 
     def domain(self, program: Program) -> str | None:
-        """Within the context that is stated."""
-        cut = self.tokens < program.spec.context
-        return f"for sequences of up to {self.tokens:,} tokens, the context that was asked for" if cut else None
+        """Return the requested context, if it is shorter than the present one."""
+        shorter = self.tokens < program.spec.context
+        return f"for sequences of up to {self.tokens:,} tokens (the requested context)" if shorter else None
 
     def requires(self, program: Program) -> Obstacle | None:
         """A positive length within the present one."""

@@ -696,7 +696,7 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 @click.option("--execute", is_flag=True, help="Let humaneval run what the model writes, in a fenced process.")
 @click.option("--unsafe", is_flag=True, help="With --execute: also where this system cannot enforce every limit.")
 @click.option("--chat", is_flag=True, help="Ask mt-bench with the checkpoint's chat template, in a fenced process.")
-@click.option("--chat-date", metavar="DATE", help="Date that the chat template reads, as 2026-01-31. [default: today]")
+@click.option("--chat-date", metavar="DATE", help="Current date for the chat template, as 2026-01-31. [default: today]")
 @click.option("--judge", metavar="URL", help="OpenAI-compatible endpoint that grades mt-bench; key in KEPT_JUDGE_KEY.")
 @click.option("--judge-model", metavar="NAME", help="The judge's model. [default: gpt-4]")
 @click.option("--seed", type=int, metavar="N", help="Of the pass keys. [default: 0]")

@@ -89,7 +89,7 @@ def _as_read(state: Tensor, norm: Norm) -> Tensor:
 
 
 def reading(spec: Spec, place: int) -> Norm:
-    """The norm that reads the stream before a layer, or, behind the last one, before the head."""
+    """Return the norm that reads the residual stream before layer `place`, or before the head after the last layer."""
     return spec.layers[place].mixer_norm if place < spec.depth else spec.final_norm
 
 

@@ -31,29 +31,29 @@ LONGEST = 256
 SAMPLE = "the built-in sample of English, Python, Korean and Chinese"
 
 LONGEST_TEXT = 64 << 20
-"""Characters of a text that is read whole."""
+"""Maximum length of a text that is read whole, in characters."""
 
 LONGEST_TOKEN = 32
 """Characters of a text that are read for each token that is wanted: a corpus of any size is quick."""
 
 LIMITS = Limits(seconds=8, memory=2 << 30)
-"""Of a tokenizer that reads a page."""
+"""Limits of the fenced tokenizer process. `seconds` is for one call, and grows with the text (`SLOWEST`)."""
 
 LOADING = 30.0
-"""Seconds in which a tokenizer is loaded."""
+"""Time limit for loading a tokenizer, in seconds."""
 
 SLOWEST = 20_000
-"""Characters a second, at which a tokenizer is too slow. A tenth of what the slowest does on an old processor."""
+"""Minimum speed of a tokenizer, in characters per second: a tenth of the slowest one's on an old processor."""
 
 TOGETHER = 1 << 20
-"""Characters that are sent at a time."""
+"""Characters that are sent to the tokenizer process in one call."""
 
 PLACES = 4
-"""Columns of `encode_with_places`."""
+"""Number of columns that `encode_with_places` returns: id, first character, one past the last, special."""
 
 
 class Encoded(NamedTuple):
-    """The ids of a text, the characters of each (N, 2), and 1 for those that stand for no character of it."""
+    """A tokenised text of N tokens: ids (N,), character offsets (N, 2), and 1 for each added special token (N,)."""
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int32]
@@ -62,17 +62,17 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """Text to ids and back for a checkpoint directory, by a fenced process: bounded time and memory.
+    """The tokenizer of a checkpoint directory, run in a fenced process with bounded time and memory.
 
-    Every method raises InputError where there is no tokenizer, and CheckpointError naming its file where that is
-    damaged, or takes too much time or memory.
+    Methods raise InputError if the directory has no tokenizer, and CheckpointError naming its file if the tokenizer is
+    damaged or exceeds the limits.
     """
 
     directory: Path
 
     @property
     def file(self) -> Path | None:
-        """What its tokenizer is in, or is built from."""
+        """The tokenizer's file, or the file that a tokenizer is built from; None if the directory has neither."""
         return next((file for file in (self.directory / name for name in TOKENIZERS) if file.is_file()), None)
 
     @cached_property
@@ -87,20 +87,20 @@ class Reader:
         return _opened(self.file, stat.st_size, stat.st_mtime_ns)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Ids of a text; `special` puts the tokenizer's own tokens around it."""
+        """Return the ids of a text, with the special tokens that the tokenizer adds if `special`."""
         return [int(at) for ids in self.tokenizer.encode([text], special=special) for at in ids]
 
     def encoding(self, text: str) -> Encoded:
-        """Ids of a text with the place of each in it, and the tokenizer's own tokens around it."""
+        """Return the ids of a text with their character offsets, including the special tokens of the tokenizer."""
         (found,) = self.tokenizer.encode_with_places([text], special=True)
         return found
 
     def encode_all(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Ids of each of several texts, on all cores."""
+        """Return the ids of each text, with special tokens; tokenises on all cores."""
         return [*self.tokenizer.encode(texts, special=True)]
 
     def encodings(self, texts: Sequence[str]) -> list[Encoded]:
-        """Ids of several texts, with the place of each, and no tokens that the tokenizer would put around them."""
+        """Return the ids of each text with their character offsets, without added special tokens."""
         return [*self.tokenizer.encode_with_places(texts, special=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -113,7 +113,7 @@ class Reader:
 
 
 class FencedTokenizer:
-    """A tokenizer in a process of its own. `document` is the text of a `tokenizer.json` in the file's place."""
+    """A tokenizer in a fenced process. `document` is the text of a `tokenizer.json` to load instead of the file."""
 
     def __init__(self, file: Path, document: str | None = None) -> None:
         self.file, self._loaded = file, False
@@ -121,45 +121,45 @@ class FencedTokenizer:
         self._worker = Worker("kept.checkpoint.reading:Reading", *given, limits=LIMITS)
 
     def encode(self, texts: Sequence[str], *, special: bool) -> Iterator[NDArray[np.int32]]:
-        """Ids of each text."""
-        for some in _together(texts):
-            sizes, data = self._call("encode", some, special, characters=_characters(some))
-            yield from _cut(np.frombuffer(data, dtype="<i4"), sizes)
+        """Yield the ids of each text, (N,)."""
+        for group in _groups(texts):
+            sizes, data = self._call("encode", group, special, characters=_characters(group))
+            yield from _split(np.frombuffer(data, dtype="<i4"), sizes)
 
     def encode_with_places(self, texts: Sequence[str], *, special: bool) -> Iterator[Encoded]:
-        """Ids of each text, with the place of each."""
-        for some in _together(texts):
-            sizes, data = self._call("encode_with_places", some, special, characters=_characters(some))
+        """Yield the ids of each text with their character offsets."""
+        for group in _groups(texts):
+            sizes, data = self._call("encode_with_places", group, special, characters=_characters(group))
             columns = np.frombuffer(data, dtype="<i4").reshape(PLACES, -1)
-            for ids, starts, ends, own in zip(*(_cut(column, sizes) for column in columns), strict=True):
+            for ids, starts, ends, own in zip(*(_split(column, sizes) for column in columns), strict=True):
                 yield Encoded(ids, np.stack((starts, ends), 1), own)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
+        """Return the text of ids, without special tokens."""
         text: str = self._call("decode", [int(at) for at in ids], characters=len(ids)).value
         return text
 
     @cached_property
     def vocabulary(self) -> Mapping[str, int]:
-        """Ids of all tokens."""
+        """All tokens with their ids."""
         found: dict[str, int] = self._call("vocabulary").value
         return found
 
     @cached_property
     def document(self) -> dict[str, Any]:
-        """What a `tokenizer.json` of it says, as `tokenizers` writes it now."""
+        """The tokenizer's content as a `tokenizer.json`, as the installed `tokenizers` writes it."""
         found: dict[str, Any] = json.loads(self._call("document").data)
         return found
 
     def words(self, texts: Iterable[str], mark: str | None = None) -> Iterator[list[str]]:
-        """The parts that each text is cut into before any are merged; cut before each `mark` too, where it is given."""
-        for some in _together(texts):
+        """Yield the pre-tokenised parts of each text; with `mark`, texts are also split before each `mark`."""
+        for group in _groups(texts):
             more = () if mark is None else (mark,)
             method = "words" if mark is None else "words_between"
-            yield from self._call(method, some, *more, characters=_characters(some)).value
+            yield from self._call(method, group, *more, characters=_characters(group)).value
 
     def parts(self, tokens: Sequence[str], plain: Sequence[bool]) -> list[list[int]]:
-        """Ids of tokens: of a plain one by the model alone, of another as of any text."""
+        """Return the ids of each token's text: a plain one by the model alone, others by the whole tokenizer."""
         found: list[list[int]] = self._call("parts", tokens, plain, characters=_characters(tokens)).value
         return found
 
@@ -174,12 +174,12 @@ class FencedTokenizer:
 
 
 @lru_cache(maxsize=4)
-def _opened(file: Path, size: int, written: int) -> FencedTokenizer:  # noqa: ARG001 - a changed file is another
+def _opened(file: Path, size: int, written: int) -> FencedTokenizer:  # noqa: ARG001 - a changed file is loaded again
     return FencedTokenizer(file)
 
 
-def _together(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in parts that are sent at a time."""
+def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the texts in groups of at least `TOGETHER` characters, and the rest."""
     held: list[str] = []
     size = 0
     for text in texts:
@@ -196,7 +196,7 @@ def _characters(texts: Iterable[str]) -> int:
     return sum(map(len, texts))
 
 
-def _cut(column: NDArray[np.int32], sizes: Sequence[int]) -> Iterator[NDArray[np.int32]]:
+def _split(column: NDArray[np.int32], sizes: Sequence[int]) -> Iterator[NDArray[np.int32]]:
     at = 0
     for size in sizes:
         yield column[at : at + size]
@@ -204,9 +204,10 @@ def _cut(column: NDArray[np.int32], sizes: Sequence[int]) -> Iterator[NDArray[np
 
 
 def difference(one: Reader, other: Reader) -> str | None:
-    """What two tokenizers read differently, whatever files they are in; None where nothing, or where one is missing.
+    """Return how two tokenizers differ, in one line; None if they agree or one is missing.
 
-    Ids that only one of them has are no difference: padding is often added. The built-in sample must give the same ids.
+    They agree if common ids are the same tokens and the built-in sample gives the same ids. Ids that only one of them
+    has are ignored, since padding is often added.
     """
     if one.file is None or other.file is None:
         return None
@@ -252,7 +253,7 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
 
 
 def read_whole(path: Path) -> str:
-    """A file's text. Raises InputError as `read_text`, and for one that is too long to be held."""
+    """Return the text of a file. Raises InputError like `read_text`, and for more than `LONGEST_TEXT` characters."""
     text = read_text(path, LONGEST_TEXT + 1)
     if len(text) > LONGEST_TEXT:
         raise InputError(f"{path}: has more than {LONGEST_TEXT >> 20} MB of text; name a part of it")
@@ -260,13 +261,13 @@ def read_whole(path: Path) -> str:
 
 
 def read_text(path: Path, characters: int) -> str:
-    """A file's first characters. Raises InputError where it cannot be read or is no UTF-8."""
+    """Return the first characters of a file. Raises InputError if it cannot be read or is not UTF-8."""
     try:
         with open(path, encoding="utf-8", opener=regular) as file:
             return file.read(characters)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except (OSError, ValueError) as error:  # the latter of a path with a NUL
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(f"{path}: cannot be read ({reason(error)})") from None
 
 

@@ -56,8 +56,8 @@ class Verification:
 
     `proof`: the plan in float64 before any rounding, against the source in float64. `output`: the written weights, run
     in their own dtype. `floor`: the source run in that dtype. All three are measured against the source in float64.
-    `altered`: weight files that are not what the conversion's record says it wrote. `domain`: where the promise holds,
-    in phrases that complete "the promise holds"; empty for everywhere.
+    `altered`: weight files that differ from the conversion's record. `domain`: where the promise holds, in phrases that
+    complete "the promise holds"; empty for everywhere.
     """
 
     promise: Promise
