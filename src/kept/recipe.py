@@ -68,11 +68,11 @@ MEASUREMENTS = {"gains", "growth", "lengths"}
 class Recipe:
     """One conversion. `passes` run first and in order; then the planner makes the rest expressible for `to`.
 
-    `base` is the model that a source is a LoRA adapter of.
+    `base` is the base model if the source is a LoRA adapter.
 
-    `text` is what calibration and verification read; `verify_tokens` 0 leaves verification out. Where the source ties
-    its head to the embedding and stores another, `tie` True takes the embedding, False the stored head. Values are
-    checked at construction, which raises RecipeError naming the key.
+    `text` is what calibration and verification read; `verify_tokens` 0 leaves verification out. If the stored
+    head differs from tied embeddings, `tie` True uses the embedding, False the stored head. Values are checked at
+    construction, which raises RecipeError naming the key.
     """
 
     source: str

@@ -89,7 +89,7 @@ def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
 
     Headers, index, config, sums, weights and tokenizer are checked.
 
-    Raises CheckpointError if `path` is neither; every other fault is a line of the result's `damage`. Memory does not
+    Raises CheckpointError if `path` is none of these; every other fault is a line of the result's `damage`. Memory does not
     grow with the checkpoint.
     """
     directory = local(path)

@@ -41,7 +41,7 @@ Count = int
 """A number that may be large: recipes and the command line take 2M for it."""
 
 CADENCE = ("save_every", "save_minutes")
-"""Settings that decide when a run is saved and nothing else: it may go on with others."""
+"""Settings that decide only when checkpoints are written; they may change when a run is continued."""
 
 HELP: Mapping[str, str] = {
     "student": "The converted model that learns.",
@@ -80,14 +80,14 @@ HELP: Mapping[str, str] = {
     "ce": "Weight of the cross-entropy with the text.",
     "temperature": "The temperature of teacher and student in the divergences.",
     "sample_temperatures": "The temperatures at which self samples, in turn, as 0.7,1.",
-    "hidden": "Weight of the error of each layer's stream, as the next norm reads it.",
+    "hidden": "Weight of the hidden-state error of each layer, measured after the next norm.",
     "hidden_error": "What it is: mse, the squared error over the teacher's square, or cosine, 1 minus the cosine.",
     "precision": "The dtype of the arithmetic; what learns is float32.",
     "checkpointing": "Compute layers again in the backward, which takes time and saves memory.",
     "compile": "Let torch compile the layers.",
     "measure_every": "Steps between held-out measurements.",
     "save_every": "Steps between checkpoints.",
-    "save_minutes": "Minutes after which a checkpoint is written, whatever the step; 0: by steps alone.",
+    "save_minutes": "Also write a checkpoint after this many minutes; 0: by steps only.",
     "patience": "Measurements without a better one after which the run ends; 0: never. The best, whose weights are "
     "written, has the least held-out sum of all losses, each times its weight.",
     "seed": "Decides the order of the documents, and what self samples.",
