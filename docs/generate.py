@@ -174,7 +174,7 @@ def domains() -> Iterator[str]:
                 yield f"| {name} | {rotation or 'any'} | {found[0]} |"
     yield ""
     yield "Passes restrict the domain further: `limit-context` and `drop-window` to a length, `affine-tail` to dtypes"
-    yield "that can hold its constants, `expand-vocab` to the old tokens. [rules.md](rules.md) lists each family's rules."
+    yield "that can hold its constants, `expand-vocab` to the old tokens. [rules.md](rules.md) has each family's rules."
 
 
 def rotated(spec: Spec, scaling: Scaling | None) -> Spec:
