@@ -161,8 +161,8 @@ def domains() -> Iterator[str]:
     yield "## Where a promise holds"
     yield ""
     yield "An exact conversion computes the same function. Past some length the classes of two families may still"
-    yield "differ, mostly in how they update the KV cache. Plan, `kept.json`, model card and report then state"
-    yield "where the promise holds. For conversions to Llama:"
+    yield "differ, mostly in how they update the KV cache. Plan, `kept.json`, model card and report state this domain"
+    yield "of the promise. For conversions to Llama:"
     yield ""
     yield from ("| source | rotation | the promise holds |", "| --- | --- | --- |")
     for name, family in FAMILIES.items():
@@ -173,8 +173,8 @@ def domains() -> Iterator[str]:
             if found and not family.violations(spec):
                 yield f"| {name} | {rotation or 'any'} | {found[0]} |"
     yield ""
-    yield "Passes restrict it further: `limit-context` and `drop-window` to a length, `affine-tail` to dtypes that can"
-    yield "hold its constants, `expand-vocab` to the old tokens. [rules.md](rules.md) has each family's rules."
+    yield "Passes restrict the domain further: `limit-context` and `drop-window` to a length, `affine-tail` to dtypes"
+    yield "that can hold its constants, `expand-vocab` to the old tokens. [rules.md](rules.md) has each family's rules."
 
 
 def rotated(spec: Spec, scaling: Scaling | None) -> Spec:

@@ -153,7 +153,7 @@ def test_a_cache_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert [*(tmp_path / "other").iterdir()] == []
 
 
-# --------------------------------------------------------------------------------------------------- copied files
+# --------------------------------------------------------------------------------------------------------- copied files
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "LICENSE", "generation_config.json"])

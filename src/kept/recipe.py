@@ -68,10 +68,11 @@ MEASUREMENTS = {"gains", "growth", "lengths"}
 class Recipe:
     """One conversion. `passes` run first and in order; then the planner makes the rest expressible for `to`.
 
-    `base` is the base model of a source that is a LoRA adapter. `text` is the text for calibration and verification;
-    `verify_tokens` 0 skips verification. `tie` decides for a source with tied embeddings that also stores a different
-    head: True uses the embedding, False the stored head. Values are checked at construction, which raises RecipeError
-    naming the key.
+    `base` is the base model if the source is a LoRA adapter.
+
+    `text` is what calibration and verification read; `verify_tokens` 0 leaves verification out. If the stored
+    head differs from tied embeddings, `tie` True uses the embedding, False the stored head. Values are checked at
+    construction, which raises RecipeError naming the key.
     """
 
     source: str

@@ -124,7 +124,7 @@ def test_views_of_every_kind(tmp_path: Path) -> None:
     assert in_order == {name for name, tensor in tensors.items() if tensor.is_contiguous()}
 
 
-# ------------------------------------------------------------------------------------------ pickles that run code
+# ------------------------------------------------------------------------------------------------ pickles that run code
 
 
 class _Bomb:
@@ -216,7 +216,7 @@ def test_a_trap_in_one_of_the_shards(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-# -------------------------------------------------------------------------------------------------- damaged on purpose
+# -------------------------------------------------------------------------------------------------------- damaged files
 
 
 def rewritten(file: Path, *, compressed: str = "", **contents: bytes) -> Path:

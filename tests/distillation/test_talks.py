@@ -227,7 +227,7 @@ def test_another_date_is_another_cache_where_the_template_tells_it(folder: Path)
         assert len(keys) == count
 
 
-# ---------------------------------------------------------------------------------------------------- what is learned
+# ----------------------------------------------------------------------------------------------------------- loss masks
 
 AGAIN: list[dict[str, Any]] = [*talk("Hi", "BAD", "again", "good")]
 

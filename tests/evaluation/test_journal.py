@@ -98,7 +98,7 @@ def test_interrupted_in_the_middle_it_continues_with_the_next_step(
     assert all_bytes(tmp_path / "broken") == all_bytes(tmp_path / "whole")
 
 
-# ------------------------------------------------------------------------------------------------------ journal file
+# --------------------------------------------------------------------------------------------------------- journal file
 
 
 def taken(file: Path, count: int, key: str = "key", stop: int | None = None) -> list[Any]:

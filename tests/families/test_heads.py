@@ -154,7 +154,7 @@ def test_every_family_names_both(name: str) -> None:
 
 @pytest.mark.parametrize("choice", ["--tie", "--untie"])
 def test_the_choice_on_the_command_line(choice: str, tmp_path: Path) -> None:
-    """The output computes what the chosen head makes of it, in the stock class, and verify takes the choice from it."""
+    """The output has the logits of the chosen head in the stock class; verify reads the choice from the record."""
     other = matrix(1, tmp_path / "source", "llama")
     source, _, _ = write_heads(tmp_path / "source", "llama", head=other)
     out = tmp_path / "out"

@@ -87,10 +87,9 @@ class _Findings:
 def check(path: str | Path, reporter: Reporter | None = None) -> Checked:
     """Check a checkpoint directory, a GGUF file or a LoRA adapter with its base.
 
-    Headers, index, config, sums, weights and tokenizer are checked.
+    Headers, index, config, sums, weights and tokenizer are checked. Memory does not grow with the checkpoint.
 
-    Raises CheckpointError if `path` is neither; every other fault is a line of the result's `damage`. Memory does not
-    grow with the checkpoint.
+    Raises CheckpointError if `path` is none of these; every other fault is a line of the result's `damage`.
     """
     directory = local(path)
     if not is_gguf(directory) and not directory.is_dir():

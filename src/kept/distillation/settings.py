@@ -41,7 +41,7 @@ Count = int
 """A number that may be large: recipes and the command line take 2M for it."""
 
 CADENCE = ("save_every", "save_minutes")
-"""Settings that only decide when checkpoints are written; a resumed run may change them."""
+"""Settings that decide only when checkpoints are written; they may change when a run is continued."""
 
 HELP: Mapping[str, str] = {
     "student": "The converted model that learns.",
@@ -55,7 +55,7 @@ HELP: Mapping[str, str] = {
     "chat": "JSON lines and parquet hold conversations, lists of messages with role and content: the student's chat "
     "template makes texts of them, and what the assistant says is learned.",
     "chat_template": "A chat template for a student that has none; it goes along with the result.",
-    "chat_date": "Current date for the chat template, as 2026-01-31. [default: the day the run began]",
+    "chat_date": "Date that the chat template reads, as 2026-01-31. [default: the day the run began]",
     "watch": "Texts that are measured beside those that are held out, and never learned from, as old=old.txt; may be "
     "given several times. They do not decide what is best.",
     "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
@@ -80,14 +80,14 @@ HELP: Mapping[str, str] = {
     "ce": "Weight of the cross-entropy with the text.",
     "temperature": "The temperature of teacher and student in the divergences.",
     "sample_temperatures": "The temperatures at which self samples, in turn, as 0.7,1.",
-    "hidden": "Weight of the hidden-state loss: the error of each layer's output, normalised as the next norm does.",
+    "hidden": "Weight of the hidden-state error of each layer, measured after the next norm.",
     "hidden_error": "What it is: mse, the squared error over the teacher's square, or cosine, 1 minus the cosine.",
     "precision": "The dtype of the arithmetic; what learns is float32.",
     "checkpointing": "Compute layers again in the backward, which takes time and saves memory.",
     "compile": "Let torch compile the layers.",
     "measure_every": "Steps between held-out measurements.",
     "save_every": "Steps between checkpoints.",
-    "save_minutes": "Maximum minutes between checkpoints; 0: no limit.",
+    "save_minutes": "Also write a checkpoint after this many minutes; 0: by steps only.",
     "patience": "Measurements without a better one after which the run ends; 0: never. The best, whose weights are "
     "written, has the least held-out sum of all losses, each times its weight.",
     "seed": "Decides the order of the documents, and what self samples.",

@@ -60,13 +60,13 @@ VERIFY_TOKENS = click.option(
 TIE = click.option(
     "--tie/--untie",
     default=None,
-    help="With tied embeddings and a different stored head: use the embedding, or the stored head.",
+    help="If the stored head differs from tied embeddings: use the embedding, or the stored head.",
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
 
-BASE = click.option("--base", shell_complete=_folders, metavar="DIR", help="Model that a LoRA adapter is merged into.")
+BASE = click.option("--base", shell_complete=_folders, metavar="DIR", help="Base model of a LoRA adapter.")
 
 CHOICES: tuple[Callable[..., Any], ...] = (
     click.option(
@@ -693,8 +693,8 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
 @click.option("--longest", type=int, metavar="TOKENS", help="Of positions and passkey. [default: the model's limit]")
 @click.option("--dtype", metavar="DTYPE", shell_complete=_words, help="Run in this dtype. [default: each weight's own]")
 @click.option("--device", metavar="DEVICE", help="Where it runs: cpu, cuda, cuda:1, ... [default: cpu]")
-@click.option("--execute", is_flag=True, help="Let humaneval run what the model writes, in a fenced process.")
-@click.option("--unsafe", is_flag=True, help="With --execute: also where this system cannot enforce every limit.")
+@click.option("--execute", is_flag=True, help="Run the generated programs of humaneval, in a fenced process.")
+@click.option("--unsafe", is_flag=True, help="With --execute: run even if this system cannot enforce every limit.")
 @click.option("--chat", is_flag=True, help="Ask mt-bench with the checkpoint's chat template, in a fenced process.")
 @click.option("--chat-date", metavar="DATE", help="Current date for the chat template, as 2026-01-31. [default: today]")
 @click.option("--judge", metavar="URL", help="OpenAI-compatible endpoint that grades mt-bench; key in KEPT_JUDGE_KEY.")
