@@ -1,4 +1,4 @@
-"""What a family's classes do past some length that one forward pass does not show.
+"""What a family's classes do past some length that one forward pass does not show, and past some attention score.
 
 Two families compute the same in one pass and may still differ in a generation, where keys stay in a cache. A promise
 between them names the length (`domain`).
@@ -49,6 +49,11 @@ class HasLengthRule(Protocol):
         """The name of its class."""
         ...
 
+    @property
+    def score_limit(self) -> float | None:
+        """The largest magnitude of an attention score before the softmax; None if scores are not clipped."""
+        ...
+
     def length_rule(self, spec: Spec) -> LengthRule | None:
         """What its classes do past some length; None where no length changes anything."""
         ...
@@ -94,6 +99,10 @@ def _scalings(spec: Spec) -> Iterator[Scaling | None]:
 
 def domain(source: HasLengthRule, before: Spec, target: HasLengthRule, after: Spec) -> tuple[str, ...]:
     """Where a promise between two models holds, in phrases that complete "the promise holds"; empty for everywhere."""
+    return (*_lengths(source, before, target, after), *_scores(source, target))
+
+
+def _lengths(source: HasLengthRule, before: Spec, target: HasLengthRule, after: Spec) -> tuple[str, ...]:
     old, new = source.length_rule(before), target.length_rule(after)
     rules = [rule for rule in (old, new) if rule is not None]
     if old == new or all(rule.length >= after.context < before.context for rule in rules):
@@ -101,6 +110,18 @@ def domain(source: HasLengthRule, before: Spec, target: HasLengthRule, after: Sp
     widest = max(rules, key=lambda rule: [*WHERE].index(rule.kind))
     where = WHERE[widest.kind].format(length=f"{widest.length:,}")
     return (f"{where}{source.architecture} {_said(old)}, {target.architecture} {_said(new)}",)
+
+
+def _scores(source: HasLengthRule, target: HasLengthRule) -> tuple[str, ...]:
+    limits = [family.score_limit for family in (source, target) if family.score_limit is not None]
+    if source.score_limit == target.score_limit:
+        return ()
+    clips = " and ".join(f"{family.architecture} {_clips(family)}" for family in (source, target))
+    return (f"where no attention score passes ±{min(limits):,.0f}: beyond, {clips}",)
+
+
+def _clips(family: HasLengthRule) -> str:
+    return "does not clip it" if family.score_limit is None else f"clips it at ±{family.score_limit:,.0f}"
 
 
 def _said(rule: LengthRule | None) -> str:

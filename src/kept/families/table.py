@@ -69,7 +69,8 @@ class Entry:
 class Family:
     """How one family of checkpoints says what a spec says.
 
-    `rule` is what its classes do past some length, beyond one forward pass.
+    `rule` is what its classes do past some length, beyond one forward pass. `score_limit` is the magnitude at which
+    they clip attention scores before the softmax, None if they do not.
 
     `stock`: transformers has a class for it. `also` are other names of its class, `aliases` other names of its keys,
     which win where both are there. `limits` are conditions on the spec that its stock class checks when it loads.
@@ -83,6 +84,7 @@ class Family:
     limits: tuple[Callable[[Spec], Violation | None], ...] = ()
     stock: bool = True
     rule: Callable[[Spec], LengthRule | None] = stock_rule
+    score_limit: float | None = None
     also: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
 
