@@ -66,10 +66,10 @@ class Tie(Flag):
     """`tie_word_embeddings`. Comes after the generation."""
 
     def read(self, config: Config, known: Facts) -> Facts:
-        """Key to fact. Raises CheckpointError where the first pass would change the embedding."""
+        """Key to fact. Raises CheckpointError if the class would change the embedding at its first pass."""
         found = super().read(config, known)
         if known["head.normalised"] and found["head.tied"]:
-            raise config.wrong(self.key, "false: the first pass of the second generation's class rescales this tensor")
+            raise config.wrong(self.key, "false: Baichuan 2 normalises the head in place, and with it the embedding")
         return found
 
 
