@@ -161,8 +161,8 @@ def domains() -> Iterator[str]:
     yield "## Where a promise holds"
     yield ""
     yield "An exact conversion computes the same function. Past some length the classes of two families may still"
-    yield "differ, mostly in how they update the KV cache. Plan, `kept.json`, model card and report state this domain"
-    yield "of the promise. For conversions to Llama:"
+    yield "differ, mostly in how they update the KV cache, and Aquila2's class clips large attention scores. Plan,"
+    yield "`kept.json`, model card and report state this domain of the promise. For conversions to Llama:"
     yield ""
     yield from ("| source | rotation | the promise holds |", "| --- | --- | --- |")
     for name, family in FAMILIES.items():

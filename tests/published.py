@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     Config = Mapping[str, Any]
 
+CLIPPED = 1024.0
+"""Aquila2's code clips scores at this magnitude, before the mask."""
+
 LONGEST_LOGN = 32768
 """Positions up to which Qwen's code scales queries."""
 
@@ -150,7 +153,8 @@ class Published:
         if rotary:
             section = {"type": rotary["type"], "factor": rotary.get("scaling_factor", 1.0)}
         self.context = self.config.get("seq_length", self.config["max_position_embeddings"])
-        self.rotation = ROTATIONS.get(self.kind, Rotation)(float(theta), self.size, self.context, section)
+        kind = self.kind if self.config.get("use_dynamic_ntk", True) else "plain"
+        self.rotation = ROTATIONS.get(kind, Rotation)(float(theta), self.size, self.context, section)
         return self.empty()
 
     def empty(self) -> Published:
@@ -219,13 +223,16 @@ class Published:
         if self.kind == "internlm":
             k = turned(k, *turns)
         k, v = (part.repeat_interleave(self.heads // self.groups, dim=1) for part in (k, v))
-        scores = (q @ k.transpose(-1, -2) / math.sqrt(self.size)).masked_fill(hidden[:, None], -1e300)
-        mixed: Tensor = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(self.size)
+        if self.kind == "aquila":
+            scores = scores.clamp(-CLIPPED, CLIPPED)
+        weights = scores.masked_fill(hidden[:, None], -1e300).softmax(-1)
+        mixed: Tensor = (weights @ v).transpose(1, 2).flatten(2)
         return self._linear(f"{at}o_proj", mixed)
 
     def _scaled(self, q: Tensor, keys: int) -> Tensor:
         """Scale queries by Qwen's log factor past its context."""
-        if self.kind != "qwen" or keys <= self.context:
+        if self.kind != "qwen" or keys <= self.context or not self.config.get("use_logn_attn", True):
             return q
         factors = [math.log(n, self.context) if n > self.context else 1.0 for n in range(1, keys + 1)]
         assert keys < LONGEST_LOGN

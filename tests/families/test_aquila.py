@@ -1,11 +1,21 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import pytest
 import torch
+from safetensors.torch import save_file
 
+from kept.families import FAMILIES
+from models import logits, program_of, some_tokens, worst, write_checkpoint
 from orphans import OrphanContract
+from pass_helpers import TOLERANCE
+from published import CLIPPED, Published
 from rotations import PUBLISHED, RotaryContract
+from stored import tensors_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class TestAquila(OrphanContract, RotaryContract):
@@ -36,3 +46,15 @@ class TestAquila(OrphanContract, RotaryContract):
 class TestAquilaTiedInBfloat16(TestAquila):
     overrides: ClassVar[dict[str, Any]] = {"tie_word_embeddings": True, "num_key_value_heads": 4}
     dtype = torch.bfloat16
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_scores_that_its_class_clips(scale: float, tmp_path: Path) -> None:
+    """Equal to the published rule up to the limit that promises name, and not past it."""
+    directory = write_checkpoint(tmp_path, "aquila")
+    tensors = {name: t * scale if "q_proj" in name else t for name, t in tensors_of(directory).items()}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    tokens = some_tokens(2, 20)
+    difference = worst(logits(program_of(directory), tokens), Published(directory)(tokens))
+    assert difference < TOLERANCE if scale == 1 else difference > 100 * TOLERANCE
+    assert FAMILIES["aquila"].score_limit == CLIPPED

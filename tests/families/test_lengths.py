@@ -62,14 +62,24 @@ def test_a_cache_that_one_class_recomputes() -> None:
     ],
 )
 def test_theta_that_grows_by_another_rule(source: str, where: str, does: str) -> None:
-    (found,) = between(source, "llama", DYNAMIC)
+    found, *others = between(source, "llama", DYNAMIC)
     assert found.startswith(f"{where}{FAMILIES[source].architecture} {does}, LlamaForCausalLM restores the configured")
-    assert between(source, source, DYNAMIC) == between(source, "llama", None) == ()
+    assert between(source, source, DYNAMIC) == ()
+    assert between(source, "llama", None) == (*others,)
+    assert len(others) == (source == "aquila")
 
 
 def test_a_table_of_angles_that_stays() -> None:
     (found,) = between("minicpm", "llama", replace(LONG, original_max_position_embeddings=128))
     assert found == f"{THETA}MiniCPMForCausalLM uses LongRoPE's long_factor permanently, LlamaForCausalLM does not"
+
+
+def test_scores_that_one_class_clips() -> None:
+    (found,) = between("aquila", "llama", None)
+    assert found == (
+        "for attention scores up to ±1,024: beyond them AquilaForCausalLM clips at ±1,024 and LlamaForCausalLM does not clip"
+    )
+    assert between("aquila", "aquila", None) == ()
 
 
 def test_a_rule_that_forward_passes_show() -> None:

@@ -57,6 +57,7 @@ class TestMiniCpm(OrphanContract, RotaryContract):
     def test_what_is_not_read_is_named(self, checkpoint: Checkpoint) -> None:
         for key, value in (
             ("num_experts", 8),
+            ("pretraining_tp", 2),
             ("sparse_config", {"topk": 64}),
             ("scale_depth", 0),
             ("dim_model_base", 0),

@@ -98,8 +98,15 @@ class TestOrion(RotaryContract):
 
     @pytest.mark.parametrize("how", ["absent", "null"])
     def test_what_a_config_leaves_out(self, checkpoint: Checkpoint, how: str) -> None:
-        """There is no stock class to ask: it means what METHODS 1.1 says."""
-        for key, value in (("rms_norm_eps", 1e-5), ("num_key_value_heads", 4), ("rope_theta", 10000.0)):
+        """There is no stock class to ask: it means what the public configuration says."""
+        defaults = {
+            "rms_norm_eps": 1e-5,
+            "num_key_value_heads": 4,
+            "rope_theta": 10000.0,
+            "max_position_embeddings": 4096,
+            "pad_token_id": None,
+        }
+        for key, value in defaults.items():
             rest = {k: v for k, v in checkpoint.config.items() if k != key}
             left_out = {**rest, key: None} if how == "null" else rest
             assert self.family.read_config(left_out) == self.family.read_config({**rest, key: value})

@@ -67,6 +67,8 @@ class TestQwen(OrphanContract):
             ("rotary_pct", 0.5),
             ("rope_scaling", {"type": "linear", "factor": 2.0}),
             ("scale_attn_weights", False),
+            ("pos_emb", "learned"),
+            ("rope_theta", 1e6),
             ("visual", {"layers": 48}),
             ("rotary_emb_base", 0),
         ],
@@ -74,6 +76,23 @@ class TestQwen(OrphanContract):
     def test_what_is_not_read_is_named(self, checkpoint: Checkpoint, key: str, value: object) -> None:
         with pytest.raises(CheckpointError, match=rf"^config\.json: {key} is .*, it must be "):
             self.family.read_config({**checkpoint.config, key: value})
+
+    def test_a_second_name_of_the_base_is_passed_over(self, checkpoint: Checkpoint) -> None:
+        """Qwen-72B as first released."""
+        spec = self.family.read_config(checkpoint.config)
+        assert self.family.read_config({**checkpoint.config, "rope_theta": 1000, "padded_vocab_size": 97}) == spec
+
+    def test_names_of_august_2023(self, checkpoint: Checkpoint) -> None:
+        older = {
+            "hidden_size": "n_embd",
+            "intermediate_size": "ffn_hidden_size",
+            "num_hidden_layers": "n_layer",
+            "num_attention_heads": "n_head",
+        }
+        config = {older.get(key, key): value for key, value in checkpoint.config.items()}
+        others = {"activation": "swiglu", "n_positions": 6144, "n_inner": None, "pos_emb": "rotary"}
+        spec = self.family.read_config({**config, **others, "params_dtype": "torch.bfloat16"})
+        assert spec == self.family.read_config(checkpoint.config)
 
 
 class TestQwenWithAllBiases(TestQwen):

@@ -1,4 +1,7 @@
-"""Aquila and Aquila2: Llama by another name, without biases; an epsilon of its own where the config leaves it out."""
+"""Aquila and Aquila2: Llama by another name, without biases; an epsilon of its own where the config leaves it out.
+
+Aquila2's class clips attention scores at ±1,024, and no target's class does: promises are limited to smaller scores.
+"""
 
 from __future__ import annotations
 
@@ -25,4 +28,5 @@ AQUILA = Family(
     ignored=ROTARY_BUFFERS,
     stock=False,
     rule=published_rule,
+    score_limit=1024.0,
 )

@@ -61,6 +61,18 @@ class Generation:
         return {"architectures": ["BaiChuanForCausalLM"]}
 
 
+@dataclass(frozen=True)
+class Tie(Flag):
+    """`tie_word_embeddings`. Comes after the generation."""
+
+    def read(self, config: Config, known: Facts) -> Facts:
+        """Key to fact. Raises CheckpointError if the class would change the embedding at its first pass."""
+        found = super().read(config, known)
+        if known["head.normalised"] and found["head.tied"]:
+            raise config.wrong(self.key, "false: Baichuan 2 normalises the head in place, and with it the embedding")
+        return found
+
+
 BAICHUAN = Family(
     name="baichuan",
     architecture="BaichuanForCausalLM",
@@ -76,7 +88,7 @@ BAICHUAN = Family(
         Number("rms_norm_eps", NORM_EPS, default=1e-6),
         FixedRotary(),
         Generation(),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        Tie("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=1, eos=2, pad=0),
     ),
     entries=(

@@ -1,4 +1,4 @@
-"""Sequence lengths beyond which the model classes of two families differ.
+"""Sequence lengths, and attention scores, beyond which the model classes of two families differ.
 
 Two classes that agree in one forward pass may still differ in generation, where a KV cache and RoPE state persist
 across passes. `domain` states the length up to which a conversion between two families is exact.
@@ -47,6 +47,11 @@ class HasLengthRule(Protocol):
     @property
     def architecture(self) -> str:
         """The name of the family's model class."""
+        ...
+
+    @property
+    def score_limit(self) -> float | None:
+        """The largest magnitude of an attention score before the softmax; None if scores are not clipped."""
         ...
 
     def length_rule(self, spec: Spec) -> LengthRule | None:
@@ -101,6 +106,10 @@ def _scalings(spec: Spec) -> Iterator[Scaling | None]:
 
 def domain(source: HasLengthRule, before: Spec, target: HasLengthRule, after: Spec) -> tuple[str, ...]:
     """Return where a conversion is exact, as phrases that complete "the promise holds"; empty for everywhere."""
+    return (*_lengths(source, before, target, after), *_scores(source, target))
+
+
+def _lengths(source: HasLengthRule, before: Spec, target: HasLengthRule, after: Spec) -> tuple[str, ...]:
     old, new = source.length_rule(before), target.length_rule(after)
     rules = [rule for rule in (old, new) if rule is not None]
     if old == new or all(rule.length >= after.context < before.context for rule in rules):
@@ -108,6 +117,18 @@ def domain(source: HasLengthRule, before: Spec, target: HasLengthRule, after: Sp
     widest = max(rules, key=lambda rule: [*WHERE].index(rule.kind))
     where = WHERE[widest.kind].format(length=f"{widest.length:,}")
     return (f"{where}{source.architecture} {_predicate(old)}, {target.architecture} {_predicate(new)}",)
+
+
+def _scores(source: HasLengthRule, target: HasLengthRule) -> tuple[str, ...]:
+    limits = [family.score_limit for family in (source, target) if family.score_limit is not None]
+    if source.score_limit == target.score_limit:
+        return ()
+    clips = " and ".join(f"{family.architecture} {_clips(family)}" for family in (source, target))
+    return (f"for attention scores up to ±{min(limits):,.0f}: beyond them {clips}",)
+
+
+def _clips(family: HasLengthRule) -> str:
+    return "does not clip" if family.score_limit is None else f"clips at ±{family.score_limit:,.0f}"
 
 
 def _predicate(rule: LengthRule | None) -> str:

@@ -111,6 +111,7 @@ MINICPM = Family(
         Derived(f"{L}mixer.head_dim", split_heads),
         *GATED,
         NO_EXPERTS,
+        Fixed("pretraining_tp", value=1, why="in slices, the family's own code leaves out dim_model_base"),
         Fixed("sparse_config", value=None, why="sparse attention is not supported; take it out to attend densely"),
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, split_heads
+from kept.families.items import Always, Derived, Flag, Number, Size, SpecialTokens, split_heads
 from kept.families.lengths import published_rule
 from kept.families.llama import (
     ATTENTION_BIASES,
@@ -31,7 +31,9 @@ ORION = Family(
     name="orion",
     architecture="OrionForCausalLM",
     items=(
-        *DECODER,
+        *DECODER[:3],
+        Size("max_position_embeddings", "context", default=4096),
+        *DECODER[4:],
         Derived(f"{L}mixer.head_dim", split_heads),
         *GATED,
         LAYER_NORMS,
@@ -39,7 +41,7 @@ ORION = Family(
         Rotary(kinds=PUBLISHED),
         Flag("attention_bias", ATTENTION_BIASES),
         Flag("tie_word_embeddings", ("head.tied",)),
-        SpecialTokens(bos=1, eos=2, pad=0),
+        SpecialTokens(bos=1, eos=2),
     ),
     entries=ENTRIES,
     ignored=ROTARY_BUFFERS,

@@ -20,7 +20,13 @@ LLAMA_2023 = ("pretraining_tp", "attention_dropout")
 
 WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     "aquila": LLAMA_2023,
-    "baichuan": ("gradient_checkpointing", "model_max_length", "num_key_value_heads", "z_loss_weight"),
+    "baichuan": (
+        "gradient_checkpointing",
+        "model_max_length",
+        "num_key_value_heads",
+        "pretraining_tp",
+        "z_loss_weight",
+    ),
     "deci": (
         *LLAMA_2023,
         "naive_attention_decode_batched",
@@ -28,22 +34,29 @@ WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
         "naive_attention_prefill",
         "num_key_value_heads",
     ),
-    "exaone": ("attention_dropout", "embed_dropout", "resid_dropout"),
-    "internlm": ("num_key_value_heads",),
+    "exaone": ("attention_dropout", "embed_dropout", "pretraining_tp", "resid_dropout"),
+    "internlm": ("num_key_value_heads", "pretraining_tp"),
     "internlm2": LLAMA_2023,
-    "minicpm": (*LLAMA_2023, "mup_denominator", "num_experts_per_tok"),
+    "minicpm": ("attention_dropout", "mup_denominator", "num_experts_per_tok"),
     "orion": (*LLAMA_2023, "max_sequence_length"),
     "qwen": (
+        "activation",
         "attn_dropout_prob",
         "attn_pdrop",
         "bf16",
+        "bias_dropout_fusion",
         "emb_dropout_prob",
         "embd_pdrop",
         "fp16",
         "fp32",
         "max_position_embeddings",
+        "n_inner",
+        "n_positions",
         "num_key_value_heads",
         "onnx_safe",
+        "padded_vocab_size",
+        "params_dtype",
+        "pretraining_tp",
         "resid_pdrop",
         "softmax_in_fp32",
         "tokenizer_type",
@@ -52,7 +65,7 @@ WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
         "use_flash_attn",
         "use_logn_attn",
     ),
-    "xverse": (*LLAMA_2023, "max_tokenizer_truncation", "num_experts_per_tok"),
+    "xverse": (*LLAMA_2023, "initializer_weight", "max_tokenizer_truncation", "num_experts_per_tok"),
 }
 """Keys of each family's code that change no logit within the context.
 

@@ -1,6 +1,7 @@
 """Qwen (the first): Llama under GPT-2's names, query, key and value fused with biases; `intermediate_size` is halved.
 
 Its dynamic theta and its scaling of queries by log(length) act beyond `seq_length` only, so that is its context.
+Configs of August 2023 have four sizes under older names (`n_embd`, `ffn_hidden_size`).
 """
 
 from __future__ import annotations
@@ -68,8 +69,11 @@ class RotaryBase:
     """`rotary_emb_base`: whole heads turn. Comes after the head size."""
 
     def read(self, config: Config, known: Facts) -> Facts:
-        """Key to rotation."""
-        return {f"{L}mixer.rope": Rope(config.positive("rotary_emb_base", 10_000.0), known[f"{L}mixer.head_dim"])}
+        """Key to rotation. Some configs of the 72B model state the base as `rope_theta` too, which no code reads."""
+        base = config.positive("rotary_emb_base", 10_000.0)
+        if config.get("rope_theta") not in (None, base):
+            raise config.wrong("rope_theta", f"{base:g}, as rotary_emb_base: the family's own code reads that key only")
+        return {f"{L}mixer.rope": Rope(base, known[f"{L}mixer.head_dim"])}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Rotation to key."""
@@ -116,7 +120,8 @@ QWEN = Family(
         RotaryBase(),
         Fixed("rotary_pct", value=1.0, why="heads that turn in part were never released"),
         Fixed("rope_scaling", value=None, why="this family's rotation is not scaled"),
-        Fixed("scale_attn_weights", value=True, why="unscaled attention is not supported"),
+        Fixed("scale_attn_weights", value=True, why="the family's own code scales, whatever the config says"),
+        Fixed("pos_emb", value="rotary", why="learned positions were never released"),
         Fixed("use_cache_quantization", value=False, why="an int8 KV cache is not supported"),
         Fixed("apply_residual_connection_post_layernorm", value=False, why="post-norm residuals are not supported"),
         Fixed("visual", value=None, why="models that see are not read"),
@@ -135,7 +140,13 @@ QWEN = Family(
         *norm("final_norm", "transformer.ln_f"),
         *linear("head", "lm_head"),
     ),
-    ignored=("transformer.rotary_emb.inv_freq",),
+    ignored=("transformer.rotary_emb.inv_freq", "*.attn.masked_bias"),
     stock=False,
     rule=query_scaling_rule,
+    aliases={
+        "n_embd": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "ffn_hidden_size": "intermediate_size",
+    },
 )

@@ -69,7 +69,8 @@ class Entry:
 class Family:
     """How one family of checkpoints says what a spec says.
 
-    `rule` returns the length beyond which its class behaves differently (`families.lengths`).
+    `rule` returns the length beyond which its class behaves differently (`families.lengths`). `score_limit` is the
+    magnitude at which the class clips attention scores before the softmax, None if it does not.
 
     `stock`: transformers has a class for it. `also`: other names of the class. `aliases`: other names of config keys,
     mapped to the names that the items read. `limits`: conditions on the spec that the transformers class checks on
@@ -84,6 +85,7 @@ class Family:
     limits: tuple[Callable[[Spec], Violation | None], ...] = ()
     stock: bool = True
     rule: Callable[[Spec], LengthRule | None] = stock_rule
+    score_limit: float | None = None
     also: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
 
