@@ -159,7 +159,7 @@ class RotaryContract(FamilyContract):
         assert theta(rope_parameters={"rope_theta": 3.0}) == 3.0
         inside = {"rope_parameters": {"rope_theta": 3.0, "rope_type": "default"}}
         assert theta(**inside, **{key: 3.0}) == 3.0
-        with pytest.raises(CheckpointError, match=rf"rope_theta is 3\.0, it must be 4\.0, as {key} outside"):
+        with pytest.raises(CheckpointError, match=rf"rope_theta is 3\.0, it must be 4\.0, as the top-level {key}"):
             theta(**inside, **{key: 4.0})
         assert theta(rope_scaling={}, rope_parameters={"rope_theta": 3.0}) == 3.0
 

@@ -77,7 +77,8 @@ def test_a_table_of_angles_that_stays() -> None:
 def test_scores_that_one_class_clips() -> None:
     (found,) = between("aquila", "llama", None)
     assert found == (
-        "for attention scores up to ±1,024: beyond them AquilaForCausalLM clips at ±1,024 and LlamaForCausalLM does not clip"
+        "for attention scores up to ±1,024: beyond them AquilaForCausalLM clips at ±1,024 and LlamaForCausalLM does "
+        "not clip"
     )
     assert between("aquila", "aquila", None) == ()
 

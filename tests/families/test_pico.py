@@ -104,12 +104,12 @@ def test_public_models_at_pico_size(public: dict[str, Any], tmp_path: Path) -> N
     result = Stock(stock(save(found.program, target, tmp_path / "out")))
     where = (*found.domain, *domain(family, program.spec, target, found.program.spec))
     held_to(result, theirs, bound(where, context))
-    generations(result, theirs, bound(where, context, "for a generation"))
+    generations(result, theirs, bound(where, context, "for generation that", "for the first forward pass"))
 
 
 NAMED = {
-    "microsoft/Phi-3-mini-128k-instruct": "a generation that does not cross 16 tokens",
-    "internlm/internlm-7b": "a generation within 16 tokens",
+    "microsoft/Phi-3-mini-128k-instruct": "generation that does not cross 16 tokens",
+    "internlm/internlm-7b": "generation of up to 16 tokens",
     "Qwen/Qwen-7B": "sequences of up to 16 tokens",
 }
 """A model for each kind of domain."""

@@ -66,7 +66,7 @@ def test_keys_that_nobody_knows_are_told_of(tmp_path: Path) -> None:
     assert note.endswith("ignored keys, not known to change what orion computes: mystery, unsloth_version")
     assert open_model(write_checkpoint(tmp_path / "llama", "llama", mystery=[1])).notes == ()
     out = kept.convert(directory, tmp_path / "out", to="llama", verify_tokens=8).path
-    words = "config.json: not read, and not known to change what orion computes: mystery, unsloth_version"
+    words = "config.json: ignored keys, not known to change what orion computes: mystery, unsloth_version"
     assert json.loads((out / "kept.json").read_bytes())["source"]["notes"] == [words]
     assert f"- {words}\n" in (out / "README.md").read_text(encoding="utf-8")
 

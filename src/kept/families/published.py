@@ -184,6 +184,7 @@ SHAPING = {
     "original_max_position_embeddings",
     "parallel_attn",
     "partial_rotary_factor",
+    "pos_emb",
     "q_lora_rank",
     "qk_layernorm",
     "quantization_bit",
