@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.checkpoint.reading import load
+from kept.checkpoint.tokenizer_worker import load
 from kept.verification.text import Reader
 
 if TYPE_CHECKING:

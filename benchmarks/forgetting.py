@@ -28,20 +28,20 @@ import torch
 from keeping import keep
 from matplotlib import pyplot as plt
 
-from kept.distillation.chunked import Losses, Objective, chunked_loss
-from kept.distillation.documents import Source
-from kept.distillation.loop import Loop
-from kept.distillation.metrics import Metrics
-from kept.distillation.mixture import Mixture
-from kept.distillation.packing import Stream
-from kept.distillation.parallel import Ranks, Trunk, load, ranks
-from kept.distillation.recipe import count
-from kept.distillation.settings import Settings
-from kept.distillation.states import States
-from kept.distillation.tokens import tokenise
-from kept.distillation.trainable import trainable
-from kept.opened import Opened, open_model
-from kept.passes.expand import ExpandBlocks
+from kept.distillation.data.documents import TextSource
+from kept.distillation.data.mixture import Mixture
+from kept.distillation.data.packing import BatchStream
+from kept.distillation.data.token_dataset import tokenise
+from kept.distillation.loss.chunked import Losses, Objective, chunked_loss
+from kept.distillation.settings import HealSettings
+from kept.distillation.settings_file import count
+from kept.distillation.train.metrics import Metrics
+from kept.distillation.train.parallel import Backbone, Ranks, load, ranks
+from kept.distillation.train.run_checkpoints import RunCheckpoints
+from kept.distillation.train.trainable import trainable
+from kept.distillation.train.trainer import Trainer
+from kept.loaded import LoadedModel, open_model
+from kept.passes.expand_blocks import ExpandBlocks
 from kept.verification.text import Reader
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from kept.distillation.heads import HeadInput
-    from kept.distillation.packing import Batch
+    from kept.distillation.data.packing import Batch
+    from kept.distillation.loss.output_head import HeadInput
 
 ROWS, LENGTH = 8, 128
 """Rows of a batch, and tokens of each."""
@@ -94,7 +94,7 @@ class Run:
         return f"{self.way.name}-{self.rate:g}-{self.tokens}-{self.seed}".replace(" ", "-").replace(",", "")
 
 
-def ways(opened: Opened) -> list[Way]:
+def ways(opened: LoadedModel) -> list[Way]:
     """All that are compared; LoRA learns about as many parameters as one, and as four new blocks do."""
     depth = opened.program.spec.depth
     found = [Way("full fine-tuning", "all"), Way("full fine-tuning, 20 % replay", "all", replay=0.2)]
@@ -122,13 +122,13 @@ def between(depth: int, blocks: int) -> ExpandBlocks:
     return ExpandBlocks(at=tuple(numbers))
 
 
-def _rank(opened: Opened, blocks: int) -> int:
+def _rank(opened: LoadedModel, blocks: int) -> int:
     """The rank with which LoRA has as many parameters as so many blocks, as nearly as can be."""
     wanted = trainable(*grown(opened, between(opened.program.spec.depth, blocks))).parameters
     return max(1, round(wanted / trainable(opened.program, "lora", lora_rank=1).parameters))
 
 
-def grown(opened: Opened, blocks: ExpandBlocks) -> tuple[Any, str, dict[str, Any]]:
+def grown(opened: LoadedModel, blocks: ExpandBlocks) -> tuple[Any, str, dict[str, Any]]:
     """The expanded program, what learns of it, and the part of its record that says which layers are new."""
     new = blocks.numbers(opened.program.spec.depth)
     return blocks.run(opened.program), "new", {"new_layers": [*new]}
@@ -138,7 +138,7 @@ def grown(opened: Opened, blocks: ExpandBlocks) -> tuple[Any, str, dict[str, Any
 class Bench:
     """The source, its texts, and where things are kept while it runs."""
 
-    source: Opened
+    source: LoadedModel
     new: tuple[str, Path]
     old: dict[str, Path]
     work: Path
@@ -148,15 +148,15 @@ class Bench:
     def __post_init__(self) -> None:
         """Read the texts."""
         for name, path in (self.new, *self.old.items()):
-            self.held[name] = Stream(self.mixture({name: path}), ROWS, LENGTH).held_out(rows=MEASURED)
+            self.held[name] = BatchStream(self.mixture({name: path}), ROWS, LENGTH).held_out(rows=MEASURED)
 
     def mixture(self, paths: Mapping[str, Path], weights: Mapping[str, float] | None = None) -> Mixture:
         """Texts, and documents of each that are held out."""
         reader = Reader(self.source.path)
-        found = {name: tokenise(Source((path,)), reader, self.work / "cache") for name, path in paths.items()}
+        found = {name: tokenise(TextSource((path,)), reader, self.work / "cache") for name, path in paths.items()}
         return Mixture(found, weights, HELD)
 
-    def stream(self, way: Way, seed: int) -> Stream:
+    def stream(self, way: Way, seed: int) -> BatchStream:
         """What is learned from."""
         paths, weights = dict([self.new]), None
         if way.replay:
@@ -165,7 +165,7 @@ class Bench:
         return Few(self.mixture(paths, weights), ROWS, LENGTH, seed)
 
     @torch.no_grad()
-    def measure(self, model: Trunk) -> dict[str, float]:
+    def measure(self, model: Backbone) -> dict[str, float]:
         """Cross-entropy of each domain, nats a token."""
         return {name: cost(model, batches) for name, batches in self.held.items()}
 
@@ -183,7 +183,7 @@ class Bench:
             program, word, record = grown(self.source, way.blocks)
             learned = trainable(program, word, record)
         teacher = "source" if way.kl else None
-        settings = Settings(
+        settings = HealSettings(
             "source", str(folder), teacher, data=("new",), train=way.train, tokens=run.tokens, batch=ROWS,
             length=LENGTH, rate=run.rate, warmup=0.06, decay=0.1, kl=way.kl, ce=1.0, measure_every=10**9,
             save_every=10**9, seed=run.seed,
@@ -198,7 +198,9 @@ class Bench:
 
         stream = self.stream(way, run.seed)
         beside = load(self.source.program, torch.float32, self.ranks) if way.kl else None
-        Loop(settings, self.ranks, student, beside, stream, States(folder, self.ranks), Metrics(folder, see)).run()
+        Trainer(
+            settings, self.ranks, student, beside, stream, RunCheckpoints(folder, self.ranks), Metrics(folder, see)
+        ).run()
         found = {"name": way.name, "rate": run.rate, "seed": run.seed, "learned": learned.parameters, "curve": curve}
         done.write_text(json.dumps(found))
         print(_line(found), flush=True)
@@ -213,7 +215,7 @@ class Bench:
         return float(min(runs, key=lambda one: one["curve"][-1][self.new[0]])["rate"])
 
 
-class Few(Stream):
+class Few(BatchStream):
     """What is learned from; the loop's own measurements, which nothing here uses, are of one batch."""
 
     def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
@@ -221,7 +223,7 @@ class Few(Stream):
         return super().held_out(name, rows or ROWS)[:1]
 
 
-def cost(model: Trunk, batches: Sequence[Batch]) -> float:
+def cost(model: Backbone, batches: Sequence[Batch]) -> float:
     """Mean cross-entropy of all tokens, nats."""
     nats = tokens = 0.0
     for batch in batches:

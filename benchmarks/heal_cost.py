@@ -31,13 +31,13 @@ import torch
 from heal_speed import LENGTH, ROWS, Steps, asked, loop, prepare
 from keeping import keep, own
 
-from kept.commands.forecasting import forecast
+from kept.commands.forecast import forecast
 from kept.distillation.cluster import Cluster, cluster, here
-from kept.distillation.cost import Asked, cost
-from kept.distillation.parallel import ranks
-from kept.distillation.settings import Settings
-from kept.distillation.trainable import trainable
-from kept.opened import open_model
+from kept.distillation.cost import RunShape, cost
+from kept.distillation.settings import HealSettings
+from kept.distillation.train.parallel import ranks
+from kept.distillation.train.trainable import trainable
+from kept.loaded import open_model
 
 SMALL = {"vocabulary": 4096, "width": 256, "layers": 8}
 WIDE = {"vocabulary": 4096, "width": 512, "layers": 6}
@@ -129,7 +129,7 @@ def predicted(run: dict[str, Any], machine: Cluster, given: argparse.Namespace) 
         student, teacher = (open_model(Path(work) / name).program for name in ("student", "teacher"))
     wanted = argparse.Namespace(**run, warm=1, runs=given.runs)
     settings = asked(wanted, checkpointing=run.get("checkpointing", False))
-    whole = Asked(student.spec, teacher.spec, trainable(student, run["train"]), settings)
+    whole = RunShape(student.spec, teacher.spec, trainable(student, run["train"]), settings)
     count = run.get("ranks", 1)
     # Each rank has a thread of its own, and all the memory that it wants.
     found = cost(whole, replace(machine, ranks=count, node=count))
@@ -196,7 +196,7 @@ def paper() -> str:
             folder = Path(work) / name
             folder.mkdir(exist_ok=True)
             (folder / "config.json").write_text(json.dumps({**LLAMA, **dict(zip(KEYS, PAPER[name], strict=True))}))
-            settings = Settings(
+            settings = HealSettings(
                 student=str(folder),
                 teacher=str(folder),
                 out="",

@@ -29,7 +29,7 @@ from keeping import keep
 from speed import anonymous
 from torch.nn import functional
 
-from kept.distillation.chunked import HeadInput, Objective, chunked_loss
+from kept.distillation.loss.chunked import HeadInput, Objective, chunked_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -42,23 +42,23 @@ from keeping import keep
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kept.distillation.cost import forward_operations, student_operations
-from kept.distillation.loop import Loop
-from kept.distillation.metrics import Metrics
-from kept.distillation.mixture import Mixture
-from kept.distillation.packing import Stream
-from kept.distillation.parallel import load, ranks
-from kept.distillation.settings import Settings
-from kept.distillation.states import States
-from kept.distillation.tokens import ROW, Tokens
-from kept.distillation.trainable import trainable
-from kept.opened import open_model
+from kept.distillation.data.mixture import Mixture
+from kept.distillation.data.packing import BatchStream
+from kept.distillation.data.token_dataset import ROW, TokenDataset
+from kept.distillation.settings import HealSettings
+from kept.distillation.train.metrics import Metrics
+from kept.distillation.train.parallel import load, ranks
+from kept.distillation.train.run_checkpoints import RunCheckpoints
+from kept.distillation.train.trainable import trainable
+from kept.distillation.train.trainer import Trainer
+from kept.loaded import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from transformers import PreTrainedModel
 
-    from kept.distillation.parallel import Ranks
+    from kept.distillation.train.parallel import Ranks
 
 WIDTH, LAYERS, HEAD = 256, 8, 32
 """Of orion-9m; its MLP is three times as wide."""
@@ -96,14 +96,14 @@ def prepare(given: argparse.Namespace, folder: Path) -> None:
     model.save_pretrained(folder / "student")
 
 
-def stream(given: argparse.Namespace) -> Stream:
+def stream(given: argparse.Namespace) -> BatchStream:
     """Rows of random ids, one document each, as many as are read and one batch that is held out."""
     rows = ROWS * (given.warm + given.runs + 1)
     ids = np.random.default_rng(0).integers(3, given.vocabulary, (rows, LENGTH), dtype=np.uint32)
     table = np.zeros(rows, dtype=ROW)
     table["end"], table["digest"] = LENGTH * np.arange(1, rows + 1), np.arange(1, rows + 1) << 40
-    source = Tokens(ids.ravel(), table, ("made",), int(ids.max()))
-    return Stream(Mixture({"made": source}, None, ROWS), ROWS, LENGTH, 0)
+    source = TokenDataset(ids.ravel(), table, ("made",), int(ids.max()))
+    return BatchStream(Mixture({"made": source}, None, ROWS), ROWS, LENGTH, 0)
 
 
 def batches(given: argparse.Namespace) -> list[torch.Tensor]:
@@ -145,14 +145,14 @@ class Steps:
         return {"seconds": seconds, "processor_seconds": busy, "losses": self.losses, **peaks}
 
 
-def asked(given: argparse.Namespace, **changes: Any) -> Settings:  # noqa: ANN401 - values of any key
+def asked(given: argparse.Namespace, **changes: Any) -> HealSettings:  # noqa: ANN401 - values of any key
     """What the loop is asked to do: nothing but steps, unless `changes` say more."""
     names = {"student": "", "teacher": "", "out": "", "train": given.train}
     sizes = {"tokens": (given.warm + given.runs) * ROWS * LENGTH, "batch": ROWS, "length": LENGTH}
-    return Settings(**{**names, **sizes, "measure_every": 10**9, "save_every": 10**9, **changes})
+    return HealSettings(**{**names, **sizes, "measure_every": 10**9, "save_every": 10**9, **changes})
 
 
-def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: Settings, steps: Steps) -> Loop:
+def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: HealSettings, steps: Steps) -> Trainer:
     """The loop of `kept heal` on models of a folder, which tells when a step ends."""
     student, teacher = (open_model(folder / name).program for name in ("student", "teacher"))
     dtype = getattr(torch, settings.precision)
@@ -168,7 +168,7 @@ def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: Settings
             steps.losses.append(line["loss"])
 
     metrics = Metrics(folder, watch, quiet=not one.first)
-    return Loop(settings, one, *models, stream(given), States(folder, one), metrics)
+    return Trainer(settings, one, *models, stream(given), RunCheckpoints(folder, one), metrics)
 
 
 def kept(given: argparse.Namespace, folder: Path, steps: Steps) -> None:

@@ -27,23 +27,23 @@ from keeping import keep
 from matplotlib import pyplot as plt
 
 import kept
-from kept.distillation.chunked import Losses, chunked_loss
-from kept.distillation.closed import Objective
-from kept.distillation.documents import Source
-from kept.distillation.loop import Loop
-from kept.distillation.metrics import Metrics
-from kept.distillation.mixture import Mixture
-from kept.distillation.packing import Stream
-from kept.distillation.parallel import Ranks, Trunk, load, ranks
-from kept.distillation.sampled import Sampling, Speaker, sampled, teacher_sum
-from kept.distillation.settings import SELF, Settings
-from kept.distillation.states import States
-from kept.distillation.tokens import tokenise
-from kept.distillation.trainable import trainable
+from kept.distillation.data.documents import TextSource
+from kept.distillation.data.mixture import Mixture
+from kept.distillation.data.packing import BatchStream
+from kept.distillation.data.self_samples import SamplingSettings, SelfSampler, sampled, teacher_sum
+from kept.distillation.data.token_dataset import tokenise
+from kept.distillation.loss.chunked import Losses, chunked_loss
+from kept.distillation.loss.divergences import Objective
+from kept.distillation.settings import SELF, HealSettings
+from kept.distillation.train.metrics import Metrics
+from kept.distillation.train.parallel import Backbone, Ranks, load, ranks
+from kept.distillation.train.run_checkpoints import RunCheckpoints
+from kept.distillation.train.trainable import trainable
+from kept.distillation.train.trainer import Trainer
 from kept.ir.slots import norms
-from kept.ir.tensors import Given
+from kept.ir.tensors import InMemory
+from kept.loaded import open_model
 from kept.nn import Model
-from kept.opened import open_model
 from kept.verification.text import Reader
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from kept.distillation.chunked import HeadInput
-    from kept.distillation.packing import Batch
+    from kept.distillation.data.packing import Batch
+    from kept.distillation.loss.chunked import HeadInput
     from kept.ir.program import Program
-    from kept.opened import Opened
+    from kept.loaded import LoadedModel
 
 SHORT, LONG, ROWS = 128, 512, 8
 """Tokens of a row: those learned from, and those of the long measurement; rows of a batch."""
@@ -114,7 +114,7 @@ MEASURED_STARTS = {"calibrated", "carried"}
 """Those that read English for a start."""
 
 
-class Remembering(Trunk):
+class Remembering(Backbone):
     """A frozen model that runs each batch once: all runs see the same ones."""
 
     def __init__(self, model: Model) -> None:
@@ -131,7 +131,7 @@ class Remembering(Trunk):
         return use(self.seen[key], [])
 
 
-class Learned(Stream):
+class Learned(BatchStream):
     """What is learned from; the loop's own measurements, which nothing here uses, are of one batch."""
 
     def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
@@ -143,13 +143,13 @@ class Learned(Stream):
 class Bench:
     """The source, the texts, and where things are kept while it runs."""
 
-    source: Opened
+    source: LoadedModel
     corpora: Path
     work: Path
     ranks: Ranks
     held: dict[str, list[Batch]] = field(default_factory=dict)
-    teacher: Trunk = field(init=False)
-    exact: Trunk = field(init=False)
+    teacher: Backbone = field(init=False)
+    exact: Backbone = field(init=False)
     reference: dict[str, dict[str, float]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -164,29 +164,29 @@ class Bench:
 
     def mixture(self, name: str) -> Mixture:
         """A text, and its documents that are held out."""
-        tokens = tokenise(Source((self.corpora / TEXTS[name],)), Reader(self.source.path), self.work / "cache")
+        tokens = tokenise(TextSource((self.corpora / TEXTS[name],)), Reader(self.source.path), self.work / "cache")
         return Mixture({name: tokens}, None, HELD)
 
     def rows(self, name: str, length: int) -> list[Batch]:
         """Held-out rows of a length."""
-        return Stream(self.mixture(name), ROWS, length).held_out(rows=MEASURED // length)
+        return BatchStream(self.mixture(name), ROWS, length).held_out(rows=MEASURED // length)
 
-    def stream(self, data: str, tokens: int) -> Stream:
+    def stream(self, data: str, tokens: int) -> BatchStream:
         """What is learned from."""
         if data != SELF:
             return Learned(self.mixture(data), ROWS, SHORT)
-        sampling = Sampling(-(-tokens // LONG) + HELD, LONG)
+        sampling = SamplingSettings(-(-tokens // LONG) + HELD, LONG)
         program = self.source.program
-        speaker = Speaker(program.spec, torch.float32, lambda: Model.load(program, torch.float32))
+        speaker = SelfSampler(program.spec, torch.float32, lambda: Model.load(program, torch.float32))
         said = sampled(speaker, teacher_sum(self.source), sampling, self.work / "cache")
         return Learned(Mixture({SELF: said}, None, HELD), ROWS, SHORT)
 
     @torch.no_grad()
-    def measure(self, student: Trunk) -> dict[str, dict[str, float]]:
+    def measure(self, student: Backbone) -> dict[str, dict[str, float]]:
         """KL from the source in nats a token, cross-entropy, agreement, of each held-out text."""
         return {name: mean(self.losses(student, batch) for batch in batches) for name, batches in self.held.items()}
 
-    def losses(self, student: Trunk, batch: Batch) -> Losses:
+    def losses(self, student: Backbone, batch: Batch) -> Losses:
         """Both models' losses on a batch."""
         targets, mask, both = batch.targets_BT.flatten(), batch.mask_BT.flatten(), Objective(kl=1, ce=1)
         found: Losses = self.exact(
@@ -225,13 +225,13 @@ class Bench:
         curve.at(0)
         if not run.tokens or curve.ended:
             return curve.points
-        settings = Settings(
+        settings = HealSettings(
             run.name, str(folder), "source", data=(run.data,), train=run.train, tokens=run.tokens, batch=ROWS,
             length=SHORT, rate=run.rate, precision="bfloat16", measure_every=10**9, save_every=100,
         )  # fmt: skip
-        states = States(folder, self.ranks)
+        states = RunCheckpoints(folder, self.ranks)
         stream = self.stream(run.data, run.tokens)
-        Loop(settings, self.ranks, student, self.teacher, stream, states, Metrics(folder, curve.see)).run()
+        Trainer(settings, self.ranks, student, self.teacher, stream, states, Metrics(folder, curve.see)).run()
         return curve.points
 
 
@@ -240,8 +240,8 @@ class Curve:
     """Measurements of a run, kept on disk as they are made."""
 
     bench: Bench
-    student: Trunk
-    exact: Trunk
+    student: Backbone
+    exact: Backbone
     tokens: int
     file: Path
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -293,7 +293,7 @@ def with_gains(program: Program, made: Any) -> Program:  # noqa: ANN401 - a func
     weights = {}
     for name in names:
         old = program.weights[name]
-        weights[name] = Given(old.shape, old.dtype, made(old.value("float32")))
+        weights[name] = InMemory(old.shape, old.dtype, made(old.value("float32")))
     return program.updated(program.spec, weights)
 
 

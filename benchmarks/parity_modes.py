@@ -18,11 +18,11 @@ import torch
 from keeping import keep
 
 from kept.families import FAMILIES
-from kept.opened import open_model
+from kept.loaded import open_model
 from kept.passes.legalize import Options, legalise
 from kept.verification.calibration import calibrate
 from kept.verification.parity import measure
-from kept.verification.streamed import Run
+from kept.verification.streamed import StreamedRun
 from kept.verification.text import Reader
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def run(checkpoint: Path, corpora: Path) -> dict[str, dict[str, dict[str, float]
     made = candidates(source, tokens_of(reader, corpora, "English", offset=0.25))
     out: dict[str, dict[str, dict[str, float]]] = {}
     for domain in DOMAINS:
-        runs = [Run(program, torch.float32) for program in (source, *made.values())]
-        found = measure(Run(source, torch.float64), runs, tokens_of(reader, corpora, domain))
+        runs = [StreamedRun(program, torch.float32) for program in (source, *made.values())]
+        found = measure(StreamedRun(source, torch.float64), runs, tokens_of(reader, corpora, domain))
         for name, parity in zip(("source in float32", *made), found, strict=True):
             row = {"kl": parity.kl, "cross_entropy": math.log(parity.perplexity), "max_error": parity.max_logit_error}
             out.setdefault(name, {})[domain] = row

@@ -15,7 +15,7 @@ from kept.demo import model_path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from models import write_checkpoint  # noqa: E402 - the tests' tiny models
+from support.models import write_checkpoint  # noqa: E402 - the tests' tiny models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

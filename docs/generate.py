@@ -22,7 +22,7 @@ from kept.ir.spec import Dynamic, LongRope
 from kept.ir.tensors import zeros
 from kept.passes import PASSES
 from kept.passes.legalize import WAY_OUT, Options, legalise, stand_ins
-from kept.passes.rewrite import map_mixers
+from kept.passes.map_spec import map_mixers
 from kept.recipe import MEASUREMENTS
 from kept.terminal.cli import main as cli
 

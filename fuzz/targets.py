@@ -22,23 +22,23 @@ from unittest.mock import patch
 import torch
 
 import reported
-from kept.checkpoint.chat import Template
-from kept.checkpoint.companions import companions, stated_licence
-from kept.checkpoint.header import read_header
+from kept.checkpoint.chat_template import Template
+from kept.checkpoint.companion_files import companions, stated_licence
 from kept.checkpoint.json_file import parse, read_json
-from kept.checkpoint.reading import Building, Reading
+from kept.checkpoint.safetensors_header import read_header
+from kept.checkpoint.safetensors_writer import shards, to_json
 from kept.checkpoint.sentencepiece import tokenizer_files
+from kept.checkpoint.tokenizer_worker import TokenizerBuilder, TokenizerWorker
 from kept.checkpoint.weights import INDEX
-from kept.checkpoint.writer import shards, to_json
-from kept.commands import checking, planning, verifying
-from kept.commands.inspection import inspect
-from kept.commands.steps import load_steps
-from kept.distillation.documents import Source
-from kept.distillation.mixture import parse_weights
-from kept.distillation.offline import FORMAT, Cached, entry
-from kept.distillation.recipe import load_settings
-from kept.distillation.talks import Talks
-from kept.distillation.trainable import trainable
+from kept.commands import check, plan, verify
+from kept.commands.inspect import inspect
+from kept.commands.recipe_steps import load_steps
+from kept.distillation.data.conversations import ConversationRenderer
+from kept.distillation.data.documents import TextSource
+from kept.distillation.data.mixture import parse_weights
+from kept.distillation.settings_file import load_settings
+from kept.distillation.teacher_cache import FORMAT, TeacherCache, entry
+from kept.distillation.train.trainable import trainable
 from kept.errors import KeptError, Refusal
 from kept.evaluation import mt_bench
 from kept.families import FAMILIES, TARGETS, family_of
@@ -46,9 +46,9 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
 from kept.ir.text import describe
+from kept.loaded import open_model
 from kept.nn import Model
 from kept.nn.rope import inverse_frequencies
-from kept.opened import open_model
 from kept.output.record import expansions, finite, recorded
 from kept.pages.page import page, render
 from kept.passes.legalize import Options, legalise
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from kept.ir.spec import Spec
-    from kept.opened import Opened
+    from kept.loaded import LoadedModel
 
 SMALL = 300_000
 """Parameters up to which an accepted config is also run."""
@@ -259,7 +259,7 @@ def use_header(raw: bytes) -> None:
     """A weight file."""
     directory = _scratch("weights")
     (directory / "model.safetensors").write_bytes(raw)
-    assert all(line.isprintable() for line in checking.check(directory).damage)
+    assert all(line.isprintable() for line in check.check(directory).damage)
     open_model(directory)
 
 
@@ -267,7 +267,7 @@ def use_index(raw: bytes) -> None:
     """An index of shards."""
     directory = _scratch("index")
     (directory / INDEX).write_bytes(raw)
-    assert all(line.isprintable() for line in checking.check(directory).damage)
+    assert all(line.isprintable() for line in check.check(directory).damage)
     open_model(directory)
 
 
@@ -313,21 +313,21 @@ def use_record(raw: bytes) -> None:
     """The record of a conversion, as check and verify read it."""
     directory = _scratch("record")
     (directory / "kept.json").write_bytes(raw)
-    checking.check(directory)
+    check.check(directory)
     opened = open_model(directory)
-    quiet = verifying.Silent()
+    quiet = verify.Silent()
     with suppress(KeptError):
         _claimed(opened, quiet)
     with suppress(KeptError):
         expansions(opened)
     with suppress(KeptError):
         trainable(opened.program, "new", recorded(opened))
-    verifying.altered(opened, verifying.Silent())
+    verify.altered(opened, verify.Silent())
 
 
-def _claimed(opened: Opened, quiet: verifying.Silent) -> None:
+def _claimed(opened: LoadedModel, quiet: verify.Silent) -> None:
     """All of verify that reads the record, without its measuring."""
-    verifying.claimed(opened, opened, verifying.between(opened, opened, quiet).chain)
+    verify.claimed(opened, opened, verify.between(opened, opened, quiet).chain)
 
 
 def use_documents(raw: bytes) -> None:
@@ -335,12 +335,15 @@ def use_documents(raw: bytes) -> None:
     directory = _scratch("documents")
     for name in ("a.jsonl", "b.txt"):
         (directory / name).write_bytes(raw)
-        for source in (Source((directory / name,)), Source((directory / name,), talks=_TALKS, field="messages")):
+        for source in (
+            TextSource((directory / name,)),
+            TextSource((directory / name,), talks=_TALKS, field="messages"),
+        ):
             with suppress(KeptError):
                 assert all(one.text for one in source.documents())
 
 
-_TALKS = Talks(Template("{% for m in messages %}{{ m.content }}{% endfor %}", {}))
+_TALKS = ConversationRenderer(Template("{% for m in messages %}{{ m.content }}{% endfor %}", {}))
 
 
 def use_questions(raw: bytes) -> None:
@@ -357,7 +360,7 @@ def use_teacher_cache(raw: bytes) -> None:
     directory = _scratch("cache")
     (directory / "about.json").write_bytes(raw)
     (directory / "rows.bin").write_bytes(bytes(4 * entry(8, 9).itemsize))
-    Cached.open(directory).require({"k": 8})
+    TeacherCache.open(directory).require({"k": 8})
 
 
 def use_report(raw: bytes) -> None:
@@ -388,7 +391,7 @@ def use_recipe(raw: bytes) -> None:
     file = directory.parent / "recipe.toml"
     file.write_bytes(raw)
     recipe = load_recipe(file, source=str(directory))
-    planning.make_plan(open_model(directory), recipe, unmeasured=True)
+    plan.make_plan(open_model(directory), recipe, unmeasured=True)
     json.dumps(recipe.to_dict())
 
 
@@ -431,9 +434,9 @@ def use_settings(raw: bytes) -> None:
     directory = _scratch("settings")
     (directory / "tokenizer.model").write_bytes(sentencepiece_model())
     found = parse_or_empty(raw)
-    for name in checking.SETTINGS:
+    for name in check.SETTINGS:
         (directory / name).write_bytes(json.dumps(found.get(name, {})).encode())
-    with patch("kept.checkpoint.companions.built", lambda directory, _: Building().files(str(directory))):
+    with patch("kept.checkpoint.companion_files.built", lambda directory, _: TokenizerBuilder().files(str(directory))):
         companions(directory, open_model(directory).program.spec)
 
 
@@ -450,7 +453,7 @@ def use_tokenizer(raw: bytes) -> None:
     """Load and use a `tokenizer.json` in this process; coverage is not measured in a fenced one."""
     directory = _scratch("tokenizer")
     (directory / "tokenizer.json").write_bytes(raw)
-    reading = Reading(str(directory / "tokenizer.json"))
+    reading = TokenizerWorker(str(directory / "tokenizer.json"))
     _, ids = reading.encode(["Once upon a time, 한국어"], True)
     reading.decode(array("i", ids)[:64].tolist())
 
@@ -476,7 +479,7 @@ def use_gguf(raw: bytes) -> None:
     opened = open_model(file)
     json.dumps([describe(opened.program.spec), opened.quantised, opened.notes]).encode()
     if (opened.path / "tokenizer.json").is_file():
-        Reading(str(opened.path / "tokenizer.json")).encode(["ab <x>"], True)
+        TokenizerWorker(str(opened.path / "tokenizer.json")).encode(["ab <x>"], True)
     companions(opened.path, opened.program.spec)
     check_rotation(opened.program.spec)
     if opened.program.parameters <= SMALL:

@@ -11,7 +11,7 @@ import torch
 import transformers
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("contract", "conversions", "rotations", "models", "foreign", "orphans", "pass_helpers")
+pytest.register_assert_rewrite("support")
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()

@@ -19,13 +19,13 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import kept
-from kept.checkpoint.companions import licences, stated_licence
-from kept.checkpoint.header import read_header
+from kept.checkpoint.companion_files import licences, stated_licence
+from kept.checkpoint.safetensors_header import read_header
 from kept.errors import LONGEST_LINE, CheckpointError, KeptError, printable
 from kept.passes.legalize import MOST_STEPS
 from kept.terminal.cli import main
-from models import write_checkpoint
-from stored import INDEX, booby_trap, change_json, entry, read_json, write_json, write_raw, write_readable
+from support.models import write_checkpoint
+from support.stored import INDEX, booby_trap, change_json, entry, read_json, write_json, write_raw, write_readable
 from targets import _field
 
 if TYPE_CHECKING:
@@ -498,7 +498,7 @@ def test_no_command_runs_code_of_a_checkpoint(
 ) -> None:
     marker, out = tmp_path / "marker", tmp_path / "out"
     if tokenizer == "sentencepiece":
-        from stored import write_sentencepiece
+        from support.stored import write_sentencepiece
 
         (source / "tokenizer.json").unlink()
         write_sentencepiece(source)
@@ -527,7 +527,7 @@ def test_a_tokenizer_class_cannot_make_transformers_import_anything(tmp_path: Pa
     source = write_readable(tmp_path / "source", "orion", tie_word_embeddings=False)
     for name in ("Trainer", "pipeline", "__doc__", "models", "\0", "MyTokenizer"):
         change_json(source / "tokenizer_config.json", tokenizer_class=name)
-        from kept.checkpoint.companions import tokenizer_config
+        from kept.checkpoint.companion_files import tokenizer_config
 
         assert tokenizer_config(source)["tokenizer_class"] == "PreTrainedTokenizerFast"
 

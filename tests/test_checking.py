@@ -12,13 +12,22 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import kept
-from kept.checkpoint.finite import BLOCK_BYTES, NotFinite, first_not_finite, not_finite
-from kept.checkpoint.header import read_header
-from kept.commands.checking import check
+from kept.checkpoint.nonfinite import BLOCK_BYTES, NonFinite, first_not_finite, not_finite
+from kept.checkpoint.safetensors_header import read_header
+from kept.commands.check import check
 from kept.errors import CheckpointError
 from kept.terminal.cli import main
-from models import write_checkpoint
-from stored import INDEX, change_json, entry, read_json, split_into_shards, write_json, write_raw, write_readable
+from support.models import write_checkpoint
+from support.stored import (
+    INDEX,
+    change_json,
+    entry,
+    read_json,
+    split_into_shards,
+    write_json,
+    write_raw,
+    write_readable,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,9 +130,9 @@ def test_what_is_no_number_is_counted(tmp_path: Path, dtype: torch.dtype) -> Non
     save_file({"fine": values[1, :900].clone(), "x": values}, tmp_path / "x")
     tensors = dict(read_header(tmp_path / "x"))
     assert not not_finite(tensors["fine"])
-    assert not_finite(tensors["x"]) == NotFinite(nan=2, infinite=3)
+    assert not_finite(tensors["x"]) == NonFinite(nan=2, infinite=3)
     assert str(not_finite(tensors["x"])) == "2 NaN and 3 infinite"
-    assert first_not_finite(tensors) == ("x", tmp_path / "x", NotFinite(2, 3))
+    assert first_not_finite(tensors) == ("x", tmp_path / "x", NonFinite(2, 3))
 
 
 def test_blocks_are_joined(tmp_path: Path) -> None:
@@ -131,7 +140,7 @@ def test_blocks_are_joined(tmp_path: Path) -> None:
     values[[0, BLOCK_BYTES // 4, -1]] = float("inf")
     save_file({"x": values}, tmp_path / "x")
     seen: list[int] = []
-    assert not_finite(dict(read_header(tmp_path / "x"))["x"], seen.append) == NotFinite(0, 3)
+    assert not_finite(dict(read_header(tmp_path / "x"))["x"], seen.append) == NonFinite(0, 3)
     assert sum(seen) == values.nbytes
     assert len(seen) == 3
 

@@ -19,15 +19,15 @@ import pytest
 from click.testing import CliRunner
 
 import kept
-from golden import check_golden
-from kept import numbers
+from kept import formatting
 from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
-from kept.passes.fold_bias import FoldNormBias
+from kept.passes.fold_norm_bias import FoldNormBias
 from kept.terminal import display
 from kept.terminal.cli import main
-from models import TINY, write_checkpoint
-from stored import all_bytes, read_json, write_readable
+from support.golden import check_golden
+from support.models import TINY, write_checkpoint
+from support.stored import all_bytes, read_json, write_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -323,7 +323,7 @@ def test_a_broken_promise_is_exit_code_one(orion: Path, tmp_path: Path, monkeypa
 def _drops_the_biases(self: FoldNormBias, program: Any) -> Any:
     from dataclasses import replace
 
-    from kept.passes.rewrite import map_norms
+    from kept.passes.map_spec import map_norms
 
     return program.updated(map_norms(program.spec, lambda norm: replace(norm, bias=False)), {})
 
@@ -434,7 +434,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(orion: Path, monkeypatch: 
     def fails(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "config.json")
 
-    monkeypatch.setattr("kept.commands.inspection.inspect", fails)
+    monkeypatch.setattr("kept.commands.inspect.inspect", fails)
     assert complains("inspect", orion) == ("config.json: Permission denied (KEPT_DEBUG=1 shows where)")
 
 
@@ -509,20 +509,20 @@ def test_json_is_not_ascii_only(out: Path) -> None:
     ],
 )
 def test_amounts(count: int, unit: str, wanted: str) -> None:
-    assert numbers.amount(count, unit) == wanted
+    assert formatting.amount(count, unit) == wanted
 
 
 @pytest.mark.parametrize(
     ("count", "wanted"), [(0, "0"), (999, "999"), (1234, "1.23 K"), (8_920_000, "8.92 M"), (14_500_000_000, "14.5 B")]
 )
 def test_numbers_of_parameters(count: int, wanted: str) -> None:
-    assert numbers.parameters(count) == wanted
+    assert formatting.parameters(count) == wanted
 
 
 def test_slow_stages_say_where_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 6))
     monkeypatch.setattr(display.time, "monotonic", lambda: float(next(clock)))
-    with display.Bars().stage("write", 4_000_000, "bytes") as advance:
+    with display.ProgressBars().stage("write", 4_000_000, "bytes") as advance:
         for _ in range(4):
             advance(1_000_000)
     captured = capsys.readouterr()
@@ -537,7 +537,7 @@ def test_one_item_tells_no_rate_and_slow_ones_tell_their_seconds(
 ) -> None:
     clock = iter([0.0, 0.0, 25.0, 50.0, 75.0, 75.0])
     monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
-    with display.Bars().stage("sample", 3, "texts") as advance:
+    with display.ProgressBars().stage("sample", 3, "texts") as advance:
         for _ in range(3):
             advance(1)
     assert capsys.readouterr().err.splitlines() == [
@@ -565,11 +565,11 @@ def test_short_runs_and_small_prices_are_told(hours: float, price: float, words:
     [(0.98, 0.011, "98.0 ± 1.1 %"), (1.0, 0.0, "100 ± - %"), (0.5, math.nan, "50 ± - %")],
 )
 def test_how_far_two_models_agree_is_in_percent(value: float, error: float, words: str) -> None:
-    assert numbers.percent(value, error) == words
+    assert formatting.percent(value, error) == words
 
 
 def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with display.Bars().stage("write", 4, "layers") as advance:
+    with display.ProgressBars().stage("write", 4, "layers") as advance:
         advance(4)
     assert capsys.readouterr() == ("", "")
 
@@ -670,7 +670,7 @@ def test_a_dry_run_finds_what_is_wrong(orion: Path, tmp_path: Path, monkeypatch:
     assert "exists already" in complains("convert", orion, tmp_path, "--dry-run")
     assert "lies inside the source" in complains("convert", orion, orion / "out", "--dry-run")
     assert "needs text" in complains("convert", orion, tmp_path / "out", "--norm", "calibrated", "--dry-run")
-    monkeypatch.setattr("kept.commands.pipeline.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("kept.commands.convert.disk_usage", lambda _: SimpleNamespace(free=1000))
     said = complains("convert", orion, tmp_path / "out", "--dry-run")
     assert re.fullmatch(rf"{tmp_path}/out: needs \d+ bytes, {tmp_path} has 1000 free", said)
     assert [*tmp_path.iterdir()] == []

@@ -10,7 +10,7 @@ import pytest
 
 from kept.demo import TOKENS, model_path, run_demo
 from kept.errors import InputError
-from kept.opened import open_model
+from kept.loaded import open_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from kept.checkpoint.reader import open_checkpoint
 from kept.errors import CheckpointError, Refusal
 from kept.nn import Model
 from kept.terminal.cli import main
-from models import frequencies, program_of, some_tokens, stock, stock_logits, write_checkpoint
-from stored import change_json, read_json, split_into_shards, tensors_of, write_readable
+from support.models import frequencies, program_of, some_tokens, stock, stock_logits, write_checkpoint
+from support.stored import change_json, read_json, split_into_shards, tensors_of, write_readable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kept
 from kept.errors import InputError
-from models import write_checkpoint
-from stored import write_readable
+from support.models import write_checkpoint
+from support.stored import write_readable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,26 +14,26 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, GenerationConfig
 
 import kept
-from heal_runs import finish, losses, settings, start
-from kept.checkpoint.direct import Output
-from kept.checkpoint.stream import write_tensors
-from kept.commands.checking import check
-from kept.commands.healing import heal
+from kept.checkpoint.byte_stream import write_tensors
+from kept.checkpoint.direct_io import Output
+from kept.commands.check import check
+from kept.commands.heal import heal
 from kept.errors import CheckpointError, RecipeError
 from kept.ir.tensors import Stored, join, zeros
 from kept.terminal.cli import main
 from kept.tokenizer.bpe import BYTE_LEVEL
 from kept.verification.text import Reader
-from models import stock, stock_logits, write_checkpoint
-from stored import change_json, read_json, tensors_of
-from tokenizers_of import ENGLISH, GERMAN, KOREAN, corpus, inside, of_a_model
+from support.heal_runs import finish, losses, settings, start
+from support.models import stock, stock_logits, write_checkpoint
+from support.stored import change_json, read_json, tensors_of
+from support.tokenizers_of import ENGLISH, GERMAN, KOREAN, corpus, inside, of_a_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from click.testing import Result
 
-    from kept.distillation.settings import Settings
+    from kept.distillation.settings import HealSettings
 
 HAD = 340
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -306,7 +306,7 @@ def test_rows_learn_alike_on_two_ranks_and_after_a_stop(
     texts = (f"{line} {number}" for number, line in enumerate((KOREAN * 6).splitlines()))
     lines.write_text("\n".join(json.dumps({"text": text}) for text in texts))
 
-    def asked(name: str) -> Settings:
+    def asked(name: str) -> HealSettings:
         options = {"teacher": None, "kl": 0.0, "ce": 1.0, "train": "new"}
         return settings((grown, grown), lines, tmp_path / name, **options)
 

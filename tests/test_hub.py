@@ -19,8 +19,8 @@ import pytest
 import kept
 from kept.errors import CheckpointError
 from kept.hub import local, name_of
-from models import write_checkpoint
-from stored import read_json, write_readable
+from support.models import write_checkpoint
+from support.stored import read_json, write_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from models import write_checkpoint
+from support.models import write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

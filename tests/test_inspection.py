@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.errors import CheckpointError
-from models import TINY, program_of, write_checkpoint
+from support.models import TINY, program_of, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

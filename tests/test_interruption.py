@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from kept.evaluation import scoring
 from kept.interruption import Terminated, held, terminable
 from kept.terminal.cli import main
-from stored import PROSE, all_bytes, split_into_shards, write_readable
+from support.stored import PROSE, all_bytes, split_into_shards, write_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

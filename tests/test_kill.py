@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kept.checkpoint.staging import JOURNAL
-from models import write_checkpoint
-from stored import all_bytes, split_into_shards
+from support.models import write_checkpoint
+from support.stored import all_bytes, split_into_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def convert(source: str, target: str) -> None:
 def forks() -> ForkServerContext:
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(
-        ["torch", "transformers", "kept.commands.pipeline", "kept.verification.verify", "test_kill"]
+        ["torch", "transformers", "kept.commands.convert", "kept.verification.verify", "test_kill"]
     )
     return made
 

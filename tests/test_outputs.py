@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 import kept
-from kept.checkpoint.place import check_file
+from kept.checkpoint.output_path import check_file
 from kept.errors import CheckpointError, OutputError
 from kept.terminal.cli import main
 from reported import EVALUATION, RECORD, write, write_output
-from stored import write_readable
+from support.stored import write_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +141,7 @@ def test_a_directory_inside_what_is_read(source: Path, tmp_path: Path, asked: tu
 
 
 def test_a_cache_is_not_written_through_a_link(tmp_path: Path) -> None:
-    from kept.distillation.cache import cached
+    from kept.distillation.data.directory_cache import cached
 
     (tmp_path / "other").mkdir()
     (tmp_path / ".a.part").symlink_to("other")
@@ -163,14 +163,14 @@ def test_a_companion_that_changes_meanwhile(
     """Size and mtime stay equal; only the hash differs."""
     file = source / name
     file.write_bytes(file.read_bytes() if file.exists() else b"{}" if name.endswith("json") else b"A licence.\n")
-    monkeypatch.setattr("kept.commands.pipeline.write_weights", _changing(file))
+    monkeypatch.setattr("kept.commands.convert.write_weights", _changing(file))
     with pytest.raises(CheckpointError, match=rf"{name}: changed during the run; nothing was written"):
         kept.convert(source, tmp_path / "out", "llama", verify_tokens=0)
     assert not (tmp_path / "out").exists()
 
 
 def _changing(file: Path) -> Callable[..., Any]:
-    from kept.output.writing import write_weights
+    from kept.output.write_files import write_weights
 
     def write_and_change(*given: Any) -> Any:
         before = file.stat()
@@ -183,13 +183,13 @@ def _changing(file: Path) -> Callable[..., Any]:
 
 
 def test_a_companion_that_disappears_meanwhile(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kept.output.writing import write_weights
+    from kept.output.write_files import write_weights
 
     def write_and_remove(*given: Any) -> Any:
         (source / "tokenizer.json").unlink()
         return write_weights(*given)
 
-    monkeypatch.setattr("kept.commands.pipeline.write_weights", write_and_remove)
+    monkeypatch.setattr("kept.commands.convert.write_weights", write_and_remove)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: disappeared during the run"):
         kept.convert(source, tmp_path / "out", "llama", verify_tokens=0)
     shutil.rmtree(source)

@@ -17,21 +17,21 @@ import torch
 from safetensors.torch import save_file
 
 import kept
+from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.staging import JOURNAL, Staging
-from kept.checkpoint.stream import digest
-from kept.commands import pipeline
+from kept.commands import convert
 from kept.errors import CheckpointError, InputError, OutputError, PromiseError, RecipeError, Refusal
 from kept.ir.slots import slots
 from kept.ir.tensors import DTYPE_BYTES
-from kept.output import writing
+from kept.output import write_files
 from kept.passes.base import Promise
 from kept.passes.centre import Centre
-from kept.passes.fold_bias import FoldNormBias
+from kept.passes.fold_norm_bias import FoldNormBias
 from kept.recipe import Recipe
 from kept.verification.calibration import calibrate
 from kept.verification.text import SAMPLE, sample
-from models import logits, program_of, reference_orion, some_tokens, stock_logits, worst, write_checkpoint
-from stored import (
+from support.models import logits, program_of, reference_orion, some_tokens, stock_logits, worst, write_checkpoint
+from support.stored import (
     PROSE,
     all_bytes,
     change_json,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from kept.commands.pipeline import Conversion
+    from kept.commands.convert import Conversion
     from kept.ir.program import Program
     from kept.ir.spec import Spec
 
@@ -504,7 +504,7 @@ def test_a_mended_pass_publishes_beside_the_broken_result(
     orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "verify_staged", _says_no(pipeline.verify_staged))
+        patched.setattr(convert, "verify_staged", _says_no(convert.verify_staged))
         with pytest.raises(PromiseError):
             kept.convert(orion, tmp_path / "out")
     kept.convert(orion, tmp_path / "out")
@@ -524,7 +524,7 @@ def _says_no(original: Any) -> Any:
 def test_a_number_that_is_none_is_null_in_the_record(
     orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "verify_staged", _says_no(pipeline.verify_staged))
+    monkeypatch.setattr(convert, "verify_staged", _says_no(convert.verify_staged))
     with pytest.raises(PromiseError, match="not finite"):
         kept.convert(orion, tmp_path / "out")
     text = (tmp_path / "out.unkept" / "kept.json").read_text(encoding="utf-8")
@@ -547,7 +547,7 @@ def test_two_runs_write_the_same_bytes(readable: Path, tmp_path: Path) -> None:
 def interrupted(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """A conversion that is stopped when all weights are written."""
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "verify_staged", _stops)
+        patched.setattr(convert, "verify_staged", _stops)
         with pytest.raises(KeyboardInterrupt):
             kept.convert(source, target, **options)
     assert not target.exists()
@@ -581,7 +581,7 @@ def test_what_changed_meanwhile_is_begun_anew(
     elif what == "the config":
         change_json(orion / "config.json", hidden_act="relu2")
     else:
-        monkeypatch.setattr(writing, "version", lambda _: "99")
+        monkeypatch.setattr(write_files, "version", lambda _: "99")
     done = kept.convert(orion, target, **options)
     fresh = kept.convert(orion, tmp_path / "fresh", **options)
     assert all_bytes(done.path) == all_bytes(fresh.path)
@@ -613,7 +613,7 @@ def test_an_interruption_does_not_wait_for_sums(orion: Path, tmp_path: Path, mon
     def fails(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "digest", slow)
+    monkeypatch.setattr(write_files, "digest", slow)
     monkeypatch.setattr(Staging, "write_shard", fails)
     with pytest.raises(KeyboardInterrupt):
         kept.convert(split_into_shards(orion, 8), tmp_path / "out")
@@ -628,7 +628,7 @@ def test_a_source_that_changes_during_the_run_is_named(
     orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     file = orion / ("config.json" if what == "the config" else "model.safetensors")
-    original = pipeline.write_weights
+    original = convert.write_weights
 
     def meanwhile(*args: Any) -> Any:
         written = original(*args)
@@ -641,7 +641,7 @@ def test_a_source_that_changes_during_the_run_is_named(
                 opened.write(opened.read(1))
         return written
 
-    monkeypatch.setattr(pipeline, "write_weights", meanwhile)
+    monkeypatch.setattr(convert, "write_weights", meanwhile)
     with pytest.raises(CheckpointError, match=rf"{file.name}: (changed|disappeared) during the run; nothing was writ"):
         kept.convert(orion, tmp_path / "out", verify_tokens=0)
     assert not (tmp_path / "out").exists()
@@ -658,7 +658,7 @@ def test_what_is_left_of_a_failed_run_is_what_the_next_can_use(
 
     target, options = tmp_path / "out", {"shard_size": "100KB", "verify_tokens": 64}
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "verify_staged", fails)
+        patched.setattr(convert, "verify_staged", fails)
         if not finished:
             patched.setattr(Staging, "write_shard", fails)
         with pytest.raises(type(error)):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.errors import CheckpointError, OutputError
-from models import DATA, needs_data, write_checkpoint
+from support.models import DATA, needs_data, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kept.commands.steps import load_steps
+from kept.commands.recipe_steps import load_steps
 from kept.errors import RecipeError
 from kept.passes import PASSES, Pass
-from kept.passes.cast import CastTo
+from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
-from kept.passes.expand import ExpandBlocks, Place
-from kept.passes.fill import FillBiases
+from kept.passes.drop_window import LimitContext
+from kept.passes.expand_blocks import ExpandBlocks, Place
+from kept.passes.fill_biases import FillBiases
+from kept.passes.layer_norm_to_rms import MODES, LayerNormToRms
 from kept.passes.legalize import Options
-from kept.passes.rms import MODES, LayerNormToRms
-from kept.passes.window import LimitContext
 from kept.recipe import DTYPES, Recipe, load_recipe, recipe_from
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("orion-*.toml"))

@@ -11,24 +11,24 @@ import pytest
 import torch
 import yaml
 
-from kept.commands.planning import make_plan
+from kept.commands.plan import make_plan
 from kept.families.llama import LLAMA
-from kept.opened import open_model
-from kept.output.card import RESTRICTED, converted, model_card
+from kept.loaded import open_model
+from kept.output.model_card import RESTRICTED, converted, model_card
 from kept.output.record import record, verification_table
 from kept.output.runtimes import notes
 from kept.passes.base import Promise
-from kept.passes.fill import FillBiases
-from kept.passes.rms import LayerNormToRms
+from kept.passes.fill_biases import FillBiases
+from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.recipe import Recipe
 from kept.verification.parity import Parity
 from kept.verification.verify import Continuation, Verification
-from models import write_checkpoint
+from support.models import write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.opened import Opened
+    from kept.loaded import LoadedModel
     from kept.passes.plan import Plan
 
 PARITY = Parity(64, 2.0, 1e-5, 1e-6, -1e-18, 0.984375, 12.5, 12.25, (0.0, 1e-7))
@@ -43,16 +43,16 @@ HASHES = {"source": {"model.safetensors": "aa"}, "output": {"model.safetensors":
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+def source(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return open_model(write_checkpoint(tmp_path_factory.mktemp("sources") / "my-orion", "orion"))
 
 
-def planned(source: Opened, **options: Any) -> tuple[Recipe, Plan]:
+def planned(source: LoadedModel, **options: Any) -> tuple[Recipe, Plan]:
     recipe = Recipe(str(source.path), "somewhere/out", **options)
     return recipe, make_plan(source, recipe, unmeasured=True)
 
 
-def card(source: Opened, found: Verification | None = FOUND, **options: Any) -> str:
+def card(source: LoadedModel, found: Verification | None = FOUND, **options: Any) -> str:
     _, plan = planned(source, **options)
     return model_card(converted(source, LLAMA, plan), plan.program.spec, plan.promise, found).decode()
 
@@ -64,7 +64,7 @@ def front(text: str) -> Any:
 # --------------------------------------------------------------------------------------------------------------- record
 
 
-def test_a_record_is_plain_data(source: Opened) -> None:
+def test_a_record_is_plain_data(source: LoadedModel) -> None:
     recipe, plan = planned(source, passes=(FillBiases(("mixer.o",)),), norm="opm-centred")
     table = record(source, recipe, plan, HASHES, FOUND)
     assert json.loads(json.dumps(table)) == table
@@ -74,7 +74,7 @@ def test_a_record_is_plain_data(source: Opened) -> None:
     assert table["promise"] == "lossy"
 
 
-def test_a_record_says_what_both_models_cost(source: Opened) -> None:
+def test_a_record_says_what_both_models_cost(source: LoadedModel) -> None:
     recipe, plan = planned(source)
     table = record(source, recipe, plan, HASHES, None)
     before, after = table["before"], table["after"]
@@ -88,14 +88,14 @@ def test_a_record_says_what_both_models_cost(source: Opened) -> None:
     assert table["runtimes"][0].startswith("llama.cpp f16: ")
 
 
-def test_a_record_does_not_say_where_source_and_output_lay(source: Opened) -> None:
+def test_a_record_does_not_say_where_source_and_output_lay(source: LoadedModel) -> None:
     recipe, plan = planned(source)
     text = json.dumps(record(source, recipe, plan, HASHES, None))
     assert str(source.path) not in text
     assert "somewhere" not in text
 
 
-def test_measured_gains_are_no_option(source: Opened) -> None:
+def test_measured_gains_are_no_option(source: LoadedModel) -> None:
     gains = {f"layers.{i}.{name}_norm": torch.ones(64) for i in range(3) for name in ("mixer", "mlp")}
     own = LayerNormToRms("calibrated", {**gains, "final_norm": torch.ones(64)})
     recipe, plan = planned(source, passes=(own,))
@@ -129,7 +129,7 @@ def test_a_verification_as_plain_data_has_its_verdict() -> None:
 # ----------------------------------------------------------------------------------------------------------------- card
 
 
-def test_a_card_says_what_was_done_and_measured(source: Opened) -> None:
+def test_a_card_says_what_was_done_and_measured(source: LoadedModel) -> None:
     text = card(source)
     assert "# my-orion, as a stock llama" in text
     assert "model of 4 layers, width 64 and 128 positions" in text
@@ -140,7 +140,7 @@ def test_a_card_says_what_was_done_and_measured(source: Opened) -> None:
     assert "\n\n\n" not in text
 
 
-def test_a_card_s_front_matter_is_yaml(source: Opened) -> None:
+def test_a_card_s_front_matter_is_yaml(source: LoadedModel) -> None:
     assert front(card(source)) == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -148,12 +148,12 @@ def test_a_card_s_front_matter_is_yaml(source: Opened) -> None:
     }
 
 
-def test_a_card_of_a_broken_promise_says_so(source: Opened) -> None:
+def test_a_card_of_a_broken_promise_says_so(source: LoadedModel) -> None:
     text = card(source, replace(FOUND, output=replace(PARITY, kl=math.nan)))
     assert "Promise exact: broken: the output's logits are not finite" in text
 
 
-def test_a_card_without_a_float64_proof(source: Opened) -> None:
+def test_a_card_without_a_float64_proof(source: LoadedModel) -> None:
     assert "the map, in float64" in card(source)
     assert "the map, in float64" not in card(source, replace(FOUND, proof=None))
 

@@ -17,18 +17,18 @@ import torch
 from click.testing import CliRunner
 
 import kept
-from heal_runs import forks
-from kept.commands.notes import NOTES
-from kept.commands.running import run_all
-from kept.commands.steps import folder_of, load_steps, steps_from
+from kept.commands.recipe_steps import folder_of, load_steps, steps_from
+from kept.commands.run_journal import NOTES
+from kept.commands.run_recipe import run_all
 from kept.errors import KeptError, OutputError, PromiseError
 from kept.terminal.cli import main
-from stored import all_bytes, change_json, read_json, write_readable
+from support.heal_runs import forks
+from support.stored import all_bytes, change_json, read_json, write_readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kept.commands.steps import Step
+    from kept.commands.recipe_steps import RecipeStep
 
 EXAMPLE = Path(__file__).parents[1] / "recipes" / "expand-and-teach.toml"
 
@@ -84,10 +84,10 @@ class Heard:
         self.run: list[int] = []
         self.said: list[str] = []
 
-    def begins(self, step: Step, count: int) -> None:
+    def begins(self, step: RecipeStep, count: int) -> None:
         """Nothing."""
 
-    def ends(self, step: Step, result: object) -> None:
+    def ends(self, step: RecipeStep, result: object) -> None:
         """Note it."""
         if result is not None:
             self.run.append(step.number)
@@ -302,7 +302,7 @@ def test_killed_while_it_cleans_up_the_same_command_ends(
     whole = {**table, "out": str(tmp_path / "whole")}
     assert ran(whole) == [1, 2]
     with monkeypatch.context() as patched:
-        patched.setattr("kept.commands.running.rmtree", how)
+        patched.setattr("kept.commands.run_recipe.rmtree", how)
         with pytest.raises(KilledError):
             ran(table)
     with pytest.raises(OutputError, match="exists already"):
@@ -347,7 +347,7 @@ def test_a_broken_promise_gives_no_result(place: Path, tmp_path: Path, monkeypat
 def test_two_runs_of_one_recipe(place: Path, tmp_path: Path) -> None:
     from contextlib import ExitStack
 
-    from kept.distillation.folder import hold
+    from kept.distillation.train.run_directory import hold
 
     table = {"out": str(tmp_path / "out"), "steps": [{"do": "expand", "source": str(place / "orion"), "groups": 1}]}
     with ExitStack() as held:

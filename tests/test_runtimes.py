@@ -14,9 +14,9 @@ import kept
 from kept.ir import spec as ir
 from kept.output.runtimes import LLAMA_CPP, RUNTIMES, TRANSFORMERS_4, notes
 from kept.passes.plan import Plan
-from models import TINY, write_checkpoint
-from pass_helpers import MIXER, layer_spec, unread
-from stored import read_json
+from support.models import TINY, write_checkpoint
+from support.pass_helpers import MIXER, layer_spec, unread
+from support.stored import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from kept.errors import CheckpointError, InputError
 from kept.nn import Model
 from kept.terminal.cli import main
 from kept.verification.contribution import losses
-from models import program_of, some_tokens
-from stored import BYTES_VOCABULARY, change_json, read_json, split_into_shards, tensors_of, write_readable
+from support.models import program_of, some_tokens
+from support.stored import BYTES_VOCABULARY, change_json, read_json, split_into_shards, tensors_of, write_readable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,10 +16,10 @@ from click.testing import CliRunner
 
 import kept
 from kept.errors import UNSHOWN, cause, shown
-from kept.output.card import plain
+from kept.output.model_card import plain
 from kept.terminal import display
 from kept.terminal.cli import main
-from stored import write_readable
+from support.stored import write_readable
 
 NASTY = "\x1b[31mred\x07\x9b2J\u202egnp\rkept: all is well"
 
@@ -118,7 +118,7 @@ def test_what_nobody_expected_is_a_line(error: Exception, said: str, monkeypatch
         raise error
 
     assert cause(error).startswith(said)
-    monkeypatch.setattr("kept.commands.inspection.inspect", fail)
+    monkeypatch.setattr("kept.commands.inspect.inspect", fail)
     result = CliRunner().invoke(main, ["inspect", "x"])
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
@@ -178,9 +178,9 @@ def test_a_stage_on_a_terminal_shows_no_markup(capsys: pytest.CaptureFixture[str
 
 
 def test_what_a_model_says_draws_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kept.commands.generation import Continued
+    from kept.commands.generate import GeneratedText
 
-    monkeypatch.setattr("kept.commands.generation.generate", lambda *_, **__: [Continued("a", NASTY)])
+    monkeypatch.setattr("kept.commands.generate.generate", lambda *_, **__: [GeneratedText("a", NASTY)])
     for options in ([], ["--json"]):
         result = CliRunner().invoke(main, ["generate", str(source), *options])
         assert result.exit_code == 0, result.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import parity_modes
 import pytest
 
-from models import DATA, needs_data
+from support.models import DATA, needs_data
 
 Results = dict[str, dict[str, dict[str, float]]]
 

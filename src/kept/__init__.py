@@ -19,18 +19,18 @@ from kept.errors import (
 )
 
 if TYPE_CHECKING:
-    from kept.commands.caching import cache_teacher
-    from kept.commands.generation import generate
-    from kept.commands.healing import heal
-    from kept.commands.inspection import inspect
-    from kept.commands.pipeline import convert, expand, run
-    from kept.commands.planning import plan
-    from kept.commands.running import run_steps
-    from kept.commands.shrinking import shrink_expanded
-    from kept.commands.verifying import verify
-    from kept.distillation.settings import Settings
+    from kept.commands.cache_teacher import cache_teacher
+    from kept.commands.convert import convert, expand, run
+    from kept.commands.generate import generate
+    from kept.commands.heal import heal
+    from kept.commands.inspect import inspect
+    from kept.commands.plan import plan
+    from kept.commands.run_recipe import run_steps
+    from kept.commands.shrink import shrink_expanded
+    from kept.commands.verify import verify
+    from kept.distillation.settings import HealSettings
     from kept.evaluation.run import evaluate
-    from kept.opened import open_model
+    from kept.loaded import open_model
     from kept.pages.page import report
     from kept.recipe import Recipe, load_recipe
     from kept.tokenizer.merge import merge_tokenizers
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointError",
+    "HealSettings",
     "InputError",
     "KeptError",
     "OutputError",
@@ -45,7 +46,6 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Refusal",
-    "Settings",
     "cache_teacher",
     "convert",
     "evaluate",
@@ -67,24 +67,24 @@ __all__ = [
 
 _HOMES = {
     "Recipe": "recipe",
-    "Settings": "distillation.settings",
-    "cache_teacher": "commands.caching",
-    "convert": "commands.pipeline",
+    "HealSettings": "distillation.settings",
+    "cache_teacher": "commands.cache_teacher",
+    "convert": "commands.convert",
     "evaluate": "evaluation.run",
-    "expand": "commands.pipeline",
-    "generate": "commands.generation",
-    "heal": "commands.healing",
-    "inspect": "commands.inspection",
+    "expand": "commands.convert",
+    "generate": "commands.generate",
+    "heal": "commands.heal",
+    "inspect": "commands.inspect",
     "load_recipe": "recipe",
     "merge_tokenizers": "tokenizer.merge",
-    "open_model": "opened",
-    "plan": "commands.planning",
+    "open_model": "loaded",
+    "plan": "commands.plan",
     "report": "pages.page",
-    "run": "commands.pipeline",
-    "run_steps": "commands.running",
-    "shrink_expanded": "commands.shrinking",
+    "run": "commands.convert",
+    "run_steps": "commands.run_recipe",
+    "shrink_expanded": "commands.shrink",
     "train_tokenizer": "tokenizer.train",
-    "verify": "commands.verifying",
+    "verify": "commands.verify",
 }
 """Where what is imported late comes from."""
 

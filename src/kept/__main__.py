@@ -1,5 +1,5 @@
 """`python -m kept`."""
 
-from kept.terminal.start import main
+from kept.terminal.main import main
 
 main()

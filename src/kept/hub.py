@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from kept.checkpoint.companions import COPIED, LICENCE_WORDS
+from kept.checkpoint.companion_files import COPIED, LICENCE_WORDS
 from kept.checkpoint.json_file import json_if_there
 from kept.checkpoint.templates import FOLDER
 from kept.checkpoint.weights import PICKLE, PICKLES, SINGLE, candidates, listed_names

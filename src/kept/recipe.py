@@ -20,15 +20,15 @@ import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.writer import SHARD_BYTES
+from kept.checkpoint.safetensors_writer import SHARD_BYTES
 from kept.errors import RecipeError
 from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
 from kept.passes import PASSES, Pass
+from kept.passes.full_rotary import ROPE_FORMS
+from kept.passes.layer_norm_to_rms import MODES, WAYS
 from kept.passes.legalize import MOST_STEPS, Options
-from kept.passes.rms import MODES, WAYS
-from kept.passes.rotary import ROPE_FORMS
-from kept.toml import check_type, load, merged, nearest, one_of, texts
+from kept.toml_file import check_type, load, merged, nearest, one_of, texts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.checkpoint.reader import open_checkpoint
-from kept.commands.checking import check
+from kept.commands.check import check
 from kept.errors import CheckpointError
 from kept.terminal.cli import main
-from models import logits, some_tokens, stock, worst, write_checkpoint
-from stored import all_bytes, change_json, read_json, tensors_of
+from support.models import logits, some_tokens, stock, worst, write_checkpoint
+from support.stored import all_bytes, change_json, read_json, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

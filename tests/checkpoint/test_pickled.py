@@ -15,13 +15,13 @@ from click.testing import CliRunner
 import kept
 from kept.checkpoint.pickled import _checked, read_pickles
 from kept.checkpoint.reader import open_checkpoint
-from kept.commands.checking import check
+from kept.commands.check import check
 from kept.errors import CheckpointError
 from kept.fence import Limits, Worker
 from kept.ir.tensors import Stored
 from kept.terminal.cli import main
-from models import write_checkpoint
-from stored import read_json, tensors_of, write_json
+from support.models import write_checkpoint
+from support.stored import read_json, tensors_of, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -150,7 +150,7 @@ class _Call:
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
     """One fenced process for all tests, because it imports torch."""
-    worker = Worker("kept.checkpoint.unpickling:Unpickler", limits=Limits(seconds=60, memory=2 << 30))
+    worker = Worker("kept.checkpoint.pickle_worker:Unpickler", limits=Limits(seconds=60, memory=2 << 30))
     yield worker
     worker.close()
 

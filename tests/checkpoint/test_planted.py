@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kept
-from kept.checkpoint.disk import no_link, regular, write_whole
+from kept.checkpoint.byte_stream import digest
+from kept.checkpoint.small_files import no_link, regular, write_whole
 from kept.checkpoint.staging import JOURNAL
-from kept.checkpoint.stream import digest
 from kept.errors import OutputError
-from models import write_checkpoint
-from stored import all_bytes
+from support.models import write_checkpoint
+from support.stored import all_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from kept.checkpoint.header import read_header
+from kept.checkpoint.file_access import POINTER
 from kept.checkpoint.json_file import LARGEST_JSON
-from kept.checkpoint.links import POINTER
 from kept.checkpoint.reader import open_checkpoint
+from kept.checkpoint.safetensors_header import read_header
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
-from kept.opened import open_model
-from models import write_checkpoint
-from stored import INDEX, change_json, entry, read_json, split_into_shards, write_json, write_raw
+from kept.loaded import open_model
+from support.models import write_checkpoint
+from support.stored import INDEX, change_json, entry, read_json, split_into_shards, write_json, write_raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from kept.checkpoint.sentencepiece import Kind, fast_tokenizer, read_model, tokenizer_files, tokenizer_of
+from kept.checkpoint.sentencepiece import PieceKind, fast_tokenizer, read_model, tokenizer_files, tokenizer_of
 from kept.errors import CheckpointError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -229,7 +229,7 @@ def test_any_text_in_unigram(pairs: dict[str, Pair], name: str, text: str) -> No
 @given(data=st.data())
 def test_any_ids_decode_alike(pairs: dict[str, Pair], data: st.DataObject) -> None:
     pair = pairs["llama"]
-    normal = [at for at, piece in enumerate(read_model(pair.file).pieces) if piece.kind is Kind.NORMAL]
+    normal = [at for at, piece in enumerate(read_model(pair.file).pieces) if piece.kind is PieceKind.NORMAL]
     pair.decode_alike(data.draw(st.lists(st.sampled_from(normal), max_size=20)))
 
 
@@ -276,10 +276,10 @@ def disagreements(pair: Pair, tokenizer: Tokenizer) -> int:
 @pytest.mark.parametrize("name", ["llama", "unigram"])
 def test_shuffled_scores_give_other_ids(pairs: dict[str, Pair], name: str) -> None:
     model = read_model(pairs[name].file)
-    scores = [piece.score for piece in model.pieces if piece.kind is Kind.NORMAL]
+    scores = [piece.score for piece in model.pieces if piece.kind is PieceKind.NORMAL]
     random.Random(0).shuffle(scores)
     shuffled = iter(scores)
-    pieces = tuple(replace(p, score=next(shuffled)) if p.kind is Kind.NORMAL else p for p in model.pieces)
+    pieces = tuple(replace(p, score=next(shuffled)) if p.kind is PieceKind.NORMAL else p for p in model.pieces)
     assert disagreements(pairs[name], tokenizer_of(model)) == 0
     assert disagreements(pairs[name], tokenizer_of(replace(model, pieces=pieces))) > 3
 
@@ -316,18 +316,18 @@ def varint(value: int) -> bytes:
 
 
 def proto(
-    pieces: list[tuple[str, float, Kind]], trainer: bytes = entry(3, 2), normalizer: bytes = b"", rest: bytes = b""
+    pieces: list[tuple[str, float, PieceKind]], trainer: bytes = entry(3, 2), normalizer: bytes = b"", rest: bytes = b""
 ) -> bytes:
     entries = (entry(1, entry(1, text) + entry(2, score) + entry(3, int(kind))) for text, score, kind in pieces)
     return b"".join(entries) + entry(2, trainer) + entry(3, normalizer) + rest
 
 
-LETTERS = [("<unk>", 0.0, Kind.UNKNOWN), *((letter, -9.0, Kind.NORMAL) for letter in "▁abc")]
+LETTERS = [("<unk>", 0.0, PieceKind.UNKNOWN), *((letter, -9.0, PieceKind.NORMAL) for letter in "▁abc")]
 
 
 def test_a_hand_written_model(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.model"
-    pieces = [*LETTERS, ("▁a", -1.0, Kind.NORMAL), ("ab", -0.5, Kind.NORMAL), ("▁ab", -2.0, Kind.NORMAL)]
+    pieces = [*LETTERS, ("▁a", -1.0, PieceKind.NORMAL), ("ab", -0.5, PieceKind.NORMAL), ("▁ab", -2.0, PieceKind.NORMAL)]
     file.write_bytes(proto(pieces))
     pair = pair_of(file)
     assert pair.ours.encode("ab abc").tokens == ["▁ab", "▁ab", "c"]
@@ -344,17 +344,17 @@ def test_a_hand_written_model(tmp_path: Path) -> None:
         (bytes(range(256)), "no SentencePiece model"),
         (b"\xff" * 1_000_000, "no SentencePiece model"),
         (proto([*LETTERS, LETTERS[1]]), "there twice"),
-        (proto([*LETTERS, ("", 0.0, Kind.NORMAL)]), "empty"),
+        (proto([*LETTERS, ("", 0.0, PieceKind.NORMAL)]), "empty"),
         (proto(LETTERS[1:]), "unknown piece"),
-        (proto([*LETTERS, ("x", float("nan"), Kind.NORMAL)]), "score"),
+        (proto([*LETTERS, ("x", float("nan"), PieceKind.NORMAL)]), "score"),
         (proto(LETTERS, entry(3, 2) + entry(35, 1)), "byte pieces"),
-        (proto([*LETTERS, ("<0x41>", 0.0, Kind.BYTE)]), "byte pieces"),
+        (proto([*LETTERS, ("<0x41>", 0.0, PieceKind.BYTE)]), "byte pieces"),
         (proto(LETTERS, normalizer=entry(2, b"\x07\x00\x00\x00abc")), "character map"),
         (proto(LETTERS, entry(3, 3)), "WORD"),
         (proto(LETTERS, entry(3, 4)), "CHAR"),
         (proto(LETTERS, entry(3, 9)), "no SentencePiece model"),
         (proto(LETTERS, entry(3, 2) + entry(24, 1)), "treat_whitespace_as_suffix"),
-        (proto([*LETTERS, ("ab", -1.0, Kind.UNUSED)]), "unused"),
+        (proto([*LETTERS, ("ab", -1.0, PieceKind.UNUSED)]), "unused"),
         (proto(LETTERS, rest=entry(5, entry(2, b"map"))), "denormalizer_spec"),
     ],
 )
@@ -381,7 +381,7 @@ def test_refuses_every_cut(tmp_path: Path, pairs: dict[str, Pair]) -> None:
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_is_a_checkpoint_error_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
-    raw = bytearray(proto([*LETTERS, ("ab", -1.0, Kind.NORMAL)]))
+    raw = bytearray(proto([*LETTERS, ("ab", -1.0, PieceKind.NORMAL)]))
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     file = tmp_path / "tokenizer.model"
@@ -400,7 +400,7 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 def test_orions_size_takes_seconds(tmp_path: Path) -> None:
     letters = "▁abcdefghijklmnopqrstuvwxyz"
     words = ("".join(word) for size in range(1, 5) for word in product(letters, repeat=size))
-    pieces = [(word, -float(at), Kind.NORMAL) for at, word in enumerate(islice(words, 84_607))]
+    pieces = [(word, -float(at), PieceKind.NORMAL) for at, word in enumerate(islice(words, 84_607))]
     file = tmp_path / "tokenizer.model"
     file.write_bytes(proto([LETTERS[0], *pieces]))
     start = time.perf_counter()
@@ -564,7 +564,9 @@ def test_merges_are_written_as_every_version_reads_them(tmp_path: Path, pairs: d
     merges = json.loads(tokenizer_files(tmp_path)["tokenizer.json"])["model"]["merges"]
     assert merges
     assert all(isinstance(merge, str) and merge.count(" ") == 1 for merge in merges)
-    (tmp_path / "tokenizer.model").write_bytes(proto([*LETTERS, (" ", -3.0, Kind.NORMAL), ("a ", -1.0, Kind.NORMAL)]))
+    (tmp_path / "tokenizer.model").write_bytes(
+        proto([*LETTERS, (" ", -3.0, PieceKind.NORMAL), ("a ", -1.0, PieceKind.NORMAL)])
+    )
     assert json.loads(tokenizer_files(tmp_path)["tokenizer.json"])["model"]["merges"] == [["a", " "]]
 
 

@@ -17,13 +17,13 @@ from transformers import AutoTokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 import kept
-from kept.checkpoint.companions import companions, tokenizer_note
+from kept.checkpoint.companion_files import companions, tokenizer_note
 from kept.checkpoint.tiktoken import read_ranks, tiktoken_tokenizer
 from kept.errors import CheckpointError
-from kept.opened import open_model
+from kept.loaded import open_model
 from kept.verification.text import sample_text
-from models import write_checkpoint
-from stored import booby_trap, write_json
+from support.models import write_checkpoint
+from support.stored import booby_trap, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

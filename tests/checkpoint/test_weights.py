@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import _get_resolved_checkpoint_files
 
 import kept
-from kept.checkpoint.header import read_header
 from kept.checkpoint.reader import open_checkpoint
+from kept.checkpoint.safetensors_header import read_header
 from kept.checkpoint.weights import NAMED, PREFERRED, find_weights
 from kept.errors import CheckpointError
 from kept.terminal.cli import main
-from models import some_tokens, stock_logits, write_checkpoint
-from stored import entry, read_json, split_into_shards, tensors_of, write_json, write_raw
+from support.models import some_tokens, stock_logits, write_checkpoint
+from support.stored import entry, read_json, split_into_shards, tensors_of, write_json, write_raw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kept
-from stored import write_readable
+from support.stored import write_readable
 
 if TYPE_CHECKING:
     from pathlib import Path

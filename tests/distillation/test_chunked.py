@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distilled import Case, cast, chunked, error, head_input, leaves, logits_of, plain_loss, run
-from kept.distillation import chunks, losses
-from kept.distillation.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
-from kept.distillation.topk import top_k
+from kept.distillation.loss import chunk_size, reference
+from kept.distillation.loss.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
+from kept.distillation.loss.top_k import top_k
 from kept.errors import InputError
 from kept.ir.spec import Head
+from support.distilled import Case, cast, chunked, error, head_input, leaves, logits_of, plain_loss, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,10 +157,10 @@ def test_what_is_reported_are_nats_without_weights() -> None:
     found = chunked(case)(case.student, case.teacher, case.targets, case.mask, case.objective)
     ours, theirs, kept = logits_of(case.student), logits_of(case.teacher), case.mask != 0
     wanted = {
-        "kl": losses.forward_kl(theirs, ours, 2.0),
-        "reverse": losses.reverse_kl(theirs, ours, 2.0),
-        "jsd": losses.jsd(theirs, ours, 0.3, 2.0),
-        "ce": losses.cross_entropy(ours, case.targets),
+        "kl": reference.forward_kl(theirs, ours, 2.0),
+        "reverse": reference.reverse_kl(theirs, ours, 2.0),
+        "jsd": reference.jsd(theirs, ours, 0.3, 2.0),
+        "ce": reference.cross_entropy(ours, case.targets),
     }
     assert set(found.means) == set(wanted)
     for name, value in wanted.items():
@@ -259,8 +259,8 @@ def test_logits_of_the_whole_batch_never_exist() -> None:
 
 @pytest.mark.parametrize(("vocabulary", "rows"), [(100, 1024), (84_608, 198), (262_144, 128)])
 def test_a_chunk_has_as_many_tokens_as_the_vocabulary_lets_it(vocabulary: int, rows: int) -> None:
-    assert chunks.chunk(vocabulary) == rows
-    assert chunks.chunk(vocabulary, host=False) == chunks.ON_DEVICE
+    assert chunk_size.chunk(vocabulary) == rows
+    assert chunk_size.chunk(vocabulary, host=False) == chunk_size.ON_DEVICE
 
 
 def test_what_nobody_says_is_the_heads_own() -> None:
@@ -268,7 +268,7 @@ def test_what_nobody_says_is_the_heads_own() -> None:
     student = cast(head_input(1100, 4, 50, Head(), random), torch.float32)
     with Largest() as cut:
         chunked_loss(student, None, torch.zeros(1100, dtype=torch.long), torch.ones(1100), Objective(kl=0, ce=1))
-    assert cut.elements == chunks.chunk(50) * 50
+    assert cut.elements == chunk_size.chunk(50) * 50
 
 
 @pytest.mark.parametrize("autocast", [False, True])

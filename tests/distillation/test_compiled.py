@@ -12,21 +12,21 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from heal_data import tokens_of
-from heal_runs import losses, settings
-from kept.commands.healing import heal
-from kept.distillation.mixture import Mixture
-from kept.distillation.packing import Stream
-from kept.distillation.parallel import Ranks, load
-from kept.distillation.trainable import trainable
+from kept.commands.heal import heal
+from kept.distillation.data.mixture import Mixture
+from kept.distillation.data.packing import BatchStream
+from kept.distillation.train.parallel import Ranks, load
+from kept.distillation.train.trainable import trainable
 from kept.errors import InputError
-from models import random_program
-from pass_helpers import layer_spec
+from support.heal_data import tokens_of
+from support.heal_runs import losses, settings
+from support.models import random_program
+from support.pass_helpers import layer_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.distillation.heads import HeadInput
+    from kept.distillation.loss.output_head import HeadInput
 
 HERE = Ranks(0, 1, torch.device("cpu"))
 
@@ -59,7 +59,7 @@ def test_what_the_compiler_makes_is_the_same() -> None:
     spec = layer_spec()
     program = random_program(replace(spec, layers=spec.layers[:1]))
     learns = trainable(program, "norms")
-    batch = Stream(Mixture({"a": tokens_of([9] * 20)}), 2, 12).at(0)
+    batch = BatchStream(Mixture({"a": tokens_of([9] * 20)}), 2, 12).at(0)
     batch = replace(batch, tokens_BT=batch.tokens_BT % 7)
 
     def loss(head: HeadInput, _: list[torch.Tensor]) -> torch.Tensor:

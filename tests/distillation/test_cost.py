@@ -10,21 +10,21 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from kept.commands.forecasting import forecast
+from kept.commands.forecast import forecast
 from kept.distillation import cost as counting
 from kept.distillation.cluster import Cluster, cluster
-from kept.distillation.cost import Asked, cost, forward_operations, kept_values, memory, student_operations, ways_out
-from kept.distillation.settings import Settings
-from kept.distillation.trainable import Trainable, trainable
+from kept.distillation.cost import RunShape, cost, forward_operations, kept_values, memory, student_operations, ways_out
+from kept.distillation.settings import HealSettings
+from kept.distillation.train.trainable import Trainable, trainable
 from kept.errors import InputError
 from kept.ir import spec as ir
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
 from kept.nn import Model
-from models import random_program
-from pass_helpers import LAYER_NORM, RMS_NORM
-from stored import write_readable
+from support.models import random_program
+from support.pass_helpers import LAYER_NORM, RMS_NORM
+from support.stored import write_readable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,9 +41,9 @@ SPEC = ir.Spec(
 BATCH, LENGTH = 4, 16
 
 
-def settings(**changes: Any) -> Settings:
+def settings(**changes: Any) -> HealSettings:
     sizes = {"batch": BATCH, "length": LENGTH, "tokens": 10 * BATCH * LENGTH}
-    return Settings(**{"student": "s", "teacher": "t", "out": "o", **sizes, **changes})
+    return HealSettings(**{"student": "s", "teacher": "t", "out": "o", **sizes, **changes})
 
 
 def paper(spec: ir.Spec, train: str) -> tuple[ir.Spec, Trainable]:
@@ -134,10 +134,10 @@ def test_a_layer_keeps_what_autograd_keeps_within_a_sixth(train: str, *, gated: 
     assert said == pytest.approx(found, rel=1 / 6)
 
 
-def asked(train: str = "norms", **changes: Any) -> Asked:
+def asked(train: str = "norms", **changes: Any) -> RunShape:
     sizes = {"batch": 1, "accumulate": 8, "length": 4096, "tokens": 123_000_000, "precision": "bfloat16"}
     student, learned = paper(orion(RMS_NORM), train)
-    return Asked(student, orion(), learned, settings(**{**sizes, **changes}))
+    return RunShape(student, orion(), learned, settings(**{**sizes, **changes}))
 
 
 def test_orion_on_one_gpu_of_80_gb() -> None:
@@ -214,7 +214,7 @@ def test_ways_out_take_less(train: str) -> None:
 
 def test_what_is_held_out_of_the_last_layers_needs_no_backward_before_them() -> None:
     student, learned = paper(SPEC, "layers.2.*")
-    few = Asked(student, None, learned, settings())
+    few = RunShape(student, None, learned, settings())
     every = replace(few, learned=paper(SPEC, "norms")[1])
     machine = Cluster("made", cluster("h100").device)
     assert memory(few, machine)["activations"] < memory(every, machine)["activations"]

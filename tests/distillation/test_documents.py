@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from heal_data import write_lines
-from kept.distillation.documents import Document, Source, named_paths
-from kept.distillation.parquet import rows
+from kept.distillation.data.documents import Document, TextSource, named_paths
+from kept.distillation.data.parquet import rows
 from kept.errors import InputError
 from kept.fence import Limits
+from support.heal_data import write_lines
 
 
 def read(*paths: Path, **options: object) -> list[Document]:
-    return list(Source(paths, **options).documents())  # type: ignore[arg-type]
+    return list(TextSource(paths, **options).documents())  # type: ignore[arg-type]
 
 
 def texts(*paths: Path, **options: object) -> list[str]:
@@ -150,7 +150,7 @@ def test_parquet_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Rows are read in parts of a few megabytes; several files are read at once without mixing."""
     text = "seven ships " * 20_000
     files = [write_table(tmp_path / f"{name}.parquet", text=[name + text] * 60) for name in "ab"]
-    first, other = (Source((file,)).documents() for file in files)
+    first, other = (TextSource((file,)).documents() for file in files)
     for at in range(60):
         assert [next(first).text, next(other).text] == [name + text for name in "ab"], at
     assert next(first, None) is next(other, None) is None
@@ -169,9 +169,9 @@ MB = 1_000_000
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lower the limits so that small files exceed them."""
-    monkeypatch.setattr("kept.distillation.parquet.LIMITS", Limits(seconds=20, memory=160 << 20))
-    monkeypatch.setattr("kept.distillation.parquet._idle", [])
-    monkeypatch.setattr("kept.distillation.documents.LONGEST", 1 << 20)
+    monkeypatch.setattr("kept.distillation.data.parquet.LIMITS", Limits(seconds=20, memory=160 << 20))
+    monkeypatch.setattr("kept.distillation.data.parquet._idle", [])
+    monkeypatch.setattr("kept.distillation.data.documents.LONGEST", 1 << 20)
 
 
 @pytest.mark.usefixtures("small")
@@ -212,14 +212,14 @@ def test_a_parquet_file_of_deep_lists(tmp_path: Path) -> None:
 
 
 def test_a_line_of_json_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kept.distillation.documents.LONGEST", 100)
+    monkeypatch.setattr("kept.distillation.data.documents.LONGEST", 100)
     file = write_lines(tmp_path / "a.jsonl", {"text": "one"}, {"text": "x" * 200})
     with pytest.raises(InputError, match=r"a\.jsonl: line 2 has more than 0 MB; split it"):
         read(file)
 
 
 def test_a_text_without_lines_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kept.distillation.documents.PART", 100)
+    monkeypatch.setattr("kept.distillation.data.documents.PART", 100)
     file = tmp_path / "a.txt"
     file.write_text("é" * 1000 + "\n\nend")
     found = read(file, piece=150)
@@ -238,7 +238,7 @@ def test_a_directory_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / "c.md").write_text("three", encoding="utf-8")
     (tmp_path / "b" / "x[1]*?.txt").write_text("two", encoding="utf-8")
     write_lines(tmp_path / "a.jsonl", {"text": "one"})
-    source = Source((tmp_path,))
+    source = TextSource((tmp_path,))
     assert [file.name for file in source.files()] == ["a.jsonl", "b/x[1]*?.txt", "c.md"]
     assert [(d.text, d.file) for d in source.documents()] == [("one", 0), ("two", 1), ("three", 2)]
 
@@ -252,7 +252,7 @@ def test_links_within_a_directory_are_followed_and_end(tmp_path: Path) -> None:
     (data / "a").symlink_to("z")
     (data / "b" / "back").symlink_to(data)
     (data / "c.txt").symlink_to(data / "z" / "one.txt")
-    names = [file.name for file in Source((data,)).files()]
+    names = [file.name for file in TextSource((data,)).files()]
     assert names == ["a/one.txt", "b/two.txt", "c.txt", "z/one.txt"]
 
 
@@ -305,7 +305,7 @@ def test_directories_without_end(tmp_path: Path) -> None:
 
 
 def test_more_files_than_can_be_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kept.distillation.files.MOST_FILES", 3)
+    monkeypatch.setattr("kept.distillation.data.files.MOST_FILES", 3)
     for number in range(4):
         (tmp_path / f"{number}.txt").touch()
     with pytest.raises(InputError, match="holds more than 3 files; join them into fewer"):
@@ -350,7 +350,7 @@ def test_documents_come_before_the_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     line = json.dumps({"text": "seven ships " * 400}).encode() + b"\n"
     file.write_bytes(line * 5000 + b"\xff")
-    documents = Source((file,)).documents()
+    documents = TextSource((file,)).documents()
     for _ in range(1000):
         assert next(documents).text.startswith("seven")
     with pytest.raises(InputError, match="is not UTF-8"):
@@ -358,7 +358,7 @@ def test_documents_come_before_the_file_is_read(tmp_path: Path) -> None:
 
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kept.distillation.parquet.find_spec", lambda _: None)
+    monkeypatch.setattr("kept.distillation.data.parquet.find_spec", lambda _: None)
     write_table(tmp_path / "a.parquet", text=["one"])
     with pytest.raises(InputError, match=r"a\.parquet: pyarrow is needed to read it: pip install 'kept\[heal\]'"):
         read(tmp_path)

@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kept
-from heal_runs import STEPS, folder_of, losses, settings
-from kept.commands import finishing
-from kept.commands.caching import cache_teacher
-from kept.commands.checking import check
-from kept.commands.healing import Healed, heal
-from kept.distillation.loop import Loop
+from kept.commands import export_healed
+from kept.commands.cache_teacher import cache_teacher
+from kept.commands.check import check
+from kept.commands.heal import HealResult, heal
+from kept.distillation.train.trainer import Trainer
 from kept.errors import CheckpointError, PromiseError
-from kept.output.healed import NOTHING_BETTER
+from kept.output.heal_summary import NOTHING_BETTER
 from kept.output.record import verification_table
 from kept.passes.base import Promise
 from kept.terminal import display
-from stored import change_json, read_json, write_readable
+from support.heal_runs import STEPS, folder_of, losses, settings
+from support.stored import change_json, read_json, write_readable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 @pytest.fixture(scope="module")
-def done(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Healed:
+def done(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> HealResult:
     return heal(settings(pair, corpus, tmp_path_factory.mktemp("done") / "out", tokens=60 * 128))
 
 
@@ -37,7 +37,7 @@ def card(path: Path) -> str:
     return (path / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_record_has_the_verification_of_what_was_written(done: Healed, pair: tuple[Path, Path]) -> None:
+def test_the_record_has_the_verification_of_what_was_written(done: HealResult, pair: tuple[Path, Path]) -> None:
     record = read_json(done.path / "kept.json")
     assert done.verification is not None
     assert record["verification"] == verification_table(done.verification)
@@ -49,7 +49,7 @@ def test_the_record_has_the_verification_of_what_was_written(done: Healed, pair:
     )
 
 
-def test_verified_again_it_is_lossy_and_measures_the_same(done: Healed, pair: tuple[Path, Path]) -> None:
+def test_verified_again_it_is_lossy_and_measures_the_same(done: HealResult, pair: tuple[Path, Path]) -> None:
     again = kept.verify(pair[0], done.path, tokens=512)
     assert (again.promise, again.altered, again.failure, again.proof) == (Promise.LOSSY, (), None, None)
     assert done.verification is not None
@@ -57,7 +57,7 @@ def test_verified_again_it_is_lossy_and_measures_the_same(done: Healed, pair: tu
     assert not [note for note in again.notes if "not the source" in note]
 
 
-def test_the_output_is_whole(done: Healed) -> None:
+def test_the_output_is_whole(done: HealResult) -> None:
     found = check(done.path)
     assert (found.damage, found.remarks) == ((), ())
     listed = read_json(done.path / "kept.json")["files"]
@@ -65,7 +65,7 @@ def test_the_output_is_whole(done: Healed) -> None:
     assert "README.md" in listed
 
 
-def test_the_card_says_what_learned_and_what_that_did(done: Healed) -> None:
+def test_the_card_says_what_learned_and_what_that_did(done: HealResult) -> None:
     said, record = card(done.path), read_json(done.path / "kept.json")
     first, best = done.history[0], done.best
     assert "# orion, as a stock llama, healed\n" in said
@@ -80,7 +80,7 @@ def test_the_card_says_what_learned_and_what_that_did(done: Healed) -> None:
     assert "\n\n\n" not in said
 
 
-def test_a_record_says_who_learned_from_how_much(done: Healed, pair: tuple[Path, Path]) -> None:
+def test_a_record_says_who_learned_from_how_much(done: HealResult, pair: tuple[Path, Path]) -> None:
     healed = read_json(done.path / "kept.json")["healed"]
     assert healed["learned"] == {"parameters": 448, "of": done.learned.of}
     assert healed["sources"]["lines"]["documents"] > 390
@@ -89,7 +89,7 @@ def test_a_record_says_who_learned_from_how_much(done: Healed, pair: tuple[Path,
     assert healed["student"]["files"][weights] == read_json(pair[1] / "kept.json")["files"][weights]
 
 
-def test_the_command_shows_the_verification(done: Healed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_the_verification(done: HealResult, capsys: pytest.CaptureFixture[str]) -> None:
     display.healed(done)
     shown = capsys.readouterr().out
     assert "the output, in float32" in shown
@@ -97,7 +97,7 @@ def test_the_command_shows_the_verification(done: Healed, capsys: pytest.Capture
     assert NOTHING_BETTER not in shown
 
 
-def test_the_page_of_a_healed_model_shows_it_as_it_is(done: Healed, tmp_path: Path) -> None:
+def test_the_page_of_a_healed_model_shows_it_as_it_is(done: HealResult, tmp_path: Path) -> None:
     page = kept.report(done.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
     assert "before healing" not in page
     assert "promise lossy" in page
@@ -158,7 +158,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
     assert "nan" not in card(made.path)
 
 
-def test_a_model_that_is_healed_again_tells_of_both(done: Healed, corpus: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_healed_again_tells_of_both(done: HealResult, corpus: Path, tmp_path: Path) -> None:
     given = settings((done.path, done.path), corpus, tmp_path / "tuned", teacher=None, kl=0.0, ce=1.0)
     again = heal(replace(given, data=(f"talks={corpus}",)))
     told = card(again.path).split("## The whole way, oldest first\n\n")[1].split("\n\n")[0].splitlines()
@@ -204,7 +204,7 @@ def test_where_nothing_got_better_that_is_said(
 def test_a_result_that_puts_out_no_number_has_another_name(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = finishing.verify_staged
+    original = export_healed.verify_staged
 
     def says_no(*given: Any) -> Any:
         found = original(*given)
@@ -212,7 +212,7 @@ def test_a_result_that_puts_out_no_number_has_another_name(
 
     given = settings(pair, corpus, tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr(finishing, "verify_staged", says_no)
+        patched.setattr(export_healed, "verify_staged", says_no)
         with pytest.raises(PromiseError, match=r"out: not written; .* not finite; the result is in .*out\.unkept for"):
             heal(given)
     assert not (tmp_path / "out").exists()
@@ -228,13 +228,13 @@ def test_stopped_while_it_is_measured_it_is_not_written_and_goes_on(
 
     given = settings(pair, corpus, tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr(finishing, "verify_staged", stops)
+        patched.setattr(export_healed, "verify_staged", stops)
         with pytest.raises(KeyboardInterrupt):
             heal(given)
     assert not (tmp_path / "out").exists()
     assert len(losses(tmp_path / "out")) == STEPS
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "_update", stops)  # nothing is learned again
+        patched.setattr(Trainer, "_update", stops)  # nothing is learned again
         again = heal(given)
     whole = heal(replace(given, out=str(tmp_path / "whole")))
     assert again.record["files"]["model.safetensors"] == whole.record["files"]["model.safetensors"]

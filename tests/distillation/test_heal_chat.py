@@ -11,18 +11,18 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kept
-from chats import CHATML, DATED, INST, MARKED, TALKS, talk, write_chat_tokenizer
-from heal_data import write_lines
-from heal_runs import finish, noted, start
-from kept.commands.healing import heal
-from kept.commands.lessons import Pair, chat_date
-from kept.distillation.folder import asked_before, begin
-from kept.distillation.settings import Settings
+from kept.commands.heal import heal
+from kept.commands.heal_inputs import TeacherStudent, chat_date
+from kept.distillation.settings import HealSettings
+from kept.distillation.train.run_directory import asked_before, begin
 from kept.errors import InputError, RecipeError
-from kept.terminal import live
+from kept.terminal import heal_progress
 from kept.terminal.cli import main
-from models import write_checkpoint
-from stored import read_json
+from support.chats import CHATML, DATED, INST, MARKED, TALKS, talk, write_chat_tokenizer
+from support.heal_data import write_lines
+from support.heal_runs import finish, noted, start
+from support.models import write_checkpoint
+from support.stored import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,11 +52,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def asked(student: Path, talks: Path, template: Path | None, out: Path, **changes: Any) -> Settings:
+def asked(student: Path, talks: Path, template: Path | None, out: Path, **changes: Any) -> HealSettings:
     sizes = {"batch": 2, "length": 64, "tokens": 12 * 128, "measure_every": 4, "save_every": 5, "rate": 1e-2}
     given = {"kl": 0.0, "ce": 1.0, "train": "new", "chat": True, "hold_out": 0.1, **sizes}
     named = {"student": str(student), "out": str(out), "data": (f"chat={talks}",)}
-    return Settings(**{**given, **named, "chat_template": None if template is None else str(template), **changes})
+    return HealSettings(**{**given, **named, "chat_template": None if template is None else str(template), **changes})
 
 
 def test_a_student_learns_answers(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_student_learns_answers(student: Path, talks: Path, template: Path, tm
     assert (sources["without_answer"], sources["documents"] + sources["held_out_documents"]) == (1, len(TALKS) + 61)
     assert sources["cut"] >= 1
     assert 0 < sources["answer_tokens"] < sources["tokens"] + sources["held_out_tokens"]
-    said = next(line for line in live.about(noted(done.path, "run")[0]) if line.startswith("chat: "))
+    said = next(line for line in heal_progress.about(noted(done.path, "run")[0]) if line.startswith("chat: "))
     assert f"; {sources['answer_tokens']} tokens are answers; 1 without an answer are left out; " in said
     assert "are longer than a row and lose their end" in said
     card = (done.path / "README.md").read_text(encoding="utf-8")
@@ -153,12 +153,12 @@ def test_a_run_notes_the_date_that_its_template_told(
     student: Path, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A continued run uses the date on which it began; a run from a teacher cache uses that of the cache."""
-    monkeypatch.setattr("kept.checkpoint.chat.today", lambda: "2024-02-28")
+    monkeypatch.setattr("kept.checkpoint.chat_template.today", lambda: "2024-02-28")
     (tmp_path / "dated.jinja").write_text(DATED, encoding="utf-8")
     given = asked(student, talks, tmp_path / "dated.jinja", tmp_path / "out", tokens=128)
     done = heal(given)
     assert done.record["healed"]["settings"]["chat_date"] == "2024-02-28"
-    pair = Pair.open(given)
+    pair = TeacherStudent.open(given)
     assert chat_date(given, pair, {}) == "2024-02-28"
     assert chat_date(given, pair, {"chat_date": "2024-02-27"}) == "2024-02-27"
     assert chat_date(replace(given, chat_date="2024-02-26"), pair, {"chat_date": "2024-02-27"}) == "2024-02-26"
@@ -167,7 +167,7 @@ def test_a_run_notes_the_date_that_its_template_told(
         kept.cache_teacher(with_teacher, k=4)
     kept.cache_teacher(replace(with_teacher, chat_date="2024-02-25"), k=4)
     read = replace(with_teacher, out=str(tmp_path / "read"), teacher_cache=str(tmp_path / "cache"))
-    assert chat_date(read, Pair.open(read), {}) == "2024-02-25"
+    assert chat_date(read, TeacherStudent.open(read), {}) == "2024-02-25"
 
 
 def test_a_run_that_is_continued_keeps_its_settings(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_run_that_is_continued_keeps_its_settings(tmp_path: Path) -> None:
 
 def test_a_template_that_tells_no_date_notes_none(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
     given = asked(student, talks, template, tmp_path / "out")
-    assert chat_date(given, Pair.open(given), {}) is None
+    assert chat_date(given, TeacherStudent.open(given), {}) is None
 
 
 # ------------------------------------------------------------------------------------------------------ what is wrong
@@ -212,7 +212,7 @@ def test_a_template_that_cannot_be_read(student: Path, talks: Path, tmp_path: Pa
 )
 def test_settings_that_do_not_go_together(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        Settings(student="s", out="o", **{"teacher": "t", **changes})
+        HealSettings(student="s", out="o", **{"teacher": "t", **changes})
 
 
 def test_the_command_line(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:

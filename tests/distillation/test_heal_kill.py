@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from heal_runs import STEPS, finish, folder_of, losses, noted, settings, start
-from kept.commands.healing import heal
-from kept.distillation.loop import Loop
+from kept.commands.heal import heal
+from kept.distillation.train.trainer import Trainer
 from kept.errors import CheckpointError, OutputError
 from kept.interruption import Terminated
-from stored import all_bytes
+from support.heal_runs import STEPS, finish, folder_of, losses, noted, settings, start
+from support.stored import all_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from kept.distillation.settings import Settings
+    from kept.distillation.settings import HealSettings
 
 KILLED = [-signal.SIGKILL]
 
@@ -45,7 +45,7 @@ def same_run(one: Path, other: Path) -> None:
     assert all_bytes(one) == all_bytes(other)
 
 
-def kill_and_finish(given: Settings, moment: str) -> None:
+def kill_and_finish(given: HealSettings, moment: str) -> None:
     assert finish(start(given, moment)) == KILLED
     assert finish(start(given)) == [0]
 
@@ -90,16 +90,16 @@ def interrupt_at(
     step: int, *, again: bool, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGINT
 ) -> None:
     """Send SIGINT, or another signal, during a step, once or twice."""
-    original = Loop._update
+    original = Trainer._update
 
-    def update(self: Loop) -> dict[str, float]:
+    def update(self: Trainer) -> dict[str, float]:
         if self.step == step:
             os.kill(os.getpid(), number)
             if again:
                 os.kill(os.getpid(), number)
         return original(self)
 
-    monkeypatch.setattr(Loop, "_update", update)
+    monkeypatch.setattr(Trainer, "_update", update)
 
 
 @pytest.mark.usefixtures("_ctrl_c")
@@ -230,7 +230,7 @@ def test_killed_when_the_result_has_its_name_the_checkpoints_go_with_the_next_ca
 ) -> None:
     given, folder = settings(pair, corpus, tmp_path / "out"), folder_of(tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr("kept.commands.healing.clear", lambda *_: None)
+        patched.setattr("kept.commands.heal.clear", lambda *_: None)
         heal(given)
     assert [*folder.glob("step-*")]
     with pytest.raises(OutputError, match="exists already"):

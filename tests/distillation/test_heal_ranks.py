@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from heal_runs import STEPS, finish, folder_of, losses, noted, settings, start, start_meeting
-from kept.commands.healing import heal
-from kept.opened import open_model
+from kept.commands.heal import heal
+from kept.loaded import open_model
+from support.heal_runs import STEPS, finish, folder_of, losses, noted, settings, start, start_meeting
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.distillation.settings import Settings
+    from kept.distillation.settings import HealSettings
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def wanted(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempP
     return losses(out)
 
 
-def toml(given: Settings) -> str:
+def toml(given: HealSettings) -> str:
     """A recipe; JSON's texts, numbers and lists are TOML's too."""
     table = {key: value for key, value in given.to_dict().items() if value is not None}
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import kept.distillation.recipe
-from kept.distillation.recipe import count, load_settings, settings_from
-from kept.distillation.settings import HELP, Settings
+import kept.distillation.settings_file
+from kept.distillation.settings import HELP, HealSettings
+from kept.distillation.settings_file import count, load_settings, settings_from
 from kept.errors import RecipeError
 
 EXAMPLE = Path(__file__).parents[2] / "recipes" / "heal-plain-llama.toml"
@@ -42,20 +42,20 @@ def test_the_example_is_a_recipe() -> None:
 
 
 def test_the_docstring_s_example_is_a_recipe() -> None:
-    text = str(kept.distillation.recipe.__doc__).split("```toml")[1].split("```")[0]
+    text = str(kept.distillation.settings_file.__doc__).split("```toml")[1].split("```")[0]
     assert settings_from(tomllib.loads(text)).tokens == 2_000_000
 
 
 def test_settings_are_what_their_table_says() -> None:
-    made = replace(Settings(**ENDS), data=("a=b", "c"), rate=3e-4, compile=True, patience=3, mixture="a=1,c=2")
+    made = replace(HealSettings(**ENDS), data=("a=b", "c"), rate=3e-4, compile=True, patience=3, mixture="a=1,c=2")
     assert settings_from(made.to_dict()) == made
 
 
 def test_a_cache_of_samples_needs_who_sampled_them() -> None:
     words = "data: is self, which the teacher samples; give the --data that the cache cache was made of, or --teacher"
     with pytest.raises(RecipeError, match=words):
-        Settings(student="s", out="o", teacher_cache="cache")
-    Settings(student="s", out="o", teacher_cache="cache", data=("corpus",))
+        HealSettings(student="s", out="o", teacher_cache="cache")
+    HealSettings(student="s", out="o", teacher_cache="cache", data=("corpus",))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_flag_s_loss_wins_over_a_recipe_s(file: Path) -> None:
 def test_flags_win_and_none_is_not_given(file: Path) -> None:
     file.write_text(BEGIN + "tokens = '2M'\nrate = 1e-2\ncheckpointing = true\ndata = 'x'\n", encoding="utf-8")
     found = load_settings(file, tokens="500K", rate=None, checkpointing=False)
-    wanted = Settings(**ENDS, tokens=500_000, rate=1e-2, checkpointing=False, data=("x",))
+    wanted = HealSettings(**ENDS, tokens=500_000, rate=1e-2, checkpointing=False, data=("x",))
     assert found == wanted
 
 
@@ -171,10 +171,10 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 
 def test_settings_made_in_python_are_held_to_their_kinds() -> None:
     with pytest.raises(RecipeError, match="data: is 'corpus', it must be a list of texts in quotes"):
-        Settings(**ENDS, data="corpus")
+        HealSettings(**ENDS, data="corpus")
     with pytest.raises(RecipeError, match=r"batch: is 8\.5, it must be a whole number"):
-        Settings(**ENDS, batch=8.5)  # type: ignore[arg-type]
+        HealSettings(**ENDS, batch=8.5)  # type: ignore[arg-type]
 
 
 def test_every_setting_has_its_words() -> None:
-    assert [*HELP] == [field.name for field in fields(Settings)]
+    assert [*HELP] == [field.name for field in fields(HealSettings)]

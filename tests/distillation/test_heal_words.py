@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from heal_runs import STEPS, finish, folder_of, losses, settings, start
-from kept.numbers import duration
-from kept.terminal import live
+from kept.formatting import duration
+from kept.terminal import heal_progress
 from kept.terminal.cli import main
-from stored import read_json
+from support.heal_runs import STEPS, finish, folder_of, losses, settings, start
+from support.stored import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ HELD: dict[str, Any] = {"kind": "held-out", "step": 50, "loss": 0.7, "kl": 0.25,
 
 
 def test_what_is_said_before_a_run() -> None:
-    assert live.about(BEGIN) == [
+    assert heal_progress.about(BEGIN) == [
         "1 K of 14 B parameters learn (norms); they, their gradients and AdamW take 16 KB",
         "en: 5 documents, 7 K tokens; held out 1 document, 90 tokens",
         "100 steps of 2,048 tokens: 204,800 of the 205,000 asked for, on 2 processes",
@@ -105,7 +105,7 @@ def test_what_is_said_before_a_run() -> None:
 
 def test_a_teacher_that_is_read_is_said() -> None:
     cached = {**BEGIN, "teacher_cache": {"path": "out/teacher", "k": 16, "tail": 0.347}}
-    assert "teacher: out/teacher, 16 tokens a place, 35 % left out" in live.about(cached)
+    assert "teacher: out/teacher, 16 tokens a place, 35 % left out" in heal_progress.about(cached)
 
 
 def step(number: int, speed: float) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def test_without_a_terminal_a_step_is_said_now_and_then(
 ) -> None:
     """The first step, which is slow, is left out of the rate and of the time that is left."""
     now = 0.0
-    monkeypatch.setattr(live.time, "monotonic", lambda: now)
-    with live.Watcher() as watch:
+    monkeypatch.setattr(heal_progress.time, "monotonic", lambda: now)
+    with heal_progress.HealProgress() as watch:
         watch(BEGIN)
         capsys.readouterr()
         for at, number, speed in ((20.0, 1, 100.0), (25.0, 2, 400.0), (31.0, 3, 200.0), (36.0, 4, 1.0)):
@@ -137,8 +137,8 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_has_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_terminal(monkeypatch)
     now = 0.0
-    monkeypatch.setattr(live.time, "monotonic", lambda: now)
-    with live.Watcher() as watch:
+    monkeypatch.setattr(heal_progress.time, "monotonic", lambda: now)
+    with heal_progress.HealProgress() as watch:
         for at, line in ((0.0, BEGIN), (5.0, step(1, 9.0)), (54.0, STEP), (54.0, HELD), (60.0, {"kind": "end"})):
             now = at
             watch(line)
@@ -153,7 +153,7 @@ def test_a_table_that_is_broken_off_gives_the_terminal_back(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_a_terminal(monkeypatch)
-    with live.Watcher() as watch:
+    with heal_progress.HealProgress() as watch:
         watch(BEGIN)  # and no end
     assert capsys.readouterr().err.rstrip().endswith("\x1b[?25h"), "the cursor is back"
 

@@ -10,34 +10,34 @@ import pytest
 import torch
 
 import kept
-from heal_runs import finish, losses, settings, start
-from kept.commands.healing import heal
-from kept.distillation.loop import Loop
-from kept.distillation.lora import ADAPTER, matrices, merged
-from kept.distillation.parallel import Ranks, load
-from kept.distillation.trainable import Trainable, trainable
+from kept.commands.heal import heal
+from kept.distillation.train.lora import ADAPTER, matrices, merged
+from kept.distillation.train.parallel import Ranks, load
+from kept.distillation.train.trainable import Trainable, trainable
+from kept.distillation.train.trainer import Trainer
 from kept.errors import InputError, RecipeError
 from kept.nn import Model
-from models import random_program
-from pass_helpers import layer_spec
-from stored import read_json
+from support.heal_runs import finish, losses, settings, start
+from support.models import random_program
+from support.pass_helpers import layer_spec
+from support.stored import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.distillation.parallel import Trunk
+    from kept.distillation.train.parallel import Backbone
     from kept.ir.program import Program
 
 HERE = Ranks(0, 1, torch.device("cpu"))
 
 
-def adapted(choice: str = "lora") -> tuple[Program, Trainable, Trunk]:
+def adapted(choice: str = "lora") -> tuple[Program, Trainable, Backbone]:
     program = random_program(layer_spec())
     chosen = trainable(program, choice, lora_rank=3, lora_alpha=12)
     return program, chosen, load(program, torch.float64, HERE, chosen)
 
 
-def learned(trunk: Trunk) -> dict[str, torch.Tensor]:
+def learned(trunk: Backbone) -> dict[str, torch.Tensor]:
     """Everything that learns, moved."""
     random = torch.Generator().manual_seed(0)
     learning = {name: p for name, p in trunk.model.named_parameters() if p.requires_grad}
@@ -142,7 +142,7 @@ def test_nothing_but_what_learns_is_in_a_checkpoint(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    original = Loop._save
-    monkeypatch.setattr(Loop, "_save", lambda self: (seen.append(set(self.best)), original(self)))
+    original = Trainer._save
+    monkeypatch.setattr(Trainer, "_save", lambda self: (seen.append(set(self.best)), original(self)))
     heal(settings(pair, corpus, tmp_path / "out", train="lora", tokens=128))
     assert all(".lora_A." in name or ".lora_B." in name for name in seen[-1])

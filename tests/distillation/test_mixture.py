@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heal_data import lengths, spread, tokens_of
-from kept.distillation.mixture import FINEST, Mixture, Schedule, parse_weights
+from kept.distillation.data.mixture import FINEST, Mixture, MixtureSchedule, parse_weights
 from kept.errors import InputError
+from support.heal_data import lengths, spread, tokens_of
 
 shares = st.lists(st.integers(1, 400), min_size=1, max_size=8).map(tuple)
 
@@ -29,7 +29,7 @@ def farthest(sources: list[int], shares: tuple[int, ...]) -> float:
 
 @given(shares)
 def test_any_first_rows_are_within_one_row_of_the_weights(shares: tuple[int, ...]) -> None:
-    schedule = Schedule(shares)
+    schedule = MixtureSchedule(shares)
     assert farthest([schedule.at(row)[0] for row in range(2 * sum(shares) + 3)], shares) < 1
 
 
@@ -40,7 +40,7 @@ def test_turns_alone_are_not_within_one_row() -> None:
 
 @given(shares)
 def test_the_rows_of_a_source_are_counted_without_gap(shares: tuple[int, ...]) -> None:
-    schedule = Schedule(shares)
+    schedule = MixtureSchedule(shares)
     seen = [schedule.at(row) for row in range(2 * sum(shares))]
     for source in range(len(shares)):
         assert [before for s, before in seen if s == source] == list(range(2 * shares[source]))

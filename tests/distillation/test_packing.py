@@ -11,21 +11,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heal_data import LARGE, lengths, tokens_of
-from kept.distillation.mixture import Mixture
-from kept.distillation.packing import Batch, Stream, check
+from kept.distillation.data.mixture import Mixture
+from kept.distillation.data.packing import Batch, BatchStream, check
 from kept.errors import InputError
+from support.heal_data import LARGE, lengths, tokens_of
 
 sizes = st.integers(1, 40)
 
 
-def stream_of(lengths: list[int], batch: int = 1, length: int = 8, seed: int = 0, hold_out: float = 0) -> Stream:
-    return Stream(Mixture({"a": tokens_of(lengths)}, hold_out=hold_out), batch, length, seed)
+def stream_of(lengths: list[int], batch: int = 1, length: int = 8, seed: int = 0, hold_out: float = 0) -> BatchStream:
+    return BatchStream(Mixture({"a": tokens_of(lengths)}, hold_out=hold_out), batch, length, seed)
 
 
-def two_sources(batch: int, length: int, seed: int = 0) -> Stream:
+def two_sources(batch: int, length: int, seed: int = 0) -> BatchStream:
     sources = {"a": tokens_of([7, 3, 12, 5] * 3), "b": tokens_of([4, 9, 2] * 4, first=20)}
-    return Stream(Mixture(sources, {"a": 0.7, "b": 0.3}, hold_out=2), batch, length, seed)
+    return BatchStream(Mixture(sources, {"a": 0.7, "b": 0.3}, hold_out=2), batch, length, seed)
 
 
 def faults(batch: Batch, lengths: dict[int, int]) -> list[str]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kept
-from heal_runs import settings
-from kept.commands.healing import heal
+from kept.commands.heal import heal
 from kept.errors import CheckpointError, InputError
-from kept.opened import open_model
-from kept.output.pairing import paired
-from stored import change_json, read_json, write_readable
+from kept.loaded import open_model
+from kept.output.layer_pairing import paired
+from support.heal_runs import settings
+from support.stored import change_json, read_json, write_readable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 import kept
-from chats import CHATML, talk, write_chat_tokenizer
-from heal_data import write_lines
-from kept.commands.healing import heal
-from kept.distillation.recipe import load_settings
+from kept.commands.heal import heal
+from kept.distillation.settings_file import load_settings
 from kept.terminal.cli import main
-from models import write_checkpoint
-from stored import read_json
+from support.chats import CHATML, talk, write_chat_tokenizer
+from support.heal_data import write_lines
+from support.models import write_checkpoint
+from support.stored import read_json
 
 if TYPE_CHECKING:
     from click.testing import Result

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-import ranks
-from distilled import Case, chunked, leaves
-from split_heads import OBJECTIVES, PARTS, case_of, losses_of_part, part
+from support import ranks
+from support.distilled import Case, chunked, leaves
+from support.split_heads import OBJECTIVES, PARTS, case_of, losses_of_part, part
 
 
 @pytest.fixture(scope="module")

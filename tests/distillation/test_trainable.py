@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kept.distillation.trainable import trainable
+from kept.distillation.train.trainable import trainable
 from kept.errors import InputError
 from kept.ir import spec as ir
 from kept.nn import Model
-from models import random_program
-from pass_helpers import MIXER, layer_spec, rms_spec
+from support.models import random_program
+from support.pass_helpers import MIXER, layer_spec, rms_spec
 
 QK = ir.QkNorm(ir.Norm("rms", 1e-6), "shared")
 

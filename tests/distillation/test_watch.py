@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kept
-from heal_runs import finish, folder_of, noted, settings, start
-from kept.commands.healing import Healed, heal
+from kept.commands.heal import HealResult, heal
 from kept.errors import InputError, RecipeError
-from kept.output import healed as words
-from kept.terminal import display, live
-from stored import read_json
+from kept.output import heal_summary as words
+from kept.terminal import display, heal_progress
+from support.heal_runs import finish, folder_of, noted, settings, start
+from support.stored import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.distillation.settings import Settings
+    from kept.distillation.settings import HealSettings
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +32,20 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def asked(pair: tuple[Path, Path], corpus: Path, old: Path, out: Path, **changes: Any) -> Settings:
+def asked(pair: tuple[Path, Path], corpus: Path, old: Path, out: Path, **changes: Any) -> HealSettings:
     """A run on new lines with old ones among them, without a teacher."""
     texts = {"data": (f"new={corpus}", f"replay={old}"), "mixture": "new=0.8,replay=0.2", "watch": (f"old={old}",)}
     return settings(pair, corpus, out, **{"teacher": None, "kl": 0.0, "ce": 1.0, **texts, **changes})
 
 
 @pytest.fixture(scope="module")
-def done(pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path_factory: pytest.TempPathFactory) -> Healed:
+def done(pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path_factory: pytest.TempPathFactory) -> HealResult:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         return heal(asked(pair, corpus, old, tmp_path_factory.mktemp("done") / "out"))
 
 
-def test_sources_decide_as_the_mixture_weighs_them(done: Healed) -> None:
+def test_sources_decide_as_the_mixture_weighs_them(done: HealResult) -> None:
     """By tokens the old lines, of which more are held out, would decide."""
     counts = done.record["healed"]["sources"]
     assert counts["replay"]["held_out_tokens"] > counts["new"]["held_out_tokens"]
@@ -57,7 +57,7 @@ def test_sources_decide_as_the_mixture_weighs_them(done: Healed) -> None:
         assert abs(parts[0] - parts[1]) > 0.01, "or the weights would not be seen"
 
 
-def test_what_is_watched_is_measured_and_noted(done: Healed) -> None:
+def test_what_is_watched_is_measured_and_noted(done: HealResult) -> None:
     held = noted(done.path, "held-out")
     assert [line["step"] for line in held] == [one.step for one in done.history]
     for line, one in zip(held, done.history, strict=True):
@@ -69,7 +69,7 @@ def test_what_is_watched_is_measured_and_noted(done: Healed) -> None:
 
 
 def test_watching_changes_nothing(
-    done: Healed, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
+    done: HealResult, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
 ) -> None:
     alone = heal(asked(pair, corpus, old, tmp_path / "out", watch=()))
     assert [one.losses for one in alone.history] == [one.losses for one in done.history]
@@ -80,7 +80,7 @@ def test_watching_changes_nothing(
 
 
 def test_on_two_ranks_and_then_on_one_the_same_is_measured(
-    done: Healed, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
+    done: HealResult, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
 ) -> None:
     given = asked(pair, corpus, old, tmp_path / "out")
     assert -signal.SIGKILL in finish(start(given, "named 10", ranks=2))
@@ -101,7 +101,7 @@ def test_other_watched_texts_are_another_run(pair: tuple[Path, Path], corpus: Pa
         heal(given)
 
 
-def test_the_card_and_the_report_tell_both(done: Healed) -> None:
+def test_the_card_and_the_report_tell_both(done: HealResult) -> None:
     _, rows = words.held_out(done.record["healed"])
     named = [row[0] for row in rows]
     assert "cross-entropy with replay, nats a token" in named
@@ -112,9 +112,9 @@ def test_the_card_and_the_report_tell_both(done: Healed) -> None:
     assert "old, only watched from " in page
 
 
-def test_the_live_table_has_a_column_for_it(done: Healed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_live_table_has_a_column_for_it(done: HealResult, capsys: pytest.CaptureFixture[str]) -> None:
     begin, held = (noted(done.path, kind)[0] for kind in ("run", "held-out"))
-    with live.Watcher() as watch:
+    with heal_progress.HealProgress() as watch:
         watch(begin)
         watch({**held, "agreement": math.nan})
     said = capsys.readouterr().err.splitlines()[-1]
@@ -122,7 +122,7 @@ def test_the_live_table_has_a_column_for_it(done: Healed, capsys: pytest.Capture
     assert "nan" not in said
 
 
-def test_tensorboard_has_a_point_for_each(done: Healed) -> None:
+def test_tensorboard_has_a_point_for_each(done: HealResult) -> None:
     written = b"".join(file.read_bytes() for file in (folder_of(done.path) / "tensorboard").iterdir())
     assert b"held-out/watched/old/ce" in written
     assert b"held-out/sources/replay/ce" in written
@@ -139,13 +139,13 @@ def test_what_is_watched_may_be_wrong(pair: tuple[Path, Path], corpus: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_the_record_is_what_was_asked(done: Healed) -> None:
+def test_the_record_is_what_was_asked(done: HealResult) -> None:
     record = read_json(done.path / "kept.json")["healed"]
     assert [watched.split("=")[0] for watched in record["settings"]["watch"]] == ["old"]
     assert set(record["read"]) == {"student", "data", "watch"}
 
 
-def test_the_end_of_a_run_is_in_words(done: Healed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_end_of_a_run_is_in_words(done: HealResult, capsys: pytest.CaptureFixture[str]) -> None:
     display.healed(done)
     said = capsys.readouterr().out
     before, after = (one.watched["old"]["ce"] for one in (done.history[0], done.best))

@@ -14,8 +14,8 @@ from kept.evaluation.agreement import (
     prompts_of,
     said_alike,
 )
-from stored import PROSE, write_readable
-from subjects import subject, tiny
+from support.stored import PROSE, write_readable
+from support.subjects import subject, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 import kept
 from kept.errors import InputError
 from kept.evaluation.forgetting import Forgetting, Side, forgetting
-from kept.evaluation.named import named_models
-from kept.evaluation.settings import Settings
+from kept.evaluation.named_models import named_models
+from kept.evaluation.settings import EvalSettings
 from kept.terminal.cli import main
-from models import write_checkpoint
-from stored import PROSE, write_readable, write_sentencepiece
+from support.models import write_checkpoint
+from support.stored import PROSE, write_readable, write_sentencepiece
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def passages(*nats: float, tokens: int = TOKENS) -> dict[str, Any]:
 
 
 def found(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> Forgetting:
-    settings = Settings(texts={"en": Path("en"), "py": Path("py")}, old=("en",), new=("py",))
+    settings = EvalSettings(texts={"en": Path("en"), "py": Path("py")}, old=("en",), new=("py",))
     names = ["base", *(f"model {n}" for n in range(1, len(old)))]
     made = forgetting(settings, names, {"en": old, "py": new})
     assert made is not None
@@ -90,7 +90,7 @@ def test_bytes_compare_where_tokens_do_not() -> None:
 
 
 def test_the_mean_is_over_domains() -> None:
-    settings = Settings(old=("en", "ko"))
+    settings = EvalSettings(old=("en", "ko"))
     base = passages(1.0, 1.0)
     texts = {"en": [base, passages(1.2, 1.4)], "ko": [base, passages(2.0, 2.0)]}
     made = forgetting(settings, ["base", "full"], texts)
@@ -103,7 +103,7 @@ def test_the_mean_is_over_domains() -> None:
 
 
 def test_without_roles_there_is_nothing_to_tell() -> None:
-    assert forgetting(Settings(), ["base", "full"], {"en": [passages(1.0), passages(2.0)]}) is None
+    assert forgetting(EvalSettings(), ["base", "full"], {"en": [passages(1.0), passages(2.0)]}) is None
 
 
 # --------------------------------------------------------------------------------------------------------------- models

@@ -14,8 +14,8 @@ from kept.evaluation import answering
 from kept.evaluation.answering import answers, batches
 from kept.evaluation.harness import Harness
 from kept.ir.spec import Dynamic
-from stored import PROSE
-from subjects import subject, tiny
+from support.stored import PROSE
+from support.subjects import subject, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,8 @@ import kept
 from kept.errors import OutputError
 from kept.evaluation import journal
 from kept.evaluation.journal import Journal
-from models import DATA, needs_data
-from stored import PROSE, all_bytes, write_readable
+from support.models import DATA, needs_data
+from support.stored import PROSE, all_bytes, write_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

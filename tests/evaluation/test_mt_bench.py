@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from judge_stub import Stub
-from kept.checkpoint import chat
-from kept.checkpoint.chat import Conversation
+from kept.checkpoint import chat_template
+from kept.checkpoint.chat_template import Conversation
 from kept.errors import CheckpointError, InputError
 from kept.evaluation import mt_bench
 from kept.evaluation.judge import KEY, Judge, sheet
 from kept.fence import Limits
 from kept.reporting import Silent
-from models import DATA, needs_data
-from stored import change_json
-from subjects import tiny
+from support.judge_stub import Stub
+from support.models import DATA, needs_data
+from support.stored import change_json
+from support.subjects import tiny
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,9 +113,9 @@ def test_a_chat_template_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_template_that_fails_or_reaches_out_is_an_error(
     tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat, "LIMITS", Limits(seconds=2, memory=1 << 28))
+    monkeypatch.setattr(chat_template, "LIMITS", Limits(seconds=2, memory=1 << 28))
     change_json(tmp_path / "tokenizer_config.json", chat_template=template)
-    found = chat.Template.of(tmp_path)
+    found = chat_template.Template.of(tmp_path)
     assert found is not None
     with pytest.raises(CheckpointError, match="its chat template fails"):
         found.render(Conversation([{"role": "user", "content": "x"}]))

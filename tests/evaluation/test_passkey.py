@@ -9,7 +9,7 @@ import pytest
 from kept.errors import InputError
 from kept.evaluation import passkey
 from kept.evaluation.passkey import DEPTHS, answer_tokens, lengths, measure_passkey, passkey_estimates, riddle, right
-from subjects import tiny
+from support.subjects import tiny
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,16 +11,16 @@ import pytest
 from click.testing import CliRunner
 
 import kept
-from judge_stub import Stub
 from kept.errors import CheckpointError, InputError, KeptError
 from kept.evaluation.estimate import mean
-from kept.evaluation.pieces import Piece
-from kept.evaluation.run import Row, _rows
-from kept.evaluation.settings import Settings
+from kept.evaluation.measurements import MeasurementPlan
+from kept.evaluation.run import EvaluationRow, _rows
+from kept.evaluation.settings import EvalSettings
 from kept.nn.model import Model
 from kept.terminal.cli import main
-from models import DATA, needs_data, write_checkpoint
-from stored import PROSE, change_json, write_readable
+from support.judge_stub import Stub
+from support.models import DATA, needs_data, write_checkpoint
+from support.stored import PROSE, change_json, write_readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
-def row(rows: Sequence[Row], part: str, metric: str) -> Row:
+def row(rows: Sequence[EvaluationRow], part: str, metric: str) -> EvaluationRow:
     (found,) = [one for one in rows if (one.part, one.metric) == (part, metric)]
     return found
 
@@ -175,12 +175,14 @@ def test_a_suite_has_its_average(orion: Path, out: Path, tmp_path: Path) -> None
 
 
 def test_a_group_is_weighted_by_documents_and_counts_once() -> None:
-    pieces = [
-        Piece("h6", "one", lambda *_: {}, lambda found: {"acc": mean(found["acc"])}, headline="acc", group=group)
+    measurements = [
+        MeasurementPlan(
+            "h6", "one", lambda *_: {}, lambda found: {"acc": mean(found["acc"])}, headline="acc", group=group
+        )
         for group in (None, "mmlu", "mmlu")
     ]
     results = [{"acc": [1.0, 0.0]}, {"acc": [1.0]}, {"acc": [0.0, 0.0, 0.0]}]
-    found = [*_rows(pieces, [results])]
+    found = [*_rows(measurements, [results])]
     assert [(one.name, one.detail, one.models[0].value) for one in found[3:]] == [
         ("mmlu", False, 0.25),
         ("average", False, 0.375),
@@ -292,7 +294,7 @@ def test_a_domain_without_a_file(orion: Path) -> None:
 def test_settings_that_are_none(orion: Path) -> None:
     with pytest.raises(InputError, match="colour: is no setting; there are texts, old, new, suites, data"):
         kept.evaluate(orion, colour="red")
-    assert replace(Settings(), limit=3).limit == 3
+    assert replace(EvalSettings(), limit=3).limit == 3
 
 
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
@@ -307,12 +309,12 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
 def test_without_lm_eval(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import PackageNotFoundError
 
-    from kept.evaluation import pieces
+    from kept.evaluation import measurements
 
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(pieces, "version", missing)
+    monkeypatch.setattr(measurements, "version", missing)
     with pytest.raises(InputError, match=r"blimp: needs lm-eval, which is not installed: pip install 'kept\[eval\]'"):
         kept.evaluate(orion, suites=("blimp",), data=tmp_path)
 

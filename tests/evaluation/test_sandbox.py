@@ -22,7 +22,7 @@ from kept.evaluation import sandbox
 from kept.evaluation.documents import json_lines
 from kept.evaluation.humaneval import judged, program
 from kept.evaluation.sandbox import fences, passes
-from models import DATA, needs_data
+from support.models import DATA, needs_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from foreign import slm_corpus, write_slm
 from kept.evaluation.scoring import read_out, scored, sliding, windows
-from models import model_of, needs_data, program_of, some_tokens, stock, write_checkpoint
+from support.foreign import slm_corpus, write_slm
+from support.models import model_of, needs_data, program_of, some_tokens, stock, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from lm_eval.models.huggingface import HFLM
 
 from kept.errors import InputError
 from kept.evaluation.tasks import PLAIN, SEED, TASKS, built, measure_task, members, task_estimates
-from models import DATA, needs_data
-from subjects import subject, tiny
+from support.models import DATA, needs_data
+from support.subjects import subject, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path

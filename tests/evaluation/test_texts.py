@@ -15,9 +15,9 @@ from kept.evaluation.perplexity import PASSAGE, measure_text, text_estimates
 from kept.evaluation.positions import edges, longest_of, measure_positions, position_estimates
 from kept.evaluation.scoring import scored
 from kept.verification.text import sample_text
-from models import stock, write_checkpoint
-from stored import PROSE, write_sentencepiece
-from subjects import subject, tiny
+from support.models import stock, write_checkpoint
+from support.stored import PROSE, write_sentencepiece
+from support.subjects import subject, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path

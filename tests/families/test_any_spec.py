@@ -12,8 +12,8 @@ from hypothesis import given
 from kept.errors import CheckpointError
 from kept.families import FAMILIES, family_of
 from kept.ir.facts import differences, facts
-from models import TINY, random_program
-from specs import specs
+from support.models import TINY, random_program
+from support.specs import specs
 
 if TYPE_CHECKING:
     from kept.families.table import Family

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from kept.families import FAMILIES
-from models import logits, program_of, some_tokens, worst, write_checkpoint
-from orphans import OrphanContract
-from pass_helpers import TOLERANCE
-from published import CLIPPED, Published
-from rotations import PUBLISHED, RotaryContract
-from stored import tensors_of
+from support.models import logits, program_of, some_tokens, worst, write_checkpoint
+from support.orphans import OrphanContract
+from support.pass_helpers import TOLERANCE
+from support.published import CLIPPED, Published
+from support.rotations import PUBLISHED, RotaryContract
+from support.stored import tensors_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ import pytest
 
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
-from kept.ir.spec import Tokens
-from models import TINY
+from kept.ir.spec import TokenIds
+from support.models import TINY
 
 HUGE = 10**400
 
@@ -121,7 +121,7 @@ def test_an_id_outside_the_vocabulary_is_no_token(family: str, value: int) -> No
     """Stock classes accept such an id: the model neither reads nor produces it."""
     read = FAMILIES[family].read_config
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), value)
-    assert read({**TINY[family], **ids}).tokens == Tokens()
+    assert read({**TINY[family], **ids}).tokens == TokenIds()
     assert read({**TINY[family], "eos_token_id": [value, 5, value]}).tokens.eos == (5,)
 
 

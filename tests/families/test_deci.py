@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from kept.errors import CheckpointError
-from orphans import OrphanContract
-from rotations import PUBLISHED, RotaryContract
+from support.orphans import OrphanContract
+from support.rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from orphans import OrphanContract
-from rotations import PUBLISHED, SCALINGS, RotaryContract
+from support.orphans import OrphanContract
+from support.rotations import PUBLISHED, SCALINGS, RotaryContract
 
 
 class TestExaone(OrphanContract, RotaryContract):

@@ -6,8 +6,8 @@ import pytest
 
 from kept.errors import CheckpointError
 from kept.ir.spec import Rope
-from models import logits, some_tokens, worst
-from rotations import StockRotaryContract
+from support.models import logits, some_tokens, worst
+from support.rotations import StockRotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from foreign import SORT, packed_tensors, slm_corpus, write_slm, write_sort
 from kept.ir.spec import Mlp
 from kept.nn import Model, generate
-from models import model_of, needs_data, program_of, stock_logits, worst
-from specs import with_mlp
+from support.foreign import SORT, packed_tensors, slm_corpus, write_slm, write_sort
+from support.models import model_of, needs_data, program_of, stock_logits, worst
+from support.specs import with_mlp
 
 if TYPE_CHECKING:
     from pathlib import Path

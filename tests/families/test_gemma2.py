@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import torch
 
-from contract import DECODER_SIZES
 from kept.errors import CheckpointError
-from models import stock
-from rotations import StockRotaryContract
+from support.contract import DECODER_SIZES
+from support.models import stock
+from support.rotations import StockRotaryContract
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import torch
 
-from contract import StockContract
 from kept.errors import CheckpointError
 from kept.ir.tensors import zeros
-from models import logits, some_tokens
+from support.contract import StockContract
+from support.models import logits, some_tokens
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import torch
 
-from conversions import EXACT
 from kept.errors import CheckpointError
 from kept.ir.spec import Rope
-from kept.ir.tensors import Given, Lazy, zeros
-from models import frequencies, logits, some_tokens, worst
-from rotations import StockRotaryContract, unrotated
+from kept.ir.tensors import InMemory, Lazy, zeros
+from support.conversions import EXACT
+from support.models import frequencies, logits, some_tokens, worst
+from support.rotations import StockRotaryContract, unrotated
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -64,7 +64,7 @@ class TestGptNeox(StockRotaryContract):
         rope = program.spec.layers[0].mixer.rope
         assert rope is not None
         value = frequencies(rope.theta, rope.dims)
-        more[f"{at}.rotary_emb.inv_freq"] = Given(tuple(value.shape), "F32", value)
+        more[f"{at}.rotary_emb.inv_freq"] = InMemory(tuple(value.shape), "F32", value)
         assert self.family.read(checkpoint.config, {**checkpoint.tensors, **more}).weights == program.weights
 
     def test_a_base_on_which_versions_disagree_is_refused(self, checkpoint: Checkpoint) -> None:

@@ -10,13 +10,13 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from conversions import STOCK
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
-from kept.opened import open_model
+from kept.loaded import open_model
 from kept.terminal.cli import main
-from models import logits, some_tokens, stock_logits, worst, write_checkpoint
-from stored import change_json, tensors_of
+from support.conversions import STOCK
+from support.models import logits, some_tokens, stock_logits, worst, write_checkpoint
+from support.stored import change_json, tensors_of
 
 if TYPE_CHECKING:
     from pathlib import Path

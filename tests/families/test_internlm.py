@@ -8,9 +8,9 @@ import torch
 
 from kept.errors import CheckpointError
 from kept.ir.spec import Dynamic, Rope
-from models import logits, some_tokens, worst
-from orphans import OrphanContract
-from specs import with_mixer
+from support.models import logits, some_tokens, worst
+from support.orphans import OrphanContract
+from support.specs import with_mixer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kept.checkpoint.json_file import read_json
-from kept.commands.pipeline import convert
-from kept.commands.planning import plan
-from kept.commands.verifying import verify
+from kept.commands.convert import convert
+from kept.commands.plan import plan
+from kept.commands.verify import verify
 from kept.families import FAMILIES, LLAMA
 from kept.families.lengths import domain
 from kept.ir.spec import Dynamic, LongRope, Rope
-from kept.output.way import way
-from kept.passes.vocabulary import ExpandVocabulary, Growth
-from models import TINY, write_checkpoint
-from pass_helpers import unread
-from specs import with_mixer
+from kept.output.lineage import lineage
+from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
+from support.models import TINY, write_checkpoint
+from support.pass_helpers import unread
+from support.specs import with_mixer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,10 +134,10 @@ def test_record_card_and_verification_say_where_the_promise_holds(tmp_path: Path
     assert record["domain"] == record["verification"]["domain"] == [where]
     assert f"It holds:\n\n- {where}\n" in (tmp_path / "out" / "README.md").read_text()
     assert verify(source, tmp_path / "out", tokens=16).domain == (where,)
-    (done,) = way(record)
+    (done,) = lineage(record)
     assert str(done).endswith(f"promise exact, which holds {where}")
 
     cut = "for sequences of up to 64 tokens (the requested context)"
     assert convert(tmp_path / "out", tmp_path / "again", context=64, verify_tokens=16).plan.domain == (cut,)
     assert verify(source, tmp_path / "again", tokens=16).domain == (where, cut)
-    assert [one.domain for one in way(read_json(tmp_path / "again" / "kept.json"))] == [(where,), (cut,)]
+    assert [one.domain for one in lineage(read_json(tmp_path / "again" / "kept.json"))] == [(where,), (cut,)]

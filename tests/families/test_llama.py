@@ -7,9 +7,9 @@ import torch
 
 from kept.errors import CheckpointError
 from kept.families.llama import LLAMA
-from kept.ir.tensors import Given
-from models import frequencies
-from rotations import StockRotaryContract
+from kept.ir.tensors import InMemory
+from support.models import frequencies
+from support.rotations import StockRotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -48,7 +48,7 @@ class TestLlama(StockRotaryContract):
     def test_computed_frequencies_in_old_files_are_ignored(self, checkpoint: Checkpoint) -> None:
         head_dim = self.family.read_config(checkpoint.config).layers[0].mixer.head_dim
         value = frequencies(dims=head_dim)
-        old = {"model.layers.0.self_attn.rotary_emb.inv_freq": Given(tuple(value.shape), "F32", value)}
+        old = {"model.layers.0.self_attn.rotary_emb.inv_freq": InMemory(tuple(value.shape), "F32", value)}
         assert self.family.read(checkpoint.config, {**checkpoint.tensors, **old}).spec.depth == 3
 
 

@@ -8,9 +8,9 @@ import pytest
 from kept.errors import CheckpointError
 from kept.families.minicpm import MINICPM
 from kept.ir.spec import LongRope
-from models import TINY
-from orphans import OrphanContract
-from rotations import PUBLISHED, RotaryContract
+from support.models import TINY
+from support.orphans import OrphanContract
+from support.rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from kept.errors import CheckpointError
-from kept.nn.cache import Cache
-from models import logits, model_of, some_tokens, worst
-from rotations import StockRotaryContract
-from specs import with_mixer
+from kept.nn.state import DecodeState
+from support.models import logits, model_of, some_tokens, worst
+from support.rotations import StockRotaryContract
+from support.specs import with_mixer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ class TestMistralWithAWindow(TestMistral):
             assert worst(found[:, 7:], other[:, 7:]) > 1e-2
 
     def test_the_window_slides_over_the_cache(self, directory: Path, program: Program) -> None:
-        tokens, cache, model = some_tokens(), Cache(program.spec.depth), model_of(program)
+        tokens, cache, model = some_tokens(), DecodeState(program.spec.depth), model_of(program)
         with torch.inference_mode():
             found = torch.cat([model(tokens[:, t : t + 1], cache) for t in range(tokens.shape[1])], dim=1)
         assert worst(found, self.reference(directory, tokens, torch.float64)) < self.float64

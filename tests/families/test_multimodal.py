@@ -13,9 +13,9 @@ import kept
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.multimodal import PLAIN
-from kept.ir.tensors import Filled
-from models import SIZES, logits, some_tokens, stock_logits, strong, worst
-from stored import change_json, read_json, tensors_of
+from kept.ir.tensors import Full
+from support.models import SIZES, logits, some_tokens, stock_logits, strong, worst
+from support.stored import change_json, read_json, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,7 +97,7 @@ def test_the_text_is_what_the_whole_class_makes_of_it(tmp_path: Path, name: str,
         wanted = model(tokens).logits
     assert worst(logits(opened.program, tokens), wanted) < ROTATED_IN_FLOAT32
     one = opened.program.weights["layers.1.mlp_norm.gain"]
-    wrong = {"layers.1.mlp_norm.gain": Filled(one.shape, one.dtype, 1.0)}
+    wrong = {"layers.1.mlp_norm.gain": Full(one.shape, one.dtype, 1.0)}
     assert worst(logits(opened.program.updated(opened.program.spec, wrong), tokens), wanted) > 100 * ROTATED_IN_FLOAT32
     assert opened.family.name == CLASSES[name][0]
     note = opened.notes[0]

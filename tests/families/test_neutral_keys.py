@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.unread import NEUTRAL, QUANTISED
-from kept.opened import open_model
-from models import TINY, frequencies, program_of, some_tokens, stock, write_checkpoint
-from stored import change_json, tensors_of
+from kept.loaded import open_model
+from support.models import TINY, frequencies, program_of, some_tokens, stock, write_checkpoint
+from support.stored import change_json, tensors_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from contract import until
 from kept.errors import CheckpointError
 from kept.families.llama import LLAMA
 from kept.families.orion import ORION
 from kept.ir.slots import slots
-from models import logits, program_of, reference_orion, some_tokens, without, worst, write_checkpoint
-from rotations import PUBLISHED, RotaryContract
+from support.contract import until
+from support.models import logits, program_of, reference_orion, some_tokens, without, worst, write_checkpoint
+from support.rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

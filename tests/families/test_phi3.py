@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import torch
 
-from contract import DECODER_SIZES
-from conversions import STOCK, converted
 from kept.errors import CheckpointError
-from kept.ir.spec import LongRope, Tokens
+from kept.ir.spec import LongRope, TokenIds
 from kept.nn import generate
-from models import logits, model_of, program_of, some_tokens, stock_logits, worst, write_checkpoint
-from pass_helpers import TOLERANCE
-from rotations import StockRotaryContract
+from support.contract import DECODER_SIZES
+from support.conversions import STOCK, converted
+from support.models import logits, model_of, program_of, some_tokens, stock_logits, worst, write_checkpoint
+from support.pass_helpers import TOLERANCE
+from support.rotations import StockRotaryContract
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ class TestPhi3AroundItsOriginalLength(TestPhi3):
 
     def test_keys_are_turned_anew(self, program: Program) -> None:
         """Each token is the best after all before it, read at once, on both sides of the switch."""
-        endless = replace(program, spec=replace(program.spec, tokens=Tokens()))
+        endless = replace(program, spec=replace(program.spec, tokens=TokenIds()))
         tokens = some_tokens(1, 9)[0].tolist()
         for token in generate(model_of(endless), [tokens], 24)[0]:
             assert token == int(logits(endless, torch.tensor([tokens]))[0, -1].argmax())

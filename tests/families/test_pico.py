@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from kept.checkpoint.json_file import read_json
-from kept.commands.planning import plan
+from kept.commands.plan import plan
 from kept.errors import CheckpointError, Refusal
 from kept.families import FAMILIES, LLAMA, TARGETS, family_of
 from kept.families.lengths import domain
 from kept.passes.base import Promise
 from kept.passes.legalize import Options, legalise
-from models import logits, program_of, some_tokens, stock, worst
-from pass_helpers import TOLERANCE, save
-from pico import PUBLIC, SHORT, scale, write_pico
-from published import Published
+from support.models import logits, program_of, some_tokens, stock, worst
+from support.pass_helpers import TOLERANCE, save
+from support.pico import PUBLIC, SHORT, scale, write_pico
+from support.published import Published
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

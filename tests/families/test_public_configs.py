@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conversions import EXACT, refused
 from kept.families import FAMILIES, LLAMA
 from kept.passes.base import Promise
 from kept.passes.legalize import Options, legalise
-from pass_helpers import unread
+from support.conversions import EXACT, refused
+from support.pass_helpers import unread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,9 +12,9 @@ import kept
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.published import ANYWHERE, SHAPING, WITHOUT_EFFECT
-from kept.opened import open_model
-from models import TINY, write_checkpoint
-from stock_keys import ours
+from kept.loaded import open_model
+from support.models import TINY, write_checkpoint
+from support.stock_keys import ours
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import pytest
 
 from kept.errors import CheckpointError
 from kept.ir.spec import Rope
-from orphans import OrphanContract
+from support.orphans import OrphanContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

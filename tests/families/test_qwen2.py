@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from kept.errors import CheckpointError
-from models import logits, some_tokens, worst
-from rotations import StockRotaryContract
-from specs import with_mixer
+from support.models import logits, some_tokens, worst
+from support.rotations import StockRotaryContract
+from support.specs import with_mixer
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

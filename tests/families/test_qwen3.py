@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from contract import DECODER_SIZES
-from rotations import StockRotaryContract
+from support.contract import DECODER_SIZES
+from support.rotations import StockRotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from kept.nn import generate
-from models import DATA, logits, model_of, needs_data, program_of, reference_orion, stock, stock_logits, worst
+from support.models import DATA, logits, model_of, needs_data, program_of, reference_orion, stock, stock_logits, worst
 
 if TYPE_CHECKING:
     from pathlib import Path

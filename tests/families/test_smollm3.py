@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from contract import DECODER_SIZES
 from kept.errors import CheckpointError
 from kept.ir.spec import Rope
-from rotations import StockRotaryContract
+from support.contract import DECODER_SIZES
+from support.rotations import StockRotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

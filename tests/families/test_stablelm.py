@@ -8,9 +8,9 @@ from kept.errors import CheckpointError
 from kept.families.stablelm import STABLELM
 from kept.ir.spec import Rope
 from kept.ir.tensors import Computed
-from models import TINY, worst
-from rotations import StockRotaryContract
-from specs import with_mixer
+from support.models import TINY, worst
+from support.rotations import StockRotaryContract
+from support.specs import with_mixer
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

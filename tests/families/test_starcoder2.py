@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rotations import StockRotaryContract
+from support.rotations import StockRotaryContract
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

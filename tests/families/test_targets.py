@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from conversions import STOCK, closed, converted, ignored
 from kept.errors import Refusal
 from kept.families import TARGETS
 from kept.passes.legalize import Options, legalise
-from models import TINY, logits, program_of, some_tokens, stock, stock_logits, worst, write_checkpoint
-from pass_helpers import TOLERANCE
+from support.conversions import STOCK, closed, converted, ignored
+from support.models import TINY, logits, program_of, some_tokens, stock, stock_logits, worst, write_checkpoint
+from support.pass_helpers import TOLERANCE
 
 if TYPE_CHECKING:
     from pathlib import Path

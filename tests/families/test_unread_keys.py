@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from kept.families import FAMILIES
 from kept.families.olmo import OLMO
-from models import some_tokens, write_checkpoint
-from no_effect import NO_EFFECT, UNTRIED
-from stock_keys import ours, stock, stock_rope
+from support.models import some_tokens, write_checkpoint
+from support.no_effect import NO_EFFECT, UNTRIED
+from support.stock_keys import ours, stock, stock_rope
 
 if TYPE_CHECKING:
     from pathlib import Path

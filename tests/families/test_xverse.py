@@ -7,9 +7,9 @@ import pytest
 from kept.errors import CheckpointError
 from kept.families.xverse import XVERSE
 from kept.ir.spec import Dynamic
-from models import TINY
-from orphans import OrphanContract
-from rotations import PUBLISHED, RotaryContract
+from support.models import TINY
+from support.orphans import OrphanContract
+from support.rotations import PUBLISHED, RotaryContract
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import ggufs
 from kept.errors import CheckpointError
 from kept.gguf.architectures import ARCHITECTURES
 from kept.ir.facts import facts
-from kept.opened import open_model
-from models import VOCABULARY, logits, program_of, some_tokens, worst, write_checkpoint
+from kept.loaded import open_model
+from support import ggufs
+from support.models import VOCABULARY, logits, program_of, some_tokens, worst, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

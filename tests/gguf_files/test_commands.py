@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import ggufs
 import kept
 from kept.demo import model_path
 from kept.gguf.source import LOCK, PREFIX
-from kept.opened import open_model
-from kept.output.writing import fingerprint
+from kept.loaded import open_model
+from kept.output.write_files import fingerprint
 from kept.recipe import recipe_from
 from kept.terminal.cli import main
+from support import ggufs
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_it_may_not_be_where_the_output_goes(file: Path) -> None:
 
 SCRIPT = """
 import os, signal, sys
-from kept.opened import open_model
+from kept.loaded import open_model
 print(open_model(sys.argv[1]).path.parent, flush=True)
 if len(sys.argv) > 2:
     os.kill(os.getpid(), signal.SIGKILL)

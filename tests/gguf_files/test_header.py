@@ -10,11 +10,11 @@ import gguf
 import numpy as np
 import pytest
 
-import ggufs
 from kept.errors import CheckpointError
 from kept.gguf.header import is_gguf, read_header
-from kept.opened import open_model
-from models import program_of, write_checkpoint
+from kept.loaded import open_model
+from support import ggufs
+from support.models import program_of, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import ggufs
 import kept
-from kept.checkpoint.finite import not_finite, runs
-from kept.commands.checking import check
+from kept.checkpoint.nonfinite import not_finite, runs
+from kept.commands.check import check
 from kept.errors import CheckpointError
 from kept.gguf.header import types
 from kept.gguf.tensors import Quantised, half_split
-from kept.opened import open_model
-from models import write_checkpoint
+from kept.loaded import open_model
+from support import ggufs
+from support.models import write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-import ggufs
-from golden import GOLDENS
-from kept.checkpoint.chat import Conversation, Template
+from kept.checkpoint.chat_template import Conversation, Template
 from kept.demo import model_path
 from kept.errors import CheckpointError
 from kept.gguf.pretokenizers import PRE_TOKENIZERS
-from kept.opened import open_model
+from kept.loaded import open_model
 from kept.verification.text import Reader
+from support import ggufs
+from support.golden import GOLDENS
 
 if TYPE_CHECKING:
     from pathlib import Path

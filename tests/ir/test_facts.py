@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from kept.ir.facts import ABSENT, PerLayer, Violation, at_layer, build_spec, differences, facts
-from specs import layers, plain_spec, specs, with_layer, with_mixer
+from support.specs import layers, plain_spec, specs, with_layer, with_mixer
 
 if TYPE_CHECKING:
     from kept.ir import spec as ir

@@ -13,8 +13,8 @@ from kept.ir import spec as ir
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import Lazy, cast, zeros
-from models import random_program
-from specs import plain_spec, specs, with_mixer
+from support.models import random_program
+from support.specs import plain_spec, specs, with_mixer
 
 
 def zero_weights(spec: ir.Spec) -> dict[str, Lazy]:

@@ -11,7 +11,7 @@ from hypothesis import given
 
 from kept.ir import spec as ir
 from kept.ir.slots import Slot, Space, readings, slots, writers
-from specs import plain_spec, specs, with_layer, with_mixer, with_mlp
+from support.specs import plain_spec, specs, with_layer, with_mixer, with_mlp
 
 RESIDUAL = Space.RESIDUAL
 

@@ -15,11 +15,11 @@ from kept.errors import CheckpointError
 from kept.ir.tensors import (
     Cast,
     Computed,
-    Filled,
-    Given,
+    Full,
+    InMemory,
     Lazy,
     Means,
-    Rows,
+    RowSlice,
     Stored,
     cast,
     take_rows,
@@ -48,8 +48,8 @@ def stored(directory: Path, values: torch.Tensor, dtype: str = "F32", before: in
     return Stored(tuple(values.shape), dtype, file, before)
 
 
-def given(values: torch.Tensor, dtype: str = "F64") -> Given:
-    return Given(tuple(values.shape), dtype, values)
+def given(values: torch.Tensor, dtype: str = "F64") -> InMemory:
+    return InMemory(tuple(values.shape), dtype, values)
 
 
 def plus(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path, source: torch.Tensor) -
     square, bias = source.T @ source, source[:, 0]
     made: dict[str, tuple[Lazy, torch.Tensor]] = {
         "stored": (file, source),
-        "filled": (Filled((ROWS, COLUMNS), "F64", 0.1), torch.full((ROWS, COLUMNS), 0.1, dtype=torch.float64)),
+        "filled": (Full((ROWS, COLUMNS), "F64", 0.1), torch.full((ROWS, COLUMNS), 0.1, dtype=torch.float64)),
         "given": (given(source), source),
         "local": (
             Computed(file.shape, "F64", scaled, (file, given(bias)), (given(square),), local=True),
@@ -82,9 +82,9 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path, source: torch.Tensor) -
         "whole": (Computed(file.shape, "F64", total, (file,)), source - source.mean(dim=0)),
         "vector": (given(bias), bias),
         "cast": (Cast(file.shape, "BF16", file), source),
-        "rows": (Rows((3, COLUMNS), "F64", given(source), 2), source[2:]),
+        "rows": (RowSlice((3, COLUMNS), "F64", given(source), 2), source[2:]),
         "rows of computed": (
-            Rows((3, COLUMNS), "F64", Computed(file.shape, "F64", total, (file,)), 1),
+            RowSlice((3, COLUMNS), "F64", Computed(file.shape, "F64", total, (file,)), 1),
             (source - source.mean(dim=0))[1:4],
         ),
         "means": (
@@ -111,7 +111,7 @@ def test_rows_are_rows_of_the_value(kind: tuple[Lazy, torch.Tensor]) -> None:
 def test_rows_in_the_wrong_place_would_show(kind: tuple[Lazy, torch.Tensor]) -> None:
     """Negative control: rows differ from each other in every kind but the constant."""
     lazy, wanted = kind
-    assert isinstance(lazy, Filled) or not torch.allclose(lazy.rows(0, 1, "float64"), wanted[1:2])
+    assert isinstance(lazy, Full) or not torch.allclose(lazy.rows(0, 1, "float64"), wanted[1:2])
 
 
 def test_precision_is_as_asked(kind: tuple[Lazy, torch.Tensor]) -> None:
@@ -218,7 +218,7 @@ def test_an_operation_of_the_wrong_shape_is_our_mistake(source: torch.Tensor) ->
 
 def test_values_are_rounded_once() -> None:
     """1 + 2^-8 + 2^-8 is exact when rounded once to bfloat16, and 1 when each sum is: the halves are lost to ties."""
-    one, half_step = Filled((1, 1), "BF16", 1.0), Filled((1, 1), "BF16", 2.0**-8)
+    one, half_step = Full((1, 1), "BF16", 1.0), Full((1, 1), "BF16", 2.0**-8)
     sums = Computed((1, 1), "BF16", plus, (Computed((1, 1), "BF16", plus, (one, half_step)), half_step))
     assert sums.read().item() == 1 + 2.0**-7
     stepwise = (one.read() + half_step.read()) + half_step.read()

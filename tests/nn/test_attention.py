@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kept.ir import spec as ir
-from models import logits, random_program
-from plain import plain_logits
-from specs import VOCABULARY, plain_spec, with_layer, with_mixer
+from support.models import logits, random_program
+from support.plain import plain_logits
+from support.specs import VOCABULARY, plain_spec, with_layer, with_mixer
 
 EXACT = 1e-11
 """Logits of size 1 to 10 after two layers, both sides in float64."""

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import model_of, random_program, some_tokens, worst
-from pass_helpers import MIXER, layer_spec, rms_spec
-from specs import VOCABULARY
+from support.models import model_of, random_program, some_tokens, worst
+from support.pass_helpers import MIXER, layer_spec, rms_spec
+from support.specs import VOCABULARY
 
 if TYPE_CHECKING:
     from kept.ir import spec as ir

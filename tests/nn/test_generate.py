@@ -12,8 +12,8 @@ from kept.errors import InputError
 from kept.ir import spec as ir
 from kept.nn import Model, generate
 from kept.nn.generate import _choose
-from models import model_of, random_program
-from specs import plain_spec, with_mixer
+from support.models import model_of, random_program
+from support.specs import plain_spec, with_mixer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def test_generation_stops_at_the_end_token(model: Model) -> None:
     end = free[2]
     assert free[3:].count(end) + 1 < len(free[3:])  # a row that went on after its end would show
     for eos in (end, (end, 99)):
-        model.spec, before = replace(model.spec, tokens=ir.Tokens(eos=eos)), model.spec
+        model.spec, before = replace(model.spec, tokens=ir.TokenIds(eos=eos)), model.spec
         (stopped,) = generate(model, [PROMPTS[0]], 20)
         batch = generate(model, PROMPTS, 20)
         model.spec = before

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from kept.ir.tensors import Given
+from kept.ir.tensors import InMemory
 from kept.nn.mlp import ACTIVATIONS
-from models import logits, random_program
-from plain import activation, plain_logits
-from specs import plain_spec, with_mixer, with_mlp
+from support.models import logits, random_program
+from support.plain import activation, plain_logits
+from support.specs import plain_spec, with_mixer, with_mlp
 
 if TYPE_CHECKING:
     from kept.ir import spec as ir
@@ -63,7 +63,7 @@ def fuse(program: Program) -> Program:
         ),
     ):
         values = torch.cat([program.weights[f"layers.{i}.{part}.{kind}"].value("float64") for part in parts])
-        changed[f"layers.{i}.{whole}.{kind}"] = Given(tuple(values.shape), "F64", values)
+        changed[f"layers.{i}.{whole}.{kind}"] = InMemory(tuple(values.shape), "F64", values)
     return program.updated(spec, changed)
 
 
@@ -82,5 +82,5 @@ def test_fused_projections_in_the_wrong_order_would_show() -> None:
     fused, tokens = fuse(program), torch.tensor([TOKENS])
     for name in ("layers.0.mixer.qkv.weight", "layers.0.mlp.gate_up.weight"):
         rolled = fused.weights[name].value("float64").roll(fused.weights[name].shape[0] // 2, dims=0)
-        swapped = replace(fused, weights={**fused.weights, name: Given(tuple(rolled.shape), "F64", rolled)})
+        swapped = replace(fused, weights={**fused.weights, name: InMemory(tuple(rolled.shape), "F64", rolled)})
         assert float((logits(swapped, tokens) - logits(program, tokens)).abs().max()) > 1e-2

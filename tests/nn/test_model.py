@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from kept.ir import spec as ir
 from kept.ir.program import Program
 from kept.ir.slots import slots
-from kept.ir.tensors import Given, cast
+from kept.ir.tensors import InMemory, cast
 from kept.nn import Model
-from kept.nn.cache import Cache, KeyValues
-from models import logits, model_of, random_program
-from plain import plain_logits
-from specs import VOCABULARY, layers, plain_spec, specs, with_layer
+from kept.nn.state import DecodeState, KVCache
+from support.models import logits, model_of, random_program
+from support.plain import plain_logits
+from support.specs import VOCABULARY, layers, plain_spec, specs, with_layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def test_a_changed_weight_would_show(spec: ir.Spec) -> None:
     program, tokens = random_program(spec), tokens_of(6)
     name = "embedding.weight" if spec.head.tied else "head.weight"
     rolled = program.weights[name].value("float64").roll(1, dims=0)
-    other = replace(program, weights={**program.weights, name: Given(tuple(rolled.shape), "F64", rolled)})
+    other = replace(program, weights={**program.weights, name: InMemory(tuple(rolled.shape), "F64", rolled)})
     assert not close(logits(other, tokens), logits(program, tokens))
 
 
@@ -67,7 +67,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(spec: ir.Spec, first: int, 
     """Scalings that depend on the length give cached keys the angles of their time, so here the length is known."""
     program = random_program(_without_growing_scaling(spec))
     tokens = tokens_of(first + rest)
-    model, cache = model_of(program), Cache(spec.depth)
+    model, cache = model_of(program), DecodeState(spec.depth)
     with torch.inference_mode():
         whole = model(tokens)
         parts = [model(tokens[:, :first], cache)]
@@ -120,7 +120,7 @@ def test_a_padded_cache_gives_what_the_whole_padded_sequence_gives() -> None:
     spec = plain_spec()
     spec = with_layer(spec, 1, mixer=replace(spec.layers[1].mixer, window=4))
     model, tokens, pads = model_of(random_program(spec)), tokens_of(12, batch=3), torch.tensor([0, 2, 5])
-    cache = Cache(spec.depth)
+    cache = DecodeState(spec.depth)
     with torch.inference_mode():
         whole = model(tokens, pads_B=pads)
         parts = [model(tokens[:, :6], cache, pads)]
@@ -133,7 +133,7 @@ def test_a_padded_cache_gives_what_the_whole_padded_sequence_gives() -> None:
 def test_a_cache_grows_past_its_first_room() -> None:
     """Room is made for 64 positions first and doubles then."""
     spec = replace(plain_spec(), context=200)
-    model, tokens, cache = model_of(random_program(spec)), tokens_of(150), Cache(2)
+    model, tokens, cache = model_of(random_program(spec)), tokens_of(150), DecodeState(2)
     with torch.inference_mode():
         whole = model(tokens)
         parts = [model(chunk, cache) for chunk in tokens.split((60, 3, 1, 1, 1, 70, 14), dim=1)]
@@ -142,7 +142,7 @@ def test_a_cache_grows_past_its_first_room() -> None:
 
 def test_a_cache_moves_what_it_holds_only_when_it_doubles() -> None:
     """300 tokens one by one: room for 64, 128, 256 and 512."""
-    held, token = KeyValues(), torch.zeros(1, 1, 1, 2)
+    held, token = KVCache(), torch.zeros(1, 1, 1, 2)
     places = [held.append(token, token)[0].data_ptr() for _ in range(300)]
     assert held.length == 300
     assert sum(here != there for here, there in pairwise(places)) == 3

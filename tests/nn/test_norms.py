@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kept.ir import spec as ir
-from kept.nn.norm import Norm
+from kept.nn.norm import NormModule
 
 SIZE, EPS = 12, 1e-2
 """An epsilon that shows."""
@@ -21,8 +21,8 @@ def inputs(*shape: int) -> torch.Tensor:
     return 0.7 + torch.randn(*shape, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def ours(norm: ir.Norm, gain: torch.Tensor | None = None, bias: torch.Tensor | None = None) -> Norm:
-    module = Norm(norm, (SIZE,) if gain is None else tuple(gain.shape)).double()
+def ours(norm: ir.Norm, gain: torch.Tensor | None = None, bias: torch.Tensor | None = None) -> NormModule:
+    module = NormModule(norm, (SIZE,) if gain is None else tuple(gain.shape)).double()
     with torch.no_grad():
         for parameter, values in ((module.gain, gain), (module.bias, bias)):
             assert (parameter is None) is (values is None)
@@ -101,7 +101,7 @@ def test_a_gain_for_each_head() -> None:
 def test_statistics_are_computed_in_float32(kind: str) -> None:
     """In bfloat16 a mean of 100 swallows a variance of 1; what comes out is the float32 result, rounded once."""
     x = (100 + inputs(8)).to(torch.bfloat16)
-    module = Norm(ir.Norm(kind, EPS, gain=False), (SIZE,))
+    module = NormModule(ir.Norm(kind, EPS, gain=False), (SIZE,))
     found = module(x)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, module(x.float()).to(torch.bfloat16))

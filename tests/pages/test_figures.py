@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from kept.pages.blocks import Bar, Bars, Curve, Lines, Mark, Plane, Point
+from kept.pages.blocks import Bar, BarChart, Curve, LineChart, Mark, Point, ScatterPlot
 from kept.pages.figures import draw
 from kept.pages.look import STYLES
 from kept.pages.plane import extent
@@ -20,12 +20,12 @@ def curve(*ys: float, name: str = "a", style: int = 0, error: float = 0.0) -> Cu
     return Curve(name, tuple(Point(2.0**n, y, error) for n, y in enumerate(ys, 1)), style)
 
 
-def lines(*curves: Curve, **more: bool) -> Lines:
-    return Lines("caption", "in words", "x", "relative error", curves, **more)
+def lines(*curves: Curve, **more: bool) -> LineChart:
+    return LineChart("caption", "in words", "x", "relative error", curves, **more)
 
 
-def plane(*marks: Mark) -> Plane:
-    return Plane("caption", "in words", "forgotten", "learned", "before", marks)
+def plane(*marks: Mark) -> ScatterPlot:
+    return ScatterPlot("caption", "in words", "forgotten", "learned", "before", marks)
 
 
 def words(svg: str) -> list[str]:
@@ -35,7 +35,7 @@ def words(svg: str) -> list[str]:
 @pytest.mark.parametrize("one", NASTY)
 def test_no_number_is_too_odd(one: float) -> None:
     assert words(draw(lines(curve(one, 1.0, error=one), log_x=True, log_y=True), "p"))
-    assert words(draw(Bars("caption", "in words", "x", (Bar("a", one, 1.0), Bar("b", 1.0, one))), "p"))
+    assert words(draw(BarChart("caption", "in words", "x", (Bar("a", one, 1.0), Bar("b", 1.0, one))), "p"))
     assert words(draw(plane(Mark("a", one, 1.0, (1.0, one)), Mark("b", 1.0, one, (one, 1.0))), "p"))
 
 
@@ -47,13 +47,13 @@ def test_nor_are_several(ys: tuple[float, ...]) -> None:
 
 def test_a_name_is_text_and_never_a_formula() -> None:
     name = "$\\frac{1$ <b>&amp;"
-    svg = draw(Bars("caption", 'in "words" & <tags>', "x", (Bar(name, 1.0, 0.5),)), "p")
+    svg = draw(BarChart("caption", 'in "words" & <tags>', "x", (Bar(name, 1.0, 0.5),)), "p")
     assert name in words(svg)
     assert ET.fromstring(svg).get("aria-label") == 'in "words" & <tags>'  # noqa: S314 - our own
 
 
 def test_a_long_name_leaves_room() -> None:
-    assert "a" * 23 + "…" in words(draw(Bars("caption", "in words", "x", (Bar("a" * 200, 1.0, 0.5),)), "p"))
+    assert "a" * 23 + "…" in words(draw(BarChart("caption", "in words", "x", (Bar("a" * 200, 1.0, 0.5),)), "p"))
 
 
 def test_powers_are_words() -> None:

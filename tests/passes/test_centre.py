@@ -12,10 +12,10 @@ from hypothesis import given
 from kept.ir import spec as ir
 from kept.ir.slots import readings, writers
 from kept.passes.centre import Centre
-from kept.passes.rms import LayerNormToRms
-from kept.passes.untie import UntieHead
-from models import model_of, random_program
-from pass_helpers import (
+from kept.passes.layer_norm_to_rms import LayerNormToRms
+from kept.passes.untie_head import UntieHead
+from support.models import model_of, random_program
+from support.pass_helpers import (
     GATED,
     LAYER_NORM,
     MIXER,
@@ -33,7 +33,7 @@ from pass_helpers import (
     rms_spec,
     value,
 )
-from specs import specs, with_layer
+from support.specs import specs, with_layer
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

@@ -14,30 +14,30 @@ from hypothesis import strategies as st
 from kept.errors import Refusal
 from kept.ir import spec as ir
 from kept.passes import PASSES
+from kept.passes.affine_tail import AffineTail, DropHeadBias
 from kept.passes.base import Pass, Promise
-from kept.passes.cast import CastTo
+from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
-from kept.passes.drop import DropLayers
-from kept.passes.expand import ExpandBlocks
-from kept.passes.fill import PROJECTIONS, FillBiases
-from kept.passes.fold_bias import FoldNormBias
+from kept.passes.drop_layers import DropLayers
+from kept.passes.drop_window import DropWindow, LimitContext
+from kept.passes.expand_blocks import ExpandBlocks
+from kept.passes.expand_vocabulary import ExpandVocabulary
+from kept.passes.fill_biases import PROJECTIONS, FillBiases
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
-from kept.passes.fuse import FuseProjections
-from kept.passes.gate import PlainToGated
+from kept.passes.fold_norm_bias import FoldNormBias
+from kept.passes.full_rotary import FullRotary
+from kept.passes.fuse_projections import FuseProjections
+from kept.passes.layer_norm_to_rms import LayerNormToRms
+from kept.passes.map_spec import map_layers
 from kept.passes.plain_gains import PlainGains
-from kept.passes.repeat_heads import RepeatKeyValueHeads
-from kept.passes.rewrite import map_layers
-from kept.passes.rms import LayerNormToRms
-from kept.passes.rotary import FullRotary
+from kept.passes.plain_to_gated import PlainToGated
+from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.separate_norms import SeparateNorms
-from kept.passes.split import SplitProjections
-from kept.passes.tail import AffineTail, DropHeadBias
-from kept.passes.untie import UntieHead
-from kept.passes.vocabulary import ExpandVocabulary
-from kept.passes.window import DropWindow, LimitContext
-from models import logits, random_program, worst
-from pass_helpers import (
+from kept.passes.split_projections import SplitProjections
+from kept.passes.untie_head import UntieHead
+from support.models import logits, random_program, worst
+from support.pass_helpers import (
     GATED,
     LAYER_NORM,
     MIXER,
@@ -54,7 +54,7 @@ from pass_helpers import (
     value,
     with_norms,
 )
-from specs import specs, with_layer
+from support.specs import specs, with_layer
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

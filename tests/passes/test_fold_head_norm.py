@@ -6,9 +6,9 @@ import torch
 
 from kept.ir import spec as ir
 from kept.passes.fold_head_norm import FoldHeadNorm
-from kept.passes.untie import UntieHead
-from models import random_program
-from pass_helpers import TOLERANCE, error, keeps, refusal, replaced, rewritten, rms_spec, value
+from kept.passes.untie_head import UntieHead
+from support.models import random_program
+from support.pass_helpers import TOLERANCE, error, keeps, refusal, replaced, rewritten, rms_spec, value
 
 
 def test_the_function_is_kept_and_rows_have_length_one() -> None:

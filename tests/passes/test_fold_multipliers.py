@@ -10,12 +10,24 @@ from hypothesis import assume, given
 from kept.ir import spec as ir
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
+from kept.passes.map_spec import map_layers
 from kept.passes.plain_gains import PlainGains
-from kept.passes.rewrite import map_layers
-from kept.passes.untie import UntieHead
-from models import random_program
-from pass_helpers import GATED, MIXER, RMS_NORM, TOLERANCE, error, keeps, refusal, replaced, rewritten, rms_spec, value
-from specs import specs, with_mixer
+from kept.passes.untie_head import UntieHead
+from support.models import random_program
+from support.pass_helpers import (
+    GATED,
+    MIXER,
+    RMS_NORM,
+    TOLERANCE,
+    error,
+    keeps,
+    refusal,
+    replaced,
+    rewritten,
+    rms_spec,
+    value,
+)
+from support.specs import specs, with_mixer
 
 QK = ir.QkNorm(RMS_NORM)
 BARE = ir.Attention(4, 2, 8, ir.Rope(100.0, 8))

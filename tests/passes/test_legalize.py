@@ -17,12 +17,12 @@ from kept.ir.tensors import Stored, zeros
 from kept.nn import Model
 from kept.passes.base import Promise
 from kept.passes.centre import Centre
-from kept.passes.fold_bias import FoldNormBias
+from kept.passes.fold_norm_bias import FoldNormBias
+from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.passes.legalize import Options, legalise, run_passes, stand_ins
-from kept.passes.rewrite import map_layers
-from kept.passes.rms import LayerNormToRms
-from kept.passes.untie import UntieHead
-from models import (
+from kept.passes.map_spec import map_layers
+from kept.passes.untie_head import UntieHead
+from support.models import (
     DATA,
     ORION_CONFIG,
     logits,
@@ -36,7 +36,7 @@ from models import (
     worst,
     write_checkpoint,
 )
-from pass_helpers import (
+from support.pass_helpers import (
     GATED,
     MIXER,
     PLAIN,
@@ -52,7 +52,7 @@ from pass_helpers import (
     unread,
     value,
 )
-from specs import plain_spec, with_layer, with_mixer, with_mlp
+from support.specs import plain_spec, with_layer, with_mixer, with_mlp
 
 if TYPE_CHECKING:
     from pathlib import Path

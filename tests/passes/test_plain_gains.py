@@ -10,11 +10,22 @@ from hypothesis import assume, given
 
 from kept.ir import spec as ir
 from kept.ir.slots import norms
+from kept.passes.map_spec import map_norms
 from kept.passes.plain_gains import PlainGains
-from kept.passes.rewrite import map_norms
-from models import random_program
-from pass_helpers import LAYER_NORM, MIXER, RMS_NORM, TOLERANCE, error, keeps, layer_spec, refusal, replaced, value
-from specs import specs
+from support.models import random_program
+from support.pass_helpers import (
+    LAYER_NORM,
+    MIXER,
+    RMS_NORM,
+    TOLERANCE,
+    error,
+    keeps,
+    layer_spec,
+    refusal,
+    replaced,
+    value,
+)
+from support.specs import specs
 
 QK = replace(MIXER, qk_norm=ir.QkNorm(RMS_NORM, "own"))
 

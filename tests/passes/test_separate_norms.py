@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 
 from kept.passes.separate_norms import SeparateNorms
-from models import random_program
-from pass_helpers import TOLERANCE, error, keeps, layer_spec, refusal, replaced, rewritten, value
-from specs import specs
+from support.models import random_program
+from support.pass_helpers import TOLERANCE, error, keeps, layer_spec, refusal, replaced, rewritten, value
+from support.specs import specs
 
 if TYPE_CHECKING:
     from kept.ir import spec as ir

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-import ggufs
 import kept
-from golden import GOLDENS
-from kept.checkpoint.chat import Conversation, Template
-from models import worst
+from kept.checkpoint.chat_template import Conversation, Template
+from support import ggufs
+from support.golden import GOLDENS
+from support.models import worst
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

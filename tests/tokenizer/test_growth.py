@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from kept.errors import InputError
 from kept.tokenizer.growth import growth
-from stored import change_json, read_json, write_tokenizer
-from tokenizers_of import change_model
+from support.stored import change_json, read_json, write_tokenizer
+from support.tokenizers_of import change_model
 
 if TYPE_CHECKING:
     from pathlib import Path

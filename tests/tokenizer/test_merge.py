@@ -16,9 +16,9 @@ from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, segments
 from kept.tokenizer.growth import growth
 from kept.tokenizer.merge import UNMADE, joins
 from kept.verification.text import Reader, sample_text
-from models import DATA, needs_data
-from stored import change_json, read_json, write_json, write_sentencepiece
-from tokenizers_of import ENGLISH, GERMAN, KOREAN, change_model, corpus, inside, of_a_model
+from support.models import DATA, needs_data
+from support.stored import change_json, read_json, write_json, write_sentencepiece
+from support.tokenizers_of import ENGLISH, GERMAN, KOREAN, change_model, corpus, inside, of_a_model
 
 if TYPE_CHECKING:
     from pathlib import Path

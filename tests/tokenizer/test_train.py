@@ -12,8 +12,8 @@ import kept
 from kept.errors import InputError, KeptError, OutputError
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS
 from kept.verification.text import Reader
-from stored import read_json
-from tokenizers_of import ENGLISH, KOREAN, corpus, inside, of_a_model
+from support.stored import read_json
+from support.tokenizers_of import ENGLISH, KOREAN, corpus, inside, of_a_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from kept.passes.centre import Centre
-from kept.passes.rms import LayerNormToRms
-from kept.passes.untie import UntieHead
+from kept.passes.layer_norm_to_rms import LayerNormToRms
+from kept.passes.untie_head import UntieHead
 from kept.verification.calibration import calibrate
-from models import EPS, model_of, program_of, some_tokens, write_checkpoint
+from support.models import EPS, model_of, program_of, some_tokens, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from kept.checkpoint.reading import load
+from kept.checkpoint.tokenizer_worker import load
 from kept.errors import CheckpointError, InputError
 from kept.fence import Limits
 from kept.terminal.cli import main
 from kept.verification import text as module
 from kept.verification.text import Reader, difference
-from stored import PROSE, change_json, read_json, write_json, write_readable, write_sentencepiece, write_tokenizer
+from support.stored import (
+    PROSE,
+    change_json,
+    read_json,
+    write_json,
+    write_readable,
+    write_sentencepiece,
+    write_tokenizer,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,11 +11,11 @@ import torch
 
 from kept.families import TARGETS
 from kept.ir.tensors import Computed
-from kept.passes.fold_bias import FoldNormBias
+from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.legalize import Options, legalise
 from kept.verification.parity import measure
-from kept.verification.streamed import Run
-from models import logits, program_of, some_tokens, write_checkpoint
+from kept.verification.streamed import StreamedRun
+from support.models import logits, program_of, some_tokens, write_checkpoint
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -37,7 +37,7 @@ def scaled(program: Program, name: str, factor: float) -> Program:
 
 
 def parity(reference: Program, candidate: Program, tokens: torch.Tensor = TOKENS) -> Parity:
-    (found,) = measure(Run(reference, torch.float64), [Run(candidate, torch.float64)], tokens)
+    (found,) = measure(StreamedRun(reference, torch.float64), [StreamedRun(candidate, torch.float64)], tokens)
     return found
 
 
@@ -90,12 +90,14 @@ def test_a_reference_deeper_than_the_candidate(program: Program) -> None:
 
 def test_several_candidates_are_measured_as_each_alone(program: Program) -> None:
     others = [scaled(program, "head.weight", factor) for factor in (0.5, 1.5)]
-    together = measure(Run(program, torch.float64), [Run(other, torch.float64) for other in others], TOKENS)
+    together = measure(
+        StreamedRun(program, torch.float64), [StreamedRun(other, torch.float64) for other in others], TOKENS
+    )
     assert together == [parity(program, other) for other in others]
 
 
 def test_dtypes_show_as_noise(program: Program) -> None:
-    runs = [Run(program, dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16)]
+    runs = [StreamedRun(program, dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16)]
     exact, single, half = measure(runs[0], runs, TOKENS)
     assert exact.max_logit_error == 0
     assert 1e-8 < single.mean_logit_error < 1e-4
@@ -124,7 +126,7 @@ def test_a_single_token_has_logits_and_no_prediction(program: Program) -> None:
 def test_progress_counts_every_layer_of_every_run(program: Program) -> None:
     plan = legalise(program, TARGETS["llama"].violations, Options())
     calls: list[int] = []
-    runs = [Run(program, torch.float64), Run(plan.program, torch.float64)]
+    runs = [StreamedRun(program, torch.float64), StreamedRun(plan.program, torch.float64)]
     measure(runs[0], runs, TOKENS, calls.append)
     assert calls == [1] * 10
 

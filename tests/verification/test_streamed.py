@@ -12,9 +12,9 @@ from kept.families import TARGETS
 from kept.ir.tensors import Computed
 from kept.passes.legalize import Options, legalise
 from kept.verification import streamed
-from kept.verification.streamed import Run
-from models import TINY, logits, model_of, program_of, random_program, some_tokens, write_checkpoint
-from specs import VOCABULARY, specs
+from kept.verification.streamed import StreamedRun
+from support.models import TINY, logits, model_of, program_of, random_program, some_tokens, write_checkpoint
+from support.specs import VOCABULARY, specs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ TOKENS = some_tokens(2, 9)
 
 
 def streamed_logits(program: Program, tokens: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    run = Run(program, dtype)
+    run = StreamedRun(program, dtype)
     *_, last_BTD = run.streams(tokens)
     return torch.stack([run.logits(x_TD) for x_TD in last_BTD])
 
@@ -56,7 +56,7 @@ def test_other_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_the_streams_are_those_of_the_model(tmp_path: Path) -> None:
     program = program_of(write_checkpoint(tmp_path, "starcoder2"))
-    streams = [*Run(program, torch.float64).streams(TOKENS)]
+    streams = [*StreamedRun(program, torch.float64).streams(TOKENS)]
     assert len(streams) == program.spec.depth + 1
     for found, wanted in zip(streams, model_of(program).streams(TOKENS), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
@@ -91,7 +91,7 @@ def test_one_layer_s_weights_are_held_at_a_time(tmp_path: Path, monkeypatch: pyt
     filled: list[str] = []
     original = streamed.fill
     monkeypatch.setattr(streamed, "fill", lambda m, p, at, *rest: (filled.append(at), original(m, p, at, *rest)))
-    seen = [[*filled] for _ in Run(program, torch.float64).streams(TOKENS)]
+    seen = [[*filled] for _ in StreamedRun(program, torch.float64).streams(TOKENS)]
     assert seen == [[], ["layers.0."], ["layers.0.", "layers.1."], ["layers.0.", "layers.1.", "layers.2."]]
 
 
@@ -107,5 +107,5 @@ def test_only_the_rows_of_the_tokens_are_read(tmp_path: Path) -> None:
     changed = program.updated(
         program.spec, {"embedding.weight": Computed(table.shape, table.dtype, watched, (table,), local=True)}
     )
-    next(Run(changed, torch.float64).streams(torch.tensor([[5, 9, 5, 5]])))
+    next(StreamedRun(changed, torch.float64).streams(torch.tensor([[5, 9, 5, 5]])))
     assert sum(read) == 2

@@ -9,7 +9,7 @@ import torch
 
 from kept.errors import CheckpointError, InputError
 from kept.verification.text import LONGEST, SAMPLE, Reader, sample, sample_text
-from stored import BYTES_VOCABULARY, PROSE, write_sentencepiece, write_tokenizer
+from support.stored import BYTES_VOCABULARY, PROSE, write_sentencepiece, write_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import COPIED, SETTINGS
+from kept.checkpoint.companion_files import COPIED, SETTINGS
+from kept.checkpoint.file_access import check_companions, check_file
 from kept.checkpoint.json_file import read_json
-from kept.checkpoint.links import check_companions, check_file
 from kept.checkpoint.reader import stored_once
 from kept.checkpoint.weights import PREFERRED
 from kept.errors import CheckpointError

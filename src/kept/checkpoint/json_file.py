@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.disk import regular
+from kept.checkpoint.small_files import regular
 from kept.errors import CheckpointError, reason
 
 if TYPE_CHECKING:

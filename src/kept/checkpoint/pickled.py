@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.header import MOST_AXES, counts
+from kept.checkpoint.safetensors_header import MOST_AXES, counts
 from kept.errors import CheckpointError
 from kept.fence import FenceError, Limits, Worker
 from kept.ir.tensors import STORED_BYTES, Computed, Lazy, Stored
@@ -36,7 +36,7 @@ def read_pickles(files: Sequence[Path]) -> dict[Path, Tensors]:
 @lru_cache(maxsize=8)  # a command opens a model several times, and each child imports torch, which takes seconds
 def _read(files: tuple[tuple[Path, int, int], ...]) -> tuple[Tensors, ...]:
     largest = max(size for _, size, _ in files)
-    worker = Worker("kept.checkpoint.unpickling:Unpickler", limits=Limits(SECONDS, MEMORY + largest))
+    worker = Worker("kept.checkpoint.pickle_worker:Unpickler", limits=Limits(SECONDS, MEMORY + largest))
     try:
         return tuple(_checked(file, size, _ask(worker, file)) for file, size, _ in files)
     finally:

@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from kept.checkpoint.companions import portable
+from kept.checkpoint.companion_files import portable
 from kept.checkpoint.json_file import read_json
-from kept.checkpoint.writer import to_json
+from kept.checkpoint.safetensors_writer import to_json
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ SPACE = "▁"
 """What SentencePiece writes for a space, U+2581."""
 
 
-class Kind(IntEnum):
+class PieceKind(IntEnum):
     """What a piece is for, as `sentencepiece_model.proto` numbers it."""
 
     NORMAL = 1
@@ -62,11 +62,11 @@ class Piece:
 
     text: str
     score: float
-    kind: Kind
+    kind: PieceKind
 
 
 @dataclass(frozen=True)
-class Model:
+class SentencePieceModel:
     """What a `tokenizer.model` says, as far as ids and text depend on it."""
 
     pieces: tuple[Piece, ...]
@@ -79,14 +79,14 @@ class Model:
     escape: bool
     denormalizes: bool
 
-    def texts(self, *kinds: Kind) -> list[str]:
+    def texts(self, *kinds: PieceKind) -> list[str]:
         """The pieces of these kinds, in order of id."""
         return [piece.text for piece in self.pieces if piece.kind in kinds]
 
     @property
     def unknown(self) -> int:
         """The id of the unknown piece."""
-        return next(at for at, piece in enumerate(self.pieces) if piece.kind is Kind.UNKNOWN)
+        return next(at for at, piece in enumerate(self.pieces) if piece.kind is PieceKind.UNKNOWN)
 
 
 # ---------------------------------------------------------------------------------------------- reading the model
@@ -103,7 +103,7 @@ FIXED_SIZES = {1: 8, 5: 4}
 """Bytes of a field by its wire type, where the type fixes them."""
 
 
-def read_model(file: Path) -> Model:
+def read_model(file: Path) -> SentencePieceModel:
     """Read a `tokenizer.model`, without protobuf: the generated reader demands one version of its runtime.
 
     Raises CheckpointError naming the file where it is missing, damaged or not what `tokenizers` can express.
@@ -121,11 +121,11 @@ def read_model(file: Path) -> Model:
     return model
 
 
-def _model(raw: bytes) -> Model:
+def _model(raw: bytes) -> SentencePieceModel:
     fields = list(_fields(raw))
     parts: dict[int, Any] = dict(fields)  # of fields given twice, the last
     trainer, normalizer = dict(_fields(parts[2])), dict(_fields(parts[3]))
-    return Model(
+    return SentencePieceModel(
         pieces=tuple(_piece(dict(_fields(value))) for number, value in fields if number == 1),
         algorithm=ALGORITHMS[trainer.get(3, 1)],
         byte_fallback=bool(trainer.get(35, 0)),
@@ -147,7 +147,7 @@ def _bytes(value: object) -> bytes:
 
 def _piece(fields: dict[int, Any]) -> Piece:
     (score,) = struct.unpack("<f", fields[2]) if 2 in fields else (0.0,)
-    return Piece(fields[1].decode("utf-8"), score, Kind(fields.get(3, Kind.NORMAL)))
+    return Piece(fields[1].decode("utf-8"), score, PieceKind(fields.get(3, PieceKind.NORMAL)))
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, Any]]:
@@ -176,16 +176,16 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
     raise ValueError(at)
 
 
-def _damage(model: Model) -> str:
+def _damage(model: SentencePieceModel) -> str:
     """Why SentencePiece itself would not load this model, or nothing."""
     texts = [piece.text for piece in model.pieces]
     every_byte = {f"<0x{byte:02X}>" for byte in range(256)}
     reasons = {
         f"a piece has more than {LONGEST_PIECE} characters": any(len(text) > LONGEST_PIECE for text in texts),
         "a piece is empty or there twice": len(set(texts)) < len(texts) or "" in texts,
-        "it has not one unknown piece": len(model.texts(Kind.UNKNOWN)) != 1,
+        "it has not one unknown piece": len(model.texts(PieceKind.UNKNOWN)) != 1,
         "a score is no number": not all(math.isfinite(piece.score) for piece in model.pieces),
-        "its byte pieces are wrong": set(model.texts(Kind.BYTE)) != (every_byte if model.byte_fallback else set()),
+        "its byte pieces are wrong": set(model.texts(PieceKind.BYTE)) != (every_byte if model.byte_fallback else set()),
         "its character map is broken": not _readable(model.charsmap),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
@@ -200,8 +200,8 @@ def _readable(charsmap: bytes) -> bool:
         return False
 
 
-def _inexpressible(model: Model) -> str:
-    unused = model.texts(Kind.UNUSED)
+def _inexpressible(model: SentencePieceModel) -> str:
+    unused = model.texts(PieceKind.UNUSED)
     reasons = {
         f"is a {model.algorithm} model": model.algorithm not in {"BPE", "UNIGRAM"},
         "puts spaces behind words (treat_whitespace_as_suffix)": model.space_is_suffix,
@@ -222,14 +222,14 @@ def fast_tokenizer(model_file: Path) -> Tokenizer:
     return tokenizer_of(read_model(model_file))
 
 
-def tokenizer_of(model: Model) -> Tokenizer:
+def tokenizer_of(model: SentencePieceModel) -> Tokenizer:
     """The tokenizer that gives the model's ids."""
     tokenizer = Tokenizer(_bpe(model) if model.algorithm == "BPE" else _unigram(model))
     tokenizer.normalizer = _normalizer(model)
     if pre_tokenizer := _pre_tokenizer(model):
         tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = _decoder(model)
-    tokenizer.add_special_tokens([_special(text) for text in model.texts(Kind.UNKNOWN, Kind.CONTROL)])
+    tokenizer.add_special_tokens([_special(text) for text in model.texts(PieceKind.UNKNOWN, PieceKind.CONTROL)])
     return tokenizer
 
 
@@ -237,34 +237,36 @@ def _special(text: str) -> AddedToken:
     return AddedToken(text, special=True, normalized=False)
 
 
-def _bpe(model: Model) -> models.BPE:
+def _bpe(model: SentencePieceModel) -> models.BPE:
     return models.BPE(
         vocab={piece.text: at for at, piece in enumerate(model.pieces)},
         merges=_merges(model),
         unk_token=model.pieces[model.unknown].text,
         fuse_unk=True,
         byte_fallback=model.byte_fallback,
-        ignore_merges=bool(model.texts(Kind.USER_DEFINED)),
+        ignore_merges=bool(model.texts(PieceKind.USER_DEFINED)),
     )
 
 
-def _merges(model: Model) -> list[tuple[str, str]]:
+def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
     """Every split of a piece into two pieces, best score first.
 
     SentencePiece merges two neighbours whenever together they are a piece, whatever they are made of.
     """
-    pieces = set(model.texts(Kind.NORMAL))
+    pieces = set(model.texts(PieceKind.NORMAL))
     return [
         (piece.text[:cut], piece.text[cut:])
         for piece in sorted(model.pieces, key=lambda piece: -piece.score)
-        if piece.kind is Kind.NORMAL
+        if piece.kind is PieceKind.NORMAL
         for cut in range(1, len(piece.text))
         if piece.text[:cut] in pieces and piece.text[cut:] in pieces
     ]
 
 
-def _unigram(model: Model) -> models.Unigram:
-    vocab = [(piece.text, _bonus(piece) if piece.kind is Kind.USER_DEFINED else piece.score) for piece in model.pieces]
+def _unigram(model: SentencePieceModel) -> models.Unigram:
+    vocab = [
+        (piece.text, _bonus(piece) if piece.kind is PieceKind.USER_DEFINED else piece.score) for piece in model.pieces
+    ]
     return models.Unigram(vocab, model.unknown, model.byte_fallback)
 
 
@@ -273,7 +275,7 @@ def _bonus(symbol: Piece) -> float:
     return 0.1 * (len(symbol.text.encode()) - 1)
 
 
-def _normalizer(model: Model) -> normalizers.Normalizer:
+def _normalizer(model: SentencePieceModel) -> normalizers.Normalizer:
     """What SentencePiece does to a text, in its order: untrimmed, even a text that maps to nothing has its prefix."""
     shields = _shields(model)
     hide = [normalizers.Replace(symbol, shield) for symbol, shield in shields.items()]
@@ -287,7 +289,7 @@ def _normalizer(model: Model) -> normalizers.Normalizer:
     return normalizers.Sequence([*hide, *_charsmap(model), start, runs, *prefix, *escape, *show, end])
 
 
-def _charsmap(model: Model) -> list[normalizers.Normalizer]:
+def _charsmap(model: SentencePieceModel) -> list[normalizers.Normalizer]:
     """The character map, between what keeps `tokenizers` from losing characters.
 
     Precompiled looks up a short grapheme (a letter and its marks, CR and LF) as a whole and then replaces all of it
@@ -304,16 +306,16 @@ def _charsmap(model: Model) -> list[normalizers.Normalizer]:
     ]
 
 
-def _shields(model: Model) -> dict[str, str]:
+def _shields(model: SentencePieceModel) -> dict[str, str]:
     """A private-use character to stand for each user-defined symbol that the character map would change."""
     charsmap = normalizers.Sequence(_charsmap(model))
-    symbols = [symbol for symbol in model.texts(Kind.USER_DEFINED) if charsmap.normalize_str(symbol) != symbol]
+    symbols = [symbol for symbol in model.texts(PieceKind.USER_DEFINED) if charsmap.normalize_str(symbol) != symbol]
     return {symbol: chr(0xF0000 + at) for at, symbol in enumerate(sorted(symbols, key=len, reverse=True))}
 
 
-def _pre_tokenizer(model: Model) -> pre_tokenizers.PreTokenizer | None:
+def _pre_tokenizer(model: SentencePieceModel) -> pre_tokenizers.PreTokenizer | None:
     """What holds pieces apart. SentencePiece segments a text as a whole, but for user-defined symbols in BPE."""
-    symbols = sorted(model.texts(Kind.USER_DEFINED), key=len, reverse=True)
+    symbols = sorted(model.texts(PieceKind.USER_DEFINED), key=len, reverse=True)
     reserved = pre_tokenizers.Split(Regex(_reserved(model)), "merged_with_previous")
     if model.algorithm == "UNIGRAM":
         return reserved
@@ -323,13 +325,15 @@ def _pre_tokenizer(model: Model) -> pre_tokenizers.PreTokenizer | None:
     return pre_tokenizers.Sequence([isolated, reserved])
 
 
-def _reserved(model: Model) -> str:
+def _reserved(model: SentencePieceModel) -> str:
     """The first character of a name that text must not spell, such as `<0x0A>`: what follows is segmented apart."""
-    names = [re.escape(text[0]) + f"(?={re.escape(text[1:])})" for text in model.texts(Kind.UNKNOWN, Kind.CONTROL)]
+    names = [
+        re.escape(text[0]) + f"(?={re.escape(text[1:])})" for text in model.texts(PieceKind.UNKNOWN, PieceKind.CONTROL)
+    ]
     return "|".join([*names, *(["<(?=0x[0-9A-F]{2}>)"] if model.byte_fallback else [])])
 
 
-def _decoder(model: Model) -> decoders.Decoder:
+def _decoder(model: SentencePieceModel) -> decoders.Decoder:
     steps: list[decoders.Decoder] = [decoders.ByteFallback()] if model.byte_fallback else []
     steps.append(decoders.Fuse())
     if model.trim or model.dummy_prefix:
@@ -369,7 +373,7 @@ def tokenizer_files(directory: Path) -> dict[str, bytes]:
     return {"tokenizer.json": to_json(serialized(tokenizer)), "tokenizer_config.json": to_json(config)}
 
 
-def _settings(directory: Path, model: Model) -> dict[str, Any]:
+def _settings(directory: Path, model: SentencePieceModel) -> dict[str, Any]:
     """The source's settings; as in transformers, special_tokens_map.json yields where added_tokens_decoder is."""
     config, names, added = (
         read_json(directory / name) if (directory / name).exists() else {}
@@ -387,14 +391,14 @@ RESERVED = re.compile(r"<.+>|\[.+\]")
 """How a piece is named that waits for a use, such as `[UNUSED_TOKEN_146]` or `<reserved_106>`."""
 
 
-def _renamed(model: Model, settings: Mapping[str, Any]) -> Model:
+def _renamed(model: SentencePieceModel, settings: Mapping[str, Any]) -> SentencePieceModel:
     """The model with the names that the settings list under ids of reserved pieces. Raises ValueError as below."""
     pieces, texts = list(model.pieces), {piece.text for piece in model.pieces}
     for at, token in _listed(settings).items():
-        if not 0 <= at < len(pieces) or pieces[at].kind in {Kind.BYTE, Kind.UNKNOWN}:
+        if not 0 <= at < len(pieces) or pieces[at].kind in {PieceKind.BYTE, PieceKind.UNKNOWN}:
             continue
         if RESERVED.fullmatch(pieces[at].text) and token.content not in texts:
-            kind = Kind.CONTROL if token.special else Kind.USER_DEFINED
+            kind = PieceKind.CONTROL if token.special else PieceKind.USER_DEFINED
             pieces[at] = replace(pieces[at], text=token.content, kind=kind)
     return replace(model, pieces=tuple(pieces))
 

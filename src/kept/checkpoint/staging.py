@@ -13,18 +13,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
-from kept.checkpoint.direct import Output
-from kept.checkpoint.disk import no_link, refused, sync_directory
-from kept.checkpoint.stream import copy, digest, write_tensors
-from kept.checkpoint.writer import to_json
+from kept.checkpoint.byte_stream import copy, digest, write_tensors
+from kept.checkpoint.direct_io import Output
+from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.small_files import no_link, refused, sync_directory
 from kept.errors import KeptError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from kept.checkpoint.stream import Progress
-    from kept.checkpoint.writer import Shard
+    from kept.checkpoint.byte_stream import Progress
+    from kept.checkpoint.safetensors_writer import Shard
 
 JOURNAL = ".kept-journal.json"
 

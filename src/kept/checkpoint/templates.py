@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.disk import regular
+from kept.checkpoint.file_access import LARGEST_COMPANION, check_file
 from kept.checkpoint.json_file import json_if_there
-from kept.checkpoint.links import LARGEST_COMPANION, check_file
+from kept.checkpoint.small_files import regular
 from kept.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:

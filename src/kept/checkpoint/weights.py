@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kept.checkpoint.file_access import check_file
 from kept.checkpoint.json_file import read_json
-from kept.checkpoint.links import check_file
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.stream import digest
-from kept.commands.pipeline import Conversion, run
+from kept.checkpoint.byte_stream import digest
+from kept.commands.convert import Conversion, run
 from kept.errors import InputError
-from kept.pages.blocks import Pair, Pairs
+from kept.pages.blocks import TextPair, TextPairs
 from kept.pages.page import report
 from kept.recipe import Recipe
 
@@ -35,7 +35,7 @@ class Demo:
 
     conversion: Conversion
     stock_class: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[TextPair, ...]
     page: Path
 
     @property
@@ -60,7 +60,7 @@ def run_demo(out: str | Path, reporter: Reporter | None = None) -> Demo:
     _clear(directory)
     conversion = run(Recipe(str(model_path()), str(directory / "llama"), dtype="float32"), reporter)
     stock_class, pairs = _side_by_side(conversion.path)
-    shown = Pairs(("the source, run by kept", f"the output, run by transformers ({stock_class})"), pairs)
+    shown = TextPairs(("the source, run by kept", f"the output, run by transformers ({stock_class})"), pairs)
     return Demo(conversion, stock_class, pairs, report(conversion.path, directory / "page.html", pairs=shown).path)
 
 
@@ -85,7 +85,7 @@ def _is_demonstration(directory: Path) -> bool:
     return ours and {entry.name for entry in directory.iterdir()} <= known
 
 
-def _side_by_side(output: Path) -> tuple[str, tuple[Pair, ...]]:
+def _side_by_side(output: Path) -> tuple[str, tuple[TextPair, ...]]:
     """The source as kept runs it, beside the output as `AutoModelForCausalLM` runs it, greedily, in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -99,15 +99,15 @@ def _side_by_side(output: Path) -> tuple[str, tuple[Pair, ...]]:
         ids = tokenizer(prompt, return_tensors="pt")
         written = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)[0]  # type: ignore[misc] # untyped
         theirs.append(str(tokenizer.decode(written, skip_special_tokens=True))[len(prompt) :])
-    pairs = tuple(Pair(p, s, o) for p, s, o in zip(PROMPTS, _source_texts(PROMPTS), theirs, strict=True))
+    pairs = tuple(TextPair(p, s, o) for p, s, o in zip(PROMPTS, _source_texts(PROMPTS), theirs, strict=True))
     return type(model).__name__, pairs
 
 
 def _source_texts(prompts: Sequence[str]) -> list[str]:
     import torch
 
+    from kept.loaded import open_model
     from kept.nn import Model, generate
-    from kept.opened import open_model
     from kept.verification.text import Reader
 
     reader = Reader(model_path())

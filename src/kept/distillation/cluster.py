@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import RecipeError
-from kept.toml import check_type, load, merged, nearest
+from kept.toml_file import check_type, load, merged, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,16 +14,16 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kept.distillation import chunks
-from kept.distillation.trainable import GRADIENT, MASTER, MOMENTS
+from kept.distillation.loss import chunk_size
+from kept.distillation.train.trainable import GRADIENT, MASTER, MOMENTS
 from kept.ir.slots import layer_slots, slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from kept.distillation.cluster import Cluster
-    from kept.distillation.settings import Settings
-    from kept.distillation.trainable import Trainable
+    from kept.distillation.settings import HealSettings
+    from kept.distillation.train.trainable import Trainable
     from kept.ir.spec import Layer, Spec
 
 LOGIT_VALUES = 6
@@ -46,13 +46,13 @@ AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunShape:
     """A run, as far as its cost goes. A teacher that was cached beforehand is None."""
 
     student: Spec
     teacher: Spec | None
     learned: Trainable
-    settings: Settings
+    settings: HealSettings
 
     @property
     def bytes_of_value(self) -> int:
@@ -65,7 +65,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostEstimate:
     """What a run takes on a cluster. `memory` is of one rank, in bytes, by what it is for; `price` in the cluster's."""
 
     memory: Mapping[str, float]
@@ -86,7 +86,7 @@ class Cost:
         return self.bytes_per_rank <= self.limit
 
 
-def cost(asked: Asked, cluster: Cluster) -> Cost:
+def cost(asked: RunShape, cluster: Cluster) -> CostEstimate:
     """Predict a run."""
     seconds = times(asked, cluster)
     settings = asked.settings
@@ -96,10 +96,12 @@ def cost(asked: Asked, cluster: Cluster) -> Cost:
     rate = settings.tokens_a_step / step
     hours = settings.tokens / rate / 3600
     bound = max(seconds, key=seconds.__getitem__)
-    return Cost(memory(asked, cluster), cluster.memory, rate, hours, hours * cluster.price * cluster.ranks, bound)
+    return CostEstimate(
+        memory(asked, cluster), cluster.memory, rate, hours, hours * cluster.price * cluster.ranks, bound
+    )
 
 
-def memory(asked: Asked, cluster: Cluster) -> dict[str, float]:
+def memory(asked: RunShape, cluster: Cluster) -> dict[str, float]:
     """Bytes of one rank, by what they are for."""
     width, ranks, learned = asked.bytes_of_value, cluster.ranks, asked.learned.held
     tokens = asked.rows(ranks) * asked.settings.length
@@ -121,7 +123,7 @@ def memory(asked: Asked, cluster: Cluster) -> dict[str, float]:
     return {name: value for name, value in found.items() if value}
 
 
-def times(asked: Asked, cluster: Cluster) -> dict[str, float]:
+def times(asked: RunShape, cluster: Cluster) -> dict[str, float]:
     """Seconds of one part of a batch on a rank, by what they are spent on; the optimiser's are of a step."""
     settings, width = asked.settings, asked.bytes_of_value
     tokens = asked.rows(cluster.ranks) * settings.length
@@ -216,7 +218,7 @@ def _head_operations(spec: Spec) -> float:
     return 2.0 * spec.vocabulary * spec.width
 
 
-def _activations(asked: Asked, tokens: int) -> float:
+def _activations(asked: RunShape, tokens: int) -> float:
     """What the student's backward needs, and what one layer computes with."""
     spec, width = asked.student, asked.bytes_of_value
     learns = {name.split(".")[1] for name in asked.learned.reached if name.startswith("layers.") and "norm" not in name}
@@ -236,15 +238,15 @@ def _activations(asked: Asked, tokens: int) -> float:
     return float(tokens * width * (sum(kept) + streams + computing))
 
 
-def _logits(asked: Asked, tokens: int, cluster: Cluster) -> float:
+def _logits(asked: RunShape, tokens: int, cluster: Cluster) -> float:
     """Both models' logits of a chunk, and what the losses make of a block of them."""
     vocabulary = asked.student.vocabulary
-    chunk = float(min(chunks.chunk(vocabulary, host=cluster.host), tokens) * vocabulary)
-    block = min(chunk, chunks.BLOCK) if cluster.host else chunk
+    chunk = float(min(chunk_size.chunk(vocabulary, host=cluster.host), tokens) * vocabulary)
+    block = min(chunk, chunk_size.BLOCK) if cluster.host else chunk
     return (1 + (asked.teacher is not None)) * chunk * asked.bytes_of_value + LOGIT_VALUES * block * MASTER
 
 
-def _gathered(asked: Asked) -> float:
+def _gathered(asked: RunShape) -> float:
     """What a rank of several holds whole for a while: both ends of both models, two layers, gradients on their way."""
     models = [asked.student, *([asked.teacher] if asked.teacher else [])]
     ends = sum(parameters(spec) - sum(_layers(spec)) for spec in models)
@@ -263,7 +265,7 @@ def _layers(spec: Spec) -> Iterator[int]:
         yield sum(math.prod(slot.shape) for _, slot in layer_slots(layer, spec.width))
 
 
-def _moved(asked: Asked) -> Iterator[float]:
+def _moved(asked: RunShape) -> Iterator[float]:
     """Weights that each rank is sent for a part of a batch: both models', the student's again, and gradients."""
     yield 2.0 * (parameters(asked.student) + thin(asked.student, asked.learned))
     if asked.teacher is not None:
@@ -271,7 +273,7 @@ def _moved(asked: Asked) -> Iterator[float]:
     yield asked.learned.held * GRADIENT / asked.bytes_of_value
 
 
-def _traffic(asked: Asked) -> float:
+def _traffic(asked: RunShape) -> float:
     """Bytes a token that are read and written beside the products."""
     width = asked.bytes_of_value
     models = [asked.student, asked.student, *([asked.teacher] if asked.teacher else [])]  # forward and backward
@@ -279,7 +281,7 @@ def _traffic(asked: Asked) -> float:
     return STREAM_TRAFFIC * width * of_layers + LOGIT_TRAFFIC * MASTER * asked.student.vocabulary
 
 
-def ways_out(asked: Asked, cluster: Cluster) -> Iterator[tuple[str, Cost]]:
+def ways_out(asked: RunShape, cluster: Cluster) -> Iterator[tuple[str, CostEstimate]]:
     """What takes less memory on a rank: each change by itself, all settings at once, and these on more ranks."""
     changes = _changes(asked, cluster)
     for words, change in changes.items():
@@ -297,9 +299,9 @@ def ways_out(asked: Asked, cluster: Cluster) -> Iterator[tuple[str, Cost]]:
             return
 
 
-def _changes(asked: Asked, cluster: Cluster) -> dict[str, dict[str, object]]:
+def _changes(asked: RunShape, cluster: Cluster) -> dict[str, dict[str, object]]:
     """Settings that take less, by the options that say them."""
-    settings, changes = asked.settings, {}  # type: Settings, dict[str, dict[str, object]]
+    settings, changes = asked.settings, {}  # type: HealSettings, dict[str, dict[str, object]]
     if not settings.checkpointing:
         changes["--checkpointing"] = {"checkpointing": True}
     if settings.precision == "float32":
@@ -311,5 +313,5 @@ def _changes(asked: Asked, cluster: Cluster) -> dict[str, dict[str, object]]:
     return changes
 
 
-def _with(asked: Asked, change: Mapping[str, object]) -> Asked:
+def _with(asked: RunShape, change: Mapping[str, object]) -> RunShape:
     return replace(asked, settings=replace(asked.settings, **change))  # type: ignore[arg-type] # keys of Settings

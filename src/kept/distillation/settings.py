@@ -7,14 +7,14 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from kept.distillation.schedule import Schedule
+from kept.distillation.train.lr_schedule import Schedule
 from kept.errors import RecipeError
-from kept.toml import check_type, is_date, one_of, texts
+from kept.toml_file import check_type, is_date, one_of, texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kept.distillation.closed import Objective
+    from kept.distillation.loss.divergences import Objective
 
 SELF = "self"
 """Data that the teacher samples itself."""
@@ -96,7 +96,7 @@ HELP: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class HealSettings:
     """One run. `batch` rows of `length` tokens, `accumulate` times, make one step; `tokens` in all make the steps.
 
     `train` is a choice of weights (trainable.py), `data` are files and directories of texts, each with a name before it
@@ -221,7 +221,7 @@ class Settings:
     @property
     def objective(self) -> Objective:
         """The losses on logits."""
-        from kept.distillation.closed import Objective  # noqa: PLC0415 - imports torch, which help does not need
+        from kept.distillation.loss.divergences import Objective  # noqa: PLC0415 - imports torch, which help does not need
 
         return Objective(self.kl, self.reverse, self.jsd, self.beta, self.ce, self.temperature)
 

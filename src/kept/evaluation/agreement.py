@@ -11,8 +11,8 @@ from kept.errors import InputError
 from kept.evaluation.answering import answers
 from kept.evaluation.documents import common
 from kept.evaluation.estimate import Estimate, mean
+from kept.evaluation.result_store import sum_of
 from kept.evaluation.scoring import sliding
-from kept.evaluation.store import sum_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

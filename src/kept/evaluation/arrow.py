@@ -17,7 +17,7 @@ LIMITS = Limits(seconds=60, memory=1 << 30)
 """Limits of the fenced process for one file."""
 
 
-class Decoder:
+class ArrowReader:
     """Decodes Arrow streams inside the fenced process."""
 
     def rows(self, path: str) -> tuple[None, bytes]:
@@ -39,7 +39,7 @@ class Decoder:
 
 def arrow_rows(file: Path) -> list[dict[str, Any]]:
     """Return the rows of an Arrow stream file. Raises InputError naming the file."""
-    with closing(Worker("kept.evaluation.arrow:Decoder", limits=LIMITS)) as worker:
+    with closing(Worker("kept.evaluation.arrow:ArrowReader", limits=LIMITS)) as worker:
         try:
             found: list[dict[str, Any]] = json.loads(worker.call("rows", str(file.absolute())).data)
         except FenceError as error:

@@ -15,7 +15,7 @@ from kept.evaluation.perplexity import cut_alike, nats_a_byte, nats_a_token, tex
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kept.evaluation.settings import Settings
+    from kept.evaluation.settings import EvalSettings
 
     Found = dict[str, Any]
     Texts = Mapping[str, Sequence[Found]]
@@ -38,7 +38,7 @@ class Nats:
 
 
 @dataclass(frozen=True)
-class Change:
+class DomainChange:
     """What became of one domain; `perplexity` is that before and after."""
 
     domain: str
@@ -50,7 +50,7 @@ class Change:
 class Side:
     """What became of all new or of all old domains, and the mean over them."""
 
-    domains: tuple[Change, ...]
+    domains: tuple[DomainChange, ...]
     mean: Nats
 
 
@@ -72,7 +72,7 @@ class Forgetting:
     methods: tuple[Method, ...]
 
 
-def forgetting(settings: Settings, names: Sequence[str], texts: Texts) -> Forgetting | None:
+def forgetting(settings: EvalSettings, names: Sequence[str], texts: Texts) -> Forgetting | None:
     """What each model learned and forgot; None where no domain is old or new.
 
     `names`: of the models. `texts`: what `measure_text` found by domain, for each model.
@@ -96,7 +96,8 @@ def _side(sign: int, pairs: Mapping[str, tuple[Found, Found]]) -> Side | None:
         return None
     rises = [_rise(*(pair if sign > 0 else pair[::-1])) for pair in pairs.values()]
     changes = [
-        Change(domain, _nats([rise]), _perplexities(*pairs[domain])) for domain, rise in zip(pairs, rises, strict=True)
+        DomainChange(domain, _nats([rise]), _perplexities(*pairs[domain]))
+        for domain, rise in zip(pairs, rises, strict=True)
     ]
     return Side(tuple(changes), _nats(rises))
 

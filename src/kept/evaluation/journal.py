@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 from zlib import crc32
 
-from kept.checkpoint.disk import refused
+from kept.checkpoint.small_files import refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,15 +8,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.chat import Conversation, Template
+from kept.checkpoint.chat_template import Conversation, Template
 from kept.errors import InputError
-from kept.evaluation import chat
+from kept.evaluation import plain_prompt
 from kept.evaluation.agreement import said_alike
 from kept.evaluation.answering import answers
 from kept.evaluation.documents import json_lines
 from kept.evaluation.estimate import Estimate, mean
 from kept.evaluation.journal import Journal
-from kept.stated import text
+from kept.json_values import text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,8 +109,8 @@ def _answers(subject: Subject, talks: Sequence[Sequence[dict[str, str]]], templa
     if template is not None:
         prompts = [subject.encode(template.render(Conversation(talk)), special=False) for talk in talks]
         return [text.strip() for text in answers(subject, prompts, NEW_TOKENS)]
-    prompts = [subject.encode(chat.plain(talk)) for talk in talks]
-    return [text.strip() for text in answers(subject, prompts, NEW_TOKENS, chat.STOPS)]
+    prompts = [subject.encode(plain_prompt.plain(talk)) for talk in talks]
+    return [text.strip() for text in answers(subject, prompts, NEW_TOKENS, plain_prompt.STOPS)]
 
 
 def _special_texts(subject: Subject) -> dict[str, str]:

@@ -33,7 +33,7 @@ QUESTION = "\nWhat is the pass key? The pass key is"
 
 
 @dataclass(frozen=True)
-class Riddle:
+class PasskeyPrompt:
     """One prompt and the digits that answer it."""
 
     length: int
@@ -86,7 +86,7 @@ def passkey_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
     return {**out, "at all": average([mean([float(h) for h in cell["right"]]) for cell in cells])}
 
 
-def riddle(subject: Subject, length: int, depth: float, seed: str) -> Riddle:
+def riddle(subject: Subject, length: int, depth: float, seed: str) -> PasskeyPrompt:
     """A prompt of at most `length` tokens, answer included. Raises InputError where none fits."""
     key = str(Random(f"{seed} {length} {depth}").randrange(10_000, 100_000))  # noqa: S311 - a riddle is no secret
     room = length - answer_tokens(subject)
@@ -99,7 +99,7 @@ def riddle(subject: Subject, length: int, depth: float, seed: str) -> Riddle:
         ids = subject.encode(_text(key, count, depth))
     if len(ids) > room:
         raise InputError(f"{subject.opened.path}: {length} positions are too few to hide a pass key in")
-    return Riddle(length, depth, key, tuple(ids))
+    return PasskeyPrompt(length, depth, key, tuple(ids))
 
 
 def answer_tokens(subject: Subject) -> int:
@@ -118,7 +118,7 @@ def _text(key: str, count: int, depth: float) -> str:
     return f"{INTRODUCTION}{DULL * before}{KEY.format(key=key)}{DULL * (count - before)}".rstrip() + QUESTION
 
 
-def _solved(subject: Subject, asked: Riddle) -> bool:
+def _solved(subject: Subject, asked: PasskeyPrompt) -> bool:
     prompt = [*asked.prompt]
     (new,) = generate(subject.model, [prompt], answer_tokens(subject))
     return right(subject.reader.continuation(prompt, new), asked.key)

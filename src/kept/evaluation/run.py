@@ -11,10 +11,10 @@ import torch
 from kept.errors import InputError
 from kept.evaluation.estimate import Estimate, Figure, average, difference
 from kept.evaluation.forgetting import Forgetting, forgetting
-from kept.evaluation.named import named_models
-from kept.evaluation.pieces import Piece, pieces
-from kept.evaluation.settings import Settings
-from kept.evaluation.store import Store
+from kept.evaluation.measurements import MeasurementPlan, pieces
+from kept.evaluation.named_models import named_models
+from kept.evaluation.result_store import Store
+from kept.evaluation.settings import EvalSettings
 from kept.evaluation.subject import Subject
 from kept.ir.tensors import TORCH_NAMES
 from kept.reporting import Reporter, Silent
@@ -22,13 +22,13 @@ from kept.reporting import Reporter, Silent
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from kept.opened import Opened
+    from kept.loaded import LoadedModel
 
     Found = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Model:
+class EvaluatedModel:
     """A model that was measured: its name, family and dtype, and the sum of its files."""
 
     name: str
@@ -38,7 +38,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Row:
+class EvaluationRow:
     """One metric of one piece.
 
     `models` has a figure for each model, and `differences` for each after the first what it is less the first, over the
@@ -63,9 +63,9 @@ class Evaluation:
     `forgetting`: what the models after the first learned and forgot, where domains are old or new.
     """
 
-    models: tuple[Model, ...]
-    settings: Settings
-    rows: tuple[Row, ...]
+    models: tuple[EvaluatedModel, ...]
+    settings: EvalSettings
+    rows: tuple[EvaluationRow, ...]
     texts: Mapping[str, tuple[Any, ...]]
     forgetting: Forgetting | None = None
 
@@ -104,7 +104,7 @@ def evaluate(
     )
 
 
-def _alone(settings: Settings) -> None:
+def _alone(settings: EvalSettings) -> None:
     """Raise InputError for what takes another model."""
     if "agreement" in settings.suites:
         raise InputError("agreement: compares two models; name the other one")
@@ -113,11 +113,11 @@ def _alone(settings: Settings) -> None:
             raise InputError(f"{role}: compares models with the first; name another one, or give the file as a text")
 
 
-def _settings(files: Mapping[str, Mapping[str, str | Path]], options: Mapping[str, Any]) -> Settings:
+def _settings(files: Mapping[str, Mapping[str, str | Path]], options: Mapping[str, Any]) -> EvalSettings:
     """`files`: by role and domain."""
-    unknown = [key for key in options if key not in Settings.__dataclass_fields__]
+    unknown = [key for key in options if key not in EvalSettings.__dataclass_fields__]
     if unknown:
-        raise InputError(f"{unknown[0]}: is no setting; there are {', '.join(Settings.__dataclass_fields__)}")
+        raise InputError(f"{unknown[0]}: is no setting; there are {', '.join(EvalSettings.__dataclass_fields__)}")
     given = {**options, "suites": tuple(options.get("suites", ()))}
     if given.get("data") is not None:
         given["data"] = Path(given["data"])
@@ -125,23 +125,28 @@ def _settings(files: Mapping[str, Mapping[str, str | Path]], options: Mapping[st
     twice = next((name for n, (name, _) in enumerate(texts) if name in dict(texts[:n])), None)
     if twice is not None:
         raise InputError(f"{twice}: two texts have this name; give each its own")
-    return Settings(texts=dict(texts), old=tuple(files["old"]), new=tuple(files["new"]), **given)
+    return EvalSettings(texts=dict(texts), old=tuple(files["old"]), new=tuple(files["new"]), **given)
 
 
 def _measure(
-    name: str, opened: Opened, settings: Settings, asked: Sequence[Piece], store: Store, reporter: Reporter
-) -> tuple[Model, list[Found]]:
+    name: str,
+    opened: LoadedModel,
+    settings: EvalSettings,
+    asked: Sequence[MeasurementPlan],
+    store: Store,
+    reporter: Reporter,
+) -> tuple[EvaluatedModel, list[Found]]:
     """Every piece of one model, which is loaded only if one of them is not finished, and let go of at the end."""
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
     subject = Subject(opened, dtype, settings.device, reporter, store.journal)
     found = [piece.find(subject, store) for piece in asked]
     named = settings.dtype or TORCH_NAMES[opened.program.dtype]
-    return Model(name, opened.family.name, named, subject.identity), found
+    return EvaluatedModel(name, opened.family.name, named, subject.identity), found
 
 
-def _rows(asked: Sequence[Piece], found: Sequence[Sequence[Found]]) -> Iterator[Row]:
+def _rows(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Found]]) -> Iterator[EvaluationRow]:
     """Rows of every piece, and behind the last of a group or a suite those of its average."""
-    held: list[tuple[Piece, list[Estimate]]] = []
+    held: list[tuple[MeasurementPlan, list[Estimate]]] = []
     for n, piece in enumerate(asked):
         results = [each[n] for each in found]
         if piece.figures is not None:
@@ -156,27 +161,27 @@ def _rows(asked: Sequence[Piece], found: Sequence[Sequence[Found]]) -> Iterator[
             held = []
 
 
-def _row(piece: Piece, metric: str, tables: Sequence[Mapping[str, Estimate]]) -> Row:
+def _row(piece: MeasurementPlan, metric: str, tables: Sequence[Mapping[str, Estimate]]) -> EvaluationRow:
     estimates = [table[metric] for table in tables]
     detail = piece.group is not None or piece.headline not in {None, metric}
-    return _compared(Row(piece.part, piece.name, metric, len(estimates[0].pulls), detail=detail), estimates)
+    return _compared(EvaluationRow(piece.part, piece.name, metric, len(estimates[0].pulls), detail=detail), estimates)
 
 
-def _compared(row: Row, estimates: Sequence[Estimate]) -> Row:
+def _compared(row: EvaluationRow, estimates: Sequence[Estimate]) -> EvaluationRow:
     apart = tuple(difference(estimates[0], other) for other in estimates[1:])
     return replace(row, models=tuple(estimate.figure for estimate in estimates), differences=apart)
 
 
-def _agreements(piece: Piece, tables: Sequence[Mapping[str, Estimate]]) -> Iterator[Row]:
+def _agreements(piece: MeasurementPlan, tables: Sequence[Mapping[str, Estimate]]) -> Iterator[EvaluationRow]:
     """Rows of what at least one pair of models has in common."""
     for metric in dict.fromkeys(metric for table in tables for metric in table):
         found = [table.get(metric) for table in tables]
         items = max(len(one.pulls) for one in found if one is not None)
         figures = tuple(None if one is None else one.figure for one in found)
-        yield Row(piece.part, piece.name, metric, items, agreements=figures)
+        yield EvaluationRow(piece.part, piece.name, metric, items, agreements=figures)
 
 
-def _averages(held: Sequence[tuple[Piece, list[Estimate]]]) -> Iterator[Row]:
+def _averages(held: Sequence[tuple[MeasurementPlan, list[Estimate]]]) -> Iterator[EvaluationRow]:
     """The average of each group, weighted by documents, and of the suite, where a group counts as one task."""
     if len(held) < 2:
         return
@@ -188,19 +193,19 @@ def _averages(held: Sequence[tuple[Piece, list[Estimate]]]) -> Iterator[Row]:
             continue
         joined = [average(column, [len(e.pulls) for e in column]) for column in zip(*mine, strict=True)]
         headline = next(piece.headline for piece, _ in held if piece.group == group)
-        yield _compared(Row(held[0][0].part, group, str(headline), len(joined[0].pulls)), joined)
+        yield _compared(EvaluationRow(held[0][0].part, group, str(headline), len(joined[0].pulls)), joined)
         entries.append(joined)
     if len(entries) > 1:
         joined = [average(column) for column in zip(*entries, strict=True)]
-        yield _compared(Row(held[0][0].part, "average", "of the tasks", len(joined[0].pulls)), joined)
+        yield _compared(EvaluationRow(held[0][0].part, "average", "of the tasks", len(joined[0].pulls)), joined)
 
 
-def _of_texts(asked: Sequence[Piece], found: Sequence[Sequence[Found]]) -> dict[str, list[Found]]:
+def _of_texts(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Found]]) -> dict[str, list[Found]]:
     """What was found in each text, by domain, for each model."""
     return {piece.name: [each[n] for each in found] for n, piece in enumerate(asked) if piece.part == "text"}
 
 
-def _texts(asked: Sequence[Piece], found: Sequence[Sequence[Found]]) -> dict[str, tuple[Any, ...]]:
+def _texts(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Found]]) -> dict[str, tuple[Any, ...]]:
     """What models wrote: prompts with continuations, questions with answers."""
     written = [n for n, piece in enumerate(asked) if piece.alike is not None]
     return {f"{asked[n].part}: {asked[n].name}": tuple(_written(each[n]) for each in found) for n in written}

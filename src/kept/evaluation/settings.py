@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kept.errors import InputError
 from kept.evaluation.tasks import NAMES
 from kept.ir.tensors import TORCH_NAMES
-from kept.toml import is_date
+from kept.toml_file import is_date
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ DTYPES = tuple(TORCH_NAMES.values())
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvalSettings:
     """What is measured, and how. Raises InputError naming the option that is wrong.
 
     `texts`: files by domain; without any, the built-in sample. `old`, `new`: the domains that the first model knew, and

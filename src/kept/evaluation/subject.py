@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from kept.checkpoint.companions import COPIED, SETTINGS
-from kept.checkpoint.stream import digest
+from kept.checkpoint.byte_stream import digest
+from kept.checkpoint.companion_files import COPIED, SETTINGS
 from kept.errors import InputError
 from kept.evaluation.journal import Journal
-from kept.evaluation.store import sum_of
+from kept.evaluation.result_store import sum_of
 from kept.nn.model import Model
 from kept.reporting import Reporter, Silent
 from kept.verification.text import Reader
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import torch
 
     from kept.ir.spec import Spec
-    from kept.opened import Opened
+    from kept.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
 class Subject:
     """A checkpoint, run in its own dtype or in `dtype`, on `device`. `journal` records the steps of measurements."""
 
-    opened: Opened
+    opened: LoadedModel
     dtype: torch.dtype | None = None
     device: str = "cpu"
     reporter: Reporter = field(default_factory=Silent)

@@ -5,7 +5,7 @@ Aquila2's class clips attention scores at ±1,024, and no target's class does: p
 
 from __future__ import annotations
 
-from kept.families.items import Derived, Flag, Number, SpecialTokens, split_heads
+from kept.families.items import DerivedFact, Flag, Number, SpecialTokens, split_heads
 from kept.families.lengths import published_rule
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
@@ -16,7 +16,7 @@ AQUILA = Family(
     architecture="AquilaForCausalLM",
     items=(
         *DECODER,
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-5),

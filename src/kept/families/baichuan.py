@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
-from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, as_many_as_queries, split_heads
+from kept.families.items import Always, DerivedFact, Flag, Number, SpecialTokens, as_many_as_queries, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import FixedRotary
 from kept.families.table import Family, L, linear
@@ -46,7 +46,7 @@ class OnlyRotary:
 
 
 @dataclass(frozen=True)
-class Generation:
+class BaichuanGeneration:
     """Whether rows of the head are divided by their length when the model runs. Comes after the vocabulary."""
 
     def read(self, config: Config, known: Facts) -> Facts:
@@ -80,14 +80,14 @@ BAICHUAN = Family(
         *DECODER[:3],
         OnlyRotary(),
         *DECODER[3:5],
-        Derived(f"{L}mixer.kv_heads", as_many_as_queries),
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.kv_heads", as_many_as_queries),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         Always(((f"{L}mixer.fused", True),)),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),
         FixedRotary(),
-        Generation(),
+        BaichuanGeneration(),
         Tie("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(bos=1, eos=2, pad=0),
     ),

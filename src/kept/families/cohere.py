@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Derived, Flag, HeadNorms, Number, Size, SpecialTokens, split_heads
+from kept.families.items import DerivedFact, Flag, HeadNorms, Number, Size, SpecialTokens, split_heads
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, ROTARY_BUFFERS
 from kept.families.orion import layer_norms
 from kept.families.phi import SHARED_NORM, SIDE_BY_SIDE
@@ -16,7 +16,7 @@ COHERE = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=8192),
         *DECODER[4:],
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         *GATED,
         SIDE_BY_SIDE,
         layer_norms(*SHARED_NORM, bias=False),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
-from kept.families.items import Derived, Fixed, Flag, Number, SpecialTokens, split_heads
+from kept.families.items import DerivedFact, Fixed, Flag, Number, SpecialTokens, split_heads
 from kept.families.lengths import published_rule
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
@@ -47,7 +47,7 @@ DECI = Family(
     items=(
         *DECODER[:5],
         KeyValueHeadsPerLayer(),
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

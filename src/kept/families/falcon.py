@@ -10,7 +10,7 @@ from kept.families.items import (
     ACTIVATIONS,
     Always,
     Choice,
-    Derived,
+    DerivedFact,
     Fixed,
     Flag,
     KeyValueHeads,
@@ -35,7 +35,7 @@ KEY_VALUE_HEADS = KeyValueHeads("num_kv_heads", f"{L}mixer.kv_heads", default=la
 
 
 @dataclass(frozen=True)
-class Decoder:
+class FalconDecoder:
     """`new_decoder_architecture` with groups of heads and one norm or two (40B, 11B), or `multi_query` (7B).
 
     The old form says nothing that the new one could not; it is written where it can be. Comes after the norms.
@@ -77,14 +77,14 @@ FALCON = Family(
     architecture="FalconForCausalLM",
     items=(
         *DECODER[:5],
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         Size("ffn_hidden_size", f"{L}mlp.size", default=four_widths),
         Choice("activation", f"{L}mlp.activation", ACTIVATIONS, default="gelu"),
         Always(((f"{L}mixer.fused", True), (f"{L}mlp.gated", False), (f"{L}parallel", True))),
         Flag("bias", (*ATTENTION_BIASES, f"{L}mlp.up_bias", f"{L}mlp.down_bias")),
         LAYER_NORMS,
         Number("layer_norm_epsilon", NORM_EPS, default=1e-5),
-        Decoder(),
+        FalconDecoder(),
         Fixed("output_attentions", value=False, why="the class in transformers computes a different output with it"),
         Fixed("alibi", value=False, why="ALiBi is not supported"),
         Rotary(),

@@ -9,7 +9,7 @@ from kept.families.items import (
     ACTIVATIONS,
     Always,
     Choice,
-    Derived,
+    DerivedFact,
     Fixed,
     Flag,
     Number,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kept.families.config import Config
     from kept.ir.facts import Facts
 
-ROOT_OF_WIDTH = Derived("embedding_multiplier", lambda known: float(known["width"]) ** 0.5)
+ROOT_OF_WIDTH = DerivedFact("embedding_multiplier", lambda known: float(known["width"]) ** 0.5)
 """The stock classes round it to the dtype that they run in."""
 
 CAUSAL = Fixed("use_bidirectional_attention", value=False, why="tokens that see later ones are not supported")

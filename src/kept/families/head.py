@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadItem:
     """Tensor names of a family's embedding and head, and the rule for a tied config that stores both.
 
     `tie`: the user's choice; True uses the embedding as the head, False the stored head, None decides nothing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import Derived, Fixed, Flag, Number, SpecialTokens, as_many_as_queries, first, split_heads
+from kept.families.items import DerivedFact, Fixed, Flag, Number, SpecialTokens, as_many_as_queries, first, split_heads
 from kept.families.lengths import grown
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.table import Family, L
@@ -57,8 +57,8 @@ INTERNLM = Family(
     architecture="InternLMForCausalLM",
     items=(
         *DECODER[:5],
-        Derived(f"{L}mixer.kv_heads", as_many_as_queries),
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.kv_heads", as_many_as_queries),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Derived, Flag, Number, SpecialTokens, split_heads
+from kept.families.items import Always, DerivedFact, Flag, Number, SpecialTokens, split_heads
 from kept.families.lengths import published_rule
 from kept.families.llama import ATTENTION_BIASES, DECODER, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
@@ -13,7 +13,7 @@ INTERNLM2 = Family(
     architecture="InternLM2ForCausalLM",
     items=(
         *DECODER,
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         Always(((f"{L}mixer.fused", True),)),
         *GATED,
         RMS_NORMS,

@@ -215,7 +215,7 @@ class Always:
 
 
 @dataclass(frozen=True)
-class Derived:
+class DerivedFact:
     """A fact that the family computes from others. A config may state it under the fact's name, but not otherwise."""
 
     path: str

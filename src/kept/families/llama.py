@@ -9,7 +9,7 @@ from kept.families.items import (
     DEEPEST,
     Always,
     Choice,
-    Derived,
+    DerivedFact,
     Flag,
     KeyValueHeads,
     Number,
@@ -83,9 +83,9 @@ ROTARY_BUFFERS = ("*.rotary_emb.inv_freq",)
 """Old checkpoints carry them; they are computed."""
 
 
-def qk_rms_norm(scope: Literal["shared", "full"]) -> Derived:
+def qk_rms_norm(scope: Literal["shared", "full"]) -> DerivedFact:
     """An RMSNorm of queries and keys with the epsilon of the others. Comes after it."""
-    return Derived(f"{L}mixer.qk_norm", lambda known: QkNorm(Norm("rms", known["final_norm.eps"]), scope))
+    return DerivedFact(f"{L}mixer.qk_norm", lambda known: QkNorm(Norm("rms", known["final_norm.eps"]), scope))
 
 
 QK_NORM_ENTRIES = tuple(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import NO_EXPERTS, Derived, Fixed, Flag, Number, SpecialTokens, first, split_heads
+from kept.families.items import NO_EXPERTS, DerivedFact, Fixed, Flag, Number, SpecialTokens, first, split_heads
 from kept.families.lengths import published_rule, switched
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
@@ -108,7 +108,7 @@ MINICPM = Family(
     architecture="MiniCPMForCausalLM",
     items=(
         *DECODER,
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         *GATED,
         NO_EXPERTS,
         Fixed("pretraining_tp", value=1, why="in slices, the family's own code leaves out dim_model_base"),

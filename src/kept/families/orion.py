@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Derived, Flag, Number, Size, SpecialTokens, split_heads
+from kept.families.items import Always, DerivedFact, Flag, Number, Size, SpecialTokens, split_heads
 from kept.families.lengths import published_rule
 from kept.families.llama import (
     ATTENTION_BIASES,
@@ -34,7 +34,7 @@ ORION = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=4096),
         *DECODER[4:],
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         *GATED,
         LAYER_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-5),

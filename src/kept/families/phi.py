@@ -7,7 +7,7 @@ from kept.families.items import (
     ACTIVATIONS,
     Always,
     Choice,
-    Derived,
+    DerivedFact,
     Flag,
     HeadNorms,
     Number,
@@ -31,7 +31,7 @@ PHI = Family(
     architecture="PhiForCausalLM",
     items=(
         *DECODER,
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         Size("intermediate_size", f"{L}mlp.size"),
         Choice("hidden_act", f"{L}mlp.activation", ACTIVATIONS, default="gelu_new"),
         PLAIN_MLP,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.families.items import (
     Always,
-    Derived,
+    DerivedFact,
     Fixed,
     Flag,
     Number,
@@ -109,7 +109,7 @@ QWEN = Family(
         *DECODER[:3],
         Size("seq_length", "context"),
         DECODER[4],
-        Derived(f"{L}mixer.kv_heads", as_many_as_queries),
+        DerivedFact(f"{L}mixer.kv_heads", as_many_as_queries),
         HeadSize(),
         HalvedSize("intermediate_size", f"{L}mlp.size", default=22016),
         Always(((f"{L}mixer.fused", True), (f"{L}mlp.gated", True), (f"{L}mlp.activation", "silu"))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Derived, Flag, LayeredWindow, Number, Size, SpecialTokens, split_heads
+from kept.families.items import Always, DerivedFact, Flag, LayeredWindow, Number, Size, SpecialTokens, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import Rotary
 from kept.families.table import Family, L
@@ -14,7 +14,7 @@ QWEN2 = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=32768),
         *DECODER[4:],
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

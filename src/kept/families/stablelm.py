@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.families.items import (
-    Derived,
+    DerivedFact,
     Flag,
     HeadNorms,
     Number,
@@ -47,7 +47,7 @@ STABLELM = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=4096),
         *DECODER[4:],
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         *GATED,
         LAYER_NORMS,
         Number("layer_norm_eps", NORM_EPS, default=1e-5),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from kept.errors import CheckpointError
 from kept.families.classes import check_classes, code_note
 from kept.families.config import Config
-from kept.families.head import Head
+from kept.families.head import HeadItem
 from kept.families.lengths import stock_rule
 from kept.families.published import check_unknown, unknown_note
 from kept.families.unread import check_buffers, check_unread
@@ -200,9 +200,9 @@ class Family:
     def _name(self, slot: str) -> str:
         return next(entry.name for entry in self.entries if entry.slot == slot)
 
-    def _head(self, config: Mapping[str, Any], tie: bool | None = None) -> Head:  # noqa: FBT001 - None is a third choice
+    def _head(self, config: Mapping[str, Any], tie: bool | None = None) -> HeadItem:  # noqa: FBT001 - None is a third choice
         assumed = not self.stock and config.get("tie_word_embeddings") is None
-        return Head(self._name("embedding.weight"), self._name("head.weight"), tie, assumed=assumed)
+        return HeadItem(self._name("embedding.weight"), self._name("head.weight"), tie, assumed=assumed)
 
     def _with_prefix(self, tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
         """Return the tensors with full names: those of a base model lack the prefix, as `model.` or `transformer.`."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
-from kept.families.items import NO_EXPERTS, Derived, Fixed, Flag, Number, Size, SpecialTokens, split_heads
+from kept.families.items import NO_EXPERTS, DerivedFact, Fixed, Flag, Number, Size, SpecialTokens, split_heads
 from kept.families.lengths import grown
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
@@ -53,7 +53,7 @@ XVERSE = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=8192),
         *DECODER[4:],
-        Derived(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{L}mixer.head_dim", split_heads),
         *GATED,
         NO_EXPERTS,
         RMS_NORMS,

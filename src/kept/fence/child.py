@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from kept.errors import KeptError
-from kept.fence.frames import Closed, read_frame, write_frame
+from kept.fence.frames import PipeClosed, read_frame, write_frame
 from kept.fence.isolation import bound_memory, keep_to_itself, leave_network, stop_writing
 
 LONGEST_REQUEST = 1 << 32
@@ -27,7 +27,7 @@ def serve(requests: int, replies: int) -> None:
     while True:
         try:
             (method, arguments, seconds), _ = read_frame(requests, LONGEST_REQUEST)
-        except Closed:
+        except PipeClosed:
             return
         # SIGALRM ends a stuck process even if its parent was killed and cannot.
         signal.setitimer(signal.ITIMER_REAL, 2 * seconds)

@@ -19,11 +19,11 @@ PART = 1 << 20
 """Bytes read or written per system call."""
 
 
-class Late(Exception):  # noqa: N818 - a state, not a fault
+class DeadlineExceeded(Exception):  # noqa: N818 - a state, not a fault
     """The deadline passed before the message was complete."""
 
 
-class Closed(Exception):  # noqa: N818 - a state, not a fault
+class PipeClosed(Exception):  # noqa: N818 - a state, not a fault
     """The other end of the pipe was closed."""
 
 
@@ -52,7 +52,7 @@ def _write(pipe: int, left: memoryview, deadline: float | None) -> None:
         try:
             left = left[os.write(pipe, left[:PART]) :]
         except BrokenPipeError:
-            raise Closed from None
+            raise PipeClosed from None
 
 
 def _read(pipe: int, count: int, deadline: float | None) -> bytearray:
@@ -61,7 +61,7 @@ def _read(pipe: int, count: int, deadline: float | None) -> bytearray:
         _wait(pipe, select.POLLIN, deadline)
         part = os.read(pipe, min(PART, count - len(found)))
         if not part:
-            raise Closed
+            raise PipeClosed
         found += part
     return found
 
@@ -74,4 +74,4 @@ def _wait(pipe: int, event: int, deadline: float | None) -> None:
     poll.register(pipe, event)
     left = deadline - time.monotonic()
     if left <= 0 or not poll.poll(1000 * left):
-        raise Late
+        raise DeadlineExceeded

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kept import errors
 from kept.errors import KeptError
-from kept.fence.frames import Closed, Late, read_frame, write_frame
+from kept.fence.frames import DeadlineExceeded, PipeClosed, read_frame, write_frame
 from kept.fence.limits import Limits
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class Worker:
         try:
             write_frame(process.stdin.fileno(), [method, arguments, seconds], deadline=deadline)
             answer, data = read_frame(process.stdout.fileno(), self._limits.memory, deadline)
-        except Late:
+        except DeadlineExceeded:
             raise _EndedError(f"it takes more than {seconds:g} seconds") from None
-        except Closed:
+        except PipeClosed:
             raise _EndedError(self._why_ended(process)) from None
         except (ValueError, RecursionError) as error:
             raise _EndedError(f"its reply is invalid: {error}") from None

@@ -15,7 +15,7 @@ from functools import cache
 from math import prod
 from typing import IO, TYPE_CHECKING, Any
 
-from kept.checkpoint.disk import regular
+from kept.checkpoint.small_files import regular
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:

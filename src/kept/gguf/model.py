@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Model:
+class GgufModel:
     """A GGUF model: its family, config and program, and its tensors under their GGUF names."""
 
     family: Family
@@ -38,7 +38,7 @@ class Model:
     program: Program
 
 
-def model(header: Header) -> Model:
+def model(header: Header) -> GgufModel:
     """Return the model of a header. Raises CheckpointError for an unsupported architecture or key."""
     name = header.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
@@ -55,7 +55,7 @@ def model(header: Header) -> Model:
     spec = family.read_config(config)
     tensors = _unconverted(architecture, spec, stored)
     own = replace(family, entries=(*architecture.entries, *ENTRIES), ignored=IGNORED)
-    return Model(family, config, tensors, own.read(config, tensors))
+    return GgufModel(family, config, tensors, own.read(config, tensors))
 
 
 def _config(architecture: Architecture, metadata: Metadata, tensors: Tensors) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import BUILDING
-from kept.checkpoint.disk import no_link
-from kept.checkpoint.writer import to_json
+from kept.checkpoint.companion_files import BUILDING
+from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.small_files import no_link
 from kept.errors import CheckpointError
 from kept.fence import FenceError, Worker
 from kept.gguf.header import parts, read_header
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.gguf.header import Header
-    from kept.gguf.model import Model
+    from kept.gguf.model import GgufModel
 
 LOCK = ".lock"
 
@@ -88,7 +88,7 @@ class Gguf:
     `remark` is a note on why the tokenizer cannot be rebuilt, or empty.
     """
 
-    model: Model
+    model: GgufModel
     files: tuple[Path, ...]
     quantised: str
     remark: str
@@ -123,7 +123,7 @@ def _opened(path: Path, stamps: tuple[tuple[Path, int, int], ...]) -> Gguf:  # n
     return Gguf(found, header.files, quantised(header), remark, Scratch(path.name, small))
 
 
-class Building:
+class GgufTokenizerBuilder:
     """Builds tokenizer files in the fenced process."""
 
     def files(self, path: str) -> dict[str, str]:
@@ -135,7 +135,7 @@ def _tokenizer(path: Path, metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the tokenizer files by name, built in a fenced process because the file determines the amount of work."""
     if missing(metadata):
         return {}
-    with closing(Worker("kept.gguf.source:Building", limits=BUILDING)) as worker:
+    with closing(Worker("kept.gguf.source:GgufTokenizerBuilder", limits=BUILDING)) as worker:
         try:
             found = worker.call("files", str(path.absolute())).value
         except FenceError as error:

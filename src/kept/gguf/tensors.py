@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kept.errors import CheckpointError
 from kept.gguf.header import types
-from kept.ir.tensors import Computed, Derived, InFile, Stored
+from kept.ir.tensors import Computed, DerivedTensor, InFile, Stored
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ class Quantised(InFile):
 
 
 @dataclass(frozen=True)
-class HalfSplit(Derived):
+class HalfSplit(DerivedTensor):
     """A query or key projection with rotary pairs de-interleaved: rows (2i, 2i + 1) of a head become (i, i + half).
 
     llama.cpp rotates adjacent dimensions and transformers rotates halves, so llama.cpp's converter permutes these rows.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.safetensors_writer import to_json
 from kept.checkpoint.templates import DEFAULT, LONGEST
-from kept.checkpoint.writer import to_json
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ MOST_SPLITS = 1 << 28
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class GgufVocabulary:
     """The tokenizer keys of the metadata. Properties raise CheckpointError for a damaged key."""
 
     metadata: Mapping[str, Any]
@@ -133,7 +133,7 @@ class Vocabulary:
 
 def special_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the special token ids of a config.json; None for a token that does not exist."""
-    vocabulary = Vocabulary(metadata)
+    vocabulary = GgufVocabulary(metadata)
     ends = [*dict.fromkeys(at for name in ENDS if (at := vocabulary.id_of(name)) is not None)]
     return {
         "bos_token_id": vocabulary.id_of("bos"),
@@ -144,7 +144,7 @@ def special_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def missing(metadata: Mapping[str, Any]) -> str:
     """Return why a file's tokenizer cannot be rebuilt; empty if it can."""
-    vocabulary = Vocabulary(metadata)
+    vocabulary = GgufVocabulary(metadata)
     match vocabulary.model:
         case "" | "none" | "no_vocab":
             return "the file has no tokenizer"
@@ -166,7 +166,7 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
         return {}
     from kept.checkpoint.sentencepiece import serialized  # noqa: PLC0415 - imports tokenizers
 
-    vocabulary = Vocabulary(metadata)
+    vocabulary = GgufVocabulary(metadata)
     tokenizer = _sentencepiece(vocabulary) if vocabulary.model == "llama" else _byte_level(vocabulary)
     _add_post_processor(tokenizer, vocabulary)
     content = serialized(tokenizer)
@@ -176,13 +176,13 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     return {"tokenizer.json": to_json(content), "tokenizer_config.json": to_json(_config(vocabulary, content))}
 
 
-def _pre_tokenizer(vocabulary: Vocabulary) -> PreTokenizer | None:
+def _pre_tokenizer(vocabulary: GgufVocabulary) -> PreTokenizer | None:
     from kept.gguf.pretokenizers import PRE_TOKENIZERS  # noqa: PLC0415 - needed for GGUF files only
 
     return PRE_TOKENIZERS.get(str(vocabulary.get("pre", "")))
 
 
-def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
+def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     """Return a byte-level BPE tokenizer. As in llama.cpp, bytes outside the vocabulary get no id."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415 - as above
 
@@ -208,17 +208,22 @@ def _isolate_missing_bytes(vocab: Mapping[str, int]) -> list[PreTokenizers]:
     return [pre_tokenizers.Split(Regex(f"[{missing}]"), "isolated")] if missing else []
 
 
-def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
+def _sentencepiece(vocabulary: GgufVocabulary) -> Tokenizer:
     """Return a SentencePiece BPE tokenizer. Tokens that are matched before BPE become control pieces."""
     from tokenizers import AddedToken  # noqa: PLC0415 - as above
 
-    from kept.checkpoint.sentencepiece import Kind, Model, Piece, tokenizer_of  # noqa: PLC0415 - as above
+    from kept.checkpoint.sentencepiece import Piece, PieceKind, SentencePieceModel, tokenizer_of  # noqa: PLC0415 - as above
 
     unknown = vocabulary.id_of("unknown")
     bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}
-    kinds = {UNKNOWN: Kind.CONTROL, CONTROL: Kind.CONTROL, USER_DEFINED: Kind.CONTROL, BYTE: Kind.BYTE}
+    kinds = {
+        UNKNOWN: PieceKind.CONTROL,
+        CONTROL: PieceKind.CONTROL,
+        USER_DEFINED: PieceKind.CONTROL,
+        BYTE: PieceKind.BYTE,
+    }
     pieces = [
-        Piece(text, score, Kind.UNKNOWN if at == unknown else kinds.get(kind, Kind.NORMAL))
+        Piece(text, score, PieceKind.UNKNOWN if at == unknown else kinds.get(kind, PieceKind.NORMAL))
         for at, (text, score, kind) in enumerate(
             zip(vocabulary.tokens, vocabulary.scores, vocabulary.kinds, strict=True)
         )
@@ -227,7 +232,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
         raise CheckpointError("tokenizer.ggml.unknown_token_id: is not the id of a token")
     if sum(len(text) ** 2 for text in vocabulary.tokens) > MOST_SPLITS:
         raise CheckpointError("tokenizer.ggml.tokens: are too long for SentencePiece; fetch the file again")
-    model = Model(
+    model = SentencePieceModel(
         pieces=tuple(pieces),
         algorithm="BPE",
         byte_fallback={*vocabulary.of(BYTE)} >= bytes_,
@@ -244,7 +249,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
     return tokenizer
 
 
-def _right_stripped(vocabulary: Vocabulary) -> list[str]:
+def _right_stripped(vocabulary: GgufVocabulary) -> list[str]:
     """Return special tokens that absorb the white space after them. llama.cpp has them for Phi-3, by model name."""
     name = str(vocabulary.metadata.get("general.name", "")).lower()
     if "phi-3" not in name and "phi3" not in name:
@@ -253,7 +258,7 @@ def _right_stripped(vocabulary: Vocabulary) -> list[str]:
     return [text for text in vocabulary.tokens if text in special]
 
 
-def _add_post_processor(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+def _add_post_processor(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:
     """Add BOS and EOS around each text, as llama.cpp does."""
     from tokenizers import processors  # noqa: PLC0415 - as above
 
@@ -265,7 +270,7 @@ def _add_post_processor(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
         tokenizer.post_processor = processors.TemplateProcessing(single, single + second, special)
 
 
-def _added_ids(vocabulary: Vocabulary) -> tuple[int | None, int | None]:
+def _added_ids(vocabulary: GgufVocabulary) -> tuple[int | None, int | None]:
     """Return the ids of the tokens added before and after each text; None for no token."""
     pre = None if vocabulary.model == "llama" else _pre_tokenizer(vocabulary)
     first = vocabulary.flag("add_bos_token", default=pre is None or pre.add_bos)
@@ -273,7 +278,7 @@ def _added_ids(vocabulary: Vocabulary) -> tuple[int | None, int | None]:
     return vocabulary.id_of("bos") if first else None, vocabulary.id_of("eos") if last else None
 
 
-def _config(vocabulary: Vocabulary, content: Mapping[str, Any]) -> dict[str, Any]:
+def _config(vocabulary: GgufVocabulary, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tokenizer_config.json of the fast tokenizer."""
     bos, eos = _added_ids(vocabulary)
     ids = {setting: vocabulary.id_of(name) for setting, name in NAMED.items()}

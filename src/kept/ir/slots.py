@@ -136,7 +136,7 @@ def qk_shape(qk: QkNorm, heads: int, head_dim: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Reading:
+class NormReaders:
     """A norm of the residual stream and the projections that read what it puts out."""
 
     norm: str
@@ -144,17 +144,17 @@ class Reading:
     projections: tuple[str, ...]
 
 
-def readings(spec: Spec) -> Iterator[Reading]:
+def readings(spec: Spec) -> Iterator[NormReaders]:
     """Every reader of the residual stream: each norm with the projections behind it."""
     for i, layer in enumerate(spec.layers):
         at = f"layers.{i}."
         mixer, mlp = mixer_readers(layer.mixer), mlp_readers(layer.mlp)
         if layer.mlp_norm is None:
-            yield Reading(f"{at}mixer_norm", layer.mixer_norm, tuple(at + name for name in mixer + mlp))
+            yield NormReaders(f"{at}mixer_norm", layer.mixer_norm, tuple(at + name for name in mixer + mlp))
         else:
-            yield Reading(f"{at}mixer_norm", layer.mixer_norm, tuple(at + name for name in mixer))
-            yield Reading(f"{at}mlp_norm", layer.mlp_norm, tuple(at + name for name in mlp))
-    yield Reading("final_norm", spec.final_norm, ("head",))
+            yield NormReaders(f"{at}mixer_norm", layer.mixer_norm, tuple(at + name for name in mixer))
+            yield NormReaders(f"{at}mlp_norm", layer.mlp_norm, tuple(at + name for name in mlp))
+    yield NormReaders("final_norm", spec.final_norm, ("head",))
 
 
 def mixer_readers(mixer: Attention) -> tuple[str, ...]:

@@ -202,7 +202,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenIds:
     """Special token ids. They do not change the function, but generation needs them."""
 
     bos: int | None = None
@@ -226,7 +226,7 @@ class Spec:
     final_norm: Norm
     head: Head = field(default_factory=Head)
     positions: int | None = None
-    tokens: Tokens = field(default_factory=Tokens)
+    tokens: TokenIds = field(default_factory=TokenIds)
     embedding_multiplier: float = 1.0
     centred: bool = False
 

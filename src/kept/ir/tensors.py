@@ -196,7 +196,7 @@ class Stored(InFile):
 
 
 @dataclass(frozen=True)
-class Filled(Lazy):
+class Full(Lazy):
     """One number everywhere."""
 
     fill: float
@@ -232,7 +232,7 @@ class Formula(Lazy):
 
 
 @dataclass(frozen=True)
-class Given(Lazy):
+class InMemory(Lazy):
     """Values that a pass was handed (calibration results), kept in memory."""
 
     values: torch.Tensor
@@ -306,7 +306,7 @@ class Computed(Lazy):
 
 
 @dataclass(frozen=True)
-class Derived(Lazy):
+class DerivedTensor(Lazy):
     """A tensor made from one other tensor; its rows are independent where the source's are."""
 
     source: Lazy
@@ -328,7 +328,7 @@ class Derived(Lazy):
 
 
 @dataclass(frozen=True)
-class Cast(Derived):
+class Cast(DerivedTensor):
     """The same values under another declared dtype."""
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
@@ -341,7 +341,7 @@ class Cast(Derived):
 
 
 @dataclass(frozen=True)
-class Rows(Derived):
+class RowSlice(DerivedTensor):
     """A contiguous range of another tensor's rows, from row `first` on."""
 
     first: int
@@ -357,7 +357,7 @@ class Rows(Derived):
 
 
 @dataclass(frozen=True)
-class Means(Derived):
+class Means(DerivedTensor):
     """Rows each of which is the mean of some rows of another tensor, and zero for an empty group.
 
     A source without independent rows is held whole.
@@ -389,7 +389,7 @@ def cast(tensor: Lazy, dtype: str) -> Lazy:
 
 
 @dataclass(frozen=True)
-class Joined(Lazy):
+class Concat(Lazy):
     """Runs of rows of other tensors, one after another."""
 
     parts: tuple[Lazy, ...]
@@ -431,7 +431,7 @@ def join(parts: Sequence[Lazy]) -> Lazy:
             out.append(part)
     if len(out) == 1:
         return out[0]
-    return Joined((sum(part.shape[0] for part in out), *out[0].shape[1:]), out[0].dtype, tuple(out))
+    return Concat((sum(part.shape[0] for part in out), *out[0].shape[1:]), out[0].dtype, tuple(out))
 
 
 def _follows(last: Stored, part: Stored) -> bool:
@@ -447,11 +447,11 @@ def take_rows(tensor: Lazy, start: int, stop: int) -> Lazy:
     if isinstance(tensor, Stored):
         row = math.prod(tensor.shape[1:]) * DTYPE_BYTES[tensor.dtype]
         return replace(tensor, shape=shape, offset=tensor.offset + start * row)
-    if isinstance(tensor, Joined):
+    if isinstance(tensor, Concat):
         return join([take_rows(part, a, b) for part, a, b in tensor.overlaps(start, stop)])
-    return Rows(shape, tensor.dtype, tensor, start)
+    return RowSlice(shape, tensor.dtype, tensor, start)
 
 
 def zeros(shape: tuple[int, ...], dtype: str) -> Lazy:
     """A tensor of zeros."""
-    return Filled(shape, dtype, 0.0)
+    return Full(shape, dtype, 0.0)

@@ -8,7 +8,7 @@ import torch
 
 from kept.errors import InputError, Overflow
 from kept.ir.spec import LongRope
-from kept.nn.cache import Cache
+from kept.nn.state import DecodeState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ def generate(  # noqa: PLR0913 - each is a word that callers say
     pads_B = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     tokens_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     padded = pads_B if bool(pads_B.any()) else None
-    cache = Cache(model.spec.depth)
+    cache = DecodeState(model.spec.depth)
     switch, seen_BT = _switch(model), tokens_BT
     random = torch.Generator().manual_seed(seed)
     ends = _ends(model)
@@ -67,7 +67,7 @@ def generate(  # noqa: PLR0913 - each is a word that callers say
         seen_BT = torch.cat((seen_BT, tokens_BT), dim=1)
         if seen_BT.shape[1] - 1 in switch:
             # Cached keys were turned by the short divisors, all keys are turned by the long ones from here on.
-            tokens_BT, cache = seen_BT, Cache(model.spec.depth)
+            tokens_BT, cache = seen_BT, DecodeState(model.spec.depth)
     return out
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kept.ir import spec as ir
 
 
-class Mlp(nn.Module):
+class MlpModule(nn.Module):
     """`down(act(gate x) * up x)` when gated (arXiv 2002.05202), `down(act(up x))` when not."""
 
     def __init__(self, spec: ir.Mlp, width: int) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.ir.tensors import torch_dtype, working_precision
-from kept.nn.attention import Attention, Positions
-from kept.nn.mlp import Mlp
-from kept.nn.norm import Norm
+from kept.nn.mixers.attention import AttentionModule, SequenceContext
+from kept.nn.mlp import MlpModule
+from kept.nn.norm import NormModule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kept.ir import spec as ir
     from kept.ir.program import Program
     from kept.ir.tensors import Precision
-    from kept.nn.cache import Cache, KeyValues
+    from kept.nn.state import DecodeState, KVCache
 
 
 class Model(nn.Module):
@@ -38,8 +38,8 @@ class Model(nn.Module):
         self.embedding = _table(spec.vocabulary, spec.width)
         self.positions = None if spec.positions is None else _table(spec.positions, spec.width)
         self.layers = nn.ModuleList(Block(layer, spec.width) for layer in spec.layers)
-        self.final_norm = Norm(spec.final_norm, (spec.width,))
-        self.head = Head(spec)
+        self.final_norm = NormModule(spec.final_norm, (spec.width,))
+        self.head = HeadModule(spec)
 
     @classmethod
     def load(cls, program: Program, dtype: torch.dtype | None = None, precision: Precision = "float32") -> Model:
@@ -58,7 +58,7 @@ class Model(nn.Module):
     def forward(
         self,
         tokens_BT: Tensor,
-        cache: Cache | None = None,
+        cache: DecodeState | None = None,
         pads_B: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> Tensor:
@@ -71,7 +71,7 @@ class Model(nn.Module):
     def hidden(
         self,
         tokens_BT: Tensor,
-        cache: Cache | None = None,
+        cache: DecodeState | None = None,
         pads_B: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> Tensor:
@@ -83,19 +83,19 @@ class Model(nn.Module):
     def streams(
         self,
         tokens_BT: Tensor,
-        cache: Cache | None = None,
+        cache: DecodeState | None = None,
         pads_B: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The residual stream before the first layer and after each, depth + 1 values of (B, T, D)."""
-        where = Positions.of(tokens_BT, 0 if cache is None else cache.length, pads_B, documents_BT)
+        where = SequenceContext.of(tokens_BT, 0 if cache is None else cache.length, pads_B, documents_BT)
         x_BTD = self.embed(tokens_BT, where)
         yield x_BTD
         for i, layer in enumerate(self.layers):
             x_BTD = layer(x_BTD, where, None if cache is None else cache.layers[i])
             yield x_BTD
 
-    def embed(self, tokens_BT: Tensor, where: Positions) -> Tensor:
+    def embed(self, tokens_BT: Tensor, where: SequenceContext) -> Tensor:
         """What enters the first layer."""
         x_BTD: Tensor = self.embedding(tokens_BT)
         if self.spec.embedding_multiplier != 1:
@@ -119,31 +119,31 @@ class Block(nn.Module):
     def __init__(self, spec: ir.Layer, width: int) -> None:
         super().__init__()
         self.spec = spec
-        self.mixer_norm = Norm(spec.mixer_norm, (width,))
-        self.mixer = Attention(spec.mixer, width)
+        self.mixer_norm = NormModule(spec.mixer_norm, (width,))
+        self.mixer = AttentionModule(spec.mixer, width)
         self.mixer_post_norm = _norm(spec.mixer_post_norm, width)
         self.mlp_norm = _norm(spec.mlp_norm, width)
-        self.mlp = Mlp(spec.mlp, width)
+        self.mlp = MlpModule(spec.mlp, width)
         self.mlp_post_norm = _norm(spec.mlp_post_norm, width)
 
-    def forward(self, x_BTD: Tensor, where: Positions, cache: KeyValues | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, where: SequenceContext, cache: KVCache | None = None) -> Tensor:
         """The residual stream after this layer."""
         normed_BTD = self.mixer_norm(x_BTD)
         mixed_BTD = x_BTD + self._scaled(self.mixer(normed_BTD, where, cache), self.mixer_post_norm)
         read_BTD = normed_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD if self.spec.parallel else mixed_BTD)
         return mixed_BTD + self._scaled(self.mlp(read_BTD), self.mlp_post_norm)
 
-    def _scaled(self, x_BTD: Tensor, norm: Norm | None) -> Tensor:
+    def _scaled(self, x_BTD: Tensor, norm: NormModule | None) -> Tensor:
         if norm is not None:
             x_BTD = norm(x_BTD)
         return x_BTD if self.spec.residual_multiplier == 1 else x_BTD * self.spec.residual_multiplier
 
 
-def _norm(spec: ir.Norm | None, width: int) -> Norm | None:
-    return None if spec is None else Norm(spec, (width,))
+def _norm(spec: ir.Norm | None, width: int) -> NormModule | None:
+    return None if spec is None else NormModule(spec, (width,))
 
 
-class Head(nn.Module):
+class HeadModule(nn.Module):
     """Projection to logits; a tied head borrows the embedding's matrix."""
 
     def __init__(self, spec: ir.Spec) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kept.ir import spec as ir
 
 
-class Norm(nn.Module):
+class NormModule(nn.Module):
     """`(offset + gain) * x_hat + bias` over the last axis (arXiv 1607.06450, 1910.07467).
 
     Statistics are computed in at least float32, as the stock classes do. `shape` is the gain's shape; its last

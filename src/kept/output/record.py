@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.json_file import json_if_there
-from kept.checkpoint.writer import finite
+from kept.checkpoint.safetensors_writer import finite
 from kept.errors import CheckpointError, printable
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
+from kept.json_values import listed, text, whole
 from kept.output.runtimes import notes
 from kept.passes.plan import Claim, created, moved
 from kept.recipe import SAME, options_of
-from kept.stated import listed, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.ir.program import Program
     from kept.ir.spec import Spec
-    from kept.opened import Opened
+    from kept.loaded import LoadedModel
     from kept.passes import Promise
     from kept.passes.plan import Plan
     from kept.recipe import Recipe
@@ -38,7 +38,7 @@ PLACES = ("tokenizer", "rows")
 
 
 def record(
-    source: Opened, recipe: Recipe, plan: Plan, hashes: Mapping[str, Mapping[str, str]], found: Verification | None
+    source: LoadedModel, recipe: Recipe, plan: Plan, hashes: Mapping[str, Mapping[str, str]], found: Verification | None
 ) -> dict[str, Any]:
     """What `kept.json` holds. `hashes` has the sha256 of every `source` and every `output` file by name."""
     return {
@@ -60,7 +60,7 @@ def record(
     }
 
 
-def _source(source: Opened, sums: Mapping[str, str]) -> dict[str, Any]:
+def _source(source: LoadedModel, sums: Mapping[str, str]) -> dict[str, Any]:
     """Return the record of a source: name, family, quantisation types, sha256 of its files, weight files not read."""
     beside = source.checkpoint.left_out
     return {
@@ -103,7 +103,7 @@ def _described(program: Program) -> dict[str, Any]:
     }
 
 
-def recorded(opened: Opened) -> dict[str, Any]:
+def recorded(opened: LoadedModel) -> dict[str, Any]:
     """What the record of a checkpoint says; nothing where it has none."""
     file = opened.path / RECORD
     return json_if_there(file)
@@ -123,7 +123,7 @@ def history(earlier: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {"history": [*(told if isinstance(told, list) else []), own]}
 
 
-def new(source: Opened, plan: Plan) -> dict[str, Any]:
+def new(source: LoadedModel, plan: Plan) -> dict[str, Any]:
     """What a result has that is new, and every expansion of it, oldest first, in its own numbers.
 
     New is what the plan made, and where it adds no layers, or no tokens, what is left of those that the source's own
@@ -141,7 +141,7 @@ def new(source: Opened, plan: Plan) -> dict[str, Any]:
     }
 
 
-def expansions(opened: Opened) -> list[dict[int, int | None]]:
+def expansions(opened: LoadedModel) -> list[dict[int, int | None]]:
     """Every block expansion that a checkpoint's record tells of, oldest first: new layers, and what each is a copy of.
 
     Raises CheckpointError where these are not layers of the checkpoint, or not as kept writes them.
@@ -161,14 +161,14 @@ def _copied(one: Mapping[str, Any], depth: int) -> dict[int, int | None]:
     return found
 
 
-def new_copies(opened: Opened) -> tuple[int, ...]:
+def new_copies(opened: LoadedModel) -> tuple[int, ...]:
     """The layers that a checkpoint's record calls new and that an expansion made. Raises as `expansions` does."""
     copied = {number for one in expansions(opened) for number in one}
     called = recorded(opened).get("new_layers")
     return tuple(sorted(copied & {n for n in called if type(n) is int})) if isinstance(called, list) else ()
 
 
-def vocabularies(source: Opened, plan: Plan) -> list[dict[str, Any]]:
+def vocabularies(source: LoadedModel, plan: Plan) -> list[dict[str, Any]]:
     """Every expansion of the vocabulary that the result has, oldest first: the source's own, and the plan's.
 
     `new` are the first new id and one past the last, `before` and `after` count rows. Raises CheckpointError where the
@@ -190,7 +190,7 @@ def vocabularies(source: Opened, plan: Plan) -> list[dict[str, Any]]:
     return out
 
 
-def new_tokens(opened: Opened) -> list[int]:
+def new_tokens(opened: LoadedModel) -> list[int]:
     """The first id that a checkpoint's record calls new, and one past the last; empty where it says nothing."""
     match recorded(opened).get("new_tokens"):
         case [int(first), int(end)] if 0 <= first < end <= opened.program.spec.vocabulary:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kept.ir.spec import LongRope, Proportional, Yarn
-from kept.passes.tail import AffineTail
+from kept.passes.affine_tail import AffineTail
 
 if TYPE_CHECKING:
     from collections.abc import Callable

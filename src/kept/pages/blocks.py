@@ -12,7 +12,7 @@ DRAWN = 4
 
 
 @dataclass(frozen=True)
-class Words:
+class Paragraph:
     """A paragraph."""
 
     kind: ClassVar[str] = "words"
@@ -96,7 +96,7 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Pair:
+class TextPair:
     """One prompt, and what each of two models wrote after it."""
 
     prompt: str
@@ -110,12 +110,12 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class TextPairs:
     """Prompts with two continuations each, and whose they are."""
 
     kind: ClassVar[str] = "pairs"
     names: tuple[str, str]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[TextPair, ...]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Lines:
+class LineChart:
     """A picture of curves. `summary` says in words what is to be seen, for who cannot see it."""
 
     kind: ClassVar[str] = "picture"
@@ -165,7 +165,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Bars:
+class BarChart:
     """A picture of lying bars, from zero, with whiskers of one standard error."""
 
     kind: ClassVar[str] = "picture"
@@ -187,7 +187,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Plane:
+class ScatterPlot:
     """A picture of marks with their names, about an origin that has a name too."""
 
     kind: ClassVar[str] = "picture"
@@ -200,7 +200,7 @@ class Plane:
     legend: ClassVar[tuple[tuple[str, int], ...]] = ()
 
 
-Block = Words | Heading | Code | Notes | Table | Shares | Changes | Pairs | Lines | Bars | Plane
+Block = Paragraph | Heading | Code | Notes | Table | Shares | Changes | TextPairs | LineChart | BarChart | ScatterPlot
 
 
 @dataclass(frozen=True)

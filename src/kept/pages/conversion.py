@@ -6,12 +6,13 @@ import math
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import loader
+from kept.checkpoint.companion_files import loader
 from kept.families import is_stock
-from kept.numbers import amount, parameters
-from kept.output import healed
+from kept.formatting import amount, parameters
+from kept.json_values import listed, mapped, number, text, whole
+from kept.output import heal_summary
+from kept.output.lineage import lineage, weaker
 from kept.output.record import domain, target
-from kept.output.way import way, weaker
 from kept.pages.blocks import (
     Block,
     Change,
@@ -19,17 +20,16 @@ from kept.pages.blocks import (
     Code,
     Curve,
     Fact,
-    Lines,
+    LineChart,
     Notes,
-    Pair,
-    Pairs,
+    Paragraph,
     Point,
     Section,
     Table,
-    Words,
+    TextPair,
+    TextPairs,
 )
 from kept.passes import SUMMARIES, Promise
-from kept.stated import listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ def passes(record: Record) -> Section | None:
     blocks: list[Block] = [Table("Passes, in order", tuple(columns), tuple(cells), STATED)]
     if not rows:
         where = "" if weakest(record) is None else " in the last step"
-        blocks = [Words(f"Nothing had to change{where}: the architecture was already expressible.")]
+        blocks = [Paragraph(f"Nothing had to change{where}: the architecture was already expressible.")]
     holds = tuple(f"The promise holds {one}" for one in domain(record))
     blocks += [Notes(holds)] * bool(holds)
     for when in ("before", "after"):
@@ -84,7 +84,7 @@ def sizes(record: Record) -> Section | None:
     )
     before, after = (text(one["dtype"]) for one in both)
     stored = f"Weights are in {after}" + ("." if before == after else f"; they were in {before}.")
-    return Section("sizes", "What it costs to run", (Changes(changes), Words(stored)))
+    return Section("sizes", "What it costs to run", (Changes(changes), Paragraph(stored)))
 
 
 def _change(name: str, key: str, both: tuple[Record, Record], shown: Callable[[int], str]) -> Change:
@@ -117,7 +117,7 @@ def weakest(record: Record) -> str | None:
     """The weakest promise since the first source, where it is weaker than what the last step promised."""
     if "promise" not in record or "healed" in record:  # what is healed promises nothing, and says so
         return None
-    return weaker(way(record), Promise(text(record["promise"])))
+    return weaker(lineage(record), Promise(text(record["promise"])))
 
 
 def _badge(record: Record, verdict: str) -> str:
@@ -128,14 +128,14 @@ def _badge(record: Record, verdict: str) -> str:
 
 def the_way(record: Record) -> Section | None:
     """All that was done, oldest first, where it was more than one thing."""
-    rows = tuple((str(n), one.said, str(one.promise or "not known")) for n, one in enumerate(way(record), 1))
+    rows = tuple((str(n), one.said, str(one.promise or "not known")) for n, one in enumerate(lineage(record), 1))
     table = Table("All that was done, oldest first", ("step", "what was done", "promise"), rows, STATED)
     return Section("way", "The whole way", (table,)) if len(rows) > 1 else None
 
 
 def _unmeasured(record: Record) -> str:
     """Why nothing was measured: a model that learned from texts alone has no teacher to compare it with."""
-    alone = "healed" in record and healed.from_texts(mapped(record["healed"]))
+    alone = "healed" in record and heal_summary.from_texts(mapped(record["healed"]))
     return "learned from texts alone" if alone else "not measured"
 
 
@@ -166,7 +166,7 @@ def _since(record: Record) -> list[str]:
     since = weakest(record)
     if since is None:
         return []
-    done = way(record)
+    done = lineage(record)
     own = f"its own source, {text(record['source']['name'])} as step {len(done) - 1} left it"
     first = f"the first source, {done[0].model}" if done[0].model else "the first source"
     last = f"The last step promises {text(record['promise'])} against {own}."
@@ -207,7 +207,7 @@ def parity(record: Record) -> Section | None:
     opening = (
         f"On {whole(found['output']['tokens']):,} tokens of {text(found['text'])}. Logits have a standard deviation of "
     )
-    blocks: list[Block] = [Words(f"{opening}{spread:.3g}."), table, _layers([(name, run) for _, name, run in runs])]
+    blocks: list[Block] = [Paragraph(f"{opening}{spread:.3g}."), table, _layers([(name, run) for _, name, run in runs])]
     notes = tuple(text(note) for note in listed(found.get("notes", [])))
     blocks += [Notes(notes)] * bool(notes)
     return Section("parity", "How near it is", tuple(blocks))
@@ -227,10 +227,10 @@ def _layers(runs: Sequence[tuple[str, Record]]) -> Block:
     seen = [(curve.name, [point.y for point in curve.points if point.y > 0]) for curve in curves]
     ranges = [f"{name} from {min(errors):.1e} to {max(errors):.1e}" for name, errors in seen if errors]
     if not ranges:
-        return Words("No layer differs at all.")
+        return Paragraph("No layer differs at all.")
     summary = f"Relative error after each layer: {'; '.join(ranges)}."
     caption = "Error of the residual stream, as the next norm reads it, layer by layer. Lower is better."
-    return Lines(caption, summary, "after layer", "relative error", tuple(curves), log_y=True)
+    return LineChart(caption, summary, "after layer", "relative error", tuple(curves), log_y=True)
 
 
 def _kl(run: Record) -> str:
@@ -245,14 +245,15 @@ def _percent(value: object) -> str:
 # ---------------------------------------------------------------------------------------------------------- generations
 
 
-def continuations(record: Record) -> Pairs | None:
+def continuations(record: Record) -> TextPairs | None:
     """What both models wrote when the output was verified."""
     found = record.get("verification")
     if found is None or not found["continuations"]:
         return None
     pairs = (mapped(pair) for pair in listed(found["continuations"]))
-    return Pairs(
-        ("the source", "the output"), tuple(Pair(*(text(p[k]) for k in ("prompt", "source", "output"))) for p in pairs)
+    return TextPairs(
+        ("the source", "the output"),
+        tuple(TextPair(*(text(p[k]) for k in ("prompt", "source", "output"))) for p in pairs),
     )
 
 
@@ -267,7 +268,7 @@ def loading(record: Record, out: str) -> Section:
 def _ways(record: Record, out: str) -> Iterator[Block]:
     known = {"source", "recipe"} <= record.keys()
     if known and not is_stock(target(record)):
-        yield Words(
+        yield Paragraph(
             f"transformers has no class for {target(record)}; kept generate runs it, and kept convert changes it."
         )
         return

@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
 from kept.errors import CheckpointError, InputError
 from kept.evaluation.estimate import Figure
-from kept.numbers import percent, uncertain
+from kept.formatting import percent, uncertain
+from kept.json_values import blamed, listed, mapped, number, text, whole
 from kept.pages import forgetting
 from kept.pages.blocks import (
     DRAWN,
     Bar,
-    Bars,
+    BarChart,
     Block,
     Curve,
     Fact,
     Heading,
-    Lines,
-    Pair,
-    Pairs,
+    LineChart,
+    Paragraph,
     Point,
     Shares,
     Table,
-    Words,
+    TextPair,
+    TextPairs,
 )
-from kept.stated import blamed, listed, mapped, number, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,7 +53,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """One metric: a figure for each model, and what those after the first differ by from it, or how far they agree."""
 
     part: str
@@ -66,7 +66,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationFile:
     """An evaluation as parts of a page: its title, what counts most, everything, and what models wrote.
 
     `forgetting`: what was learned and forgotten, where domains are old or new.
@@ -76,10 +76,10 @@ class Evaluated:
     facts: tuple[Fact, ...]
     blocks: tuple[Block, ...]
     forgetting: tuple[Block, ...]
-    pairs: tuple[tuple[str, Pairs], ...]
+    pairs: tuple[tuple[str, TextPairs], ...]
 
 
-def read(file: Path) -> Evaluated:
+def read(file: Path) -> EvaluationFile:
     """What is in a file of `kept eval`. Raises InputError where it is not there, CheckpointError for another."""
     if not file.is_file():
         raise InputError(f"{file}: no such file; kept eval --out writes it")
@@ -91,42 +91,42 @@ def read(file: Path) -> Evaluated:
     with blamed(file, "the evaluation", "make it again with kept eval --out"):
         who = tuple(text(mapped(model)["name"]) for model in listed(found["models"]))
         rows = [_row(row, len(who)) for row in map(mapped, listed(found["rows"])) if not row["detail"]]
-        blocks = (Words(_described(found)), *_blocks(rows, who))
+        blocks = (Paragraph(_described(found)), *_blocks(rows, who))
         learned = () if found["forgetting"] is None else forgetting.blocks(mapped(found["forgetting"]), who[0])
         pairs = tuple(_pairs(mapped(found["texts"]), who))
-        return Evaluated(_enumerated(who), tuple(_facts(rows, who)), blocks, learned, pairs)
+        return EvaluationFile(_enumerated(who), tuple(_facts(rows, who)), blocks, learned, pairs)
 
 
-def _facts(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Fact]:
+def _facts(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Fact]:
     """How much perplexity each domain lost, of up to three, in the one model that is compared."""
     lost = [row for row in rows if row.part == "text" and row.metric == "perplexity" and len(who) == 2]
     return (Fact(f"{_relative(row)[0].value:+.3g} %", f"perplexity, {row.name}") for row in lost[:3])
 
 
-def _blocks(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
+def _blocks(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
     for part, mine in groupby(rows, key=lambda row: row.part):
         yield Heading(TITLES.get(part, part))
         yield from PARTS.get(part, _tasks)([*mine], who)
 
 
-def _pairs(texts: Found, who: Sequence[str]) -> Iterator[tuple[str, Pairs]]:
+def _pairs(texts: Found, who: Sequence[str]) -> Iterator[tuple[str, TextPairs]]:
     """What the first model wrote and what each other did: a title, and some of the texts side by side."""
     for name, written in texts.items():
         source, *outputs = (listed(one) for one in listed(written))
         for other, output in zip(who[1:], outputs, strict=True):
             each = (pair for n, two in enumerate(zip(source, output, strict=True), 1) for pair in _written(n, *two))
             title = name if len(who) == 2 else f"{name}, {other}"
-            yield title, Pairs((who[0], other), tuple(islice(each, SHOWN)))
+            yield title, TextPairs((who[0], other), tuple(islice(each, SHOWN)))
 
 
-def _written(n: int, source: object, output: object) -> Iterator[Pair]:
+def _written(n: int, source: object, output: object) -> Iterator[TextPair]:
     """A prompt with two continuations, or the answers of two models to the turns of one question."""
     ours, theirs = [text(one) for one in listed(source)], [text(one) for one in listed(output)]
     if ours[:1] == theirs[:1] and len(ours) == 2:
-        yield Pair(_cut(ours[0]), _cut(ours[1]), _cut(theirs[1]))
+        yield TextPair(_cut(ours[0]), _cut(ours[1]), _cut(theirs[1]))
         return
     for turn, (a, b) in enumerate(zip(ours, theirs, strict=True), 1):
-        yield Pair(f"[question {n}, turn {turn}] ", _cut(a), _cut(b))
+        yield TextPair(f"[question {n}, turn {turn}] ", _cut(a), _cut(b))
 
 
 def _cut(written: str) -> str:
@@ -136,9 +136,9 @@ def _cut(written: str) -> str:
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 
-def _row(row: Found, models: int) -> Row:
+def _row(row: Found, models: int) -> ReportRow:
     """One metric. Raises ValueError where it is not of as many models."""
-    found = Row(
+    found = ReportRow(
         text(row["part"]),
         text(row["name"]),
         text(row["metric"]),
@@ -175,7 +175,7 @@ def _enumerated(names: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------------------------------- parts
 
 
-def _texts(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
+def _texts(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
     yield _table("By domain", rows, who)
     perplexities = [row for row in rows if row.metric == "perplexity"]
     if len(who) == 2:
@@ -190,7 +190,7 @@ def _texts(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
         yield _bars("What each domain costs.", "bits per byte", tuple(_bar(row.name, row.models[0]) for row in bits))
 
 
-def _relative(row: Row) -> list[Figure]:
+def _relative(row: ReportRow) -> list[Figure]:
     """What the models after the first differ by, in percent of the first."""
     first, *others = row.models
     return [_in_percent(first, *pair) for pair in zip(others, row.differences, strict=True)]
@@ -204,7 +204,7 @@ def _in_percent(first: Figure, other: Figure, apart: Figure) -> Figure:
     return Figure(100 * apart.value / first.value, 100 * other.value / first.value * math.sqrt(max(spread, 0.0)))
 
 
-def _positions(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
+def _positions(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
     for name, group in groupby(rows, key=lambda row: row.name):
         places = [(_last(row.metric), row) for row in group]
         curves = tuple(
@@ -216,7 +216,7 @@ def _positions(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
         ends = "; ".join(f"{c.name} from {c.points[0].y:.4g} to {c.points[-1].y:.4g}" for c in curves)
         which = f" The first {DRAWN} of {len(who)} models." if len(who) > DRAWN else ""
         caption = f"{name}: what a token costs by where it stands.{which} Whiskers are one standard error."
-        yield Lines(
+        yield LineChart(
             caption, f"{name}: perplexity by position: {ends}.", "up to position", "perplexity", curves, log_x=True
         )
 
@@ -235,7 +235,7 @@ def _known(figure: Figure) -> float:
     return figure.error if figure.error > 0 else 0.0
 
 
-def _passkey(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
+def _passkey(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
     for part in ("length", "depth"):
         found = [(match[1], row) for row in rows if (match := re.fullmatch(rf"at {part} (.+)", row.metric))]
         cells = [(model, tuple(row.models[n].value for _, row in found)) for n, model in enumerate(who)]
@@ -245,7 +245,7 @@ def _passkey(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
         )
 
 
-def _tasks(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
+def _tasks(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
     """Tasks, and whatever else has a figure for each model or for two together."""
     compared = [row for row in rows if row.models]
     if compared:
@@ -256,7 +256,7 @@ def _tasks(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
         yield _together(together, who)
 
 
-def _tasks_apart(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
+def _tasks_apart(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
     """What each model after the first lost or won."""
     for n, name in enumerate(who[1:]):
         bars = tuple(_bar(row.name, row.differences[n]) for row in rows)
@@ -266,10 +266,10 @@ def _tasks_apart(rows: Sequence[Row], who: Sequence[str]) -> Iterator[Block]:
             yield _bars(f"{whose}{lost}" if whose else lost.capitalize(), f"{whose}difference", bars)
         else:
             none = "no answer counts otherwise: no task differs."
-            yield Words(f"{whose}{none}" if whose else none.capitalize())
+            yield Paragraph(f"{whose}{none}" if whose else none.capitalize())
 
 
-def _together(rows: Sequence[Row], who: Sequence[str]) -> Table:
+def _together(rows: Sequence[ReportRow], who: Sequence[str]) -> Table:
     several = len(who) > 2
     cells = tuple(
         (row.name, row.metric, *[name] * several, f"{row.items:,}", percent(one.value, one.error))
@@ -282,7 +282,7 @@ def _together(rows: Sequence[Row], who: Sequence[str]) -> Table:
     return Table(caption, columns, cells, 2 + several)
 
 
-def _table(caption: str, rows: Sequence[Row], who: Sequence[str]) -> Table:
+def _table(caption: str, rows: Sequence[ReportRow], who: Sequence[str]) -> Table:
     """One or two models in columns of their own, more of them below each other."""
     if len(who) > 2:
         below = tuple(cells for row in rows for cells in _below(row, who))
@@ -291,17 +291,17 @@ def _table(caption: str, rows: Sequence[Row], who: Sequence[str]) -> Table:
     return Table(caption, columns, tuple(_beside(row) for row in rows), 2)
 
 
-def _beside(row: Row) -> tuple[str, ...]:
+def _beside(row: ReportRow) -> tuple[str, ...]:
     figures = [uncertain(one.value, one.error) for one in row.models]
     return (row.name, row.metric, f"{row.items:,}", *figures, *_apart(row))
 
 
-def _below(row: Row, who: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _below(row: ReportRow, who: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for name, one, apart in zip(who, row.models, ["", *_apart(row)], strict=True):
         yield (row.name, row.metric, name, f"{row.items:,}", uncertain(one.value, one.error), apart)
 
 
-def _apart(row: Row) -> list[str]:
+def _apart(row: ReportRow) -> list[str]:
     return [uncertain(one.value, one.error, signed=True) for one in row.differences]
 
 
@@ -309,12 +309,12 @@ def _bar(name: str, figure: Figure) -> Bar:
     return Bar(name, figure.value, figure.error)
 
 
-def _bars(caption: str, x: str, bars: tuple[Bar, ...]) -> Bars:
+def _bars(caption: str, x: str, bars: tuple[Bar, ...]) -> BarChart:
     said = "; ".join(f"{bar.name} {uncertain(bar.value, bar.error)}" for bar in bars)
-    return Bars(f"{caption} Whiskers are one standard error.", f"{x}: {said}.", x, bars)
+    return BarChart(f"{caption} Whiskers are one standard error.", f"{x}: {said}.", x, bars)
 
 
-PARTS: Mapping[str, Callable[[Sequence[Row], Sequence[str]], Iterator[Block]]] = {
+PARTS: Mapping[str, Callable[[Sequence[ReportRow], Sequence[str]], Iterator[Block]]] = {
     "text": _texts,
     "positions": _positions,
     "passkey": _passkey,

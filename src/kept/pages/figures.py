@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from kept.pages.blocks import Bars, Lines, Plane
+from kept.pages.blocks import BarChart, LineChart, ScatterPlot
 from kept.pages.look import COLOURS, INK, LOOK, STYLES, WIDTH, drawable, shortened, whisker
 from kept.pages.plane import draw_plane
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def draw(picture: Lines | Bars | Plane, name: str) -> Markup:
+def draw(picture: LineChart | BarChart | ScatterPlot, name: str) -> Markup:
     """The picture as SVG; `name` keeps its ids apart from those of others on the page.
 
     Where names do not fit into the picture it has numbers, and they stand below it.
     """
     legend = Markup()
-    height = 0.75 + 0.34 * len(picture.bars) if isinstance(picture, Bars) else 2.9
+    height = 0.75 + 0.34 * len(picture.bars) if isinstance(picture, BarChart) else 2.9
     with mpl.rc_context(LOOK), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that matplotlib's own font lacks, the page's has
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(b=False)
-        if isinstance(picture, Plane):
+        if isinstance(picture, ScatterPlot):
             legend = draw_plane(figure, axes, picture)
         else:
-            _lines(axes, picture) if isinstance(picture, Lines) else _bars(axes, picture)
+            _lines(axes, picture) if isinstance(picture, LineChart) else _bars(axes, picture)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = Markup(_adopted(out.getvalue(), name, picture.summary))  # noqa: S704 - matplotlib escapes what it writes
     return svg + legend
 
 
-def _lines(axes: Axes, picture: Lines) -> None:
+def _lines(axes: Axes, picture: LineChart) -> None:
     drawn = [_shown(curve, log_x=picture.log_x, log_y=picture.log_y) for curve in picture.curves]
     for curve in drawn:
         _curve(axes, curve)
@@ -89,7 +89,7 @@ def _curve(axes: Axes, curve: Curve) -> None:
         axes.plot(xs, ys, **drawn)  # type: ignore[arg-type]
 
 
-def _bars(axes: Axes, picture: Bars) -> None:
+def _bars(axes: Axes, picture: BarChart) -> None:
     places = range(len(picture.bars))
     values = [bar.value if drawable(bar.value) else math.nan for bar in picture.bars]
     errors = [whisker(bar.error) for bar in picture.bars]

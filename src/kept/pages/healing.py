@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import InputError
-from kept.output import healed
-from kept.pages.blocks import DRAWN, Block, Curve, Fact, Lines, Point, Section, Table, Words
-from kept.stated import blamed, mapped, number, whole
+from kept.json_values import blamed, mapped, number, whole
+from kept.output import heal_summary
+from kept.pages.blocks import DRAWN, Block, Curve, Fact, LineChart, Paragraph, Point, Section, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,17 +26,17 @@ def in_words(record: Record) -> list[str]:
     """What healing did, and what there is to say where no teacher was."""
     if "healed" not in record:
         return []
-    alone = [healed.unmeasured(record["healed"])] if healed.from_texts(record["healed"]) else []
-    return [healed.in_words(record["healed"]), *alone]
+    alone = [heal_summary.unmeasured(record["healed"])] if heal_summary.from_texts(record["healed"]) else []
+    return [heal_summary.in_words(record["healed"]), *alone]
 
 
 def facts(record: Record) -> list[Fact]:
     """The figures that count, before and after."""
     if "healed" not in record:
         return []
-    first, best = healed.ends(healed.measurements(record["healed"]))
-    key = healed.main_loss(first)
-    found = [Fact(f"{number(first[key]):.3g} → {number(best[key]):.3g}", f"held-out {healed.LOSSES[key]}")]
+    first, best = heal_summary.ends(heal_summary.measurements(record["healed"]))
+    key = heal_summary.main_loss(first)
+    found = [Fact(f"{number(first[key]):.3g} → {number(best[key]):.3g}", f"held-out {heal_summary.LOSSES[key]}")]
     if not math.isnan(number(first["agreement"])):
         shares = (f"{100 * number(one['agreement']):.1f}" for one in (first, best))
         found.append(Fact(f"{' → '.join(shares)} %", "same first choice, held out"))
@@ -47,13 +47,13 @@ def healing(record: Record, steps: Sequence[Record]) -> Section | None:
     """What learned, from what, and the curves; `steps` are those of the run, where they are known."""
     if "healed" not in record:
         return None
-    measured = healed.measurements(record["healed"])
-    head, rows = healed.held_out(record["healed"])
-    key = healed.main_loss(measured[0])
+    measured = heal_summary.measurements(record["healed"])
+    head, rows = heal_summary.held_out(record["healed"])
+    key = heal_summary.main_loss(measured[0])
     blocks: list[Block] = [
-        Words(healed.asked(record["healed"])),
+        Paragraph(heal_summary.asked(record["healed"])),
         Table("Held out", head, rows),
-        _curve(measured, key, f"held-out {healed.LOSSES[key]}", "Held out, against tokens learned from."),
+        _curve(measured, key, f"held-out {heal_summary.LOSSES[key]}", "Held out, against tokens learned from."),
     ]
     blocks += _by_text(measured)
     if not math.isnan(number(measured[0]["agreement"])):
@@ -66,11 +66,11 @@ def healing(record: Record, steps: Sequence[Record]) -> Section | None:
     return Section("healing", "Healing", tuple(blocks))
 
 
-def _curve(measured: Iterable[Record], key: str, y: str, caption: str) -> Lines:
+def _curve(measured: Iterable[Record], key: str, y: str, caption: str) -> LineChart:
     return _picture([Curve(y, _points(measured, key), 0)], y, caption)
 
 
-def _by_text(measured: Sequence[Record]) -> Iterator[Lines]:
+def _by_text(measured: Sequence[Record]) -> Iterator[LineChart]:
     """Each text by itself, where one is only watched or there are several: what one gains another may lose."""
     named = [(key, name) for key in ("watched", "sources") for name in mapped(measured[0].get(key, {}))]
     if [key for key, _ in named] in ([], ["sources"]):
@@ -87,7 +87,7 @@ def _points(measured: Iterable[Record], key: str) -> tuple[Point, ...]:
     return tuple(Point(whole(one["tokens"]), number(one[key])) for one in measured)
 
 
-def _picture(curves: Sequence[Curve], y: str, caption: str) -> Lines:
+def _picture(curves: Sequence[Curve], y: str, caption: str) -> LineChart:
     """Curves over tokens, on a logarithm where they are steep."""
     said = []
     for curve in curves:
@@ -96,7 +96,7 @@ def _picture(curves: Sequence[Curve], y: str, caption: str) -> Lines:
     finite = [point.y for curve in curves for point in curve.points if point.y > 0]
     steep = bool(finite) and max(finite) > 3 * min(finite)
     summary = f"{y} over {len(curves[0].points)} measurements: {'; '.join(said)}."
-    return Lines(caption, summary, "tokens", y, tuple(curves), log_y=steep)
+    return LineChart(caption, summary, "tokens", y, tuple(curves), log_y=steep)
 
 
 def steps(file: Path) -> list[dict[str, Any]]:

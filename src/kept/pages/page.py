@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from kept.checkpoint.disk import refused, write_whole
 from kept.checkpoint.json_file import read_json
-from kept.checkpoint.place import check_file, check_no_checkpoint
+from kept.checkpoint.output_path import check_file, check_no_checkpoint
+from kept.checkpoint.small_files import refused, write_whole
 from kept.errors import InputError
 from kept.families import is_stock
-from kept.numbers import article
+from kept.formatting import article
+from kept.json_values import blamed, text
 from kept.output.record import RECORD, target
 from kept.pages import conversion, evaluation, healing
-from kept.pages.blocks import Heading, Page, Pairs, Section, Words
-from kept.stated import blamed, text
+from kept.pages.blocks import Heading, Page, Paragraph, Section, TextPairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kept.pages.blocks import Block
-    from kept.pages.evaluation import Evaluated
+    from kept.pages.evaluation import EvaluationFile
 
     Record = Mapping[str, Any]
 
@@ -49,7 +49,7 @@ def report(
     *,
     evaluations: Sequence[str | Path] = (),
     metrics: str | Path | None = None,
-    pairs: Pairs | None = None,
+    pairs: TextPairs | None = None,
     place: str | Path | None = None,
     stays: bool = True,
 ) -> Report:
@@ -88,7 +88,13 @@ def _is_page(file: Path) -> bool:
 
 
 def page(
-    directory: Path, evaluations: Sequence[Path], metrics: Path | None, pairs: Pairs | None, place: Path, *, stays: bool
+    directory: Path,
+    evaluations: Sequence[Path],
+    metrics: Path | None,
+    pairs: TextPairs | None,
+    place: Path,
+    *,
+    stays: bool,
 ) -> Page:
     """All that is known of an output."""
     record = read_json(directory / RECORD)
@@ -120,13 +126,13 @@ def page(
         )
 
 
-def _forgetting(measured: Sequence[Evaluated]) -> Section | None:
+def _forgetting(measured: Sequence[EvaluationFile]) -> Section | None:
     """What models learned of new domains and forgot of old ones."""
     blocks = _titled([(one.title, one.forgetting) for one in measured])
     return Section("forgetting", "Learned and forgotten", blocks) if blocks else None
 
 
-def _domains(measured: Sequence[Evaluated]) -> Section | None:
+def _domains(measured: Sequence[EvaluationFile]) -> Section | None:
     """What was evaluated."""
     blocks = _titled([(one.title, one.blocks) for one in measured])
     return Section("domains", "What each domain kept", blocks) if blocks else None
@@ -139,12 +145,14 @@ def _titled(parts: Sequence[tuple[str, tuple[Block, ...]]]) -> tuple[Block, ...]
     return tuple(block for blocks in titled for block in blocks)
 
 
-def _generations(verified: Pairs | None, given: Pairs | None, measured: Sequence[Evaluated]) -> Section | None:
+def _generations(
+    verified: TextPairs | None, given: TextPairs | None, measured: Sequence[EvaluationFile]
+) -> Section | None:
     """What models wrote, from wherever it is known."""
     known = [("When it was verified", verified), ("With stock transformers", given)]
     known += [pair for one in measured for pair in one.pairs]
     blocks = tuple(block for title, pairs in known if pairs is not None for block in (Heading(title), pairs))
-    opening = Words("What two models write after the same prompt. What differs, from where they part, is marked.")
+    opening = Paragraph("What two models write after the same prompt. What differs, from where they part, is marked.")
     return Section("generations", "Side by side", (opening, *blocks)) if blocks else None
 
 

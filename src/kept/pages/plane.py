@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from kept.pages.blocks import Plane
+    from kept.pages.blocks import ScatterPlot
     from kept.pages.labels import Place
 
 LETTERS = 9
 """Size of the letters of a label."""
 
 
-def draw_plane(figure: Figure, axes: Axes, picture: Plane) -> Markup:
+def draw_plane(figure: Figure, axes: Axes, picture: ScatterPlot) -> Markup:
     """Marks with whiskers and names; what explains the numbers, where there are numbers in their place."""
     marks = [mark for mark in picture.marks if drawable(mark.x) and drawable(mark.y)]
     marks = [replace(mark, errors=(whisker(mark.errors[0]), whisker(mark.errors[1]))) for mark in marks]

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from kept.passes.affine_tail import AffineTail, DropHeadBias
 from kept.passes.base import Obstacle, Pass, Promise
-from kept.passes.carry import CarryNormBias
-from kept.passes.cast import CastTo
+from kept.passes.carry_norm_bias import CarryNormBias
+from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
-from kept.passes.drop import DropLayers
-from kept.passes.expand import ExpandBlocks
-from kept.passes.fill import FillBiases
-from kept.passes.fold_bias import FoldNormBias
+from kept.passes.drop_layers import DropLayers
+from kept.passes.drop_window import DropWindow, LimitContext
+from kept.passes.expand_blocks import ExpandBlocks
+from kept.passes.expand_vocabulary import ExpandVocabulary
+from kept.passes.fill_biases import FillBiases
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
-from kept.passes.fuse import FuseProjections
-from kept.passes.gate import PlainToGated
+from kept.passes.fold_norm_bias import FoldNormBias
+from kept.passes.full_rotary import FullRotary
+from kept.passes.fuse_projections import FuseProjections
+from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.passes.plain_gains import PlainGains
-from kept.passes.repeat_heads import RepeatKeyValueHeads
-from kept.passes.rms import LayerNormToRms
-from kept.passes.rotary import FullRotary
+from kept.passes.plain_to_gated import PlainToGated
+from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.separate_norms import SeparateNorms
-from kept.passes.split import SplitProjections
-from kept.passes.tail import AffineTail, DropHeadBias
-from kept.passes.untie import UntieHead
-from kept.passes.vocabulary import ExpandVocabulary
-from kept.passes.window import DropWindow, LimitContext
+from kept.passes.split_projections import SplitProjections
+from kept.passes.untie_head import UntieHead
 
 PASSES: dict[str, type[Pass]] = {
     rewrite.name: rewrite

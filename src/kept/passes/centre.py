@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kept.ir.slots import readings, writers
 from kept.passes.algebra import centred
 from kept.passes.base import Obstacle, Pass
-from kept.passes.untie import UntieHead
+from kept.passes.untie_head import UntieHead
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.passes.algebra import unit_rows
 from kept.passes.base import Obstacle, Pass
-from kept.passes.untie import UntieHead
+from kept.passes.untie_head import UntieHead
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from kept.passes.algebra import scaled, scaled_gain
 from kept.passes.base import Obstacle, Pass
 from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.map_spec import map_layers
 from kept.passes.plain_gains import PlainGains
-from kept.passes.rewrite import map_layers
-from kept.passes.untie import UntieHead
+from kept.passes.untie_head import UntieHead
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

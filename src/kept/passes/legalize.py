@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kept.errors import Refusal
 from kept.ir.slots import readings
-from kept.passes.carry import CarryNormBias
-from kept.passes.cast import CastTo
-from kept.passes.fill import FillBiases
-from kept.passes.fold_bias import FoldNormBias
+from kept.passes.affine_tail import AffineTail, DropHeadBias
+from kept.passes.carry_norm_bias import CarryNormBias
+from kept.passes.cast_to import CastTo
+from kept.passes.drop_window import DropWindow, LimitContext
+from kept.passes.fill_biases import FillBiases
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
-from kept.passes.fuse import FuseProjections
-from kept.passes.gate import PlainToGated
+from kept.passes.fold_norm_bias import FoldNormBias
+from kept.passes.full_rotary import FullRotary, RopeForm
+from kept.passes.fuse_projections import FuseProjections
+from kept.passes.layer_norm_to_rms import LayerNormToRms, Way
 from kept.passes.plain_gains import PlainGains
-from kept.passes.plan import Plan, Step
-from kept.passes.repeat_heads import RepeatKeyValueHeads
-from kept.passes.rms import LayerNormToRms, Way
-from kept.passes.rotary import FullRotary, RopeForm
+from kept.passes.plain_to_gated import PlainToGated
+from kept.passes.plan import PassStep, Plan
+from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.separate_norms import SeparateNorms
-from kept.passes.split import SplitProjections
-from kept.passes.tail import AffineTail, DropHeadBias
-from kept.passes.untie import UntieHead
-from kept.passes.window import DropWindow, LimitContext
+from kept.passes.split_projections import SplitProjections
+from kept.passes.untie_head import UntieHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     Violations = Callable[[Spec], list[Violation]]
     Gains = Mapping[str, torch.Tensor] | None
     Maker = Callable[[Sequence[Violation], "Options", Gains], Pass | None]
-    Rule = tuple["Kind", Maker]
+    Rule = tuple["ViolationKind", Maker]
 
 MOST_STEPS = 64
 """More passes than any plan has: a planner that goes round in circles stops here."""
@@ -103,7 +103,7 @@ def _works(program: Program, violations: Violations, options: Options) -> bool:
 
 
 def _plan(program: Program, violations: Violations, options: Options, gains: Gains) -> Plan:
-    steps: list[Step] = []
+    steps: list[PassStep] = []
     if options.context is not None and options.context != program.spec.context:
         program = _apply(LimitContext(options.context), program, steps)
     if options.dtype is not None and any(t.dtype != options.dtype for t in program.weights.values()):
@@ -117,27 +117,27 @@ def _plan(program: Program, violations: Violations, options: Options, gains: Gai
 
 def run_passes(program: Program, passes: Sequence[Pass]) -> Plan:
     """The given passes, in order and with nothing added."""
-    steps: list[Step] = []
+    steps: list[PassStep] = []
     for rewrite in passes:
         program = _step(rewrite, program, steps)
     return Plan(tuple(steps), program)
 
 
-def _apply(rewrite: Pass, program: Program, steps: list[Step]) -> Program:
+def _apply(rewrite: Pass, program: Program, steps: list[PassStep]) -> Program:
     """Run what the pass needs first, then the pass."""
     while (obstacle := rewrite.requires(program)) is not None and obstacle.fix is not None:
         program = _apply(obstacle.fix, program, steps)
     return _step(rewrite, program, steps)
 
 
-def _step(rewrite: Pass, program: Program, steps: list[Step]) -> Program:
+def _step(rewrite: Pass, program: Program, steps: list[PassStep]) -> Program:
     assert len(steps) < MOST_STEPS, [step.rewrite.name for step in steps]
     after = rewrite(program)
     origins, layers = rewrite.origins(program), after.spec.depth - program.spec.depth
     assert len(origins) == after.spec.depth, f"{rewrite.name} does not know its layers"
     parameters, nbytes = after.parameters - program.parameters, after.nbytes - program.nbytes
     promise, domain = rewrite.promise(program), rewrite.domain(program)
-    steps.append(Step(rewrite, promise, origins, layers, parameters, nbytes, domain))
+    steps.append(PassStep(rewrite, promise, origins, layers, parameters, nbytes, domain))
     return after
 
 
@@ -187,7 +187,7 @@ class Anything:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ViolationKind:
     """A kind of violation: its path fits the pattern, the fact is `found` and the target's is `needs`."""
 
     pattern: str
@@ -205,61 +205,73 @@ KEY_VALUE_HEADS = "layers.*.mixer.kv_heads"
 ROTATED = "layers.*.mixer.rope.dims"
 
 RULES: tuple[Rule, ...] = (
-    (Kind("layers.*.mixer.fused", found=True), lambda *_: SplitProjections()),
-    (Kind("layers.*.mlp.fused", found=True), lambda *_: SplitProjections()),
-    (Kind(KEY_VALUE_HEADS), _repeat),
-    (Kind("layers.*.mlp_norm", found=None), lambda *_: SeparateNorms()),
-    (Kind("layers.*.mixer.window", needs=None), lambda *_: DropWindow()),
-    (Kind("layers.*.mlp.gated", found=False), lambda *_: PlainToGated()),
-    (Kind(ROTATED), _rotary),
-    (Kind("layers.*.mixer.rope.scaling.*_factor"), _divisors),
-    (Kind("layers.*.mixer.rope.interleaved", found=True), _rotary),
-    (Kind("head.normalised", found=True), lambda *_: FoldHeadNorm()),
-    (Kind("*multiplier", needs=1.0), lambda *_: FoldMultipliers()),
-    (Kind("layers.*.mixer.scale", needs=None), lambda *_: FoldMultipliers()),
-    (Kind("*norm.gain", needs=True), lambda *_: PlainGains()),
-    (Kind("*norm.offset", needs=0.0), lambda *_: PlainGains()),
-    *((Kind(f"{norm}.kind", "layer", "rms"), _norm) for norm in NORMS),
-    *((Kind(f"{norm}.bias", found=True), _norm_bias) for norm in NORMS),
-    (Kind("head.bias", found=True), _final_bias),
-    (Kind("head.tied", found=True), lambda *_: UntieHead()),
-    (Kind("layers.*_bias", needs=True), _fill),
-    (Kind("layers.*.mixer.fused", needs=True), lambda *_: FuseProjections()),
+    (ViolationKind("layers.*.mixer.fused", found=True), lambda *_: SplitProjections()),
+    (ViolationKind("layers.*.mlp.fused", found=True), lambda *_: SplitProjections()),
+    (ViolationKind(KEY_VALUE_HEADS), _repeat),
+    (ViolationKind("layers.*.mlp_norm", found=None), lambda *_: SeparateNorms()),
+    (ViolationKind("layers.*.mixer.window", needs=None), lambda *_: DropWindow()),
+    (ViolationKind("layers.*.mlp.gated", found=False), lambda *_: PlainToGated()),
+    (ViolationKind(ROTATED), _rotary),
+    (ViolationKind("layers.*.mixer.rope.scaling.*_factor"), _divisors),
+    (ViolationKind("layers.*.mixer.rope.interleaved", found=True), _rotary),
+    (ViolationKind("head.normalised", found=True), lambda *_: FoldHeadNorm()),
+    (ViolationKind("*multiplier", needs=1.0), lambda *_: FoldMultipliers()),
+    (ViolationKind("layers.*.mixer.scale", needs=None), lambda *_: FoldMultipliers()),
+    (ViolationKind("*norm.gain", needs=True), lambda *_: PlainGains()),
+    (ViolationKind("*norm.offset", needs=0.0), lambda *_: PlainGains()),
+    *((ViolationKind(f"{norm}.kind", "layer", "rms"), _norm) for norm in NORMS),
+    *((ViolationKind(f"{norm}.bias", found=True), _norm_bias) for norm in NORMS),
+    (ViolationKind("head.bias", found=True), _final_bias),
+    (ViolationKind("head.tied", found=True), lambda *_: UntieHead()),
+    (ViolationKind("layers.*_bias", needs=True), _fill),
+    (ViolationKind("layers.*.mixer.fused", needs=True), lambda *_: FuseProjections()),
 )
 """Which pass removes which violation, in the order in which passes run."""
 
-REASONS: tuple[tuple[Kind, str], ...] = (
-    (Kind("positions", needs=None), "positions are learned, and the target has no table of them"),
-    (Kind("positions"), "the target has a table of learned positions"),
-    (Kind("layers.*.mixer.rope", found=None), "queries and keys are not rotated, and the target always rotates"),
-    (Kind("layers.*.mixer.rope"), "queries and keys are rotated, and the target never rotates"),
-    (Kind("layers.*.mixer.rope.scaling*"), "the target cannot scale its rotation like this"),
+REASONS: tuple[tuple[ViolationKind, str], ...] = (
+    (ViolationKind("positions", needs=None), "positions are learned, and the target has no table of them"),
+    (ViolationKind("positions"), "the target has a table of learned positions"),
     (
-        Kind("layers.*.mixer.qk_norm", needs=None),
+        ViolationKind("layers.*.mixer.rope", found=None),
+        "queries and keys are not rotated, and the target always rotates",
+    ),
+    (ViolationKind("layers.*.mixer.rope"), "queries and keys are rotated, and the target never rotates"),
+    (ViolationKind("layers.*.mixer.rope.scaling*"), "the target cannot scale its rotation like this"),
+    (
+        ViolationKind("layers.*.mixer.qk_norm", needs=None),
         "queries and keys are normalised, which no weights of the target can do",
     ),
-    (Kind("layers.*.mixer.qk_norm*"), "the target normalises queries and keys, which no weights of it can undo"),
-    (Kind("layers.*.mixer.softcap"), "scores are capped by a tanh in one of the two models only"),
-    (Kind("head.softcap"), "logits are capped by a tanh in one of the two models only"),
-    (Kind("layers.*.mixer.head_dim"), "the target's heads have the size width / heads"),
-    (Kind(KEY_VALUE_HEADS), "query heads share keys and values in groups that the target cannot form"),
-    (Kind("layers.*.mlp.gated", found=True), "the MLP is gated, the target's is plain"),
     (
-        Kind("layers.*.parallel", found=True),
+        ViolationKind("layers.*.mixer.qk_norm*"),
+        "the target normalises queries and keys, which no weights of it can undo",
+    ),
+    (ViolationKind("layers.*.mixer.softcap"), "scores are capped by a tanh in one of the two models only"),
+    (ViolationKind("head.softcap"), "logits are capped by a tanh in one of the two models only"),
+    (ViolationKind("layers.*.mixer.head_dim"), "the target's heads have the size width / heads"),
+    (ViolationKind(KEY_VALUE_HEADS), "query heads share keys and values in groups that the target cannot form"),
+    (ViolationKind("layers.*.mlp.gated", found=True), "the MLP is gated, the target's is plain"),
+    (
+        ViolationKind("layers.*.parallel", found=True),
         "attention and MLP read the same stream, the target has no parallel residual",
     ),
-    (Kind("layers.*.parallel"), "attention and MLP follow one another, the target has them side by side"),
-    (Kind("layers.*.mlp_norm"), "attention and MLP have norms of their own, the target has one for both"),
+    (ViolationKind("layers.*.parallel"), "attention and MLP follow one another, the target has them side by side"),
+    (ViolationKind("layers.*.mlp_norm"), "attention and MLP have norms of their own, the target has one for both"),
     (
-        Kind("layers.*_post_norm", needs=None),
+        ViolationKind("layers.*_post_norm", needs=None),
         "a norm stands behind attention and MLP, which no weights of the target can do",
     ),
-    (Kind("layers.*_post_norm"), "the target has norms behind attention and MLP, which no weights of it can undo"),
-    (Kind("*norm.kind", found="none"), "attention and MLP read the stream as it is, the target normalises it first"),
-    (Kind("*norm.kind"), "is a norm of another kind than the target's, which no weights of it can undo"),
-    (Kind("*.eps"), "norms have different epsilons, the target has one"),
-    (Kind("*norm.bias"), "the target's norms have biases, and these have none"),
-    (Kind("*_bias", found=True), "the target has no such bias"),
+    (
+        ViolationKind("layers.*_post_norm"),
+        "the target has norms behind attention and MLP, which no weights of it can undo",
+    ),
+    (
+        ViolationKind("*norm.kind", found="none"),
+        "attention and MLP read the stream as it is, the target normalises it first",
+    ),
+    (ViolationKind("*norm.kind"), "is a norm of another kind than the target's, which no weights of it can undo"),
+    (ViolationKind("*.eps"), "norms have different epsilons, the target has one"),
+    (ViolationKind("*norm.bias"), "the target's norms have biases, and these have none"),
+    (ViolationKind("*_bias", found=True), "the target has no such bias"),
 )
 """Why nothing removes a violation."""
 

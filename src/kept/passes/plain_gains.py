@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.slots import norms
-from kept.ir.tensors import Filled
+from kept.ir.tensors import Full
 from kept.passes.algebra import scaled_gain
 from kept.passes.base import Obstacle, Pass
-from kept.passes.rewrite import map_norms
+from kept.passes.map_spec import map_norms
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -37,7 +37,7 @@ class PlainGains(Pass):
             if _affected(norm) and norm.gain:
                 changed[f"{name}.gain"] = scaled_gain(program.weights[f"{name}.gain"], 1.0, norm.offset, plain=True)
             elif _affected(norm):
-                changed[f"{name}.gain"] = Filled(shape, program.dtype, 1.0)
+                changed[f"{name}.gain"] = Full(shape, program.dtype, 1.0)
         return program.updated(map_norms(program.spec, _plain), changed)
 
     def ensures(self, spec: Spec) -> bool:

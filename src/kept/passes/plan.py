@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from kept.ir.slots import slots
 from kept.passes.base import Pass, Promise
-from kept.passes.expand import ExpandBlocks
-from kept.passes.vocabulary import ExpandVocabulary
+from kept.passes.expand_blocks import ExpandBlocks
+from kept.passes.expand_vocabulary import ExpandVocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Step:
+class PassStep:
     """A pass of a plan, with its promise on this program, the origins of its layers, and its changes in size.
 
     `origins` has for each layer after the pass its number before the pass, None for a new layer; `layers`,
@@ -73,7 +73,7 @@ class Plan:
     of the target family, empty for a plan without one.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[PassStep, ...]
     program: Program
     between: tuple[str, ...] = ()
     target: str = ""
@@ -158,7 +158,7 @@ class Plan:
                 if left:
                     yield Expansion(tuple(left), tuple(left.values()), step.rewrite.sizes(depth))
 
-    def _origins(self, steps: Sequence[Step]) -> tuple[int | None, ...]:
+    def _origins(self, steps: Sequence[PassStep]) -> tuple[int | None, ...]:
         """Where the result's layers were before the last `steps`."""
         now: tuple[int | None, ...] = tuple(range(self.program.spec.depth))
         for step in reversed(steps):

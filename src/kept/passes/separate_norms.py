@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kept.passes.base import Obstacle, Pass
-from kept.passes.rewrite import map_layers
+from kept.passes.map_spec import map_layers
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

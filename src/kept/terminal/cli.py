@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from kept.distillation.settings import HELP, LISTED, LOSSES, WORDS, Settings
+from kept.distillation.settings import HELP, LISTED, LOSSES, WORDS, HealSettings
 from kept.errors import CheckpointError, KeptError, cause
 from kept.interruption import Terminated, terminable
 from kept.terminal import display
@@ -181,7 +181,7 @@ def inspect(path: str, *, text: str | None, base: str | None, as_json: bool) -> 
     kept inspect path/to/orion
     kept inspect path/to/orion --json | jq .targets
     """
-    from kept.commands.inspection import inspect as look
+    from kept.commands.inspect import inspect as look
 
     found = look(path, text, base)
     display.out_json(found) if as_json else display.inspection(found)
@@ -221,8 +221,8 @@ def plan(
         return
     if cluster is not None or price is not None:
         raise click.UsageError("--cluster and --price go with a recipe for kept heal: kept plan RECIPE.toml")
-    from kept.commands.planning import make_plan, target_family
-    from kept.opened import open_model
+    from kept.commands.plan import make_plan, target_family
+    from kept.loaded import open_model
 
     chosen = _recipe(recipe, source=source, out="not written", **options)
     opened = open_model(chosen.source, chosen.base, tie=chosen.tie)
@@ -232,9 +232,9 @@ def plan(
 
 
 def _plan_healing(file: str, where: str | None, price: float | None, *, as_json: bool, beside: list[Any]) -> None:
-    from kept.commands.forecasting import forecast
+    from kept.commands.forecast import forecast
     from kept.distillation.cluster import HERE, cluster
-    from kept.distillation.recipe import load_settings
+    from kept.distillation.settings_file import load_settings
 
     if any(value is not None for value in beside):
         raise click.UsageError(f"{file} is a recipe for kept heal: it goes with --cluster, --price and --json alone")
@@ -273,13 +273,13 @@ def convert(
 
 def _convert(asked: Recipe, *, as_json: bool, dry_run: bool) -> None:
     """Run a recipe, or say what it would write."""
-    from kept.commands.pipeline import rehearse, run
+    from kept.commands.convert import rehearse, run
 
     if dry_run:
-        rehearsed = rehearse(asked, display.Bars())
+        rehearsed = rehearse(asked, display.ProgressBars())
         display.out_json(display.rehearsal_table(rehearsed)) if as_json else display.rehearsal(rehearsed)
         return
-    done = run(asked, display.Bars())
+    done = run(asked, display.ProgressBars())
     display.out_json(done.record) if as_json else display.conversion(done)
 
 
@@ -337,7 +337,7 @@ def expand(source: str, out: str, *, as_json: bool, dry_run: bool, **options: An
     kept expand path/to/llama out/korean --tokenizer out/merged --groups 8
     kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     """
-    from kept.commands.pipeline import expansion
+    from kept.commands.convert import expansion
     from kept.recipe import SAME
 
     given = {key: value for key, value in options.items() if value is not None}
@@ -371,9 +371,9 @@ def shrink_expanded(source: str, out: str, *, as_json: bool, dry_run: bool, **op
     kept shrink-expanded out/pro-trained out/small --below 1e-3 --text mine.txt
     kept shrink-expanded out/pro out/llama --untouched
     """
-    from kept.commands.shrinking import shrink, shrinking_from
+    from kept.commands.shrink import shrink, shrinking_from
 
-    done = shrink(shrinking_from({}, source=source, out=out, **options), display.Bars(), dry=dry_run)
+    done = shrink(shrinking_from({}, source=source, out=out, **options), display.ProgressBars(), dry=dry_run)
     display.out_json(display.shrunk_table(done)) if as_json else display.shrunk(done, source)
 
 
@@ -396,10 +396,10 @@ def verify(source: str, out: str, *, as_json: bool, **options: Any) -> None:
     kept verify path/to/orion out/llama --text my.txt
     kept verify path/to/orion out/llama --streamed --json
     """
-    from kept.commands.verifying import verify as measure
+    from kept.commands.verify import verify as measure
     from kept.output.record import verification_table
 
-    found = measure(source, out, **options, reporter=display.Bars())
+    found = measure(source, out, **options, reporter=display.ProgressBars())
     display.out_json(verification_table(found)) if as_json else display.verification(found)
     if found.failure is not None:
         display.complain(f"{out}: the promise ({found.promise}) is broken: {found.failure}")
@@ -426,18 +426,18 @@ def run(recipe: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
     kept run recipes/expand-and-teach.toml --dry-run
     kept run recipes/expand-and-teach.toml
     """
-    from kept.commands.foreseeing import check
-    from kept.commands.running import run_all
-    from kept.commands.steps import load_steps
-    from kept.terminal.live import Watcher
+    from kept.commands.preflight import check
+    from kept.commands.recipe_steps import load_steps
+    from kept.commands.run_recipe import run_all
+    from kept.terminal.heal_progress import HealProgress
 
     asked = load_steps(recipe, **options)
     if dry_run:
         check(asked)
         display.out_json(display.steps_table(asked)) if as_json else display.steps(asked)
         return
-    with Watcher() as watch:
-        done = run_all(asked, display.Bars(), display.Told(data=as_json), watch)
+    with HealProgress() as watch:
+        done = run_all(asked, display.ProgressBars(), display.RecipeDisplay(data=as_json), watch)
     display.out_json(display.ran_table(asked, done)) if as_json else display.ran(done)
 
 
@@ -458,9 +458,9 @@ def check(path: str, *, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from kept.commands.checking import check as examine
+    from kept.commands.check import check as examine
 
-    found = examine(path, display.Bars())
+    found = examine(path, display.ProgressBars())
     display.out_json({**asdict(found), "verdict": found.verdict}) if as_json else display.checked(found)
     if found.damage:
         display.complain(f"{path}: {found.verdict}")
@@ -498,7 +498,7 @@ def tokenizer_train(texts: tuple[str, ...], out: str, *, as_json: bool, **option
     """
     from kept.tokenizer.train import train_tokenizer
 
-    done = train_tokenizer(texts, out, reporter=display.Bars(), **options)
+    done = train_tokenizer(texts, out, reporter=display.ProgressBars(), **options)
     display.out_json(display.trained_table(done)) if as_json else display.trained(done)
 
 
@@ -533,7 +533,7 @@ def tokenizer_merge(model: str, new: str, out: str, *, most: int | None, texts: 
 
 def with_settings(command: Callable[..., Any], only: Collection[str] = HELP) -> Callable[..., Any]:
     """An option for each setting of healing but the student. What is not given is None: a recipe may say it."""
-    for field in reversed(fields(Settings)):
+    for field in reversed(fields(HealSettings)):
         if field.name == "student" or field.name not in only:
             continue
         name, hint = f"--{field.name.replace('_', '-')}", str(field.type)
@@ -583,18 +583,18 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
     kept heal recipe.toml --rate 3e-4
     torchrun --nproc-per-node 2 -m kept heal recipe.toml
     """
-    from kept.commands.healing import heal as mend
-    from kept.distillation.recipe import load_settings, settings_from
+    from kept.commands.heal import heal as mend
+    from kept.distillation.settings_file import load_settings, settings_from
     from kept.reporting import shows
-    from kept.terminal.live import Watcher
+    from kept.terminal.heal_progress import HealProgress
 
     given = {key: value or None if value == () else value for key, value in options.items()}
     asked = (
         load_settings(student, **given) if student.endswith(".toml") else settings_from({}, student=student, **given)
     )
     recipe = student if student.endswith(".toml") else None
-    with _keyed(recipe, student=asked.student, teacher=asked.teacher), Watcher() as watch:
-        done = mend(asked, display.Bars(), watch)
+    with _keyed(recipe, student=asked.student, teacher=asked.teacher), HealProgress() as watch:
+        done = mend(asked, display.ProgressBars(), watch)
     if shows():
         display.out_json(done.record) if as_json else display.healed(done)
 
@@ -652,11 +652,11 @@ def cache_teacher(teacher: str, student: str | None, k: int, *, as_json: bool, *
     kept cache-teacher path/to/orion --data corpus/ --tokens 2000000 --out out/teacher
     kept heal out/plain --teacher-cache out/teacher --data corpus/ --tokens 2000000 --out out/healed
     """
-    from kept.commands.caching import cache_teacher as write
-    from kept.distillation.recipe import settings_from
+    from kept.commands.cache_teacher import cache_teacher as write
+    from kept.distillation.settings_file import settings_from
 
     given = {key: value or None if value == () else value for key, value in options.items()}
-    done = write(settings_from({}, student=student or teacher, teacher=teacher, **given), k, display.Bars())
+    done = write(settings_from({}, student=student or teacher, teacher=teacher, **given), k, display.ProgressBars())
     display.out_json(display.cache_table(done)) if as_json else display.cached_teacher(done)
 
 
@@ -727,7 +727,7 @@ def evaluate(
     kept eval path/to/orion out/llama --suite h6 --suite agreement --data evals/ --out eval.json
     kept eval out/llama --suite mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
     """
-    from kept.evaluation.output import check, table, write
+    from kept.evaluation.evaluation_file import check, table, write
     from kept.evaluation.run import evaluate as measure
 
     files = {role: _domains(options.pop(role)) for role in ("texts", "old", "new")}
@@ -735,7 +735,7 @@ def evaluate(
     if out is not None:
         data = [options["data"]] if options["data"] is not None else []
         check(out, (path, *others), [file for one in files.values() for file in one.values()] + data)
-    found = measure(path, *others, results=results, reporter=display.Bars(), **files, **given)
+    found = measure(path, *others, results=results, reporter=display.ProgressBars(), **files, **given)
     if out is not None:
         write(out, found)
     display.out_json(table(found)) if as_json else display.evaluation(found)
@@ -773,9 +773,9 @@ def generate(path: str, prompts: tuple[str, ...], *, as_json: bool, **options: A
     kept generate out/llama --prompt "Once upon a time"
     kept generate path/to/orion --prompt "def add(" --temperature 0.8 --top-p 0.9
     """
-    from kept.commands.generation import generate as write
+    from kept.commands.generate import generate as write
 
-    texts = write(path, prompts or ("Once upon a time",), reporter=display.Bars(), **options)
+    texts = write(path, prompts or ("Once upon a time",), reporter=display.ProgressBars(), **options)
     display.out_json(texts) if as_json else display.generations(texts)
 
 
@@ -823,7 +823,7 @@ def demo(out: str, *, as_json: bool) -> None:
     """
     from kept.demo import run_demo
 
-    done = run_demo(out, display.Bars())
+    done = run_demo(out, display.ProgressBars())
     display.out_json(done.record) if as_json else display.demo(done)
 
 

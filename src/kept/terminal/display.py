@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kept.errors import UNSHOWN, printable, shown
-from kept.numbers import amount, duration, parameters, percent, uncertain
+from kept.formatting import amount, duration, parameters, percent, uncertain
 from kept.output.runtimes import notes
 
 if TYPE_CHECKING:
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from kept.commands.caching import CachedTeacher
-    from kept.commands.checking import Checked
-    from kept.commands.forecasting import Forecast
-    from kept.commands.generation import Continued
-    from kept.commands.healing import Healed
-    from kept.commands.inspection import Inspection
-    from kept.commands.pipeline import Conversion, Rehearsal
-    from kept.commands.running import Ran, Result
-    from kept.commands.shrinking import Shrunk
-    from kept.commands.steps import Step, Steps
+    from kept.commands.cache_teacher import CachedTeacher
+    from kept.commands.check import CheckReport
+    from kept.commands.convert import Conversion, DryRun
+    from kept.commands.forecast import Forecast
+    from kept.commands.generate import GeneratedText
+    from kept.commands.heal import HealResult
+    from kept.commands.inspect import Inspection
+    from kept.commands.recipe_steps import RecipeStep, StepRecipe
+    from kept.commands.run_recipe import RecipeRun, Result
+    from kept.commands.shrink import ShrinkResult
     from kept.demo import Demo
-    from kept.distillation.cost import Cost
+    from kept.distillation.cost import CostEstimate
     from kept.evaluation.estimate import Figure
     from kept.evaluation.forgetting import Forgetting
-    from kept.evaluation.run import Evaluation, Row
-    from kept.opened import Opened
+    from kept.evaluation.run import Evaluation, EvaluationRow
+    from kept.loaded import LoadedModel
     from kept.pages.page import Report
     from kept.passes.plan import Plan
-    from kept.tokenizer.merge import Merged
-    from kept.tokenizer.train import Trained
+    from kept.tokenizer.merge import MergedTokenizer
+    from kept.tokenizer.train import TrainedTokenizer
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
 
@@ -69,7 +69,7 @@ def hint(message: str) -> None:
 
 def out_json(value: object) -> None:
     """JSON on stdout, with null for NaN and infinity, which JSON does not have."""
-    from kept.checkpoint.writer import finite
+    from kept.checkpoint.safetensors_writer import finite
 
     plain = [asdict(v) for v in value] if isinstance(value, list) else value
     table = asdict(plain) if is_dataclass(plain) and not isinstance(plain, type) else plain
@@ -83,7 +83,7 @@ def take_any_name() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-class Bars:
+class ProgressBars:
     """Progress on stderr: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
 
     @contextmanager
@@ -193,7 +193,7 @@ def inspection(found: Inspection) -> None:
             console.print(f"    it holds {where}", markup=False)
 
 
-def checked(found: Checked) -> None:
+def checked(found: CheckReport) -> None:
     """`kept check`: a line a finding, then the verdict."""
     console = printer()
     size = amount(found.nbytes, "bytes")
@@ -228,9 +228,9 @@ def plan_table(found: Plan) -> dict[str, Any]:
     }
 
 
-def plan(opened: Opened, found: Plan, target: str) -> None:
+def plan(opened: LoadedModel, found: Plan, target: str) -> None:
     """`kept plan`."""
-    from kept.checkpoint.companions import tokenizer_note
+    from kept.checkpoint.companion_files import tokenizer_note
 
     console = printer()
     console.print(f"{opened.family.name} to {target}: {found.promise}")
@@ -262,7 +262,7 @@ def plan(opened: Opened, found: Plan, target: str) -> None:
 def forecast_table(found: Forecast) -> dict[str, Any]:
     """A plan of healing as plain data; sizes in bytes."""
 
-    def table(cost: Cost) -> dict[str, Any]:
+    def table(cost: CostEstimate) -> dict[str, Any]:
         return {**asdict(cost), "bytes_per_rank": cost.bytes_per_rank, "fits": cost.fits}
 
     ways = [{"way": words, **table(cost)} for words, cost in found.ways_out]
@@ -305,13 +305,13 @@ def _price(price: float) -> str:
     return f"{price:.2f}" if price < 100 else f"{price:.0f}"
 
 
-def rehearsal_table(done: Rehearsal) -> dict[str, Any]:
+def rehearsal_table(done: DryRun) -> dict[str, Any]:
     """What would be written as plain data."""
     sizes = {"new_layers": [*done.plan.new_layers], "files": dict(done.files), "bytes": done.nbytes, "free": done.free}
     return {"out": str(done.path), **plan_table(done.plan), **sizes}
 
 
-def rehearsal(done: Rehearsal) -> None:
+def rehearsal(done: DryRun) -> None:
     """`kept convert --dry-run`."""
     console = printer()
     names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
@@ -356,12 +356,12 @@ def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imp
         )
 
 
-def trained_table(done: Trained) -> dict[str, Any]:
+def trained_table(done: TrainedTokenizer) -> dict[str, Any]:
     """`kept tokenizer train --json`."""
     return {**asdict(done), "path": str(done.path)}
 
 
-def trained(done: Trained) -> None:
+def trained(done: TrainedTokenizer) -> None:
     """`kept tokenizer train`."""
     printer().print(
         f"{done.path}: written ({done.kind} BPE, {done.tokens} tokens); "
@@ -369,7 +369,7 @@ def trained(done: Trained) -> None:
     )
 
 
-def merged_table(done: Merged) -> dict[str, Any]:
+def merged_table(done: MergedTokenizer) -> dict[str, Any]:
     """`kept tokenizer merge --json`."""
     found = {**asdict(done), "path": str(done.path), "left_out": dict(done.left_out)}
     for table, gain in zip(found["gains"], done.gains, strict=True):
@@ -377,7 +377,7 @@ def merged_table(done: Merged) -> dict[str, Any]:
     return found
 
 
-def merged(done: Merged) -> None:
+def merged(done: MergedTokenizer) -> None:
     """`kept tokenizer merge`."""
     console = printer()
     console.print(f"{done.path}: written ({done.before} tokens, now {done.after})")
@@ -388,7 +388,7 @@ def merged(done: Merged) -> None:
         console.print(f"tokens per character: {before:.3f}, now {after:.3f} ({gain.text})")
 
 
-def shrunk_table(done: Shrunk) -> dict[str, Any]:
+def shrunk_table(done: ShrinkResult) -> dict[str, Any]:
     """A shrinking as plain data; the record of what was written under `record`."""
     record = None if done.conversion is None else done.conversion.record
     layers = [asdict(one) for one in done.layers]
@@ -401,7 +401,7 @@ def shrunk_table(done: Shrunk) -> dict[str, Any]:
     }
 
 
-def shrunk(done: Shrunk, source: str) -> None:
+def shrunk(done: ShrinkResult, source: str) -> None:
     """`kept shrink-expanded`."""
     console = printer()
     table = _table("layer", "copy of", "state", "without it, nats/token", "")
@@ -426,18 +426,18 @@ def shrunk(done: Shrunk, source: str) -> None:
         conversion(done.conversion)
 
 
-class Told:
+class RecipeDisplay:
     """Shows each step of a recipe as its own command does; `data`: only that it begins, the rest is JSON at the end."""
 
     def __init__(self, *, data: bool) -> None:
         self.data = data
 
-    def begins(self, step: Step, count: int) -> None:
+    def begins(self, step: RecipeStep, count: int) -> None:
         """A line on stderr."""
         named = f"{step.do} ({step.name})" if step.name != step.do else step.do
         hint(f"step {step.number} of {count}: {named}")
 
-    def ends(self, step: Step, result: Result | None) -> None:
+    def ends(self, step: RecipeStep, result: Result | None) -> None:
         """What its command shows."""
         if result is None:
             hint(f"step {step.number}: was finished before")
@@ -449,7 +449,7 @@ class Told:
         hint(message)
 
 
-def _result(step: Step, result: Any) -> None:  # noqa: ANN401 - of any kind of step
+def _result(step: RecipeStep, result: Any) -> None:  # noqa: ANN401 - of any kind of step
     if step.do == "shrink-expanded":
         shrunk(result, str(step.model))
         return
@@ -464,13 +464,13 @@ def _result(step: Step, result: Any) -> None:  # noqa: ANN401 - of any kind of s
     shown[step.do](result)
 
 
-def steps_table(asked: Steps) -> dict[str, Any]:
+def steps_table(asked: StepRecipe) -> dict[str, Any]:
     """Steps as plain data."""
     rows = [{"do": step.do, "name": step.name, **step.table} for step in asked.steps]
     return {"out": str(asked.out), "keep": asked.keep, "steps": rows}
 
 
-def steps(asked: Steps) -> None:
+def steps(asked: StepRecipe) -> None:
     """`kept run --dry-run`."""
     console = printer()
     table = _table("step", "do", "reads", "options")
@@ -485,7 +485,7 @@ def steps(asked: Steps) -> None:
     console.print(f"{asked.out}: would be what step {asked.last.number} writes; nothing was written")
 
 
-def ran_table(asked: Steps, done: Ran) -> dict[str, Any]:
+def ran_table(asked: StepRecipe, done: RecipeRun) -> dict[str, Any]:
     """A run as plain data: the steps that were run by this command, and the record of the result."""
     from kept.checkpoint.json_file import read_json
 
@@ -493,7 +493,7 @@ def ran_table(asked: Steps, done: Ran) -> dict[str, Any]:
     return {"out": str(done.path), "run": run, "record": read_json(done.path / "kept.json")}
 
 
-def ran(done: Ran) -> None:
+def ran(done: RecipeRun) -> None:
     """The end of `kept run`."""
     printer().print(f"{done.path}: finished")
 
@@ -553,7 +553,7 @@ def evaluation(found: Evaluation) -> None:
         hint(f"{' and '.join(more)}: --json or --out FILE")
 
 
-def _beside(rows: Sequence[Row], names: Sequence[str]) -> Table:
+def _beside(rows: Sequence[EvaluationRow], names: Sequence[str]) -> Table:
     """One or two models in columns of their own."""
     table = _table("what", "metric", "items", *names, *["difference"] * (len(names) > 1))
     for row in (row for row in rows if row.models):
@@ -562,7 +562,7 @@ def _beside(rows: Sequence[Row], names: Sequence[str]) -> Table:
     return table
 
 
-def _below(rows: Sequence[Row], names: Sequence[str]) -> Table:
+def _below(rows: Sequence[EvaluationRow], names: Sequence[str]) -> Table:
     """More models below each other, each with its difference to the first."""
     table = _table("what", "metric", "items", "model", "figure", "difference")
     for row in (row for row in rows if row.models):
@@ -575,9 +575,9 @@ def _below(rows: Sequence[Row], names: Sequence[str]) -> Table:
 
 def _forgetting(console: Console, found: Forgetting, first: str) -> None:
     """What each model learned and forgot: more of the one and less of the other is better."""
-    from kept.output import forgotten
+    from kept.output import forgetting_tables
 
-    columns, rows = forgotten.by_method(found)
+    columns, rows = forgetting_tables.by_method(found)
     table = _table(*columns)
     for row in rows:
         table.add_row(*row)
@@ -585,7 +585,7 @@ def _forgetting(console: Console, found: Forgetting, first: str) -> None:
     console.print(f"learned: nats a {found.unit} less than {first}; forgot: nats a {found.unit} more")
 
 
-def _named(row: Row) -> str:
+def _named(row: EvaluationRow) -> str:
     return row.part if row.name == row.part else f"{row.part}: {row.name}"
 
 
@@ -594,7 +594,7 @@ def _figure(found: Figure, *, signed: bool = False) -> str:
     return uncertain(found.value, found.error, signed=signed)
 
 
-def generations(texts: Sequence[Continued]) -> None:
+def generations(texts: Sequence[GeneratedText]) -> None:
     """`kept generate`: prompt and continuation, a blank line between."""
     click.echo(shown("\n\n".join(text.prompt + text.text for text in texts)))
 
@@ -628,9 +628,9 @@ def cached_teacher(done: CachedTeacher) -> None:
     console.print(f"against {bias['against']}, on {amount(bias['tokens'], 'held-out tokens')}")
 
 
-def healed(done: Healed) -> None:
+def healed(done: HealResult) -> None:
     """`kept heal`: what is held out before and after, then the result against its teacher."""
-    from kept.output.healed import NOTHING_BETTER, shown
+    from kept.output.heal_summary import NOTHING_BETTER, shown
 
     console = printer()
     first, best = done.history[0], done.best

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import TOKENIZERS
+from kept.checkpoint.companion_files import TOKENIZERS
 from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
 from kept.checkpoint.sentencepiece import SPACE
 from kept.checkpoint.tiktoken import letters

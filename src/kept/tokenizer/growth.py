@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.checkpoint.finite import first_not_finite
-from kept.checkpoint.header import read_header
+from kept.checkpoint.nonfinite import first_not_finite
+from kept.checkpoint.safetensors_header import read_header
 from kept.errors import CheckpointError, InputError
-from kept.passes.vocabulary import GIVEN, MEAN, ZERO, Growth
+from kept.passes.expand_vocabulary import GIVEN, MEAN, ZERO, Growth
 from kept.tokenizer.bpe import opened
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companions import COPIED, SETTINGS, TOKENIZERS, reader_files
-from kept.checkpoint.place import check_apart
+from kept.checkpoint.byte_stream import digest
+from kept.checkpoint.companion_files import COPIED, SETTINGS, TOKENIZERS, reader_files
+from kept.checkpoint.output_path import check_apart
+from kept.checkpoint.safetensors_writer import to_json
 from kept.checkpoint.staging import staging
-from kept.checkpoint.stream import digest
-from kept.checkpoint.writer import to_json
 from kept.errors import InputError
-from kept.opened import small_files
+from kept.loaded import small_files
 from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, segments
 from kept.verification.text import SAMPLE, Reader, read_whole, sample_text
 
@@ -49,7 +49,7 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedTokenizer:
     """A merged tokenizer: where it is, its tokens before and after, and how many pieces were left out, by reason."""
 
     path: Path
@@ -66,7 +66,7 @@ def merge_tokenizers(
     *,
     most: int | None = None,
     texts: Iterable[str | Path] = (),
-) -> Merged:
+) -> MergedTokenizer:
     """Merge the pieces of the tokenizer in `new` into that of `model`, and write the result to `out`.
 
     Old ids stay; a new piece gets the next id, characters first and then in the new tokenizer's order, `most` of them
@@ -99,7 +99,7 @@ def merge_tokenizers(
         if changed := next((file for file, before in read.items() if digest(file) != before), None):
             raise InputError(f"{changed}: changed during the run; nothing was written, run it again")
         stage.publish()
-    return Merged(Path(out), old.size, old.size + len(grown.added), grown.left_out, tuple(found))
+    return MergedTokenizer(Path(out), old.size, old.size + len(grown.added), grown.left_out, tuple(found))
 
 
 def candidates(old: Bpe, other: Bpe) -> Iterator[str]:

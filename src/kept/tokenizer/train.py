@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.place import check_apart
+from kept.checkpoint.output_path import check_apart
+from kept.checkpoint.safetensors_writer import to_json
 from kept.checkpoint.sentencepiece import SPACE
 from kept.checkpoint.staging import staging
-from kept.checkpoint.writer import to_json
-from kept.distillation.documents import Source
+from kept.distillation.data.documents import TextSource
 from kept.errors import InputError
-from kept.opened import small_files
+from kept.loaded import small_files
 from kept.reporting import Reporter, Silent
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, Bpe
-from kept.toml import one_of
+from kept.toml_file import one_of
 from kept.verification.text import FencedTokenizer
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ RARE = 2
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedTokenizer:
     """A trained tokenizer: where it is, its kind, its tokens, and how many a character of its text takes."""
 
     path: Path
@@ -58,7 +58,7 @@ def train_tokenizer(
     like: str | Path | None = None,
     field: str = "text",
     reporter: Reporter | None = None,
-) -> Trained:
+) -> TrainedTokenizer:
     """Train a BPE tokenizer (arXiv 1508.07909) of `size` tokens on files or directories, and write it to `out`.
 
     `texts` are text, JSON lines or parquet files (the text is in `field`). `like` is a model to whose tokenizer the
@@ -77,7 +77,7 @@ def train_tokenizer(
     directory = None if like is None else small_files(like)
     model = None if directory is None else Bpe.read(directory)
     kind = (kind or BYTE_LEVEL) if model is None else model.kind
-    source = Source(tuple(map(Path, texts)), field)
+    source = TextSource(tuple(map(Path, texts)), field)
     total = sum(file.nbytes for file in source.files())
     read = {f"text {number}": Path(one) for number, one in enumerate(texts, 1)}
     check_apart(Path(out), read if directory is None else {**read, "the model": directory})
@@ -88,7 +88,7 @@ def train_tokenizer(
         stage.write("tokenizer_config.json", to_json(SETTINGS))
         characters, tokens = _measured(Path(out), made, source)
         stage.publish()
-    return Trained(Path(out), kind, len(made["model"]["vocab"]), characters, tokens / characters)
+    return TrainedTokenizer(Path(out), kind, len(made["model"]["vocab"]), characters, tokens / characters)
 
 
 SETTINGS = {
@@ -100,7 +100,7 @@ SETTINGS = {
 }
 
 
-def _documents(source: Source, advance: Callable[[int], None]) -> Iterator[str]:
+def _documents(source: TextSource, advance: Callable[[int], None]) -> Iterator[str]:
     for document in source.documents():
         yield document.text
         advance(document.nbytes)
@@ -165,7 +165,7 @@ def _stand_alone(kind: str) -> Tokenizer:
     return made
 
 
-def _measured(out: Path, made: dict[str, Any], source: Source) -> tuple[int, int]:
+def _measured(out: Path, made: dict[str, Any], source: TextSource) -> tuple[int, int]:
     """Characters of the first document, and its tokens."""
     text = next(document.text for document in source.documents())
     (ids,) = FencedTokenizer(out, json.dumps(made)).encode([text], special=False)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from kept.ir.slots import readings
-from kept.nn.attention import Positions
-from kept.verification.streamed import Run
+from kept.nn.mixers.attention import SequenceContext
+from kept.verification.streamed import StreamedRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kept.ir.program import Program
-    from kept.nn.norm import Norm
+    from kept.nn.norm import NormModule
 
 
 TINY = 1e-300
@@ -46,8 +46,8 @@ def calibrate(
     program: Program, tokens_BT: Tensor, progress: Callable[[int], None] | None = None
 ) -> dict[str, NormStatistics]:
     """Statistics of every LayerNorm that reads the residual stream, by its name."""
-    run, out = Run(program, torch.float32), {}  # type: tuple[Run, dict[str, NormStatistics]]
-    where = Positions.of(tokens_BT)
+    run, out = StreamedRun(program, torch.float32), {}  # type: tuple[StreamedRun, dict[str, NormStatistics]]
+    where = SequenceContext.of(tokens_BT)
     x_BTD = run.embed(tokens_BT, where)
     for i in range(program.spec.depth):
         block = run.block(i)
@@ -63,14 +63,14 @@ def calibrate(
     return {name: found for name, found in out.items() if kinds[name] == "layer"}
 
 
-def _recorder(out: dict[str, NormStatistics], name: str) -> Callable[[Norm, tuple[Tensor], Tensor], None]:
-    def record(module: Norm, inputs: tuple[Tensor], normed: Tensor) -> None:
+def _recorder(out: dict[str, NormStatistics], name: str) -> Callable[[NormModule, tuple[Tensor], Tensor], None]:
+    def record(module: NormModule, inputs: tuple[Tensor], normed: Tensor) -> None:
         out[name] = _statistics(module, inputs[0], normed)
 
     return record
 
 
-def _statistics(norm: Norm, x_BTD: Tensor, normed_BTD: Tensor) -> NormStatistics:
+def _statistics(norm: NormModule, x_BTD: Tensor, normed_BTD: Tensor) -> NormStatistics:
     x_ND, wanted_ND = x_BTD.flatten(0, 1).double(), normed_BTD.flatten(0, 1).double()
     r_ND = x_ND * torch.rsqrt(x_ND.square().mean(-1, keepdim=True) + norm.spec.eps)
     gain = (r_ND * wanted_ND).sum(0) / r_ND.square().sum(0).clamp(min=TINY)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from kept.nn.attention import Positions
-from kept.verification.streamed import Run
+from kept.nn.mixers.attention import SequenceContext
+from kept.verification.streamed import StreamedRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,8 +39,8 @@ def losses(
     `progress` is called with layers done, of `program.spec.depth`. A set without which the streams are the same to the
     bit has 0.
     """
-    run, wanted = Run(program, torch.float32), {frozenset[int](), *without}
-    streams: Streams = {frozenset(): run.embed(tokens_BT, Positions.of(tokens_BT))}
+    run, wanted = StreamedRun(program, torch.float32), {frozenset[int](), *without}
+    streams: Streams = {frozenset(): run.embed(tokens_BT, SequenceContext.of(tokens_BT))}
     for layer in range(program.spec.depth):
         streams = _behind(run, layer, streams, {frozenset(n for n in one if n <= layer) for one in wanted}, tokens_BT)
         if progress is not None:
@@ -50,16 +50,16 @@ def losses(
     return [found[one] for one in without]
 
 
-def _behind(run: Run, layer: int, streams: Streams, wanted: set[frozenset[int]], tokens_BT: Tensor) -> Streams:
+def _behind(run: StreamedRun, layer: int, streams: Streams, wanted: set[frozenset[int]], tokens_BT: Tensor) -> Streams:
     """The streams behind a layer; variants that have it go through it as one batch."""
     having = sorted((one for one in wanted if layer not in one), key=sorted)
     batch = torch.cat([streams[one] for one in having])
-    where = Positions.of(tokens_BT.repeat(len(having), 1))
+    where = SequenceContext.of(tokens_BT.repeat(len(having), 1))
     out = torch.split(run.block(layer)(batch, where), len(tokens_BT))
     return {**dict(zip(having, out, strict=True)), **{one: streams[one - {layer}] for one in wanted if layer in one}}
 
 
-def _kl(run: Run, whole_BTD: Tensor, found_BTD: Tensor) -> float:
+def _kl(run: StreamedRun, whole_BTD: Tensor, found_BTD: Tensor) -> float:
     if torch.equal(whole_BTD, found_BTD):
         return 0.0
     total, both = 0.0, (torch.split(x_BTD.flatten(0, 1), POSITIONS) for x_BTD in (whole_BTD, found_BTD))

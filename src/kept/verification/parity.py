@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from kept.ir.spec import Norm, Spec
-    from kept.verification.streamed import Run
+    from kept.verification.streamed import StreamedRun
 
     State = tuple[Tensor, Norm]
     """A residual stream, and the norm that reads it."""
@@ -51,8 +51,8 @@ class Parity:
 
 
 def measure(
-    reference: Run,
-    candidates: Sequence[Run],
+    reference: StreamedRun,
+    candidates: Sequence[StreamedRun],
     tokens_BT: Tensor,
     progress: Callable[[int], None] | None = None,
     vocabulary: int | None = None,
@@ -75,7 +75,7 @@ def measure(
     return _compare(reference, last, candidates, finals, tokens_BT, layers, slice(vocabulary))
 
 
-def _watched(run: Run, tokens_BT: Tensor, progress: Callable[[int], None] | None) -> Iterator[State]:
+def _watched(run: StreamedRun, tokens_BT: Tensor, progress: Callable[[int], None] | None) -> Iterator[State]:
     for place, state in enumerate(run.streams(tokens_BT)):
         if progress is not None and place:
             progress(1)
@@ -94,9 +94,9 @@ def reading(spec: Spec, place: int) -> Norm:
 
 
 def _compare(
-    reference: Run,
+    reference: StreamedRun,
     last_BTD: Tensor,
-    candidates: Sequence[Run],
+    candidates: Sequence[StreamedRun],
     finals: Sequence[Tensor],
     tokens_BT: Tensor,
     layers: list[list[float]],

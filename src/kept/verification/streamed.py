@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from kept.nn.attention import Positions
+from kept.nn.mixers.attention import SequenceContext
 from kept.nn.model import Block, fill, project
-from kept.nn.norm import Norm
+from kept.nn.norm import NormModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,10 +29,10 @@ HELD_ELEMENTS = 1 << 20
 """Elements of a matrix held at a time, where its rows are independent: 8 MB in float64, used again and again."""
 
 
-class Projection(nn.Module):
+class StreamedLinear(nn.Module):
     """`x W' + b`, or another `product` of them, with as many rows of W in memory as `HELD_ELEMENTS` allow."""
 
-    def __init__(self, run: Run, weight: Lazy, bias: Lazy | None, product: Product = F.linear) -> None:
+    def __init__(self, run: StreamedRun, weight: Lazy, bias: Lazy | None, product: Product = F.linear) -> None:
         super().__init__()
         self.run, self.weight, self.bias, self.product = run, weight, bias, product
 
@@ -48,7 +48,7 @@ class Projection(nn.Module):
 
 
 @dataclass(frozen=True)
-class Run:
+class StreamedRun:
     """A program to be run with weights and activations in `dtype`.
 
     `copies` are layers that the other side of a comparison does not have: what such a layer reads is compared nowhere.
@@ -66,14 +66,14 @@ class Run:
     @torch.inference_mode()
     def streams(self, tokens_BT: Tensor) -> Iterator[Tensor]:
         """The residual stream before the first layer and after each, (B, T, D)."""
-        where = Positions.of(tokens_BT)
+        where = SequenceContext.of(tokens_BT)
         x_BTD = self.embed(tokens_BT, where)
         yield x_BTD
         for i in range(self.program.spec.depth):
             x_BTD = self.block(i)(x_BTD, where)
             yield x_BTD
 
-    def embed(self, tokens_BT: Tensor, where: Positions) -> Tensor:
+    def embed(self, tokens_BT: Tensor, where: SequenceContext) -> Tensor:
         """What enters the first layer; only the rows of these tokens are read."""
         x_BTD = self._rows("embedding.weight", tokens_BT) * self.program.spec.embedding_multiplier
         if self.program.spec.positions is not None:
@@ -89,7 +89,7 @@ class Run:
             if isinstance(module, nn.Linear):
                 weights = self.program.weights
                 block.set_submodule(
-                    name, Projection(self, weights[f"{at}{name}.weight"], weights.get(f"{at}{name}.bias"))
+                    name, StreamedLinear(self, weights[f"{at}{name}.weight"], weights.get(f"{at}{name}.bias"))
                 )
         fill(block, self.program, at, self.dtype, self.precision)
         return block
@@ -103,14 +103,14 @@ class Run:
         """Final norm and head for (T, D); returns (T, V)."""
         spec, weights = self.program.spec.head, self.program.weights
         weight = weights["embedding.weight" if spec.tied else "head.weight"]
-        head = Projection(self, weight, weights.get("head.bias"), partial(project, spec=spec))
+        head = StreamedLinear(self, weight, weights.get("head.bias"), partial(project, spec=spec))
         logits_TV: Tensor = head(self.final_norm()(x_TD))
         return logits_TV
 
-    def final_norm(self) -> Norm:
+    def final_norm(self) -> NormModule:
         """The last norm with its weights."""
         with torch.device("meta"):
-            norm = Norm(self.program.spec.final_norm, (self.program.spec.width,))
+            norm = NormModule(self.program.spec.final_norm, (self.program.spec.width,))
         fill(norm, self.program, "final_norm.", self.dtype, self.precision)
         return norm
 

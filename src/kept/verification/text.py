@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from kept.checkpoint.companions import TOKENIZERS
-from kept.checkpoint.disk import regular
+from kept.checkpoint.companion_files import TOKENIZERS
+from kept.checkpoint.small_files import regular
 from kept.errors import CheckpointError, InputError, reason
 from kept.fence import FenceError, Limits, Worker
 
@@ -118,7 +118,7 @@ class FencedTokenizer:
     def __init__(self, file: Path, document: str | None = None) -> None:
         self.file, self._loaded = file, False
         given = (str(file),) if document is None else (str(file), document)
-        self._worker = Worker("kept.checkpoint.reading:Reading", *given, limits=LIMITS)
+        self._worker = Worker("kept.checkpoint.tokenizer_worker:Reading", *given, limits=LIMITS)
 
     def encode(self, texts: Sequence[str], *, special: bool) -> Iterator[NDArray[np.int32]]:
         """Yield the ids of each text, (N,)."""

@@ -14,14 +14,14 @@ from kept.nn.generate import generate
 from kept.nn.model import Model
 from kept.passes.base import Promise
 from kept.verification.parity import Parity, measure
-from kept.verification.streamed import Run
+from kept.verification.streamed import StreamedRun
 from kept.verification.text import Reader, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kept.ir.program import Program
-    from kept.opened import Opened
+    from kept.loaded import LoadedModel
     from kept.passes.plan import Claim
 
 PROOF = 1e-9
@@ -109,8 +109,8 @@ def _judge_exact(proof: Parity | None, output: Parity, floor: Parity) -> str | N
 
 
 def verify_pair(
-    source: Opened,
-    output: Opened,
+    source: LoadedModel,
+    output: LoadedModel,
     sample: Sample,
     claim: Claim,
     *,
@@ -124,10 +124,10 @@ def verify_pair(
     """
     dtype = torch_dtype(output.program.dtype)
     copies, dropped = frozenset(claim.copies), frozenset(claim.dropped)
-    runs = [Run(output.program, dtype, copies), Run(source.program, dtype, dropped)]
+    runs = [StreamedRun(output.program, dtype, copies), StreamedRun(source.program, dtype, dropped)]
     if claim.program is not None:
-        runs.append(Run(claim.program, torch.float64, copies))
-    found = measure(Run(source.program, torch.float64, dropped), runs, sample.tokens_BT, progress, claim.tokens)
+        runs.append(StreamedRun(claim.program, torch.float64, copies))
+    found = measure(StreamedRun(source.program, torch.float64, dropped), runs, sample.tokens_BT, progress, claim.tokens)
     whole = not streamed and fits(source.program, output.program)
     continuations = side_by_side(source, output) if whole else ()
     notes = () if whole else ("greedy continuations need both models in memory and were left out",)
@@ -137,12 +137,12 @@ def verify_pair(
     return Verification(claim.promise, sample.origin, stored, *measured, continuations, notes, domain=claim.domain)
 
 
-def layer_runs(source: Opened, output: Opened, claim: Claim) -> int:
+def layer_runs(source: LoadedModel, output: LoadedModel, claim: Claim) -> int:
     """How often a layer is run to measure a pair, which is what its progress counts."""
     return 2 * source.program.spec.depth + output.program.spec.depth * (1 if claim.program is None else 2)
 
 
-def side_by_side(source: Opened, output: Opened) -> tuple[Continuation, ...]:
+def side_by_side(source: LoadedModel, output: LoadedModel) -> tuple[Continuation, ...]:
     """Both models' greedy continuations of a few prompts, in float32."""
     readers = Reader(source.path), Reader(output.path)
     if readers[0].file is None:

@@ -1,0 +1,137 @@
+"""What a checkpoint is, what it costs to run, and which targets it can become."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kept.errors import Refusal
+from kept.families import TARGETS
+from kept.families.lengths import domain
+from kept.ir.slots import NormReaders, readings
+from kept.ir.tensors import TORCH_NAMES
+from kept.ir.text import describe
+from kept.loaded import LoadedModel, open_model
+from kept.passes.legalize import Options, legalise
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Spec
+
+
+@dataclass(frozen=True)
+class TargetVerdict:
+    """The plan for one target: passes, promise and its domain, or the reason for the refusal."""
+
+    target: str
+    promise: str | None
+    passes: tuple[str, ...]
+    refusal: str | None
+    domain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NormReport:
+    """A norm of the residual stream: its kind, and the length of its bias over that of its gain.
+
+    Where a text was read, of a LayerNorm also the mean of |mu| / sigma of its input, and the relative error of an
+    RMSNorm in its place with the copied gain and with the calibrated one.
+    """
+
+    name: str
+    kind: str
+    bias_to_gain: float
+    mean_to_std: float | None = None
+    error_copied: float | None = None
+    error_calibrated: float | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The summary of a checkpoint.
+
+    `nbytes`: bytes of the weights in `dtype`. `cache_bytes`: bytes of the KV cache per token. `quantised`: quantisation
+    types of a GGUF file; empty for other checkpoints.
+    """
+
+    path: str
+    family: str
+    dtype: str
+    parameters: int
+    nbytes: int
+    cache_bytes: int
+    spec: Spec
+    description: tuple[str, ...]
+    norms: tuple[NormReport, ...]
+    targets: tuple[TargetVerdict, ...]
+    quantised: str = ""
+
+
+def inspect(path: str | Path, text: str | Path | None = None, base: str | Path | None = None) -> Inspection:
+    """Inspect a checkpoint directory or a GGUF file. Reads headers and norm vectors; with a `text`, all weights.
+
+    `base` is the base model if `path` is a LoRA adapter.
+
+    Raises CheckpointError if a file cannot be read.
+    """
+    opened = open_model(path, base)
+    program = opened.program
+    return Inspection(
+        path=str(opened.source),
+        family=opened.family.name,
+        dtype=TORCH_NAMES[program.dtype],
+        parameters=program.parameters,
+        nbytes=program.nbytes,
+        cache_bytes=program.cache_bytes,
+        spec=program.spec,
+        description=tuple(describe(program.spec)),
+        norms=tuple(_norms(program) if text is None else _measured(opened, Path(text))),
+        targets=tuple(_reach(opened, name) for name in TARGETS),
+        quantised=opened.quantised,
+    )
+
+
+def _norms(program: Program) -> list[NormReport]:
+    return [NormReport(r.norm, r.value.kind, _bias_to_gain(program, r)) for r in readings(program.spec)]
+
+
+def _bias_to_gain(program: Program, reading: NormReaders) -> float:
+    if not reading.value.bias:
+        return 0.0
+    bias = math.hypot(*program.weights[f"{reading.norm}.bias"].numbers())
+    if not reading.value.gain:
+        return bias
+    gain = math.hypot(*(program.weights[f"{reading.norm}.gain"].numbers() + reading.value.offset))
+    return bias / max(gain, 1e-300)
+
+
+def _measured(opened: LoadedModel, text: Path) -> list[NormReport]:
+    """The norms with what they do to a text."""
+    from kept.verification.calibration import calibrate  # noqa: PLC0415 - imports torch
+    from kept.verification.text import sample  # noqa: PLC0415 - imports torch
+
+    spec = opened.program.spec
+    tokens_BT = sample(opened.path, spec.vocabulary, spec.context, 1024, text).tokens_BT  # noqa: N806 - shapes in names
+    found = calibrate(opened.program, tokens_BT)
+    out = []
+    for norm in _norms(opened.program):
+        one = found.get(norm.name)
+        parts = {} if one is None else {key: getattr(one, key) for key in MEASURED}
+        out.append(replace(norm, **parts))
+    return out
+
+
+MEASURED = ("mean_to_std", "error_copied", "error_calibrated")
+
+
+def _reach(opened: LoadedModel, target: str) -> TargetVerdict:
+    program, family = opened.program, TARGETS[target]
+    try:
+        found = legalise(program, family.violations, Options())
+    except Refusal as refusal:
+        return TargetVerdict(target, None, (), str(refusal))
+    between = domain(opened.family, program.spec, family, found.program.spec)
+    steps = tuple(step.rewrite.name for step in found.steps)
+    return TargetVerdict(target, str(found.promise), steps, None, (*between, *found.domain))

@@ -1,0 +1,190 @@
+"""Planning: everything between a recipe and the first byte, so that what can go wrong goes wrong here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.companion_files import companions
+from kept.checkpoint.output_path import check_apart, check_place
+from kept.checkpoint.safetensors_writer import grown, shards, unchanged
+from kept.checkpoint.staging import check_target
+from kept.errors import InputError, Refusal
+from kept.families import TARGETS
+from kept.families.lengths import domain
+from kept.loaded import LoadedModel, open_model
+from kept.output.record import new
+from kept.output.write_files import Inputs
+from kept.passes.expand_vocabulary import ExpandVocabulary
+from kept.passes.layer_norm_to_rms import MEASURED
+from kept.passes.legalize import WAY_OUT, legalise, run_passes, stand_ins
+from kept.passes.plan import Plan, created
+from kept.recipe import SAME, Recipe, recipe_from
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from kept.checkpoint.safetensors_writer import Shard
+    from kept.families.table import Family
+    from kept.ir.spec import Spec
+    from kept.passes import Pass
+    from kept.reporting import Reporter
+    from kept.verification.text import Sample
+
+SMALL = 300_000_000
+"""Parameters up to which the short verification reads 512 tokens; 64 above."""
+
+STALE = {"_name_or_path", "auto_map", "transformers_version", "transformers_weights"}
+"""Keys of a source's config that do not describe the model."""
+
+
+WORDED = {"hidden_act", "hidden_activation", "activation", "activation_function"}
+"""Keys that stay in the source's own words where they mean the same: an activation's names round differently."""
+
+
+@dataclass(frozen=True)
+class PreparedConversion:
+    """A conversion of which nothing is written yet."""
+
+    target: Path
+    source: LoadedModel
+    plan: Plan
+    family: Family
+    config: dict[str, Any]
+    parts: list[Shard]
+    tokens: Sample | None
+    extra: Mapping[str, Path | bytes]
+
+
+def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa: ANN401 - a recipe's keys
+    """The passes that a conversion would run. Reads headers only.
+
+    `options` are a recipe's keys (norm, final_bias, context, dtype, passes). Raises Refusal naming the layer, the
+    reason and the way out where there is no plan.
+    """
+    recipe = recipe_from({"source": str(source), "out": "", "to": to}, **options)
+    return make_plan(open_model(source, recipe.base, tie=recipe.tie), recipe, unmeasured=True)
+
+
+def make_plan(
+    source: LoadedModel, recipe: Recipe, gains: Mapping[str, torch.Tensor] | None = None, *, unmeasured: bool = False
+) -> Plan:
+    """The recipe's own passes, then what the target needs. `unmeasured`: plan calibration without its gains."""
+    own = run_passes(source.program, own_passes(source, recipe))
+    if recipe.norm in MEASURED and gains is None and unmeasured:
+        gains = stand_ins(own.program.spec)
+    try:
+        rest = legalise(own.program, target_family(source, recipe).violations, recipe.options, gains)
+    except Refusal as refusal:  # a family holds its own models, so that the recipe's passes are what it cannot say
+        if recipe.to != SAME:
+            raise
+        raise Refusal(f"{str(refusal).removesuffix(WAY_OUT)}choose other layers, or another target (to)") from None
+    before, after = source.program.spec, rest.program.spec
+    target = target_family(source, recipe)
+    between = domain(source.family, before, target, after)
+    return Plan((*own.steps, *rest.steps), rest.program, between, target.name)
+
+
+def own_passes(source: LoadedModel, recipe: Recipe) -> tuple[Pass, ...]:
+    """The recipe's passes, with what is measured for them: of new tokens, what the tokenizer before made of each."""
+    reader, out = source.path, []  # type: Path, list[Pass]
+    for rewrite in recipe.passes:
+        if isinstance(rewrite, ExpandVocabulary):
+            from kept.tokenizer.growth import growth
+
+            grown = Path(rewrite.tokenizer)
+            found = rewrite.growth or growth(reader, grown, rewrite.rows)
+            rewrite, reader = replace(rewrite, growth=found), grown  # noqa: PLW2901 - the same, measured
+        out.append(rewrite)
+    return tuple(out)
+
+
+def target_family(source: LoadedModel, recipe: Recipe) -> Family:
+    """The family that a recipe's output is of."""
+    return source.family if recipe.to == SAME else TARGETS[recipe.to]
+
+
+def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> tuple[Inputs, PreparedConversion]:
+    """Everything that may go wrong before the first byte is written."""
+    target = Path(recipe.out)
+    check_target(target)
+    source = open_model(recipe.source, recipe.base, tie=recipe.tie)
+    inputs = Inputs.found(source, recipe)
+    for place in (source.source, source.checkpoint.adapter or source.source):
+        check_place(place, target)
+    grown = [one for one in recipe.passes if isinstance(one, ExpandVocabulary)]
+    check_apart(target, {f"tokenizer {n}": Path(one.tokenizer) for n, one in enumerate(grown, 1)})
+    if recipe.norm == "calibrated" and recipe.text is None:
+        raise InputError("norm calibrated: needs text to measure on; give --text FILE")
+    gains = None if unmeasured else _gains(source, recipe, reporter)
+    planned = make_plan(source, recipe, gains, unmeasured=unmeasured)
+    family = target_family(source, recipe)
+    parts = _parts(source, planned, family, recipe)
+    new(source, planned)  # a record that cannot be carried on is found now
+    tokens = _sample(source, planned, recipe)
+    reader = next((Path(one.tokenizer) for one in reversed(planned.vocabularies)), None)
+    extra = companions(source.path, planned.program.spec, reader, planned.silent)
+    return inputs, PreparedConversion(
+        target, source, planned, family, _config(source, planned, family), parts, tokens, extra
+    )
+
+
+def _config(source: LoadedModel, planned: Plan, family: Family) -> dict[str, Any]:
+    """What the family says of the result, and what else the source's config said of a model of the same family."""
+    config = family.write_config(planned.program.spec, planned.program.dtype)
+    if family is not source.family:
+        return config
+    rest = {key: value for key, value in source.config.items() if key not in {*STALE, *family.aliases}}
+    if planned.new_layers or planned.dropped:  # a list with a value for each layer has other layers
+        depth = source.program.spec.depth
+        rest = {key: value for key, value in rest.items() if not (isinstance(value, list) and len(value) == depth)}
+    before = family.write_config(source.program.spec, source.program.dtype)
+    own = {key: word for key, word in rest.items() if key in WORDED and before.get(key) == config.get(key)}
+    return {**rest, **config, **own}
+
+
+def _parts(source: LoadedModel, planned: Plan, family: Family, recipe: Recipe) -> list[Shard]:
+    """The files of the result: where a size is not asked for, as many of the source's own as can be."""
+    tensors, stored, spec = family.write(planned.program), source.checkpoint.tensors, planned.program.spec
+    if recipe.shard_size is not None:
+        return shards(tensors, recipe.shard_bytes)
+    found = unchanged(tensors, stored)
+    if found is None and (planned.new_layers or planned.dropped):
+        made = {*created(source.program.spec, planned)}
+        found = grown(tensors, stored, {name for name, slot in family.places(spec).items() if slot in made})
+    return found or shards(tensors, recipe.shard_bytes)
+
+
+def _sample(source: LoadedModel, planned: Plan, recipe: Recipe) -> Sample | None:
+    """The tokens to verify on, read before anything is written; None where verification is left out."""
+    if recipe.verify_tokens == 0:
+        return None
+    text = None if recipe.text is None else Path(recipe.text)
+    return short_sample(source, planned.program.spec, recipe.verify_tokens, text)
+
+
+def short_sample(source: LoadedModel, output: Spec, count: int | None = None, text: Path | None = None) -> Sample:
+    """The tokens on which an output is measured before it has its name: `count`, or fewer the larger the model is."""
+    from kept.verification.text import sample
+
+    context = min(source.program.spec.context, output.context)
+    count = count or (512 if source.program.parameters < SMALL else 64)
+    return sample(source.path, min(source.program.spec.vocabulary, output.vocabulary), context, count, text)
+
+
+def _gains(source: LoadedModel, recipe: Recipe, reporter: Reporter) -> dict[str, torch.Tensor] | None:
+    """What the norms' way needs, measured on the recipe's text: calibrated gains, or lengths of what norms read."""
+    if recipe.norm not in MEASURED:
+        return None
+    from kept.verification.calibration import calibrate
+    from kept.verification.text import sample
+
+    program = run_passes(source.program, own_passes(source, recipe)).program
+    spec = program.spec
+    found = sample(source.path, spec.vocabulary, spec.context, 4096, None if recipe.text is None else Path(recipe.text))
+    with reporter.stage("calibrate", spec.depth, "layer runs") as advance:
+        statistics = calibrate(program, found.tokens_BT, advance)
+    return {name: one.gain if recipe.norm == "calibrated" else one.lengths for name, one in statistics.items()}

@@ -1,0 +1,216 @@
+"""Shrinking: expanded layers that came to nothing go again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.staging import check_target
+from kept.commands.convert import Conversion, rehearse, run
+from kept.commands.plan import short_sample
+from kept.errors import InputError, RecipeError
+from kept.loaded import open_model
+from kept.output.record import RECORD, expansions
+from kept.passes.drop_layers import DropLayers, is_silent
+from kept.passes.expand_blocks import listed
+from kept.recipe import MOST_TOKENS, SAME, Recipe, whole_numbers
+from kept.reporting import Reporter, Silent
+from kept.toml_file import check_type, merged
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kept.loaded import LoadedModel
+    from kept.verification.text import Sample
+
+BELOW = 1e-4
+"""Nats a token that the layers which are dropped may be worth, all together, unless another number is named."""
+
+
+@dataclass(frozen=True)
+class ShrinkSettings:
+    """What a shrinking was asked: which expanded layers go, and on what text they are measured.
+
+    Those that are worth less than `below` nats a token together, the `untouched` alone, or the named `layers`. `text`
+    and `tokens` are as in a `Recipe`. Values are checked at construction, which raises RecipeError naming the key.
+    """
+
+    source: str
+    out: str
+    below: float = BELOW
+    untouched: bool = False
+    layers: tuple[int, ...] = ()
+    text: str | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "layers":
+                whole_numbers(field.name, value)
+            elif not (value is None and "None" in str(field.type)):
+                check_type(field.name, value, str(field.type))
+        if not self.below > 0:
+            raise RecipeError(f"below: is {self.below}, it must be above 0")
+        if self.layers and self.untouched:
+            raise RecipeError("layers: names the layers that go by itself; leave out untouched")
+        if self.tokens is not None and not 2 <= self.tokens <= MOST_TOKENS:
+            raise RecipeError(f"tokens: is {self.tokens}, it must be from 2 to {MOST_TOKENS}")
+
+
+@dataclass(frozen=True)
+class ExpandedLayer:
+    """A layer that an expansion made, and what became of it.
+
+    `copy_of`: None where its model is gone. `untouched`: it writes nothing, to the bit. `contribution`: KL of the model
+    without it from the model with it, nats a token; None where that was not measured.
+    """
+
+    layer: int
+    copy_of: int | None
+    untouched: bool
+    contribution: float | None
+    dropped: bool
+
+
+@dataclass(frozen=True)
+class ShrinkResult:
+    """What was found and done.
+
+    `together` is the KL of the model without all that go. `text` is what was measured on; None where nothing had to be.
+    `conversion` is None where nothing was converted: in a dry run, and where nothing goes; `passed_on` where the
+    source's files were handed to the next step of a recipe as they are.
+    """
+
+    layers: tuple[ExpandedLayer, ...]
+    together: float | None
+    text: str | None
+    conversion: Conversion | None = None
+    passed_on: bool = False
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """The layers that go."""
+        return tuple(one.layer for one in self.layers if one.dropped)
+
+
+def shrinking_from(table: Mapping[str, Any], **overrides: Any) -> ShrinkSettings:  # noqa: ANN401 - values of any key
+    """A shrinking from the keys of a TOML table. Raises RecipeError for a key that is unknown, wrong or missing."""
+    given = merged(table, overrides, [field.name for field in fields(ShrinkSettings)])
+    missing = next((key for key in ("source", "out") if key not in given), None)
+    if missing is not None:
+        raise RecipeError(f"{missing}: is missing; say where it is")
+    return ShrinkSettings(**{**given, "layers": whole_numbers("layers", given.get("layers", ()))})
+
+
+def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> ShrinkResult:  # noqa: ANN401 - of Shrinking
+    """Drop the expanded layers of a checkpoint whose contribution is negligible, and write the result to `out`.
+
+    `options` are the fields of `kept.commands.shrink.Shrinking`: below, untouched, layers, text, tokens. A layer
+    that nothing trained goes without a trace (EXACT); with the others the result is LOSSY, and measured. Where no layer
+    goes, nothing is written. Raises InputError where the record lists no expanded layers, and what `convert` raises.
+    """
+    return shrink(shrinking_from({"source": str(source), "out": str(out), **options}))
+
+
+def shrink(asked: ShrinkSettings, reporter: Reporter | None = None, *, dry: bool = False) -> ShrinkResult:
+    """Do what was asked; a `dry` run measures, checks the target and writes nothing."""
+    reporter = reporter or Silent()
+    check_target(Path(asked.out))
+    opened = open_model(asked.source)
+    found = survey(opened, asked, reporter)
+    if not found.dropped:
+        return found
+    recipe = Recipe(
+        asked.source,
+        asked.out,
+        to=SAME,
+        text=asked.text,
+        verify_tokens=asked.tokens,
+        passes=(DropLayers(found.dropped),),
+    )
+    if dry:
+        rehearse(recipe, reporter)
+        return found
+    return replace(found, conversion=run(recipe, reporter))
+
+
+def survey(opened: LoadedModel, asked: ShrinkSettings, reporter: Reporter) -> ShrinkResult:
+    """Every expanded layer, what it is worth, and whether it goes. Raises InputError where none is listed."""
+    made = expanded(opened)
+    wrong = [layer for layer in asked.layers if layer not in made]
+    if wrong:
+        raise InputError(
+            f"layers: {wrong[0]} is no expanded layer of {opened.path}; there are {listed((*sorted(made),))}"
+        )
+    silent = frozenset(layer for layer in made if is_silent(opened.program, layer))
+    scale = _ContributionScale(opened, asked, silent, tuple(sorted({*made} - silent)))
+    choice = scale.choice(reporter)
+    layers = (
+        ExpandedLayer(layer, made[layer], layer in silent, choice.worth.get(layer), layer in choice.gone)
+        for layer in sorted(made)
+    )
+    return ShrinkResult(tuple(layers), choice.together, choice.text)
+
+
+def expanded(opened: LoadedModel) -> dict[int, int | None]:
+    """Every expanded layer and what it is a copy of. Raises InputError where the record lists none."""
+    made = {layer: model for one in expansions(opened) for layer, model in one.items()}
+    if not made:
+        raise InputError(f"{opened.path}: its {RECORD} lists no expanded layers; kept expand makes them")
+    return made
+
+
+@dataclass(frozen=True)
+class _LayerChoice:
+    """What each layer is worth, those that go, what these are worth together, and what that was measured on."""
+
+    worth: Mapping[int, float]
+    gone: frozenset[int]
+    together: float
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class _ContributionScale:
+    """Weighs the expanded layers of a model: the `silent` ones, which are worth nothing, and the `others`."""
+
+    opened: LoadedModel
+    asked: ShrinkSettings
+    silent: frozenset[int]
+    others: tuple[int, ...]
+
+    def choice(self, reporter: Reporter) -> _LayerChoice:
+        """What goes; measured unless nothing has to be."""
+        worth = dict.fromkeys(self.silent, 0.0)
+        if self.asked.untouched or not self.others:
+            return _LayerChoice(worth, frozenset(self.asked.layers) or self.silent, 0.0)
+        text = None if self.asked.text is None else Path(self.asked.text)
+        sample = short_sample(self.opened, self.opened.program.spec, self.asked.tokens, text)
+        named = frozenset(self.asked.layers) - self.silent
+        *alone, together = self._losses([*(frozenset({one}) for one in self.others), named], sample, reporter)
+        worth |= dict(zip(self.others, alone, strict=True))
+        if self.asked.layers:
+            return _LayerChoice(worth, frozenset(self.asked.layers), together, sample.origin)
+        light, together = self._lightest(worth, sample, reporter)
+        return _LayerChoice(worth, self.silent | light, together, sample.origin)
+
+    def _lightest(self, worth: Mapping[int, float], sample: Sample, reporter: Reporter) -> tuple[frozenset[int], float]:
+        """The most layers, least first, that are worth less than allowed together, and what they are worth."""
+        light = sorted((one for one in self.others if worth[one] < self.asked.below), key=lambda one: worth[one])
+        best: tuple[frozenset[int], float] = frozenset(), 0.0
+        sets = [frozenset(light[: count + 1]) for count in range(len(light))]
+        sums = self._losses(sets, sample, reporter) if len(light) > 1 else [worth[one] for one in light]
+        for layers, together in zip(sets, sums, strict=True):
+            if not together < self.asked.below:
+                break
+            best = layers, together
+        return best
+
+    def _losses(self, without: Sequence[frozenset[int]], sample: Sample, reporter: Reporter) -> list[float]:
+        from kept.verification.contribution import losses
+
+        with reporter.stage("measure", self.opened.program.spec.depth, "layers") as advance:
+            return losses(self.opened.program, without, sample.tokens_BT, advance)

@@ -1,0 +1,1 @@
+"""Texts as token batches: documents, conversations, tokenization, mixtures and packing."""

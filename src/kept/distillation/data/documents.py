@@ -1,0 +1,260 @@
+"""Stream documents from text, JSON lines and parquet files, and from directories of them.
+
+Files are read in the order of their names, one document at a time, and nothing is copied. Memory is bounded: a long
+line of a text file may be split into several documents, and a line of JSON or a row of a parquet file has at most
+`LONGEST` characters.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kept.checkpoint.small_files import regular
+from kept.distillation.data.files import DataFile, files_of
+from kept.distillation.data.parquet import rows
+from kept.errors import InputError, KeptError, reason
+from kept.hub import named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from kept.distillation.data.conversations import ConversationRenderer, RenderedConversation
+
+PIECE = 16_384
+"""Characters after which a text file may be cut into another document, at the next blank line."""
+
+MARK = "\ufeff"
+"""What some editors begin a file with, which is no JSON."""
+
+LONGEST = 64 << 20
+"""Maximum length of a line of JSON or of a parquet row, in characters."""
+
+PART = 1 << 20
+"""Characters of a line of text that are read at once."""
+
+
+class Document(NamedTuple):
+    """A text and where it stands: the file's number in its source, and a line or row of it, counted from 1.
+
+    `nbytes` is its share of the file, for progress. `digest` is the first 64 bits of the text's sha256. `answers` are
+    the characters of a conversation that the assistant says.
+    """
+
+    text: str
+    digest: int
+    file: int
+    place: int
+    nbytes: int
+    answers: tuple[tuple[int, int], ...] = ()
+
+
+def named_paths(data: Sequence[str], key: str = "data") -> dict[str, Path]:
+    """Paths by their names: `english=corpus/en` has one before it, any other has its own without the suffix.
+
+    What is there as it is written is a path, whatever signs are in it. Raises InputError where nothing is named, or two
+    paths have one name; `key` is the setting that is blamed.
+    """
+    found: dict[str, Path] = {}
+    for given in data:
+        name, path = named(given)
+        if not path.strip():
+            raise InputError(f"{key}: {given!r} names no file or directory; write it as corpus/en or english=corpus/en")
+        name = name or Path(path).stem or Path(path).resolve().stem
+        if name in found:
+            raise InputError(
+                f"{key}: {found[name]} and {path} are both named {name!r}; name them: a={found[name]}, b={path}"
+            )
+        found[name] = Path(path)
+    return found
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Files and directories of documents.
+
+    A line of a JSON file and a row of a parquet file is a document, in `field`. A text file is cut at the first blank
+    line after `piece` characters, or at the first line after twice as many, so that what is appended to it leaves the
+    documents before as they are. With `talks` a line or row is a conversation; texts stay texts.
+    """
+
+    paths: tuple[Path, ...]
+    field: str = "text"
+    piece: int = PIECE
+    talks: ConversationRenderer | None = None
+
+    def files(self) -> tuple[DataFile, ...]:
+        """Every file, in the order of the names. Raises InputError for what is missing or of an unknown kind."""
+        found: list[DataFile] = []
+        for path in self.paths:
+            with _blamed(path):
+                found += files_of(path)
+        if not found:
+            raise InputError(f"{', '.join(map(str, self.paths)) or 'data'}: holds no file; name one of {_known()}")
+        for file in found:
+            if file.path.suffix.lower() not in KINDS:
+                raise InputError(f"{file.path}: is none of {_known()}; convert it, or leave it out of the data")
+        if self.talks is not None and len({_is_text(file.path) for file in found}) > 1:
+            both = ", ".join(map(str, self.paths))
+            raise InputError(f"{both}: holds conversations and texts; give each a name: chat=a.jsonl, old=b.txt")
+        return tuple(found)
+
+    @property
+    def has_talks(self) -> bool:
+        """Whether its documents are conversations."""
+        return self.talks is not None and not any(_is_text(file.path) for file in self.files())
+
+    def documents(self) -> Iterator[Document]:
+        """Every document that is not empty, one at a time.
+
+        Raises InputError naming the file, and the line or row, of what is no text.
+        """
+        for number, file in enumerate(self.files()):
+            with _blamed(file.path):
+                for place, found, nbytes in KINDS[file.path.suffix.lower()](file.path, self):
+                    text, answers = (found, ()) if isinstance(found, str) else self._talk(file.path, place, found)
+                    if text:
+                        yield Document(text, _digest(file.path, place, text), number, place, nbytes, answers)
+
+    def _talk(self, path: Path, place: int, row: Mapping[str, Any]) -> RenderedConversation:
+        assert self.talks is not None, "or a list is refused"
+        try:
+            return self.talks.read(row, self.field)
+        except KeptError as error:
+            raise InputError(f"{path}: line {place}: {error}") from None
+
+    def wants(self, found: object) -> bool:
+        """Whether what a line or row has is a document."""
+        return isinstance(found, str if self.talks is None else list)
+
+    def content(self, row: Mapping[str, Any]) -> str | Mapping[str, Any]:
+        """Return the part of a line or row that makes a document: the text, or for a conversation the whole row."""
+        return row[self.field] if self.talks is None else row
+
+
+Place = tuple[int, "str | Mapping[str, Any]", int]
+"""The line or row where a document begins, counted from 1; its text, or its row with messages; its size in bytes."""
+
+
+def _text(path: Path, source: TextSource) -> Iterator[Place]:
+    """Pieces of a text file, made of whole lines."""
+    held: list[str] = []
+    size, begun = 0, 1
+    number = 1
+    with open(path, encoding="utf-8", opener=regular) as file:
+        while line := file.readline(PART):
+            held.append(line)
+            size += len(line)
+            number += line.endswith("\n")
+            if size >= source.piece and (not line.strip() or size >= 2 * source.piece):
+                yield begun, *_joined(held)
+                held, size, begun = [], 0, number
+    if held:
+        yield begun, *_joined(held)
+
+
+def _joined(lines: list[str]) -> tuple[str, int]:
+    text = "".join(lines)
+    return text, len(text.encode())
+
+
+def _json(path: Path, source: TextSource) -> Iterator[Place]:
+    """The field of each line. Lines may differ in their other fields; blank ones are passed over."""
+    for number, line in enumerate(_lines(path), 1):
+        if not line.removeprefix(MARK).strip():
+            continue
+        try:
+            found = json.loads(line.removeprefix(MARK))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
+        if not isinstance(found, dict) or not source.wants(found.get(source.field)):
+            raise InputError(f"{path}: line {number} {_lacks(found, source)}")
+        yield number, source.content(found), len(line.encode())
+
+
+def _lacks(found: object, source: TextSource) -> str:
+    field, what = source.field, "text" if source.talks is None else "list of messages"
+    if not isinstance(found, dict):
+        value = '"..."' if source.talks is None else "[...]"
+        return "is no JSON object; each line is one, as {" + f'"{field}": {value}' + "}"
+    if field in found:
+        short = json.dumps(found[field])[:40]
+        return f"has no {what} in {field!r} but {short}; mend the line or name another with --field"
+    return f"has no field {field!r}, only {', '.join(found) or 'none'}; --field names the one with the {what}"
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with open(path, encoding="utf-8", opener=regular) as file:
+        number = 1
+        while line := file.readline(LONGEST + 1):
+            if len(line) > LONGEST:
+                raise InputError(f"{path}: line {number} has more than {LONGEST >> 20} MB; split it")
+            yield line
+            number += 1
+
+
+def _parquet(path: Path, source: TextSource) -> Iterator[Place]:
+    """Yield the field, or the whole conversation, of each row of a parquet file."""
+    values = rows(path, partial(_columns, path, source), LONGEST)
+    share = path.stat().st_size // max(1, next(values))
+    for number, row in enumerate(values, 1):
+        if not source.wants(row[source.field]):
+            what = "text" if source.talks is None else "list of messages"
+            raise InputError(
+                f"{path}: row {number} has no {what} in {source.field!r}; drop it or name another column with --field"
+            )
+        yield number, source.content(row), share
+
+
+def _columns(path: Path, source: TextSource, names: Sequence[str]) -> list[str]:
+    """Return the columns to read. Raises InputError if the source's field is not among `names`."""
+    if source.field not in names:
+        raise InputError(
+            f"{path}: has no column {source.field!r}, only {', '.join(names)}; --field names the one with the text"
+        )
+    return [source.field] if source.talks is None else source.talks.columns(source.field, names)
+
+
+KINDS: dict[str, Callable[[Path, TextSource], Iterator[Place]]] = {
+    ".txt": _text,
+    ".text": _text,
+    ".md": _text,
+    ".py": _text,
+    ".jsonl": _json,
+    ".ndjson": _json,
+    ".json": _json,
+    ".parquet": _parquet,
+}
+"""How files are read, by suffix."""
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is text itself, in which nothing is a field."""
+    return KINDS.get(path.suffix.lower()) is _text
+
+
+def _known() -> str:
+    return ", ".join(KINDS)
+
+
+def _digest(path: Path, place: int, text: str) -> int:
+    try:
+        return int.from_bytes(sha256(text.encode()).digest()[:8], "little")
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: line {place} has half of a surrogate pair, which is no text; mend it") from None
+
+
+@contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """Name the file in whatever the libraries raise about its bytes."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error.reason}); convert it") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from None

@@ -1,0 +1,193 @@
+"""Batches of packed rows: documents in another order each time, one after another, cut into rows of one length.
+
+Shapes: B rows, T tokens of each.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from kept.distillation.data.mixture import MixtureSchedule
+from kept.distillation.data.row_layout import DocumentOrder, RowLayout, TokenSpan, permutation
+from kept.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from kept.distillation.data.mixture import Mixture
+    from kept.distillation.data.token_dataset import TokenDataset
+
+PADDING = -1
+"""The document number of padding."""
+
+REMEMBERED = 2
+"""Orders of a source that are held: a row may lie in two epochs, and the next rows lie in the later."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Packed rows.
+
+    `documents_BT` numbers the documents of the batch as `names` lists them (-1 is padding): attention stays inside one,
+    and its positions begin at 0. `targets_BT` is the id that follows in the same document; `mask_BT` is 0 where none
+    does, and where a conversation goes on with what the assistant does not say. What a text has beyond a row is a new
+    document in the next. `numbers_B` are the rows' numbers among all of a corpus, where these are cut once (`rows.py`).
+    """
+
+    tokens_BT: Tensor
+    targets_BT: Tensor
+    mask_BT: Tensor
+    documents_BT: Tensor
+    names: tuple[str, ...]
+    numbers_B: Tensor | None = None
+
+    @property
+    def positions_BT(self) -> Tensor:
+        """How far each token is from the beginning of its document."""
+        at_T = torch.arange(self.tokens_BT.shape[1])
+        first_BT = torch.ones_like(self.documents_BT, dtype=torch.bool)
+        first_BT[:, 1:] = self.documents_BT[:, 1:] != self.documents_BT[:, :-1]
+        return at_T - torch.where(first_BT, at_T, 0).cummax(dim=1).values
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return self._each(lambda x: x.to(device))
+
+    def rows(self, begin: int, stop: int) -> Batch:
+        """Some of the rows, as one of several ranks or of several smaller steps takes them."""
+        return self._each(lambda x: x[begin:stop])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {n: change(x) for n, x in vars(self).items() if isinstance(x, torch.Tensor)}
+        return replace(self, **changed)
+
+    @property
+    def silent(self) -> Batch:
+        """The same rows, from which nothing is learned."""
+        return replace(self, mask_BT=torch.zeros_like(self.mask_BT))
+
+
+class BatchStream:
+    """Batches of `batch` rows of `length` tokens, without end.
+
+    Every source is read in epochs, each in an order of its own that `seed` decides: of its documents, or, where these
+    are conversations, of rows that are cut once. Raises InputError for sizes that are not positive.
+    """
+
+    def __init__(self, mixture: Mixture, batch: int, length: int, seed: int = 0) -> None:
+        for name, value in (("batch", batch), ("length", length)):
+            if value < 1:
+                raise InputError(f"{name}: is {value}, it must be positive")
+        self.mixture, self.batch, self.length, self.seed = mixture, batch, length, seed
+        self._orders: OrderedDict[tuple[int, int], DocumentOrder] = OrderedDict()
+        self._cuts: dict[int, RowLayout] = {}
+
+    @cached_property
+    def schedule(self) -> MixtureSchedule:
+        """Which source each row is from."""
+        return MixtureSchedule(self.mixture.shares)
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step: the same whenever and after whatever it is asked for."""
+        first = step * self.batch
+        return lay([list(self._row(*self.schedule.at(first + row))) for row in range(self.batch)], self.length)
+
+    def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
+        """The held-out documents of a source (None: of all, one after another), packed; at most `rows` rows of each.
+
+        The last row is padded. Documents come in the order of their digests, so that the first rows are a sample.
+        """
+        batches = []
+        for at, source in enumerate(self.mixture.names):
+            if name in (None, source):
+                batches += self.packed(RowLayout(self.mixture.tokens[at], self.mixture.held[at], self.length), rows)
+        return batches
+
+    def packed(self, cut: RowLayout, most: int | None = None) -> list[Batch]:
+        """These rows once, in batches like the stream's own; at most `most` rows."""
+        rows = [cut.row(number) for number in range(len(cut))[:most]]
+        return [lay(rows[i : i + self.batch], self.length) for i in range(0, len(rows), self.batch)]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What the mixture counts of each source, and of conversations those that are longer than a row."""
+        return {
+            name: {**found, **({} if tokens.learned is None else {"cut": int((tokens.lengths() > self.length).sum())})}
+            for (name, found), tokens in zip(self.mixture.counts.items(), self.mixture.tokens, strict=True)
+        }
+
+    def _row(self, source: int, row: int) -> Iterator[TokenSpan]:
+        if self.mixture.tokens[source].learned is not None:
+            cut = self._talks(source)
+            epoch, inside = divmod(row, len(cut))
+            yield from cut.row(int(permutation(self.seed, source, epoch, len(cut))[inside]))
+            return
+        total = self._order(source, 0).total
+        begin, stop = row * self.length, (row + 1) * self.length
+        while begin < stop:
+            epoch, inside = divmod(begin, total)
+            upto = min(stop, (epoch + 1) * total)
+            yield from self._order(source, epoch).spans(inside, inside + upto - begin)
+            begin = upto
+
+    def _talks(self, source: int) -> RowLayout:
+        """The rows of a source of conversations, remembered."""
+        if source not in self._cuts:
+            self._cuts[source] = RowLayout(self.mixture.tokens[source], self.mixture.train[source], self.length)
+        return self._cuts[source]
+
+    def _order(self, source: int, epoch: int) -> DocumentOrder:
+        """An epoch of a source, remembered: its documents are drawn once."""
+        key = (source, epoch)
+        if key not in self._orders:
+            drawn = np.random.default_rng([self.seed, source, epoch]).permutation(self.mixture.train[source])
+            self._orders[key] = DocumentOrder(self.mixture.tokens[source], drawn)
+        self._orders.move_to_end(key)
+        while len(self._orders) > REMEMBERED * len(self.mixture.names):
+            self._orders.popitem(last=False)
+        return self._orders[key]
+
+
+def lay(rows: Sequence[Sequence[TokenSpan]], length: int) -> Batch:
+    """Spans side by side in rows of `length`, padded at the end."""
+    shape = (len(rows), length)
+    tokens_BT, targets_BT = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    mask_BT, documents_BT = np.zeros(shape, dtype=np.float32), np.full(shape, PADDING, dtype=np.int64)
+    names: list[str] = []
+    for row, spans in enumerate(rows):
+        at = 0
+        for span in spans:
+            size = span.stop - span.begin
+            ids = span.tokens.document(span.document, span.begin, span.stop + 1)  # and the last one's target, if any
+            tokens_BT[row, at : at + size] = ids[:size]
+            targets_BT[row, at : at + len(ids) - 1] = ids[1:]
+            mask_BT[row, at : at + len(ids) - 1] = span.tokens.learns(span.document, span.begin + 1, span.stop + 1)
+            documents_BT[row, at : at + size] = len(names)
+            names.append(span.tokens.name(span.document))
+            at += size
+    made = torch.from_numpy
+    return Batch(made(tokens_BT), made(targets_BT), made(mask_BT), made(documents_BT), tuple(names))
+
+
+def check(stream: BatchStream, vocabulary: int, context: int) -> None:
+    """Raise InputError where the stream's rows or ids are more than a model of these sizes takes."""
+    if stream.length > context:
+        raise InputError(f"length: is {stream.length}, the model has {context} positions; make rows shorter")
+    for name, tokens in zip(stream.mixture.names, stream.mixture.tokens, strict=True):
+        check_ids(name, tokens, vocabulary)
+
+
+def check_ids(name: str, tokens: TokenDataset, vocabulary: int) -> None:
+    """Raise InputError where a source has ids that a model of so many tokens does not."""
+    if tokens.largest >= vocabulary:
+        raise InputError(
+            f"{name}: has id {tokens.largest}, the model has {vocabulary} tokens; is the tokenizer another's?"
+        )

@@ -1,0 +1,217 @@
+"""Documents as ids, tokenised once: a memory-mapped directory, keyed by what was read and by what it was read with."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from kept.checkpoint.byte_stream import digest
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.small_files import write_whole
+from kept.distillation.data.directory_cache import cached, default_cache
+from kept.errors import CheckpointError, InputError
+from kept.reporting import Reporter, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from kept.distillation.data.documents import Document, TextSource
+    from kept.distillation.data.files import DataFile
+    from kept.verification.text import Reader
+
+FORMAT = 2
+"""Raised when the same text would be stored in another way."""
+
+IDS, TABLE, LEARNED, ABOUT = "ids.bin", "documents.bin", "learned.bin", "about.json"
+
+ROW = np.dtype([("end", "<u8"), ("digest", "<u8"), ("place", "<u8"), ("file", "<u4")])
+"""A document in the table: one past its last id, the first 64 bits of its sha256, and where it stood."""
+
+BATCH = 1 << 20
+"""Characters that are tokenised at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDataset:
+    """The ids of many documents, memory-mapped: uint32, one document after another.
+
+    Where they are conversations, `learned` is 1 for ids that the assistant says and 0 for the others, and `skipped` is
+    how many were left out because it says nothing.
+    """
+
+    ids: NDArray[np.uint32]
+    table: NDArray[np.void]
+    files: tuple[str, ...]
+    largest: int
+    learned: NDArray[np.uint8] | None = None
+    skipped: int = 0
+
+    @classmethod
+    def open(cls, directory: Path) -> TokenDataset:
+        """Map what `writing` wrote. Raises InputError where it was changed since."""
+        try:
+            about = read_json(directory / ABOUT)
+            ids = np.memmap(directory / IDS, dtype="<u4", mode="r", shape=(about["ids"],))
+            table = np.memmap(directory / TABLE, dtype=ROW, mode="r", shape=(about["documents"],))
+            talks = about.get("skipped")
+            learned = None if talks is None else np.memmap(directory / LEARNED, np.uint8, "r", shape=ids.shape)
+            return cls(ids, table, tuple(about["files"]), about["largest"], learned, talks or 0)
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{directory}: is no longer what was written ({error}); remove it") from None
+
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return len(self.ids)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Ids in each document."""
+        ends_D = self.table["end"].astype(np.int64)
+        return ends_D - np.insert(ends_D[:-1], 0, 0)
+
+    def document(self, number: int, begin: int, stop: int) -> NDArray[np.uint32]:
+        """Ids `begin` to `stop` of a document, fewer where it ends before."""
+        return self.ids[self._part(number, begin, stop)]
+
+    def learns(self, number: int, begin: int, stop: int) -> NDArray[np.uint8] | int:
+        """Whether each of these is learned, 1 or 0."""
+        return 1 if self.learned is None else self.learned[self._part(number, begin, stop)]
+
+    def _part(self, number: int, begin: int, stop: int) -> slice:
+        first = int(self.table["end"][number - 1]) if number else 0
+        return slice(first + begin, min(first + stop, int(self.table["end"][number])))
+
+    def name(self, number: int) -> str:
+        """Where a document stood: its file, and the line or row that it begins at."""
+        row = self.table[number]
+        return f"{self.files[row['file']]}:{row['place']}"
+
+
+def tokenise(
+    source: TextSource, reader: Reader, cache: Path | None = None, reporter: Reporter | None = None
+) -> TokenDataset:
+    """The ids of a source, from the cache or read now.
+
+    The cache's key is made of the sha256 of every file and of the tokenizer's. Raises InputError for what cannot be
+    read, and where nothing is left to learn from.
+    """
+    watch, files, talks = reporter or Silent(), source.files(), source.has_talks
+    total = sum(file.nbytes for file in files)
+    with watch.stage("sum", total, "bytes") as advance:
+        key = _key(source, files, reader, advance)
+
+    def build(part: Path) -> None:
+        names = [file.name for file in files]
+        with watch.stage("tokenise", total, "bytes") as advance, writing(part, names, talks=talks) as writer:
+            for documents in _batches(source.documents()):
+                encoded = _talks(documents, reader) if talks else _texts(documents, reader)
+                for document, (ids, learned) in zip(documents, encoded, strict=True):
+                    writer.add(ids, document.digest, document.file, document.place, learned)
+                    advance(document.nbytes)
+        if not writer.end:
+            what = "answer of an assistant" if talks else "text"
+            raise InputError(f"{', '.join(map(str, source.paths))}: holds no {what}; name files that do")
+
+    return TokenDataset.open(cached(cache or default_cache(), key, build))
+
+
+def _texts(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[NDArray[np.int32], None]]:
+    for ids in reader.encode_all([document.text for document in documents]):
+        yield ids, None
+
+
+def _talks(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
+    """Ids, and whether each has a character of an answer in it. A template puts special tokens where they belong."""
+    for document, found in zip(documents, reader.encodings([one.text for one in documents]), strict=True):
+        offsets_N2, learned_N = found.offsets, np.zeros(len(found.ids), dtype=np.uint8)
+        for begin, stop in document.answers:
+            learned_N[(offsets_N2[:, 1] > begin) & (offsets_N2[:, 0] < stop)] = 1
+        yield found.ids, learned_N
+
+
+def _key(source: TextSource, files: Sequence[DataFile], reader: Reader, advance: Any) -> str:  # noqa: ANN401 - a stage's
+    if reader.file is None:
+        reader.encode("")  # says what is missing
+        raise AssertionError
+    said = {
+        "format": FORMAT,
+        "files": [[file.name, digest(file.path, advance)] for file in files],
+        "field": source.field,
+        "piece": source.piece,
+        "tokenizer": [reader.file.name, digest(reader.file)],
+    }
+    if source.has_talks and source.talks is not None:
+        said["template"] = source.talks.template.described()
+    return sha256(to_json(said)).hexdigest()
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    held: list[Document] = []
+    size = 0
+    for document in documents:
+        held.append(document)
+        size += len(document.text)
+        if size >= BATCH:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+@dataclass
+class TokenWriter:
+    """Adds documents to a directory of tokens; `learned` takes what is learned of conversations."""
+
+    ids: IO[bytes]
+    table: IO[bytes]
+    learned: IO[bytes] | None = None
+    end: int = field(default=0, init=False)
+    documents: int = field(default=0, init=False)
+    largest: int = field(default=0, init=False)
+    skipped: int = field(default=0, init=False)
+
+    def add(
+        self,
+        ids: Sequence[int] | NDArray[np.int32],
+        digest: int,
+        file: int,
+        place: int,
+        learned: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Write one document, unless it has no ids; of conversations those of which nothing is learned are counted."""
+        if learned is not None and not learned.any():
+            self.skipped += 1
+            return
+        if not len(ids):
+            return
+        if self.learned is not None and learned is not None:
+            self.learned.write(learned.tobytes())
+        array = np.asarray(ids, dtype="<u4")
+        self.ids.write(array.tobytes())
+        self.end += len(array)
+        self.documents += 1
+        self.largest = max(self.largest, int(array.max()))
+        self.table.write(np.array((self.end, digest, place, file), dtype=ROW).tobytes())
+
+
+@contextmanager
+def writing(part: Path, files: Sequence[str], *, talks: bool = False) -> Iterator[TokenWriter]:
+    """A writer of a directory that `TokenDataset.open` reads; what an earlier run left there is written over."""
+    with ExitStack() as opened:
+        names = (IDS, TABLE, LEARNED) if talks else (IDS, TABLE)
+        written = [opened.enter_context((part / name).open("wb")) for name in names]
+        writer = TokenWriter(*written)
+        yield writer
+        for file in written:
+            file.flush()
+            os.fsync(file.fileno())
+    about = {"ids": writer.end, "documents": writer.documents, "largest": writer.largest, "files": list(files)}
+    write_whole(part / ABOUT, to_json({**about, "skipped": writer.skipped} if talks else about))

@@ -1,0 +1,1 @@
+"""Distillation losses on logits and hidden states, in chunks of tokens."""

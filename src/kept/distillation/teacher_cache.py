@@ -1,0 +1,296 @@
+"""A teacher on disk: its likeliest tokens at every place of a corpus, written once and read instead of running it.
+
+A place is a token of a row that is cut once (`rows.py`), so one cache serves any order, batch, mixture and number of
+epochs, and ranks that each read rows of their own. What depends on the rows themselves (texts, tokenizer, length, what
+is held out) must be the same, and is compared before anything is read.
+
+Shapes: B rows of T tokens, N = B T of them, K listed tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import deque
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.small_files import write_whole
+from kept.distillation.data.directory_cache import cached
+from kept.distillation.data.packed_rows import PackedRows
+from kept.distillation.loss.divergences import TopK
+from kept.distillation.loss.output_head import HeadInput
+from kept.distillation.loss.top_k import top_k, top_k_bias
+from kept.distillation.train.nonfinite import complaint, faults, first
+from kept.distillation.train.parallel import head_input
+from kept.errors import CheckpointError, InputError, Overflow
+from kept.json_values import listed, number, whole
+from kept.reporting import Reporter, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import BinaryIO, TypeVar
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from kept.distillation.data.mixture import Mixture
+    from kept.distillation.data.packing import Batch
+    from kept.distillation.data.token_dataset import TokenDataset
+    from kept.distillation.train.parallel import Backbone
+
+    Made = TypeVar("Made")
+
+FORMAT = 2
+"""Raised when the same teacher would be stored in another way."""
+
+ROWS, ABOUT, PROGRESS = "rows.bin", "about.json", "progress.json"
+
+SYNCED = 16
+"""Batches between two marks of how far the writing is: what is computed again after an interruption, at most."""
+
+MEASURED = 4096
+"""Held-out tokens on which the listed KL is measured against the full one."""
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherCache:
+    """A teacher that is read: it stands in a loop where a live one would.
+
+    `about` says what it was made of and of what; `rows` is memory-mapped, (rows, T), each entry with `ids` (K),
+    `log_probs` (K), `tail` and their checksum, which is compared whenever an entry is read.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    rows: NDArray[np.void]
+
+    @classmethod
+    def open(cls, path: Path) -> TeacherCache:
+        """Map what `write` wrote. Raises InputError where it is no such directory, or was changed since."""
+        if not (path / ABOUT).is_file():
+            raise InputError(f"{path}: is no teacher's cache; kept cache-teacher makes one")
+        try:
+            about = read_json(path / ABOUT)
+            if whole(about["format"]) == FORMAT:
+                return cls(path, about, _mapped_rows(path / ROWS, about))
+        except (CheckpointError, OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{path}: is no longer what was written ({why}); remove it") from None
+        raise InputError(f"{path}: is of format {about['format']}, this version reads {FORMAT}; remove it")
+
+    def cut(self, mixture: Mixture) -> PackedRows:
+        """The rows of a mixture that are here. Raises InputError where `about` counts others."""
+        counts = self.about["counts"]
+        if len(counts) == len(mixture.names):
+            rows = PackedRows(mixture, self.about["length"], counts)
+            if len(rows) == self.about["rows"]:
+                return rows
+        raise InputError(f"{self.path}: is no longer what was written (it counts other rows); remove it")
+
+    @property
+    def tail(self) -> float:
+        """The mass that is not listed, where it was measured."""
+        found: float = next(one["tail"] for one in self.about["bias"]["by_k"] if one["k"] == self.about["k"])
+        return found
+
+    def require(self, wanted: Mapping[str, Any]) -> None:
+        """Raise InputError where the cache is of something else: a teacher, texts, a length, ..."""
+        for key, value in wanted.items():
+            if self.about.get(key) != value:
+                short = isinstance(value, int | float)
+                told = f": {self.about.get(key)}, asked for is {value}" if short else ""
+                raise InputError(
+                    f"{self.path}: was made with another {key.replace('_', ' ')}{told}; "
+                    "ask for the same, or make a cache under another name"
+                )
+
+    def __call__(self, batch: Batch, use: Callable[[TopK, list[Tensor]], Made], *, streams: bool = False) -> Made:
+        """What `use` makes of the teacher at a batch's tokens; there are no streams."""
+        assert not streams, "settings refuse what needs them"
+        assert batch.numbers_B is not None, "rows that stay have numbers"
+        found_BT = self.rows[batch.numbers_B.cpu().numpy()]
+        if (found_BT["sum"] != _sums(found_BT)).any():
+            raise InputError(f"{self.path / ROWS}: is no longer what was written; remove {self.path}")
+        if np.isnan(found_BT["log_probs"]).any():
+            raise InputError(f"{self.path / ROWS}: has NaN: the teacher's logits were not finite; remove {self.path}")
+        return use(self._top(found_BT.reshape(-1), batch.tokens_BT.device), [])
+
+    def _top(self, found_N: NDArray[np.void], device: torch.device) -> TopK:
+        ids_NK = torch.from_numpy(found_N["ids"].astype(np.int64))
+        log_probs_NK, tail_N = (torch.from_numpy(found_N[name].copy()) for name in ("log_probs", "tail"))
+        return TopK(ids_NK.to(device), log_probs_NK.to(device), tail_N.to(device), self.about["temperature"])
+
+
+def _mapped_rows(file: Path, about: Mapping[str, Any]) -> NDArray[np.void]:
+    """Map the rows. Raises what reading anything else than what was written trips over."""
+    shape = whole(about["rows"]), whole(about["length"])
+    kept = entry(whole(about["k"]), whole(about["vocabulary"]))
+    if any(whole(count) < 0 for count in listed(about["counts"])) or not 0 < number(about["temperature"]) < math.inf:
+        raise ValueError("a count or the temperature is none")
+    if file.stat().st_size != math.prod(shape) * kept.itemsize or min(shape) < 1:
+        raise ValueError(f"{file.name} has {file.stat().st_size} bytes")
+    return np.memmap(file, dtype=kept, mode="r", shape=shape)
+
+
+def entry(k: int, vocabulary: int) -> np.dtype[np.void]:
+    """What is kept of a token: 6 bytes for each that is listed, 8 where ids need more than two; and a checksum."""
+    ids = "<u2" if vocabulary <= 1 << 16 else "<u4"
+    return np.dtype([("ids", ids, (k,)), ("log_probs", "<f4", (k,)), ("tail", "<f4"), ("sum", "<u4")])
+
+
+def _sums(entries: NDArray[np.void]) -> NDArray[np.uint32]:
+    """The CRC-32 of each entry, of all bytes before its sum."""
+    bytes_N = np.ascontiguousarray(entries).view(np.uint8).reshape(-1, entries.itemsize)[:, : -np.uint32().itemsize]
+    return np.fromiter(map(crc32, bytes_N), np.uint32, len(bytes_N)).reshape(entries.shape)
+
+
+def data_sum(sources: Mapping[str, TokenDataset]) -> str:
+    """The sha256 that names sources: their names, documents and ids."""
+    found = sha256()
+    for name, tokens in sources.items():
+        found.update(to_json([name, len(tokens), len(tokens.table)]))
+        for array in filter(lambda array: array is not None, (tokens.ids, tokens.table, tokens.learned)):
+            found.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def write(
+    path: Path,
+    about: Mapping[str, Any],
+    rows: PackedRows,
+    teacher: Backbone,
+    student: Backbone | None = None,
+    *,
+    batch: int = 8,
+    reporter: Reporter | None = None,
+) -> TeacherCache:
+    """Run a teacher over all rows and keep its likeliest tokens; interrupted, the same call continues.
+
+    `about` has `k`, `vocabulary`, `temperature` and whatever else names the teacher and its data; a directory that is
+    there must have the same. The bias of K tokens and a tail is measured on held-out rows against `student`, or,
+    without one, against the teacher itself with its last layer left out. Raises OutputError where the disk refuses,
+    InputError if another cache is there, Overflow if the teacher's logits are not finite.
+    """
+    watch = reporter or Silent()
+
+    def build(part: Path) -> None:
+        with watch.stage("cache", len(rows), "rows") as advance, (part / ROWS).open("ab") as file:
+            done = _resume(part, file, about)
+            advance(done)
+            try:
+                for count, begin in enumerate(range(done, len(rows), batch), start=1):
+                    stop = min(begin + batch, len(rows))
+                    file.write(_entries(teacher, rows.lay(range(begin, stop)), about).tobytes())
+                    done = stop
+                    advance(stop - begin)
+                    if count % SYNCED == 0 or stop == len(rows):
+                        _mark(part, file, about, done)
+            except KeyboardInterrupt:
+                _mark(part, file, about, done)
+                raise
+        bias = measure(teacher, student, rows, about)
+        write_whole(part / ABOUT, to_json({**about, "rows": len(rows), "bias": bias}))
+        (part / PROGRESS).unlink(missing_ok=True)
+
+    found = TeacherCache.open(cached(path.parent, path.name, build))
+    found.require(about)
+    return found
+
+
+def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
+    """How many rows an interrupted run of the same writing has put on the disk; what lies behind them is cut off."""
+    row = about["length"] * entry(about["k"], about["vocabulary"]).itemsize
+    done = _done(part, about)
+    if file.tell() < done * row:
+        done = 0  # the file is shorter than the progress file says
+    file.truncate(done * row)
+    file.seek(0, os.SEEK_END)
+    if not done:
+        _mark(part, file, about, 0)
+    return done
+
+
+def _done(part: Path, about: Mapping[str, Any]) -> int:
+    """Return the number of rows that the progress file says are written; 0 if it is damaged or of another cache."""
+    wanted = json.loads(to_json(about))
+    with suppress(CheckpointError, LookupError, TypeError):
+        marked = read_json(part / PROGRESS)
+        return whole(marked["rows"]) if marked["about"] == wanted else 0
+    with suppress(CheckpointError, LookupError, TypeError):  # killed between the last write and the rename
+        made = read_json(part / ABOUT)
+        return whole(made["rows"]) if {key: made[key] for key in wanted} == wanted else 0
+    return 0
+
+
+def _mark(part: Path, file: BinaryIO, about: Mapping[str, Any], done: int) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    write_whole(part / PROGRESS, to_json({"about": about, "rows": done}))
+
+
+@torch.no_grad()
+def _entries(teacher: Backbone, batch: Batch, about: Mapping[str, Any]) -> NDArray[np.void]:
+    device = teacher.model.embedding.weight.device
+    found: TopK = teacher(batch.to(device), lambda head, _: top_k(head, about["k"], about["temperature"]))
+    made = np.empty(len(found.tail_N), dtype=entry(about["k"], about["vocabulary"]))
+    for name, value in (("ids", found.ids_NK), ("log_probs", found.log_probs_NK), ("tail", found.tail_N)):
+        made[name] = value.cpu().numpy()
+    if np.isnan(made["log_probs"]).any():
+        where = first(faults(teacher, batch.to(device))) or "the head"
+        raise Overflow(complaint("the teacher", about["precision"], where))
+    made["sum"] = _sums(made)
+    return made
+
+
+@torch.no_grad()
+def measure(teacher: Backbone, student: Backbone | None, rows: PackedRows, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What listing K tokens, a quarter and four times as many loses against the full KL, on held-out rows.
+
+    Where nothing is held out, on the first rows that are trained on.
+    """
+    sources = range(len(rows.mixture.names))
+    each = max(1, MEASURED // (rows.length * len(sources)))
+    numbers = [n for s in sources for n in (rows.held_out(s) or rows.train(s))[:each]]
+    ours, theirs, mask_N = _head_inputs(teacher, student, rows, numbers)
+    k, most = about["k"], about["vocabulary"]
+    ks = sorted({max(1, k // 4), k, min(4 * k, most)})
+    found = top_k_bias(ours, theirs, mask_N, ks, about["temperature"])
+    by_k = [{**asdict(one), "bias": one.bias} for one in found]
+    return {
+        "against": "the student" if student else "the teacher without its last layer",
+        "tokens": int(mask_N.sum()),
+        "by_k": by_k,
+    }
+
+
+def _head_inputs(
+    teacher: Backbone, student: Backbone | None, rows: PackedRows, numbers: Sequence[int]
+) -> tuple[HeadInput, HeadInput, Tensor]:
+    """What both heads read at some rows, one row at a time; and which of these tokens count."""
+    ours, theirs, masks = [], [], []
+    for row in numbers:
+        batch = rows.lay([row]).to(teacher.model.embedding.weight.device)
+        last = deque(teacher.model.streams(batch.tokens_BT, documents_BT=batch.documents_BT), maxlen=2)
+        theirs.append(head_input(teacher.model, last[1]))
+        if student is None:
+            ours.append(head_input(teacher.model, last[0]))
+        else:
+            ours.append(student(batch, lambda head, _: head))
+        masks.append(batch.mask_BT.flatten())
+    return _joined(ours), _joined(theirs), torch.cat(masks)
+
+
+def _joined(parts: Sequence[HeadInput]) -> HeadInput:
+    first = parts[0]
+    return HeadInput(torch.cat([one.hidden_ND for one in parts]), first.weight_VD, first.bias_V, first.head)

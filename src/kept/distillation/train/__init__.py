@@ -1,0 +1,1 @@
+"""The training loop: schedule, checkpoints, metrics, ranks and trainable parameters."""

@@ -1,0 +1,276 @@
+"""Checkpoints of a run: written in the background, atomically, and loadable by any number of ranks.
+
+A checkpoint is a directory of safetensors and JSON files; nothing in it is unpickled. Each rank writes the rows that it
+holds to its own file, and the rows of all ranks, concatenated in order, are the full tensors. The directory is renamed
+to its final name after every file is on the disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from kept.checkpoint.byte_stream import digest, raw
+from kept.checkpoint.direct_io import Output
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.safetensors_header import read_header
+from kept.checkpoint.safetensors_writer import Shard, to_json
+from kept.checkpoint.small_files import sync_directory, write_whole
+from kept.distillation.train.parallel import fill, local
+from kept.distillation.train.run_directory import PARTIAL, remove
+from kept.errors import CheckpointError, OutputError, reason
+from kept.ir.tensors import InMemory, Lazy, join
+from kept.json_values import mapped, number, text, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from kept.distillation.train.parallel import Ranks
+
+FORMAT = 1
+"""Version of the checkpoint layout; incremented with every change of it."""
+
+SUMS, STATE = "sums.json", "state.json"
+"""Files with the sha256 of every other file, and with the state that is not tensors."""
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's optimizer state of each parameter, besides the number of updates."""
+
+OLD = ".metadata"
+"""A pickle that checkpoints of earlier versions contain."""
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """The state of a run besides trainable parameters and optimizer: plain data, and the best weights, unsharded."""
+
+    plain: Mapping[str, Any]
+    best: Mapping[str, Tensor]
+
+
+@dataclass
+class RunCheckpoints:
+    """The checkpoints of one run in a directory, named `step-00000100` and so on; the newest `keep` are kept."""
+
+    directory: Path
+    ranks: Ranks
+    keep: int = 2
+    _writing: tuple[Path, Future[None]] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Make a process group for checkpoints: their thread communicates while the run uses the default group."""
+        self._saving = ThreadPoolExecutor(1)
+        self._group = dist.new_group(backend="gloo")
+
+    def newest(self) -> Path | None:
+        """Return the newest finished checkpoint; None if there is none."""
+        found = sorted(self.directory.glob("step-*[0-9]"))
+        return found[-1] if found else None
+
+    def begin(self, step: int, learning: Mapping[str, nn.Parameter], optimiser: Optimizer, rest: TrainerState) -> None:
+        """Start writing the trainable parameters and the optimizer state in the background.
+
+        Raises OutputError if the previous checkpoint could not be written.
+        """
+        self.settle()
+        place = self.directory / f"step-{step:08}{PARTIAL}"
+        tensors = {**_learned(learning, optimiser), **self._share(rest.best)}
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        plain = {"format": FORMAT, "ranks": self.ranks.count, "updates": _updates(learning, optimiser), **rest.plain}
+        self._writing = place, self._saving.submit(self._save, place, copies, plain)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written. Raises OutputError if it could not be written."""
+        if self._writing is None:
+            return
+        (place, saved), self._writing = self._writing, None
+        wait([saved])  # afterwards the first rank knows the errors of all ranks
+        self.ranks.once(lambda: self._result(place, saved))
+
+    def _share(self, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return this rank's share of the rows of tensors that every rank holds."""
+        begin, stop = self.ranks.number, self.ranks.number + 1
+        cut = {name: [len(t) * edge // self.ranks.count for edge in (begin, stop)] for name, t in best.items()}
+        return {f"best/{name}": best[name][first:last] for name, (first, last) in cut.items()}
+
+    def _save(self, place: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Write this rank's file; the first rank finishes the checkpoint after all ranks have written theirs."""
+        told: list[Any] = [None] * self.ranks.count
+        dist.all_gather_object(told, self._write(place, tensors), group=self._group)
+        failed = next((reason for _, reason in told if reason), None)
+        if failed is not None:
+            raise OSError(failed)
+        if self.ranks.first:
+            sums = {_part(rank, self.ranks.count): found for rank, (found, _) in enumerate(told)}
+            self._name(place, plain, sums)
+
+    def _write(self, place: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+        """Write this rank's file. Returns its sha256 and an empty string, or an empty string and the error."""
+        shard = Shard(_part(self.ranks.number, self.ranks.count), tuple((n, _given(t)) for n, t in tensors.items()))
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with Output(place / shard.name) as out:
+                out.write(shard.header())
+                for tensor in tensors.values():
+                    out.write(raw(tensor))
+                return out.finish(), ""
+        except OSError as error:
+            return "", reason(error)
+
+    def _name(self, place: Path, plain: Mapping[str, Any], sums: Mapping[str, str]) -> None:
+        """Write the JSON files, rename the checkpoint to its final name and remove old ones."""
+        write_whole(place / STATE, to_json(plain))
+        write_whole(place / SUMS, to_json({**sums, STATE: digest(place / STATE)}))
+        sync_directory(place)
+        final = place.with_name(place.name.removesuffix(PARTIAL))
+        remove(final)
+        place.rename(final)
+        sync_directory(self.directory)
+        for old in sorted(self.directory.glob("step-*[0-9]"))[: -self.keep]:
+            remove(old)
+
+    @torch.no_grad()
+    def load(self, place: Path, learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> TrainerState:
+        """Load a checkpoint into parameters and optimizer. Returns the `rest` that `begin` was given.
+
+        Raises CheckpointError if a file was changed since, or is of an earlier version.
+        """
+        self.ranks.once(lambda: _check(place))
+        try:
+            plain = read_json(place / STATE)
+            if whole(plain["format"]) != FORMAT:
+                raise _damaged(place, f"its format is {plain['format']}, this version reads {FORMAT}")
+            held = _held(place, whole(plain["ranks"]))
+            updates = mapped(plain["updates"])
+            for name, parameter in learning.items():
+                fill(parameter, _shaped(held, f"weights/{name}", parameter))
+                if name in updates:
+                    optimiser.state[parameter] = _moments(held, name, parameter, number(updates[name]))
+            best = {name.removeprefix("best/"): lazy.read() for name, lazy in held.items() if name.startswith("best/")}
+        except (LookupError, TypeError, ValueError) as error:
+            raise _damaged(place, f"{STATE}: {error!r}") from None
+        return TrainerState(plain, best)
+
+    def _result(self, place: Path, saved: Future[None]) -> None:
+        try:
+            saved.result()
+        except OSError as error:
+            shutil.rmtree(place, ignore_errors=True)
+            raise OutputError(
+                f"{place}: a checkpoint cannot be written ({reason(error)}); free space or permissions?"
+            ) from error
+
+
+def _part(rank: int, count: int) -> str:
+    """Return the name of a rank's file."""
+    return f"rank-{rank:05}-of-{count:05}.safetensors"
+
+
+def _given(tensor: Tensor) -> InMemory:
+    assert tensor.dtype == torch.float32, "trainable parameters and optimizer state are float32"
+    return InMemory(tuple(tensor.shape), "F32", tensor)
+
+
+def _learned(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict[str, Tensor]:
+    """Return this rank's rows of the trainable parameters and, after the first update, of their AdamW moments."""
+    out: dict[str, Tensor] = {}
+    for name, parameter in learning.items():
+        out[f"weights/{name}"] = local(parameter)
+        state = optimiser.state.get(parameter, {})
+        out |= {f"{kind}/{name}": local(state[kind]) for kind in MOMENTS if kind in state}
+    return out
+
+
+def _updates(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict[str, float]:
+    """Return the number of updates of each parameter."""
+    states = {name: optimiser.state.get(parameter, {}) for name, parameter in learning.items()}
+    return {name: float(state["step"]) for name, state in states.items() if "step" in state}
+
+
+def _moments(held: Mapping[str, Lazy], name: str, parameter: nn.Parameter, updates: float) -> dict[str, Tensor]:
+    """Return AdamW's state of a parameter, read from a checkpoint."""
+    out = {"step": torch.tensor(updates, dtype=torch.float32, device=parameter.device)}
+    for kind in MOMENTS:
+        out[kind] = torch.zeros_like(parameter)
+        fill(out[kind], _shaped(held, f"{kind}/{name}", parameter))
+    return out
+
+
+def _held(place: Path, ranks: int) -> dict[str, Lazy]:
+    """Return every tensor of a checkpoint, concatenated from the rows of all ranks.
+
+    Raises ValueError if the ranks' rows of a tensor differ in shape.
+    """
+    parts: dict[str, list[Lazy]] = {}
+    for rank in range(ranks):
+        for name, tensor in read_header(place / _part(rank, ranks)):
+            parts.setdefault(name, []).append(tensor)
+    if odd := next((name for name, rows in parts.items() if len({one.shape[1:] for one in rows}) > 1), None):
+        raise ValueError(f"{odd}: its rows differ in shape between ranks")
+    return {name: join(rows) for name, rows in parts.items()}
+
+
+def _shaped(held: Mapping[str, Lazy], name: str, parameter: Tensor) -> Lazy:
+    """Return a tensor of a checkpoint. Raises ValueError if its shape differs from the parameter's."""
+    found = held[name]
+    if found.shape != tuple(parameter.shape):
+        raise ValueError(f"{name} has shape {found.shape}, the model's has {tuple(parameter.shape)}")
+    return found
+
+
+def _check(place: Path) -> None:
+    """Raise CheckpointError if a checkpoint's files differ from those that were written, or are of an old version."""
+    if (place / OLD).exists():
+        raise CheckpointError(
+            f"{place}: is a checkpoint of an earlier version, a pickle that can run code when it is loaded; remove "
+            f"{place.parent} to start over, or finish the run with that version"
+        )
+    try:
+        wanted = {text(name): text(value) for name, value in read_json(place / SUMS).items()}
+        found = {file.name: _sum(file) for file in place.iterdir() if file.name != SUMS}
+    except (OSError, CheckpointError, TypeError) as error:
+        raise _damaged(place, reason(error)) from None
+    changed = sorted(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))
+    if changed:
+        raise _damaged(place, f"{', '.join(changed)}: not as written")
+
+
+def _sum(file: Path) -> str | None:
+    """Return the sha256 of a regular file; None for anything else, such as a link or a pipe."""
+    return digest(file) if stat.S_ISREG(file.lstat().st_mode) else None
+
+
+def _damaged(place: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{place}: is damaged ({why}); remove it to resume from the checkpoint before it")
+
+
+def random_state(device: torch.device) -> dict[str, str]:
+    """Return the states of the CPU's and the device's random generators, in hexadecimal."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["device"] = torch.cuda.get_rng_state(device)
+    return {name: bytes(state.tolist()).hex() for name, state in states.items()}
+
+
+def set_random_state(states: Mapping[str, Any], device: torch.device) -> None:
+    """Restore the generators from `random_state`. Raises LookupError, TypeError or ValueError for another form."""
+    try:
+        torch.set_rng_state(_bytes(states["cpu"]))
+        if device.type == "cuda" and "device" in states:
+            torch.cuda.set_rng_state(_bytes(states["device"]), device)
+    except RuntimeError as error:
+        raise ValueError(reason(error)) from None
+
+
+def _bytes(state: object) -> Tensor:
+    return torch.tensor(list(bytes.fromhex(text(state))), dtype=torch.uint8)

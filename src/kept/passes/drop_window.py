@@ -1,0 +1,84 @@
+"""Sliding windows that never slide, and a context short enough that they do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.ir.tensors import take_rows
+from kept.passes.base import Obstacle, Pass
+from kept.passes.map_spec import map_mixers
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Spec
+    from kept.ir.tensors import Lazy
+
+
+@dataclass(frozen=True)
+class DropWindow(Pass):
+    """A window at least as long as the context hides nothing, so it goes. EXACT within the context."""
+
+    name: ClassVar[str] = "drop-window"
+    summary: ClassVar[str] = "a sliding window as long as the context is no window"
+
+    def domain(self, program: Program) -> str | None:
+        """Return the length of the shortest window, if it is within the context."""
+        windows = [layer.mixer.window for layer in program.spec.layers if layer.mixer.window is not None]
+        shortest = min(windows, default=program.spec.context + 1)
+        if shortest > program.spec.context:
+            return None
+        return f"for sequences of up to {shortest:,} tokens (the sliding window)"
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """Every window covers the context."""
+        spec = program.spec
+        for i, layer in enumerate(spec.layers):
+            window = layer.mixer.window
+            if window is not None and window < spec.context:
+                why = f"a sliding window of {window} is active: the context has {spec.context} positions"
+                return Obstacle(f"layers.{i}.mixer", why, way_out=f"shorten the context (--context {window})")
+        return None
+
+    def run(self, program: Program) -> Program:
+        """Drop every window."""
+        return program.updated(map_mixers(program.spec, lambda mixer: replace(mixer, window=None)), {})
+
+    def ensures(self, spec: Spec) -> bool:
+        """No window is left."""
+        return all(layer.mixer.window is None for layer in spec.layers)
+
+
+@dataclass(frozen=True)
+class LimitContext(Pass):
+    """State a shorter context. EXACT for every sequence that fits it; longer ones are no longer offered."""
+
+    tokens: int
+
+    name: ClassVar[str] = "limit-context"
+    summary: ClassVar[str] = "the model is offered for shorter sequences"
+
+    def domain(self, program: Program) -> str | None:
+        """Return the requested context, if it is shorter than the present one."""
+        shorter = self.tokens < program.spec.context
+        return f"for sequences of up to {self.tokens:,} tokens (the requested context)" if shorter else None
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """A positive length within the present one."""
+        context = program.spec.context
+        if 0 < self.tokens <= context:
+            return None
+        return Obstacle("context", f"has {context} positions, {self.tokens} were asked", way_out="ask for fewer")
+
+    def run(self, program: Program) -> Program:
+        """Change the stated context, and cut a table of learned positions."""
+        spec = replace(program.spec, context=self.tokens)
+        changed: dict[str, Lazy] = {}
+        if spec.positions is not None:
+            spec = replace(spec, positions=min(spec.positions, self.tokens))
+            changed["positions.weight"] = take_rows(program.weights["positions.weight"], 0, spec.positions or 0)
+        return program.updated(spec, changed)
+
+    def ensures(self, spec: Spec) -> bool:
+        """The context is what was asked."""
+        return spec.context == self.tokens

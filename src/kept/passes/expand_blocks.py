@@ -1,0 +1,156 @@
+"""Block expansion: copies of layers that do nothing yet, between the ones that are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+from kept.errors import RecipeError
+from kept.ir.slots import layer_slots, silent
+from kept.ir.tensors import Full
+from kept.passes.base import Obstacle, Pass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kept.ir.program import Program
+    from kept.ir.spec import Spec
+    from kept.ir.tensors import Lazy
+
+Place = Literal["interleaved", "prefix", "suffix"]
+
+
+@dataclass(frozen=True)
+class ExpandBlocks(Pass):
+    """LLaMA Pro's block expansion (arXiv 2401.02415): copies of layers whose output is zero. EXACT, to the bit.
+
+    A layer is `x + mixer(norm x)`, then `+ mlp(norm x)`. In a copy what each of the two parts writes with, its last
+    projection and bias, is zero: the copy is x. All other weights are those of the layer below, so that the first
+    gradient finds the zeros, and the next ones everything. Behind a norm (Gemma 2, OLMo 2) zeros would be the identity
+    too, but not a beginning: that norm makes any small output a large one (the gradient is divided by the root of its
+    epsilon, and after one step of AdamW the copy shouts). There the norm's gain and bias are zero and the rest is kept.
+
+    `groups` cuts the layers into so many runs, as even as possible, and puts copies of the top `blocks` layers of each
+    on it; `place` prefix or suffix puts as many copies, of the lowest or of the topmost layers, before or behind all.
+    `at` instead names the numbers that the copies have in the result: a run of them copies as many layers below it (at
+    the very beginning: above it). Raises RecipeError for numbers that no depth allows.
+    """
+
+    groups: int | None = None
+    blocks: int = 1
+    place: Place = "interleaved"
+    at: tuple[int, ...] = ()
+
+    name: ClassVar[str] = "expand-blocks"
+    summary: ClassVar[str] = "copies of layers that do nothing yet are put between the others"
+
+    def __post_init__(self) -> None:
+        """Check what needs no model."""
+        for key in ("groups", "blocks"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise RecipeError(f"{key}: is {value}, it must be at least 1")
+        if self.place not in get_args(Place):
+            raise RecipeError(f"place: is {self.place!r}; it must be one of {', '.join(get_args(Place))}")
+        if self.groups is None and not self.at:
+            raise RecipeError("groups: is missing; give the number of groups, or at, the numbers of the new layers")
+        if self.at and (self.groups is not None or self.blocks != 1 or self.place != "interleaved"):
+            raise RecipeError("at: names the new layers by itself; leave out groups, blocks and place")
+        if [*self.at] != sorted({*self.at}) or any(number < 0 for number in self.at):
+            raise RecipeError(f"at: is {listed(self.at)}; it must be layer numbers from 0 up, each once and in order")
+
+    def sizes(self, depth: int) -> tuple[int, ...]:
+        """How many layers each group has; none where `at` says it all."""
+        if self.groups is None:
+            return ()
+        ends = [depth * group // self.groups for group in range(self.groups + 1)]
+        return tuple(end - begin for begin, end in pairwise(ends))
+
+    def numbers(self, depth: int) -> tuple[int, ...]:
+        """The numbers of the new layers in the result."""
+        if self.groups is None:
+            return self.at
+        if self.place != "interleaved":
+            first = 0 if self.place == "prefix" else depth
+            return tuple(range(first, first + self.groups * self.blocks))
+        numbers: list[int] = []
+        end = 0
+        for size in self.sizes(depth):
+            end += size + self.blocks
+            numbers += range(end - self.blocks, end)
+        return tuple(numbers)
+
+    def models(self, depth: int) -> tuple[int, ...]:
+        """For each layer of the result the old one that it is, or is a copy of."""
+        out: list[int] = []
+        below = 0
+        for new, run in groupby(range(depth + len(self.numbers(depth))), self.numbers(depth).__contains__):
+            count = len([*run])
+            first = max(0, below - count) if new else below
+            out += range(first, first + count)
+            below += 0 if new else count
+        return tuple(out)
+
+    def origins(self, program: Program) -> tuple[int | None, ...]:
+        """None for the copies."""
+        depth = program.spec.depth
+        new = {*self.numbers(depth)}
+        return tuple(None if number in new else model for number, model in enumerate(self.models(depth)))
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """Groups that have layers, and as many as are to be copied; numbers within the result."""
+        depth = program.spec.depth
+        if self.groups is not None:
+            return self._groups_obstacle(depth)
+        last = depth + len(self.at) - 1
+        if self.at[-1] > last:
+            return Obstacle("at", f"is {self.at[-1]}, the result has layers 0 to {last}", way_out="give lower numbers")
+        run, held = max(_runs(self.at, depth), key=lambda one: len(one[0]) - one[1])
+        if len(run) <= held:
+            return None
+        why = f"{listed(run)} copy the {len(run)} layers beside them, and there are {held}"
+        return Obstacle("at", why, way_out="give fewer in a run")
+
+    def _groups_obstacle(self, depth: int) -> Obstacle | None:
+        groups = self.groups or 1
+        if groups > depth:
+            return Obstacle("groups", f"are {groups}, the model has {depth} layers", way_out=f"give at most {depth}")
+        most, held = min(self.sizes(depth)), "the smallest group has"
+        if self.place != "interleaved":
+            most, held = depth // groups, f"{groups} groups of the model's {depth} layers have"
+        if self.blocks > most:
+            return Obstacle("blocks", f"are {self.blocks}, {held} {most}", way_out=f"give at most {most}")
+        return None
+
+    def run(self, program: Program) -> Program:
+        """Number all layers anew, and silence the copies."""
+        spec = program.spec
+        models = self.models(spec.depth)
+        layers = tuple(spec.layers[model] for model in models)
+        changed: dict[str, Lazy] = {}
+        for number, (model, origin) in enumerate(zip(models, self.origins(program), strict=True)):
+            fills = silent(spec.layers[model], spec.width) if origin is None else {}
+            for name, _ in layer_slots(spec.layers[model], spec.width):
+                old = program.weights[f"layers.{model}.{name}"]
+                changed[f"layers.{number}.{name}"] = Full(old.shape, old.dtype, fills[name]) if name in fills else old
+        return program.updated(replace(spec, layers=layers), changed)
+
+    def ensures(self, spec: Spec) -> bool:
+        """There are as many layers as all of them need."""
+        added = len(self.at) if self.groups is None else self.groups * self.blocks
+        return max(self.numbers(spec.depth - added)) < spec.depth
+
+
+def listed(numbers: tuple[int, ...]) -> str:
+    """Numbers with commas."""
+    return ", ".join(map(str, numbers))
+
+
+def _runs(at: tuple[int, ...], depth: int) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Each run of neighbours among the new numbers, and how many layers there are for it to copy."""
+    for _, run in groupby(enumerate(at), lambda item: item[1] - item[0]):
+        places = [*run]
+        numbers = tuple(number for _, number in places)
+        below = numbers[0] - places[0][0]
+        yield numbers, below or depth

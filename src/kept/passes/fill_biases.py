@@ -1,0 +1,60 @@
+"""Zero biases, for targets whose config can only say all or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.ir.slots import slots
+from kept.ir.tensors import zeros
+from kept.passes.base import Obstacle, Pass
+from kept.passes.map_spec import map_layers
+from kept.passes.plain_to_gated import PlainToGated
+from kept.passes.split_projections import SplitProjections
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Layer, Spec
+
+PROJECTIONS = ("mixer.q", "mixer.k", "mixer.v", "mixer.o", "mlp.gate", "mlp.up", "mlp.down")
+
+
+@dataclass(frozen=True)
+class FillBiases(Pass):
+    """Projections named in `biases` (`mixer.o`, `mlp.down`, ...) get a zero bias in every layer. EXACT."""
+
+    biases: tuple[str, ...]
+
+    name: ClassVar[str] = "fill-biases"
+    summary: ClassVar[str] = "projections without a bias get a zero one"
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """Names of projections that are there, and split ones: part of a fused bias cannot be added."""
+        unknown = next((name for name in self.biases if name not in PROJECTIONS), None)
+        if unknown is not None:
+            return Obstacle(
+                "biases", f"{unknown!r} is not a projection", way_out=f"name some of {', '.join(PROJECTIONS)}"
+            )
+        for i, layer in enumerate(program.spec.layers):
+            if (layer.mixer.fused and {"mixer.q", "mixer.k", "mixer.v"} & set(self.biases)) or (
+                layer.mlp.fused and {"mlp.gate", "mlp.up"} & set(self.biases)
+            ):
+                return Obstacle(f"layers.{i}", "has fused projections", SplitProjections())
+            if not layer.mlp.gated and "mlp.gate" in self.biases:
+                return Obstacle(f"layers.{i}.mlp", "has no gate", PlainToGated())
+        return None
+
+    def run(self, program: Program) -> Program:
+        """Set the flags and add zeros where there was nothing."""
+        spec = map_layers(program.spec, self._filled)
+        new = {name: slot for name, slot in slots(spec).items() if name not in program.weights}
+        return program.updated(spec, {name: zeros(slot.shape, program.dtype) for name, slot in new.items()})
+
+    def ensures(self, spec: Spec) -> bool:
+        """Every layer has the biases."""
+        return all(self._filled(layer) == layer for layer in spec.layers)
+
+    def _filled(self, layer: Layer) -> Layer:
+        mixer = {f"{name[6:]}_bias": True for name in self.biases if name.startswith("mixer.")}
+        mlp = {f"{name[4:]}_bias": True for name in self.biases if name.startswith("mlp.")}
+        return replace(layer, mixer=replace(layer.mixer, **mixer), mlp=replace(layer.mlp, **mlp))  # type: ignore[arg-type]

@@ -1,0 +1,74 @@
+"""Fold the bias of each norm into the projections that read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.ir.slots import NormReaders, readings
+from kept.passes.algebra import times_vector
+from kept.passes.base import Obstacle, Pass
+from kept.passes.fold_head_norm import FoldHeadNorm
+from kept.passes.map_spec import map_layers, map_readers
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Attention, Layer, Mlp, Spec
+    from kept.ir.tensors import Lazy
+
+
+@dataclass(frozen=True)
+class FoldNormBias(Pass):
+    """W (x + b) = W x + W b: every reader's bias grows by W b, and the norm's bias goes.
+
+    Readers are query, key, value, gate and up of each layer, and the head. EXACT; costs one vector a projection.
+    """
+
+    name: ClassVar[str] = "fold-norm-bias"
+    summary: ClassVar[str] = "norm biases move into the projections behind them"
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """A norm with a bias, and a head that is stored as it is used."""
+        if not any(reading.value.bias for reading in readings(program.spec)):
+            return Obstacle("norms", "have no bias", way_out="leave this pass out")
+        if program.spec.final_norm.bias and program.spec.head.normalised:
+            return Obstacle("head", "is normalised when the model runs", FoldHeadNorm())
+        return None
+
+    def run(self, program: Program) -> Program:
+        """Add W b to each reader's bias."""
+        changed: dict[str, Lazy] = {}
+        for reading in readings(program.spec):
+            if reading.value.bias:
+                changed.update(_folded(program, reading))
+        spec = map_layers(program.spec, _with_biases)
+        head = replace(spec.head, bias=spec.head.bias or spec.final_norm.bias)
+        return program.updated(map_readers(replace(spec, head=head), lambda norm: replace(norm, bias=False)), changed)
+
+    def ensures(self, spec: Spec) -> bool:
+        """No norm has a bias."""
+        return not any(reading.value.bias for reading in readings(spec))
+
+
+def _folded(program: Program, reading: NormReaders) -> dict[str, Lazy]:
+    bias = program.weights[f"{reading.norm}.bias"]
+    out = {}
+    for name in reading.projections:
+        tied = name == "head" and program.spec.head.tied
+        matrix = program.weights["embedding.weight" if tied else f"{name}.weight"]
+        out[f"{name}.bias"] = times_vector(matrix, bias, program.weights.get(f"{name}.bias"))
+    return out
+
+
+def _with_biases(layer: Layer) -> Layer:
+    mlp_norm = layer.mixer_norm if layer.mlp_norm is None else layer.mlp_norm
+    mixer = _mixer_biases(layer.mixer) if layer.mixer_norm.bias else layer.mixer
+    return replace(layer, mixer=mixer, mlp=_mlp_biases(layer.mlp) if mlp_norm.bias else layer.mlp)
+
+
+def _mixer_biases(mixer: Attention) -> Attention:
+    return replace(mixer, q_bias=True, k_bias=True, v_bias=True)
+
+
+def _mlp_biases(mlp: Mlp) -> Mlp:
+    return replace(mlp, gate_bias=mlp.gated, up_bias=True)

@@ -1,0 +1,170 @@
+"""Partial or interleaved rotation as the full, half-split one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from kept.ir.spec import Linear, Llama3, LongRope, Proportional
+from kept.passes.algebra import permuted_columns, permuted_rows, scaled_rows
+from kept.passes.base import Obstacle, Pass
+from kept.passes.map_spec import map_mixers
+from kept.passes.split_projections import SplitProjections
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Attention, Rope, Spec
+    from kept.ir.tensors import Lazy
+
+LARGEST_EXPONENT = 38
+"""Of theta, to base ten: runtimes compute frequencies in float32."""
+
+STILL = 1e30
+"""Divides the frequency of a pair that stands still: its angle at any position is below float64's resolution."""
+
+RopeForm = Literal["llama3", "proportional"]
+
+ROPE_FORMS: tuple[RopeForm, ...] = ("llama3", "proportional")
+
+
+@dataclass(frozen=True)
+class FullRotary(Pass):
+    """Head dimensions are permuted so that pair i is (i, i + head / 2) and the pairs that turn come first.
+
+    theta' = theta^(head / rotated) gives the pairs that turn the frequencies they had; the pairs behind them have
+    longer wavelengths. Two rope types of the stock classes stop those:
+
+    llama3: divides the frequencies of wavelengths past a threshold, put here between the last pair that turns and the
+    first that does not, by a factor, here 1e30. Position interpolation has no place in it and is `proportional`.
+    proportional: frequencies of zero; transformers 5 has it.
+
+    Queries and keys are permuted alike, so their products stay: EXACT.
+
+    LongRoPE, which has a divisor for each frequency, stops those pairs itself. Its temperature t, a factor on cos and
+    sin, then reaches them too, and the queries' rows make up for it: they are divided by t^2.
+    """
+
+    rope: RopeForm = "llama3"
+
+    name: ClassVar[str] = "full-rotary"
+    summary: ClassVar[str] = "partial or interleaved rotation becomes the full, half-split one"
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """A partial or interleaved rotation without a scaling that partial rotation cannot carry over."""
+        affected = [(i, layer.mixer) for i, layer in enumerate(program.spec.layers) if _affected(layer.mixer)]
+        if not affected:
+            return Obstacle("layers", "rotate whole heads in halves", way_out="leave this pass out")
+        for i, mixer in affected:
+            rope = mixer.rope
+            if mixer.fused:
+                return Obstacle(f"layers.{i}.mixer", "is stored fused", SplitProjections())
+            if rope is None or _span(rope, mixer.head_dim) == mixer.head_dim:
+                continue
+            if isinstance(rope.scaling, LongRope) and mixer.qk_norm is not None:
+                why = "normalises queries, which undoes what is done to some of their rows"
+                return Obstacle(f"layers.{i}.mixer", why, way_out="no stock rope type says both")
+            if not isinstance(rope.scaling, Linear | LongRope | None):
+                why = f"rotates {rope.dims} of {mixer.head_dim} dimensions with {type(rope.scaling).__name__} scaling"
+                return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type says both")
+            if math.log10(rope.theta) * mixer.head_dim / rope.dims > LARGEST_EXPONENT:
+                why = f"needs theta {rope.theta:g}^({mixer.head_dim}/{rope.dims}), beyond float32"
+                return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type can say it")
+        return None
+
+    def run(self, program: Program) -> Program:
+        """Permute the rows of queries and keys, their biases and their norms' gains."""
+        changed: dict[str, Lazy] = {}
+        for i, layer in enumerate(program.spec.layers):
+            if _affected(layer.mixer) and layer.mixer.rope is not None:
+                order = head_order(layer.mixer.rope, layer.mixer.head_dim)
+                changed.update(_permuted(program, f"layers.{i}.mixer.", layer.mixer, order))
+        return program.updated(map_mixers(program.spec, lambda mixer: _full(mixer, self.rope)), changed)
+
+    def ensures(self, spec: Spec) -> bool:
+        """Every rotation is full and half-split."""
+        return not any(_affected(layer.mixer) for layer in spec.layers)
+
+
+def head_order(rope: Rope, head_dim: int) -> tuple[int, ...]:
+    """The old place of each new dimension of a head."""
+    span = _span(rope, head_dim)
+    half = span // 2
+    firsts = [2 * i for i in range(half)] if rope.interleaved else list(range(half))
+    seconds = [2 * i + 1 for i in range(half)] if rope.interleaved else list(range(half, 2 * half))
+    still = list(range(span, head_dim))
+    middle = len(still) // 2
+    return (*firsts, *still[:middle], *seconds, *still[middle:])
+
+
+def _affected(mixer: Attention) -> bool:
+    rope = mixer.rope
+    return rope is not None and (rope.interleaved or _span(rope, mixer.head_dim) != mixer.head_dim)
+
+
+def _span(rope: Rope, head_dim: int) -> int:
+    """The first dimensions of a head, out of which pairs are made: all where frequencies of zero mark what is still."""
+    return head_dim if isinstance(rope.scaling, Proportional) else rope.dims
+
+
+def _full(mixer: Attention, form: RopeForm) -> Attention:
+    rope = mixer.rope
+    if rope is None or not _affected(mixer):
+        return mixer
+    if _span(rope, mixer.head_dim) == mixer.head_dim:
+        return replace(mixer, rope=replace(rope, interleaved=False))
+    turned = replace(rope, theta=rope.theta ** (mixer.head_dim / rope.dims), interleaved=False)
+    if isinstance(rope.scaling, LongRope):
+        scaling = _filled(rope.scaling, mixer.head_dim // 2)
+        return replace(mixer, rope=replace(turned, dims=mixer.head_dim, scaling=scaling))
+    if form == "llama3" and rope.scaling is None and rope.theta > 1:
+        return replace(mixer, rope=replace(turned, dims=mixer.head_dim, scaling=_threshold(rope)))
+    factor = rope.scaling.factor if isinstance(rope.scaling, Linear) else 1.0
+    return replace(mixer, rope=replace(turned, scaling=Proportional(factor)))
+
+
+def _threshold(rope: Rope) -> Llama3:
+    """The ramp of `llama3` between two wavelengths: 2 pi theta^(1 - 2 / dims) turns, 2 pi theta stands still.
+
+    It begins and ends a third of the way (of logarithms) from either, far from what float32 can confuse. Its bounds
+    are stated in turns within an original length; one position is below every context, as the stock classes want it.
+    """
+    shortest, longest = (2 * math.pi * rope.theta ** (1 - part / rope.dims) for part in (4 / 3, 2 / 3))
+    return Llama3(STILL, 1 / longest, 1 / shortest, 1)
+
+
+def _filled(scaling: LongRope, pairs: int) -> LongRope:
+    short, long = ((*given, *[STILL] * (pairs - len(given))) for given in (scaling.short_factor, scaling.long_factor))
+    return replace(scaling, short_factor=short, long_factor=long)
+
+
+def _makes_up(rope: Rope, order: tuple[int, ...]) -> tuple[float, ...] | None:
+    """A factor for each dimension of a query in its new place; None where no temperature reaches what stands still."""
+    if not isinstance(rope.scaling, LongRope) or rope.dims == len(order) or rope.scaling.temperature == 1:
+        return None
+    return tuple(1.0 if old < rope.dims else rope.scaling.temperature**-2 for old in order)
+
+
+def _permuted(program: Program, at: str, mixer: Attention, order: tuple[int, ...]) -> dict[str, Lazy]:
+    out: dict[str, Lazy] = {}
+    factors = None if mixer.rope is None else _makes_up(mixer.rope, order)
+    for name, heads in (("q", mixer.heads), ("k", mixer.kv_heads)):
+        for slot in (f"{at}{name}.weight", f"{at}{name}.bias"):
+            if slot in program.weights:
+                out[slot] = permuted_rows(program.weights[slot], _repeated(order, heads))
+                if name == "q" and factors is not None:
+                    out[slot] = scaled_rows(out[slot], factors * heads)
+        for slot in (f"{at}{name}_norm.gain", f"{at}{name}_norm.bias"):
+            if slot in program.weights:
+                out[slot] = _permuted_gain(program.weights[slot], order)
+    return out
+
+
+def _permuted_gain(gain: Lazy, order: tuple[int, ...]) -> Lazy:
+    if len(gain.shape) == 1:
+        return permuted_rows(gain, _repeated(order, gain.shape[0] // len(order)))
+    return permuted_columns(gain, order)
+
+
+def _repeated(order: tuple[int, ...], heads: int) -> tuple[int, ...]:
+    return tuple(head * len(order) + old for head in range(heads) for old in order)

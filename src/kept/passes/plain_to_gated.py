@@ -1,0 +1,55 @@
+"""A plain MLP as a gated one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from kept.ir.tensors import Full, zeros
+from kept.passes.base import Obstacle, Pass
+from kept.passes.map_spec import map_mlps
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+    from kept.ir.spec import Mlp, Spec
+    from kept.ir.tensors import Lazy
+
+
+@dataclass(frozen=True)
+class PlainToGated(Pass):
+    """`down(act(W x + b))` is `down(act(W x + b) * (0 x + 1))`: the old up becomes the gate, the new up is constant.
+
+    EXACT; costs one zero matrix a layer.
+    """
+
+    name: ClassVar[str] = "plain-to-gated"
+    summary: ClassVar[str] = "plain MLPs become gated ones whose second factor is 1"
+
+    def requires(self, program: Program) -> Obstacle | None:
+        """A plain MLP."""
+        if any(not layer.mlp.gated for layer in program.spec.layers):
+            return None
+        return Obstacle("layers", "have gated MLPs", way_out="leave this pass out")
+
+    def run(self, program: Program) -> Program:
+        """Rename up to gate; the new up is zero with bias one."""
+        changed: dict[str, Lazy] = {}
+        for i, layer in enumerate(program.spec.layers):
+            if layer.mlp.gated:
+                continue
+            at = f"layers.{i}.mlp."
+            up = program.weights[f"{at}up.weight"]
+            changed[f"{at}gate.weight"] = up
+            changed[f"{at}up.weight"] = zeros(up.shape, up.dtype)
+            changed[f"{at}up.bias"] = Full(up.shape[:1], up.dtype, 1.0)
+            if layer.mlp.up_bias:
+                changed[f"{at}gate.bias"] = program.weights[f"{at}up.bias"]
+        return program.updated(map_mlps(program.spec, _gated), changed)
+
+    def ensures(self, spec: Spec) -> bool:
+        """Every MLP is gated."""
+        return all(layer.mlp.gated for layer in spec.layers)
+
+
+def _gated(mlp: Mlp) -> Mlp:
+    return mlp if mlp.gated else replace(mlp, gated=True, gate_bias=mlp.up_bias, up_bias=True, fused=False)

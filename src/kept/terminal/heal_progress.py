@@ -1,0 +1,197 @@
+"""A healing run while it goes on: a table on a terminal, a line for each measurement elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+from kept.formatting import amount, duration, parameters, singular
+from kept.terminal import display
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.live import Live
+    from rich.table import Table
+
+SHOWN = 12
+"""Measurements in the table: the last ones."""
+
+SPOKEN_AFTER = 30.0
+"""Seconds after which a step is worth a line where there is no terminal."""
+
+REFRESHED = 4
+"""Times a second that the table is drawn, at most."""
+
+COLUMNS = ("step", "loss", "held-out", "same first choice", "tokens/s", "left")
+"""Texts that are only watched have theirs behind what is held out."""
+
+
+class HealProgress:
+    """Is called with each line of a run's metrics, and shows them."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._rows: deque[tuple[str, ...]] = deque(maxlen=SHOWN)
+        self._about: Mapping[str, Any] = {}
+        self._last: Mapping[str, Any] = {}
+        self._first: tuple[int, float] | None = None
+        self._seconds: list[float] = []
+        self._spoken = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Show a line of metrics."""
+        match line["kind"]:
+            case "run":
+                self._begin(line)
+            case "step":
+                self._stepped(line)
+            case "held-out":
+                self._measured(line)
+            case "end":
+                self._last = {}
+        if self._live is not None:
+            self._live.update(self._table())
+        if line["kind"] == "end":
+            self._stop()
+
+    def _begin(self, line: Mapping[str, Any]) -> None:
+        for words in about(line):
+            display.hint(words)
+        self._about, self._spoken = line, time.monotonic()
+        if sys.stderr.isatty():
+            from rich.live import Live
+
+            self._live = Live(console=display.printer(stderr=True), refresh_per_second=REFRESHED)
+            self._live.start()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _stepped(self, line: Mapping[str, Any]) -> None:
+        """Take a step into account; the first, which is slower than all others, only until there is a second."""
+        before, self._last, now = self._last, line, time.monotonic()
+        if self._first is None:
+            self._first = line["step"], now
+        elif before.get("step") == self._first[0]:
+            self._seconds.clear()
+        self._seconds.append(1 / line["tokens_per_second"])
+        if self._live is None and now - self._spoken > SPOKEN_AFTER:
+            self._speak(self._row({}))
+
+    def _measured(self, line: Mapping[str, Any]) -> None:
+        row = self._row(line)
+        self._rows.append(row)
+        if self._live is None:
+            self._speak(row)
+
+    def _speak(self, row: tuple[str, ...]) -> None:
+        self._spoken = time.monotonic()
+        named = zip(self._columns, row, strict=True)
+        display.hint(", ".join(f"{name} {value}" for name, value in named if value))
+
+    def _row(self, measured: Mapping[str, Any]) -> tuple[str, ...]:
+        last = self._last
+        return (
+            f"{last.get('step', measured.get('step', 0))}/{self._about['steps']}",
+            f"{last['loss']:.4f}" if last else "",
+            held_out(measured),
+            *(_watched(measured, name) for name in self._about.get("watched", ())),
+            _agreement(measured),
+            f"{len(self._seconds) / sum(self._seconds):.0f}" if last else "",
+            self._left(),
+        )
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return (*COLUMNS[:3], *self._about.get("watched", ()), *COLUMNS[3:])
+
+    def _left(self) -> str:
+        """Time that is left, by what the steps after the first took with all that lies between them."""
+        if not self._last or self._first is None or self._last["step"] <= self._first[0]:
+            return ""
+        (first, begun), step = self._first, self._last["step"]
+        return duration((self._about["steps"] - step) * (time.monotonic() - begun) / (step - first))
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        table = Table(*self._columns, box=None, header_style="bold")
+        for row in self._rows:
+            table.add_row(*row)
+        if self._last:
+            table.add_row(*self._row({}), style="dim")
+        return table
+
+
+def held_out(line: Mapping[str, Any]) -> str:
+    """What a measurement is about: the KL where there is one, else the loss that is learned from."""
+    name = next((name for name in ("kl", "loss") if name in line), None)
+    return "" if name is None else f"{name} {line[name]:.4f}"
+
+
+def _agreement(line: Mapping[str, Any]) -> str:
+    """How often both models' first choice is one: nothing without a teacher."""
+    found = line.get("agreement", math.nan)
+    return "" if math.isnan(found) else f"{100 * found:.2f} %"
+
+
+def _watched(line: Mapping[str, Any], name: str) -> str:
+    """What a measurement found of a text that is only watched."""
+    return f"ce {line['watched'][name]['ce']:.4f}" if "watched" in line else ""
+
+
+def _counted(line: Mapping[str, Any]) -> str:
+    """How many steps of how many tokens, and what that is of the tokens that were asked for."""
+    steps, each, wanted = line["steps"], line["tokens_a_step"], line["tokens_asked"]
+    words = f"{steps:,} step{'s' * (steps != 1)} of {each:,} tokens"
+    return words if steps * each == wanted else f"{words}: {steps * each:,} of the {wanted:,} asked for"
+
+
+def _cached(cache: Mapping[str, Any]) -> str:
+    return f"teacher: {cache['path']}, {cache['k']} tokens a place, {100 * cache['tail']:.2g} % left out"
+
+
+def _several(count: int, words: str) -> str:
+    return f"{parameters(count)} {singular(count, words)}"
+
+
+def _talks(found: Mapping[str, Any]) -> str:
+    """What is said of conversations: how much is learned, and what is not there to learn from."""
+    if "cut" not in found:
+        return ""
+    said = {"without_answer": "without an answer are left out", "cut": "are longer than a row and lose their end"}
+    odd = [f"{parameters(found[key])} {words}" for key, words in said.items() if found[key]]
+    return "; ".join((f"; {parameters(found['answer_tokens'])} tokens are answers", *odd))
+
+
+def about(line: Mapping[str, Any]) -> list[str]:
+    """What is said before a run: what learns and what that takes, how long, and from what."""
+    part = f"{parameters(line['parameters'])} of {parameters(line['of'])} parameters"
+    size = amount(line["optimiser_bytes"], "bytes")
+    told = [f"{part} learn ({line['train']}); they, their gradients and AdamW take {size}"]
+    for name, found in line["sources"].items():
+        kept, held = (
+            f"{_several(found[f'{which}documents'], 'documents')}, {_several(found[f'{which}tokens'], 'tokens')}"
+            for which in ("", "held_out_")
+        )
+        told.append(f"{name}: {kept}; held out {held}{_talks(found)}")
+    if line["teacher_cache"] is not None:
+        told.append(_cached(line["teacher_cache"]))
+    told.append(f"{_counted(line)}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")
+    if line["step"]:
+        told.append(f"goes on after step {line['step']}")
+    if not line["tensorboard"]:
+        told.append("no files for TensorBoard: pip install 'kept[heal]'")
+    return told

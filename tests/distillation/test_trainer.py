@@ -1,0 +1,479 @@
+"""The loop: it heals, it goes on where it was killed, one rank or two, and it stops where something is wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import kept
+from kept.commands.heal import heal
+from kept.commands.heal_inputs import check_pair
+from kept.distillation.train.metrics import Metrics
+from kept.distillation.train.trainer import Diverged, Trainer
+from kept.errors import CheckpointError, InputError, OutputError, RecipeError
+from kept.loaded import open_model
+from support.heal_runs import folder_of, losses, noted, settings
+from support.models import write_checkpoint
+from support.stored import all_bytes, read_json, write_json, write_sentencepiece, write_tokenizer
+from support.tokenizers_of import inside
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    done = heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
+    losses = [one.losses["loss"] for one in done.history]
+    assert min(losses) < 0.7 * losses[0]
+    before, after = (kept.open_model(path).program for path in (pair[1], done.path))
+    changed = {n for n, t in after.weights.items() if not torch.equal(t.read(), before.weights[n].read())}
+    assert changed == set(done.learned.slots) == {name for name in before.weights if "norm." in name}
+    record = read_json(done.path / "kept.json")
+    assert record["healed"]["held_out"][0]["loss"] == pytest.approx(losses[0])
+    assert kept.verify(pair[0], done.path, tokens=16).altered == ()
+
+
+# ------------------------------------------------------------------------------------------------- the end of a run
+
+
+def test_a_plateau_ends_a_run_and_the_best_is_written(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    """A rate that ruins what it trains: the best measurement is the first, and its weights are the student's."""
+    given = settings(pair, corpus, tmp_path / "out", rate=3.0, schedule="constant", measure_every=2, patience=2)
+    done = heal(given)
+    found = [one.losses["loss"] for one in done.history]
+    best = min(found)
+    assert max(found[1:]) > best
+    assert len(found) - 1 == found.index(best) + 2 < given.steps // 2, "two measurements after the best, no more"
+    again = heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1, measure_every=1))
+    assert again.history[0].losses["loss"] == pytest.approx(best, rel=1e-6)
+
+
+def test_the_best_is_not_the_first_or_the_last(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is well until step 8 and spoiled after it."""
+    original = Trainer._update
+
+    def update(self: Trainer) -> dict[str, float]:
+        found = original(self)
+        if self.step >= 8:
+            with torch.no_grad():
+                for parameter in (p for p in self.student.parameters() if p.requires_grad):
+                    parameter.mul_(1.5)
+        return found
+
+    monkeypatch.setattr(Trainer, "_update", update)
+    done = heal(settings(pair, corpus, tmp_path / "out"))
+    assert min(done.history, key=lambda one: one.losses["loss"]).step == 8
+    monkeypatch.undo()
+    again = heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1))
+    assert again.history[0].losses["loss"] == pytest.approx(min(one.losses["loss"] for one in done.history), rel=1e-6)
+
+
+def test_a_run_that_ended_leaves_metrics_and_no_checkpoints(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path
+) -> None:
+    done = heal(settings(pair, corpus, tmp_path / "out"))
+    assert done.run == folder_of(tmp_path / "out")
+    assert sorted(file.name for file in done.run.iterdir()) == ["lock", "metrics.jsonl", "settings.json", "tensorboard"]
+
+
+def test_a_run_begins_with_what_it_takes(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    done = heal(settings(pair, corpus, tmp_path / "out", hold_out=7), watch=seen.append)
+    assert [line["kind"] for line in seen[:2]] == ["run", "held-out"]
+    assert seen[-1]["kind"] == "end"
+    about = seen[0]
+    assert (about["parameters"], about["of"]) == (done.learned.parameters, done.learned.of)
+    assert about["optimiser_bytes"] == 16 * done.learned.parameters
+    source = about["sources"]["lines"]
+    assert (source["documents"], source["held_out_documents"]) == (393, 7)
+    assert source["tokens"] > 393 * 30 > source["held_out_tokens"] > 7 * 30
+
+
+# ------------------------------------------------------------------------------------------------------- tensorboard
+
+
+def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    read = accumulators.EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    read.Reload()
+    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def test_points_are_the_lines_and_none_is_double(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    original = Trainer._update
+
+    def dies(self: Trainer) -> dict[str, float]:
+        if self.step == 8:
+            self.states.settle()
+            raise KeyboardInterrupt
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_update", dies)
+    with pytest.raises(KeyboardInterrupt):
+        heal(given)
+    monkeypatch.undo()
+    done = heal(given)
+    found = points(done.run / "tensorboard")
+    assert found["step/loss"] == [(i + 1, pytest.approx(loss)) for i, loss in enumerate(losses(tmp_path / "out"))]
+    held = [(line["step"], pytest.approx(line["kl"])) for line in noted(tmp_path / "out", "held-out")]
+    assert found["held-out/kl"] == held
+    assert [step for step, _ in held] == [0, 4, 8, 12]
+
+
+def test_without_tensorboard_there_are_lines_and_a_word(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kept.distillation.train.metrics.find_spec", lambda _: None)
+    done = heal(settings(pair, corpus, tmp_path / "out"))
+    assert not (done.run / "tensorboard").exists()
+    assert noted(tmp_path / "out", "run")[0]["tensorboard"] is False
+    assert len(losses(tmp_path / "out")) == 12
+
+
+def test_another_rank_notes_nothing(tmp_path: Path) -> None:
+    quiet = Metrics(tmp_path, quiet=True)
+    quiet.begin(None)
+    quiet.note({"kind": "step", "step": 1, "loss": 1.0})
+    assert not [*tmp_path.iterdir()]
+
+
+# ----------------------------------------------------------------------------------------------------- what is wrong
+
+
+@pytest.mark.parametrize("changes", [{"rate": 1e9, "clip": 1e9}, {"rate": 1e9, "clip": 1e9, "accumulate": 2}])
+def test_a_spike_stops_the_run_with_its_documents(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out", train="all", tokens=100 * 128, save_every=1, **changes)
+    with pytest.raises(Diverged) as caught:
+        heal(given)
+    place = max(folder_of(tmp_path / "out").glob("step-*"))
+    step = int(place.name[5:])
+    message = str(caught.value)
+    assert message.startswith(f"step {step + 1}: the loss is ")
+    assert "lines.jsonl:" in message
+    assert f"the last good checkpoint is {place}; lower --rate" in message
+    assert "before" not in message.split(";", maxsplit=1)[0], "there were too few steps to know"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gradient_that_is_no_number_is_not_taken(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kept.distillation.train import trainer
+
+    norm = torch.nn.utils.clip_grad_norm_
+    steps = iter(range(99))
+    monkeypatch.setattr(
+        trainer, "clip_grad_norm_", lambda *given: norm(*given) * (torch.nan if next(steps) == 6 else 1.0)
+    )
+    with pytest.raises(Diverged, match=r"step 7: the loss is [\d.]+, its gradient nan; .* is .*step-00000005;"):
+        heal(settings(pair, corpus, tmp_path / "out"))
+
+
+def test_a_loss_far_above_the_ones_before_is_a_spike(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Trainer._check
+
+    def check(self: Trainer, loss: float, gradient: float, parts: list[Any]) -> None:
+        original(self, 100 * loss if self.step == 54 else loss, gradient, parts)
+
+    monkeypatch.setattr(Trainer, "_check", check)
+    with pytest.raises(Diverged, match=r"step 55: the loss is [\d.]+ and [\d.]+ before, its gradient"):
+        heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
+
+
+def test_near_zero_a_loss_may_rise(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten times next to nothing, or less than nothing, is noise; half a nat is not."""
+    original, seen = Trainer._check, iter(range(99))
+
+    def check(self: Trainer, _: float, gradient: float, parts: list[Any]) -> None:
+        noise = [1e-4, -1e-5][next(seen) % 2]
+        original(self, {51: 0.02, 54: 0.5}.get(self.step, noise), gradient, parts)
+
+    monkeypatch.setattr(Trainer, "_check", check)
+    with pytest.raises(Diverged, match=r"step 55: the loss is 0\.5 and .* before"):
+        heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
+
+
+@pytest.mark.parametrize("changes", [{}, {"save_every": 1, "measure_every": 1}])
+def test_held_out_losses_that_are_no_number_end_a_run(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, int]
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out", rate=1e9, clip=1e9, train="all", tokens=128, schedule="constant")
+    ruined = replace(given, warmup=0.0, decay=1e9, **changes)  # type: ignore[arg-type] # numbers
+    with pytest.raises(Diverged, match=r"step 1: the held-out loss is .*; the last good checkpoint is none; lower"):
+        heal(ruined)
+    assert not (tmp_path / "out").exists()
+
+
+def test_self_with_few_tokens_samples_a_text_to_hold_out(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    done = heal(settings(pair, corpus, tmp_path / "out", data=("self",), tokens=1, batch=1))
+    (source,) = done.record["healed"]["sources"].values()
+    assert (source["documents"], source["held_out_documents"]) == (1, 1)
+
+
+def test_a_step_without_a_target_is_a_step(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    """Rows of one token: where it is its document's last, nothing is learned from it."""
+    short = tmp_path / "short.jsonl"
+    short.write_text("".join(f'{{"text": "{word}"}}\n' for word in ("fox old", "an once", "was there", "time a")))
+    given = settings(pair, short, tmp_path / "out", hold_out=1, length=1, batch=1, tokens=40)
+    assert heal(given).history[-1].step == 40
+    assert min(losses(tmp_path / "out")) == 0
+
+
+def test_without_a_teacher_agreement_is_null(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    heal(settings(pair, corpus, tmp_path / "out", teacher=None, kl=0.0, ce=1.0))
+    assert {line["agreement"] for line in noted(tmp_path / "out", "held-out")} == {None}
+    for file in (folder_of(tmp_path / "out") / "metrics.jsonl", tmp_path / "out" / "kept.json"):
+        assert "NaN" not in file.read_text()
+
+
+def interrupted(given: Any, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Stop a run before a step; what is being written is finished."""
+    original = Trainer._update
+
+    def stops(self: Trainer) -> dict[str, float]:
+        if self.step == step:
+            self.states.settle()
+            raise KeyboardInterrupt
+        return original(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_update", stops)
+        with pytest.raises(KeyboardInterrupt):
+            heal(given)
+
+
+def test_other_settings_do_not_go_on(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    interrupted(given, monkeypatch, 6)
+    with pytest.raises(InputError, match=r"is a run with other settings \(rate\)"):
+        heal(replace(given, rate=1e-4))
+
+
+def test_other_texts_do_not_go_on(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_bytes(corpus.read_bytes())
+    given = settings(pair, mine, tmp_path / "out")
+    interrupted(given, monkeypatch, 6)
+    mine.write_bytes(corpus.read_bytes().replace(b"fox", b"old"))
+    with pytest.raises(InputError, match=r"is a run that read other contents of data; remove the directory, or choose"):
+        heal(given)
+
+
+@pytest.mark.parametrize(("which", "name"), [(0, "teacher"), (1, "student")])
+def test_a_model_that_was_replaced_is_another_run(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int, name: str
+) -> None:
+    mine = shutil.copytree(pair[which], tmp_path / "mine")
+    given = settings(pair, corpus, tmp_path / "out", **{name: str(mine)})
+    interrupted(given, monkeypatch, 6)
+    (file,) = mine.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"is a run that read other contents of {name}; remove the directory"):
+        heal(given)
+    content[-2] ^= 1
+    file.write_bytes(content)
+    assert len(heal(given).record["healed"]["read"][name]) == 64
+
+
+def test_two_runs_at_once_are_one_too_many(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "out")
+    folder.mkdir()
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match=r"out\.kept-healing: another run is at work on it; wait for it"):
+            heal(settings(pair, corpus, tmp_path / "out"))
+        assert [file.name for file in folder.iterdir()] == ["lock"]
+    assert heal(settings(pair, corpus, tmp_path / "out")).best.step > 0
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "is missing, so nobody knows"), ("{", "cannot be read as JSON")])
+def test_a_run_whose_settings_are_lost_says_what_to_do(
+    pair: tuple[Path, Path],
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+    said: str,
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    interrupted(given, monkeypatch, 6)
+    file = folder_of(tmp_path / "out") / "settings.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(
+        CheckpointError, match=rf"settings\.json: {said}.*; remove the directory, or choose another --out"
+    ):
+        heal(given)
+
+
+def test_a_run_that_never_began_is_in_nobody_s_way(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(pair, corpus, tmp_path / "out")
+    interrupted(given, monkeypatch, 2)
+    assert len(losses(tmp_path / "out")) == 2
+    heal(replace(given, rate=1e-4))
+    assert len(losses(tmp_path / "out")) == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"length": 1000}, InputError, "length: is 1000, .* has 128 positions; make rows shorter"),
+        ({"hold_out": 0.0}, RecipeError, "hold_out: is 0.0, it must be above 0"),
+        (
+            {"train": "new"},
+            InputError,
+            "'new' is what kept expand or a conversion made, and the student's kept.json lists nothing",
+        ),
+        ({"teacher": "/nowhere/teacher"}, CheckpointError, "/nowhere/teacher: is no directory"),
+        ({"student": "/nowhere/student"}, CheckpointError, "/nowhere/student: is no directory"),
+        ({"rate": -1.0}, RecipeError, "rate: is -1.0, it must be above 0"),
+        ({"teacher": None}, RecipeError, "teacher: is None, it must be a checkpoint"),
+        ({"train": "nrms"}, InputError, "names no weight"),
+        ({"train": "lora", "lora_rank": 10**9}, InputError, "lora_rank: is 1000000000, no matrix has a rank above"),
+        ({"data": ("nowhere",)}, InputError, "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        heal(settings(pair, corpus, tmp_path / "out", **changes))
+    assert not [*tmp_path.iterdir()], "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "empty: holds no file; name one of .txt"),
+        ("", "holds no text; name files that do"),
+        ('{"text": ""}\n', "holds no text; name files that do"),
+        ('{"text": "one document"}\n', "every document is held out; give more documents"),
+        ('{"words": "none"}\n', "lines.jsonl: line 1 has no field 'text'"),
+    ],
+)
+def test_data_that_teach_nothing_are_refused(
+    pair: tuple[Path, Path], tmp_path: Path, content: str | None, said: str
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    if content is not None:
+        (empty / "lines.jsonl").write_text(content)
+    with pytest.raises(InputError, match=said):
+        heal(settings(pair, empty, tmp_path / "out"))
+    assert [*tmp_path.iterdir()] == [empty], "nothing was begun"
+
+
+@pytest.mark.parametrize(("which", "called"), [(0, "teacher"), (1, "student")])
+def test_an_output_inside_what_it_is_made_of_is_refused(
+    pair: tuple[Path, Path], corpus: Path, which: int, called: str
+) -> None:
+    before = sorted(pair[which].iterdir())
+    with pytest.raises(OutputError, match=f"out: lies inside the {called}; choose a place outside of it"):
+        heal(settings(pair, corpus, pair[which] / "out"))
+    assert sorted(pair[which].iterdir()) == before
+
+
+def test_two_sources_of_one_name_are_refused(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / corpus.name
+    other.parent.mkdir()
+    other.write_text("".join(corpus.read_text().splitlines(keepends=True)[:9]))
+    for data in ((str(corpus), str(other)), (f"x={corpus}", f"x={other}")):
+        with pytest.raises(InputError, match=r"^data: .* are both named '(lines|x)'; name them: a=.*, b=.*"):
+            heal(settings(pair, corpus, tmp_path / "out", data=data))
+    named = settings(pair, corpus, tmp_path / "out", data=(str(corpus), f"few={other}"))
+    assert {*heal(named).record["healed"]["sources"]} == {"lines", "few"}
+
+
+def test_an_output_that_exists_is_left_alone(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="out: exists already; choose another output or remove it"):
+        heal(settings(pair, corpus, tmp_path / "out"))
+    assert [*tmp_path.iterdir()] == [tmp_path / "out"]
+
+
+# -------------------------------------------------------------------------------------------------------- tokenizers
+
+
+def copy_of(source: Path, folder: Path) -> Path:
+    shutil.copytree(source, folder)
+    (folder / "tokenizer.json").unlink()
+    return folder
+
+
+def test_the_teacher_reads_the_same_words(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    other = copy_of(pair[0], tmp_path / "other")
+    check_pair(open_model(pair[1]), open_model(other), 32)  # it has none: ids alone
+    write_tokenizer(other)
+    check_pair(open_model(pair[1]), open_model(other), 32)
+    vocabulary = read_json(other / "tokenizer.json")
+    model = vocabulary["model"]["vocab"]
+    model["A"], model["B"] = model["B"], model["A"]
+    write_json(other / "tokenizer.json", vocabulary)
+    with pytest.raises(InputError, match=r"another tokenizer than its teacher .*other: id \d+ is 'A' and 'B'; name"):
+        heal(settings(pair, corpus, tmp_path / "out", teacher=str(other)))
+
+
+def test_sentencepiece_alone_and_what_is_made_of_it_are_the_same(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    one, other = (copy_of(pair[0], tmp_path / name) for name in ("one", "other"))
+    write_sentencepiece(one)
+    made = inside(one)
+    assert made is not None
+    made.save(str(other / "tokenizer.json"))
+    check_pair(open_model(other), open_model(one), 32)
+    check_pair(open_model(one), open_model(one), 32)
+    with pytest.raises(InputError, match=r"has another tokenizer than its teacher .*one: id \d+ is"):
+        check_pair(open_model(pair[1]), open_model(one), 32)
+
+
+def test_the_same_words_cut_otherwise_are_another_tokenizer(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    other = write_tokenizer(copy_of(pair[0], tmp_path / "other"))
+    table = read_json(other / "tokenizer.json")
+    table["pre_tokenizer"]["add_prefix_space"] = True
+    write_json(other / "tokenizer.json", table)
+    with pytest.raises(InputError, match="they cut the same text into other ids"):
+        check_pair(open_model(pair[1]), open_model(other), 32)
+
+
+def test_another_vocabulary_is_no_teacher(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    other = write_checkpoint(tmp_path / "other", "llama", vocab_size=50)
+    with pytest.raises(InputError, match=r"tokens, its teacher .*other has 50"):
+        heal(settings(pair, corpus, tmp_path / "out", teacher=str(other)))
+
+
+def test_two_runs_write_the_same_bytes(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        heal(settings(pair, corpus, tmp_path / name))
+    assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
+
+
+@pytest.mark.parametrize("error", ["mse", "cosine"])
+def test_streams_are_matched_too(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, error: str) -> None:
+    streams = {"kl": 0.0, "hidden": 1.0, "hidden_error": error, "train": "all", "rate": 1e-3, "tokens": 30 * 128}
+    found = [one.losses["hidden"] for one in heal(settings(pair, corpus, tmp_path / "out", **streams)).history]
+    assert min(found) < 0.7 * found[0]

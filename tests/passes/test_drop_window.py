@@ -1,0 +1,95 @@
+"""Sliding windows that never slide, and shorter contexts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kept.ir.tensors import Stored
+from kept.passes.drop_window import DropWindow, LimitContext
+from support.models import program_of, random_program, some_tokens, write_checkpoint
+from support.pass_helpers import (
+    MIXER,
+    TOLERANCE,
+    error,
+    keeps,
+    layer_spec,
+    refusal,
+    replaced,
+    rewritten,
+    rms_spec,
+    unread,
+    value,
+)
+from support.specs import CONTEXT, VOCABULARY, specs, with_layer, with_mixer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.ir import spec as ir
+
+FULL = some_tokens(2, CONTEXT, VOCABULARY)
+
+
+@pytest.mark.parametrize("window", [CONTEXT, CONTEXT + 1, None])
+def test_a_window_as_long_as_the_context_hides_nothing(window: int | None) -> None:
+    program = random_program(rms_spec(replace(MIXER, window=window)))
+    assert not rewritten(program, keeps(DropWindow(), program, FULL))
+
+
+@given(specs(), st.integers(CONTEXT, CONTEXT + 2))
+def test_any_model_with_such_a_window(spec: ir.Spec, window: int) -> None:
+    keeps(DropWindow(), random_program(with_mixer(spec, window=window)), FULL)
+
+
+@pytest.mark.parametrize("window", [1, 7, CONTEXT - 1])
+def test_a_shorter_window_would_change(window: int) -> None:
+    """Negative control, forced past the refusal: one key too few shows."""
+    program = random_program(rms_spec(replace(MIXER, window=window)))
+    assert error(DropWindow().run(program), program, FULL) > 1e3 * TOLERANCE
+
+
+@pytest.mark.parametrize("window", [2, 12, CONTEXT - 1])
+def test_a_shorter_window_is_refused_and_a_shorter_context_is_the_way_out(window: int) -> None:
+    program = random_program(with_layer(rms_spec(), 1, mixer=replace(MIXER, window=window)))
+    why = f"layers.1.mixer: a sliding window of {window} is active: the context has 40 positions; shorten the context"
+    assert refusal(DropWindow(), program) == f"drop-window: {why} (--context {window})"
+    keeps(DropWindow(), LimitContext(window)(program), FULL[:, :window])
+
+
+@given(specs(), st.integers(2, CONTEXT))
+def test_a_shorter_context_is_exact_for_what_fits(spec: ir.Spec, tokens: int) -> None:
+    program = random_program(spec)
+    limited = keeps(LimitContext(tokens), program, FULL[:, :tokens])
+    assert limited.spec.context == tokens
+    assert set(rewritten(program, limited)) <= {"positions.weight"}
+
+
+def test_learned_positions_are_cut() -> None:
+    program = random_program(layer_spec(replace(MIXER, rope=None), positions=CONTEXT))
+    limited = keeps(LimitContext(12), program, FULL[:, :12])
+    assert limited.spec.positions == 12
+    assert limited.weights["positions.weight"].shape == (12, 16)
+
+
+def test_other_positions_would_show() -> None:
+    """Negative control: the table's end, where its beginning belongs."""
+    program = random_program(layer_spec(replace(MIXER, rope=None), positions=CONTEXT))
+    last = replaced(LimitContext(12)(program), {"positions.weight": value(program, "positions.weight")[-12:]})
+    assert error(last, program) > 1e3 * TOLERANCE
+
+
+def test_stored_bytes_stay_stored(tmp_path: Path) -> None:
+    limited = LimitContext(12)(program_of(write_checkpoint(tmp_path / "source", "gpt2")))
+    assert isinstance(limited.weights["positions.weight"], Stored)
+    assert limited.weights["positions.weight"].shape == (12, 48)
+
+
+@pytest.mark.parametrize("tokens", [0, -1, CONTEXT + 1])
+def test_a_context_that_is_not_shorter_is_refused(tokens: int) -> None:
+    said = refusal(LimitContext(tokens), unread(rms_spec()))
+    assert said == f"limit-context: context: has 40 positions, {tokens} were asked; ask for fewer"

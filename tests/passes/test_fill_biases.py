@@ -1,0 +1,93 @@
+"""Zero biases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kept.passes.fill_biases import PROJECTIONS, FillBiases
+from kept.passes.plain_to_gated import PlainToGated
+from kept.passes.split_projections import SplitProjections
+from support.models import random_program
+from support.pass_helpers import (
+    GATED,
+    MIXER,
+    PLAIN,
+    TOLERANCE,
+    error,
+    keeps,
+    layer_spec,
+    refusal,
+    replaced,
+    rewritten,
+    rms_spec,
+    unread,
+    value,
+)
+from support.specs import plain_spec, specs, with_layer, with_mixer, with_mlp
+
+if TYPE_CHECKING:
+    from kept.ir import spec as ir
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_one_bias_in_every_layer(name: str) -> None:
+    program = random_program(plain_spec())
+    filled = keeps(FillBiases((name,)), program)
+    assert rewritten(program, filled) == {f"layers.{i}.{name}.bias" for i in range(2)}
+    assert not value(filled, f"layers.0.{name}.bias").any()
+
+
+def test_zeros_have_the_dtype_of_the_program() -> None:
+    filled = FillBiases(PROJECTIONS)(unread(plain_spec(), "BF16"))
+    assert {tensor.dtype for tensor in filled.weights.values()} == {"BF16"}
+
+
+def test_biases_that_are_there_stay() -> None:
+    program = random_program(with_layer(rms_spec(), 1, mixer=replace(MIXER, o_bias=False)))
+    assert rewritten(program, keeps(FillBiases(PROJECTIONS), program)) == {"layers.1.mixer.o.bias"}
+
+
+@given(specs(), st.sets(st.sampled_from(PROJECTIONS)))
+def test_any_model_that_is_split_and_gated(spec: ir.Spec, biases: set[str]) -> None:
+    spec = with_mlp(with_mixer(spec, fused=False), fused=False, gated=True)
+    keeps(FillBiases(tuple(sorted(biases))), random_program(spec))
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_a_bias_that_is_not_zero_would_show(name: str) -> None:
+    """Negative control."""
+    program = random_program(plain_spec())
+    slot = f"layers.1.{name}.bias"
+    filled = FillBiases((name,))(program)
+    noise = torch.randn(filled.weights[slot].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert error(replaced(filled, {slot: 1e-3 * noise}), program) > 1e3 * TOLERANCE
+
+
+def test_a_name_that_is_no_projection_is_refused() -> None:
+    said = refusal(FillBiases(("mixer.o", "mixer.x")), random_program(plain_spec()))
+    assert said == f"fill-biases: biases: 'mixer.x' is not a projection; name some of {', '.join(PROJECTIONS)}"
+
+
+@pytest.mark.parametrize("name", ["mixer.q", "mixer.k", "mixer.v", "mlp.gate", "mlp.up"])
+def test_part_of_a_fused_bias_is_refused_and_splitting_is_the_way_out(name: str) -> None:
+    fused = with_layer(layer_spec(), 1, mixer=replace(MIXER, fused=True), mlp=replace(GATED, fused=True))
+    program, rewrite = random_program(fused), FillBiases((name,))
+    said = refusal(rewrite, program)
+    assert said == "fill-biases: layers.1: has fused projections; run split-projections first"
+    keeps(rewrite, SplitProjections()(program))
+
+
+def test_other_biases_of_a_fused_model_can_be_filled() -> None:
+    keeps(FillBiases(("mixer.o", "mlp.down")), random_program(with_mixer(plain_spec(), fused=True)))
+
+
+def test_a_gate_that_is_not_there_is_refused_and_making_it_is_the_way_out() -> None:
+    program, rewrite = random_program(with_layer(layer_spec(), 2, mlp=PLAIN)), FillBiases(("mlp.gate",))
+    assert refusal(rewrite, program) == "fill-biases: layers.2.mlp: has no gate; run plain-to-gated first"
+    keeps(rewrite, PlainToGated()(program))

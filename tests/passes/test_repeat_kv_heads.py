@@ -1,0 +1,75 @@
+"""Layers with different numbers of key-value heads as layers with one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kept.ir import spec as ir
+from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
+from kept.passes.split_projections import SplitProjections
+from support.models import random_program
+from support.pass_helpers import MIXER, RMS_NORM, TOLERANCE, error, keeps, refusal, replaced, rms_spec, value
+from support.specs import with_layer
+
+SHARED = replace(MIXER, heads=8, qk_norm=ir.QkNorm(RMS_NORM))
+DECI = with_layer(
+    with_layer(rms_spec(SHARED), 0, mixer=replace(SHARED, kv_heads=1)), 2, mixer=replace(SHARED, kv_heads=4)
+)
+
+
+def test_the_function_is_kept_and_every_layer_has_as_many() -> None:
+    after = keeps(RepeatKeyValueHeads(), random_program(DECI))
+    assert [layer.mixer.kv_heads for layer in after.spec.layers] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("heads", [4, 8])
+def test_the_number_may_be_given(heads: int) -> None:
+    after = keeps(RepeatKeyValueHeads(heads), random_program(rms_spec(replace(SHARED, kv_heads=2))))
+    assert after.spec.layers[0].mixer.kv_heads == heads
+
+
+def test_heads_repeated_in_another_order_would_show() -> None:
+    """Negative control: the whole block after itself instead of each head after itself."""
+    program = random_program(rms_spec(replace(SHARED, kv_heads=2)))
+    after = RepeatKeyValueHeads(4)(program)
+    tiled = {f"layers.{i}.mixer.k.weight": value(program, f"layers.{i}.mixer.k.weight").repeat(2, 1) for i in range(3)}
+    assert error(replaced(after, tiled), program) > 1e3 * TOLERANCE
+
+
+def test_layers_that_have_as_many_already_are_left_alone() -> None:
+    program = random_program(DECI)
+    after = RepeatKeyValueHeads()(program)
+    assert after.weights["layers.2.mixer.k.weight"] is program.weights["layers.2.mixer.k.weight"]
+    assert torch.equal(value(after, "layers.0.mixer.v.weight")[:8], value(program, "layers.0.mixer.v.weight"))
+
+
+def test_fused_projections_are_split_first() -> None:
+    mixer = replace(SHARED, qk_norm=None, fused=True)
+    program = random_program(with_layer(rms_spec(mixer), 0, mixer=replace(mixer, kv_heads=1)))
+    obstacle = RepeatKeyValueHeads().requires(program)
+    assert obstacle is not None
+    assert obstacle.fix == SplitProjections()
+    keeps(RepeatKeyValueHeads(), SplitProjections()(program))
+
+
+@pytest.mark.parametrize(
+    ("spec", "heads", "said"),
+    [
+        (rms_spec(), 0, "layers: have 2 key-value heads each; leave this pass out"),
+        (
+            rms_spec(),
+            3,
+            "layers.0.mixer: has 4 heads over 2, which 3 cannot replace; no number of heads serves all layers",
+        ),
+        (
+            with_layer(rms_spec(replace(SHARED, qk_norm=ir.QkNorm(RMS_NORM, "own"))), 0, mixer=SHARED),
+            4,
+            "layers.1.mixer: has a norm of its own for each head; none is known",
+        ),
+    ],
+)
+def test_refusals(spec: ir.Spec, heads: int, said: str) -> None:
+    assert refusal(RepeatKeyValueHeads(heads), random_program(spec)) == f"repeat-key-value-heads: {said}"

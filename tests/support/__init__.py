@@ -1,0 +1,1 @@
+"""What several tests share: models, specs, contracts and stand-ins."""

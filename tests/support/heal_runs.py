@@ -1,0 +1,182 @@
+"""Healing runs in this process and in others: killed, on several ranks, on a disk without room."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.distillation.settings import HealSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from multiprocessing.context import ForkServerContext
+    from multiprocessing.process import BaseProcess
+
+STEPS = 12
+
+PRELOADED = (
+    "kept.distillation.train.trainer",
+    "kept.distillation.train.parallel",
+    "kept.distillation.train.run_checkpoints",
+    "kept.commands.heal",
+    "torch._dynamo",
+    "tensorboard.compat.proto.event_pb2",
+    "tensorboard.summary.writer.record_writer",
+    "transformers",
+)
+"""What a run imports, so that most of a process's time is the run."""
+
+
+def settings(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) -> HealSettings:
+    """A short run of a student and the teacher that it was made of."""
+    sizes = {"batch": 4, "length": 32, "tokens": STEPS * 4 * 32, "measure_every": 4, "save_every": 5, "rate": 1e-2}
+    given = {"student": str(pair[1]), "teacher": str(pair[0]), "data": (str(corpus),), "out": str(out), **sizes}
+    return HealSettings(**{**given, **changes})
+
+
+def folder_of(out: Path) -> Path:
+    """Where a run keeps its metrics and checkpoints."""
+    return out.with_name(f".{out.name}.kept-healing")
+
+
+def noted(out: Path, kind: str = "step") -> list[dict[str, Any]]:
+    """A run's metrics of a kind, without how long they took."""
+    lines = map(json.loads, (folder_of(out) / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines if line["kind"] == kind]
+
+
+def losses(out: Path) -> list[float]:
+    """The loss of each step; a step that was noted twice would be in it twice."""
+    found = noted(out)
+    assert [line["step"] for line in found] == [*range(1, len(found) + 1)]
+    return [line["loss"] for line in found]
+
+
+def forks() -> ForkServerContext:
+    """Processes that are forked from one that has imported everything."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload([*PRELOADED, "heal_runs"])
+    return made
+
+
+def start(given: HealSettings, dies: str | None = None, ranks: int = 1, limit: int | None = None) -> list[BaseProcess]:
+    """A run on some ranks. `dies` names a moment (see `kill_at`), `limit` is the largest file that can be written."""
+    port = _free_port()
+    processes = [
+        forks().Process(target=_heal, args=(given.to_dict(), _variables(rank, ranks, port), dies, limit))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def start_meeting() -> list[BaseProcess]:
+    """Two ranks whose device gives up after a second, and of which the first is later than that."""
+    port = _free_port()
+    processes = [forks().Process(target=_meet_late, args=(_variables(rank, 2, port),)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _meet_late(variables: Mapping[str, str]) -> None:
+    from functools import partial
+
+    import torch.distributed as dist
+
+    from kept.distillation.train.parallel import ranks
+
+    os.environ.update(variables)
+    dist.init_process_group = partial(dist.init_process_group, timeout=timedelta(seconds=1))
+    with ranks("cpu") as mine:
+        if mine.first:
+            time.sleep(2.5)
+        mine.meet()
+
+
+def finish(processes: list[BaseProcess]) -> list[int | None]:
+    """Wait for all ranks. Where one has died, the others are ended, as torchrun does."""
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            for other in processes:
+                other.kill()
+    return [process.exitcode for process in processes]
+
+
+def _variables(rank: int, ranks: int, port: int) -> Mapping[str, str]:
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ours = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    return {**ours, **meeting, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+
+
+def _free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def _heal(given: dict[str, Any], variables: Mapping[str, str], dies: str | None, limit: int | None) -> None:
+    import torch
+
+    from kept.commands.heal import heal
+    from kept.errors import KeptError
+
+    torch.set_num_threads(1)
+    os.environ.update(variables)
+    if dies is not None:
+        kill_at(dies)
+    if limit is not None:
+        no_file_beyond(limit)
+    try:
+        heal(HealSettings(**given))
+    except KeptError as error:
+        Path(f"{given['out']}.error").write_text(str(error), encoding="utf-8")
+        sys.exit(error.exit_code)
+
+
+def kill_at(moment: str) -> None:
+    """Have this process kill itself: `step 7`, before a checkpoint is whole, has its name, or the next is begun."""
+    from kept.distillation.train.run_checkpoints import RunCheckpoints
+    from kept.distillation.train.trainer import Trainer
+
+    def die(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    word, _, number = moment.partition(" ")
+    if word == "step":
+        original = Trainer._update
+
+        def update(self: Trainer) -> dict[str, float]:
+            return die() if self.step == int(number) else original(self)  # type: ignore[return-value]
+
+        Trainer._update = update  # type: ignore[method-assign]
+        return
+    method = {"writing": "_write", "named": "_name"}[word]
+    saved = getattr(RunCheckpoints, method)
+
+    def save(self: RunCheckpoints, place: Path, *given: Any) -> Any:
+        if not place.name.startswith(f"step-{int(number):08}"):
+            return saved(self, place, *given)
+        if word == "writing":
+            place.mkdir()
+            (place / "rank-00000-of-00001.safetensors").write_bytes(bytes(100))
+        return die()
+
+    setattr(RunCheckpoints, method, save)
+
+
+def no_file_beyond(limit: int) -> None:
+    """No file may grow beyond `limit` bytes, which is what a full disk looks like to a writer."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
