@@ -133,7 +133,7 @@ def _settings(source: Path, own: Path, out: dict[str, Path | bytes]) -> dict[str
 
 def built(directory: Path, name: str) -> dict[str, str]:
     """Build tokenizer.json and its config from another format in a fenced process; return their texts by name."""
-    worker = Worker("kept.checkpoint.tokenizer_worker:Building", limits=BUILDING)
+    worker = Worker("kept.checkpoint.tokenizer_worker:TokenizerBuilder", limits=BUILDING)
     try:
         found: dict[str, str] = worker.call("files", str(directory)).value
     except FenceError as error:

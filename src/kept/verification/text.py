@@ -118,7 +118,7 @@ class FencedTokenizer:
     def __init__(self, file: Path, document: str | None = None) -> None:
         self.file, self._loaded = file, False
         given = (str(file),) if document is None else (str(file), document)
-        self._worker = Worker("kept.checkpoint.tokenizer_worker:Reading", *given, limits=LIMITS)
+        self._worker = Worker("kept.checkpoint.tokenizer_worker:TokenizerWorker", *given, limits=LIMITS)
 
     def encode(self, texts: Sequence[str], *, special: bool) -> Iterator[NDArray[np.int32]]:
         """Yield the ids of each text, (N,)."""
