@@ -629,7 +629,7 @@ def test_what_never_ends_is_not_read(source: Path, tmp_path: Path, asked: tuple[
     (tmp_path / "talk.jsonl").write_text("{}")
     named = {"source": source, "out": tmp_path / "out", "talk": tmp_path / "talk.jsonl"}
     said = complaint(*(word.format(**named) for word in asked), tmp_path / given)
-    assert "no regular file" in said
+    assert "not a regular file" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -145,7 +145,7 @@ def test_a_cache_is_not_written_through_a_link(tmp_path: Path) -> None:
 
     (tmp_path / "other").mkdir()
     (tmp_path / ".a.part").symlink_to("other")
-    with pytest.raises(OutputError, match=r"\.a\.part: is a link"):
+    with pytest.raises(OutputError, match=r"\.a\.part: is a symbolic link"):
         cached(tmp_path, "a", lambda folder: (folder / "x").touch())
     (tmp_path / ".b.lock").symlink_to("other/lock")
     with pytest.raises(OutputError, match="cannot be written"):

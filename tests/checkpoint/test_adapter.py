@@ -215,4 +215,4 @@ def test_check_takes_an_adapter_with_its_base(base: Path, adapter: Path) -> None
 def test_check_names_an_adapter_whose_base_is_not_here(adapter: Path) -> None:
     change_json(adapter / "adapter_config.json", base_model_name_or_path="org/nowhere")
     (damage,) = check(adapter).damage
-    assert "is an adapter (peft) of org/nowhere, which is not here" in damage
+    assert "is an adapter (peft) of org/nowhere, which is neither a directory nor in the hub cache" in damage

@@ -120,7 +120,7 @@ def test_an_interrupted_run_saves_its_step(
     with monkeypatch.context() as patched:
         interrupt_at(2, again=False, monkeypatch=patched, number=number)
         with pytest.raises(
-            KeyboardInterrupt, match="after step 3; the same command continues after step 3, the last"
+            KeyboardInterrupt, match="after step 3; the same command continues from the checkpoint of step 3"
         ) as found:
             heal(broken)
     assert found.type is raised

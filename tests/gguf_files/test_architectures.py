@@ -212,7 +212,7 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
     "an unread key": ({"attention.sliding_window": 7}, r"llama\.attention\.sliding_window is 7: it may change"),
     "experts": ({"expert_count": 8}, "mixtures of experts are not supported"),
     "an encoder": ({"attention.causal": False}, "encoders are not supported"),
-    "two sizes": ({"attention.value_length": 8}, "keys and values of two sizes"),
+    "two sizes": ({"attention.value_length": 8}, "different sizes of keys and values"),
     "half a head": ({"rope.dimension_count": 8}, r"llama\.rope\.dimension_count is 8, it must be 16"),
     "a scaling": ({"rope.scaling.type": "ntk"}, r"llama\.rope\.scaling\.type is ntk"),
     "no epsilon": ({"attention.layer_norm_rms_epsilon": None}, r"has no llama\.attention\.layer_norm_rms_epsilon"),
