@@ -87,5 +87,5 @@ def _inside(link: Path, folder: Path, allowed: list[Path]) -> None:
 def _regular(path: Path) -> Path:
     """Return the path. Raises InputError for a pipe, a socket or a device, whose content may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise InputError(f"{path}: is no regular file; name a file or a directory of documents")
+        raise InputError(f"{path}: is not a regular file; name a file or a directory of documents")
     return path
