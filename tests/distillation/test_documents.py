@@ -289,9 +289,9 @@ def test_a_snapshot_of_the_hub_s_cache(tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.txt")
     for path in (tmp_path, tmp_path / "x.txt"):
-        with pytest.raises(InputError, match=r"x\.txt: is no regular file"):
+        with pytest.raises(InputError, match=r"x\.txt: is not a regular file"):
             read(path)
-    with pytest.raises(InputError, match="/dev/zero: is no regular file"):
+    with pytest.raises(InputError, match="/dev/zero: is not a regular file"):
         read(Path("/dev/zero"))
 
 
