@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.checkpoint.tokenizer_worker import load
-from kept.verification.text import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ PIECE, TOGETHER, TRIES = 16_384, 64, 3
 
 def main(model: str, *texts: str) -> None:
     """Check that both give the same ids, and print seconds, milliseconds and MB/s."""
-    reader = Reader(Path(model))
+    reader = TokenizerReader(Path(model))
     began = time.perf_counter()
     reader.encode("a")
     print(f"start-up: {time.perf_counter() - began:.2f} s")

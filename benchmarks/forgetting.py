@@ -28,6 +28,7 @@ import torch
 from keeping import keep
 from matplotlib import pyplot as plt
 
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.distillation.data.documents import TextSource
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
@@ -42,7 +43,6 @@ from kept.distillation.train.trainable import trainable
 from kept.distillation.train.trainer import Trainer
 from kept.loaded import LoadedModel, open_model
 from kept.passes.expand_blocks import ExpandBlocks
-from kept.verification.text import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -152,7 +152,7 @@ class Bench:
 
     def mixture(self, paths: Mapping[str, Path], weights: Mapping[str, float] | None = None) -> Mixture:
         """Texts, and documents of each that are held out."""
-        reader = Reader(self.source.path)
+        reader = TokenizerReader(self.source.path)
         found = {name: tokenise(TextSource((path,)), reader, self.work / "cache") for name, path in paths.items()}
         return Mixture(found, weights, HELD)
 

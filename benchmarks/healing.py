@@ -27,6 +27,7 @@ from keeping import keep
 from matplotlib import pyplot as plt
 
 import kept
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.distillation.data.documents import TextSource
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
@@ -44,7 +45,6 @@ from kept.ir.slots import norms
 from kept.ir.tensors import InMemory
 from kept.loaded import open_model
 from kept.nn import Model
-from kept.verification.text import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -164,7 +164,9 @@ class Bench:
 
     def mixture(self, name: str) -> Mixture:
         """A text, and its documents that are held out."""
-        tokens = tokenise(TextSource((self.corpora / TEXTS[name],)), Reader(self.source.path), self.work / "cache")
+        tokens = tokenise(
+            TextSource((self.corpora / TEXTS[name],)), TokenizerReader(self.source.path), self.work / "cache"
+        )
         return Mixture({name: tokens}, None, HELD)
 
     def rows(self, name: str, length: int) -> list[Batch]:

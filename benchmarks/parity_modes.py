@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import torch
 from keeping import keep
 
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.families import FAMILIES
 from kept.loaded import open_model
 from kept.passes.legalize import Options, legalise
 from kept.verification.calibration import calibrate
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun
-from kept.verification.text import Reader
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -37,7 +37,7 @@ DOMAINS = {
 }
 
 
-def tokens_of(reader: Reader, corpora: Path, domain: str, offset: float = 0.5) -> torch.Tensor:
+def tokens_of(reader: TokenizerReader, corpora: Path, domain: str, offset: float = 0.5) -> torch.Tensor:
     """Rows from evenly spaced places of a domain's text; another `offset` gives other places."""
     text = "".join(read(file) for file in sorted(corpora.glob(DOMAINS[domain])))
     places = [int(len(text) * (row + offset) / ROWS) for row in range(ROWS)]
@@ -71,7 +71,7 @@ def candidates(source: Program, calibration: torch.Tensor) -> dict[str, Program]
 
 def run(checkpoint: Path, corpora: Path) -> dict[str, dict[str, dict[str, float]]]:
     """KL and cross-entropy of each mode in each domain."""
-    source, reader = open_model(checkpoint).program, Reader(checkpoint)
+    source, reader = open_model(checkpoint).program, TokenizerReader(checkpoint)
     made = candidates(source, tokens_of(reader, corpora, "English", offset=0.25))
     out: dict[str, dict[str, dict[str, float]]] = {}
     for domain in DOMAINS:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 from environments import LLAMA_CPP, with_llama_cpp
 from forms import ROOT, write_checkpoint
 
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.demo import model_path
 from kept.errors import KeptError
 from kept.families import FAMILIES
 from kept.gguf.pretokenizers import PRE_TOKENIZERS
 from kept.ir.facts import facts
 from kept.loaded import open_model
-from kept.verification.text import Reader
 
 import ggufs  # isort: skip - `forms` adds the tests to the path
 from models import program_of  # isort: skip - as above
@@ -168,7 +168,7 @@ def _tokens(environment: Environment, work: Path, *, golden: bool) -> Iterator[s
     ids = json.loads((work / "ids.json").read_text(encoding="utf-8"))
     for name, file in files.items():
         wanted = ids[str(file)]
-        reader = Reader(open_model(file).path)
+        reader = TokenizerReader(open_model(file).path)
         found = [reader.encode(text, special=False) for text in texts]
         differ = [number for number, text in enumerate(texts) if found[number] != wanted[number]]
         if differ:

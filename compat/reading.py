@@ -21,8 +21,8 @@ from environments import TRANSFORMERS, Environment, with_transformers
 from forms import ROOT
 
 import kept
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.demo import model_path
-from kept.verification.text import Reader
 
 sys.path.insert(0, str(ROOT / "tests"))
 from support.chats import CHATML, write_chat_tokenizer
@@ -183,7 +183,7 @@ def _difference(output: Path, wanted: Mapping[str, Any], found: Mapping[str, Any
     """Return the first difference; None if equal. Parts that the source does not have are not compared."""
     if "refused" in found:
         return f"refused: {found['refused'][:80]}"
-    own = [Reader(output).encode(text) for text in ASKED["texts"]]
+    own = [TokenizerReader(output).encode(text) for text in ASKED["texts"]]
     if found["ids"] != own:
         return "other ids"
     return next((f"other {part}" for part in PARTS if wanted.get(part) and found[part] != wanted[part]), None)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kept.checkpoint.safetensors_writer import SHARD_BYTES, shards, to_json
+from kept.checkpoint.json_file import to_json
+from kept.checkpoint.safetensors_writer import SHARD_BYTES, shards
 from kept.checkpoint.staging import staging
 from kept.families import FAMILIES
 from kept.ir.program import Program

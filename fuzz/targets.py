@@ -23,10 +23,11 @@ import torch
 
 import reported
 from kept.checkpoint.chat_template import Template
-from kept.checkpoint.companion_files import companions, stated_licence
-from kept.checkpoint.json_file import parse, read_json
+from kept.checkpoint.companion_files import companions
+from kept.checkpoint.json_file import parse, read_json, to_json
+from kept.checkpoint.licences import stated_licence
 from kept.checkpoint.safetensors_header import read_header
-from kept.checkpoint.safetensors_writer import shards, to_json
+from kept.checkpoint.safetensors_writer import shards
 from kept.checkpoint.sentencepiece import tokenizer_files
 from kept.checkpoint.tokenizer_worker import TokenizerBuilder, TokenizerWorker
 from kept.checkpoint.weights import INDEX
@@ -436,7 +437,7 @@ def use_settings(raw: bytes) -> None:
     found = parse_or_empty(raw)
     for name in check.SETTINGS:
         (directory / name).write_bytes(json.dumps(found.get(name, {})).encode())
-    with patch("kept.checkpoint.companion_files.built", lambda directory, _: TokenizerBuilder().files(str(directory))):
+    with patch("kept.checkpoint.tokenizer_files.built", lambda directory, _: TokenizerBuilder().files(str(directory))):
         companions(directory, open_model(directory).program.spec)
 
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import kept
-from kept.checkpoint.companion_files import licences, stated_licence
+from kept.checkpoint.licences import licences, stated_licence
 from kept.checkpoint.safetensors_header import read_header
 from kept.errors import LONGEST_LINE, CheckpointError, KeptError, printable
 from kept.passes.legalize import MOST_STEPS
@@ -527,7 +527,7 @@ def test_a_tokenizer_class_cannot_make_transformers_import_anything(tmp_path: Pa
     source = write_readable(tmp_path / "source", "orion", tie_word_embeddings=False)
     for name in ("Trainer", "pipeline", "__doc__", "models", "\0", "MyTokenizer"):
         change_json(source / "tokenizer_config.json", tokenizer_class=name)
-        from kept.checkpoint.companion_files import tokenizer_config
+        from kept.checkpoint.tokenizer_config import tokenizer_config
 
         assert tokenizer_config(source)["tokenizer_class"] == "PreTrainedTokenizerFast"
 

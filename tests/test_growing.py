@@ -16,13 +16,13 @@ from transformers import AutoTokenizer, GenerationConfig
 import kept
 from kept.checkpoint.byte_stream import write_tensors
 from kept.checkpoint.direct_io import Output
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.commands.check import check
 from kept.commands.heal import heal
 from kept.errors import CheckpointError, RecipeError
 from kept.ir.tensors import Stored, join, zeros
 from kept.terminal.cli import main
 from kept.tokenizer.bpe import BYTE_LEVEL
-from kept.verification.text import Reader
 from support.heal_runs import finish, losses, settings, start
 from support.models import stock, stock_logits, write_checkpoint
 from support.stored import change_json, read_json, tensors_of
@@ -71,7 +71,7 @@ def run(*words: object) -> Result:
 
 
 def ids(directory: Path, text: str, count: int = 48) -> torch.Tensor:
-    return torch.tensor([Reader(directory).encode(text)[:count]])
+    return torch.tensor([TokenizerReader(directory).encode(text)[:count]])
 
 
 # ---------------------------------------------------------------------------------------------------------- what it is
@@ -121,7 +121,7 @@ def test_the_record_and_the_files(source: Path, tokenizer: Path, grown: Path, ha
     assert check(grown).damage == ()
     assert kept.verify(source, grown, tokens=64).failure is None
     stock_one = AutoTokenizer.from_pretrained(grown)
-    assert stock_one(KOREAN).input_ids == Reader(grown).encode(KOREAN)
+    assert stock_one(KOREAN).input_ids == TokenizerReader(grown).encode(KOREAN)
     assert (stock_one.bos_token_id, stock_one.eos_token_id, len(stock_one)) == (1, 2, has)
     assert f"Tokens {HAD} to {has - 1} are new" in (grown / "README.md").read_text(encoding="utf-8")
 

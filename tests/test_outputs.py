@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import kept
-from kept.checkpoint.output_path import check_file
+from kept.checkpoint.output_path import check_replaceable
 from kept.errors import CheckpointError, OutputError
 from kept.terminal.cli import main
 from reported import EVALUATION, RECORD, write, write_output
@@ -104,11 +104,11 @@ def test_an_evaluation_is_written_again(source: Path, tmp_path: Path) -> None:
 
 def test_a_file_is_ours_or_it_is_not(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    check_file(file, {}, lambda _: False)
+    check_replaceable(file, {}, lambda _: False)
     file.touch()
-    check_file(file, {}, lambda _: True)
+    check_replaceable(file, {}, lambda _: True)
     with pytest.raises(OutputError, match="was not written by this command"):
-        check_file(file, {}, lambda _: False)
+        check_replaceable(file, {}, lambda _: False)
 
 
 # ---------------------------------------------------------------------------------------------------------- directories

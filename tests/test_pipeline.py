@@ -21,10 +21,10 @@ from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.staging import JOURNAL, Staging
 from kept.commands import convert
 from kept.errors import CheckpointError, InputError, OutputError, PromiseError, RecipeError, Refusal
+from kept.ir.promise import Promise
 from kept.ir.slots import slots
 from kept.ir.tensors import DTYPE_BYTES
 from kept.output import write_files
-from kept.passes.base import Promise
 from kept.passes.centre import Centre
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.recipe import Recipe

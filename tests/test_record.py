@@ -13,11 +13,11 @@ import yaml
 
 from kept.commands.plan import make_plan
 from kept.families.llama import LLAMA
+from kept.ir.promise import Promise
 from kept.loaded import open_model
 from kept.output.model_card import RESTRICTED, converted, model_card
 from kept.output.record import record, verification_table
 from kept.output.runtimes import notes
-from kept.passes.base import Promise
 from kept.passes.fill_biases import FillBiases
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.recipe import Recipe

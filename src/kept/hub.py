@@ -12,8 +12,9 @@ import re
 import sys
 from pathlib import Path
 
-from kept.checkpoint.companion_files import COPIED, LICENCE_WORDS
+from kept.checkpoint.file_names import COPIED
 from kept.checkpoint.json_file import json_if_there
+from kept.checkpoint.licences import LICENCE_WORDS
 from kept.checkpoint.templates import FOLDER
 from kept.checkpoint.weights import PICKLE, PICKLES, SINGLE, candidates, listed_names
 from kept.errors import CheckpointError, printable
@@ -30,14 +31,6 @@ NEVER = ["*/*/*", "*/*.safetensors", "*.py", *PICKLES]
 
 INSIDE = ["*/*"]
 """Pattern of files in folders, which are never fetched as weights."""
-
-
-def named(given: str) -> tuple[str, str]:
-    """A name, which may be empty, and a path or hub id, from `english=corpus/en`; what is there as it is is a path."""
-    if "=" not in given or os.path.exists(given):  # noqa: PTH110 - Path.exists raises for a name too long
-        return "", given
-    name, _, path = given.partition("=")
-    return name, path
 
 
 def local(source: str | Path) -> Path:

@@ -19,20 +19,15 @@ from transformers import (
 
 import kept
 from kept.checkpoint.chat_template import special_texts
-from kept.checkpoint.companion_files import (
-    companions,
-    licences,
-    no_licences,
-    stated_licence,
-    tokenizer_config,
-    tokenizer_note,
-)
+from kept.checkpoint.companion_files import companions, tokenizer_note
+from kept.checkpoint.licences import licences, no_licences, stated_licence
 from kept.checkpoint.reader import open_checkpoint
 from kept.checkpoint.templates import chat_templates
+from kept.checkpoint.tokenizer_config import tokenizer_config
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import CheckpointError
 from kept.loaded import open_model
 from kept.output.model_card import RESTRICTED
-from kept.verification.text import Reader
 from support.models import reference_orion, some_tokens, worst, write_checkpoint
 from support.stored import (
     BYTES_VOCABULARY,
@@ -509,7 +504,7 @@ def test_the_card_names_a_class_that_gives_the_same_ids(tmp_path: Path) -> None:
     source, text = Path(kept.__file__).parent / "demo" / "orion-2m", "Hello world, 12 + f(x)"
     out = tmp_path / "out"
     done = kept.convert(source, out, to="qwen2", norm="opm", verify_tokens=0)
-    wanted = Reader(source).encode(text)
+    wanted = TokenizerReader(source).encode(text)
     assert AutoTokenizer.from_pretrained(out)(text).input_ids != wanted
     assert PreTrainedTokenizerFast.from_pretrained(out)(text).input_ids == wanted
     assert "tokenizer = PreTrainedTokenizerFast.from_pretrained(" in (out / "README.md").read_text(encoding="utf-8")

@@ -23,8 +23,9 @@ from transformers import AutoModelForCausalLM
 import kept
 from kept.checkpoint import byte_stream
 from kept.checkpoint.byte_stream import digest
+from kept.checkpoint.json_file import to_json
 from kept.checkpoint.safetensors_header import read_header
-from kept.checkpoint.safetensors_writer import Shard, index, shards, to_json
+from kept.checkpoint.safetensors_writer import Shard, index, shards
 from kept.checkpoint.staging import JOURNAL, Staging, staging
 from kept.errors import OutputError
 from kept.ir import tensors as ir_tensors

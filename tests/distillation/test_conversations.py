@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from kept.checkpoint.chat_template import Conversation, Template
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.distillation.data.conversations import ConversationRenderer
 from kept.distillation.data.documents import TextSource
 from kept.distillation.data.mixture import Mixture
@@ -22,7 +23,6 @@ from kept.distillation.data.packing import BatchStream
 from kept.distillation.data.row_layout import RowLayout, fitted
 from kept.distillation.data.token_dataset import TokenDataset, tokenise
 from kept.errors import CheckpointError, InputError
-from kept.verification.text import Reader
 from support.chats import (
     CALL,
     CALLED,
@@ -68,13 +68,15 @@ def read(folder: Path, text: str, *talks: Any, field: str = "messages") -> Token
     """Conversations as they are tokenised, through a file and a cache."""
     file = write_lines(folder.parent / "talks.jsonl", *({field: one} for one in talks))
     source = TextSource((file,), field, talks=talks_of(folder, text))
-    return tokenise(source, Reader(folder), folder.parent / "cache")
+    return tokenise(source, TokenizerReader(folder), folder.parent / "cache")
 
 
 def refusal(folder: Path, text: str, *lines: Any, field: str = "messages") -> str:
     file = write_lines(folder.parent / "talks.jsonl", *lines)
     with pytest.raises(InputError) as raised:
-        tokenise(TextSource((file,), field, talks=talks_of(folder, text)), Reader(folder), folder.parent / "cache")
+        tokenise(
+            TextSource((file,), field, talks=talks_of(folder, text)), TokenizerReader(folder), folder.parent / "cache"
+        )
     said = str(raised.value)
     assert "\n" not in said
     return said.replace(f"{folder.parent}/", "")
@@ -120,7 +122,7 @@ def test_what_is_learned_is_what_follows_the_prompt(folder: Path, name: str) -> 
 
 def test_every_answer_of_a_conversation_is_learned(folder: Path) -> None:
     tokens = read(folder, CHATML, TALKS[3])
-    assert Reader(folder).decode(learned(tokens, 0)) == "upon\ntime\nwas\n"
+    assert TokenizerReader(folder).decode(learned(tokens, 0)) == "upon\ntime\nwas\n"
     ends = learned(tokens, 0).count(4)
     assert ends == 3, "the token that ends a turn is learned"
 
@@ -130,7 +132,7 @@ def test_a_sentencepiece_tokenizer_too(tmp_path: Path) -> None:
     folder = write_sentencepiece(tmp_path / "model")
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
     tokens = read(folder, INST, *TALKS)
-    reader = Reader(folder)
+    reader = TokenizerReader(folder)
     assert [reader.decode([at]) for at in learned(tokens, 0)][-1] == "</s>" or learned(tokens, 0)[-1] == 2
     assert reader.decode(learned(tokens, 0)).strip().startswith("five")
 
@@ -142,13 +144,13 @@ def test_system_and_tool_are_not_learned(folder: Path) -> None:
         {"role": "tool", "content": "a result", "tool_call_id": "7"},
         {"role": "assistant", "content": "time"},
     ]
-    assert Reader(folder).decode(learned(read(folder, CHATML, said), 0)) == "upon\ntime\n"
+    assert TokenizerReader(folder).decode(learned(read(folder, CHATML, said), 0)) == "upon\ntime\n"
 
 
 def test_the_other_form_of_messages(folder: Path) -> None:
     said = [{"from": "human", "value": "once"}, {"from": "gpt", "value": "upon"}]
     tokens = read(folder, CHATML, said, field="conversations")
-    assert Reader(folder).decode(learned(tokens, 0)) == "upon\n"
+    assert TokenizerReader(folder).decode(learned(tokens, 0)) == "upon\n"
 
 
 def test_parquet_holds_conversations_too(folder: Path) -> None:
@@ -158,7 +160,7 @@ def test_parquet_holds_conversations_too(folder: Path) -> None:
     file = folder.parent / "talks.parquet"
     pq.write_table(pa.table({"messages": TALKS}), file)
     talks = talks_of(folder, CHATML)
-    found = tokenise(TextSource((file,), "messages", talks=talks), Reader(folder), folder.parent / "cache")
+    found = tokenise(TextSource((file,), "messages", talks=talks), TokenizerReader(folder), folder.parent / "cache")
     wanted = read(folder, CHATML, *TALKS)
     assert np.array_equal(found.ids, wanted.ids)
     assert np.array_equal(np.asarray(found.learned), np.asarray(wanted.learned))
@@ -199,7 +201,7 @@ def test_marked_answers_of_any_conversation(folder: Path, text: str) -> None:
     rows = [row for row in ROWS if row["messages"] is not PARTS]
     file = write_lines(folder.parent / "talks.jsonl", *rows)
     talks = talks_of(folder, text)
-    tokens = tokenise(TextSource((file,), "messages", talks=talks), Reader(folder), folder.parent / "cache")
+    tokens = tokenise(TextSource((file,), "messages", talks=talks), TokenizerReader(folder), folder.parent / "cache")
     stock, number = PreTrainedTokenizerFast.from_pretrained(folder), 0
     for row in rows:
         asked = {"tools": row.get("tools"), "documents": row.get("documents"), **row.get("chat_template_kwargs", {})}
@@ -242,13 +244,13 @@ def test_an_answer_says_whether_it_is_learned(
 ) -> None:
     said = [AGAIN[0], {**AGAIN[1], key: first}, {**AGAIN[2], key: 0}, {**AGAIN[3], key: second}]
     tokens, whole = read(folder, text, said), read(folder, text, AGAIN)
-    assert Reader(folder).decode(learned(tokens, 0)).strip() == wanted
+    assert TokenizerReader(folder).decode(learned(tokens, 0)).strip() == wanted
     assert tokens.ids.tolist() == whole.ids.tolist(), "and the text is the same"
 
 
 def test_what_is_not_learned_may_be_rewritten(folder: Path) -> None:
     said = [AGAIN[0], {**AGAIN[1], "weight": 0}, *AGAIN[2:]]
-    assert Reader(folder).decode(learned(read(folder, REWRITING, said), 0)) == "good"
+    assert TokenizerReader(folder).decode(learned(read(folder, REWRITING, said), 0)) == "good"
 
 
 def test_conversations_of_which_nothing_is_learned_are_left_out(folder: Path) -> None:
@@ -373,7 +375,7 @@ def test_conversations_and_texts_have_names_of_their_own(folder: Path) -> None:
     talks = talks_of(folder, CHATML)
     with pytest.raises(InputError, match=r"holds conversations and texts; give each a name: chat=a\.jsonl, old=b\.txt"):
         TextSource(paths, "messages", talks=talks).files()
-    alone = tokenise(TextSource(paths[1:], "messages", talks=talks), Reader(folder), folder.parent / "cache")
+    alone = tokenise(TextSource(paths[1:], "messages", talks=talks), TokenizerReader(folder), folder.parent / "cache")
     assert alone.learned is None
 
 

@@ -17,9 +17,9 @@ from kept.commands.check import check
 from kept.commands.heal import HealResult, heal
 from kept.distillation.train.trainer import Trainer
 from kept.errors import CheckpointError, PromiseError
+from kept.ir.promise import Promise
 from kept.output.heal_summary import NOTHING_BETTER
 from kept.output.record import verification_table
-from kept.passes.base import Promise
 from kept.terminal import display
 from support.heal_runs import STEPS, folder_of, losses, settings
 from support.stored import change_json, read_json, write_readable

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.distillation.data import token_dataset as module
 from kept.distillation.data.documents import TextSource
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream, check
 from kept.distillation.data.token_dataset import TokenDataset, tokenise
 from kept.errors import CheckpointError, InputError
-from kept.verification.text import Reader
 from support.heal_data import write_lines
 from support.models import DATA, needs_data
 from support.stored import BYTES_VOCABULARY, PROSE, write_tokenizer
@@ -28,9 +28,9 @@ TEXTS = ["seven ships", "한국어", "", "🙂", "def f(x):\n    return x\n"]
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Reader:
+def reader(tmp_path: Path) -> TokenizerReader:
     (tmp_path / "model").mkdir()
-    return Reader(write_tokenizer(tmp_path / "model"))
+    return TokenizerReader(write_tokenizer(tmp_path / "model"))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def entries(cache: Path) -> set[str]:
     return {file.name for file in cache.iterdir() if not file.name.startswith(".")}
 
 
-def test_ids_are_the_reader_s(reader: Reader, source: TextSource, tmp_path: Path) -> None:
+def test_ids_are_the_reader_s(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
     tokens = tokenise(source, reader, tmp_path / "cache")
     wanted = [PROSE, *filter(None, TEXTS)]
     assert len(tokens.table) == len(wanted)
@@ -75,7 +75,7 @@ def test_ids_are_the_reader_s(reader: Reader, source: TextSource, tmp_path: Path
     assert [tokens.name(number) for number in range(4)] == ["a.txt:1", "b.jsonl:1", "b.jsonl:2", "b.jsonl:4"]
 
 
-def test_ids_are_mapped_not_held(reader: Reader, source: TextSource, tmp_path: Path) -> None:
+def test_ids_are_mapped_not_held(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
     tokens = tokenise(source, reader, tmp_path / "cache")
     assert isinstance(tokens.ids, np.memmap)
     assert isinstance(tokens.table, np.memmap)
@@ -83,15 +83,17 @@ def test_ids_are_mapped_not_held(reader: Reader, source: TextSource, tmp_path: P
     assert not tokens.ids.flags.writeable
 
 
-def test_many_documents_are_read_in_batches(reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_documents_are_read_in_batches(
+    reader: TokenizerReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
-    whole = Reader.encode_all
+    whole = TokenizerReader.encode_all
 
-    def counted(self: Reader, texts: list[str]) -> list[list[int]]:
+    def counted(self: TokenizerReader, texts: list[str]) -> list[list[int]]:
         sizes.append(len(texts))
         return whole(self, texts)
 
-    monkeypatch.setattr(Reader, "encode_all", counted)
+    monkeypatch.setattr(TokenizerReader, "encode_all", counted)
     monkeypatch.setattr(module, "BATCH", 1000)
     file = write_lines(tmp_path / "a.jsonl", *({"text": "x" * length} for length in range(1, 100)))
     tokens = tokenise(TextSource((file,)), reader, tmp_path / "cache")
@@ -100,14 +102,16 @@ def test_many_documents_are_read_in_batches(reader: Reader, tmp_path: Path, monk
     assert len(sizes) > 4
 
 
-def test_it_is_done_once(reader: Reader, source: TextSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_done_once(
+    reader: TokenizerReader, source: TextSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = tokenise(source, reader, tmp_path / "cache")
 
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(Reader, "encode_all", never)
-    again = tokenise(source, Reader(reader.directory), tmp_path / "cache")
+    monkeypatch.setattr(TokenizerReader, "encode_all", never)
+    again = tokenise(source, TokenizerReader(reader.directory), tmp_path / "cache")
     assert (again.ids == first.ids).all()
     moved = tmp_path / "elsewhere"
     (tmp_path / "data").rename(moved)
@@ -117,29 +121,31 @@ def test_it_is_done_once(reader: Reader, source: TextSource, tmp_path: Path, mon
         tokenise(TextSource((moved,)), reader, tmp_path / "cache")
 
 
-def test_what_is_read_otherwise_is_another_entry(reader: Reader, source: TextSource, tmp_path: Path) -> None:
+def test_what_is_read_otherwise_is_another_entry(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     tokenise(source, reader, cache)
     tokenise(TextSource(source.paths, piece=7), reader, cache)
     assert len(entries(cache)) == 2
     (tmp_path / "other").mkdir()
     other = write_tokenizer(tmp_path / "other")
-    tokenise(source, Reader(other), cache)
+    tokenise(source, TokenizerReader(other), cache)
     assert len(entries(cache)) == 2, "an equal tokenizer elsewhere is the same"
     (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
-    tokenise(source, Reader(other), cache)
+    tokenise(source, TokenizerReader(other), cache)
     assert len(entries(cache)) == 3
     (tmp_path / "data" / "a.txt").rename(tmp_path / "data" / "aa.txt")
     assert tokenise(source, reader, cache).name(0) == "aa.txt:1"
 
 
-def test_the_default_place(reader: Reader, source: TextSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_place(
+    reader: TokenizerReader, source: TextSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     tokenise(source, reader)
     assert len(entries(tmp_path / "home" / "kept" / "tokens")) == 1
 
 
-def test_progress_is_in_bytes_of_the_files(reader: Reader, source: TextSource, tmp_path: Path) -> None:
+def test_progress_is_in_bytes_of_the_files(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
     watch = Watch()
     tokenise(source, reader, tmp_path / "cache", watch)
     total = sum(file.nbytes for file in source.files())
@@ -147,7 +153,7 @@ def test_progress_is_in_bytes_of_the_files(reader: Reader, source: TextSource, t
     assert watch.stages == {"sum": [total, total], "tokenise": [total, total - empty]}
 
 
-def test_what_was_changed_is_not_used(reader: Reader, source: TextSource, tmp_path: Path) -> None:
+def test_what_was_changed_is_not_used(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
     tokenise(source, reader, tmp_path / "cache")
     (entry,) = (tmp_path / "cache").glob("[!.]*")
     for name in ("ids.bin", "documents.bin", "about.json"):
@@ -160,7 +166,7 @@ def test_what_was_changed_is_not_used(reader: Reader, source: TextSource, tmp_pa
 
 
 @pytest.mark.parametrize("text", ["", "\n"])
-def test_data_without_text(reader: Reader, tmp_path: Path, text: str) -> None:
+def test_data_without_text(reader: TokenizerReader, tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.txt"
     file.write_text(text, encoding="utf-8")
     file = file if not text else write_lines(tmp_path / "a.jsonl", {"text": ""})
@@ -171,19 +177,19 @@ def test_data_without_text(reader: Reader, tmp_path: Path, text: str) -> None:
 
 def test_a_directory_without_a_tokenizer(source: TextSource, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has none of tokenizer\.json"):
-        tokenise(source, Reader(tmp_path), tmp_path / "cache")
+        tokenise(source, TokenizerReader(tmp_path), tmp_path / "cache")
 
 
-def test_a_tokenizer_that_is_none(reader: Reader, source: TextSource, tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_none(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
     (reader.directory / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="is not a tokenizer"):
-        tokenise(source, Reader(reader.directory), tmp_path / "cache")
+        tokenise(source, TokenizerReader(reader.directory), tmp_path / "cache")
 
 
 # --------------------------------------------------------------------------------------------------------- end to end
 
 
-def test_from_files_to_rows(reader: Reader, source: TextSource, tmp_path: Path) -> None:
+def test_from_files_to_rows(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
     tokens = tokenise(TextSource(source.paths, piece=100), reader, tmp_path / "cache")
     stream = BatchStream(Mixture({"data": tokens}, hold_out=1), 4, 32)
     check(stream, BYTES_VOCABULARY, 32)
@@ -200,7 +206,7 @@ def test_from_files_to_rows(reader: Reader, source: TextSource, tmp_path: Path) 
 @pytest.mark.parametrize("domain", ["tinystories", "python"])
 def test_real_corpora(domain: str, tmp_path: Path) -> None:
     smallest = min((DATA / "corpora" / domain).glob("*.txt"), key=lambda file: file.stat().st_size)
-    reader = Reader(DATA / "checkpoints" / "orion-9m")
+    reader = TokenizerReader(DATA / "checkpoints" / "orion-9m")
     tokens = tokenise(TextSource((smallest,)), reader, tmp_path / "cache")
     stream = BatchStream(Mixture({domain: tokens}, hold_out=0.05), 2, 512)
     batch, text = stream.at(0), smallest.read_text(encoding="utf-8")

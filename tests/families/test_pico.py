@@ -17,7 +17,7 @@ from kept.commands.plan import plan
 from kept.errors import CheckpointError, Refusal
 from kept.families import FAMILIES, LLAMA, TARGETS, family_of
 from kept.families.lengths import domain
-from kept.passes.base import Promise
+from kept.ir.promise import Promise
 from kept.passes.legalize import Options, legalise
 from support.models import logits, program_of, some_tokens, stock, worst
 from support.pass_helpers import TOLERANCE, save

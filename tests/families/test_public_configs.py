@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kept.families import FAMILIES, LLAMA
-from kept.passes.base import Promise
+from kept.ir.promise import Promise
 from kept.passes.legalize import Options, legalise
 from support.conversions import EXACT, refused
 from support.pass_helpers import unread

@@ -10,11 +10,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from kept.checkpoint.chat_template import Conversation, Template
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.demo import model_path
 from kept.errors import CheckpointError
 from kept.gguf.pretokenizers import PRE_TOKENIZERS
 from kept.loaded import open_model
-from kept.verification.text import Reader
 from support import ggufs
 from support.golden import GOLDENS
 
@@ -38,7 +38,7 @@ def file_of(name: str, folder: Path, **keys: Any) -> Path:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_ids_are_llama_cpps(name: str, tmp_path: Path) -> None:
     directory = open_model(file_of(name, tmp_path)).path
-    reader = Reader(directory)
+    reader = TokenizerReader(directory)
     assert [reader.encode(text, special=False) for text in ggufs.TEXTS] == GOLDEN[name][:-1]
     assert reader.encode(ggufs.TEXTS[0]) == GOLDEN[name][-1]
 
@@ -85,7 +85,7 @@ def test_several_templates_keep_their_names(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_not_rebuilt_is_said_to_be_missing(keys: dict[str, str], said: str, tmp_path: Path) -> None:
     named = {**SMALL, **{f"tokenizer.{key.replace('__', '.')}": value for key, value in keys.items()}}
     opened = open_model(ggufs.with_tokenizer(tmp_path / "model.gguf", named))
-    assert Reader(opened.path).file is None
+    assert TokenizerReader(opened.path).file is None
     assert said in opened.remark
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kept.ir import spec as ir
+from kept.ir.promise import Promise
 from kept.nn import Model
 from kept.passes.affine_tail import AffineTail, DropHeadBias
-from kept.passes.base import Promise
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections
 from support.models import logits, random_program, some_tokens, worst

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from kept.ir.promise import Promise
 from kept.ir.tensors import DTYPE_BYTES, Stored, torch_dtype
 from kept.nn import Model
-from kept.passes.base import Promise
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from support.models import logits, program_of, random_program, worst, write_checkpoint

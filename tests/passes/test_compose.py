@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from kept.errors import Refusal
 from kept.ir import spec as ir
+from kept.ir.promise import Promise
 from kept.passes import PASSES
 from kept.passes.affine_tail import AffineTail, DropHeadBias
-from kept.passes.base import Pass, Promise
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from kept.passes.drop_layers import DropLayers
@@ -58,6 +58,7 @@ from support.specs import specs, with_layer
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
+    from kept.passes.base import Pass
 
 EXACT: tuple[Pass, ...] = (
     AffineTail(),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kept.errors import RecipeError
+from kept.ir.promise import Promise
 from kept.ir.slots import silent
-from kept.passes.base import Promise
 from kept.passes.drop_layers import DropLayers, is_silent
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.legalize import run_passes

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 
 from kept.ir import spec as ir
+from kept.ir.promise import Promise
 from kept.ir.slots import readings
 from kept.passes.affine_tail import AffineTail, DropHeadBias
-from kept.passes.base import Promise
 from kept.passes.centre import Centre
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.layer_norm_to_rms import MODES, LayerNormToRms, Mode

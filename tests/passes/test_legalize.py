@@ -12,10 +12,10 @@ from kept.errors import Refusal
 from kept.families import LLAMA, family_of
 from kept.families.mistral import MISTRAL
 from kept.ir import spec as ir
+from kept.ir.promise import Promise
 from kept.ir.slots import readings
 from kept.ir.tensors import Stored, zeros
 from kept.nn import Model
-from kept.passes.base import Promise
 from kept.passes.centre import Centre
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.layer_norm_to_rms import LayerNormToRms

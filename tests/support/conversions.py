@@ -10,7 +10,7 @@ import torch
 
 from kept.errors import Refusal
 from kept.families import LLAMA
-from kept.passes.base import Promise
+from kept.ir.promise import Promise
 from kept.passes.legalize import Options, legalise
 from support.models import logits, model_of, program_of, some_tokens, stock, stock_logits, worst
 from support.pass_helpers import TOLERANCE, save

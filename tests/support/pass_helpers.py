@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from kept.checkpoint.safetensors_writer import shards, to_json
+from kept.checkpoint.json_file import to_json
+from kept.checkpoint.safetensors_writer import shards
 from kept.checkpoint.staging import staging
 from kept.errors import Refusal
 from kept.ir import spec as ir
 from kept.ir.program import Program
+from kept.ir.promise import Promise
 from kept.ir.slots import slots
 from kept.ir.tensors import InMemory, Lazy, Precision, torch_dtype
-from kept.passes.base import Promise
 from kept.passes.map_spec import map_layers, map_readers
 from support.models import logits, program_of, random_program, some_tokens, worst
 from support.specs import VOCABULARY

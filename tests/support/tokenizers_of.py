@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.checkpoint.tokenizer_worker import load
 from kept.tokenizer.train import train_tokenizer
-from kept.verification.text import Reader
 from support.stored import change_json, read_json, write_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def inside(directory: Path) -> Tokenizer:
     """Load a directory's tokenizer in this process."""
-    file = Reader(directory).file
+    file = TokenizerReader(directory).file
     assert file is not None
     return load(file)
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import kept
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import CheckpointError, InputError, OutputError
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, segments
 from kept.tokenizer.growth import growth
 from kept.tokenizer.merge import UNMADE, joins
-from kept.verification.text import Reader, sample_text
+from kept.verification.text import sample_text
 from support.models import DATA, needs_data
 from support.stored import change_json, read_json, write_json, write_sentencepiece
 from support.tokenizers_of import ENGLISH, GERMAN, KOREAN, change_model, corpus, inside, of_a_model
@@ -35,7 +36,7 @@ class Merged:
         new = kept.train_tokenizer([corpus(directory, text)], directory / "new", size=size, like=self.model)
         self.new = new.path
         self.done = kept.merge_tokenizers(self.model, self.new, directory / "merged")
-        self.before, self.after = Reader(self.model), Reader(self.done.path)
+        self.before, self.after = TokenizerReader(self.model), TokenizerReader(self.done.path)
         self.had, self.has = (inside(reader.directory).get_vocab() for reader in (self.before, self.after))
         self.first = len(self.had)
 
@@ -126,11 +127,11 @@ def test_merging_in_front_would_cut_old_pieces_anew(tmp_path: Path) -> None:
     write_json(wrong / "tokenizer.json", after)
     change_model(wrong, merges=[*merges[count:], *merges[:count]])
 
-    def whole(reader: Reader) -> set[str]:
+    def whole(reader: TokenizerReader) -> set[str]:
         return {piece for piece in made.had if len(inside(reader.directory).model.tokenize(piece)) == 1}
 
     assert whole(made.after) == whole(made.before)
-    assert whole(Reader(wrong)) < whole(made.before)
+    assert whole(TokenizerReader(wrong)) < whole(made.before)
 
 
 # ------------------------------------------------------------------------------------------------------ what is chosen
@@ -195,7 +196,7 @@ def test_added_tokens_keep_their_ids(tmp_path: Path) -> None:
     change_json(model / "tokenizer.json", added_tokens=[*document["added_tokens"], *more])
     new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
-    found = Reader(done.path)
+    found = TokenizerReader(done.path)
     assert [found.encode(f"<|{at}|>")[1:] for at in range(3)] == [[size], [size + 1], [size + 2]]
     assert done.before == size + 3
     assert growth(model, done.path).first == size + 3
@@ -209,7 +210,7 @@ def test_words_that_are_pieces_need_no_merges(tmp_path: Path) -> None:
     model = change_model(of_a_model(tmp_path / "model", BYTE_LEVEL), ignore_merges=True)
     new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
-    before, after = Reader(model), Reader(done.path)
+    before, after = TokenizerReader(model), TokenizerReader(done.path)
     assert len(after.encode(KOREAN)) < 0.8 * len(before.encode(KOREAN))
     assert after.decode(after.encode(KOREAN)) == before.decode(before.encode(KOREAN))
 
@@ -224,7 +225,7 @@ def test_merges_written_as_texts_stay_texts(tmp_path: Path) -> None:
     found = read_json(done.path / "tokenizer.json")["model"]["merges"]
     assert len(found) > len(merges)
     assert all(isinstance(pair, str) for pair in found)
-    assert len(Reader(done.path).encode(KOREAN)) < len(Reader(model).encode(KOREAN))
+    assert len(TokenizerReader(done.path).encode(KOREAN)) < len(TokenizerReader(model).encode(KOREAN))
 
 
 def test_a_bare_tokenizer_model_grows_too(tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_a_bare_tokenizer_model_grows_too(tmp_path: Path) -> None:
     write_sentencepiece(model)
     new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
-    before, after = Reader(model), Reader(done.path)
+    before, after = TokenizerReader(model), TokenizerReader(done.path)
     assert inside(before.directory).get_vocab().items() <= inside(after.directory).get_vocab().items()
     assert len(after.encode(KOREAN)) < 0.7 * len(before.encode(KOREAN))
     assert after.decode(after.encode(KOREAN)) == before.decode(before.encode(KOREAN))
@@ -249,7 +250,7 @@ def test_real_models_learn_to_read_korean(name: str, tmp_path: Path) -> None:
     part.write_text(text[:60_000], encoding="utf-8")
     new = kept.train_tokenizer([part], tmp_path / "new", size=1500, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out", texts=[part])
-    before, after = Reader(model), Reader(done.path)
+    before, after = TokenizerReader(model), TokenizerReader(done.path)
     assert inside(before.directory).get_vocab().items() <= inside(after.directory).get_vocab().items()
     assert done.gains[0].after < 0.4 * done.gains[0].before
     assert inside(after.directory).decode(after.encode(text[:5000]), skip_special_tokens=False) == inside(

@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoTokenizer
 
 import kept
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import InputError, KeptError, OutputError
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS
-from kept.verification.text import Reader
 from support.stored import read_json
 from support.tokenizers_of import ENGLISH, KOREAN, corpus, inside, of_a_model
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("kind", [BYTE_LEVEL, CHARACTERS])
 def test_any_text_comes_back(kind: str, tmp_path: Path) -> None:
     done = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "out", size=340, kind=kind)
-    reader = Reader(done.path)
+    reader = TokenizerReader(done.path)
     for text in (KOREAN, ENGLISH, "漢字 and \U0001f600\n\n  two  spaces", "<0x41>"):
         assert reader.decode(reader.encode(text)) == text
     assert (done.kind, done.tokens, inside(reader.directory).get_vocab_size()) == (kind, 340, 340)

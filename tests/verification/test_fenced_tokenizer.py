@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
+from kept.checkpoint import tokenizer_reader as module
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.checkpoint.tokenizer_worker import load
 from kept.errors import CheckpointError, InputError
 from kept.fence import Limits
 from kept.terminal.cli import main
-from kept.verification import text as module
-from kept.verification.text import Reader, difference
+from kept.verification.text import difference
 from support.stored import (
     PROSE,
     change_json,
@@ -68,7 +69,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("short")
 def test_a_tokenizer_that_explodes(tmp_path: Path, bomb: str, says: str) -> None:
-    reader = Reader(write_tokenizer(tmp_path))
+    reader = TokenizerReader(write_tokenizer(tmp_path))
     change_json(tmp_path / "tokenizer.json", **BOMBS[bomb])
     assert [*reader.tokenizer.vocabulary][:3], "it loads"
     began, exploding = time.monotonic(), "a" * 60 + "b"
@@ -82,7 +83,7 @@ def test_a_tokenizer_that_explodes(tmp_path: Path, bomb: str, says: str) -> None
         assert str(raised.value).startswith(f"{tmp_path / 'tokenizer.json'}: {says} (")
         assert "\n" not in str(raised.value)
     assert time.monotonic() - began < 30
-    assert reader.encode("b") == Reader(write_tokenizer(tmp_path)).encode("b"), "and the next text is read"
+    assert reader.encode("b") == TokenizerReader(write_tokenizer(tmp_path)).encode("b"), "and the next text is read"
 
 
 @pytest.mark.usefixtures("short")
@@ -103,7 +104,7 @@ def test_commands_end(tmp_path: Path, command: str) -> None:
 
 def test_ids_and_places_are_those_of_the_library(tmp_path: Path) -> None:
     for directory in (write_tokenizer(tmp_path), write_sentencepiece(made(tmp_path))):
-        reader = Reader(directory)
+        reader = TokenizerReader(directory)
         assert reader.file is not None
         inside = load(reader.file)
         assert [ids.tolist() for ids in reader.encode_all(TEXTS)] == [one.ids for one in inside.encode_batch(TEXTS)]
@@ -119,7 +120,7 @@ def test_ids_and_places_are_those_of_the_library(tmp_path: Path) -> None:
 
 
 def test_texts_are_sent_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Reader(write_tokenizer(tmp_path))
+    reader = TokenizerReader(write_tokenizer(tmp_path))
     whole = reader.encode_all(TEXTS)
     monkeypatch.setattr(module, "TOGETHER", 20)
     assert [ids.tolist() for ids in reader.encode_all(TEXTS)] == [ids.tolist() for ids in whole]
@@ -127,16 +128,16 @@ def test_texts_are_sent_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_one_process_for_a_file_and_another_when_it_changes(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
-    one, other = Reader(tmp_path), Reader(tmp_path)
+    one, other = TokenizerReader(tmp_path), TokenizerReader(tmp_path)
     assert one.tokenizer is other.tokenizer
     change_json(tmp_path / "tokenizer.json", pre_tokenizer=None)
-    assert Reader(tmp_path).tokenizer is not one.tokenizer
+    assert TokenizerReader(tmp_path).tokenizer is not one.tokenizer
 
 
 def test_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has none of tokenizer.json, .* to read text with"):
-        Reader(tmp_path).encode("x")
-    assert difference(Reader(tmp_path), Reader(tmp_path)) is None
+        TokenizerReader(tmp_path).encode("x")
+    assert difference(TokenizerReader(tmp_path), TokenizerReader(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, changes: dict[str, obje
     with pytest.raises(
         CheckpointError, match=r"tokenizer\.json: (is not a tokenizer|cannot encode a text|its tokenizer fails) \("
     ) as raised:
-        Reader(tmp_path).encode("a text")
+        TokenizerReader(tmp_path).encode("a text")
     assert "\n" not in str(raised.value)
 
 
@@ -167,4 +168,4 @@ def test_an_added_token_of_megabytes_is_read(tmp_path: Path) -> None:
     document = read_json(tmp_path / "tokenizer.json")
     token = {**document["added_tokens"][0], "id": 500, "content": "x" * (4 << 20)}
     write_json(tmp_path / "tokenizer.json", {**document, "added_tokens": [*document["added_tokens"], token]})
-    assert len(Reader(tmp_path).encode("xyz")) == 3
+    assert len(TokenizerReader(tmp_path).encode("xyz")) == 3

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import CheckpointError, InputError
-from kept.verification.text import LONGEST, SAMPLE, Reader, sample, sample_text
+from kept.verification.text import LONGEST, SAMPLE, sample, sample_text
 from support.stored import BYTES_VOCABULARY, PROSE, write_sentencepiece, write_tokenizer
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def test_the_built_in_sample(directory: Path) -> None:
     found = sample(directory, VOCABULARY, 128, 256)
     assert found.origin == SAMPLE
     assert found.tokens_BT.shape == (2, 128)
-    assert Reader(directory).decode(found.tokens_BT.flatten().tolist()) == sample_text()[:256]
+    assert TokenizerReader(directory).decode(found.tokens_BT.flatten().tolist()) == sample_text()[:256]
 
 
 def test_the_built_in_sample_has_prose_code_and_other_scripts() -> None:
@@ -60,13 +61,13 @@ def test_the_user_s_text(directory: Path, text: Path) -> None:
     found = sample(directory, VOCABULARY, 128, 64, text)
     assert found.origin == str(text)
     assert found.tokens_BT.shape == (1, 64)
-    assert Reader(directory).decode(found.tokens_BT[0].tolist()) == PROSE[:64]
+    assert TokenizerReader(directory).decode(found.tokens_BT[0].tolist()) == PROSE[:64]
 
 
 def test_a_tokenizer_is_made_from_a_model_file(tmp_path: Path, text: Path) -> None:
     write_sentencepiece(tmp_path)
     found = sample(tmp_path, VOCABULARY, 16, 16, text)
-    assert Reader(tmp_path).decode(found.tokens_BT[0].tolist()) in PROSE
+    assert TokenizerReader(tmp_path).decode(found.tokens_BT[0].tolist()) in PROSE
 
 
 @pytest.mark.parametrize(
@@ -126,16 +127,16 @@ def test_a_tokenizer_that_is_none(tmp_path: Path) -> None:
 
 
 def test_text_to_ids_and_back(directory: Path) -> None:
-    reader = Reader(directory)
+    reader = TokenizerReader(directory)
     for text in ("seven ships", "한국어", "🙂", " a  b\n"):
         assert reader.decode(reader.encode(text)) == text
 
 
 def test_ids_stand_for_themselves_where_there_is_no_tokenizer(tmp_path: Path) -> None:
-    assert Reader(tmp_path).decode([3, 14, 15]) == "3 14 15"
+    assert TokenizerReader(tmp_path).decode([3, 14, 15]) == "3 14 15"
 
 
 def test_a_continuation_keeps_the_space_it_begins_with(tmp_path: Path) -> None:
-    reader = Reader(write_sentencepiece(tmp_path))
+    reader = TokenizerReader(write_sentencepiece(tmp_path))
     old, new = reader.encode("The keeper"), reader.encode("counted seven")
     assert reader.continuation(old, new) == " counted seven"

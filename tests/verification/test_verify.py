@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.errors import CheckpointError, InputError
-from kept.passes.base import Promise
+from kept.ir.promise import Promise
 from kept.verification import verify as verifying
 from kept.verification.parity import Parity
 from kept.verification.text import SAMPLE

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companion_files import COPIED, SETTINGS
-from kept.checkpoint.file_access import check_companions, check_file
+from kept.checkpoint.file_access import check_companions, check_readable
+from kept.checkpoint.file_names import COPIED, SETTINGS
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.reader import stored_once
 from kept.checkpoint.weights import PREFERRED
@@ -166,7 +166,7 @@ def _weights(directory: Path) -> Path:
     found = next((name for name in WEIGHTS if os.path.lexists(directory / name)), None)
     if found is None:
         raise CheckpointError(f"{directory}: is an adapter without {' or '.join(WEIGHTS)}; fetch it again")
-    check_file(directory, found)
+    check_readable(directory, found)
     return directory / found
 
 

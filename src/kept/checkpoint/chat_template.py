@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companion_files import portable
 from kept.checkpoint.default_tokens import default_tokens
 from kept.checkpoint.json_file import json_if_there
 from kept.checkpoint.templates import DEFAULT, LONGEST, chat_templates, read_template
+from kept.checkpoint.tokenizer_config import portable
 from kept.errors import CheckpointError
 from kept.fence import FenceError, Limits, Worker
 

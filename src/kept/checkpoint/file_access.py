@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from kept.checkpoint.small_files import regular
@@ -13,11 +14,14 @@ from kept.errors import CheckpointError, reason
 LARGEST_COMPANION = 100_000_000
 """Bytes of a file that is copied along with the weights."""
 
+MOST_ENTRIES = 10_000
+"""Maximum number of entries of a directory that are listed."""
+
 POINTER, LONGEST_POINTER = b"version https://git-lfs", 1024
 """First bytes, and largest size in bytes, of a git-lfs pointer: a placeholder for a file that was not fetched."""
 
 
-def check_file(directory: Path, name: str, most: int | None = None) -> None:
+def check_readable(directory: Path, name: str, most: int | None = None) -> None:
     """Raise CheckpointError unless `name` in a checkpoint's directory is a file that may be read.
 
     A link may point into the same directory, and from a snapshot in the hub client's cache to a blob of the same
@@ -39,6 +43,11 @@ def check_file(directory: Path, name: str, most: int | None = None) -> None:
         raise CheckpointError(f"{file}: is a git-lfs pointer, not the file itself; run git lfs pull")
 
 
+def entries(directory: Path) -> list[Path]:
+    """Return at most `MOST_ENTRIES` entries of a directory, sorted by name."""
+    return sorted(islice(directory.iterdir(), MOST_ENTRIES))
+
+
 def _is_pointer(file: Path) -> bool:
     """Return whether a small file is a git-lfs pointer. False if it cannot be read: its reader reports that."""
     with suppress(OSError), open(file, "rb", opener=regular) as opened:
@@ -47,10 +56,10 @@ def _is_pointer(file: Path) -> bool:
 
 
 def check_companions(directory: Path, names: tuple[str, ...]) -> None:
-    """Run `check_file` on each of these names that exists, broken links included. Raises CheckpointError."""
+    """Run `check_readable` on each of these names that exists, broken links included. Raises CheckpointError."""
     for name in names:
         if os.path.lexists(directory / name):
-            check_file(directory, name, LARGEST_COMPANION)
+            check_readable(directory, name, LARGEST_COMPANION)
 
 
 def roots(directory: Path) -> list[Path]:

@@ -1,8 +1,9 @@
-"""Read JSON from untrusted files: strict, with bounds on bytes and on the number of values."""
+"""Read JSON from untrusted files, with bounds on bytes and on the number of values, and write JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -79,3 +80,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the key {twice[:60]!r} occurs twice")
     return found
+
+
+def to_json(value: object) -> bytes:
+    """Return JSON as checkpoints have it: indented by two spaces, with a newline at the end, in UTF-8.
+
+    Unpaired surrogates, which stand for bytes of a path that are not UTF-8, are escaped.
+    """
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def finite(value: Any) -> Any:  # noqa: ANN401 - any plain data
+    """Return the same data with None for NaN and Inf, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

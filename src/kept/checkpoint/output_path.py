@@ -34,7 +34,7 @@ def check_apart(target: Path, inputs: Mapping[str, Path]) -> None:
             check_place(path, target, f"{called} {path}")
 
 
-def check_file(target: Path, inputs: Mapping[str, Path], ours: Callable[[Path], bool]) -> None:
+def check_replaceable(target: Path, inputs: Mapping[str, Path], ours: Callable[[Path], bool]) -> None:
     """Raise OutputError unless `target` does not exist or is an earlier output of the same command.
 
     `inputs` are paths by what messages call them. `ours` tells whether a file is an earlier output. Links are not

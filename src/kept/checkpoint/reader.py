@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companion_files import COPIED, SETTINGS, no_licences
 from kept.checkpoint.file_access import check_companions
+from kept.checkpoint.file_names import COPIED, SETTINGS
 from kept.checkpoint.json_file import read_json
+from kept.checkpoint.licences import no_licences
 from kept.checkpoint.pickled import read_pickles
 from kept.checkpoint.safetensors_header import read_header
 from kept.checkpoint.weights import find_weights, left_out

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kept.checkpoint.json_file import to_json
 from kept.checkpoint.safetensors_header import read_header, stated_format
 from kept.checkpoint.weights import SINGLE
 from kept.ir.tensors import DTYPE_BYTES, Lazy, Stored
@@ -132,17 +132,3 @@ def index(parts: list[Shard]) -> bytes | None:
     weight_map = {name: part.name for part in parts for name, _ in part.tensors}
     total = sum(part.nbytes for part in parts)
     return to_json({"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
-
-
-def to_json(value: object) -> bytes:
-    """JSON as checkpoints have it: two spaces, a newline at the end. Bytes of a path that are no text are escaped."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
-
-
-def finite(value: Any) -> Any:  # noqa: ANN401 - any plain data
-    """The same data with null for NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

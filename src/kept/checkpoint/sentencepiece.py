@@ -32,9 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from kept.checkpoint.companion_files import portable
-from kept.checkpoint.json_file import read_json
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.json_file import read_json, to_json
+from kept.checkpoint.tokenizer_config import portable
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:

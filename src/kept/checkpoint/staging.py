@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 
 from kept.checkpoint.byte_stream import copy, digest, write_tensors
 from kept.checkpoint.direct_io import Output
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.json_file import to_json
 from kept.checkpoint.small_files import no_link, refused, sync_directory
 from kept.errors import KeptError, OutputError
 

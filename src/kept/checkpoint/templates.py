@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.file_access import LARGEST_COMPANION, check_file
+from kept.checkpoint.file_access import LARGEST_COMPANION, check_readable, entries
 from kept.checkpoint.json_file import json_if_there
 from kept.checkpoint.small_files import regular
 from kept.errors import CheckpointError, InputError
@@ -49,12 +49,12 @@ def chat_templates(directory: Path) -> dict[str, str]:
 def template_files(directory: Path) -> dict[str, Path]:
     """Return a directory's template files by template name. Raises CheckpointError for a name that is not printable."""
     folder = directory / FOLDER
-    further = sorted(folder.glob("*.jinja")) if folder.is_dir() else []
+    further = [file for file in entries(folder) if file.suffix == ".jinja"] if folder.is_dir() else []
     odd = next((file for file in further if not file.name.isprintable()), None)
     if odd is not None:
         raise CheckpointError(f"{odd}: its name is not printable UTF-8 text; rename it")
     for file in further:
-        check_file(directory, f"{FOLDER}/{file.name}", LARGEST_COMPANION)
+        check_readable(directory, f"{FOLDER}/{file.name}", LARGEST_COMPANION)
     found = {DEFAULT: directory / FILE, **{file.stem: file for file in further}}
     return {name: file for name, file in found.items() if file.is_file()}
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from kept.checkpoint.companion_files import TIKTOKEN, portable
-from kept.checkpoint.json_file import json_if_there
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.file_names import TIKTOKEN
+from kept.checkpoint.json_file import json_if_there, to_json
 from kept.checkpoint.sentencepiece import CARRIED, serialized
+from kept.checkpoint.tokenizer_config import portable
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Run a tokenizer. These classes run in a fenced process, because a tokenizer file is untrusted.
 
 A chain of replacements in its normalizer can grow one character to gigabytes, and its regular expressions can take
-unbounded time. The rest of the program uses `kept.verification.text.Reader`, which calls this process.
+unbounded time. The rest of the program uses `tokenizer_reader.TokenizerReader`, which calls this process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, pre_tokenizers
 
-from kept.checkpoint.companion_files import TIKTOKEN
+from kept.checkpoint.file_names import TIKTOKEN
 from kept.errors import CheckpointError, KeptError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.checkpoint.file_access import check_file
+from kept.checkpoint.file_access import MOST_ENTRIES, check_readable, entries
 from kept.checkpoint.json_file import read_json
 from kept.errors import CheckpointError
 
@@ -38,9 +38,6 @@ FORMATS = (
 )
 """Patterns of files that hold weights, and of index files."""
 
-MOST_ENTRIES = 10_000
-"""Entries of a directory that are listed at most."""
-
 
 @dataclass(frozen=True)
 class Weights:
@@ -57,7 +54,7 @@ def find_weights(directory: Path, config: Mapping[str, Any] | None = None) -> We
     """
     named = _named(directory, config or {})
     first = directory / (named or _preferred(directory))
-    check_file(directory, first.name)
+    check_readable(directory, first.name)
     if not first.name.endswith(".index.json"):
         return Weights((first,))
     return Weights(tuple(_listed(directory, first)), first)
@@ -72,8 +69,7 @@ def candidates(directory: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
 def left_out(directory: Path, weights: Weights) -> list[str]:
     """Return the names of other files that look like weights, and of directories that contain such files."""
     own = {weights.index, *weights.files}
-    entries = sorted(islice(directory.iterdir(), MOST_ENTRIES))
-    return [_shown(entry) for entry in entries if entry not in own and _holds_weights(entry)]
+    return [_shown(entry) for entry in entries(directory) if entry not in own and _holds_weights(entry)]
 
 
 def weight_map(index: Path) -> dict[str, str]:
@@ -127,7 +123,7 @@ def _listed(directory: Path, index: Path) -> Iterable[Path]:
     for name in listed_names(index):
         if not os.path.lexists(directory / name):
             raise CheckpointError(f"{directory / name}: missing; the index lists it, fetch it again")
-        check_file(directory, name)
+        check_readable(directory, name)
         yield directory / name
 
 

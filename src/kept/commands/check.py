@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.adapter import is_adapter
 from kept.checkpoint.byte_stream import digest
-from kept.checkpoint.companion_files import TOKENIZERS
 from kept.checkpoint.file_access import check_companions
+from kept.checkpoint.file_names import TOKENIZERS
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.nonfinite import not_finite, runs
 from kept.checkpoint.reader import COMPANIONS, tensors_in
@@ -283,12 +283,12 @@ def _locked(advance: Advance) -> Advance:
 
 def _tokens(directory: Path, vocabulary: int | None, found: _Findings) -> None:
     """Load the tokenizer, and hold its ids and the special ones against the vocabulary."""
-    from kept.verification.text import Reader  # noqa: PLC0415 - imports torch, which takes a second
+    from kept.checkpoint.tokenizer_reader import TokenizerReader  # noqa: PLC0415 - imports torch, which takes a second
 
     for settings in (directory / "config.json", directory / "generation_config.json"):
         if vocabulary is not None and settings.is_file():
             found.remarks.extend(found.of(_special_ids, settings, vocabulary) or ())
-    reader = Reader(directory)
+    reader = TokenizerReader(directory)
     if reader.file is None:
         found.remarks.append(f"none of {', '.join(TOKENIZERS)}: it takes token ids only")
         return

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.companion_files import tokenizer_note
+from kept.checkpoint.json_file import to_json
 from kept.checkpoint.nonfinite import first_not_finite
-from kept.checkpoint.safetensors_writer import to_json
 from kept.checkpoint.staging import staging
 from kept.commands.plan import prepare
 from kept.errors import CheckpointError, OutputError, Overflow, RecipeError

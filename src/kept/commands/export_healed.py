@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.companion_files import companions
-from kept.checkpoint.safetensors_writer import finite, shards, to_json
+from kept.checkpoint.json_file import finite, to_json
+from kept.checkpoint.safetensors_writer import shards
 from kept.checkpoint.staging import Staging, staging
 from kept.commands.plan import STALE, short_sample
+from kept.ir.promise import Promise
 from kept.json_values import blamed
 from kept.output.model_card import Origin, model_card, origin_of
 from kept.output.publish import require_kept, verify_staged
 from kept.output.record import RECORD, claim_of, history, recorded, verification_table
 from kept.output.write_files import check_copies, copies, write_small, write_weights
-from kept.passes.base import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

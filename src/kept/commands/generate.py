@@ -49,16 +49,16 @@ def generate(
 
     Raises InputError where a prompt is empty or too long, or where the checkpoint has no tokenizer.
     """
+    from kept.checkpoint.tokenizer_reader import TokenizerReader  # noqa: PLC0415 - slow import, done after the checks
     from kept.nn import Model  # noqa: PLC0415 - imports torch
     from kept.nn import generate as continue_ids  # noqa: PLC0415 - slow import, done after the checks
-    from kept.verification.text import Reader  # noqa: PLC0415 - slow import, done after the checks
 
     _check(tokens, temperature, top_p, seed)
     prompts = [prompts] if isinstance(prompts, str) else prompts
     if not all(map(_is_text, prompts)):
         raise InputError("prompt: has bytes that are no text here; set LANG to a UTF-8 locale, as C.UTF-8")
     opened = open_model(path)
-    reader = Reader(opened.path)
+    reader = TokenizerReader(opened.path)
     ids = [reader.encode(prompt) for prompt in prompts]
     model = Model.load(opened.program)
     with (reporter or Silent()).stage("generate", tokens, "tokens") as advance:

@@ -51,12 +51,13 @@ class TeacherStudent:
 
 def check_pair(student: LoadedModel, teacher: LoadedModel | None, length: int) -> None:
     """Raise InputError where rows are longer than a model's positions, or the two read other tokens."""
-    from kept.verification.text import Reader, difference
+    from kept.checkpoint.tokenizer_reader import TokenizerReader
+    from kept.verification.text import difference
 
     check_sizes(student, teacher, length)
     if teacher is None:
         return
-    found = difference(Reader(student.path), Reader(teacher.path))
+    found = difference(TokenizerReader(student.path), TokenizerReader(teacher.path))
     if found is not None:
         raise InputError(
             f"{student.path}: has another tokenizer than its teacher {teacher.path}: {found}; "
@@ -199,11 +200,11 @@ def dtype_of(settings: HealSettings) -> torch.dtype:
 
 def _texts(settings: HealSettings, student: LoadedModel, reporter: Reporter, key: str) -> dict[str, TokenDataset]:
     """The tokens of what a setting names."""
+    from kept.checkpoint.tokenizer_reader import TokenizerReader
     from kept.distillation.data.documents import TextSource, named_paths
     from kept.distillation.data.token_dataset import tokenise
-    from kept.verification.text import Reader
 
-    reader, talks = Reader(student.path), _talks(settings, student)
+    reader, talks = TokenizerReader(student.path), _talks(settings, student)
     return {
         name: tokenise(TextSource((path,), settings.document, talks=talks), reader, reporter=reporter)
         for name, path in named_paths(getattr(settings, key), key).items()
@@ -249,16 +250,16 @@ def blamed_teacher(teacher: LoadedModel) -> Iterator[None]:
 
 
 def _sampled(settings: HealSettings, teacher: LoadedModel | None, reporter: Reporter) -> dict[str, TokenDataset]:
+    from kept.checkpoint.tokenizer_reader import TokenizerReader
     from kept.distillation.data.self_samples import SamplingSettings, SelfSampler, sampled, teacher_sum
     from kept.distillation.train.parallel import own_device
     from kept.nn import Model
-    from kept.verification.text import Reader
 
     assert teacher is not None, "settings ask for one"
     program, dtype = teacher.program, dtype_of(settings)
     length = min(settings.length, program.spec.context)
     texts = max(2, -(-settings.tokens // length))  # one of them is held out
-    reader = Reader(teacher.path)
+    reader = TokenizerReader(teacher.path)
     size = None if reader.file is None else len(reader.tokenizer.vocabulary)
     sampling = SamplingSettings(texts, length, settings.sampled_at, settings.seed, size)
     speaker = SelfSampler(program.spec, dtype, lambda: Model.load(program, dtype).to(own_device()))

@@ -7,8 +7,7 @@ from importlib.metadata import version
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import read_json
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.small_files import refused, sync_directory, write_whole
 from kept.checkpoint.staging import JOURNAL
 from kept.errors import CheckpointError

@@ -12,12 +12,11 @@ from kept.checkpoint.json_file import read_json
 from kept.commands.plan import make_plan
 from kept.errors import CheckpointError, InputError, RecipeError
 from kept.hub import local, name_of
+from kept.ir.promise import Claim, Promise
 from kept.loaded import LoadedModel, open_model
 from kept.output.record import RECORD, claim_of, domain, recorded
 from kept.output.write_files import described
-from kept.passes.base import Promise
 from kept.passes.expand_vocabulary import ZERO, ExpandVocabulary
-from kept.passes.plan import Claim
 from kept.recipe import MOST_TOKENS, recipe_from
 from kept.reporting import Reporter, Silent
 

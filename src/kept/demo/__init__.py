@@ -106,11 +106,11 @@ def _side_by_side(output: Path) -> tuple[str, tuple[TextPair, ...]]:
 def _source_texts(prompts: Sequence[str]) -> list[str]:
     import torch
 
+    from kept.checkpoint.tokenizer_reader import TokenizerReader
     from kept.loaded import open_model
     from kept.nn import Model, generate
-    from kept.verification.text import Reader
 
-    reader = Reader(model_path())
+    reader = TokenizerReader(model_path())
     model = Model.load(open_model(model_path()).program, torch.float32)
     old = [reader.encode(prompt) for prompt in prompts]
     return [reader.continuation(*pair) for pair in zip(old, generate(model, old, TOKENS), strict=True)]

@@ -22,8 +22,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from kept.checkpoint.json_file import read_json
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.small_files import write_whole
 from kept.distillation.data.directory_cache import cached
 from kept.distillation.data.packed_rows import PackedRows

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import InputError
 from kept.evaluation.answering import answers
-from kept.evaluation.documents import common
 from kept.evaluation.estimate import Estimate, mean
 from kept.evaluation.result_store import sum_of
 from kept.evaluation.scoring import sliding
+from kept.formatting import shared_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,4 +77,4 @@ def said_alike(first: Sequence[str], other: Sequence[str]) -> dict[str, Estimate
 
 def _share(a: str, b: str) -> float:
     longer = max(len(a), len(b))
-    return common(a, b) / longer if longer else 1.0
+    return shared_prefix(a, b) / longer if longer else 1.0

@@ -12,9 +12,9 @@ from kept.nn.generate import generate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from kept.checkpoint.tokenizer_reader import TokenizerReader
     from kept.evaluation.subject import Subject
     from kept.ir.spec import Spec
-    from kept.verification.text import Reader
 
 TAIL = 32
 """Tokens at the end of an answer in which a stop text is looked for as it grows."""
@@ -64,7 +64,7 @@ def _generated(
     return generate(subject.model, prompts, new, stop=stop)
 
 
-def _stopped(reader: Reader, until: Sequence[str], ids: Sequence[int]) -> bool:
+def _stopped(reader: TokenizerReader, until: Sequence[str], ids: Sequence[int]) -> bool:
     tail = reader.decode([*ids[-TAIL:]])
     return any(text in tail for text in until)
 

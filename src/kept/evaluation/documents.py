@@ -11,10 +11,10 @@ import csv
 import gzip
 import json
 import zlib
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import InputError
+from kept.formatting import shared_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 LARGEST = 256 << 20
 """Maximum size of a file's documents after decompression, in characters: they are held in memory."""
-
-
-def common(a: str, b: str) -> int:
-    """Characters until two texts part."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def present(file: Path) -> Path:
@@ -89,7 +84,7 @@ def winogrande(file: Path) -> list[Document]:
 
 def _gap(row: Document) -> Document:
     first, second = row["context_options"]
-    start = common(first, second)
+    start = shared_prefix(first, second)
     sentence = f"{first[:start]}_ {row['continuation']}"
     return {"sentence": sentence, "option1": first[start:], "option2": second[start:], "answer": str(row["gold"] + 1)}
 

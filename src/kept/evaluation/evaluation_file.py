@@ -6,12 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
-from kept.checkpoint.output_path import check_file, check_no_checkpoint
-from kept.checkpoint.safetensors_writer import finite, to_json
+from kept.checkpoint.json_file import MOST_IN_RESULTS, finite, read_json, to_json
+from kept.checkpoint.output_path import check_no_checkpoint, check_replaceable
 from kept.checkpoint.small_files import refused, write_whole
 from kept.errors import CheckpointError
-from kept.hub import named
+from kept.naming import split_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,10 +39,10 @@ def check(file: str | Path, models: Iterable[str | Path], files: Iterable[str | 
 
     `models` are paths, each optionally as `name=path`; `files` are texts and data directories.
     """
-    inputs = {f"the model {number}": Path(named(str(one))[1]) for number, one in enumerate(models, 1)}
+    inputs = {f"the model {number}": Path(split_name(str(one))[1]) for number, one in enumerate(models, 1)}
     inputs |= {f"input {number}": Path(one) for number, one in enumerate(files, 1)}
     check_no_checkpoint(Path(file))
-    check_file(Path(file), inputs, _is_evaluation)
+    check_replaceable(Path(file), inputs, _is_evaluation)
 
 
 def _is_evaluation(file: Path) -> bool:

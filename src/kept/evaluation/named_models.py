@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from kept.errors import InputError
-from kept.hub import named
 from kept.loaded import LoadedModel, open_model
+from kept.naming import split_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ def named_models(given: Sequence[str | Path]) -> dict[str, LoadedModel]:
     What is there as it is written is a path, whatever signs are in it. Raises InputError where two have one name, and
     KeptError kinds for what is no model.
     """
-    pairs = [named(str(one)) for one in given]
+    pairs = [split_name(str(one)) for one in given]
     for name, path in pairs:
         if not path.strip():
             raise InputError(f"{name}: names no model; write it as {name or 'pro'}=out/pro")

@@ -16,8 +16,8 @@ from kept.evaluation.scoring import sliding
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kept.checkpoint.tokenizer_reader import EncodedText
     from kept.evaluation.subject import Subject
-    from kept.verification.text import Encoded
 
 PASSAGE = 1000
 """Characters of a passage."""
@@ -66,7 +66,7 @@ def cut_alike(first: dict[str, Any], other: dict[str, Any]) -> bool:
     return [tokens for _, tokens, _ in first["passages"]] == [tokens for _, tokens, _ in other["passages"]]
 
 
-def _tokens(encoding: Encoded) -> int:
+def _tokens(encoding: EncodedText) -> int:
     """Tokens less the special ones that the tokenizer puts behind a text."""
     count = len(encoding.ids)
     while count and encoding.special[count - 1]:

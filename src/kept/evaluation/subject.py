@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.byte_stream import digest
-from kept.checkpoint.companion_files import COPIED, SETTINGS
+from kept.checkpoint.file_names import COPIED, SETTINGS
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import InputError
 from kept.evaluation.journal import Journal
 from kept.evaluation.result_store import sum_of
 from kept.nn.model import Model
 from kept.reporting import Reporter, Silent
-from kept.verification.text import Reader
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +33,9 @@ class Subject:
     journal: Journal = field(default_factory=Journal)
 
     @cached_property
-    def reader(self) -> Reader:
+    def reader(self) -> TokenizerReader:
         """Its tokenizer."""
-        return Reader(self.opened.path)
+        return TokenizerReader(self.opened.path)
 
     @cached_property
     def model(self) -> Model:

@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kept.checkpoint.companion_files import BUILDING
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.json_file import to_json
 from kept.checkpoint.small_files import no_link
+from kept.checkpoint.tokenizer_files import BUILDING
 from kept.errors import CheckpointError
 from kept.fence import FenceError, Worker
 from kept.gguf.header import parts, read_header

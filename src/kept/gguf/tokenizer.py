@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.json_file import to_json
 from kept.checkpoint.templates import DEFAULT, LONGEST
 from kept.errors import CheckpointError
 

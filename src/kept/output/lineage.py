@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import printable
 from kept.formatting import singular
+from kept.ir.promise import Promise
 from kept.json_values import listed, mapped, text, whole
 from kept.output import heal_summary
 from kept.output.record import domain, target
-from kept.passes import Promise
 from kept.passes.drop_layers import DropLayers
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from kept.checkpoint.companion_files import licences, loader, stated_licence
+from kept.checkpoint.licences import licences, stated_licence
+from kept.checkpoint.tokenizer_config import loader
 from kept.errors import printable
 from kept.formatting import article
+from kept.ir.promise import Promise
 from kept.json_values import listed, mapped, text
 from kept.output import heal_summary as healings
 from kept.output.lineage import LineageStep, healing, lineage, weaker
 from kept.output.record import domain, history, new, passes, recorded, target
 from kept.output.runtimes import notes
-from kept.passes import PASSES, Promise
+from kept.passes import PASSES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from kept.output.record import RECORD
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.passes.plan import Claim
+    from kept.ir.promise import Claim
     from kept.reporting import Reporter
     from kept.verification.text import Sample
     from kept.verification.verify import Verification

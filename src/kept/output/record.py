@@ -10,23 +10,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import json_if_there
-from kept.checkpoint.safetensors_writer import finite
+from kept.checkpoint.json_file import finite, json_if_there
 from kept.errors import CheckpointError, printable
+from kept.ir.promise import Claim
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
 from kept.json_values import listed, text, whole
 from kept.output.runtimes import notes
-from kept.passes.plan import Claim, created, moved
+from kept.passes.plan import created, moved
 from kept.recipe import SAME, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kept.ir.program import Program
+    from kept.ir.promise import Promise
     from kept.ir.spec import Spec
     from kept.loaded import LoadedModel
-    from kept.passes import Promise
     from kept.passes.plan import Plan
     from kept.recipe import Recipe
     from kept.verification.verify import Verification

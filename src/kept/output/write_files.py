@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.byte_stream import Gauge, digest, paced
-from kept.checkpoint.companion_files import COPIED, SETTINGS, TOKENIZERS
-from kept.checkpoint.safetensors_writer import Shard, index, to_json
+from kept.checkpoint.file_names import COPIED, SETTINGS, TOKENIZERS
+from kept.checkpoint.json_file import to_json
+from kept.checkpoint.safetensors_writer import Shard, index
 from kept.checkpoint.weights import INDEX
 from kept.errors import CheckpointError
 from kept.passes.expand_vocabulary import ExpandVocabulary

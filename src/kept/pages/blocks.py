@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kept.evaluation.documents import common
+from kept.formatting import shared_prefix
 
 DRAWN = 4
 """Curves that one picture has: as many as can be told apart."""
@@ -105,8 +105,8 @@ class TextPair:
 
     @property
     def shared(self) -> int:
-        """Characters before the two part."""
-        return common(self.source, self.output)
+        """Number of characters before the two differ."""
+        return shared_prefix(self.source, self.output)
 
 
 @dataclass(frozen=True)

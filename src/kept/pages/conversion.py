@@ -6,9 +6,10 @@ import math
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companion_files import loader
+from kept.checkpoint.tokenizer_config import loader
 from kept.families import is_stock
 from kept.formatting import amount, parameters
+from kept.ir.promise import Promise
 from kept.json_values import listed, mapped, number, text, whole
 from kept.output import heal_summary
 from kept.output.lineage import lineage, weaker
@@ -29,7 +30,7 @@ from kept.pages.blocks import (
     TextPair,
     TextPairs,
 )
-from kept.passes import SUMMARIES, Promise
+from kept.passes import SUMMARIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

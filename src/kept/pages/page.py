@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from kept.checkpoint.json_file import read_json
-from kept.checkpoint.output_path import check_file, check_no_checkpoint
+from kept.checkpoint.output_path import check_no_checkpoint, check_replaceable
 from kept.checkpoint.small_files import refused, write_whole
 from kept.errors import InputError
 from kept.families import is_stock
@@ -78,7 +78,7 @@ def check_page(target: Path, directory: Path, evaluations: Sequence[Path], metri
         check_no_checkpoint(target)
     inputs = {f"evaluation {number}": file for number, file in enumerate(evaluations, 1)}
     inputs |= {"the record": directory / RECORD, **({} if metrics is None else {"the metrics": metrics})}
-    check_file(target, inputs, _is_page)
+    check_replaceable(target, inputs, _is_page)
 
 
 def _is_page(file: Path) -> bool:

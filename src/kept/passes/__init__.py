@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kept.passes.affine_tail import AffineTail, DropHeadBias
-from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.base import Obstacle, Pass
 from kept.passes.carry_norm_bias import CarryNormBias
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
@@ -60,4 +60,4 @@ SUMMARIES: dict[str, str] = {
 }
 """What every pass does, in a line: also the one that only a plan makes, from what it measured."""
 
-__all__ = ["PASSES", "SUMMARIES", "Obstacle", "Pass", "Promise"]
+__all__ = ["PASSES", "SUMMARIES", "Obstacle", "Pass"]

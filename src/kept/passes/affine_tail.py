@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from kept.ir.promise import Promise
 from kept.ir.slots import layer_slots
 from kept.ir.spec import Norm
 from kept.ir.tensors import Computed, Formula, Full, Lazy, zeros
-from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.base import Obstacle, Pass
 from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from kept.errors import Refusal
+from kept.ir.promise import Promise
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Spec
-
-
-class Promise(StrEnum):
-    """What a pass does to the function that the model computes.
-
-    EXACT: the same function in real arithmetic. APPROXIMATE: a small change, measured. LOSSY: needs healing.
-    """
-
-    EXACT = "exact"
-    APPROXIMATE = "approximate"
-    LOSSY = "lossy"
-
-    @property
-    def rank(self) -> int:
-        """0 for EXACT, 2 for LOSSY."""
-        return list(Promise).index(self)
-
-    def verdict(self, failure: str | None) -> str:
-        """One phrase on a result that was held to this promise; `failure` says why it is broken, if it is."""
-        if failure is not None:
-            return f"broken: {failure}"
-        return "measured; a lossy conversion promises nothing" if self is Promise.LOSSY else "kept"
 
 
 @dataclass(frozen=True)

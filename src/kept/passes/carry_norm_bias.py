@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from kept.ir.promise import Promise
 from kept.ir.slots import readings
 from kept.ir.tensors import Computed, Full, Lazy
-from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.base import Obstacle, Pass
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.map_spec import map_readers

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from kept.ir.promise import Promise
 from kept.ir.tensors import DTYPE_BYTES, cast
-from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.base import Obstacle, Pass
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kept.errors import RecipeError
+from kept.ir.promise import Promise
 from kept.ir.slots import layer_slots, silent
-from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.base import Obstacle, Pass
 from kept.passes.expand_blocks import listed
 
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from kept.ir.promise import Promise
 from kept.ir.slots import readings
 from kept.ir.tensors import InMemory, Lazy
-from kept.passes.base import Obstacle, Pass, Promise
+from kept.passes.base import Obstacle, Pass
 from kept.passes.centre import Centre
 from kept.passes.map_spec import map_readers
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kept.ir.promise import Claim, Promise
 from kept.ir.slots import slots
-from kept.passes.base import Pass, Promise
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kept.ir.program import Program
     from kept.ir.spec import Spec
+    from kept.passes.base import Pass
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,6 @@ class Expansion:
     layers: tuple[int, ...]
     copies_of: tuple[int | None, ...]
     sizes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The properties that an output is verified against.
-
-    `program` is the output before rounding if an EXACT promise is to be proved. `copies` are layers that only the
-    output has, `dropped` layers that only the source has. `tokens` is the number of token ids that both share, counted
-    from id 0; None if their vocabularies are the same. `domain` states where the promise holds, in phrases that
-    complete "the promise holds"; empty for everywhere.
-    """
-
-    promise: Promise = Promise.EXACT
-    program: Program | None = None
-    copies: tuple[int, ...] = ()
-    dropped: tuple[int, ...] = ()
-    tokens: int | None = None
-    domain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

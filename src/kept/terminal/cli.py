@@ -743,9 +743,9 @@ def evaluate(
 
 def _domains(texts: tuple[str, ...]) -> dict[str, str]:
     """Files by domain; one without a domain is called by its name."""
-    from kept.hub import named as said
+    from kept.naming import split_name
 
-    pairs = [said(text) for text in texts]
+    pairs = [split_name(text) for text in texts]
     empty = next((text for text, (_, file) in zip(texts, pairs, strict=True) if not file), None)
     if empty is not None:
         raise click.UsageError(f"{empty!r} names no file; write it as DOMAIN=FILE.")

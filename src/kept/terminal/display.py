@@ -69,7 +69,7 @@ def hint(message: str) -> None:
 
 def out_json(value: object) -> None:
     """JSON on stdout, with null for NaN and infinity, which JSON does not have."""
-    from kept.checkpoint.safetensors_writer import finite
+    from kept.checkpoint.json_file import finite
 
     plain = [asdict(v) for v in value] if isinstance(value, list) else value
     table = asdict(plain) if is_dataclass(plain) and not isinstance(plain, type) else plain

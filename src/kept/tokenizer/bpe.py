@@ -10,18 +10,18 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.companion_files import TOKENIZERS
+from kept.checkpoint.file_names import TOKENIZERS
 from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
 from kept.checkpoint.sentencepiece import SPACE
 from kept.checkpoint.tiktoken import letters
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import InputError
-from kept.verification.text import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from kept.verification.text import FencedTokenizer
+    from kept.checkpoint.tokenizer_reader import FencedTokenizer
 
 BYTE_LEVEL, CHARACTERS = "byte-level", "byte-fallback"
 """Kinds: pieces are bytes under printable names, or characters of which rare ones are bytes."""
@@ -115,7 +115,7 @@ def opened(directory: Path) -> tuple[Path, FencedTokenizer]:
     """A directory's tokenizer and its file. Raises InputError without one, CheckpointError for a damaged one."""
     if not os.path.isdir(directory):  # noqa: PTH112 - a name of any length and any characters is no error
         raise InputError(f"{directory}: is no directory; name one with a tokenizer, as kept tokenizer merge writes")
-    reader = Reader(directory)
+    reader = TokenizerReader(directory)
     if reader.file is None:
         raise InputError(f"{directory}: has none of {', '.join(TOKENIZERS)}; put its tokenizer there")
     return reader.file, reader.tokenizer

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.byte_stream import digest
-from kept.checkpoint.companion_files import COPIED, SETTINGS, TOKENIZERS, reader_files
+from kept.checkpoint.file_names import COPIED, SETTINGS, TOKENIZERS
+from kept.checkpoint.json_file import to_json
 from kept.checkpoint.output_path import check_apart
-from kept.checkpoint.safetensors_writer import to_json
 from kept.checkpoint.staging import staging
+from kept.checkpoint.tokenizer_files import reader_files
+from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import InputError
 from kept.loaded import small_files
 from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, segments
-from kept.verification.text import SAMPLE, Reader, read_whole, sample_text
+from kept.verification.text import SAMPLE, read_whole, sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -202,7 +204,7 @@ def document(old: Bpe, grown: Growing) -> dict[str, Any]:
 def gains(before: Path, after: Path, texts: Iterable[str | Path] = ()) -> Iterator[Gain]:
     """What each text takes with either tokenizer; without texts, each part of the built-in sample."""
     named = {str(path): read_whole(Path(path)) for path in texts} or {SAMPLE: sample_text()}
-    readers = Reader(before), Reader(after)
+    readers = TokenizerReader(before), TokenizerReader(after)
     for name, text in named.items():
         counts = (len(reader.encode(text, special=False)) for reader in readers)
         yield Gain(name, len(text), *counts)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.checkpoint.json_file import to_json
 from kept.checkpoint.output_path import check_apart
-from kept.checkpoint.safetensors_writer import to_json
 from kept.checkpoint.sentencepiece import SPACE
 from kept.checkpoint.staging import staging
+from kept.checkpoint.tokenizer_reader import FencedTokenizer
 from kept.distillation.data.documents import TextSource
 from kept.errors import InputError
 from kept.loaded import small_files
 from kept.reporting import Reporter, Silent
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, Bpe
 from kept.toml_file import one_of
-from kept.verification.text import FencedTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

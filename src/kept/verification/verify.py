@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kept.checkpoint.tokenizer_reader import TokenizerReader
+from kept.ir.promise import Promise
 from kept.ir.tensors import TORCH_NAMES, torch_dtype
 from kept.nn.generate import generate
 from kept.nn.model import Model
-from kept.passes.base import Promise
 from kept.verification.parity import Parity, measure
 from kept.verification.streamed import StreamedRun
-from kept.verification.text import Reader, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kept.ir.program import Program
+    from kept.ir.promise import Claim
     from kept.loaded import LoadedModel
-    from kept.passes.plan import Claim
+    from kept.verification.text import Sample
 
 PROOF = 1e-9
 """Largest logit error, relative to the logits' standard deviation, of an EXACT plan in float64."""
@@ -144,7 +145,7 @@ def layer_runs(source: LoadedModel, output: LoadedModel, claim: Claim) -> int:
 
 def side_by_side(source: LoadedModel, output: LoadedModel) -> tuple[Continuation, ...]:
     """Both models' greedy continuations of a few prompts, in float32."""
-    readers = Reader(source.path), Reader(output.path)
+    readers = TokenizerReader(source.path), TokenizerReader(output.path)
     if readers[0].file is None:
         return ()
     models = [Model.load(opened.program, torch.float32) for opened in (source, output)]

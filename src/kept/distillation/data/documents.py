@@ -19,7 +19,7 @@ from kept.checkpoint.small_files import regular
 from kept.distillation.data.files import DataFile, files_of
 from kept.distillation.data.parquet import rows
 from kept.errors import InputError, KeptError, reason
-from kept.hub import named
+from kept.naming import split_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,7 +62,7 @@ def named_paths(data: Sequence[str], key: str = "data") -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for given in data:
-        name, path = named(given)
+        name, path = split_name(given)
         if not path.strip():
             raise InputError(f"{key}: {given!r} names no file or directory; write it as corpus/en or english=corpus/en")
         name = name or Path(path).stem or Path(path).resolve().stem

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kept.checkpoint.byte_stream import digest
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.json_file import to_json
 from kept.checkpoint.small_files import write_whole
 from kept.distillation.data.directory_cache import cached, default_cache
 from kept.distillation.data.token_dataset import FORMAT, TokenDataset, writing

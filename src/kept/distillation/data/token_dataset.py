@@ -11,8 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from kept.checkpoint.byte_stream import digest
-from kept.checkpoint.json_file import read_json
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.small_files import write_whole
 from kept.distillation.data.directory_cache import cached, default_cache
 from kept.errors import CheckpointError, InputError
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kept.checkpoint.tokenizer_reader import TokenizerReader
     from kept.distillation.data.documents import Document, TextSource
     from kept.distillation.data.files import DataFile
-    from kept.verification.text import Reader
 
 FORMAT = 2
 """Raised when the same text would be stored in another way."""
@@ -96,7 +95,7 @@ class TokenDataset:
 
 
 def tokenise(
-    source: TextSource, reader: Reader, cache: Path | None = None, reporter: Reporter | None = None
+    source: TextSource, reader: TokenizerReader, cache: Path | None = None, reporter: Reporter | None = None
 ) -> TokenDataset:
     """The ids of a source, from the cache or read now.
 
@@ -123,12 +122,14 @@ def tokenise(
     return TokenDataset.open(cached(cache or default_cache(), key, build))
 
 
-def _texts(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[NDArray[np.int32], None]]:
+def _texts(documents: Sequence[Document], reader: TokenizerReader) -> Iterator[tuple[NDArray[np.int32], None]]:
     for ids in reader.encode_all([document.text for document in documents]):
         yield ids, None
 
 
-def _talks(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
+def _talks(
+    documents: Sequence[Document], reader: TokenizerReader
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
     """Ids, and whether each has a character of an answer in it. A template puts special tokens where they belong."""
     for document, found in zip(documents, reader.encodings([one.text for one in documents]), strict=True):
         offsets_N2, learned_N = found.offsets, np.zeros(len(found.ids), dtype=np.uint8)
@@ -137,7 +138,7 @@ def _talks(documents: Sequence[Document], reader: Reader) -> Iterator[tuple[NDAr
         yield found.ids, learned_N
 
 
-def _key(source: TextSource, files: Sequence[DataFile], reader: Reader, advance: Any) -> str:  # noqa: ANN401 - a stage's
+def _key(source: TextSource, files: Sequence[DataFile], reader: TokenizerReader, advance: Any) -> str:  # noqa: ANN401 - a stage's
     if reader.file is None:
         reader.encode("")  # says what is missing
         raise AssertionError

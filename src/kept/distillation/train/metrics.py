@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.safetensors_writer import finite
+from kept.checkpoint.json_file import finite
 from kept.checkpoint.small_files import no_link, refused, write_whole
 
 if TYPE_CHECKING:

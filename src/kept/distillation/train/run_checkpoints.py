@@ -18,9 +18,9 @@ import torch.distributed as dist
 
 from kept.checkpoint.byte_stream import digest, raw
 from kept.checkpoint.direct_io import Output
-from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.safetensors_header import read_header
-from kept.checkpoint.safetensors_writer import Shard, to_json
+from kept.checkpoint.safetensors_writer import Shard
 from kept.checkpoint.small_files import sync_directory, write_whole
 from kept.distillation.train.parallel import fill, local
 from kept.distillation.train.run_directory import PARTIAL, remove

@@ -9,8 +9,7 @@ import shutil
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.json_file import read_json
-from kept.checkpoint.safetensors_writer import to_json
+from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.small_files import refused, write_whole
 from kept.errors import CheckpointError, InputError, OutputError
 

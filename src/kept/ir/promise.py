@@ -1,0 +1,50 @@
+"""What a rewriting promises to keep of a model's function, and what an output is therefore held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+
+
+class Promise(StrEnum):
+    """What a pass does to the function that the model computes.
+
+    EXACT: the same function in real arithmetic. APPROXIMATE: a small change, measured. LOSSY: needs healing.
+    """
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    LOSSY = "lossy"
+
+    @property
+    def rank(self) -> int:
+        """0 for EXACT, 2 for LOSSY."""
+        return list(Promise).index(self)
+
+    def verdict(self, failure: str | None) -> str:
+        """Return the verdict on a measured result as a phrase; `failure` is the reason why the promise is broken."""
+        if failure is not None:
+            return f"broken: {failure}"
+        return "measured; a lossy conversion promises nothing" if self is Promise.LOSSY else "kept"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The properties that an output is verified against.
+
+    `program` is the output before rounding if an EXACT promise is to be proved. `copies` are layers that only the
+    output has, `dropped` layers that only the source has. `tokens` is the number of token ids that both share, counted
+    from id 0; None if their vocabularies are the same. `domain` states where the promise holds, in phrases that
+    complete "the promise holds"; empty for everywhere.
+    """
+
+    promise: Promise = Promise.EXACT
+    program: Program | None = None
+    copies: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
+    tokens: int | None = None
+    domain: tuple[str, ...] = ()
