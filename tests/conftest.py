@@ -1,8 +1,10 @@
-"""What every test runs under: one thread, quiet libraries, and the same examples each time."""
+"""Settings of every test: one thread, quiet libraries, the same examples each time. Fixtures for several packages."""
 
 from __future__ import annotations
 
+import json
 import os
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -10,6 +12,9 @@ import pytest
 import torch
 import transformers
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytest.register_assert_rewrite("support")
 
@@ -26,3 +31,33 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("kept")
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An Orion and the plain Llama that norm mode `opm` makes of it."""
+    import kept
+    from support.stored import write_readable
+
+    folder = tmp_path_factory.mktemp("pair")
+    orion = write_readable(folder / "orion", "orion")
+    kept.convert(orion, folder / "plain", norm="opm", verify_tokens=0, dtype="float32")
+    return orion, folder / "plain"
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lines of the same nine words in different orders."""
+    file = tmp_path_factory.mktemp("corpus") / "lines.jsonl"
+    words = ["once", "upon", "a", "time", "there", "was", "an", "old", "fox"]
+    lines = [" ".join(words[(i * k) % 9] for k in range(1, 30)) for i in range(400)]
+    file.write_text("".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i, line in enumerate(lines)))
+    return file
+
+
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of the test run that stands for the user's cache of tokenised texts."""
+    folder: Path = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder

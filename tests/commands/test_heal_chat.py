@@ -27,6 +27,8 @@ from support.stored import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 SIZE = 320
 
 

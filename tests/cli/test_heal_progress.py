@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 SMALL = ["--batch", "4", "--length", "32", "--rate", "1e-2", "--measure-every", "4", "--save-every", "5"]
 
 

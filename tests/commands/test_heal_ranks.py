@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from kept.distillation.settings import HealSettings
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture(scope="module")
 def wanted(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:

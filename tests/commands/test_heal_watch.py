@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from kept.distillation.settings import HealSettings
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:

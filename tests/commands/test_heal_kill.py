@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from kept.distillation.settings import HealSettings
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 KILLED = [-signal.SIGKILL]
 
 

@@ -22,6 +22,8 @@ from support.stored import read_json
 if TYPE_CHECKING:
     from click.testing import Result
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 RECIPES = {file.stem: file for file in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
 
 PRO, SFT, PLAIN = (RECIPES[name] for name in ("llama-pro", "llama-pro-sft", "heal-plain-llama"))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from kept.commands.recipe_steps import RecipeStep
 
-EXAMPLE = Path(__file__).parents[1] / "recipes" / "expand-and-teach.toml"
+EXAMPLE = Path(__file__).parents[2] / "recipes" / "expand-and-teach.toml"
 
 TEACH = {"tokens": 24 * 64, "batch": 4, "length": 16, "rate": 2e-3, "save_every": 4, "measure_every": 8}
 

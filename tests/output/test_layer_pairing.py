@@ -17,6 +17,8 @@ from support.stored import change_json, read_json, write_readable
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 STREAMS = {"kl": 0.0, "hidden": 1.0, "train": "all", "tokens": 128}
 
 ROUNDING = 1e-9

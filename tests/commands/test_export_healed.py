@@ -27,6 +27,8 @@ from support.stored import change_json, read_json, write_readable
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture(scope="module")
 def done(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> HealResult:
