@@ -138,7 +138,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(example: d
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "Promise of this step, against its own source, `orion` as step 2 left it: **exact**.\n" in card
     assert "Since the first source, `orion`, the weakest promise is: **lossy**." in card
-    told = card.split("## The whole way, oldest first\n\n")[1].split("\n\n")[0].splitlines()
+    told = card.split("## Lineage, oldest first\n\n")[1].split("\n\n")[0].splitlines()
     assert told[0] == "1. orion (orion): expanded by layers 1, 3, 5; promise exact"
     assert re.fullmatch(r"2\. healed on .*: new learned, [\d,]+ tokens, from the texts alone; promise lossy", told[1])
     said = r"3\. orion \(orion\): converted to llama \(.*\); promise exact, which holds in bfloat16, .*"
