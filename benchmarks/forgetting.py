@@ -33,7 +33,8 @@ from kept.distillation.data.documents import TextSource
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
 from kept.distillation.data.token_dataset import tokenise
-from kept.distillation.loss.chunked import Losses, Objective, chunked_loss
+from kept.distillation.loss.chunked_loss import Losses, chunked_loss
+from kept.distillation.loss.objective import Objective
 from kept.distillation.settings import HealSettings
 from kept.distillation.settings_file import count
 from kept.distillation.train.metrics import Metrics

@@ -29,7 +29,9 @@ from keeping import keep
 from speed import anonymous
 from torch.nn import functional
 
-from kept.distillation.loss.chunked import HeadInput, Objective, chunked_loss
+from kept.distillation.loss.chunked_loss import chunked_loss
+from kept.distillation.loss.objective import Objective
+from kept.distillation.loss.output_head import HeadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -33,8 +33,8 @@ from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
 from kept.distillation.data.self_samples import SamplingSettings, SelfSampler, sampled, teacher_sum
 from kept.distillation.data.token_dataset import tokenise
-from kept.distillation.loss.chunked import Losses, chunked_loss
-from kept.distillation.loss.divergences import Objective
+from kept.distillation.loss.chunked_loss import Losses, chunked_loss
+from kept.distillation.loss.objective import Objective
 from kept.distillation.settings import SELF, HealSettings
 from kept.distillation.train.metrics import Metrics
 from kept.distillation.train.parallel import Backbone, Ranks, load, ranks
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kept.distillation.data.packing import Batch
-    from kept.distillation.loss.chunked import HeadInput
+    from kept.distillation.loss.output_head import HeadInput
     from kept.ir.program import Program
     from kept.loaded import LoadedModel
 

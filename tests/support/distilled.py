@@ -8,18 +8,23 @@ from unittest.mock import patch
 
 import torch
 
-from kept.distillation.loss import chunk_size, reference
-from kept.distillation.loss.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
+from kept.distillation.loss import chunk_size
+from kept.distillation.loss.chunked_loss import Losses, chunked_loss
+from kept.distillation.loss.hidden_states import masked_mean
+from kept.distillation.loss.output_head import HeadInput, at_least_float32
+from kept.distillation.loss.top_k import TopK
 from kept.nn.model import project
+from support import plain_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kept.distillation.loss.objective import Objective
     from kept.ir.spec import Head
 
 
 def logits_of(given: HeadInput) -> torch.Tensor:
-    return reference.wide(project(given.hidden_ND, given.weight_VD, given.bias_V, given.head))
+    return at_least_float32(project(given.hidden_ND, given.weight_VD, given.bias_V, given.head))
 
 
 def plain_loss(
@@ -31,16 +36,16 @@ def plain_loss(
 ) -> torch.Tensor:
     """The objective from whole logits, its gradients left to autograd."""
     tau, ours = objective.temperature, logits_of(student)
-    parts = [(objective.ce, reference.cross_entropy(ours, targets.clamp(min=0)))]
+    parts = [(objective.ce, plain_losses.cross_entropy(ours, targets.clamp(min=0)))]
     if isinstance(teacher, TopK):
-        found = reference.top_k_kl(teacher.ids_NK, teacher.log_probs_NK, teacher.tail_N, ours, tau)
+        found = plain_losses.top_k_kl(teacher.ids_NK, teacher.log_probs_NK, teacher.tail_N, ours, tau)
         parts.append((tau**2 * objective.kl, found))
     elif teacher is not None:
         theirs = logits_of(teacher).detach()
-        parts.append((tau**2 * objective.kl, reference.forward_kl(theirs, ours, tau)))
-        parts.append((tau**2 * objective.reverse, reference.reverse_kl(theirs, ours, tau)))
-        parts.append((tau**2 * objective.jsd, reference.jsd(theirs, ours, objective.beta, tau)))
-    return sum((weight * reference.masked_mean(value, mask) for weight, value in parts if weight), torch.zeros(()))
+        parts.append((tau**2 * objective.kl, plain_losses.forward_kl(theirs, ours, tau)))
+        parts.append((tau**2 * objective.reverse, plain_losses.reverse_kl(theirs, ours, tau)))
+        parts.append((tau**2 * objective.jsd, plain_losses.jsd(theirs, ours, objective.beta, tau)))
+    return sum((weight * masked_mean(value, mask) for weight, value in parts if weight), torch.zeros(()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -241,7 +241,7 @@ def _activations(asked: RunShape, tokens: int) -> float:
 def _logits(asked: RunShape, tokens: int, cluster: Cluster) -> float:
     """Both models' logits of a chunk, and what the losses make of a block of them."""
     vocabulary = asked.student.vocabulary
-    chunk = float(min(chunk_size.chunk(vocabulary, host=cluster.host), tokens) * vocabulary)
+    chunk = float(min(chunk_size.chunk_tokens(vocabulary, host=cluster.host), tokens) * vocabulary)
     block = min(chunk, chunk_size.BLOCK) if cluster.host else chunk
     return (1 + (asked.teacher is not None)) * chunk * asked.bytes_of_value + LOGIT_VALUES * block * MASTER
 

@@ -14,7 +14,7 @@ from kept.toml_file import check_type, is_date, one_of, texts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kept.distillation.loss.divergences import Objective
+    from kept.distillation.loss.objective import Objective
 
 SELF = "self"
 """Data that the teacher samples itself."""
@@ -221,7 +221,7 @@ class HealSettings:
     @property
     def objective(self) -> Objective:
         """The losses on logits."""
-        from kept.distillation.loss.divergences import Objective  # noqa: PLC0415 - imports torch, which help does not need
+        from kept.distillation.loss.objective import Objective  # noqa: PLC0415 - imports torch, which help does not need
 
         return Objective(self.kl, self.reverse, self.jsd, self.beta, self.ce, self.temperature)
 

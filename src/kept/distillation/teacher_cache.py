@@ -26,9 +26,9 @@ from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.small_files import write_whole
 from kept.distillation.data.directory_cache import cached
 from kept.distillation.data.packed_rows import PackedRows
-from kept.distillation.loss.divergences import TopK
 from kept.distillation.loss.output_head import HeadInput
-from kept.distillation.loss.top_k import top_k, top_k_bias
+from kept.distillation.loss.top_k import TopK, top_k
+from kept.distillation.loss.top_k_bias import top_k_bias
 from kept.distillation.train.nonfinite import complaint, faults, first
 from kept.distillation.train.parallel import head_input
 from kept.errors import CheckpointError, InputError, Overflow

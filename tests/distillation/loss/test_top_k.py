@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kept.distillation.loss import reference
-from kept.distillation.loss.chunked import HeadInput
-from kept.distillation.loss.top_k import top_k, top_k_bias
+from kept.distillation.loss.output_head import HeadInput
+from kept.distillation.loss.top_k import top_k
+from kept.distillation.loss.top_k_bias import top_k_bias
 from kept.ir.spec import Head
 from kept.nn.model import project
+from support import plain_losses
 
 COUNT, VOCABULARY = 9, 40
 
@@ -53,11 +54,11 @@ def test_the_bias_is_what_the_losses_say(seed: int, chunk: int) -> None:
     mask = torch.arange(COUNT) % 3 != 1
     found = top_k_bias(student, teacher, mask, (2, 10, VOCABULARY), chunk=chunk)
     ours, theirs = logits_of(student)[mask].requires_grad_(), logits_of(teacher)[mask]
-    full = reference.forward_kl(theirs, ours)
+    full = plain_losses.forward_kl(theirs, ours)
     (wanted,) = torch.autograd.grad(full.sum(), ours)
     for bias, k in zip(found, (2, 10, VOCABULARY), strict=True):
         top = top_k(teacher, k)[mask]
-        listed = reference.top_k_kl(top.ids_NK, top.log_probs_NK, top.tail_N, ours)
+        listed = plain_losses.top_k_kl(top.ids_NK, top.log_probs_NK, top.tail_N, ours)
         (grad,) = torch.autograd.grad(listed.sum(), ours)
         assert bias.k == k
         assert bias.full == pytest.approx(float(full.mean()), rel=1e-10)

@@ -1,21 +1,23 @@
-"""How many logits exist at a time: what the loop does and what its memory is counted by, and needs no torch."""
+"""The number of logits that are held at a time. The losses and the memory forecast share it; needs no torch."""
 
 from __future__ import annotations
 
 BLOCK = 1 << 21
-"""Logits that a CPU works on at a time, 8 MB in float32: what a loss makes of them stays in the processor's cache.
+"""Logits that a CPU processes at a time, 8 MB in float32, so that intermediate results stay in its cache.
 
-Smaller blocks are no faster, and threads that wait for one another after each step of each block lose a slice of time
-every time that another process has taken a core.
+Smaller blocks are not faster. They also synchronise threads more often, which is slow if other processes use the cores.
 """
 
-HELD, FEWEST, MOST = 1 << 24, 128, 1024
-"""Logits of a chunk on a CPU, 64 MB in float32, and its tokens: fewer make the products slow, more are no faster."""
+CHUNK_LOGITS = 1 << 24
+"""Logits of a chunk on a CPU: 64 MB in float32."""
 
-ON_DEVICE = 256
-"""Tokens of a chunk on an accelerator, where a product needs more of them to be worth reading the head for."""
+MIN_TOKENS, MAX_TOKENS = 128, 1024
+"""Tokens of a chunk on a CPU. Matrix products are slow with fewer and not faster with more."""
+
+DEVICE_TOKENS = 256
+"""Tokens of a chunk on an accelerator. With fewer, reading the head's weight dominates the matrix product."""
 
 
-def chunk(vocabulary: int, *, host: bool = True) -> int:
-    """Tokens whose logits over a vocabulary exist at a time, on the host or on an accelerator."""
-    return min(MOST, max(FEWEST, HELD // vocabulary)) if host else ON_DEVICE
+def chunk_tokens(vocabulary: int, *, host: bool = True) -> int:
+    """Return the number of tokens whose logits are held at a time, on the host or on an accelerator."""
+    return min(MAX_TOKENS, max(MIN_TOKENS, CHUNK_LOGITS // vocabulary)) if host else DEVICE_TOKENS

@@ -1,6 +1,6 @@
-"""A teacher as its likeliest tokens, and what is lost by that.
+"""A teacher's distribution as its top-k tokens and the probability mass of all others.
 
-Shapes: N tokens, C of them in a chunk, R in a block, K listed, V vocabulary.
+Shapes: N tokens, C tokens of a chunk, R tokens of a block, K listed tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,95 +9,60 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from kept.distillation.loss.divergences import LogProbs, TopK, forward, listed
 from kept.distillation.loss.output_head import HeadInput, HeadProjection, blocks
-from kept.distillation.loss.vocabulary import VocabularyShard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TopK:
+    """Ids, (N, K), and log-probabilities, (N, K), of a teacher's most likely tokens, and the mass of all others, (N,).
+
+    `temperature` is what the teacher's logits were divided by.
+    """
+
+    ids_NK: Tensor
+    log_probs_NK: Tensor
+    tail_N: Tensor
+    temperature: float = 1.0
+
+    @classmethod
+    def of(cls, log_p_NV: Tensor, k: int, temperature: float) -> TopK:
+        """Take the top `k` tokens (at most V) of log-probabilities, most likely first.
+
+        The tail is summed over the other tokens: 1 minus the listed mass would have no correct digits.
+        """
+        log_probs_NK, ids_NK = log_p_NV.topk(min(k, log_p_NV.shape[-1]))
+        tail_N = log_p_NV.exp().scatter_(-1, ids_NK, 0).sum(-1)
+        return cls(ids_NK, log_probs_NK, tail_N, temperature)
+
+    def __getitem__(self, rows: Tensor | slice) -> TopK:
+        """Return some of the tokens."""
+        return TopK(self.ids_NK[rows], self.log_probs_NK[rows], self.tail_N[rows], self.temperature)
 
 
 @torch.no_grad()
 def top_k(teacher: HeadInput, k: int, temperature: float = 1.0, chunk: int | None = None) -> TopK:
-    """The K likeliest tokens of each position, likeliest first, and the mass of the rest, a chunk at a time.
-
-    K is the vocabulary's size where that is smaller. The mass is summed over the rest, not taken from 1.
-    """
-    found = [
-        _likeliest((logits_RV / temperature).log_softmax(-1), k, temperature)
-        for (logits_RV,) in _logits(chunk, None, teacher)
+    """Return the top `k` tokens of each of N positions. Logits of `chunk` positions are held at a time."""
+    parts = [
+        TopK.of((logits_RV / temperature).log_softmax(-1), k, temperature)
+        for (logits_RV,) in logits_by_block(chunk, None, teacher)
     ]
-    return TopK(
-        torch.cat([one.ids_NK for one in found]),
-        torch.cat([one.log_probs_NK for one in found]),
-        torch.cat([one.tail_N for one in found]),
-        temperature,
-    )
+    ids, log_probs, tails = zip(*((part.ids_NK, part.log_probs_NK, part.tail_N) for part in parts), strict=True)
+    return TopK(torch.cat(ids), torch.cat(log_probs), torch.cat(tails), temperature)
 
 
-@dataclass(frozen=True)
-class TopKBias:
-    """What K listed tokens and a tail are to the full forward KL, means over tokens.
-
-    `full` and `listed` are the two losses in nats, `tail` the mass that is not listed, `gradient` the relative error
-    of the gradient in the student's logits.
-    """
-
-    k: int
-    full: float
-    listed: float
-    tail: float
-    gradient: float
-
-    @property
-    def bias(self) -> float:
-        """How far the listed KL is from the full one in nats: never above 0 but for rounding."""
-        return self.listed - self.full
-
-
-@torch.no_grad()
-def top_k_bias(
-    student: HeadInput,
-    teacher: HeadInput,
-    mask_N: Tensor,
-    ks: Sequence[int],
-    temperature: float = 1.0,
-    chunk: int | None = None,
-) -> list[TopKBias]:
-    """Measure a cached teacher against the live one, for each K, over tokens whose mask is not 0."""
-    sums = torch.zeros(len(ks), 5, dtype=torch.float64)
-    for student_RV, teacher_RV in _logits(chunk, mask_N, student, teacher):
-        log_p_RV, log_q_RV = ((x / temperature).log_softmax(-1) for x in (teacher_RV, student_RV))
-        whole = VocabularyShard(0, student_RV.shape[-1])
-        full_R, grad_RV = forward(LogProbs.of(log_p_RV.clone(), log_q_RV), 0.0, whole)
-        for place, k in enumerate(ks):
-            top = _likeliest(log_p_RV, k, temperature)
-            listed_R, listed_grad_RV = listed(top, log_q_RV, whole)
-            error = (listed_grad_RV - grad_RV).square().sum()
-            found = (full_R.sum(), listed_R.sum(), top.tail_N.sum(), error, grad_RV.square().sum())
-            sums[place] += torch.stack(found).double().cpu()
-    count = max(1, int((mask_N != 0).sum()))
-    tiny = torch.finfo(sums.dtype).tiny
-    means, errors = (sums[:, :3] / count).tolist(), (sums[:, 3] / sums[:, 4].clamp(min=tiny)).sqrt().tolist()
-    pairs = zip(ks, means, errors, strict=True)
-    return [TopKBias(k, full, listed, tail, error) for k, (full, listed, tail), error in pairs]
-
-
-def _likeliest(log_p_RV: Tensor, k: int, temperature: float) -> TopK:
-    log_probs_RK, ids_RK = log_p_RV.topk(min(k, log_p_RV.shape[-1]))
-    tail_R = log_p_RV.exp().scatter_(-1, ids_RK, 0).sum(-1)
-    return TopK(ids_RK, log_probs_RK, tail_R, temperature)
-
-
-def _logits(chunk: int | None, mask_N: Tensor | None, *heads: HeadInput) -> Iterator[tuple[Tensor, ...]]:
-    """Logits of the same tokens by each head, a block at a time."""
+def logits_by_block(chunk: int | None, mask_N: Tensor | None, *heads: HeadInput) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the logits of each head, (R, V), at the same tokens: all, or those whose mask is not 0."""
     chunk = chunk or heads[0].chunk
     device, count = heads[0].hidden_ND.device, len(heads[0].hidden_ND)
-    kept_M = torch.arange(count, device=device) if mask_N is None else mask_N.nonzero()[:, 0]
-    ready = [HeadProjection(head.plain(), min(chunk, len(kept_M))) for head in heads]
-    for rows_C in torch.split(kept_M, chunk):
-        products = [head.products(rows_C) for head in ready]
-        for some in blocks(products[0]):
-            yield tuple(head.logits(x_CV[some]) for head, x_CV in zip(ready, products, strict=True))
+    counted_M = torch.arange(count, device=device) if mask_N is None else mask_N.nonzero()[:, 0]
+    projections = [HeadProjection(head.with_normalised_rows(), min(chunk, len(counted_M))) for head in heads]
+    for rows_C in torch.split(counted_M, chunk):
+        products = [projection.products(rows_C) for projection in projections]
+        for block in blocks(products[0]):
+            yield tuple(head.logits(x_CV[block]) for head, x_CV in zip(projections, products, strict=True))

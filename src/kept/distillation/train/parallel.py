@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.checkpoint import checkpoint
 
-from kept.distillation.loss.chunked import HeadInput
+from kept.distillation.loss.output_head import HeadInput
 from kept.distillation.train.lora import starting
 from kept.errors import InputError, KeptError
 from kept.nn import Model

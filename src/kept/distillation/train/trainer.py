@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
-from kept.distillation.loss.chunked import Losses, Objective, chunked_loss
-from kept.distillation.loss.reference import hidden_cosine, hidden_mse, masked_mean
+from kept.distillation.loss.chunked_loss import Losses, chunked_loss
+from kept.distillation.loss.hidden_states import HIDDEN_ERRORS, masked_mean
+from kept.distillation.loss.objective import Objective
 from kept.distillation.train.lr_schedule import factor
 from kept.distillation.train.nonfinite import complaint, faults, first
 from kept.distillation.train.parallel import Backbone, whole
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kept.distillation.data.packing import Batch, BatchStream
-    from kept.distillation.loss.divergences import TopK
     from kept.distillation.loss.output_head import HeadInput
-    from kept.distillation.settings import HealSettings, HiddenError
+    from kept.distillation.loss.top_k import TopK
+    from kept.distillation.settings import HealSettings
     from kept.distillation.teacher_cache import TeacherCache
     from kept.distillation.train.metrics import Metrics
     from kept.distillation.train.parallel import Ranks
@@ -53,10 +54,6 @@ NOISE = 0.05
 
 BETTER = 1e-3
 """What a held-out loss must fall by, relatively, to be an improvement."""
-
-
-HIDDEN: Mapping[HiddenError, Callable[[Tensor, Tensor], Tensor]] = {"mse": hidden_mse, "cosine": hidden_cosine}
-"""How far a stream is from the teacher's, token by token."""
 
 
 class Diverged(KeptError):  # noqa: N818 - it is what happened
@@ -221,7 +218,7 @@ class Trainer:
         """Return the mean error of the student's hidden states, each normalised by the norm that reads it."""
         assert self.pairs, "the hidden-state loss needs pairs of layers"
         assert isinstance(self.teacher, Backbone), "the hidden-state loss needs a running teacher"
-        error, specs = HIDDEN[self.settings.hidden_error], (self.teacher.model.spec, self.student.model.spec)
+        error, specs = HIDDEN_ERRORS[self.settings.hidden_error], (self.teacher.model.spec, self.student.model.spec)
         errors = [
             masked_mean(
                 error(

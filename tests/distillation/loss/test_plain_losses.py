@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from kept.distillation.loss import reference
+from kept.distillation.loss.hidden_states import cosine_distance, masked_mean, relative_squared_error
+from support import plain_losses
 
 EXACT = 1e-12
 """In float64: sums of a few dozen terms of size 1 to 10."""
@@ -40,9 +41,9 @@ def test_divergences_are_their_definitions(shape: tuple[int, int, int], beta: fl
     teacher, student = logits_of(shape)
     p_rows, q_rows = ((x / temperature).softmax(-1).tolist() for x in (teacher, student))
     found = zip(
-        reference.forward_kl(teacher, student, temperature).tolist(),
-        reference.reverse_kl(teacher, student, temperature).tolist(),
-        reference.jsd(teacher, student, beta, temperature).tolist(),
+        plain_losses.forward_kl(teacher, student, temperature).tolist(),
+        plain_losses.reverse_kl(teacher, student, temperature).tolist(),
+        plain_losses.jsd(teacher, student, beta, temperature).tolist(),
         strict=True,
     )
     for p, q, (forward, reverse, mixed) in zip(p_rows, q_rows, found, strict=True):
@@ -55,7 +56,7 @@ def test_divergences_are_their_definitions(shape: tuple[int, int, int], beta: fl
 @given(SHAPES, BETAS)
 def test_divergences_are_zero_of_equals_and_positive_of_others(shape: tuple[int, int, int], beta: float) -> None:
     teacher, student = logits_of(shape)
-    for loss in (reference.forward_kl, reference.reverse_kl, lambda t, s: reference.jsd(t, s, beta)):
+    for loss in (plain_losses.forward_kl, plain_losses.reverse_kl, lambda t, s: plain_losses.jsd(t, s, beta)):
         assert bool((loss(teacher, teacher + 5).abs() <= EXACT).all()), "a constant changes nothing"
         assert bool((loss(teacher, student) > 0).all())
 
@@ -64,17 +65,17 @@ def test_divergences_are_zero_of_equals_and_positive_of_others(shape: tuple[int,
 def test_jsd_is_bounded_and_mirrors(shape: tuple[int, int, int], beta: float) -> None:
     """By the entropy of the coin that mixes; with the roles and the weights exchanged it is the same."""
     teacher, student = logits_of(shape)
-    found = reference.jsd(teacher, student, beta)
+    found = plain_losses.jsd(teacher, student, beta)
     assert bool((found <= -beta * math.log(beta) - (1 - beta) * math.log1p(-beta) + EXACT).all())
-    assert close(found, reference.jsd(student, teacher, 1 - beta))
+    assert close(found, plain_losses.jsd(student, teacher, 1 - beta))
 
 
 def test_jsd_tends_to_either_kl() -> None:
     """Of logits of size 1; the next term is beta times a chi-square, which grows as their exponential."""
     teacher, student = (x / 3 for x in logits_of((5, 20, 1)))
-    forward, reverse = reference.forward_kl(teacher, student), reference.reverse_kl(teacher, student)
-    assert torch.allclose(reference.jsd(teacher, student, 1e-7) / 1e-7, forward, rtol=1e-5)
-    assert torch.allclose(reference.jsd(teacher, student, 1 - 1e-7) / 1e-7, reverse, rtol=1e-5)
+    forward, reverse = plain_losses.forward_kl(teacher, student), plain_losses.reverse_kl(teacher, student)
+    assert torch.allclose(plain_losses.jsd(teacher, student, 1e-7) / 1e-7, forward, rtol=1e-5)
+    assert torch.allclose(plain_losses.jsd(teacher, student, 1 - 1e-7) / 1e-7, reverse, rtol=1e-5)
     assert not torch.allclose(forward, reverse, rtol=1e-1)
 
 
@@ -85,7 +86,7 @@ def test_small_divergences_are_half_a_variance() -> None:
         p = (teacher / tau).softmax(-1)
         e = 1e-4 * other / tau
         variance = (p * e.square()).sum(-1) - (p * e).sum(-1).square()
-        assert torch.allclose(reference.forward_kl(teacher, teacher + 1e-4 * other, tau), variance / 2, rtol=1e-2)
+        assert torch.allclose(plain_losses.forward_kl(teacher, teacher + 1e-4 * other, tau), variance / 2, rtol=1e-2)
 
 
 @given(SHAPES, st.integers(1, 30))
@@ -94,7 +95,7 @@ def test_a_list_is_never_above_the_whole(shape: tuple[int, int, int], k: int) ->
     log_p = teacher.log_softmax(-1)
     log_probs, ids = log_p.topk(min(k, shape[1]))
     tail = log_p.exp().scatter(-1, ids, 0).sum(-1)
-    found, full = reference.top_k_kl(ids, log_probs, tail, student), reference.forward_kl(teacher, student)
+    found, full = plain_losses.top_k_kl(ids, log_probs, tail, student), plain_losses.forward_kl(teacher, student)
     assert bool((found <= full + EXACT).all())
     assert bool((found >= -EXACT).all())
     if k >= shape[1] - 1:  # a tail of one token is no bucket
@@ -108,13 +109,13 @@ def test_cross_entropy_is_torchs(shape: tuple[int, int, int]) -> None:
     _, student = logits_of(shape)
     targets = torch.arange(shape[0]) % shape[1]
     assert close(
-        reference.cross_entropy(student, targets), functional.cross_entropy(student, targets, reduction="none")
+        plain_losses.cross_entropy(student, targets), functional.cross_entropy(student, targets, reduction="none")
     )
 
 
 def test_hidden_losses_are_of_each_token_by_itself() -> None:
     teacher, student = (x.view(2, 3, 8) for x in logits_of((6, 8, 3)))
-    mse, cosine = reference.hidden_mse(teacher, student), reference.hidden_cosine(teacher, student)
+    mse, cosine = relative_squared_error(teacher, student), cosine_distance(teacher, student)
     assert mse.shape == cosine.shape == (2, 3)
     for b in range(2):
         for t in range(3):
@@ -124,36 +125,36 @@ def test_hidden_losses_are_of_each_token_by_itself() -> None:
     louder = teacher.clone(), student.clone()
     for x in louder:
         x[:, 0] *= 1000
-    assert close(reference.hidden_mse(*louder), mse)
-    assert close(reference.hidden_mse(teacher, teacher), torch.zeros(2, 3, dtype=torch.float64))
-    assert close(reference.hidden_cosine(teacher, 2 * teacher), torch.zeros(2, 3, dtype=torch.float64))
-    assert bool(reference.hidden_mse(torch.zeros(2, 4), torch.zeros(2, 4)).isfinite().all())
+    assert close(relative_squared_error(*louder), mse)
+    assert close(relative_squared_error(teacher, teacher), torch.zeros(2, 3, dtype=torch.float64))
+    assert close(cosine_distance(teacher, 2 * teacher), torch.zeros(2, 3, dtype=torch.float64))
+    assert bool(relative_squared_error(torch.zeros(2, 4), torch.zeros(2, 4)).isfinite().all())
 
 
 def test_what_is_masked_is_not_read() -> None:
     values = torch.tensor([1.0, math.nan, 4.0, math.inf])
-    assert float(reference.masked_mean(values, torch.tensor([1, 0, 1, 0]))) == 2.5
-    assert float(reference.masked_mean(values, torch.zeros(4))) == 0
-    assert math.isnan(float(reference.masked_mean(values, torch.ones(4))))
+    assert float(masked_mean(values, torch.tensor([1, 0, 1, 0]))) == 2.5
+    assert float(masked_mean(values, torch.zeros(4))) == 0
+    assert math.isnan(float(masked_mean(values, torch.ones(4))))
 
 
 def test_half_precision_is_widened_first() -> None:
     """bfloat16 sums of a large vocabulary would lose all but two digits."""
     teacher, student = (x.bfloat16() for x in logits_of((3, 500, 4)))
-    wanted = reference.forward_kl(teacher.double(), student.double())
-    assert reference.forward_kl(teacher, student).dtype == torch.float32
-    assert torch.allclose(reference.forward_kl(teacher, student).double(), wanted, rtol=1e-5)
+    wanted = plain_losses.forward_kl(teacher.double(), student.double())
+    assert plain_losses.forward_kl(teacher, student).dtype == torch.float32
+    assert torch.allclose(plain_losses.forward_kl(teacher, student).double(), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_gradients_exist(temperature: float) -> None:
     teacher, student = logits_of((2, 5, 5))
     student.requires_grad_()
-    for loss in (reference.forward_kl, reference.reverse_kl):
+    for loss in (plain_losses.forward_kl, plain_losses.reverse_kl):
         assert torch.autograd.gradcheck(lambda s, loss=loss: loss(teacher, s, temperature), (student,))
-    assert torch.autograd.gradcheck(lambda s: reference.jsd(teacher, s, 0.3, temperature), (student,))
+    assert torch.autograd.gradcheck(lambda s: plain_losses.jsd(teacher, s, 0.3, temperature), (student,))
     ids, log_probs = torch.tensor([[0, 3], [1, 2]]), torch.tensor([[-1.0, -2.0], [-0.9, -1.8]], dtype=torch.float64)
     tail = 1 - log_probs.exp().sum(-1)
-    assert torch.autograd.gradcheck(lambda s: reference.top_k_kl(ids, log_probs, tail, s, temperature), (student,))
-    assert torch.autograd.gradcheck(reference.hidden_mse, (teacher, student))
-    assert torch.autograd.gradcheck(reference.hidden_cosine, (teacher, student))
+    assert torch.autograd.gradcheck(lambda s: plain_losses.top_k_kl(ids, log_probs, tail, s, temperature), (student,))
+    assert torch.autograd.gradcheck(relative_squared_error, (teacher, student))
+    assert torch.autograd.gradcheck(cosine_distance, (teacher, student))

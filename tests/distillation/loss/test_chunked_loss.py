@@ -12,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kept.distillation.loss import chunk_size, reference
-from kept.distillation.loss.chunked import HeadInput, Losses, Objective, TopK, chunked_loss
-from kept.distillation.loss.top_k import top_k
+from kept.distillation.loss import chunk_size
+from kept.distillation.loss.chunked_loss import Losses, chunked_loss
+from kept.distillation.loss.objective import Objective
+from kept.distillation.loss.output_head import HeadInput
+from kept.distillation.loss.top_k import TopK, top_k
 from kept.errors import InputError
 from kept.ir.spec import Head
+from support import plain_losses
 from support.distilled import Case, cast, chunked, error, head_input, leaves, logits_of, plain_loss, run
 
 if TYPE_CHECKING:
@@ -157,10 +160,10 @@ def test_what_is_reported_are_nats_without_weights() -> None:
     found = chunked(case)(case.student, case.teacher, case.targets, case.mask, case.objective)
     ours, theirs, kept = logits_of(case.student), logits_of(case.teacher), case.mask != 0
     wanted = {
-        "kl": reference.forward_kl(theirs, ours, 2.0),
-        "reverse": reference.reverse_kl(theirs, ours, 2.0),
-        "jsd": reference.jsd(theirs, ours, 0.3, 2.0),
-        "ce": reference.cross_entropy(ours, case.targets),
+        "kl": plain_losses.forward_kl(theirs, ours, 2.0),
+        "reverse": plain_losses.reverse_kl(theirs, ours, 2.0),
+        "jsd": plain_losses.jsd(theirs, ours, 0.3, 2.0),
+        "ce": plain_losses.cross_entropy(ours, case.targets),
     }
     assert set(found.means) == set(wanted)
     for name, value in wanted.items():
@@ -226,7 +229,7 @@ def test_gradients_are_handed_out_once() -> None:
     case = CASE.to(torch.float64)
     total = chunked(case)(case.student, case.teacher, case.targets, case.mask, case.objective).total
     total.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="handed out"):
+    with pytest.raises(RuntimeError, match="can run once"):
         total.backward()
 
 
@@ -259,8 +262,8 @@ def test_logits_of_the_whole_batch_never_exist() -> None:
 
 @pytest.mark.parametrize(("vocabulary", "rows"), [(100, 1024), (84_608, 198), (262_144, 128)])
 def test_a_chunk_has_as_many_tokens_as_the_vocabulary_lets_it(vocabulary: int, rows: int) -> None:
-    assert chunk_size.chunk(vocabulary) == rows
-    assert chunk_size.chunk(vocabulary, host=False) == chunk_size.ON_DEVICE
+    assert chunk_size.chunk_tokens(vocabulary) == rows
+    assert chunk_size.chunk_tokens(vocabulary, host=False) == chunk_size.DEVICE_TOKENS
 
 
 def test_what_nobody_says_is_the_heads_own() -> None:
@@ -268,7 +271,7 @@ def test_what_nobody_says_is_the_heads_own() -> None:
     student = cast(head_input(1100, 4, 50, Head(), random), torch.float32)
     with Largest() as cut:
         chunked_loss(student, None, torch.zeros(1100, dtype=torch.long), torch.ones(1100), Objective(kl=0, ce=1))
-    assert cut.elements == chunk_size.chunk(50) * 50
+    assert cut.elements == chunk_size.chunk_tokens(50) * 50
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -305,12 +308,12 @@ def test_sums_in_half_precision_would_show() -> None:
 WRONG = {
     "no teacher": (None, Objective()),
     "same vocabulary": (HeadInput(torch.ones(7, 2), torch.ones(31, 2)), Objective()),
-    "live one": (TopK(torch.zeros(7, 1).long(), torch.zeros(7, 1), torch.zeros(7)), Objective(jsd=1.0)),
-    "cache it anew": (TopK(torch.zeros(7, 1).long(), torch.zeros(7, 1), torch.zeros(7)), Objective(temperature=2.0)),
+    "a running teacher": (TopK(torch.zeros(7, 1).long(), torch.zeros(7, 1), torch.zeros(7)), Objective(jsd=1.0)),
+    "cache it again": (TopK(torch.zeros(7, 1).long(), torch.zeros(7, 1), torch.zeros(7)), Objective(temperature=2.0)),
 }
 
 
-@pytest.mark.parametrize("way_out", ["name one", "same vocabulary", "live one", "cache it anew"])
+@pytest.mark.parametrize("way_out", ["set its weight to 0", "same vocabulary", "a running teacher", "cache it again"])
 def test_what_does_not_fit_together_is_refused(way_out: str) -> None:
     teacher, objective = WRONG.get(way_out, WRONG["no teacher"])
     with pytest.raises(InputError, match=way_out):
