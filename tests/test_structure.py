@@ -1,0 +1,109 @@
+"""Rules of the package's sources: lengths, one class a name, no import circles, fields read with their kind in hand.
+
+Lists of known exceptions may only shrink. `python tests/support/structure.py` prints all figures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from support.structure import Module, circles, functions, modules, repeated_classes, unasked
+
+SOURCES = modules()
+
+LONGEST_FILE, LONGEST_FUNCTION = 300, 50
+
+LONG_FILES = {
+    "checkpoint/sentencepiece.py": 487,
+    "commands/check.py": 317,
+    "commands/recipe_steps.py": 326,
+    "distillation/cost.py": 317,
+    "distillation/train/trainer.py": 384,
+    "families/items.py": 435,
+    "families/table.py": 343,
+    "gguf/tokenizer.py": 313,
+    "ir/tensors.py": 457,
+    "pages/evaluation.py": 322,
+    "passes/legalize.py": 320,
+    "terminal/cli.py": 862,
+    "terminal/display.py": 653,
+}
+"""Files that are still longer, with their lines."""
+
+REPEATED = {"_Sums"}
+"""Class names that are still defined more than once."""
+
+UNASKED = {
+    "distillation/cost.py": 5,
+    "evaluation/answering.py": 1,
+    "ir/program.py": 2,
+    "ir/slots.py": 4,
+    "nn/generate.py": 2,
+    "output/runtimes.py": 5,
+    "passes/drop_window.py": 4,
+    "passes/fold_multipliers.py": 1,
+    "passes/full_rotary.py": 10,
+    "passes/repeat_kv_heads.py": 9,
+}
+"""Files that still read fields of attention without asking whether a mixer is one, and how often."""
+
+
+def test_no_file_is_long() -> None:
+    long = {module.path: module.length for module in SOURCES if module.length > LONGEST_FILE}
+    assert {path: size for path, size in long.items() if size > LONG_FILES.get(path, 0)} == {}
+
+
+def test_no_function_is_long() -> None:
+    assert [item for module in SOURCES for item in functions(module) if item[1] > LONGEST_FUNCTION] == []
+
+
+def test_a_class_name_is_one_class() -> None:
+    assert {name: files for name, files in repeated_classes(SOURCES).items() if name not in REPEATED} == {}
+
+
+def test_no_import_circles() -> None:
+    assert circles(SOURCES) == []
+
+
+def test_fields_of_attention_are_read_where_the_kind_is_known() -> None:
+    places = {module.path: unasked(module) for module in SOURCES}
+    assert {path: found for path, found in places.items() if len(found) > UNASKED.get(path, 0)} == {}
+
+
+def module_of(path: str, text: str) -> Module:
+    name = "kept." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return Module(name, path, text)
+
+
+def test_a_circle_is_found_wherever_the_import_stands() -> None:
+    sources = [
+        module_of("a/__init__.py", "from . import b"),
+        module_of("a/b.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from kept.c import D"),
+        module_of("c.py", "def late():\n    import kept.a.b\nclass D: ..."),
+        module_of("e.py", "from kept.a import b"),
+    ]
+    assert circles(sources) == [("kept.a.b", "kept.c")]
+
+
+def test_classes_and_lengths_are_counted() -> None:
+    one = module_of("one.py", "class A: ...\nclass B:\n    class A: ...\n")
+    two = module_of("two.py", "class B: ...\n@decorated\ndef f():\n    def g(): ...\n    return g\n")
+    assert repeated_classes([one, two]) == {"A": ["one.py", "one.py"], "B": ["one.py", "two.py"]}
+    assert Counter(functions(two)) == Counter([("two.py:f", 3), ("two.py:g", 1)])
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "found"),
+    [
+        ("passes/p.py", "def f(layer):\n    return layer.mixer.rope", ["passes/p.py:2.rope"]),
+        ("passes/p.py", "def f(mixer: Attention):\n    return mixer.rope", []),
+        ("passes/p.py", "def f(m):\n    return m.rope if isinstance(m, ir.Attention) else None", []),
+        ("passes/p.py", "class P:\n    def f(self):\n        return self.window", []),
+        ("families/f.py", "def f(layer):\n    return layer.mixer.rope", []),
+        ("nn/model.py", "heads = [layer.mixer.kv_heads for layer in spec.layers]", ["nn/model.py:1.kv_heads"]),
+    ],
+)
+def test_who_asks_for_the_kind_may_read_its_fields(path: str, text: str, found: list[str]) -> None:
+    assert unasked(module_of(path, text)) == found
