@@ -24,7 +24,7 @@ from kept.errors import CheckpointError, InputError, OutputError, PromiseError, 
 from kept.ir.promise import Promise
 from kept.ir.slots import slots
 from kept.ir.tensors import DTYPE_BYTES
-from kept.output import write_files
+from kept.output import input_files, write_files
 from kept.passes.centre import Centre
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.recipe import Recipe
@@ -581,7 +581,7 @@ def test_what_changed_meanwhile_is_begun_anew(
     elif what == "the config":
         change_json(orion / "config.json", hidden_act="relu2")
     else:
-        monkeypatch.setattr(write_files, "version", lambda _: "99")
+        monkeypatch.setattr(input_files, "version", lambda _: "99")
     done = kept.convert(orion, target, **options)
     fresh = kept.convert(orion, tmp_path / "fresh", **options)
     assert all_bytes(done.path) == all_bytes(fresh.path)

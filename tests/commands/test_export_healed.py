@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kept
-from kept.commands import export_healed
 from kept.commands.cache_teacher import cache_teacher
 from kept.commands.check import check
 from kept.commands.heal import HealResult, heal
 from kept.distillation.train.trainer import Trainer
 from kept.errors import CheckpointError, PromiseError
 from kept.ir.promise import Promise
+from kept.output import export
 from kept.output.heal_summary import NOTHING_BETTER
 from kept.output.record import verification_table
 from kept.terminal import display
@@ -206,7 +206,7 @@ def test_where_nothing_got_better_that_is_said(
 def test_a_result_that_puts_out_no_number_has_another_name(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = export_healed.verify_staged
+    original = export.verify_staged
 
     def says_no(*given: Any) -> Any:
         found = original(*given)
@@ -214,7 +214,7 @@ def test_a_result_that_puts_out_no_number_has_another_name(
 
     given = settings(pair, corpus, tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr(export_healed, "verify_staged", says_no)
+        patched.setattr(export, "verify_staged", says_no)
         with pytest.raises(PromiseError, match=r"out: not written; .* not finite; the result is in .*out\.unkept for"):
             heal(given)
     assert not (tmp_path / "out").exists()
@@ -230,7 +230,7 @@ def test_stopped_while_it_is_measured_it_is_not_written_and_goes_on(
 
     given = settings(pair, corpus, tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr(export_healed, "verify_staged", stops)
+        patched.setattr(export, "verify_staged", stops)
         with pytest.raises(KeyboardInterrupt):
             heal(given)
     assert not (tmp_path / "out").exists()

@@ -163,7 +163,7 @@ def test_a_companion_that_changes_meanwhile(
     """Size and mtime stay equal; only the hash differs."""
     file = source / name
     file.write_bytes(file.read_bytes() if file.exists() else b"{}" if name.endswith("json") else b"A licence.\n")
-    monkeypatch.setattr("kept.commands.convert.write_weights", _changing(file))
+    monkeypatch.setattr("kept.output.export.write_weights", _changing(file))
     with pytest.raises(CheckpointError, match=rf"{name}: changed during the run; nothing was written"):
         kept.convert(source, tmp_path / "out", "llama", verify_tokens=0)
     assert not (tmp_path / "out").exists()
@@ -189,7 +189,7 @@ def test_a_companion_that_disappears_meanwhile(source: Path, tmp_path: Path, mon
         (source / "tokenizer.json").unlink()
         return write_weights(*given)
 
-    monkeypatch.setattr("kept.commands.convert.write_weights", write_and_remove)
+    monkeypatch.setattr("kept.output.export.write_weights", write_and_remove)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: disappeared during the run"):
         kept.convert(source, tmp_path / "out", "llama", verify_tokens=0)
     shutil.rmtree(source)

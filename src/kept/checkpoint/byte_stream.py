@@ -37,7 +37,7 @@ class Stopped(Exception):  # noqa: N818 - it is what happened, not what is wrong
     """The work that was followed ended before its time."""
 
 
-class Gauge:
+class WriteProgress:
     """How far some work is, for threads that follow it."""
 
     def __init__(self) -> None:
@@ -84,14 +84,14 @@ def digest(file: Path, progress: Progress | None = None) -> str:
     return hashed.hexdigest()
 
 
-def paced(gauge: Gauge, share: float) -> Progress:
-    """A progress that holds its caller to `share` bytes for each one of the gauge's, and `LEAD` more."""
+def paced(written: WriteProgress, share: float) -> Progress:
+    """A progress that holds its caller to `share` bytes for each byte that is written, and `LEAD` more."""
     read = 0
 
     def progress(count: int) -> None:
         nonlocal read
         read += count
-        gauge.wait((read - LEAD) / share)
+        written.wait((read - LEAD) / share)
 
     return progress
 

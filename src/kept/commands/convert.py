@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from math import isfinite
 from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.companion_files import tokenizer_note
-from kept.checkpoint.json_file import to_json
-from kept.checkpoint.nonfinite import first_not_finite
-from kept.checkpoint.staging import staging
 from kept.commands.plan import prepare
-from kept.errors import CheckpointError, OutputError, Overflow, RecipeError
-from kept.ir.tensors import wider
+from kept.errors import OutputError, RecipeError
+from kept.output.export import Export, Reference, export
+from kept.output.input_files import fingerprint
 from kept.output.model_card import converted, model_card
-from kept.output.publish import require_kept, verify_staged
-from kept.output.record import RECORD, record
-from kept.output.write_files import copies, fingerprint, small_files, write_small, write_weights
+from kept.output.record import record
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import MEAN, ExpandVocabulary
 from kept.recipe import SAME, Recipe, recipe_from
@@ -29,9 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from kept.checkpoint.staging import Staging
     from kept.commands.plan import PreparedConversion
-    from kept.loaded import LoadedModel
+    from kept.output.input_files import InputSnapshot
     from kept.passes import Pass
     from kept.passes.expand_blocks import Place
     from kept.passes.plan import Plan
@@ -123,24 +116,25 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
     """Run a recipe."""
     reporter = reporter or Silent()
     inputs, ready = prepare(recipe, reporter)
-    source, planned, target = ready.source, ready.plan, ready.target
-    with staging(target, fingerprint(source, recipe)) as stage:
-        small = write_small(stage, ready.parts, ready.config, ready.extra)
-        try:
-            hashes = write_weights(stage, ready.parts, source, reporter)
-        except Overflow:
-            _check_finite(source, packed=True)  # raises an error that names the weight
-            raise
-        found = _measured(ready, stage, reporter)
-        card = model_card(converted(source, ready.family, planned), planned.program.spec, planned.promise, found)
-        stage.write("README.md", card)
-        hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
-        written = record(source, recipe, planned, hashes, found)
-        stage.write(RECORD, to_json(written))
-        require_kept(stage, found)
-        inputs.check(copies(ready.extra, hashes["output"]))
-        stage.publish()
-    return Conversion(target, planned, found, written, _notes(ready))
+    done = export(_export(recipe, inputs, ready), reporter)
+    return Conversion(ready.target, ready.plan, done.verification, done.record, _notes(ready))
+
+
+def _export(recipe: Recipe, inputs: InputSnapshot, ready: PreparedConversion) -> Export:
+    """Return the values of a conversion's export."""
+    source, planned = ready.source, ready.plan
+    origin, spec = converted(source, ready.family, planned), planned.program.spec
+    sample = ready.tokens
+    return Export(
+        target=ready.target,
+        source=source,
+        files=ready.files,
+        fingerprint=fingerprint(source, recipe),
+        reference=None if sample is None else Reference(source, sample, planned.claim, check_finite=True),
+        inputs=inputs,
+        card=lambda found: model_card(origin, spec, planned.promise, found),
+        record=lambda sums, found: record(source, recipe, planned, sums, found),
+    )
 
 
 def _notes(ready: PreparedConversion) -> tuple[str, ...]:
@@ -162,32 +156,9 @@ def rehearse(recipe: Recipe, reporter: Reporter | None = None) -> DryRun:
     place = next(folder for folder in ready.target.absolute().parents if folder.exists())
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise OutputError(f"{ready.target}: cannot be written, {place} is no directory that you may write to")
-    small = small_files(ready.parts, ready.config, ready.extra)
-    files = {part.name: part.file_bytes for part in ready.parts}
-    files |= {name: len(v) if isinstance(v, bytes) else v.stat().st_size for name, v in small.items()}
+    files = {part.name: part.file_bytes for part in ready.files.shards}
+    files |= {name: len(v) if isinstance(v, bytes) else v.stat().st_size for name, v in ready.files.small.items()}
     done = DryRun(ready.target, ready.plan, files, sum(files.values()), disk_usage(place).free, _notes(ready))
     if done.free < done.nbytes:
         raise OutputError(f"{ready.target}: needs {done.nbytes} bytes, {place} has {done.free} free")
     return done
-
-
-def _measured(ready: PreparedConversion, stage: Staging, reporter: Reporter) -> Verification | None:
-    """What is staged against its source, where that was asked for."""
-    if ready.tokens is None:
-        return None
-    source = ready.source
-    _check_finite(source)
-    found = verify_staged(source, stage, ready.tokens, ready.plan.claim, reporter)
-    if not isfinite(found.floor.kl):
-        raise CheckpointError(f"{source.path}: its own logits overflow in {found.dtype}; {wider(found.dtype)}")
-    return found
-
-
-def _check_finite(source: LoadedModel, *, packed: bool = False) -> None:
-    """Raise CheckpointError for a weight that is no number. Logits may not show one: no text has every token."""
-    found = first_not_finite(source.checkpoint.tensors, packed=packed)
-    if found is not None:
-        name, file, count = found
-        raise CheckpointError(
-            f"{file}: {name} holds {count}; fetch the file again (kept check names every such tensor)"
-        )

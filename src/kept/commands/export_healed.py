@@ -1,4 +1,4 @@
-"""Finishing a healed model: its files, what is measured of them, the card, the record, and at last the name."""
+"""The export of a healed model: its run summary, its files, its record, and what it is measured against."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.companion_files import companions
-from kept.checkpoint.json_file import finite, to_json
+from kept.checkpoint.json_file import finite
 from kept.checkpoint.safetensors_writer import shards
-from kept.checkpoint.staging import Staging, staging
 from kept.commands.plan import STALE, short_sample
 from kept.ir.promise import Promise
 from kept.json_values import blamed
+from kept.output.export import Export, Reference, export
+from kept.output.input_files import InputSnapshot
 from kept.output.model_card import Origin, model_card, origin_of
-from kept.output.publish import require_kept, verify_staged
 from kept.output.record import RECORD, claim_of, history, recorded, verification_table
-from kept.output.write_files import check_copies, copies, write_small, write_weights
+from kept.output.write_files import OutputFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from kept.distillation.train.trainable import Trainable
     from kept.distillation.train.trainer import Measurement
     from kept.ir.tensors import Lazy
+    from kept.output.input_files import FileSums
     from kept.reporting import Reporter
     from kept.verification.text import Sample
     from kept.verification.verify import Verification
@@ -99,39 +99,39 @@ class HealedExport:
 
         Raises PromiseError where it puts out what is no number.
         """
-        student = self.pair.student
+        return export(self._export(weights, course), reporter).verification
+
+    def _export(self, weights: Mapping[str, Lazy], course: RunSummary) -> Export:
+        """Return the values of the export."""
+        student, settings = self.pair.student, course.settings
         program = student.program.updated(student.program.spec, weights)
-        parts = shards(student.family.write(program))
         config = {key: value for key, value in student.config.items() if key not in STALE}
+        files = OutputFiles(shards(student.family.write(program)), config, self._companions(settings))
         healed = course.table if self.pair.cache is None else {**course.table, "teacher_cache": self.pair.cache.about}
-        fingerprint = {"settings": dict(course.settings.to_dict()), "measured": healed["held_out"]}
-        with staging(Path(course.settings.out), fingerprint) as stage:
-            extra = self._companions(course.settings)
-            small = write_small(stage, parts, config, extra)
-            hashes = write_weights(stage, parts, student, reporter)
-            found = self._measured(stage, reporter)
-            stage.write("README.md", model_card(self.origin, program.spec, Promise.LOSSY, found, healed))
-            hashes["output"].update({name: digest(stage.path / name) for name in (*small, "README.md")})
-            stage.write(RECORD, to_json(self._record(healed, hashes, found)))
-            require_kept(stage, found)
-            check_copies(copies(extra, hashes["output"]))
-            stage.publish()
-        return found
+        return Export(
+            target=Path(settings.out),
+            source=student,
+            files=files,
+            fingerprint={"settings": dict(settings.to_dict()), "measured": healed["held_out"]},
+            reference=self._reference(),
+            inputs=InputSnapshot(),
+            card=lambda found: model_card(self.origin, program.spec, Promise.LOSSY, found, healed),
+            record=lambda sums, found: self._record(healed, sums, found),
+        )
 
     def _companions(self, settings: HealSettings) -> dict[str, Path | bytes]:
         """What goes along: the student's own, with the chat template that it learned by."""
         template = None if settings.chat_template is None else Path(settings.chat_template)
         return companions(self.pair.student.path, self.pair.student.program.spec, template=template)
 
-    def _measured(self, stage: Staging, reporter: Reporter) -> Verification | None:
+    def _reference(self) -> Reference | None:
+        """Return what the result is measured against; None without a teacher of the student's width."""
         if self.pair.teacher is None or self.sample is None:
             return None
         claim = claim_of(self.record, Promise.LOSSY, self.pair.teacher.program.spec, self.pair.student.program.spec)
-        return verify_staged(self.pair.teacher, stage, self.sample, claim, reporter)
+        return Reference(self.pair.teacher, self.sample, claim)
 
-    def _record(
-        self, healed: Mapping[str, Any], hashes: Mapping[str, Mapping[str, str]], found: Verification | None
-    ) -> dict[str, Any]:
+    def _record(self, healed: Mapping[str, Any], sums: FileSums, found: Verification | None) -> dict[str, Any]:
         """The student's own record, with what healing changed: it keeps no promise any more, and is measured."""
         return {
             **self.record,
@@ -140,8 +140,8 @@ class HealedExport:
             "torch": version("torch"),
             "promise": str(Promise.LOSSY),
             "verification": None if found is None else verification_table(found),
-            "healed": {**healed, "student": {"name": self.pair.student.name, "files": hashes["source"]}},
-            "files": hashes["output"],
+            "healed": {**healed, "student": {"name": self.pair.student.name, "files": sums.source}},
+            "files": sums.output,
         }
 
 

@@ -14,8 +14,9 @@ from kept.errors import InputError, Refusal
 from kept.families import TARGETS
 from kept.families.lengths import domain
 from kept.loaded import LoadedModel, open_model
+from kept.output.input_files import InputSnapshot
 from kept.output.record import new
-from kept.output.write_files import Inputs
+from kept.output.write_files import OutputFiles
 from kept.passes.expand_vocabulary import ExpandVocabulary
 from kept.passes.layer_norm_to_rms import MEASURED
 from kept.passes.legalize import WAY_OUT, legalise, run_passes, stand_ins
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 SMALL = 300_000_000
 """Parameters up to which the short verification reads 512 tokens; 64 above."""
 
+CALIBRATION_TOKENS = 4096
+"""Tokens on which calibrated norm modes are measured."""
+
 STALE = {"_name_or_path", "auto_map", "transformers_version", "transformers_weights"}
 """Keys of a source's config that do not describe the model."""
 
@@ -47,16 +51,14 @@ WORDED = {"hidden_act", "hidden_activation", "activation", "activation_function"
 
 @dataclass(frozen=True)
 class PreparedConversion:
-    """A conversion of which nothing is written yet."""
+    """A conversion of which nothing is written yet. `tokens` is None if the output is not verified."""
 
     target: Path
     source: LoadedModel
     plan: Plan
     family: Family
-    config: dict[str, Any]
-    parts: list[Shard]
+    files: OutputFiles
     tokens: Sample | None
-    extra: Mapping[str, Path | bytes]
 
 
 def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa: ANN401 - a recipe's keys
@@ -69,22 +71,33 @@ def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa
     return make_plan(open_model(source, recipe.base, tie=recipe.tie), recipe, unmeasured=True)
 
 
-def make_plan(
-    source: LoadedModel, recipe: Recipe, gains: Mapping[str, torch.Tensor] | None = None, *, unmeasured: bool = False
+def make_plan(source: LoadedModel, recipe: Recipe, *, unmeasured: bool = False) -> Plan:
+    """Return the plan of a recipe. `unmeasured`: calibration is planned without measuring its gains."""
+    own = own_plan(source, recipe)
+    gains = stand_ins(own.program.spec) if unmeasured and recipe.norm in MEASURED else None
+    return complete_plan(source, recipe, own, gains)
+
+
+def own_plan(source: LoadedModel, recipe: Recipe) -> Plan:
+    """Return the recipe's own passes as a plan, without what its target needs."""
+    return run_passes(source.program, own_passes(source, recipe))
+
+
+def complete_plan(
+    source: LoadedModel, recipe: Recipe, own: Plan, gains: Mapping[str, torch.Tensor] | None = None
 ) -> Plan:
-    """The recipe's own passes, then what the target needs. `unmeasured`: plan calibration without its gains."""
-    own = run_passes(source.program, own_passes(source, recipe))
-    if recipe.norm in MEASURED and gains is None and unmeasured:
-        gains = stand_ins(own.program.spec)
+    """Return the recipe's own passes, followed by those that its target needs. `gains` are measured values by norm.
+
+    Raises Refusal where the target cannot hold the model.
+    """
+    target = target_family(source, recipe)
     try:
-        rest = legalise(own.program, target_family(source, recipe).violations, recipe.options, gains)
-    except Refusal as refusal:  # a family holds its own models, so that the recipe's passes are what it cannot say
+        rest = legalise(own.program, target.violations, recipe.options, gains)
+    except Refusal as refusal:  # a family holds its own models, so the recipe's own passes are the reason
         if recipe.to != SAME:
             raise
         raise Refusal(f"{str(refusal).removesuffix(WAY_OUT)}choose other layers, or another target (to)") from None
-    before, after = source.program.spec, rest.program.spec
-    target = target_family(source, recipe)
-    between = domain(source.family, before, target, after)
+    between = domain(source.family, source.program.spec, target, rest.program.spec)
     return Plan((*own.steps, *rest.steps), rest.program, between, target.name)
 
 
@@ -107,29 +120,42 @@ def target_family(source: LoadedModel, recipe: Recipe) -> Family:
     return source.family if recipe.to == SAME else TARGETS[recipe.to]
 
 
-def prepare(recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False) -> tuple[Inputs, PreparedConversion]:
-    """Everything that may go wrong before the first byte is written."""
+def prepare(
+    recipe: Recipe, reporter: Reporter, *, unmeasured: bool = False
+) -> tuple[InputSnapshot, PreparedConversion]:
+    """Do everything that may fail before the first byte is written: open, check the target, plan, read the tokens.
+
+    `unmeasured`: calibration is planned without measuring its gains.
+    """
     target = Path(recipe.out)
     check_target(target)
     source = open_model(recipe.source, recipe.base, tie=recipe.tie)
-    inputs = Inputs.found(source, recipe)
+    inputs = InputSnapshot.take(source, recipe)
+    _check_apart(target, source, recipe)
+    own = own_plan(source, recipe)
+    gains = _gains(source, recipe, own, reporter, unmeasured=unmeasured)
+    planned, family = complete_plan(source, recipe, own, gains), target_family(source, recipe)
+    files = _files(source, planned, family, recipe)
+    new(source, planned)  # raises if the source's record cannot be carried on
+    return inputs, PreparedConversion(target, source, planned, family, files, _sample(source, planned, recipe))
+
+
+def _check_apart(target: Path, source: LoadedModel, recipe: Recipe) -> None:
+    """Raise OutputError if the target lies in an input, InputError if a text to calibrate on is missing."""
     for place in (source.source, source.checkpoint.adapter or source.source):
         check_place(place, target)
     grown = [one for one in recipe.passes if isinstance(one, ExpandVocabulary)]
     check_apart(target, {f"tokenizer {n}": Path(one.tokenizer) for n, one in enumerate(grown, 1)})
     if recipe.norm == "calibrated" and recipe.text is None:
         raise InputError("norm calibrated: needs text to measure on; give --text FILE")
-    gains = None if unmeasured else _gains(source, recipe, reporter)
-    planned = make_plan(source, recipe, gains, unmeasured=unmeasured)
-    family = target_family(source, recipe)
+
+
+def _files(source: LoadedModel, planned: Plan, family: Family, recipe: Recipe) -> OutputFiles:
+    """Return the files of a conversion's output."""
     parts = _parts(source, planned, family, recipe)
-    new(source, planned)  # a record that cannot be carried on is found now
-    tokens = _sample(source, planned, recipe)
     reader = next((Path(one.tokenizer) for one in reversed(planned.vocabularies)), None)
     extra = companions(source.path, planned.program.spec, reader, planned.silent)
-    return inputs, PreparedConversion(
-        target, source, planned, family, _config(source, planned, family), parts, tokens, extra
-    )
+    return OutputFiles(parts, _config(source, planned, family), extra)
 
 
 def _config(source: LoadedModel, planned: Plan, family: Family) -> dict[str, Any]:
@@ -175,16 +201,23 @@ def short_sample(source: LoadedModel, output: Spec, count: int | None = None, te
     return sample(source.path, min(source.program.spec.vocabulary, output.vocabulary), context, count, text)
 
 
-def _gains(source: LoadedModel, recipe: Recipe, reporter: Reporter) -> dict[str, torch.Tensor] | None:
-    """What the norms' way needs, measured on the recipe's text: calibrated gains, or lengths of what norms read."""
+def _gains(
+    source: LoadedModel, recipe: Recipe, own: Plan, reporter: Reporter, *, unmeasured: bool
+) -> Mapping[str, torch.Tensor] | None:
+    """Return what a calibrated norm mode needs, by norm: calibrated gains, or the lengths of the norms' inputs.
+
+    They are measured on the recipe's text. `unmeasured`: placeholders are returned.
+    """
     if recipe.norm not in MEASURED:
         return None
+    spec = own.program.spec
+    if unmeasured:
+        return stand_ins(spec)
     from kept.verification.calibration import calibrate
     from kept.verification.text import sample
 
-    program = run_passes(source.program, own_passes(source, recipe)).program
-    spec = program.spec
-    found = sample(source.path, spec.vocabulary, spec.context, 4096, None if recipe.text is None else Path(recipe.text))
+    text = None if recipe.text is None else Path(recipe.text)
+    found = sample(source.path, spec.vocabulary, spec.context, CALIBRATION_TOKENS, text)
     with reporter.stage("calibrate", spec.depth, "layer runs") as advance:
-        statistics = calibrate(program, found.tokens_BT, advance)
+        statistics = calibrate(own.program, found.tokens_BT, advance)
     return {name: one.gain if recipe.norm == "calibrated" else one.lengths for name, one in statistics.items()}

@@ -13,8 +13,8 @@ from kept.checkpoint.staging import JOURNAL
 from kept.errors import CheckpointError
 from kept.hub import local
 from kept.loaded import open_model
+from kept.output.input_files import input_files, size_and_mtime
 from kept.output.record import RECORD
-from kept.output.write_files import described, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,9 +133,9 @@ def _plain(asks: Mapping[str, Any]) -> dict[str, Any]:
 def _model_files(path: Path) -> dict[str, Sequence[int]]:
     opened = open_model(local(path), tie=False)  # the files do not depend on the head that is used
     record = opened.path / RECORD
-    return {file.name: stamp(file) for file in (*described(opened), record) if file.is_file()}
+    return {file.name: size_and_mtime(file) for file in (*input_files(opened), record) if file.is_file()}
 
 
 def _files(path: Path) -> dict[str, Sequence[int]]:
     found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file.relative_to(path.parent)): stamp(file) for file in found}
+    return {str(file.relative_to(path.parent)): size_and_mtime(file) for file in found}

@@ -25,7 +25,7 @@ from kept.distillation.settings import HealSettings
 from kept.distillation.train.run_directory import hold
 from kept.errors import CheckpointError, PromiseError
 from kept.hub import local
-from kept.output.write_files import CHANGED, stamp
+from kept.output.input_files import CHANGED, size_and_mtime
 from kept.recipe import Recipe
 from kept.reporting import Reporter, Silent
 
@@ -178,16 +178,16 @@ def _shrunk(asked: ShrinkSettings, reporter: Reporter) -> ShrinkResult:
 def _pass_on(source: Path, out: Path) -> None:
     """Write a model as it is. The weights of one that an earlier step wrote are linked, which takes no space."""
     ours = source.parent.parent == out.parent.parent
-    stamps: dict[Path, tuple[int, int]] = {}
+    versions: dict[Path, tuple[int, int]] = {}
     with staging(out, {"passed on": str(source)}) as stage:
         for file in sorted(file for file in source.rglob("*") if file.is_file() and file.name != JOURNAL):
-            name, before = str(file.relative_to(source)), stamp(file)
+            name, before = str(file.relative_to(source)), size_and_mtime(file)
             if ours and file.suffix == ".safetensors" and "/" not in name:
                 _link(file, stage.path / name, stage)
             else:
                 stage.copy(name, file)
-            stamps[file] = before
-        if changed := next((file for file, before in stamps.items() if stamp(file) != before), None):
+            versions[file] = before
+        if changed := next((file for file, before in versions.items() if size_and_mtime(file) != before), None):
             raise CheckpointError(f"{changed}: {CHANGED}")
         stage.publish()
 

@@ -14,8 +14,8 @@ from kept.errors import CheckpointError, InputError, RecipeError
 from kept.hub import local, name_of
 from kept.ir.promise import Claim, Promise
 from kept.loaded import LoadedModel, open_model
+from kept.output.input_files import input_files
 from kept.output.record import RECORD, claim_of, domain, recorded
-from kept.output.write_files import described
 from kept.passes.expand_vocabulary import ZERO, ExpandVocabulary
 from kept.recipe import MOST_TOKENS, recipe_from
 from kept.reporting import Reporter, Silent
@@ -97,7 +97,7 @@ def between(before: LoadedModel, after: LoadedModel, reporter: Reporter) -> Comp
     told = own.get("history")
     chain = tuple(one for one in (*(told if isinstance(told, list) else ()), own) if isinstance(one, dict))
     stated = [_source_sums(one) for one in chain]
-    files = [file for file in described(before) if any(file.name in sums for sums in stated)]
+    files = [file for file in input_files(before) if any(file.name in sums for sums in stated)]
     with reporter.stage("compare", sum(file.stat().st_size for file in files), "bytes") as advance:
         found = {file.name: digest(file, advance) for file in files}
     place = next((n for n in reversed(range(len(chain))) if not stated[n] or not _differing(found, stated[n])), None)

@@ -1,4 +1,4 @@
-"""The last steps of an output: it is measured before it has its name, and gets another where it broke its promise."""
+"""Publish a staged output, or set it aside if it broke its promise."""
 
 from __future__ import annotations
 
@@ -9,27 +9,12 @@ from typing import TYPE_CHECKING
 
 from kept.checkpoint.staging import Staging
 from kept.errors import PromiseError
-from kept.loaded import LoadedModel, open_model
 from kept.output.record import RECORD
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.ir.promise import Claim
-    from kept.reporting import Reporter
-    from kept.verification.text import Sample
     from kept.verification.verify import Verification
-
-
-def verify_staged(
-    source: LoadedModel, stage: Staging, sample: Sample, claim: Claim, reporter: Reporter
-) -> Verification:
-    """Measure what is staged against its source."""
-    from kept.verification.verify import layer_runs, verify_pair
-
-    output = open_model(stage.path)
-    with reporter.stage("verify", layer_runs(source, output, claim), "layer runs") as advance:
-        return verify_pair(source, output, sample, claim, progress=advance)
 
 
 def require_kept(stage: Staging, found: Verification | None) -> None:
@@ -41,16 +26,16 @@ def require_kept(stage: Staging, found: Verification | None) -> None:
 
 
 def _set_aside(stage: Staging) -> Path:
-    """Publish a result that broke its promise as `.unkept`, in place of an earlier one."""
+    """Publish a result as `.unkept` and return its path. Replaces an earlier result that was set aside."""
     first = stage.target.with_name(f"{stage.target.name}.unkept")
     places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
-    aside = next(place for place in places if _is_ours(place) or not os.path.lexists(place))
-    if _is_ours(aside):
+    aside = next(place for place in places if _is_output(place) or not os.path.lexists(place))
+    if _is_output(aside):
         rmtree(aside)
     Staging(stage.path, aside).publish()
     return aside
 
 
-def _is_ours(place: Path) -> bool:
-    """Whether a directory is the output of a run; a link to one is not."""
+def _is_output(place: Path) -> bool:
+    """Return whether a path is the output directory of a run; a link to one is not."""
     return not place.is_symlink() and (place / RECORD).is_file()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kept.ir.promise import Promise
     from kept.ir.spec import Spec
     from kept.loaded import LoadedModel
+    from kept.output.input_files import FileSums
     from kept.passes.plan import Plan
     from kept.recipe import Recipe
     from kept.verification.verify import Verification
@@ -38,14 +39,14 @@ PLACES = ("tokenizer", "rows")
 
 
 def record(
-    source: LoadedModel, recipe: Recipe, plan: Plan, hashes: Mapping[str, Mapping[str, str]], found: Verification | None
+    source: LoadedModel, recipe: Recipe, plan: Plan, sums: FileSums, found: Verification | None
 ) -> dict[str, Any]:
-    """What `kept.json` holds. `hashes` has the sha256 of every `source` and every `output` file by name."""
+    """What `kept.json` holds. `sums` has the sha256 of every file that was read and written."""
     return {
         "kept": version("kept"),
         "torch": version("torch"),
         **history(recorded(source)),
-        "source": _source(source, hashes["source"]),
+        "source": _source(source, sums.source),
         "recipe": _asked(recipe),
         "before": _described(source.program),
         "after": _described(plan.program),
@@ -56,7 +57,7 @@ def record(
         **new(source, plan),
         "runtimes": [str(note) for note in notes(plan)],
         "verification": None if found is None else verification_table(found),
-        "files": dict(hashes["output"]),
+        "files": dict(sums.output),
     }
 
 
