@@ -2,8 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+.DEFAULT_GOAL := demo
 
-.PHONY: demo smollm2 test lint docs compat bench kills fuzz clean
+.PHONY: help demo smollm2 test test-fast check docs compat bench kills fuzz clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-10s %s\n", $$1, $$2 }'
 
 demo: $(READY)  ## set up, then convert, verify and show the model that comes along
 	$(BIN)/kept demo --out out/demo
@@ -11,12 +15,15 @@ demo: $(READY)  ## set up, then convert, verify and show the model that comes al
 smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB) and convert it
 	$(BIN)/python demo/smollm2.py
 
-# Without network the tests marked `real` are skipped.
-test: $(READY) lint  ## set up, then everything that CI checks
+# Without network the tests marked `real` are skipped, without a GPU those marked `gpu`.
+test: check  ## set up, then everything that CI checks
 	-$(BIN)/python demo/smollm2.py --fetch
 	$(BIN)/python -m pytest -n 2
 
-lint: $(READY)
+test-fast: $(READY)  ## the tests that are not marked slow, without linters
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not real'
+
+check: $(READY)  ## linters, types, layers and freshness of generated documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -48,7 +55,8 @@ $(READY): pyproject.toml constraints.txt
 
 # Atheris has no place among what is installed: it has wheels for some Pythons only, and nothing else needs it.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= card config evaluation gguf header index recipe record report sentencepiece settings tokenizer
+FUZZ_TARGETS ?= card config documents evaluation gguf header healing index questions recipe record report \
+	sentencepiece settings steps teacher-cache tokenizer
 FUZZ_VENV ?= build/fuzz-venv
 
 fuzz:  ## mutate files of every kind for FUZZ_SECONDS each, guided by coverage, in an environment that is thrown away
@@ -59,5 +67,5 @@ fuzz:  ## mutate files of every kind for FUZZ_SECONDS each, guided by coverage, 
 		echo "$$target"; $(FUZZ_VENV)/bin/python fuzz/run.py $$target -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
 	rm -rf $(FUZZ_VENV)
 
-clean:
+clean:  ## remove the environment, outputs and build files
 	rm -rf $(VENV) out build dist
