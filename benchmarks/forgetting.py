@@ -185,9 +185,9 @@ class Bench:
             learned = trainable(program, word, record)
         teacher = "source" if way.kl else None
         settings = HealSettings(
-            "source", str(folder), teacher, data=("new",), train=way.train, tokens=run.tokens, batch=ROWS,
-            length=LENGTH, rate=run.rate, warmup=0.06, decay=0.1, kl=way.kl, ce=1.0, measure_every=10**9,
-            save_every=10**9, seed=run.seed,
+            "source", str(folder), teacher, data=("new",), train=way.train, tokens=run.tokens, batch_size=ROWS,
+            sequence_length=LENGTH, learning_rate=run.rate, warmup=0.06, weight_decay=0.1, kl=way.kl, ce=1.0,
+            eval_every=10**9, save_every=10**9, seed=run.seed,
         )  # fmt: skip
         student = load(program, torch.float32, self.ranks, learned)
         curve = [{"tokens": 0, **self.measure(student)}]

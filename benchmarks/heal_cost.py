@@ -90,7 +90,7 @@ PLANS = (
 def rank(given: argparse.Namespace) -> dict[str, Any]:
     """One rank of a run, in this process."""
     torch.set_num_threads(1)
-    settings = asked(given, checkpointing=given.checkpointing, save_every=2)
+    settings = asked(given, gradient_checkpointing=given.checkpointing, save_every=2)
     steps = Steps(given)
     with ranks() as one:
         made = loop(given, given.models, one, settings, steps)
@@ -128,7 +128,7 @@ def predicted(run: dict[str, Any], machine: Cluster, given: argparse.Namespace) 
         prepare(argparse.Namespace(**run), Path(work))
         student, teacher = (open_model(Path(work) / name).program for name in ("student", "teacher"))
     wanted = argparse.Namespace(**run, warm=1, runs=given.runs)
-    settings = asked(wanted, checkpointing=run.get("checkpointing", False))
+    settings = asked(wanted, gradient_checkpointing=run.get("checkpointing", False))
     whole = RunShape(student.spec, teacher.spec, trainable(student, run["train"]), settings)
     count = run.get("ranks", 1)
     # Each rank has a thread of its own, and all the memory that it wants.
@@ -202,11 +202,11 @@ def paper() -> str:
                 out="",
                 train=train,
                 tokens=123_000_000,
-                batch=rows // parts,
-                accumulate=parts,
-                length=4096,
+                batch_size=rows // parts,
+                gradient_accumulation=parts,
+                sequence_length=4096,
                 precision="bfloat16",
-                checkpointing=True,
+                gradient_checkpointing=True,
             )
             machines = cluster(where)
             found = forecast(settings, machines).cost

@@ -148,8 +148,8 @@ class Steps:
 def asked(given: argparse.Namespace, **changes: Any) -> HealSettings:  # noqa: ANN401 - values of any key
     """What the loop is asked to do: nothing but steps, unless `changes` say more."""
     names = {"student": "", "teacher": "", "out": "", "train": given.train}
-    sizes = {"tokens": (given.warm + given.runs) * ROWS * LENGTH, "batch": ROWS, "length": LENGTH}
-    return HealSettings(**{**names, **sizes, "measure_every": 10**9, "save_every": 10**9, **changes})
+    sizes = {"tokens": (given.warm + given.runs) * ROWS * LENGTH, "batch_size": ROWS, "sequence_length": LENGTH}
+    return HealSettings(**{**names, **sizes, "eval_every": 10**9, "save_every": 10**9, **changes})
 
 
 def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: HealSettings, steps: Steps) -> Trainer:
@@ -158,7 +158,7 @@ def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: HealSett
     dtype = getattr(torch, settings.precision)
     learned = trainable(student, settings.train)
     models = (
-        load(student, dtype, one, learned, checkpointing=settings.checkpointing),
+        load(student, dtype, one, learned, checkpointing=settings.gradient_checkpointing),
         load(teacher, dtype, one),
     )
 

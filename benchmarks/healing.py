@@ -228,8 +228,8 @@ class Bench:
         if not run.tokens or curve.ended:
             return curve.points
         settings = HealSettings(
-            run.name, str(folder), "source", data=(run.data,), train=run.train, tokens=run.tokens, batch=ROWS,
-            length=SHORT, rate=run.rate, precision="bfloat16", measure_every=10**9, save_every=100,
+            run.name, str(folder), "source", data=(run.data,), train=run.train, tokens=run.tokens, batch_size=ROWS,
+            sequence_length=SHORT, learning_rate=run.rate, precision="bfloat16", eval_every=10**9, save_every=100,
         )  # fmt: skip
         states = RunCheckpoints(folder, self.ranks)
         stream = self.stream(run.data, run.tokens)

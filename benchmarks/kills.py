@@ -39,7 +39,14 @@ SOURCE, GROWN, STUDENT, TEXT, LINES = (
     f"{INPUTS}/{name}" for name in ("orion", "grown", "student", "text.txt", "lines.jsonl")
 )
 
-SIZES = {"batch": 4, "length": 32, "tokens": "4K", "rate": 1e-3, "save-every": 4, "measure-every": 8}
+SIZES = {
+    "batch_size": 4,
+    "sequence_length": 32,
+    "tokens": "4K",
+    "learning_rate": 1e-3,
+    "save-every": 4,
+    "eval-every": 8,
+}
 
 TRAINING = [word for key, value in SIZES.items() for word in (f"--{key}", str(value))]
 
@@ -72,7 +79,18 @@ COMMANDS: dict[str, Sequence[str]] = {
     "expand": ["expand", SOURCE, "out", "--groups", "3", "--verify-tokens", "16"],
     "shrink-expanded": ["shrink-expanded", GROWN, "out", "--tokens", "32"],
     "heal": ["heal", STUDENT, "--teacher", SOURCE, "--data", LINES, "--out", "out", *TRAINING],
-    "cache-teacher": ["cache-teacher", SOURCE, "--data", LINES, "--out", "out", "--batch", "1", "--length", "32"],
+    "cache-teacher": [
+        "cache-teacher",
+        SOURCE,
+        "--data",
+        LINES,
+        "--out",
+        "out",
+        "--batch-size",
+        "1",
+        "--sequence-length",
+        "32",
+    ],
     "eval": ["eval", SOURCE, "--text", f"prose={TEXT}", "--window", "64", "--stride", "8", "--out", "eval.json"],
     "run": ["run", f"{INPUTS}/recipe.toml"],
 }

@@ -580,10 +580,10 @@ HEALING = {
     "mixture": "english=0.7,y=1/3",
     "train": "norms+lora",
     "tokens": "1.5M",
-    "rate": 1e-3,
-    "batch": 2,
-    "schedule": "wsd",
-    "checkpointing": True,
+    "learning_rate": 1e-3,
+    "batch_size": 2,
+    "lr_schedule": "wsd",
+    "gradient_checkpointing": True,
 }
 
 RECORD = {
@@ -606,7 +606,7 @@ QUESTIONS: list[Any] = [
     {"question_id": n, "category": "writing", "turns": ["a", "b"], "choices": [{"turns": ["c", "d"]}]} for n in (1, 2)
 ]
 
-CACHE = {"format": FORMAT, "k": 8, "rows": 1, "length": 4, "vocabulary": 9, "counts": [1], "temperature": 1.0}
+CACHE = {"format": FORMAT, "k": 8, "rows": 1, "sequence_length": 4, "vocabulary": 9, "counts": [1], "temperature": 1.0}
 
 SETTINGS = {
     "tokenizer_config.json": {"bos_token": "<s>", "add_bos_token": True, "tokenizer_class": "LlamaTokenizer"},

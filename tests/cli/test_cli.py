@@ -189,7 +189,7 @@ def healing_recipe(folder: Path, **lines: object) -> Path:
         "student": str(folder / "student"),
         "teacher": str(folder / "teacher"),
         "out": "unused",
-        "length": 64,
+        "sequence_length": 64,
         **lines,
     }
     recipe = folder / "heal.toml"
@@ -208,7 +208,7 @@ def test_plan_of_healing_as_data(tmp_path: Path) -> None:
     found = data("plan", healing_recipe(tmp_path), "--cluster", cluster)
     assert found["bytes_per_rank"] == pytest.approx(sum(found["memory"].values()))
     assert not found["fits"]
-    assert "--checkpointing" in [way["way"] for way in found["ways_out"]]
+    assert "--gradient-checkpointing" in [way["way"] for way in found["ways_out"]]
 
 
 def test_plan_of_healing_does_not_wait_for_torch(tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def test_plan_of_healing_does_not_wait_for_torch(tmp_path: Path) -> None:
 
 
 def test_plan_of_healing_complains(tmp_path: Path, orion: Path) -> None:
-    recipe = healing_recipe(tmp_path, length=4096)
-    assert "length: is 4096" in complains("plan", recipe, "--cluster", "h100")
+    recipe = healing_recipe(tmp_path, sequence_length=4096)
+    assert "sequence_length: is 4096" in complains("plan", recipe, "--cluster", "h100")
     assert "no known device" in complains("plan", recipe, "--cluster", "h10")
     for arguments in (["plan", recipe, "--norm", "opm"], ["plan", orion, "--cluster", "h100"]):
         assert "recipe for kept heal" in run(*arguments).stderr
@@ -577,7 +577,7 @@ def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) -> None:
     lines = (json.dumps({"text": f"{i} foxes met {i * i} hens."}) for i in range(200))
     (tmp_path / "text.jsonl").write_text("\n".join(lines))
-    sizes = ("--data", tmp_path / "text.jsonl", "--tokens", 256, "--length", 16, "--batch", 4)
+    sizes = ("--data", tmp_path / "text.jsonl", "--tokens", 256, "--sequence-length", 16, "--batch-size", 4)
     made = ("cache-teacher", orion, *sizes, "--k", 3, "--out", tmp_path / "teacher")
     shown = succeeds(*made).stdout
     assert "the 3 likeliest tokens at each place" in shown
@@ -587,7 +587,17 @@ def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) ->
     healed = data("heal", out, "--teacher-cache", tmp_path / "teacher", *sizes, "--out", tmp_path / "healed")
     about = {key: value for key, value in found.items() if key not in {"out", "bytes"}}
     assert healed["healed"]["teacher_cache"] == about
-    other = ("heal", out, "--teacher-cache", tmp_path / "teacher", *sizes[:-4], "--length", 8, "--out", tmp_path / "no")
+    other = (
+        "heal",
+        out,
+        "--teacher-cache",
+        tmp_path / "teacher",
+        *sizes[:-4],
+        "--sequence-length",
+        8,
+        "--out",
+        tmp_path / "no",
+    )
     assert complains(*other).endswith("ask for the same, or make a cache under another name")
 
 

@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("cache")
 
-SMALL = ["--batch", "4", "--length", "32", "--rate", "1e-2", "--measure-every", "4", "--save-every", "5"]
+SMALL = [
+    "--batch-size-size",
+    "4",
+    "--sequence-length",
+    "32",
+    "--learning-rate",
+    "1e-2",
+    "--eval-every",
+    "4",
+    "--save-every",
+    "5",
+]
 
 
 def arguments(pair: tuple[Path, Path], corpus: Path, out: Path, *more: object) -> list[str]:
@@ -62,7 +73,7 @@ def test_flags_win_over_a_recipe(pair: tuple[Path, Path], corpus: Path, tmp_path
     result = run("heal", recipe, "--tokens", "512", "--no-compile", "--json")
     assert result.exit_code == 0, result.output
     asked = read_json(tmp_path / "out" / "kept.json")["healed"]["settings"]
-    assert (asked["tokens"], asked["batch"], asked["compile"]) == (512, 4, False)
+    assert (asked["tokens"], asked["batch_size"], asked["compile"]) == (512, 4, False)
 
 
 def test_where_it_goes_on_is_said(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -184,7 +195,7 @@ WRONG = [
         ["--train", "new"],
         "train: 'new' is what kept expand or a conversion made, and the student's kept.json lists nothing",
     ),
-    (["--length", "129"], "length: is 129, .*plain has 128 positions; make rows shorter"),
+    (["--sequence-length", "129"], "sequence_length: is 129, .*plain has 128 positions; make rows shorter"),
     (["--teacher", "/nowhere/teacher"], "/nowhere/teacher: is no directory"),
     (["--data", "/nowhere/data"], "/nowhere/data: is not there; name a file or a directory of documents"),
     (["--mixture", "english=0.7"], "mixture: weighs english, but data has lines; name the same"),

@@ -235,8 +235,8 @@ def test_an_expansion_becomes_another_family_and_is_still_new(tmp_path: Path) ->
 def test_the_new_layers_learn_and_nothing_else_does(expanded: Path, source: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("\n".join(json.dumps({"text": f"def f{i}(x): return x + {i}"}) for i in range(200)))
-    words = ("--train", "new", "--kl", 0, "--ce", 1, "--data", corpus, "--tokens", "4K", "--rate", "2e-3")
-    result = run("heal", expanded, *words, "--length", 32, "--out", tmp_path / "out", "--json")
+    words = ("--train", "new", "--kl", 0, "--ce", 1, "--data", corpus, "--tokens", "4K", "--learning-rate", "2e-3")
+    result = run("heal", expanded, *words, "--sequence-length", 32, "--out", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     first, *_, last = (one["loss"] for one in record["healed"]["held_out"])

@@ -245,7 +245,20 @@ def learn(student: Path, out: Path, *words: object) -> Any:
     lines = out.with_suffix(".jsonl")
     texts = [f"{line} {line} {number}" for number, line in enumerate((KOREAN * 20).splitlines())]
     lines.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
-    of_texts = ("--kl", 0, "--ce", 1, "--data", lines, "--tokens", "6K", "--length", 32, "--rate", "2e-2")
+    of_texts = (
+        "--kl",
+        0,
+        "--ce",
+        1,
+        "--data",
+        lines,
+        "--tokens",
+        "6K",
+        "--sequence-length",
+        32,
+        "--learning-rate",
+        "2e-2",
+    )
     result = run("heal", student, *of_texts, *words, "--out", out, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -323,7 +336,9 @@ def test_rows_learn_alike_on_two_ranks_and_after_a_stop(
 
 
 def test_a_smaller_teacher_is_refused(source: Path, grown: Path, has: int, tmp_path: Path) -> None:
-    result = run("heal", grown, "--teacher", source, "--train", "new", "--length", 32, "--out", tmp_path / "out")
+    result = run(
+        "heal", grown, "--teacher", source, "--train", "new", "--sequence-length", 32, "--out", tmp_path / "out"
+    )
     line = f"kept: {grown}: has {has} tokens, its teacher {source} has {HAD}; name a model with the same tokens: "
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith(line)

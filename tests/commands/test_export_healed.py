@@ -191,12 +191,12 @@ def test_a_teacher_of_another_width_teaches_and_measures_nothing(
 def test_where_nothing_got_better_that_is_said(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = heal(settings(pair, corpus, tmp_path / "out", rate=100.0, schedule="constant", patience=1))
+    made = heal(settings(pair, corpus, tmp_path / "out", learning_rate=100.0, lr_schedule="constant", patience=1))
     assert made.best.step == 0
     display.healed(made)
     page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
     shown = capsys.readouterr().out
-    assert f"{NOTHING_BETTER} A lower --rate or more --tokens may help." in shown
+    assert f"{NOTHING_BETTER} A lower --learning-rate or more --tokens may help." in shown
     for told in (shown, card(made.path), page):
         assert NOTHING_BETTER in " ".join(told.split())
     before, after = (kept.open_model(path).files[0].read_bytes() for path in (pair[1], made.path))

@@ -55,7 +55,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(student: Path, talks: Path, template: Path | None, out: Path, **changes: Any) -> HealSettings:
-    sizes = {"batch": 2, "length": 64, "tokens": 12 * 128, "measure_every": 4, "save_every": 5, "rate": 1e-2}
+    sizes = {
+        "batch_size": 2,
+        "sequence_length": 64,
+        "tokens": 12 * 128,
+        "eval_every": 4,
+        "save_every": 5,
+        "learning_rate": 1e-2,
+    }
     given = {"kl": 0.0, "ce": 1.0, "train": "new", "chat": True, "hold_out": 0.1, **sizes}
     named = {"student": str(student), "out": str(out), "data": (f"chat={talks}",)}
     return HealSettings(**{**given, **named, "chat_template": None if template is None else str(template), **changes})
@@ -109,7 +116,7 @@ def test_the_loss_is_that_of_the_answers_alone(student: Path, talks: Path, tmp_p
     marked = tmp_path / "marked.jinja"
     marked.write_text(MARKED, encoding="utf-8")
     mine = write_lines(tmp_path / "mine.jsonl", *({"messages": one} for one in TALKS))
-    done = heal(asked(student, talks, marked, tmp_path / "out", tokens=1, length=128, watch=(f"mine={mine}",)))
+    done = heal(asked(student, talks, marked, tmp_path / "out", tokens=1, sequence_length=128, watch=(f"mine={mine}",)))
     tokenizer, model = AutoTokenizer.from_pretrained(done.path), AutoModelForCausalLM.from_pretrained(student)
     nats: list[float] = []
     for one in TALKS:
@@ -219,7 +226,7 @@ def test_settings_that_do_not_go_together(changes: dict[str, Any], words: str) -
 
 def test_the_command_line(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
     words = ["heal", student, "--train", "new", "--loss", "ce", "--data", f"chat={talks}", "--tokens", "128"]
-    more = ["--chat", "--batch", "2", "--length", "64", "--out", tmp_path / "out"]
+    more = ["--chat", "--batch-size", "2", "--sequence-length", "64", "--out", tmp_path / "out"]
     result = CliRunner().invoke(main, [str(word) for word in (*words, *more)])
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].endswith("has no chat template; give one with --chat-template FILE")

@@ -38,7 +38,7 @@ def _ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-KINDS: list[dict[str, Any]] = [{}, {"batch": 2, "accumulate": 2}, {"precision": "bfloat16"}]
+KINDS: list[dict[str, Any]] = [{}, {"batch_size": 2, "gradient_accumulation": 2}, {"precision": "bfloat16"}]
 
 
 def same_run(one: Path, other: Path) -> None:
@@ -236,7 +236,7 @@ def test_killed_when_the_result_has_its_name_the_checkpoints_go_with_the_next_ca
         heal(given)
     assert [*folder.glob("step-*")]
     with pytest.raises(OutputError, match="exists already"):
-        heal(replace(given, rate=1.0))
+        heal(replace(given, learning_rate=1.0))
     assert [*folder.glob("step-*")], "they are another command's"
     with pytest.raises(OutputError, match="exists already"):
         heal(given)

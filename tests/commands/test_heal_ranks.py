@@ -73,7 +73,7 @@ def test_a_checkpoint_is_for_any_number_of_ranks(
 
 def test_ranks_end_together_and_save_when_one_is_told_to(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     """SIGTERM is sent to one rank; the save interval is measured on rank 0."""
-    many = settings(pair, corpus, tmp_path / "out", tokens=100 * STEPS * 128, save_every=10**6, measure_every=10**6)
+    many = settings(pair, corpus, tmp_path / "out", tokens=100 * STEPS * 128, save_every=10**6, eval_every=10**6)
     processes = start(many, ranks=2)
     while not (folder_of(tmp_path / "out") / "metrics.jsonl").is_file() or not noted(tmp_path / "out"):
         assert all(process.is_alive() for process in processes)
@@ -94,8 +94,8 @@ def test_ranks_save_after_minutes(pair: tuple[Path, Path], corpus: Path, tmp_pat
 
 
 CHANGES: list[dict[str, Any]] = [
-    {"batch": 1},
-    {"batch": 3, "accumulate": 2, "precision": "bfloat16", "checkpointing": True},
+    {"batch_size": 1},
+    {"batch_size": 3, "gradient_accumulation": 2, "precision": "bfloat16", "gradient_checkpointing": True},
 ]
 
 

@@ -32,7 +32,14 @@ if TYPE_CHECKING:
 
 EXAMPLE = Path(__file__).parents[2] / "recipes" / "expand-and-teach.toml"
 
-TEACH = {"tokens": 24 * 64, "batch": 4, "length": 16, "rate": 2e-3, "save_every": 4, "measure_every": 8}
+TEACH = {
+    "tokens": 24 * 64,
+    "batch_size": 4,
+    "sequence_length": 16,
+    "learning_rate": 2e-3,
+    "save_every": 4,
+    "eval_every": 8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,7 @@ def example(place: Path, tmp_path: Path) -> dict[str, Any]:
     expand, heal, shrink, convert, verify = table["steps"]
     steps = [
         {**expand, "source": str(place / "orion"), "groups": 3, "verify_tokens": 16},
-        {**heal, **TEACH, "data": [str(place / "code.jsonl")], "precision": "float32", "checkpointing": False},
+        {**heal, **TEACH, "data": [str(place / "code.jsonl")], "precision": "float32", "gradient_checkpointing": False},
         {**shrink, "tokens": 32},
         {**convert, "verify_tokens": 16},
         {**verify, "text": str(place / "english.txt"), "tokens": 32},
@@ -455,7 +462,7 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
         ),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nteacher = "expand"\nlength = 999\n',
-            "step 2 (heal): length: is 999",
+            "step 2 (heal): sequence_length: is 999",
         ),
         ('out = "{place}/orion"\n' + FIRST, "{place}/orion: exists already; choose another output or remove it"),
         ('out = "{place}/orion/x"\n' + FIRST, "step 1 (expand): {place}/orion/x: lies inside source's model"),

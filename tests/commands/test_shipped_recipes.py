@@ -28,7 +28,13 @@ RECIPES = {file.stem: file for file in (Path(__file__).parents[2] / "recipes").g
 
 PRO, SFT, PLAIN = (RECIPES[name] for name in ("llama-pro", "llama-pro-sft", "heal-plain-llama"))
 
-SMALL: dict[str, Any] = {"tokens": 6 * 2 * 2 * 32, "batch": 2, "accumulate": 2, "length": 32, "measure_every": 3}
+SMALL: dict[str, Any] = {
+    "tokens": 6 * 2 * 2 * 32,
+    "batch_size": 2,
+    "gradient_accumulation": 2,
+    "sequence_length": 32,
+    "eval_every": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +73,16 @@ def test_llama_pro_is_the_paper_s() -> None:
     """2401.02415: 1,024 rows of 4,096 tokens, 2e-4 along a cosine, 6 % warm-up, decay 0.1, clipped at 1, in bf16."""
     found = load_settings(PRO)
     assert found.tokens_a_step == 1024 * 4096
-    assert (found.rate, found.schedule, found.warmup, found.decay, found.clip) == (2e-4, "cosine", 0.06, 0.1, 1)
+    assert (found.learning_rate, found.lr_schedule, found.warmup, found.weight_decay, found.max_grad_norm) == (
+        2e-4,
+        "cosine",
+        0.06,
+        0.1,
+        1,
+    )
     assert (found.train, found.precision, found.ce, found.objective.needs_teacher) == ("new", "bfloat16", 1, False)
     tuned = load_settings(SFT)
-    assert (tuned.train, tuned.rate, tuned.chat, tuned.document) == ("all", 2e-5, True, "messages")
+    assert (tuned.train, tuned.learning_rate, tuned.chat, tuned.document) == ("all", 2e-5, True, "messages")
     assert tuned.student == found.out
 
 
@@ -86,12 +98,12 @@ def test_what_is_commented_out_is_understood_too(tmp_path: Path, line: str) -> N
 def test_expand_learn_and_talk(here: Path) -> None:
     """The three commands of the two presets, one after another, with nothing but sizes made small."""
     kept.expand("path/to/llama", "out/pro", groups=1, verify_tokens=0)
-    learned = heal(load_settings(PRO, **SMALL, hold_out=20, rate=1e-2))
+    learned = heal(load_settings(PRO, **SMALL, hold_out=20, learning_rate=1e-2))
     assert learned.best.step > 0
     assert learned.best.losses["ce"] < learned.history[0].losses["ce"] - 0.3
     assert set(learned.best.sources) == {"new", "old"}
     assert learned.record["new_layers"] == [3]
-    tuned = heal(load_settings(SFT, **SMALL, rate=1e-2, chat_template="chat.jinja", hold_out=1))
+    tuned = heal(load_settings(SFT, **SMALL, learning_rate=1e-2, chat_template="chat.jinja", hold_out=1))
     assert tuned.best.losses["ce"] < tuned.history[0].losses["ce"]
     assert (here / "out/pro-chat/chat_template.jinja").read_text() == CHATML
     assert read_json(Path("out/pro-chat/kept.json"))["new_layers"] == [3]
@@ -102,7 +114,7 @@ def test_learning_without_forgetting(here: Path) -> None:
     kept.expand("path/to/llama", "out/pro", groups=1, verify_tokens=0)
     near = {"teacher": "path/to/llama", "kl": 10.0, "out": "out/near"}
     free, held = (
-        heal(load_settings(PRO, **SMALL, hold_out=20, rate=1e-2, **more))
+        heal(load_settings(PRO, **SMALL, hold_out=20, learning_rate=1e-2, **more))
         for more in ({"teacher": "path/to/llama", "kl": 1e-9}, near)
     )
     assert held.history[-1].losses["kl"] < 0.8 * free.history[-1].losses["kl"]
@@ -112,7 +124,7 @@ def test_learning_without_forgetting(here: Path) -> None:
 
 def test_healing_of_the_plain_llama(here: Path) -> None:
     shutil.copytree("path/to/llama", "out/plain-llama")
-    done = heal(load_settings(PLAIN, **{**SMALL, "accumulate": 1, "length": 16}, hold_out=10))
+    done = heal(load_settings(PLAIN, **{**SMALL, "gradient_accumulation": 1, "sequence_length": 16}, hold_out=10))
     assert (here / "out/healed").samefile(done.path)
 
 

@@ -170,7 +170,7 @@ def test_what_went_is_in_the_record_and_what_stays_learns_on(trained: Path, tmp_
     assert {name.split(".")[1] for name in record["new_parameters"]} == {"4"}
     assert read_json(tmp_path / "out" / "config.json")["num_hidden_layers"] == 5
     assert kept.verify(trained, tmp_path / "out", tokens=64).failure is None
-    words = ("--train", "new", "--kl", 0, "--ce", 1, "--tokens", 64, "--batch", 2, "--length", 16)
+    words = ("--train", "new", "--kl", 0, "--ce", 1, "--tokens", 64, "--batch-size", 2, "--sequence-length", 16)
     text = tmp_path / "text.jsonl"
     text.write_text("\n".join(json.dumps({"text": f"keeper {number} of the lights"}) for number in range(40)))
     healed = run("heal", tmp_path / "out", *words, "--data", text, "--out", tmp_path / "healed")

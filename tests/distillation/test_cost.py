@@ -42,7 +42,7 @@ BATCH, LENGTH = 4, 16
 
 
 def settings(**changes: Any) -> HealSettings:
-    sizes = {"batch": BATCH, "length": LENGTH, "tokens": 10 * BATCH * LENGTH}
+    sizes = {"batch_size": BATCH, "sequence_length": LENGTH, "tokens": 10 * BATCH * LENGTH}
     return HealSettings(**{"student": "s", "teacher": "t", "out": "o", **sizes, **changes})
 
 
@@ -135,20 +135,26 @@ def test_a_layer_keeps_what_autograd_keeps_within_a_sixth(train: str, *, gated: 
 
 
 def asked(train: str = "norms", **changes: Any) -> RunShape:
-    sizes = {"batch": 1, "accumulate": 8, "length": 4096, "tokens": 123_000_000, "precision": "bfloat16"}
+    sizes = {
+        "batch_size": 1,
+        "gradient_accumulation": 8,
+        "sequence_length": 4096,
+        "tokens": 123_000_000,
+        "precision": "bfloat16",
+    }
     student, learned = paper(orion(RMS_NORM), train)
     return RunShape(student, orion(), learned, settings(**{**sizes, **changes}))
 
 
 def test_orion_on_one_gpu_of_80_gb() -> None:
     """Two models of 29 GB fit with their norms learning if layers are computed again, and not otherwise."""
-    found = memory(asked(checkpointing=True), cluster("h100"))
+    found = memory(asked(gradient_checkpointing=True), cluster("h100"))
     assert found["student"] == pytest.approx(29e9, rel=0.01)
     assert found["teacher"] == pytest.approx(29e9, rel=0.01)
-    assert cost(asked(checkpointing=True), cluster("h100")).fits
+    assert cost(asked(gradient_checkpointing=True), cluster("h100")).fits
     assert not cost(asked(), cluster("h100")).fits
-    assert not cost(asked(checkpointing=True, precision="float32"), cluster("h100")).fits
-    assert not cost(asked("all", checkpointing=True), cluster("h100")).fits, "AdamW's moments alone are 116 GB"
+    assert not cost(asked(gradient_checkpointing=True, precision="float32"), cluster("h100")).fits
+    assert not cost(asked("all", gradient_checkpointing=True), cluster("h100")).fits, "AdamW's moments alone are 116 GB"
 
 
 def test_lora_takes_a_backward_and_more_with_its_rank() -> None:
@@ -184,7 +190,7 @@ def test_a_plan_opens_the_teacher_s_cache(tmp_path: Path) -> None:
 
 
 def test_time_and_money() -> None:
-    found = cost(asked(checkpointing=True), cluster("h100", price=2.0))
+    found = cost(asked(gradient_checkpointing=True), cluster("h100", price=2.0))
     # 14.5 G weights without the embedding's: 4 forwards' worth (teacher, student, again, the stream's gradient).
     limit = 0.4 * 989e12 / (4 * 2 * 14.1e9)
     assert 0.8 * limit < found.tokens_per_second < limit, "attention and what is no product are the rest"
@@ -194,20 +200,25 @@ def test_time_and_money() -> None:
 
 
 def test_more_ranks_hold_less_each_and_are_no_faster_than_their_links() -> None:
-    one, many = (cost(asked("all", batch=64, accumulate=1), cluster(f"{n}xh100")) for n in (8, 64))
+    one, many = (cost(asked("all", batch_size=64, gradient_accumulation=1), cluster(f"{n}xh100")) for n in (8, 64))
     assert many.bytes_per_rank < one.bytes_per_rank
     assert many.tokens_per_second <= 8 * one.tokens_per_second
-    slow = cost(asked("all", batch=64, accumulate=1), cluster("64xh100", network_gb_s=0.1))
+    slow = cost(asked("all", batch_size=64, gradient_accumulation=1), cluster("64xh100", network_gb_s=0.1))
     assert slow.bound == "links"
     assert slow.tokens_per_second < many.tokens_per_second / 5
 
 
 @pytest.mark.parametrize("train", ["norms", "all"])
 def test_ways_out_take_less(train: str) -> None:
-    whole = asked(train, batch=8, accumulate=1, precision="float32")
+    whole = asked(train, batch_size=8, gradient_accumulation=1, precision="float32")
     base = cost(whole, cluster("h100"))
     ways = dict(ways_out(whole, cluster("h100")))
-    assert {"--checkpointing", "--precision bfloat16", "--batch 1 --accumulate 8", "a cached teacher"} < set(ways)
+    assert {
+        "--gradient-checkpointing",
+        "--precision bfloat16",
+        "--batch-size 1 --gradient-accumulation 8",
+        "a cached teacher",
+    } < set(ways)
     assert all(way.bytes_per_rank < base.bytes_per_rank for way in ways.values())
     assert [*ways.values()][-1].fits, "the last says how many ranks are enough"
 

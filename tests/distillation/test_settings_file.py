@@ -20,7 +20,18 @@ ENDS: dict[str, Any] = {"student": "s", "teacher": "t", "out": "o"}
 
 BEGIN = "student = 's'\nteacher = 't'\nout = 'o'\n"
 
-LARGE = ("rate", "kl", "clip", "lora_alpha", "hold_out", "accumulate", "temperature", "batch", "lora_rank", "seed")
+LARGE = (
+    "learning_rate",
+    "kl",
+    "max_grad_norm",
+    "lora_alpha",
+    "hold_out",
+    "gradient_accumulation",
+    "temperature",
+    "batch_size",
+    "lora_rank",
+    "seed",
+)
 
 
 @pytest.fixture
@@ -38,7 +49,7 @@ def refusal(file: Path, text: str, **overrides: Any) -> str:
 def test_the_example_is_a_recipe() -> None:
     found = load_settings(EXAMPLE)
     assert found.data == ("english=corpus/en", "korean=corpus/ko")
-    assert (found.tokens, found.precision, found.checkpointing) == (2_000_000, "bfloat16", True)
+    assert (found.tokens, found.precision, found.gradient_checkpointing) == (2_000_000, "bfloat16", True)
 
 
 def test_the_docstring_s_example_is_a_recipe() -> None:
@@ -47,7 +58,9 @@ def test_the_docstring_s_example_is_a_recipe() -> None:
 
 
 def test_settings_are_what_their_table_says() -> None:
-    made = replace(HealSettings(**ENDS), data=("a=b", "c"), rate=3e-4, compile=True, patience=3, mixture="a=1,c=2")
+    made = replace(
+        HealSettings(**ENDS), data=("a=b", "c"), learning_rate=3e-4, compile=True, patience=3, mixture="a=1,c=2"
+    )
     assert settings_from(made.to_dict()) == made
 
 
@@ -70,12 +83,12 @@ def test_a_cache_of_samples_needs_who_sampled_them() -> None:
         ({"loss": "ce", "kl": 0.1}, (0.1, 0, 0, 1)),
         ({"loss": "ce", "ce": 0.5}, (0, 0, 0, 0.5)),
         ({"loss": "jsd", "ce": 0.5}, (0, 0, 1, 0.5)),
-        ({"loss": "reverse"}, (0, 1, 0, 0)),
+        ({"loss": "reverse_kl"}, (0, 1, 0, 0)),
     ],
 )
 def test_the_loss_is_a_weight_where_none_is_given(given: dict[str, Any], wanted: tuple[float, ...]) -> None:
     found = settings_from(ENDS, **given)
-    assert (found.kl, found.reverse, found.jsd, found.ce) == wanted
+    assert (found.kl, found.reverse_kl, found.jsd, found.ce) == wanted
     assert settings_from({**ENDS, **given}) == found, "a recipe says it as flags do"
 
 
@@ -86,13 +99,14 @@ def test_text_alone_needs_no_teacher() -> None:
 
 def test_a_flag_s_loss_wins_over_a_recipe_s(file: Path) -> None:
     file.write_text(BEGIN + "loss = 'ce'\n", encoding="utf-8")
-    assert load_settings(file, loss="jsd").objective.divergences == {"kl": 0, "reverse": 0, "jsd": 1}
+    assert load_settings(file, loss="jsd").objective.divergences == {"kl": 0, "reverse_kl": 0, "jsd": 1}
 
 
 def test_flags_win_and_none_is_not_given(file: Path) -> None:
-    file.write_text(BEGIN + "tokens = '2M'\nrate = 1e-2\ncheckpointing = true\ndata = 'x'\n", encoding="utf-8")
-    found = load_settings(file, tokens="500K", rate=None, checkpointing=False)
-    wanted = HealSettings(**ENDS, tokens=500_000, rate=1e-2, checkpointing=False, data=("x",))
+    learns = "tokens = '2M'\nlearning_rate = 1e-2\ngradient_checkpointing = true\ndata = 'x'\n"
+    file.write_text(BEGIN + learns, encoding="utf-8")
+    found = load_settings(file, tokens="500K", learning_rate=None, gradient_checkpointing=False)
+    wanted = HealSettings(**ENDS, tokens=500_000, learning_rate=1e-2, gradient_checkpointing=False, data=("x",))
     assert found == wanted
 
 
@@ -117,41 +131,43 @@ def test_what_is_no_number_of_tokens(written: object) -> None:
         ("teacher = 't'\nstudent = 's'", "recipe.toml: out: is missing"),
         ("student = 's'\nout = 'o'", "recipe.toml: teacher: is None, it must be a checkpoint"),
         (BEGIN + "toknes = 3", "recipe.toml:4: toknes: is not a key of a recipe; did you mean tokens?"),
+        (BEGIN + "rate = 1e-3", "recipe.toml:4: rate: is now learning_rate"),
+        (BEGIN + "measure_every = 3", "recipe.toml:4: measure_every: is now eval_every"),
         (BEGIN + "save-every = 3", "recipe.toml:4: save-every: is not a key of a recipe; did you mean save_every?"),
         (
             BEGIN + "teacher-cache = 'c'",
             "recipe.toml:4: teacher-cache: is not a key of a recipe; did you mean teacher_",
         ),
         (BEGIN + "[loss]\nkl = 1.0", "recipe.toml: loss: is {'kl': 1.0}, it must be text in quotes"),
-        (BEGIN + "loss = 'cee'", "recipe.toml:4: loss: is 'cee'; did you mean ce?; it must be one of kl, reverse"),
+        (BEGIN + "loss = 'cee'", "recipe.toml:4: loss: is 'cee'; did you mean ce?; it must be one of kl, reverse_kl"),
         (BEGIN + "loss = 'ce'\nce = 0", "recipe.toml: kl: is 0.0, it must be above 0 where no other loss is"),
         ("student = 's'\nout = 'o'\nloss = 'ce'", "recipe.toml: data: is self, which the teacher samples; give --data"),
         ("student = 's'\nout = 'o'\nloss = 'jsd'\ndata = 'x'", "recipe.toml: teacher: is None, it must be a checkp"),
         (BEGIN + "watch = [1]", "recipe.toml:4: watch: is [1], it must be a list of texts in quotes"),
         (BEGIN + "tokens = 'many'", "recipe.toml:4: tokens: is 'many', write it as 2M"),
         (BEGIN + "tokens = 0", "recipe.toml:4: tokens: is 0, it must be at least 1"),
-        (BEGIN + "batch = '8'", "recipe.toml:4: batch: is '8', it must be a whole number"),
-        (BEGIN + "batch = 8.0", "recipe.toml:4: batch: is 8.0, it must be a whole number"),
-        (BEGIN + "rate = 'fast'", "recipe.toml:4: rate: is 'fast', it must be a number"),
-        (BEGIN + "rate = true", "recipe.toml:4: rate: is True, it must be a number"),
-        (BEGIN + "rate = nan", "recipe.toml:4: rate: is nan, it must be a finite number"),
-        (BEGIN + "decay = inf", "recipe.toml:4: decay: is inf, it must be a finite number"),
+        (BEGIN + "batch_size = '8'", "recipe.toml:4: batch_size: is '8', it must be a whole number"),
+        (BEGIN + "batch_size = 8.0", "recipe.toml:4: batch_size: is 8.0, it must be a whole number"),
+        (BEGIN + "learning_rate = 'fast'", "recipe.toml:4: learning_rate: is 'fast', it must be a number"),
+        (BEGIN + "learning_rate = true", "recipe.toml:4: learning_rate: is True, it must be a number"),
+        (BEGIN + "learning_rate = nan", "recipe.toml:4: learning_rate: is nan, it must be a finite number"),
+        (BEGIN + "weight_decay = inf", "recipe.toml:4: weight_decay: is inf, it must be a finite number"),
         *[(BEGIN + f"{key} = {'9' * 18}", f"recipe.toml:4: {key}: is too large, it must be at most") for key in LARGE],
-        (BEGIN + f"rate = {'9' * 400}", "recipe.toml: has an integer of 1329 bits, TOML allows 64"),
-        (BEGIN + "rate = 0x1" + "0" * 5000, "recipe.toml: has an integer of 20001 bits, TOML allows 64"),
-        (BEGIN + "rate = " + "9" * 5000, "recipe.toml: Exceeds the limit"),
+        (BEGIN + f"learning_rate = {'9' * 400}", "recipe.toml: has an integer of 1329 bits, TOML allows 64"),
+        (BEGIN + "learning_rate = 0x1" + "0" * 5000, "recipe.toml: has an integer of 20001 bits, TOML allows 64"),
+        (BEGIN + "learning_rate = " + "9" * 5000, "recipe.toml: Exceeds the limit"),
         (BEGIN + "temperature = 1e300", "recipe.toml:4: temperature: is too large"),
         (BEGIN + "tokens = '900000000B'", "recipe.toml:4: tokens: is too large, it must be at most 1000000000000000"),
         (
-            BEGIN + "batch = 1000000000",
-            "recipe.toml:4: batch: is 1000000000, it must be smaller: a step has 1000000000",
+            BEGIN + "batch_size = 1000000000",
+            "recipe.toml:4: batch_size: is 1000000000, it must be smaller: a step has 1000000000",
         ),
-        (BEGIN + "beta = 0", "recipe.toml:4: beta: is 0, it must be between 0 and 1"),
-        (BEGIN + "beta = 1.0", "recipe.toml:4: beta: is 1.0, it must be between 0 and 1"),
+        (BEGIN + "jsd_beta = 0", "recipe.toml:4: jsd_beta: is 0, it must be between 0 and 1"),
+        (BEGIN + "jsd_beta = 1.0", "recipe.toml:4: jsd_beta: is 1.0, it must be between 0 and 1"),
         (BEGIN + "compile = 1", "recipe.toml:4: compile: is 1, it must be true or false"),
         (BEGIN + "data = [1]", "recipe.toml:4: data: is [1], it must be a list of texts in quotes"),
         (BEGIN + "data = []", "recipe.toml:4: data: is (), it must be one or more"),
-        (BEGIN + "schedule = 'cosin'", "recipe.toml:4: schedule: is 'cosin'; did you mean cosine?"),
+        (BEGIN + "lr_schedule = 'cosin'", "recipe.toml:4: lr_schedule: is 'cosin'; did you mean cosine?"),
         (BEGIN + "precision = 'fp8'", "recipe.toml:4: precision: is 'fp8'; it must be one of float32, bfloat16"),
         (BEGIN + "student = 't'", "recipe.toml: Cannot overwrite a value"),
     ],
@@ -173,7 +189,7 @@ def test_settings_made_in_python_are_held_to_their_kinds() -> None:
     with pytest.raises(RecipeError, match="data: is 'corpus', it must be a list of texts in quotes"):
         HealSettings(**ENDS, data="corpus")
     with pytest.raises(RecipeError, match=r"batch: is 8\.5, it must be a whole number"):
-        HealSettings(**ENDS, batch=8.5)  # type: ignore[arg-type]
+        HealSettings(**ENDS, batch_size=8.5)  # type: ignore[arg-type]
 
 
 def test_every_setting_has_its_words() -> None:

@@ -111,7 +111,7 @@ def test_any_seed_batch_and_number_of_epochs_reads_it(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher
 ) -> None:
     given = settings(pair, corpus, tmp_path / "out", teacher_cache=str(listed.path), tokens=30 * 128)
-    heal(replace(given, seed=7, batch=3, mixture="lines=1"))
+    heal(replace(given, seed=7, batch_size=3, mixture="lines=1"))
     assert (tmp_path / "out").is_dir()
 
 
@@ -153,7 +153,9 @@ def test_interrupted_it_goes_on_to_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             cache_teacher(given, k=K)
     assert not (tmp_path / "teacher").exists()
-    assert read_json(tmp_path / ".teacher.part" / teacher_cache.PROGRESS)["rows"] == 3 * given.batch, "Ctrl-C marks all"
+    assert read_json(tmp_path / ".teacher.part" / teacher_cache.PROGRESS)["rows"] == 3 * given.batch_size, (
+        "Ctrl-C marks all"
+    )
     cache_teacher(given, k=K)
     begun: list[int] = []
     monkeypatch.setattr(teacher_cache, "_entries", lambda *_: begun.append(1))
@@ -214,7 +216,10 @@ def test_a_full_disk_is_one_line(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"length": 16}, r"teacher: was made with another length: 32, asked for is 16; ask for the same"),
+        (
+            {"sequence_length": 16},
+            r"teacher: was made with another sequence length: 32, asked for is 16; ask for the same",
+        ),
         ({"hold_out": 0.2}, r"was made with another hold out: 0.01, asked for is 0.2"),
         ({"temperature": 2.0}, r"was made with another temperature: 1.0, asked for is 2.0"),
     ],
@@ -294,12 +299,12 @@ def test_each_bit_of_an_entry_counts(listed: CachedTeacher) -> None:
         raw[at] ^= 1
 
 
-@pytest.mark.parametrize("loss", ["reverse", "jsd", "hidden"])
+@pytest.mark.parametrize("loss", ["reverse_kl", "jsd", "hidden"])
 def test_losses_that_need_all_of_a_teacher_are_refused(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, loss: str
 ) -> None:
     with pytest.raises(
-        RecipeError, match="teacher_cache: is 'there', it must be left out where reverse, jsd or hidden"
+        RecipeError, match="teacher_cache: is 'there', it must be left out where reverse_kl, jsd or hidden"
     ):
         settings(pair, corpus, tmp_path / "out", teacher_cache="there", **{loss: 1.0})
 

@@ -43,8 +43,8 @@ def plain_loss(
     elif teacher is not None:
         theirs = logits_of(teacher).detach()
         parts.append((tau**2 * objective.kl, plain_losses.forward_kl(theirs, ours, tau)))
-        parts.append((tau**2 * objective.reverse, plain_losses.reverse_kl(theirs, ours, tau)))
-        parts.append((tau**2 * objective.jsd, plain_losses.jsd(theirs, ours, objective.beta, tau)))
+        parts.append((tau**2 * objective.reverse_kl, plain_losses.reverse_kl(theirs, ours, tau)))
+        parts.append((tau**2 * objective.jsd, plain_losses.jsd(theirs, ours, objective.jsd_beta, tau)))
     return sum((weight * masked_mean(value, mask) for weight, value in parts if weight), torch.zeros(()))
 
 

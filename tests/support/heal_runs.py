@@ -38,7 +38,14 @@ PRELOADED = (
 
 def settings(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) -> HealSettings:
     """A short run of a student and the teacher that it was made of."""
-    sizes = {"batch": 4, "length": 32, "tokens": STEPS * 4 * 32, "measure_every": 4, "save_every": 5, "rate": 1e-2}
+    sizes = {
+        "batch_size": 4,
+        "sequence_length": 32,
+        "tokens": STEPS * 4 * 32,
+        "eval_every": 4,
+        "save_every": 5,
+        "learning_rate": 1e-2,
+    }
     given = {"student": str(pair[1]), "teacher": str(pair[0]), "data": (str(corpus),), "out": str(out), **sizes}
     return HealSettings(**{**given, **changes})
 

@@ -64,7 +64,7 @@ def test_any_kind_of_source_is_read(tmp_path: Path) -> None:
     whole = kept.train_tokenizer([corpus(tmp_path, ENGLISH)], tmp_path / "whole", size=320).path
     lines = tmp_path / "lines.jsonl"
     lines.write_text(json.dumps({"content": ENGLISH * 6}), encoding="utf-8")
-    parts = kept.train_tokenizer([lines], tmp_path / "parts", size=320, field="content").path
+    parts = kept.train_tokenizer([lines], tmp_path / "parts", size=320, text_field="content").path
     assert (whole / "tokenizer.json").read_bytes() == (parts / "tokenizer.json").read_bytes()
 
 

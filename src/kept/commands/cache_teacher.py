@@ -57,7 +57,7 @@ def cache_teacher(settings: HealSettings, k: int = LISTED, reporter: Reporter | 
     models = [open_model(path) for path in dict.fromkeys((settings.teacher, settings.student))]
     teacher, student = models[0], models[-1]
     check_apart(Path(settings.out), {"the teacher": teacher.path, "the student": student.path, **read_paths(settings)})
-    check_pair(student, teacher, settings.length)
+    check_pair(student, teacher, settings.sequence_length)
     alone = TeacherStudent(teacher, teacher)  # texts are read as it reads them, whoever learns
     date = chat_date(settings, alone, {})
     if date is not None and settings.chat_date is None:
@@ -66,7 +66,7 @@ def cache_teacher(settings: HealSettings, k: int = LISTED, reporter: Reporter | 
             f"name it with --chat-date {date}"
         )
     found = mixture(settings, alone, watch)
-    wanted = counts(found, settings.length, settings.tokens)
+    wanted = counts(found, settings.sequence_length, settings.tokens)
     about = {
         **named(settings, alone, found),
         "k": min(k, teacher.program.spec.vocabulary),
@@ -78,9 +78,9 @@ def cache_teacher(settings: HealSettings, k: int = LISTED, reporter: Reporter | 
         made = write(
             Path(settings.out),
             about,
-            PackedRows(found, settings.length, wanted),
+            PackedRows(found, settings.sequence_length, wanted),
             *(load(one.program, dtype_of(settings), one_rank) for one in models),
-            batch=settings.batch,
+            batch=settings.batch_size,
             reporter=watch,
         )
     return CachedTeacher(made.path, made.rows.nbytes, made.about)

@@ -45,7 +45,7 @@ def forecast(settings: HealSettings, cluster: Cluster) -> Forecast:
         TeacherCache.open(Path(settings.teacher_cache))  # says what is wrong with it
     student = _described(small_files(settings.student))
     teacher = None if settings.teacher is None else _described(small_files(settings.teacher))
-    check_sizes(student, teacher, settings.length)
+    check_sizes(student, teacher, settings.sequence_length)
     record = student.path / RECORD
     made = read_json(record) if record.is_file() else None
     learned = trainable(student.program, settings.train, made, settings.lora_rank, settings.lora_alpha)

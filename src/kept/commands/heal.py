@@ -162,7 +162,7 @@ def _loop(
     from kept.distillation.train.run_checkpoints import RunCheckpoints
     from kept.distillation.train.trainer import Trainer
 
-    dtype, modes = dtype_of(settings), {"checkpointing": settings.checkpointing, "compiled": settings.compile}
+    dtype, modes = dtype_of(settings), {"checkpointing": settings.gradient_checkpointing, "compiled": settings.compile}
     student = load(pair.student.program, dtype, ranks, learned, **modes)
     teacher: Backbone | TeacherCache | None = pair.cache
     if teacher is None and pair.teacher is not None:

@@ -45,7 +45,7 @@ class TeacherStudent:
         student = open_model(settings.student)
         teacher = None if settings.teacher is None else open_model(settings.teacher)
         cache = None if settings.teacher_cache is None else TeacherCache.open(Path(settings.teacher_cache))
-        check_pair(student, teacher, settings.length)
+        check_pair(student, teacher, settings.sequence_length)
         return cls(student, teacher, cache)
 
 
@@ -70,7 +70,8 @@ def check_sizes(student: LoadedModel, teacher: LoadedModel | None, length: int) 
     for opened in filter(None, (student, teacher)):
         if length > opened.program.spec.context:
             raise InputError(
-                f"length: is {length}, {opened.path} has {opened.program.spec.context} positions; make rows shorter"
+                f"sequence_length: is {length}, {opened.path} has {opened.program.spec.context} positions; "
+                "make rows shorter"
             )
     if teacher is None:
         return
@@ -111,10 +112,10 @@ def stream(settings: HealSettings, pair: TeacherStudent, reporter: Reporter) -> 
 
     found = mixture(settings, pair, reporter)
     if pair.cache is None:
-        made = BatchStream(found, settings.batch, settings.length, settings.seed)
+        made = BatchStream(found, settings.batch_size, settings.sequence_length, settings.seed)
     else:
         pair.cache.require(named(settings, pair, found))
-        made = PackedRowStream(pair.cache.cut(found), settings.batch, settings.seed)
+        made = PackedRowStream(pair.cache.cut(found), settings.batch_size, settings.seed)
     check(made, pair.student.program.spec.vocabulary, pair.student.program.spec.context)
     return made
 
@@ -135,9 +136,10 @@ class WatchedTexts:
         sources = _texts(settings, pair.student, reporter, "watch")
         for name, tokens in sources.items():
             check_ids(name, tokens, pair.student.program.spec.vocabulary)
-        most = max(1, WATCHED // settings.length)
+        most = max(1, WATCHED // settings.sequence_length)
         return cls(
-            sources, {name: texts.packed(in_order(tokens, settings.length), most) for name, tokens in sources.items()}
+            sources,
+            {name: texts.packed(in_order(tokens, settings.sequence_length), most) for name, tokens in sources.items()},
         )
 
 
@@ -159,7 +161,7 @@ def named(settings: HealSettings, pair: TeacherStudent, found: Mixture) -> dict[
     return {
         "format": FORMAT,
         "vocabulary": pair.student.program.spec.vocabulary,
-        "length": settings.length,
+        "sequence_length": settings.sequence_length,
         "hold_out": settings.hold_out,
         "temperature": settings.temperature,
         "data": data_sum(found.sources),
@@ -257,7 +259,7 @@ def _sampled(settings: HealSettings, teacher: LoadedModel | None, reporter: Repo
 
     assert teacher is not None, "settings ask for one"
     program, dtype = teacher.program, dtype_of(settings)
-    length = min(settings.length, program.spec.context)
+    length = min(settings.sequence_length, program.spec.context)
     texts = max(2, -(-settings.tokens // length))  # one of them is held out
     reader = TokenizerReader(teacher.path)
     size = None if reader.file is None else len(reader.tokenizer.vocabulary)

@@ -84,7 +84,7 @@ def _foreseen(step: RecipeStep, models: Mapping[Path, LoadedModel]) -> LoadedMod
     source = models[step.model]
     if isinstance(step.asked, HealSettings):
         teacher = None if step.asked.teacher is None else models[Path(step.asked.teacher)]
-        check_sizes(source, teacher, step.asked.length)
+        check_sizes(source, teacher, step.asked.sequence_length)
         if step.asked.hidden and teacher is not None:
             check_widths(source, teacher)
     if not isinstance(step.asked, Recipe):

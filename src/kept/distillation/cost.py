@@ -61,7 +61,7 @@ class RunShape:
 
     def rows(self, ranks: int) -> int:
         """The most that one rank has of a batch."""
-        return math.ceil(self.settings.batch / ranks)
+        return math.ceil(self.settings.batch_size / ranks)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def cost(asked: RunShape, cluster: Cluster) -> CostEstimate:
     settings = asked.settings
     # Weights are gathered while others are computed with: the longer of the two is waited for.
     part = max(seconds["products"] + seconds["values"], seconds["links"])
-    step = part * settings.accumulate + seconds["optimiser"]
+    step = part * settings.gradient_accumulation + seconds["optimiser"]
     rate = settings.tokens_a_step / step
     hours = settings.tokens / rate / 3600
     bound = max(seconds, key=seconds.__getitem__)
@@ -104,7 +104,7 @@ def cost(asked: RunShape, cluster: Cluster) -> CostEstimate:
 def memory(asked: RunShape, cluster: Cluster) -> dict[str, float]:
     """Bytes of one rank, by what they are for."""
     width, ranks, learned = asked.bytes_of_value, cluster.ranks, asked.learned.held
-    tokens = asked.rows(ranks) * asked.settings.length
+    tokens = asked.rows(ranks) * asked.settings.sequence_length
     found = {
         "student": width * (parameters(asked.student) + thin(asked.student, asked.learned)) / ranks,
         "teacher": 0.0 if asked.teacher is None else width * parameters(asked.teacher) / ranks,
@@ -126,9 +126,11 @@ def memory(asked: RunShape, cluster: Cluster) -> dict[str, float]:
 def times(asked: RunShape, cluster: Cluster) -> dict[str, float]:
     """Seconds of one part of a batch on a rank, by what they are spent on; the optimiser's are of a step."""
     settings, width = asked.settings, asked.bytes_of_value
-    tokens = asked.rows(cluster.ranks) * settings.length
-    theirs = 0.0 if asked.teacher is None else forward_operations(asked.teacher, settings.length)
-    counted = theirs + student_operations(asked.student, asked.learned, settings.length, again=settings.checkpointing)
+    tokens = asked.rows(cluster.ranks) * settings.sequence_length
+    theirs = 0.0 if asked.teacher is None else forward_operations(asked.teacher, settings.sequence_length)
+    counted = theirs + student_operations(
+        asked.student, asked.learned, settings.sequence_length, again=settings.gradient_checkpointing
+    )
     moved = sum(_moved(asked)) * (1 - 1 / cluster.ranks)
     return {
         "products": tokens * counted / cluster.rate(settings.precision),
@@ -231,7 +233,7 @@ def _activations(asked: RunShape, tokens: int) -> float:
         else 0
         for at, layer in enumerate(spec.layers)
     ]
-    if asked.settings.checkpointing:
+    if asked.settings.gradient_checkpointing:
         kept = [spec.width for one in kept if one] + [max(kept)]
     streams = spec.depth * spec.width * (2 if asked.settings.hidden else 0)
     computing = max(2 * layer.mlp.size + 4 * spec.width for layer in spec.layers)
@@ -302,14 +304,17 @@ def ways_out(asked: RunShape, cluster: Cluster) -> Iterator[tuple[str, CostEstim
 def _changes(asked: RunShape, cluster: Cluster) -> dict[str, dict[str, object]]:
     """Settings that take less, by the options that say them."""
     settings, changes = asked.settings, {}  # type: HealSettings, dict[str, dict[str, object]]
-    if not settings.checkpointing:
-        changes["--checkpointing"] = {"checkpointing": True}
+    if not settings.gradient_checkpointing:
+        changes["--gradient-checkpointing"] = {"gradient_checkpointing": True}
     if settings.precision == "float32":
         changes["--precision bfloat16"] = {"precision": "bfloat16"}
     parts = asked.rows(cluster.ranks)
     if parts > 1:
-        batch, accumulate = math.ceil(settings.batch / parts), settings.accumulate * parts
-        changes[f"--batch {batch} --accumulate {accumulate}"] = {"batch": batch, "accumulate": accumulate}
+        batch, accumulate = math.ceil(settings.batch_size / parts), settings.gradient_accumulation * parts
+        changes[f"--batch-size {batch} --gradient-accumulation {accumulate}"] = {
+            "batch_size": batch,
+            "gradient_accumulation": accumulate,
+        }
     return changes
 
 

@@ -31,10 +31,10 @@ MOST, MOST_TOKENS = 10**9, 10**15
 Precision = Literal["float32", "bfloat16"]
 HiddenError = Literal["mse", "cosine"]
 
-WORDS = {"schedule": get_args(Schedule), "precision": get_args(Precision), "hidden_error": get_args(HiddenError)}
+WORDS = {"lr_schedule": get_args(Schedule), "precision": get_args(Precision), "hidden_error": get_args(HiddenError)}
 """Settings that are one of a few words."""
 
-LOSSES = ("kl", "reverse", "jsd", "ce")
+LOSSES = ("kl", "reverse_kl", "jsd", "ce")
 """Weights that `loss` names in a recipe and on the command line."""
 
 Count = int
@@ -50,7 +50,7 @@ HELP: Mapping[str, str] = {
     "teacher_cache": "What kept cache-teacher wrote: read instead of running the teacher.",
     "data": "Texts (text, JSON lines, parquet, directories of them), with a name: english=corpus/en; may be "
     "given several times. self: the teacher samples them.",
-    "field": "The field of JSON lines, or the column of parquet, that holds the text. [default: text, with --chat "
+    "text_field": "The field of JSON lines, or the column of parquet, that holds the text. [default: text, with --chat "
     "messages]",
     "chat": "JSON lines and parquet hold conversations, lists of messages with role and content: the student's chat "
     "template makes texts of them, and what the assistant says is learned.",
@@ -65,27 +65,27 @@ HELP: Mapping[str, str] = {
     "lora_rank": "Rows of LoRA's thin matrices, where train has lora.",
     "lora_alpha": "Their product counts alpha / rank times.",
     "tokens": "How many tokens to learn from, in all, as 2M or 500K; never less than a step of them.",
-    "batch": "Rows of a batch, over all processes together.",
-    "length": "Tokens of a row.",
-    "accumulate": "Batches of a step: as many tokens at once in a part of the memory.",
-    "rate": "The learning rate at its highest.",
-    "schedule": "How the rate goes: it falls along a cosine, at the very end (wsd), or not.",
+    "batch_size": "Rows of a batch, over all processes together.",
+    "sequence_length": "Tokens of a row.",
+    "gradient_accumulation": "Batches of a step: as many tokens at once in a part of the memory.",
+    "learning_rate": "The learning rate at its highest.",
+    "lr_schedule": "How the rate goes: it falls along a cosine, at the very end (wsd), or not.",
     "warmup": "The part of all steps in which the rate rises.",
-    "decay": "AdamW's weight decay.",
-    "clip": "The greatest length of a step's gradient.",
+    "weight_decay": "AdamW's weight decay.",
+    "max_grad_norm": "The greatest length of a step's gradient.",
     "kl": "Weight of the forward KL from the teacher.",
-    "reverse": "Weight of the reverse KL.",
+    "reverse_kl": "Weight of the reverse KL.",
     "jsd": "Weight of the generalised Jensen-Shannon divergence.",
-    "beta": "The beta of that divergence.",
+    "jsd_beta": "The beta of that divergence.",
     "ce": "Weight of the cross-entropy with the text.",
     "temperature": "The temperature of teacher and student in the divergences.",
     "sample_temperatures": "The temperatures at which self samples, in turn, as 0.7,1.",
     "hidden": "Weight of the hidden-state error of each layer, measured after the next norm.",
     "hidden_error": "What it is: mse, the squared error over the teacher's square, or cosine, 1 minus the cosine.",
     "precision": "The dtype of the arithmetic; what learns is float32.",
-    "checkpointing": "Compute layers again in the backward, which takes time and saves memory.",
+    "gradient_checkpointing": "Compute layers again in the backward, which takes time and saves memory.",
     "compile": "Let torch compile the layers.",
-    "measure_every": "Steps between held-out measurements.",
+    "eval_every": "Steps between held-out measurements.",
     "save_every": "Steps between checkpoints.",
     "save_minutes": "Also write a checkpoint after this many minutes; 0: by steps only.",
     "patience": "Measurements without a better one after which the run ends; 0: never. The best, whose weights are "
@@ -97,7 +97,7 @@ HELP: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class HealSettings:
-    """One run. `batch` rows of `length` tokens, `accumulate` times, make one step; `tokens` in all make the steps.
+    """One run. A step has `gradient_accumulation` batches of `batch_size` rows of `sequence_length` tokens.
 
     `train` is a choice of weights (trainable.py), `data` are files and directories of texts, each with a name before it
     if you like (`english=corpus/en`; "self": sampled from the teacher), `mixture` their weights. `watch` are texts that
@@ -111,7 +111,7 @@ class HealSettings:
     teacher: str | None = None
     teacher_cache: str | None = None
     data: tuple[str, ...] = (SELF,)
-    field: str | None = None
+    text_field: str | None = None
     chat: bool = False
     chat_template: str | None = None
     chat_date: str | None = None
@@ -122,27 +122,27 @@ class HealSettings:
     lora_rank: int = 16
     lora_alpha: float = 32.0
     tokens: Count = 1_000_000
-    batch: int = 8
-    length: int = 256
-    accumulate: int = 1
-    rate: float = 1e-3
-    schedule: Schedule = "cosine"
+    batch_size: int = 8
+    sequence_length: int = 256
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-3
+    lr_schedule: Schedule = "cosine"
     warmup: float = 0.02
-    decay: float = 0.0
-    clip: float = 1.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
     kl: float = 1.0
-    reverse: float = 0.0
+    reverse_kl: float = 0.0
     jsd: float = 0.0
-    beta: float = 0.5
+    jsd_beta: float = 0.5
     ce: float = 0.0
     temperature: float = 1.0
     sample_temperatures: str = "1"
     hidden: float = 0.0
     hidden_error: HiddenError = "mse"
     precision: Precision = "float32"
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     compile: bool = False
-    measure_every: int = 50
+    eval_every: int = 50
     save_every: int = 200
     save_minutes: float = 10.0
     patience: int = 0
@@ -152,14 +152,22 @@ class HealSettings:
         """Check every value."""
         for field in fields(self):
             self._check_kind(field.name, str(field.type))
-        for key in ("tokens", "batch", "length", "accumulate", "measure_every", "save_every", "lora_rank"):
+        for key in (
+            "tokens",
+            "batch_size",
+            "sequence_length",
+            "gradient_accumulation",
+            "eval_every",
+            "save_every",
+            "lora_rank",
+        ):
             self._require(key, getattr(self, key) >= 1, "at least 1")
-        for key in ("rate", "temperature", "clip", "hold_out", "lora_alpha"):
+        for key in ("learning_rate", "temperature", "max_grad_norm", "hold_out", "lora_alpha"):
             self._require(key, getattr(self, key) > 0, "above 0")
-        for key in ("decay", "kl", "reverse", "jsd", "ce", "hidden", "patience", "seed", "save_minutes"):
+        for key in ("weight_decay", "kl", "reverse_kl", "jsd", "ce", "hidden", "patience", "seed", "save_minutes"):
             self._require(key, getattr(self, key) >= 0, "at least 0")
         self._require("warmup", 0 <= self.warmup <= 1, "from 0 to 1")
-        self._require("beta", 0 < self.beta < 1, "between 0 and 1")
+        self._require("jsd_beta", 0 < self.jsd_beta < 1, "between 0 and 1")
         self._require(
             "sample_temperatures",
             SAMPLED.fullmatch(self.sample_temperatures),
@@ -168,12 +176,12 @@ class HealSettings:
         self._require("sample_temperatures", min(self.sampled_at) > 0, "above 0")
         for key, words in WORDS.items():
             one_of(key, getattr(self, key), words)
-        weights = (self.kl, self.reverse, self.jsd, self.ce, self.hidden)
+        weights = (self.kl, self.reverse_kl, self.jsd, self.ce, self.hidden)
         self._require("kl", any(weights), "above 0 where no other loss is")
-        running = self.reverse or self.jsd or self.hidden
-        self._require("batch", self.tokens_a_step <= MOST, f"smaller: a step has {MOST} tokens at most")
+        running = self.reverse_kl or self.jsd or self.hidden
+        self._require("batch_size", self.tokens_a_step <= MOST, f"smaller: a step has {MOST} tokens at most")
         self._require(
-            "teacher_cache", not (self.teacher_cache and running), "left out where reverse, jsd or hidden is above 0"
+            "teacher_cache", not (self.teacher_cache and running), "left out where reverse_kl, jsd or hidden is above 0"
         )
         if self.teacher_cache is not None and self.teacher is None and self.data == (SELF,):
             raise RecipeError(
@@ -216,14 +224,14 @@ class HealSettings:
     @property
     def document(self) -> str:
         """The field or column that holds a document."""
-        return self.field or ("messages" if self.chat else "text")
+        return self.text_field or ("messages" if self.chat else "text")
 
     @property
     def objective(self) -> Objective:
         """The losses on logits."""
         from kept.distillation.loss.objective import Objective  # noqa: PLC0415 - imports torch, which help does not need
 
-        return Objective(self.kl, self.reverse, self.jsd, self.beta, self.ce, self.temperature)
+        return Objective(self.kl, self.reverse_kl, self.jsd, self.jsd_beta, self.ce, self.temperature)
 
     @property
     def sampled_at(self) -> tuple[float, ...]:
@@ -233,7 +241,7 @@ class HealSettings:
     @property
     def tokens_a_step(self) -> int:
         """Tokens between two updates."""
-        return self.batch * self.length * self.accumulate
+        return self.batch_size * self.sequence_length * self.gradient_accumulation
 
     @property
     def steps(self) -> int:

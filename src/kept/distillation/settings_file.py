@@ -28,6 +28,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+RENAMED = {
+    "batch": "batch_size",
+    "length": "sequence_length",
+    "accumulate": "gradient_accumulation",
+    "rate": "learning_rate",
+    "schedule": "lr_schedule",
+    "decay": "weight_decay",
+    "clip": "max_grad_norm",
+    "reverse": "reverse_kl",
+    "checkpointing": "gradient_checkpointing",
+    "measure_every": "eval_every",
+    "beta": "jsd_beta",
+    "field": "text_field",
+}
+"""Former names of settings."""
+
 SIZES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 """What a number of tokens may end with."""
 
@@ -39,6 +55,9 @@ def load_settings(path: str | Path, **overrides: Any) -> HealSettings:  # noqa: 
 
 def settings_from(table: Mapping[str, Any], **overrides: Any) -> HealSettings:  # noqa: ANN401 - values of any key
     """Settings from the keys of a TOML table. Raises RecipeError for an unknown key, a wrong type or a missing one."""
+    former = next((key for key in table if key in RENAMED), None)
+    if former is not None:
+        raise RecipeError(f"{former}: is now {RENAMED[former]}")
     hints = {f.name: str(f.type) for f in fields(HealSettings)}
     given: dict[str, Any] = {
         key: _value(key, value, hints[key])

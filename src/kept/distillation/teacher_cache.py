@@ -92,7 +92,7 @@ class TeacherCache:
         """The rows of a mixture that are here. Raises InputError where `about` counts others."""
         counts = self.about["counts"]
         if len(counts) == len(mixture.names):
-            rows = PackedRows(mixture, self.about["length"], counts)
+            rows = PackedRows(mixture, self.about["sequence_length"], counts)
             if len(rows) == self.about["rows"]:
                 return rows
         raise InputError(f"{self.path}: is no longer what was written (it counts other rows); remove it")
@@ -104,7 +104,7 @@ class TeacherCache:
         return found
 
     def require(self, wanted: Mapping[str, Any]) -> None:
-        """Raise InputError where the cache is of something else: a teacher, texts, a length, ..."""
+        """Raise InputError where the cache is of something else: a teacher, texts, a sequence length, ..."""
         for key, value in wanted.items():
             if self.about.get(key) != value:
                 short = isinstance(value, int | float)
@@ -133,7 +133,7 @@ class TeacherCache:
 
 def _mapped_rows(file: Path, about: Mapping[str, Any]) -> NDArray[np.void]:
     """Map the rows. Raises what reading anything else than what was written trips over."""
-    shape = whole(about["rows"]), whole(about["length"])
+    shape = whole(about["rows"]), whole(about["sequence_length"])
     kept = entry(whole(about["k"]), whole(about["vocabulary"]))
     if any(whole(count) < 0 for count in listed(about["counts"])) or not 0 < number(about["temperature"]) < math.inf:
         raise ValueError("a count or the temperature is none")
@@ -209,7 +209,7 @@ def write(
 
 def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
     """How many rows an interrupted run of the same writing has put on the disk; what lies behind them is cut off."""
-    row = about["length"] * entry(about["k"], about["vocabulary"]).itemsize
+    row = about["sequence_length"] * entry(about["k"], about["vocabulary"]).itemsize
     done = _done(part, about)
     if file.tell() < done * row:
         done = 0  # the file is shorter than the progress file says

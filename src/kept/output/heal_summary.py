@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LOSSES = {
     "kl": "KL from the teacher, nats a token",
-    "reverse": "reverse KL, nats a token",
+    "reverse_kl": "reverse KL, nats a token",
     "jsd": "Jensen-Shannon divergence, nats a token",
     "ce": "cross-entropy with the text, nats a token",
     "hidden": "error of the streams",
@@ -53,7 +53,7 @@ def ends(measured: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, 
 
 def main_loss(one: Record) -> str:
     """The loss that says most: the divergence from the teacher where it was measured, else what is minimised."""
-    return next((key for key in ("kl", "jsd", "reverse") if key in one), minimised(one))
+    return next((key for key in ("kl", "jsd", "reverse_kl") if key in one), minimised(one))
 
 
 def minimised(one: Record) -> str:
@@ -103,12 +103,12 @@ def in_words(healed: Record) -> str:
 def asked(healed: Record) -> str:
     """What learned, from whom and on what, and the settings that decide the result."""
     settings = mapped(healed["settings"])
-    rows = whole(settings["batch"]) * whole(settings["accumulate"])
-    how = f"rate {number(settings['rate']):g}, {text(settings['schedule'])}; {text(settings['precision'])}"
+    rows = whole(settings["batch_size"]) * whole(settings["gradient_accumulation"])
+    how = f"rate {number(settings['learning_rate']):g}, {text(settings['lr_schedule'])}; {text(settings['precision'])}"
     what = f"{text(settings['train'])}{_parameters(healed)}{_whose(settings)}"
     return (
         f"What learned: {what}; on: {heard(healed)}{_corpus(healed)}.{_talks(healed)} "
-        f"Rows of {whole(settings['length']):,} tokens, {rows} a step; {how}."
+        f"Rows of {whole(settings['sequence_length']):,} tokens, {rows} a step; {how}."
     )
 
 

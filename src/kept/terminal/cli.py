@@ -485,7 +485,7 @@ def tokenizer() -> None:
 @click.option("--size", default=8000, show_default=True, help="Tokens that it has, bytes and special ones among them.")
 @click.option("--like", metavar="MODEL", shell_complete=_folders, help="Cut and write words as this model's tokenizer.")
 @click.option("--kind", metavar="KIND", help="Without a model: byte-level or byte-fallback. [default: byte-level]")
-@click.option("--field", default="text", show_default=True, help="Field or column with the text.")
+@click.option("--text-field", default="text", show_default=True, help="Field or column with the text.")
 @JSON
 def tokenizer_train(texts: tuple[str, ...], out: str, *, as_json: bool, **options: Any) -> None:
     """Train a BPE tokenizer on TEXT.
@@ -494,7 +494,7 @@ def tokenizer_train(texts: tuple[str, ...], out: str, *, as_json: bool, **option
 
     \b
     kept tokenizer train korean/ --like path/to/llama --size 8000 --out out/korean
-    kept tokenizer train corpus.jsonl --field content --kind byte-fallback --out out/own
+    kept tokenizer train corpus.jsonl --text-field content --kind byte-fallback --out out/own
     """
     from kept.tokenizer.train import train_tokenizer
 
@@ -578,9 +578,9 @@ def heal(student: str, *, as_json: bool, **options: Any) -> None:
 
     \b
     kept heal out/plain --teacher path/to/orion --data corpus/ --train norms --tokens 2M --out out/healed
-    kept heal out/plain --teacher path/to/orion --train norms+head --rate 3e-4 --out out/healed
+    kept heal out/plain --teacher path/to/orion --train norms+head --learning-rate 3e-4 --out out/healed
     kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
-    kept heal recipe.toml --rate 3e-4
+    kept heal recipe.toml --learning-rate 3e-4
     torchrun --nproc-per-node 2 -m kept heal recipe.toml
     """
     from kept.commands.heal import heal as mend
@@ -613,15 +613,15 @@ def _keyed(recipe: str | None, **named: str | None) -> Iterator[None]:
 
 OF_CACHES = (
     "data",
-    "field",
+    "text_field",
     "chat",
     "chat_template",
     "chat_date",
     "mixture",
     "hold_out",
     "tokens",
-    "batch",
-    "length",
+    "batch_size",
+    "sequence_length",
     "temperature",
     "sample_temperatures",
     "precision",

@@ -646,7 +646,7 @@ def healed(done: HealResult) -> None:
         table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
     console.print(table)
     if not best.step:
-        console.print(f"{NOTHING_BETTER} A lower --rate or more --tokens may help.")
+        console.print(f"{NOTHING_BETTER} A lower --learning-rate or more --tokens may help.")
     hint(f"metrics: {done.run}")
     console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters learned")
     if done.verification is not None:

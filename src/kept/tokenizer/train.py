@@ -56,7 +56,7 @@ def train_tokenizer(
     size: int = 8000,
     kind: str | None = None,
     like: str | Path | None = None,
-    field: str = "text",
+    text_field: str = "text",
     reporter: Reporter | None = None,
 ) -> TrainedTokenizer:
     """Train a BPE tokenizer (arXiv 1508.07909) of `size` tokens on files or directories, and write it to `out`.
@@ -77,7 +77,7 @@ def train_tokenizer(
     directory = None if like is None else small_files(like)
     model = None if directory is None else Bpe.read(directory)
     kind = (kind or BYTE_LEVEL) if model is None else model.kind
-    source = TextSource(tuple(map(Path, texts)), field)
+    source = TextSource(tuple(map(Path, texts)), text_field)
     total = sum(file.nbytes for file in source.files())
     read = {f"text {number}": Path(one) for number, one in enumerate(texts, 1)}
     check_apart(Path(out), read if directory is None else {**read, "the model": directory})

@@ -310,7 +310,10 @@ def said_with(**keys: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ({"text": "x"}, "line 2 has no field 'messages', only text; --field names the one with the list of messages"),
+        (
+            {"text": "x"},
+            "line 2 has no field 'messages', only text; --text-field names the one with the list of messages",
+        ),
         ({"messages": "x"}, "line 2 has no list of messages in 'messages' but \"x\"; mend the line or name another"),
         ([1], 'line 2 is no JSON object; each line is one, as {"messages": [...]}'),
         ({"messages": []}, "line 2: the conversation is empty; remove it"),

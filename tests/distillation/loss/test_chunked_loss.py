@@ -43,10 +43,12 @@ HEADS = st.builds(
 
 @st.composite
 def objectives(draw: st.DrawFn) -> Objective:
-    weights = {name: draw(st.sampled_from([0.0, 0.0, 1.0, 0.3])) for name in ("kl", "reverse", "jsd", "ce")}
+    weights = {name: draw(st.sampled_from([0.0, 0.0, 1.0, 0.3])) for name in ("kl", "reverse_kl", "jsd", "ce")}
     if not any(weights.values()):
         weights[draw(st.sampled_from(sorted(weights)))] = 1.0
-    return Objective(**weights, beta=draw(st.floats(0.05, 0.95)), temperature=draw(st.sampled_from([1.0, 0.5, 3.0])))
+    return Objective(
+        **weights, jsd_beta=draw(st.floats(0.05, 0.95)), temperature=draw(st.sampled_from([1.0, 0.5, 3.0]))
+    )
 
 
 @st.composite
@@ -84,7 +86,7 @@ def test_it_is_the_plain_computation_in_float32(case: Case) -> None:
 @settings(max_examples=60)
 @given(cases(), st.integers(1, 50))
 def test_so_it_is_with_a_cached_teacher(case: Case, k: int) -> None:
-    case = replace(case.to(torch.float64), objective=replace(case.objective, kl=1.0, reverse=0.0, jsd=0.0))
+    case = replace(case.to(torch.float64), objective=replace(case.objective, kl=1.0, reverse_kl=0.0, jsd=0.0))
     cached = top_k(case.teacher, k, case.objective.temperature, case.chunk)
     assert error(run(chunked(case), case, cached), run(plain_loss, case, cached)) < EXACT
 
@@ -92,7 +94,7 @@ def test_so_it_is_with_a_cached_teacher(case: Case, k: int) -> None:
 @settings(max_examples=20)
 @given(cases())
 def test_a_list_of_all_tokens_is_the_live_teacher(case: Case) -> None:
-    case = replace(case.to(torch.float64), objective=replace(case.objective, kl=1.0, reverse=0.0, jsd=0.0))
+    case = replace(case.to(torch.float64), objective=replace(case.objective, kl=1.0, reverse_kl=0.0, jsd=0.0))
     cached = top_k(case.teacher, 50, case.objective.temperature)
     assert error(run(chunked(case), case, cached), run(chunked(case), case, case.teacher)) < EXACT
 
@@ -102,16 +104,16 @@ CASE = Case(
     head_input(7, 3, 30, Head(), torch.Generator().manual_seed(2)),
     torch.tensor([4, 0, 29, 3, -100, 8, 8]),
     torch.tensor([1, 1, 1, 0, 0, 1, 1]),
-    Objective(kl=1.0, reverse=0.5, jsd=0.7, beta=0.3, ce=0.2, temperature=2.0),
+    Objective(kl=1.0, reverse_kl=0.5, jsd=0.7, jsd_beta=0.3, ce=0.2, temperature=2.0),
     chunk=3,
     block=1 << 19,
 )
 
 OTHERS = {
     "kl": replace(CASE.objective, kl=1.001),
-    "reverse": replace(CASE.objective, reverse=0.501),
+    "reverse_kl": replace(CASE.objective, reverse_kl=0.501),
     "jsd": replace(CASE.objective, jsd=0.701),
-    "beta": replace(CASE.objective, beta=0.301),
+    "jsd_beta": replace(CASE.objective, jsd_beta=0.301),
     "ce": replace(CASE.objective, ce=0.201),
     "temperature": replace(CASE.objective, temperature=2.001),
 }
@@ -151,7 +153,7 @@ def test_without_a_token_that_counts_there_is_nothing_to_learn() -> None:
     found = chunked(case)(case.student, case.teacher, case.targets, case.mask, case.objective)
     assert found.tokens == 0
     assert float(found.total.detach()) == float(found.agreement) == 0
-    assert set(found.means) == {"kl", "reverse", "jsd", "ce"}
+    assert set(found.means) == {"kl", "reverse_kl", "jsd", "ce"}
     assert all(not bool(x.any()) for x in torch.autograd.grad(found.total, leaves(case.student)))
 
 
@@ -161,7 +163,7 @@ def test_what_is_reported_are_nats_without_weights() -> None:
     ours, theirs, kept = logits_of(case.student), logits_of(case.teacher), case.mask != 0
     wanted = {
         "kl": plain_losses.forward_kl(theirs, ours, 2.0),
-        "reverse": plain_losses.reverse_kl(theirs, ours, 2.0),
+        "reverse_kl": plain_losses.reverse_kl(theirs, ours, 2.0),
         "jsd": plain_losses.jsd(theirs, ours, 0.3, 2.0),
         "ce": plain_losses.cross_entropy(ours, case.targets),
     }
@@ -330,7 +332,7 @@ def test_text_alone_needs_no_teacher() -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [{"kl": -1.0}, {"ce": math.nan}, {"beta": 0.0}, {"beta": 1.0}, {"temperature": 0.0}],
+    [{"kl": -1.0}, {"ce": math.nan}, {"jsd_beta": 0.0}, {"jsd_beta": 1.0}, {"temperature": 0.0}],
 )
 def test_an_objective_makes_sense(numbers: dict[str, float]) -> None:
     with pytest.raises(InputError):

@@ -43,7 +43,7 @@ def test_a_compiled_run_is_the_eager_one(
 ) -> None:
     """Traced as for the compiler and run by torch: which parts a layer falls into does not depend on what runs them."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    eager = settings(pair, corpus, tmp_path / "eager", train=train, tokens=4 * 128, rate=1e-3)
+    eager = settings(pair, corpus, tmp_path / "eager", train=train, tokens=4 * 128, learning_rate=1e-3)
     heal(eager)
     heal(replace(eager, out=str(tmp_path / "compiled"), compile=True))
     found, wanted = (losses(tmp_path / name) for name in ("compiled", "eager"))

@@ -88,7 +88,7 @@ def test_merging_is_pefts() -> None:
 
 
 def test_it_heals_with_norms_and_writes_plain_weights(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
-    given = {"train": "norms+lora", "lora_rank": 4, "tokens": 40 * 128, "rate": 5e-3}
+    given = {"train": "norms+lora", "lora_rank": 4, "tokens": 40 * 128, "learning_rate": 5e-3}
     done = heal(settings(pair, corpus, tmp_path / "out", **given))
     losses = [one.losses["loss"] for one in done.history]
     assert min(losses) < 0.6 * losses[0]
@@ -102,7 +102,7 @@ def test_it_heals_with_norms_and_writes_plain_weights(pair: tuple[Path, Path], c
 def test_what_is_written_measures_as_it_did(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     done = heal(settings(pair, corpus, tmp_path / "out", train="lora"))
     best = min(one.losses["loss"] for one in done.history)
-    again = settings((pair[0], done.path), corpus, tmp_path / "again", train="lora", tokens=128, rate=1e-9)
+    again = settings((pair[0], done.path), corpus, tmp_path / "again", train="lora", tokens=128, learning_rate=1e-9)
     assert heal(again).history[0].losses["loss"] == pytest.approx(best, rel=1e-5)
 
 

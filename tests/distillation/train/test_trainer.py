@@ -43,13 +43,15 @@ def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, t
 
 def test_a_plateau_ends_a_run_and_the_best_is_written(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     """A rate that ruins what it trains: the best measurement is the first, and its weights are the student's."""
-    given = settings(pair, corpus, tmp_path / "out", rate=3.0, schedule="constant", measure_every=2, patience=2)
+    given = settings(
+        pair, corpus, tmp_path / "out", learning_rate=3.0, lr_schedule="constant", eval_every=2, patience=2
+    )
     done = heal(given)
     found = [one.losses["loss"] for one in done.history]
     best = min(found)
     assert max(found[1:]) > best
     assert len(found) - 1 == found.index(best) + 2 < given.steps // 2, "two measurements after the best, no more"
-    again = heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1, measure_every=1))
+    again = heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1, eval_every=1))
     assert again.history[0].losses["loss"] == pytest.approx(best, rel=1e-6)
 
 
@@ -150,7 +152,13 @@ def test_another_rank_notes_nothing(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- what is wrong
 
 
-@pytest.mark.parametrize("changes", [{"rate": 1e9, "clip": 1e9}, {"rate": 1e9, "clip": 1e9, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 1e9, "max_grad_norm": 1e9},
+        {"learning_rate": 1e9, "max_grad_norm": 1e9, "gradient_accumulation": 2},
+    ],
+)
 def test_a_spike_stops_the_run_with_its_documents(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -162,7 +170,7 @@ def test_a_spike_stops_the_run_with_its_documents(
     message = str(caught.value)
     assert message.startswith(f"step {step + 1}: the loss is ")
     assert "lines.jsonl:" in message
-    assert f"the last good checkpoint is {place}; lower --rate" in message
+    assert f"the last good checkpoint is {place}; lower --learning-rate" in message
     assert "before" not in message.split(";", maxsplit=1)[0], "there were too few steps to know"
     assert not (tmp_path / "out").exists()
 
@@ -209,19 +217,28 @@ def test_near_zero_a_loss_may_rise(
         heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
 
 
-@pytest.mark.parametrize("changes", [{}, {"save_every": 1, "measure_every": 1}])
+@pytest.mark.parametrize("changes", [{}, {"save_every": 1, "eval_every": 1}])
 def test_held_out_losses_that_are_no_number_end_a_run(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, int]
 ) -> None:
-    given = settings(pair, corpus, tmp_path / "out", rate=1e9, clip=1e9, train="all", tokens=128, schedule="constant")
-    ruined = replace(given, warmup=0.0, decay=1e9, **changes)  # type: ignore[arg-type] # numbers
+    given = settings(
+        pair,
+        corpus,
+        tmp_path / "out",
+        learning_rate=1e9,
+        max_grad_norm=1e9,
+        train="all",
+        tokens=128,
+        lr_schedule="constant",
+    )
+    ruined = replace(given, warmup=0.0, weight_decay=1e9, **changes)  # type: ignore[arg-type] # numbers
     with pytest.raises(Diverged, match=r"step 1: the held-out loss is .*; the last good checkpoint is none; lower"):
         heal(ruined)
     assert not (tmp_path / "out").exists()
 
 
 def test_self_with_few_tokens_samples_a_text_to_hold_out(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
-    done = heal(settings(pair, corpus, tmp_path / "out", data=("self",), tokens=1, batch=1))
+    done = heal(settings(pair, corpus, tmp_path / "out", data=("self",), tokens=1, batch_size=1))
     (source,) = done.record["healed"]["sources"].values()
     assert (source["documents"], source["held_out_documents"]) == (1, 1)
 
@@ -230,7 +247,7 @@ def test_a_step_without_a_target_is_a_step(pair: tuple[Path, Path], corpus: Path
     """Rows of one token: where it is its document's last, nothing is learned from it."""
     short = tmp_path / "short.jsonl"
     short.write_text("".join(f'{{"text": "{word}"}}\n' for word in ("fox old", "an once", "was there", "time a")))
-    given = settings(pair, short, tmp_path / "out", hold_out=1, length=1, batch=1, tokens=40)
+    given = settings(pair, short, tmp_path / "out", hold_out=1, sequence_length=1, batch_size=1, tokens=40)
     assert heal(given).history[-1].step == 40
     assert min(losses(tmp_path / "out")) == 0
 
@@ -264,7 +281,7 @@ def test_other_settings_do_not_go_on(
     given = settings(pair, corpus, tmp_path / "out")
     interrupted(given, monkeypatch, 6)
     with pytest.raises(InputError, match=r"is a run with other settings \(rate\)"):
-        heal(replace(given, rate=1e-4))
+        heal(replace(given, learning_rate=1e-4))
 
 
 def test_other_texts_do_not_go_on(
@@ -335,14 +352,14 @@ def test_a_run_that_never_began_is_in_nobody_s_way(
     given = settings(pair, corpus, tmp_path / "out")
     interrupted(given, monkeypatch, 2)
     assert len(losses(tmp_path / "out")) == 2
-    heal(replace(given, rate=1e-4))
+    heal(replace(given, learning_rate=1e-4))
     assert len(losses(tmp_path / "out")) == 12
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"length": 1000}, InputError, "length: is 1000, .* has 128 positions; make rows shorter"),
+        ({"sequence_length": 1000}, InputError, "sequence_length: is 1000, .* has 128 positions; make rows shorter"),
         ({"hold_out": 0.0}, RecipeError, "hold_out: is 0.0, it must be above 0"),
         (
             {"train": "new"},
@@ -351,7 +368,7 @@ def test_a_run_that_never_began_is_in_nobody_s_way(
         ),
         ({"teacher": "/nowhere/teacher"}, CheckpointError, "/nowhere/teacher: is no directory"),
         ({"student": "/nowhere/student"}, CheckpointError, "/nowhere/student: is no directory"),
-        ({"rate": -1.0}, RecipeError, "rate: is -1.0, it must be above 0"),
+        ({"learning_rate": -1.0}, RecipeError, "learning_rate: is -1.0, it must be above 0"),
         ({"teacher": None}, RecipeError, "teacher: is None, it must be a checkpoint"),
         ({"train": "nrms"}, InputError, "names no weight"),
         ({"train": "lora", "lora_rank": 10**9}, InputError, "lora_rank: is 1000000000, no matrix has a rank above"),
@@ -474,6 +491,13 @@ def test_two_runs_write_the_same_bytes(pair: tuple[Path, Path], corpus: Path, tm
 
 @pytest.mark.parametrize("error", ["mse", "cosine"])
 def test_streams_are_matched_too(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, error: str) -> None:
-    streams = {"kl": 0.0, "hidden": 1.0, "hidden_error": error, "train": "all", "rate": 1e-3, "tokens": 30 * 128}
+    streams = {
+        "kl": 0.0,
+        "hidden": 1.0,
+        "hidden_error": error,
+        "train": "all",
+        "learning_rate": 1e-3,
+        "tokens": 30 * 128,
+    }
     found = [one.losses["hidden"] for one in heal(settings(pair, corpus, tmp_path / "out", **streams)).history]
     assert min(found) < 0.7 * found[0]

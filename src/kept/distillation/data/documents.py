@@ -184,8 +184,8 @@ def _lacks(found: object, source: TextSource) -> str:
         return "is no JSON object; each line is one, as {" + f'"{field}": {value}' + "}"
     if field in found:
         short = json.dumps(found[field])[:40]
-        return f"has no {what} in {field!r} but {short}; mend the line or name another with --field"
-    return f"has no field {field!r}, only {', '.join(found) or 'none'}; --field names the one with the {what}"
+        return f"has no {what} in {field!r} but {short}; mend the line or name another with --text-field"
+    return f"has no field {field!r}, only {', '.join(found) or 'none'}; --text-field names the one with the {what}"
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -206,7 +206,8 @@ def _parquet(path: Path, source: TextSource) -> Iterator[Place]:
         if not source.wants(row[source.field]):
             what = "text" if source.talks is None else "list of messages"
             raise InputError(
-                f"{path}: row {number} has no {what} in {source.field!r}; drop it or name another column with --field"
+                f"{path}: row {number} has no {what} in {source.field!r}; "
+                "drop it or name another column with --text-field"
             )
         yield number, source.content(row), share
 
@@ -215,7 +216,7 @@ def _columns(path: Path, source: TextSource, names: Sequence[str]) -> list[str]:
     """Return the columns to read. Raises InputError if the source's field is not among `names`."""
     if source.field not in names:
         raise InputError(
-            f"{path}: has no column {source.field!r}, only {', '.join(names)}; --field names the one with the text"
+            f"{path}: has no column {source.field!r}, only {', '.join(names)}; --text-field names the one with the text"
         )
     return [source.field] if source.talks is None else source.talks.columns(source.field, names)
 

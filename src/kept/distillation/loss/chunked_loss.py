@@ -83,7 +83,7 @@ def _check(student: HeadInput, teacher: HeadInput | TopK | None, objective: Obje
         )
     if not isinstance(teacher, TopK):
         return
-    if objective.reverse or objective.jsd:
+    if objective.reverse_kl or objective.jsd:
         raise InputError("a cached teacher has its top-k tokens only, enough for `kl` and `ce`: use a running teacher")
     if objective.kl and teacher.temperature != objective.temperature:
         raise InputError(

@@ -70,7 +70,7 @@ def jsd(pair: SoftenedPair, beta: float) -> tuple[Tensor, Tensor]:
 
 DIVERGENCES: Mapping[str, Callable[[SoftenedPair, float], tuple[Tensor, Tensor]]] = {
     "kl": lambda pair, _: forward_kl(pair),
-    "reverse": lambda pair, _: reverse_kl(pair),
+    "reverse_kl": lambda pair, _: reverse_kl(pair),
     "jsd": jsd,
 }
 """Divergences from a full teacher distribution, by setting; the second argument is beta."""

@@ -31,9 +31,9 @@ class Objective:
     """
 
     kl: float = 1.0
-    reverse: float = 0.0
+    reverse_kl: float = 0.0
     jsd: float = 0.0
-    beta: float = 0.5
+    jsd_beta: float = 0.5
     ce: float = 0.0
     temperature: float = 1.0
 
@@ -42,15 +42,17 @@ class Objective:
         for name, weight in {**self.divergences, "ce": self.ce}.items():
             if not 0 <= weight < math.inf:
                 raise InputError(f"the weight of {name} is {weight}, it must be 0 or above")
-        if not 0 < self.beta < 1:
-            raise InputError(f"beta is {self.beta}, it must be between 0 and 1; its limits are `kl` and `reverse`")
+        if not 0 < self.jsd_beta < 1:
+            raise InputError(
+                f"jsd_beta is {self.jsd_beta}, it must be between 0 and 1; the limits are `kl` and `reverse_kl`"
+            )
         if not 0 < self.temperature < math.inf:
             raise InputError(f"the temperature is {self.temperature}, it must be above 0")
 
     @property
     def divergences(self) -> dict[str, float]:
         """The weights of the losses that need a teacher."""
-        return {"kl": self.kl, "reverse": self.reverse, "jsd": self.jsd}
+        return {"kl": self.kl, "reverse_kl": self.reverse_kl, "jsd": self.jsd}
 
     @property
     def needs_teacher(self) -> bool:
@@ -100,7 +102,7 @@ def _divergences(
     gradients: list[Tensor] = []
     for name, weight in objective.divergences.items():
         if weight:
-            values[name], gradient_RV = DIVERGENCES[name](pair, objective.beta)
+            values[name], gradient_RV = DIVERGENCES[name](pair, objective.jsd_beta)
             gradients.append(_scale(gradient_RV, weight))
     for other_RV in gradients[1:]:
         gradients[0].add_(other_RV)

@@ -116,7 +116,9 @@ class Trainer:
     def __post_init__(self) -> None:
         """Make the optimiser, and go to where an earlier run of the same command stopped."""
         groups = _groups(self.student)
-        self.optimiser = AdamW(groups, lr=self.settings.rate, weight_decay=self.settings.decay, fused=True)
+        self.optimiser = AdamW(
+            groups, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
+        )
         if self.ranks.first:
             clear(self.states.directory)
         newest = self.states.newest()
@@ -147,7 +149,7 @@ class Trainer:
             found = self._update()
             self.step += 1
             self._note("step", found, time.monotonic() - begun)
-            if self.step % self.settings.measure_every == 0 or self.step == self.settings.steps:
+            if self.step % self.settings.eval_every == 0 or self.step == self.settings.steps:
                 self._measure()
             if self._decision.save or self.step % self.settings.save_every == 0:
                 self._save()
@@ -160,13 +162,13 @@ class Trainer:
     def _update(self) -> dict[str, float]:
         """One step: gradients of every part of the batch, clipped, and the weights moved."""
         settings, sums = self.settings, {}  # type: tuple[HealSettings, dict[str, float]]
-        rate = settings.rate * factor(
-            self.step, settings.steps, math.ceil(settings.warmup * settings.steps), settings.schedule
+        rate = settings.learning_rate * factor(
+            self.step, settings.steps, math.ceil(settings.warmup * settings.steps), settings.lr_schedule
         )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        first = self.step * settings.accumulate
-        parts = [self.stream.at(first + i) for i in range(settings.accumulate)]
+        first = self.step * settings.gradient_accumulation
+        parts = [self.stream.at(first + i) for i in range(settings.gradient_accumulation)]
         tokens = max(1.0, sum(float(part.mask_BT.sum()) for part in parts))
         for i, part in enumerate(parts):
             if self.ranks.count > 1:
@@ -176,12 +178,12 @@ class Trainer:
             torch.autograd.backward(found.total * (found.tokens / tokens * self.ranks.count))
             _add(sums, found)
         self.student.keep_rows()
-        norm = float(whole(clip_grad_norm_(self.student.parameters(), settings.clip)))
+        norm = float(whole(clip_grad_norm_(self.student.parameters(), settings.max_grad_norm)))
         means = self._means(sums, tokens)
         self._check(means["loss"], norm, parts)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return {**means, "gradient": norm, "rate": rate}
+        return {**means, "gradient": norm, "learning_rate": rate}
 
     def _share(self, batch: Batch) -> Batch:
         """This rank's rows of a batch; one without any runs a row that does not count."""
@@ -323,7 +325,7 @@ class Trainer:
     def _diverged(self, what: str, way_out: str) -> Diverged:
         self.states.settle()
         last = self.states.newest() or "none"
-        return Diverged(f"{what}; the last good checkpoint is {last}; lower --rate, or {way_out}")
+        return Diverged(f"{what}; the last good checkpoint is {last}; lower --learning-rate, or {way_out}")
 
     def _note(self, kind: str, found: Mapping[str, object], seconds: float = 0.0) -> None:
         speed = {"tokens_per_second": self.settings.tokens_a_step / seconds} if seconds else {}
