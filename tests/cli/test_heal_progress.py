@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("cache")
 
 SMALL = [
-    "--batch-size-size",
+    "--batch-size",
     "4",
     "--sequence-length",
     "32",
@@ -69,7 +69,9 @@ def test_the_command_line_of_the_documentation(pair: tuple[Path, Path], corpus: 
 def test_flags_win_over_a_recipe(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     rows = {"student": pair[1], "teacher": pair[0], "data": corpus, "out": tmp_path / "out", "tokens": "1K"}
-    recipe.write_text("".join(f"{k} = '{v}'\n" for k, v in rows.items()) + "batch = 4\nlength = 32\ncompile = true\n")
+    recipe.write_text(
+        "".join(f"{k} = '{v}'\n" for k, v in rows.items()) + "batch_size = 4\nsequence_length = 32\ncompile = true\n"
+    )
     result = run("heal", recipe, "--tokens", "512", "--no-compile", "--json")
     assert result.exit_code == 0, result.output
     asked = read_json(tmp_path / "out" / "kept.json")["healed"]["settings"]

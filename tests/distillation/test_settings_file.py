@@ -188,7 +188,7 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 def test_settings_made_in_python_are_held_to_their_kinds() -> None:
     with pytest.raises(RecipeError, match="data: is 'corpus', it must be a list of texts in quotes"):
         HealSettings(**ENDS, data="corpus")
-    with pytest.raises(RecipeError, match=r"batch: is 8\.5, it must be a whole number"):
+    with pytest.raises(RecipeError, match=r"batch_size: is 8\.5, it must be a whole number"):
         HealSettings(**ENDS, batch_size=8.5)  # type: ignore[arg-type]
 
 

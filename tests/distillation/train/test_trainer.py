@@ -280,7 +280,7 @@ def test_other_settings_do_not_go_on(
 ) -> None:
     given = settings(pair, corpus, tmp_path / "out")
     interrupted(given, monkeypatch, 6)
-    with pytest.raises(InputError, match=r"is a run with other settings \(rate\)"):
+    with pytest.raises(InputError, match=r"is a run with other settings \(learning_rate\)"):
         heal(replace(given, learning_rate=1e-4))
 
 
