@@ -45,13 +45,13 @@ def test_centred_is_a_fact_about_weights_and_no_fact_of_a_format() -> None:
 def test_what_layers_share_is_one_fact() -> None:
     table = facts(plain_spec(3))
     assert table["depth"] == 3
-    assert table["layers.*.mixer.heads"] == 2
-    assert table["layers.*.mixer.rope.theta"] == 100.0
+    assert table["layers.*.mixer.attention.heads"] == 2
+    assert table["layers.*.mixer.attention.rope.theta"] == 100.0
     assert not any(isinstance(value, PerLayer) for value in table.values())
 
 
 def test_what_layers_do_not_share_is_a_value_for_each() -> None:
-    spec = with_layer(plain_spec(3), 1, mlp_norm=None, parallel=True)
+    spec = with_layer(plain_spec(3), 1, mlp_norm=None, parallel=True, shared_norm=True)
     table = facts(spec)
     assert table["layers.*.parallel"] == PerLayer((False, True, False))
     assert table["layers.*.mlp_norm"] == PerLayer(("Norm", None, "Norm"))
@@ -67,7 +67,7 @@ def test_missing_facts_take_the_defaults() -> None:
 
 def test_a_fact_without_a_default_is_not_made_up() -> None:
     table = facts(plain_spec())
-    del table["layers.*.mixer.heads"]
+    del table["layers.*.mixer.attention.heads"]
     with pytest.raises(AssertionError, match="heads"):
         build_spec(table)
 
@@ -79,8 +79,8 @@ def test_equal_tables_have_no_differences() -> None:
 def test_a_difference_in_all_layers_is_one_violation() -> None:
     spec = with_mixer(plain_spec(), o_bias=True)
     (violation,) = differences(facts(spec), facts(plain_spec()))
-    assert violation == Violation("layers.*.mixer.o_bias", found=True, needs=False)
-    assert str(violation).endswith("mixer.o_bias is True, the target has False")
+    assert violation == Violation("layers.*.mixer.attention.o_bias", found=True, needs=False)
+    assert str(violation).endswith("mixer.attention.o_bias is True, the target has False")
 
 
 def test_a_difference_in_some_layers_names_the_first() -> None:
@@ -88,11 +88,11 @@ def test_a_difference_in_some_layers_names_the_first() -> None:
     for i in (2, 3):
         spec = with_layer(spec, i, mixer=replace(spec.layers[i].mixer, window=5))
     (violation,) = differences(facts(spec), facts(plain_spec(4)))
-    assert (violation.where, violation.layer) == ("layers.2.mixer.window", 2)
-    assert str(violation) == "layers.2.mixer.window is 5, the target has none"
+    assert (violation.where, violation.layer) == ("layers.2.mixer.attention.window", 2)
+    assert str(violation) == "layers.2.mixer.attention.window is 5, the target has none"
 
 
 def test_only_the_outermost_difference_is_reported() -> None:
     spec = with_mixer(plain_spec(), rope=None)
-    assert [v.path for v in differences(facts(spec), facts(plain_spec()))] == ["layers.*.mixer.rope"]
-    assert [v.path for v in differences(facts(plain_spec()), facts(spec))] == ["layers.*.mixer.rope"]
+    assert [v.path for v in differences(facts(spec), facts(plain_spec()))] == ["layers.*.mixer.attention.rope"]
+    assert [v.path for v in differences(facts(plain_spec()), facts(spec))] == ["layers.*.mixer.attention.rope"]

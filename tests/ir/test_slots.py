@@ -97,15 +97,15 @@ def test_each_mlp_bias_is_one_slot(which: str) -> None:
 
 def test_grouped_heads_have_their_own_space() -> None:
     found = slots(with_mixer(plain_spec(1), heads=6, kv_heads=2, head_dim=4))
-    assert found["layers.0.mixer.q.weight"] == Slot((24, 8), (Space.QUERIES, RESIDUAL))
-    assert found["layers.0.mixer.k.weight"] == Slot((8, 8), (Space.KEYS, RESIDUAL))
-    assert found["layers.0.mixer.o.weight"] == Slot((8, 24), (RESIDUAL, Space.QUERIES))
+    assert found["layers.0.mixer.q.weight"] == Slot((24, 8), (Space.QUERIES, RESIDUAL), "matrix")
+    assert found["layers.0.mixer.k.weight"] == Slot((8, 8), (Space.KEYS, RESIDUAL), "matrix")
+    assert found["layers.0.mixer.o.weight"] == Slot((8, 24), (RESIDUAL, Space.QUERIES), "matrix")
 
 
 def test_fused_projections_hold_their_parts() -> None:
     found = slots(with_mlp(with_mixer(plain_spec(1), heads=6, fused=True), fused=True))
-    assert found["layers.0.mixer.qkv.weight"] == Slot((24 + 8 + 8, 8), (Space.FUSED, RESIDUAL))
-    assert found["layers.0.mlp.gate_up.weight"] == Slot((24, 8), (Space.CHANNELS, RESIDUAL))
+    assert found["layers.0.mixer.qkv.weight"] == Slot((24 + 8 + 8, 8), (Space.FUSED, RESIDUAL), "matrix")
+    assert found["layers.0.mlp.gate_up.weight"] == Slot((24, 8), (Space.CHANNELS, RESIDUAL), "matrix")
 
 
 @pytest.mark.parametrize(("scope", "shape"), [("shared", (4,)), ("own", (6, 4)), ("full", (24,))])
@@ -116,7 +116,7 @@ def test_query_norms_by_scope(scope: str, shape: tuple[int, ...]) -> None:
 
 
 def test_a_shared_norm_is_read_by_mixer_and_mlp() -> None:
-    (shared, final) = readings(with_layer(plain_spec(1), 0, mlp_norm=None, parallel=True))
+    (shared, final) = readings(with_layer(plain_spec(1), 0, mlp_norm=None, parallel=True, shared_norm=True))
     assert shared.projections == tuple(f"layers.0.{n}" for n in ("mixer.q", "mixer.k", "mixer.v", "mlp.gate", "mlp.up"))
     assert final.projections == ("head",)
 

@@ -174,7 +174,7 @@ def test_learned_positions_count_from_the_first_real_token() -> None:
 def test_parallel_blocks_read_the_same_stream() -> None:
     sequential = plain_spec(1)
     parallel = with_layer(sequential, 0, parallel=True)
-    shared = with_layer(parallel, 0, mlp_norm=None)
+    shared = with_layer(parallel, 0, mlp_norm=None, shared_norm=True)
     program, tokens = random_program(sequential), tokens_of(6)
     both = replace(program, spec=parallel)
     one = program.updated(shared, {})

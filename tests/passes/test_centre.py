@@ -38,11 +38,13 @@ from support.specs import specs, with_layer
 if TYPE_CHECKING:
     from kept.ir.program import Program
 
+PARALLEL = ir.Layer(MIXER, GATED, LAYER_NORM, None, parallel=True, shared_norm=True)
+
 SPECS = {
     "sequential": layer_spec(),
     "plain MLP": layer_spec(mlp=PLAIN),
     "learned positions": layer_spec(positions=40),
-    "parallel": replace(layer_spec(), layers=(ir.Layer(MIXER, GATED, LAYER_NORM, None, parallel=True),) * 2),
+    "parallel": replace(layer_spec(), layers=(PARALLEL,) * 2),
     "fused": layer_spec(replace(MIXER, fused=True), replace(GATED, fused=True)),
     "no gain": layer_spec(norm=ir.Norm("layer", 1e-3, gain=False)),
 }

@@ -99,7 +99,9 @@ def sources() -> dict[str, Program]:
             rms_spec(replace(PARTIAL, fused=True, window=12), replace(GATED, fused=True), head=ir.Head(tied=True)),
             bias=True,
         ),
-        "phi": map_layers(layer_spec(PARTIAL, PLAIN), lambda layer: replace(layer, parallel=True, mlp_norm=None)),
+        "phi": map_layers(
+            layer_spec(PARTIAL, PLAIN), lambda layer: replace(layer, parallel=True, mlp_norm=None, shared_norm=True)
+        ),
         "gpt2": layer_spec(replace(MIXER, rope=None, fused=True), PLAIN, positions=40, head=ir.Head(tied=True)),
         "tied": layer_spec(PARTIAL, head=ir.Head(tied=True)),
         "granite": replace(

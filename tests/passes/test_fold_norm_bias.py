@@ -32,7 +32,7 @@ from support.pass_helpers import (
 from support.specs import specs, with_layer
 
 UNBIASED = ir.Attention(4, 2, 8, ir.Rope(100.0, 8))
-SHARED = ir.Layer(MIXER, GATED, LAYER_NORM, None, parallel=True)
+SHARED = ir.Layer(MIXER, GATED, LAYER_NORM, None, parallel=True, shared_norm=True)
 
 SPECS = {
     "biases there": layer_spec(),

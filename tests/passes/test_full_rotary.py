@@ -165,9 +165,9 @@ def test_everything_of_a_head_is_permuted_alike(part: str, rope: ir.Rope) -> Non
 @pytest.mark.parametrize(
     ("scaling", "kind"),
     [
-        (ir.Yarn(4.0, 8), "Yarn"),
-        (ir.Llama3(4.0, 1.0, 4.0, 8), "Llama3"),
-        (ir.Dynamic(2.0, 8), "Dynamic"),
+        (ir.Yarn(4.0, 8), "yarn"),
+        (ir.Llama3(4.0, 1.0, 4.0, 8), "llama3"),
+        (ir.Dynamic(2.0, 8), "dynamic"),
     ],
 )
 def test_partial_rotation_with_another_scaling_is_refused(scaling: ir.Scaling, kind: str) -> None:

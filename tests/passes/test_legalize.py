@@ -333,7 +333,7 @@ def test_gpt2_is_refused_with_every_reason(tmp_path: Path) -> None:
     said = refused(program_of(write_checkpoint(tmp_path / "source", "gpt2")))
     assert said == (
         "positions: positions are learned, and the target has no table of them; "
-        f"every layer's mixer.rope: queries and keys are not rotated, and the target always rotates; {NO_MAP}"
+        f"every layer's mixer.attention.rope: queries and keys are not rotated, and the target always rotates; {NO_MAP}"
     )
 
 
@@ -347,7 +347,7 @@ def test_parallel_residuals_are_refused(tmp_path: Path) -> None:
 def test_query_key_norms_are_refused(tmp_path: Path) -> None:
     said = refused(program_of(write_checkpoint(tmp_path / "source", "stablelm", qk_layernorm=True)))
     why = "queries and keys are normalised, which no weights of the target can do"
-    assert said == f"every layer's mixer.qk_norm: {why}; {NO_MAP}"
+    assert said == f"every layer's mixer.attention.qk_norm: {why}; {NO_MAP}"
 
 
 @pytest.mark.parametrize("name", ["mistral", "starcoder2"])
@@ -387,7 +387,7 @@ ODD = {
     ),
     "capped scores": (
         with_mixer(rms_spec(), softcap=20.0),
-        "every layer's mixer.softcap: scores are capped by a tanh in one of the two models only",
+        "every layer's mixer.attention.softcap: scores are capped by a tanh in one of the two models only",
     ),
     "capped logits": (
         rms_spec(head=ir.Head(softcap=20.0)),
@@ -395,15 +395,15 @@ ODD = {
     ),
     "two rotations": (
         with_layer(rms_spec(), 1, mixer=replace(MIXER, rope=ir.Rope(50.0, 8))),
-        "layers.1.mixer.rope.theta is 50.0, the target has 100.0",
+        "layers.1.mixer.attention.rope.theta is 50.0, the target has 100.0",
     ),
     "two sizes": (
         with_layer(rms_spec(), 1, mlp=replace(GATED, size=20)),
-        "layers.1.mlp.size is 20, the target has 24",
+        "layers.1.mlp.dense.size is 20, the target has 24",
     ),
     "width and heads": (
         with_mixer(rms_spec(), heads=6, kv_heads=2),
-        "layers.0.mixer.heads is 6, the target has a divisor of the width 16",
+        "layers.0.mixer.attention.heads is 6, the target has a divisor of the width 16",
     ),
 }
 
@@ -419,7 +419,7 @@ def test_what_no_pass_removes_is_refused_with_its_reason(name: str) -> None:
 def test_a_rotation_that_no_pass_makes_whole_is_refused() -> None:
     rope = ir.Rope(100.0, 4, scaling=ir.Yarn(2.0, 20))
     said = refused(unread(rms_spec(replace(MIXER, rope=rope))))
-    assert said.startswith("full-rotary: layers.0.mixer.rope: rotates 4 of 8 dimensions with Yarn scaling; ")
+    assert said.startswith("full-rotary: layers.0.mixer.rope: rotates 4 of 8 dimensions with yarn scaling; ")
 
 
 EVERYTHING = layer_spec(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def shared(spec: ir.Spec) -> ir.Spec:
     """The spec with parallel blocks, each with one norm."""
-    return replace(spec, layers=tuple(replace(layer, parallel=True, mlp_norm=None) for layer in spec.layers))
+    return replace(
+        spec, layers=tuple(replace(layer, parallel=True, mlp_norm=None, shared_norm=True) for layer in spec.layers)
+    )
 
 
 def test_the_function_is_kept_and_only_norms_are_new() -> None:
@@ -43,7 +45,7 @@ def test_any_shared_norm(spec: ir.Spec) -> None:
 
 def test_only_the_layers_that_share_change() -> None:
     spec = layer_spec()
-    first = replace(spec.layers[0], parallel=True, mlp_norm=None)
+    first = replace(spec.layers[0], parallel=True, mlp_norm=None, shared_norm=True)
     program = random_program(replace(spec, layers=(first, *spec.layers[1:])))
     assert rewritten(program, keeps(SeparateNorms(), program)) == {"layers.0.mlp_norm.gain", "layers.0.mlp_norm.bias"}
 

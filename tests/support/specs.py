@@ -138,6 +138,7 @@ def layers(draw: DrawFn) -> ir.Layer:
         draw(before),
         mlp_norm,
         parallel,
+        shared,
         mixer_post_norm=draw(behind),
         mlp_post_norm=draw(behind),
         residual_multiplier=draw(multipliers()),

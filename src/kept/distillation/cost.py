@@ -169,7 +169,8 @@ def student_operations(spec: Spec, learned: Trainable, length: int, *, again: bo
     """
     learning = spec.layers[first_learned(learned, spec.depth) :]
     back = sum(
-        _layer_operations(layer, spec.width, length) + 1.5 * _attention_operations(layer, length) for layer in learning
+        _layer_operations(layer, spec.width, length) + 1.5 * _score_operations(layer, spec.width, length)
+        for layer in learning
     )
     twice = sum(_layer_operations(layer, spec.width, length) for layer in learning) if again else 0.0
     head = _head_operations(spec) if learning or any("final_norm" in name for name in learned.slots) else 0.0
@@ -195,25 +196,23 @@ def first_learned(learned: Trainable, depth: int) -> int:
 
 
 def kept_values(layer: Layer, width: int, *, learns: bool) -> int:
-    """Values a token that a layer keeps for its backward: what its norms and products were given.
+    """Return the values per token that a layer keeps for its backward pass: inputs of its norms and products.
 
-    Norms keep the stream and what they made of it, attention Q, 2 K and what it put out, a gated MLP three values a
-    channel. Matrices that learn keep what they read too: both norms' outputs and the MLP's product.
+    Each branch's norm keeps the stream and its own output, a post-norm its input. Trainable matrices keep their inputs.
     """
-    mixer, mlp = layer.mixer, layer.mlp
-    queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
-    of_norms = 4 + (layer.mixer_post_norm is not None) + (layer.mlp_post_norm is not None)
-    kept = of_norms * width + 2 * queries + 2 * keys + (3 if mlp.gated else 1) * mlp.size
-    return kept + (2 * width + mlp.size if learns else 0)
+    costs = [branch.op.cost(width, 1) for branch in layer.branches]
+    norms = sum(2 + (branch.post_norm is not None) for branch in layer.branches)
+    kept = norms * width + sum(cost.kept_values for cost in costs)
+    return kept + (sum(cost.inputs for cost in costs) if learns else 0)
 
 
 def _layer_operations(layer: Layer, width: int, length: int) -> float:
-    matrices = sum(math.prod(slot.shape) for _, slot in layer_slots(layer, width) if len(slot.shape) == 2)
-    return 2.0 * matrices + _attention_operations(layer, length)
+    return sum(branch.op.cost(width, length).total_flops for branch in layer.branches)
 
 
-def _attention_operations(layer: Layer, length: int) -> float:
-    return 2.0 * layer.mixer.heads * layer.mixer.head_dim * min(length, layer.mixer.window or length)
+def _score_operations(layer: Layer, width: int, length: int) -> float:
+    costs = (branch.op.cost(width, length) for branch in layer.branches)
+    return sum(cost.score_flops * cost.pairs for cost in costs)
 
 
 def _head_operations(spec: Spec) -> float:
@@ -236,8 +235,13 @@ def _activations(asked: RunShape, tokens: int) -> float:
     if asked.settings.gradient_checkpointing:
         kept = [spec.width for one in kept if one] + [max(kept)]
     streams = spec.depth * spec.width * (2 if asked.settings.hidden else 0)
-    computing = max(2 * layer.mlp.size + 4 * spec.width for layer in spec.layers)
+    computing = max(_peak_values(layer, spec.width) for layer in spec.layers)
     return float(tokens * width * (sum(kept) + streams + computing))
+
+
+def _peak_values(layer: Layer, width: int) -> int:
+    """Return the values per token that exist only while a layer runs."""
+    return 4 * width + sum(branch.op.cost(width, 1).peak_values for branch in layer.branches)
 
 
 def _logits(asked: RunShape, tokens: int, cluster: Cluster) -> float:

@@ -45,8 +45,7 @@ def batches(spec: Spec, lengths: Sequence[int]) -> Iterator[list[int]]:
 
     Where a rotation depends on the length of what runs, only equal lengths run together.
     """
-    ropes = (layer.mixer.rope for layer in spec.layers)
-    even = any(rope is not None and isinstance(rope.scaling, Dynamic | LongRope) for rope in ropes)
+    even = any(isinstance(rope.scaling, Dynamic | LongRope) for rope in spec.ropes())
     some: list[int] = []
     for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
         full = some and (len(some) + 1) * lengths[some[0]] > BATCH_TOKENS

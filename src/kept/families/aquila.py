@@ -9,14 +9,14 @@ from kept.families.items import DerivedFact, Flag, Number, SpecialTokens, split_
 from kept.families.lengths import published_rule
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family
 
 AQUILA = Family(
     name="aquila",
     architecture="AquilaForCausalLM",
     items=(
         *DECODER,
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-5),

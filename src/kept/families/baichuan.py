@@ -13,7 +13,7 @@ from kept.errors import CheckpointError
 from kept.families.items import Always, DerivedFact, Flag, Number, SpecialTokens, as_many_as_queries, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import FixedRotary
-from kept.families.table import Family, L, linear
+from kept.families.table import ATTENTION, Family, linear
 
 if TYPE_CHECKING:
     from kept.families.config import Config
@@ -80,9 +80,9 @@ BAICHUAN = Family(
         *DECODER[:3],
         OnlyRotary(),
         *DECODER[3:5],
-        DerivedFact(f"{L}mixer.kv_heads", as_many_as_queries),
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
-        Always(((f"{L}mixer.fused", True),)),
+        DerivedFact(f"{ATTENTION}kv_heads", as_many_as_queries),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
+        Always(((f"{ATTENTION}fused", True),)),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

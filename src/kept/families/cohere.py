@@ -7,7 +7,7 @@ from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, ROTAR
 from kept.families.orion import layer_norms
 from kept.families.phi import SHARED_NORM, SIDE_BY_SIDE
 from kept.families.rotary import Rotary
-from kept.families.table import Entry, Family, L
+from kept.families.table import ATTENTION, Entry, Family
 
 COHERE = Family(
     name="cohere",
@@ -16,7 +16,7 @@ COHERE = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=8192),
         *DECODER[4:],
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
         *GATED,
         SIDE_BY_SIDE,
         layer_norms(*SHARED_NORM, bias=False),

@@ -10,7 +10,7 @@ from kept.families.items import DerivedFact, Fixed, Flag, Number, SpecialTokens,
 from kept.families.lengths import published_rule
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family
 from kept.ir.facts import PerLayer
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ class KeyValueHeadsPerLayer:
     """A list of one number of key-value heads a layer. Comes after depth and query heads."""
 
     key: str = "num_key_value_heads_per_layer"
-    path: str = f"{L}mixer.kv_heads"
+    path: str = f"{ATTENTION}kv_heads"
 
     def read(self, config: Config, known: Facts) -> Facts:
         """List to facts."""
-        values, depth, heads = config.get(self.key), known["depth"], known[f"{L}mixer.heads"]
+        values, depth, heads = config.get(self.key), known["depth"], known[f"{ATTENTION}heads"]
         if values is None:
             raise CheckpointError(f"{config.where}: has no {self.key}")
         fits = isinstance(values, list) and len(values) == depth
@@ -47,7 +47,7 @@ DECI = Family(
     items=(
         *DECODER[:5],
         KeyValueHeadsPerLayer(),
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

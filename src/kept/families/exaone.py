@@ -17,7 +17,7 @@ from kept.families.items import (
 )
 from kept.families.llama import DECODER, NORM_EPS, RMS_NORMS
 from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import Entry, Family, L, linear, norm
+from kept.families.table import ATTENTION, MLP, Entry, Family, linear, norm
 from kept.ir.spec import Llama3
 
 KINDS = {**PUBLISHED, "llama3": Llama3}
@@ -34,10 +34,10 @@ EXAONE = Family(
         *DECODER[:2],
         Size("num_layers", "depth", largest=DEEPEST),
         *DECODER[3:],
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
-        Size("intermediate_size", f"{L}mlp.size", default=four_widths),
-        Choice("activation_function", f"{L}mlp.activation", ACTIVATIONS, default="silu"),
-        Always(((f"{L}mlp.gated", True),)),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
+        Size("intermediate_size", f"{MLP}size", default=four_widths),
+        Choice("activation_function", f"{MLP}activation", ACTIVATIONS, default="silu"),
+        Always(((f"{MLP}gated", True),)),
         RMS_NORMS,
         Number("layer_norm_epsilon", NORM_EPS, default=1e-5),
         Rotary(kinds=KINDS),

@@ -17,21 +17,22 @@ from kept.families.items import (
     Number,
     Size,
     SpecialTokens,
+    as_many_as_queries,
     first,
-    no_mlp_norm,
+    one_shared_norm,
     split_heads,
 )
 from kept.families.llama import ATTENTION_BIASES, DECODER, NORM_EPS, ROTARY_BUFFERS
 from kept.families.orion import LAYER_NORMS
 from kept.families.rotary import Rotary
-from kept.families.table import Entry, Family, L, linear, norm
+from kept.families.table import ATTENTION, MLP, Entry, Family, L, linear, norm
 
 if TYPE_CHECKING:
     from kept.families.config import Config
     from kept.ir.facts import Facts
     from kept.ir.spec import Spec
 
-KEY_VALUE_HEADS = KeyValueHeads("num_kv_heads", f"{L}mixer.kv_heads", default=lambda known: known[f"{L}mixer.heads"])
+KEY_VALUE_HEADS = KeyValueHeads("num_kv_heads", f"{ATTENTION}kv_heads", default=as_many_as_queries)
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ class FalconDecoder:
         if norms == 2 and not new:
             raise config.wrong("num_ln_in_parallel_attn", "1 without new_decoder_architecture")
         heads = KEY_VALUE_HEADS.read(config, known) if new else {KEY_VALUE_HEADS.path: 1}
-        return {**heads, **(no_mlp_norm(known) if norms == 1 else {})}
+        return {**heads, **(one_shared_norm(known) if norms == 1 else {})}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Facts to keys."""
-        heads, norms = first(table, KEY_VALUE_HEADS.path), 1 if first(table, f"{L}mlp_norm") is None else 2
+        heads, norms = first(table, KEY_VALUE_HEADS.path), 1 if first(table, f"{L}shared_norm") else 2
         new = {"num_kv_heads": heads, "num_ln_in_parallel_attn": norms}
         old = heads == norms == 1
         return {"new_decoder_architecture": not old, "multi_query": True, "parallel_attn": True, **({} if old else new)}
@@ -64,7 +65,7 @@ class FalconDecoder:
 
 def two_norms(spec: Spec) -> bool:
     """Whether attention and MLP have a norm each."""
-    return any(layer.mlp_norm is not None for layer in spec.layers)
+    return not any(layer.shared_norm for layer in spec.layers)
 
 
 def one_norm(spec: Spec) -> bool:
@@ -77,11 +78,11 @@ FALCON = Family(
     architecture="FalconForCausalLM",
     items=(
         *DECODER[:5],
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
-        Size("ffn_hidden_size", f"{L}mlp.size", default=four_widths),
-        Choice("activation", f"{L}mlp.activation", ACTIVATIONS, default="gelu"),
-        Always(((f"{L}mixer.fused", True), (f"{L}mlp.gated", False), (f"{L}parallel", True))),
-        Flag("bias", (*ATTENTION_BIASES, f"{L}mlp.up_bias", f"{L}mlp.down_bias")),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
+        Size("ffn_hidden_size", f"{MLP}size", default=four_widths),
+        Choice("activation", f"{MLP}activation", ACTIVATIONS, default="gelu"),
+        Always(((f"{ATTENTION}fused", True), (f"{MLP}gated", False), (f"{L}parallel", True))),
+        Flag("bias", (*ATTENTION_BIASES, f"{MLP}up_bias", f"{MLP}down_bias")),
         LAYER_NORMS,
         Number("layer_norm_epsilon", NORM_EPS, default=1e-5),
         FalconDecoder(),

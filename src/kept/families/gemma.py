@@ -26,7 +26,7 @@ from kept.families.llama import (
     ROTARY_BUFFERS,
 )
 from kept.families.rotary import Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, MLP, Family
 
 if TYPE_CHECKING:
     from kept.families.config import Config
@@ -68,11 +68,11 @@ GEMMA = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=8192),
         *DECODER[4:],
-        Size("head_dim", f"{L}mixer.head_dim", default=256),
+        Size("head_dim", f"{ATTENTION}head_dim", default=256),
         ROOT_OF_WIDTH,
-        Size("intermediate_size", f"{L}mlp.size"),
-        Activation("hidden_act", f"{L}mlp.activation", GELU_GATES, default="gelu_pytorch_tanh"),
-        Always(((f"{L}mlp.gated", True),)),
+        Size("intermediate_size", f"{MLP}size"),
+        Activation("hidden_act", f"{MLP}activation", GELU_GATES, default="gelu_pytorch_tanh"),
+        Always(((f"{MLP}gated", True),)),
         RMS_NORMS,
         OFFSET_GAINS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

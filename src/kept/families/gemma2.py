@@ -20,7 +20,7 @@ from kept.families.items import (
 )
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, NORM_PATHS, ROTARY_BUFFERS
 from kept.families.rotary import Rotary
-from kept.families.table import Family, L, norm
+from kept.families.table import ATTENTION, MLP, Family, L, norm
 
 if TYPE_CHECKING:
     from kept.families.config import Config
@@ -41,18 +41,18 @@ GEMMA2 = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=8192),
         *DECODER[4:],
-        Size("head_dim", f"{L}mixer.head_dim", default=256),
+        Size("head_dim", f"{ATTENTION}head_dim", default=256),
         ROOT_OF_WIDTH,
-        Size("intermediate_size", f"{L}mlp.size"),
-        Choice("hidden_activation", f"{L}mlp.activation", ACTIVATIONS, default="gelu_pytorch_tanh"),
-        Always(((f"{L}mlp.gated", True),)),
+        Size("intermediate_size", f"{MLP}size"),
+        Choice("hidden_activation", f"{MLP}activation", ACTIVATIONS, default="gelu_pytorch_tanh"),
+        Always(((f"{MLP}gated", True),)),
         Always(
             tuple((f"{path}.{fact}", value) for path in NORMS for fact, value in (("kind", "rms"), ("offset", 1.0)))
         ),
         Number("rms_norm_eps", tuple(f"{path}.eps" for path in NORMS), default=1e-6),
         Rotary(),
         Scale("query_pre_attn_scalar", power=-0.5, default=256),
-        Cap("attn_logit_softcapping", f"{L}mixer.softcap", default=50.0),
+        Cap("attn_logit_softcapping", f"{ATTENTION}softcap", default=50.0),
         Cap("final_logit_softcapping", "head.softcap", default=30.0),
         LayerWindows(every_other_slides),
         Flag("attention_bias", ATTENTION_BIASES),

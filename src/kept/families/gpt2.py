@@ -20,7 +20,7 @@ from kept.families.items import (
 )
 from kept.families.llama import ATTENTION_BIASES, NORM_EPS
 from kept.families.orion import LAYER_NORMS
-from kept.families.table import Entry, Family, L, linear, norm
+from kept.families.table import ATTENTION, MLP, Entry, Family, linear, norm
 
 if TYPE_CHECKING:
     from kept.ir.facts import Facts
@@ -40,13 +40,13 @@ GPT2 = Family(
         Size("n_layer", "depth", largest=DEEPEST),
         Size("n_positions", "context", default=1024),
         DerivedFact("positions", lambda known: known["context"]),
-        Size("n_head", f"{L}mixer.heads"),
-        DerivedFact(f"{L}mixer.kv_heads", as_many_as_queries),
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
-        Always(((f"{L}mixer.rope", None), (f"{L}mixer.fused", True), (f"{L}mlp.gated", False))),
-        Always(tuple((path, True) for path in (*ATTENTION_BIASES, f"{L}mlp.up_bias", f"{L}mlp.down_bias"))),
-        Size("n_inner", f"{L}mlp.size", default=four_widths),
-        Choice("activation_function", f"{L}mlp.activation", ACTIVATIONS[2:], default="gelu_new"),
+        Size("n_head", f"{ATTENTION}heads"),
+        DerivedFact(f"{ATTENTION}kv_heads", as_many_as_queries),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
+        Always(((f"{ATTENTION}rope", None), (f"{ATTENTION}fused", True), (f"{MLP}gated", False))),
+        Always(tuple((path, True) for path in (*ATTENTION_BIASES, f"{MLP}up_bias", f"{MLP}down_bias"))),
+        Size("n_inner", f"{MLP}size", default=four_widths),
+        Choice("activation_function", f"{MLP}activation", ACTIVATIONS[2:], default="gelu_new"),
         LAYER_NORMS,
         Number("layer_norm_epsilon", NORM_EPS, default=1e-5),
         Fixed("scale_attn_weights", value=True, why="unscaled attention is not supported"),

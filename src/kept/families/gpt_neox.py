@@ -23,13 +23,13 @@ from kept.families.items import (
 from kept.families.llama import ATTENTION_BIASES, DECODER, NORM_EPS
 from kept.families.orion import LAYER_NORMS
 from kept.families.rotary import Rotary
-from kept.families.table import Entry, Family, L, linear, norm
+from kept.families.table import ATTENTION, MLP, Entry, Family, L, linear, norm
 
 if TYPE_CHECKING:
     from kept.families.config import Config
     from kept.ir.facts import Facts
 
-PLAIN_MLP = Always(((f"{L}mlp.gated", False), (f"{L}mlp.up_bias", True), (f"{L}mlp.down_bias", True)))
+PLAIN_MLP = Always(((f"{MLP}gated", False), (f"{MLP}up_bias", True), (f"{MLP}down_bias", True)))
 """The plain MLP with biases."""
 
 
@@ -39,7 +39,7 @@ class NoOtherTheta:
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Check that it says nothing else."""
-        theta = known[f"{L}mixer.rope.theta"]
+        theta = known[f"{ATTENTION}rope.theta"]
         if config.get("rope_theta") not in (None, theta):
             raise config.wrong("rope_theta", f"{theta:g}, as rotary_emb_base says: versions of transformers disagree")
         return {}
@@ -54,12 +54,12 @@ GPT_NEOX = Family(
     architecture="GPTNeoXForCausalLM",
     items=(
         *DECODER[:5],
-        DerivedFact(f"{L}mixer.kv_heads", as_many_as_queries),
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
-        Size("intermediate_size", f"{L}mlp.size"),
-        Choice("hidden_act", f"{L}mlp.activation", ACTIVATIONS, default="gelu"),
+        DerivedFact(f"{ATTENTION}kv_heads", as_many_as_queries),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
+        Size("intermediate_size", f"{MLP}size"),
+        Choice("hidden_act", f"{MLP}activation", ACTIVATIONS, default="gelu"),
         PLAIN_MLP,
-        Always(((f"{L}mixer.fused", True),)),
+        Always(((f"{ATTENTION}fused", True),)),
         Flag("attention_bias", ATTENTION_BIASES, default=True),
         LAYER_NORMS,
         Number("layer_norm_eps", NORM_EPS, default=1e-5),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kept.families.items import DerivedFact, Fixed, Flag, Number, SpecialTokens, as_many_as_queries, first, split_heads
 from kept.families.lengths import grown
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family
 from kept.ir.facts import at_layer, build
 from kept.ir.spec import Dynamic, Rope
 
@@ -25,7 +25,7 @@ ELSEWHERE = "this family's rotation stands under rotary"
 class RotarySection:
     """`rotary`: a base, and a type, either `origin` or `dynamic` with a `scaling_factor`. Comes after the context."""
 
-    path: str = f"{L}mixer.rope"
+    path: str = f"{ATTENTION}rope"
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Section to rotation."""
@@ -35,7 +35,7 @@ class RotarySection:
             raise given.wrong("type", "origin or dynamic")
         factor = given.positive("scaling_factor", 1.0)
         scaling = Dynamic(factor, known["context"]) if kind == "dynamic" else None
-        return {self.path: Rope(given.positive("base", 10_000.0), known[f"{L}mixer.head_dim"], scaling=scaling)}
+        return {self.path: Rope(given.positive("base", 10_000.0), known[f"{ATTENTION}head_dim"], scaling=scaling)}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Rotation to section."""
@@ -57,8 +57,8 @@ INTERNLM = Family(
     architecture="InternLMForCausalLM",
     items=(
         *DECODER[:5],
-        DerivedFact(f"{L}mixer.kv_heads", as_many_as_queries),
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{ATTENTION}kv_heads", as_many_as_queries),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

@@ -6,15 +6,15 @@ from kept.families.items import Always, DerivedFact, Flag, Number, SpecialTokens
 from kept.families.lengths import published_rule
 from kept.families.llama import ATTENTION_BIASES, DECODER, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import Entry, Family, L, linear, norm
+from kept.families.table import ATTENTION, Entry, Family, linear, norm
 
 INTERNLM2 = Family(
     name="internlm2",
     architecture="InternLM2ForCausalLM",
     items=(
         *DECODER,
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
-        Always(((f"{L}mixer.fused", True),)),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
+        Always(((f"{ATTENTION}fused", True),)),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kept.families.config import LARGEST
-from kept.families.table import L
+from kept.families.table import ATTENTION, L
 from kept.ir import spec as ir
 from kept.ir.facts import ABSENT, PerLayer
 
@@ -61,7 +61,7 @@ class KeyValueHeads(Size):
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Key to fact."""
-        found, heads = super().read(config, known), known[f"{L}mixer.heads"]
+        found, heads = super().read(config, known), known[f"{ATTENTION}heads"]
         if heads % found[self.path]:
             raise config.wrong(self.key, f"a divisor of the {heads} query heads")
         return found
@@ -123,19 +123,19 @@ SMALLEST_FACTOR, LARGEST_FACTOR = 1e-30, 1e30
 class Scale(Power):
     """The factor on scores. `head_dim^-0.5`, which attention has of itself, is none. Comes after the head size."""
 
-    path: str = field(default=f"{L}mixer.scale")
+    path: str = field(default=f"{ATTENTION}scale")
     power: float = 1.0
     default: float = 1.0
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Key to fact."""
         found = super().read(config, known)
-        return {self.path: None} if found[self.path] == known[f"{L}mixer.head_dim"] ** -0.5 else found
+        return {self.path: None} if found[self.path] == known[f"{ATTENTION}head_dim"] ** -0.5 else found
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Fact to key."""
         scale = first(table, self.path)
-        return {self.key: self.number(first(table, f"{L}mixer.head_dim") ** -0.5 if scale is None else scale)}
+        return {self.key: self.number(first(table, f"{ATTENTION}head_dim") ** -0.5 if scale is None else scale)}
 
 
 @dataclass(frozen=True)
@@ -258,17 +258,18 @@ NO_EXPERTS = Fixed("num_experts", value=None, why="mixtures of experts are not r
 
 def split_heads(known: Facts) -> int:
     """Head size where the config does not give it: width over heads."""
-    return int(known["width"] // known[f"{L}mixer.heads"])
+    return int(known["width"] // known[f"{ATTENTION}heads"])
 
 
 def as_many_as_queries(known: Facts) -> int:
     """Key-value heads where the config does not give them."""
-    return int(known[f"{L}mixer.heads"])
+    return int(known[f"{ATTENTION}heads"])
 
 
-def no_mlp_norm(known: Facts) -> Facts:
-    """What takes a norm that is known away from the MLP, which then reads the mixer's."""
-    return dict.fromkeys((f"{L}mlp_norm", *(path for path in known if path.startswith(f"{L}mlp_norm."))))
+def one_shared_norm(known: Facts) -> Facts:
+    """Return the facts of an MLP that shares the mixer's norm; `known` are those of its own norm, which go."""
+    own = dict.fromkeys((f"{L}mlp_norm", *(path for path in known if path.startswith(f"{L}mlp_norm."))))
+    return {**own, f"{L}shared_norm": True}
 
 
 ACTIVATIONS = (
@@ -292,7 +293,7 @@ class HeadNorms:
     key: str
     scope: Literal["shared", "own"]
     bias: bool = False
-    path: str = field(default=f"{L}mixer.qk_norm")
+    path: str = field(default=f"{ATTENTION}qk_norm")
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Key to fact."""
@@ -352,7 +353,7 @@ class Window:
     """One sliding window for all layers, or null; `default` is the stock class's where the key is absent."""
 
     default: int | None = None
-    path: str = field(default=f"{L}mixer.window")
+    path: str = field(default=f"{ATTENTION}window")
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Key to fact. Types of layers, which newer classes read, may say nothing else."""
@@ -388,7 +389,7 @@ class LayerWindows:
     types: Callable[[Config, Facts], list[str]]
     default: int | None = 4096
     switched: bool = False
-    path: str = field(default=f"{L}mixer.window")
+    path: str = field(default=f"{ATTENTION}window")
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Keys to one fact a layer."""

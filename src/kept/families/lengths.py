@@ -101,7 +101,7 @@ def grown(spec: Spec, does: str, kind: Kind = "history") -> LengthRule | None:
 
 
 def _scalings(spec: Spec) -> Iterator[Scaling | None]:
-    return (layer.mixer.rope.scaling for layer in spec.layers if layer.mixer.rope is not None)
+    return (rope.scaling for rope in spec.ropes())
 
 
 def domain(source: HasLengthRule, before: Spec, target: HasLengthRule, after: Spec) -> tuple[str, ...]:

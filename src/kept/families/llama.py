@@ -19,7 +19,7 @@ from kept.families.items import (
     split_heads,
 )
 from kept.families.rotary import Rotary
-from kept.families.table import Entry, Family, L, linear, norm
+from kept.families.table import ATTENTION, MLP, Entry, Family, L, linear, norm
 from kept.ir.facts import Violation
 from kept.ir.spec import Norm, QkNorm
 
@@ -33,17 +33,17 @@ DECODER = (
     Size("hidden_size", "width"),
     Size("num_hidden_layers", "depth", largest=DEEPEST),
     Size("max_position_embeddings", "context", default=2048),
-    Size("num_attention_heads", f"{L}mixer.heads"),
-    KeyValueHeads("num_key_value_heads", f"{L}mixer.kv_heads", default=as_many_as_queries),
+    Size("num_attention_heads", f"{ATTENTION}heads"),
+    KeyValueHeads("num_key_value_heads", f"{ATTENTION}kv_heads", default=as_many_as_queries),
 )
 """The sizes that nearly every family names alike."""
 
-HEAD_DIM = Size("head_dim", f"{L}mixer.head_dim", default=split_heads)
+HEAD_DIM = Size("head_dim", f"{ATTENTION}head_dim", default=split_heads)
 
 GATED = (
-    Size("intermediate_size", f"{L}mlp.size"),
-    Choice("hidden_act", f"{L}mlp.activation", ACTIVATIONS, default="silu"),
-    Always(((f"{L}mlp.gated", True),)),
+    Size("intermediate_size", f"{MLP}size"),
+    Choice("hidden_act", f"{MLP}activation", ACTIVATIONS, default="silu"),
+    Always(((f"{MLP}gated", True),)),
 )
 """The gated MLP."""
 
@@ -56,9 +56,9 @@ OFFSET_GAINS = Always(tuple((f"{path}.offset", 1.0) for path in NORM_PATHS))
 
 NORM_EPS = tuple(f"{path}.eps" for path in NORM_PATHS)
 
-ATTENTION_BIASES = tuple(f"{L}mixer.{name}_bias" for name in "qkvo")
+ATTENTION_BIASES = tuple(f"{ATTENTION}{name}_bias" for name in "qkvo")
 
-MLP_BIASES = tuple(f"{L}mlp.{name}_bias" for name in ("gate", "up", "down"))
+MLP_BIASES = tuple(f"{MLP}{name}_bias" for name in ("gate", "up", "down"))
 
 ENTRIES = (
     Entry("embedding.weight", "model.embed_tokens.weight"),
@@ -85,7 +85,7 @@ ROTARY_BUFFERS = ("*.rotary_emb.inv_freq",)
 
 def qk_rms_norm(scope: Literal["shared", "full"]) -> DerivedFact:
     """An RMSNorm of queries and keys with the epsilon of the others. Comes after it."""
-    return DerivedFact(f"{L}mixer.qk_norm", lambda known: QkNorm(Norm("rms", known["final_norm.eps"]), scope))
+    return DerivedFact(f"{ATTENTION}qk_norm", lambda known: QkNorm(Norm("rms", known["final_norm.eps"]), scope))
 
 
 QK_NORM_ENTRIES = tuple(
@@ -98,8 +98,8 @@ QK_NORM_ENTRIES = tuple(
 def width_over_heads(spec: Spec) -> Violation | None:
     """The stock class refuses a width that the heads do not divide, whatever the head size."""
     for i, layer in enumerate(spec.layers):
-        if spec.width % layer.mixer.heads:
-            return Violation(f"{L}mixer.heads", layer.mixer.heads, f"a divisor of the width {spec.width}", i)
+        if layer.attention is not None and spec.width % layer.attention.heads:
+            return Violation(f"{ATTENTION}heads", layer.attention.heads, f"a divisor of the width {spec.width}", i)
     return None
 
 

@@ -10,7 +10,7 @@ from kept.families.items import NO_EXPERTS, DerivedFact, Fixed, Flag, Number, Sp
 from kept.families.lengths import published_rule, switched
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family, L
 from kept.ir.spec import LongRope
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ MINICPM = Family(
     architecture="MiniCPMForCausalLM",
     items=(
         *DECODER,
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
         *GATED,
         NO_EXPERTS,
         Fixed("pretraining_tp", value=1, why="in slices, the family's own code leaves out dim_model_base"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kept.families.items import Flag, KeyValueHeads, Number, Size, SpecialTokens, Window
 from kept.families.llama import DECODER, ENTRIES, GATED, HEAD_DIM, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family
 
 MISTRAL = Family(
     name="mistral",
@@ -14,7 +14,7 @@ MISTRAL = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=4096 * 32),
         DECODER[4],
-        KeyValueHeads("num_key_value_heads", f"{L}mixer.kv_heads", default=8),
+        KeyValueHeads("num_key_value_heads", f"{ATTENTION}kv_heads", default=8),
         HEAD_DIM,
         *GATED,
         RMS_NORMS,

@@ -14,7 +14,7 @@ from kept.families.llama import (
     ROTARY_BUFFERS,
 )
 from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family
 
 
 def layer_norms(*paths: str, bias: bool = True) -> Always:
@@ -34,7 +34,7 @@ ORION = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=4096),
         *DECODER[4:],
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
         *GATED,
         LAYER_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-5),

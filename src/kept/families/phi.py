@@ -18,12 +18,12 @@ from kept.families.items import (
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, ROTARY_BUFFERS
 from kept.families.orion import layer_norms
 from kept.families.rotary import Rotary
-from kept.families.table import Family, L, linear, norm
+from kept.families.table import ATTENTION, MLP, Family, L, linear, norm
 
 SHARED_NORM = (f"{L}mixer_norm", "final_norm")
 """The norms where attention and MLP read the same one."""
 
-SIDE_BY_SIDE = Always(((f"{L}parallel", True), (f"{L}mlp_norm", None)))
+SIDE_BY_SIDE = Always(((f"{L}parallel", True), (f"{L}shared_norm", True), (f"{L}mlp_norm", None)))
 """Attention and MLP read the same norm of the same stream."""
 
 PHI = Family(
@@ -31,9 +31,9 @@ PHI = Family(
     architecture="PhiForCausalLM",
     items=(
         *DECODER,
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
-        Size("intermediate_size", f"{L}mlp.size"),
-        Choice("hidden_act", f"{L}mlp.activation", ACTIVATIONS, default="gelu_new"),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
+        Size("intermediate_size", f"{MLP}size"),
+        Choice("hidden_act", f"{MLP}activation", ACTIVATIONS, default="gelu_new"),
         PLAIN_MLP,
         SIDE_BY_SIDE,
         Always(tuple((path, True) for path in (*ATTENTION_BIASES, "head.bias"))),

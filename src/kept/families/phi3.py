@@ -6,7 +6,7 @@ from kept.families.items import Always, Flag, Number, Size, SpecialTokens, Windo
 from kept.families.lengths import recomputing_rule
 from kept.families.llama import DECODER, ENTRIES, GATED, HEAD_DIM, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import Rotary
-from kept.families.table import Family, L, linear
+from kept.families.table import ATTENTION, MLP, Family, linear
 from kept.ir.spec import LongRope
 
 LONG_ROPES = {"longrope": LongRope, "su": LongRope, "yarn": LongRope}
@@ -20,7 +20,7 @@ PHI3 = Family(
         Size("max_position_embeddings", "context", default=4096),
         *DECODER[4:],
         HEAD_DIM,
-        Always(((f"{L}mixer.fused", True), (f"{L}mlp.fused", True))),
+        Always(((f"{ATTENTION}fused", True), (f"{MLP}fused", True))),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-5),

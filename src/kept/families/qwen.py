@@ -23,7 +23,7 @@ from kept.families.items import (
 )
 from kept.families.lengths import LengthRule
 from kept.families.llama import DECODER, MLP_BIASES, NORM_EPS, RMS_NORMS
-from kept.families.table import Entry, Family, L, linear, norm
+from kept.families.table import ATTENTION, MLP, Entry, Family, linear, norm
 from kept.ir.spec import Rope
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ class HeadSize:
         size = split_heads(known)
         if config.size("kv_channels", 128) != size:
             raise config.wrong("kv_channels", f"{size}, the width over the heads")
-        return {f"{L}mixer.head_dim": size}
+        return {f"{ATTENTION}head_dim": size}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Fact to key."""
-        return {"kv_channels": first(table, f"{L}mixer.head_dim")}
+        return {"kv_channels": first(table, f"{ATTENTION}head_dim")}
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class RotaryBase:
         base = config.positive("rotary_emb_base", 10_000.0)
         if config.get("rope_theta") not in (None, base):
             raise config.wrong("rope_theta", f"{base:g}, as rotary_emb_base: the family's own code reads that key only")
-        return {f"{L}mixer.rope": Rope(base, known[f"{L}mixer.head_dim"])}
+        return {f"{ATTENTION}rope": Rope(base, known[f"{ATTENTION}head_dim"])}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Rotation to key."""
-        return {"rotary_emb_base": first(table, f"{L}mixer.rope.theta")}
+        return {"rotary_emb_base": first(table, f"{ATTENTION}rope.theta")}
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ QWEN = Family(
         *DECODER[:3],
         Size("seq_length", "context"),
         DECODER[4],
-        DerivedFact(f"{L}mixer.kv_heads", as_many_as_queries),
+        DerivedFact(f"{ATTENTION}kv_heads", as_many_as_queries),
         HeadSize(),
-        HalvedSize("intermediate_size", f"{L}mlp.size", default=22016),
-        Always(((f"{L}mixer.fused", True), (f"{L}mlp.gated", True), (f"{L}mlp.activation", "silu"))),
-        Always(tuple((f"{L}mixer.{name}_bias", True) for name in "qkv")),
-        NoBias("no_bias", (f"{L}mixer.o_bias", *MLP_BIASES), default=True),
+        HalvedSize("intermediate_size", f"{MLP}size", default=22016),
+        Always(((f"{ATTENTION}fused", True), (f"{MLP}gated", True), (f"{MLP}activation", "silu"))),
+        Always(tuple((f"{ATTENTION}{name}_bias", True) for name in "qkv")),
+        NoBias("no_bias", (f"{ATTENTION}o_bias", *MLP_BIASES), default=True),
         RMS_NORMS,
         Number("layer_norm_epsilon", NORM_EPS, default=1e-6),
         RotaryBase(),

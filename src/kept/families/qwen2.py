@@ -5,7 +5,7 @@ from __future__ import annotations
 from kept.families.items import Always, DerivedFact, Flag, LayeredWindow, Number, Size, SpecialTokens, split_heads
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family
 
 QWEN2 = Family(
     name="qwen2",
@@ -14,12 +14,12 @@ QWEN2 = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=32768),
         *DECODER[4:],
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),
         Rotary(),
-        Always(tuple((f"{L}mixer.{name}_bias", True) for name in "qkv")),
+        Always(tuple((f"{ATTENTION}{name}_bias", True) for name in "qkv")),
         LayeredWindow(),
         Flag("tie_word_embeddings", ("head.tied",)),
         SpecialTokens(),

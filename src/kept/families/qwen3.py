@@ -15,7 +15,7 @@ from kept.families.llama import (
     qk_rms_norm,
 )
 from kept.families.rotary import Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family
 
 QWEN3 = Family(
     name="qwen3",
@@ -24,7 +24,7 @@ QWEN3 = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=32768),
         *DECODER[4:],
-        Size("head_dim", f"{L}mixer.head_dim", default=128),
+        Size("head_dim", f"{ATTENTION}head_dim", default=128),
         *GATED,
         RMS_NORMS,
         Number("rms_norm_eps", NORM_EPS, default=1e-6),

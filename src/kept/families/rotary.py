@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
 from kept.families.items import by_layer
-from kept.families.table import L
+from kept.families.table import ATTENTION
 from kept.ir import spec as ir
 from kept.ir.facts import at_layer, build
 
@@ -60,7 +60,7 @@ class Rotary:
     partial_key: str = "partial_rotary_factor"
     kinds: Mapping[str, type[Any]] = field(default_factory=lambda: SCALINGS)
     original: int | None = None
-    path: str = field(default=f"{L}mixer.rope")
+    path: str = field(default=f"{ATTENTION}rope")
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Keys to a rotation."""
@@ -73,7 +73,7 @@ class Rotary:
             raise given.wrong("rope_type", "one of default, " + ", ".join(self.kinds))
         if kind == "yarn" and theta <= 1:
             raise given.wrong_value("rope_theta", theta, "above 1: YaRN divides by its logarithm")
-        dims = self._dims(given, config, known[f"{L}mixer.head_dim"], partial=kind == "proportional")
+        dims = self._dims(given, config, known[f"{ATTENTION}head_dim"], partial=kind == "proportional")
         if kind == "dynamic" and dims == 2:
             raise given.wrong(
                 "rope_type", "another than dynamic where one pair of dimensions turns: its rule divides by 0"
@@ -108,7 +108,7 @@ class Rotary:
             return {self.theta_key: self.theta, "rope_scaling": None, **whole}
         layer = at_layer(table, turning)
         rope: ir.Rope = build(ir.Rope, self.path, layer)
-        head = layer[f"{L}mixer.head_dim"]
+        head = layer[f"{ATTENTION}head_dim"]
         fraction = _fraction(rope.dims, head)
         stated = _stated(rope.scaling, (rope.dims if self.says_partial else head) // 2)
         if isinstance(rope.scaling, ir.Proportional) or self.says_partial:
@@ -132,7 +132,7 @@ class FixedRotary:
     """RoPE over whole heads with a theta that is fixed in the family's code, which reads no RoPE key of a config."""
 
     theta: float = 10_000.0
-    path: str = field(default=f"{L}mixer.rope")
+    path: str = field(default=f"{ATTENTION}rope")
 
     def read(self, config: Config, known: Facts) -> Facts:
         """Return the rotation. Raises CheckpointError for a config with another one, which the code would ignore."""
@@ -145,7 +145,7 @@ class FixedRotary:
                 raise given.wrong("rope_theta", f"{self.theta:g}: {why}")
         if config.get("rope_theta") not in (None, self.theta):
             raise config.wrong("rope_theta", f"{self.theta:g}: {why}")
-        return {self.path: ir.Rope(self.theta, known[f"{L}mixer.head_dim"])}
+        return {self.path: ir.Rope(self.theta, known[f"{ATTENTION}head_dim"])}
 
     def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
         """Return no keys: the family's code reads none."""

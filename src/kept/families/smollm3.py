@@ -18,14 +18,14 @@ from kept.families.llama import (
     ROTARY_BUFFERS,
 )
 from kept.families.rotary import Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family
 from kept.ir.facts import ABSENT, PerLayer
 
 if TYPE_CHECKING:
     from kept.families.config import Config
     from kept.ir.facts import Facts
 
-ROPE = f"{L}mixer.rope"
+ROPE = f"{ATTENTION}rope"
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from kept.families.items import (
     Size,
     SpecialTokens,
     first,
-    no_mlp_norm,
+    one_shared_norm,
     split_heads,
 )
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, ROTARY_BUFFERS
 from kept.families.orion import LAYER_NORMS
 from kept.families.rotary import Rotary
-from kept.families.table import Entry, Family, L
+from kept.families.table import ATTENTION, Entry, Family, L
 
 if TYPE_CHECKING:
     from kept.families.config import Config
@@ -33,7 +33,7 @@ class ParallelResidual:
     def read(self, config: Config, known: Facts) -> Facts:
         """Key to facts: a parallel block has no second norm."""
         parallel = config.flag("use_parallel_residual", default=False)
-        return {f"{L}parallel": parallel, **(no_mlp_norm(known) if parallel else {})}
+        return {f"{L}parallel": parallel, **(one_shared_norm(known) if parallel else {})}
 
     def write(self, table: Facts) -> dict[str, Any]:
         """Facts to key."""
@@ -47,12 +47,12 @@ STABLELM = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=4096),
         *DECODER[4:],
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
         *GATED,
         LAYER_NORMS,
         Number("layer_norm_eps", NORM_EPS, default=1e-5),
         Rotary(partial=0.25, says_partial=True),
-        Flag("use_qkv_bias", tuple(f"{L}mixer.{name}_bias" for name in "qkv")),
+        Flag("use_qkv_bias", tuple(f"{ATTENTION}{name}_bias" for name in "qkv")),
         HeadNorms("qk_layernorm", "own"),
         ParallelResidual(),
         Flag("tie_word_embeddings", ("head.tied",)),

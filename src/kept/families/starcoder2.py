@@ -18,7 +18,7 @@ from kept.families.items import (
 from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, NORM_EPS, ROTARY_BUFFERS
 from kept.families.orion import LAYER_NORMS
 from kept.families.rotary import Rotary
-from kept.families.table import Family, L, linear
+from kept.families.table import ATTENTION, MLP, Family, linear
 
 STARCODER2 = Family(
     name="starcoder2",
@@ -27,15 +27,15 @@ STARCODER2 = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=4096),
         DECODER[4],
-        KeyValueHeads("num_key_value_heads", f"{L}mixer.kv_heads", default=2),
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
-        Size("intermediate_size", f"{L}mlp.size"),
-        Choice("hidden_act", f"{L}mlp.activation", ACTIVATIONS, default="gelu_pytorch_tanh"),
-        Always(((f"{L}mlp.gated", False),)),
+        KeyValueHeads("num_key_value_heads", f"{ATTENTION}kv_heads", default=2),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
+        Size("intermediate_size", f"{MLP}size"),
+        Choice("hidden_act", f"{MLP}activation", ACTIVATIONS, default="gelu_pytorch_tanh"),
+        Always(((f"{MLP}gated", False),)),
         LAYER_NORMS,
         Number("norm_epsilon", NORM_EPS, default=1e-5),
         Rotary(),
-        Flag("use_bias", (*ATTENTION_BIASES, f"{L}mlp.up_bias", f"{L}mlp.down_bias"), default=True),
+        Flag("use_bias", (*ATTENTION_BIASES, f"{MLP}up_bias", f"{MLP}down_bias"), default=True),
         Window(),
         Flag("tie_word_embeddings", ("head.tied",), default=True),
         SpecialTokens(bos=50256, eos=50256),

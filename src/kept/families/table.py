@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 L = "layers.*."
 """Prefix of the facts of every layer."""
 
+ATTENTION = f"{L}mixer.attention."
+"""Prefix of the facts of every layer's softmax attention."""
+
+MLP = f"{L}mlp.dense."
+"""Prefix of the facts of every layer's MLP."""
+
 
 class Item(Protocol):
     """Some keys of a config and the facts that they state: each item knows its inverse."""
@@ -300,7 +306,9 @@ def _from_slot(entry: Entry, tensor: Lazy, spec: Spec, slot: str) -> list[Lazy]:
 def _mixer(spec: Spec, slot: str) -> Attention:
     layer = _LAYER.match(slot)
     assert layer is not None
-    return spec.layers[int(layer[1])].mixer
+    attention = spec.layers[int(layer[1])].attention
+    assert attention is not None
+    return attention
 
 
 def _by_part(mixer: Attention) -> Iterator[tuple[int, int]]:

@@ -77,7 +77,7 @@ def check_buffers(tensors: Mapping[str, Lazy], spec: Spec) -> None:
 
     Old checkpoints store them and old code used the stored values; current classes, and kept, compute them.
     """
-    ropes = [layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None]
+    ropes = [*spec.ropes()]
     if not ropes or any(rope.scaling is not None for rope in ropes):
         return  # with RoPE scaling, the stored values depend on the code that wrote them
     rope = ropes[0]

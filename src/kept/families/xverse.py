@@ -10,7 +10,7 @@ from kept.families.items import NO_EXPERTS, DerivedFact, Fixed, Flag, Number, Si
 from kept.families.lengths import grown
 from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
 from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import Family, L
+from kept.families.table import ATTENTION, Family
 
 if TYPE_CHECKING:
     from kept.families.config import Config
@@ -53,7 +53,7 @@ XVERSE = Family(
         *DECODER[:3],
         Size("max_position_embeddings", "context", default=8192),
         *DECODER[4:],
-        DerivedFact(f"{L}mixer.head_dim", split_heads),
+        DerivedFact(f"{ATTENTION}head_dim", split_heads),
         *GATED,
         NO_EXPERTS,
         RMS_NORMS,

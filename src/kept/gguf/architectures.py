@@ -185,7 +185,7 @@ def _xverse(metadata: Metadata, _: Collection[str]) -> dict[str, Any]:
 
 def two_norms(spec: Spec) -> bool:
     """Return whether attention and MLP of a Falcon model have a norm each."""
-    return any(layer.mlp_norm is not None for layer in spec.layers)
+    return not any(layer.shared_norm for layer in spec.layers)
 
 
 ARCHITECTURES: dict[str, Architecture] = {

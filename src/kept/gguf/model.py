@@ -132,15 +132,18 @@ def _unconverted(architecture: Architecture, spec: Spec, stored: Tensors) -> dic
         norms = (name for name in stored if name.endswith("norm.weight"))
         out |= {name: less_one(stored[name]) for name in norms}
     for number, layer in enumerate(spec.layers):
+        attention = layer.attention
+        if attention is None:
+            continue
         for kind in ("weight", "bias"):
             parts = [f"blk.{number}.attn_{part}.{kind}" for part in "qkv"]
             whole = f"blk.{number}.attn_qkv.{kind}"
-            _split(out, whole, parts, layer.mixer, keep=layer.mixer.fused and not architecture.pairs)
+            _split(out, whole, parts, attention, keep=attention.fused and not architecture.pairs)
             if kind in architecture.pairs:
-                for name, heads in zip(parts, (layer.mixer.heads, layer.mixer.kv_heads), strict=False):
+                for name, heads in zip(parts, (attention.heads, attention.kv_heads), strict=False):
                     if name in out:
                         out[name] = _half_split(name, out[name], heads)
-            if layer.mixer.fused and out.keys() >= {*parts}:
+            if attention.fused and out.keys() >= {*parts}:
                 out[whole] = join([out.pop(name) for name in parts])
     return out
 

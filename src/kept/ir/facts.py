@@ -1,13 +1,16 @@
-"""A spec as a flat table of facts, `layers.*.mixer.heads -> 40`, and back.
+"""A spec as a flat table of facts, `layers.*.mixer.attention.heads -> 40`, and back.
 
-Families are written against facts, so that one table reads and writes a config. What all layers share is one fact;
-where layers differ the fact is a `PerLayer`.
+Families are written against facts, so that one table reads and writes a config. A value that all layers share is one
+fact; where layers differ the fact is a `PerLayer`. A part that comes in kinds has its kind as its own fact,
+`layers.*.mixer -> "attention"`, and in the path of its fields, so that fields of different kinds never share a path.
 """
 
 from __future__ import annotations
 
+import typing
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from inspect import isabstract
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
@@ -51,19 +54,29 @@ def facts(spec: ir.Spec) -> Facts:
 
 
 def flatten(path: str, value: object) -> Facts:
-    """The facts of one value: of a dataclass its class name and its fields."""
+    """Return the facts of one value: of a dataclass its kind and its fields."""
     if not is_dataclass(value) or isinstance(value, PerLayer):
         return {path: value}
-    out: Facts = {path: type(value).__name__}
+    out: Facts = {path: kind_of(type(value))}
     for field in fields(value):
-        out.update(flatten(f"{path}.{field.name}", getattr(value, field.name)))
+        out.update(flatten(f"{inside(path, type(value))}.{field.name}", getattr(value, field.name)))
     return out
+
+
+def kind_of(part: type) -> str:
+    """Return the name of a part's kind in facts and in JSON."""
+    return str(getattr(part, "KIND", part.__name__))
+
+
+def inside(path: str, part: type) -> str:
+    """Return the path under which the fields of a part stand: with its kind if there are several kinds of it."""
+    return f"{path}.{part.KIND}" if hasattr(part, "KIND") else path
 
 
 def build_spec(table: Facts) -> ir.Spec:
     """The spec that has these facts; what the facts leave out takes the dataclass's default."""
     layers = tuple(build(ir.Layer, "layers.*", at_layer(table, i)) for i in range(table["depth"]))
-    hints = _hints(ir.Spec)
+    hints = type_hints(ir.Spec)
     rest: dict[str, Any] = {name: _value(hints[name], name, table) for name in hints if name != "layers"}
     return ir.Spec(layers=layers, **{name: value for name, value in rest.items() if value is not ABSENT})
 
@@ -74,27 +87,52 @@ def at_layer(table: Facts, layer: int) -> Facts:
     return {path: value for path, value in picked.items() if value is not ABSENT}
 
 
-def build(kind: type[Any], path: str, table: Facts) -> Any:  # noqa: ANN401 - the type is the argument's
-    """The dataclass `kind` whose facts stand under `path`."""
-    hints = _hints(kind)  # type: ignore[arg-type] # mypy holds that a type is not hashable
-    found = {f.name: _value(hints[f.name], f"{path}.{f.name}", table) for f in fields(kind)}
-    missing = [f.name for f in fields(kind) if found[f.name] is ABSENT and f.default is f.default_factory is MISSING]
+def build(part: type[Any], path: str, table: Facts) -> Any:  # noqa: ANN401 - the type is the argument's
+    """Return the dataclass `part` from its facts: those directly under `path`."""
+    hints = type_hints(part)  # type: ignore[arg-type] # mypy holds that a type is not hashable
+    found = {f.name: _value(hints[f.name], f"{path}.{f.name}", table) for f in fields(part)}
+    missing = [f.name for f in fields(part) if found[f.name] is ABSENT and f.default is f.default_factory is MISSING]
     assert not missing, (path, missing)
-    return kind(**{name: value for name, value in found.items() if value is not ABSENT})
+    return part(**{name: value for name, value in found.items() if value is not ABSENT})
 
 
-_hints = cache(get_type_hints)
+_NAMES = {**vars(typing), **vars(ir)}
+"""What the annotations of parts may name."""
+
+
+@cache
+def type_hints(part: type[Any]) -> dict[str, Any]:
+    """Return the types of a part's fields."""
+    return get_type_hints(part, _NAMES)
+
+
+@cache
+def parts(hint: object) -> dict[str, type[Any]]:
+    """Return the dataclasses that a type stands for, by kind; those of an abstract class are its subclasses."""
+    choices = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
+    classes = [one for choice in choices if isinstance(choice, type) for one in _concrete(choice)]
+    return {kind_of(one): one for one in classes}
+
+
+def _concrete(part: type[Any]) -> Iterator[type[Any]]:
+    if is_dataclass(part):
+        yield part
+    for one in part.__subclasses__() if isabstract(part) else ():
+        yield from _concrete(one)
 
 
 def _value(hint: object, path: str, table: Facts) -> object:
-    choices = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
-    kinds = {choice.__name__: choice for choice in choices if isinstance(choice, type) and is_dataclass(choice)}
-    if not kinds:
-        return table.get(path, ABSENT)
-    tag = table.get(path, ABSENT)
-    if tag is ABSENT and len(kinds) == 1 and any(known.startswith(f"{path}.") for known in table):
-        (tag,) = kinds
-    return build(kinds[tag], path, table) if isinstance(tag, str) else tag
+    kinds = parts(hint)
+    kind = table.get(path, ABSENT)
+    if not kinds or kind is None:
+        return kind
+    if kind is ABSENT:  # a table may state a part's fields and leave its kind to them
+        kind = next((one for one, part in kinds.items() if _states(table, inside(path, part))), ABSENT)
+    return kind if kind is ABSENT else build(kinds[kind], inside(path, kinds[kind]), table)
+
+
+def _states(table: Facts, path: str) -> bool:
+    return any(known.startswith(f"{path}.") for known in table)
 
 
 @dataclass(frozen=True)

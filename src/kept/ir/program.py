@@ -67,9 +67,9 @@ class Program:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of keys and values that one token adds to the cache, in the weights' dtype."""
-        elements = sum(2 * layer.mixer.kv_heads * layer.mixer.head_dim for layer in self.spec.layers)
-        return elements * DTYPE_BYTES[self.dtype]
+        """Bytes that one token adds to the decoding state, in the weights' dtype."""
+        mixers = (layer.mixer for layer in self.spec.layers)
+        return sum(mixer.state().per_token for mixer in mixers if mixer is not None) * DTYPE_BYTES[self.dtype]
 
     def updated(self, spec: Spec, changed: Mapping[str, Lazy]) -> Program:
         """A program with another spec, the changed weights, and the rest as far as the spec still has it."""

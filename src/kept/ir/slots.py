@@ -1,143 +1,61 @@
-"""From a spec to every weight it has: name, shape, and the space each axis lives in.
-
-Passes are written against spaces and against who reads and who writes the residual stream, not against names.
-"""
+"""From a spec to every weight it has, and to the readers and writers of the residual stream."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from kept.ir.spec.slot import Slot, Slots, Space, norm_slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kept.ir.spec import Attention, Layer, Mlp, Norm, QkNorm, Spec
-
-
-class Space(StrEnum):
-    """What an axis of a weight indexes."""
-
-    VOCABULARY = "vocabulary"
-    POSITIONS = "positions"
-    RESIDUAL = "residual"
-    QUERIES = "query heads"
-    KEYS = "key-value heads"
-    FUSED = "fused heads"
-    CHANNELS = "channels"
-    HEAD = "head"
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A weight's shape and the space of each axis."""
-
-    shape: tuple[int, ...]
-    axes: tuple[Space, ...]
-
-
-Slots = dict[str, Slot]
+    from kept.ir.spec import Layer, Norm, Spec
 
 
 def slots(spec: Spec) -> Slots:
-    """Every weight of the spec, in the order the model uses them."""
+    """Return every weight of the spec by name, in the order in which the model uses them."""
     return dict(_all(spec))
 
 
 def _all(spec: Spec) -> Iterator[tuple[str, Slot]]:
-    yield "embedding.weight", Slot((spec.vocabulary, spec.width), (Space.VOCABULARY, Space.RESIDUAL))
+    yield "embedding.weight", Slot((spec.vocabulary, spec.width), (Space.VOCABULARY, Space.RESIDUAL), "matrix")
     if spec.positions is not None:
-        yield "positions.weight", Slot((spec.positions, spec.width), (Space.POSITIONS, Space.RESIDUAL))
+        yield "positions.weight", Slot((spec.positions, spec.width), (Space.POSITIONS, Space.RESIDUAL), "matrix")
     for i, layer in enumerate(spec.layers):
         for name, slot in layer_slots(layer, spec.width):
             yield f"layers.{i}.{name}", slot
-    yield from _norm("final_norm", spec.final_norm, spec.width, Space.RESIDUAL)
+    yield from norm_slots("final_norm", spec.final_norm, (spec.width,), Space.RESIDUAL)
     if not spec.head.tied:
-        yield "head.weight", Slot((spec.vocabulary, spec.width), (Space.VOCABULARY, Space.RESIDUAL))
+        yield "head.weight", Slot((spec.vocabulary, spec.width), (Space.VOCABULARY, Space.RESIDUAL), "matrix")
     if spec.head.bias:
-        yield "head.bias", Slot((spec.vocabulary,), (Space.VOCABULARY,))
+        yield "head.bias", Slot((spec.vocabulary,), (Space.VOCABULARY,), "bias")
 
 
 def layer_slots(layer: Layer, width: int) -> Iterator[tuple[str, Slot]]:
-    """The weights of one layer, named within it."""
-    yield from _norm("mixer_norm", layer.mixer_norm, width, Space.RESIDUAL)
-    yield from _attention(layer.mixer, width)
-    yield from _norm("mixer_post_norm", layer.mixer_post_norm, width, Space.RESIDUAL)
-    yield from _norm("mlp_norm", layer.mlp_norm, width, Space.RESIDUAL)
-    yield from _mlp(layer.mlp, width)
-    yield from _norm("mlp_post_norm", layer.mlp_post_norm, width, Space.RESIDUAL)
-
-
-def _attention(mixer: Attention, width: int) -> Iterator[tuple[str, Slot]]:
-    queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
-    if mixer.fused:
-        yield from _linear("mixer.qkv", queries + 2 * keys, Space.FUSED, width, Space.RESIDUAL, bias=mixer.q_bias)
-    else:
-        yield from _linear("mixer.q", queries, Space.QUERIES, width, Space.RESIDUAL, bias=mixer.q_bias)
-        yield from _linear("mixer.k", keys, Space.KEYS, width, Space.RESIDUAL, bias=mixer.k_bias)
-        yield from _linear("mixer.v", keys, Space.KEYS, width, Space.RESIDUAL, bias=mixer.v_bias)
-    if mixer.qk_norm is not None:
-        yield from _qk_norm("mixer.q_norm", mixer.qk_norm, mixer.heads, mixer.head_dim)
-        yield from _qk_norm("mixer.k_norm", mixer.qk_norm, mixer.kv_heads, mixer.head_dim)
-    yield from _linear("mixer.o", width, Space.RESIDUAL, queries, Space.QUERIES, bias=mixer.o_bias)
-
-
-def _mlp(mlp: Mlp, width: int) -> Iterator[tuple[str, Slot]]:
-    if mlp.gated and mlp.fused:
-        yield from _linear("mlp.gate_up", 2 * mlp.size, Space.CHANNELS, width, Space.RESIDUAL, bias=mlp.up_bias)
-    else:
-        if mlp.gated:
-            yield from _linear("mlp.gate", mlp.size, Space.CHANNELS, width, Space.RESIDUAL, bias=mlp.gate_bias)
-        yield from _linear("mlp.up", mlp.size, Space.CHANNELS, width, Space.RESIDUAL, bias=mlp.up_bias)
-    yield from _linear("mlp.down", width, Space.RESIDUAL, mlp.size, Space.CHANNELS, bias=mlp.down_bias)
-
-
-def _linear(
-    name: str, out: int, out_space: Space, into: int, in_space: Space, *, bias: bool
-) -> Iterator[tuple[str, Slot]]:
-    yield f"{name}.weight", Slot((out, into), (out_space, in_space))
-    if bias:
-        yield f"{name}.bias", Slot((out,), (out_space,))
-
-
-def _norm(name: str, norm: Norm | None, size: int, space: Space) -> Iterator[tuple[str, Slot]]:
-    if norm is not None and norm.gain:
-        yield f"{name}.gain", Slot((size,), (space,))
-    if norm is not None and norm.bias:
-        yield f"{name}.bias", Slot((size,), (space,))
-
-
-def _qk_norm(name: str, qk: QkNorm, heads: int, head_dim: int) -> Iterator[tuple[str, Slot]]:
-    shape = qk_shape(qk, heads, head_dim)
-    axes = (Space.HEAD,) * len(shape)
-    if qk.norm.gain:
-        yield f"{name}.gain", Slot(shape, axes)
-    if qk.norm.bias:
-        yield f"{name}.bias", Slot(shape, axes)
+    """Yield the weights of one layer, named within it."""
+    for branch in layer.branches:
+        yield from branch.slots(width)
 
 
 def norms(spec: Spec) -> Iterator[tuple[str, Norm, tuple[int, ...]]]:
-    """Every norm there is, of queries and keys too: its name, itself, and its gain's shape."""
-    for i, layer in enumerate(spec.layers):
-        for name in ("mixer_norm", "mixer_post_norm", "mlp_norm", "mlp_post_norm"):
-            norm = getattr(layer, name)
-            if norm is not None:
-                yield f"layers.{i}.{name}", norm, (spec.width,)
-        qk = layer.mixer.qk_norm
-        if qk is not None:
-            yield f"layers.{i}.mixer.q_norm", qk.norm, qk_shape(qk, layer.mixer.heads, layer.mixer.head_dim)
-            yield f"layers.{i}.mixer.k_norm", qk.norm, qk_shape(qk, layer.mixer.kv_heads, layer.mixer.head_dim)
-    yield "final_norm", spec.final_norm, (spec.width,)
-
-
-def qk_shape(qk: QkNorm, heads: int, head_dim: int) -> tuple[int, ...]:
-    """The shape of a query or key norm's gain."""
-    return {"shared": (head_dim,), "own": (heads, head_dim), "full": (heads * head_dim,)}[qk.scope]
+    """Yield every norm, those inside operations too: its name, itself, and its gain's shape."""
+    width = (spec.width,)
+    seen: set[str] = set()
+    for at, branch in spec.branches():
+        if at + branch.norm_name not in seen:
+            yield at + branch.norm_name, branch.norm, width
+        seen.add(at + branch.norm_name)
+        if branch.post_norm is not None:
+            yield at + branch.post_norm_name, branch.post_norm, width
+        for name, norm, shape in branch.op.norms():
+            yield f"{at}{branch.name}.{name}", norm, shape
+    yield "final_norm", spec.final_norm, width
 
 
 @dataclass(frozen=True)
 class NormReaders:
-    """A norm of the residual stream and the projections that read what it puts out."""
+    """A norm of the residual stream and the projections that read its output."""
 
     norm: str
     value: Norm
@@ -145,62 +63,50 @@ class NormReaders:
 
 
 def readings(spec: Spec) -> Iterator[NormReaders]:
-    """Every reader of the residual stream: each norm with the projections behind it."""
-    for i, layer in enumerate(spec.layers):
-        at = f"layers.{i}."
-        mixer, mlp = mixer_readers(layer.mixer), mlp_readers(layer.mlp)
-        if layer.mlp_norm is None:
-            yield NormReaders(f"{at}mixer_norm", layer.mixer_norm, tuple(at + name for name in mixer + mlp))
-        else:
-            yield NormReaders(f"{at}mixer_norm", layer.mixer_norm, tuple(at + name for name in mixer))
-            yield NormReaders(f"{at}mlp_norm", layer.mlp_norm, tuple(at + name for name in mlp))
+    """Yield every norm that reads the residual stream, with the projections behind it."""
+    found: dict[str, NormReaders] = {}
+    for at, branch in spec.branches():
+        name = at + branch.norm_name
+        before = found[name].projections if name in found else ()
+        found[name] = NormReaders(name, branch.norm, (*before, *(at + reader for reader in branch.readers)))
+    yield from found.values()
     yield NormReaders("final_norm", spec.final_norm, ("head",))
 
 
-def mixer_readers(mixer: Attention) -> tuple[str, ...]:
-    """The mixer's projections that read the residual stream."""
-    return ("mixer.qkv",) if mixer.fused else ("mixer.q", "mixer.k", "mixer.v")
-
-
-def mlp_readers(mlp: Mlp) -> tuple[str, ...]:
-    """The MLP's projections that read the residual stream."""
-    if not mlp.gated:
-        return ("mlp.up",)
-    return ("mlp.gate_up",) if mlp.fused else ("mlp.gate", "mlp.up")
-
-
 def writers(spec: Spec) -> Iterator[tuple[str, int]]:
-    """Every matrix and bias that writes to the residual stream, with the axis along which it does.
+    """Yield every matrix and bias that writes to the residual stream, with the axis along which it does.
 
-    What a post-norm puts out is not theirs any more; who changes writers asks for models without post-norms.
+    A branch with a post-norm writes through it; passes that change writers require specs without post-norms.
     """
-    for name, slot in slots(spec).items():
-        if name in {"embedding.weight", "positions.weight"}:
-            yield name, 1
-        elif not name.startswith("head.") and _writes(name, slot):
-            yield name, 0
+    yield "embedding.weight", 1
+    if spec.positions is not None:
+        yield "positions.weight", 1
+    for i, layer in enumerate(spec.layers):
+        for name in layer_writers(layer, spec.width):
+            yield f"layers.{i}.{name}", 0
+
+
+def layer_writers(layer: Layer, width: int) -> Iterator[str]:
+    """Yield the weights and biases of the projections of a layer that write to the residual stream."""
+    for branch in layer.branches:
+        names = {f"{writer}.{part}" for writer in branch.writers for part in ("weight", "bias")}
+        yield from (name for name, _ in branch.slots(width) if name in names)
 
 
 def silent(layer: Layer, width: int) -> dict[str, float]:
-    """The weights of a layer, named within it, that make it add nothing to the residual stream, and their one value.
+    """Return the weights of a layer that make it add nothing to the residual stream, and the one value of each.
 
-    A part is silenced where its output is a weight times something: by the gain of the norm behind it, or without one
-    by what writes. A bias of such a norm goes too.
+    A branch is silenced where its output is a product with a weight: in the gain of its post-norm, or without one in
+    its writers. A bias of the post-norm is silenced too.
     """
     out: dict[str, float] = {}
-    for part, norm in (("mixer", layer.mixer_post_norm), ("mlp", layer.mlp_post_norm)):
-        names = {
-            name for name, slot in layer_slots(layer, width) if name.startswith(f"{part}.") and _writes(name, slot)
-        }
+    for branch in layer.branches:
+        norm = branch.post_norm
         if norm is not None and norm.gain:
-            out[f"{part}_post_norm.gain"] = -norm.offset
+            out[f"{branch.post_norm_name}.gain"] = -norm.offset
         else:
-            out |= dict.fromkeys(names, 0.0)
+            own = tuple(f"{branch.name}.{writer}." for writer in branch.op.writers)
+            out |= {name: 0.0 for name in layer_writers(layer, width) if name.startswith(own)}
         if norm is not None and norm.bias:
-            out[f"{part}_post_norm.bias"] = 0.0
+            out[f"{branch.post_norm_name}.bias"] = 0.0
     return out
-
-
-def _writes(name: str, slot: Slot) -> bool:
-    """Whether a weight that is no table and no head writes to the residual stream along its first axis."""
-    return slot.axes[0] is Space.RESIDUAL and not name.endswith((".gain", "norm.bias"))

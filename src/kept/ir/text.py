@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from kept.ir.spec import Attention, Mlp
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kept.ir.spec import Attention, Head, Layer, Mlp, Norm, Rope, Spec
+    from kept.ir.spec import Head, Layer, Norm, Operation, Rope, Spec
 
 
 def describe(spec: Spec) -> list[str]:
@@ -40,18 +42,29 @@ def _head(head: Head) -> str:
 
 
 def _layer(layer: Layer) -> str:
-    parts = [_norm(layer.mixer_norm), _attention(layer.mixer)]
-    if layer.mlp_norm is not None and layer.mlp_norm != layer.mixer_norm:
-        parts.append(_norm(layer.mlp_norm))
-    parts.append(_mlp(layer.mlp))
-    behind = next((norm for norm in (layer.mixer_post_norm, layer.mlp_post_norm) if norm is not None), None)
+    parts, before = [], None
+    for branch in layer.branches:
+        if branch.norm != before:
+            parts.append(_norm(branch.norm))
+        parts.append(_operation(branch.op))
+        before = branch.norm
+    behind = next((branch.post_norm for branch in layer.branches if branch.post_norm is not None), None)
     if behind is not None:
         parts.append(f"{_norm(behind)} behind each part")
     if layer.residual_multiplier != 1:
         parts.append(f"parts times {layer.residual_multiplier:.4g}")
     if layer.parallel:
-        parts.append("parallel residual" + (", one norm" if layer.mlp_norm is None else ""))
+        parts.append("parallel residual" + (", one norm" if layer.shared_norm else ""))
     return ", ".join(parts)
+
+
+def _operation(op: Operation) -> str:
+    match op:
+        case Attention():
+            return _attention(op)
+        case Mlp():
+            return _mlp(op)
+    raise NotImplementedError(op.KIND)
 
 
 def _norm(norm: Norm) -> str:
@@ -81,7 +94,7 @@ def _attention(mixer: Attention) -> str:
 
 def _rope(rope: Rope, head_dim: int) -> str:
     turned = "" if rope.dims == head_dim else f" on {rope.dims} of {head_dim}"
-    scaling = "" if rope.scaling is None else f", {type(rope.scaling).__name__.lower()}"
+    scaling = "" if rope.scaling is None else f", {rope.scaling.KIND}"
     return f"rope theta {rope.theta:g}{turned}{scaling}{', interleaved' if rope.interleaved else ''}"
 
 

@@ -87,7 +87,7 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], new_tokens: int) -> N
 
 def _switch(model: Model) -> frozenset[int]:
     """Lengths after which LongRoPE turns every position in another way."""
-    scalings = [layer.mixer.rope.scaling for layer in model.spec.layers if layer.mixer.rope is not None]
+    scalings = [rope.scaling for rope in model.spec.ropes()]
     return frozenset(s.original_max_position_embeddings for s in scalings if isinstance(s, LongRope))
 
 

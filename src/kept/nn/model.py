@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.ir.tensors import torch_dtype, working_precision
-from kept.nn.mixers.attention import AttentionModule, SequenceContext
+from kept.nn.mixers import mixer_module
+from kept.nn.mixers.attention import SequenceContext
 from kept.nn.mlp import MlpModule
 from kept.nn.norm import NormModule
 
@@ -119,19 +120,24 @@ class Block(nn.Module):
     def __init__(self, spec: ir.Layer, width: int) -> None:
         super().__init__()
         self.spec = spec
-        self.mixer_norm = NormModule(spec.mixer_norm, (width,))
-        self.mixer = AttentionModule(spec.mixer, width)
+        self.mixer_norm = _norm(spec.mixer_norm, width)
+        self.mixer = None if spec.mixer is None else mixer_module(spec.mixer, width)
         self.mixer_post_norm = _norm(spec.mixer_post_norm, width)
         self.mlp_norm = _norm(spec.mlp_norm, width)
-        self.mlp = MlpModule(spec.mlp, width)
+        self.mlp = None if spec.mlp is None else MlpModule(spec.mlp, width)
         self.mlp_post_norm = _norm(spec.mlp_post_norm, width)
 
     def forward(self, x_BTD: Tensor, where: SequenceContext, cache: KVCache | None = None) -> Tensor:
         """The residual stream after this layer."""
-        normed_BTD = self.mixer_norm(x_BTD)
-        mixed_BTD = x_BTD + self._scaled(self.mixer(normed_BTD, where, cache), self.mixer_post_norm)
-        read_BTD = normed_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD if self.spec.parallel else mixed_BTD)
-        return mixed_BTD + self._scaled(self.mlp(read_BTD), self.mlp_post_norm)
+        normed_BTD, mixed_BTD = x_BTD, x_BTD
+        if self.mixer is not None and self.mixer_norm is not None:
+            normed_BTD = self.mixer_norm(x_BTD)
+            mixed_BTD = x_BTD + self._scaled(self.mixer(normed_BTD, where, cache), self.mixer_post_norm)
+        if self.mlp is None:
+            return mixed_BTD
+        if self.mlp_norm is not None:
+            normed_BTD = self.mlp_norm(x_BTD if self.spec.parallel else mixed_BTD)
+        return mixed_BTD + self._scaled(self.mlp(normed_BTD), self.mlp_post_norm)
 
     def _scaled(self, x_BTD: Tensor, norm: NormModule | None) -> Tensor:
         if norm is not None:

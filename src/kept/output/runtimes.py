@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kept.ir.spec import LongRope, Proportional, Yarn
+from kept.ir.spec import Attention, LongRope, Mlp, Proportional, Yarn
 from kept.passes.affine_tail import AffineTail
 
 if TYPE_CHECKING:
@@ -44,15 +44,14 @@ def notes(plan: Plan) -> tuple[Note, ...]:
 
 def _scaled(kind: type[object]) -> Callable[[Plan], bool]:
     def applies(plan: Plan) -> bool:
-        ropes = [layer.mixer.rope for layer in plan.program.spec.layers]
-        return any(rope is not None and isinstance(rope.scaling, kind) for rope in ropes)
+        return any(isinstance(rope.scaling, kind) for rope in plan.program.spec.ropes())
 
     return applies
 
 
 def _scaled_proportion(plan: Plan) -> bool:
     """Whether a proportional rotation's frequencies are divided by a factor, for which `llama3` has no place."""
-    scalings = [layer.mixer.rope.scaling for layer in plan.program.spec.layers if layer.mixer.rope is not None]
+    scalings = [rope.scaling for rope in plan.program.spec.ropes()]
     return any(isinstance(scaling, Proportional) and scaling.factor != 1 for scaling in scalings)
 
 
@@ -61,7 +60,7 @@ def _proportional(plan: Plan) -> bool:
 
 
 def _other_activation(plan: Plan) -> bool:
-    return any(layer.mlp.gated and layer.mlp.activation != "silu" for layer in plan.program.spec.layers)
+    return any(mlp.gated and mlp.activation != "silu" for _, mlp in plan.program.spec.operations(Mlp))
 
 
 def _tail(plan: Plan) -> bool:
@@ -72,7 +71,7 @@ def _slides(plan: Plan) -> bool:
     """Return whether the target has a sliding window shorter than its context."""
     spec = plan.program.spec
     return plan.target in {"mistral", "qwen2"} and any(
-        layer.mixer.window is not None and layer.mixer.window < spec.context for layer in spec.layers
+        one.window is not None and one.window < spec.context for _, one in spec.operations(Attention)
     )
 
 

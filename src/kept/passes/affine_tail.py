@@ -123,16 +123,19 @@ class DropHeadBias(Pass):
 def _layer_obstacle(program: Program) -> Obstacle | None:
     spec, layer, width = program.spec, program.spec.layers[-1], program.spec.width
     at, drop = f"layers.{spec.depth - 1}.mlp", "use --final-bias drop"
+    mlp = layer.mlp
+    if mlp is None or layer.mixer is None:
+        return Obstacle(at, "belongs to a layer with one branch", way_out=drop)
     multiplied = layer.residual_multiplier != 1 or spec.head.multiplier != 1
     fixable = (
-        (layer.mixer.fused or layer.mlp.fused, "is stored fused", SplitProjections()),
-        (not layer.mlp.gated, "has no gate", PlainToGated()),
+        (mlp.fused or (layer.attention is not None and layer.attention.fused), "is stored fused", SplitProjections()),
+        (not mlp.gated, "has no gate", PlainToGated()),
         (multiplied, "is added with a multiplier", FoldMultipliers()),
     )
     final = (
         (layer.parallel, at, "runs beside the mixer", drop),
-        (layer.mixer_post_norm or layer.mlp_post_norm, at, "has norms behind its parts", drop),
-        (layer.mlp.size < width - 1, at, f"has {layer.mlp.size} channels, the tail needs {width - 1}", drop),
+        (any(branch.post_norm for branch in layer.branches), at, "has norms behind its parts", drop),
+        (mlp.size < width - 1, at, f"has {mlp.size} channels, the tail needs {width - 1}", drop),
         (spec.head.softcap or spec.head.normalised, "head", "caps or normalises its logits", drop),
         (
             program.dtype == "F16",
@@ -150,11 +153,13 @@ def _layer_obstacle(program: Program) -> Obstacle | None:
 def _tail_layer(spec: Spec) -> Layer:
     last = spec.layers[-1]
     norm = Norm("rms", spec.final_norm.eps)
+    assert last.mlp is not None
     mlp = replace(last.mlp, gate_bias=True, down_bias=True)
     return replace(last, mlp=mlp, mixer_norm=norm, mlp_norm=norm)
 
 
 def _tail_weights(spec: Spec, layer: Layer, dtype: str) -> dict[str, Lazy]:
+    assert layer.mlp is not None
     width, size = spec.width, layer.mlp.size
     opened = GATE * GATE if layer.mlp.activation == "relu2" else GATE
 

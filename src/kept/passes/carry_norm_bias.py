@@ -71,7 +71,7 @@ class CarryNormBias(Pass):
     def run(self, program: Program) -> Program:
         """Write the constant, and make every reader read it."""
         spec, embedding = program.spec, program.weights["embedding.weight"]
-        written = partial(_raised, lengths=self.lengths["layers.0.mixer_norm"])
+        written = partial(_raised, lengths=self.lengths[_first_norm(spec)])
         changed: dict[str, Lazy] = {
             "embedding.weight": Computed(embedding.shape, embedding.dtype, written, (embedding,), local=True)
         }
@@ -89,13 +89,18 @@ class CarryNormBias(Pass):
         gain = program.weights.get(f"{reading.norm}.gain", Full(size, dtype, 0.0))
         bias = program.weights.get(f"{reading.norm}.bias", Full(size, dtype, 0.0))
         offset = norm.offset if norm.gain else 1.0
-        first, own = self.lengths["layers.0.mixer_norm"], self.lengths[reading.norm]
+        first, own = self.lengths[_first_norm(program.spec)], self.lengths[reading.norm]
         read = partial(_read, offset=offset, first=first, lengths=own, eps=norm.eps)
         out: dict[str, Lazy] = {f"{reading.norm}.gain": ones}
         for name in reading.projections:
             matrix = program.weights[f"{name}.weight"]
             out[f"{name}.weight"] = Computed(matrix.shape, matrix.dtype, read, (matrix,), (gain, bias), local=True)
         return out
+
+
+def _first_norm(spec: Spec) -> str:
+    """Return the name of the norm that reads the embedding."""
+    return next(reading.norm for reading in readings(spec))
 
 
 def _plain(norm: Norm) -> Norm:

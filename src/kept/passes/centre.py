@@ -34,9 +34,9 @@ class Centre(Pass):
         spec = program.spec
         if spec.head.tied:
             return Obstacle("head", "is tied to the embedding and would be centred with it", UntieHead())
-        post = next((i for i, layer in enumerate(spec.layers) if layer.mixer_post_norm or layer.mlp_post_norm), None)
+        post = next((at for at, branch in spec.branches() if branch.post_norm is not None), None)
         if post is not None:
-            return Obstacle(f"layers.{post}", "has norms behind its parts", way_out="their outputs cannot be centred")
+            return Obstacle(post[:-1], "has norms behind its parts", way_out="their outputs cannot be centred")
         other = next((r for r in readings(spec) if r.value.kind != "layer"), None)
         if other is not None and not spec.centred:
             return Obstacle(other.norm, SEES[other.value.kind], way_out="centring keeps only LayerNorm models")

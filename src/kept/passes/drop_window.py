@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from kept.ir.spec import Attention
 from kept.ir.tensors import take_rows
 from kept.passes.base import Obstacle, Pass
-from kept.passes.map_spec import map_mixers
+from kept.passes.map_spec import map_operations
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -24,7 +25,7 @@ class DropWindow(Pass):
 
     def domain(self, program: Program) -> str | None:
         """Return the length of the shortest window, if it is within the context."""
-        windows = [layer.mixer.window for layer in program.spec.layers if layer.mixer.window is not None]
+        windows = [one.window for _, one in program.spec.operations(Attention) if one.window is not None]
         shortest = min(windows, default=program.spec.context + 1)
         if shortest > program.spec.context:
             return None
@@ -33,20 +34,21 @@ class DropWindow(Pass):
     def requires(self, program: Program) -> Obstacle | None:
         """Every window covers the context."""
         spec = program.spec
-        for i, layer in enumerate(spec.layers):
-            window = layer.mixer.window
+        for at, attention in spec.operations(Attention):
+            window = attention.window
             if window is not None and window < spec.context:
                 why = f"a sliding window of {window} is active: the context has {spec.context} positions"
-                return Obstacle(f"layers.{i}.mixer", why, way_out=f"shorten the context (--context {window})")
+                return Obstacle(at[:-1], why, way_out=f"shorten the context (--context {window})")
         return None
 
     def run(self, program: Program) -> Program:
         """Drop every window."""
-        return program.updated(map_mixers(program.spec, lambda mixer: replace(mixer, window=None)), {})
+        spec = map_operations(program.spec, Attention, lambda attention: replace(attention, window=None))
+        return program.updated(spec, {})
 
     def ensures(self, spec: Spec) -> bool:
         """No window is left."""
-        return all(layer.mixer.window is None for layer in spec.layers)
+        return all(attention.window is None for _, attention in spec.operations(Attention))
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.slots import slots
+from kept.ir.spec import Attention, Mlp
 from kept.ir.tensors import zeros
 from kept.passes.base import Obstacle, Pass
-from kept.passes.map_spec import map_layers
+from kept.passes.map_spec import map_operations
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
-    from kept.ir.spec import Layer, Spec
+    from kept.ir.spec import Spec
 
 PROJECTIONS = ("mixer.q", "mixer.k", "mixer.v", "mixer.o", "mlp.gate", "mlp.up", "mlp.down")
 
@@ -35,26 +36,30 @@ class FillBiases(Pass):
             return Obstacle(
                 "biases", f"{unknown!r} is not a projection", way_out=f"name some of {', '.join(PROJECTIONS)}"
             )
-        for i, layer in enumerate(program.spec.layers):
-            if (layer.mixer.fused and {"mixer.q", "mixer.k", "mixer.v"} & set(self.biases)) or (
-                layer.mlp.fused and {"mlp.gate", "mlp.up"} & set(self.biases)
-            ):
-                return Obstacle(f"layers.{i}", "has fused projections", SplitProjections())
-            if not layer.mlp.gated and "mlp.gate" in self.biases:
-                return Obstacle(f"layers.{i}.mlp", "has no gate", PlainToGated())
+        for at, attention in program.spec.operations(Attention):
+            if attention.fused and {"mixer.q", "mixer.k", "mixer.v"} & set(self.biases):
+                return Obstacle(at[:-1], "has fused projections", SplitProjections())
+        for at, mlp in program.spec.operations(Mlp):
+            if mlp.fused and {"mlp.gate", "mlp.up"} & set(self.biases):
+                return Obstacle(at[:-1], "has fused projections", SplitProjections())
+            if not mlp.gated and "mlp.gate" in self.biases:
+                return Obstacle(at[:-1], "has no gate", PlainToGated())
         return None
 
     def run(self, program: Program) -> Program:
         """Set the flags and add zeros where there was nothing."""
-        spec = map_layers(program.spec, self._filled)
+        spec = self._filled(program.spec)
         new = {name: slot for name, slot in slots(spec).items() if name not in program.weights}
         return program.updated(spec, {name: zeros(slot.shape, program.dtype) for name, slot in new.items()})
 
     def ensures(self, spec: Spec) -> bool:
         """Every layer has the biases."""
-        return all(self._filled(layer) == layer for layer in spec.layers)
+        return self._filled(spec) == spec
 
-    def _filled(self, layer: Layer) -> Layer:
-        mixer = {f"{name[6:]}_bias": True for name in self.biases if name.startswith("mixer.")}
-        mlp = {f"{name[4:]}_bias": True for name in self.biases if name.startswith("mlp.")}
-        return replace(layer, mixer=replace(layer.mixer, **mixer), mlp=replace(layer.mlp, **mlp))  # type: ignore[arg-type]
+    def _filled(self, spec: Spec) -> Spec:
+        mixer, mlp = (self._flags(branch) for branch in ("mixer.", "mlp."))
+        spec = map_operations(spec, Attention, lambda one: replace(one, **mixer))  # type: ignore[arg-type] # its flags
+        return map_operations(spec, Mlp, lambda one: replace(one, **mlp))  # type: ignore[arg-type] # the same
+
+    def _flags(self, branch: str) -> dict[str, bool]:
+        return {f"{name.removeprefix(branch)}_bias": True for name in self.biases if name.startswith(branch)}

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from kept.ir.spec import Attention
 from kept.passes.algebra import scaled, scaled_gain
 from kept.passes.base import Obstacle, Pass
 from kept.passes.fold_head_norm import FoldHeadNorm
-from kept.passes.map_spec import map_layers
+from kept.passes.map_spec import map_layers, map_operations
 from kept.passes.plain_gains import PlainGains
 from kept.passes.untie_head import UntieHead
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
-    from kept.ir.spec import Attention, Layer, Norm, Spec
+    from kept.ir.spec import Layer, Norm, Spec
     from kept.ir.tensors import Lazy
 
 
@@ -52,9 +53,11 @@ class FoldMultipliers(Pass):
         changed |= _scaled(program, ("head.bias",), spec.head.multiplier)
         for i, layer in enumerate(spec.layers):
             changed |= _residual(program, f"layers.{i}.", layer)
-            changed |= _queries(program, f"layers.{i}.mixer.", layer.mixer)
+        for at, attention in spec.operations(Attention):
+            changed |= _queries(program, at, attention)
         plain = replace(spec, embedding_multiplier=1.0, head=replace(spec.head, multiplier=1.0))
-        return program.updated(map_layers(plain, _without), changed)
+        plain = map_layers(plain, lambda layer: replace(layer, residual_multiplier=1.0))
+        return program.updated(map_operations(plain, Attention, lambda one: replace(one, scale=None)), changed)
 
     def ensures(self, spec: Spec) -> bool:
         """No multiplier is left."""
@@ -65,25 +68,21 @@ def _has_multiplier(spec: Spec) -> bool:
     return (
         spec.embedding_multiplier != 1
         or spec.head.multiplier != 1
-        or any(layer.residual_multiplier != 1 or _query_factor(layer.mixer) != 1 for layer in spec.layers)
+        or any(layer.residual_multiplier != 1 for layer in spec.layers)
+        or any(_query_factor(attention) != 1 for _, attention in spec.operations(Attention))
     )
 
 
 def _hidden(layer: Layer) -> bool:
     """Whether a multiplier stands behind a norm that has no gain to take it up."""
-    behind = (layer.mixer_post_norm, layer.mlp_post_norm) if layer.residual_multiplier != 1 else ()
-    qk = layer.mixer.qk_norm
-    norms = (*behind, qk.norm) if qk is not None and _query_factor(layer.mixer) != 1 else behind
+    norms = [branch.post_norm for branch in layer.branches if layer.residual_multiplier != 1]
+    if layer.attention is not None and _query_factor(layer.attention) != 1:
+        norms += [norm for _, norm, _ in layer.attention.norms()]
     return any(norm is not None and not norm.gain for norm in norms)
 
 
 def _query_factor(mixer: Attention) -> float:
     return 1.0 if mixer.scale is None else mixer.scale * mixer.head_dim**0.5
-
-
-def _without(layer: Layer) -> Layer:
-    mixer = layer.mixer if layer.mixer.scale is None else replace(layer.mixer, scale=None)
-    return replace(layer, mixer=mixer, residual_multiplier=1.0)
 
 
 def _scaled(program: Program, names: tuple[str, ...], factor: float) -> dict[str, Lazy]:
@@ -94,14 +93,12 @@ def _scaled(program: Program, names: tuple[str, ...], factor: float) -> dict[str
 
 def _residual(program: Program, at: str, layer: Layer) -> dict[str, Lazy]:
     out: dict[str, Lazy] = {}
-    for part, post, norm in (
-        ("mixer.o", "mixer_post_norm", layer.mixer_post_norm),
-        ("mlp.down", "mlp_post_norm", layer.mlp_post_norm),
-    ):
-        if norm is None:
-            out |= _scaled(program, (f"{at}{part}.weight", f"{at}{part}.bias"), layer.residual_multiplier)
+    for branch in layer.branches:
+        if branch.post_norm is None:
+            names = tuple(f"{at}{writer}.{part}" for writer in branch.writers for part in ("weight", "bias"))
+            out |= _scaled(program, names, layer.residual_multiplier)
         else:
-            out |= _gain(program, at + post, norm, layer.residual_multiplier)
+            out |= _gain(program, at + branch.post_norm_name, branch.post_norm, layer.residual_multiplier)
     return out
 
 

@@ -13,7 +13,7 @@ from kept.passes.map_spec import map_layers, map_readers
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
-    from kept.ir.spec import Attention, Layer, Mlp, Spec
+    from kept.ir.spec import Layer, Spec
     from kept.ir.tensors import Lazy
 
 
@@ -61,14 +61,5 @@ def _folded(program: Program, reading: NormReaders) -> dict[str, Lazy]:
 
 
 def _with_biases(layer: Layer) -> Layer:
-    mlp_norm = layer.mixer_norm if layer.mlp_norm is None else layer.mlp_norm
-    mixer = _mixer_biases(layer.mixer) if layer.mixer_norm.bias else layer.mixer
-    return replace(layer, mixer=mixer, mlp=_mlp_biases(layer.mlp) if mlp_norm.bias else layer.mlp)
-
-
-def _mixer_biases(mixer: Attention) -> Attention:
-    return replace(mixer, q_bias=True, k_bias=True, v_bias=True)
-
-
-def _mlp_biases(mlp: Mlp) -> Mlp:
-    return replace(mlp, gate_bias=mlp.gated, up_bias=True)
+    grown = {branch.name: branch.op.with_reader_biases() for branch in layer.branches if branch.norm.bias}
+    return replace(layer, **grown)  # type: ignore[arg-type] # a branch's name is its field

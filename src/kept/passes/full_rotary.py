@@ -6,15 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from kept.ir.spec import Linear, Llama3, LongRope, Proportional
+from kept.ir.spec import Attention, Linear, Llama3, LongRope, Proportional
 from kept.passes.algebra import permuted_columns, permuted_rows, scaled_rows
 from kept.passes.base import Obstacle, Pass
-from kept.passes.map_spec import map_mixers
+from kept.passes.map_spec import map_operations
 from kept.passes.split_projections import SplitProjections
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
-    from kept.ir.spec import Attention, Rope, Spec
+    from kept.ir.spec import Rope, Spec
     from kept.ir.tensors import Lazy
 
 LARGEST_EXPONENT = 38
@@ -52,38 +52,37 @@ class FullRotary(Pass):
 
     def requires(self, program: Program) -> Obstacle | None:
         """A partial or interleaved rotation without a scaling that partial rotation cannot carry over."""
-        affected = [(i, layer.mixer) for i, layer in enumerate(program.spec.layers) if _affected(layer.mixer)]
+        affected = [(at, one) for at, one in program.spec.operations(Attention) if _affected(one)]
         if not affected:
             return Obstacle("layers", "rotate whole heads in halves", way_out="leave this pass out")
-        for i, mixer in affected:
+        for at, mixer in affected:
             rope = mixer.rope
             if mixer.fused:
-                return Obstacle(f"layers.{i}.mixer", "is stored fused", SplitProjections())
+                return Obstacle(at[:-1], "is stored fused", SplitProjections())
             if rope is None or _span(rope, mixer.head_dim) == mixer.head_dim:
                 continue
             if isinstance(rope.scaling, LongRope) and mixer.qk_norm is not None:
                 why = "normalises queries, which undoes what is done to some of their rows"
-                return Obstacle(f"layers.{i}.mixer", why, way_out="no stock rope type says both")
+                return Obstacle(at[:-1], why, way_out="no stock rope type says both")
             if not isinstance(rope.scaling, Linear | LongRope | None):
-                why = f"rotates {rope.dims} of {mixer.head_dim} dimensions with {type(rope.scaling).__name__} scaling"
-                return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type says both")
+                why = f"rotates {rope.dims} of {mixer.head_dim} dimensions with {rope.scaling.KIND} scaling"
+                return Obstacle(f"{at}rope", why, way_out="no stock rope type says both")
             if math.log10(rope.theta) * mixer.head_dim / rope.dims > LARGEST_EXPONENT:
                 why = f"needs theta {rope.theta:g}^({mixer.head_dim}/{rope.dims}), beyond float32"
-                return Obstacle(f"layers.{i}.mixer.rope", why, way_out="no stock rope type can say it")
+                return Obstacle(f"{at}rope", why, way_out="no stock rope type can say it")
         return None
 
     def run(self, program: Program) -> Program:
         """Permute the rows of queries and keys, their biases and their norms' gains."""
         changed: dict[str, Lazy] = {}
-        for i, layer in enumerate(program.spec.layers):
-            if _affected(layer.mixer) and layer.mixer.rope is not None:
-                order = head_order(layer.mixer.rope, layer.mixer.head_dim)
-                changed.update(_permuted(program, f"layers.{i}.mixer.", layer.mixer, order))
-        return program.updated(map_mixers(program.spec, lambda mixer: _full(mixer, self.rope)), changed)
+        for at, one in program.spec.operations(Attention):
+            if _affected(one) and one.rope is not None:
+                changed |= _permuted(program, at, one, head_order(one.rope, one.head_dim))
+        return program.updated(map_operations(program.spec, Attention, lambda one: _full(one, self.rope)), changed)
 
     def ensures(self, spec: Spec) -> bool:
         """Every rotation is full and half-split."""
-        return not any(_affected(layer.mixer) for layer in spec.layers)
+        return not any(_affected(one) for _, one in spec.operations(Attention))
 
 
 def head_order(rope: Rope, head_dim: int) -> tuple[int, ...]:

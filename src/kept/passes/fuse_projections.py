@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from kept.ir.spec import Attention
 from kept.ir.tensors import Lazy, join
 from kept.passes.base import Obstacle, Pass
 from kept.passes.fill_biases import FillBiases
-from kept.passes.map_spec import map_mixers
+from kept.passes.map_spec import map_operations
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -24,26 +25,26 @@ class FuseProjections(Pass):
 
     def requires(self, program: Program) -> Obstacle | None:
         """Separate projections whose biases are there together or not at all."""
-        apart = [(i, layer.mixer) for i, layer in enumerate(program.spec.layers) if not layer.mixer.fused]
+        apart = [(at, one) for at, one in program.spec.operations(Attention) if not one.fused]
         if not apart:
             return Obstacle("layers", "have fused projections", way_out="leave this pass out")
-        for i, mixer in apart:
+        for at, mixer in apart:
             missing = [f"mixer.{name}" for name in "qkv" if not getattr(mixer, f"{name}_bias")]
             if 0 < len(missing) < 3:
-                return Obstacle(f"layers.{i}.mixer", "has some of three biases", FillBiases(tuple(missing)))
+                return Obstacle(at[:-1], "has some of three biases", FillBiases(tuple(missing)))
         return None
 
     def run(self, program: Program) -> Program:
         """Join the rows of each part."""
         changed: dict[str, Lazy] = {}
-        for i, layer in enumerate(program.spec.layers):
+        for at, one in program.spec.operations(Attention):
             for kind in ("weight", "bias"):
-                parts = [program.weights.get(f"layers.{i}.mixer.{name}.{kind}") for name in "qkv"]
+                parts = [program.weights.get(f"{at}{name}.{kind}") for name in "qkv"]
                 whole = [part for part in parts if part is not None]
-                if whole and not layer.mixer.fused:
-                    changed[f"layers.{i}.mixer.qkv.{kind}"] = join(whole)
-        return program.updated(map_mixers(program.spec, lambda mixer: replace(mixer, fused=True)), changed)
+                if whole and not one.fused:
+                    changed[f"{at}qkv.{kind}"] = join(whole)
+        return program.updated(map_operations(program.spec, Attention, lambda one: replace(one, fused=True)), changed)
 
     def ensures(self, spec: Spec) -> bool:
         """Everything is fused."""
-        return all(layer.mixer.fused for layer in spec.layers)
+        return all(one.fused for _, one in spec.operations(Attention))

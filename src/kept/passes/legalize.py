@@ -157,7 +157,13 @@ def _final_bias(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
 
 def _fill(violations: Sequence[Violation], _: Options, __: Gains) -> Pass:
     flags = {v.path for v in violations if v.path.endswith("_bias") and v.needs is True}
-    return FillBiases(tuple(sorted(path.removeprefix("layers.*.").removesuffix("_bias") for path in flags)))
+    return FillBiases(tuple(sorted(_projection(path) for path in flags)))
+
+
+def _projection(path: str) -> str:
+    """Return the projection of a bias's fact: `mixer.q` of `layers.*.mixer.attention.q_bias`."""
+    parts = path.removesuffix("_bias").split(".")
+    return f"{parts[2]}.{parts[-1]}"
 
 
 def _repeat(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | None:
@@ -201,22 +207,23 @@ class ViolationKind:
 
 
 NORMS = ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
-KEY_VALUE_HEADS = "layers.*.mixer.kv_heads"
-ROTATED = "layers.*.mixer.rope.dims"
+KEY_VALUE_HEADS = "layers.*.mixer.attention.kv_heads"
+ROTATED = "layers.*.mixer.attention.rope.dims"
 
 RULES: tuple[Rule, ...] = (
-    (ViolationKind("layers.*.mixer.fused", found=True), lambda *_: SplitProjections()),
-    (ViolationKind("layers.*.mlp.fused", found=True), lambda *_: SplitProjections()),
+    (ViolationKind("layers.*.mixer.attention.fused", found=True), lambda *_: SplitProjections()),
+    (ViolationKind("layers.*.mlp.dense.fused", found=True), lambda *_: SplitProjections()),
     (ViolationKind(KEY_VALUE_HEADS), _repeat),
+    (ViolationKind("layers.*.shared_norm", found=True), lambda *_: SeparateNorms()),
     (ViolationKind("layers.*.mlp_norm", found=None), lambda *_: SeparateNorms()),
-    (ViolationKind("layers.*.mixer.window", needs=None), lambda *_: DropWindow()),
-    (ViolationKind("layers.*.mlp.gated", found=False), lambda *_: PlainToGated()),
+    (ViolationKind("layers.*.mixer.attention.window", needs=None), lambda *_: DropWindow()),
+    (ViolationKind("layers.*.mlp.dense.gated", found=False), lambda *_: PlainToGated()),
     (ViolationKind(ROTATED), _rotary),
-    (ViolationKind("layers.*.mixer.rope.scaling.*_factor"), _divisors),
-    (ViolationKind("layers.*.mixer.rope.interleaved", found=True), _rotary),
+    (ViolationKind("layers.*.mixer.attention.rope.scaling.*_factor"), _divisors),
+    (ViolationKind("layers.*.mixer.attention.rope.interleaved", found=True), _rotary),
     (ViolationKind("head.normalised", found=True), lambda *_: FoldHeadNorm()),
     (ViolationKind("*multiplier", needs=1.0), lambda *_: FoldMultipliers()),
-    (ViolationKind("layers.*.mixer.scale", needs=None), lambda *_: FoldMultipliers()),
+    (ViolationKind("layers.*.mixer.attention.scale", needs=None), lambda *_: FoldMultipliers()),
     (ViolationKind("*norm.gain", needs=True), lambda *_: PlainGains()),
     (ViolationKind("*norm.offset", needs=0.0), lambda *_: PlainGains()),
     *((ViolationKind(f"{norm}.kind", "layer", "rms"), _norm) for norm in NORMS),
@@ -224,7 +231,7 @@ RULES: tuple[Rule, ...] = (
     (ViolationKind("head.bias", found=True), _final_bias),
     (ViolationKind("head.tied", found=True), lambda *_: UntieHead()),
     (ViolationKind("layers.*_bias", needs=True), _fill),
-    (ViolationKind("layers.*.mixer.fused", needs=True), lambda *_: FuseProjections()),
+    (ViolationKind("layers.*.mixer.attention.fused", needs=True), lambda *_: FuseProjections()),
 )
 """Which pass removes which violation, in the order in which passes run."""
 
@@ -232,24 +239,24 @@ REASONS: tuple[tuple[ViolationKind, str], ...] = (
     (ViolationKind("positions", needs=None), "positions are learned, and the target has no table of them"),
     (ViolationKind("positions"), "the target has a table of learned positions"),
     (
-        ViolationKind("layers.*.mixer.rope", found=None),
+        ViolationKind("layers.*.mixer.attention.rope", found=None),
         "queries and keys are not rotated, and the target always rotates",
     ),
-    (ViolationKind("layers.*.mixer.rope"), "queries and keys are rotated, and the target never rotates"),
-    (ViolationKind("layers.*.mixer.rope.scaling*"), "the target cannot scale its rotation like this"),
+    (ViolationKind("layers.*.mixer.attention.rope"), "queries and keys are rotated, and the target never rotates"),
+    (ViolationKind("layers.*.mixer.attention.rope.scaling*"), "the target cannot scale its rotation like this"),
     (
-        ViolationKind("layers.*.mixer.qk_norm", needs=None),
+        ViolationKind("layers.*.mixer.attention.qk_norm", needs=None),
         "queries and keys are normalised, which no weights of the target can do",
     ),
     (
-        ViolationKind("layers.*.mixer.qk_norm*"),
+        ViolationKind("layers.*.mixer.attention.qk_norm*"),
         "the target normalises queries and keys, which no weights of it can undo",
     ),
-    (ViolationKind("layers.*.mixer.softcap"), "scores are capped by a tanh in one of the two models only"),
+    (ViolationKind("layers.*.mixer.attention.softcap"), "scores are capped by a tanh in one of the two models only"),
     (ViolationKind("head.softcap"), "logits are capped by a tanh in one of the two models only"),
-    (ViolationKind("layers.*.mixer.head_dim"), "the target's heads have the size width / heads"),
+    (ViolationKind("layers.*.mixer.attention.head_dim"), "the target's heads have the size width / heads"),
     (ViolationKind(KEY_VALUE_HEADS), "query heads share keys and values in groups that the target cannot form"),
-    (ViolationKind("layers.*.mlp.gated", found=True), "the MLP is gated, the target's is plain"),
+    (ViolationKind("layers.*.mlp.dense.gated", found=True), "the MLP is gated, the target's is plain"),
     (
         ViolationKind("layers.*.parallel", found=True),
         "attention and MLP read the same stream, the target has no parallel residual",

@@ -1,14 +1,16 @@
-"""Changing a spec everywhere at once."""
+"""Change every part of one sort in a spec."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kept.ir.spec import Attention, Layer, Mlp, Norm, Spec
+    from kept.ir.spec import Layer, Norm, Operation, Spec
+
+    Kind = TypeVar("Kind", bound=Operation)
 
 
 READERS = ("mixer_norm", "mlp_norm")
@@ -16,35 +18,35 @@ POST_NORMS = ("mixer_post_norm", "mlp_post_norm")
 
 
 def map_layers(spec: Spec, change: Callable[[Layer], Layer]) -> Spec:
-    """The spec with every layer changed."""
+    """Return the spec with every layer changed."""
     return replace(spec, layers=tuple(change(layer) for layer in spec.layers))
 
 
-def map_mixers(spec: Spec, change: Callable[[Attention], Attention]) -> Spec:
-    """The spec with every mixer changed."""
-    return map_layers(spec, lambda layer: replace(layer, mixer=change(layer.mixer)))
+def map_operations(spec: Spec, kind: type[Kind], change: Callable[[Kind], Operation]) -> Spec:
+    """Return the spec with every operation of one kind changed; those of other kinds stay."""
 
+    def changed(layer: Layer) -> Layer:
+        ops = {branch.name: change(branch.op) for branch in layer.branches if isinstance(branch.op, kind)}
+        return replace(layer, **ops)  # type: ignore[arg-type] # a branch's name is its field
 
-def map_mlps(spec: Spec, change: Callable[[Mlp], Mlp]) -> Spec:
-    """The spec with every MLP changed."""
-    return map_layers(spec, lambda layer: replace(layer, mlp=change(layer.mlp)))
+    return map_layers(spec, changed)
 
 
 def map_readers(spec: Spec, change: Callable[[Norm], Norm]) -> Spec:
-    """The spec with every norm that reads the residual stream changed."""
+    """Return the spec with every norm that reads the residual stream changed."""
     changed = map_layers(spec, lambda layer: _changed(layer, READERS, change))
     return replace(changed, final_norm=change(spec.final_norm))
 
 
 def map_norms(spec: Spec, change: Callable[[Norm], Norm]) -> Spec:
-    """The spec with every norm changed: those that read the stream, post-norms, and those of queries and keys."""
-
-    def in_mixer(mixer: Attention) -> Attention:
-        qk = mixer.qk_norm
-        return mixer if qk is None else replace(mixer, qk_norm=replace(qk, norm=change(qk.norm)))
-
+    """Return the spec with every norm changed: those that read the stream, post-norms, and those in operations."""
     changed = map_layers(map_readers(spec, change), lambda layer: _changed(layer, POST_NORMS, change))
-    return map_mixers(changed, in_mixer)
+    return map_layers(changed, lambda layer: _with_inner_norms(layer, change))
+
+
+def _with_inner_norms(layer: Layer, change: Callable[[Norm], Norm]) -> Layer:
+    ops = {branch.name: branch.op.with_norms(change) for branch in layer.branches}
+    return replace(layer, **ops)  # type: ignore[arg-type] # a branch's name is its field
 
 
 def _changed(layer: Layer, names: tuple[str, ...], change: Callable[[Norm], Norm]) -> Layer:

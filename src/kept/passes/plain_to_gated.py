@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from kept.ir.spec import Mlp
 from kept.ir.tensors import Full, zeros
 from kept.passes.base import Obstacle, Pass
-from kept.passes.map_spec import map_mlps
+from kept.passes.map_spec import map_operations
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
-    from kept.ir.spec import Mlp, Spec
+    from kept.ir.spec import Spec
     from kept.ir.tensors import Lazy
 
 
@@ -27,28 +28,27 @@ class PlainToGated(Pass):
 
     def requires(self, program: Program) -> Obstacle | None:
         """A plain MLP."""
-        if any(not layer.mlp.gated for layer in program.spec.layers):
+        if not self.ensures(program.spec):
             return None
         return Obstacle("layers", "have gated MLPs", way_out="leave this pass out")
 
     def run(self, program: Program) -> Program:
         """Rename up to gate; the new up is zero with bias one."""
         changed: dict[str, Lazy] = {}
-        for i, layer in enumerate(program.spec.layers):
-            if layer.mlp.gated:
+        for at, mlp in program.spec.operations(Mlp):
+            if mlp.gated:
                 continue
-            at = f"layers.{i}.mlp."
             up = program.weights[f"{at}up.weight"]
             changed[f"{at}gate.weight"] = up
             changed[f"{at}up.weight"] = zeros(up.shape, up.dtype)
             changed[f"{at}up.bias"] = Full(up.shape[:1], up.dtype, 1.0)
-            if layer.mlp.up_bias:
+            if mlp.up_bias:
                 changed[f"{at}gate.bias"] = program.weights[f"{at}up.bias"]
-        return program.updated(map_mlps(program.spec, _gated), changed)
+        return program.updated(map_operations(program.spec, Mlp, _gated), changed)
 
     def ensures(self, spec: Spec) -> bool:
         """Every MLP is gated."""
-        return all(layer.mlp.gated for layer in spec.layers)
+        return all(mlp.gated for _, mlp in spec.operations(Mlp))
 
 
 def _gated(mlp: Mlp) -> Mlp:

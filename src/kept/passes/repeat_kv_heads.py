@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from math import lcm
 from typing import TYPE_CHECKING, ClassVar
 
+from kept.ir.spec import Attention
 from kept.passes.algebra import permuted_rows
 from kept.passes.base import Obstacle, Pass
-from kept.passes.map_spec import map_mixers
+from kept.passes.map_spec import map_operations
 from kept.passes.split_projections import SplitProjections
 
 if TYPE_CHECKING:
@@ -32,33 +33,34 @@ class RepeatKeyValueHeads(Pass):
     def requires(self, program: Program) -> Obstacle | None:
         """Layers that differ, with split projections and norms that heads share."""
         wanted = self._wanted(program.spec)
-        if all(layer.mixer.kv_heads == wanted for layer in program.spec.layers):
+        if all(one.kv_heads == wanted for _, one in program.spec.operations(Attention)):
             return Obstacle("layers", f"have {wanted} key-value heads each", way_out="leave this pass out")
-        for i, layer in enumerate(program.spec.layers):
-            if layer.mixer.fused:
-                return Obstacle(f"layers.{i}.mixer", "is stored fused", SplitProjections())
-            if layer.mixer.qk_norm is not None and layer.mixer.qk_norm.scope != "shared":
-                return Obstacle(f"layers.{i}.mixer", "has a norm of its own for each head", way_out="none is known")
-            if layer.mixer.heads % wanted or wanted % layer.mixer.kv_heads:
-                why = f"has {layer.mixer.heads} heads over {layer.mixer.kv_heads}, which {wanted} cannot replace"
-                return Obstacle(f"layers.{i}.mixer", why, way_out="no number of heads serves all layers")
+        for at, one in program.spec.operations(Attention):
+            if one.fused:
+                return Obstacle(at[:-1], "is stored fused", SplitProjections())
+            if one.qk_norm is not None and one.qk_norm.scope != "shared":
+                return Obstacle(at[:-1], "has a norm of its own for each head", way_out="none is known")
+            if one.heads % wanted or wanted % one.kv_heads:
+                why = f"has {one.heads} heads over {one.kv_heads}, which {wanted} cannot replace"
+                return Obstacle(at[:-1], why, way_out="no number of heads serves all layers")
         return None
 
     def run(self, program: Program) -> Program:
         """Repeat the rows of keys and values."""
         wanted = self._wanted(program.spec)
         changed: dict[str, Lazy] = {}
-        for i, layer in enumerate(program.spec.layers):
-            heads, size = layer.mixer.kv_heads, layer.mixer.head_dim
+        for at, one in program.spec.operations(Attention):
+            heads, size = one.kv_heads, one.head_dim
             order = tuple(head * size + e for head in range(heads) for _ in range(wanted // heads) for e in range(size))
-            for name in (f"layers.{i}.mixer.{part}.{kind}" for part in "kv" for kind in ("weight", "bias")):
+            for name in (f"{at}{part}.{kind}" for part in "kv" for kind in ("weight", "bias")):
                 if name in program.weights and heads != wanted:
                     changed[name] = permuted_rows(program.weights[name], order)
-        return program.updated(map_mixers(program.spec, lambda mixer: replace(mixer, kv_heads=wanted)), changed)
+        spec = map_operations(program.spec, Attention, lambda one: replace(one, kv_heads=wanted))
+        return program.updated(spec, changed)
 
     def ensures(self, spec: Spec) -> bool:
         """One number of key-value heads."""
-        return len({layer.mixer.kv_heads for layer in spec.layers}) == 1
+        return len({one.kv_heads for _, one in spec.operations(Attention)}) == 1
 
     def _wanted(self, spec: Spec) -> int:
-        return self.heads or lcm(*{layer.mixer.kv_heads for layer in spec.layers})
+        return self.heads or lcm(*{one.kv_heads for _, one in spec.operations(Attention)})

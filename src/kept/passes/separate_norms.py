@@ -28,7 +28,7 @@ class SeparateNorms(Pass):
 
     def run(self, program: Program) -> Program:
         """Copy the mixer's norm."""
-        shared = [f"layers.{i}." for i, layer in enumerate(program.spec.layers) if layer.mlp_norm is None]
+        shared = [f"layers.{i}." for i, layer in enumerate(program.spec.layers) if layer.shared_norm]
         copies = {
             f"{at}mlp_norm.{part}": program.weights[f"{at}mixer_norm.{part}"]
             for at in shared
@@ -39,8 +39,8 @@ class SeparateNorms(Pass):
 
     def ensures(self, spec: Spec) -> bool:
         """Every MLP has its norm."""
-        return all(layer.mlp_norm is not None for layer in spec.layers)
+        return not any(layer.shared_norm for layer in spec.layers)
 
 
 def _separate(layer: Layer) -> Layer:
-    return replace(layer, mlp_norm=layer.mixer_norm) if layer.mlp_norm is None else layer
+    return replace(layer, mlp_norm=layer.mixer_norm, shared_norm=False) if layer.shared_norm else layer

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from kept.ir.spec import Attention, Mlp
 from kept.ir.tensors import Lazy, take_rows
 from kept.passes.base import Obstacle, Pass
-from kept.passes.map_spec import map_layers
+from kept.passes.map_spec import map_operations
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
-    from kept.ir.spec import Attention, Layer, Mlp, Spec
+    from kept.ir.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -23,34 +24,30 @@ class SplitProjections(Pass):
 
     def requires(self, program: Program) -> Obstacle | None:
         """A fused projection."""
-        if any(layer.mixer.fused or layer.mlp.fused for layer in program.spec.layers):
+        if not self.ensures(program.spec):
             return None
         return Obstacle("layers", "have no fused projection", way_out="leave this pass out")
 
     def run(self, program: Program) -> Program:
         """Take the rows of each part."""
         changed: dict[str, Lazy] = {}
-        for i, layer in enumerate(program.spec.layers):
-            for fused, parts in (*_attention_parts(layer.mixer), *_mlp_parts(layer.mlp)):
-                changed.update(_split(program, f"layers.{i}.", fused, parts))
-        return program.updated(map_layers(program.spec, _unfused), changed)
+        for at, attention in program.spec.operations(Attention):
+            if attention.fused:
+                changed |= _split(program, at, "qkv", _attention_parts(attention))
+        for at, mlp in program.spec.operations(Mlp):
+            if mlp.fused:
+                changed |= _split(program, at, "gate_up", {"gate": mlp.size, "up": mlp.size})
+        spec = map_operations(program.spec, Attention, lambda attention: replace(attention, fused=False))
+        return program.updated(map_operations(spec, Mlp, _unfused_mlp), changed)
 
     def ensures(self, spec: Spec) -> bool:
         """Nothing is fused."""
-        return not any(layer.mixer.fused or layer.mlp.fused for layer in spec.layers)
+        fused = [one.fused for _, one in spec.operations(Attention)] + [one.fused for _, one in spec.operations(Mlp)]
+        return not any(fused)
 
 
-Parts = tuple[tuple[str, dict[str, int]], ...]
-
-
-def _attention_parts(mixer: Attention) -> Parts:
-    keys = mixer.kv_heads * mixer.head_dim
-    parts = {"mixer.q": mixer.heads * mixer.head_dim, "mixer.k": keys, "mixer.v": keys}
-    return (("mixer.qkv", parts),) if mixer.fused else ()
-
-
-def _mlp_parts(mlp: Mlp) -> Parts:
-    return (("mlp.gate_up", {"mlp.gate": mlp.size, "mlp.up": mlp.size}),) if mlp.fused else ()
+def _attention_parts(attention: Attention) -> dict[str, int]:
+    return {"q": attention.query_size, "k": attention.kv_size, "v": attention.kv_size}
 
 
 def _split(program: Program, at: str, fused: str, parts: dict[str, int]) -> dict[str, Lazy]:
@@ -66,6 +63,5 @@ def _split(program: Program, at: str, fused: str, parts: dict[str, int]) -> dict
     return out
 
 
-def _unfused(layer: Layer) -> Layer:
-    mlp = replace(layer.mlp, fused=False, gate_bias=layer.mlp.up_bias) if layer.mlp.fused else layer.mlp
-    return replace(layer, mixer=replace(layer.mixer, fused=False), mlp=mlp)
+def _unfused_mlp(mlp: Mlp) -> Mlp:
+    return replace(mlp, fused=False, gate_bias=mlp.up_bias) if mlp.fused else mlp

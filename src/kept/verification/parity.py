@@ -90,7 +90,7 @@ def _as_read(state: Tensor, norm: Norm) -> Tensor:
 
 def reading(spec: Spec, place: int) -> Norm:
     """Return the norm that reads the residual stream before layer `place`, or before the head after the last layer."""
-    return spec.layers[place].mixer_norm if place < spec.depth else spec.final_norm
+    return next((branch.norm for layer in spec.layers[place:] for branch in layer.branches), spec.final_norm)
 
 
 def _compare(

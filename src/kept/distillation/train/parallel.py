@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from kept.distillation.loss.output_head import HeadInput
 from kept.distillation.train.lora import starting
 from kept.errors import InputError, KeptError
+from kept.ir.spec import Attention
 from kept.nn import Model
 from kept.nn.mixers.attention import SequenceContext
 
@@ -138,7 +139,7 @@ class Backbone(nn.Module):
         where = SequenceContext.of(batch.tokens_BT, documents_BT=batch.documents_BT)
         x_BTD = self.model.embed(batch.tokens_BT, where)
         if self.compiled:
-            where.prepare((layer.mixer for layer in self.model.spec.layers), (x_BTD.dtype, torch.float32))
+            where.prepare((one for _, one in self.model.spec.operations(Attention)), (x_BTD.dtype, torch.float32))
         kept = [x_BTD] if streams else []
         for layer in self.model.layers:
             x_BTD = checkpoint(layer, x_BTD, where, use_reentrant=False) if self.checkpointing else layer(x_BTD, where)

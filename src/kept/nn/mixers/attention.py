@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from kept.ir.slots import qk_shape
+from kept.ir.spec import qk_shape
 from kept.nn.norm import NormModule
 from kept.nn.rope import cos_sin, rotate
 

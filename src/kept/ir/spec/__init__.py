@@ -1,0 +1,46 @@
+"""The architecture of a decoder, layer by layer, as a tree of frozen values: one file for each kind of part.
+
+A spec states what the model computes and which weights it has; it never holds a weight. Layers may differ. Sizes are
+element counts. Equal specs describe the same architecture. A branch's operation declares its own weights, norms,
+projections, state and cost, so that code outside its file needs its fields only where it asks for the kind.
+"""
+
+from kept.ir.spec.attention import Attention, QkNorm, qk_shape
+from kept.ir.spec.layer import Branch, Layer
+from kept.ir.spec.mlp import Activation, Mlp
+from kept.ir.spec.model import Head, Spec, TokenIds
+from kept.ir.spec.norm import NO_NORM, Norm
+from kept.ir.spec.operation import Cost, Mixer, Operation, StateSize
+from kept.ir.spec.rope import Dynamic, Linear, Llama3, LongRope, Proportional, Rope, Scaling, Yarn
+from kept.ir.spec.slot import Role, Slot, Slots, Space
+
+__all__ = [
+    "NO_NORM",
+    "Activation",
+    "Attention",
+    "Branch",
+    "Cost",
+    "Dynamic",
+    "Head",
+    "Layer",
+    "Linear",
+    "Llama3",
+    "LongRope",
+    "Mixer",
+    "Mlp",
+    "Norm",
+    "Operation",
+    "Proportional",
+    "QkNorm",
+    "Role",
+    "Rope",
+    "Scaling",
+    "Slot",
+    "Slots",
+    "Space",
+    "Spec",
+    "StateSize",
+    "TokenIds",
+    "Yarn",
+    "qk_shape",
+]
