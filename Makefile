@@ -17,6 +17,7 @@ smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB) and con
 
 # Without network the tests marked `real` are skipped, without a GPU those marked `gpu`.
 test: check  ## set up, then everything that CI checks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	-$(BIN)/python demo/smollm2.py --fetch
 	$(BIN)/python -m pytest -n 2
 
@@ -30,12 +31,13 @@ check: $(READY)  ## linters, types, layers and freshness of generated documents
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
-docs: $(READY)  ## write what is generated from the code
+docs: $(READY)  ## write the generated pages and build the documentation in build/site
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 compat: $(READY)  ## prove outputs in other runtimes; the first run builds llama.cpp, which takes five minutes
-	$(BIN)/python compat/run.py --out docs/compat.md
-	$(BIN)/python compat/reading.py --out docs/compat.md
+	$(BIN)/python compat/run.py --out docs/reference/compat.md
+	$(BIN)/python compat/reading.py --out docs/reference/compat.md
 	$(BIN)/python compat/gguf_files.py
 
 bench: $(READY)  ## speed against cp -r (and mergekit, with MERGEKIT=path/to/mergekit-yaml), memory at three sizes: an hour

@@ -62,7 +62,7 @@ MEASURED, HELD = 32, 24
 PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 """Parts of a run after which it is measured, beside its start."""
 
-PICTURE = Path(__file__).parents[1] / "docs" / "forgetting.svg"
+PICTURE = Path(__file__).parents[1] / "docs" / "explanation" / "forgetting.svg"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Check that every supported transformers loads an output's tokenizer, chat template and generation config alike.
 
-python compat/reading.py [--out docs/compat.md]    `make compat` runs it; environments lie in out/compat
+python compat/reading.py [--out docs/reference/compat.md]    `make compat` runs it; environments lie in out/compat
 
 Each form is a source with tokenizer files as found in public checkpoints. Each transformers loads the converted output.
 Ids, decoded texts, special tokens and a conversation rendered with and without tools must equal those of the source in

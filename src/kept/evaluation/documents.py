@@ -30,7 +30,9 @@ LARGEST = 256 << 20
 def present(file: Path) -> Path:
     """The file. Raises InputError where it is missing."""
     if not file.is_file():
-        raise InputError(f"{file}: missing; --data DIR says where the tasks' files are (docs/evaluation.md lists them)")
+        raise InputError(
+            f"{file}: missing; --data DIR says where the tasks' files are (docs/how-to/evaluate.md lists them)"
+        )
     return file
 
 

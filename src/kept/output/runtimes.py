@@ -1,6 +1,6 @@
 """What other runtimes make of an output: which forms they refuse or get wrong, and the form that they take.
 
-Only what `make compat` runs is said here; it fails where a note and a measurement disagree (docs/compat.md).
+Only what `make compat` runs is said here; it fails where a note and a measurement disagree (docs/reference/compat.md).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ RULES: tuple[tuple[Callable[[Plan], bool], Note], ...] = (
     (_neox, Note(LLAMA_CPP, "its converter reads no GPT-NeoX beside transformers 5", NO_FORM)),
     (_tail, Note(LLAMA_CPP[2:], "float16 cannot hold the tail's constants", "it takes bf16, f32 or --final-bias drop")),
 )
-"""What holds for a plan, and what it means. Forms and figures are in docs/compat.md."""
+"""What holds for a plan, and what it means. Forms and figures are in docs/reference/compat.md."""
 
 
 def _shortened(runtimes: tuple[str, ...]) -> tuple[str, ...]:
