@@ -7,8 +7,8 @@ source on English books alone, in rows of 128 tokens. At several numbers of toke
 that were never learned from: English, stories and Python in rows of 128, English and Python in rows of 512, four times
 as long as what was seen. What learns is float32, the arithmetic bfloat16; measured is in float32. Every run has the
 same texts in the same order. A run that was stopped goes on when the same command is given again (`--work`). Prints a
-line for each measurement and writes all of them to benchmarks/results/, and a picture of them to docs/explanation/healing.svg
-(`--draw RESULT` draws one that is there).
+line for each measurement, writes all of them to benchmarks/results/, and draws docs/explanation/healing.svg
+(`--draw RESULT` draws an existing result).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Prove that outputs compute the same in other runtimes, and that `kept.output.runtimes` says which do not.
 
-python compat/run.py [--out docs/reference/compat.md] [--only WORDS]    `make compat` runs it; environments lie in out/compat
+python compat/run.py [--out docs/reference/compat.md] [--only WORDS]    `make compat` runs it; environments: out/compat
 
 Every form is made, its logits are computed by each runtime, and compared with the output's own in float64 (`kept`'s
 model). A runtime passes where they are equal up to its number format; where they are not, `kept.output.runtimes` must

@@ -65,7 +65,7 @@ REACHED = 0.4
 (arXiv 2407.21783, table 4)."""
 
 REACHED_HERE = 0.6
-"""The part of what square products reach here that runs reached, beside what is no product (docs/explanation/measurements.md)."""
+"""Fraction of the speed of square matrix products that runs reached here (docs/explanation/measurements.md)."""
 
 NODE, NETWORK = 8, 50e9
 """Ranks of a node, and bytes a second of the 400 Gb/s that each has to other nodes."""

@@ -2,7 +2,7 @@
 
 Bytes and operations are counted from the two specs: 2 operations a weight and token forward, as many again for each
 gradient (Kaplan et al., arXiv 2001.08361, section 2.1), and what the loop keeps, layer by layer. What a machine reaches
-of its peak is measured once and told (`cluster.py`). docs/explanation/measurements.md has what was predicted beside what was seen.
+of its peak is measured once and passed in (`cluster.py`). docs/explanation/measurements.md compares it with runs.
 
 Shapes: D width, Q width of all query heads, K of all key-value heads, M of the MLP, V vocabulary.
 """

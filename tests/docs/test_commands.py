@@ -1,0 +1,58 @@
+"""Commands in README and documentation: every `kept` line of a code block names a command and options that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from kept.terminal.cli import main as cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name != "cli.md")]
+"""All pages but the generated help texts."""
+
+BLOCK = re.compile(r"^```(?:sh|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+COMMAND = re.compile(r"^(?:\$ |.*-m )?kept ([a-z].*)$")
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each `kept` command in the code blocks of a page. Usage lines have no words in lower case."""
+    lines = (line for block in BLOCK.findall(text) for line in block.splitlines())
+    return [shlex.split(found[1], comments=True) for line in lines if (found := COMMAND.match(line.strip()))]
+
+
+def parse(words: list[str]) -> None:
+    """Parse words with the parser of their command, without values' types. Raises click.UsageError."""
+    command: click.Command = cli
+    context = click.Context(command, info_name="kept")
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words[0])
+        if found is None:
+            raise click.UsageError(f"no command {words[0]}")
+        command, words = found, words[1:]
+        context = click.Context(command, parent=context)
+    command.make_parser(context).parse_args(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_exist(page: Path) -> None:
+    for words in commands(page.read_text(encoding="utf-8")):
+        parse(words)
+
+
+def test_commands_are_found() -> None:
+    found = [words for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+    assert len(found) > 50
+    assert {"inspect", "plan", "convert", "verify", "expand", "heal", "eval", "report"} <= {words[0] for words in found}
+
+
+@pytest.mark.parametrize("words", [["convrt", "a"], ["convert", "--no-such-option"], ["tokenizer", "mrge"]])
+def test_negative_control(words: list[str]) -> None:
+    with pytest.raises(click.UsageError):
+        parse(words)
