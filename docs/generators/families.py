@@ -10,10 +10,10 @@ from kept.families import FAMILIES, TARGETS
 from kept.families.lengths import domain
 from kept.ir.program import Program
 from kept.ir.slots import slots
-from kept.ir.spec import Dynamic, LongRope
+from kept.ir.spec import Attention, Dynamic, LongRope
 from kept.ir.tensors import zeros
 from kept.passes.legalize import WAY_OUT, Options, legalise, stand_ins
-from kept.passes.map_spec import map_mixers
+from kept.passes.map_spec import map_operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,4 +191,6 @@ def rotated(spec: Spec, scaling: Scaling | None) -> Spec:
     spec = replace(spec, context=32768)
     if scaling is None:
         return spec
-    return map_mixers(spec, lambda mixer: replace(mixer, rope=mixer.rope and replace(mixer.rope, scaling=scaling)))
+    return map_operations(
+        spec, Attention, lambda one: replace(one, rope=one.rope and replace(one.rope, scaling=scaling))
+    )
