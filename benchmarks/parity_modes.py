@@ -20,7 +20,8 @@ from keeping import keep
 from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.families import FAMILIES
 from kept.loaded import open_model
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 from kept.verification.calibration import calibrate
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun

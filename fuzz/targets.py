@@ -52,7 +52,8 @@ from kept.nn import Model
 from kept.nn.rope import inverse_frequencies
 from kept.output.record import expansions, finite, recorded
 from kept.pages.page import page, render
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 from kept.recipe import load_recipe
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from kept.passes.drop_window import LimitContext
 from kept.passes.expand_blocks import ExpandBlocks, Place
 from kept.passes.fill_biases import FillBiases
 from kept.passes.layer_norm_to_rms import MODES, LayerNormToRms
-from kept.passes.legalize import Options
+from kept.passes.rules import Options
 from kept.recipe import DTYPES, Recipe, load_recipe, recipe_from
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("orion-*.toml"))

@@ -26,7 +26,6 @@ LONG_FILES = {
     "gguf/tokenizer.py": 313,
     "ir/tensors.py": 457,
     "pages/evaluation.py": 322,
-    "passes/legalize.py": 330,
     "terminal/cli.py": 862,
     "terminal/display.py": 653,
 }

@@ -12,8 +12,10 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.spec import Attention, Dynamic, LongRope
 from kept.ir.tensors import zeros
-from kept.passes.legalize import WAY_OUT, Options, legalise, stand_ins
+from kept.passes.legalize import legalise, stand_ins
 from kept.passes.map_spec import map_operations
+from kept.passes.reasons import WAY_OUT
+from kept.passes.rules import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,8 +113,7 @@ def numbers(program: Program, target: str, reasons: dict[str, int]) -> set[int]:
     try:
         legalise(program, TARGETS[target].violations, Options())
     except Refusal as refusal:
-        said = str(refusal)
-        parts = said.removesuffix(f"; {WAY_OUT}").split("; ") if said.endswith(WAY_OUT) else [said]
+        parts = refusal.reasons if refusal.way_out == WAY_OUT else [str(refusal)]
         return {reasons.setdefault(part, len(reasons) + 1) for part in parts}
     raise AssertionError
 

@@ -68,7 +68,15 @@ class Overflow(CheckpointError):  # noqa: N818 - it is what happened to a value
 
 
 class Refusal(KeptError):  # noqa: N818 - it is a reasoned "no", not a malfunction
-    """A pass or a target cannot keep this model's function, and says which layer and why."""
+    """A pass cannot run or a target cannot express the model.
+
+    `reasons` has a phrase for each thing that is wrong, with its place; `way_out` states what to do instead, empty if
+    nothing is known. The message joins them.
+    """
+
+    def __init__(self, *reasons: str, way_out: str = "") -> None:
+        super().__init__("; ".join((*reasons, way_out) if way_out else reasons))
+        self.reasons, self.way_out = reasons, way_out
 
 
 class RecipeError(KeptError):

@@ -27,7 +27,8 @@ from kept.ir.tensors import TORCH_NAMES
 from kept.passes import PASSES, Pass
 from kept.passes.full_rotary import ROPE_FORMS
 from kept.passes.layer_norm_to_rms import MODES, WAYS
-from kept.passes.legalize import MOST_STEPS, Options
+from kept.passes.legalize import MOST_STEPS
+from kept.passes.rules import Options
 from kept.toml_file import check_type, load, merged, nearest, one_of, texts
 
 if TYPE_CHECKING:

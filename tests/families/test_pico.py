@@ -18,7 +18,8 @@ from kept.errors import CheckpointError, Refusal
 from kept.families import FAMILIES, LLAMA, TARGETS, family_of
 from kept.families.lengths import domain
 from kept.ir.promise import Promise
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 from support.models import logits, program_of, some_tokens, stock, worst
 from support.pass_helpers import TOLERANCE, save
 from support.pico import PUBLIC, SHORT, scale, write_pico

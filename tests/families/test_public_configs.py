@@ -13,7 +13,8 @@ import pytest
 
 from kept.families import FAMILIES, LLAMA
 from kept.ir.promise import Promise
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 from support.conversions import EXACT, refused
 from support.pass_helpers import unread
 

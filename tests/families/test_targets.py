@@ -10,7 +10,8 @@ import torch
 
 from kept.errors import Refusal
 from kept.families import TARGETS
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 from support.conversions import STOCK, closed, converted, ignored
 from support.models import TINY, logits, program_of, some_tokens, stock, stock_logits, worst, write_checkpoint
 from support.pass_helpers import TOLERANCE

@@ -14,7 +14,8 @@ from kept.families import LLAMA
 from kept.ir import spec as ir
 from kept.nn.rope import inverse_frequencies
 from kept.passes.full_rotary import ROPE_FORMS, STILL, FullRotary, RopeForm
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 from kept.passes.split_projections import SplitProjections
 from support.models import program_of, random_program, some_tokens, stock_logits, worst, write_checkpoint
 from support.pass_helpers import (

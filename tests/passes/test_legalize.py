@@ -19,8 +19,9 @@ from kept.nn import Model
 from kept.passes.centre import Centre
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.layer_norm_to_rms import LayerNormToRms
-from kept.passes.legalize import Options, legalise, run_passes, stand_ins
+from kept.passes.legalize import legalise, run_passes, stand_ins
 from kept.passes.map_spec import map_layers
+from kept.passes.rules import Options
 from kept.passes.untie_head import UntieHead
 from support.models import (
     DATA,

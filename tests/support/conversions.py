@@ -11,7 +11,8 @@ import torch
 from kept.errors import Refusal
 from kept.families import LLAMA
 from kept.ir.promise import Promise
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 from support.models import logits, model_of, program_of, some_tokens, stock, stock_logits, worst
 from support.pass_helpers import TOLERANCE, save
 

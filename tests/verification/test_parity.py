@@ -12,7 +12,8 @@ import torch
 from kept.families import TARGETS
 from kept.ir.tensors import Computed
 from kept.passes.fold_norm_bias import FoldNormBias
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun
 from support.models import logits, program_of, some_tokens, write_checkpoint

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 
 from kept.families import TARGETS
 from kept.ir.tensors import Computed
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 from kept.verification import streamed
 from kept.verification.streamed import StreamedRun
 from support.models import TINY, logits, model_of, program_of, random_program, some_tokens, write_checkpoint

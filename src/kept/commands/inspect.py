@@ -14,7 +14,8 @@ from kept.ir.slots import NormReaders, readings
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
 from kept.loaded import LoadedModel, open_model
-from kept.passes.legalize import Options, legalise
+from kept.passes.legalize import legalise
+from kept.passes.rules import Options
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

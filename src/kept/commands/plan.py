@@ -10,7 +10,7 @@ from kept.checkpoint.companion_files import companions
 from kept.checkpoint.output_path import check_apart, check_place
 from kept.checkpoint.safetensors_writer import grown, shards, unchanged
 from kept.checkpoint.staging import check_target
-from kept.errors import InputError, Refusal
+from kept.errors import InputError
 from kept.families import TARGETS
 from kept.families.lengths import domain
 from kept.loaded import LoadedModel, open_model
@@ -19,8 +19,9 @@ from kept.output.record import new
 from kept.output.write_files import OutputFiles
 from kept.passes.expand_vocabulary import ExpandVocabulary
 from kept.passes.layer_norm_to_rms import MEASURED
-from kept.passes.legalize import WAY_OUT, legalise, run_passes, stand_ins
+from kept.passes.legalize import legalise, run_passes, stand_ins
 from kept.passes.plan import Plan, created
+from kept.passes.reasons import TargetRefusal
 from kept.recipe import SAME, Recipe, recipe_from
 
 if TYPE_CHECKING:
@@ -93,10 +94,10 @@ def complete_plan(
     target = target_family(source, recipe)
     try:
         rest = legalise(own.program, target.violations, recipe.options, gains)
-    except Refusal as refusal:  # a family holds its own models, so the recipe's own passes are the reason
+    except TargetRefusal as refusal:  # a family expresses its own models, so the recipe's own passes are the reason
         if recipe.to != SAME:
             raise
-        raise Refusal(f"{str(refusal).removesuffix(WAY_OUT)}choose other layers, or another target (to)") from None
+        raise refusal.with_way_out("choose other layers, or another target (to)") from None
     between = domain(source.family, source.program.spec, target, rest.program.spec)
     return Plan((*own.steps, *rest.steps), rest.program, between, target.name)
 

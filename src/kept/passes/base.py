@@ -1,4 +1,4 @@
-"""What a pass is: a frozen value whose fields are its options, with a promise, conditions and a result."""
+"""The interface of a pass: a frozen dataclass whose fields are its options."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why a pass cannot run: where, the reason, and the way out, which may be another pass."""
+    """Why a pass cannot run: the place, the reason, and the way out. `fix` is a pass that removes the obstacle."""
 
     where: str
     why: str
     fix: Pass | None = None
     way_out: str = ""
 
-    def __str__(self) -> str:
-        """One line."""
-        way = f"run {self.fix.name} first" if self.fix is not None else self.way_out
-        return f"{self.where}: {self.why}" + (f"; {way}" if way else "")
+    def refusal(self, rewrite: Pass) -> Refusal:
+        """Return the error that the pass raises."""
+        way_out = f"run {self.fix.name} first" if self.fix is not None else self.way_out
+        return Refusal(f"{rewrite.name}: {self.where}: {self.why}", way_out=way_out)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Pass(ABC):
         """Check, run, check. Raises Refusal with the obstacle."""
         obstacle = self.requires(program)
         if obstacle is not None:
-            raise Refusal(f"{self.name}: {obstacle}")
+            raise obstacle.refusal(self)
         result = self.run(program)
         assert self.ensures(result.spec), f"{self.name} did not do what it says"
         return result

@@ -34,6 +34,21 @@ class PassStep:
     nbytes: int
     domain: str | None = None
 
+    @classmethod
+    def of(cls, rewrite: Pass, before: Program, after: Program) -> PassStep:
+        """Return the step of a pass that made `after` from `before`."""
+        origins = rewrite.origins(before)
+        assert len(origins) == after.spec.depth, f"{rewrite.name}: {len(origins)} origins, {after.spec.depth} layers"
+        return cls(
+            rewrite,
+            rewrite.promise(before),
+            origins,
+            layers=after.spec.depth - before.spec.depth,
+            parameters=after.parameters - before.parameters,
+            nbytes=after.nbytes - before.nbytes,
+            domain=rewrite.domain(before),
+        )
+
 
 @dataclass(frozen=True)
 class Expansion:
