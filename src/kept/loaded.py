@@ -84,12 +84,26 @@ class LoadedModel:
 
 
 def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | None = None) -> LoadedModel:
-    """Open a checkpoint of any family: a directory, a GGUF file, or a hub id (`org/name`, `org/name@revision`).
+    """Open a checkpoint of any family. Reads headers; weights are lazy tensors.
 
-    A hub id is fetched. A LoRA adapter is merged into `base`, or into the base that its config names, if that is a
-    directory or in the hub client's cache. `tie` decides for tied embeddings with a different head stored: True uses
-    the embedding, False the stored head. Raises CheckpointError naming the file, tensor or key that is wrong, and
-    Refusal for a model that no family can represent.
+    Args:
+        path: a checkpoint directory, a GGUF file, a LoRA adapter, or a hub id (`org/name`, `org/name@revision`).
+            A hub id is fetched.
+        base: the base model of a LoRA adapter, if it is not where the adapter's config says.
+        tie: if the stored head differs from tied embeddings: True uses the embedding, False the stored head.
+
+    Returns:
+        The loaded model. `program` has the spec and the weights, `family` the table that read it.
+
+    Raises:
+        CheckpointError: names the file, tensor or key that is wrong.
+        Refusal: no family can represent the model.
+
+    Example:
+        ```python
+        model = kept.open_model("path/to/orion-14b")
+        print(model.family.name, model.program.spec.width)
+        ```
     """
     found = local(path)
     if base is not None and not is_adapter(found):

@@ -67,13 +67,25 @@ MEASUREMENTS = {"gains", "growth", "lengths"}
 
 @dataclass(frozen=True)
 class Recipe:
-    """One conversion. `passes` run first and in order; then the planner makes the rest expressible for `to`.
+    """The options of one conversion. `passes` run first, in order; the planner adds what the target needs.
 
-    `base` is the base model if the source is a LoRA adapter.
+    Values are checked by the constructor, which raises RecipeError with the name of the key.
 
-    `text` is what calibration and verification read; `verify_tokens` 0 leaves verification out. If the stored
-    head differs from tied embeddings, `tie` True uses the embedding, False the stored head. Values are checked at
-    construction, which raises RecipeError naming the key.
+    Attributes:
+        source: the checkpoint to convert.
+        out: the directory to write.
+        to: the target family, or "same".
+        norm: how LayerNorm becomes RMSNorm: exact, opm, opm-centred, calibrated or carried.
+        final_bias: the bias of the last norm: "block" (one more layer, exact) or "drop".
+        rope: form of a partial rotation: "llama3" (any runtime) or "proportional" (transformers 5).
+        context: state a shorter context, in tokens.
+        dtype: dtype of the output; None keeps the source's.
+        shard_size: largest weight file, such as "5GB".
+        text: a UTF-8 file for calibration and verification.
+        verify_tokens: number of tokens of the verification; 0 turns it off.
+        base: the base model, if the source is a LoRA adapter.
+        tie: if the stored head differs from tied embeddings: True uses the embedding, False the stored head.
+        passes: passes to run before planning.
     """
 
     source: str
@@ -135,7 +147,23 @@ class Recipe:
 
 
 def load_recipe(path: str | Path, **overrides: Any) -> Recipe:  # noqa: ANN401 - values of any key
-    """Read a recipe file; `overrides` (None: not given) win over it. Raises RecipeError naming file, line and key."""
+    """Read a recipe file.
+
+    Args:
+        path: a TOML file with fields of `kept.Recipe`.
+        overrides: fields that win over the file; None means not given.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: names file, line and key.
+
+    Example:
+        ```python
+        recipe = kept.load_recipe("recipes/orion-to-llama.toml", source="path/to/orion-14b")
+        ```
+    """
     return load(path, recipe_from, overrides)
 
 

@@ -39,13 +39,28 @@ class CachedTeacher:
 
 
 def cache_teacher(settings: HealSettings, k: int = LISTED, reporter: Reporter | None = None) -> CachedTeacher:
-    """Run the settings' teacher over their data, and keep its `k` likeliest tokens at every place under `settings.out`.
+    """Run the teacher once over the data, and store the `k` most likely tokens at each position.
 
-    `tokens` is how many are kept at most, to each source what the mixture gives it. Runs with the same data, length,
-    held-out part and temperature read the result, whatever their seed, batch, mixture and number of epochs. The bias
-    of the listed KL is measured against the settings' student; where that is the teacher itself, against the teacher
-    with its last layer left out. Interrupted, the same call continues. Raises InputError for what does not fit
-    together and where `out` is a cache of something else.
+    Training runs with the same data, sequence length, held-out part and temperature read the result, whatever their
+    seed, batch size, mixture and number of epochs. The same call continues after an interruption.
+
+    Args:
+        settings: `teacher`, `data` and `tokens` say what is read; `out` is the directory of the cache.
+        k: number of tokens stored for each distribution, with the probability mass of all others.
+        reporter: is told about progress.
+
+    Returns:
+        Path and bytes of the cache, and its record with the bias of the KL, measured against the settings' student (or,
+        if that is the teacher itself, against the teacher without its last layer).
+
+    Raises:
+        InputError: settings or data do not fit, or `out` is a cache of something else.
+
+    Example:
+        ```python
+        settings = kept.HealSettings("out/plain", "out/cache", teacher="path/to/orion", data=("corpus/",))
+        kept.cache_teacher(settings, k=64)
+        ```
     """
     from kept.distillation.data.packed_rows import PackedRows, counts
     from kept.distillation.teacher_cache import write

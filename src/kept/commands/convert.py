@@ -58,12 +58,28 @@ class DryRun:
 
 
 def convert(source: str | Path, out: str | Path, to: str = "llama", **options: Any) -> Conversion:  # noqa: ANN401
-    """Convert a checkpoint directory and write the result to `out`, with a short verification at the end.
+    """Convert a checkpoint, write the result to `out`, and verify it.
 
-    `options` are a recipe's keys: norm, final_bias, context, dtype, shard_size, text, verify_tokens, passes (see
-    `kept.Recipe`). Raises KeptError kinds: CheckpointError for bad input, Refusal where the target
-    cannot hold the model, OutputError where `out` cannot be written, PromiseError where the result is not what its
-    passes promised (it is then left beside `out` under `.unkept`).
+    Args:
+        source: a checkpoint directory, a GGUF file, a LoRA adapter or a hub id.
+        out: the directory to write; it gets its name when everything is written and verified.
+        to: the target family, or "same" for the source's own.
+        options: other fields of `kept.Recipe`, such as norm, dtype, text or verify_tokens.
+
+    Returns:
+        The conversion: output path, plan, verification (None with `verify_tokens=0`), and the record in `kept.json`.
+
+    Raises:
+        CheckpointError: a file of the source is missing or damaged.
+        Refusal: the target cannot express the model.
+        OutputError: `out` cannot be written.
+        PromiseError: the result measures worse than its passes promised; it is left beside `out` as `OUT.unkept`.
+
+    Example:
+        ```python
+        done = kept.convert("path/to/orion-14b", "out/llama", to="llama")
+        print(done.verification.proof.max_logit_error)
+        ```
     """
     return run(recipe_from({"source": str(source), "out": str(out), "to": to}, **options))
 
@@ -81,14 +97,34 @@ def expand(  # noqa: PLR0913 - each is a word that users say
     multiple: int = 1,
     **options: Any,  # noqa: ANN401 - a recipe's keys
 ) -> Conversion:
-    """Give a checkpoint layers that add nothing yet, or tokens that it did not have, and write the result to `out`.
+    """Add layers or tokens to a checkpoint without a change of its function, and write the result to `out`.
 
-    Copies of layers are put between the layers; `groups`, `blocks`, `place` and `at` are the fields of
-    `kept.passes.expand_blocks.ExpandBlocks`. A `tokenizer`, a directory as `kept.merge_tokenizers` writes it, is taken
-    over, and its new tokens get rows; `rows` and `multiple` are those of
-    `kept.passes.expand_vocabulary.ExpandVocabulary`.
-    What the model computes stays the same to the bit, and `kept.heal` with `train="new"` then trains the new alone.
-    `options` and what is raised are those of `convert`; InputError too where the tokenizer is not the model's, grown.
+    New layers are copies of existing ones whose output projections are zero (LLaMA Pro, arXiv 2401.02415). The logits
+    of old tokens stay the same to the bit. `kept.heal` with `train="new"` then trains only what is new.
+
+    Args:
+        source: a checkpoint directory, a GGUF file or a hub id.
+        out: the directory to write.
+        groups: number of groups that the layers are divided into; copies are appended to each group.
+        blocks: number of layers that are copied of each group, its last ones.
+        place: "interleaved", or "prefix" or "suffix" to place all copies before or behind the model's layers.
+        at: instead of `groups`: the indices of the new layers in the result.
+        tokenizer: a directory that `kept.merge_tokenizers` wrote; its new tokens get rows in embedding and head.
+        rows: how new rows are made: "mean", "zero", or a safetensors file.
+        multiple: the number of rows is rounded up to a multiple of this.
+        options: other fields of `kept.Recipe`.
+
+    Returns:
+        The conversion, as `kept.convert` returns it.
+
+    Raises:
+        InputError: the tokenizer is not an extension of the model's.
+        KeptError: as `kept.convert`.
+
+    Example:
+        ```python
+        kept.expand("path/to/llama", "out/pro", groups=8)
+        ```
     """
     layers = {"groups": groups, "blocks": blocks, "place": place, "at": tuple(at)}
     passes = expansion(layers, {"tokenizer": tokenizer, "rows": str(rows), "multiple": multiple})
@@ -113,7 +149,20 @@ def expansion(layers: Mapping[str, Any], tokens: Mapping[str, Any]) -> list[Pass
 
 
 def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
-    """Run a recipe."""
+    """Run a recipe: what `kept.convert` does, with all options in one value. Raises what `kept.convert` raises.
+
+    Args:
+        recipe: source, output and options.
+        reporter: is told about notes and progress; without one, nothing is printed.
+
+    Returns:
+        The conversion.
+
+    Example:
+        ```python
+        kept.run(kept.load_recipe("recipes/orion-to-llama.toml", source="path/to/orion-14b", out="out/llama"))
+        ```
+    """
     reporter = reporter or Silent()
     inputs, ready = prepare(recipe, reporter)
     done = export(_export(recipe, inputs, ready), reporter)

@@ -45,9 +45,28 @@ def generate(
     seed: int = 0,
     reporter: Reporter | None = None,
 ) -> list[GeneratedText]:
-    """Continue a prompt, or each of several, by up to `tokens` tokens, in one batch, in the checkpoint's own dtype.
+    """Continue one or several prompts, in one batch, in the checkpoint's own dtype.
 
-    Raises InputError where a prompt is empty or too long, or where the checkpoint has no tokenizer.
+    Args:
+        path: a checkpoint of any family.
+        prompts: a prompt, or several.
+        tokens: largest number of new tokens.
+        temperature: 0 is greedy decoding.
+        top_p: sample from the most likely tokens with this total probability.
+        seed: seed of the sampling.
+        reporter: is told about notes.
+
+    Returns:
+        For each prompt, the prompt and its continuation.
+
+    Raises:
+        InputError: a prompt is empty or too long, or the checkpoint has no tokenizer.
+        CheckpointError: a file is missing or damaged.
+
+    Example:
+        ```python
+        print(kept.generate("out/llama", "Once upon a time", tokens=16)[0].text)
+        ```
     """
     from kept.checkpoint.tokenizer_reader import TokenizerReader  # noqa: PLC0415 - slow import, done after the checks
     from kept.nn import Model  # noqa: PLC0415 - imports torch

@@ -71,13 +71,30 @@ class HealResult:
 def heal(
     settings: HealSettings, reporter: Reporter | None = None, watch: Callable[[Mapping[str, Any]], None] | None = None
 ) -> HealResult:
-    """Train a student on what its teacher puts out, and write it with the weights of its best measurement.
+    """Distil a teacher into a student, or train the student on text, and write the weights of the best measurement.
 
-    Started again with the same settings, a run that was killed goes on; metrics, and until it has ended checkpoints,
-    are in a directory beside the output. What is written is measured against the teacher before it has its name.
-    `watch` is given each line of metrics. Raises InputError where the two models do not belong together, OutputError
-    where the disk refuses, Diverged where the loss is no number or far above those before, PromiseError where the
-    result puts out what is no number, and what reading the data raises.
+    The same call continues a run that was interrupted. Metrics and checkpoints are in a hidden directory beside the
+    output. The result is compared with the teacher before it gets its name.
+
+    Args:
+        settings: student, output, teacher, data, losses, trainable parameters and schedule.
+        reporter: is told about notes and progress.
+        watch: is called with each line of metrics.
+
+    Returns:
+        Output path, held-out measurements, record, and the comparison with the teacher (None without a teacher).
+
+    Raises:
+        InputError: the two models or their tokenizers do not fit together, or the data cannot be read.
+        Diverged: the loss is NaN, Inf or far above the previous ones.
+        OutputError: the output cannot be written.
+        PromiseError: the result has NaN or Inf in its logits.
+
+    Example:
+        ```python
+        settings = kept.HealSettings("out/plain", "out/healed", teacher="path/to/orion", tokens=2_000_000)
+        print(kept.heal(settings).history[-1].losses)
+        ```
     """
     target = Path(settings.out)
     _sweep(target, settings)

@@ -71,11 +71,24 @@ class Inspection:
 
 
 def inspect(path: str | Path, text: str | Path | None = None, base: str | Path | None = None) -> Inspection:
-    """Inspect a checkpoint directory or a GGUF file. Reads headers and norm vectors; with a `text`, all weights.
+    """Describe a checkpoint: its architecture, its cost, and the targets that it can become. Reads headers and norms.
 
-    `base` is the base model if `path` is a LoRA adapter.
+    Args:
+        path: a checkpoint directory, a GGUF file, a LoRA adapter or a hub id.
+        text: a UTF-8 file; if given, all weights are read, and the effect of each LayerNorm is measured on it.
+        base: the base model, if `path` is a LoRA adapter.
 
-    Raises CheckpointError if a file cannot be read.
+    Returns:
+        The inspection: spec, parameters, bytes of the weights, bytes of the KV cache of one token, targets.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or disagrees with the config.
+
+    Example:
+        ```python
+        found = kept.inspect("path/to/orion-14b")
+        print(found.family, found.parameters, found.cache_bytes)
+        ```
     """
     opened = open_model(path, base)
     program = opened.program

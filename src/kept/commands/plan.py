@@ -63,10 +63,25 @@ class PreparedConversion:
 
 
 def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa: ANN401 - a recipe's keys
-    """The passes that a conversion would run. Reads headers only.
+    """Plan a conversion: the passes in order, each with its promise. Reads headers, no weights.
 
-    `options` are a recipe's keys (norm, final_bias, context, dtype, passes). Raises Refusal naming the layer, the
-    reason and the way out where there is no plan.
+    Args:
+        source: a checkpoint directory, a GGUF file, a LoRA adapter or a hub id.
+        to: the target family, or "same" for the source's own.
+        options: fields of `kept.Recipe`: norm, final_bias, rope, context, dtype, base, tie, passes.
+
+    Returns:
+        The plan. `promise` is the weakest promise of its passes, `program` the result with lazy weights.
+
+    Raises:
+        Refusal: no plan exists; the message names the layer, the reason and the way out.
+        CheckpointError: a file of the source is missing or damaged.
+
+    Example:
+        ```python
+        found = kept.plan("path/to/orion-14b", to="llama")
+        print(found.promise, [step.rewrite.name for step in found.steps])
+        ```
     """
     recipe = recipe_from({"source": str(source), "out": "", "to": to}, **options)
     return make_plan(open_model(source, recipe.base, tie=recipe.tie), recipe, unmeasured=True)

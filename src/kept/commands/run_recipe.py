@@ -82,10 +82,27 @@ class RecipeRun:
 
 
 def run_steps(path: str | Path, reporter: Reporter | None = None, **overrides: Any) -> RecipeRun:  # noqa: ANN401 - recipe keys
-    """Run a recipe of steps (see `kept.commands.recipe_steps`), which ends with one directory, `out`.
+    """Run a recipe of several steps, which ends with one directory, `out`.
 
-    Run again, an interrupted recipe goes on where it was. Raises RecipeError for what the recipe says wrong, and what
-    the steps raise; PromiseError where a step that verifies finds a promise broken, and then `out` is not there.
+    The same call continues after an interruption.
+
+    Args:
+        path: a TOML file with `[[steps]]`.
+        reporter: is told about notes and progress.
+        overrides: `out` and `keep`, which win over the file.
+
+    Returns:
+        The output path and the result of each step.
+
+    Raises:
+        RecipeError: the recipe is wrong; names the key.
+        PromiseError: a `verify` step found a broken promise; then `out` is not written.
+        KeptError: what the steps raise.
+
+    Example:
+        ```python
+        kept.run_steps("recipes/expand-and-teach.toml")
+        ```
     """
     return run_all(load_steps(path, **overrides), reporter)
 

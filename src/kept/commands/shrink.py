@@ -106,11 +106,28 @@ def shrinking_from(table: Mapping[str, Any], **overrides: Any) -> ShrinkSettings
 
 
 def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> ShrinkResult:  # noqa: ANN401 - of Shrinking
-    """Drop the expanded layers of a checkpoint whose contribution is negligible, and write the result to `out`.
+    """Drop expanded layers that contribute almost nothing, and write the result to `out`.
 
-    `options` are the fields of `kept.commands.shrink.Shrinking`: below, untouched, layers, text, tokens. A layer
-    that nothing trained goes without a trace (EXACT); with the others the result is LOSSY, and measured. Where no layer
-    goes, nothing is written. Raises InputError where the record lists no expanded layers, and what `convert` raises.
+    The contribution of a layer is the KL between the model with it and without it. Layers that were not trained are
+    dropped exactly; with others the result is lossy, and measured. If no layer can be dropped, nothing is written.
+
+    Args:
+        source: an expanded checkpoint with a `kept.json`.
+        out: the directory to write.
+        options: `below` (total KL in nats per token), `untouched` (only layers that write nothing), `layers` (indices
+            to drop), `text` and `tokens` (what to measure on).
+
+    Returns:
+        The contribution of each expanded layer, and the conversion (None if nothing was written).
+
+    Raises:
+        InputError: the record lists no expanded layers.
+        KeptError: as `kept.convert`.
+
+    Example:
+        ```python
+        kept.shrink_expanded("out/pro-trained", "out/small", below=1e-4)
+        ```
     """
     return shrink(shrinking_from({"source": str(source), "out": str(out), **options}))
 

@@ -37,11 +37,32 @@ def verify(
     tie: bool | None = None,
     reporter: Reporter | None = None,
 ) -> Verification:
-    """Measure an output against its source and judge it by the promise that its `kept.json` states.
+    """Measure an output against its source and judge it by the promise in its `kept.json`.
 
-    If the record's plan can be rebuilt, it is also proved in float64. An output without a record is held to EXACT at
-    the dtype's noise floor. Weight files that changed since they were written break any promise. `tie` overrides the
-    record's choice between embedding and stored head. `.failure` of the result is None if the promise is kept.
+    If the plan in the record can be made again, it is also proved in float64. An output without a record is held to
+    EXACT. Weight files that changed since they were written break any promise.
+
+    Args:
+        source: the model that the output was made from.
+        out: the output.
+        text: a UTF-8 file to measure on; without one, a built-in sample of four languages.
+        tokens: number of tokens of the text.
+        streamed: never hold a whole model in memory; leaves out the continuations.
+        tie: overrides the record's choice between embedding (True) and stored head (False).
+        reporter: is told about progress.
+
+    Returns:
+        The verification: logit errors, KL in nats per token, perplexities, error of each layer. `failure` is None if
+        the promise is kept.
+
+    Raises:
+        CheckpointError: a file of one of the two is missing or damaged.
+        InputError: the text has too few tokens, or there is no tokenizer.
+
+    Example:
+        ```python
+        assert kept.verify("path/to/orion-14b", "out/llama", text="my.txt").failure is None
+        ```
     """
     from kept.verification.text import sample
     from kept.verification.verify import layer_runs, verify_pair

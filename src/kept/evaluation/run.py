@@ -80,12 +80,30 @@ def evaluate(
     reporter: Reporter | None = None,
     **options: Any,  # noqa: ANN401 - Settings names and checks them
 ) -> Evaluation:
-    """Measure a checkpoint, or several side by side, of any families: `others` are compared with the first.
+    """Evaluate a checkpoint, or compare several with the first.
 
-    A model's name in tables is its directory's, or `name=path` says it. `texts`: files by domain; `old`, `new`: such
-    files too, of what the first model knew, and of what the others were to learn. `options`: the other settings (see
-    `kept.evaluation.settings.Settings`). What is finished is kept in the directory `results`, keyed by the files' sums
-    and the settings, and not measured again. One model is in memory at a time. Raises KeptError kinds.
+    Finished pieces are stored and not measured again. One model is in memory at a time.
+
+    Args:
+        path: the first model, the baseline. "name=path" gives it a name in tables.
+        others: models that are compared with it, of any family.
+        texts: domain to UTF-8 file: perplexity and bits per byte.
+        old: such files of what the baseline knew: what do the others forget?
+        new: such files of what the others were taught: what did they learn?
+        results: directory of the stored pieces, keyed by checksums of files, settings and data.
+        reporter: is told about progress.
+        options: other fields of `kept.evaluation.settings.EvalSettings`, such as suites, data, limit or dtype.
+
+    Returns:
+        A figure with its standard error for each model, and the difference of each model to the baseline.
+
+    Raises:
+        KeptError: a model, text or task file cannot be read, or a setting is wrong.
+
+    Example:
+        ```python
+        found = kept.evaluate("path/to/llama", "pro=out/pro", old={"stories": "en.txt"}, new={"python": "code.txt"})
+        ```
     """
     settings = _settings({"texts": texts or {}, "old": old or {}, "new": new or {}}, options)
     if not others:

@@ -53,13 +53,29 @@ def report(
     place: str | Path | None = None,
     stays: bool = True,
 ) -> Report:
-    """Write a page about an output: what was done to it, what was measured, and how it is loaded.
+    """Write an HTML page about an output: what was done, what was measured, and how to load it.
 
-    `file`: where, else `report.html` in the output; one that is there is replaced. `evaluations`: JSON files of
-    `kept eval`. `metrics`: the `metrics.jsonl` of the run that healed it. `pairs`: more texts to show. `place`: where
-    it will be, if not where it is; one that does not stay is loaded from nowhere. What the record does not hold has no
-    section. Raises InputError where there is no record, CheckpointError for a file that is damaged, OutputError where
-    the page cannot be written.
+    Args:
+        out: an output with a `kept.json`.
+        file: where to write; without it, `report.html` in the output. An existing file is replaced.
+        evaluations: JSON files that `kept eval --out` wrote.
+        metrics: `metrics.jsonl` of the training run.
+        pairs: more texts of source and output to show side by side.
+        place: the path of the output that the page states, if it is not `out`.
+        stays: False if the output will be removed; the page then has no section on loading it.
+
+    Returns:
+        The path of the page and the titles of its sections. A section without data is left out.
+
+    Raises:
+        InputError: the output has no `kept.json`.
+        CheckpointError: a file is damaged.
+        OutputError: the page cannot be written.
+
+    Example:
+        ```python
+        kept.report("out/healed", evaluations=["eval.json"])
+        ```
     """
     directory, target = Path(out), Path(out) / PAGE if file is None else Path(file)
     if not (directory / RECORD).is_file():

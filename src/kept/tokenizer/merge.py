@@ -69,12 +69,29 @@ def merge_tokenizers(
     most: int | None = None,
     texts: Iterable[str | Path] = (),
 ) -> MergedTokenizer:
-    """Merge the pieces of the tokenizer in `new` into that of `model`, and write the result to `out`.
+    """Merge the pieces of one tokenizer into that of a model, and write the result to `out`.
 
-    Old ids stay; a new piece gets the next id, characters first and then in the new tokenizer's order, `most` of them
-    at most. Pieces that the result could never give are left out and counted. `texts` are UTF-8 files on which the gain
-    is measured; without one the built-in sample is. Raises InputError where the two are of different kinds or nothing
-    is new, OutputError where `out` cannot be written.
+    Old ids stay. New pieces get the next ids, characters first and then in the new tokenizer's order. Pieces that the
+    result could never produce are left out and counted.
+
+    Args:
+        model: the model, or its tokenizer.
+        new: the tokenizer with the new pieces, of the same kind.
+        out: the directory to write.
+        most: largest number of new pieces.
+        texts: UTF-8 files on which the number of tokens before and after is counted; without one, a built-in sample.
+
+    Returns:
+        Path, number of tokens before and after, pieces left out, and the counts on the texts.
+
+    Raises:
+        InputError: the two are of different kinds, or no piece is new.
+        OutputError: `out` cannot be written.
+
+    Example:
+        ```python
+        kept.merge_tokenizers("path/to/llama", "out/korean", "out/merged", most=2000)
+        ```
     """
     if most is not None and most < 1:
         raise InputError(f"most: is {most}, it must be at least 1")

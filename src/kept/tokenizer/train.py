@@ -59,12 +59,28 @@ def train_tokenizer(
     text_field: str = "text",
     reporter: Reporter | None = None,
 ) -> TrainedTokenizer:
-    """Train a BPE tokenizer (arXiv 1508.07909) of `size` tokens on files or directories, and write it to `out`.
+    """Train a BPE tokenizer (arXiv 1508.07909) and write it to `out`.
 
-    `texts` are text, JSON lines or parquet files (the text is in `field`). `like` is a model to whose tokenizer the
-    result shall be merged: its way to normalise and to cut words is taken, and its kind. Without one the `kind` is
-    byte-level (any text is bytes) or byte-fallback (only rare characters are). Raises InputError for what cannot be
-    read or has too little text for so many tokens, OutputError where `out` cannot be written.
+    Args:
+        texts: text, JSON lines or parquet files, or directories of them.
+        out: the directory to write.
+        size: number of tokens, bytes and special tokens included.
+        kind: "byte-level", or "byte-fallback" (bytes only for rare characters). Without `like`: byte-level.
+        like: a model whose normalisation, pre-tokenization and kind are used, so that the two can be merged.
+        text_field: the JSON key or parquet column with the text.
+        reporter: is told about progress.
+
+    Returns:
+        Path, kind, number of tokens, and tokens per character of the training text.
+
+    Raises:
+        InputError: a text cannot be read, or is too short for so many tokens.
+        OutputError: `out` cannot be written.
+
+    Example:
+        ```python
+        kept.train_tokenizer(["corpus/korean"], "out/korean", like="path/to/llama", size=8000)
+        ```
     """
     if size < SMALLEST:
         raise InputError(f"size: is {size}, it must be at least {SMALLEST}: every byte is a token")
