@@ -24,7 +24,7 @@ import torch
 import reported
 from kept.checkpoint.chat_template import Template
 from kept.checkpoint.companion_files import companions
-from kept.checkpoint.json_file import parse, read_json, to_json
+from kept.checkpoint.json_file import finite, parse, read_json, to_json
 from kept.checkpoint.licences import stated_licence
 from kept.checkpoint.safetensors_header import read_header
 from kept.checkpoint.safetensors_writer import shards
@@ -50,7 +50,8 @@ from kept.ir.text import describe
 from kept.loaded import open_model
 from kept.nn import Model
 from kept.nn.rope import inverse_frequencies
-from kept.output.record import expansions, finite, recorded
+from kept.output.record import record_table
+from kept.output.record_queries import expansions
 from kept.pages.page import page, render
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
@@ -323,7 +324,7 @@ def use_record(raw: bytes) -> None:
     with suppress(KeptError):
         expansions(opened)
     with suppress(KeptError):
-        trainable(opened.program, "new", recorded(opened))
+        trainable(opened.program, "new", record_table(opened.path))
     verify.altered(opened, verify.Silent())
 
 

@@ -126,7 +126,7 @@ def test_a_record_of_other_layers_is_found_before_anything_is_written(expanded: 
     wrong = shutil.copytree(expanded, tmp_path / "wrong")
     for value in ([{"layers": [99], "copies_of": [1]}], [3], 7, [{"layers": [2]}]):
         change_json(wrong / "kept.json", expansions=value)
-        with pytest.raises(CheckpointError, match=r"kept\.json: its expansions are not those of this model"):
+        with pytest.raises(CheckpointError, match=r"kept\.json: .*expansions"):
             kept.expand(wrong, tmp_path / "out", groups=1)
     assert not [*tmp_path.glob(".out*")]
 

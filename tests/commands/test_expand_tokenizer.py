@@ -234,7 +234,7 @@ def test_a_conversion_carries_it_on(grown: Path, has: int, tmp_path: Path) -> No
     wrong = shutil.copytree(grown, tmp_path / "wrong")
     for value in (7, [{"before": 3}], [{"before": 1, "after": 10**9}]):
         change_json(wrong / "kept.json", vocabularies=value)
-        with pytest.raises(CheckpointError, match=r"kept\.json: its vocabularies are not those of this model"):
+        with pytest.raises(CheckpointError, match=r"kept\.json: .*vocabularies"):
             kept.convert(wrong, tmp_path / "no", to="mistral", verify_tokens=0)
 
 

@@ -19,7 +19,7 @@ from kept.errors import CheckpointError, PromiseError
 from kept.ir.promise import Promise
 from kept.output import export
 from kept.output.heal_summary import NOTHING_BETTER
-from kept.output.record import verification_table
+from kept.output.write_record import verification_table
 from kept.terminal import display
 from support.heal_runs import STEPS, folder_of, losses, settings
 from support.stored import change_json, read_json, write_readable
@@ -73,7 +73,7 @@ def test_the_card_says_what_learned_and_what_that_did(done: HealResult) -> None:
     assert "# orion, as a stock llama, healed\n" in said
     assert "Promise of the whole: **lossy**" in said
     assert "| `layernorm-to-rmsnorm` | lossy | LayerNorm becomes RMSNorm |" in said
-    assert "What learned: norms, 448 of 134 K parameters, from orion; on: lines (" in said
+    assert "Trained: norms, 448 of 134 K parameters, from orion; on: lines (" in said
     assert f"Healing on {best.tokens:,} tokens took the held-out KL from the teacher from" in said
     assert f"| KL from the teacher, nats a token | {first.losses['kl']:.4g} | {best.losses['kl']:.4g} |" in said
     assert f"| {record['verification']['output']['kl']:.2g} |" in said
@@ -163,7 +163,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
 def test_a_model_that_is_healed_again_tells_of_both(done: HealResult, corpus: Path, tmp_path: Path) -> None:
     given = settings((done.path, done.path), corpus, tmp_path / "tuned", teacher=None, kl=0.0, ce=1.0)
     again = heal(replace(given, data=(f"talks={corpus}",)))
-    told = card(again.path).split("## The whole way, oldest first\n\n")[1].split("\n\n")[0].splitlines()
+    told = card(again.path).split("## Lineage, oldest first\n\n")[1].split("\n\n")[0].splitlines()
     assert [line.rpartition("; ")[2] for line in told] == ["promise lossy"] * 3
     assert told[0].startswith("1. orion (orion): converted to llama (")
     assert told[1].startswith("2. healed on lines: norms learned, ")

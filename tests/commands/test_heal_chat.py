@@ -79,7 +79,7 @@ def test_a_student_learns_answers(student: Path, talks: Path, template: Path, tm
     assert f"; {sources['answer_tokens']} tokens are answers; 1 without an answer are left out; " in said
     assert "are longer than a row and lose their end" in said
     card = (done.path / "README.md").read_text(encoding="utf-8")
-    assert "Of conversations only what the assistant says is learned." in card
+    assert "Of conversations, only the assistant's messages are trained on." in card
 
 
 def test_the_result_has_the_template_that_it_learned_by(

@@ -244,5 +244,5 @@ def test_a_model_that_was_never_expanded(source: Path, tmp_path: Path) -> None:
 def test_an_edited_record(expanded: Path, tmp_path: Path, expansions: object) -> None:
     wrong = shutil.copytree(expanded, tmp_path / "wrong")
     change_json(wrong / "kept.json", expansions=expansions)
-    with pytest.raises(CheckpointError, match=r"kept\.json: its expansions are not those of this model"):
+    with pytest.raises(CheckpointError, match=r"kept\.json: (its expansions are not|the record is not .*expansions)"):
         kept.shrink_expanded(wrong, tmp_path / "out")

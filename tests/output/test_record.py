@@ -15,9 +15,10 @@ from kept.commands.plan import make_plan
 from kept.families.llama import LLAMA
 from kept.ir.promise import Promise
 from kept.loaded import open_model
+from kept.output.input_files import FileSums
 from kept.output.model_card import RESTRICTED, converted, model_card
-from kept.output.record import record, verification_table
 from kept.output.runtimes import notes
+from kept.output.write_record import conversion_record, verification_table
 from kept.passes.fill_biases import FillBiases
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.recipe import Recipe
@@ -36,10 +37,10 @@ PARITY = Parity(64, 2.0, 1e-5, 1e-6, -1e-18, 0.984375, 12.5, 12.25, (0.0, 1e-7))
 PROOF = replace(PARITY, max_logit_error=1e-12, mean_logit_error=1e-13)
 
 FOUND = Verification(
-    Promise.EXACT, "my.txt", "float32", PROOF, PARITY, PARITY, (Continuation("Once", " upon", " upon"),), ""
+    Promise.EXACT, "my.txt", "float32", PROOF, PARITY, PARITY, (Continuation("Once", " upon", " upon"),), ()
 )
 
-HASHES = {"source": {"model.safetensors": "aa"}, "output": {"model.safetensors": "bb"}}
+HASHES = FileSums({"model.safetensors": "aa"}, {"model.safetensors": "bb"})
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def front(text: str) -> Any:
 
 def test_a_record_is_plain_data(source: LoadedModel) -> None:
     recipe, plan = planned(source, passes=(FillBiases(("mixer.o",)),), norm="opm-centred")
-    table = record(source, recipe, plan, HASHES, FOUND)
+    table = conversion_record(source, recipe, plan, HASHES, FOUND).table()
     assert json.loads(json.dumps(table)) == table
     assert table["source"] == {"name": "my-orion", "family": "orion", "files": {"model.safetensors": "aa"}}
     assert table["files"] == {"model.safetensors": "bb"}
@@ -76,7 +77,7 @@ def test_a_record_is_plain_data(source: LoadedModel) -> None:
 
 def test_a_record_says_what_both_models_cost(source: LoadedModel) -> None:
     recipe, plan = planned(source)
-    table = record(source, recipe, plan, HASHES, None)
+    table = conversion_record(source, recipe, plan, HASHES, None).table()
     before, after = table["before"], table["after"]
     assert before["parameters"] == source.program.parameters
     assert after["parameters"] == before["parameters"] + sum(step["parameters"] for step in table["passes"])
@@ -90,7 +91,7 @@ def test_a_record_says_what_both_models_cost(source: LoadedModel) -> None:
 
 def test_a_record_does_not_say_where_source_and_output_lay(source: LoadedModel) -> None:
     recipe, plan = planned(source)
-    text = json.dumps(record(source, recipe, plan, HASHES, None))
+    text = json.dumps(conversion_record(source, recipe, plan, HASHES, None).table())
     assert str(source.path) not in text
     assert "somewhere" not in text
 
@@ -99,7 +100,7 @@ def test_measured_gains_are_no_option(source: LoadedModel) -> None:
     gains = {f"layers.{i}.{name}_norm": torch.ones(64) for i in range(3) for name in ("mixer", "mlp")}
     own = LayerNormToRms("calibrated", {**gains, "final_norm": torch.ones(64)})
     recipe, plan = planned(source, passes=(own,))
-    step = record(source, recipe, plan, HASHES, None)["passes"][0]
+    step = conversion_record(source, recipe, plan, HASHES, None).table()["passes"][0]
     assert step == {
         "name": "layernorm-to-rmsnorm",
         "options": {"mode": "calibrated"},
@@ -112,7 +113,7 @@ def test_measured_gains_are_no_option(source: LoadedModel) -> None:
 def test_what_is_new_where_nothing_is(tmp_path: Path) -> None:
     source = open_model(write_checkpoint(tmp_path / "llama", "llama"))
     recipe, plan = planned(source)
-    table = record(source, recipe, plan, HASHES, None)
+    table = conversion_record(source, recipe, plan, HASHES, None).table()
     assert (table["passes"], table["new_layers"], table["new_parameters"]) == ([], [], [])
 
 

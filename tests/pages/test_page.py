@@ -118,8 +118,8 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "Healing on 204,800 tokens took the held-out KL from the teacher from 0.45 to 0.125.",
         "affine-tail one more layer carries the final bias as a constant coordinate exact +1 +1,000,000",
         "How near it is",
-        "What learned: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (of 220,000 tokens; 3,000 more",
-        "are held out). Rows of 256 tokens, 16 a step; rate 0.001, cosine;",
+        "Trained: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (of 220,000 tokens; 3,000 more",
+        "are held out). Rows of 256 tokens, 16 a step; learning rate 0.001, cosine;",
         "KL from the teacher, nats a token 0.45 0.125",
         "same first choice 55.00 % 87.50 %",
         "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.30",
@@ -394,21 +394,30 @@ def test_nothing_that_a_file_says_becomes_a_tag(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"passes": 3}, "the record is not as kept writes it (3 is no list)"),
-        ({"passes": [{}]}, "no 'name'"),
-        ({"passes": [{"name": [], "options": {}, "promise": "exact"}]}, "[] is no text"),
-        ({"promise": "eternal"}, "'eternal' is not a valid Promise"),
-        ({"promise": {}}, "{} is no text"),
+        ({"passes": 3}, "the record is not as kept writes it (passes: is 3, it should be a valid array)"),
+        ({"passes": [{}]}, "passes.0.name: is missing"),
+        (
+            {"passes": [{"name": [], "options": {}, "promise": "exact"}]},
+            "passes.0.name: is [], it should be a valid",
+        ),
+        ({"promise": "eternal"}, "promise: is \"eternal\", it should be 'exact', 'approximate' or 'lossy'"),
+        ({"promise": {}}, "promise: is {}, it should be 'exact'"),
         ({"verification": "good"}, "the record is not as kept writes it"),
-        ({"verification": {}}, "no 'failure'"),
-        ({"before": {"parameters": True}}, "no 'spec'"),
-        ({"before": {**RECORD["before"], "parameters": True}}, "True is no whole number"),
-        ({"source": {}}, "no 'family'"),
+        ({"verification": {}}, "verification.text: is missing"),
+        ({"before": {"parameters": True}}, "before.dtype: is missing"),
+        (
+            {"before": {**RECORD["before"], "parameters": True}},
+            "before.parameters: is true, it should be",
+        ),
+        ({"source": {}}, "source.name: is missing"),
         ({"source": []}, "the record is not as kept writes it"),
-        ({"runtimes": {}}, "{} is no list"),
-        ({"healed": {}}, "no 'held_out'"),
-        ({"healed": {**HEALED, "held_out": []}}, "it has no measurement"),
-        ({"healed": {**HEALED, "held_out": [{"loss": "x"}]}}, "'x' is no number"),
+        ({"runtimes": {}}, "runtimes: is {}, it should be a valid array"),
+        ({"healed": {}}, "healed.settings: is missing"),
+        ({"healed": {**HEALED, "held_out": []}}, "healed.held_out: "),
+        (
+            {"healed": {**HEALED, "held_out": [{"tokens": 1, "agreement": 1.0, "loss": "x"}]}},
+            'loss: is "x", it should be',
+        ),
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -441,7 +450,7 @@ def test_arguments_that_cannot_work(tmp_path: Path) -> None:
         kept.report(healed, metrics=tmp_path / "gone.jsonl")
     with pytest.raises(InputError, match=r"empty\.jsonl: has no steps"):
         kept.report(healed, metrics=write(tmp_path / "empty.jsonl", {}))
-    with pytest.raises(CheckpointError, match=r"odd\.jsonl: a line .*no 'tokens'"):
+    with pytest.raises(CheckpointError, match=r"odd\.jsonl: a line .*tokens: is missing"):
         kept.report(healed, metrics=write(tmp_path / "odd.jsonl", {"kind": "step", "step": 1}))
     with pytest.raises(OutputError, match=r"page\.html: cannot be written"):
         kept.report(out, tmp_path / "no" / "page.html")

@@ -21,7 +21,7 @@ from kept.families import FAMILIES, family_of
 from kept.gguf.header import is_gguf
 from kept.hub import local
 from kept.loaded import open_model
-from kept.output.record import RECORD
+from kept.output.record import RECORD, read_record
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -198,14 +198,13 @@ def _sums(directory: Path, found: _Findings) -> dict[Path, str] | None:
     if not (directory / RECORD).exists():
         found.remarks.append(f"no {RECORD}: there are no sums to compare with")
         return None
-    record = found.of(read_json, directory / RECORD)
+    record = found.of(read_record, directory)
     if record is None:
         return None
-    stated = record.get("files")
-    if not isinstance(stated, dict) or not all(isinstance(value, str) for value in stated.values()):
+    if "files" not in record.model_fields_set:
         found.damage.append(f"{directory / RECORD}: has no files with their sums; is it a record of a conversion?")
         return None
-    return dict(_beside(directory, stated, found))
+    return dict(_beside(directory, record.files, found))
 
 
 def _unlisted(directory: Path, files: list[Path], sums: Mapping[Path, str], found: _Findings) -> None:

@@ -13,7 +13,7 @@ from kept.errors import OutputError, RecipeError
 from kept.output.export import Export, Reference, export
 from kept.output.input_files import fingerprint
 from kept.output.model_card import converted, model_card
-from kept.output.record import record
+from kept.output.write_record import conversion_record
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import MEAN, ExpandVocabulary
 from kept.recipe import SAME, Recipe, recipe_from
@@ -182,7 +182,7 @@ def _export(recipe: Recipe, inputs: InputSnapshot, ready: PreparedConversion) ->
         reference=None if sample is None else Reference(source, sample, planned.claim, check_finite=True),
         inputs=inputs,
         card=lambda found: model_card(origin, spec, planned.promise, found),
-        record=lambda sums, found: record(source, recipe, planned, sums, found),
+        record=lambda sums, found: conversion_record(source, recipe, planned, sums, found),
     )
 
 

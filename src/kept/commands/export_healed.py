@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,12 +13,13 @@ from kept.checkpoint.json_file import finite
 from kept.checkpoint.safetensors_writer import shards
 from kept.commands.plan import STALE, short_sample
 from kept.ir.promise import Promise
-from kept.json_values import blamed
 from kept.output.export import Export, Reference, export
 from kept.output.input_files import InputSnapshot
 from kept.output.model_card import Origin, model_card, origin_of
-from kept.output.record import RECORD, claim_of, history, recorded, verification_table
+from kept.output.record import HealedRecord, Record, StudentRecord, read_record
+from kept.output.record_queries import claim_of
 from kept.output.write_files import OutputFiles
+from kept.output.write_record import history, verification_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +40,7 @@ PLACES = ("student", "teacher", "teacher_cache", "chat_template")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did: what it was asked, what learned, from how much of what, and what was measured on the way.
+    """A training run: settings, trained parameters, tokens by source, and the held-out measurements.
 
     `read` has the sha256 of the models and texts, by setting.
     """
@@ -49,22 +51,20 @@ class RunSummary:
     read: Mapping[str, str]
     history: Sequence[Measurement]
 
-    @property
-    def table(self) -> dict[str, Any]:
-        """As a record keeps it."""
-        table: dict[str, Any] = finite(
-            {
-                "settings": self._settings(),
-                "learned": {"parameters": self.learned.parameters, "of": self.learned.of},
-                "sources": self.sources,
-                "read": self.read,
-                "held_out": [{**asdict(one), **one.losses} for one in self.history],
-            }
-        )
-        return table
+    def record(self, cache: Mapping[str, Any] | None) -> HealedRecord:
+        """Return the record of the run. `cache` describes the teacher cache; None without one."""
+        table = {
+            "settings": self._settings(),
+            "learned": {"parameters": self.learned.parameters, "of": self.learned.of},
+            "sources": self.sources,
+            "read": self.read,
+            "held_out": [{**asdict(one), **one.losses} for one in self.history],
+            **({} if cache is None else {"teacher_cache": cache}),
+        }
+        return HealedRecord.model_validate_json(json.dumps(finite(table)))
 
     def _settings(self) -> dict[str, Any]:
-        """As they were asked for; of models, caches and templates the names, wherever they lie."""
+        """Return the settings. Of models, caches and templates they have the names, not the paths."""
         asked = dict(self.settings.to_dict())
         del asked["out"]
         for key in PLACES:
@@ -74,25 +74,22 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class HealedExport:
-    """A student's output before anything is learned, when whatever is wrong with it costs nothing yet.
+    """A student's output before training, so that errors show before it costs anything.
 
-    `record` is what its `kept.json` says, and empty without one. `sample` is what it will be measured on; None where
-    no teacher is at hand, or one whose stream is of another width.
+    `record` is the student's `kept.json`; None without one. `sample` are the tokens to measure on; None without a
+    teacher of the student's width.
     """
 
     pair: TeacherStudent
-    record: Mapping[str, Any]
+    record: Record | None
     origin: Origin
     sample: Sample | None
 
     @classmethod
     def of(cls, pair: TeacherStudent) -> HealedExport:
-        """The draft of a pair. Raises CheckpointError for a damaged record, InputError where no text fits."""
-        file = pair.student.path / RECORD
-        record = recorded(pair.student)
-        with blamed(file, "the record", "convert again, or remove it"):
-            origin = origin_of(pair.student, record)
-        return cls(pair, record, origin, _sample(pair))
+        """Return the export of a pair. Raises CheckpointError for a damaged record, InputError if no text fits."""
+        record = read_record(pair.student.path)
+        return cls(pair, record, origin_of(pair.student, record), _sample(pair))
 
     def write(self, weights: Mapping[str, Lazy], course: RunSummary, reporter: Reporter) -> Verification | None:
         """Write the student with these weights in place of its own, as its family does; measured before it is named.
@@ -107,12 +104,12 @@ class HealedExport:
         program = student.program.updated(student.program.spec, weights)
         config = {key: value for key, value in student.config.items() if key not in STALE}
         files = OutputFiles(shards(student.family.write(program)), config, self._companions(settings))
-        healed = course.table if self.pair.cache is None else {**course.table, "teacher_cache": self.pair.cache.about}
+        healed = course.record(None if self.pair.cache is None else self.pair.cache.about)
         return Export(
             target=Path(settings.out),
             source=student,
             files=files,
-            fingerprint={"settings": dict(settings.to_dict()), "measured": healed["held_out"]},
+            fingerprint={"settings": dict(settings.to_dict()), "measured": healed.table()["held_out"]},
             reference=self._reference(),
             inputs=InputSnapshot(),
             card=lambda found: model_card(self.origin, program.spec, Promise.LOSSY, found, healed),
@@ -131,18 +128,21 @@ class HealedExport:
         claim = claim_of(self.record, Promise.LOSSY, self.pair.teacher.program.spec, self.pair.student.program.spec)
         return Reference(self.pair.teacher, self.sample, claim)
 
-    def _record(self, healed: Mapping[str, Any], sums: FileSums, found: Verification | None) -> dict[str, Any]:
-        """The student's own record, with what healing changed: it keeps no promise any more, and is measured."""
-        return {
-            **self.record,
-            **(history(self.record) if "healed" in self.record else {}),
+    def _record(self, healed: HealedRecord, sums: FileSums, found: Verification | None) -> Record:
+        """Return the student's record with what healing changed: it is lossy, and measured against the teacher."""
+        before = self.record or Record()
+        again = before.healed is not None
+        student = StudentRecord(name=self.pair.student.name, files=sums.source)
+        changes: dict[str, Any] = {
+            **({"history": history(before)} if again else {}),
             "kept": version("kept"),
             "torch": version("torch"),
-            "promise": str(Promise.LOSSY),
-            "verification": None if found is None else verification_table(found),
-            "healed": {**healed, "student": {"name": self.pair.student.name, "files": sums.source}},
+            "promise": Promise.LOSSY,
+            "verification": None if found is None else verification_record(found),
+            "healed": healed.model_copy(update={"student": student}),
             "files": sums.output,
         }
+        return before.model_copy(update=changes)
 
 
 def _sample(pair: TeacherStudent) -> Sample | None:

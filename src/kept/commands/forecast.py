@@ -16,7 +16,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
 from kept.loaded import LoadedModel, small_files
-from kept.output.record import RECORD
+from kept.output.record import record_table
 
 if TYPE_CHECKING:
     from kept.distillation.cluster import Cluster
@@ -46,8 +46,7 @@ def forecast(settings: HealSettings, cluster: Cluster) -> Forecast:
     student = _described(small_files(settings.student))
     teacher = None if settings.teacher is None else _described(small_files(settings.teacher))
     check_sizes(student, teacher, settings.sequence_length)
-    record = student.path / RECORD
-    made = read_json(record) if record.is_file() else None
+    made = record_table(student.path)
     learned = trainable(student.program, settings.train, made, settings.lora_rank, settings.lora_alpha)
     theirs = None if teacher is None or settings.teacher_cache is not None else teacher.program.spec
     asked = RunShape(student.program.spec, theirs, learned, settings)

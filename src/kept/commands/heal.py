@@ -110,7 +110,8 @@ def heal(
     check_apart(target, read_paths(settings))
     pairs_of(settings, pair)  # raises before any text is read
     draft = HealedExport.of(pair)
-    learned = trainable(pair.student.program, settings.train, draft.record, settings.lora_rank, settings.lora_alpha)
+    made = None if draft.record is None else draft.record.table()
+    learned = trainable(pair.student.program, settings.train, made, settings.lora_rank, settings.lora_alpha)
     folder = _folder(target)
     with ranks() as all_ranks:
         date = all_ranks.agreed(chat_date(settings, pair, asked_before(folder)))

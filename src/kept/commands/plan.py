@@ -15,8 +15,8 @@ from kept.families import TARGETS
 from kept.families.lengths import domain
 from kept.loaded import LoadedModel, open_model
 from kept.output.input_files import InputSnapshot
-from kept.output.record import new
 from kept.output.write_files import OutputFiles
+from kept.output.write_record import new_parts
 from kept.passes.expand_vocabulary import ExpandVocabulary
 from kept.passes.layer_norm_to_rms import MEASURED
 from kept.passes.legalize import legalise, run_passes, stand_ins
@@ -152,7 +152,7 @@ def prepare(
     gains = _gains(source, recipe, own, reporter, unmeasured=unmeasured)
     planned, family = complete_plan(source, recipe, own, gains), target_family(source, recipe)
     files = _files(source, planned, family, recipe)
-    new(source, planned)  # raises if the source's record cannot be carried on
+    new_parts(source, planned)  # raises if the source's record cannot be carried on
     return inputs, PreparedConversion(target, source, planned, family, files, _sample(source, planned, recipe))
 
 

@@ -16,7 +16,7 @@ from kept.distillation.train.trainable import trainable
 from kept.errors import CheckpointError, InputError, KeptError, OutputError
 from kept.evaluation.evaluation_file import check as check_evaluation
 from kept.loaded import LoadedModel, open_model
-from kept.output.record import recorded
+from kept.output.record import record_table
 from kept.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _check_new(asked: Asked, model: LoadedModel) -> None:
     if isinstance(asked, ShrinkSettings):
         expanded(model)
     if isinstance(asked, HealSettings):
-        trainable(model.program, asked.train, recorded(model), asked.lora_rank, asked.lora_alpha)
+        trainable(model.program, asked.train, record_table(model.path), asked.lora_rank, asked.lora_alpha)
 
 
 def _foreseen(step: RecipeStep, models: Mapping[Path, LoadedModel]) -> LoadedModel:

@@ -11,7 +11,8 @@ from kept.commands.convert import Conversion, rehearse, run
 from kept.commands.plan import short_sample
 from kept.errors import InputError, RecipeError
 from kept.loaded import open_model
-from kept.output.record import RECORD, expansions
+from kept.output.record import RECORD
+from kept.output.record_queries import expansions
 from kept.passes.drop_layers import DropLayers, is_silent
 from kept.passes.expand_blocks import listed
 from kept.recipe import MOST_TOKENS, SAME, Recipe, whole_numbers

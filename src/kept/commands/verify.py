@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kept.checkpoint.byte_stream import digest
-from kept.checkpoint.json_file import read_json
 from kept.commands.plan import make_plan
 from kept.errors import CheckpointError, InputError, RecipeError
 from kept.hub import local, name_of
 from kept.ir.promise import Claim, Promise
 from kept.loaded import LoadedModel, open_model
 from kept.output.input_files import input_files
-from kept.output.record import RECORD, claim_of, domain, recorded
+from kept.output.record import RECORD, read_record
+from kept.output.record_queries import claim_of
 from kept.passes.expand_vocabulary import ZERO, ExpandVocabulary
 from kept.recipe import MOST_TOKENS, recipe_from
 from kept.reporting import Reporter, Silent
@@ -23,7 +22,9 @@ from kept.reporting import Reporter, Silent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kept.output.record import PastRecord
     from kept.passes import Pass
+    from kept.recipe import Recipe
     from kept.verification.verify import Verification
 
 
@@ -70,7 +71,7 @@ def verify(
     if not 2 <= tokens <= MOST_TOKENS:
         raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
     after = open_model(out)
-    before = open_model(source, tie=_told(source, after) if tie is None else tie)
+    before = open_model(source, tie=_recorded_tie(source, after) if tie is None else tie)
     origin = between(before, after, reporter or Silent())
     claim = claimed(before, after, origin.chain)
     _check_sizes(before, after, claim)
@@ -86,90 +87,96 @@ def verify(
     return replace(measured, notes=tuple(notes), altered=altered(after, reporter or Silent()))
 
 
-def _told(source: str | Path, after: LoadedModel) -> bool | None:
+def _recorded_tie(source: str | Path, after: LoadedModel) -> bool | None:
     """Return the `tie` option with which an output was made from a source, by the output's record; None if unknown."""
-    own, name = recorded(after), name_of(local(source))
-    earlier = own.get("history")
-    for record in (own, *(earlier if isinstance(earlier, list) else [])):
-        with suppress(LookupError, TypeError):  # the record may have been edited
-            if record["source"]["name"] == name:
-                told = record["recipe"]["tie"]
-                return told if isinstance(told, bool) else None
+    record, name = read_record(after.path), name_of(local(source))
+    for one in () if record is None else (record, *record.history):
+        if one.source is not None and one.recipe is not None and one.source.name == name:
+            return one.recipe.tie
     return None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The records of what lies between a source and an output, oldest first, and what is to be said of them."""
+    """The records of the steps between a source and an output, oldest first, and notes for the user."""
 
-    chain: tuple[Mapping[str, Any], ...]
+    chain: tuple[PastRecord, ...]
     notes: tuple[str, ...] = ()
 
 
 def between(before: LoadedModel, after: LoadedModel, reporter: Reporter) -> Comparison:
-    """What an output's record tells, from the conversion on whose source is the one given.
+    """Return the steps in an output's record from the conversion of the given source on.
 
     A source that no record names is no failure: the same weights may have been saved in other shards since, and what
     they compute is measured.
     """
-    own = recorded(after)
-    if not own:
+    record = read_record(after.path)
+    if record is None:
         return Comparison((), (f"{after.path} has no {RECORD}: it is held to the promise exact",))
-    told = own.get("history")
-    chain = tuple(one for one in (*(told if isinstance(told, list) else ()), own) if isinstance(one, dict))
-    stated = [_source_sums(one) for one in chain]
+    stated = [{} if one.source is None else one.source.files for one in record.chain]
     files = [file for file in input_files(before) if any(file.name in sums for sums in stated)]
     with reporter.stage("compare", sum(file.stat().st_size for file in files), "bytes") as advance:
         found = {file.name: digest(file, advance) for file in files}
-    place = next((n for n in reversed(range(len(chain))) if not stated[n] or not _differing(found, stated[n])), None)
+    matching = (n for n in reversed(range(len(stated))) if not stated[n] or not _differing(found, stated[n]))
+    place = next(matching, None)
     if place is None:
         differ = ", ".join(_differing(found, stated[-1]))
-        return Comparison(chain, (f"{before.path}: not the source that {RECORD} names: {differ} differ",))
-    since = chain[place:]
-    said = f"{before.path}: {len(since)} conversions ago; held to the weakest of their promises"
-    return Comparison(since, (said,) if len(since) > 1 else ())
+        return Comparison(record.chain, (f"{before.path}: not the source that {RECORD} names: {differ} differ",))
+    since = record.chain[place:]
+    note = f"{before.path}: {len(since)} conversions ago; held to the weakest of their promises"
+    return Comparison(since, (note,) if len(since) > 1 else ())
 
 
-def _source_sums(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    source = record.get("source")
-    sums = source.get("files") if isinstance(source, dict) else None
-    return sums if isinstance(sums, dict) else {}
-
-
-def _differing(found: Mapping[str, str], stated: Mapping[str, Any]) -> list[str]:
-    """The files of which a record states another sum, or which are not there."""
+def _differing(found: Mapping[str, str], stated: Mapping[str, str]) -> list[str]:
+    """Return the names of files whose sha256 differs from the record, or that are missing."""
     differ = [name for name, value in found.items() if name in stated and value != stated[name]]
     return [*differ, *sorted(stated.keys() - found.keys())]
 
 
 def altered(after: LoadedModel, reporter: Reporter) -> tuple[str, ...]:
-    """The weight files of an output whose sums are not those in its record."""
-    if not (after.path / RECORD).is_file():
+    """Return the names of an output's weight files whose sha256 differs from its record."""
+    record = read_record(after.path)
+    if record is None:
         return ()
-    sums = read_json(after.path / RECORD).get("files")
     with reporter.stage("check", sum(file.stat().st_size for file in after.files), "bytes") as advance:
         found = {file.name: digest(file, advance) for file in after.files}
-    return tuple(name for name, value in found.items() if not isinstance(sums, dict) or sums.get(name) != value)
+    return tuple(name for name, value in found.items() if record.files.get(name) != value)
 
 
-def claimed(before: LoadedModel, after: LoadedModel, chain: Sequence[Mapping[str, Any]]) -> Claim:
-    """What the records between a source and an output state, and what follows from a plan that can be made again."""
+def claimed(before: LoadedModel, after: LoadedModel, chain: Sequence[PastRecord]) -> Claim:
+    """Return the claim of an output: what the records state, and what follows from a plan that can be made again.
+
+    Raises CheckpointError if the records do not describe a conversion.
+    """
     if not chain:
         return Claim()
-    stated = chain[-1]
-    try:
-        promise = max((Promise(one["promise"]) for one in chain), key=lambda one: one.rank)
-        held = tuple(dict.fromkeys(where for one in chain for where in domain(one)))
-        if "healed" in stated or len(chain) > 1:  # what was learned is in no plan, nor is more than one conversion
-            return replace(claim_of(stated, promise, before.program.spec, after.program.spec), domain=held)
-        recipe = recipe_from({**stated["recipe"], "source": str(before.path), "out": ""})
-        recipe = replace(recipe, passes=tuple(_own(rewrite, after) for rewrite in recipe.passes))
-    except (KeyError, TypeError, ValueError, RecipeError) as error:
-        raise CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({error})") from None
+    last, promises = chain[-1], [one.promise for one in chain if one.promise is not None]
+    if len(promises) < len(chain):
+        raise _no_conversion(after, "promise: is missing")
+    promise = max(promises, key=lambda one: one.rank)
+    domain = tuple(dict.fromkeys(where for one in chain for where in one.domain))
+    if last.healed is not None or len(chain) > 1:  # no plan has trained weights, or more than one conversion
+        return replace(claim_of(last, promise, before.program.spec, after.program.spec), domain=domain)
+    recipe = _recipe(before, after, last)
     if promise is not Promise.EXACT and not recipe.passes:
-        return Claim(promise, domain=held)
+        return Claim(promise, domain=domain)
     claim = make_plan(before, recipe, unmeasured=promise is not Promise.EXACT).claim
     return replace(claim, promise=promise, program=claim.program if promise is Promise.EXACT else None)
+
+
+def _recipe(before: LoadedModel, after: LoadedModel, record: PastRecord) -> Recipe:
+    """Return the recipe of a conversion, with passes that can be run again."""
+    if record.recipe is None:
+        raise _no_conversion(after, "recipe: is missing")
+    try:
+        recipe = recipe_from({**record.recipe.table(), "source": str(before.path), "out": ""})
+    except RecipeError as error:
+        raise _no_conversion(after, str(error)) from None
+    return replace(recipe, passes=tuple(_own(rewrite, after) for rewrite in recipe.passes))
+
+
+def _no_conversion(after: LoadedModel, why: str) -> CheckpointError:
+    return CheckpointError(f"{after.path / RECORD}: is not a record of a conversion ({why}); convert again")
 
 
 def _own(rewrite: Pass, after: LoadedModel) -> Pass:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kept.ir.promise import Claim
     from kept.loaded import LoadedModel
     from kept.output.input_files import FileSums, InputSnapshot
+    from kept.output.record import Record
     from kept.output.write_files import OutputFiles
     from kept.reporting import Reporter
     from kept.verification.text import Sample
@@ -69,7 +70,7 @@ class Export:
     reference: Reference | None
     inputs: InputSnapshot
     card: Callable[[Verification | None], bytes]
-    record: Callable[[FileSums, Verification | None], dict[str, Any]]
+    record: Callable[[FileSums, Verification | None], Record]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def export(asked: Export, reporter: Reporter) -> Exported:
         found = None if asked.reference is None else _measure(stage, asked.reference, reporter)
         stage.write(CARD, asked.card(found))
         sums.output.update({name: digest(stage.path / name) for name in (*names, CARD)})
-        record = asked.record(sums, found)
+        record = asked.record(sums, found).table()
         stage.write(RECORD, to_json(record))
         require_kept(stage, found)
         asked.inputs.check(copied_files(asked.files.companions, sums.output))

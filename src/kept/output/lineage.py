@@ -1,30 +1,26 @@
-"""The whole way of a model: what its record, and those before it, tell was done, oldest first."""
+"""The history of a model: every conversion and healing that its record lists, oldest first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kept.errors import printable
 from kept.formatting import singular
 from kept.ir.promise import Promise
-from kept.json_values import listed, mapped, text, whole
 from kept.output import heal_summary
-from kept.output.record import domain, target
+from kept.output.record import UnreadableRecord
 from kept.passes.drop_layers import DropLayers
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    Record = Mapping[str, Any]
+    from kept.output.record import HealedRecord, PastRecord, Record
 
 GROWING = {ExpandBlocks.name, ExpandVocabulary.name, DropLayers.name}
-"""Passes that are told of in words of their own."""
-
-CONVERSION = ("source", "recipe", "passes")
-"""What a record says of the conversion; one of a model that is healed again repeats it."""
+"""Passes that are described by the layers and tokens that they add or remove."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class LineageStep:
     promise; empty if it has none.
     """
 
-    said: str
+    description: str
     promise: Promise | None
     model: str = ""
     family: str = ""
@@ -44,25 +40,17 @@ class LineageStep:
     def __str__(self) -> str:
         """One line."""
         holds = f", which holds {'; '.join(self.domain)}" if self.domain else ""
-        return f"{self.said}; promise {self.promise or 'not known'}{holds}"
+        return f"{self.description}; promise {self.promise or 'not known'}{holds}"
 
 
 def lineage(record: Record) -> tuple[LineageStep, ...]:
-    """All that was done, by a record. Anyone may have edited it, and what it does not tell is said to be so."""
-    told = record.get("history")
-    done: list[LineageStep] = []
-    before: Record = {}
-    for one in (*(told if isinstance(told, list) else ()), record):
-        try:
-            done += [*_done(mapped(one), before)]
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-            done.append(LineageStep("something that its record does not tell", None))
-        before = one if isinstance(one, dict) else {}
-    return tuple(done)
+    """Return every step in a record and its history, oldest first."""
+    before: list[PastRecord | None] = [None, *record.history]
+    return tuple(step for one, last in zip(record.chain, before, strict=True) for step in _steps(one, last))
 
 
 def weaker(done: Sequence[LineageStep], promise: Promise) -> str | None:
-    """The weakest promise of a way, where it is weaker than this one; None where it is not."""
+    """Return the weakest promise of a lineage if it is weaker than this one, in words; None otherwise."""
     promises = [Promise.LOSSY if one.promise is None else one.promise for one in done]
     weakest = max(promises, key=lambda one: one.rank, default=promise)
     if weakest.rank <= promise.rank:
@@ -70,53 +58,55 @@ def weaker(done: Sequence[LineageStep], promise: Promise) -> str | None:
     return "not known" if any(one.promise is None for one in done) else str(weakest)
 
 
-def healing(table: Record) -> LineageStep:
-    """What healing did, by what a record says of it."""
-    settings, (_, best) = mapped(table["settings"]), heal_summary.ends(heal_summary.measurements(table))
-    teacher = settings["teacher"] or settings.get("teacher_cache")
-    who = "the texts alone" if teacher is None else text(teacher)
-    said = f"healed on {heal_summary.heard(table)}: {text(settings['train'])} learned, {whole(best['tokens']):,} tokens"
-    student = mapped(table.get("student", {})).get("name", "")
-    return LineageStep(printable(f"{said}, from {who}"), Promise.LOSSY, printable(text(student)))
+def healing(healed: HealedRecord) -> LineageStep:
+    """Return the step of a healing."""
+    settings, best = healed.settings, heal_summary.best_measurement(healed)
+    teacher = settings.teacher or settings.teacher_cache
+    who = "the texts alone" if teacher is None else teacher
+    data = heal_summary.data_names(healed)
+    said = f"healed on {data}: {settings.train} learned, {best.tokens:,} tokens, from {who}"
+    student = "" if healed.student is None else healed.student.name
+    return LineageStep(printable(said), Promise.LOSSY, printable(student))
 
 
-def _done(one: Record, before: Record) -> Iterator[LineageStep]:
-    again = "healed" in one and "healed" in before
-    repeated = again and all(one.get(key) == before.get(key) for key in CONVERSION)
-    if {*CONVERSION} <= one.keys() and not repeated:
+def _steps(one: PastRecord, before: PastRecord | None) -> Iterator[LineageStep]:
+    if isinstance(one, UnreadableRecord):
+        yield LineageStep("a step that its record does not describe", None)
+        return
+    again = before is not None and one.healed is not None and before.healed is not None
+    if one.converted and not (again and before is not None and one.same_conversion(before)):
         yield _conversion(one)
-    if "healed" in one:
-        yield healing(mapped(one["healed"]))
+    if one.healed is not None:
+        yield healing(one.healed)
 
 
-def _conversion(one: Record) -> LineageStep:
-    model, family = (printable(text(one["source"][key])) for key in ("name", "family"))
-    passes = [mapped(step) for step in listed(one["passes"])]
-    promise = max((Promise(text(step["promise"])) for step in passes), key=lambda p: p.rank, default=Promise.EXACT)
-    said = [*_grown(one, passes)]
-    others = ", ".join(text(step["name"]) for step in passes if step["name"] not in GROWING)
-    if (to := target(one)) != family:
-        said.append(f"converted to {to}" + (f" ({others})" if others else ""))
+def _conversion(one: PastRecord) -> LineageStep:
+    assert one.source is not None, "it is a conversion"
+    passes = one.passes or ()
+    model, family = printable(one.source.name), printable(one.source.family)
+    promise = max((step.promise for step in passes), key=lambda p: p.rank, default=Promise.EXACT)
+    done = [*_size_changes(one)]
+    others = ", ".join(step.name for step in passes if step.name not in GROWING)
+    if one.target != one.source.family:
+        done.append(f"converted to {one.target}" + (f" ({others})" if others else ""))
     elif others:
-        said.append(f"rewritten ({others})")
-    told = printable(f"{model} ({family}): {'; '.join(said) or 'nothing changed'}")
-    return LineageStep(told, promise, model, family, domain(one))
+        done.append(f"rewritten ({others})")
+    description = printable(f"{model} ({family}): {'; '.join(done) or 'nothing changed'}")
+    return LineageStep(description, promise, model, family, tuple(map(printable, one.domain)))
 
 
-def _grown(one: Record, passes: Sequence[Record]) -> Iterator[str]:
-    """What came and what went: layers and tokens. The last expansions that a record lists are its own passes'."""
-    names = [step["name"] for step in passes]
-    own = {"expansions": names.count(ExpandBlocks.name), "vocabularies": names.count(ExpandVocabulary.name)}
-    for found in listed(one["expansions"])[-own["expansions"] :] if own["expansions"] else ():
-        yield f"expanded by {_layers(found['layers'])}"
-    for found in listed(one["vocabularies"])[-own["vocabularies"] :] if own["vocabularies"] else ():
-        first, end = map(whole, found["new"])
-        yield f"expanded by tokens {first} to {end - 1}"
-    for step in passes:
-        if step["name"] == DropLayers.name:
-            yield f"shrunk by {_layers(step['options']['layers'])}"
+def _size_changes(one: PastRecord) -> Iterator[str]:
+    """Yield the layers and tokens that were added or removed. The last expansions in a record are its own passes'."""
+    names = [step.name for step in one.passes or ()]
+    blocks, tokens = names.count(ExpandBlocks.name), names.count(ExpandVocabulary.name)
+    for expansion in one.expansions[-blocks:] if blocks else ():
+        yield f"expanded by {_layers(expansion.layers)}"
+    for grown in one.vocabularies[-tokens:] if tokens else ():
+        yield "expanded by tokens" if grown.new is None else f"expanded by tokens {grown.new[0]} to {grown.new[1] - 1}"
+    for step in one.passes or ():
+        if step.name == DropLayers.name:
+            yield f"shrunk by {_layers(step.options.get('layers', ()))}"
 
 
-def _layers(layers: object) -> str:
-    numbers = [str(whole(layer)) for layer in listed(layers)]
-    return f"{singular(len(numbers), 'layers')} {', '.join(numbers)}"
+def _layers(layers: Sequence[object]) -> str:
+    return f"{singular(len(layers), 'layers')} {', '.join(map(str, layers))}"

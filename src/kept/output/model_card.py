@@ -13,21 +13,21 @@ from kept.checkpoint.licences import licences, stated_licence
 from kept.checkpoint.tokenizer_config import loader
 from kept.errors import printable
 from kept.formatting import article
-from kept.ir.promise import Promise
-from kept.json_values import listed, mapped, text
-from kept.output import heal_summary as healings
+from kept.output import heal_summary
 from kept.output.lineage import LineageStep, healing, lineage, weaker
-from kept.output.record import domain, history, new, passes, recorded, target
+from kept.output.record import RecipeRecord, Record, SourceRecord, read_record
 from kept.output.runtimes import notes
+from kept.output.write_record import history, new_parts, passes
 from kept.passes import PASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from kept.families.table import Family
+    from kept.ir.promise import Promise
     from kept.ir.spec import Spec
     from kept.loaded import LoadedModel
+    from kept.output.record import HealedRecord, PassRecord
     from kept.passes.plan import Plan
     from kept.verification.verify import Verification
 
@@ -73,62 +73,56 @@ class Origin:
 
 
 def converted(source: LoadedModel, family: Family, plan: Plan) -> Origin:
-    """The origin of a plan's result."""
-    steps = tuple(CardStep(step.rewrite.name, step.promise, step.rewrite.summary) for step in plan.steps)
-    told = tuple(map(str, notes(plan)))
-    names = source.name, source.family.name, family.name
-    done = lineage(
-        {
-            **history(recorded(source)),
-            "source": {"name": source.name, "family": source.family.name},
-            "recipe": {"to": family.name},
-            "passes": passes(plan),
-            "domain": [*plan.domain],
-            **new(source, plan),
-        }
+    """Return the origin of a plan's result."""
+    record = Record(
+        history=history(read_record(source.path)),
+        source=SourceRecord(name=source.name, family=source.family.name),
+        recipe=RecipeRecord(to=family.name),
+        passes=passes(plan),
+        domain=plan.domain,
+        **new_parts(source, plan),
     )
     return Origin(
-        *names,
-        steps,
-        told,
-        source.path,
-        family.stock,
-        plan.copies,
-        done,
-        plan.new_tokens,
-        plan.domain,
-        source.quantised,
-        source.config_notes,
-    )
-
-
-def origin_of(opened: LoadedModel, record: Mapping[str, Any]) -> Origin:
-    """The origin of an output by its record, and without one of a conversion, the model itself.
-
-    Raises LookupError, TypeError or ValueError if the record is malformed (see `kept.json_values.blamed`).
-    """
-    if not {"source", "recipe"} <= record.keys():
-        return Origin(
-            opened.name, opened.family.name, opened.family.name, None, (), opened.path, lineage=lineage(record)
-        )
-    return Origin(
-        printable(text(record["source"]["name"])),
-        printable(text(record["source"]["family"])),
-        printable(target(record)),
-        tuple(_step(mapped(step)) for step in listed(record["passes"])),
-        tuple(printable(text(note)) for note in listed(record["runtimes"])),
-        opened.path,
-        opened.family.stock,
+        name=source.name,
+        family=source.family.name,
+        target=family.name,
+        steps=tuple(CardStep(step.rewrite.name, step.promise, step.rewrite.summary) for step in plan.steps),
+        notes=tuple(map(str, notes(plan))),
+        licensed=source.path,
+        stock=family.stock,
+        copies=plan.copies,
         lineage=lineage(record),
-        domain=domain(record),
-        quantised=printable(text(record["source"].get("quantised", ""))),
-        config_notes=tuple(printable(text(note)) for note in listed(record["source"].get("notes", []))),
+        new_tokens=plan.new_tokens,
+        domain=plan.domain,
+        quantised=source.quantised,
+        config_notes=source.config_notes,
     )
 
 
-def _step(step: Mapping[str, Any]) -> CardStep:
-    name = printable(text(step["name"]))
-    return CardStep(name, Promise(text(step["promise"])), PASSES[name].summary if name in PASSES else "")
+def origin_of(opened: LoadedModel, record: Record | None) -> Origin:
+    """Return the origin of an output by its record; without one of a conversion, the model itself."""
+    if record is None or record.source is None or record.recipe is None:
+        name, family = opened.name, opened.family.name
+        done = () if record is None else lineage(record)
+        return Origin(name, family, family, None, (), opened.path, lineage=done)
+    return Origin(
+        name=printable(record.source.name),
+        family=printable(record.source.family),
+        target=printable(record.target or ""),
+        steps=tuple(_step(step) for step in record.passes or ()),
+        notes=tuple(map(printable, record.runtimes)),
+        licensed=opened.path,
+        stock=opened.family.stock,
+        lineage=lineage(record),
+        domain=tuple(map(printable, record.domain)),
+        quantised=printable(record.source.quantised),
+        config_notes=tuple(map(printable, record.source.notes)),
+    )
+
+
+def _step(step: PassRecord) -> CardStep:
+    name = printable(step.name)
+    return CardStep(name, step.promise, PASSES[name].summary if name in PASSES else "")
 
 
 def model_card(
@@ -136,9 +130,9 @@ def model_card(
     spec: Spec,
     promise: Promise,
     found: Verification | None,
-    healed: Mapping[str, Any] | None = None,
+    healed: HealedRecord | None = None,
 ) -> bytes:
-    """The output's README.md. `healed` is what the record says of healing, where that was done."""
+    """The output's README.md. `healed` is the record of a healing."""
     template = files("kept").joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         trim_blocks=True,
@@ -177,8 +171,13 @@ def plain(words: object) -> str:
     return MARKS.sub("_", printable(str(words)))
 
 
-def _healed(healed: Mapping[str, Any]) -> dict[str, Any]:
-    head, rows = healings.held_out(healed)
-    said = printable(healings.asked(healed)), healings.in_words(healed)
-    none = healings.unmeasured(healed)
-    return {"asked": said[0], "said": said[1], "head": ("held out", *head[1:]), "rows": rows, "unmeasured": none}
+def _healed(healed: HealedRecord) -> dict[str, Any]:
+    """Return the values of the card's section on healing."""
+    head, rows = heal_summary.held_out(healed)
+    return {
+        "settings": printable(heal_summary.settings_in_words(healed)),
+        "result": heal_summary.result_in_words(healed),
+        "head": ("held out", *head[1:]),
+        "rows": rows,
+        "unmeasured": heal_summary.unmeasured(healed),
+    }

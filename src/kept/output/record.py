@@ -1,247 +1,312 @@
-"""`kept.json`: what was done to a checkpoint, and what was measured.
+"""The record of an output, `kept.json`: what was done to a checkpoint, and what was measured.
 
-Free of times and of where source and output lie, so that the same conversion writes the same bytes.
+A record has no time stamps and does not say where source and output lie, so that the same conversion writes the same
+bytes. Anyone may have edited it, so it is validated when it is read.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from kept.checkpoint.json_file import finite, json_if_there
-from kept.errors import CheckpointError, printable
-from kept.ir.promise import Claim
-from kept.ir.tensors import TORCH_NAMES
-from kept.ir.text import describe
-from kept.json_values import listed, text, whole
-from kept.output.runtimes import notes
-from kept.passes.plan import created, moved
-from kept.recipe import SAME, options_of
+from pydantic import (
+    AliasChoices,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.json_model import JsonModel, Number
+from kept.ir.promise import Promise
+from kept.recipe import SAME
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
-    from kept.ir.program import Program
-    from kept.ir.promise import Promise
-    from kept.ir.spec import Spec
-    from kept.loaded import LoadedModel
-    from kept.output.input_files import FileSums
-    from kept.passes.plan import Plan
-    from kept.recipe import Recipe
-    from kept.verification.verify import Verification
 
 RECORD = "kept.json"
 
-PLACES = ("tokenizer", "rows")
-"""Options of passes that may say where something lies."""
+WAY_OUT = "convert again, or remove it"
 
 
-def record(
-    source: LoadedModel, recipe: Recipe, plan: Plan, sums: FileSums, found: Verification | None
-) -> dict[str, Any]:
-    """What `kept.json` holds. `sums` has the sha256 of every file that was read and written."""
-    return {
-        "kept": version("kept"),
-        "torch": version("torch"),
-        **history(recorded(source)),
-        "source": _source(source, sums.source),
-        "recipe": _asked(recipe),
-        "before": _described(source.program),
-        "after": _described(plan.program),
-        "promise": str(plan.promise),
-        "domain": [*plan.domain],
-        "passes": passes(plan),
-        "layers": {"of_source": source.program.spec.depth, "origins": [*plan.makers]},
-        **new(source, plan),
-        "runtimes": [str(note) for note in notes(plan)],
-        "verification": None if found is None else verification_table(found),
-        "files": dict(sums.output),
-    }
+class SourceRecord(JsonModel):
+    """The source: name, family, sha256 of its files by name, quantisation types of a GGUF file, files not read."""
+
+    name: str
+    family: str
+    files: Mapping[str, str] = {}
+    quantised: str = ""
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _source(source: LoadedModel, sums: Mapping[str, str]) -> dict[str, Any]:
-    """Return the record of a source: name, family, quantisation types, sha256 of its files, weight files not read."""
-    beside = source.checkpoint.left_out
-    return {
-        "name": source.name,
-        "family": source.family.name,
-        **({"quantised": source.quantised} if source.quantised else {}),
-        "files": dict(sums),
-        **({"left_out": [*beside]} if beside else {}),
-        **({"notes": [*source.config_notes]} if source.config_notes else {}),
-    }
+class RecipeRecord(JsonModel):
+    """The recipe without paths. `to` is the target family, or `same`."""
+
+    to: str
+    tie: bool | None = None
 
 
-def passes(plan: Plan) -> list[dict[str, Any]]:
-    """The passes of a plan, each with what it promised and what it added."""
-    return [
-        {**_named(step.rewrite), "promise": str(step.promise), "layers": step.layers, "parameters": step.parameters}
-        for step in plan.steps
-    ]
+class ModelSize(JsonModel):
+    """A model in figures and words. `cache_bytes` is the size of the KV cache per token, `spec` one line per group."""
+
+    dtype: str
+    parameters: int
+    bytes: int
+    cache_bytes: int
+    spec: tuple[str, ...]
 
 
-def verification_table(found: Verification) -> dict[str, Any]:
-    """A verification as plain data, with its verdict."""
-    table: dict[str, Any] = finite(asdict(found))
-    return {**table, "promise": str(found.promise), "kept": found.failure is None, "failure": found.failure}
+class PassRecord(JsonModel):
+    """A pass that ran: name, options, promise, and the layers and parameters that it added."""
+
+    name: str
+    options: Mapping[str, Any] = {}
+    promise: Promise
+    layers: int = 0
+    parameters: int = 0
 
 
-def domain(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the domain of a record's promise; empty if absent. Raises TypeError if it is not a list of strings."""
-    return tuple(printable(text(one)) for one in listed(record.get("domain", [])))
+class LayerOrigins(JsonModel):
+    """The depth of the source; for each layer its index in the source, or the name of the pass that made it."""
+
+    of_source: int
+    origins: tuple[int | str, ...]
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        """Raise ValueError for an origin that the source does not have."""
+        wrong = [one for one in self.origins if isinstance(one, int) and not 0 <= one < self.of_source]
+        if wrong:
+            raise ValueError(f"there is no layer {wrong[0]} in a source of {self.of_source}")
+        return self
 
 
-def _described(program: Program) -> dict[str, Any]:
-    """A model in words and in figures; `cache_bytes` are those of one token's keys and values."""
-    return {
-        "dtype": TORCH_NAMES[program.dtype],
-        "parameters": program.parameters,
-        "bytes": program.nbytes,
-        "cache_bytes": program.cache_bytes,
-        "spec": describe(program.spec),
-    }
+class ExpansionRecord(JsonModel):
+    """The layers that a block expansion added, and the layer that each is a copy of; None if that was dropped."""
+
+    layers: tuple[int, ...]
+    copies_of: tuple[int | None, ...]
 
 
-def recorded(opened: LoadedModel) -> dict[str, Any]:
-    """What the record of a checkpoint says; nothing where it has none."""
-    file = opened.path / RECORD
-    return json_if_there(file)
+class VocabularyRecord(JsonModel):
+    """An expansion of the vocabulary: first new id and one past the last; rows before and after; file of the rows."""
+
+    new: tuple[int, int] | None = None
+    before: int
+    after: int
+    rows: str = ""
 
 
-def history(earlier: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What was done before, oldest first: what an earlier record tells of that, and then itself; nothing without one.
+class ParityRecord(JsonModel):
+    """The fields of `kept.verification.parity.Parity`."""
 
-    The sums of its files and the measurements of each layer stay behind.
+    tokens: int
+    logit_std: Number
+    max_logit_error: Number
+    mean_logit_error: Number
+    kl: Number
+    top1: Number
+    perplexity_reference: Number
+    perplexity: Number
+    layers: tuple[Number, ...]
+
+
+class ContinuationRecord(JsonModel):
+    """A prompt and the greedy continuations of both models."""
+
+    prompt: str
+    source: str
+    output: str
+
+
+class VerificationSummary(JsonModel):
+    """The verdict of a verification: the text, whether the promise was kept, and the reason if it was not."""
+
+    text: str | None = None
+    kept: bool | None = None
+    failure: str | None = None
+
+
+class VerificationRecord(VerificationSummary):
+    """The fields of `kept.verification.verify.Verification`, with its verdict."""
+
+    text: str
+    failure: str | None
+    promise: Promise | None = None
+    dtype: str
+    proof: ParityRecord | None
+    output: ParityRecord
+    floor: ParityRecord
+    continuations: tuple[ContinuationRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
+    domain: tuple[str, ...] = ()
+
+
+class TrainedParameters(JsonModel):
+    """Number of trained parameters, and of all parameters."""
+
+    parameters: int
+    of: int
+
+
+class DataSourceRecord(JsonModel):
+    """Size of one text source in tokens; `answer_tokens` is set for conversations."""
+
+    tokens: int
+    held_out_tokens: int
+    answer_tokens: int | None = None
+
+
+class HealSettingsRecord(JsonModel):
+    """The settings of a healing that are shown. Keys of earlier versions are read too."""
+
+    teacher: str | None = None
+    teacher_cache: str | None = None
+    data: tuple[str, ...]
+    train: str
+    precision: str
+    batch_size: int = Field(validation_alias=AliasChoices("batch_size", "batch"))
+    gradient_accumulation: int = Field(validation_alias=AliasChoices("gradient_accumulation", "accumulate"))
+    sequence_length: int = Field(validation_alias=AliasChoices("sequence_length", "length"))
+    learning_rate: float = Field(validation_alias=AliasChoices("learning_rate", "rate"))
+    lr_schedule: str = Field(validation_alias=AliasChoices("lr_schedule", "schedule"))
+
+
+class MeasurementRecord(JsonModel):
+    """A held-out measurement: nats per token of each loss that was computed, and the share of equal first choices.
+
+    `sources` and `watched` have losses by text. A loss that was not computed is not among the fields that are set.
     """
-    if not earlier:
-        return {}
-    told = earlier.get("history")
-    own = {key: value for key, value in earlier.items() if key not in {"history", "files", "new_parameters"}}
-    if isinstance(own.get("verification"), dict):
-        own["verification"] = {key: own["verification"].get(key) for key in ("text", "kept", "failure")}
-    return {"history": [*(told if isinstance(told, list) else []), own]}
+
+    step: int = 0
+    tokens: int
+    agreement: Number
+    loss: Number
+    kl: Number = 0.0
+    reverse_kl: Number = Field(default=0.0, validation_alias=AliasChoices("reverse_kl", "reverse"))
+    jsd: Number = 0.0
+    ce: Number = 0.0
+    hidden: Number = 0.0
+    sources: Mapping[str, Mapping[str, Number]] = {}
+    watched: Mapping[str, Mapping[str, Number]] = {}
+
+    @property
+    def computed_losses(self) -> dict[str, float]:
+        """The losses that were computed, by name."""
+        names = ("kl", "reverse_kl", "jsd", "ce", "hidden", "loss")
+        return {name: getattr(self, name) for name in names if name in self.model_fields_set}
 
 
-def new(source: LoadedModel, plan: Plan) -> dict[str, Any]:
-    """What a result has that is new, and every expansion of it, oldest first, in its own numbers.
+class StudentRecord(JsonModel):
+    """The student before healing: its name, and the sha256 of its files by name."""
 
-    New is what the plan made, and where it adds no layers, or no tokens, what is left of those that the source's own
-    expansions added. Raises CheckpointError where the source's record tells of what the source does not have.
-    """
-    earlier = [moved(copied, plan.origins) for copied in expansions(source)]
-    made = [dict(zip(one.layers, one.copies_of, strict=True)) for one in plan.expansions]
-    kept = () if made else moved(dict.fromkeys(new_copies(source)), plan.origins)
-    return {
-        "new_layers": sorted({*kept, *plan.new_layers}),
-        "new_parameters": created(source.program.spec, plan, kept),
-        "new_tokens": [plan.new_tokens.start, plan.new_tokens.stop] if plan.vocabularies else new_tokens(source),
-        "expansions": [{"layers": [*one], "copies_of": [*one.values()]} for one in (*earlier, *made) if one],
-        "vocabularies": vocabularies(source, plan),
-    }
+    name: str = ""
+    files: Mapping[str, str] = {}
 
 
-def expansions(opened: LoadedModel) -> list[dict[int, int | None]]:
-    """Every block expansion that a checkpoint's record tells of, oldest first: new layers, and what each is a copy of.
+class HealedRecord(JsonModel):
+    """What healing did: settings, trained parameters, data, sha256 of what was read, and held-out measurements."""
 
-    Raises CheckpointError where these are not layers of the checkpoint, or not as kept writes them.
-    """
+    settings: HealSettingsRecord
+    learned: TrainedParameters
+    sources: Mapping[str, DataSourceRecord]
+    read: Mapping[str, str] = {}
+    held_out: tuple[MeasurementRecord, ...] = Field(min_length=1)
+    student: StudentRecord | None = None
+    teacher_cache: Mapping[str, Any] | None = None
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the student learned from a teacher or a cache of one, and not from texts alone."""
+        return bool(self.settings.teacher or self.settings.teacher_cache)
+
+
+class PastRecord(JsonModel):
+    """One step of a model's history. `source`, `recipe` and `passes` are None if nothing was converted."""
+
+    kept: str = ""
+    torch: str = ""
+    source: SourceRecord | None = None
+    recipe: RecipeRecord | None = None
+    before: ModelSize | None = None
+    after: ModelSize | None = None
+    promise: Promise | None = None
+    domain: tuple[str, ...] = ()
+    passes: tuple[PassRecord, ...] | None = None
+    layers: LayerOrigins | None = None
+    new_layers: tuple[int, ...] = ()
+    new_tokens: tuple[int, int] | tuple[()] = ()
+    expansions: tuple[ExpansionRecord, ...] = ()
+    vocabularies: tuple[VocabularyRecord, ...] = ()
+    runtimes: tuple[str, ...] = ()
+    verification: VerificationSummary | None = None
+    healed: HealedRecord | None = None
+
+    @property
+    def converted(self) -> bool:
+        """Whether the step was a conversion."""
+        return self.source is not None and self.recipe is not None and self.passes is not None
+
+    def same_conversion(self, other: PastRecord) -> bool:
+        """Return whether both records describe the same conversion; a model healed again repeats it."""
+        return (self.source, self.recipe, self.passes) == (other.source, other.recipe, other.passes)
+
+    @property
+    def target(self) -> str | None:
+        """The family of the output; None if nothing was converted."""
+        if self.source is None or self.recipe is None:
+            return None
+        return self.source.family if self.recipe.to == SAME else self.recipe.to
+
+
+class UnreadableRecord(PastRecord):
+    """An entry of a history that is not as kept writes it. Its content is kept, and written again as it is."""
+
+    content: Any
+
+    @model_serializer
+    def _content(self) -> Any:  # noqa: ANN401 - any JSON
+        return self.content
+
+
+def _history_entry(value: Any) -> PastRecord:  # noqa: ANN401 - any JSON
+    """Return an entry of a history; the model stays usable if one is malformed."""
+    if isinstance(value, PastRecord):
+        return value
     try:
-        return [_copied(one, opened.program.spec.depth) for one in listed(recorded(opened).get("expansions", []))]
-    except (LookupError, TypeError, ValueError):
-        file = opened.path / RECORD
-        raise CheckpointError(f"{file}: its expansions are not those of this model; remove the file") from None
+        return PastRecord.model_validate_json(json.dumps(value))
+    except ValidationError:
+        return UnreadableRecord(content=value)
 
 
-def _copied(one: Mapping[str, Any], depth: int) -> dict[int, int | None]:
-    layers, copies_of = listed(one["layers"]), listed(one["copies_of"])
-    found = dict(zip(map(whole, layers), copies_of, strict=True))
-    if len(found) < len(layers) or not {*found, *copies_of} <= {*range(depth), None}:
-        raise ValueError(found)
-    return found
+class Record(PastRecord):
+    """The content of `kept.json`. `files` are sha256 by name; `history` are earlier steps, oldest first."""
+
+    verification: VerificationRecord | None = None
+    new_parameters: tuple[str, ...] = ()
+    files: Mapping[str, str] = {}
+    history: tuple[Annotated[SerializeAsAny[PastRecord], PlainValidator(_history_entry)], ...] = ()
+
+    @property
+    def chain(self) -> tuple[PastRecord, ...]:
+        """All steps, oldest first, with this one at the end."""
+        return (*self.history, self)
 
 
-def new_copies(opened: LoadedModel) -> tuple[int, ...]:
-    """The layers that a checkpoint's record calls new and that an expansion made. Raises as `expansions` does."""
-    copied = {number for one in expansions(opened) for number in one}
-    called = recorded(opened).get("new_layers")
-    return tuple(sorted(copied & {n for n in called if type(n) is int})) if isinstance(called, list) else ()
+def read_record(directory: Path) -> Record | None:
+    """Return the record of a checkpoint; None if it has none. Raises CheckpointError naming what is wrong with it."""
+    file = directory / RECORD
+    return Record.parse(read_json(file), file, "the record", WAY_OUT) if file.is_file() else None
 
 
-def vocabularies(source: LoadedModel, plan: Plan) -> list[dict[str, Any]]:
-    """Every expansion of the vocabulary that the result has, oldest first: the source's own, and the plan's.
-
-    `new` are the first new id and one past the last, `before` and `after` count rows. Raises CheckpointError where the
-    source's record tells of others than the source has.
-    """
-    had = source.program.spec.vocabulary
-    try:
-        out = [*listed(recorded(source).get("vocabularies", []))]
-        fits = all(0 < one["before"] <= one["after"] <= had for one in out)
-    except (LookupError, TypeError):
-        fits = False
-    if not fits:
-        file = source.path / RECORD
-        raise CheckpointError(f"{file}: its vocabularies are not those of this model; remove the file")
-    for one in plan.vocabularies:
-        before, had = had, one.size(had)
-        new = [one.grown.first, one.grown.end]
-        out.append({"new": new, "before": before, "after": had, "rows": Path(one.rows).name})
-    return out
-
-
-def new_tokens(opened: LoadedModel) -> list[int]:
-    """The first id that a checkpoint's record calls new, and one past the last; empty where it says nothing."""
-    match recorded(opened).get("new_tokens"):
-        case [int(first), int(end)] if 0 <= first < end <= opened.program.spec.vocabulary:
-            return [first, end]
-        case _:
-            return []
-
-
-def target(record: Mapping[str, Any]) -> str:
-    """The family of an output, by its record. Raises LookupError or TypeError where that does not say it."""
-    asked = text(record["recipe"]["to"])
-    return text(record["source"]["family"]) if asked == SAME else asked
-
-
-def copies(record: Mapping[str, Any], before: int, after: int) -> tuple[int, ...]:
-    """The layers that block expansions added, by the record of a model of `after` layers, whose source had `before`.
-
-    None where the record says nothing that explains the difference.
-    """
-    found = record.get("expansions")
-    lists = [one.get("layers") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    numbers = {n for layers in lists if isinstance(layers, list) for n in layers if type(n) is int and 0 <= n < after}
-    return tuple(sorted(numbers)) if before + len(numbers) <= after else ()
-
-
-def claim_of(record: Mapping[str, Any], promise: Promise, before: Spec, after: Spec) -> Claim:
-    """What a model is held to by its record alone, against a source whose layers and tokens it may have more of."""
-    tokens = _shared(record.get("vocabularies"), before.vocabulary)
-    return Claim(promise, copies=copies(record, before.depth, after.depth), tokens=tokens)
-
-
-def _shared(vocabularies: object, before: int) -> int | None:
-    """The old tokens of the first expansion of a vocabulary that had so many rows; None where there is none."""
-    for one in vocabularies if isinstance(vocabularies, list) else ():
-        new = one.get("new") if isinstance(one, dict) and one.get("before") == before else None
-        if isinstance(new, list) and new and type(new[0]) is int and 0 < new[0] <= before:
-            return new[0]
-    return None
-
-
-def _named(rewrite: Any) -> dict[str, Any]:  # noqa: ANN401 - any pass
-    return {"name": rewrite.name, "options": _placeless(options_of(rewrite))}
-
-
-def _asked(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as a record keeps it."""
-    asked = {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out", "base"}}
-    return {**asked, **({"passes": [*map(_placeless, asked["passes"])]} if "passes" in asked else {})}
-
-
-def _placeless(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A pass's options; of tokenizers and rows the names, wherever they lie."""
-    return {key: Path(value).resolve().name if key in PLACES else value for key, value in options.items()}
+def record_table(directory: Path) -> dict[str, Any]:
+    """Return the record of a checkpoint as plain data; empty if it has none. Raises as `read_record`."""
+    record = read_record(directory)
+    return {} if record is None else record.table()

@@ -1,19 +1,16 @@
-"""What a record says of a conversion: what was done, what it costs to run, what was measured, how it is loaded."""
+"""The sections of the report about a conversion: passes, sizes, parity, and how the output is loaded."""
 
 from __future__ import annotations
 
 import math
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kept.checkpoint.tokenizer_config import loader
 from kept.families import is_stock
 from kept.formatting import amount, parameters
 from kept.ir.promise import Promise
-from kept.json_values import listed, mapped, number, text, whole
-from kept.output import heal_summary
 from kept.output.lineage import lineage, weaker
-from kept.output.record import domain, target
 from kept.pages.blocks import (
     Block,
     Change,
@@ -33,9 +30,9 @@ from kept.pages.blocks import (
 from kept.passes import SUMMARIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    Record = Mapping[str, Any]
+    from kept.output.record import ModelSize, ParityRecord, PassRecord, Record
 
 
 STATED = 3
@@ -43,54 +40,55 @@ STATED = 3
 
 
 def passes(record: Record) -> Section | None:
-    """The passes with their promises and costs, and the architecture before and after."""
-    if "passes" not in record:
+    """Return the section on the passes, with their promises and costs, and the architecture before and after."""
+    if record.passes is None:
         return None
-    rows = tuple(_step(mapped(step)) for step in listed(record["passes"]))
+    rows = tuple(_step(step) for step in record.passes)
     names = ("pass", "what it does", "promise", "layers", "parameters")
-    said = [n for n in range(len(names)) if n < STATED or any(row[n] for row in rows)]
-    columns, cells = (names[n] for n in said), (tuple(row[n] for n in said) for row in rows)
+    used = [n for n in range(len(names)) if n < STATED or any(row[n] for row in rows)]
+    columns, cells = (names[n] for n in used), (tuple(row[n] for n in used) for row in rows)
     blocks: list[Block] = [Table("Passes, in order", tuple(columns), tuple(cells), STATED)]
     if not rows:
         where = "" if weakest(record) is None else " in the last step"
         blocks = [Paragraph(f"Nothing had to change{where}: the architecture was already expressible.")]
-    holds = tuple(f"The promise holds {one}" for one in domain(record))
+    holds = tuple(f"The promise holds {one}" for one in record.domain)
     blocks += [Notes(holds)] * bool(holds)
-    for when in ("before", "after"):
-        if when in record:
-            lines = [text(line) for line in listed(record[when]["spec"])]
-            blocks.append(Code(f"The architecture {when}", "\n".join(lines)))
+    for when, size in (("before", record.before), ("after", record.after)):
+        if size is not None:
+            blocks.append(Code(f"The architecture {when}", "\n".join(size.spec)))
     return Section("passes", "What was done", tuple(blocks))
 
 
-def _step(step: Record) -> tuple[str, ...]:
-    name, options = text(step["name"]), mapped(step["options"])
-    said = {key: value for key, value in options.items() if value is not None and value != []}
-    values = {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in said.items()}
+def _step(step: PassRecord) -> tuple[str, ...]:
+    """Return the cells of a pass: name with options, summary, promise, layers and parameters added."""
+    given = {key: value for key, value in step.options.items() if value is not None and value != []}
+    values = {
+        key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in given.items()
+    }
     words = ", ".join(values.values() if len(values) < 2 else (f"{key} {value}" for key, value in values.items()))
-    summary = SUMMARIES.get(name, "")
-    counts = (f"{whole(step[key]):+,}" if step[key] else "" for key in ("layers", "parameters"))
-    return (f"{name} ({words})" if words else name, summary, text(step["promise"]), *counts)
+    counts = (f"{count:+,}" if count else "" for count in (step.layers, step.parameters))
+    name = f"{step.name} ({words})" if words else step.name
+    return (name, SUMMARIES.get(step.name, ""), str(step.promise), *counts)
 
 
 def sizes(record: Record) -> Section | None:
-    """Parameters, bytes and key-value cache before and after."""
-    if not {"before", "after"} <= record.keys():
+    """Return the section on parameters, bytes and KV cache before and after."""
+    if record.before is None or record.after is None:
         return None
-    both = mapped(record["before"]), mapped(record["after"])
+    both = record.before, record.after
     changes = (
         _change("parameters", "parameters", both, parameters),
         _change("bytes of the weights", "bytes", both, _bytes),
         _change("key-value cache, for each token of context", "cache_bytes", both, _bytes),
     )
-    before, after = (text(one["dtype"]) for one in both)
+    before, after = (one.dtype for one in both)
     stored = f"Weights are in {after}" + ("." if before == after else f"; they were in {before}.")
     return Section("sizes", "What it costs to run", (Changes(changes), Paragraph(stored)))
 
 
-def _change(name: str, key: str, both: tuple[Record, Record], shown: Callable[[int], str]) -> Change:
-    before, after = (whole(one[key]) for one in both)
-    return Change(name, before, after, (shown(before), shown(after)))
+def _change(name: str, key: str, both: tuple[ModelSize, ModelSize], in_words: Callable[[int], str]) -> Change:
+    before, after = (getattr(one, key) for one in both)
+    return Change(name, before, after, (in_words(before), in_words(after)))
 
 
 def _bytes(count: int) -> str:
@@ -101,130 +99,124 @@ def _bytes(count: int) -> str:
 
 
 def verdict(record: Record) -> tuple[bool | None, str]:
-    """Whether the promise is kept (None where none was measured), and the verdict in words."""
-    if "promise" not in record:
+    """Return whether the promise is kept (None if nothing was measured), and the verdict in words."""
+    promise, found = record.promise, record.verification
+    if promise is None:
         return None, "no conversion is recorded"
-    promise = Promise(text(record["promise"]))
-    found = record.get("verification")
     if found is None:
         return None, _badge(record, f"promise {promise}: {_unmeasured(record)}")
-    failure = None if found["failure"] is None else text(found["failure"])
     free = promise is Promise.LOSSY or weakest(record) is not None
-    kept = None if free and failure is None else failure is None
-    return kept, _badge(record, f"promise {promise}: {promise.verdict(failure)}")
+    kept = None if free and found.failure is None else found.failure is None
+    return kept, _badge(record, f"promise {promise}: {promise.verdict(found.failure)}")
 
 
 def weakest(record: Record) -> str | None:
-    """The weakest promise since the first source, where it is weaker than what the last step promised."""
-    if "promise" not in record or "healed" in record:  # what is healed promises nothing, and says so
+    """Return the weakest promise since the first source if it is weaker than that of the last step; None otherwise."""
+    if record.promise is None or record.healed is not None:  # a healed model promises nothing, and says so
         return None
-    return weaker(lineage(record), Promise(text(record["promise"])))
+    return weaker(lineage(record), record.promise)
 
 
 def _badge(record: Record, verdict: str) -> str:
-    """A verdict that says what it is of: of the last step alone, where an earlier one promised less."""
+    """Return a verdict that says to what it applies: the last step alone, if an earlier one promised less."""
     since = weakest(record)
     return verdict if since is None else f"last step: {verdict}; since the first source: {since}"
 
 
-def the_way(record: Record) -> Section | None:
-    """All that was done, oldest first, where it was more than one thing."""
-    rows = tuple((str(n), one.said, str(one.promise or "not known")) for n, one in enumerate(lineage(record), 1))
+def history(record: Record) -> Section | None:
+    """Return the section on the lineage; None if it has one step."""
+    steps = enumerate(lineage(record), 1)
+    rows = tuple((str(n), one.description, str(one.promise or "not known")) for n, one in steps)
     table = Table("All that was done, oldest first", ("step", "what was done", "promise"), rows, STATED)
-    return Section("way", "The whole way", (table,)) if len(rows) > 1 else None
+    return Section("way", "Lineage", (table,)) if len(rows) > 1 else None
 
 
 def _unmeasured(record: Record) -> str:
-    """Why nothing was measured: a model that learned from texts alone has no teacher to compare it with."""
-    alone = "healed" in record and heal_summary.from_texts(mapped(record["healed"]))
+    """Return why nothing was measured: a model that learned from texts alone has no teacher to compare it with."""
+    alone = record.healed is not None and not record.healed.has_teacher
     return "learned from texts alone" if alone else "not measured"
 
 
 def in_words(record: Record) -> list[str]:
-    """What was measured, in plain sentences."""
-    found = record.get("verification")
+    """Return the measurements in sentences."""
+    found, since = record.verification, weakest(record)
+    sentences = _since(record)
     if found is None:
-        return _since(record)
-    output, floor, dtype = found["output"], found["floor"], text(found["dtype"])
-    said, since = _since(record), weakest(record)
+        return sentences
     source, same = ("the source", "") if since is None else ("its own source", " as that")
-    if found["proof"] is not None:
-        largest, spread = number(found["proof"]["max_logit_error"]), number(output["logit_std"])
-        said.append(
-            f"In float64, before anything is rounded, no logit differs from {source}'s by more than {largest:.2g}, "
-            f"where logits spread by {spread:.2f}: the same function{same}."
+    if found.proof is not None:
+        sentences.append(
+            f"In float64, before anything is rounded, no logit differs from {source}'s by more than "
+            f"{found.proof.max_logit_error:.2g}, where logits spread by {found.output.logit_std:.2f}: "
+            f"the same function{same}."
         )
-    said.append(
-        f"As written, in {dtype}, each token is {_kl(output)} nats (KL) from {source} in exact arithmetic; "
-        f"{source} itself, run in {dtype}, is {_kl(floor)} from it."
+    sentences.append(
+        f"As written, in {found.dtype}, each token is {_kl(found.output)} nats (KL) from {source} in exact arithmetic; "
+        f"{source} itself, run in {found.dtype}, is {_kl(found.floor)} from it."
     )
-    said.append(f"The first choice is the same at {_percent(output['top1'])} of {whole(output['tokens']):,} tokens.")
-    return said
+    share = _percent(found.output.top1)
+    return [*sentences, f"The first choice is the same at {share} of {found.output.tokens:,} tokens."]
 
 
 def _since(record: Record) -> list[str]:
-    """What the last step kept, and of which source, where an earlier one promised less."""
+    """Return what the last step kept, and of which source, if an earlier step promised less."""
     since = weakest(record)
     if since is None:
         return []
-    done = lineage(record)
-    own = f"its own source, {text(record['source']['name'])} as step {len(done) - 1} left it"
+    done, name = lineage(record), "its source" if record.source is None else record.source.name
     first = f"the first source, {done[0].model}" if done[0].model else "the first source"
-    last = f"The last step promises {text(record['promise'])} against {own}."
-    return [last, f"Since {first}, the weakest promise is {since}."]
+    own = f"its own source, {name} as step {len(done) - 1} left it"
+    return [
+        f"The last step promises {record.promise} against {own}.",
+        f"Since {first}, the weakest promise is {since}.",
+    ]
 
 
 def facts(record: Record) -> list[Fact]:
-    """The figures that count."""
-    found = record.get("verification")
-    if found is None:
+    """Return the most important figures."""
+    if record.verification is None:
         return []
-    output = found["output"]
-    before, after = number(output["perplexity_reference"]), number(output["perplexity"])
+    output = record.verification.output
     return [
         Fact(_kl(output), "nats per token from the source (KL)"),
-        Fact(_percent(output["top1"]), "same first choice"),
-        Fact(f"{before:.4g} → {after:.4g}", "perplexity"),
+        Fact(_percent(output.top1), "same first choice"),
+        Fact(f"{output.perplexity_reference:.4g} → {output.perplexity:.4g}", "perplexity"),
     ]
 
 
 def parity(record: Record) -> Section | None:
-    """The measurements as a table, and the error layer by layer."""
-    found = record.get("verification")
+    """Return the section on the verification: a table, and the error layer by layer."""
+    found = record.verification
     if found is None:
         return None
-    dtype = text(found["dtype"])
     runs = [
-        ("the output", f"the output, in {dtype}", found["output"]),
-        ("the source itself", f"the source itself, in {dtype}", found["floor"]),
+        ("the output", f"the output, in {found.dtype}", found.output),
+        ("the source itself", f"the source itself, in {found.dtype}", found.floor),
     ]
-    if found["proof"] is not None:
-        runs.append(("the map", "the map before rounding, in float64", found["proof"]))
+    if found.proof is not None:
+        runs.append(("the map", "the map before rounding, in float64", found.proof))
     columns = ("run", "largest logit error", "mean", "KL, nats a token", "same first choice", "perplexity")
-    table = Table(
-        "Against the source in float64", columns, tuple(_measured(name, mapped(run)) for _, name, run in runs)
-    )
-    spread = number(found["output"]["logit_std"])
-    opening = (
-        f"On {whole(found['output']['tokens']):,} tokens of {text(found['text'])}. Logits have a standard deviation of "
-    )
-    blocks: list[Block] = [Paragraph(f"{opening}{spread:.3g}."), table, _layers([(name, run) for _, name, run in runs])]
-    notes = tuple(text(note) for note in listed(found.get("notes", [])))
-    blocks += [Notes(notes)] * bool(notes)
+    table = Table("Against the source in float64", columns, tuple(_measured(name, run) for _, name, run in runs))
+    opening = f"On {found.output.tokens:,} tokens of {found.text}. Logits have a standard deviation of "
+    blocks: list[Block] = [
+        Paragraph(f"{opening}{found.output.logit_std:.3g}."),
+        table,
+        _layers([(name, run) for _, name, run in runs]),
+    ]
+    blocks += [Notes(found.notes)] * bool(found.notes)
     return Section("parity", "How near it is", tuple(blocks))
 
 
-def _measured(name: str, run: Record) -> tuple[str, ...]:
-    errors = (f"{number(run[key]):.2g}" for key in ("max_logit_error", "mean_logit_error"))
-    return (name, *errors, _kl(run), _percent(run["top1"]), f"{number(run['perplexity']):.4f}")
+def _measured(name: str, run: ParityRecord) -> tuple[str, ...]:
+    errors = (f"{error:.2g}" for error in (run.max_logit_error, run.mean_logit_error))
+    return (name, *errors, _kl(run), _percent(run.top1), f"{run.perplexity:.4f}")
 
 
-def _layers(runs: Sequence[tuple[str, Record]]) -> Block:
-    """The error of the residual stream after each layer, on a logarithmic scale."""
+def _layers(runs: Sequence[tuple[str, ParityRecord]]) -> Block:
+    """Return a chart of the error of the residual stream after each layer, on a logarithmic scale."""
     curves = []
     for style, (name, run) in enumerate(runs):
-        errors = [number(error) for error in listed(run["layers"])][1:]
-        curves.append(Curve(name, tuple(Point(n, error) for n, error in enumerate(errors, 1)), style))
+        curves.append(Curve(name, tuple(Point(n, error) for n, error in enumerate(run.layers[1:], 1)), style))
     seen = [(curve.name, [point.y for point in curve.points if point.y > 0]) for curve in curves]
     ranges = [f"{name} from {min(errors):.1e} to {max(errors):.1e}" for name, errors in seen if errors]
     if not ranges:
@@ -234,46 +226,40 @@ def _layers(runs: Sequence[tuple[str, Record]]) -> Block:
     return LineChart(caption, summary, "after layer", "relative error", tuple(curves), log_y=True)
 
 
-def _kl(run: Record) -> str:
-    found = number(run["kl"])
-    return f"{found if math.isnan(found) else max(found, 0):.2g}"  # what rounding leaves of zero may be negative
+def _kl(run: ParityRecord) -> str:
+    return f"{run.kl if math.isnan(run.kl) else max(run.kl, 0):.2g}"  # rounding may leave a negative remainder of zero
 
 
-def _percent(value: object) -> str:
-    return f"{100 * number(value):.2f} %"
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
 
 
 # ---------------------------------------------------------------------------------------------------------- generations
 
 
 def continuations(record: Record) -> TextPairs | None:
-    """What both models wrote when the output was verified."""
-    found = record.get("verification")
-    if found is None or not found["continuations"]:
+    """Return what both models wrote during the verification; None if nothing is recorded."""
+    found = record.verification
+    if found is None or not found.continuations:
         return None
-    pairs = (mapped(pair) for pair in listed(found["continuations"]))
-    return TextPairs(
-        ("the source", "the output"),
-        tuple(TextPair(*(text(p[k]) for k in ("prompt", "source", "output"))) for p in pairs),
-    )
+    pairs = tuple(TextPair(one.prompt, one.source, one.output) for one in found.continuations)
+    return TextPairs(("the source", "the output"), pairs)
 
 
 # -------------------------------------------------------------------------------------------------------------- loading
 
 
 def loading(record: Record, out: str) -> Section:
-    """How the output is loaded: what to type, and what does not take it as it is."""
+    """Return the section on loading the output: the code to type, and notes on runtimes that do not load it."""
     return Section("load", "Load it", tuple(_ways(record, out)))
 
 
 def _ways(record: Record, out: str) -> Iterator[Block]:
-    known = {"source", "recipe"} <= record.keys()
-    if known and not is_stock(target(record)):
-        yield Paragraph(
-            f"transformers has no class for {target(record)}; kept generate runs it, and kept convert changes it."
-        )
+    target = record.target
+    if target is not None and not is_stock(target):
+        yield Paragraph(f"transformers has no class for {target}; kept generate runs it, and kept convert changes it.")
         return
-    reads = loader(text(record["source"]["family"]), target(record)) if known else "AutoTokenizer"
+    reads = "AutoTokenizer" if record.source is None or target is None else loader(record.source.family, target)
     trusted = ", trust_remote_code=False" if reads == "AutoTokenizer" else ""
     yield Code(
         "transformers",
@@ -287,5 +273,5 @@ def _ways(record: Record, out: str) -> Iterator[Block]:
         f"python convert_hf_to_gguf.py {shlex.quote(out)} --outtype bf16 --outfile model.gguf\n"
         "llama-cli -m model.gguf -p 'Once upon a time'",
     )
-    notes = tuple(f"Not as it is for {text(note)}" for note in listed(record.get("runtimes", [])))
+    notes = tuple(f"Not as it is for {note}" for note in record.runtimes)
     yield from [Notes(notes)] * bool(notes)

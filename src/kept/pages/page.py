@@ -6,28 +6,25 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 
-from kept.checkpoint.json_file import read_json
 from kept.checkpoint.output_path import check_no_checkpoint, check_replaceable
 from kept.checkpoint.small_files import refused, write_whole
 from kept.errors import InputError
 from kept.families import is_stock
 from kept.formatting import article
-from kept.json_values import blamed, text
-from kept.output.record import RECORD, target
+from kept.output.record import RECORD, read_record
 from kept.pages import conversion, evaluation, healing
 from kept.pages.blocks import Heading, Page, Paragraph, Section, TextPairs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from kept.output.record import Record
     from kept.pages.blocks import Block
     from kept.pages.evaluation import EvaluationFile
-
-    Record = Mapping[str, Any]
 
 PAGE = "report.html"
 
@@ -113,33 +110,38 @@ def page(
     stays: bool,
 ) -> Page:
     """All that is known of an output."""
-    record = read_json(directory / RECORD)
-    if metrics is not None and "healed" not in record:
+    record = read_record(directory)
+    assert record is not None, "its absence was reported"
+    if metrics is not None and record.healed is None:
         raise InputError(f"{metrics}: {directory} was not healed, so that no run's metrics belong to it")
-    steps = [] if metrics is None else healing.steps(metrics)
+    steps = [] if metrics is None else healing.read_steps(metrics)
     measured = [evaluation.read(file) for file in evaluations]
-    with blamed(directory / RECORD, "the record", "convert again, or leave the report"):
-        kept, verdict = conversion.verdict(record)
-        facts = healing.facts(record) or conversion.facts(record)
-        sections = (
-            conversion.the_way(record),
-            conversion.passes(record),
-            conversion.parity(record),
-            healing.healing(record, steps),
-            _forgetting(measured),
-            _domains(measured),
-            _generations(conversion.continuations(record), pairs, measured),
-            conversion.sizes(record),
-            conversion.loading(record, str(place)) if stays else None,
-        )
-        return Page(
-            title=_title(record, place),
-            kept=kept,
-            verdict=verdict,
-            lede=(*conversion.in_words(record), *healing.in_words(record)),
-            facts=(*facts, *(fact for one in measured for fact in one.facts)),
-            sections=tuple(section for section in sections if section is not None),
-        )
+    sections = (
+        conversion.history(record),
+        conversion.passes(record),
+        conversion.parity(record),
+        healing.healing(record, steps),
+        _forgetting(measured),
+        _domains(measured),
+        _generations(conversion.continuations(record), pairs, measured),
+        conversion.sizes(record),
+        conversion.loading(record, str(place)) if stays else None,
+    )
+    return _page(record, place, measured, [section for section in sections if section is not None])
+
+
+def _page(record: Record, place: Path, measured: Sequence[EvaluationFile], sections: Sequence[Section]) -> Page:
+    """Return the page with its title, verdict and most important figures."""
+    kept, verdict = conversion.verdict(record)
+    facts = healing.facts(record) or conversion.facts(record)
+    return Page(
+        title=_title(record, place),
+        kept=kept,
+        verdict=verdict,
+        lede=(*conversion.in_words(record), *healing.in_words(record)),
+        facts=(*facts, *(fact for one in measured for fact in one.facts)),
+        sections=tuple(sections),
+    )
 
 
 def _forgetting(measured: Sequence[EvaluationFile]) -> Section | None:
@@ -173,12 +175,12 @@ def _generations(
 
 
 def _title(record: Record, place: Path) -> str:
-    """What it was and what it is; a healed model whose conversion is not recorded has only its name."""
-    if not {"source", "recipe"} <= record.keys():
+    """Return the names of source and output; only the output's if no conversion is recorded."""
+    if record.source is None or record.target is None:
         return place.resolve().name
-    healed = ", healed" if "healed" in record else ""
-    stock = "stock " if is_stock(target(record)) else ""
-    return f"{text(record['source']['name'])}, as {article(stock + target(record))}{healed}"
+    healed = "" if record.healed is None else ", healed"
+    stock = "stock " if is_stock(record.target) else ""
+    return f"{record.source.name}, as {article(stock + record.target)}{healed}"
 
 
 def render(made: Page) -> str:

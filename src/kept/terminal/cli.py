@@ -397,7 +397,7 @@ def verify(source: str, out: str, *, as_json: bool, **options: Any) -> None:
     kept verify path/to/orion out/llama --streamed --json
     """
     from kept.commands.verify import verify as measure
-    from kept.output.record import verification_table
+    from kept.output.write_record import verification_table
 
     found = measure(source, out, **options, reporter=display.ProgressBars())
     display.out_json(verification_table(found)) if as_json else display.verification(found)

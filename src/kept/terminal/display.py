@@ -630,14 +630,14 @@ def cached_teacher(done: CachedTeacher) -> None:
 
 def healed(done: HealResult) -> None:
     """`kept heal`: what is held out before and after, then the result against its teacher."""
-    from kept.output.heal_summary import NOTHING_BETTER, shown
+    from kept.output.heal_summary import NOTHING_BETTER, displayed_losses
 
     console = printer()
     first, best = done.history[0], done.best
     console.print(f"{done.path}: written")
     table = _table("held-out", "before", f"after {amount(best.tokens, 'tokens')}")
     listed = " of the listed tokens" if "teacher_cache" in done.record["healed"] else ""
-    for name in shown(first.losses):
+    for name in displayed_losses(first.losses):
         value = first.losses[name]
         table.add_row(f"{name}{listed if name == 'kl' else ''}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
     for name, found in first.watched.items():
