@@ -17,7 +17,6 @@ smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB) and con
 
 # Without network the tests marked `real` are skipped, without a GPU those marked `gpu`.
 test: check  ## set up, then everything that CI checks
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	-$(BIN)/python demo/smollm2.py --fetch
 	$(BIN)/python -m pytest -n 2
 
