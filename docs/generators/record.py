@@ -6,7 +6,6 @@ import inspect
 import re
 
 from kept.checkpoint.json_model import JsonModel
-
 from kept.output import record
 
 INTRODUCTION = """# kept.json
