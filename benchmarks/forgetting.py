@@ -37,8 +37,10 @@ from kept.distillation.loss.chunked_loss import Losses, chunked_loss
 from kept.distillation.loss.objective import Objective
 from kept.distillation.settings import HealSettings
 from kept.distillation.settings_file import count
+from kept.distillation.train.end_to_end import EndToEnd
+from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.metrics import Metrics
-from kept.distillation.train.parallel import Backbone, Ranks, load, ranks
+from kept.distillation.train.process_group import process_group
 from kept.distillation.train.run_checkpoints import RunCheckpoints
 from kept.distillation.train.trainable import trainable
 from kept.distillation.train.trainer import Trainer
@@ -51,7 +53,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kept.distillation.data.packing import Batch
-    from kept.distillation.loss.output_head import HeadInput
+    from kept.distillation.train.backbone import Backbone, BackboneOutput
+    from kept.distillation.train.process_group import Ranks
 
 ROWS, LENGTH = 8, 128
 """Rows of a batch, and tokens of each."""
@@ -189,7 +192,7 @@ class Bench:
             sequence_length=LENGTH, learning_rate=run.rate, warmup=0.06, weight_decay=0.1, kl=way.kl, ce=1.0,
             eval_every=10**9, save_every=10**9, seed=run.seed,
         )  # fmt: skip
-        student = load(program, torch.float32, self.ranks, learned)
+        student = load_backbone(program, torch.float32, self.ranks, learned)
         curve = [{"tokens": 0, **self.measure(student)}]
         points = {max(1, round(part * settings.steps)) for part in PARTS}
 
@@ -198,10 +201,9 @@ class Bench:
                 curve.append({"tokens": line["tokens"], **self.measure(student)})
 
         stream = self.stream(way, run.seed)
-        beside = load(self.source.program, torch.float32, self.ranks) if way.kl else None
-        Trainer(
-            settings, self.ranks, student, beside, stream, RunCheckpoints(folder, self.ranks), Metrics(folder, see)
-        ).run()
+        beside = load_backbone(self.source.program, torch.float32, self.ranks) if way.kl else None
+        task = EndToEnd(settings, self.ranks, student, beside, learned.rows)
+        Trainer(settings, self.ranks, task, stream, RunCheckpoints(folder, self.ranks), Metrics(folder, see)).run()
         found = {"name": way.name, "rate": run.rate, "seed": run.seed, "learned": learned.parameters, "curve": curve}
         done.write_text(json.dumps(found))
         print(_line(found), flush=True)
@@ -235,9 +237,9 @@ def cost(model: Backbone, batches: Sequence[Batch]) -> float:
     return nats / tokens
 
 
-def text_loss(targets: Tensor, mask: Tensor, head: HeadInput, _: list[Tensor]) -> Losses:
+def text_loss(targets: Tensor, mask: Tensor, output: BackboneOutput) -> Losses:
     """The cross-entropy alone."""
-    return chunked_loss(head, None, targets, mask, Objective(kl=0.0, ce=1.0))
+    return chunked_loss(output.head, None, targets, mask, Objective(kl=0.0, ce=1.0))
 
 
 def _line(found: Mapping[str, Any]) -> str:
@@ -313,7 +315,7 @@ def experiment(chosen: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     tokens, seeds, rates = count("tokens", chosen.tokens), chosen.seeds.split(","), chosen.rates.split(",")
     name, _, path = chosen.new.partition("=")
     old = {key: Path(text) for key, _, text in (each.partition("=") for each in chosen.old)}
-    with ranks("cpu") as all_ranks:
+    with process_group("cpu") as all_ranks:
         source = open_model(chosen.source)
         bench = Bench(source, (name, Path(path)), old, chosen.work / f"{source.name}-{name}", all_ranks)
         asked = [way for way in ways(source) if chosen.only is None or way.name in chosen.only]

@@ -35,7 +35,7 @@ from kept.commands.forecast import forecast
 from kept.distillation.cluster import Cluster, cluster, here
 from kept.distillation.cost import RunShape, cost
 from kept.distillation.settings import HealSettings
-from kept.distillation.train.parallel import ranks
+from kept.distillation.train.process_group import process_group
 from kept.distillation.train.trainable import trainable
 from kept.loaded import open_model
 
@@ -92,7 +92,7 @@ def rank(given: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     settings = asked(given, gradient_checkpointing=given.checkpointing, save_every=2)
     steps = Steps(given)
-    with ranks() as one:
+    with process_group() as one:
         made = loop(given, given.models, one, settings, steps)
         steps.loaded()
         made.run()

@@ -46,8 +46,10 @@ from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
 from kept.distillation.data.token_dataset import ROW, TokenDataset
 from kept.distillation.settings import HealSettings
+from kept.distillation.train.end_to_end import EndToEnd
+from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.metrics import Metrics
-from kept.distillation.train.parallel import load, ranks
+from kept.distillation.train.process_group import process_group
 from kept.distillation.train.run_checkpoints import RunCheckpoints
 from kept.distillation.train.trainable import trainable
 from kept.distillation.train.trainer import Trainer
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from kept.distillation.train.parallel import Ranks
+    from kept.distillation.train.process_group import Ranks
 
 WIDTH, LAYERS, HEAD = 256, 8, 32
 """Of orion-9m; its MLP is three times as wide."""
@@ -108,7 +110,7 @@ def stream(given: argparse.Namespace) -> BatchStream:
 
 def batches(given: argparse.Namespace) -> list[torch.Tensor]:
     """The same, as the others take them."""
-    return [stream(given).at(step).tokens_BT for step in range(given.warm + given.runs)]
+    return [stream(given).batch_at(step).tokens_BT for step in range(given.warm + given.runs)]
 
 
 def resident(pid: int) -> int:
@@ -158,8 +160,8 @@ def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: HealSett
     dtype = getattr(torch, settings.precision)
     learned = trainable(student, settings.train)
     models = (
-        load(student, dtype, one, learned, checkpointing=settings.gradient_checkpointing),
-        load(teacher, dtype, one),
+        load_backbone(student, dtype, one, learned, checkpointing=settings.gradient_checkpointing),
+        load_backbone(teacher, dtype, one),
     )
 
     def watch(line: Mapping[str, Any]) -> None:
@@ -167,13 +169,13 @@ def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: HealSett
             steps.tick()
             steps.losses.append(line["loss"])
 
-    metrics = Metrics(folder, watch, quiet=not one.first)
-    return Trainer(settings, one, *models, stream(given), RunCheckpoints(folder, one), metrics)
+    metrics = Metrics(folder, watch, quiet=not one.is_first)
+    return Trainer(settings, one, EndToEnd(settings, one, *models), stream(given), RunCheckpoints(folder, one), metrics)
 
 
 def kept(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
     """Its steps, and nothing between."""
-    with ranks() as one:
+    with process_group() as one:
         made = loop(given, folder, one, asked(given), steps)
         made._measure = made._save = lambda: None  # type: ignore[method-assign] # noqa: SLF001 - neither is a step
         steps.loaded()

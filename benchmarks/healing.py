@@ -36,8 +36,11 @@ from kept.distillation.data.token_dataset import tokenise
 from kept.distillation.loss.chunked_loss import Losses, chunked_loss
 from kept.distillation.loss.objective import Objective
 from kept.distillation.settings import SELF, HealSettings
+from kept.distillation.train.backbone import Backbone
+from kept.distillation.train.end_to_end import EndToEnd
+from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.metrics import Metrics
-from kept.distillation.train.parallel import Backbone, Ranks, load, ranks
+from kept.distillation.train.process_group import process_group
 from kept.distillation.train.run_checkpoints import RunCheckpoints
 from kept.distillation.train.trainable import trainable
 from kept.distillation.train.trainer import Trainer
@@ -49,10 +52,9 @@ from kept.nn import Model
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from torch import Tensor
-
     from kept.distillation.data.packing import Batch
-    from kept.distillation.loss.output_head import HeadInput
+    from kept.distillation.train.backbone import BackboneOutput
+    from kept.distillation.train.process_group import Ranks
     from kept.ir.program import Program
     from kept.loaded import LoadedModel
 
@@ -119,16 +121,16 @@ class Remembering(Backbone):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self.seen: dict[bytes, HeadInput] = {}
+        self.seen: dict[bytes, BackboneOutput] = {}
 
-    def forward(self, batch: Batch, use: Callable[[HeadInput, list[Tensor]], Any], *, streams: bool = False) -> Any:  # noqa: ANN401
-        """As a trunk's; there are no streams."""
-        assert not streams, "only the head's input is remembered"
+    def forward(self, batch: Batch, use: Callable[[BackboneOutput], Any], *, keep_hidden: bool = False) -> Any:  # noqa: ANN401
+        """As of any backbone, without hidden states."""
+        assert not keep_hidden, "only the head's input is remembered"
         key = sha256(batch.tokens_BT.numpy().tobytes() + batch.documents_BT.numpy().tobytes()).digest()
         if key not in self.seen:
             with torch.no_grad():
-                self.seen[key] = super().forward(batch, lambda head, _: head)
-        return use(self.seen[key], [])
+                self.seen[key] = super().forward(batch, lambda output: output)
+        return use(self.seen[key])
 
 
 class Learned(BatchStream):
@@ -154,8 +156,8 @@ class Bench:
 
     def __post_init__(self) -> None:
         """Load the source and measure it."""
-        self.teacher = Remembering(load(self.source.program, torch.bfloat16, self.ranks).model)
-        self.exact = Remembering(load(self.source.program, torch.float32, self.ranks).model)
+        self.teacher = Remembering(load_backbone(self.source.program, torch.bfloat16, self.ranks).model)
+        self.exact = Remembering(load_backbone(self.source.program, torch.float32, self.ranks).model)
         for name in TEXTS:
             self.held[name] = self.rows(name, SHORT)
         for name in ("english", "python"):
@@ -191,9 +193,8 @@ class Bench:
     def losses(self, student: Backbone, batch: Batch) -> Losses:
         """Both models' losses on a batch."""
         targets, mask, both = batch.targets_BT.flatten(), batch.mask_BT.flatten(), Objective(kl=1, ce=1)
-        found: Losses = self.exact(
-            batch, lambda t, _: student(batch, lambda s, _: chunked_loss(s, t, targets, mask, both))
-        )
+        teacher = self.exact.output(batch).head
+        found: Losses = student(batch, lambda output: chunked_loss(output.head, teacher, targets, mask, both))
         return found
 
     def start(self, name: str) -> Program:
@@ -222,8 +223,10 @@ class Bench:
         folder.mkdir(exist_ok=True)
         program = self.start(run.start)
         learned = trainable(program, run.train)
-        student = load(program, torch.bfloat16, self.ranks, learned)
-        curve = Curve(self, student, load(program, torch.float32, self.ranks), run.tokens, folder / "curve.jsonl")
+        student = load_backbone(program, torch.bfloat16, self.ranks, learned)
+        curve = Curve(
+            self, student, load_backbone(program, torch.float32, self.ranks), run.tokens, folder / "curve.jsonl"
+        )
         curve.at(0)
         if not run.tokens or curve.ended:
             return curve.points
@@ -233,7 +236,8 @@ class Bench:
         )  # fmt: skip
         states = RunCheckpoints(folder, self.ranks)
         stream = self.stream(run.data, run.tokens)
-        Trainer(settings, self.ranks, student, self.teacher, stream, states, Metrics(folder, curve.see)).run()
+        task = EndToEnd(settings, self.ranks, student, self.teacher)
+        Trainer(settings, self.ranks, task, stream, states, Metrics(folder, curve.see)).run()
         return curve.points
 
 
@@ -344,7 +348,7 @@ def main() -> None:
         draw(json.loads(chosen.draw.read_text()), picture)
         return
     chosen.work.mkdir(exist_ok=True)
-    with ranks("cpu") as all_ranks:
+    with process_group("cpu") as all_ranks:
         bench = Bench(open_model(chosen.source), chosen.corpora, chosen.work, all_ranks)
         found = []
         for run in (run for run in RUNS if run.name in chosen.only):

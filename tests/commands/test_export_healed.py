@@ -13,7 +13,7 @@ import pytest
 import kept
 from kept.commands.cache_teacher import cache_teacher
 from kept.commands.check import check
-from kept.commands.heal import HealResult, heal
+from kept.commands.heal import heal
 from kept.distillation.train.trainer import Trainer
 from kept.errors import CheckpointError, PromiseError
 from kept.ir.promise import Promise
@@ -26,6 +26,8 @@ from support.stored import change_json, read_json, write_readable
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from kept.commands.heal_run import HealResult
 
 pytestmark = pytest.mark.usefixtures("cache")
 

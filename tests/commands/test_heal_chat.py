@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kept
 from kept.commands.heal import heal
-from kept.commands.heal_inputs import TeacherStudent, chat_date
+from kept.commands.heal_inputs import chat_date
+from kept.commands.teacher_student import TeacherStudent
 from kept.distillation.settings import HealSettings
-from kept.distillation.train.run_directory import asked_before, begin
+from kept.distillation.train.run_directory import begin_run, previous_settings
 from kept.errors import InputError, RecipeError
 from kept.terminal import heal_progress
 from kept.terminal.cli import main
@@ -172,7 +173,9 @@ def test_a_run_notes_the_date_that_its_template_told(
     assert chat_date(given, pair, {"chat_date": "2024-02-27"}) == "2024-02-27"
     assert chat_date(replace(given, chat_date="2024-02-26"), pair, {"chat_date": "2024-02-27"}) == "2024-02-26"
     with_teacher = replace(given, out=str(tmp_path / "cache"), teacher=str(student.parent / "llama"), kl=1.0)
-    with pytest.raises(InputError, match=r"its chat template tells the date, .*; name it with --chat-date 2024-02-28"):
+    with pytest.raises(
+        InputError, match=r"its chat template contains the date, .*; set it with --chat-date 2024-02-28"
+    ):
         kept.cache_teacher(with_teacher, k=4)
     kept.cache_teacher(replace(with_teacher, chat_date="2024-02-25"), k=4)
     read = replace(with_teacher, out=str(tmp_path / "read"), teacher_cache=str(tmp_path / "cache"))
@@ -180,10 +183,10 @@ def test_a_run_notes_the_date_that_its_template_told(
 
 
 def test_a_run_that_is_continued_keeps_its_settings(tmp_path: Path) -> None:
-    begin(tmp_path, {"chat_date": "2024-02-27"}, {})
-    assert asked_before(tmp_path) == {}, "without a checkpoint it never began"
+    begin_run(tmp_path, {"chat_date": "2024-02-27"}, {})
+    assert previous_settings(tmp_path) == {}, "without a checkpoint it never began"
     (tmp_path / "step-00000001").mkdir()
-    assert asked_before(tmp_path) == {"chat_date": "2024-02-27"}
+    assert previous_settings(tmp_path) == {"chat_date": "2024-02-27"}
 
 
 def test_a_template_that_tells_no_date_notes_none(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:

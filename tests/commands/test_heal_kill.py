@@ -94,7 +94,7 @@ def interrupt_at(
     """Send SIGINT, or another signal, during a step, once or twice."""
     original = Trainer._update
 
-    def update(self: Trainer) -> dict[str, float]:
+    def update(self: Trainer) -> Any:
         if self.step == step:
             os.kill(os.getpid(), number)
             if again:

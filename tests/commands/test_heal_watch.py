@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kept
-from kept.commands.heal import HealResult, heal
+from kept.commands.heal import heal
 from kept.errors import InputError, RecipeError
 from kept.output import heal_summary as words
 from kept.terminal import display, heal_progress
@@ -20,6 +20,7 @@ from support.stored import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kept.commands.heal_run import HealResult
     from kept.distillation.settings import HealSettings
 
 pytestmark = pytest.mark.usefixtures("cache")

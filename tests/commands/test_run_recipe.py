@@ -354,12 +354,12 @@ def test_a_broken_promise_gives_no_result(place: Path, tmp_path: Path, monkeypat
 def test_two_runs_of_one_recipe(place: Path, tmp_path: Path) -> None:
     from contextlib import ExitStack
 
-    from kept.distillation.train.run_directory import hold
+    from kept.distillation.train.run_directory import lock_run_directory
 
     table = {"out": str(tmp_path / "out"), "steps": [{"do": "expand", "source": str(place / "orion"), "groups": 1}]}
     with ExitStack() as held:
-        hold(folder_of(tmp_path / "out"), held)
-        with pytest.raises(OutputError, match="another run is at work on it"):
+        lock_run_directory(folder_of(tmp_path / "out"), held)
+        with pytest.raises(OutputError, match="another run is using it"):
             ran(table)
 
 

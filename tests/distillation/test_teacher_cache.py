@@ -12,16 +12,19 @@ import pytest
 import torch
 
 import kept
-from kept.commands.cache_teacher import CachedTeacher, cache_teacher
+from kept.commands.cache_teacher import cache_teacher
 from kept.commands.heal import heal
 from kept.distillation import teacher_cache
-from kept.distillation.train.trainer import Trainer
+from kept.distillation.train.end_to_end import EndToEnd
 from kept.errors import InputError, OutputError, RecipeError
 from support.heal_runs import finish, losses, settings, start
 from support.stored import all_bytes, read_json, write_readable
 
 if TYPE_CHECKING:
+    from kept.commands.write_teacher_cache import CachedTeacher
+    from kept.distillation.data.packing import Batch
     from kept.distillation.settings import HealSettings
+    from kept.distillation.train.end_to_end import TeacherOutput
 
 K = 5
 
@@ -46,22 +49,20 @@ def test_with_all_tokens_it_is_the_live_teacher(
 ) -> None:
     cached = settings(pair, corpus, tmp_path / "cached", teacher_cache=str(whole.path), kl=1.0, ce=0.1)
     heal(cached)
-    original = Trainer.__post_init__
+    teacher, original = trunk(pair[0]), EndToEnd._teacher_output
 
-    def live(self: Trainer) -> None:  # the same rows, and the teacher itself
+    def live(self: EndToEnd, batch: Batch) -> TeacherOutput:  # the same rows, and the teacher itself
         assert isinstance(self.teacher, teacher_cache.TeacherCache)
-        self.teacher = teacher
-        original(self)
+        return original(replace(self, teacher=teacher), batch)
 
-    teacher = trunk(pair[0])
-    monkeypatch.setattr(Trainer, "__post_init__", live)
+    monkeypatch.setattr(EndToEnd, "_teacher_output", live)
     heal(replace(cached, out=str(tmp_path / "live")))
     found, wanted = (losses(tmp_path / name) for name in ("cached", "live"))
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
 def trunk(path: Path) -> Any:
-    from kept.distillation.train.parallel import Backbone
+    from kept.distillation.train.backbone import Backbone
     from kept.nn import Model
 
     return Backbone(Model.load(kept.open_model(path).program, torch.float32))
@@ -313,7 +314,7 @@ def test_a_file_in_its_place_is_said_before_anything_is_run(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file: is no directory; name another place for the cache"):
+    with pytest.raises(OutputError, match="file: is not a directory; name another place for the cache"):
         cache_teacher(caching(pair, corpus, tmp_path / "file"))
     assert [*tmp_path.iterdir()] == [tmp_path / "file"]
 

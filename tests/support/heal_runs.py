@@ -25,12 +25,11 @@ STEPS = 12
 
 PRELOADED = (
     "kept.distillation.train.trainer",
-    "kept.distillation.train.parallel",
+    "kept.distillation.train.load_backbone",
     "kept.distillation.train.run_checkpoints",
     "kept.commands.heal",
     "torch._dynamo",
-    "tensorboard.compat.proto.event_pb2",
-    "tensorboard.summary.writer.record_writer",
+    "torch.utils.tensorboard",
     "transformers",
 )
 """What a run imports, so that most of a process's time is the run."""
@@ -101,14 +100,14 @@ def _meet_late(variables: Mapping[str, str]) -> None:
 
     import torch.distributed as dist
 
-    from kept.distillation.train.parallel import ranks
+    from kept.distillation.train.process_group import process_group
 
     os.environ.update(variables)
     dist.init_process_group = partial(dist.init_process_group, timeout=timedelta(seconds=1))
-    with ranks("cpu") as mine:
-        if mine.first:
+    with process_group("cpu") as mine:
+        if mine.is_first:
             time.sleep(2.5)
-        mine.meet()
+        mine.barrier()
 
 
 def finish(processes: list[BaseProcess]) -> list[int | None]:
@@ -164,8 +163,8 @@ def kill_at(moment: str) -> None:
     if word == "step":
         original = Trainer._update
 
-        def update(self: Trainer) -> dict[str, float]:
-            return die() if self.step == int(number) else original(self)  # type: ignore[return-value]
+        def update(self: Trainer) -> Any:
+            return die() if self.step == int(number) else original(self)
 
         Trainer._update = update  # type: ignore[method-assign]
         return

@@ -1,41 +1,18 @@
-"""A teacher's answers, written once: what `kept heal --teacher-cache` reads instead of running it."""
+"""Cache a teacher: write its top-k tokens once, for `kept heal --teacher-cache` to read instead of running it."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kept.checkpoint.output_path import check_apart
-from kept.commands.heal_inputs import (
-    TeacherStudent,
-    blamed_teacher,
-    chat_date,
-    check_pair,
-    dtype_of,
-    mixture,
-    named,
-    read_paths,
-)
 from kept.distillation.settings import LISTED
 from kept.errors import InputError, OutputError
-from kept.loaded import open_model
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from kept.commands.write_teacher_cache import CachedTeacher
     from kept.distillation.settings import HealSettings
-
-
-@dataclass(frozen=True)
-class CachedTeacher:
-    """A finished cache: where it is, its size, and what it was made of; `about["bias"]` is what K tokens lose."""
-
-    path: Path
-    nbytes: int
-    about: Mapping[str, Any]
 
 
 def cache_teacher(settings: HealSettings, k: int = LISTED, reporter: Reporter | None = None) -> CachedTeacher:
@@ -62,51 +39,18 @@ def cache_teacher(settings: HealSettings, k: int = LISTED, reporter: Reporter | 
         kept.cache_teacher(settings, k=64)
         ```
     """
-    from kept.distillation.data.packed_rows import PackedRows, counts
-    from kept.distillation.teacher_cache import write
-    from kept.distillation.train.parallel import load, ranks
-
-    watch = reporter or Silent()
-    assert settings.teacher is not None, "settings ask for one"
     _check(k, Path(settings.out))
-    models = [open_model(path) for path in dict.fromkeys((settings.teacher, settings.student))]
-    teacher, student = models[0], models[-1]
-    check_apart(Path(settings.out), {"the teacher": teacher.path, "the student": student.path, **read_paths(settings)})
-    check_pair(student, teacher, settings.sequence_length)
-    alone = TeacherStudent(teacher, teacher)  # texts are read as it reads them, whoever learns
-    date = chat_date(settings, alone, {})
-    if date is not None and settings.chat_date is None:
-        raise InputError(
-            f"{teacher.path}: its chat template tells the date, and a cache serves runs of any day; "
-            f"name it with --chat-date {date}"
-        )
-    found = mixture(settings, alone, watch)
-    wanted = counts(found, settings.sequence_length, settings.tokens)
-    about = {
-        **named(settings, alone, found),
-        "k": min(k, teacher.program.spec.vocabulary),
-        "precision": settings.precision,
-        **({} if date is None else {"chat_date": date}),
-        "counts": wanted,
-    }
-    with ranks() as one_rank, blamed_teacher(teacher):
-        made = write(
-            Path(settings.out),
-            about,
-            PackedRows(found, settings.sequence_length, wanted),
-            *(load(one.program, dtype_of(settings), one_rank) for one in models),
-            batch=settings.batch_size,
-            reporter=watch,
-        )
-    return CachedTeacher(made.path, made.rows.nbytes, made.about)
+    from kept.commands.write_teacher_cache import write_teacher_cache
+
+    return write_teacher_cache(settings, k, Silent() if reporter is None else reporter)
 
 
 def _check(k: int, out: Path) -> None:
     if k < 1:
         raise InputError(f"k: is {k}, it must be at least 1")
     if not out.is_dir() and os.path.lexists(out):
-        raise OutputError(f"{out}: is no directory; name another place for the cache")
+        raise OutputError(f"{out}: is not a directory; name another place for the cache")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            "cache-teacher: runs as one process; start it without torchrun (healing reads it on any ranks)"
+            "cache-teacher: runs as one process; start it without torchrun (healing reads the cache on any ranks)"
         )

@@ -24,10 +24,10 @@ from kept.output.write_record import history, verification_record
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kept.commands.heal_inputs import TeacherStudent
+    from kept.commands.teacher_student import TeacherStudent
     from kept.distillation.settings import HealSettings
+    from kept.distillation.train.measurement import Measurement
     from kept.distillation.train.trainable import Trainable
-    from kept.distillation.train.trainer import Measurement
     from kept.ir.tensors import Lazy
     from kept.output.input_files import FileSums
     from kept.reporting import Reporter

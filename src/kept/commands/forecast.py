@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.reader import Checkpoint
-from kept.commands.heal_inputs import check_sizes
+from kept.commands.teacher_student import check_sizes
 from kept.distillation.cost import CostEstimate, RunShape, cost, ways_out
 from kept.distillation.train.trainable import Trainable, trainable
 from kept.families import family_of

@@ -1,4 +1,4 @@
-"""What a student learns from: a teacher that reads the same tokens, and texts or the teacher's own samples in rows."""
+"""What a healing run reads: texts or the teacher's own samples, as batches, and the sums that identify the inputs."""
 
 from __future__ import annotations
 
@@ -7,238 +7,139 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from kept.checkpoint.byte_stream import digest
-from kept.distillation.settings import SELF, HealSettings
+from kept.checkpoint.chat_template import Template, today
+from kept.checkpoint.tokenizer_reader import TokenizerReader
+from kept.commands.teacher_student import check_widths
+from kept.distillation import teacher_cache
+from kept.distillation.data.conversations import ConversationRenderer
+from kept.distillation.data.documents import TextSource, named_paths
+from kept.distillation.data.mixture import Mixture, parse_weights
+from kept.distillation.data.packed_rows import PackedRowStream, in_order
+from kept.distillation.data.packing import BatchStream, check, check_ids
+from kept.distillation.data.self_samples import SamplingSettings, SelfSampler, sampled, teacher_sum
+from kept.distillation.data.token_dataset import tokenise
+from kept.distillation.settings import SELF
+from kept.distillation.teacher_cache import data_sum
+from kept.distillation.train.process_group import local_device
 from kept.errors import InputError, Overflow
-from kept.loaded import LoadedModel, open_model
+from kept.nn import Model
 from kept.output.layer_pairing import paired
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import torch
-
-    from kept.distillation.data.conversations import ConversationRenderer
-    from kept.distillation.data.mixture import Mixture
-    from kept.distillation.data.packing import Batch, BatchStream
+    from kept.commands.teacher_student import TeacherStudent
+    from kept.distillation.data.packing import Batch
     from kept.distillation.data.token_dataset import TokenDataset
-    from kept.distillation.teacher_cache import TeacherCache
+    from kept.distillation.settings import HealSettings
+    from kept.loaded import LoadedModel
     from kept.reporting import Reporter
 
 WATCHED = 1 << 16
-"""Tokens of each watched text that are measured: those of the documents with the smallest digests, a sample."""
+"""Tokens of each watched text that are measured: those of the documents with the smallest digests, a random sample."""
 
 
-@dataclass(frozen=True)
-class TeacherStudent:
-    """Who learns from whom: a teacher that runs, what a cache says of one, or the texts alone."""
-
-    student: LoadedModel
-    teacher: LoadedModel | None
-    cache: TeacherCache | None = None
-
-    @classmethod
-    def open(cls, settings: HealSettings) -> TeacherStudent:
-        """The models that settings name. Raises InputError where they do not belong together."""
-        from kept.distillation.teacher_cache import TeacherCache
-
-        student = open_model(settings.student)
-        teacher = None if settings.teacher is None else open_model(settings.teacher)
-        cache = None if settings.teacher_cache is None else TeacherCache.open(Path(settings.teacher_cache))
-        check_pair(student, teacher, settings.sequence_length)
-        return cls(student, teacher, cache)
-
-
-def check_pair(student: LoadedModel, teacher: LoadedModel | None, length: int) -> None:
-    """Raise InputError where rows are longer than a model's positions, or the two read other tokens."""
-    from kept.checkpoint.tokenizer_reader import TokenizerReader
-    from kept.verification.text import difference
-
-    check_sizes(student, teacher, length)
-    if teacher is None:
-        return
-    found = difference(TokenizerReader(student.path), TokenizerReader(teacher.path))
-    if found is not None:
-        raise InputError(
-            f"{student.path}: has another tokenizer than its teacher {teacher.path}: {found}; "
-            "name the model that it was converted from"
-        )
-
-
-def check_sizes(student: LoadedModel, teacher: LoadedModel | None, length: int) -> None:
-    """The part of it that configs tell: positions, and how many tokens there are."""
-    for opened in filter(None, (student, teacher)):
-        if length > opened.program.spec.context:
-            raise InputError(
-                f"sequence_length: is {length}, {opened.path} has {opened.program.spec.context} positions; "
-                "make rows shorter"
-            )
-    if teacher is None:
-        return
-    sizes = student.program.spec.vocabulary, teacher.program.spec.vocabulary
-    if sizes[0] != sizes[1]:
-        raise InputError(
-            f"{student.path}: has {sizes[0]} tokens, its teacher {teacher.path} has {sizes[1]}; "
-            "name a model with the same tokens: the one that it was converted from, or itself before it learned"
-        )
-
-
-def check_widths(student: LoadedModel, teacher: LoadedModel) -> None:
-    """Raise InputError if the residual streams of student and teacher differ in width."""
-    widths = student.program.spec.width, teacher.program.spec.width
-    if widths[0] != widths[1]:
-        raise InputError(
-            f"hidden: the stream of {student.path} is {widths[0]} wide, that of its teacher {teacher.path} "
-            f"{widths[1]}; leave out --hidden"
-        )
-
-
-def pairs_of(settings: HealSettings, pair: TeacherStudent) -> Sequence[tuple[int, int]]:
+def layer_pairs(settings: HealSettings, pair: TeacherStudent) -> Sequence[tuple[int, int]]:
     """Return (teacher layer, student layer) pairs for the hidden-state loss; empty without that loss.
 
     Raises InputError if the widths differ or the layers cannot be paired.
     """
     if not settings.hidden:
         return ()
-    assert pair.teacher is not None, "settings ask for one"
+    assert pair.teacher is not None, "settings require one"
     check_widths(pair.student, pair.teacher)
     return paired(pair.student, pair.teacher)
 
 
-def stream(settings: HealSettings, pair: TeacherStudent, reporter: Reporter) -> BatchStream:
-    """The tokens to learn from, in rows that are cut anew each epoch, or in those that a teacher's cache has."""
-    from kept.distillation.data.packed_rows import PackedRowStream
-    from kept.distillation.data.packing import BatchStream, check
-
-    found = mixture(settings, pair, reporter)
+def batch_stream(settings: HealSettings, pair: TeacherStudent, reporter: Reporter) -> BatchStream:
+    """Return the training batches: rows of a new document order in each epoch, or the rows of a teacher cache."""
+    mixture = data_mixture(settings, pair, reporter)
     if pair.cache is None:
-        made = BatchStream(found, settings.batch_size, settings.sequence_length, settings.seed)
+        stream = BatchStream(mixture, settings.batch_size, settings.sequence_length, settings.seed)
     else:
-        pair.cache.require(named(settings, pair, found))
-        made = PackedRowStream(pair.cache.cut(found), settings.batch_size, settings.seed)
-    check(made, pair.student.program.spec.vocabulary, pair.student.program.spec.context)
-    return made
+        pair.cache.require(cache_description(settings, pair, mixture))
+        stream = PackedRowStream(pair.cache.cut(mixture), settings.batch_size, settings.seed)
+    check(stream, pair.student.program.spec.vocabulary, pair.student.program.spec.context)
+    return stream
 
 
 @dataclass(frozen=True)
 class WatchedTexts:
-    """Texts that are only measured: their tokens, and rows of them to measure on."""
+    """Texts that are only measured: their tokens, and batches to measure on, by name."""
 
     sources: Mapping[str, TokenDataset]
-    rows: Mapping[str, Sequence[Batch]]
+    batches: Mapping[str, Sequence[Batch]]
 
     @classmethod
-    def of(cls, settings: HealSettings, pair: TeacherStudent, texts: BatchStream, reporter: Reporter) -> WatchedTexts:
-        """The settings' texts. Raises InputError for what cannot be read."""
-        from kept.distillation.data.packed_rows import in_order
-        from kept.distillation.data.packing import check_ids
-
-        sources = _texts(settings, pair.student, reporter, "watch")
+    def of(cls, settings: HealSettings, pair: TeacherStudent, stream: BatchStream, reporter: Reporter) -> WatchedTexts:
+        """Tokenise the texts of the settings. Raises InputError for a text that cannot be read."""
+        sources = _tokenised(settings, pair.student, reporter, "watch")
         for name, tokens in sources.items():
             check_ids(name, tokens, pair.student.program.spec.vocabulary)
-        most = max(1, WATCHED // settings.sequence_length)
-        return cls(
-            sources,
-            {name: texts.packed(in_order(tokens, settings.sequence_length), most) for name, tokens in sources.items()},
-        )
+        rows, length = max(1, WATCHED // settings.sequence_length), settings.sequence_length
+        return cls(sources, {name: stream.packed(in_order(tokens, length), rows) for name, tokens in sources.items()})
 
 
-def mixture(settings: HealSettings, pair: TeacherStudent, reporter: Reporter) -> Mixture:
-    """The tokens to learn from and to measure on: texts, or what the teacher says."""
-    from kept.distillation.data.mixture import Mixture, parse_weights
-
+def data_mixture(settings: HealSettings, pair: TeacherStudent, reporter: Reporter) -> Mixture:
+    """Return the sources to train and to measure on: texts, or samples of the teacher."""
     weights = None if settings.mixture is None else parse_weights(settings.mixture)
-    drawn = settings.data == (SELF,)
-    sources = _sampled(settings, pair.teacher, reporter) if drawn else _texts(settings, pair.student, reporter, "data")
+    if settings.data == (SELF,):
+        sources = _self_samples(settings, pair.teacher, reporter)
+    else:
+        sources = _tokenised(settings, pair.student, reporter, "data")
     return Mixture(sources, weights, settings.hold_out)
 
 
-def named(settings: HealSettings, pair: TeacherStudent, found: Mixture) -> dict[str, Any]:
-    """What a teacher's cache must have been made of for a run; without the teacher itself that is not compared."""
-    from kept.distillation.data.self_samples import teacher_sum
-    from kept.distillation.teacher_cache import FORMAT, data_sum
-
+def cache_description(settings: HealSettings, pair: TeacherStudent, mixture: Mixture) -> dict[str, Any]:
+    """Return what a teacher cache must have been made of to serve a run. Without a teacher its sum is left out."""
     return {
-        "format": FORMAT,
+        "format": teacher_cache.FORMAT,
         "vocabulary": pair.student.program.spec.vocabulary,
         "sequence_length": settings.sequence_length,
         "hold_out": settings.hold_out,
         "temperature": settings.temperature,
-        "data": data_sum(found.sources),
+        "data": data_sum(mixture.sources),
         **({} if pair.teacher is None else {"teacher": teacher_sum(pair.teacher)}),
     }
 
 
-def read_paths(settings: HealSettings) -> dict[str, Path]:
+def input_paths(settings: HealSettings) -> dict[str, Path]:
     """Return the files and directories that a run reads besides its models, by description."""
-    from kept.distillation.data.documents import named_paths
-
     data = {} if settings.data == (SELF,) else named_paths(settings.data)
     found = {f"the data {name}": path for name, path in {**data, **named_paths(settings.watch, "watch")}.items()}
     return found if settings.teacher_cache is None else {**found, "the cache": Path(settings.teacher_cache)}
 
 
-def sums(settings: HealSettings, pair: TeacherStudent, found: Mixture, watched: WatchedTexts) -> dict[str, str]:
-    """The sha256 of each thing that a run reads, under the setting that names it. It reads all weights."""
-    from kept.distillation.data.self_samples import teacher_sum
-    from kept.distillation.teacher_cache import ABOUT, data_sum
-
+def input_sums(settings: HealSettings, pair: TeacherStudent, mixture: Mixture, watched: WatchedTexts) -> dict[str, str]:
+    """Return the sha256 of each input, under the setting that names it. Reads all weights."""
     models = {"student": pair.student, "teacher": pair.teacher}
-    made = {name: teacher_sum(opened) for name, opened in models.items() if opened is not None}
+    sums = {name: teacher_sum(model) for name, model in models.items() if model is not None}
     if settings.teacher_cache is not None:
-        made["teacher_cache"] = digest(Path(settings.teacher_cache) / ABOUT)
+        sums["teacher_cache"] = digest(Path(settings.teacher_cache) / teacher_cache.ABOUT)
     if settings.watch:
-        made["watch"] = data_sum(watched.sources)
-    return {**made, "data": data_sum(found.sources)}
+        sums["watch"] = data_sum(watched.sources)
+    return {**sums, "data": data_sum(mixture.sources)}
 
 
-def dtype_of(settings: HealSettings) -> torch.dtype:
-    """That of the arithmetic."""
-    import torch
-
-    made: torch.dtype = getattr(torch, settings.precision)
-    return made
+def compute_dtype(settings: HealSettings) -> torch.dtype:
+    """Return the dtype of the settings' precision."""
+    dtype: torch.dtype = getattr(torch, settings.precision)
+    return dtype
 
 
-def _texts(settings: HealSettings, student: LoadedModel, reporter: Reporter, key: str) -> dict[str, TokenDataset]:
-    """The tokens of what a setting names."""
-    from kept.checkpoint.tokenizer_reader import TokenizerReader
-    from kept.distillation.data.documents import TextSource, named_paths
-    from kept.distillation.data.token_dataset import tokenise
-
-    reader, talks = TokenizerReader(student.path), _talks(settings, student)
-    return {
-        name: tokenise(TextSource((path,), settings.document, talks=talks), reader, reporter=reporter)
-        for name, path in named_paths(getattr(settings, key), key).items()
-    }
-
-
-def _talks(settings: HealSettings, student: LoadedModel) -> ConversationRenderer | None:
-    """How conversations are read. Raises InputError where the student has no chat template and none is given."""
-    from kept.checkpoint.chat_template import Template
-    from kept.distillation.data.conversations import ConversationRenderer
-
-    if not settings.chat:
-        return None
-    given = None if settings.chat_template is None else Path(settings.chat_template)
-    template = Template.of(student.path, given, date=settings.chat_date or "")
-    if template is None:
-        raise InputError(f"{student.path}: has no chat template; give one with --chat-template FILE")
-    return ConversationRenderer(template)
-
-
-def chat_date(settings: HealSettings, pair: TeacherStudent, before: Mapping[str, Any]) -> str | None:
+def chat_date(settings: HealSettings, pair: TeacherStudent, previous: Mapping[str, Any]) -> str | None:
     """Return the date given to the student's chat template (YYYY-MM-DD); None if the template does not read it.
 
-    Sources in this order: `settings`; `before`, the settings of the run that is continued; the teacher cache; today.
+    Sources in this order: `settings`; `previous`, the settings of the run to resume; the teacher cache; today.
     """
-    from kept.checkpoint.chat_template import today
-
-    talks = _talks(settings, pair.student)
-    if talks is None or not talks.template.dated:
+    renderer = _conversation_renderer(settings, pair.student)
+    if renderer is None or not renderer.template.dated:
         return None
     cached = None if pair.cache is None else pair.cache.about.get("chat_date")
-    found: str = settings.chat_date or before.get("chat_date") or cached or today()
+    found: str = settings.chat_date or previous.get("chat_date") or cached or today()
     return found
 
 
@@ -251,19 +152,35 @@ def blamed_teacher(teacher: LoadedModel) -> Iterator[None]:
         raise Overflow(f"{teacher.path}: {error}") from None
 
 
-def _sampled(settings: HealSettings, teacher: LoadedModel | None, reporter: Reporter) -> dict[str, TokenDataset]:
-    from kept.checkpoint.tokenizer_reader import TokenizerReader
-    from kept.distillation.data.self_samples import SamplingSettings, SelfSampler, sampled, teacher_sum
-    from kept.distillation.train.parallel import own_device
-    from kept.nn import Model
+def _tokenised(settings: HealSettings, student: LoadedModel, reporter: Reporter, key: str) -> dict[str, TokenDataset]:
+    """Return the tokens of the files that a setting names, by name."""
+    reader, renderer = TokenizerReader(student.path), _conversation_renderer(settings, student)
+    return {
+        name: tokenise(TextSource((path,), settings.document, talks=renderer), reader, reporter=reporter)
+        for name, path in named_paths(getattr(settings, key), key).items()
+    }
 
-    assert teacher is not None, "settings ask for one"
-    program, dtype = teacher.program, dtype_of(settings)
+
+def _conversation_renderer(settings: HealSettings, student: LoadedModel) -> ConversationRenderer | None:
+    """Return a renderer if the data are conversations. Raises InputError if there is no chat template."""
+    if not settings.chat:
+        return None
+    given = None if settings.chat_template is None else Path(settings.chat_template)
+    template = Template.of(student.path, given, date=settings.chat_date or "")
+    if template is None:
+        raise InputError(f"{student.path}: has no chat template; give one with --chat-template FILE")
+    return ConversationRenderer(template)
+
+
+def _self_samples(settings: HealSettings, teacher: LoadedModel | None, reporter: Reporter) -> dict[str, TokenDataset]:
+    """Return as many tokens as the settings ask for, sampled by the teacher."""
+    assert teacher is not None, "settings require one"
+    program, dtype = teacher.program, compute_dtype(settings)
     length = min(settings.sequence_length, program.spec.context)
     texts = max(2, -(-settings.tokens // length))  # one of them is held out
     reader = TokenizerReader(teacher.path)
-    size = None if reader.file is None else len(reader.tokenizer.vocabulary)
-    sampling = SamplingSettings(texts, length, settings.sampled_at, settings.seed, size)
-    speaker = SelfSampler(program.spec, dtype, lambda: Model.load(program, dtype).to(own_device()))
+    vocabulary = None if reader.file is None else len(reader.tokenizer.vocabulary)
+    sampling = SamplingSettings(texts, length, settings.sampled_at, settings.seed, vocabulary)
+    sampler = SelfSampler(program.spec, dtype, lambda: Model.load(program, dtype).to(local_device()))
     with blamed_teacher(teacher):
-        return {SELF: sampled(speaker, teacher_sum(teacher), sampling, reporter=reporter)}
+        return {SELF: sampled(sampler, teacher_sum(teacher), sampling, reporter=reporter)}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from kept.checkpoint.output_path import check_place
 from kept.checkpoint.staging import check_target
-from kept.commands.heal_inputs import check_sizes, check_widths
 from kept.commands.plan import make_plan, target_family
 from kept.commands.shrink import ShrinkSettings, expanded
+from kept.commands.teacher_student import check_sizes, check_widths
 from kept.distillation.settings import HealSettings
 from kept.distillation.train.trainable import trainable
 from kept.errors import CheckpointError, InputError, KeptError, OutputError

@@ -22,7 +22,7 @@ from kept.commands.run_journal import ENDED, RunJournal, is_ended
 from kept.commands.shrink import ShrinkSettings
 from kept.distillation.data.documents import named_paths
 from kept.distillation.settings import HealSettings
-from kept.distillation.train.run_directory import hold
+from kept.distillation.train.run_directory import lock_run_directory
 from kept.errors import CheckpointError, PromiseError
 from kept.hub import local
 from kept.output.input_files import CHANGED, size_and_mtime
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from kept.checkpoint.staging import Staging
     from kept.commands.convert import Conversion
-    from kept.commands.heal import HealResult
+    from kept.commands.heal_run import HealResult
     from kept.commands.shrink import ShrinkResult
     from kept.evaluation.run import Evaluation
     from kept.pages.page import Report
@@ -117,13 +117,13 @@ def run_all(
     reporter, teller = reporter or Silent(), teller or SilentRecipeProgress()
     if is_ended(asked):
         with ExitStack() as held:
-            hold(asked.folder, held)
+            lock_run_directory(asked.folder, held)
             _clean(asked)
         teller.notes("every step was finished before; what was left of the run is removed")
         return RecipeRun(asked.out, (None,) * len(asked.steps))
     check(asked)
     with ExitStack() as held:
-        hold(asked.folder, held)
+        lock_run_directory(asked.folder, held)
         check_target(asked.out)  # again: the run that had the lock may just have finished
         notes = RunJournal(asked)
         if notes.damaged:

@@ -17,11 +17,12 @@ network_gb_s = 50     # a rank's part of what links nodes, one way
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from kept.errors import RecipeError
 from kept.toml_file import check_type, load, merged, nearest
@@ -197,7 +198,7 @@ def here(ranks: int = 1, clock: Callable[[], float] = time.perf_counter) -> Clus
     square, (long, out) = torch.randn(2048, 2048), torch.randn(2, 1 << 24)
     plain, rounded = _rate(square, clock), _rate(square.bfloat16(), clock)
     traffic = 3 * long.nbytes / _seconds(lambda: torch.mul(long, long, out=out), clock)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     # Ranks of one machine share what it computes, and what they send passes through its memory.
     device = Device(memory, rounded / ranks, plain / ranks, traffic / ranks, traffic / ranks / 3)
     return Cluster(HERE, device, ranks, reached=REACHED_HERE, node=ranks, host=True)

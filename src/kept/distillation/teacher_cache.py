@@ -29,16 +29,16 @@ from kept.distillation.data.packed_rows import PackedRows
 from kept.distillation.loss.output_head import HeadInput
 from kept.distillation.loss.top_k import TopK, top_k
 from kept.distillation.loss.top_k_bias import top_k_bias
-from kept.distillation.train.nonfinite import complaint, faults, first
-from kept.distillation.train.parallel import head_input
+from kept.distillation.train.backbone import head_input
+from kept.distillation.train.nonfinite import first_fault, nonfinite_message, nonfinite_parts
 from kept.errors import CheckpointError, InputError, Overflow
 from kept.json_values import listed, number, whole
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from typing import BinaryIO, TypeVar
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -46,9 +46,7 @@ if TYPE_CHECKING:
     from kept.distillation.data.mixture import Mixture
     from kept.distillation.data.packing import Batch
     from kept.distillation.data.token_dataset import TokenDataset
-    from kept.distillation.train.parallel import Backbone
-
-    Made = TypeVar("Made")
+    from kept.distillation.train.backbone import Backbone
 
 FORMAT = 2
 """Raised when the same teacher would be stored in another way."""
@@ -114,16 +112,18 @@ class TeacherCache:
                     "ask for the same, or make a cache under another name"
                 )
 
-    def __call__(self, batch: Batch, use: Callable[[TopK, list[Tensor]], Made], *, streams: bool = False) -> Made:
-        """What `use` makes of the teacher at a batch's tokens; there are no streams."""
-        assert not streams, "settings refuse what needs them"
-        assert batch.numbers_B is not None, "rows that stay have numbers"
+    def top_k(self, batch: Batch) -> TopK:
+        """Return the teacher's top-k tokens at the N tokens of a batch.
+
+        Raises InputError if the entries are not as they were written, or have NaN.
+        """
+        assert batch.numbers_B is not None, "packed rows have numbers"
         found_BT = self.rows[batch.numbers_B.cpu().numpy()]
         if (found_BT["sum"] != _sums(found_BT)).any():
             raise InputError(f"{self.path / ROWS}: is no longer what was written; remove {self.path}")
         if np.isnan(found_BT["log_probs"]).any():
             raise InputError(f"{self.path / ROWS}: has NaN: the teacher's logits were not finite; remove {self.path}")
-        return use(self._top(found_BT.reshape(-1), batch.tokens_BT.device), [])
+        return self._top(found_BT.reshape(-1), batch.tokens_BT.device)
 
     def _top(self, found_N: NDArray[np.void], device: torch.device) -> TopK:
         ids_NK = torch.from_numpy(found_N["ids"].astype(np.int64))
@@ -241,13 +241,13 @@ def _mark(part: Path, file: BinaryIO, about: Mapping[str, Any], done: int) -> No
 @torch.no_grad()
 def _entries(teacher: Backbone, batch: Batch, about: Mapping[str, Any]) -> NDArray[np.void]:
     device = teacher.model.embedding.weight.device
-    found: TopK = teacher(batch.to(device), lambda head, _: top_k(head, about["k"], about["temperature"]))
+    found = top_k(teacher.output(batch.to(device)).head, about["k"], about["temperature"])
     made = np.empty(len(found.tail_N), dtype=entry(about["k"], about["vocabulary"]))
     for name, value in (("ids", found.ids_NK), ("log_probs", found.log_probs_NK), ("tail", found.tail_N)):
         made[name] = value.cpu().numpy()
     if np.isnan(made["log_probs"]).any():
-        where = first(faults(teacher, batch.to(device))) or "the head"
-        raise Overflow(complaint("the teacher", about["precision"], where))
+        where = first_fault(nonfinite_parts(teacher, batch.to(device))) or "the head"
+        raise Overflow(nonfinite_message("the teacher", about["precision"], where))
     made["sum"] = _sums(made)
     return made
 
@@ -285,7 +285,7 @@ def _head_inputs(
         if student is None:
             ours.append(head_input(teacher.model, last[0]))
         else:
-            ours.append(student(batch, lambda head, _: head))
+            ours.append(student.output(batch).head)
         masks.append(batch.mask_BT.flatten())
     return _joined(ours), _joined(theirs), torch.cat(masks)
 

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from kept.commands.cache_teacher import CachedTeacher
     from kept.commands.check import CheckReport
     from kept.commands.convert import Conversion, DryRun
     from kept.commands.forecast import Forecast
     from kept.commands.generate import GeneratedText
-    from kept.commands.heal import HealResult
+    from kept.commands.heal_run import HealResult
     from kept.commands.inspect import Inspection
     from kept.commands.recipe_steps import RecipeStep, StepRecipe
     from kept.commands.run_recipe import RecipeRun, Result
     from kept.commands.shrink import ShrinkResult
+    from kept.commands.write_teacher_cache import CachedTeacher
     from kept.demo import Demo
     from kept.distillation.cost import CostEstimate
     from kept.evaluation.estimate import Figure

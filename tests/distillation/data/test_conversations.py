@@ -434,7 +434,7 @@ def test_nothing_is_torn_lost_or_told_twice(sizes: list[int], length: int) -> No
 
 def test_the_mask_is_one_where_the_next_id_is_the_assistant_s() -> None:
     stream = BatchStream(Mixture({"a": conversations([7, 5, 30])}, hold_out=0), 2, 12)
-    batch = stream.at(0)
+    batch = stream.batch_at(0)
     for row in range(2):
         documents, masks = batch.documents_BT[row].tolist(), batch.mask_BT[row].tolist()
         tokens, targets = batch.tokens_BT[row].tolist(), batch.targets_BT[row].tolist()
@@ -468,15 +468,15 @@ def test_a_batch_is_a_function_of_its_step(sizes: list[int], step: int, batch: i
 
     walked = made()
     for before in range(step % 5):
-        walked.at(before)
-    for one, other in zip(vars(walked.at(step)).values(), vars(made().at(step)).values(), strict=True):
+        walked.batch_at(before)
+    for one, other in zip(vars(walked.batch_at(step)).values(), vars(made().batch_at(step)).values(), strict=True):
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 def test_an_epoch_has_every_conversation_once() -> None:
     stream = BatchStream(Mixture({"a": conversations([5] * 20)}, hold_out=4), 1, 10)
     held = {name for batch in stream.held_out() for name in batch.names}
-    epochs = [[name for step in range(e * 8, e * 8 + 8) for name in stream.at(step).names] for e in range(2)]
+    epochs = [[name for step in range(e * 8, e * 8 + 8) for name in stream.batch_at(step).names] for e in range(2)]
     assert len(held) == 4
     for names in epochs:
         assert len(names) == len(set(names)) == 16
@@ -487,7 +487,7 @@ def test_an_epoch_has_every_conversation_once() -> None:
 def test_rows_of_a_teacher_s_cache_hold_whole_conversations_too() -> None:
     rows = PackedRows(Mixture({"a": conversations([5, 7, 3, 9, 4] * 4)}, hold_out=2), 10)
     stream = PackedRowStream(rows, 2)
-    for batch in (*(stream.at(step) for step in range(5)), *stream.held_out()):
+    for batch in (*(stream.batch_at(step) for step in range(5)), *stream.held_out()):
         for row in range(len(batch.tokens_BT)):
             inside = batch.documents_BT[row]
             for number in set(inside.tolist()) - {-1}:

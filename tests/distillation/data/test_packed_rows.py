@@ -37,7 +37,7 @@ def test_an_epoch_of_any_seed_has_each_row_once(sizes: list[int], epoch: int, se
     rows = PackedRows(Mixture({"a": tokens_of(sizes)}, hold_out=1), 7)
     size = len(rows.train(0))
     stream = PackedRowStream(rows, 1, seed)
-    found = [stream.at(epoch * size + i) for i in range(size)]
+    found = [stream.batch_at(epoch * size + i) for i in range(size)]
     assert sorted(int(one.numbers_B) for one in found if one.numbers_B is not None) == list(rows.train(0))
     assert all(torch.equal(one.tokens_BT, rows.lay(one.numbers_B.tolist()).tokens_BT) for one in found)  # type: ignore[union-attr]
 
@@ -48,7 +48,7 @@ def test_seeds_and_epochs_have_other_orders() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         stream = PackedRowStream(PackedRows(Mixture({"a": tokens_of([9] * 40)}), 8), 1, seed)
         size = len(stream.numbered.train(0))
-        return [int(stream.at(epoch * size + i).numbers_B) for i in range(size)]  # type: ignore[arg-type]
+        return [int(stream.batch_at(epoch * size + i).numbers_B) for i in range(size)]  # type: ignore[arg-type]
 
     assert len({tuple(order(seed, epoch)) for seed in range(2) for epoch in range(2)}) == 4
     assert len(rows.train(0)) == 44
@@ -56,7 +56,7 @@ def test_seeds_and_epochs_have_other_orders() -> None:
 
 def test_a_batch_and_its_parts_keep_their_numbers() -> None:
     stream = PackedRowStream(PackedRows(mixture([9] * 40), 8), 4, 3)
-    batch = stream.at(5)
+    batch = stream.batch_at(5)
     assert batch.numbers_B is not None
     part = batch.rows(1, 3)
     assert torch.equal(part.numbers_B, batch.numbers_B[1:3])  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 @given(lengths, st.integers(1, 4), sizes, st.integers(0, 30))
 def test_targets_follow_in_the_same_document(lengths: list[int], batch: int, length: int, step: int) -> None:
-    found = stream_of(lengths, batch, length).at(step)
+    found = stream_of(lengths, batch, length).batch_at(step)
     assert faults(found, dict(enumerate(lengths))) == []
     assert found.tokens_BT.shape == found.targets_BT.shape == found.mask_BT.shape == (batch, length)
     assert int(found.documents_BT.min()) == 0, "no padding"
@@ -71,7 +71,7 @@ def test_targets_follow_in_the_same_document(lengths: list[int], batch: int, len
 def test_faults_are_found() -> None:
     """Negative control: the law above sees a batch that breaks it."""
     lengths = [5, 4, 6]
-    batch, known = stream_of(lengths, 2, 10).at(0), dict(enumerate(lengths))
+    batch, known = stream_of(lengths, 2, 10).batch_at(0), dict(enumerate(lengths))
     assert faults(replace(batch, mask_BT=torch.ones_like(batch.mask_BT)), known)
     assert faults(replace(batch, targets_BT=batch.targets_BT.roll(1, 1)), known)
     assert faults(replace(batch, tokens_BT=batch.tokens_BT.flip(1)), known)
@@ -85,7 +85,7 @@ def test_positions_begin_anew_with_each_document() -> None:
 
 
 def test_a_document_longer_than_a_row_goes_on_as_another() -> None:
-    batch = stream_of([20], batch=3, length=8).at(0)
+    batch = stream_of([20], batch=3, length=8).batch_at(0)
     assert batch.tokens_BT.tolist() == [[*range(8)], [*range(8, 16)], [*range(16, 20), *range(4)]]
     assert batch.documents_BT.tolist() == [[0] * 8, [1] * 8, [2] * 4 + [3] * 4]
     assert batch.positions_BT.tolist() == [[*range(8)], [*range(8)], [*range(4), *range(4)]]
@@ -95,7 +95,7 @@ def test_a_document_longer_than_a_row_goes_on_as_another() -> None:
 
 
 def test_rows_of_a_batch() -> None:
-    batch = two_sources(6, 8).at(1)
+    batch = two_sources(6, 8).batch_at(1)
     part = batch.rows(2, 5)
     assert torch.equal(part.tokens_BT, batch.tokens_BT[2:5])
     assert torch.equal(part.mask_BT, batch.mask_BT[2:5])
@@ -108,7 +108,7 @@ def test_rows_of_a_batch() -> None:
 @given(lengths, sizes, st.integers(0, 5))
 def test_an_epoch_is_every_document_once_and_whole(lengths: list[int], length: int, seed: int) -> None:
     stream, total = stream_of(lengths, 1, length, seed), sum(lengths)
-    rows = [stream.at(step) for step in range(-(-3 * total // length))]
+    rows = [stream.batch_at(step) for step in range(-(-3 * total // length))]
     tokens = np.concatenate([row.tokens_BT[0] for row in rows])[: 3 * total].reshape(3, total)
     masks = np.concatenate([row.mask_BT[0] for row in rows])[: 3 * total].reshape(3, total)
     whole = np.sort(stream.mixture.tokens[0].ids)
@@ -122,7 +122,9 @@ def test_an_epoch_is_every_document_once_and_whole(lengths: list[int], length: i
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     lengths = [4] * 50
     orders = [
-        stream_of(lengths, 1, 200, seed).at(epoch).tokens_BT[0, ::4].tolist() for seed in (0, 1) for epoch in (0, 1, 2)
+        stream_of(lengths, 1, 200, seed).batch_at(epoch).tokens_BT[0, ::4].tolist()
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
     ]
     assert len({tuple(order) for order in orders}) == 6
     assert all(sorted(order) == sorted(orders[0]) for order in orders)
@@ -132,20 +134,20 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 def test_a_step_is_the_same_after_whatever_came_before(steps: list[int], batch: int, length: int) -> None:
     used = two_sources(batch, length)
     for step in steps:
-        assert same(used.at(step), two_sources(batch, length).at(step))
+        assert same(used.batch_at(step), two_sources(batch, length).batch_at(step))
 
 
 @given(st.integers(0, 40), st.integers(1, 6))
 def test_rows_are_the_same_in_batches_of_any_size(step: int, batch: int) -> None:
-    whole, single = two_sources(batch, 16).at(step), two_sources(1, 16)
+    whole, single = two_sources(batch, 16).batch_at(step), two_sources(1, 16)
     for row in range(batch):
-        assert torch.equal(whole.tokens_BT[row], single.at(step * batch + row).tokens_BT[0])
+        assert torch.equal(whole.tokens_BT[row], single.batch_at(step * batch + row).tokens_BT[0])
 
 
 def test_a_mixture_is_kept_row_by_row() -> None:
     stream = two_sources(10, 8)
     for step in range(12):
-        second = (stream.at(step).tokens_BT[:, 0] >= 20 * LARGE).sum()
+        second = (stream.batch_at(step).tokens_BT[:, 0] >= 20 * LARGE).sum()
         assert int(second) == 3
 
 
@@ -172,7 +174,7 @@ def test_held_out_rows_never_meet_training_rows(lengths: list[int], batch: int, 
     assert sorted(ids) == [d * LARGE + i for d in sorted(documents) for i in range(lengths[d])], "whole, and once"
     assert [faults(b, dict(enumerate(lengths))) for b in held] == [[]] * len(held)
     steps = -(-sum(lengths) // (batch * length))
-    trained = {int(i) // LARGE for step in range(steps) for i in stream.at(step).tokens_BT.flatten()}
+    trained = {int(i) // LARGE for step in range(steps) for i in stream.batch_at(step).tokens_BT.flatten()}
     assert trained == set(range(len(lengths))) - documents
 
 

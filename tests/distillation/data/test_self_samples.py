@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kept.commands.heal_inputs import TeacherStudent, _sampled
+from kept.commands.heal_inputs import _self_samples
+from kept.commands.teacher_student import TeacherStudent
 from kept.distillation.data import self_samples as module
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream, check
@@ -145,10 +146,10 @@ def test_a_run_samples_at_its_temperatures_and_what_its_tokenizer_knows(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[SamplingSettings] = []
-    monkeypatch.setattr(module, "sampled", lambda _, __, sampling, **___: asked.append(sampling))
+    monkeypatch.setattr("kept.commands.heal_inputs.sampled", lambda _, __, sampling, **___: asked.append(sampling))
     given = settings(pair, tmp_path, tmp_path / "out", data=(SELF,), sample_temperatures="0.7, 1")
     made = TeacherStudent.open(given)
-    _sampled(given, made.teacher, Silent())
+    _self_samples(given, made.teacher, Silent())
     tokenizer = inside(pair[0])
     assert tokenizer is not None
     (found,) = asked
@@ -178,7 +179,7 @@ def test_sampled_texts_are_trained_on_like_others(model: Model, tmp_path: Path) 
     tokens = sampled(speaker(model), TEACHER, SAMPLING, tmp_path)
     stream = BatchStream(Mixture({"self": tokens}, hold_out=0.1), 2, 16)
     check(stream, model.spec.vocabulary, model.spec.context)
-    assert stream.at(3).names[0].startswith("self:")
+    assert stream.batch_at(3).names[0].startswith("self:")
     assert stream.held_out()
 
 

@@ -194,7 +194,7 @@ def test_from_files_to_rows(reader: TokenizerReader, source: TextSource, tmp_pat
     stream = BatchStream(Mixture({"data": tokens}, hold_out=1), 4, 32)
     check(stream, BYTES_VOCABULARY, 32)
     held = {name for batch in stream.held_out() for name in batch.names}
-    batches = [stream.at(step) for step in range(len(tokens) // 128 + 1)]
+    batches = [stream.batch_at(step) for step in range(len(tokens) // 128 + 1)]
     assert held
     assert not held & {name for batch in batches for name in batch.names}
     documents = batches[0].documents_BT[0]
@@ -209,7 +209,7 @@ def test_real_corpora(domain: str, tmp_path: Path) -> None:
     reader = TokenizerReader(DATA / "checkpoints" / "orion-9m")
     tokens = tokenise(TextSource((smallest,)), reader, tmp_path / "cache")
     stream = BatchStream(Mixture({domain: tokens}, hold_out=0.05), 2, 512)
-    batch, text = stream.at(0), smallest.read_text(encoding="utf-8")
+    batch, text = stream.batch_at(0), smallest.read_text(encoding="utf-8")
     documents = batch.documents_BT[0]
     first = reader.decode(batch.tokens_BT[0][documents == documents[0]].tolist())
     assert first[10:200] in text

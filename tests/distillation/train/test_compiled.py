@@ -15,7 +15,8 @@ from torch._dynamo.utils import counters
 from kept.commands.heal import heal
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
-from kept.distillation.train.parallel import Ranks, load
+from kept.distillation.train.load_backbone import load_backbone
+from kept.distillation.train.process_group import Ranks
 from kept.distillation.train.trainable import trainable
 from kept.errors import InputError
 from support.heal_data import tokens_of
@@ -26,7 +27,7 @@ from support.pass_helpers import layer_spec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.distillation.loss.output_head import HeadInput
+    from kept.distillation.train.backbone import BackboneOutput
 
 HERE = Ranks(0, 1, torch.device("cpu"))
 
@@ -59,15 +60,15 @@ def test_what_the_compiler_makes_is_the_same() -> None:
     spec = layer_spec()
     program = random_program(replace(spec, layers=spec.layers[:1]))
     learns = trainable(program, "norms")
-    batch = BatchStream(Mixture({"a": tokens_of([9] * 20)}), 2, 12).at(0)
+    batch = BatchStream(Mixture({"a": tokens_of([9] * 20)}), 2, 12).batch_at(0)
     batch = replace(batch, tokens_BT=batch.tokens_BT % 7)
 
-    def loss(head: HeadInput, _: list[torch.Tensor]) -> torch.Tensor:
-        return head.hidden_ND.sin().square().mean()
+    def loss(output: BackboneOutput) -> torch.Tensor:
+        return output.head.hidden_ND.sin().square().mean()
 
     found = []
     for compiled in (False, True):
-        trunk = load(program, torch.float32, HERE, learns, compiled=compiled)
+        trunk = load_backbone(program, torch.float32, HERE, learns, compiled=compiled)
         total = trunk(batch, loss)
         total.backward()
         found.append((total.detach(), *(p.grad for p in trunk.parameters() if p.requires_grad)))
@@ -78,5 +79,5 @@ def test_what_the_compiler_makes_is_the_same() -> None:
 
 def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match=r"compile: needs a C\+\+ compiler, and no-such-compiler is none here"):
-        load(random_program(layer_spec()), torch.float32, HERE, compiled=True)
+    with pytest.raises(InputError, match=r"compile: needs a C\+\+ compiler, and there is no no-such-compiler"):
+        load_backbone(random_program(layer_spec()), torch.float32, HERE, compiled=True)

@@ -11,8 +11,10 @@ import torch
 
 import kept
 from kept.commands.heal import heal
-from kept.distillation.train.lora import ADAPTER, matrices, merged
-from kept.distillation.train.parallel import Ranks, load
+from kept.distillation.train.end_to_end import STUDENT
+from kept.distillation.train.load_backbone import load_backbone
+from kept.distillation.train.lora import ADAPTER, matrices, merge_lora
+from kept.distillation.train.process_group import Ranks
 from kept.distillation.train.trainable import Trainable, trainable
 from kept.distillation.train.trainer import Trainer
 from kept.errors import InputError, RecipeError
@@ -25,7 +27,7 @@ from support.stored import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kept.distillation.train.parallel import Backbone
+    from kept.distillation.train.backbone import Backbone
     from kept.ir.program import Program
 
 HERE = Ranks(0, 1, torch.device("cpu"))
@@ -34,7 +36,7 @@ HERE = Ranks(0, 1, torch.device("cpu"))
 def adapted(choice: str = "lora") -> tuple[Program, Trainable, Backbone]:
     program = random_program(layer_spec())
     chosen = trainable(program, choice, lora_rank=3, lora_alpha=12)
-    return program, chosen, load(program, torch.float64, HERE, chosen)
+    return program, chosen, load_backbone(program, torch.float64, HERE, chosen)
 
 
 def learned(trunk: Backbone) -> dict[str, torch.Tensor]:
@@ -71,7 +73,7 @@ def test_merged_it_computes_the_same(choice: str) -> None:
     before = trunk.model(tokens).detach()
     found = learned(trunk)
     wanted = trunk.model(tokens).detach()
-    weights = merged(program, found, chosen.lora)
+    weights = merge_lora(program, found, chosen.lora)
     assert set(weights) == {*chosen.slots, *matrices(program)}
     model = Model.load(program.updated(program.spec, weights), torch.float64, "float64")
     assert float((model(tokens) - wanted).abs().max()) < 1e-9
@@ -84,7 +86,7 @@ def test_merging_is_pefts() -> None:
     layer = trunk.model.layers[0].mixer.q
     name = "layers.0.mixer.q.weight"
     wanted = layer.base_layer.weight + layer.get_delta_weight(ADAPTER)
-    assert torch.allclose(merged(program, found, chosen.lora)[name].value("float64"), wanted, atol=1e-12)
+    assert torch.allclose(merge_lora(program, found, chosen.lora)[name].value("float64"), wanted, atol=1e-12)
 
 
 def test_it_heals_with_norms_and_writes_plain_weights(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -143,6 +145,6 @@ def test_nothing_but_what_learns_is_in_a_checkpoint(
 ) -> None:
     seen: list[Any] = []
     original = Trainer._save
-    monkeypatch.setattr(Trainer, "_save", lambda self: (seen.append(set(self.best)), original(self)))
+    monkeypatch.setattr(Trainer, "_save", lambda self: (seen.append(set(self.progress[STUDENT].best)), original(self)))
     heal(settings(pair, corpus, tmp_path / "out", train="lora", tokens=128))
     assert all(".lora_A." in name or ".lora_B." in name for name in seen[-1])

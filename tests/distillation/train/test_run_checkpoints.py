@@ -124,14 +124,17 @@ def longer(place: Path) -> None:
     save_file({name: torch.cat([t, t]) for name, t in load_file(file).items()}, file)
 
 
+WITHOUT_LOSSES = {"step": 1, "tokens": 1, "losses": [], "agreement": 1}
+
 FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "another format": (changed(format=2), "its format is 2, this version reads 1"),
+    "another format": (changed(format=1), "its format is 1, this version reads 2"),
     "no format": (changed(format=None), "None is no whole number"),
     "as many ranks as atoms": (changed(ranks=10**80), "missing|cannot be read"),
     "no ranks": (changed(ranks=0), "weights/"),
     "no step": (changed(step="5"), "'5' is no whole number"),
-    "no history": (changed(history=[{"step": 1}]), "missing"),
-    "no losses": (changed(history=[{"step": 1, "tokens": 1, "losses": [], "agreement": 1}]), "is no object"),
+    "no groups": (changed(groups={}), "student"),
+    "no history": (changed(groups={"student": {"history": [{"step": 1}], "recent": []}}), "missing"),
+    "no losses": (changed(groups={"student": {"history": [WITHOUT_LOSSES], "recent": []}}), "is no object"),
     "no randomness": (changed(random={"cpu": "00"}), "RNG state"),
     "no weights": (without("weights/"), "weights/"),
     "no moments": (without("exp_avg/"), "exp_avg/"),

@@ -12,9 +12,10 @@ import torch
 
 import kept
 from kept.commands.heal import heal
-from kept.commands.heal_inputs import check_pair
+from kept.commands.teacher_student import check_pair
+from kept.distillation.train.divergence import Diverged
 from kept.distillation.train.metrics import Metrics
-from kept.distillation.train.trainer import Diverged, Trainer
+from kept.distillation.train.trainer import Trainer
 from kept.errors import CheckpointError, InputError, OutputError, RecipeError
 from kept.loaded import open_model
 from support.heal_runs import folder_of, losses, noted, settings
@@ -61,11 +62,11 @@ def test_the_best_is_not_the_first_or_the_last(
     """A run that is well until step 8 and spoiled after it."""
     original = Trainer._update
 
-    def update(self: Trainer) -> dict[str, float]:
+    def update(self: Trainer) -> Any:
         found = original(self)
         if self.step >= 8:
             with torch.no_grad():
-                for parameter in (p for p in self.student.parameters() if p.requires_grad):
+                for parameter in (p for p in self.task.student.parameters() if p.requires_grad):
                     parameter.mul_(1.5)
         return found
 
@@ -114,9 +115,9 @@ def test_points_are_the_lines_and_none_is_double(
     given = settings(pair, corpus, tmp_path / "out")
     original = Trainer._update
 
-    def dies(self: Trainer) -> dict[str, float]:
+    def dies(self: Trainer) -> Any:
         if self.step == 8:
-            self.states.settle()
+            self.checkpoints.settle()
             raise KeyboardInterrupt
         return original(self)
 
@@ -168,37 +169,39 @@ def test_a_spike_stops_the_run_with_its_documents(
     place = max(folder_of(tmp_path / "out").glob("step-*"))
     step = int(place.name[5:])
     message = str(caught.value)
-    assert message.startswith(f"step {step + 1}: the loss is ")
+    assert message.startswith(f"step {step + 1}: the loss of the student is ")
     assert "lines.jsonl:" in message
     assert f"the last good checkpoint is {place}; lower --learning-rate" in message
-    assert "before" not in message.split(";", maxsplit=1)[0], "there were too few steps to know"
+    assert "median" not in message.split(";", maxsplit=1)[0], "there were too few steps to know"
     assert not (tmp_path / "out").exists()
 
 
 def test_a_gradient_that_is_no_number_is_not_taken(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kept.distillation.train import trainer
+    from kept.distillation.train import task
 
     norm = torch.nn.utils.clip_grad_norm_
     steps = iter(range(99))
-    monkeypatch.setattr(
-        trainer, "clip_grad_norm_", lambda *given: norm(*given) * (torch.nan if next(steps) == 6 else 1.0)
-    )
-    with pytest.raises(Diverged, match=r"step 7: the loss is [\d.]+, its gradient nan; .* is .*step-00000005;"):
+    monkeypatch.setattr(task, "clip_grad_norm_", lambda *given: norm(*given) * (torch.nan if next(steps) == 6 else 1.0))
+    with pytest.raises(
+        Diverged, match=r"step 7: the loss of the student is [\d.]+, its gradient norm nan; .* is .*step-00000005;"
+    ):
         heal(settings(pair, corpus, tmp_path / "out"))
 
 
 def test_a_loss_far_above_the_ones_before_is_a_spike(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Trainer._check
+    original = Trainer._check_divergence
 
-    def check(self: Trainer, loss: float, gradient: float, parts: list[Any]) -> None:
-        original(self, 100 * loss if self.step == 54 else loss, gradient, parts)
+    def check(self: Trainer, progress: Any, loss: float, norm: float, batches: Any) -> None:
+        original(self, progress, 100 * loss if self.step == 54 else loss, norm, batches)
 
-    monkeypatch.setattr(Trainer, "_check", check)
-    with pytest.raises(Diverged, match=r"step 55: the loss is [\d.]+ and [\d.]+ before, its gradient"):
+    monkeypatch.setattr(Trainer, "_check_divergence", check)
+    with pytest.raises(
+        Diverged, match=r"step 55: the loss of the student is [\d.]+ \(median before: [\d.]+\), its gradient"
+    ):
         heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
 
 
@@ -206,14 +209,14 @@ def test_near_zero_a_loss_may_rise(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten times next to nothing, or less than nothing, is noise; half a nat is not."""
-    original, seen = Trainer._check, iter(range(99))
+    original, steps = Trainer._check_divergence, iter(range(99))
 
-    def check(self: Trainer, _: float, gradient: float, parts: list[Any]) -> None:
-        noise = [1e-4, -1e-5][next(seen) % 2]
-        original(self, {51: 0.02, 54: 0.5}.get(self.step, noise), gradient, parts)
+    def check(self: Trainer, progress: Any, _: float, norm: float, batches: Any) -> None:
+        noise = [1e-4, -1e-5][next(steps) % 2]
+        original(self, progress, {51: 0.02, 54: 0.5}.get(self.step, noise), norm, batches)
 
-    monkeypatch.setattr(Trainer, "_check", check)
-    with pytest.raises(Diverged, match=r"step 55: the loss is 0\.5 and .* before"):
+    monkeypatch.setattr(Trainer, "_check_divergence", check)
+    with pytest.raises(Diverged, match=r"step 55: the loss of the student is 0\.5 \(median before"):
         heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
 
 
@@ -232,7 +235,9 @@ def test_held_out_losses_that_are_no_number_end_a_run(
         lr_schedule="constant",
     )
     ruined = replace(given, warmup=0.0, weight_decay=1e9, **changes)  # type: ignore[arg-type] # numbers
-    with pytest.raises(Diverged, match=r"step 1: the held-out loss is .*; the last good checkpoint is none; lower"):
+    with pytest.raises(
+        Diverged, match=r"step 1: the held-out loss of the student is .*; the last good checkpoint is none; lower"
+    ):
         heal(ruined)
     assert not (tmp_path / "out").exists()
 
@@ -263,9 +268,9 @@ def interrupted(given: Any, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Stop a run before a step; what is being written is finished."""
     original = Trainer._update
 
-    def stops(self: Trainer) -> dict[str, float]:
+    def stops(self: Trainer) -> Any:
         if self.step == step:
-            self.states.settle()
+            self.checkpoints.settle()
             raise KeyboardInterrupt
         return original(self)
 
@@ -319,13 +324,16 @@ def test_two_runs_at_once_are_one_too_many(pair: tuple[Path, Path], corpus: Path
     folder.mkdir()
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match=r"out\.kept-healing: another run is at work on it; wait for it"):
+        with pytest.raises(OutputError, match=r"out\.kept-healing: another run is using it; wait for it"):
             heal(settings(pair, corpus, tmp_path / "out"))
         assert [file.name for file in folder.iterdir()] == ["lock"]
     assert heal(settings(pair, corpus, tmp_path / "out")).best.step > 0
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "is missing, so nobody knows"), ("{", "cannot be read as JSON")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "is missing, so the settings of its checkpoints are unknown"), ("{", "cannot be read as JSON")],
+)
 def test_a_run_whose_settings_are_lost_says_what_to_do(
     pair: tuple[Path, Path],
     corpus: Path,
@@ -359,7 +367,11 @@ def test_a_run_that_never_began_is_in_nobody_s_way(
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"sequence_length": 1000}, InputError, "sequence_length: is 1000, .* has 128 positions; make rows shorter"),
+        (
+            {"sequence_length": 1000},
+            InputError,
+            "sequence_length: is 1000, .* has 128 positions; make sequences shorter",
+        ),
         ({"hold_out": 0.0}, RecipeError, "hold_out: is 0.0, it must be above 0"),
         (
             {"train": "new"},

@@ -87,7 +87,7 @@ class PackedRowStream(BatchStream):
         super().__init__(rows.mixture, batch, rows.length, seed)
         self.numbered = rows
 
-    def at(self, step: int) -> Batch:
+    def batch_at(self, step: int) -> Batch:
         """The batch of a step."""
         first = step * self.batch
         return self.numbered.lay([self._number(*self.schedule.at(first + row)) for row in range(self.batch)])

@@ -69,9 +69,8 @@ class Batch:
         changed: dict[str, Any] = {n: change(x) for n, x in vars(self).items() if isinstance(x, torch.Tensor)}
         return replace(self, **changed)
 
-    @property
-    def silent(self) -> Batch:
-        """The same rows, from which nothing is learned."""
+    def masked(self) -> Batch:
+        """Return the same rows with a mask of 0: no token counts for the loss."""
         return replace(self, mask_BT=torch.zeros_like(self.mask_BT))
 
 
@@ -95,7 +94,7 @@ class BatchStream:
         """Which source each row is from."""
         return MixtureSchedule(self.mixture.shares)
 
-    def at(self, step: int) -> Batch:
+    def batch_at(self, step: int) -> Batch:
         """The batch of a step: the same whenever and after whatever it is asked for."""
         first = step * self.batch
         return lay([list(self._row(*self.schedule.at(first + row))) for row in range(self.batch)], self.length)

@@ -62,7 +62,7 @@ def chunked_loss(
     with torch.no_grad():
         counted_M = mask_N.nonzero()[:, 0]
         tokens = min(chunk, len(counted_M))
-        sums = _Sums(HeadProjection(student, tokens), _teacher_projection(teacher, tokens), wanted)
+        sums = _ChunkSums(HeadProjection(student, tokens), _teacher_projection(teacher, tokens), wanted)
         with torch.autocast(student.hidden_ND.device.type, enabled=False):
             for rows_C in torch.split(counted_M, chunk):
                 sums.add(rows_C, targets_N, objective)
@@ -96,7 +96,7 @@ def _teacher_projection(teacher: HeadInput | TopK | None, tokens: int) -> HeadPr
     return HeadProjection(teacher.with_normalised_rows(), tokens) if isinstance(teacher, HeadInput) else teacher
 
 
-class _Sums:
+class _ChunkSums:
     """Sums over chunks: the losses' values, and the gradients that are wanted, not yet divided by the tokens."""
 
     def __init__(self, student: HeadProjection, teacher: HeadProjection | TopK | None, wanted: list[bool]) -> None:

@@ -67,7 +67,7 @@ def slot(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def starting(program: Program, name: str, shape: tuple[int, ...]) -> Lazy:
+def initial_parameter(program: Program, name: str, shape: tuple[int, ...]) -> Lazy:
     """What a model's parameter is at first: a weight of the program, or one of two thin matrices.
 
     B is 0, so the model is what it was. A is uniform within 1 / sqrt(inputs), as peft's is, and drawn by its name: the
@@ -84,7 +84,7 @@ def starting(program: Program, name: str, shape: tuple[int, ...]) -> Lazy:
     )
 
 
-def merged(program: Program, learned: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Lazy]:
+def merge_lora(program: Program, learned: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Lazy]:
     """What a model's parameters learned, as weights: thin matrices are added to the wide ones beside them."""
     weights: dict[str, Lazy] = {
         slot(name): InMemory(tuple(value.shape), program.weights[slot(name)].dtype, value)

@@ -1,4 +1,4 @@
-"""How the learning rate goes: a warm-up, then a cosine, or a plateau and a decay (WSD, arXiv 2404.06395)."""
+"""Learning-rate schedules: warmup, then cosine, warmup-stable-decay (WSD, arXiv 2404.06395) or constant."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 Schedule = Literal["cosine", "wsd", "constant"]
 
 DECAY = 0.2
-"""The part of a WSD run in which the rate falls."""
+"""The fraction of a WSD run in which the learning rate decays."""
 
 FLOOR = 0.1
-"""What is left of the rate at the end."""
+"""The learning rate at the end, relative to its maximum."""
 
 
-def factor(step: int, total: int, warmup: int, schedule: Schedule) -> float:
-    """What the learning rate is multiplied by in step `step` (from 0) of `total`."""
+def lr_factor(step: int, total: int, warmup: int, schedule: Schedule) -> float:
+    """Return the learning rate relative to its maximum, in step `step` (from 0) of `total`."""
     if step < warmup:
         return (step + 1) / warmup
     left = max(1, total - warmup)

@@ -22,8 +22,8 @@ from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.safetensors_header import read_header
 from kept.checkpoint.safetensors_writer import Shard
 from kept.checkpoint.small_files import sync_directory, write_whole
-from kept.distillation.train.parallel import fill, local
 from kept.distillation.train.run_directory import PARTIAL, remove
+from kept.distillation.train.shards import fill_shard, local_shard
 from kept.errors import CheckpointError, OutputError, reason
 from kept.ir.tensors import InMemory, Lazy, join
 from kept.json_values import mapped, number, text, whole
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from kept.distillation.train.parallel import Ranks
+    from kept.distillation.train.process_group import Ranks
 
-FORMAT = 1
+FORMAT = 2
 """Version of the checkpoint layout; incremented with every change of it."""
 
 SUMS, STATE = "sums.json", "state.json"
@@ -86,7 +86,12 @@ class RunCheckpoints:
         place = self.directory / f"step-{step:08}{PARTIAL}"
         tensors = {**_learned(learning, optimiser), **self._share(rest.best)}
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        plain = {"format": FORMAT, "ranks": self.ranks.count, "updates": _updates(learning, optimiser), **rest.plain}
+        plain = {
+            "format": FORMAT,
+            "ranks": self.ranks.world_size,
+            "updates": _updates(learning, optimiser),
+            **rest.plain,
+        }
         self._writing = place, self._saving.submit(self._save, place, copies, plain)
 
     def settle(self) -> None:
@@ -95,28 +100,28 @@ class RunCheckpoints:
             return
         (place, saved), self._writing = self._writing, None
         wait([saved])  # afterwards the first rank knows the errors of all ranks
-        self.ranks.once(lambda: self._result(place, saved))
+        self.ranks.on_first(lambda: self._result(place, saved))
 
     def _share(self, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return this rank's share of the rows of tensors that every rank holds."""
-        begin, stop = self.ranks.number, self.ranks.number + 1
-        cut = {name: [len(t) * edge // self.ranks.count for edge in (begin, stop)] for name, t in best.items()}
+        begin, stop = self.ranks.rank, self.ranks.rank + 1
+        cut = {name: [len(t) * edge // self.ranks.world_size for edge in (begin, stop)] for name, t in best.items()}
         return {f"best/{name}": best[name][first:last] for name, (first, last) in cut.items()}
 
     def _save(self, place: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Write this rank's file; the first rank finishes the checkpoint after all ranks have written theirs."""
-        told: list[Any] = [None] * self.ranks.count
+        told: list[Any] = [None] * self.ranks.world_size
         dist.all_gather_object(told, self._write(place, tensors), group=self._group)
         failed = next((reason for _, reason in told if reason), None)
         if failed is not None:
             raise OSError(failed)
-        if self.ranks.first:
-            sums = {_part(rank, self.ranks.count): found for rank, (found, _) in enumerate(told)}
+        if self.ranks.is_first:
+            sums = {_part(rank, self.ranks.world_size): found for rank, (found, _) in enumerate(told)}
             self._name(place, plain, sums)
 
     def _write(self, place: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
         """Write this rank's file. Returns its sha256 and an empty string, or an empty string and the error."""
-        shard = Shard(_part(self.ranks.number, self.ranks.count), tuple((n, _given(t)) for n, t in tensors.items()))
+        shard = Shard(_part(self.ranks.rank, self.ranks.world_size), tuple((n, _given(t)) for n, t in tensors.items()))
         try:
             place.mkdir(parents=True, exist_ok=True)
             with Output(place / shard.name) as out:
@@ -145,7 +150,7 @@ class RunCheckpoints:
 
         Raises CheckpointError if a file was changed since, or is of an earlier version.
         """
-        self.ranks.once(lambda: _check(place))
+        self.ranks.on_first(lambda: _check(place))
         try:
             plain = read_json(place / STATE)
             if whole(plain["format"]) != FORMAT:
@@ -153,7 +158,7 @@ class RunCheckpoints:
             held = _held(place, whole(plain["ranks"]))
             updates = mapped(plain["updates"])
             for name, parameter in learning.items():
-                fill(parameter, _shaped(held, f"weights/{name}", parameter))
+                fill_shard(parameter, _shaped(held, f"weights/{name}", parameter))
                 if name in updates:
                     optimiser.state[parameter] = _moments(held, name, parameter, number(updates[name]))
             best = {name.removeprefix("best/"): lazy.read() for name, lazy in held.items() if name.startswith("best/")}
@@ -185,9 +190,9 @@ def _learned(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict
     """Return this rank's rows of the trainable parameters and, after the first update, of their AdamW moments."""
     out: dict[str, Tensor] = {}
     for name, parameter in learning.items():
-        out[f"weights/{name}"] = local(parameter)
+        out[f"weights/{name}"] = local_shard(parameter)
         state = optimiser.state.get(parameter, {})
-        out |= {f"{kind}/{name}": local(state[kind]) for kind in MOMENTS if kind in state}
+        out |= {f"{kind}/{name}": local_shard(state[kind]) for kind in MOMENTS if kind in state}
     return out
 
 
@@ -202,7 +207,7 @@ def _moments(held: Mapping[str, Lazy], name: str, parameter: nn.Parameter, updat
     out = {"step": torch.tensor(updates, dtype=torch.float32, device=parameter.device)}
     for kind in MOMENTS:
         out[kind] = torch.zeros_like(parameter)
-        fill(out[kind], _shaped(held, f"{kind}/{name}", parameter))
+        fill_shard(out[kind], _shaped(held, f"{kind}/{name}", parameter))
     return out
 
 

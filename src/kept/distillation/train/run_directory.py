@@ -1,63 +1,78 @@
-"""The directory of a run: of one run at a time, and of one command whose files are what they were."""
+"""The directory of a run: used by one process group at a time, and by the same command on the same inputs."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.small_files import refused, write_whole
+from kept.distillation.settings import CADENCE
 from kept.errors import CheckpointError, InputError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from kept.distillation.train.parallel import Ranks
+    from kept.distillation.settings import HealSettings
+    from kept.distillation.train.process_group import Ranks
 
-LOCK, ASKED, PARTIAL = "lock", "settings.json", ".partial"
+LOCK, SETTINGS, PARTIAL = "lock", "settings.json", ".partial"
+
+SUFFIX = ".kept-healing"
+"""Suffix of the directory beside the output in which a run keeps its checkpoints and metrics."""
 
 WAY_OUT = "remove the directory, or choose another --out"
 
 
+def run_directory(target: Path) -> Path:
+    """Return the run directory of an output: checkpoints, metrics and settings."""
+    return target.with_name(f".{target.name}{SUFFIX}")
+
+
+def comparable_settings(settings: HealSettings) -> dict[str, Any]:
+    """Return the settings that must be equal for a run to be resumed, in their JSON form."""
+    asked = {key: value for key, value in settings.to_dict().items() if key not in CADENCE}
+    found: dict[str, Any] = json.loads(json.dumps(asked))
+    return found
+
+
 @contextmanager
-def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Make the directory of a run, and hold it. Raises OutputError where another run does, or the disk refuses."""
-    with ExitStack() as held:
-        ranks.once(lambda: hold(folder, held))
+def locked_run_directory(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Make the directory of a run and lock it. Raises OutputError if another run has it, or the disk refuses."""
+    with ExitStack() as stack:
+        ranks.on_first(lambda: lock_run_directory(folder, stack))
         yield
 
 
-def hold(folder: Path, held: ExitStack) -> None:
-    """Take a lock that ends with the process. Its file stays: removing it would let two hold it.
+def lock_run_directory(folder: Path, stack: ExitStack) -> None:
+    """Make and lock a directory until `stack` is closed or the process ends.
 
-    Raises OutputError where another run has it, or the disk refuses.
+    Raises OutputError if another run has it, or the disk refuses.
     """
     with refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        opened = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        lock = held.enter_context(os.fdopen(opened, "r+b", buffering=0))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"{folder}: another run is at work on it; wait for it, or choose another --out") from None
+            stack.enter_context(FileLock(folder / LOCK, timeout=0))
+        except Timeout:
+            raise OutputError(f"{folder}: another run is using it; wait for it, or choose another --out") from None
 
 
-def asked_before(folder: Path) -> Mapping[str, Any]:
-    """Return the settings of the run that `begin` would resume; empty if it would start a new one."""
-    if not any(folder.glob("step-*[0-9]")):
+def previous_settings(folder: Path) -> Mapping[str, Any]:
+    """Return the settings of the run that `begin_run` would resume; empty if it would start a new one."""
+    if not _has_checkpoint(folder):
         return {}
-    found = _noted(folder / ASKED).get("settings")
+    found = _stored(folder / SETTINGS).get("settings")
     return found if isinstance(found, dict) else {}
 
 
-def clear(folder: Path, which: str = f"*{PARTIAL}") -> None:
-    """Remove the unfinished checkpoints of a killed run, or those that match the pattern `which`."""
-    for place in folder.glob(which):
+def remove_checkpoints(folder: Path, pattern: str = f"*{PARTIAL}") -> None:
+    """Remove the unfinished checkpoints of a killed run, or those that match `pattern`."""
+    for place in folder.glob(pattern):
         remove(place)
 
 
@@ -69,33 +84,37 @@ def remove(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
-def begin(folder: Path, settings: Mapping[str, Any], sums: Mapping[str, str]) -> None:
-    """Note what a run was asked and the sums of what it reads, or find both as the same command left them.
+def begin_run(folder: Path, settings: Mapping[str, Any], sums: Mapping[str, str]) -> None:
+    """Store the settings of a run and the sha256 of its inputs, or compare them with those of the run to resume.
 
-    A run without a checkpoint never began. Raises InputError where the run that is there is another.
+    A run without a checkpoint starts over. Raises InputError if the run there has other settings or inputs.
     """
-    file, asked = folder / ASKED, to_json({"settings": settings, "sums": sums})
-    if not any(folder.glob("step-*[0-9]")):
+    file, content = folder / SETTINGS, to_json({"settings": settings, "sums": sums})
+    if not _has_checkpoint(folder):
         with refused(folder):
-            write_whole(file, asked)
+            write_whole(file, content)
         return
-    found, wanted = _noted(file), json.loads(asked)
-    changed, replaced = (_differing(found.get(part), wanted[part]) for part in ("settings", "sums"))
+    stored, wanted = _stored(file), json.loads(content)
+    changed, replaced = (_differing_keys(stored.get(part), wanted[part]) for part in ("settings", "sums"))
     if changed:
-        raise InputError(f"{folder}: is a run with other settings ({', '.join(changed)}); give them again, {WAY_OUT}")
+        raise InputError(f"{folder}: is a run with other settings ({', '.join(changed)}); use them again, {WAY_OUT}")
     if replaced:
         raise InputError(f"{folder}: is a run that read other contents of {', '.join(replaced)}; {WAY_OUT}")
 
 
-def _noted(file: Path) -> dict[str, Any]:
+def _has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("step-*[0-9]"))
+
+
+def _stored(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise CheckpointError(f"{file}: is missing, so nobody knows what made the checkpoints beside it; {WAY_OUT}")
+        raise CheckpointError(f"{file}: is missing, so the settings of its checkpoints are unknown; {WAY_OUT}")
     try:
         return read_json(file)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {WAY_OUT}") from None
 
 
-def _differing(found: object, wanted: Mapping[str, Any]) -> list[str]:
-    known = found if isinstance(found, dict) else {}
+def _differing_keys(stored: object, wanted: Mapping[str, Any]) -> list[str]:
+    known = stored if isinstance(stored, dict) else {}
     return [key for key, value in wanted.items() if known.get(key) != value]

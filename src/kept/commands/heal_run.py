@@ -1,0 +1,190 @@
+"""A healing run: read the data, train on all ranks, and write the output."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kept.checkpoint.json_file import read_json
+from kept.checkpoint.output_path import check_apart, check_place
+from kept.checkpoint.staging import check_target
+from kept.commands.export_healed import HealedExport, RunSummary
+from kept.commands.heal_inputs import (
+    WatchedTexts,
+    batch_stream,
+    chat_date,
+    compute_dtype,
+    input_paths,
+    input_sums,
+    layer_pairs,
+)
+from kept.commands.teacher_student import TeacherStudent
+from kept.distillation.train.end_to_end import STUDENT, EndToEnd
+from kept.distillation.train.load_backbone import load_backbone
+from kept.distillation.train.lora import merge_lora
+from kept.distillation.train.measurement import Measurement, best_measurement
+from kept.distillation.train.metrics import Metrics
+from kept.distillation.train.process_group import Ranks, process_group
+from kept.distillation.train.run_checkpoints import RunCheckpoints
+from kept.distillation.train.run_directory import (
+    begin_run,
+    comparable_settings,
+    locked_run_directory,
+    previous_settings,
+    remove_checkpoints,
+    run_directory,
+)
+from kept.distillation.train.trainable import Trainable, trainable
+from kept.distillation.train.trainer import Trainer
+from kept.output.record import RECORD
+from kept.reporting import Reporter, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from kept.distillation.data.packing import BatchStream
+    from kept.distillation.settings import HealSettings
+    from kept.distillation.teacher_cache import TeacherCache
+    from kept.distillation.train.backbone import Backbone
+    from kept.verification.verify import Verification
+
+
+@dataclass(frozen=True)
+class HealResult:
+    """A finished run: its output, its trainable parameters, and its held-out measurements in order.
+
+    `run` is the directory with the metrics: `metrics.jsonl`, and files for TensorBoard if it is installed.
+    `verification` compares the output with its teacher; None without a teacher, and on ranks other than the first.
+    """
+
+    path: Path
+    learned: Trainable
+    history: tuple[Measurement, ...]
+    record: Mapping[str, Any]
+    run: Path
+    verification: Verification | None = None
+
+    @property
+    def best(self) -> Measurement:
+        """The measurement whose weights were written."""
+        return best_measurement(self.history)
+
+
+def heal_run(settings: HealSettings, reporter: Reporter, watch: Callable[[Mapping[str, Any]], None]) -> HealResult:
+    """Run `kept.commands.heal.heal` on this rank, after the checks that need no torch."""
+    target = Path(settings.out)
+    pair = TeacherStudent.open(settings)
+    _check_places(target, settings, pair)
+    layer_pairs(settings, pair)  # raises before any text is read
+    output = HealedExport.of(pair)
+    record = None if output.record is None else output.record.table()
+    trained = trainable(pair.student.program, settings.train, record, settings.lora_rank, settings.lora_alpha)
+    with process_group() as ranks:
+        date = ranks.broadcast(chat_date(settings, pair, previous_settings(run_directory(target))))
+        run = HealRun(replace(settings, chat_date=date), pair, output, trained, ranks)
+        return run.run(reporter if ranks.is_first else Silent(), watch)
+
+
+@dataclass(frozen=True)
+class HealRun:
+    """A run on this rank: its settings, its models, its future output and its trainable parameters."""
+
+    settings: HealSettings
+    pair: TeacherStudent
+    output: HealedExport
+    trained: Trainable
+    ranks: Ranks
+
+    @property
+    def target(self) -> Path:
+        """The output's directory."""
+        return Path(self.settings.out)
+
+    def run(self, reporter: Reporter, watch: Callable[[Mapping[str, Any]], None]) -> HealResult:
+        """Read the data, train, and write the output. Rank 0 writes while the others wait."""
+        stream = batch_stream(self.settings, self.pair, reporter)
+        watched = WatchedTexts.of(self.settings, self.pair, stream, reporter)
+        folder = run_directory(self.target)
+        with locked_run_directory(folder, self.ranks):
+            sums = self.ranks.on_first(lambda: self._begin(stream, watched)) or {}
+            history, weights = self._train(stream, watched, watch)
+            summary = RunSummary(self.settings, self.trained, stream.counts, sums, history)
+            verification = self._export(summary, weights, reporter) if self.ranks.is_first else None
+            self.ranks.barrier()
+        record = read_json(self.target / RECORD)
+        return HealResult(self.target, self.trained, tuple(history), record, folder, verification)
+
+    def _begin(self, stream: BatchStream, watched: WatchedTexts) -> dict[str, str]:
+        """Begin a run, or check that the run to resume had the same settings and inputs. Returns the inputs' sha256."""
+        check_target(self.target)  # again: the run that had the directory may have finished just now
+        sums = input_sums(self.settings, self.pair, stream.mixture, watched)
+        begin_run(run_directory(self.target), comparable_settings(self.settings), sums)
+        return sums
+
+    def _train(
+        self, stream: BatchStream, watched: WatchedTexts, watch: Callable[[Mapping[str, Any]], None]
+    ) -> tuple[list[Measurement], Mapping[str, Tensor]]:
+        """Train. Returns the held-out measurements and the weights of the best one."""
+        with closing(Metrics(run_directory(self.target), watch, quiet=not self.ranks.is_first)) as metrics:
+            trainer = self._trainer(stream, watched, metrics)
+            metrics.note(self._description(trainer))
+            student = trainer.run()[STUDENT]
+            metrics.note({"kind": "end", "step": trainer.step})
+        return student.history, student.best
+
+    def _trainer(self, stream: BatchStream, watched: WatchedTexts, metrics: Metrics) -> Trainer:
+        """Load the models and the newest checkpoint."""
+        settings, program = self.settings, self.pair.student.program
+        modes = {"checkpointing": settings.gradient_checkpointing, "compiled": settings.compile}
+        student = load_backbone(program, compute_dtype(settings), self.ranks, self.trained, **modes)
+        pairs = layer_pairs(settings, self.pair)
+        task = EndToEnd(settings, self.ranks, student, self._teacher(), self.trained.rows, pairs)
+        checkpoints = RunCheckpoints(metrics.folder, self.ranks)
+        return Trainer(settings, self.ranks, task, stream, checkpoints, metrics, watched.batches)
+
+    def _teacher(self) -> Backbone | TeacherCache | None:
+        if self.pair.cache is not None or self.pair.teacher is None:
+            return self.pair.cache
+        settings, program = self.settings, self.pair.teacher.program
+        return load_backbone(program, compute_dtype(settings), self.ranks, compiled=settings.compile)
+
+    def _export(self, summary: RunSummary, best: Mapping[str, Tensor], reporter: Reporter) -> Verification | None:
+        """Write and verify the output, and remove the checkpoints, which are of no further use."""
+        program = self.pair.student.program
+        weights = self.trained.weights(program, merge_lora(program, best, self.trained.lora))
+        verification = self.output.write(weights, summary, reporter)
+        remove_checkpoints(run_directory(self.target), "step-*")
+        return verification
+
+    def _description(self, trainer: Trainer) -> dict[str, Any]:
+        """Return the first line of metrics: trainable parameters, memory, steps and data."""
+        settings, trained, cache = self.settings, self.trained, self.pair.cache
+        about = None if cache is None else {"path": str(cache.path), "k": cache.about["k"], "tail": cache.tail}
+        return {
+            "kind": "run",
+            "step": trainer.step,
+            "steps": settings.steps,
+            "tokens_a_step": settings.tokens_a_step,
+            "tokens_asked": settings.tokens,
+            "teacher_cache": about,
+            "ranks": self.ranks.world_size,
+            "train": settings.train,
+            "parameters": trained.parameters,
+            "of": trained.of,
+            "optimiser_bytes": trained.optimiser_bytes,
+            "sources": trainer.stream.counts,
+            "watched": [*trainer.watched],
+            "tensorboard": trainer.metrics.has_tensorboard,
+        }
+
+
+def _check_places(target: Path, settings: HealSettings, pair: TeacherStudent) -> None:
+    """Raise OutputError if the output and an input would lie inside each other."""
+    for loaded, name in ((pair.student, "the student"), (pair.teacher, "the teacher")):
+        if loaded is not None:
+            check_place(loaded.source, target, name)
+    check_apart(target, input_paths(settings))

@@ -1,0 +1,70 @@
+"""Means of losses over batches and ranks, and the held-out measurements of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from kept.distillation.loss.chunked_loss import Losses
+
+MIN_IMPROVEMENT = 1e-3
+"""Relative decrease of the held-out loss that counts as an improvement."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Held-out losses after a step, means in nats per token, and the top-1 agreement of student and teacher.
+
+    `losses` weighs the sources as the mixture does; `sources` has each source by itself, `watched` the cross-entropy of
+    texts that are only watched.
+    """
+
+    step: int
+    tokens: int
+    losses: Mapping[str, float]
+    agreement: float
+    sources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    watched: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def best_measurement(history: Sequence[Measurement]) -> Measurement:
+    """Return the first measurement with the lowest held-out loss."""
+    return min(history, key=lambda one: one.losses["loss"])
+
+
+def has_plateaued(history: Sequence[Measurement], patience: int) -> bool:
+    """Return whether the held-out loss did not improve in the last `patience` measurements; never if it is 0."""
+    if not patience or len(history) <= patience:
+        return False
+    losses = [one.losses["loss"] for one in history]
+    return min(losses[-patience:]) > (1 - MIN_IMPROVEMENT) * min(losses[:-patience])
+
+
+class LossSums:
+    """Sums of losses over tokens, by parameter group and name of the loss. `loss` is the group's objective."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], float] = {}
+
+    def add(self, losses: Mapping[str, Losses]) -> None:
+        """Add the losses of a batch, which are means over its tokens."""
+        for group, found in losses.items():
+            agreement = {} if found.agreement is None else {"agreement": found.agreement}
+            for name, value in {"loss": found.total.detach(), **found.means, **agreement}.items():
+                key = group, name
+                self._sums[key] = self._sums.get(key, 0.0) + float(value) * found.tokens
+
+    @property
+    def values(self) -> list[float]:
+        """The sums, in the order in which `means` takes them."""
+        return [*self._sums.values()]
+
+    def means(self, totals: Iterable[float], tokens: float) -> dict[str, dict[str, float]]:
+        """Return means by group and name, given the totals of `values` over ranks and the number of tokens."""
+        means: dict[str, dict[str, float]] = {}
+        for (group, name), total in zip(self._sums, totals, strict=True):
+            means.setdefault(group, {})[name] = total / max(1.0, tokens)
+        return means

@@ -1,0 +1,52 @@
+"""The progress of a parameter group: its measurements, its best weights and its recent training losses."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kept.distillation.train.divergence import SpikeDetector
+from kept.distillation.train.measurement import Measurement, best_measurement
+from kept.json_values import listed, mapped, number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from kept.distillation.train.task import ParameterGroup
+
+
+@dataclass
+class GroupProgress:
+    """A parameter group, its held-out measurements, its weights at the best of them, and its recent training losses."""
+
+    group: ParameterGroup
+    history: list[Measurement] = field(default_factory=list)
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+    spikes: SpikeDetector = field(default_factory=SpikeDetector)
+
+    def record(self, measurement: Measurement) -> None:
+        """Add a measurement, and keep a copy of the weights if it is the best."""
+        self.history.append(measurement)
+        if measurement is best_measurement(self.history):
+            self.best = self.group.weights()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint stores as JSON. The best weights are stored as tensors."""
+        return {"history": [asdict(one) for one in self.history], "recent": [*self.spikes.recent]}
+
+    def restore(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
+        """Restore the progress from `state` and from the best weights of all groups.
+
+        Raises LookupError, TypeError or ValueError for another form.
+        """
+        self.history = [_measurement(one) for one in listed(state["history"])]
+        self.spikes.recent.extend(map(number, listed(state["recent"])))
+        self.best = {name: best[name] for name in self.group.parameters}
+
+
+def _measurement(value: object) -> Measurement:
+    found = Measurement(**mapped(value))
+    number(mapped(found.losses)["loss"])
+    return found
