@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from kept.checkpoint.json_file import to_json
 from kept.checkpoint.safetensors_writer import SHARD_BYTES, shards
 from kept.checkpoint.staging import staging
@@ -75,16 +73,3 @@ def card(parameters: int) -> str:
     last = json.loads((Path(__file__).parent / "training.jsonl").read_text().splitlines()[-1])
     held_out = ", ".join(f"{name} {loss:.2f}" for name, loss in last["held_out"].items())
     return CARD.format(parameters=parameters, tokens=last["tokens"], held_out=held_out)
-
-
-def main() -> None:
-    """Export the state of an interrupted or finished training."""
-    from train import MODEL, WORK, initialised  # noqa: PLC0415 - train imports this module
-
-    model = initialised()
-    model.load_state_dict(torch.load(WORK / "state.pt", weights_only=True)["model"])
-    export(model, WORK / "tokenizer.model", MODEL)
-
-
-if __name__ == "__main__":
-    main()

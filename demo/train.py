@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sentencepiece
 import torch
+from export import export
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.ir.spec import Attention, Layer, Mlp, Norm, Rope, Spec, TokenIds
@@ -183,18 +184,23 @@ def run(
         yield step + 1, float(loss.detach())
 
 
+def saved() -> Model:
+    """Return the model in the last state of an interrupted or finished training."""
+    model = initialised()
+    model.load_state_dict(torch.load(WORK / "state.pt", weights_only=True)["model"])
+    return model
+
+
 def main() -> None:
     """Train, then write the checkpoint that the package ships."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--corpora", type=Path, help="training texts; without them the last state is exported")
     parser.add_argument("--tokens", type=int, default=40_000_000)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     WORK.mkdir(exist_ok=True)
-    model = train(arguments.corpora, arguments.tokens)
-    from export import export  # noqa: PLC0415 - the export needs the finished model only
-
+    model = saved() if arguments.corpora is None else train(arguments.corpora, arguments.tokens)
     export(model, WORK / "tokenizer.model", MODEL)
 
 

@@ -28,7 +28,7 @@ from kept.checkpoint.json_file import finite, parse, read_json, to_json
 from kept.checkpoint.licences import stated_licence
 from kept.checkpoint.safetensors_header import read_header
 from kept.checkpoint.safetensors_writer import shards
-from kept.checkpoint.sentencepiece import tokenizer_files
+from kept.checkpoint.sentencepiece_files import tokenizer_files
 from kept.checkpoint.tokenizer_worker import TokenizerBuilder, TokenizerWorker
 from kept.checkpoint.weights import INDEX
 from kept.commands import check, plan, verify

@@ -16,8 +16,6 @@ SOURCES = modules()
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 
 LONG_FILES = {
-    "checkpoint/sentencepiece.py": 487,
-    "commands/check.py": 317,
     "commands/recipe_steps.py": 326,
     "distillation/cost.py": 330,
     "distillation/train/trainer.py": 384,

@@ -22,7 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from kept.checkpoint.sentencepiece import PieceKind, fast_tokenizer, read_model, tokenizer_files, tokenizer_of
+from kept.checkpoint.sentencepiece import fast_tokenizer, tokenizer_of
+from kept.checkpoint.sentencepiece_files import tokenizer_files
+from kept.checkpoint.sentencepiece_model import PieceKind, read_model
 from kept.errors import CheckpointError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

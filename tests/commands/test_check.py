@@ -285,7 +285,7 @@ def test_a_record_with_a_name_that_no_file_has(out: Path, name: str) -> None:
 @pytest.mark.parametrize("files", [None, 3, ["a"], {"README.md": 3}])
 def test_a_record_without_sums(out: Path, files: object) -> None:
     write_json(out / "kept.json", {**read_json(out / "kept.json"), "files": files})
-    assert "kept.json: has no files with their sums" in damage(out)
+    assert "kept.json: the record is not as kept writes it (files" in damage(out)
 
 
 # -------------------------------------------------------------------------------------------------------- tokenizer

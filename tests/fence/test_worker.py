@@ -45,6 +45,14 @@ def test_large_messages_pass_both_ways() -> None:
     assert len(worker("name").call("zeros", 50 << 20).data) == 50 << 20
 
 
+def test_the_json_of_a_reply_has_a_bound_of_its_own() -> None:
+    one = worker("name", limits=Limits(seconds=5, memory=256 << 20, text=1000))
+    assert one.call("both", "x" * 900).value == ["name", "x" * 900]
+    with pytest.raises(FenceError, match=r"its reply is invalid: a message of \d+ bytes, more than 1000"):
+        one.call("both", "x" * 1000)
+    assert len(one.call("zeros", 1 << 20).data) == 1 << 20
+
+
 def test_an_error_of_ours_is_itself_again() -> None:
     one = worker("name")
     with pytest.raises(CheckpointError, match=r"^file: is wrong; mend it$"):

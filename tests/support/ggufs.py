@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 from safetensors.torch import load_file
 
-from kept.checkpoint.sentencepiece import PieceKind, read_model
+from kept.checkpoint.sentencepiece_model import PieceKind, read_model
 from kept.checkpoint.tiktoken import letters
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from kept.checkpoint.file_names import TIKTOKEN
 from kept.checkpoint.json_file import json_if_there, to_json
-from kept.checkpoint.sentencepiece import CARRIED, serialized
-from kept.checkpoint.tokenizer_config import portable
+from kept.checkpoint.tokenizer_config import CARRIED, portable
+from kept.checkpoint.tokenizer_json import serialized
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:

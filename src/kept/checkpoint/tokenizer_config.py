@@ -26,6 +26,9 @@ REBUILT = {"qwen2": {"qwen", "qwen2"}}
 """Model types for which transformers 5 builds a tokenizer of its own around the words of `tokenizer.json`, whatever
 class the config names; and the families whose tokenizer that is."""
 
+CARRIED = ("chat_template", "extra_special_tokens", "model_max_length", "padding_side", "truncation_side")
+"""Settings that mean the same to a fast tokenizer. The rest belongs to the source's own class."""
+
 
 def tokenizer_config(source: Path) -> dict[str, Any]:
     """Return the source's tokenizer config without code and paths, in a form that every transformers reads alike."""

@@ -13,7 +13,7 @@ from kept.checkpoint.tokenizer_config import portable, tokenizer_config
 from kept.errors import CheckpointError
 from kept.fence import FenceError, Limits, Worker
 
-BUILDING = Limits(seconds=120, memory=3 << 30)
+BUILDING = Limits(seconds=120, memory=3 << 30, text=256 << 20)
 """Limits on building a tokenizer.json; for SentencePiece every split of up to 250,000 pieces is tried."""
 
 

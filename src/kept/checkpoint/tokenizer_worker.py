@@ -107,7 +107,7 @@ class TokenizerBuilder:
 
     def files(self, directory: str) -> dict[str, str]:
         """Return the texts of `tokenizer.json` and `tokenizer_config.json`, by file name."""
-        from kept.checkpoint.sentencepiece import tokenizer_files  # noqa: PLC0415 - imported for this format only
+        from kept.checkpoint.sentencepiece_files import tokenizer_files  # noqa: PLC0415 - imported for this format only
         from kept.checkpoint.tiktoken import tiktoken_files  # noqa: PLC0415 - the same
 
         folder = Path(directory)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from threading import Lock
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.adapter import is_adapter
-from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.file_access import check_companions
 from kept.checkpoint.file_names import TOKENIZERS
 from kept.checkpoint.json_file import read_json
-from kept.checkpoint.nonfinite import not_finite, runs
 from kept.checkpoint.reader import COMPANIONS, tensors_in
-from kept.checkpoint.weights import INDEX, Weights, find_weights, left_out, some, weight_map
-from kept.errors import CheckpointError, KeptError, printable
+from kept.checkpoint.weights import Weights, find_weights, left_out, some, weight_map
+from kept.commands.check_bytes import check_bytes, check_unlisted, file_sums, stored_in
+from kept.commands.findings import Findings
+from kept.errors import CheckpointError, printable
 from kept.families import FAMILIES, family_of
 from kept.gguf.header import is_gguf
 from kept.hub import local
 from kept.loaded import open_model
-from kept.output.record import RECORD, read_record
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from concurrent.futures import Future
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from kept.ir.tensors import Lazy
@@ -38,9 +33,6 @@ SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_m
 
 IDS = ("bos_token_id", "eos_token_id")
 """Ids that must be tokens. A padding id that is none (-1) is common, and means that there is no padding."""
-
-WORKERS = 2
-"""Threads: one sums a file while the other looks at its weights."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +58,6 @@ class CheckReport:
         return f"damaged: {count} finding{'s' if count > 1 else ''}" if count else "sound"
 
 
-@dataclass
-class _Findings:
-    """What has been found so far. A step that raises is a finding, and the next one runs all the same."""
-
-    damage: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    def of(self, step: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - whatever the step returns
-        """The step's result, or None where it raised."""
-        try:
-            return step(*arguments)
-        except KeptError as error:
-            self.damage.append(str(error))
-        except OSError as error:
-            self.damage.append(f"{error.filename or 'a weight file'}: cannot be read ({error.strerror})")
-        return None
-
-
 def check(path: str | Path, reporter: Reporter | None = None) -> CheckReport:
     """Check a checkpoint directory, a GGUF file or a LoRA adapter with its base.
 
@@ -96,10 +70,10 @@ def check(path: str | Path, reporter: Reporter | None = None) -> CheckReport:
         raise CheckpointError(f"{directory}: is no directory; give the path of a checkpoint")
     if is_gguf(directory) or is_adapter(directory):
         return _opened(directory, reporter or Silent())
-    found = _Findings()
-    found.of(check_companions, directory, COMPANIONS)
-    config = found.of(read_json, directory / "config.json")
-    weights = found.of(find_weights, directory, config) or _as_far_as_there(directory)
+    found = Findings()
+    found.attempt(check_companions, directory, COMPANIONS)
+    config = found.attempt(read_json, directory / "config.json")
+    weights = found.attempt(find_weights, directory, config) or _as_far_as_there(directory)
     files = [*weights.files]
     tensors, whole = _tensors(files, found)
     if weights.index is not None:
@@ -108,13 +82,13 @@ def check(path: str | Path, reporter: Reporter | None = None) -> CheckReport:
     if beside:
         found.remarks.append(f"not read, as transformers loads none of it: {some(beside)}")
     vocabulary = _meaning(config, tensors, found, whole=whole)
-    sums = _sums(directory, found)
+    sums = file_sums(directory, found)
     if sums is not None:
-        _unlisted(directory, files, sums, found)
-    _bytes(files, tensors, sums or {}, found, reporter or Silent())
+        check_unlisted(directory, files, sums, found)
+    check_bytes(files, tensors, sums or {}, found, reporter or Silent())
     for name in SETTINGS:
         if (directory / name).exists():
-            found.of(read_json, directory / name)
+            found.attempt(read_json, directory / name)
     _tokens(directory, vocabulary, found)
     family = config.get("model_type") if config else None
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
@@ -125,12 +99,12 @@ def check(path: str | Path, reporter: Reporter | None = None) -> CheckReport:
 
 def _opened(path: Path, reporter: Reporter) -> CheckReport:
     """Check a GGUF file, or an adapter merged into its base."""
-    found = _Findings()
-    opened = found.of(open_model, path)
+    found = Findings()
+    opened = found.attempt(open_model, path)
     if opened is None:
         return CheckReport(str(path), None, 0, 0, 0, tuple(found.damage), ())
     tensors, vocabulary = opened.checkpoint.tensors, opened.program.spec.vocabulary
-    _bytes([*opened.files], tensors, {}, found, reporter)
+    check_bytes([*opened.files], tensors, {}, found, reporter)
     _tokens(opened.path, vocabulary, found)
     remarks = opened.notes
     nbytes = sum(part.stat().st_size for part in opened.files)
@@ -143,22 +117,22 @@ def _as_far_as_there(directory: Path) -> Weights:
     return Weights(tuple(files))
 
 
-def _tensors(files: list[Path], found: _Findings) -> tuple[dict[str, Lazy], bool]:
+def _tensors(files: list[Path], found: Findings) -> tuple[dict[str, Lazy], bool]:
     """Every tensor of the files whose headers are whole, and whether all are."""
     tensors: dict[str, Lazy] = {}
     before = len(found.damage)
-    for file, there in found.of(lambda: [*tensors_in(files)]) or ():
-        for name, tensor in (found.of(dict, there) or {}).items():
+    for file, there in found.attempt(lambda: [*tensors_in(files)]) or ():
+        for name, tensor in (found.attempt(dict, there) or {}).items():
             if name in tensors:
-                found.damage.append(f"{name}: stored twice, in {_file(tensors[name]).name} and {file.name}")
+                found.damage.append(f"{name}: stored twice, in {stored_in(tensors[name]).name} and {file.name}")
             tensors[name] = tensor
     return tensors, len(found.damage) == before
 
 
-def _index(index: Path, tensors: Mapping[str, Lazy], found: _Findings) -> None:
+def _index(index: Path, tensors: Mapping[str, Lazy], found: Findings) -> None:
     """Hold the index against the headers: one line for each file about which they differ."""
-    listed = found.of(weight_map, index) or {}
-    stored = {name: _file(tensor).name for name, tensor in tensors.items()}
+    listed = found.attempt(weight_map, index) or {}
+    stored = {name: stored_in(tensor).name for name, tensor in tensors.items()}
     read = set(stored.values())
     for file in sorted(set(listed.values()) & read):
         missing = [name for name, place in listed.items() if place == file and stored.get(name) != file]
@@ -174,7 +148,7 @@ def _some(names: list[str]) -> str:
 
 
 def _meaning(
-    config: Mapping[str, Any] | None, tensors: Mapping[str, Lazy], found: _Findings, *, whole: bool
+    config: Mapping[str, Any] | None, tensors: Mapping[str, Lazy], found: Findings, *, whole: bool
 ) -> int | None:
     """Hold config and tensors against each other; the size of the vocabulary, where it is known."""
     if config is None:
@@ -184,117 +158,30 @@ def _meaning(
         found.remarks.append(f"model_type {name!r} is not a family that kept reads: tensors were not held against it")
         size = config.get("vocab_size")
         return size if type(size) is int else None
-    family = found.of(family_of, config)
+    family = found.attempt(family_of, config)
     if family is None:
         return None
-    spec = found.of(family.read_config, config)
+    spec = found.attempt(family.read_config, config)
     if spec is not None and whole:
-        found.of(family.read, config, tensors)
+        found.attempt(family.read, config, tensors)
     return None if spec is None else spec.vocabulary
 
 
-def _sums(directory: Path, found: _Findings) -> dict[Path, str] | None:
-    """The sum of each file that `kept.json` names; None where it names none."""
-    if not (directory / RECORD).exists():
-        found.remarks.append(f"no {RECORD}: there are no sums to compare with")
-        return None
-    record = found.of(read_record, directory)
-    if record is None:
-        return None
-    if "files" not in record.model_fields_set:
-        found.damage.append(f"{directory / RECORD}: has no files with their sums; is it a record of a conversion?")
-        return None
-    return dict(_beside(directory, record.files, found))
-
-
-def _unlisted(directory: Path, files: list[Path], sums: Mapping[Path, str], found: _Findings) -> None:
-    """What decides what a model is and says, and is not in the record, was not written with it."""
-    others = (directory / name for name in ("config.json", INDEX, *TOKENIZERS))
-    added = [file for file in (*files, *others) if file.is_file() and file not in sums]
-    found.damage.extend(f"{file.name}: is not in {RECORD}; it was added later" for file in added)
-
-
-def _beside(directory: Path, stated: Mapping[str, str], found: _Findings) -> Iterator[tuple[Path, str]]:
-    for name, value in stated.items():
-        file = directory / name
-        if not {"", "..", "."}.isdisjoint(name.split("/")):
-            found.damage.append(f"{directory / RECORD}: names {name!r}, which is not a file of this directory")
-        elif not os.path.isfile(file):  # noqa: PTH113 - a name of any length and any characters is no error
-            found.damage.append(f"{file}: missing; {RECORD} lists it")
-        else:
-            yield file, value
-
-
-def _bytes(
-    files: list[Path], tensors: Mapping[str, Lazy], sums: Mapping[Path, str], found: _Findings, reporter: Reporter
-) -> None:
-    """Sum the files and look at every weight, on two cores; findings in the order of the files."""
-    total = sum(file.stat().st_size for file in sums) + sum(tensor.nbytes for tensor in tensors.values())
-    pool = ThreadPoolExecutor(WORKERS)
-    try:
-        with reporter.stage("check", total, "bytes") as advance:
-            step = _locked(advance)
-            for start in [*_starts(pool, files, tensors, sums, step)]:
-                found.damage.extend(found.of(start.result) or ())
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _starts(
-    pool: ThreadPoolExecutor,
-    files: list[Path],
-    tensors: Mapping[str, Lazy],
-    sums: Mapping[Path, str],
-    advance: Advance,
-) -> Iterator[Future[list[str]]]:
-    """The work, a file's sum beside its weights, so that the second reading comes from memory."""
-    for file in dict.fromkeys((*files, *sums)):
-        if file in sums:
-            yield pool.submit(_differs, file, sums[file], advance)
-        mine = {name: tensor for name, tensor in tensors.items() if _file(tensor) == file}
-        if mine:
-            yield pool.submit(_no_numbers, mine, advance)
-
-
-def _differs(file: Path, wanted: str, advance: Advance) -> list[str]:
-    return [] if digest(file, advance) == wanted else [f"{file}: changed since the conversion wrote it"]
-
-
-def _no_numbers(tensors: Mapping[str, Lazy], advance: Advance) -> list[str]:
-    counted = ((name, run.file, not_finite(run, advance)) for name, one in tensors.items() for run in runs(one))
-    return [f"{file}: {name} holds {count}" for name, file, count in counted if count]
-
-
-def _file(tensor: Lazy) -> Path:
-    return runs(tensor)[0].file
-
-
-def _locked(advance: Advance) -> Advance:
-    """Progress that two threads may report."""
-    lock = Lock()
-
-    def step(count: int) -> None:
-        with lock:
-            advance(count)
-
-    return step
-
-
-def _tokens(directory: Path, vocabulary: int | None, found: _Findings) -> None:
+def _tokens(directory: Path, vocabulary: int | None, found: Findings) -> None:
     """Load the tokenizer, and hold its ids and the special ones against the vocabulary."""
     from kept.checkpoint.tokenizer_reader import TokenizerReader  # noqa: PLC0415 - imports torch, which takes a second
 
     for settings in (directory / "config.json", directory / "generation_config.json"):
         if vocabulary is not None and settings.is_file():
-            found.remarks.extend(found.of(_special_ids, settings, vocabulary) or ())
+            found.remarks.extend(found.attempt(_special_ids, settings, vocabulary) or ())
     reader = TokenizerReader(directory)
     if reader.file is None:
         found.remarks.append(f"none of {', '.join(TOKENIZERS)}: it takes token ids only")
         return
-    vocabulary_of = found.of(lambda: reader.tokenizer.vocabulary)
+    vocabulary_of = found.attempt(lambda: reader.tokenizer.vocabulary)
     if vocabulary_of is None:
         return
-    found.of(reader.encode, "Once upon a time")
+    found.attempt(reader.encode, "Once upon a time")
     largest = max(vocabulary_of.values(), default=-1)
     if vocabulary is not None and largest >= vocabulary:
         found.damage.append(f"{directory}: its tokenizer gives id {largest}, the model has {vocabulary} tokens")

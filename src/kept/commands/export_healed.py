@@ -14,9 +14,10 @@ from kept.checkpoint.safetensors_writer import shards
 from kept.commands.plan import STALE, short_sample
 from kept.ir.promise import Promise
 from kept.output.export import Export, Reference, export
+from kept.output.healed_record import HealedRecord, StudentRecord
 from kept.output.input_files import InputSnapshot
 from kept.output.model_card import Origin, model_card, origin_of
-from kept.output.record import HealedRecord, Record, StudentRecord, read_record
+from kept.output.record import Record, read_record
 from kept.output.record_queries import claim_of
 from kept.output.write_files import OutputFiles
 from kept.output.write_record import history, verification_record

@@ -26,7 +26,7 @@ def serve(requests: int, replies: int) -> None:
     made: Any = None
     while True:
         try:
-            (method, arguments, seconds), _ = read_frame(requests, LONGEST_REQUEST)
+            (method, arguments, seconds), _ = read_frame(requests, LONGEST_REQUEST, LONGEST_REQUEST)
         except PipeClosed:
             return
         # SIGALRM ends a stuck process even if its parent was killed and cannot.

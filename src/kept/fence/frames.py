@@ -30,18 +30,22 @@ class PipeClosed(Exception):  # noqa: N818 - a state, not a fault
 def write_frame(pipe: int, value: object, data: bytes = b"", deadline: float | None = None) -> None:
     """Write a message. `deadline` is a time of `time.monotonic`; with one, the pipe must be non-blocking.
 
-    Raises Late, Closed, and TypeError for a value that JSON cannot hold.
+    Raises DeadlineExceeded, PipeClosed, and TypeError for a value that JSON cannot hold.
     """
     text = json.dumps(value).encode()
     for part in (HEADER.pack(len(text), len(data)) + text, data):
         _write(pipe, memoryview(part), deadline)
 
 
-def read_frame(pipe: int, largest: int, deadline: float | None = None) -> tuple[Any, bytes]:
-    """Return a message of at most `largest` bytes. Raises Late, Closed, and ValueError if it is longer or malformed."""
+def read_frame(pipe: int, most_text: int, most_data: int, deadline: float | None = None) -> tuple[Any, bytes]:
+    """Return a message of at most `most_text` bytes of JSON and `most_data` raw bytes.
+
+    Raises DeadlineExceeded, PipeClosed, and ValueError if it is longer or malformed.
+    """
     text_size, data_size = HEADER.unpack(_read(pipe, HEADER.size, deadline))
-    if text_size + data_size > largest:
-        raise ValueError(f"a message of {text_size + data_size} bytes, more than {largest}")
+    for size, most in ((text_size, most_text), (data_size, most_data)):
+        if size > most:
+            raise ValueError(f"a message of {size} bytes, more than {most}")
     value = json.loads(_read(pipe, text_size, deadline))
     return value, bytes(_read(pipe, data_size, deadline))
 
@@ -67,7 +71,7 @@ def _read(pipe: int, count: int, deadline: float | None) -> bytearray:
 
 
 def _wait(pipe: int, event: int, deadline: float | None) -> None:
-    """Wait until the pipe is ready. Raises Late at the deadline (a time of `time.monotonic`)."""
+    """Wait until the pipe is ready. Raises DeadlineExceeded at the deadline (a time of `time.monotonic`)."""
     if deadline is None:
         return
     poll = select.poll()

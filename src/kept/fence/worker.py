@@ -111,7 +111,7 @@ class Worker:
         deadline = time.monotonic() + seconds
         try:
             write_frame(process.stdin.fileno(), [method, arguments, seconds], deadline=deadline)
-            answer, data = read_frame(process.stdout.fileno(), self._limits.memory, deadline)
+            answer, data = read_frame(process.stdout.fileno(), self._limits.text, self._limits.memory, deadline)
         except DeadlineExceeded:
             raise _EndedError(f"it takes more than {seconds:g} seconds") from None
         except PipeClosed:

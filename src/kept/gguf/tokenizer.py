@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.json_file import to_json
 from kept.checkpoint.templates import DEFAULT, LONGEST
+from kept.checkpoint.tokenizer_json import serialized
 from kept.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -164,8 +165,6 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """
     if missing(metadata):
         return {}
-    from kept.checkpoint.sentencepiece import serialized  # noqa: PLC0415 - imports tokenizers
-
     vocabulary = GgufVocabulary(metadata)
     tokenizer = _sentencepiece(vocabulary) if vocabulary.model == "llama" else _byte_level(vocabulary)
     _add_post_processor(tokenizer, vocabulary)
@@ -212,7 +211,8 @@ def _sentencepiece(vocabulary: GgufVocabulary) -> Tokenizer:
     """Return a SentencePiece BPE tokenizer. Tokens that are matched before BPE become control pieces."""
     from tokenizers import AddedToken  # noqa: PLC0415 - as above
 
-    from kept.checkpoint.sentencepiece import Piece, PieceKind, SentencePieceModel, tokenizer_of  # noqa: PLC0415 - as above
+    from kept.checkpoint.sentencepiece import tokenizer_of  # noqa: PLC0415 - as above
+    from kept.checkpoint.sentencepiece_model import Piece, PieceKind, SentencePieceModel  # noqa: PLC0415 - as above
 
     unknown = vocabulary.id_of("unknown")
     bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}

@@ -12,7 +12,7 @@ from kept.formatting import parameters
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from kept.output.record import HealedRecord, MeasurementRecord
+    from kept.output.healed_record import HealedRecord, MeasurementRecord
 
 LOSSES = {
     "kl": "KL from the teacher, nats a token",

@@ -17,7 +17,8 @@ from kept.passes.expand_vocabulary import ExpandVocabulary
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from kept.output.record import HealedRecord, PastRecord, Record
+    from kept.output.healed_record import HealedRecord
+    from kept.output.record import PastRecord, Record
 
 GROWING = {ExpandBlocks.name, ExpandVocabulary.name, DropLayers.name}
 """Passes that are described by the layers and tokens that they add or remove."""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from kept.ir.promise import Promise
     from kept.ir.spec import Spec
     from kept.loaded import LoadedModel
-    from kept.output.record import HealedRecord, PassRecord
+    from kept.output.healed_record import HealedRecord
+    from kept.output.record import PassRecord
     from kept.passes.plan import Plan
     from kept.verification.verify import Verification
 

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
-    AliasChoices,
-    Field,
     PlainValidator,
     SerializeAsAny,
     ValidationError,
@@ -23,6 +21,7 @@ from pydantic import (
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.json_model import JsonModel, Number
 from kept.ir.promise import Promise
+from kept.output.healed_record import HealedRecord
 from kept.recipe import SAME
 
 if TYPE_CHECKING:
@@ -147,85 +146,6 @@ class VerificationRecord(VerificationSummary):
     notes: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
     domain: tuple[str, ...] = ()
-
-
-class TrainedParameters(JsonModel):
-    """Number of trained parameters, and of all parameters."""
-
-    parameters: int
-    of: int
-
-
-class DataSourceRecord(JsonModel):
-    """Size of one text source in tokens; `answer_tokens` is set for conversations."""
-
-    tokens: int
-    held_out_tokens: int
-    answer_tokens: int | None = None
-
-
-class HealSettingsRecord(JsonModel):
-    """The settings of a healing that are shown. Keys of earlier versions are read too."""
-
-    teacher: str | None = None
-    teacher_cache: str | None = None
-    data: tuple[str, ...]
-    train: str
-    precision: str
-    batch_size: int = Field(validation_alias=AliasChoices("batch_size", "batch"))
-    gradient_accumulation: int = Field(validation_alias=AliasChoices("gradient_accumulation", "accumulate"))
-    sequence_length: int = Field(validation_alias=AliasChoices("sequence_length", "length"))
-    learning_rate: float = Field(validation_alias=AliasChoices("learning_rate", "rate"))
-    lr_schedule: str = Field(validation_alias=AliasChoices("lr_schedule", "schedule"))
-
-
-class MeasurementRecord(JsonModel):
-    """A held-out measurement: nats per token of each loss that was computed, and the share of equal first choices.
-
-    `sources` and `watched` have losses by text. A loss that was not computed is not among the fields that are set.
-    """
-
-    step: int = 0
-    tokens: int
-    agreement: Number
-    loss: Number
-    kl: Number = 0.0
-    reverse_kl: Number = Field(default=0.0, validation_alias=AliasChoices("reverse_kl", "reverse"))
-    jsd: Number = 0.0
-    ce: Number = 0.0
-    hidden: Number = 0.0
-    sources: Mapping[str, Mapping[str, Number]] = {}
-    watched: Mapping[str, Mapping[str, Number]] = {}
-
-    @property
-    def computed_losses(self) -> dict[str, float]:
-        """The losses that were computed, by name."""
-        names = ("kl", "reverse_kl", "jsd", "ce", "hidden", "loss")
-        return {name: getattr(self, name) for name in names if name in self.model_fields_set}
-
-
-class StudentRecord(JsonModel):
-    """The student before healing: its name, and the sha256 of its files by name."""
-
-    name: str = ""
-    files: Mapping[str, str] = {}
-
-
-class HealedRecord(JsonModel):
-    """What healing did: settings, trained parameters, data, sha256 of what was read, and held-out measurements."""
-
-    settings: HealSettingsRecord
-    learned: TrainedParameters
-    sources: Mapping[str, DataSourceRecord]
-    read: Mapping[str, str] = {}
-    held_out: tuple[MeasurementRecord, ...] = Field(min_length=1)
-    student: StudentRecord | None = None
-    teacher_cache: Mapping[str, Any] | None = None
-
-    @property
-    def has_teacher(self) -> bool:
-        """Whether the student learned from a teacher or a cache of one, and not from texts alone."""
-        return bool(self.settings.teacher or self.settings.teacher_cache)
 
 
 class PastRecord(JsonModel):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from kept.output.record import HealedRecord, MeasurementRecord, Record
+    from kept.output.healed_record import HealedRecord, MeasurementRecord
+    from kept.output.record import Record
 
 LONGEST = 1 << 20
 """Longest line of metrics, in characters; a longer line is cut, and its parts are not valid JSON."""
