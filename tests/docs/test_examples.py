@@ -1,14 +1,17 @@
-"""Commands in README and documentation: every `kept` line of a code block names a command and options that exist."""
+"""Examples in README and documentation: commands, options and public names exist, recipes are TOML."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 
+import kept
 from kept.terminal.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,14 +19,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name != "cli.md")]
 """All pages but the generated help texts."""
 
-BLOCK = re.compile(r"^```(?:sh|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 COMMAND = re.compile(r"^(?:\$ |.*-m )?kept ([a-z].*)$")
 
 
+def blocks(text: str, *languages: str) -> list[str]:
+    """The code blocks of a page in some languages."""
+    return [block for language, block in BLOCK.findall(text) if language in languages]
+
+
 def commands(text: str) -> list[list[str]]:
-    """The words of each `kept` command in the code blocks of a page. Usage lines have no words in lower case."""
-    lines = (line for block in BLOCK.findall(text) for line in block.splitlines())
+    """The words of each `kept` command in the code blocks of a page."""
+    lines = (line for block in blocks(text, "sh", "text") for line in block.splitlines())
     return [shlex.split(found[1], comments=True) for line in lines if (found := COMMAND.match(line.strip()))]
 
 
@@ -56,3 +64,20 @@ def test_commands_are_found() -> None:
 def test_negative_control(words: list[str]) -> None:
     with pytest.raises(click.UsageError):
         parse(words)
+
+
+def public_names(code: str) -> set[str]:
+    """The names that a Python example takes from `kept`."""
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)]
+    return {node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == "kept"}
+
+
+def test_public_names_exist() -> None:
+    examples = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), "python")]
+    names = set().union(*map(public_names, examples))
+    assert {"convert", "evaluate", "heal"} <= names <= set(kept.__all__)
+
+
+def test_recipes_are_toml() -> None:
+    found = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), "toml")]
+    assert [list(tomllib.loads(block)) for block in found] == [["out", "keep", "steps"]]
