@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from kept.commands.heal import heal
 from kept.errors import InputError, RecipeError
 from kept.output import heal_summary as words
 from kept.terminal import display, heal_progress
+from support.heal_data import write_lines
 from support.heal_runs import finish, folder_of, noted, settings, start
 from support.stored import read_json
 
@@ -26,13 +26,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("cache")
 
 
+def write_texts(file: Path, words: list[str], count: int) -> Path:
+    """Lines of the same thirty words in different orders."""
+    lines = [f"{i} " + " ".join(words[(i * k) % len(words)] for k in range(30)) for i in range(count)]
+    return write_lines(file, *({"text": line} for line in lines))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small corpus: all that is held out of it is measured, again and again."""
+    return write_texts(tmp_path_factory.mktemp("corpus") / "lines.jsonl", ["once", "upon", "a", "time", "there"], 60)
+
+
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lines of other words, many more of them."""
-    file = tmp_path_factory.mktemp("old") / "old.jsonl"
-    lines = [f"{i} " + " ".join(["seven", "ships", "sailed"][(i * k) % 3] for k in range(30)) for i in range(900)]
-    file.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    return file
+    """Lines of other words, and twice as many of them."""
+    return write_texts(tmp_path_factory.mktemp("old") / "old.jsonl", ["seven", "ships", "sailed"], 120)
 
 
 def asked(pair: tuple[Path, Path], corpus: Path, old: Path, out: Path, **changes: Any) -> HealSettings:
