@@ -18,10 +18,10 @@ smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB) and con
 # Without network the tests marked `real` are skipped, without a GPU those marked `gpu`.
 test: check  ## set up, then everything that CI checks
 	-$(BIN)/python demo/smollm2.py --fetch
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(READY)  ## the tests that are not marked slow, without linters
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not real'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not real'
 
 check: $(READY)  ## linters, types, layers and freshness of generated documents
 	$(BIN)/ruff check .
@@ -46,12 +46,13 @@ bench: $(READY)  ## speed against cp -r (and mergekit, with MERGEKIT=path/to/mer
 kills: $(READY)  ## kill each writing command, 200 times in all, repeat it, and compare its files with those of an uninterrupted run
 	$(BIN)/python benchmarks/kills.py --kills 200
 
-# The pinned torch comes first, so that no other package can ask for another one.
+# The pinned torch comes first, so that no other package can ask for another one. Python compiles modules when they are
+# imported, which is fewer than are installed.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("kept needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
 # Atheris has no place among what is installed: it has wheels for some Pythons only, and nothing else needs it.
@@ -62,8 +63,8 @@ FUZZ_VENV ?= build/fuzz-venv
 
 fuzz:  ## mutate files of every kind for FUZZ_SECONDS each, guided by coverage, in an environment that is thrown away
 	$(PYTHON) -m venv $(FUZZ_VENV)
-	$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt . atheris
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt torch
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt . atheris
 	for target in $(FUZZ_TARGETS); do \
 		echo "$$target"; $(FUZZ_VENV)/bin/python fuzz/run.py $$target -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
 	rm -rf $(FUZZ_VENV)

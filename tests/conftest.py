@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands that tests start, too
 
 import pytest
 import torch

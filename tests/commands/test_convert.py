@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -30,6 +27,7 @@ from kept.passes.fold_norm_bias import FoldNormBias
 from kept.recipe import Recipe
 from kept.verification.calibration import calibrate
 from kept.verification.text import SAMPLE, sample
+from support.forks import forks
 from support.models import logits, program_of, reference_orion, some_tokens, stock_logits, worst, write_checkpoint
 from support.stored import (
     PROSE,
@@ -672,24 +670,23 @@ def test_what_is_left_of_a_failed_run_is_what_the_next_can_use(
 KILLS = 5
 
 
-def command(source: Path, target: Path) -> list[str]:
-    options = ["--shard-size", "20KB", "--verify-tokens", "64", "--json"]
-    return [sys.executable, "-m", "kept", "convert", str(source), str(target), *options]
-
-
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+def convert_killably(source: str, target: str) -> None:
+    """What a child runs."""
+    torch.set_num_threads(1)
+    kept.convert(source, target, shard_size="20KB", verify_tokens=64)
 
 
 def kill_when(source: Path, target: Path, files: int) -> bool:
-    """Run the command and kill it once so many files are finished; whether it was killed in time."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command(source, target), env=ONE_THREAD, **quiet) as run:
-        while run.poll() is None:
-            if hidden(target).is_dir() and len([*hidden(target).iterdir()]) >= files:
-                run.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.0005)
-    return run.returncode == -signal.SIGKILL
+    """Run a conversion and kill it once so many files are finished; whether it was killed in time."""
+    run = forks().Process(target=convert_killably, args=(str(source), str(target)))
+    run.start()
+    while run.is_alive():
+        if hidden(target).is_dir() and len([*hidden(target).iterdir()]) >= files:
+            run.kill()
+            break
+        time.sleep(0.0005)
+    run.join()
+    return run.exitcode == -signal.SIGKILL
 
 
 def test_a_killed_command_continues_to_the_same_bytes(tmp_path: Path) -> None:
@@ -703,7 +700,7 @@ def test_a_killed_command_continues_to_the_same_bytes(tmp_path: Path) -> None:
     assert sum(killed) >= KILLS - 1, f"of {moments}, {killed}"
     assert not target.exists()
     assert (hidden(target) / JOURNAL).exists()
-    subprocess.run(command(source, target), check=True, capture_output=True, env=ONE_THREAD)
+    convert_killably(str(source), str(target))
     assert all_bytes(target) == all_bytes(whole)
     assert not hidden(target).exists()
 

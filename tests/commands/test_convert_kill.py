@@ -5,30 +5,30 @@ The command runs in forks of one process that has imported everything, so that m
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
-import resource
 import signal
 import subprocess
-import sys
 import time
 from itertools import count
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import kept
 from kept.checkpoint.staging import JOURNAL
+from support.forks import command, forks
+from support.heal_runs import no_file_beyond
 from support.models import write_checkpoint
 from support.stored import all_bytes, split_into_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess
-    from pathlib import Path
 
-KILLS = 30
+KILLS = 12
+"""`make kills` kills 200 times."""
 
 SHARD = "20KB"
 
@@ -39,19 +39,8 @@ def convert(source: str, target: str) -> None:
     """What a child runs: the whole conversion with its verification."""
     import torch
 
-    import kept
-
     torch.set_num_threads(1)
     kept.convert(source, target, shard_size=SHARD, verify_tokens=TOKENS)
-
-
-@pytest.fixture(scope="module")
-def forks() -> ForkServerContext:
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(
-        ["torch", "transformers", "kept.commands.convert", "kept.verification.verify", "test_kill"]
-    )
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +48,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return split_into_shards(write_checkpoint(tmp_path_factory.mktemp("source") / "orion", "orion"), 3)
 
 
-def start(forks: ForkServerContext, source: Path, target: Path) -> BaseProcess:
-    run = forks.Process(target=convert, args=(str(source), str(target)))
+def start(source: Path, target: Path) -> BaseProcess:
+    run = forks().Process(target=convert, args=(str(source), str(target)))
     run.start()
     return run
 
 
-def duration(forks: ForkServerContext, source: Path, target: Path) -> tuple[float, float]:
+def duration(source: Path, target: Path) -> tuple[float, float]:
     """Seconds of a whole run, and of its part from the first byte on."""
     begun = time.monotonic()
-    run = start(forks, source, target)
+    run = start(source, target)
     wait_for_the_first_byte(run, target)
     writing = time.monotonic()
     run.join()
@@ -85,17 +74,15 @@ def hidden(target: Path) -> Path:
     return target.with_name(f".{target.name}.kept-partial")
 
 
-def test_killed_at_random_moments_the_same_command_ends_with_the_same_bytes(
-    forks: ForkServerContext, source: Path, tmp_path: Path
-) -> None:
-    duration(forks, source, tmp_path / "first")  # which imports what is not preloaded
-    longest, writing = duration(forks, source, tmp_path / "whole")
+def test_killed_at_random_moments_the_same_command_ends_with_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    duration(source, tmp_path / "first")  # which imports what is not preloaded
+    longest, writing = duration(source, tmp_path / "whole")
     wanted = all_bytes(tmp_path / "whole")
     chance = random.Random(7)
     killed = unfinished = 0
     for number in count():
         target = tmp_path / f"killed-{number // 2}"  # each output is killed twice
-        run = start(forks, source, target)
+        run = start(source, target)
         if number % 3:
             wait_for_the_first_byte(run, target)
         run.join(chance.uniform(0, writing if number % 3 else longest))
@@ -104,7 +91,7 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_bytes(
         killed += run.exitcode == -signal.SIGKILL
         unfinished += hidden(target).exists()
         if number % 2:
-            again = start(forks, source, target)
+            again = start(source, target)
             again.join()
             assert target.exists(), "finished by this run or, if the kill came too late, by the one before"
             (target / JOURNAL).unlink(missing_ok=True)
@@ -118,55 +105,52 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_bytes(
 @pytest.mark.parametrize("where", ["before the name", "before the journal goes"])
 def test_killed_while_it_gets_its_name(source: Path, tmp_path: Path, where: str) -> None:
     """The two moments that chance would not find."""
-    step = "pathlib.Path.rename" if where == "before the name" else "pathlib.Path.unlink"
-    guard = "self.name.endswith('.kept-partial')" if where == "before the name" else f"self.name == {JOURNAL!r}"
-    code = f"""
-import os, pathlib, signal, sys, kept
-original = {step}
-def dies(self, *args, **named):
-    if {guard}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, *args, **named)
-{step} = dies
-kept.convert(sys.argv[1], sys.argv[2], shard_size={SHARD!r}, verify_tokens=0)
-"""
     target, whole = tmp_path / "killed", tmp_path / "whole"
-    run = subprocess.run([sys.executable, "-c", code, str(source), str(target)], check=False, capture_output=True)
-    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    command = [sys.executable, "-m", "kept", "convert", str(source), "--shard-size", SHARD, "--verify-tokens", "0"]
-    again = subprocess.run([*command, str(target)], check=False, capture_output=True, text=True)
-    assert again.returncode == (0 if where == "before the name" else 2)
+    run = forks().Process(target=killed_at, args=(where, str(source), str(target)))
+    run.start()
+    run.join()
+    assert run.exitcode == -signal.SIGKILL
+    options = ("--shard-size", SHARD, "--verify-tokens", "0")
+    again = command("convert", source, target, *options)
+    assert again.returncode == (0 if where == "before the name" else 2), again.stderr
     assert again.returncode == 0 or "exists already" in again.stderr
-    subprocess.run([*command, str(whole)], check=True, capture_output=True)
+    kept.convert(source, whole, shard_size=SHARD, verify_tokens=0)
     assert all_bytes(target) == all_bytes(whole)
+
+
+def killed_at(where: str, source: str, target: str) -> None:
+    """What a child runs: a conversion that kills itself before the output has its name, or before the journal goes."""
+    before_name = where == "before the name"
+    method = "rename" if before_name else "unlink"
+    original = getattr(Path, method)
+
+    def dies(self: Path, *args: Any, **named: Any) -> Any:
+        if self.name.endswith(".kept-partial") if before_name else self.name == JOURNAL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args, **named)
+
+    setattr(Path, method, dies)
+    kept.convert(source, target, shard_size=SHARD, verify_tokens=0)
 
 
 # --------------------------------------------------------------------------------------------------------- a full disk
 
 
-def limited(limit: int) -> None:
-    """No file may grow beyond `limit` bytes, which is what a full disk looks like to a writer."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+def limited() -> None:
+    """No file may grow beyond 40 KB, which is what a full disk looks like to a writer."""
+    no_file_beyond(40_000)
 
 
 def test_a_disk_without_room_is_one_line_and_exit_code_2(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    command = [sys.executable, "-m", "kept", "convert", str(source), str(target), "--verify-tokens", "0"]
-    run = subprocess.run(
-        command,
-        check=False,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: limited(40_000),
-    )
+    run = command("convert", source, target, "--verify-tokens", "0", first=limited)
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1:] == [
         f"kept: {target}: cannot be written (File too large); free space or permissions?"
     ]
     assert not target.exists()
     assert not hidden(target).exists(), "no shard was finished"
-    subprocess.run(command, check=True, capture_output=True)
+    kept.convert(source, target, verify_tokens=0)
 
 
 def mounted(*words: object) -> bool:
@@ -186,23 +170,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_keeps_what_is_finished_until_there_is_room(source: Path, small_disk: Path) -> None:
     target = small_disk / "out"
-    options = ["--verify-tokens", "0", "--shard-size", SHARD]
-    command = [sys.executable, "-m", "kept", "convert", str(source), str(target), *options]
-    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    run = command("convert", source, target, "--verify-tokens", "0", "--shard-size", SHARD)
     assert run.returncode == 2
     assert f"kept: {target}: cannot be written (No space left on device)" in run.stderr
     assert not target.exists()
     before = {file.name: file.stat().st_mtime_ns for file in hidden(target).glob("*.safetensors")}
     assert before
     assert mounted("-o", "remount,size=8m", small_disk)
-    subprocess.run(command, check=True, capture_output=True)
+    kept.convert(source, target, verify_tokens=0, shard_size=SHARD)
     after = {file.name: file.stat().st_mtime_ns for file in target.glob("*.safetensors")}
     assert {name: after[name] for name in before} == before, "they were not written again"
 
 
 def test_a_target_that_is_read_only_is_one_line_and_exit_code_2(source: Path, small_disk: Path) -> None:
     assert mounted("-o", "remount,ro", small_disk)
-    command = [sys.executable, "-m", "kept", "convert", str(source), str(small_disk / "out"), "--verify-tokens", "0"]
-    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    run = command("convert", source, small_disk / "out", "--verify-tokens", "0")
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1] == f"kept: {small_disk}/out: cannot be written (Read-only file system)"

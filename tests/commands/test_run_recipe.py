@@ -22,7 +22,7 @@ from kept.commands.run_journal import NOTES
 from kept.commands.run_recipe import run_all
 from kept.errors import KeptError, OutputError, PromiseError
 from kept.terminal.cli import main
-from support.heal_runs import forks
+from support.forks import forks
 from support.stored import all_bytes, change_json, read_json, write_readable
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -15,24 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.distillation.settings import HealSettings
+from support.forks import forks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess
 
 STEPS = 12
-
-PRELOADED = (
-    "kept.distillation.train.trainer",
-    "kept.distillation.train.load_backbone",
-    "kept.distillation.train.run_checkpoints",
-    "kept.commands.heal",
-    "torch._dynamo",
-    "torch.utils.tensorboard",
-    "transformers",
-)
-"""What a run imports, so that most of a process's time is the run."""
 
 
 def settings(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) -> HealSettings:
@@ -65,13 +53,6 @@ def losses(out: Path) -> list[float]:
     found = noted(out)
     assert [line["step"] for line in found] == [*range(1, len(found) + 1)]
     return [line["loss"] for line in found]
-
-
-def forks() -> ForkServerContext:
-    """Processes that are forked from one that has imported everything."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload([*PRELOADED, "heal_runs"])
-    return made
 
 
 def start(given: HealSettings, dies: str | None = None, ranks: int = 1, limit: int | None = None) -> list[BaseProcess]:

@@ -13,7 +13,7 @@ Results = dict[str, dict[str, dict[str, float]]]
 @pytest.fixture(scope="module")
 def results() -> Results:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(parity_modes, "ROWS", 4)
+        patched.setattr(parity_modes, "ROWS", 2)
         return parity_modes.run(DATA / "checkpoints" / "orion-9m", DATA / "corpora")
 
 

@@ -1,0 +1,60 @@
+"""Processes that are forked from one that has imported everything, so that most of their time is work."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import ForkServerContext
+
+PRELOADED = (
+    "kept.commands.convert",
+    "kept.commands.heal",
+    "kept.distillation.train.load_backbone",
+    "kept.distillation.train.run_checkpoints",
+    "kept.distillation.train.trainer",
+    "kept.verification.verify",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.utils.tensorboard",
+    "transformers",
+)
+"""What conversions and healing import."""
+
+
+def forks() -> ForkServerContext:
+    """The context of such processes. A test process has one server, which starts with its first fork."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload([*PRELOADED])
+    return made
+
+
+def command(*words: object, first: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    """What `kept WORDS` gives in a process of its own, in which `first` runs before anything else."""
+    given = [str(word) for word in words]
+    with tempfile.TemporaryDirectory() as directory:
+        streams = [Path(directory) / name for name in ("stdout", "stderr")]
+        child = forks().Process(target=_main, args=(given, [str(file) for file in streams], first))
+        child.start()
+        child.join()
+        stdout, stderr = (file.read_text(encoding="utf-8") for file in streams)
+    assert child.exitcode is not None
+    return subprocess.CompletedProcess(given, child.exitcode, stdout, stderr)
+
+
+def _main(words: list[str], streams: list[str], first: Callable[[], None] | None) -> None:
+    for number, file in enumerate(streams, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    if first is not None:
+        first()
+    from kept.terminal.main import main
+
+    sys.argv = ["kept", *words]
+    main()
