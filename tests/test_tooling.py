@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 
+from support.forks import PRELOADED
 from targets import TARGETS_OF_FUZZING
 
 ROOT = Path(__file__).parents[1]
@@ -47,3 +49,9 @@ def test_ci_runs_the_script_of_the_repository() -> None:
     assert steps[-1]["run"] == ".ci/run"
     assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in steps[:-1]), "actions are pinned by commit"
     assert "exec make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", PRELOADED)
+def test_what_forks_preload_exists(module: str) -> None:
+    """Python says nothing about a name that it cannot import, and each fork would import it itself."""
+    assert find_spec(module) is not None
