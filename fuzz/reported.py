@@ -6,6 +6,9 @@ import json
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from kept.ir import spec as ir
+from kept.ir.serialise import to_json
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,6 +28,11 @@ def _parity(scale: float, kl: float) -> dict[str, Any]:
 
 PROMPT = {"prompt": "Once upon a time", "source": ", a ship was late.", "output": ", a ship was early."}
 
+NORM = ir.Norm("rms", 1e-5)
+LAYER = ir.Layer(ir.Attention(4, 4, 40, ir.Rope(1e4, 40)), ir.Mlp(400, "silu"), NORM, NORM)
+SPEC = to_json(ir.Spec(2048, 160, 512, (LAYER,) * 3, NORM))
+"""The architecture of the model in `RECORD`."""
+
 RECORD: dict[str, Any] = {
     "kept": "0.1.0",
     "source": {"name": "my-orion", "family": "orion", "files": {}},
@@ -34,14 +42,16 @@ RECORD: dict[str, Any] = {
         "parameters": 8_000_000,
         "bytes": 16_000_000,
         "cache_bytes": 4096,
-        "spec": ["embedding: 2048 tokens x 160"],
+        "spec": SPEC,
+        "description": ["embedding: 2048 tokens x 160"],
     },
     "after": {
         "dtype": "bfloat16",
         "parameters": 9_000_000,
         "bytes": 18_000_000,
         "cache_bytes": 4608,
-        "spec": ["embedding: 2048 tokens x 160", "head: RMSNorm, own matrix"],
+        "spec": SPEC,
+        "description": ["embedding: 2048 tokens x 160", "head: RMSNorm, own matrix"],
     },
     "promise": "exact",
     "passes": [

@@ -14,6 +14,7 @@ import yaml
 from kept.commands.plan import make_plan
 from kept.families.llama import LLAMA
 from kept.ir.promise import Promise
+from kept.ir.serialise import from_json
 from kept.loaded import open_model
 from kept.output.input_files import FileSums
 from kept.output.model_card import RESTRICTED, converted, model_card
@@ -83,10 +84,18 @@ def test_a_record_says_what_both_models_cost(source: LoadedModel) -> None:
     assert after["parameters"] == before["parameters"] + sum(step["parameters"] for step in table["passes"])
     assert (before["dtype"], before["bytes"]) == ("float32", 4 * before["parameters"])
     assert (before["cache_bytes"], after["cache_bytes"]) == (3 * 2 * 32 * 4, 4 * 2 * 32 * 4), "a layer more"
-    assert before["spec"][1].startswith("layers 0-2: LayerNorm with bias")
-    assert after["spec"][1].startswith("layers 0-3: RMSNorm")
+    assert before["description"][1].startswith("layers 0-2: LayerNorm with bias")
+    assert after["description"][1].startswith("layers 0-3: RMSNorm")
     assert table["runtimes"] == [str(note) for note in notes(plan)]
     assert table["runtimes"][0].startswith("llama.cpp f16: ")
+
+
+def test_a_record_holds_both_architectures_as_data(source: LoadedModel) -> None:
+    recipe, plan = planned(source)
+    table = json.loads(json.dumps(conversion_record(source, recipe, plan, HASHES, None).table()))
+    assert from_json(table["before"]["spec"]) == source.program.spec
+    assert from_json(table["after"]["spec"]) == plan.program.spec
+    assert source.program.spec != plan.program.spec
 
 
 def test_a_record_does_not_say_where_source_and_output_lay(source: LoadedModel) -> None:

@@ -14,13 +14,16 @@ from pydantic import (
     PlainValidator,
     SerializeAsAny,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.json_model import JsonModel, Number
+from kept.errors import CheckpointError
 from kept.ir.promise import Promise
+from kept.ir.serialise import from_json
 from kept.output.healed_record import HealedRecord
 from kept.recipe import SAME
 
@@ -52,13 +55,27 @@ class RecipeRecord(JsonModel):
 
 
 class ModelSize(JsonModel):
-    """A model in figures and words. `cache_bytes` is the size of the KV cache per token, `spec` one line per group."""
+    """A model in figures, words and data. `cache_bytes` is the size of the KV cache per token.
+
+    `description` has a line for each group of equal layers, `spec` is the architecture (`kept.ir.serialise`).
+    """
 
     dtype: str
     parameters: int
     bytes: int
     cache_bytes: int
-    spec: tuple[str, ...]
+    description: tuple[str, ...]
+    spec: Mapping[str, Any]
+
+    @field_validator("spec")
+    @classmethod
+    def _check_spec(cls, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Raise ValueError naming the field of a spec that does not read back."""
+        try:
+            from_json(spec)
+        except CheckpointError as error:
+            raise ValueError(str(error)) from None
+        return spec
 
 
 class PassRecord(JsonModel):

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from kept.ir.serialise import to_json
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
 from kept.output.record import (
@@ -133,7 +134,8 @@ def _size(program: Program) -> ModelSize:
         parameters=program.parameters,
         bytes=program.nbytes,
         cache_bytes=program.cache_bytes,
-        spec=tuple(describe(program.spec)),
+        description=tuple(describe(program.spec)),
+        spec=to_json(program.spec),
     )
 
 

@@ -55,7 +55,7 @@ def passes(record: Record) -> Section | None:
     blocks += [Notes(holds)] * bool(holds)
     for when, size in (("before", record.before), ("after", record.after)):
         if size is not None:
-            blocks.append(Code(f"The architecture {when}", "\n".join(size.spec)))
+            blocks.append(Code(f"The architecture {when}", "\n".join(size.description)))
     return Section("passes", "What was done", tuple(blocks))
 
 
