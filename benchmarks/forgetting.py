@@ -37,12 +37,12 @@ from kept.distillation.loss.chunked_loss import Losses, chunked_loss
 from kept.distillation.loss.objective import Objective
 from kept.distillation.settings import HealSettings
 from kept.distillation.settings_file import count
+from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.end_to_end import EndToEnd
 from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.metrics import Metrics
 from kept.distillation.train.process_group import process_group
 from kept.distillation.train.run_checkpoints import RunCheckpoints
-from kept.distillation.train.trainable import trainable
 from kept.distillation.train.trainer import Trainer
 from kept.loaded import LoadedModel, open_model
 from kept.passes.expand_blocks import ExpandBlocks

@@ -35,8 +35,8 @@ from kept.commands.forecast import forecast
 from kept.distillation.cluster import Cluster, cluster, here
 from kept.distillation.cost import RunShape, cost
 from kept.distillation.settings import HealSettings
+from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.process_group import process_group
-from kept.distillation.train.trainable import trainable
 from kept.loaded import open_model
 
 SMALL = {"vocabulary": 4096, "width": 256, "layers": 8}

@@ -46,12 +46,12 @@ from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
 from kept.distillation.data.token_dataset import ROW, TokenDataset
 from kept.distillation.settings import HealSettings
+from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.end_to_end import EndToEnd
 from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.metrics import Metrics
 from kept.distillation.train.process_group import process_group
 from kept.distillation.train.run_checkpoints import RunCheckpoints
-from kept.distillation.train.trainable import trainable
 from kept.distillation.train.trainer import Trainer
 from kept.loaded import open_model
 

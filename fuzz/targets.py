@@ -39,7 +39,7 @@ from kept.distillation.data.documents import TextSource
 from kept.distillation.data.mixture import parse_weights
 from kept.distillation.settings_file import load_settings
 from kept.distillation.teacher_cache import FORMAT, TeacherCache, entry
-from kept.distillation.train.trainable import trainable
+from kept.distillation.train.choose_trainable import trainable
 from kept.errors import KeptError, Refusal
 from kept.evaluation import mt_bench
 from kept.families import FAMILIES, TARGETS, family_of

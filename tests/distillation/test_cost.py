@@ -15,7 +15,7 @@ from kept.distillation import cost as counting
 from kept.distillation.cluster import Cluster, cluster
 from kept.distillation.cost import RunShape, cost, forward_operations, kept_values, memory, student_operations, ways_out
 from kept.distillation.settings import HealSettings
-from kept.distillation.train.trainable import Trainable, trainable
+from kept.distillation.train.choose_trainable import trainable
 from kept.errors import InputError
 from kept.ir import spec as ir
 from kept.ir.program import Program
@@ -28,6 +28,8 @@ from support.stored import write_readable
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from kept.distillation.train.trainable import Trainable
 
 SPEC = ir.Spec(
     97,

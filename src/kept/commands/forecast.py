@@ -10,7 +10,7 @@ from kept.checkpoint.json_file import read_json
 from kept.checkpoint.reader import Checkpoint
 from kept.commands.teacher_student import check_sizes
 from kept.distillation.cost import CostEstimate, RunShape, cost, ways_out
-from kept.distillation.train.trainable import Trainable, trainable
+from kept.distillation.train.choose_trainable import trainable
 from kept.families import family_of
 from kept.ir.program import Program
 from kept.ir.slots import slots
@@ -21,6 +21,7 @@ from kept.output.record import record_table
 if TYPE_CHECKING:
     from kept.distillation.cluster import Cluster
     from kept.distillation.settings import HealSettings
+    from kept.distillation.train.trainable import Trainable
 
 
 @dataclass(frozen=True)

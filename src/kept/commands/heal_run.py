@@ -21,6 +21,7 @@ from kept.commands.heal_inputs import (
     layer_pairs,
 )
 from kept.commands.teacher_student import TeacherStudent
+from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.end_to_end import STUDENT, EndToEnd
 from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.lora import merge_lora
@@ -36,7 +37,6 @@ from kept.distillation.train.run_directory import (
     remove_checkpoints,
     run_directory,
 )
-from kept.distillation.train.trainable import Trainable, trainable
 from kept.distillation.train.trainer import Trainer
 from kept.output.record import RECORD
 from kept.reporting import Reporter, Silent
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from kept.distillation.settings import HealSettings
     from kept.distillation.teacher_cache import TeacherCache
     from kept.distillation.train.backbone import Backbone
+    from kept.distillation.train.trainable import Trainable
     from kept.verification.verify import Verification
 
 

@@ -12,7 +12,7 @@ from kept.commands.plan import make_plan, target_family
 from kept.commands.shrink import ShrinkSettings, expanded
 from kept.commands.teacher_student import check_sizes, check_widths
 from kept.distillation.settings import HealSettings
-from kept.distillation.train.trainable import trainable
+from kept.distillation.train.choose_trainable import trainable
 from kept.errors import CheckpointError, InputError, KeptError, OutputError
 from kept.evaluation.evaluation_file import check as check_evaluation
 from kept.loaded import LoadedModel, open_model

@@ -15,9 +15,9 @@ from torch._dynamo.utils import counters
 from kept.commands.heal import heal
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
+from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.process_group import Ranks
-from kept.distillation.train.trainable import trainable
 from kept.errors import InputError
 from support.heal_data import tokens_of
 from support.heal_runs import losses, settings

@@ -11,11 +11,11 @@ import torch
 
 import kept
 from kept.commands.heal import heal
+from kept.distillation.train.choose_trainable import lora_slots, trainable
 from kept.distillation.train.end_to_end import STUDENT
 from kept.distillation.train.load_backbone import load_backbone
-from kept.distillation.train.lora import ADAPTER, matrices, merge_lora
+from kept.distillation.train.lora import ADAPTER, merge_lora
 from kept.distillation.train.process_group import Ranks
-from kept.distillation.train.trainable import Trainable, trainable
 from kept.distillation.train.trainer import Trainer
 from kept.errors import InputError, RecipeError
 from kept.nn import Model
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kept.distillation.train.backbone import Backbone
+    from kept.distillation.train.trainable import Trainable
     from kept.ir.program import Program
 
 HERE = Ranks(0, 1, torch.device("cpu"))
@@ -74,7 +75,7 @@ def test_merged_it_computes_the_same(choice: str) -> None:
     found = learned(trunk)
     wanted = trunk.model(tokens).detach()
     weights = merge_lora(program, found, chosen.lora)
-    assert set(weights) == {*chosen.slots, *matrices(program)}
+    assert set(weights) == {*chosen.slots, *lora_slots(program.spec)}
     model = Model.load(program.updated(program.spec, weights), torch.float64, "float64")
     assert float((model(tokens) - wanted).abs().max()) < 1e-9
     assert float((before - wanted).abs().max()) > 0.01  # negative control
@@ -97,7 +98,7 @@ def test_it_heals_with_norms_and_writes_plain_weights(pair: tuple[Path, Path], c
     before, after = (kept.open_model(path).program for path in (pair[1], done.path))
     assert set(before.weights) == set(after.weights)
     changed = {n for n, t in after.weights.items() if not torch.equal(t.read(), before.weights[n].read())}
-    assert changed == {*done.learned.slots, *matrices(before)}
+    assert changed == {*done.learned.slots, *lora_slots(before.spec)}
     assert read_json(done.path / "kept.json")["healed"]["settings"]["lora_rank"] == 4
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from kept.distillation.train.trainable import trainable
+from kept.distillation.train import choose_trainable
+from kept.distillation.train.choose_trainable import lora_slots, trainable
 from kept.errors import InputError
 from kept.ir import spec as ir
+from kept.ir.slots import layer_slots, slots
 from kept.nn import Model
 from support.models import random_program
 from support.pass_helpers import MIXER, layer_spec, rms_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 QK = ir.QkNorm(ir.Norm("rms", 1e-6), "shared")
 
@@ -93,3 +99,17 @@ def test_only_the_chosen_learn_and_in_float32() -> None:
     assert learning == set(chosen.slots)
     assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
     assert {parameter.dtype for parameter in model.parameters() if not parameter.requires_grad} == {torch.bfloat16}
+
+
+def test_lora_adapts_matrices_by_their_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = random_program(layer_spec())
+    wanted = {n for n, slot in slots(program.spec).items() if n.startswith("layers.") and slot.role == "matrix"}
+    assert set(lora_slots(program.spec)) == wanted
+    assert "layers.1.mlp.down.weight" in wanted
+
+    def with_a_convolution(layer: ir.Layer, width: int) -> Iterator[tuple[str, ir.Slot]]:
+        for name, slot in layer_slots(layer, width):
+            yield name, replace(slot, role="conv") if name == "mlp.down.weight" else slot
+
+    monkeypatch.setattr(choose_trainable, "layer_slots", with_a_convolution)
+    assert set(lora_slots(program.spec)) == {name for name in wanted if not name.endswith("mlp.down.weight")}

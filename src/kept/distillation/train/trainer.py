@@ -130,7 +130,7 @@ class Trainer:
             self._check_divergence(one, means[name]["loss"], norms[name], batches)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {name: {**means[name], "gradient": norms[name], "learning_rate": rate} for name in active}
+        return {name: {**means[name], "gradient_norm": norms[name], "learning_rate": rate} for name in active}
 
     def _set_learning_rate(self) -> float:
         """Set the learning rate of this step. Returns it."""
