@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from kept.errors import CheckpointError
-from kept.nn.state import DecodeState
 from support.models import logits, model_of, some_tokens, worst
 from support.rotations import StockRotaryContract
 from support.specs import with_mixer
@@ -69,9 +68,10 @@ class TestMistralWithAWindow(TestMistral):
             assert worst(found[:, 7:], other[:, 7:]) > 1e-2
 
     def test_the_window_slides_over_the_cache(self, directory: Path, program: Program) -> None:
-        tokens, cache, model = some_tokens(), DecodeState(program.spec.depth), model_of(program)
+        tokens, model = some_tokens(), model_of(program)
+        state = model.empty_state()
         with torch.inference_mode():
-            found = torch.cat([model(tokens[:, t : t + 1], cache) for t in range(tokens.shape[1])], dim=1)
+            found = torch.cat([model(tokens[:, t : t + 1], state) for t in range(tokens.shape[1])], dim=1)
         assert worst(found, self.reference(directory, tokens, torch.float64)) < self.float64
 
     def test_differing_windows_are_a_violation(self, program: Program) -> None:

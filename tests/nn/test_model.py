@@ -16,7 +16,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import InMemory, cast
 from kept.nn import Model
-from kept.nn.state import DecodeState, KVCache
+from kept.nn.state import KVCache
 from support.models import logits, model_of, random_program
 from support.plain import plain_logits
 from support.specs import VOCABULARY, layers, plain_spec, specs, with_layer
@@ -67,12 +67,13 @@ def test_a_cache_gives_what_the_whole_sequence_gives(spec: ir.Spec, first: int, 
     """Scalings that depend on the length give cached keys the angles of their time, so here the length is known."""
     program = random_program(_without_growing_scaling(spec))
     tokens = tokens_of(first + rest)
-    model, cache = model_of(program), DecodeState(spec.depth)
+    model = model_of(program)
+    state = model.empty_state()
     with torch.inference_mode():
         whole = model(tokens)
-        parts = [model(tokens[:, :first], cache)]
-        parts += [model(tokens[:, t : t + 1], cache) for t in range(first, first + rest)]
-    assert cache.length == first + rest
+        parts = [model(tokens[:, :first], state)]
+        parts += [model(tokens[:, t : t + 1], state) for t in range(first, first + rest)]
+    assert state.position == first + rest
     assert close(torch.cat(parts, dim=1), whole)
 
 
@@ -120,11 +121,11 @@ def test_a_padded_cache_gives_what_the_whole_padded_sequence_gives() -> None:
     spec = plain_spec()
     spec = with_layer(spec, 1, mixer=replace(spec.layers[1].mixer, window=4))
     model, tokens, pads = model_of(random_program(spec)), tokens_of(12, batch=3), torch.tensor([0, 2, 5])
-    cache = DecodeState(spec.depth)
+    state = model.empty_state()
     with torch.inference_mode():
         whole = model(tokens, pads_B=pads)
-        parts = [model(tokens[:, :6], cache, pads)]
-        parts += [model(tokens[:, t : t + 1], cache, pads) for t in range(6, 12)]
+        parts = [model(tokens[:, :6], state, pads)]
+        parts += [model(tokens[:, t : t + 1], state, pads) for t in range(6, 12)]
     cached = torch.cat(parts, dim=1)
     for row, skipped in enumerate(pads.tolist()):
         assert close(cached[row, skipped:], whole[row, skipped:])
@@ -133,10 +134,11 @@ def test_a_padded_cache_gives_what_the_whole_padded_sequence_gives() -> None:
 def test_a_cache_grows_past_its_first_room() -> None:
     """Room is made for 64 positions first and doubles then."""
     spec = replace(plain_spec(), context=200)
-    model, tokens, cache = model_of(random_program(spec)), tokens_of(150), DecodeState(2)
+    model, tokens = model_of(random_program(spec)), tokens_of(150)
+    state = model.empty_state()
     with torch.inference_mode():
         whole = model(tokens)
-        parts = [model(chunk, cache) for chunk in tokens.split((60, 3, 1, 1, 1, 70, 14), dim=1)]
+        parts = [model(chunk, state) for chunk in tokens.split((60, 3, 1, 1, 1, 70, 14), dim=1)]
     assert close(torch.cat(parts, dim=1), whole)
 
 

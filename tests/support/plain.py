@@ -47,9 +47,13 @@ def plain_logits(program: Program, tokens: list[int]) -> Tensor:
 
 
 def _layer(layer: ir.Layer, w: Weights, x: Tensor) -> Tensor:
-    first = _norm(layer.mixer_norm, w, "mixer_norm", x)
-    attended = _norm(layer.mixer_post_norm, w, "mixer_post_norm", _attention(layer.mixer, w, first))
-    mixed = x + layer.residual_multiplier * attended
+    mixed = x
+    if layer.mixer is not None:
+        first = _norm(layer.mixer_norm, w, "mixer_norm", x)
+        attended = _norm(layer.mixer_post_norm, w, "mixer_post_norm", plain_attention(layer.mixer, w, first))
+        mixed = x + layer.residual_multiplier * attended
+    if layer.mlp is None:
+        return mixed
     read = x if layer.parallel else mixed
     second = first if layer.mlp_norm is None else _norm(layer.mlp_norm, w, "mlp_norm", read)
     return mixed + layer.residual_multiplier * _norm(
@@ -76,7 +80,8 @@ def _linear(w: Weights, name: str, x: Tensor) -> Tensor:
     return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
 
 
-def _attention(mixer: ir.Attention, w: Weights, x: Tensor) -> Tensor:
+def plain_attention(mixer: ir.Attention, w: Weights, x: Tensor) -> Tensor:
+    """Attention of one sequence (T, D), with weights named as in a layer, such as `mixer.q.weight`."""
     queries, keys, values = _heads(mixer, w, x)
     steps, size = len(x), mixer.head_dim
     mixed = x.new_zeros(steps, mixer.heads, size)

@@ -280,7 +280,7 @@ def _head_inputs(
     ours, theirs, masks = [], [], []
     for row in numbers:
         batch = rows.lay([row]).to(teacher.model.embedding.weight.device)
-        last = deque(teacher.model.streams(batch.tokens_BT, documents_BT=batch.documents_BT), maxlen=2)
+        last = deque(teacher.model.streams(batch.tokens_BT, documents_BT=batch.packed_BT), maxlen=2)
         theirs.append(head_input(teacher.model, last[1]))
         if student is None:
             ours.append(head_input(teacher.model, last[0]))

@@ -1,4 +1,4 @@
-"""Batched generation, greedy or sampled, with left padding and a key-value cache."""
+"""Batched generation, greedy or sampled, with left padding and a decoding state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 
 from kept.errors import InputError, Overflow
 from kept.ir.spec import LongRope
-from kept.nn.state import DecodeState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @torch.inference_mode()
-def generate(  # noqa: PLR0913 - each is a word that callers say
+def generate(  # noqa: PLR0913 - each is an option that callers name
     model: Model,
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
@@ -32,27 +31,25 @@ def generate(  # noqa: PLR0913 - each is a word that callers say
 ) -> list[list[int]]:
     """Continue each prompt by up to `new_tokens` ids; returns the new ids, without the end token.
 
-    A row whose new ids `stop` says yes to is done.
-
-    Temperature 0 is greedy. Rows of unequal length are padded on the left and masked, so that each row's result is
-    what it would be alone. Raises InputError for an empty prompt, one that leaves no room in the context, or a top-p
-    that keeps nothing, and Overflow if a token is sampled from logits that are not finite.
+    A row ends at an end token, or when `stop(its new ids)` is true. Temperature 0 is greedy. Rows of unequal length are
+    padded on the left and masked, so that a row's result does not depend on the other rows. `progress` is called with 1
+    after each step. Raises InputError for an empty prompt, a prompt that leaves no room in the context, a token id
+    outside the vocabulary, or a top-p outside (0, 1], and Overflow if a token is sampled from NaN or Inf logits.
     """
     _check(model, prompts, new_tokens)
     if not 0 < top_p <= 1:
         raise InputError(f"top-p is {top_p}, it must be above 0 and at most 1")
     device = model.embedding.weight.device
     longest = max(len(prompt) for prompt in prompts)
-    pads_B = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    pads = [longest - len(prompt) for prompt in prompts]
+    pads_B = torch.tensor(pads, device=device) if any(pads) else None
     tokens_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    padded = pads_B if bool(pads_B.any()) else None
-    cache = DecodeState(model.spec.depth)
-    switch, seen_BT = _switch(model), tokens_BT
+    state, switch, seen_BT = model.empty_state(), _switch(model), tokens_BT
     random = torch.Generator().manual_seed(seed)
     ends = _ends(model)
     done, out = [False] * len(prompts), [[] for _ in prompts]  # type: tuple[list[bool], list[list[int]]]
     for _ in range(new_tokens):
-        last_BV = model.logits(model.hidden(tokens_BT, cache, padded)[:, -1])
+        last_BV = model.logits(model.hidden(tokens_BT, state, pads_B)[:, -1])
         chosen_B = _choose(last_BV.cpu(), temperature, top_p, random)
         for row, token in enumerate(chosen_B.tolist()):
             done[row] = done[row] or token in ends
@@ -66,8 +63,8 @@ def generate(  # noqa: PLR0913 - each is a word that callers say
         tokens_BT = chosen_B[:, None].to(device)
         seen_BT = torch.cat((seen_BT, tokens_BT), dim=1)
         if seen_BT.shape[1] - 1 in switch:
-            # Cached keys were turned by the short divisors, all keys are turned by the long ones from here on.
-            tokens_BT, cache = seen_BT, DecodeState(model.spec.depth)
+            # Cached keys have the short divisors, and from here on every key has the long ones.
+            tokens_BT, state = seen_BT, model.empty_state()
     return out
 
 
@@ -86,7 +83,7 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], new_tokens: int) -> N
 
 
 def _switch(model: Model) -> frozenset[int]:
-    """Lengths after which LongRoPE turns every position in another way."""
+    """The lengths after which LongRoPE changes the rotation of every position."""
     scalings = [rope.scaling for rope in model.spec.ropes()]
     return frozenset(s.original_max_position_embeddings for s in scalings if isinstance(s, LongRope))
 

@@ -1,7 +1,6 @@
-"""The universal decoder: runs any spec, and its parameter names are the spec's slots.
+"""One decoder that runs any spec. Its parameters have the names of the spec's slots.
 
-What the families differ in is data (norm kinds, biases, head counts, rotations, gating, parallel residuals); the
-control flow below is all there is. Shapes: B batch, T tokens, D width, V vocabulary.
+Shapes: B batch, T tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.ir.tensors import torch_dtype, working_precision
-from kept.nn.mixers import mixer_module
-from kept.nn.mixers.attention import SequenceContext
+from kept.nn.mixers import mixer_module, tables_of
 from kept.nn.mlp import MlpModule
 from kept.nn.norm import NormModule
+from kept.nn.sequence import SequenceContext
+from kept.nn.state import DecodeState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from kept.ir import spec as ir
     from kept.ir.program import Program
     from kept.ir.tensors import Precision
-    from kept.nn.state import DecodeState, KVCache
+    from kept.nn.state import MixerState
 
 
 class Model(nn.Module):
     """A decoder for token ids (B, T) with logits (B, T, V).
 
-    Construct under `torch.device("meta")` to get shapes without memory; `Model.load` does, and fills it.
+    Under `torch.device("meta")` it has shapes and no memory. `load` makes one with a program's weights.
     """
 
     def __init__(self, spec: ir.Spec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.tables = spec, tables_of(spec)
         self.embedding = _table(spec.vocabulary, spec.width)
         self.positions = None if spec.positions is None else _table(spec.positions, spec.width)
         self.layers = nn.ModuleList(Block(layer, spec.width) for layer in spec.layers)
@@ -44,10 +44,10 @@ class Model(nn.Module):
 
     @classmethod
     def load(cls, program: Program, dtype: torch.dtype | None = None, precision: Precision = "float32") -> Model:
-        """Build the model and read every weight.
+        """Return a model with every weight of a program, in evaluation mode.
 
-        Weights are computed in `precision` and rounded to `dtype` (None: the dtype of most weights, which transformers
-        uses too).
+        Weights are computed in `precision` and rounded to `dtype` (None: the dtype of most weights, as transformers
+        does).
         """
         if dtype is None:
             dtype, precision = torch_dtype(program.dtype), working_precision(program.dtype)
@@ -56,66 +56,84 @@ class Model(nn.Module):
         fill(model, program, "", dtype, precision)
         return model.eval()
 
+    def empty_state(self) -> DecodeState:
+        """Return the decoding state before the first token, for any batch size."""
+        return DecodeState(tuple(block.empty_state() for block in self._blocks()))
+
     def forward(
         self,
         tokens_BT: Tensor,
-        cache: DecodeState | None = None,
+        state: DecodeState | None = None,
         pads_B: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> Tensor:
-        """Logits of every position.
+        """Return the logits of every position, (B, T, V).
 
-        `pads_B` counts the padding tokens at the left of each row, `documents_BT` numbers the documents of packed ones.
+        With a state the tokens follow those that it has read, and it is updated. `pads_B` counts the padding tokens at
+        the left of each row. `documents_BT` numbers the documents of packed rows.
         """
-        return self.logits(self.hidden(tokens_BT, cache, pads_B, documents_BT))
+        return self.logits(self.hidden(tokens_BT, state, pads_B, documents_BT))
 
     def hidden(
         self,
         tokens_BT: Tensor,
-        cache: DecodeState | None = None,
+        state: DecodeState | None = None,
         pads_B: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> Tensor:
-        """The residual stream after the last layer, (B, T, D)."""
-        for x_BTD in self.streams(tokens_BT, cache, pads_B, documents_BT):
+        """Return the residual stream after the last layer, (B, T, D)."""
+        for x_BTD in self.streams(tokens_BT, state, pads_B, documents_BT):
             last = x_BTD
         return last
 
     def streams(
         self,
         tokens_BT: Tensor,
-        cache: DecodeState | None = None,
+        state: DecodeState | None = None,
         pads_B: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """The residual stream before the first layer and after each, depth + 1 values of (B, T, D)."""
-        where = SequenceContext.of(tokens_BT, 0 if cache is None else cache.length, pads_B, documents_BT)
-        x_BTD = self.embed(tokens_BT, where)
+        """Yield the residual stream before the first layer and after each, depth + 1 tensors of (B, T, D)."""
+        past = 0 if state is None else state.advance(tokens_BT.shape[1])
+        x_BTD, context = self.enter(tokens_BT, past, pads_B, documents_BT)
         yield x_BTD
-        for i, layer in enumerate(self.layers):
-            x_BTD = layer(x_BTD, where, None if cache is None else cache.layers[i])
+        for i, block in enumerate(self._blocks()):
+            x_BTD = block(x_BTD, context, None if state is None else state.layers[i])
             yield x_BTD
 
-    def embed(self, tokens_BT: Tensor, where: SequenceContext) -> Tensor:
-        """What enters the first layer."""
+    def enter(
+        self, tokens_BT: Tensor, past: int = 0, pads_B: Tensor | None = None, documents_BT: Tensor | None = None
+    ) -> tuple[Tensor, SequenceContext]:
+        """Return the input of the first layer, (B, T, D), and the context that every layer reads."""
+        context = SequenceContext.of(tokens_BT, past, pads_B, documents_BT)
         x_BTD: Tensor = self.embedding(tokens_BT)
         if self.spec.embedding_multiplier != 1:
             x_BTD = x_BTD * self.spec.embedding_multiplier
-        return x_BTD if self.positions is None else x_BTD + self.positions(where.ids_BT)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(context.positions_BT)
+        return x_BTD, context.with_tables(self.tables, x_BTD.dtype)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
-        """Final norm and head."""
+        """Apply the final norm and the head: (..., D) to (..., V)."""
         out: Tensor = self.head(self.final_norm(x_BTD), self.embedding.weight)
         return out
 
+    def _blocks(self) -> Iterator[Block]:
+        for block in self.layers:
+            assert isinstance(block, Block)
+            yield block
+
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    # Given a weight, torch does not draw one, which on the meta device would import its compiler.
+    # Without a given weight torch draws a random one, which on the meta device imports its compiler.
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 class Block(nn.Module):
-    """One layer: `x + mixer(norm x)`, then `x + mlp(norm x)`, or both from the same x."""
+    """One layer: `y = x + mixer(norm x)`, then `y + mlp(norm y)`; the MLP of a parallel layer reads x too.
+
+    Norms and branches that the spec does not have are the identity and None.
+    """
 
     def __init__(self, spec: ir.Layer, width: int) -> None:
         super().__init__()
@@ -127,30 +145,32 @@ class Block(nn.Module):
         self.mlp = None if spec.mlp is None else MlpModule(spec.mlp, width)
         self.mlp_post_norm = _norm(spec.mlp_post_norm, width)
 
-    def forward(self, x_BTD: Tensor, where: SequenceContext, cache: KVCache | None = None) -> Tensor:
-        """The residual stream after this layer."""
-        normed_BTD, mixed_BTD = x_BTD, x_BTD
-        if self.mixer is not None and self.mixer_norm is not None:
-            normed_BTD = self.mixer_norm(x_BTD)
-            mixed_BTD = x_BTD + self._scaled(self.mixer(normed_BTD, where, cache), self.mixer_post_norm)
-        if self.mlp is None:
-            return mixed_BTD
-        if self.mlp_norm is not None:
-            normed_BTD = self.mlp_norm(x_BTD if self.spec.parallel else mixed_BTD)
-        return mixed_BTD + self._scaled(self.mlp(normed_BTD), self.mlp_post_norm)
+    def empty_state(self) -> MixerState | None:
+        """Return the mixer's state before the first token; None without a mixer."""
+        return None if self.mixer is None else self.mixer.empty_state()
 
-    def _scaled(self, x_BTD: Tensor, norm: NormModule | None) -> Tensor:
-        if norm is not None:
-            x_BTD = norm(x_BTD)
+    def forward(self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None) -> Tensor:
+        """Return the residual stream after this layer, (B, T, D)."""
+        normed_BTD, out_BTD = self.mixer_norm(x_BTD), x_BTD
+        if self.mixer is not None:
+            mixed_BTD = self.mixer_post_norm(self.mixer(normed_BTD, context, state))
+            out_BTD = x_BTD + self._scaled(mixed_BTD)
+        if self.mlp is not None:
+            if not self.spec.shared_norm:
+                normed_BTD = self.mlp_norm(x_BTD if self.spec.parallel else out_BTD)
+            out_BTD = out_BTD + self._scaled(self.mlp_post_norm(self.mlp(normed_BTD)))
+        return out_BTD
+
+    def _scaled(self, x_BTD: Tensor) -> Tensor:
         return x_BTD if self.spec.residual_multiplier == 1 else x_BTD * self.spec.residual_multiplier
 
 
-def _norm(spec: ir.Norm | None, width: int) -> NormModule | None:
-    return None if spec is None else NormModule(spec, (width,))
+def _norm(spec: ir.Norm | None, width: int) -> nn.Module:
+    return nn.Identity() if spec is None else NormModule(spec, (width,))
 
 
 class HeadModule(nn.Module):
-    """Projection to logits; a tied head borrows the embedding's matrix."""
+    """The projection to logits. A tied head has no matrix of its own and multiplies by the embedding's."""
 
     def __init__(self, spec: ir.Spec) -> None:
         super().__init__()
@@ -159,27 +179,30 @@ class HeadModule(nn.Module):
         self.bias = nn.Parameter(torch.zeros(spec.vocabulary)) if spec.head.bias else None
 
     def forward(self, x_BTD: Tensor, embedding_VD: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, V)."""
+        """Project (..., D) to (..., V)."""
         weight_VD = embedding_VD if self.weight is None else self.weight
         return project(x_BTD, weight_VD, self.bias, self.spec)
 
 
 def project(x_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, spec: ir.Head) -> Tensor:
-    """`softcap(multiplier * (W x + b))`, with any block of W's rows."""
+    """Return `softcap(multiplier * (W x + b))` for some or all rows of W: (..., D) to (..., V)."""
     if spec.normalised:
         weight_VD = F.normalize(weight_VD, dim=-1)
     return finish(F.linear(x_BTD, weight_VD, bias_V), spec)
 
 
 def finish(logits: Tensor, spec: ir.Head) -> Tensor:
-    """`softcap(multiplier * x)` of the products x with a head's rows."""
+    """Return `softcap(multiplier * logits)`, elementwise, for the products with some or all rows of a head."""
     if spec.multiplier != 1:
         logits = logits * spec.multiplier
     return logits if spec.softcap is None else spec.softcap * torch.tanh(logits / spec.softcap)
 
 
 def fill(module: nn.Module, program: Program, prefix: str, dtype: torch.dtype | None, precision: Precision) -> None:
-    """Give a module built on the meta device the program's weights under `prefix`."""
+    """Fill a module built on the meta device with the program's weights under `prefix`, frozen.
+
+    `dtype` None keeps each weight's own dtype.
+    """
     values = {}
     for name, _ in module.named_parameters():
         lazy = program.weights[prefix + name]

@@ -1,4 +1,4 @@
-"""Rotary positions: every scaling rule, computed in float64 and rounded once.
+"""Rotary positions (arXiv 2104.09864) with every scaling rule, computed in float64 and rounded once.
 
 Shapes: B batch, T tokens, H heads, E head size, R rotated dimensions.
 """
@@ -14,15 +14,14 @@ from kept.ir import spec as ir
 
 
 def cos_sin(rope: ir.Rope, head_dim: int, positions_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every angle, each (B, 1, T, R / 2)."""
-    length = int(positions_BT.max()) + 1
-    frequencies, temperature = inverse_frequencies(rope, head_dim, length)
+    """Return cosine and sine of every angle, each (B, 1, T, R / 2), without waiting for the device."""
+    frequencies, temperature = inverse_frequencies(rope, head_dim, positions_BT.max() + 1)
     angles = positions_BT[:, None, :, None].double() * frequencies.to(positions_BT.device)
     return (angles.cos() * temperature).to(dtype), (angles.sin() * temperature).to(dtype)
 
 
 def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:
-    """Rotate the first R dimensions of each head; the rest passes."""
+    """Rotate the first R dimensions of each head and keep the rest; `cos` and `sin` are (B, 1, T, R / 2)."""
     half = cos.shape[-1]
     turned, rest = x_BHTE[..., : 2 * half], x_BHTE[..., 2 * half :]
     if interleaved:
@@ -34,17 +33,22 @@ def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Te
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
-def inverse_frequencies(  # noqa: PLR0911 - one a kind
-    rope: ir.Rope, head_dim: int, length: int
+def inverse_frequencies(  # noqa: PLR0911 - one for each kind
+    rope: ir.Rope, head_dim: int, length: int | Tensor
 ) -> tuple[Tensor, float]:
-    """Radians per position of each pair, and the factor on cos and sin, for a sequence of `length` tokens."""
+    """Return radians per position of each pair (R / 2,) in float64, and the factor on cos and sin.
+
+    `length` is the number of positions in use. Only dynamic scaling and LongRoPE depend on it; their frequencies are
+    then on its device.
+    """
     match rope.scaling:
         case None:
             return _plain(rope.theta, rope.dims), 1.0
         case ir.Linear(factor):
             return _plain(rope.theta, rope.dims) / factor, 1.0
         case ir.Dynamic(factor, original):
-            grown = (factor * max(length, original) / original) - (factor - 1)
+            reached = torch.as_tensor(length, dtype=torch.float64).clamp(min=original)
+            grown = (factor * reached / original) - (factor - 1)
             return _plain(rope.theta * grown ** (rope.dims / (rope.dims - 2)), rope.dims), 1.0
         case ir.Proportional(factor):
             still = torch.zeros((head_dim - rope.dims) // 2, dtype=torch.float64)
@@ -57,9 +61,9 @@ def inverse_frequencies(  # noqa: PLR0911 - one a kind
             return _longrope(rope, rope.scaling, length)
 
 
-def _plain(theta: float, dims: int) -> Tensor:
-    exponents = torch.arange(0, dims, 2, dtype=torch.float64) / dims
-    return torch.pow(torch.tensor(theta, dtype=torch.float64), -exponents)
+def _plain(theta: float | Tensor, dims: int) -> Tensor:
+    base = torch.as_tensor(theta, dtype=torch.float64)
+    return base ** -(torch.arange(0, dims, 2, dtype=torch.float64, device=base.device) / dims)
 
 
 def _llama3(plain: Tensor, scaling: ir.Llama3) -> Tensor:
@@ -95,7 +99,9 @@ def _yarn_temperature(scaling: ir.Yarn) -> float:
     return temperature(1.0)
 
 
-def _longrope(rope: ir.Rope, scaling: ir.LongRope, length: int) -> tuple[Tensor, float]:
-    original = scaling.original_max_position_embeddings
-    divisors = scaling.long_factor if length > original else scaling.short_factor
-    return _plain(rope.theta, rope.dims) / torch.tensor(divisors, dtype=torch.float64), scaling.temperature
+def _longrope(rope: ir.Rope, scaling: ir.LongRope, length: int | Tensor) -> tuple[Tensor, float]:
+    reached = torch.as_tensor(length)
+    factors = (scaling.short_factor, scaling.long_factor)
+    short, long = (torch.tensor(factor, dtype=torch.float64, device=reached.device) for factor in factors)
+    divisors = torch.where(reached > scaling.original_max_position_embeddings, long, short)
+    return _plain(rope.theta, rope.dims).to(divisors.device) / divisors, scaling.temperature

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from kept.ir.slots import readings
-from kept.nn.mixers.attention import SequenceContext
 from kept.verification.streamed import StreamedRun
 
 if TYPE_CHECKING:
@@ -47,14 +46,12 @@ def calibrate(
 ) -> dict[str, NormStatistics]:
     """Statistics of every LayerNorm that reads the residual stream, by its name."""
     run, out = StreamedRun(program, torch.float32), {}  # type: tuple[StreamedRun, dict[str, NormStatistics]]
-    where = SequenceContext.of(tokens_BT)
-    x_BTD = run.embed(tokens_BT, where)
+    x_BTD, context = run.enter(tokens_BT)
     for i in range(program.spec.depth):
         block = run.block(i)
-        for name in ("mixer_norm", "mlp_norm"):
-            if getattr(block, name) is not None:
-                getattr(block, name).register_forward_hook(_recorder(out, f"layers.{i}.{name}"))
-        x_BTD = block(x_BTD, where)
+        for name in {branch.norm_name for branch in block.spec.branches}:
+            block.get_submodule(name).register_forward_hook(_recorder(out, f"layers.{i}.{name}"))
+        x_BTD = block(x_BTD, context)
         if progress is not None:
             progress(1)
     final = run.final_norm()

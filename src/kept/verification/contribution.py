@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from kept.nn.mixers.attention import SequenceContext
 from kept.verification.streamed import StreamedRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kept.ir.program import Program
+    from kept.nn.sequence import SequenceContext
 
     Streams = dict[frozenset[int], Tensor]
     """The stream (B, T, D) of each variant so far, by the layers that it left out so far."""
@@ -40,9 +40,10 @@ def losses(
     bit has 0.
     """
     run, wanted = StreamedRun(program, torch.float32), {frozenset[int](), *without}
-    streams: Streams = {frozenset(): run.embed(tokens_BT, SequenceContext.of(tokens_BT))}
+    x_BTD, context = run.enter(tokens_BT)
+    streams: Streams = {frozenset(): x_BTD}
     for layer in range(program.spec.depth):
-        streams = _behind(run, layer, streams, {frozenset(n for n in one if n <= layer) for one in wanted}, tokens_BT)
+        streams = _after(run, layer, streams, {frozenset(n for n in one if n <= layer) for one in wanted}, context)
         if progress is not None:
             progress(1)
     whole = streams[frozenset()]
@@ -50,12 +51,13 @@ def losses(
     return [found[one] for one in without]
 
 
-def _behind(run: StreamedRun, layer: int, streams: Streams, wanted: set[frozenset[int]], tokens_BT: Tensor) -> Streams:
-    """The streams behind a layer; variants that have it go through it as one batch."""
+def _after(
+    run: StreamedRun, layer: int, streams: Streams, wanted: set[frozenset[int]], context: SequenceContext
+) -> Streams:
+    """Return the streams after a layer. The variants that have the layer run through it as one batch."""
     having = sorted((one for one in wanted if layer not in one), key=sorted)
     batch = torch.cat([streams[one] for one in having])
-    where = SequenceContext.of(tokens_BT.repeat(len(having), 1))
-    out = torch.split(run.block(layer)(batch, where), len(tokens_BT))
+    out = torch.split(run.block(layer)(batch, context), len(batch) // len(having))
     return {**dict(zip(having, out, strict=True)), **{one: streams[one - {layer}] for one in wanted if layer in one}}
 
 

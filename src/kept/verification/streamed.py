@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from kept.nn.mixers.attention import SequenceContext
+from kept.nn.mixers import tables_of
 from kept.nn.model import Block, fill, project
 from kept.nn.norm import NormModule
+from kept.nn.sequence import SequenceContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,19 +67,22 @@ class StreamedRun:
     @torch.inference_mode()
     def streams(self, tokens_BT: Tensor) -> Iterator[Tensor]:
         """The residual stream before the first layer and after each, (B, T, D)."""
-        where = SequenceContext.of(tokens_BT)
-        x_BTD = self.embed(tokens_BT, where)
+        x_BTD, context = self.enter(tokens_BT)
         yield x_BTD
         for i in range(self.program.spec.depth):
-            x_BTD = self.block(i)(x_BTD, where)
+            x_BTD = self.block(i)(x_BTD, context)
             yield x_BTD
 
-    def embed(self, tokens_BT: Tensor, where: SequenceContext) -> Tensor:
-        """What enters the first layer; only the rows of these tokens are read."""
+    def enter(self, tokens_BT: Tensor) -> tuple[Tensor, SequenceContext]:
+        """Return the input of the first layer, (B, T, D), and the context of all layers.
+
+        Only the embeddings of these tokens are read.
+        """
+        context = SequenceContext.of(tokens_BT)
         x_BTD = self._rows("embedding.weight", tokens_BT) * self.program.spec.embedding_multiplier
         if self.program.spec.positions is not None:
-            x_BTD = x_BTD + self._rows("positions.weight", where.ids_BT)
-        return x_BTD
+            x_BTD = x_BTD + self._rows("positions.weight", context.positions_BT)
+        return x_BTD, context.with_tables(tables_of(self.program.spec), x_BTD.dtype)
 
     def block(self, layer: int) -> Block:
         """One layer: its norms with their weights, its projections still in the file."""

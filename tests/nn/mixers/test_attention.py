@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
 from kept.ir import spec as ir
+from support.mixer_contract import MixerContract
 from support.models import logits, random_program
-from support.plain import plain_logits
+from support.plain import plain_attention, plain_logits
 from support.specs import VOCABULARY, plain_spec, with_layer, with_mixer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 EXACT = 1e-11
 """Logits of size 1 to 10 after two layers, both sides in float64."""
@@ -49,6 +55,28 @@ CASES: dict[str, dict[str, object]] = {
         "heads": 4, "kv_heads": 2, "fused": True, "q_bias": True, "k_bias": True, "v_bias": True
     },
 }  # fmt: skip
+
+
+ROPE = ir.Rope(100.0, 4)
+
+
+class TestAttention(MixerContract):
+    """Full, windowed, capped and fused attention, with and without rotary positions."""
+
+    cases: ClassVar[Mapping[str, ir.Mixer]] = {
+        "plain": ir.Attention(2, 2, 4, ROPE),
+        "grouped, interleaved": ir.Attention(4, 2, 4, replace(ROPE, interleaved=True), q_bias=True, o_bias=True),
+        "window": ir.Attention(2, 1, 4, ROPE, window=3),
+        "window, capped": ir.Attention(2, 2, 4, ROPE, window=4, softcap=1.5, scale=0.3),
+        "capped, fused": ir.Attention(4, 2, 4, ROPE, fused=True, softcap=2.0),
+        "no positions": ir.Attention(2, 2, 4, None, qk_norm=ir.QkNorm(CENTRED, "own")),
+    }
+    sees_positions: ClassVar[frozenset[str]] = frozenset(cases) - {"no positions"}
+
+    def reference(self, spec: ir.Mixer, weights: Mapping[str, Tensor], x_TD: Tensor) -> Tensor:
+        assert isinstance(spec, ir.Attention)
+        with torch.no_grad():
+            return plain_attention(spec, {f"mixer.{name}": value for name, value in weights.items()}, x_TD)
 
 
 @pytest.mark.parametrize("name", list(CASES))

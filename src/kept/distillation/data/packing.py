@@ -39,7 +39,8 @@ class Batch:
     `documents_BT` numbers the documents of the batch as `names` lists them (-1 is padding): attention stays inside one,
     and its positions begin at 0. `targets_BT` is the id that follows in the same document; `mask_BT` is 0 where none
     does, and where a conversation goes on with what the assistant does not say. What a text has beyond a row is a new
-    document in the next. `numbers_B` are the rows' numbers among all of a corpus, where these are cut once (`rows.py`).
+    document in the next. `numbers_B` are the rows' numbers in a corpus that is cut once (`packed_rows.py`).
+    `single` states that every row is one document.
     """
 
     tokens_BT: Tensor
@@ -48,6 +49,7 @@ class Batch:
     documents_BT: Tensor
     names: tuple[str, ...]
     numbers_B: Tensor | None = None
+    single: bool = False
 
     @property
     def positions_BT(self) -> Tensor:
@@ -58,8 +60,14 @@ class Batch:
         return at_T - torch.where(first_BT, at_T, 0).cummax(dim=1).values
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        return self._each(lambda x: x.to(device))
+        """The same on a device. Compares document numbers before they are moved, so that no step waits for it."""
+        single = bool((self.documents_BT == self.documents_BT[:, :1]).all())
+        return replace(self._each(lambda x: x.to(device)), single=single)
+
+    @property
+    def packed_BT(self) -> Tensor | None:
+        """The document of each token for attention; None if every row is one document, which needs no mask."""
+        return None if self.single else self.documents_BT
 
     def rows(self, begin: int, stop: int) -> Batch:
         """Some of the rows, as one of several ranks or of several smaller steps takes them."""

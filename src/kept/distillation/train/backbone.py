@@ -11,14 +11,13 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
 from kept.distillation.loss.output_head import HeadInput
-from kept.ir.spec import Attention
-from kept.nn.mixers.attention import SequenceContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kept.distillation.data.packing import Batch
     from kept.nn import Model
+    from kept.nn.sequence import SequenceContext
 
     Result = TypeVar("Result")
 
@@ -52,10 +51,7 @@ class Backbone(nn.Module):
         A loss belongs into `use`: FSDP2 sees the output of a forward, and hooks on a loss cost nothing while hooks on
         the head's weight would add up.
         """
-        context = SequenceContext.of(batch.tokens_BT, documents_BT=batch.documents_BT)
-        x_BTD = self.model.embed(batch.tokens_BT, context)
-        if self.compiled:
-            context.prepare((one for _, one in self.model.spec.operations(Attention)), (x_BTD.dtype, torch.float32))
+        x_BTD, context = self.model.enter(batch.tokens_BT, documents_BT=batch.packed_BT)
         hidden_states = [x_BTD] if keep_hidden else []
         for layer in self.model.layers:
             x_BTD = self._run(layer, x_BTD, context)

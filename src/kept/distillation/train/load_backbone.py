@@ -55,7 +55,7 @@ def load_backbone(
 
 def _shard(backbone: Backbone, dtype: torch.dtype) -> None:
     """Shard each layer by itself, and the rest together. The rest stays gathered between forward and backward."""
-    # Casting inputs would copy the positions at every layer, and each copy would compute its rotary tables again.
+    # Casting inputs would copy the rotary tables and masks in every layer.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in backbone.model.layers:
         fully_shard(layer, mp_policy=policy)

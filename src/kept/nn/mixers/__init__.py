@@ -1,20 +1,29 @@
-"""A module for each kind of mixer."""
+"""A module for each kind of mixer, and what a spec's mixers need."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kept.ir.spec import Attention
 from kept.nn.mixers.attention import AttentionModule
+from kept.nn.sequence import TableKeys
 
 if TYPE_CHECKING:
-    from torch import nn
+    from kept.ir.spec import Mixer, Spec
+    from kept.nn.mixers.mixer import MixerModule
 
-    from kept.ir.spec import Mixer
-
-MIXERS: dict[type[Mixer], type[nn.Module]] = {Attention: AttentionModule}
+MIXERS: dict[type[Mixer], type[MixerModule[Any]]] = {Attention: AttentionModule}
 
 
-def mixer_module(spec: Mixer, width: int) -> nn.Module:
+def mixer_module(spec: Mixer, width: int) -> MixerModule[Any]:
     """Return the module of a mixer for a residual stream of `width`."""
     return MIXERS[type(spec)](spec, width)
+
+
+def tables_of(spec: Spec) -> TableKeys:
+    """Return the tables that the mixers of a spec read."""
+    keys = TableKeys()
+    for layer in spec.layers:
+        if layer.mixer is not None:
+            keys |= MIXERS[type(layer.mixer)].tables(layer.mixer)
+    return keys
