@@ -32,18 +32,7 @@ LONG_FILES = {
 REPEATED = {"_Sums"}
 """Class names that are still defined more than once."""
 
-UNASKED = {
-    "distillation/cost.py": 5,
-    "evaluation/answering.py": 1,
-    "ir/program.py": 2,
-    "ir/slots.py": 4,
-    "nn/generate.py": 2,
-    "output/runtimes.py": 5,
-    "passes/drop_window.py": 4,
-    "passes/fold_multipliers.py": 1,
-    "passes/full_rotary.py": 10,
-    "passes/repeat_kv_heads.py": 9,
-}
+UNASKED: dict[str, int] = {}
 """Files that still read fields of attention without asking whether a mixer is one, and how often."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from kept.nn.norm import NormModule
 from kept.passes.centre import Centre
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.passes.untie_head import UntieHead
@@ -34,7 +35,7 @@ def read_by(program: Program) -> dict[str, torch.Tensor]:
         return lambda _, inputs, __: out.__setitem__(name, inputs[0].flatten(0, 1))
 
     for name, module in model.named_modules():
-        if name.endswith("norm") and "mixer." not in name:
+        if isinstance(module, NormModule) and "mixer." not in name:
             module.register_forward_hook(note(name))  # type: ignore[arg-type]
     with torch.inference_mode():
         model(TOKENS)
