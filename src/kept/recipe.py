@@ -61,7 +61,7 @@ MOST_TOKENS = 10_000_000
 """Tokens that a verification may read: they are held in memory."""
 
 
-MEASUREMENTS = {"gains", "growth", "lengths"}
+MEASUREMENTS = {"gains", "growth", "lengths", "silent"}
 """Fields of passes that are measured, not chosen."""
 
 

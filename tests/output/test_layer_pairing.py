@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import kept
 from kept.commands.heal import heal
 from kept.errors import CheckpointError, InputError
+from kept.ir.stream_map import IDENTITY
 from kept.loaded import open_model
-from kept.output.layer_pairing import paired
+from kept.output.layer_pairing import paired, stream_map
 from support.heal_runs import settings
 from support.stored import change_json, read_json, write_readable
 
@@ -64,6 +67,39 @@ def test_a_centred_student_with_a_tail_begins_at_its_teacher(
 ) -> None:
     assert pairs(exact, orion) == [(1, 1), (2, 2), (3, 3)], "the tail's own output is the constant of the last norm"
     assert first(exact, orion, corpus, tmp_path / "out", hidden_error=error) < ROUNDING
+
+
+def weakened(source: Path, target: Path) -> Path:
+    """Copy a checkpoint with small output projections."""
+    shutil.copytree(source, target)
+    file = target / "model.safetensors"
+    tensors = {n: 0.05 * t if "o_proj" in n or "down_proj" in n else t for n, t in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    return target
+
+
+def test_a_student_with_carried_biases_begins_near_its_teacher(orion: Path, corpus: Path, tmp_path: Path) -> None:
+    """The constant that carries the norm biases is no error; without the stream map in the record it is one.
+
+    The layers write little, so that the constant is a large part of the residual stream.
+    """
+    weak = weakened(orion, tmp_path / "weak")
+    carried = kept.convert(weak, tmp_path / "carried", norm="carried", dtype="float32", verify_tokens=0).path
+    found = stream_map(open_model(carried), open_model(weak))
+    assert found.centred
+    assert found.constant is not None
+    assert found.constant > 0
+    near = first(carried, weak, corpus, tmp_path / "near")
+    change_json(carried / "kept.json", stream={})
+    assert near < first(carried, weak, corpus, tmp_path / "far") / 10
+
+
+def test_a_model_that_is_its_own_teacher_has_the_identity(orion: Path, tmp_path: Path) -> None:
+    carried = kept.convert(orion, tmp_path / "carried", norm="carried", verify_tokens=0).path
+    assert stream_map(open_model(carried), open_model(carried)) == IDENTITY
+    again = kept.expand(carried, tmp_path / "grown", at=(1,), verify_tokens=0).path
+    assert stream_map(open_model(again), open_model(carried)) == IDENTITY
+    assert stream_map(open_model(again), open_model(orion)) == stream_map(open_model(carried), open_model(orion))
 
 
 def test_a_student_that_is_another_model_does_not(orion: Path, corpus: Path, tmp_path: Path) -> None:
@@ -130,7 +166,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_read(orion: Path,
     wide = write_readable(tmp_path / "wide", "llama", hidden_size=128)
     deep = write_readable(tmp_path / "deep", "orion", num_hidden_layers=4)
     for student, words in (
-        (wide, "hidden: the stream of .*wide is 128 wide"),
+        (wide, "hidden: the residual stream of .*wide is 128 wide"),
         (deep, "deep has 4 layers, its teacher"),
     ):
         with pytest.raises(InputError, match=words):

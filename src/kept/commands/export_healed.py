@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from kept.ir.promise import Promise
 from kept.output.export import Export, Reference, export
 from kept.output.healed_record import HealedRecord, StudentRecord
 from kept.output.input_files import InputSnapshot
+from kept.output.layer_pairing import stream_map
 from kept.output.model_card import Origin, model_card, origin_of
 from kept.output.record import Record, read_record
 from kept.output.record_queries import claim_of
@@ -126,8 +127,9 @@ class HealedExport:
         """Return what the result is measured against; None without a teacher of the student's width."""
         if self.pair.teacher is None or self.sample is None:
             return None
-        claim = claim_of(self.record, Promise.LOSSY, self.pair.teacher.program.spec, self.pair.student.program.spec)
-        return Reference(self.pair.teacher, self.sample, claim)
+        student, teacher = self.pair.student, self.pair.teacher
+        claim = claim_of(self.record, Promise.LOSSY, teacher.program.spec, student.program.spec)
+        return Reference(teacher, self.sample, replace(claim, stream=stream_map(student, teacher)))
 
     def _record(self, healed: HealedRecord, sums: FileSums, found: Verification | None) -> Record:
         """Return the student's record with what healing changed: it is lossy, and measured against the teacher."""

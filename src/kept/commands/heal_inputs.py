@@ -25,8 +25,9 @@ from kept.distillation.settings import SELF
 from kept.distillation.teacher_cache import data_sum
 from kept.distillation.train.process_group import local_device
 from kept.errors import InputError, Overflow
+from kept.ir.stream_map import IDENTITY
 from kept.nn import Model
-from kept.output.layer_pairing import paired
+from kept.output.layer_pairing import paired, stream_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from kept.distillation.data.packing import Batch
     from kept.distillation.data.token_dataset import TokenDataset
     from kept.distillation.settings import HealSettings
+    from kept.ir.stream_map import StreamMap
     from kept.loaded import LoadedModel
     from kept.reporting import Reporter
 
@@ -52,6 +54,11 @@ def layer_pairs(settings: HealSettings, pair: TeacherStudent) -> Sequence[tuple[
     assert pair.teacher is not None, "settings require one"
     check_widths(pair.student, pair.teacher)
     return paired(pair.student, pair.teacher)
+
+
+def hidden_state_map(settings: HealSettings, pair: TeacherStudent) -> StreamMap:
+    """Return the map from the teacher's hidden states to the student's; the identity without the hidden-state loss."""
+    return stream_map(pair.student, pair.teacher) if settings.hidden and pair.teacher is not None else IDENTITY
 
 
 def batch_stream(settings: HealSettings, pair: TeacherStudent, reporter: Reporter) -> BatchStream:

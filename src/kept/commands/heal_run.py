@@ -16,6 +16,7 @@ from kept.commands.heal_inputs import (
     batch_stream,
     chat_date,
     compute_dtype,
+    hidden_state_map,
     input_paths,
     input_sums,
     layer_pairs,
@@ -143,7 +144,8 @@ class HealRun:
         modes = {"checkpointing": settings.gradient_checkpointing, "compiled": settings.compile}
         student = load_backbone(program, compute_dtype(settings), self.ranks, self.trained, **modes)
         pairs = layer_pairs(settings, self.pair)
-        task = EndToEnd(settings, self.ranks, student, self._teacher(), self.trained.rows, pairs)
+        shift = hidden_state_map(settings, self.pair)
+        task = EndToEnd(settings, self.ranks, student, self._teacher(), self.trained.rows, pairs, shift)
         checkpoints = RunCheckpoints(metrics.folder, self.ranks)
         return Trainer(settings, self.ranks, task, stream, checkpoints, metrics, watched.batches)
 

@@ -13,6 +13,7 @@ from kept.hub import local, name_of
 from kept.ir.promise import Claim, Promise
 from kept.loaded import LoadedModel, open_model
 from kept.output.input_files import input_files
+from kept.output.layer_pairing import stream_map
 from kept.output.record import RECORD, read_record
 from kept.output.record_queries import claim_of
 from kept.passes.expand_vocabulary import ZERO, ExpandVocabulary
@@ -153,15 +154,17 @@ def claimed(before: LoadedModel, after: LoadedModel, chain: Sequence[PastRecord]
     last, promises = chain[-1], [one.promise for one in chain if one.promise is not None]
     if len(promises) < len(chain):
         raise _no_conversion(after, "promise: is missing")
-    promise = max(promises, key=lambda one: one.rank)
+    promise, stream = max(promises, key=lambda one: one.rank), stream_map(after, before)
     domain = tuple(dict.fromkeys(where for one in chain for where in one.domain))
     if last.healed is not None or len(chain) > 1:  # no plan has trained weights, or more than one conversion
-        return replace(claim_of(last, promise, before.program.spec, after.program.spec), domain=domain)
+        claim = claim_of(last, promise, before.program.spec, after.program.spec)
+        return replace(claim, domain=domain, stream=stream)
     recipe = _recipe(before, after, last)
     if promise is not Promise.EXACT and not recipe.passes:
-        return Claim(promise, domain=domain)
+        return Claim(promise, domain=domain, stream=stream)
     claim = make_plan(before, recipe, unmeasured=promise is not Promise.EXACT).claim
-    return replace(claim, promise=promise, program=claim.program if promise is Promise.EXACT else None)
+    program = claim.program if promise is Promise.EXACT else None
+    return replace(claim, promise=promise, program=program, stream=stream)
 
 
 def _recipe(before: LoadedModel, after: LoadedModel, record: PastRecord) -> Recipe:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from kept.ir.stream_map import IDENTITY
+
 if TYPE_CHECKING:
     from kept.ir.program import Program
+    from kept.ir.stream_map import StreamMap
 
 
 class Promise(StrEnum):
@@ -39,7 +42,7 @@ class Claim:
     `program` is the output before rounding if an EXACT promise is to be proved. `copies` are layers that only the
     output has, `dropped` layers that only the source has. `tokens` is the number of token ids that both share, counted
     from id 0; None if their vocabularies are the same. `domain` states where the promise holds, in phrases that
-    complete "the promise holds"; empty for everywhere.
+    complete "the promise holds"; empty for everywhere. `stream` maps the source's residual stream to the output's.
     """
 
     promise: Promise = Promise.EXACT
@@ -48,3 +51,4 @@ class Claim:
     dropped: tuple[int, ...] = ()
     tokens: int | None = None
     domain: tuple[str, ...] = ()
+    stream: StreamMap = IDENTITY

@@ -1,14 +1,16 @@
-"""Pair the layers of a student and its teacher by origin, as the student's record states it.
+"""Pair the residual streams of a student and its teacher, as the student's record states it: layers by their origin.
 
 A place of the residual stream has the number of the layer that reads it; the final norm reads the last place.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.byte_stream import digest
 from kept.errors import InputError
+from kept.ir.stream_map import IDENTITY, StreamMap
 from kept.output.record import PastRecord, Record, read_record
 from kept.output.record_queries import copies
 from kept.passes.affine_tail import AffineTail
@@ -22,21 +24,35 @@ if TYPE_CHECKING:
     Origins = tuple[int | str, ...]
     """For each layer: its index in an earlier model, or the name of the pass that made it."""
 
-    Earlier = tuple[Origins, int, Mapping[str, str]]
-    """The origins in an earlier model, that model's depth, and the sha256 of its files by name."""
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A model that another was made from, or that model itself.
+
+    `origins` are those of the later model's layers, `stream` maps the ancestor's residual stream to the later model's,
+    `files` are the sha256 of the ancestor's files by name.
+    """
+
+    origins: Origins
+    depth: int
+    stream: StreamMap = IDENTITY
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def paired(student: LoadedModel, teacher: LoadedModel) -> tuple[tuple[int, int], ...]:
-    """Return (teacher place, student place) pairs at which both residual streams should be equal.
+    """Return (teacher place, student place) pairs at which the stream map maps one residual stream to the other.
 
     The input of the first layer is left out. Inputs of inserted copies have no pair. The input of an affine tail is
     paired with the input of the teacher's final norm. Raises InputError if the record does not state the origins.
     """
     depths = teacher.program.spec.depth, student.program.spec.depth
     record = read_record(student.path) or Record()
-    found = [one for one in _earlier(record, depths[1]) if one[1] == depths[0]]
-    known = found or record.layers is not None
-    origins = _chosen(found, student, teacher) if known else _by_copies(record, *depths)
+    found = _ancestors(record, *depths)
+    if found or record.layers is not None:
+        chosen = _chosen(found, student, teacher)
+        origins = None if chosen is None else chosen.origins
+    else:
+        origins = _by_copies(record, *depths)
     if origins is None:
         raise InputError(
             f"hidden: {student.path} has {depths[1]} layers, its teacher {teacher.path} has {depths[0]}, and no record "
@@ -47,30 +63,50 @@ def paired(student: LoadedModel, teacher: LoadedModel) -> tuple[tuple[int, int],
     return tuple((theirs, ours) for theirs, ours in (*pairs, (depths[0], end)) if ours)
 
 
-def _earlier(record: Record, depth: int) -> Iterator[Earlier]:
+def stream_map(student: LoadedModel, teacher: LoadedModel) -> StreamMap:
+    """Return the map from the teacher's residual stream to the student's; the identity if no record states another."""
+    record = read_record(student.path) or Record()
+    found = _ancestors(record, teacher.program.spec.depth, student.program.spec.depth)
+    chosen = _chosen(found, student, teacher)
+    return IDENTITY if chosen is None else chosen.stream
+
+
+def _ancestors(record: Record, before: int, after: int) -> list[Ancestor]:
+    """Return the model of `after` layers itself and its ancestors, newest first: those with `before` layers."""
+    return [one for one in _lineage(record, after) if one.depth == before]
+
+
+def _lineage(record: Record, depth: int) -> Iterator[Ancestor]:
     """Yield the model itself, then each model that it was made from, as far as the records go."""
-    now: Origins = tuple(range(depth))
-    yield now, depth, {}
+    now = Ancestor(tuple(range(depth)), depth)
+    yield now
     after = PastRecord()
     for one in reversed(record.chain):
         if one.layers is None:
             return
         if one.same_conversion(after):
             continue
-        if len(one.layers.origins) != depth:
+        if len(one.layers.origins) != now.depth:
             return
-        before, after, depth = one.layers.origins, one, one.layers.of_source
-        now = tuple(before[origin] if isinstance(origin, int) else origin for origin in now)
-        yield now, depth, {} if one.source is None else one.source.files
+        before, after = one.layers.origins, one
+        origins = tuple(before[origin] if isinstance(origin, int) else origin for origin in now.origins)
+        stream = StreamMap(one.stream.centred, one.stream.constant).then(now.stream)
+        now = Ancestor(origins, one.layers.of_source, stream, {} if one.source is None else one.source.files)
+        yield now
 
 
-def _chosen(found: Sequence[Earlier], student: LoadedModel, teacher: LoadedModel) -> Origins | None:
-    """Return the origins in the teacher. If several models have its depth, its files decide; None if none match."""
-    if len({origins for origins, _, _ in found}) <= 1:
-        return found[0][0] if found else None
+def _chosen(found: Sequence[Ancestor], student: LoadedModel, teacher: LoadedModel) -> Ancestor | None:
+    """Return the ancestor that is the teacher. If they differ in what a comparison needs, the teacher's files decide.
+
+    If no files match, it is the oldest whose layers have the same origins as all others'; None if origins differ.
+    """
+    if len({(one.origins, one.stream.constant) for one in found}) <= 1:
+        return found[0] if found else None
     if teacher.path.resolve() == student.path.resolve():
-        return found[0][0]
-    return next((origins for origins, _, sums in found if sums and _same(teacher.path, sums)), None)
+        return found[0]
+    matching = (one for one in found if one.files and _same(teacher.path, one.files))
+    alike = found[-1] if len({one.origins for one in found}) == 1 else None
+    return next(matching, alike)
 
 
 def _same(path: Path, sums: Mapping[str, str]) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
+    Field,
     PlainValidator,
     SerializeAsAny,
     ValidationError,
@@ -103,6 +104,13 @@ class LayerOrigins(JsonModel):
         return self
 
 
+class StreamRecord(JsonModel):
+    """What a conversion did to the residual stream: the fields of `kept.ir.stream_map.StreamMap`."""
+
+    centred: bool = False
+    constant: float = Field(default=0.0, allow_inf_nan=False)
+
+
 class ExpansionRecord(JsonModel):
     """The layers that a block expansion added, and the layer that each is a copy of; None if that was dropped."""
 
@@ -178,6 +186,7 @@ class PastRecord(JsonModel):
     domain: tuple[str, ...] = ()
     passes: tuple[PassRecord, ...] | None = None
     layers: LayerOrigins | None = None
+    stream: StreamRecord = StreamRecord()
     new_layers: tuple[int, ...] = ()
     new_tokens: tuple[int, int] | tuple[()] = ()
     expansions: tuple[ExpansionRecord, ...] = ()

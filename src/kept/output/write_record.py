@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from kept.ir.serialise import to_json
+from kept.ir.stream_map import IDENTITY
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
 from kept.output.record import (
@@ -20,6 +22,7 @@ from kept.output.record import (
     RecipeRecord,
     Record,
     SourceRecord,
+    StreamRecord,
     VerificationRecord,
     VerificationSummary,
     VocabularyRecord,
@@ -60,7 +63,10 @@ def conversion_record(
 ) -> Record:
     """Return the record of a conversion. `sums` has the sha256 of every file that was read and written."""
     earlier = history(read_record(source.path))
-    optional: dict[str, Any] = {"history": earlier} if earlier else {}
+    optional: dict[str, Any] = {
+        **({"history": earlier} if earlier else {}),
+        **({} if plan.stream == IDENTITY else {"stream": StreamRecord(**asdict(plan.stream))}),
+    }
     return Record(
         kept=version("kept"),
         torch=version("torch"),

@@ -21,6 +21,7 @@ from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.passes.plain_gains import PlainGains
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
+from kept.passes.replace_branches import ReplaceBranches
 from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split_projections import SplitProjections
 from kept.passes.untie_head import UntieHead
@@ -57,7 +58,8 @@ PASSES: dict[str, type[Pass]] = {
 SUMMARIES: dict[str, str] = {
     **{name: rewrite.summary for name, rewrite in PASSES.items()},
     CarryNormBias.name: CarryNormBias.summary,
+    ReplaceBranches.name: ReplaceBranches.summary,
 }
-"""What every pass does, in a line: also the one that only a plan makes, from what it measured."""
+"""A summary of every pass, also of those that need measurements or weights and that no recipe can name."""
 
 __all__ = ["PASSES", "SUMMARIES", "Obstacle", "Pass"]

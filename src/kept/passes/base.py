@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from kept.errors import Refusal
 from kept.ir.promise import Promise
+from kept.ir.stream_map import IDENTITY
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Spec
+    from kept.ir.stream_map import StreamMap
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,21 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """A rewriting of a program. Subclasses are frozen dataclasses whose fields are the options.
+    """A function from programs to programs. Subclasses are frozen dataclasses whose fields are the options.
 
-    Calling a pass checks `requires`, runs, and asserts `ensures`; nothing reads a weight until bytes are asked for.
+    Calling a pass checks `requires`, runs `run` and asserts `ensures`. Only `measured` reads weights; every other
+    method works from the spec and from the shapes and dtypes of the weights.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
 
+    def measured(self, program: Program) -> Self:  # noqa: ARG002 - most passes need no weights
+        """Return the pass with what it needs to know of the program's weights. The planner calls it before the rest."""
+        return self
+
     def promise(self, program: Program) -> Promise:  # noqa: ARG002 - most promises hold for any program
-        """What the pass keeps, run on this program."""
+        """Return what the pass promises about this program's function."""
         return Promise.EXACT
 
     def domain(self, program: Program) -> str | None:  # noqa: ARG002 - most promises hold everywhere
@@ -48,26 +55,40 @@ class Pass(ABC):
         return None
 
     def origins(self, program: Program) -> tuple[int | None, ...]:
-        """For each layer of the result the number that it has in this program; None for a new one."""
+        """Return for each layer of the result its number in this program; None for a new layer."""
         return tuple(range(program.spec.depth))
+
+    def rewritten(self, program: Program) -> frozenset[str]:  # noqa: ARG002 - most passes initialise nothing anew
+        """Return the weights of the result that have new values under a name that this program has too.
+
+        New values are those that are not a function of the program's weights: they are trained as new weights are.
+        """
+        return frozenset()
+
+    def stream(self, program: Program) -> StreamMap:  # noqa: ARG002 - most passes leave the stream as it is
+        """Return the map from this program's residual stream to the result's, the same before every layer.
+
+        The map is exact for EXACT passes; for others it is what the pass intends.
+        """
+        return IDENTITY
 
     @abstractmethod
     def requires(self, program: Program) -> Obstacle | None:
-        """The first thing that stands in the way; None where the pass can run."""
+        """Return the first obstacle; None if the pass can run."""
 
     @abstractmethod
     def run(self, program: Program) -> Program:
-        """The rewritten program. Assumes that nothing stands in the way."""
+        """Return the rewritten program. Assumes that there is no obstacle."""
 
     @abstractmethod
     def ensures(self, spec: Spec) -> bool:
-        """What holds for the result's spec."""
+        """Return whether the result's spec has the property that the pass establishes."""
 
     def __call__(self, program: Program) -> Program:
-        """Check, run, check. Raises Refusal with the obstacle."""
+        """Return the rewritten program. Raises Refusal if there is an obstacle."""
         obstacle = self.requires(program)
         if obstacle is not None:
             raise obstacle.refusal(self)
         result = self.run(program)
-        assert self.ensures(result.spec), f"{self.name} did not do what it says"
+        assert self.ensures(result.spec), f"{self.name}: the result does not have the property"
         return result

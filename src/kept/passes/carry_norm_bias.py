@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.promise import Promise
 from kept.ir.slots import readings
+from kept.ir.stream_map import StreamMap
 from kept.ir.tensors import Computed, Full, Lazy
 from kept.passes.base import Obstacle, Pass
 from kept.passes.fold_head_norm import FoldHeadNorm
@@ -30,6 +31,13 @@ CARRIED = 0.4
 A larger one makes the stream's own part shrink where the stream is short, a smaller one is lost in the rounding of long
 streams; the KL of a trained Orion changes little from 0.02 to 0.8 (LOG.md).
 """
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """A placeholder for a measurement in a plan that is only printed."""
+
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ class CarryNormBias(Pass):
         if missing is not None:
             return Obstacle(missing, "has no measured lengths", way_out="give text to measure on (--text FILE)")
         return None
+
+    def stream(self, program: Program) -> StreamMap:
+        """Return the map that adds the constant; without a value if the lengths are placeholders."""
+        first = self.lengths[_first_norm(program.spec)]
+        return StreamMap(constant=None if isinstance(first, Unmeasured) else constant(first))
 
     def run(self, program: Program) -> Program:
         """Write the constant, and make every reader read it."""

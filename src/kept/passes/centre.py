@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.slots import readings, writers
+from kept.ir.stream_map import StreamMap
 from kept.passes.algebra import centred
 from kept.passes.base import Obstacle, Pass
 from kept.passes.untie_head import UntieHead
@@ -41,6 +42,10 @@ class Centre(Pass):
         if other is not None and not spec.centred:
             return Obstacle(other.norm, SEES[other.value.kind], way_out="centring keeps only LayerNorm models")
         return None
+
+    def stream(self, program: Program) -> StreamMap:  # noqa: ARG002 - holds for any program
+        """Return the map that subtracts the mean."""
+        return StreamMap(centred=True)
 
     def run(self, program: Program) -> Program:
         """Subtract the mean along the residual axis of every writer."""

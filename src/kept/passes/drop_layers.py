@@ -1,9 +1,9 @@
-"""Dropping layers: those that add nothing go without a trace, others are missed."""
+"""Leave out layers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from kept.errors import RecipeError
 from kept.ir.promise import Promise
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DropLayers(Pass):
-    """Layers are left out, and those behind them move up: the inverse of `expand-blocks`.
+    """Leave out `layers` and renumber the others: the inverse of `expand-blocks`.
 
-    EXACT where each is silent, `x` for every x, which its weights say (`is_silent`); else LOSSY. Raises RecipeError for
-    numbers that no depth allows.
+    EXACT if every layer that is left out is silent, that is, adds 0 to every residual stream; else LOSSY. `silent` are
+    the layers of which this was measured. Raises RecipeError for numbers that no model allows.
     """
 
     layers: tuple[int, ...]
+    silent: tuple[int, ...] = ()
 
     name: ClassVar[str] = "drop-layers"
     summary: ClassVar[str] = "layers are left out"
 
     def __post_init__(self) -> None:
-        """Check what needs no model."""
+        """Check everything that does not depend on the model."""
         if not self.layers:
             raise RecipeError("layers: names none; give the numbers of the layers to leave out")
         if [*self.layers] != sorted({*self.layers}) or self.layers[0] < 0:
@@ -38,16 +39,21 @@ class DropLayers(Pass):
                 f"layers: is {listed(self.layers)}; it must be layer numbers from 0 up, each once, in order"
             )
 
-    def promise(self, program: Program) -> Promise:
-        """EXACT where every layer that goes is silent: of each, what it writes with is read until it is not zero."""
-        return Promise.EXACT if all(is_silent(program, layer) for layer in self.layers) else Promise.LOSSY
+    def measured(self, program: Program) -> Self:
+        """Return the pass with the silent ones among its layers. Reads weights up to the first value that is not 0."""
+        there = [layer for layer in self.layers if layer < program.spec.depth]
+        return replace(self, silent=tuple(layer for layer in there if is_silent(program, layer)))
+
+    def promise(self, program: Program) -> Promise:  # noqa: ARG002 - it was measured
+        """Return EXACT if every layer that is left out is known to be silent."""
+        return Promise.EXACT if {*self.layers} <= {*self.silent} else Promise.LOSSY
 
     def origins(self, program: Program) -> tuple[int | None, ...]:
-        """The numbers of the layers that stay."""
+        """Return the numbers of the layers that stay."""
         return tuple(number for number in range(program.spec.depth) if number not in self.layers)
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Layers that there are, and one that stays."""
+        """Require that the layers exist and that one stays."""
         last = program.spec.depth - 1
         if self.layers[-1] > last:
             return Obstacle("layers", f"is {self.layers[-1]}, the model has layers 0 to {last}", way_out="give others")
@@ -56,7 +62,7 @@ class DropLayers(Pass):
         return None
 
     def run(self, program: Program) -> Program:
-        """Number the layers that stay anew."""
+        """Renumber the layers that stay."""
         spec = program.spec
         stay = [number for number in range(spec.depth) if number not in self.layers]
         moved = {
@@ -67,11 +73,11 @@ class DropLayers(Pass):
         return program.updated(replace(spec, layers=tuple(spec.layers[old] for old in stay)), moved)
 
     def ensures(self, spec: Spec) -> bool:
-        """Something is left."""
+        """Return whether a layer is left."""
         return spec.depth > 0
 
 
 def is_silent(program: Program, layer: int) -> bool:
-    """Whether a layer adds nothing to any stream: all that it writes with is zero (see `kept.ir.slots.silent`)."""
+    """Return whether a layer adds 0 to every residual stream (`kept.ir.slots.silent`). Reads weights."""
     fills = silent(program.spec.layers[layer], program.spec.width)
     return all(program.weights[f"layers.{layer}.{name}"].holds_only(value) for name, value in fills.items())

@@ -6,11 +6,12 @@ pass removes are refused with their reasons and a way out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from kept.errors import Refusal
 from kept.ir.slots import readings
+from kept.passes.carry_norm_bias import Unmeasured
 from kept.passes.cast_to import CastTo
 from kept.passes.drop_window import LimitContext
 from kept.passes.plan import PassStep, Plan
@@ -52,16 +53,9 @@ def legalise(program: Program, violations: Violations, options: Options, gains: 
         raise refusal.with_way_out(other) from None
 
 
-@dataclass(frozen=True)
-class _Unmeasured:
-    """A placeholder for a measurement in a plan that is only printed."""
-
-    shape: tuple[int, ...]
-
-
 def stand_ins(spec: Spec) -> dict[str, torch.Tensor]:
     """Return placeholders for the measurements of every LayerNorm: shapes without values, which need no torch."""
-    measured = cast("torch.Tensor", _Unmeasured((spec.width,)))
+    measured = cast("torch.Tensor", Unmeasured((spec.width,)))
     return {reading.norm: measured for reading in readings(spec) if reading.value.kind == "layer"}
 
 
@@ -90,7 +84,7 @@ def run_passes(program: Program, passes: Sequence[Pass]) -> Plan:
     """Return the plan of the given passes, in order and with none added. Raises Refusal if one cannot run."""
     steps: list[PassStep] = []
     for rewrite in passes:
-        program = _step(rewrite, program, steps)
+        program = _step(rewrite.measured(program), program, steps)
     return Plan(tuple(steps), program)
 
 

@@ -1,12 +1,14 @@
-"""A plan: the passes of a conversion in order, what they make, and where each layer and weight of it comes from."""
+"""A plan: the passes of a conversion in order, their result, and the origin of its layers and weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from kept.ir.promise import Claim, Promise
 from kept.ir.slots import slots
+from kept.ir.stream_map import IDENTITY, StreamMap
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
 
@@ -20,10 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PassStep:
-    """A pass of a plan, with its promise on this program, the origins of its layers, and its changes in size.
+    """A pass of a plan, with everything that it states about the program before it (see `Pass`).
 
-    `origins` has for each layer after the pass its number before the pass, None for a new layer; `layers`,
-    `parameters` and `nbytes` are differences. `domain` states where the promise holds, None for everywhere.
+    `layers`, `parameters` and `nbytes` are differences.
     """
 
     rewrite: Pass
@@ -33,6 +34,8 @@ class PassStep:
     parameters: int
     nbytes: int
     domain: str | None = None
+    rewritten: frozenset[str] = frozenset()
+    stream: StreamMap = IDENTITY
 
     @classmethod
     def of(cls, rewrite: Pass, before: Program, after: Program) -> PassStep:
@@ -47,6 +50,8 @@ class PassStep:
             parameters=after.parameters - before.parameters,
             nbytes=after.nbytes - before.nbytes,
             domain=rewrite.domain(before),
+            rewritten=rewrite.rewritten(before),
+            stream=rewrite.stream(before),
         )
 
 
@@ -122,7 +127,22 @@ class Plan:
         """What the result is held to."""
         program, shared = self.program if self.promise is Promise.EXACT else None, self.new_tokens
         tokens = shared.start if shared else None
-        return Claim(self.promise, program, self.copies, self.dropped, tokens, self.domain)
+        return Claim(self.promise, program, self.copies, self.dropped, tokens, self.domain, self.stream)
+
+    @property
+    def stream(self) -> StreamMap:
+        """The map from the source's residual stream to the result's."""
+        return reduce(StreamMap.then, (step.stream for step in self.steps), IDENTITY)
+
+    @property
+    def rewritten(self) -> frozenset[str]:
+        """The weights of the result whose values a step initialised anew under a name that was there before."""
+        now: frozenset[str] = frozenset()
+        for step in self.steps:
+            numbers = {origin: number for number, origin in enumerate(step.origins) if origin is not None}
+            moved_names = (_renumbered(name, numbers) for name in now)
+            now = frozenset(name for name in moved_names if name is not None) | step.rewritten
+        return now & {*self.program.weights}
 
     @property
     def vocabularies(self) -> tuple[ExpandVocabulary, ...]:
@@ -174,19 +194,22 @@ def moved(copied: Mapping[int, int | None], origins: Sequence[int | None]) -> di
 
 
 def created(before: Spec, plan: Plan, carried: Collection[int] = ()) -> list[str]:
-    """The weights of a plan's result that its source, whose spec was `before`, has under no number of their layer.
+    """Return the new weights of a plan's result: those that its source, with the spec `before`, does not have.
 
-    `carried` are layers of the result that were new in the source already.
+    Weights with newly initialised values are new too, whatever their names. `carried` are layers of the result that
+    were new in the source already.
     """
-    had = slots(before)
-    origins = tuple(None if number in carried else origin for number, origin in enumerate(plan.origins))
-    return [name for name in slots(plan.program.spec) if _before(name, origins) not in had]
+    had, again = slots(before), plan.rewritten
+    origins = {n: None if n in carried else origin for n, origin in enumerate(plan.origins)}
+    names = slots(plan.program.spec)
+    return [name for name in names if name in again or _renumbered(name, origins) not in had]
 
 
-def _before(name: str, origins: tuple[int | None, ...]) -> str:
-    """What a weight was called when its layer had another number; a new layer's number is None."""
+def _renumbered(name: str, numbers: Mapping[int, int | None]) -> str | None:
+    """Return a weight's name after its layer got another number; None if the layer has none."""
     layers, _, rest = name.partition(".")
     if layers != "layers":
         return name
     number, _, inside = rest.partition(".")
-    return f"layers.{origins[int(number)]}.{inside}"
+    new = numbers.get(int(number))
+    return None if new is None else f"layers.{new}.{inside}"

@@ -36,7 +36,7 @@ class Parity:
 
     Errors are absolute, of logits whose standard deviation is `logit_std`; `kl` is KL(reference || candidate) in nats
     per token; `top1` the fraction of positions with the same most likely token; `layers` the relative error of the
-    normalised residual stream before the first layer and after each.
+    normalised residual stream before the first layer and after each, with the candidate's stream map undone.
     """
 
     tokens: int
@@ -67,9 +67,10 @@ def measure(
     states: tuple[State, ...] = ()
     layers: list[list[float]] = [[] for _ in candidates]
     for states in islice(zip(*runs, strict=False), common + 1):
-        wanted = _as_read(*states[0])
-        for errors, state in zip(layers, states[1:], strict=True):
-            errors.append(float((_as_read(*state) - wanted).norm() / wanted.norm()))
+        wanted = as_read(*states[0])
+        for errors, run, state in zip(layers, candidates, states[1:], strict=True):
+            found = as_read(run.stream_map.undone(state[0].double()), state[1])
+            errors.append(float((found - wanted).norm() / wanted.norm()))
     # What is left of a longer run goes on to its end; of the others nothing is.
     last, *finals = (deque((state, *run), maxlen=1).pop()[0] for run, state in zip(runs, states, strict=True))
     return _compare(reference, last, candidates, finals, tokens_BT, layers, slice(vocabulary))
@@ -83,9 +84,9 @@ def _watched(run: StreamedRun, tokens_BT: Tensor, progress: Callable[[int], None
             yield state, reading(run.program.spec, place)
 
 
-def _as_read(state: Tensor, norm: Norm) -> Tensor:
-    """The stream as the norm behind it sees it: what that norm ignores is no error."""
-    return normalise(state.double(), norm)
+def as_read(stream: Tensor, norm: Norm) -> Tensor:
+    """Return the residual stream as the norm that reads it normalises it, in float64: what it ignores is no error."""
+    return normalise(stream.double(), norm)
 
 
 def reading(spec: Spec, place: int) -> Norm:

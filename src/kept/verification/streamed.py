@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from kept.ir.stream_map import IDENTITY
 from kept.nn.mixers import tables_of
 from kept.nn.model import Block, fill, project
 from kept.nn.norm import NormModule
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kept.ir.program import Program
+    from kept.ir.stream_map import StreamMap
     from kept.ir.tensors import Lazy, Precision
 
     Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -52,12 +54,14 @@ class StreamedLinear(nn.Module):
 class StreamedRun:
     """A program to be run with weights and activations in `dtype`.
 
-    `copies` are layers that the other side of a comparison does not have: what such a layer reads is compared nowhere.
+    `copies` are layers that the other side of a comparison does not have; their inputs are not compared. `stream_map`
+    maps the other side's residual stream to this program's.
     """
 
     program: Program
     dtype: torch.dtype
     copies: frozenset[int] = frozenset()
+    stream_map: StreamMap = IDENTITY
 
     @property
     def precision(self) -> Precision:

@@ -125,9 +125,9 @@ def verify_pair(
     """
     dtype = torch_dtype(output.program.dtype)
     copies, dropped = frozenset(claim.copies), frozenset(claim.dropped)
-    runs = [StreamedRun(output.program, dtype, copies), StreamedRun(source.program, dtype, dropped)]
+    runs = [StreamedRun(output.program, dtype, copies, claim.stream), StreamedRun(source.program, dtype, dropped)]
     if claim.program is not None:
-        runs.append(StreamedRun(claim.program, torch.float64, copies))
+        runs.append(StreamedRun(claim.program, torch.float64, copies, claim.stream))
     found = measure(StreamedRun(source.program, torch.float64, dropped), runs, sample.tokens_BT, progress, claim.tokens)
     whole = not streamed and fits(source.program, output.program)
     continuations = side_by_side(source, output) if whole else ()

@@ -17,6 +17,7 @@ from kept.distillation.loss.objective import Objective
 from kept.distillation.train.backbone import Backbone
 from kept.distillation.train.nonfinite import first_fault, nonfinite_message, nonfinite_parts
 from kept.distillation.train.task import ParameterGroup
+from kept.ir.stream_map import IDENTITY
 from kept.nn.norm import normalise
 from kept.verification.parity import reading
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kept.distillation.teacher_cache import TeacherCache
     from kept.distillation.train.backbone import BackboneOutput
     from kept.distillation.train.process_group import Ranks
+    from kept.ir.stream_map import StreamMap
 
 STUDENT = "student"
 """The name of the only parameter group."""
@@ -53,7 +55,8 @@ class EndToEnd:
     """A student, and a teacher that runs, a teacher cache, or no teacher.
 
     `trained_rows` are the parameters of which only some rows are trained. `layer_pairs` are indices into the teacher's
-    and the student's hidden states that the hidden-state loss compares (`kept.output.layer_pairing`).
+    and the student's hidden states that the hidden-state loss compares, `stream_map` maps the former to the latter
+    (`kept.output.layer_pairing`).
     """
 
     settings: HealSettings
@@ -62,6 +65,7 @@ class EndToEnd:
     teacher: Backbone | TeacherCache | None
     trained_rows: Mapping[str, range] = field(default_factory=dict)
     layer_pairs: Sequence[tuple[int, int]] = ()
+    stream_map: StreamMap = IDENTITY
 
     @cached_property
     def groups(self) -> Sequence[ParameterGroup]:
@@ -119,14 +123,18 @@ class EndToEnd:
         return replace(losses, total=losses.total + weight * error, means=means)
 
     def _hidden_error(self, teacher: Sequence[Tensor], student: Sequence[Tensor], mask_N: Tensor) -> Tensor:
-        """Return the mean error of the student's hidden states, each normalised by the norm that reads it."""
+        """Return the mean error of the student's hidden states, each normalised by the norm that reads it.
+
+        The stream map is undone first, so that what a conversion added to the residual stream is no error.
+        """
         assert self.layer_pairs, "the hidden-state loss needs pairs of layers"
         assert isinstance(self.teacher, Backbone), "the hidden-state loss needs a running teacher"
         error = HIDDEN_ERRORS[self.settings.hidden_error]
-        errors = [
-            masked_mean(error(_as_read(self.teacher, teacher, theirs), _as_read(self.student, student, ours)), mask_N)
-            for theirs, ours in self.layer_pairs
-        ]
+        errors = []
+        for theirs, ours in self.layer_pairs:
+            wanted = _as_read(self.teacher, teacher[theirs], theirs)
+            found = _as_read(self.student, self.stream_map.undone(student[ours]), ours)
+            errors.append(masked_mean(error(wanted, found), mask_N))
         return torch.stack(errors).mean()
 
     def _autocast(self) -> torch.autocast:
@@ -141,6 +149,6 @@ def _logit_losses(
     return chunked_loss(student.head, teacher, batch.targets_BT.flatten(), batch.mask_BT.flatten(), objective)
 
 
-def _as_read(backbone: Backbone, hidden_states: Sequence[Tensor], place: int) -> Tensor:
-    """Return a hidden state, (N, D), normalised as the norm that reads it does."""
-    return normalise(hidden_states[place].flatten(0, 1), reading(backbone.model.spec, place))
+def _as_read(backbone: Backbone, hidden_BTD: Tensor, place: int) -> Tensor:
+    """Return the residual stream before layer `place`, (N, D), normalised as the norm that reads it does."""
+    return normalise(hidden_BTD.flatten(0, 1), reading(backbone.model.spec, place))

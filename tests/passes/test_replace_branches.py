@@ -1,0 +1,158 @@
+"""Branches are replaced by the same, by none, by a narrower MLP, by attention with fewer key-value heads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from kept.ir import spec as ir
+from kept.ir.promise import Promise
+from kept.ir.tensors import InMemory
+from kept.passes.legalize import run_passes
+from kept.passes.plan import created
+from kept.passes.replace_branches import BranchChoice, ReplaceBranches
+from kept.passes.separate_norms import SeparateNorms
+from support.models import logits, random_program
+from support.pass_helpers import (
+    GATED,
+    MIXER,
+    RMS_NORM,
+    TOKENS,
+    TOLERANCE,
+    error,
+    keeps,
+    layer_spec,
+    refusal,
+    replaced,
+    rms_spec,
+    value,
+)
+from support.specs import with_layer
+
+if TYPE_CHECKING:
+    from kept.ir.spec.layer import BranchName
+
+PROGRAM = random_program(rms_spec())
+
+
+def tensor(value: torch.Tensor) -> InMemory:
+    return InMemory(tuple(value.shape), "F64", value)
+
+
+def test_the_same_branch_is_the_identity() -> None:
+    same = ReplaceBranches((BranchChoice(1, "mixer", MIXER), BranchChoice(2, "mlp", GATED)))
+    after = keeps(same, PROGRAM)
+    assert after.spec == PROGRAM.spec
+    assert all(after.weights[name] is PROGRAM.weights[name] for name in PROGRAM.weights)
+    assert same.rewritten(PROGRAM) == frozenset()
+
+
+@pytest.mark.parametrize(("branch", "writer"), [("mixer", "mixer.o"), ("mlp", "mlp.down")])
+def test_an_absent_branch_adds_nothing(branch: BranchName, writer: str) -> None:
+    """The model computes what it does with an output projection of zero."""
+    after = ReplaceBranches((BranchChoice(1, branch, None),))(PROGRAM)
+    names = [f"layers.1.{writer}.{part}" for part in ("weight", "bias")]
+    zeroed = replaced(PROGRAM, {name: torch.zeros_like(value(PROGRAM, name)) for name in names})
+    assert branch not in {one.name for one in after.spec.layers[1].branches}
+    assert error(after, zeroed) < TOLERANCE
+    assert error(after, PROGRAM) > 1e3 * TOLERANCE
+
+
+PARTS = ("gate.weight", "gate.bias", "up.weight", "up.bias")
+
+
+def narrowed(channels: int) -> BranchChoice:
+    """The MLP of layer 1 with its first channels."""
+    weights = {f"mlp.{part}": tensor(value(PROGRAM, f"layers.1.mlp.{part}")[:channels]) for part in PARTS}
+    weights["mlp.down.weight"] = tensor(value(PROGRAM, "layers.1.mlp.down.weight")[:, :channels])
+    return BranchChoice(1, "mlp", replace(GATED, size=channels), weights=weights)
+
+
+def test_a_narrower_mlp() -> None:
+    """The removed channels contribute nothing if their columns of the output projection are zero."""
+    rewrite = ReplaceBranches((narrowed(20),))
+    after = rewrite(PROGRAM)
+    down = value(PROGRAM, "layers.1.mlp.down.weight").clone()
+    down[:, 20:] = 0
+    same = replaced(PROGRAM, {"layers.1.mlp.down.weight": down})
+    assert error(after, same) < TOLERANCE
+    assert error(after, PROGRAM) > 1e3 * TOLERANCE
+    assert rewrite.promise(PROGRAM) is Promise.LOSSY
+    assert rewrite.rewritten(PROGRAM) == {f"layers.1.mlp.{part}" for part in (*PARTS, "down.weight")}
+    proved = ReplaceBranches((replace(narrowed(20), proved=True),))
+    assert keeps(proved, same).spec == after.spec
+
+
+def test_attention_with_fewer_key_value_heads() -> None:
+    """If both key-value heads are equal, one of them serves all queries."""
+    half = {n: value(PROGRAM, f"layers.1.mixer.{n}")[:8] for n in ("k.weight", "k.bias", "v.weight", "v.bias")}
+    equal = replaced(PROGRAM, {f"layers.1.mixer.{n}": torch.cat([one, one]) for n, one in half.items()})
+    weights = {f"mixer.{n}": tensor(one) for n, one in half.items()}
+    narrow = replace(MIXER, kv_heads=1)
+    after = keeps(ReplaceBranches((BranchChoice(1, "mixer", narrow, weights=weights, proved=True),)), equal)
+    assert [layer.mixer for layer in after.spec.layers] == [MIXER, narrow, MIXER]
+    assert error(after, PROGRAM) > 1e3 * TOLERANCE
+
+
+def test_a_branch_is_put_where_none_was() -> None:
+    bare = random_program(with_layer(rms_spec(), 1, mlp=None, mlp_norm=None))
+    full = random_program(rms_spec())
+    own = {n.removeprefix("layers.1."): t for n, t in full.weights.items() if n.startswith("layers.1.mlp")}
+    after = ReplaceBranches((BranchChoice(1, "mlp", GATED, norm=RMS_NORM, weights=own),))(bare)
+    assert after.spec == full.spec
+    assert torch.equal(logits(after, TOKENS), logits(full.updated(full.spec, bare.weights), TOKENS))
+
+
+def test_given_weights_are_new() -> None:
+    """Those under a name that was there before too, which comparing names does not find."""
+    drawn = tensor(torch.zeros_like(value(PROGRAM, "layers.2.mixer.o.weight")))
+    again = BranchChoice(2, "mixer", MIXER, weights={"mixer.o.weight": drawn})
+    plan = run_passes(PROGRAM, [ReplaceBranches((again, BranchChoice(0, "mlp", replace(GATED, down_bias=False))))])
+    assert created(PROGRAM.spec, plan) == ["layers.2.mixer.o.weight"]
+    assert plan.promise is Promise.LOSSY
+
+
+@pytest.mark.parametrize(
+    ("choices", "line"),
+    [
+        ((BranchChoice(3, "mlp", GATED),), "layers.3.mlp: the model has layers 0 to 2; give another layer"),
+        ((BranchChoice(1, "mlp", MIXER),), "layers.1.mlp: attention is no mlp; name the other branch"),
+        ((BranchChoice(1, "mlp", GATED),) * 2, "choices: name a branch twice; give one choice for each branch"),
+        (
+            (BranchChoice(1, "mlp", replace(GATED, size=8)),),
+            (
+                "layers.1.mlp.gate.weight: has shape [24, 16], the replaced branch needs [8, 16]; "
+                "give a tensor of that shape"
+            ),
+        ),
+        (
+            (BranchChoice(1, "mlp", GATED, weights={"mlp.side.weight": tensor(torch.zeros(2))}),),
+            "layers.1.mlp.side.weight: is no weight of the replaced branch; leave it out",
+        ),
+        (
+            (BranchChoice(1, "mlp", GATED, norm=ir.Norm("layer", 1e-3, bias=True)),),
+            "layers.1.mlp_norm.bias: is missing; give a tensor of shape [16]",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(choices: tuple[BranchChoice, ...], line: str) -> None:
+    assert refusal(ReplaceBranches(choices), PROGRAM) == f"replace-branches: {line}"
+
+
+def test_a_shared_norm_is_separated_first() -> None:
+    layer = replace(layer_spec().layers[0], parallel=True, shared_norm=True, mlp_norm=None)
+    program = random_program(replace(layer_spec(), layers=(layer,) * 2))
+    rewrite = ReplaceBranches((BranchChoice(0, "mixer", None),))
+    obstacle = rewrite.requires(program)
+    assert obstacle is not None
+    assert obstacle.fix == SeparateNorms()
+    assert rewrite(SeparateNorms()(program)).spec.layers[0].mixer is None
+
+
+def test_an_absent_branch_needs_a_norm() -> None:
+    bare = random_program(with_layer(rms_spec(), 1, mlp=None, mlp_norm=None))
+    said = refusal(ReplaceBranches((BranchChoice(1, "mlp", GATED),)), bare)
+    assert said == "replace-branches: layers.1.mlp: is absent and has no norm; give the branch a norm"
