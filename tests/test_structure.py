@@ -19,8 +19,6 @@ LONG_FILES = {
     "commands/recipe_steps.py": 326,
     "distillation/cost.py": 330,
     "distillation/train/trainer.py": 384,
-    "families/items.py": 440,
-    "families/table.py": 352,
     "gguf/tokenizer.py": 313,
     "ir/tensors.py": 457,
     "pages/evaluation.py": 322,

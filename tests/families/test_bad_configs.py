@@ -92,7 +92,7 @@ def test_a_rotation_for_each_type_of_layer(family: str) -> None:
 def test_a_fraction_that_the_classes_do_not_read(family: str, where: str) -> None:
     fraction: dict[str, Any] = {"partial_rotary_factor": 0.5}
     said = refusal(family, **(fraction if where == "outside" else {"rope_parameters": fraction}))
-    assert "partial_rotary_factor is 0.5, it must be 1: the classes of this family turn whole heads" in said
+    assert "partial_rotary_factor is 0.5, it must be 1: the classes of this family rotate whole heads" in said
     FAMILIES[family].read_config({**TINY[family], "partial_rotary_factor": 1.0})
 
 

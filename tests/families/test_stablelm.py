@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from kept.errors import CheckpointError
+from kept.families.layout import StackedTensor
 from kept.families.stablelm import STABLELM
 from kept.ir.spec import Rope
-from kept.ir.tensors import Computed
 from support.models import TINY, worst
 from support.rotations import StockRotaryContract
 from support.specs import with_mixer
@@ -80,8 +80,8 @@ class TestStableLmWithHeadNorms(TestStableLm):
     def test_each_head_has_its_own_gain(self, program: Program, checkpoint: Checkpoint) -> None:
         stored = [checkpoint.tensors[f"model.layers.1.self_attn.q_layernorm.norms.{h}.weight"] for h in range(4)]
         gain = program.weights["layers.1.mixer.q_norm.gain"]
-        assert isinstance(gain, Computed)
-        assert gain.sliced == tuple(stored)
+        assert isinstance(gain, StackedTensor)
+        assert gain.parts == tuple(stored)
         assert gain.shape == (4, 16)
         assert program.weights["layers.1.mixer.k_norm.gain"].shape == (2, 16)
         assert worst(gain.read()[0], gain.read()[1]) > 0.1

@@ -1,37 +1,38 @@
-"""Cohere (Command R): one LayerNorm without bias for attention and MLP side by side, neighbours turn, scaled logits."""
+"""Cohere (Command R): attention and MLP read one LayerNorm without bias; interleaved RoPE; scaled logits."""
 
 from __future__ import annotations
 
-from kept.families.items import DerivedFact, Flag, HeadNorms, Number, Size, SpecialTokens, split_heads
-from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, ROTARY_BUFFERS
-from kept.families.orion import layer_norms
-from kept.families.phi import SHARED_NORM, SIDE_BY_SIDE
-from kept.families.rotary import Rotary
-from kept.families.table import ATTENTION, Entry, Family
+from kept.families.entries import ROTARY_BUFFERS, attention_entries, llama_entries, qk_norm_entries
+from kept.families.items import WIDTH_OVER_HEADS, Flag, HeadNorms, Number, Rotary, SpecialTokens
+from kept.families.parts import (
+    PARALLEL_WITH_SHARED_NORM,
+    SHARED_NORM,
+    activation,
+    attention,
+    layer_norms,
+    mlp,
+    sizes,
+    tied_head,
+)
+from kept.families.paths import ATTENTION_BIASES
+from kept.families.table import Family
 
 COHERE = Family(
     name="cohere",
     architecture="CohereForCausalLM",
     items=(
-        *DECODER[:3],
-        Size("max_position_embeddings", "context", default=8192),
-        *DECODER[4:],
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        *GATED,
-        SIDE_BY_SIDE,
-        layer_norms(*SHARED_NORM, bias=False),
-        Number("layer_norm_eps", tuple(f"{path}.eps" for path in SHARED_NORM), default=1e-5),
+        *sizes(default_context=8192),
+        *attention(head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("silu")),
+        PARALLEL_WITH_SHARED_NORM,
+        *layer_norms("layer_norm_eps", norms=SHARED_NORM, bias=False),
         Rotary(theta=500_000.0, interleaved=True),
         HeadNorms("use_qk_norm", "own"),
         Flag("attention_bias", ATTENTION_BIASES),
         Number("logit_scale", ("head.multiplier",), default=0.0625),
-        Flag("tie_word_embeddings", ("head.tied",), default=True),
+        tied_head(default=True),
         SpecialTokens(bos=5, eos=255001, pad=0),
     ),
-    entries=(
-        *ENTRIES,
-        Entry("layers.{i}.mixer.q_norm.gain", "model.layers.{i}.self_attn.q_norm.weight"),
-        Entry("layers.{i}.mixer.k_norm.gain", "model.layers.{i}.self_attn.k_norm.weight"),
-    ),
+    entries=llama_entries(attention=(*attention_entries(), *qk_norm_entries())),
     ignored=ROTARY_BUFFERS,
 )

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
-from kept.families.items import DerivedFact, Fixed, Flag, Number, SpecialTokens, split_heads
+from kept.families.entries import ROTARY_BUFFERS, llama_entries
+from kept.families.items import PUBLISHED_SCALINGS, WIDTH_OVER_HEADS, Fixed, Rotary, SpecialTokens
 from kept.families.lengths import published_rule
-from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import ATTENTION, Family
+from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
+from kept.families.paths import ATTENTION, layer_values
+from kept.families.table import Family
 from kept.ir.facts import PerLayer
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KeyValueHeadsPerLayer:
-    """A list of one number of key-value heads a layer. Comes after depth and query heads."""
+    """A list with the number of key-value heads of each layer. Comes after depth and query heads."""
 
     key: str = "num_key_value_heads_per_layer"
     path: str = f"{ATTENTION}kv_heads"
 
-    def read(self, config: Config, known: Facts) -> Facts:
-        """List to facts."""
-        values, depth, heads = config.get(self.key), known["depth"], known[f"{ATTENTION}heads"]
+    def read(self, config: Config, facts: Facts) -> Facts:
+        """Return one fact a layer. Raises CheckpointError unless each number divides the query heads."""
+        values, depth, heads = config.get(self.key), facts["depth"], facts[f"{ATTENTION}heads"]
         if values is None:
             raise CheckpointError(f"{config.where}: has no {self.key}")
         fits = isinstance(values, list) and len(values) == depth
@@ -35,28 +36,25 @@ class KeyValueHeadsPerLayer:
             raise config.wrong(self.key, f"a list of {depth} divisors of the {heads} query heads")
         return {self.path: values[0] if len(set(values)) == 1 else PerLayer(tuple(values))}
 
-    def write(self, table: Facts) -> dict[str, Any]:
-        """Facts to list."""
-        value = table.get(self.path)
-        return {self.key: [*value.values] if isinstance(value, PerLayer) else [value] * table["depth"]}
+    def write(self, facts: Facts) -> dict[str, Any]:
+        """Return the list."""
+        return {self.key: [*layer_values(facts, self.path)]}
 
 
 DECI = Family(
     name="deci",
     architecture="DeciLMForCausalLM",
     items=(
-        *DECODER[:5],
-        KeyValueHeadsPerLayer(),
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        *GATED,
-        RMS_NORMS,
-        Number("rms_norm_eps", NORM_EPS, default=1e-6),
-        Rotary(kinds=PUBLISHED),
+        *sizes(),
+        *attention(kv_heads=KeyValueHeadsPerLayer(), head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("silu")),
+        *rms_norms(),
+        Rotary(scalings=PUBLISHED_SCALINGS),
         Fixed("attention_bias", value=False, why="the family's own code never has attention biases"),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        tied_head(),
         SpecialTokens(bos=1, eos=2),
     ),
-    entries=ENTRIES,
+    entries=llama_entries(),
     ignored=ROTARY_BUFFERS,
     stock=False,
     rule=published_rule,

@@ -2,68 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from kept.families.entries import Entry, linear, norm, norm_entries, plain_mlp_entries
 from kept.families.items import (
-    ACTIVATIONS,
-    DEEPEST,
+    ACTIVATIONS_WITHOUT_SILU,
+    MULTI_HEAD,
+    WIDTH_OVER_HEADS,
     Always,
-    Choice,
     DerivedFact,
     Fixed,
-    Flag,
-    Number,
-    Size,
     SpecialTokens,
-    as_many_as_queries,
-    split_heads,
+    four_widths,
 )
-from kept.families.llama import ATTENTION_BIASES, NORM_EPS
-from kept.families.orion import LAYER_NORMS
-from kept.families.table import ATTENTION, MLP, Entry, Family, linear, norm
-
-if TYPE_CHECKING:
-    from kept.ir.facts import Facts
-
-
-def four_widths(known: Facts) -> int:
-    """The MLP's size where `n_inner` is null."""
-    return int(4 * known["width"])
-
+from kept.families.layout import Transposed
+from kept.families.parts import activation, attention, layer_norms, mlp, sizes, tied_head
+from kept.families.paths import ATTENTION, ATTENTION_BIASES, PLAIN_MLP_BIASES
+from kept.families.table import Family
 
 GPT2 = Family(
     name="gpt2",
     architecture="GPT2LMHeadModel",
     items=(
-        Size("vocab_size", "vocabulary"),
-        Size("n_embd", "width"),
-        Size("n_layer", "depth", largest=DEEPEST),
-        Size("n_positions", "context", default=1024),
-        DerivedFact("positions", lambda known: known["context"]),
-        Size("n_head", f"{ATTENTION}heads"),
-        DerivedFact(f"{ATTENTION}kv_heads", as_many_as_queries),
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        Always(((f"{ATTENTION}rope", None), (f"{ATTENTION}fused", True), (f"{MLP}gated", False))),
-        Always(tuple((path, True) for path in (*ATTENTION_BIASES, f"{MLP}up_bias", f"{MLP}down_bias"))),
-        Size("n_inner", f"{MLP}size", default=four_widths),
-        Choice("activation_function", f"{MLP}activation", ACTIVATIONS[2:], default="gelu_new"),
-        LAYER_NORMS,
-        Number("layer_norm_epsilon", NORM_EPS, default=1e-5),
+        *sizes(width="n_embd", depth="n_layer", context="n_positions", default_context=1024),
+        DerivedFact("positions", lambda facts: facts["context"]),
+        *attention(heads="n_head", kv_heads=MULTI_HEAD, head_dim=WIDTH_OVER_HEADS, fused=True),
+        Always(((f"{ATTENTION}rope", None),)),
+        Always(tuple((path, True) for path in (*ATTENTION_BIASES, *PLAIN_MLP_BIASES))),
+        *mlp(
+            activation("gelu_new", key="activation_function", names=ACTIVATIONS_WITHOUT_SILU),
+            gated=False,
+            size="n_inner",
+            default_size=four_widths,
+        ),
+        *layer_norms("layer_norm_epsilon"),
         Fixed("scale_attn_weights", value=True, why="unscaled attention is not supported"),
         Fixed("scale_attn_by_inverse_layer_idx", value=False, why="a scale for each layer is not supported"),
         Fixed("add_cross_attention", value=False, why="this is an encoder-decoder, not a decoder"),
-        Flag("tie_word_embeddings", ("head.tied",), default=True),
+        tied_head(default=True),
         SpecialTokens(bos=50256, eos=50256),
     ),
     entries=(
         Entry("embedding.weight", "transformer.wte.weight"),
         Entry("positions.weight", "transformer.wpe.weight"),
-        *norm("layers.{i}.mixer_norm", "transformer.h.{i}.ln_1"),
-        *linear("layers.{i}.mixer.qkv", "transformer.h.{i}.attn.c_attn", "transposed"),
-        *linear("layers.{i}.mixer.o", "transformer.h.{i}.attn.c_proj", "transposed"),
-        *norm("layers.{i}.mlp_norm", "transformer.h.{i}.ln_2"),
-        *linear("layers.{i}.mlp.up", "transformer.h.{i}.mlp.c_fc", "transposed"),
-        *linear("layers.{i}.mlp.down", "transformer.h.{i}.mlp.c_proj", "transposed"),
+        *norm_entries("transformer.h.{i}.ln_1", "transformer.h.{i}.ln_2"),
+        *linear(f"{ATTENTION}qkv", "transformer.h.{i}.attn.c_attn", Transposed()),
+        *linear(f"{ATTENTION}o", "transformer.h.{i}.attn.c_proj", Transposed()),
+        *plain_mlp_entries("transformer.h.{i}.mlp", up="c_fc", down="c_proj", layout=Transposed()),
         *norm("final_norm", "transformer.ln_f"),
         *linear("head", "lm_head"),
     ),

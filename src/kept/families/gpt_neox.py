@@ -1,6 +1,6 @@
-"""GPT-NeoX: LayerNorm with bias, plain MLP, query, key and value fused head by head, a quarter of each head turns.
+"""GPT-NeoX: LayerNorm with bias, plain MLP, query, key and value fused by head; a quarter of each head rotates.
 
-Attention and MLP run side by side with a norm each (Pythia), or in sequence.
+Attention and MLP are parallel with a norm each (Pythia), or sequential.
 """
 
 from __future__ import annotations
@@ -8,44 +8,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import (
-    ACTIVATIONS,
-    Always,
-    Choice,
-    DerivedFact,
-    Flag,
-    Number,
-    Size,
-    SpecialTokens,
-    as_many_as_queries,
-    split_heads,
-)
-from kept.families.llama import ATTENTION_BIASES, DECODER, NORM_EPS
-from kept.families.orion import LAYER_NORMS
-from kept.families.rotary import Rotary
-from kept.families.table import ATTENTION, MLP, Entry, Family, L, linear, norm
+from kept.families.entries import Entry, fused_attention_entries, linear, norm, norm_entries, plain_mlp_entries
+from kept.families.items import MULTI_HEAD, WIDTH_OVER_HEADS, Always, Flag, Rotary, SpecialTokens
+from kept.families.layout import Grouped
+from kept.families.parts import activation, attention, layer_norms, mlp, sizes, tied_head
+from kept.families.paths import ATTENTION, ATTENTION_BIASES, LAYER, PLAIN_MLP_BIASES
+from kept.families.table import Family
 
 if TYPE_CHECKING:
     from kept.families.config import Config
     from kept.ir.facts import Facts
 
-PLAIN_MLP = Always(((f"{MLP}gated", False), (f"{MLP}up_bias", True), (f"{MLP}down_bias", True)))
-"""The plain MLP with biases."""
-
 
 @dataclass(frozen=True)
 class NoOtherTheta:
-    """`rope_theta`, which transformers 4 prefers to `rotary_emb_base` and 5 does not see. Comes after the rotation."""
+    """A check for `rope_theta`, which transformers 4 prefers to `rotary_emb_base` and 5 ignores. Comes after RoPE."""
 
-    def read(self, config: Config, known: Facts) -> Facts:
-        """Check that it says nothing else."""
-        theta = known[f"{ATTENTION}rope.theta"]
+    def read(self, config: Config, facts: Facts) -> Facts:
+        """Return no facts. Raises CheckpointError if the two keys differ."""
+        theta = facts[f"{ATTENTION}rope.theta"]
         if config.get("rope_theta") not in (None, theta):
             raise config.wrong("rope_theta", f"{theta:g}, as rotary_emb_base says: versions of transformers disagree")
         return {}
 
-    def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
-        """Nothing to say."""
+    def write(self, facts: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
+        """Return no keys."""
         return {}
 
 
@@ -53,30 +40,23 @@ GPT_NEOX = Family(
     name="gpt_neox",
     architecture="GPTNeoXForCausalLM",
     items=(
-        *DECODER[:5],
-        DerivedFact(f"{ATTENTION}kv_heads", as_many_as_queries),
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        Size("intermediate_size", f"{MLP}size"),
-        Choice("hidden_act", f"{MLP}activation", ACTIVATIONS, default="gelu"),
-        PLAIN_MLP,
-        Always(((f"{ATTENTION}fused", True),)),
+        *sizes(),
+        *attention(kv_heads=MULTI_HEAD, head_dim=WIDTH_OVER_HEADS, fused=True),
+        *mlp(activation("gelu"), gated=False),
+        Always(tuple((path, True) for path in PLAIN_MLP_BIASES)),
         Flag("attention_bias", ATTENTION_BIASES, default=True),
-        LAYER_NORMS,
-        Number("layer_norm_eps", NORM_EPS, default=1e-5),
-        Rotary(partial=0.25, says_partial=True, theta_key="rotary_emb_base", partial_key="rotary_pct"),
+        *layer_norms("layer_norm_eps"),
+        Rotary(partial=0.25, reads_partial=True, theta_key="rotary_emb_base", partial_key="rotary_pct"),
         NoOtherTheta(),
-        Flag("use_parallel_residual", (f"{L}parallel",), default=True),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        Flag("use_parallel_residual", (f"{LAYER}parallel",), default=True),
+        tied_head(),
         SpecialTokens(bos=0, eos=2),
     ),
     entries=(
         Entry("embedding.weight", "gpt_neox.embed_in.weight"),
-        *norm("layers.{i}.mixer_norm", "gpt_neox.layers.{i}.input_layernorm"),
-        *linear("layers.{i}.mixer.qkv", "gpt_neox.layers.{i}.attention.query_key_value", "grouped"),
-        *linear("layers.{i}.mixer.o", "gpt_neox.layers.{i}.attention.dense"),
-        *norm("layers.{i}.mlp_norm", "gpt_neox.layers.{i}.post_attention_layernorm"),
-        *linear("layers.{i}.mlp.up", "gpt_neox.layers.{i}.mlp.dense_h_to_4h"),
-        *linear("layers.{i}.mlp.down", "gpt_neox.layers.{i}.mlp.dense_4h_to_h"),
+        *norm_entries("gpt_neox.layers.{i}.input_layernorm", "gpt_neox.layers.{i}.post_attention_layernorm"),
+        *fused_attention_entries("gpt_neox.layers.{i}.attention", qkv="query_key_value", o="dense", layout=Grouped()),
+        *plain_mlp_entries("gpt_neox.layers.{i}.mlp", up="dense_h_to_4h", down="dense_4h_to_h"),
         *norm("final_norm", "gpt_neox.final_layer_norm"),
         *linear("head", "embed_out"),
     ),

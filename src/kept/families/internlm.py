@@ -1,14 +1,16 @@
-"""InternLM (the first): Llama with one flag for all four attention biases; its rotation stands under `rotary`."""
+"""InternLM (the first): Llama with one flag for all four attention biases, and RoPE under the key `rotary`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import DerivedFact, Fixed, Flag, Number, SpecialTokens, as_many_as_queries, first, split_heads
+from kept.families.entries import ROTARY_BUFFERS, llama_entries
+from kept.families.items import MULTI_HEAD, WIDTH_OVER_HEADS, Fixed, Flag, SpecialTokens
 from kept.families.lengths import grown
-from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.table import ATTENTION, Family
+from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
+from kept.families.paths import ATTENTION, ATTENTION_BIASES, first_value
+from kept.families.table import Family
 from kept.ir.facts import at_layer, build
 from kept.ir.spec import Dynamic, Rope
 
@@ -27,21 +29,21 @@ class RotarySection:
 
     path: str = f"{ATTENTION}rope"
 
-    def read(self, config: Config, known: Facts) -> Facts:
-        """Section to rotation."""
-        given = config.section("rotary")
-        kind = "dynamic" if given.get("type") is None else given.get("type")
+    def read(self, config: Config, facts: Facts) -> Facts:
+        """Return the rotation."""
+        section = config.section("rotary")
+        kind = "dynamic" if section.get("type") is None else section.get("type")
         if kind not in ("origin", "dynamic"):
-            raise given.wrong("type", "origin or dynamic")
-        factor = given.positive("scaling_factor", 1.0)
-        scaling = Dynamic(factor, known["context"]) if kind == "dynamic" else None
-        return {self.path: Rope(given.positive("base", 10_000.0), known[f"{ATTENTION}head_dim"], scaling=scaling)}
+            raise section.wrong("type", "origin or dynamic")
+        factor = section.positive("scaling_factor", 1.0)
+        scaling = Dynamic(factor, facts["context"]) if kind == "dynamic" else None
+        return {self.path: Rope(section.positive("base", 10_000.0), facts[f"{ATTENTION}head_dim"], scaling=scaling)}
 
-    def write(self, table: Facts) -> dict[str, Any]:
-        """Rotation to section."""
-        if first(table, self.path) is None:
+    def write(self, facts: Facts) -> dict[str, Any]:
+        """Return the section."""
+        if first_value(facts, self.path) is None:
             return {"rotary": None}
-        rope: Rope = build(Rope, self.path, at_layer(table, 0))
+        rope: Rope = build(Rope, self.path, at_layer(facts, 0))
         if not isinstance(rope.scaling, Dynamic):
             return {"rotary": {"base": rope.theta, "type": "origin"}}
         return {"rotary": {"base": rope.theta, "type": "dynamic", "scaling_factor": rope.scaling.factor}}
@@ -56,19 +58,17 @@ INTERNLM = Family(
     name="internlm",
     architecture="InternLMForCausalLM",
     items=(
-        *DECODER[:5],
-        DerivedFact(f"{ATTENTION}kv_heads", as_many_as_queries),
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        *GATED,
-        RMS_NORMS,
-        Number("rms_norm_eps", NORM_EPS, default=1e-6),
+        *sizes(),
+        *attention(kv_heads=MULTI_HEAD, head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("silu")),
+        *rms_norms(),
         RotarySection(),
         *(Fixed(key, value=None, why=ELSEWHERE) for key in ("rope_scaling", "rope_parameters")),
         Flag("bias", ATTENTION_BIASES, default=True),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        tied_head(),
         SpecialTokens(bos=1, eos=2, pad=0),
     ),
-    entries=ENTRIES,
+    entries=llama_entries(),
     ignored=ROTARY_BUFFERS,
     stock=False,
     rule=rerotating_rule,

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import NO_EXPERTS, DerivedFact, Fixed, Flag, Number, SpecialTokens, first, split_heads
+from kept.families.entries import ROTARY_BUFFERS, llama_entries
+from kept.families.items import PUBLISHED_SCALINGS, WIDTH_OVER_HEADS, Fixed, Flag, Number, Rotary, SpecialTokens
 from kept.families.lengths import published_rule, switched
-from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import ATTENTION, Family, L
+from kept.families.parts import NO_EXPERTS, activation, attention, mlp, rms_norms, sizes, tied_head
+from kept.families.paths import ATTENTION_BIASES, LAYER, first_value
+from kept.families.table import Family
 from kept.ir.spec import LongRope
 
 if TYPE_CHECKING:
@@ -23,24 +24,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Share:
-    """A multiplier that the config states times some number, or over it: `share` makes the multiplier of the key."""
+class ScaledMultiplier:
+    """A multiplier that the config states times some factor of the model's sizes, such as the square root of its depth.
+
+    `from_key` returns the multiplier of a key's value, `to_key` is its inverse.
+    """
 
     key: str
     path: str
-    share: Callable[[float, Facts], float]
-    whole: Callable[[float, Facts], float]
+    from_key: Callable[[float, Facts], float]
+    to_key: Callable[[float, Facts], float]
 
-    def read(self, config: Config, known: Facts) -> Facts:
-        """Key to multiplier."""
-        return {self.path: self.share(config.positive(self.key, 1.0), known)}
+    def read(self, config: Config, facts: Facts) -> Facts:
+        """Return the multiplier."""
+        return {self.path: self.from_key(config.positive(self.key, 1.0), facts)}
 
-    def write(self, table: Facts) -> dict[str, Any]:
-        """Multiplier to key: of the numbers that read back as it the roundest."""
-        multiplier = first(table, self.path)
-        value = self.whole(multiplier, table)
+    def write(self, facts: Facts) -> dict[str, Any]:
+        """Return the key, with the shortest number that reads back as the multiplier."""
+        multiplier = first_value(facts, self.path)
+        value = self.to_key(multiplier, facts)
         near = (round(value, 12), value, math.nextafter(value, math.inf), math.nextafter(value, 0.0))
-        return {self.key: next((one for one in near if self.share(one, table) == multiplier), value)}
+        return {self.key: next((one for one in near if self.from_key(one, facts) == multiplier), value)}
 
 
 @dataclass(frozen=True)
@@ -52,28 +56,28 @@ class TabledRotary(Rotary):
     `factor` and `attention_factor` are not read, so they may only repeat these values.
     """
 
-    kinds: Mapping[str, type[Any]] = field(default_factory=lambda: {**PUBLISHED, "longrope": LongRope})
+    scalings: Mapping[str, type[Any]] = field(default_factory=lambda: {**PUBLISHED_SCALINGS, "longrope": LongRope})
 
-    def read(self, config: Config, known: Facts) -> Facts:
+    def read(self, config: Config, facts: Facts) -> Facts:
         """Read keys into a rotation. Raises CheckpointError for values that MiniCPM's code would not use."""
-        found = super().read(config, known)
+        found = super().read(config, facts)
         scaling = found[self.path].scaling
         if not isinstance(scaling, LongRope):
             return found
-        tabled = _tabled(config, scaling, known["context"])
+        tabled = _tabled(config, scaling, facts["context"])
         return {self.path: replace(found[self.path], scaling=tabled)}
 
 
 def _tabled(config: Config, scaling: LongRope, context: int) -> LongRope:
-    given = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
-    original = given.size("original_max_position_embeddings")
+    section = config.section("rope_parameters" if config.get("rope_scaling") in (None, {}) else "rope_scaling")
+    original = section.size("original_max_position_embeddings")
     if original != scaling.original_max_position_embeddings:
         raise config.wrong("original_max_position_embeddings", f"{original}, as in the RoPE section")
     ratio = context / original
     factor = math.sqrt(1 + math.log(ratio) / math.log(original))
     for key, value in (("factor", ratio), ("attention_factor", factor)):
-        if given.get(key) not in (None, value):
-            raise given.wrong(key, f"{value:g}, which the family's own code computes from the two lengths")
+        if section.get(key) not in (None, value):
+            raise section.wrong(key, f"{value:g}, which the family's own code computes from the two lengths")
     short = scaling.long_factor if ratio > 1 else scaling.short_factor
     return replace(scaling, short_factor=short, factor=ratio, attention_factor=factor)
 
@@ -83,47 +87,46 @@ def tabled_rule(spec: Spec) -> LengthRule | None:
     return switched(spec, "uses LongRoPE's long_factor permanently", "history", always=True) or published_rule(spec)
 
 
-def per_layer(value: float, known: Facts) -> float:
-    """`scale_depth` over the square root of the depth."""
-    return float(value / math.sqrt(known["depth"]))
+def over_root_of_depth(value: float, facts: Facts) -> float:
+    """Return `scale_depth` over the square root of the depth."""
+    return float(value / math.sqrt(facts["depth"]))
 
 
-def all_layers(value: float, known: Facts) -> float:
-    """The inverse."""
-    return float(value * math.sqrt(known["depth"]))
+def times_root_of_depth(value: float, facts: Facts) -> float:
+    """Return the inverse."""
+    return float(value * math.sqrt(facts["depth"]))
 
 
-def of_width(value: float, known: Facts) -> float:
-    """`dim_model_base` over the width."""
-    return float(value / known["width"])
+def over_width(value: float, facts: Facts) -> float:
+    """Return `dim_model_base` over the width."""
+    return float(value / facts["width"])
 
 
-def times_width(value: float, known: Facts) -> float:
-    """The inverse."""
-    return float(value * known["width"])
+def times_width(value: float, facts: Facts) -> float:
+    """Return the inverse."""
+    return float(value * facts["width"])
 
 
 MINICPM = Family(
     name="minicpm",
     architecture="MiniCPMForCausalLM",
     items=(
-        *DECODER,
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        *GATED,
+        *sizes(),
+        *attention(head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("silu")),
         NO_EXPERTS,
         Fixed("pretraining_tp", value=1, why="in slices, the family's own code leaves out dim_model_base"),
-        Fixed("sparse_config", value=None, why="sparse attention is not supported; take it out to attend densely"),
-        RMS_NORMS,
-        Number("rms_norm_eps", NORM_EPS, default=1e-6),
+        Fixed("sparse_config", value=None, why="sparse attention is not supported; remove it for dense attention"),
+        *rms_norms(),
         TabledRotary(),
         Flag("attention_bias", ATTENTION_BIASES),
         Number("scale_emb", ("embedding_multiplier",), default=1.0),
-        Share("scale_depth", f"{L}residual_multiplier", per_layer, all_layers),
-        Share("dim_model_base", "head.multiplier", of_width, times_width),
-        Flag("tie_word_embeddings", ("head.tied",), default=True),
+        ScaledMultiplier("scale_depth", f"{LAYER}residual_multiplier", over_root_of_depth, times_root_of_depth),
+        ScaledMultiplier("dim_model_base", "head.multiplier", over_width, times_width),
+        tied_head(default=True),
         SpecialTokens(bos=1, eos=2),
     ),
-    entries=ENTRIES,
+    entries=llama_entries(),
     ignored=ROTARY_BUFFERS,
     stock=False,
     rule=tabled_rule,

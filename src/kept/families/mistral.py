@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from kept.families.items import Flag, KeyValueHeads, Number, Size, SpecialTokens, Window
-from kept.families.llama import DECODER, ENTRIES, GATED, HEAD_DIM, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import Rotary
-from kept.families.table import ATTENTION, Family
+from kept.families.entries import ROTARY_BUFFERS, llama_entries
+from kept.families.items import KeyValueHeads, Rotary, SpecialTokens, Window
+from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
+from kept.families.table import Family
 
 MISTRAL = Family(
     name="mistral",
     architecture="MistralForCausalLM",
     items=(
-        *DECODER[:3],
-        Size("max_position_embeddings", "context", default=4096 * 32),
-        DECODER[4],
-        KeyValueHeads("num_key_value_heads", f"{ATTENTION}kv_heads", default=8),
-        HEAD_DIM,
-        *GATED,
-        RMS_NORMS,
-        Number("rms_norm_eps", NORM_EPS, default=1e-6),
+        *sizes(default_context=4096 * 32),
+        *attention(kv_heads=KeyValueHeads(default=8)),
+        *mlp(activation("silu")),
+        *rms_norms(),
         Rotary(),
         Window(default=4096),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        tied_head(),
         SpecialTokens(bos=1, eos=2),
     ),
-    entries=ENTRIES,
+    entries=llama_entries(),
     ignored=ROTARY_BUFFERS,
 )

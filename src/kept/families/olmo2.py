@@ -1,45 +1,35 @@
-"""OLMo 2: Llama without norms before its parts: they stand behind them, and on queries and keys over all heads."""
+"""OLMo 2: Llama with post-norms instead of norms before the branches, and norms of queries and keys over all heads."""
 
 from __future__ import annotations
 
-from kept.families.items import Always, Flag, Number, SpecialTokens
-from kept.families.llama import (
-    ATTENTION_BIASES,
-    DECODER,
-    ENTRIES,
-    GATED,
-    HEAD_DIM,
-    QK_NORM_ENTRIES,
-    ROTARY_BUFFERS,
-    qk_rms_norm,
-)
-from kept.families.rotary import Rotary
-from kept.families.table import Family, L, norm
+from kept.families.entries import ROTARY_BUFFERS, attention_entries, llama_entries, norm, qk_norm_entries
+from kept.families.items import Always, Flag, Rotary, SpecialTokens
+from kept.families.parts import activation, attention, mlp, qk_rms_norm, rms_norms, sizes, tied_head
+from kept.families.paths import ATTENTION_BIASES, LAYER
+from kept.families.table import Family
 from kept.ir.spec import NO_NORM
-
-NORMS = (f"{L}mixer_post_norm", f"{L}mlp_post_norm", "final_norm")
 
 OLMO2 = Family(
     name="olmo2",
     architecture="Olmo2ForCausalLM",
     items=(
-        *DECODER,
-        HEAD_DIM,
-        *GATED,
-        Always(((f"{L}mixer_norm", NO_NORM), (f"{L}mlp_norm", NO_NORM))),
-        Always(tuple((f"{path}.kind", "rms") for path in NORMS)),
-        Number("rms_norm_eps", tuple(f"{path}.eps" for path in NORMS), default=1e-5),
+        *sizes(),
+        *attention(),
+        *mlp(activation("silu")),
+        Always(((f"{LAYER}mixer_norm", NO_NORM), (f"{LAYER}mlp_norm", NO_NORM))),
+        *rms_norms(default=1e-5, norms=(f"{LAYER}mixer_post_norm", f"{LAYER}mlp_post_norm", "final_norm")),
         qk_rms_norm("full"),
         Rotary(),
         Flag("attention_bias", ATTENTION_BIASES),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        tied_head(),
         SpecialTokens(eos=50279, pad=1),
     ),
-    entries=(
-        *(entry for entry in ENTRIES if "_norm." not in entry.slot or entry.slot.startswith("final_norm")),
-        *QK_NORM_ENTRIES,
-        *norm("layers.{i}.mixer_post_norm", "model.layers.{i}.post_attention_layernorm"),
-        *norm("layers.{i}.mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm"),
+    entries=llama_entries(
+        norms=(
+            *norm(f"{LAYER}mixer_post_norm", "model.layers.{i}.post_attention_layernorm"),
+            *norm(f"{LAYER}mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm"),
+        ),
+        attention=(*attention_entries(), *qk_norm_entries()),
     ),
     ignored=ROTARY_BUFFERS,
 )

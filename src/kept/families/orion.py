@@ -1,49 +1,28 @@
-"""Orion: Llama whose norms are LayerNorms with bias. Their epsilon stands under the misleading `rms_norm_eps`."""
+"""Orion: Llama with LayerNorms with bias, whose epsilon has the misleading key `rms_norm_eps`."""
 
 from __future__ import annotations
 
-from kept.families.items import Always, DerivedFact, Flag, Number, Size, SpecialTokens, split_heads
+from kept.families.entries import ROTARY_BUFFERS, llama_entries
+from kept.families.items import PUBLISHED_SCALINGS, WIDTH_OVER_HEADS, Flag, Rotary, SpecialTokens
 from kept.families.lengths import published_rule
-from kept.families.llama import (
-    ATTENTION_BIASES,
-    DECODER,
-    ENTRIES,
-    GATED,
-    NORM_EPS,
-    NORM_PATHS,
-    ROTARY_BUFFERS,
-)
-from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import ATTENTION, Family
-
-
-def layer_norms(*paths: str, bias: bool = True) -> Always:
-    """LayerNorm with gain at each path, and with bias unless said otherwise."""
-    return Always(
-        tuple((f"{path}.{fact}", value) for path in paths for fact, value in (("kind", "layer"), ("bias", bias)))
-    )
-
-
-LAYER_NORMS = layer_norms(*NORM_PATHS)
-"""LayerNorm with gain and bias everywhere."""
+from kept.families.parts import activation, attention, layer_norms, mlp, sizes, tied_head
+from kept.families.paths import ATTENTION_BIASES
+from kept.families.table import Family
 
 ORION = Family(
     name="orion",
     architecture="OrionForCausalLM",
     items=(
-        *DECODER[:3],
-        Size("max_position_embeddings", "context", default=4096),
-        *DECODER[4:],
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        *GATED,
-        LAYER_NORMS,
-        Number("rms_norm_eps", NORM_EPS, default=1e-5),
-        Rotary(kinds=PUBLISHED),
+        *sizes(default_context=4096),
+        *attention(head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("silu")),
+        *layer_norms("rms_norm_eps"),
+        Rotary(scalings=PUBLISHED_SCALINGS),
         Flag("attention_bias", ATTENTION_BIASES),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        tied_head(),
         SpecialTokens(bos=1, eos=2),
     ),
-    entries=ENTRIES,
+    entries=llama_entries(),
     ignored=ROTARY_BUFFERS,
     stock=False,
     rule=published_rule,

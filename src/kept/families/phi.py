@@ -1,57 +1,49 @@
-"""Phi 1 and 2: one LayerNorm for attention and plain MLP side by side, and biases everywhere, on the head too."""
+"""Phi 1 and 2: one LayerNorm for parallel attention and plain MLP, and biases everywhere, on the head too."""
 
 from __future__ import annotations
 
-from kept.families.gpt_neox import PLAIN_MLP
-from kept.families.items import (
-    ACTIVATIONS,
-    Always,
-    Choice,
-    DerivedFact,
-    Flag,
-    HeadNorms,
-    Number,
-    Size,
-    SpecialTokens,
-    split_heads,
+from kept.families.entries import (
+    ROTARY_BUFFERS,
+    attention_entries,
+    llama_entries,
+    norm,
+    plain_mlp_entries,
+    qk_norm_entries,
 )
-from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, ROTARY_BUFFERS
-from kept.families.orion import layer_norms
-from kept.families.rotary import Rotary
-from kept.families.table import ATTENTION, MLP, Family, L, linear, norm
-
-SHARED_NORM = (f"{L}mixer_norm", "final_norm")
-"""The norms where attention and MLP read the same one."""
-
-SIDE_BY_SIDE = Always(((f"{L}parallel", True), (f"{L}shared_norm", True), (f"{L}mlp_norm", None)))
-"""Attention and MLP read the same norm of the same stream."""
+from kept.families.items import WIDTH_OVER_HEADS, Always, HeadNorms, Rotary, SpecialTokens
+from kept.families.parts import (
+    PARALLEL_WITH_SHARED_NORM,
+    SHARED_NORM,
+    activation,
+    attention,
+    layer_norms,
+    mlp,
+    sizes,
+    tied_head,
+)
+from kept.families.paths import ATTENTION_BIASES, LAYER, PLAIN_MLP_BIASES
+from kept.families.table import Family
 
 PHI = Family(
     name="phi",
     architecture="PhiForCausalLM",
     items=(
-        *DECODER,
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        Size("intermediate_size", f"{MLP}size"),
-        Choice("hidden_act", f"{MLP}activation", ACTIVATIONS, default="gelu_new"),
-        PLAIN_MLP,
-        SIDE_BY_SIDE,
-        Always(tuple((path, True) for path in (*ATTENTION_BIASES, "head.bias"))),
-        layer_norms(*SHARED_NORM),
-        Number("layer_norm_eps", tuple(f"{path}.eps" for path in SHARED_NORM), default=1e-5),
-        Rotary(partial=0.5, says_partial=True),
+        *sizes(),
+        *attention(head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("gelu_new"), gated=False),
+        PARALLEL_WITH_SHARED_NORM,
+        Always(tuple((path, True) for path in (*ATTENTION_BIASES, *PLAIN_MLP_BIASES, "head.bias"))),
+        *layer_norms("layer_norm_eps", norms=SHARED_NORM),
+        Rotary(partial=0.5, reads_partial=True),
         HeadNorms("qk_layernorm", "shared", bias=True),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        tied_head(),
         SpecialTokens(bos=1, eos=2),
     ),
-    entries=(
-        *(entry for entry in ENTRIES if not any(part in entry.slot for part in (".mixer.o.", ".mlp", "final_norm"))),
-        *norm("layers.{i}.mixer.q_norm", "model.layers.{i}.self_attn.q_layernorm"),
-        *norm("layers.{i}.mixer.k_norm", "model.layers.{i}.self_attn.k_layernorm"),
-        *linear("layers.{i}.mixer.o", "model.layers.{i}.self_attn.dense"),
-        *linear("layers.{i}.mlp.up", "model.layers.{i}.mlp.fc1"),
-        *linear("layers.{i}.mlp.down", "model.layers.{i}.mlp.fc2"),
-        *norm("final_norm", "model.final_layernorm"),
+    entries=llama_entries(
+        norms=norm(f"{LAYER}mixer_norm", "model.layers.{i}.input_layernorm"),
+        attention=(*attention_entries(o="dense"), *qk_norm_entries("q_layernorm", "k_layernorm")),
+        mlp=plain_mlp_entries(up="fc1", down="fc2"),
+        final_norm="model.final_layernorm",
     ),
     ignored=ROTARY_BUFFERS,
 )

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from kept.families.items import Always, Flag, Number, Size, SpecialTokens, Window
+from kept.families.entries import FEED_FORWARD, ROTARY_BUFFERS, fused_attention_entries, linear, llama_entries
+from kept.families.items import Rotary, SpecialTokens, Window
 from kept.families.lengths import recomputing_rule
-from kept.families.llama import DECODER, ENTRIES, GATED, HEAD_DIM, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import Rotary
-from kept.families.table import ATTENTION, MLP, Family, linear
+from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
+from kept.families.paths import MLP
+from kept.families.table import Family
 from kept.ir.spec import LongRope
 
-LONG_ROPES = {"longrope": LongRope, "su": LongRope, "yarn": LongRope}
-"""The stock class's only scaling, and the names that older files have for it."""
+PHI3_SCALINGS = {"longrope": LongRope, "su": LongRope, "yarn": LongRope}
+"""The only scaling of the class in transformers, and its names in older configs."""
 
 PHI3 = Family(
     name="phi3",
     architecture="Phi3ForCausalLM",
     items=(
-        *DECODER[:3],
-        Size("max_position_embeddings", "context", default=4096),
-        *DECODER[4:],
-        HEAD_DIM,
-        Always(((f"{ATTENTION}fused", True), (f"{MLP}fused", True))),
-        *GATED,
-        RMS_NORMS,
-        Number("rms_norm_eps", NORM_EPS, default=1e-5),
-        Rotary(says_partial=True, original=4096, kinds=LONG_ROPES),
+        *sizes(default_context=4096),
+        *attention(fused=True),
+        *mlp(activation("silu"), fused=True),
+        *rms_norms(default=1e-5),
+        Rotary(reads_partial=True, original=4096, scalings=PHI3_SCALINGS),
         Window(),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        tied_head(),
         SpecialTokens(bos=1, eos=32000, pad=32000),
     ),
-    entries=(
-        *(entry for entry in ENTRIES if not entry.slot.startswith("layers.{i}.m") or "_norm." in entry.slot),
-        *linear("layers.{i}.mixer.qkv", "model.layers.{i}.self_attn.qkv_proj"),
-        *linear("layers.{i}.mixer.o", "model.layers.{i}.self_attn.o_proj"),
-        *linear("layers.{i}.mlp.gate_up", "model.layers.{i}.mlp.gate_up_proj"),
-        *linear("layers.{i}.mlp.down", "model.layers.{i}.mlp.down_proj"),
+    entries=llama_entries(
+        attention=fused_attention_entries(qkv="qkv_proj"),
+        mlp=(
+            *linear(f"{MLP}gate_up", f"{FEED_FORWARD}.gate_up_proj"),
+            *linear(f"{MLP}down", f"{FEED_FORWARD}.down_proj"),
+        ),
     ),
     ignored=ROTARY_BUFFERS,
     rule=recomputing_rule,

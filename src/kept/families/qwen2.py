@@ -1,29 +1,27 @@
-"""Qwen2: Llama with biases on query, key and value only, and windows from some layer on."""
+"""Qwen2: Llama with biases on query, key and value only, and windows in the later layers."""
 
 from __future__ import annotations
 
-from kept.families.items import Always, DerivedFact, Flag, LayeredWindow, Number, Size, SpecialTokens, split_heads
-from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import Rotary
-from kept.families.table import ATTENTION, Family
+from kept.families.entries import ROTARY_BUFFERS, llama_entries
+from kept.families.items import WIDTH_OVER_HEADS, Always, LayeredWindow, Rotary, SpecialTokens
+from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
+from kept.families.paths import QKV_BIASES
+from kept.families.table import Family
 
 QWEN2 = Family(
     name="qwen2",
     architecture="Qwen2ForCausalLM",
     items=(
-        *DECODER[:3],
-        Size("max_position_embeddings", "context", default=32768),
-        *DECODER[4:],
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        *GATED,
-        RMS_NORMS,
-        Number("rms_norm_eps", NORM_EPS, default=1e-6),
+        *sizes(default_context=32768),
+        *attention(head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("silu")),
+        *rms_norms(),
         Rotary(),
-        Always(tuple((f"{ATTENTION}{name}_bias", True) for name in "qkv")),
+        Always(tuple((path, True) for path in QKV_BIASES)),
         LayeredWindow(),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        tied_head(),
         SpecialTokens(),
     ),
-    entries=ENTRIES,
+    entries=llama_entries(),
     ignored=ROTARY_BUFFERS,
 )

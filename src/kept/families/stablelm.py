@@ -5,21 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kept.families.items import (
-    DerivedFact,
-    Flag,
-    HeadNorms,
-    Number,
-    Size,
-    SpecialTokens,
-    first,
-    one_shared_norm,
-    split_heads,
-)
-from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, ROTARY_BUFFERS
-from kept.families.orion import LAYER_NORMS
-from kept.families.rotary import Rotary
-from kept.families.table import ATTENTION, Entry, Family, L
+from kept.families.entries import ROTARY_BUFFERS, attention_entries, llama_entries, qk_norm_entries
+from kept.families.items import WIDTH_OVER_HEADS, Flag, HeadNorms, Rotary, SpecialTokens
+from kept.families.layout import Stacked
+from kept.families.parts import activation, attention, layer_norms, mlp, sizes, tied_head, without_mlp_norm
+from kept.families.paths import LAYER, QKV_BIASES, first_value
+from kept.families.table import Family
 
 if TYPE_CHECKING:
     from kept.families.config import Config
@@ -28,40 +19,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParallelResidual:
-    """`use_parallel_residual`: attention and MLP read the same norm of the same stream. Comes after the norms."""
+    """`use_parallel_residual`: attention and MLP read the output of the same norm. Comes after the norms."""
 
-    def read(self, config: Config, known: Facts) -> Facts:
-        """Key to facts: a parallel block has no second norm."""
+    def read(self, config: Config, facts: Facts) -> Facts:
+        """Return the facts: a parallel layer has no second norm."""
         parallel = config.flag("use_parallel_residual", default=False)
-        return {f"{L}parallel": parallel, **(one_shared_norm(known) if parallel else {})}
+        return {f"{LAYER}parallel": parallel, **(without_mlp_norm(facts) if parallel else {})}
 
-    def write(self, table: Facts) -> dict[str, Any]:
-        """Facts to key."""
-        return {"use_parallel_residual": bool(first(table, f"{L}parallel"))}
+    def write(self, facts: Facts) -> dict[str, Any]:
+        """Return the key."""
+        return {"use_parallel_residual": bool(first_value(facts, f"{LAYER}parallel"))}
 
 
 STABLELM = Family(
     name="stablelm",
     architecture="StableLmForCausalLM",
     items=(
-        *DECODER[:3],
-        Size("max_position_embeddings", "context", default=4096),
-        *DECODER[4:],
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        *GATED,
-        LAYER_NORMS,
-        Number("layer_norm_eps", NORM_EPS, default=1e-5),
-        Rotary(partial=0.25, says_partial=True),
-        Flag("use_qkv_bias", tuple(f"{ATTENTION}{name}_bias" for name in "qkv")),
+        *sizes(default_context=4096),
+        *attention(head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("silu")),
+        *layer_norms("layer_norm_eps"),
+        Rotary(partial=0.25, reads_partial=True),
+        Flag("use_qkv_bias", QKV_BIASES),
         HeadNorms("qk_layernorm", "own"),
         ParallelResidual(),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        tied_head(),
         SpecialTokens(bos=0, eos=0),
     ),
-    entries=(
-        *ENTRIES,
-        Entry("layers.{i}.mixer.q_norm.gain", "model.layers.{i}.self_attn.q_layernorm.norms.{h}.weight", "stacked"),
-        Entry("layers.{i}.mixer.k_norm.gain", "model.layers.{i}.self_attn.k_layernorm.norms.{h}.weight", "stacked"),
+    entries=llama_entries(
+        attention=(
+            *attention_entries(),
+            *qk_norm_entries("q_layernorm.norms.{h}", "k_layernorm.norms.{h}", Stacked()),
+        )
     ),
     ignored=ROTARY_BUFFERS,
 )

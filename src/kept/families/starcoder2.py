@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from kept.families.items import (
-    ACTIVATIONS,
-    Always,
-    Choice,
-    DerivedFact,
-    Flag,
-    KeyValueHeads,
-    Number,
-    Size,
-    SpecialTokens,
-    Window,
-    split_heads,
-)
-from kept.families.llama import ATTENTION_BIASES, DECODER, ENTRIES, NORM_EPS, ROTARY_BUFFERS
-from kept.families.orion import LAYER_NORMS
-from kept.families.rotary import Rotary
-from kept.families.table import ATTENTION, MLP, Family, linear
+from kept.families.entries import ROTARY_BUFFERS, llama_entries, plain_mlp_entries
+from kept.families.items import WIDTH_OVER_HEADS, Flag, KeyValueHeads, Rotary, SpecialTokens, Window
+from kept.families.parts import activation, attention, layer_norms, mlp, sizes, tied_head
+from kept.families.paths import ATTENTION_BIASES, PLAIN_MLP_BIASES
+from kept.families.table import Family
 
 STARCODER2 = Family(
     name="starcoder2",
     architecture="Starcoder2ForCausalLM",
     items=(
-        *DECODER[:3],
-        Size("max_position_embeddings", "context", default=4096),
-        DECODER[4],
-        KeyValueHeads("num_key_value_heads", f"{ATTENTION}kv_heads", default=2),
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        Size("intermediate_size", f"{MLP}size"),
-        Choice("hidden_act", f"{MLP}activation", ACTIVATIONS, default="gelu_pytorch_tanh"),
-        Always(((f"{MLP}gated", False),)),
-        LAYER_NORMS,
-        Number("norm_epsilon", NORM_EPS, default=1e-5),
+        *sizes(default_context=4096),
+        *attention(kv_heads=KeyValueHeads(default=2), head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("gelu_pytorch_tanh"), gated=False),
+        *layer_norms("norm_epsilon"),
         Rotary(),
-        Flag("use_bias", (*ATTENTION_BIASES, f"{MLP}up_bias", f"{MLP}down_bias"), default=True),
+        Flag("use_bias", (*ATTENTION_BIASES, *PLAIN_MLP_BIASES), default=True),
         Window(),
-        Flag("tie_word_embeddings", ("head.tied",), default=True),
+        tied_head(default=True),
         SpecialTokens(bos=50256, eos=50256),
     ),
-    entries=(
-        *(entry for entry in ENTRIES if ".mlp." not in entry.slot),
-        *linear("layers.{i}.mlp.up", "model.layers.{i}.mlp.c_fc"),
-        *linear("layers.{i}.mlp.down", "model.layers.{i}.mlp.c_proj"),
-    ),
+    entries=llama_entries(mlp=plain_mlp_entries(up="c_fc", down="c_proj")),
     ignored=ROTARY_BUFFERS,
 )

@@ -1,4 +1,4 @@
-"""XVERSE: Llama by another name, without biases; its longest model keeps its rotation in code, not in its config."""
+"""XVERSE: Llama under another name, without biases; RoPE of the longest model is in its code, not in its config."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
-from kept.families.items import NO_EXPERTS, DerivedFact, Fixed, Flag, Number, Size, SpecialTokens, split_heads
+from kept.families.entries import ROTARY_BUFFERS, llama_entries
+from kept.families.items import PUBLISHED_SCALINGS, WIDTH_OVER_HEADS, Fixed, Rotary, SpecialTokens
 from kept.families.lengths import grown
-from kept.families.llama import DECODER, ENTRIES, GATED, NORM_EPS, RMS_NORMS, ROTARY_BUFFERS
-from kept.families.rotary import PUBLISHED, Rotary
-from kept.families.table import ATTENTION, Family
+from kept.families.parts import NO_EXPERTS, activation, attention, mlp, rms_norms, sizes, tied_head
+from kept.families.table import Family
 
 if TYPE_CHECKING:
     from kept.families.config import Config
@@ -19,25 +19,28 @@ if TYPE_CHECKING:
     from kept.ir.spec import Spec
 
 LONGEST = 16384
-"""The context of XVERSE-65B, the longest of those that rotate as the default says."""
+"""The context of XVERSE-65B, the longest of the models with the default rotation."""
 
 
 @dataclass(frozen=True)
 class StatedRotation:
-    """XVERSE-13B-256K's code has another theta and scales it, of which its config says nothing. Comes after context."""
+    """A check for XVERSE-13B-256K: its code has another theta, with scaling, and its config states neither.
 
-    def read(self, config: Config, known: Facts) -> Facts:
-        """Check: long contexts must say how they rotate."""
-        said = any(config.get(key) is not None for key in ("rope_theta", "rope_scaling", "rope_parameters"))
-        if known["context"] > LONGEST and not said:
+    Comes after the context.
+    """
+
+    def read(self, config: Config, facts: Facts) -> Facts:
+        """Return no facts. Raises CheckpointError for a long context without a stated rotation."""
+        stated = any(config.get(key) is not None for key in ("rope_theta", "rope_scaling", "rope_parameters"))
+        if facts["context"] > LONGEST and not stated:
             raise CheckpointError(
-                f"{config.where}: has no rope_theta, which the code of XVERSE-13B-256K keeps to itself; for that model "
+                f"{config.where}: has no rope_theta, which is in the code of XVERSE-13B-256K; for that model "
                 'add "rope_theta": 500000 and "rope_scaling": {"type": "dynamic", "factor": 2.0}'
             )
         return {}
 
-    def write(self, table: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
-        """The rotation's own item says it."""
+    def write(self, facts: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
+        """Return no keys: the rotation's own item writes it."""
         return {}
 
 
@@ -50,21 +53,18 @@ XVERSE = Family(
     name="xverse",
     architecture="XverseForCausalLM",
     items=(
-        *DECODER[:3],
-        Size("max_position_embeddings", "context", default=8192),
-        *DECODER[4:],
-        DerivedFact(f"{ATTENTION}head_dim", split_heads),
-        *GATED,
+        *sizes(default_context=8192),
+        *attention(head_dim=WIDTH_OVER_HEADS),
+        *mlp(activation("silu")),
         NO_EXPERTS,
-        RMS_NORMS,
-        Number("rms_norm_eps", NORM_EPS, default=1e-6),
+        *rms_norms(),
         StatedRotation(),
-        Rotary(kinds=PUBLISHED),
-        Fixed("quantization_bit", value=0, why="quantised weights are not read; take the plain checkpoint"),
-        Flag("tie_word_embeddings", ("head.tied",)),
+        Rotary(scalings=PUBLISHED_SCALINGS),
+        Fixed("quantization_bit", value=0, why="quantised weights are not supported; use the unquantised checkpoint"),
+        tied_head(),
         SpecialTokens(bos=1, eos=2),
     ),
-    entries=ENTRIES,
+    entries=llama_entries(),
     ignored=ROTARY_BUFFERS,
     stock=False,
     rule=per_sequence_rule,

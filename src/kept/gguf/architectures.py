@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kept.families.table import Entry, linear, norm
+from kept.families.entries import Entry, linear, norm, norm_entries
+from kept.families.falcon import two_norms
+from kept.families.paths import ATTENTION, LAYER, MLP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from kept.gguf.metadata import Metadata
-    from kept.ir.spec import Spec
 
     More = Callable[[Metadata, Collection[str]], dict[str, Any]]
     """Returns further config keys from the metadata and the tensor names."""
@@ -24,24 +25,15 @@ if TYPE_CHECKING:
 ENTRIES = (
     Entry("embedding.weight", "token_embd.weight"),
     Entry("positions.weight", "position_embd.weight"),
-    *norm("layers.{i}.mixer_norm", "blk.{i}.attn_norm"),
-    *(
-        entry
-        for part in ("q", "k", "v", "qkv")
-        for entry in linear(f"layers.{{i}}.mixer.{part}", f"blk.{{i}}.attn_{part}")
-    ),
-    *norm("layers.{i}.mixer.q_norm", "blk.{i}.attn_q_norm"),
-    *norm("layers.{i}.mixer.k_norm", "blk.{i}.attn_k_norm"),
-    *linear("layers.{i}.mixer.o", "blk.{i}.attn_output"),
-    *norm("layers.{i}.mixer_post_norm", "blk.{i}.post_attention_norm"),
-    *norm("layers.{i}.mlp_norm", "blk.{i}.ffn_norm"),
-    *(
-        entry
-        for part in ("gate", "up", "down")
-        for entry in linear(f"layers.{{i}}.mlp.{part}", f"blk.{{i}}.ffn_{part}")
-    ),
-    *linear("layers.{i}.mlp.gate_up", "blk.{i}.ffn_up"),
-    *norm("layers.{i}.mlp_post_norm", "blk.{i}.post_ffw_norm"),
+    *norm_entries("blk.{i}.attn_norm", "blk.{i}.ffn_norm"),
+    *(entry for part in ("q", "k", "v", "qkv") for entry in linear(f"{ATTENTION}{part}", f"blk.{{i}}.attn_{part}")),
+    *norm(f"{ATTENTION}q_norm", "blk.{i}.attn_q_norm"),
+    *norm(f"{ATTENTION}k_norm", "blk.{i}.attn_k_norm"),
+    *linear(f"{ATTENTION}o", "blk.{i}.attn_output"),
+    *norm(f"{LAYER}mixer_post_norm", "blk.{i}.post_attention_norm"),
+    *(entry for part in ("gate", "up", "down") for entry in linear(f"{MLP}{part}", f"blk.{{i}}.ffn_{part}")),
+    *linear(f"{MLP}gate_up", "blk.{i}.ffn_up"),
+    *norm(f"{LAYER}mlp_post_norm", "blk.{i}.post_ffw_norm"),
     *norm("final_norm", "output_norm"),
     *linear("head", "output"),
 )
@@ -90,9 +82,9 @@ class Architecture:
 
 BOTH = ("weight", "bias")
 
-ATTENTION = {"attention_bias": "blk.0.attn_output.bias"}
+ATTENTION_FLAG = {"attention_bias": "blk.0.attn_output.bias"}
 
-FEED_FORWARD = {"mlp_bias": "blk.0.ffn_down.bias"}
+MLP_FLAG = {"mlp_bias": "blk.0.ffn_down.bias"}
 """Flags that several architectures share."""
 
 
@@ -183,21 +175,16 @@ def _xverse(metadata: Metadata, _: Collection[str]) -> dict[str, Any]:
     return {}
 
 
-def two_norms(spec: Spec) -> bool:
-    """Return whether attention and MLP of a Falcon model have a norm each."""
-    return not any(layer.shared_norm for layer in spec.layers)
-
-
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture("llama", flags={**ATTENTION, **FEED_FORWARD}, pairs=BOTH),
+    "llama": Architecture("llama", flags={**ATTENTION_FLAG, **MLP_FLAG}, pairs=BOTH),
     "baichuan": Architecture("baichuan", pairs=("weight",)),
     "command-r": Architecture(
         "cohere",
         eps="layer_norm_eps",
-        flags={**ATTENTION, "use_qk_norm": "blk.0.attn_q_norm.weight"},
+        flags={**ATTENTION_FLAG, "use_qk_norm": "blk.0.attn_q_norm.weight"},
         more=(_cohere,),
     ),
-    "deci": Architecture("deci", flags=ATTENTION, pairs=BOTH, more=(_deci,)),
+    "deci": Architecture("deci", flags=ATTENTION_FLAG, pairs=BOTH, more=(_deci,)),
     "exaone": Architecture("exaone", eps="layer_norm_epsilon", names=Names(depth="num_layers")),
     "falcon": Architecture(
         "falcon",
@@ -206,8 +193,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         names=Names(channels="ffn_hidden_size"),
         more=(_falcon,),
         entries=(
-            *norm("layers.{i}.mixer_norm", "blk.{i}.attn_norm_2", two_norms),
-            *norm("layers.{i}.mlp_norm", "blk.{i}.attn_norm"),
+            *norm(f"{LAYER}mixer_norm", "blk.{i}.attn_norm_2", when=two_norms),
+            *norm(f"{LAYER}mlp_norm", "blk.{i}.attn_norm"),
         ),
     ),
     "gemma": Architecture("gemma", less_one=True),
@@ -226,15 +213,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         partial="rotary_pct",
         more=(_parallel,),
     ),
-    "granite": Architecture("granite", flags={**ATTENTION, **FEED_FORWARD}, pairs=BOTH, more=(_granite,)),
+    "granite": Architecture("granite", flags={**ATTENTION_FLAG, **MLP_FLAG}, pairs=BOTH, more=(_granite,)),
     "internlm2": Architecture("internlm2", flags={"bias": "blk.0.attn_output.bias"}, pairs=BOTH),
-    "minicpm": Architecture("minicpm", flags=ATTENTION, pairs=("weight",), more=(_minicpm,)),
+    "minicpm": Architecture("minicpm", flags=ATTENTION_FLAG, pairs=("weight",), more=(_minicpm,)),
     "nemotron": Architecture(
-        "nemotron", eps="norm_eps", flags={**ATTENTION, **FEED_FORWARD}, less_one=True, partial="partial_rotary_factor"
+        "nemotron", eps="norm_eps", flags={**ATTENTION_FLAG, **MLP_FLAG}, less_one=True, partial="partial_rotary_factor"
     ),
-    "olmo": Architecture("olmo", eps=None, flags=ATTENTION, pairs=("weight",), more=(_olmo,)),
-    "olmo2": Architecture("olmo2", flags=ATTENTION),
-    "orion": Architecture("orion", flags=ATTENTION),
+    "olmo": Architecture("olmo", eps=None, flags=ATTENTION_FLAG, pairs=("weight",), more=(_olmo,)),
+    "olmo2": Architecture("olmo2", flags=ATTENTION_FLAG),
+    "orion": Architecture("orion", flags=ATTENTION_FLAG),
     "phi2": Architecture("phi", eps="layer_norm_eps", partial="partial_rotary_factor"),
     "phi3": Architecture("phi3", partial="partial_rotary_factor", more=(_phi3,)),
     "qwen": Architecture(
@@ -244,8 +231,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         more=(_qwen,),
     ),
     "qwen2": Architecture("qwen2"),
-    "qwen3": Architecture("qwen3", flags=ATTENTION),
-    "smollm3": Architecture("smollm3", flags={**ATTENTION, **FEED_FORWARD}, pairs=BOTH),
+    "qwen3": Architecture("qwen3", flags=ATTENTION_FLAG),
+    "smollm3": Architecture("smollm3", flags={**ATTENTION_FLAG, **MLP_FLAG}, pairs=BOTH),
     "stablelm": Architecture(
         "stablelm",
         eps="layer_norm_eps",
