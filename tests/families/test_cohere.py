@@ -39,7 +39,7 @@ class TestCohereWithHeadNorms(TestCohere):
         "tie_word_embeddings": False,
         "logit_scale": 1.25,
     }
-    becomes_llama = r"mixer\.qk_norm: queries and keys are normalised"
+    becomes_llama = r"mixer\.attention\.qk_norm: queries and keys are normalised"
 
     def test_spec(self, program: Program) -> None:
         assert program.weights["layers.1.mixer.q_norm.gain"].shape == (4, 16)

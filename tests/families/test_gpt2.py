@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class TestGpt2(StockContract):
     name = "gpt2"
-    becomes_llama = r"^positions: positions are learned.*mixer\.rope: queries and keys are not rotated"
+    becomes_llama = r"^positions: positions are learned.*mixer\.attention\.rope: queries and keys are not rotated"
     sizes = ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "n_inner")
     numbers = ("layer_norm_epsilon",)
     flags = ("tie_word_embeddings",)

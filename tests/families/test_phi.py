@@ -45,7 +45,7 @@ class TestPhiWithHeadNorms(TestPhi):
         "tie_word_embeddings": True,
         "hidden_act": "gelu",
     }
-    becomes_llama = r"mixer\.qk_norm: queries and keys are normalised"
+    becomes_llama = r"mixer\.attention\.qk_norm: queries and keys are normalised"
 
     def test_spec(self, program: Program) -> None:
         assert program.spec.layers[0].mixer.rope == Rope(1000.0, 4)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PARALLEL = r"parallel: attention and MLP read the same stream"
-HEAD_NORMS = r"mixer\.qk_norm: queries and keys are normalised"
-NO_ROTATION = r"^layers\.3\.mixer\.rope: queries and keys are not rotated"
+HEAD_NORMS = r"mixer\.attention\.qk_norm: queries and keys are normalised"
+NO_ROTATION = r"^layers\.3\.mixer\.attention\.rope: queries and keys are not rotated"
 
 
 CARDS_ROUND = 1e-3

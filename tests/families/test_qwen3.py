@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
 
 
-QK_NORM = r"^every layer's mixer\.qk_norm: queries and keys are normalised, which no weights of the target can do"
+QK_NORM = (
+    r"^every layer's mixer\.attention\.qk_norm: queries and keys are normalised, which no weights of the target can do"
+)
 
 
 class TestQwen3(StockRotaryContract):

@@ -17,7 +17,9 @@ class TestSmolLm3(StockRotaryContract):
     """The second of three layers does not rotate."""
 
     name = "smollm3"
-    becomes_llama = r"^layers\.\d\.mixer\.rope: queries and keys are not rotated, and the target always rotates"
+    becomes_llama = (
+        r"^layers\.\d\.mixer\.attention\.rope: queries and keys are not rotated, and the target always rotates"
+    )
     sizes = (*DECODER_SIZES, "head_dim")
     numbers = ("rms_norm_eps",)
     flags = ("attention_bias", "mlp_bias", "use_sliding_window", "tie_word_embeddings")

@@ -75,7 +75,7 @@ class TestStableLmParallel(TestStableLm):
 
 class TestStableLmWithHeadNorms(TestStableLm):
     overrides: ClassVar[dict[str, Any]] = {"qk_layernorm": True, "rope_theta": 1000.0}
-    becomes_llama = r"mixer\.qk_norm: queries and keys are normalised, which no weights of the target can do"
+    becomes_llama = r"mixer\.attention\.qk_norm: queries and keys are normalised, which no weights of the target can do"
 
     def test_each_head_has_its_own_gain(self, program: Program, checkpoint: Checkpoint) -> None:
         stored = [checkpoint.tensors[f"model.layers.1.self_attn.q_layernorm.norms.{h}.weight"] for h in range(4)]
@@ -97,7 +97,7 @@ class TestStableLmWithEverything(TestStableLm):
         "partial_rotary_factor": 1.0,
         "tie_word_embeddings": True,
     }
-    becomes_llama = r"mixer\.qk_norm: .*attention and MLP read the same stream"
+    becomes_llama = r"mixer\.attention\.qk_norm: .*attention and MLP read the same stream"
     turning = 16
 
 
