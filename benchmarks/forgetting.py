@@ -36,7 +36,6 @@ from kept.distillation.data.token_dataset import tokenise
 from kept.distillation.loss.chunked_loss import Losses, chunked_loss
 from kept.distillation.loss.objective import Objective
 from kept.distillation.settings import HealSettings
-from kept.distillation.settings_file import count
 from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.end_to_end import EndToEnd
 from kept.distillation.train.load_backbone import load_backbone
@@ -46,6 +45,7 @@ from kept.distillation.train.run_checkpoints import RunCheckpoints
 from kept.distillation.train.trainer import Trainer
 from kept.loaded import LoadedModel, open_model
 from kept.passes.expand_blocks import ExpandBlocks
+from kept.settings_model import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -312,7 +312,7 @@ def draw(results: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 def experiment(chosen: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """All runs: those that find a rate for each way, and those of each seed. Returns a name, and what is kept."""
-    tokens, seeds, rates = count("tokens", chosen.tokens), chosen.seeds.split(","), chosen.rates.split(",")
+    tokens, seeds, rates = count(chosen.tokens), chosen.seeds.split(","), chosen.rates.split(",")
     name, _, path = chosen.new.partition("=")
     old = {key: Path(text) for key, _, text in (each.partition("=") for each in chosen.old)}
     with process_group("cpu") as all_ranks:

@@ -100,7 +100,7 @@ PRELOADED = (
     "torch._dynamo",
     "transformers",
     "datasets",
-    "kept.terminal.cli",
+    "kept.cli.root",
     "kept.commands.run_recipe",
     "kept.commands.cache_teacher",
     "kept.commands.convert",
@@ -125,8 +125,8 @@ def child(place: str, words: Sequence[str]) -> None:
     """Run a command in the directory `place`, with its temporary files and cache there; output goes to `place`.log."""
     import torch  # noqa: PLC0415 - only needed in a child
 
+    from kept.cli.root import main  # noqa: PLC0415
     from kept.evaluation import journal  # noqa: PLC0415
-    from kept.terminal.cli import main  # noqa: PLC0415
 
     journal.SECONDS = 0.05  # an evaluation takes about a second here
     torch.set_num_threads(1)

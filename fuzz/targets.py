@@ -37,7 +37,7 @@ from kept.commands.recipe_steps import load_steps
 from kept.distillation.data.conversations import ConversationRenderer
 from kept.distillation.data.documents import TextSource
 from kept.distillation.data.mixture import parse_weights
-from kept.distillation.settings_file import load_settings
+from kept.distillation.settings import HealSettings
 from kept.distillation.teacher_cache import FORMAT, TeacherCache, entry
 from kept.distillation.train.choose_trainable import trainable
 from kept.errors import KeptError, Refusal
@@ -402,7 +402,7 @@ def use_healing(raw: bytes) -> None:
     """A recipe of a healing run, read; what it names is not looked at."""
     file = _scratch("healing").parent / "healing.toml"
     file.write_bytes(raw)
-    settings = load_settings(file)
+    settings = HealSettings.load(file)
     json.dumps(settings.to_dict())
     assert settings.steps >= 1
     if settings.mixture is not None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
+from kept.cli.root import main
 from kept.evaluation import scoring
 from kept.interruption import Terminated, held, terminable
-from kept.terminal.cli import main
 from support.stored import PROSE, all_bytes, split_into_shards, write_readable
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ LOADERS = {"BaseLoader", "SafeLoader", "CSafeLoader", "CBaseLoader"}
 
 ALLOWED = {
     ("checkpoint/pickle_worker.py", "pickle"): "names the error of a file that torch refuses, in a fenced process",
-    ("terminal/cli.py", "exec"): "of an empty text",
     ("evaluation/jail.py", "exec"): "of what a model wrote, where that was allowed, in a process that can only compute",
     ("evaluation/jail.py", "compile"): "the same",
 }

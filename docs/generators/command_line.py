@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kept.terminal.cli import main as cli
+from kept.cli.root import main as cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 def commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
     """Yield a command and its subcommands, each with the words that call it."""
     yield path, command
-    for name, below in sorted(command.commands.items()) if isinstance(command, click.Group) else ():
+    context = click.Context(command)
+    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+        below = command.get_command(context, name)
+        assert below is not None, name
         yield from commands(f"{path} {name}", below)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields
 
+from kept.pass_options import MEASUREMENTS
 from kept.passes import PASSES
-from kept.recipe import MEASUREMENTS
 
 
 def page() -> str:

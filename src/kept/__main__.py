@@ -1,5 +1,5 @@
 """`python -m kept`."""
 
-from kept.terminal.main import main
+from kept.cli.start import main
 
 main()

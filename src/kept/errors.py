@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 LONGEST_LINE = 2000
 """Characters of a message. What it quotes from a damaged file may be a megabyte."""
@@ -60,7 +65,12 @@ class KeptError(Exception):
 
 
 class CheckpointError(KeptError):
-    """A file of a checkpoint is missing, damaged or disagrees with its config."""
+    """A file of a checkpoint is missing, damaged or disagrees with its config.
+
+    `model` is the path or hub id that was opened, as it was given; None if the error is about a part of it.
+    """
+
+    model: str | None = None
 
 
 class Overflow(CheckpointError):  # noqa: N818 - it is what happened to a value
@@ -80,7 +90,42 @@ class Refusal(KeptError):  # noqa: N818 - it is a reasoned "no", not a malfuncti
 
 
 class RecipeError(KeptError):
-    """A recipe does not say what it should; names the key and the line."""
+    """A setting is wrong.
+
+    `loc` is the place of the setting: its key, or keys and indices from the outermost table, as in
+    ("steps", 1, "passes", 0, "name"). `file` and `line` are those of the recipe; None for settings from elsewhere.
+    """
+
+    def __init__(self, problem: str, *loc: str | int, file: Path | None = None, line: int | None = None) -> None:
+        self.problem, self.loc, self.file, self.line = problem, loc, file, line
+        place = "" if file is None else f"{file}: " if line is None else f"{file}:{line}: "
+        super().__init__(f"{place}{''.join(_places(loc))}{problem}")
+
+    @property
+    def key(self) -> str:
+        """The outermost key; "" if the error names none."""
+        return str(self.loc[0]) if self.loc else ""
+
+    def within(self, *outer: str | int) -> RecipeError:
+        """Return the error of a table with its place in the table around it."""
+        return RecipeError(self.problem, *outer, *self.loc, file=self.file, line=self.line)
+
+    def located(self, file: Path, line: int | None) -> RecipeError:
+        """Return the error with its file and line."""
+        return RecipeError(self.problem, *self.loc, file=file, line=line)
+
+
+ENTRIES = {"steps": "step", "passes": "pass"}
+"""What one entry of a list of tables is called."""
+
+
+def _places(loc: tuple[str | int, ...]) -> Iterator[str]:
+    """Yield "step 2: ", "pass 1: ", "name: " for ("steps", 1, "passes", 0, "name")."""
+    for at, part in enumerate(loc):
+        if isinstance(part, int):
+            yield f"{ENTRIES[str(loc[at - 1])]} {part + 1}: "
+        elif not isinstance(next(iter(loc[at + 1 :]), ""), int):
+            yield f"{part}: "
 
 
 class OutputError(KeptError):

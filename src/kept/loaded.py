@@ -105,7 +105,14 @@ def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | 
         print(model.family.name, model.program.spec.width)
         ```
     """
-    found = local(path)
+    try:
+        return _open_local(local(path), base, tie=tie)
+    except CheckpointError as error:
+        error.model = str(path)
+        raise
+
+
+def _open_local(found: Path, base: str | Path | None, *, tie: bool | None) -> LoadedModel:
     if base is not None and not is_adapter(found):
         raise CheckpointError(f"{found}: is not an adapter (it has no {CONFIG}); leave out --base")
     if is_gguf(found):

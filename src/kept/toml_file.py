@@ -1,28 +1,18 @@
-"""Files in which users say what they want: what is wrong with one is told with its file, its line and its key."""
+"""Reads TOML recipes within limits of size and depth, and adds file and line to the errors of their settings."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kept.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     Made = TypeVar("Made")
-
-KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "bool": ((bool,), "true or false"),
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "str": ((str,), "text in quotes"),
-}
-"""What a value may be, by the beginning of an annotation, and how that is said."""
 
 LONGEST = 1 << 20
 """Bytes of a TOML file."""
@@ -37,9 +27,9 @@ DOTTED = re.compile(rf"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t
 
 
 def load(path: str | Path, make: Callable[..., Made], overrides: Mapping[str, Any]) -> Made:
-    """What `make` makes of a file's table; `overrides` (None: not given) win over it.
+    """Return `make(table, **overrides)` for the table of a TOML file.
 
-    Raises RecipeError naming file, line and key; of what an override says wrong, the key alone.
+    Raises RecipeError with file, line and key; if the wrong value is an override, with the key alone.
     """
     file = Path(path)
     try:
@@ -47,19 +37,19 @@ def load(path: str | Path, make: Callable[..., Made], overrides: Mapping[str, An
         table = tomllib.loads(text)
         _require_plain(table)
     except FileNotFoundError:
-        raise RecipeError(f"{file}: there is no such recipe") from None
+        raise RecipeError("there is no such recipe", file=file) from None
     except OSError as error:
-        raise RecipeError(f"{file}: cannot be read ({error.strerror}); name a TOML file") from None
+        raise RecipeError(f"cannot be read ({error.strerror}); name a TOML file", file=file) from None
     except ValueError as error:  # tomllib raises ValueError itself for an integer of thousands of digits
-        raise RecipeError(f"{file}: {error}") from None
+        raise RecipeError(str(error), file=file) from None
     except RecursionError:
-        raise RecipeError(f"{file}: {NESTED}") from None
+        raise RecipeError(NESTED, file=file) from None
     try:
         return make(table, **overrides)
     except RecipeError as error:
-        if overrides.get(str(error).split(":", 1)[0]) is not None:
+        if overrides.get(error.key) is not None:
             raise
-        raise RecipeError(f"{file}{_line(text, str(error))}: {error}") from None
+        raise error.located(file, line_of(text, error.loc)) from None
 
 
 def _read_bounded(file: Path) -> str:
@@ -84,58 +74,19 @@ def _require_plain(value: object, depth: int = 0) -> None:
         _require_plain(inner, depth + 1)
 
 
-def merged(table: Mapping[str, Any], overrides: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """A table with what wins over it; paths become text. Raises RecipeError for a key that is not known."""
-    given = {key: value for layer in (table, overrides) for key, value in layer.items() if value is not None}
-    unknown = next((key for key in given if key not in known), None)
-    if unknown is not None:
-        raise RecipeError(f"{unknown}: is not a key of a recipe{nearest(unknown, known)}")
-    return {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+def line_of(text: str, loc: Sequence[str | int]) -> int | None:
+    """Return the line of a TOML text that sets the key at `loc`, else that of the table around it, else None."""
+    lines = text.splitlines()
+    if len(loc) < 2 or not isinstance(loc[1], int):
+        return _line_with(lines, rf'\s*"?{re.escape(str(loc[0]))}"?\s*=') if loc else None
+    heads = [at for at, line in enumerate(lines) if re.match(rf"\s*\[\[\s*{loc[0]}\s*\]\]", line)]
+    if loc[1] >= len(heads):
+        return line_of(text, loc[:1])
+    begin, end = heads[loc[1]], next(iter(heads[loc[1] + 1 :]), None)
+    key = re.escape(str(loc[-1]))
+    found = _line_with(lines[begin:end], rf'\s*"?{key}"?\s*=|.*[{{,]\s*"?{key}"?\s*=')
+    return begin + (found or 1)
 
 
-def check_type(key: str, value: object, hint: str) -> None:
-    """Raise RecipeError where a value is not what an annotation says; true and false are no numbers."""
-    kinds, words = next((kind for name, kind in KINDS.items() if hint.startswith(name)), KINDS["str"])
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise RecipeError(f"{key}: is {value!r}, it must be {words}")
-
-
-def texts(key: str, value: object) -> tuple[str, ...]:
-    """A list of texts. Raises RecipeError where it is none."""
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise RecipeError(f"{key}: is {value!r}, it must be a list of texts in quotes")
-    return tuple(value)
-
-
-def one_of(key: str, value: str, words: Collection[str]) -> None:
-    """Raise RecipeError where a value is none of some words."""
-    if value not in words:
-        raise RecipeError(f"{key}: is {value!r}{nearest(value, words)}; it must be one of {', '.join(words)}")
-
-
-def is_date(text: str) -> bool:
-    """Return whether a text is a date of the form YYYY-MM-DD."""
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
-
-
-def nearest(word: str, words: Collection[str]) -> str:
-    """A question after the word that was meant, if one is near."""
-    near = get_close_matches(word, list(words), 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _line(text: str, error: str) -> str:
-    """`:line` of the key that an error begins with, in the pass or step that it names."""
-    kind, number, key = re.findall(r"^(?:(pass|step) (\d+): )?(?:pass \d+: )?([^:]*)", error)[0]
-    lines = [*enumerate(text.splitlines(), 1)]
-    table = {"pass": "passes", "step": "steps"}.get(kind, "")
-    heads = [at for at, line in lines if table and re.match(rf"\s*\[\[\s*{table}\s*\]\]", line)]
-    place = int(number) if number and int(number) <= len(heads) else 0
-    begin, end = (heads[place - 1], heads[place:][:1]) if place else (0, [])
-    for at, line in lines[begin : end[0] - 1 if end else None]:
-        if re.match(rf'\s*"?{re.escape(key)}"?\s*=', line) or (number and f'"{key}"' in line):
-            return f":{at}"
-    return f":{begin}" if begin else ""
+def _line_with(lines: Sequence[str], pattern: str) -> int | None:
+    return next((at for at, line in enumerate(lines, 1) if re.match(pattern, line)), None)

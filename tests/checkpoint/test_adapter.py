@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.checkpoint.reader import open_checkpoint
+from kept.cli.root import main
 from kept.commands.check import check
 from kept.errors import CheckpointError
-from kept.terminal.cli import main
 from support.models import logits, some_tokens, stock, worst, write_checkpoint
 from support.stored import all_bytes, change_json, read_json, tensors_of
 

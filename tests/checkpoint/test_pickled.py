@@ -15,11 +15,11 @@ from click.testing import CliRunner
 import kept
 from kept.checkpoint.pickled import _checked, read_pickles
 from kept.checkpoint.reader import open_checkpoint
+from kept.cli.root import main
 from kept.commands.check import check
 from kept.errors import CheckpointError
 from kept.fence import Limits, Worker
 from kept.ir.tensors import Stored
-from kept.terminal.cli import main
 from support.models import write_checkpoint
 from support.stored import read_json, tensors_of, write_json
 

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from kept.checkpoint import tokenizer_reader as module
 from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.checkpoint.tokenizer_worker import load
+from kept.cli.root import main
 from kept.errors import CheckpointError, InputError
 from kept.fence import Limits
-from kept.terminal.cli import main
 from kept.verification.text import difference
 from support.stored import (
     PROSE,

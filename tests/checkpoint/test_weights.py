@@ -17,8 +17,8 @@ import kept
 from kept.checkpoint.reader import open_checkpoint
 from kept.checkpoint.safetensors_header import read_header
 from kept.checkpoint.weights import NAMED, PREFERRED, find_weights
+from kept.cli.root import main
 from kept.errors import CheckpointError
-from kept.terminal.cli import main
 from support.models import some_tokens, stock_logits, write_checkpoint
 from support.stored import entry, read_json, split_into_shards, tensors_of, write_json, write_raw
 

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 import kept
 from kept.checkpoint.licences import licences, stated_licence
 from kept.checkpoint.safetensors_header import read_header
+from kept.cli.root import main
 from kept.errors import LONGEST_LINE, CheckpointError, KeptError, printable
 from kept.passes.legalize import MOST_STEPS
-from kept.terminal.cli import main
 from support.models import write_checkpoint
 from support.stored import INDEX, booby_trap, change_json, entry, read_json, write_json, write_raw, write_readable
 from targets import _field

@@ -20,11 +20,12 @@ from click.testing import CliRunner
 
 import kept
 from kept import formatting
+from kept.cli.display import console, progress
+from kept.cli.display.forecast import _hours, _price
+from kept.cli.root import main
 from kept.families import TARGETS
 from kept.ir.tensors import TORCH_NAMES
 from kept.passes.fold_norm_bias import FoldNormBias
-from kept.terminal import display
-from kept.terminal.cli import main
 from support.golden import check_golden
 from support.models import TINY, write_checkpoint
 from support.stored import all_bytes, read_json, write_readable
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
 def below(path: str, command: click.Command) -> Iterator[str]:
     """The words that call a command, and all below it."""
     yield path
-    for name, inner in command.commands.items() if isinstance(command, click.Group) else ():
+    context = click.Context(command)
+    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+        inner = command.get_command(context, name)
+        assert inner is not None
         yield from below(f"{path} {name}".strip(), inner)
 
 
@@ -103,7 +107,7 @@ def test_the_package_runs() -> None:
 
 
 STOPS = """
-from kept.terminal.cli import main
+from kept.cli.root import main
 
 @main.command()
 def stop():
@@ -116,9 +120,9 @@ main(["stop"])
 def test_an_interruption_of_an_import_has_its_exit_code_too(tmp_path: Path) -> None:
     (tmp_path / "stops.py").write_text(STOPS)
     path = os.pathsep.join([str(tmp_path), *sys.path])
-    command, given = [sys.executable, "-m", "stops"], {**os.environ, "PYTHONPATH": path}
+    command, given = ["bash", "-c", f"'{sys.executable}' -m stops; echo $?"], {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
-    assert (done.returncode, done.stderr) == (130, "kept: interrupted; the same command continues\n")
+    assert (done.stdout, done.stderr) == ("130\n", "kept: interrupted; the same command continues\n")
 
 
 def test_the_installed_command_says_its_version() -> None:
@@ -130,7 +134,7 @@ def test_the_installed_command_says_its_version() -> None:
 def test_what_needs_no_torch_does_not_wait_for_it(orion: Path) -> None:
     finished = ["heal", str(orion), "--teacher", str(orion), "--out", str(orion)]
     for arguments in (["--help"], ["plan", str(orion)], finished):
-        code = f"import kept.terminal.cli; CliRunner().invoke(kept.terminal.cli.main, {arguments!r})"
+        code = f"import kept.cli.root; CliRunner().invoke(kept.cli.root.main, {arguments!r})"
         asks = (
             f"import sys; from click.testing import CliRunner; {code}; print('torch' in sys.modules, file=sys.stderr)"
         )
@@ -213,7 +217,7 @@ def test_plan_of_healing_as_data(tmp_path: Path) -> None:
 
 def test_plan_of_healing_does_not_wait_for_torch(tmp_path: Path) -> None:
     arguments = ["plan", str(healing_recipe(tmp_path)), "--cluster", "h100"]
-    code = f"import sys; from kept.terminal.cli import main; main({arguments!r}, standalone_mode=False)"
+    code = f"import sys; from kept.cli.root import main; main({arguments!r}, standalone_mode=False)"
     asks = f"{code}; print('torch' in sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
     assert done.stderr == "False\n"
@@ -439,7 +443,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(orion: Path, monkeypatch: 
 
 
 def test_a_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
-    display.complain("a\nb   c")
+    console.complain("a\nb   c")
     assert capsys.readouterr().err == "kept: a b c\n"
 
 
@@ -521,8 +525,8 @@ def test_numbers_of_parameters(count: int, wanted: str) -> None:
 
 def test_slow_stages_say_where_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 6))
-    monkeypatch.setattr(display.time, "monotonic", lambda: float(next(clock)))
-    with display.ProgressBars().stage("write", 4_000_000, "bytes") as advance:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress.ProgressBars().stage("write", 4_000_000, "bytes") as advance:
         for _ in range(4):
             advance(1_000_000)
     captured = capsys.readouterr()
@@ -536,8 +540,8 @@ def test_one_item_tells_no_rate_and_slow_ones_tell_their_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 0.0, 25.0, 50.0, 75.0, 75.0])
-    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
-    with display.ProgressBars().stage("sample", 3, "texts") as advance:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.ProgressBars().stage("sample", 3, "texts") as advance:
         for _ in range(3):
             advance(1)
     assert capsys.readouterr().err.splitlines() == [
@@ -557,7 +561,7 @@ def test_one_item_tells_no_rate_and_slow_ones_tell_their_seconds(
     ],
 )
 def test_short_runs_and_small_prices_are_told(hours: float, price: float, words: tuple[str, str]) -> None:
-    assert (display._hours(hours), display._price(price)) == words
+    assert (_hours(hours), _price(price)) == words
 
 
 @pytest.mark.parametrize(
@@ -569,7 +573,7 @@ def test_how_far_two_models_agree_is_in_percent(value: float, error: float, word
 
 
 def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with display.ProgressBars().stage("write", 4, "layers") as advance:
+    with progress.ProgressBars().stage("write", 4, "layers") as advance:
         advance(4)
     assert capsys.readouterr() == ("", "")
 
@@ -603,7 +607,7 @@ def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) ->
 
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    known = "cache-teacher check completion convert demo eval expand generate heal inspect plan report run"
+    known = "cache-teacher check completion convert demo eval expand generate heal inspect plan report run schema"
     of_tokenizers = ["tokenizer", "tokenizer merge", "tokenizer train"]
     assert sorted(["", *known.split(), "shrink-expanded", "verify", *of_tokenizers]) == COMMANDS
 
@@ -654,7 +658,7 @@ def test_bash_itself_completes() -> None:
 
 def test_completing_does_not_wait_for_torch() -> None:
     given = {**os.environ, "_KEPT_COMPLETE": "bash_complete", "COMP_WORDS": "kept plan --norm ", "COMP_CWORD": "3"}
-    code = "import sys; from kept.terminal.cli import main; main(prog_name='kept', standalone_mode=False)"
+    code = "import sys; from kept.cli.root import main; main(prog_name='kept', standalone_mode=False)"
     wraps = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); {code}"
     done = subprocess.run([sys.executable, "-c", wraps], capture_output=True, text=True, check=False, env=given)
     assert (done.stdout.split(), done.stderr) == (

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
+from kept.cli.display import heal_progress
+from kept.cli.root import main
 from kept.formatting import duration
-from kept.terminal import heal_progress
-from kept.terminal.cli import main
 from support.heal_runs import STEPS, finish, folder_of, losses, settings, start
 from support.stored import read_json
 

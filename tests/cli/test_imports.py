@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CODE = """
 import sys
-from kept.terminal.cli import main
+from kept.cli.root import main
 main(sys.argv[1:], standalone_mode=False)
 sys.stderr.write(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
 """

@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner
 
 import kept
+from kept.cli.display import console, progress
+from kept.cli.root import main
 from kept.errors import UNSHOWN, cause, shown
 from kept.output.model_card import plain
-from kept.terminal import display
-from kept.terminal.cli import main
 from support.stored import write_readable
 
 NASTY = "\x1b[31mred\x07\x9b2J\u202egnp\rkept: all is well"
@@ -84,8 +84,8 @@ def test_another_locale(source: Path) -> None:
 
 
 def test_an_interruption_while_it_is_imported() -> None:
-    late = "import sys, time; sys.modules['kept.terminal.cli'] = None\nfrom kept.terminal import start\n"
-    hang = "import builtins; real = builtins.__import__\ndef slow(name, *a):\n if name == 'kept.terminal.cli': "
+    late = "import sys, time; sys.modules['kept.cli.root'] = None\nfrom kept.cli import start\n"
+    hang = "import builtins; real = builtins.__import__\ndef slow(name, *a):\n if name == 'kept.cli.root': "
     hang += "print('now', flush=True); time.sleep(30)\n return real(name, *a)\nbuiltins.__import__ = slow\nstart.main()"
     command = [sys.executable, "-c", late + hang]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -160,19 +160,19 @@ def test_what_is_text_stays() -> None:
 
 
 def test_tables_lines_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    table = display._table("name", NASTY)
+    table = console.make_table("name", NASTY)
     table.add_row(NASTY, "x")
-    display.printer().print(table)
-    display.printer().print(f"out/{NASTY}: finished")
-    display.hint(NASTY)
-    display.out_json({NASTY: [NASTY]})
+    console.printer().print(table)
+    console.printer().print(f"out/{NASTY}: finished")
+    console.hint(NASTY)
+    console.out_json({NASTY: [NASTY]})
     found = capsys.readouterr()
     assert UNSHOWN.search(found.out + found.err) is None
     assert json.loads(found.out[found.out.index("\n{") :]) == {NASTY: [NASTY]}
 
 
 def test_a_stage_on_a_terminal_shows_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    for _ in display._bar(f"[/red] {NASTY}", 3, "items"):
+    for _ in progress._bar(f"[/red] {NASTY}", 3, "items"):
         pass
     assert "\x1b[31m" not in capsys.readouterr().err
 

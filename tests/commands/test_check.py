@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 import kept
 from kept.checkpoint.nonfinite import BLOCK_BYTES, NonFinite, first_not_finite, not_finite
 from kept.checkpoint.safetensors_header import read_header
+from kept.cli.root import main
 from kept.commands.check import check
 from kept.errors import CheckpointError
-from kept.terminal.cli import main
 from support.models import write_checkpoint
 from support.stored import (
     INDEX,

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 import kept
 from kept.checkpoint.reader import open_checkpoint
+from kept.cli.root import main
 from kept.errors import CheckpointError, Refusal
 from kept.nn import Model
-from kept.terminal.cli import main
 from support.models import frequencies, program_of, some_tokens, stock, stock_logits, write_checkpoint
 from support.stored import change_json, read_json, split_into_shards, tensors_of, write_readable
 

@@ -17,11 +17,11 @@ import kept
 from kept.checkpoint.byte_stream import write_tensors
 from kept.checkpoint.direct_io import Output
 from kept.checkpoint.tokenizer_reader import TokenizerReader
+from kept.cli.root import main
 from kept.commands.check import check
 from kept.commands.heal import heal
 from kept.errors import CheckpointError, RecipeError
 from kept.ir.tensors import Stored, join, zeros
-from kept.terminal.cli import main
 from kept.tokenizer.bpe import BYTE_LEVEL
 from support.heal_runs import finish, losses, settings, start
 from support.models import stock, stock_logits, write_checkpoint

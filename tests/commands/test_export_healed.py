@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kept
+from kept.cli.display.healing import healed
 from kept.commands.cache_teacher import cache_teacher
 from kept.commands.check import check
 from kept.commands.heal import heal
@@ -20,7 +21,6 @@ from kept.ir.promise import Promise
 from kept.output import export
 from kept.output.heal_summary import NOTHING_BETTER
 from kept.output.write_record import verification_table
-from kept.terminal import display
 from support.heal_runs import STEPS, folder_of, losses, settings
 from support.stored import change_json, read_json, write_readable
 
@@ -94,7 +94,7 @@ def test_a_record_says_who_learned_from_how_much(done: HealResult, pair: tuple[P
 
 
 def test_the_command_shows_the_verification(done: HealResult, capsys: pytest.CaptureFixture[str]) -> None:
-    display.healed(done)
+    healed(done)
     shown = capsys.readouterr().out
     assert "the output, in float32" in shown
     assert shown.index("held-out") < shown.index("parameters learned") < shown.index("promise lossy: measured")
@@ -156,7 +156,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
     page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
     assert "promise lossy: learned from texts alone<" in page
     assert "<dt>held-out cross-entropy with the text, nats a token</dt>" in page
-    display.healed(made)
+    healed(made)
     assert [line for line in capsys.readouterr().out.splitlines() if " loss, nats" in line] == []
     assert "same first choice" not in card(made.path).split("## What was measured")[0]
     assert "nan" not in card(made.path)
@@ -195,7 +195,7 @@ def test_where_nothing_got_better_that_is_said(
 ) -> None:
     made = heal(settings(pair, corpus, tmp_path / "out", learning_rate=100.0, lr_schedule="constant", patience=1))
     assert made.best.step == 0
-    display.healed(made)
+    healed(made)
     page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
     shown = capsys.readouterr().out
     assert f"{NOTHING_BETTER} A lower --learning-rate or more --tokens may help." in shown

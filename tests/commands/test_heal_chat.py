@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kept
+from kept.cli.display import heal_progress
+from kept.cli.root import main
 from kept.commands.heal import heal
 from kept.commands.heal_inputs import chat_date
 from kept.commands.teacher_student import TeacherStudent
 from kept.distillation.settings import HealSettings
 from kept.distillation.train.run_directory import begin_run, previous_settings
 from kept.errors import InputError, RecipeError
-from kept.terminal import heal_progress
-from kept.terminal.cli import main
 from support.chats import CHATML, DATED, INST, MARKED, TALKS, talk, write_chat_tokenizer
 from support.heal_data import write_lines
 from support.heal_runs import finish, noted, start

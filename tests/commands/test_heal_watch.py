@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kept
+from kept.cli.display import heal_progress
+from kept.cli.display.healing import healed
 from kept.commands.heal import heal
 from kept.errors import InputError, RecipeError
 from kept.output import heal_summary as words
-from kept.terminal import display, heal_progress
 from support.heal_data import write_lines
 from support.heal_runs import finish, folder_of, noted, settings, start
 from support.stored import read_json
@@ -158,7 +159,7 @@ def test_the_record_is_what_was_asked(done: HealResult) -> None:
 
 
 def test_the_end_of_a_run_is_in_words(done: HealResult, capsys: pytest.CaptureFixture[str]) -> None:
-    display.healed(done)
+    healed(done)
     said = capsys.readouterr().out
     before, after = (one.watched["old"]["ce"] for one in (done.history[0], done.best))
     assert [f"{before:.4g}", f"{after:.4g}"] == next(x for x in said.splitlines() if "only watched" in x).split()[-2:]

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 import kept
 from kept.checkpoint.output_path import check_replaceable
+from kept.cli.root import main
 from kept.errors import CheckpointError, OutputError
-from kept.terminal.cli import main
 from reported import EVALUATION, RECORD, write, write_output
 from support.stored import write_readable
 

@@ -17,11 +17,11 @@ import torch
 from click.testing import CliRunner
 
 import kept
+from kept.cli.root import main
 from kept.commands.recipe_steps import folder_of, load_steps, steps_from
 from kept.commands.run_journal import NOTES
 from kept.commands.run_recipe import run_all
 from kept.errors import KeptError, OutputError, PromiseError
-from kept.terminal.cli import main
 from support.forks import forks
 from support.stored import all_bytes, change_json, read_json, write_readable
 
@@ -371,7 +371,7 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "recipe.toml: out: is missing; say where the result goes"),
+        ("", "recipe.toml: out: is missing"),
         ('out = "x"\n', "recipe.toml: steps: must be one or more tables: write each under [[steps]]"),
         ('out = "x"\nsteps = 3\n', "recipe.toml:2: steps: must be one or more tables: write each under [[steps]]"),
         ('out = "x"\nkeep = 1\n' + FIRST, "recipe.toml:2: keep: is 1, it must be true or false"),
@@ -382,7 +382,7 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
         ),
         ('out = "x"\n[[steps]]\ndo = "expnd"\n', "recipe.toml:3: step 1: do: is 'expnd'; did you mean expand?"),
         ('out = "x"\n[[steps]]\ndo = "expand"\n', "recipe.toml:2: step 1: source: is missing"),
-        ('out = "x"\n[[steps]]\ndo = "heal"\n', "recipe.toml:2: step 1: student: is missing; say where it is"),
+        ('out = "x"\n[[steps]]\ndo = "heal"\n', "recipe.toml:2: step 1: student: is missing"),
         ('out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nrat = 1\n', "recipe.toml:8: step 2: rat: is not a key"),
         ('out = "x"\n' + FIRST + '[[steps]]\ndo = "convert"\nto = "lama"\n', "recipe.toml:8: step 2: to: is 'lama'"),
         (

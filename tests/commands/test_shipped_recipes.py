@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 import kept
+from kept.cli.root import main
 from kept.commands.heal import heal
-from kept.distillation.settings_file import load_settings
-from kept.terminal.cli import main
+from kept.distillation.settings import HealSettings
 from support.chats import CHATML, talk, write_chat_tokenizer
 from support.heal_data import write_lines
 from support.models import write_checkpoint
@@ -71,7 +71,7 @@ def test_every_recipe_is_tried_somewhere() -> None:
 
 def test_llama_pro_is_the_paper_s() -> None:
     """2401.02415: 1,024 rows of 4,096 tokens, 2e-4 along a cosine, 6 % warm-up, decay 0.1, clipped at 1, in bf16."""
-    found = load_settings(PRO)
+    found = HealSettings.load(PRO)
     assert found.tokens_a_step == 1024 * 4096
     assert (found.learning_rate, found.lr_schedule, found.warmup, found.weight_decay, found.max_grad_norm) == (
         2e-4,
@@ -81,7 +81,7 @@ def test_llama_pro_is_the_paper_s() -> None:
         1,
     )
     assert (found.train, found.precision, found.ce, found.objective.needs_teacher) == ("new", "bfloat16", 1, False)
-    tuned = load_settings(SFT)
+    tuned = HealSettings.load(SFT)
     assert (tuned.train, tuned.learning_rate, tuned.chat, tuned.document) == ("all", 2e-5, True, "messages")
     assert tuned.student == found.out
 
@@ -92,18 +92,18 @@ def test_what_is_commented_out_is_understood_too(tmp_path: Path, line: str) -> N
     assert line in text
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(text.replace("# teacher = ", "teacher = ").replace(line, line.removeprefix("# ")))
-    load_settings(recipe)
+    HealSettings.load(recipe)
 
 
 def test_expand_learn_and_talk(here: Path) -> None:
     """The three commands of the two presets, one after another, with nothing but sizes made small."""
     kept.expand("path/to/llama", "out/pro", groups=1, verify_tokens=0)
-    learned = heal(load_settings(PRO, **SMALL, hold_out=20, learning_rate=1e-2))
+    learned = heal(HealSettings.load(PRO, **SMALL, hold_out=20, learning_rate=1e-2))
     assert learned.best.step > 0
     assert learned.best.losses["ce"] < learned.history[0].losses["ce"] - 0.3
     assert set(learned.best.sources) == {"new", "old"}
     assert learned.record["new_layers"] == [3]
-    tuned = heal(load_settings(SFT, **SMALL, learning_rate=1e-2, chat_template="chat.jinja", hold_out=1))
+    tuned = heal(HealSettings.load(SFT, **SMALL, learning_rate=1e-2, chat_template="chat.jinja", hold_out=1))
     assert tuned.best.losses["ce"] < tuned.history[0].losses["ce"]
     assert (here / "out/pro-chat/chat_template.jinja").read_text() == CHATML
     assert read_json(Path("out/pro-chat/kept.json"))["new_layers"] == [3]
@@ -114,7 +114,7 @@ def test_learning_without_forgetting(here: Path) -> None:
     kept.expand("path/to/llama", "out/pro", groups=1, verify_tokens=0)
     near = {"teacher": "path/to/llama", "kl": 10.0, "out": "out/near"}
     free, held = (
-        heal(load_settings(PRO, **SMALL, hold_out=20, learning_rate=1e-2, **more))
+        heal(HealSettings.load(PRO, **SMALL, hold_out=20, learning_rate=1e-2, **more))
         for more in ({"teacher": "path/to/llama", "kl": 1e-9}, near)
     )
     assert held.history[-1].losses["kl"] < 0.8 * free.history[-1].losses["kl"]
@@ -124,7 +124,7 @@ def test_learning_without_forgetting(here: Path) -> None:
 
 def test_healing_of_the_plain_llama(here: Path) -> None:
     shutil.copytree("path/to/llama", "out/plain-llama")
-    done = heal(load_settings(PLAIN, **{**SMALL, "gradient_accumulation": 1, "sequence_length": 16}, hold_out=10))
+    done = heal(HealSettings.load(PLAIN, **{**SMALL, "gradient_accumulation": 1, "sequence_length": 16}, hold_out=10))
     assert (here / "out/healed").samefile(done.path)
 
 

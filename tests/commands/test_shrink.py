@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 import kept
 from kept.checkpoint.reader import open_checkpoint
+from kept.cli.root import main
 from kept.errors import CheckpointError, InputError
 from kept.nn import Model
-from kept.terminal.cli import main
 from kept.verification.contribution import losses
 from support.models import program_of, some_tokens
 from support.stored import BYTES_VOCABULARY, change_json, read_json, split_into_shards, tensors_of, write_readable

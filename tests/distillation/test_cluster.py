@@ -27,7 +27,7 @@ def test_links_between_nodes_are_slower() -> None:
 
 def test_a_file_s_figures_win(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('device = "h100"\nranks = 4\nmemory_gb = 94\nreached = 0.5\n')
+    file.write_text('device = "h100"\nranks = 4\nmemory_gb = 94\nmfu = 0.5\n')
     found = cluster(str(file))
     assert (found.name, found.memory, found.device.bfloat16) == ("4xh100", 94e9, 989e12)
     assert found.rate("bfloat16") == 0.5 * 989e12
@@ -36,17 +36,19 @@ def test_a_file_s_figures_win(tmp_path: Path) -> None:
 
 def test_a_file_may_describe_all(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text("memory_gb = 8\nbfloat16_tflops = 1\nfloat32_tflops = 0.5\ntraffic_gb_s = 50\nlink_gb_s = 1\n")
+    file.write_text(
+        "memory_gb = 8\nbfloat16_tflops = 1\nfloat32_tflops = 0.5\nmemory_bandwidth_gb_s = 50\nlink_gb_s = 1\n"
+    )
     assert cluster(str(file)).rate("float32") == 0.4 * 0.5e12
 
 
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        ("h10", "cluster: 'h10' is no known device; did you mean h100?"),
-        ("0xh100", "ranks: is 0, it must be above 0"),
-        ("1000001xh100", "ranks: is 1000001, it must be at most 1,000,000"),
-        ("", "cluster: '' is no known device"),
+        ("h10", "device: 'h10' is no known device; did you mean h100?"),
+        ("0xh100", "ranks: is 0, it must be above 0 and at most 1000000"),
+        ("1000001xh100", "ranks: is 1000001, it must be above 0 and at most 1000000"),
+        ("", "device: '' is no known device"),
     ],
 )
 def test_names_that_are_none(said: str, complaint: str) -> None:
@@ -58,10 +60,11 @@ def test_names_that_are_none(said: str, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('device = "h100"\nreached = 5', ":2: reached: is 5, it must be at most 1"),
+        ('device = "h100"\nmfu = 5', ":2: mfu: is 5, it must be above 0 and at most 1"),
         ('device = "h100"\nmemory = 80', ":2: memory: is not a key"),
         ('device = "h100"\nranks = 1.5', ":2: ranks: is 1.5, it must be a whole number"),
-        ('device = "h100"\nreached = -1.0', ":2: reached: is -1.0, it must be above 0"),
+        ('device = "h100"\nmfu = -1.0', ":2: mfu: is -1.0, it must be above 0 and at most 1"),
+        ('device = "h100"\nreached = 0.5', ":2: reached: is now mfu"),
         ("ranks = 2", ": memory_gb: is missing"),
     ],
 )

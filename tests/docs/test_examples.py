@@ -12,7 +12,7 @@ import click
 import pytest
 
 import kept
-from kept.terminal.cli import main as cli
+from kept.cli.root import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 import kept
+from kept.cli.root import main
 from kept.errors import InputError
 from kept.evaluation.forgetting import Forgetting, Side, forgetting
 from kept.evaluation.named_models import named_models
 from kept.evaluation.settings import EvalSettings
-from kept.terminal.cli import main
 from support.models import write_checkpoint
 from support.stored import PROSE, write_readable, write_sentencepiece
 

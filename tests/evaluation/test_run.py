@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 import kept
+from kept.cli.root import main
 from kept.errors import CheckpointError, InputError, KeptError
 from kept.evaluation.estimate import mean
 from kept.evaluation.measurements import MeasurementPlan
 from kept.evaluation.run import EvaluationRow, _rows
 from kept.evaluation.settings import EvalSettings
 from kept.nn.model import Model
-from kept.terminal.cli import main
 from support.judge_stub import Stub
 from support.models import DATA, needs_data, write_checkpoint
 from support.stored import PROSE, change_json, write_readable

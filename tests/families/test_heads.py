@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
+from kept.cli.root import main
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.loaded import open_model
-from kept.terminal.cli import main
 from support.conversions import STOCK
 from support.models import logits, some_tokens, stock_logits, worst, write_checkpoint
 from support.stored import change_json, tensors_of

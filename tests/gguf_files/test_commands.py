@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 import kept
+from kept.cli.root import main
 from kept.demo import model_path
 from kept.gguf.source import LOCK, PREFIX
 from kept.loaded import open_model
 from kept.output.input_files import fingerprint
 from kept.recipe import recipe_from
-from kept.terminal.cli import main
 from support import ggufs
 
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 import kept
+from kept.cli.root import main
 from kept.errors import CheckpointError, InputError, OutputError
 from kept.ir.serialise import to_json
-from kept.terminal.cli import main
 from reported import EVALUATION, HEALED, RECORD, write, write_metrics, write_output
 from support.specs import plain_spec
 

@@ -54,7 +54,7 @@ def _main(words: list[str], streams: list[str], first: Callable[[], None] | None
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     if first is not None:
         first()
-    from kept.terminal.main import main
+    from kept.cli.start import main
 
     sys.argv = ["kept", *words]
     main()

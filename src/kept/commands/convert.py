@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.companion_files import tokenizer_note
+from kept.commands.expand import ExpandSettings
 from kept.commands.plan import prepare
-from kept.errors import OutputError, RecipeError
+from kept.errors import OutputError
 from kept.output.export import Export, Reference, export
 from kept.output.input_files import fingerprint
 from kept.output.model_card import converted, model_card
 from kept.output.write_record import conversion_record
-from kept.passes.expand_blocks import ExpandBlocks
-from kept.passes.expand_vocabulary import MEAN, ExpandVocabulary
-from kept.recipe import SAME, Recipe, recipe_from
+from kept.passes.expand_vocabulary import MEAN
+from kept.recipe import Recipe, recipe_from
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from kept.commands.plan import PreparedConversion
     from kept.output.input_files import InputSnapshot
-    from kept.passes import Pass
     from kept.passes.expand_blocks import Place
     from kept.passes.plan import Plan
     from kept.verification.verify import Verification
@@ -127,25 +126,9 @@ def expand(  # noqa: PLR0913 - each is a word that users say
         ```
     """
     layers = {"groups": groups, "blocks": blocks, "place": place, "at": tuple(at)}
-    passes = expansion(layers, {"tokenizer": tokenizer, "rows": str(rows), "multiple": multiple})
-    return run(recipe_from({"source": str(source), "out": str(out), "to": SAME, "passes": passes}, **options))
-
-
-def expansion(layers: Mapping[str, Any], tokens: Mapping[str, Any]) -> list[Pass]:
-    """The passes that an expansion is: of layers, of tokens where there is a tokenizer, or of both.
-
-    `layers` and `tokens` are fields of the two passes. Raises RecipeError where nothing is asked for, or half of it.
-    """
-    tokenizer = tokens.get("tokenizer")
-    if tokenizer is None and (tokens.get("rows", MEAN) != MEAN or tokens.get("multiple", 1) != 1):
-        raise RecipeError("tokenizer: is missing; rows and multiple are about its new tokens")
-    defaults = {field.name: field.default for field in fields(ExpandBlocks)}
-    passes: list[Pass] = []
-    if tokenizer is None or any(value != defaults[key] for key, value in layers.items()):
-        passes.append(ExpandBlocks(**layers))
-    if tokenizer is not None:
-        passes.append(ExpandVocabulary(**{**tokens, "tokenizer": str(tokenizer)}))
-    return passes
+    tokens = {"tokenizer": tokenizer, "rows": str(rows), "multiple": multiple}
+    ends = {"source": str(source), "out": str(out)}
+    return run(ExpandSettings.from_table(ends, **layers, **tokens, **options).recipe)
 
 
 def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:

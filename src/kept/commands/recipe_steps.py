@@ -27,23 +27,36 @@ do = "verify"             # against = "expand" compares with that step, else wit
 from __future__ import annotations
 
 import os
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from kept.commands.shrink import ShrinkSettings, shrinking_from
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings_dataclass
+from pydantic_core import CoreSchema, core_schema
+
+from kept.commands.expand import ExpandSettings
+from kept.commands.shrink import ShrinkSettings
+from kept.commands.step_settings import EvalStepSettings, ReportSettings, VerifySettings
 from kept.distillation.data.documents import named_paths
 from kept.distillation.settings import SELF, HealSettings
-from kept.distillation.settings_file import settings_from
 from kept.errors import InputError, RecipeError
-from kept.evaluation.settings import EvalSettings
-from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
-from kept.recipe import MEASUREMENTS, SAME, Recipe, recipe_from
-from kept.toml_file import check_type, load, merged, one_of, texts
+from kept.recipe import Recipe
+from kept.settings_model import (
+    CONFIG,
+    Directory,
+    Settings,
+    check_choice,
+    json_schema,
+    wrong,
+)
+from kept.toml_file import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 RUN = ".kept-run"
 """What the name of the directory beside the output ends with, in which the steps write."""
@@ -51,109 +64,26 @@ RUN = ".kept-run"
 
 MOST_STEPS = 100
 
-
-@dataclass(frozen=True)
-class VerifySettings:
-    """The options of `kept verify`."""
-
-    against: str
-    model: str
-    text: str | None = None
-    tokens: int = 2048
-    streamed: bool = False
-
-
-@dataclass(frozen=True)
-class EvalStepSettings:
-    """The options of `kept eval`, of one model and perhaps another; `out` is the file for what was found."""
-
-    model: str
-    out: str
-    against: str | None = None
-    texts: tuple[str, ...] = ()
-    old: tuple[str, ...] = ()
-    new: tuple[str, ...] = ()
-    suites: tuple[str, ...] = ()
-    data: str | None = None
-    limit: int | None = None
-    dtype: str | None = None
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        """Check what the settings check."""
-        self.measures  # noqa: B018 - checks them
-        for role in ("old", "new"):
-            if getattr(self, role) and self.against is None:
-                raise RecipeError(f"{role}: compares models; say against which, or give the file as one of texts")
-
-    @property
-    def measures(self) -> EvalSettings:
-        """What is measured."""
-        return EvalSettings(
-            texts=named_paths((*self.texts, *self.old, *self.new)),
-            old=tuple(named_paths(self.old)),
-            new=tuple(named_paths(self.new)),
-            suites=self.suites,
-            data=None if self.data is None else Path(self.data),
-            limit=self.limit,
-            dtype=self.dtype,
-            device=self.device,
-        )
-
-
-@dataclass(frozen=True)
-class ReportSettings:
-    """The options of `kept report`."""
-
-    model: str
-    file: str | None = None
-    evaluations: tuple[str, ...] = ()
-    metrics: str | None = None
-
-
 Asked = Recipe | HealSettings | ShrinkSettings | VerifySettings | EvalStepSettings | ReportSettings
-"""What one step was asked."""
-
-
-def _plain(kind: type[Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """What makes one of the plain classes above of a table."""
-    known = {one.name: one for one in fields(kind)}
-
-    def make(table: Mapping[str, Any]) -> Any:  # noqa: ANN401 - one of the kind
-        given = merged(table, {}, known)
-        for key, value in given.items():
-            hint = str(known[key].type)
-            if hint.startswith("tuple"):
-                given[key] = texts(key, value)
-            else:
-                check_type(key, value, hint)
-        missing = next((key for key, one in known.items() if one.default is MISSING and key not in given), None)
-        if missing is not None and known[missing].default_factory is MISSING:
-            raise RecipeError(f"{missing}: is missing")
-        return kind(**given)
-
-    return make
+"""Settings of one step."""
 
 
 def _expansion(table: Mapping[str, Any]) -> Recipe:
-    """The recipe of `kept expand`: options of two passes beside its own, of layers where nothing is said of tokens."""
-    kinds = {kind: {one.name for one in fields(kind)} - MEASUREMENTS for kind in (ExpandBlocks, ExpandVocabulary)}
-    said = {kind: {key: value for key, value in table.items() if key in own} for kind, own in kinds.items()}
-    asked = [kind for kind in kinds if said[kind]] or [ExpandBlocks]
-    entries = [{"name": kind.name, **said[kind]} for kind in asked]
-    rest = {key: value for key, value in table.items() if not any(key in own for own in kinds.values())}
-    if taken := next((key for key in ("to", "passes") if key in rest), None):
-        raise RecipeError(f"{taken}: is for a step that converts")
-    return recipe_from({**rest, "to": SAME, "passes": entries})
+    """Return the conversion of an expand step. Raises RecipeError."""
+    if taken := next((key for key in ("to", "passes") if key in table), None):
+        raise RecipeError("is for a step that converts", taken)
+    return ExpandSettings.from_table(table).recipe
 
 
 @dataclass(frozen=True)
 class StepKind:
-    """How a command's keys are read: what makes what it is asked of them, and which of them is what.
+    """A command that can be a step: its settings, and which keys name models and files.
 
-    `model` is the key of the model that a step goes on from; `others` are models, `files` paths that it reads too.
+    `model` is the key of the model that the step continues from; `others` are keys of further models, `files` of files
+    that it reads.
     """
 
+    settings: type[Settings]
     make: Callable[[Mapping[str, Any]], Asked]
     model: str
     writes: bool = True
@@ -161,14 +91,18 @@ class StepKind:
     files: tuple[str, ...] = ("text",)
 
 
+def _kind(settings: type[Any], model: str, **keys: Any) -> StepKind:  # noqa: ANN401 - fields of StepKind
+    return StepKind(settings, settings.from_table, model, **keys)
+
+
 KINDS: Mapping[str, StepKind] = {
-    "expand": StepKind(_expansion, "source"),
-    "convert": StepKind(lambda table: recipe_from({**table}), "source"),
-    "heal": StepKind(settings_from, "student", others=("teacher",), files=("teacher_cache", "chat_template")),
-    "shrink-expanded": StepKind(shrinking_from, "source"),
-    "verify": StepKind(_plain(VerifySettings), "model", writes=False, others=("against",)),
-    "eval": StepKind(_plain(EvalStepSettings), "model", writes=False, others=("against",), files=("data",)),
-    "report": StepKind(_plain(ReportSettings), "model", writes=False, files=("metrics", "evaluations")),
+    "expand": StepKind(ExpandSettings, _expansion, "source"),
+    "convert": _kind(Recipe, "source"),
+    "heal": _kind(HealSettings, "student", others=("teacher",), files=("teacher_cache", "chat_template")),
+    "shrink-expanded": _kind(ShrinkSettings, "source"),
+    "verify": _kind(VerifySettings, "model", writes=False, others=("against",)),
+    "eval": _kind(EvalStepSettings, "model", writes=False, others=("against",), files=("data",)),
+    "report": _kind(ReportSettings, "model", writes=False, files=("metrics", "evaluations")),
 }
 """The commands that can be steps."""
 
@@ -255,51 +189,84 @@ def folder_of(out: Path) -> Path:
     return out.with_name(f".{out.name}{RUN}")
 
 
+def _tables(value: object) -> object:
+    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
+        raise wrong("must be one or more tables: write each under [[steps]]")
+    if len(value) > MOST_STEPS:
+        raise wrong(f"are {len(value)}, a recipe has at most {MOST_STEPS}")
+    return tuple(value)
+
+
+class StepTables:
+    """Validates the tables of the steps; each is read later, when the steps before it are known."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the validator."""
+        return core_schema.no_info_plain_validator_function(_tables)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the JSON schema: each table names a command and has its keys."""
+        return {"type": "array", "minItems": 1, "items": {"oneOf": [_step_schema(do) for do in KINDS]}}
+
+
+@settings_dataclass(frozen=True, config=CONFIG)
+class StepsFile(Settings):
+    """A recipe of steps as it is written."""
+
+    out: Directory = Field(description="Output directory of the last model.")
+    steps: Annotated[tuple[dict[str, Any], ...], StepTables()] = Field(description="The steps, in order.")
+    keep: bool = Field(default=False, description="Keep what the other steps wrote, in .OUT.kept-run beside OUT.")
+
+
+def _step_schema(do: str) -> dict[str, Any]:
+    """Return the JSON schema of a step. It need not name its model, and one that writes a model names no output."""
+    kind = KINDS[do]
+    schema = json_schema(kind.settings)
+    hidden = {"out"} if kind.writes else set()
+    first = {"do": {"const": do}, "name": {"type": "string", "description": "Name for later steps. [default: do]"}}
+    properties = {key: value for key, value in schema["properties"].items() if key not in hidden}
+    needed = [key for key in schema.get("required", ()) if key not in {*hidden, kind.model, *kind.others}]
+    return {**schema, "title": do, "properties": {**first, **properties}, "required": ["do", *needed]}
+
+
 def load_steps(path: str | Path, **overrides: Any) -> StepRecipe:  # noqa: ANN401 - values of any key
-    """Read a recipe of steps; `overrides` (None: not given) win over it. Raises RecipeError naming file, line, key."""
+    """Read a recipe of steps; `overrides` that are not None win. Raises RecipeError with file, line and key."""
     return load(path, steps_from, overrides)
 
 
 def steps_from(table: Mapping[str, Any], **overrides: Any) -> StepRecipe:  # noqa: ANN401 - values of any key
-    """Steps from a TOML table. Raises RecipeError naming the step and the key that is unknown, wrong or missing."""
-    given = merged(table, overrides, ("out", "keep", "steps"))
-    for key, hint in (("out", "str"), ("keep", "bool")):
-        if key in given:
-            check_type(key, given[key], hint)
-    if "out" not in given:
-        raise RecipeError("out: is missing; say where the result goes")
-    entries = given.get("steps", ())
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise RecipeError("steps: must be one or more tables: write each under [[steps]]")
-    if len(entries) > MOST_STEPS:
-        raise RecipeError(f"steps: are {len(entries)}, a recipe has at most {MOST_STEPS}")
-    made = StepRecipe(Path(given["out"]), given.get("keep", False))
-    made = replace(made, steps=tuple(_steps(entries, made.folder)))
+    """Return the steps of a TOML table. Raises RecipeError with the step and the key."""
+    read = StepsFile.from_table(table, **overrides)
+    made = StepRecipe(Path(read.out), read.keep)
+    made = replace(made, steps=tuple(_steps(read.steps, made.folder)))
     if all(step.out is None for step in made.steps):
-        raise RecipeError("steps: none of them writes a model, so that nothing would be out")
+        raise RecipeError("none of them writes a model, so that there would be no output", "steps")
     return made
 
 
-def _steps(entries: list[dict[str, Any]], folder: Path) -> Iterator[RecipeStep]:
+def _steps(entries: Sequence[dict[str, Any]], folder: Path) -> Iterator[RecipeStep]:
     done: list[RecipeStep] = []
-    for number, entry in enumerate(entries, 1):
+    for at, entry in enumerate(entries):
         try:
-            done.append(_step(number, entry, folder, done))
-        except (RecipeError, InputError) as error:
-            raise RecipeError(f"step {number}: {error}") from None
+            done.append(_step(at + 1, entry, folder, done))
+        except RecipeError as error:
+            raise error.within("steps", at) from None
+        except InputError as error:
+            raise RecipeError(str(error), "steps", at) from None
         yield done[-1]
 
 
 def _called(entry: Mapping[str, Any], before: list[RecipeStep]) -> tuple[str, str]:
-    """What a step does, and its name."""
+    """Return the command of a step, and its name."""
     if "do" not in entry:
-        raise RecipeError(f"do: is missing; it must be one of {', '.join(KINDS)}")
+        raise RecipeError(f"is missing; it must be one of {', '.join(KINDS)}", "do")
     do, name = entry["do"], entry.get("name", entry["do"])
-    check_type("do", do, "str")
-    one_of("do", do, KINDS)
-    check_type("name", name, "str")
+    for key, value in (("do", do), ("name", name)):
+        if not isinstance(value, str):
+            raise RecipeError(f"is {value!r}, it must be text in quotes", key)
+    check_choice("do", do, KINDS)
     if "name" in entry and any(step.name == name for step in before):
-        raise RecipeError(f"name: another step is called {name!r}")
+        raise RecipeError(f"another step is called {name!r}", "name")
     return do, name
 
 
@@ -308,7 +275,9 @@ def _step(number: int, entry: dict[str, Any], folder: Path, before: list[RecipeS
     do, name = _called(entry, before)
     kind, table = KINDS[do], {key: value for key, value in entry.items() if key not in {"do", "name"}}
     if kind.writes and "out" in table:
-        raise RecipeError("out: is for the whole recipe to say; keep = true above the steps keeps what each one wrote")
+        raise RecipeError(
+            "is for the whole recipe to say; keep = true above the steps keeps what each one wrote", "out"
+        )
     written = {step.name: step.out for step in before if step.out is not None}
     for key in (kind.model, *kind.others):
         if isinstance(table.get(key), str) and table[key] in written:

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kept.checkpoint.staging import JOURNAL, check_target, staging
 from kept.commands.preflight import check
-from kept.commands.recipe_steps import (
-    EvalStepSettings,
-    RecipeStep,
-    ReportSettings,
-    StepRecipe,
-    VerifySettings,
-    load_steps,
-)
+from kept.commands.recipe_steps import RecipeStep, StepRecipe, load_steps
 from kept.commands.run_journal import ENDED, RunJournal, is_ended
 from kept.commands.shrink import ShrinkSettings
+from kept.commands.step_settings import EvalStepSettings, ReportSettings, VerifySettings
 from kept.distillation.data.documents import named_paths
 from kept.distillation.settings import HealSettings
 from kept.distillation.train.run_directory import lock_run_directory

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass as settings_dataclass
 
 from kept.checkpoint.staging import check_target
 from kept.commands.convert import Conversion, rehearse, run
@@ -15,9 +18,9 @@ from kept.output.record import RECORD
 from kept.output.record_queries import expansions
 from kept.passes.drop_layers import DropLayers, is_silent
 from kept.passes.expand_blocks import listed
-from kept.recipe import MOST_TOKENS, SAME, Recipe, whole_numbers
+from kept.recipe import MOST_TOKENS, SAME, Recipe
 from kept.reporting import Reporter, Silent
-from kept.toml_file import check_type, merged
+from kept.settings_model import CONFIG, Directory, File, Settings, WholeNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,36 +32,38 @@ BELOW = 1e-4
 """Nats a token that the layers which are dropped may be worth, all together, unless another number is named."""
 
 
-@dataclass(frozen=True)
-class ShrinkSettings:
-    """What a shrinking was asked: which expanded layers go, and on what text they are measured.
+@settings_dataclass(frozen=True, config=CONFIG)
+class ShrinkSettings(Settings):
+    """Which expanded layers are dropped, and the text that they are measured on.
 
-    Those that are worth less than `below` nats a token together, the `untouched` alone, or the named `layers`. `text`
-    and `tokens` are as in a `Recipe`. Values are checked at construction, which raises RecipeError naming the key.
+    Dropped are those that together contribute less than `below` nats per token, or only the `untouched` ones, or the
+    named `layers`. Raises RecipeError with the key of a wrong value.
     """
 
-    source: str
-    out: str
-    below: float = BELOW
-    untouched: bool = False
-    layers: tuple[int, ...] = ()
-    text: str | None = None
-    tokens: int | None = None
+    source: Directory = Field(description="The expanded model.")
+    out: Directory = Field(description="Output directory.")
+    below: float = Field(
+        default=BELOW,
+        gt=0,
+        description="Upper limit of the contribution of all dropped layers together, nats per token.",
+    )
+    untouched: bool = Field(
+        default=False, description="Drop only the layers whose output is exactly zero; measures nothing."
+    )
+    layers: WholeNumbers = Field(default=(), description="Drop these layers instead, as 4,9.")
+    text: File | None = Field(default=None, description="UTF-8 text to measure on. [default: a built-in sample]")
+    tokens: int | None = Field(
+        default=None,
+        ge=2,
+        le=MOST_TOKENS,
+        description="Tokens of the text to measure on. [default: 512, for large models 64]",
+    )
 
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "layers":
-                whole_numbers(field.name, value)
-            elif not (value is None and "None" in str(field.type)):
-                check_type(field.name, value, str(field.type))
-        if not self.below > 0:
-            raise RecipeError(f"below: is {self.below}, it must be above 0")
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if self.layers and self.untouched:
-            raise RecipeError("layers: names the layers that go by itself; leave out untouched")
-        if self.tokens is not None and not 2 <= self.tokens <= MOST_TOKENS:
-            raise RecipeError(f"tokens: is {self.tokens}, it must be from 2 to {MOST_TOKENS}")
+            raise RecipeError("names the layers that are dropped; leave out untouched", "layers")
+        return self
 
 
 @dataclass(frozen=True)
@@ -97,15 +102,6 @@ class ShrinkResult:
         return tuple(one.layer for one in self.layers if one.dropped)
 
 
-def shrinking_from(table: Mapping[str, Any], **overrides: Any) -> ShrinkSettings:  # noqa: ANN401 - values of any key
-    """A shrinking from the keys of a TOML table. Raises RecipeError for a key that is unknown, wrong or missing."""
-    given = merged(table, overrides, [field.name for field in fields(ShrinkSettings)])
-    missing = next((key for key in ("source", "out") if key not in given), None)
-    if missing is not None:
-        raise RecipeError(f"{missing}: is missing; say where it is")
-    return ShrinkSettings(**{**given, "layers": whole_numbers("layers", given.get("layers", ()))})
-
-
 def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> ShrinkResult:  # noqa: ANN401 - of Shrinking
     """Drop expanded layers that contribute almost nothing, and write the result to `out`.
 
@@ -130,7 +126,7 @@ def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> Shri
         kept.shrink_expanded("out/pro-trained", "out/small", below=1e-4)
         ```
     """
-    return shrink(shrinking_from({"source": str(source), "out": str(out), **options}))
+    return shrink(ShrinkSettings.from_table({"source": str(source), "out": str(out), **options}))
 
 
 def shrink(asked: ShrinkSettings, reporter: Reporter | None = None, *, dry: bool = False) -> ShrinkResult:

@@ -1,17 +1,17 @@
-"""Machines that a run may be planned for: known accelerators, what a TOML file describes, or this one, measured.
+"""Devices that a run is planned for: known accelerators, a TOML file that describes others, or this machine, measured.
 
 ```toml
-device = "h100"       # a name of DEVICES; what follows wins over its figures
+device = "h100"              # a name of DEVICES; the other keys win over its figures
 ranks = 16
-price = 2.5           # of one and an hour, in any currency
-reached = 0.4         # the part of the peak that products reach in training
+price = 2.5                  # per device-hour, in any currency
+mfu = 0.4                    # model FLOPs utilisation in training: the part of the peak that is reached
 memory_gb = 80
 bfloat16_tflops = 989
 float32_tflops = 67
-traffic_gb_s = 3350   # its own memory's
-link_gb_s = 450       # to the others of its node, one way
-node = 8              # ranks that are linked so
-network_gb_s = 50     # a rank's part of what links nodes, one way
+memory_bandwidth_gb_s = 3350
+link_gb_s = 450              # to the other devices of its node, one way
+ranks_per_node = 8
+network_gb_s = 50            # between nodes, per rank, one way
 ```
 """
 
@@ -19,16 +19,20 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import psutil
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings_dataclass
 
 from kept.errors import RecipeError
-from kept.toml_file import check_type, load, merged, nearest
+from kept.settings_model import CONFIG, Settings, nearest
+from kept.toml_file import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -71,8 +75,7 @@ REACHED_HERE = 0.6
 NODE, NETWORK = 8, 50e9
 """Ranks of a node, and bytes a second of the 400 Gb/s that each has to other nodes."""
 
-MOST: Mapping[str, int] = {"reached": 1, "ranks": 1_000_000}
-"""What keys may be at most: no more than all of the peak, and no machine has more ranks."""
+MOST_RANKS = 1_000_000
 
 HERE = "here"
 """This machine."""
@@ -109,56 +112,67 @@ class Cluster:
         return self.reached * (self.device.bfloat16 if precision == "bfloat16" else self.device.float32)
 
 
-@dataclass(frozen=True)
-class _File:
-    """The keys of a file."""
+Amount = Annotated[float, Field(gt=0, lt=1e9)]
 
-    device: str | None = None
-    ranks: int | None = None
-    price: float | None = None
-    reached: float | None = None
-    memory_gb: float | None = None
-    bfloat16_tflops: float | None = None
-    float32_tflops: float | None = None
-    traffic_gb_s: float | None = None
-    link_gb_s: float | None = None
-    node: int | None = None
-    network_gb_s: float | None = None
+
+@settings_dataclass(frozen=True, config=CONFIG)
+class ClusterFile(Settings):
+    """Keys of a cluster file."""
+
+    FORMER: ClassVar[Mapping[str, str]] = {
+        "reached": "mfu",
+        "traffic_gb_s": "memory_bandwidth_gb_s",
+        "node": "ranks_per_node",
+    }
+
+    device: str | None = Field(default=None, description="Name of a known device; the other keys win over its figures.")
+    ranks: int | None = Field(default=None, gt=0, le=MOST_RANKS, description="Devices in all.")
+    price: float | None = Field(default=None, ge=0, lt=1e9, description="Price per device-hour, in any currency.")
+    mfu: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Model FLOPs utilisation in training: the part of the peak that is reached.",
+    )
+    memory_gb: Amount | None = Field(default=None, description="Memory of a device in GB (10^9 bytes).")
+    bfloat16_tflops: Amount | None = Field(default=None, description="Peak of dense bfloat16 products in TFLOP/s.")
+    float32_tflops: Amount | None = Field(default=None, description="Peak of float32 products in TFLOP/s.")
+    memory_bandwidth_gb_s: Amount | None = Field(default=None, description="Memory bandwidth of a device in GB/s.")
+    link_gb_s: Amount | None = Field(
+        default=None, description="Bandwidth to the other devices of the node, one way, in GB/s."
+    )
+    ranks_per_node: int | None = Field(default=None, gt=0, le=MOST_RANKS, description="Devices of a node.")
+    network_gb_s: Amount | None = Field(default=None, description="Bandwidth between nodes per rank, one way, in GB/s.")
 
 
 def cluster(said: str, **overrides: Any) -> Cluster:  # noqa: ANN401 - values of any key
-    """`h100`, `8xh100`, a TOML file, or `here`, which measures this machine; `overrides` are keys of such a file.
+    """Return the cluster for `h100`, `8xh100`, a TOML file or `here`, which measures this machine.
 
-    Raises RecipeError for a name, a key or a value that is none.
+    `overrides` are keys of a cluster file. Raises RecipeError for an unknown name or key, or a wrong value.
     """
     if said.endswith(".toml"):
         return load(said, cluster_from, overrides)
     count, name = re.fullmatch(r"(?:(\d{1,7})\s*x\s*)?(.*)", said.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
-    ranks = None if count is None else int(count)
-    return cluster_from({"device": name, **({} if ranks is None else {"ranks": ranks})}, **overrides)
+    return cluster_from({"device": name, "ranks": None if count is None else int(count)}, **overrides)
 
 
 def cluster_from(table: Mapping[str, Any], **overrides: Any) -> Cluster:  # noqa: ANN401 - values of any key
-    """A cluster from the keys of a table. Raises RecipeError for an unknown key, a wrong value or a missing one."""
-    hints = {field.name: str(field.type) for field in fields(_File)}
-    given = merged(table, overrides, hints)
-    for key, value in given.items():
-        check_type(key, value, hints[key])
-        if not isinstance(value, str) and not 0 < value < 1e9 and (key, value) != ("price", 0):
-            raise RecipeError(f"{key}: is {value!r}, it must be above 0")
-        if key in MOST and value > MOST[key]:
-            raise RecipeError(f"{key}: is {value!r}, it must be at most {MOST[key]:,}")
-    asked = _File(**given)
+    """Return a cluster from the keys of a table. Raises RecipeError for an unknown, wrong or missing key."""
+    asked = ClusterFile.from_table(table, **overrides)
     base = _base(asked)
     name = asked.device or "described"
     made = replace(base, name=name if base.ranks == 1 and asked.ranks in {None, 1} else f"{asked.ranks}x{name}")
-    plain: dict[str, Any] = {key: given[key] for key in ("ranks", "price", "reached", "node") if key in given}
+    given = {field: getattr(asked, key) for key, field in PLAIN.items() if getattr(asked, key) is not None}
     if asked.network_gb_s is not None:
-        plain["network"] = asked.network_gb_s * GIGA
-    return replace(made, device=_device(base.device, asked), **plain)
+        given["network"] = asked.network_gb_s * GIGA
+    return replace(made, device=_device(base.device, asked), **given)
 
 
-def _base(asked: _File) -> Cluster:
+PLAIN = {"ranks": "ranks", "price": "price", "mfu": "reached", "ranks_per_node": "node"}
+"""Keys of a file that are fields of a cluster as they are."""
+
+
+def _base(asked: ClusterFile) -> Cluster:
     if asked.device == HERE:
         return here(asked.ranks or 1)
     if asked.device is not None:
@@ -166,13 +180,14 @@ def _base(asked: _File) -> Cluster:
         if asked.device not in words:
             near = nearest(asked.device, words)
             raise RecipeError(
-                f"cluster: {asked.device!r} is no known device{near}; there are {', '.join(words)}, "
-                "or describe it in a TOML file (memory_gb, bfloat16_tflops, ...)"
+                f"{asked.device!r} is no known device{near}; there are {', '.join(words)}, "
+                "or describe it in a TOML file (memory_gb, bfloat16_tflops, ...)",
+                "device",
             )
         return Cluster(asked.device, DEVICES[asked.device])
     for key in SIZES:
         if getattr(asked, key) is None:
-            raise RecipeError(f"{key}: is missing; say it, or name a device ({', '.join(DEVICES)})")
+            raise RecipeError(f"is missing; give it, or name a device ({', '.join(DEVICES)})", key)
     return Cluster("described", Device(0, 0, 0, 0, 0))
 
 
@@ -180,13 +195,13 @@ SIZES = {
     "memory_gb": ("memory", GIGA),
     "bfloat16_tflops": ("bfloat16", TERA),
     "float32_tflops": ("float32", TERA),
-    "traffic_gb_s": ("traffic", GIGA),
+    "memory_bandwidth_gb_s": ("traffic", GIGA),
     "link_gb_s": ("link", GIGA),
 }
 """A file's keys, the device's field and the unit."""
 
 
-def _device(device: Device, asked: _File) -> Device:
+def _device(device: Device, asked: ClusterFile) -> Device:
     said = {key: getattr(asked, key) for key in SIZES if getattr(asked, key) is not None}
     return replace(device, **{SIZES[key][0]: value * SIZES[key][1] for key, value in said.items()})
 

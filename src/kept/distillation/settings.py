@@ -1,19 +1,20 @@
-"""What a healing run was asked to do, checked at construction."""
+"""Settings of a healing run."""
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 from kept.distillation.train.lr_schedule import Schedule
 from kept.errors import RecipeError
-from kept.toml_file import check_type, is_date, one_of, texts
+from kept.settings_model import CONFIG, MOST, Count, Date, Directory, File, Settings, Texts, check_choice, merged, wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from kept.distillation.loss.objective import Objective
 
 SELF = "self"
@@ -25,205 +26,235 @@ LISTED = 64
 SAMPLED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?( *, *[0-9]{1,3}(\.[0-9]{1,3})?)*")
 """Temperatures as they are written."""
 
-MOST, MOST_TOKENS = 10**9, 10**15
-"""Larger than any setting that means something: what is beyond is a slip, and no float or tensor holds it."""
+MOST_TOKENS = 10**15
+"""Upper limit of `tokens` and `seed`."""
 
 Precision = Literal["float32", "bfloat16"]
 HiddenError = Literal["mse", "cosine"]
-
-WORDS = {"lr_schedule": get_args(Schedule), "precision": get_args(Precision), "hidden_error": get_args(HiddenError)}
-"""Settings that are one of a few words."""
-
-LOSSES = ("kl", "reverse_kl", "jsd", "ce")
-"""Weights that `loss` names in a recipe and on the command line."""
-
-Count = int
-"""A number that may be large: recipes and the command line take 2M for it."""
+Loss = Literal["kl", "reverse_kl", "jsd", "ce"]
 
 CADENCE = ("save_every", "save_minutes")
 """Settings that decide only when checkpoints are written; they may change when a run is continued."""
 
-HELP: Mapping[str, str] = {
-    "student": "The converted model that learns.",
-    "out": "Directory for the result.",
-    "teacher": "The model that it learns from: the one that it was converted from.",
-    "teacher_cache": "What kept cache-teacher wrote: read instead of running the teacher.",
-    "data": "Texts (text, JSON lines, parquet, directories of them), with a name: english=corpus/en; may be "
-    "given several times. self: the teacher samples them.",
-    "text_field": "The field of JSON lines, or the column of parquet, that holds the text. [default: text, with --chat "
-    "messages]",
-    "chat": "JSON lines and parquet hold conversations, lists of messages with role and content: the student's chat "
-    "template makes texts of them, and what the assistant says is learned.",
-    "chat_template": "A chat template for a student that has none; it goes along with the result.",
-    "chat_date": "Date that the chat template reads, as 2026-01-31. [default: the day the run began]",
-    "watch": "Texts that are measured beside those that are held out, and never learned from, as old=old.txt; may be "
-    "given several times. They do not decide what is best.",
-    "mixture": "How much of each, as english=0.7,python=0.3; without it as much as there is.",
-    "hold_out": "Documents that are measured on and never learned from: a fraction, or their number.",
-    "train": "What learns: norms, head, new (what the conversion created), lora (thin matrices, merged at the "
-    "end), all, a pattern as layers.3.*; + joins them.",
-    "lora_rank": "Rows of LoRA's thin matrices, where train has lora.",
-    "lora_alpha": "Their product counts alpha / rank times.",
-    "tokens": "How many tokens to learn from, in all, as 2M or 500K; never less than a step of them.",
-    "batch_size": "Rows of a batch, over all processes together.",
-    "sequence_length": "Tokens of a row.",
-    "gradient_accumulation": "Batches of a step: as many tokens at once in a part of the memory.",
-    "learning_rate": "The learning rate at its highest.",
-    "lr_schedule": "How the rate goes: it falls along a cosine, at the very end (wsd), or not.",
-    "warmup": "The part of all steps in which the rate rises.",
-    "weight_decay": "AdamW's weight decay.",
-    "max_grad_norm": "The greatest length of a step's gradient.",
-    "kl": "Weight of the forward KL from the teacher.",
-    "reverse_kl": "Weight of the reverse KL.",
-    "jsd": "Weight of the generalised Jensen-Shannon divergence.",
-    "jsd_beta": "The beta of that divergence.",
-    "ce": "Weight of the cross-entropy with the text.",
-    "temperature": "The temperature of teacher and student in the divergences.",
-    "sample_temperatures": "The temperatures at which self samples, in turn, as 0.7,1.",
-    "hidden": "Weight of the hidden-state error of each layer, measured after the next norm.",
-    "hidden_error": "What it is: mse, the squared error over the teacher's square, or cosine, 1 minus the cosine.",
-    "precision": "The dtype of the arithmetic; what learns is float32.",
-    "gradient_checkpointing": "Compute layers again in the backward, which takes time and saves memory.",
-    "compile": "Let torch compile the layers.",
-    "eval_every": "Steps between held-out measurements.",
-    "save_every": "Steps between checkpoints.",
-    "save_minutes": "Also write a checkpoint after this many minutes; 0: by steps only.",
-    "patience": "Measurements without a better one after which the run ends; 0: never. The best, whose weights are "
-    "written, has the least held-out sum of all losses, each times its weight.",
-    "seed": "Decides the order of the documents, and what self samples.",
-}
-"""What each setting is, in a line."""
+LOSS_HELP = "Main loss: its weight is 1, and those of the others are 0 unless they are given. ce needs no teacher."
+"""Help text of `loss`, a key of recipes and an option, that is not a setting of its own."""
 
 
-@dataclass(frozen=True)
-class HealSettings:
-    """One run. A step has `gradient_accumulation` batches of `batch_size` rows of `sequence_length` tokens.
+def _add_loss(schema: dict[str, Any]) -> None:
+    """Add the key `loss` to the JSON schema."""
+    schema["properties"]["loss"] = {"enum": [*get_args(Loss)], "default": "kl", "description": LOSS_HELP}
 
-    `train` is a choice of weights (trainable.py), `data` are files and directories of texts, each with a name before it
-    if you like (`english=corpus/en`; "self": sampled from the teacher), `mixture` their weights. `watch` are texts that
-    are measured and nothing else. With `chat` their lines are conversations.
-    `teacher_cache` is a directory that `kept.cache_teacher` wrote, read instead of running the teacher.
-    `hidden` weighs the error of each layer's stream. `precision` is that of the arithmetic; what learns is float32.
+
+Size = Annotated[int, Field(ge=1, le=MOST)]
+Weight = Annotated[float, Field(ge=0, le=MOST)]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+
+
+def _temperatures(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not SAMPLED.fullmatch(value):
+        raise wrong(f"is {value!r}, it must be one or more numbers of up to three decimals, as 0.7,1")
+    if min(map(float, value.split(","))) <= 0:
+        raise wrong(f"is {value!r}, it must be above 0")
+    return value
+
+
+def _not_empty(value: object) -> object:
+    if value == ():
+        raise wrong("is (), it must be one or more")
+    return value
+
+
+def weights(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same settings with weights in place of `loss`. Raises RecipeError if it is no loss."""
+    rest = dict(values)
+    loss = rest.pop("loss", "kl")
+    check_choice("loss", loss, get_args(Loss))
+    return rest if loss == "kl" else {"kl": 0.0, loss: 1.0, **rest}
+
+
+@dataclass(frozen=True, config=ConfigDict(**CONFIG, json_schema_extra=_add_loss))
+class HealSettings(Settings):
+    """Settings of a healing run: the student is trained to match its teacher, or on texts alone.
+
+    A step has `gradient_accumulation` batches of `batch_size` rows of `sequence_length` tokens. `precision` is the
+    dtype of the arithmetic; trainable parameters are float32. Raises RecipeError with the key of a wrong value.
     """
 
-    student: str
-    out: str
-    teacher: str | None = None
-    teacher_cache: str | None = None
-    data: tuple[str, ...] = (SELF,)
-    text_field: str | None = None
-    chat: bool = False
-    chat_template: str | None = None
-    chat_date: str | None = None
-    watch: tuple[str, ...] = ()
-    mixture: str | None = None
-    hold_out: float = 0.01
-    train: str = "norms"
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
-    tokens: Count = 1_000_000
-    batch_size: int = 8
-    sequence_length: int = 256
-    gradient_accumulation: int = 1
-    learning_rate: float = 1e-3
-    lr_schedule: Schedule = "cosine"
-    warmup: float = 0.02
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    kl: float = 1.0
-    reverse_kl: float = 0.0
-    jsd: float = 0.0
-    jsd_beta: float = 0.5
-    ce: float = 0.0
-    temperature: float = 1.0
-    sample_temperatures: str = "1"
-    hidden: float = 0.0
-    hidden_error: HiddenError = "mse"
-    precision: Precision = "float32"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    eval_every: int = 50
-    save_every: int = 200
-    save_minutes: float = 10.0
-    patience: int = 0
-    seed: int = 0
+    FORMER: ClassVar[Mapping[str, str]] = {
+        "batch": "batch_size",
+        "length": "sequence_length",
+        "accumulate": "gradient_accumulation",
+        "rate": "learning_rate",
+        "schedule": "lr_schedule",
+        "decay": "weight_decay",
+        "clip": "max_grad_norm",
+        "reverse": "reverse_kl",
+        "checkpointing": "gradient_checkpointing",
+        "measure_every": "eval_every",
+        "beta": "jsd_beta",
+        "field": "text_field",
+    }
 
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for field in fields(self):
-            self._check_kind(field.name, str(field.type))
-        for key in (
-            "tokens",
-            "batch_size",
-            "sequence_length",
-            "gradient_accumulation",
-            "eval_every",
-            "save_every",
-            "lora_rank",
-        ):
-            self._require(key, getattr(self, key) >= 1, "at least 1")
-        for key in ("learning_rate", "temperature", "max_grad_norm", "hold_out", "lora_alpha"):
-            self._require(key, getattr(self, key) > 0, "above 0")
-        for key in ("weight_decay", "kl", "reverse_kl", "jsd", "ce", "hidden", "patience", "seed", "save_minutes"):
-            self._require(key, getattr(self, key) >= 0, "at least 0")
-        self._require("warmup", 0 <= self.warmup <= 1, "from 0 to 1")
-        self._require("jsd_beta", 0 < self.jsd_beta < 1, "between 0 and 1")
-        self._require(
-            "sample_temperatures",
-            SAMPLED.fullmatch(self.sample_temperatures),
-            "one or more numbers of up to three decimals, as 0.7,1",
-        )
-        self._require("sample_temperatures", min(self.sampled_at) > 0, "above 0")
-        for key, words in WORDS.items():
-            one_of(key, getattr(self, key), words)
-        weights = (self.kl, self.reverse_kl, self.jsd, self.ce, self.hidden)
-        self._require("kl", any(weights), "above 0 where no other loss is")
-        running = self.reverse_kl or self.jsd or self.hidden
-        self._require("batch_size", self.tokens_a_step <= MOST, f"smaller: a step has {MOST} tokens at most")
-        self._require(
-            "teacher_cache", not (self.teacher_cache and running), "left out where reverse_kl, jsd or hidden is above 0"
-        )
-        if self.teacher_cache is not None and self.teacher is None and self.data == (SELF,):
-            raise RecipeError(
-                "data: is self, which the teacher samples; "
-                f"give the --data that the cache {self.teacher_cache} was made of, or --teacher too"
-            )
-        self._require("chat_template", self.chat or self.chat_template is None, "left out without chat")
-        self._require("chat_date", self.chat or self.chat_date is None, "left out without chat")
-        self._require("chat_date", self.chat_date is None or is_date(self.chat_date), "a date as 2026-01-31")
-        self._require("chat", not self.chat or self.data != (SELF,), "left out where data is self, which are texts")
-        needed = running or (self.kl and self.teacher_cache is None)
-        if self.data == (SELF,) and self.teacher is None and not needed:
-            raise RecipeError("data: is self, which the teacher samples; give --data, or --teacher too")
-        self._require(
-            "teacher",
-            self.teacher is not None or not needed,
-            "a checkpoint, with which all losses but ce compare; --loss ce learns from texts alone",
-        )
+    student: Directory = Field(description="The converted model to train.")
+    out: Directory = Field(description="Output directory.")
+    teacher: Directory | None = Field(
+        default=None, description="Teacher model: the one that the student was converted from."
+    )
+    teacher_cache: Directory | None = Field(
+        default=None, description="Output of kept cache-teacher, read instead of running the teacher."
+    )
+    data: Annotated[Texts, AfterValidator(_not_empty)] = Field(
+        default=(SELF,),
+        description="Training texts: text files, JSON lines, parquet, or directories of them, optionally with a name "
+        "as in english=corpus/en. May be given several times. self: sampled from the teacher.",
+    )
+    text_field: str | None = Field(
+        default=None,
+        description="Field of JSON lines, or column of parquet, that holds the text. [default: text; with --chat: "
+        "messages]",
+    )
+    chat: bool = Field(
+        default=False,
+        description="JSON lines and parquet hold conversations: lists of messages with role and content. They are "
+        "rendered with the student's chat template; only the assistant's tokens are trained on.",
+    )
+    chat_template: File | None = Field(
+        default=None, description="Chat template for a student without one. It is written to the output."
+    )
+    chat_date: Date | None = Field(
+        default=None,
+        description="Current date for the chat template, as 2026-01-31. [default: the day the run began]",
+    )
+    watch: Texts = Field(
+        default=(),
+        description="Texts to evaluate beside the held-out ones, as old=old.txt. They are not trained on and do not "
+        "decide which checkpoint is best. May be given several times.",
+    )
+    mixture: str | None = Field(
+        default=None,
+        description="Sampling weight of each source of --data, as english=0.7,python=0.3. [default: by size]",
+    )
+    hold_out: Positive = Field(
+        default=0.01, description="Held-out documents, for evaluation only: a fraction of each source, or a number."
+    )
+    train: str = Field(
+        default="norms",
+        description="Trainable parameters: norms, head, new (created by the conversion), lora (LoRA matrices, merged "
+        "at the end), all, or a pattern such as layers.3.*; joined with +.",
+    )
+    lora_rank: Size = Field(default=16, description="Rank of the LoRA matrices, if --train has lora.")
+    lora_alpha: Positive = Field(default=32.0, description="LoRA update is scaled by alpha / rank.")
+    tokens: Annotated[Count, Field(ge=1, le=MOST_TOKENS)] = Field(
+        default=1_000_000, description="Training tokens, as 2M or 500K; at least one step."
+    )
+    batch_size: Size = Field(default=8, description="Rows per batch, over all processes.")
+    sequence_length: Size = Field(default=256, description="Tokens per row.")
+    gradient_accumulation: Size = Field(
+        default=1, description="Gradient-accumulation steps (batches) per optimizer update."
+    )
+    learning_rate: Positive = Field(default=1e-3, description="Peak learning rate.")
+    lr_schedule: Schedule = Field(
+        default="cosine", description="Learning-rate schedule: cosine, warmup-stable-decay (wsd) or constant."
+    )
+    warmup: float = Field(default=0.02, ge=0, le=1, description="Fraction of all steps for linear warmup.")
+    weight_decay: Weight = Field(default=0.0, description="Weight decay of AdamW.")
+    max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
+    kl: Weight = Field(default=1.0, description="Weight of the forward KL divergence from the teacher.")
+    reverse_kl: Weight = Field(default=0.0, description="Weight of the reverse KL divergence.")
+    jsd: Weight = Field(default=0.0, description="Weight of the generalised Jensen-Shannon divergence.")
+    jsd_beta: float = Field(default=0.5, gt=0, lt=1, description="Beta of the Jensen-Shannon divergence.")
+    ce: Weight = Field(default=0.0, description="Weight of the cross-entropy with the text.")
+    temperature: Positive = Field(
+        default=1.0, description="Softmax temperature of teacher and student in the divergences."
+    )
+    sample_temperatures: Annotated[str, BeforeValidator(_temperatures)] = Field(
+        default="1", description="Sampling temperatures for --data self, used in turn, as 0.7,1."
+    )
+    hidden: Weight = Field(
+        default=0.0, description="Weight of the hidden-state loss of each layer, taken after the next norm."
+    )
+    hidden_error: HiddenError = Field(
+        default="mse",
+        description="Hidden-state loss: mse (squared error relative to the teacher's square) or cosine (1 - cosine "
+        "similarity).",
+    )
+    precision: Precision = Field(
+        default="float32", description="Dtype of the arithmetic. Trainable parameters are float32."
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    compile: bool = Field(default=False, description="Compile the layers with torch.compile.")
+    eval_every: Size = Field(default=50, description="Steps between evaluations on the held-out documents.")
+    save_every: Size = Field(default=200, description="Steps between checkpoints.")
+    save_minutes: Weight = Field(
+        default=10.0, description="Also write a checkpoint after this many minutes. 0: by steps only."
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        le=MOST,
+        description="Early stopping: evaluations without improvement before the run ends; 0: never. The weights with "
+        "the lowest held-out loss are written.",
+    )
+    seed: int = Field(default=0, ge=0, le=MOST_TOKENS, description="Seed for the document order and for sampling.")
 
-    def _check_kind(self, key: str, hint: str) -> None:
-        value = getattr(self, key)
-        if hint.startswith("tuple"):
-            self._require(key, texts(key, value) or key == "watch", "one or more")
-        elif not (value is None and "None" in hint):
-            check_type(key, value, "int" if hint == "Count" else hint)
-            self._check_size(key, value)
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """Check settings against each other. Raises RecipeError."""
+        self._check_losses()
+        self._check_data()
+        self._check_chat()
+        return self
 
-    def _check_size(self, key: str, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+    def _check_losses(self) -> None:
+        if not any((self.kl, self.reverse_kl, self.jsd, self.ce, self.hidden)):
+            self._refuse("kl", "above 0 where no other loss is")
+        if self.tokens_a_step > MOST:
+            self._refuse("batch_size", f"smaller: a step has {MOST} tokens at most")
+        if self.teacher_cache and self._runs_teacher:
+            self._refuse("teacher_cache", "left out where reverse_kl, jsd or hidden is above 0")
+
+    def _check_data(self) -> None:
+        sampled = self.data == (SELF,)
+        if self.teacher is not None:
             return
-        most = MOST_TOKENS if key in {"tokens", "seed"} else MOST
-        self._require(key, isinstance(value, int) or math.isfinite(value), "a finite number")
-        if abs(value) > most:
-            raise RecipeError(f"{key}: is too large, it must be at most {most}")
+        if sampled and self.teacher_cache is not None:
+            raise RecipeError(
+                "is self, which the teacher samples; "
+                f"give the --data that the cache {self.teacher_cache} was made of, or --teacher too",
+                "data",
+            )
+        if self._runs_teacher or (self.kl and self.teacher_cache is None):
+            self._refuse("teacher", "a checkpoint, with which all losses but ce compare; --loss ce needs texts only")
+        if sampled:
+            raise RecipeError("is self, which the teacher samples; give --data, or --teacher too", "data")
 
-    def _require(self, key: str, holds: object, wanted: str) -> None:
-        if not holds:
-            raise RecipeError(f"{key}: is {getattr(self, key)!r}, it must be {wanted}")
+    def _check_chat(self) -> None:
+        if self.chat and self.data == (SELF,):
+            self._refuse("chat", "left out where data is self, which are texts")
+        for key in () if self.chat else ("chat_template", "chat_date"):
+            if getattr(self, key) is not None:
+                self._refuse(key, "left out without chat")
+
+    def _refuse(self, key: str, wanted: str) -> None:
+        raise RecipeError(f"is {getattr(self, key)!r}, it must be {wanted}", key)
+
+    @property
+    def _runs_teacher(self) -> bool:
+        """Whether a loss needs the teacher's own forward pass, which a cache does not replace."""
+        return any((self.reverse_kl, self.jsd, self.hidden))
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], **overrides: Any) -> Self:  # noqa: ANN401 - values of any key
+        """Return settings from a TOML table, which may have `loss`; overrides that are not None win."""
+        return super().from_table(weights(merged(table, overrides)))
 
     @property
     def document(self) -> str:
-        """The field or column that holds a document."""
+        """Field of JSON lines, or column of parquet, that holds a document."""
         return self.text_field or ("messages" if self.chat else "text")
 
     @property
@@ -235,19 +266,19 @@ class HealSettings:
 
     @property
     def sampled_at(self) -> tuple[float, ...]:
-        """The temperatures at which `self` samples."""
+        """Temperatures of --data self."""
         return tuple(map(float, self.sample_temperatures.split(",")))
 
     @property
     def tokens_a_step(self) -> int:
-        """Tokens between two updates."""
+        """Tokens per optimizer update."""
         return self.batch_size * self.sequence_length * self.gradient_accumulation
 
     @property
     def steps(self) -> int:
-        """Updates in all."""
+        """Optimizer updates of the run."""
         return max(1, self.tokens // self.tokens_a_step)
 
     def to_dict(self) -> Mapping[str, Any]:
-        """Every value, as a record keeps them."""
+        """Return every value, for the record."""
         return asdict(self)

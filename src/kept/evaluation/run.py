@@ -133,17 +133,11 @@ def _alone(settings: EvalSettings) -> None:
 
 def _settings(files: Mapping[str, Mapping[str, str | Path]], options: Mapping[str, Any]) -> EvalSettings:
     """`files`: by role and domain."""
-    unknown = [key for key in options if key not in EvalSettings.__dataclass_fields__]
-    if unknown:
-        raise InputError(f"{unknown[0]}: is no setting; there are {', '.join(EvalSettings.__dataclass_fields__)}")
-    given = {**options, "suites": tuple(options.get("suites", ()))}
-    if given.get("data") is not None:
-        given["data"] = Path(given["data"])
     texts = [(name, Path(file)) for named in files.values() for name, file in named.items()]
     twice = next((name for n, (name, _) in enumerate(texts) if name in dict(texts[:n])), None)
     if twice is not None:
         raise InputError(f"{twice}: two texts have this name; give each its own")
-    return EvalSettings(texts=dict(texts), old=tuple(files["old"]), new=tuple(files["new"]), **given)
+    return EvalSettings.from_table(options, texts=dict(texts), old=tuple(files["old"]), new=tuple(files["new"]))
 
 
 def _measure(

@@ -1,82 +1,109 @@
-"""What an evaluation is asked for."""
+"""Settings of an evaluation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
 
-from kept.errors import InputError
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
+from pydantic.dataclasses import dataclass
+
+from kept.errors import InputError, RecipeError
 from kept.evaluation.tasks import NAMES
 from kept.ir.tensors import TORCH_NAMES
-from kept.toml_file import is_date
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+from kept.settings_model import CONFIG, Date, OneOf, PathKind, Settings, Texts, not_a_choice, wrong
 
 DTYPES = tuple(TORCH_NAMES.values())
 
 
-@dataclass(frozen=True)
-class EvalSettings:
-    """What is measured, and how. Raises InputError naming the option that is wrong.
+def _known(suites: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = next((name for name in suites if name not in NAMES), None)
+    if unknown is not None:
+        raise wrong(not_a_choice(unknown, NAMES))
+    return suites
 
-    `texts`: files by domain; without any, the built-in sample. `old`, `new`: the domains that the first model knew, and
-    those that later models were to learn. `suites`: some of `NAMES`. `data`: the folder of the tasks' files. `window`,
-    `stride`: of perplexity, in tokens (None: the context, and half the window). `characters`: how much of a text is
-    read. `longest`: positions of `positions` and `passkey` (None: the model's). `limit`: documents of a task, questions
-    of a category, prompts, and trials of a cell (None: the default of each). `execute` allows generated code to run,
-    `unsafe` even if this system lacks a protection of the sandbox. `chat` formats prompts by the checkpoint's chat
-    template, with `chat_date` as the current date (None: today). `judge`: the URL of an endpoint.
+
+def _texts_by_domain(texts: object) -> object:
+    return {name: Path(file) for name, file in texts.items()} if isinstance(texts, Mapping) else texts
+
+
+DataDirectory = Annotated[Path, Strict(strict=False), PathKind("dir", "DIR")]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class EvalOptions(Settings):
+    """Settings that `kept eval` and the step of a recipe share."""
+
+    suites: Annotated[Texts, AfterValidator(_known)] = Field(
+        default=(),
+        description="positions, passkey, agreement, h6, kobest, blimp, lambada, humaneval, mt-bench, or the name of a "
+        "task. May be given several times.",
+    )
+    data: DataDirectory | None = Field(default=None, description="Directory with the files of the tasks.")
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Evaluate only N documents per task, questions per category, prompts and trials.",
+    )
+    dtype: Annotated[str, OneOf(DTYPES)] | None = Field(
+        default=None, description="Dtype of the models. [default: each weight's own]"
+    )
+    device: str = Field(default="cpu", description="Device that the models run on: cpu, cuda, cuda:1, ...")
+
+
+@dataclass(frozen=True, config=CONFIG)
+class EvalSettings(EvalOptions):
+    """What is evaluated, and how. Raises RecipeError with the key of a wrong value.
+
+    `texts` are files by domain; without any, a built-in sample is used. `old` are domains that the first model knew,
+    `new` those that the later models were trained on.
     """
 
-    texts: Mapping[str, Path] = field(default_factory=dict)
-    old: tuple[str, ...] = ()
-    new: tuple[str, ...] = ()
-    suites: tuple[str, ...] = ()
-    data: Path | None = None
-    window: int | None = None
-    stride: int | None = None
-    characters: int = 200_000
-    longest: int | None = None
-    limit: int | None = None
-    dtype: str | None = None
-    device: str = "cpu"
-    execute: bool = False
-    unsafe: bool = False
-    chat: bool = False
-    chat_date: str | None = None
-    judge: str | None = None
-    judge_model: str = "gpt-4"
-    seed: int = 0
+    texts: Annotated[Mapping[str, Path], BeforeValidator(_texts_by_domain)] = Field(
+        default_factory=dict, description="UTF-8 files by domain. [default: a built-in sample]"
+    )
+    old: Texts = Field(default=(), description="Domains that the first model knew.")
+    new: Texts = Field(default=(), description="Domains that the later models were trained on.")
+    window: int | None = Field(
+        default=None, ge=2, description="Window of the perplexity, in tokens. [default: the context]"
+    )
+    stride: int | None = Field(
+        default=None, ge=1, description="Stride between windows, in tokens. [default: half the window]"
+    )
+    characters: int = Field(default=200_000, ge=1, description="Characters to read from each text.")
+    longest: int | None = Field(
+        default=None,
+        ge=2,
+        description="Maximum sequence length of positions and passkey, in tokens. [default: the model's limit]",
+    )
+    execute: bool = Field(default=False, description="Run the programs that humaneval generates, in a sandbox.")
+    unsafe: bool = Field(
+        default=False, description="With --execute: run even if this system cannot enforce every limit of the sandbox."
+    )
+    chat: bool = Field(
+        default=False, description="Format the prompts of mt-bench with the checkpoint's chat template, in a sandbox."
+    )
+    chat_date: Date | None = Field(
+        default=None, description="Current date for the chat template, as 2026-01-31. [default: today]"
+    )
+    judge: str | None = Field(
+        default=None,
+        description="URL of an OpenAI-compatible endpoint that grades mt-bench; its key is read from KEPT_JUDGE_KEY.",
+    )
+    judge_model: str = Field(default="gpt-4", description="Model of the judge.")
+    seed: int = Field(default=0, description="Seed of the pass keys.")
 
-    def __post_init__(self) -> None:
-        """Look at each setting."""
-        for name in self.suites:
-            if name not in NAMES:
-                raise InputError(f"suite: is {name!r}{_nearest(name)}; it must be one of {', '.join(NAMES)}")
-        for key in ("window", "stride", "longest", "limit", "characters"):
-            value = getattr(self, key)
-            least = 2 if key in {"window", "longest"} else 1
-            if value is not None and value < least:
-                raise InputError(f"{key}: is {value}, it must be at least {least}")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise InputError(f"dtype: is {self.dtype!r}, it must be one of {', '.join(DTYPES)}")
-        if self.chat_date is not None and not is_date(self.chat_date):
-            raise InputError(f"chat-date: is {self.chat_date!r}, it must be a date as 2026-01-31")
+    @model_validator(mode="after")
+    def _allowed(self) -> Self:
         if "humaneval" in self.suites and not self.execute:
-            raise InputError("humaneval: runs code that the model writes, with limits; allow it with --execute")
+            raise RecipeError("runs code that the model writes, with limits; allow it with --execute", "humaneval")
+        return self
 
     def folder(self, asked_by: str) -> Path:
-        """Where the tasks' files are. Raises InputError where nobody said."""
+        """Return the directory with the tasks' files. Raises InputError if there is none."""
         if self.data is None:
-            raise InputError(f"{asked_by}: needs the files of its tasks: --data DIR says where they are")
+            raise InputError(f"{asked_by}: needs the files of its tasks; name their directory with --data DIR")
         if not self.data.is_dir():
-            raise InputError(f"{self.data}: is no directory; --data DIR says where the tasks' files are")
+            raise InputError(f"{self.data}: is no directory; name that of the tasks' files with --data DIR")
         return self.data
-
-
-def _nearest(word: str) -> str:
-    near = get_close_matches(word, NAMES, 1)
-    return f"; did you mean {near[0]}?" if near else ""

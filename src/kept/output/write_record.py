@@ -30,8 +30,8 @@ from kept.output.record import (
 )
 from kept.output.record_queries import expansions, new_copies, new_tokens, vocabularies
 from kept.output.runtimes import notes
+from kept.pass_options import options_of
 from kept.passes.plan import created, moved
-from kept.recipe import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

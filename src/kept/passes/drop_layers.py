@@ -33,10 +33,10 @@ class DropLayers(Pass):
     def __post_init__(self) -> None:
         """Check everything that does not depend on the model."""
         if not self.layers:
-            raise RecipeError("layers: names none; give the numbers of the layers to leave out")
+            raise RecipeError("names none; give the numbers of the layers to leave out", "layers")
         if [*self.layers] != sorted({*self.layers}) or self.layers[0] < 0:
             raise RecipeError(
-                f"layers: is {listed(self.layers)}; it must be layer numbers from 0 up, each once, in order"
+                f"is {listed(self.layers)}; it must be layer numbers from 0 up, each once, in order", "layers"
             )
 
     def measured(self, program: Program) -> Self:

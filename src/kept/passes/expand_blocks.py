@@ -50,15 +50,15 @@ class ExpandBlocks(Pass):
         for key in ("groups", "blocks"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                raise RecipeError(f"{key}: is {value}, it must be at least 1")
+                raise RecipeError(f"is {value}, it must be at least 1", key)
         if self.place not in get_args(Place):
-            raise RecipeError(f"place: is {self.place!r}; it must be one of {', '.join(get_args(Place))}")
+            raise RecipeError(f"is {self.place!r}; it must be one of {', '.join(get_args(Place))}", "place")
         if self.groups is None and not self.at:
-            raise RecipeError("groups: is missing; give the number of groups, or at, the numbers of the new layers")
+            raise RecipeError("is missing; give the number of groups, or at, the numbers of the new layers", "groups")
         if self.at and (self.groups is not None or self.blocks != 1 or self.place != "interleaved"):
-            raise RecipeError("at: names the new layers by itself; leave out groups, blocks and place")
+            raise RecipeError("names the new layers by itself; leave out groups, blocks and place", "at")
         if [*self.at] != sorted({*self.at}) or any(number < 0 for number in self.at):
-            raise RecipeError(f"at: is {listed(self.at)}; it must be layer numbers from 0 up, each once and in order")
+            raise RecipeError(f"is {listed(self.at)}; it must be layer numbers from 0 up, each once and in order", "at")
 
     def sizes(self, depth: int) -> tuple[int, ...]:
         """How many layers each group has; none where `at` says it all."""

@@ -71,7 +71,7 @@ class ExpandVocabulary(Pass):
     def __post_init__(self) -> None:
         """Check what needs no model."""
         if not 1 <= self.multiple <= LARGEST_MULTIPLE:
-            raise RecipeError(f"multiple: is {self.multiple}, it must be from 1 to {LARGEST_MULTIPLE}")
+            raise RecipeError(f"is {self.multiple}, it must be from 1 to {LARGEST_MULTIPLE}", "multiple")
 
     @property
     def grown(self) -> Growth:

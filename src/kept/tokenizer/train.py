@@ -16,8 +16,8 @@ from kept.distillation.data.documents import TextSource
 from kept.errors import InputError
 from kept.loaded import small_files
 from kept.reporting import Reporter, Silent
+from kept.settings_model import check_choice
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, Bpe
-from kept.toml_file import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +89,7 @@ def train_tokenizer(
     if like is not None and kind is not None:
         raise InputError("kind: is that of the model; leave out kind, or like")
     if kind is not None:
-        one_of("kind", kind, KINDS)
+        check_choice("kind", kind, KINDS)
     directory = None if like is None else small_files(like)
     model = None if directory is None else Bpe.read(directory)
     kind = (kind or BYTE_LEVEL) if model is None else model.kind

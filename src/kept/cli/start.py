@@ -67,7 +67,7 @@ def _run() -> int:
         return _failed("standard output is closed; send it to a file, or to /dev/null", OutputError.exit_code)
     sys.stdout, sys.stderr = _text(1, Stdout), _text(2, Stderr)
     try:
-        from kept.terminal.cli import main as command  # noqa: PLC0415 - takes seconds, and may be interrupted
+        from kept.cli.root import main as command  # noqa: PLC0415 - takes seconds, and may be interrupted
 
         command()
     except SystemExit as ended:

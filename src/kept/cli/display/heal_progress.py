@@ -8,8 +8,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
+from kept.cli.display import console
 from kept.formatting import amount, duration, parameters, singular
-from kept.terminal import display
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,12 +66,12 @@ class HealProgress:
 
     def _begin(self, line: Mapping[str, Any]) -> None:
         for words in about(line):
-            display.hint(words)
+            console.hint(words)
         self._about, self._spoken = line, time.monotonic()
         if sys.stderr.isatty():
             from rich.live import Live
 
-            self._live = Live(console=display.printer(stderr=True), refresh_per_second=REFRESHED)
+            self._live = Live(console=console.printer(stderr=True), refresh_per_second=REFRESHED)
             self._live.start()
 
     def _stop(self) -> None:
@@ -99,7 +99,7 @@ class HealProgress:
     def _speak(self, row: tuple[str, ...]) -> None:
         self._spoken = time.monotonic()
         named = zip(self._columns, row, strict=True)
-        display.hint(", ".join(f"{name} {value}" for name, value in named if value))
+        console.hint(", ".join(f"{name} {value}" for name, value in named if value))
 
     def _row(self, measured: Mapping[str, Any]) -> tuple[str, ...]:
         last = self._last

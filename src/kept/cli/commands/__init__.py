@@ -1,0 +1,1 @@
+"""The commands of `kept`, a module each; `command` is the click command."""

@@ -1,0 +1,66 @@
+"""`kept convert`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kept.cli.display import conversion as display
+from kept.cli.display.console import out_json
+from kept.cli.display.progress import ProgressBars
+from kept.cli.options import DRY_RUN, JSON, SettingsCommand, folders, given, settings
+from kept.recipe import Recipe, load_recipe, recipe_from
+
+CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base")
+"""Settings that decide what is computed."""
+
+RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
+
+
+@click.command("convert", cls=SettingsCommand)
+@click.argument("source", shell_complete=folders, required=False)
+@click.argument("out", shell_complete=folders, required=False)
+@settings(Recipe, *CHOICES, "shard_size", "text", "verify_tokens")
+@RECIPE
+@DRY_RUN
+@JSON
+def command(
+    source: str | None, out: str | None, recipe: str | None, *, as_json: bool, dry_run: bool, **options: Any
+) -> None:
+    """Convert a checkpoint to another architecture and verify the result.
+
+    OUT is a new directory that stock tools load. An interrupted conversion continues if the command is run again.
+    Exit code 1: the result differs from SOURCE by more than its passes promise; it is renamed to OUT.unkept.
+
+    \b
+    kept convert path/to/orion out/llama
+    kept convert path/to/orion out/plain --norm opm
+    kept convert path/to/orion out/llama --dtype float32 --text my.txt
+    kept convert path/to/orion out/llama --dry-run
+    kept convert --recipe recipe.toml
+    """
+    convert(recipe_of(recipe, source=source, out=out, **options), as_json=as_json, dry_run=dry_run)
+
+
+def convert(asked: Recipe, *, as_json: bool, dry_run: bool) -> None:
+    """Run a conversion, or show what it would write."""
+    from kept.commands.convert import rehearse, run
+
+    if dry_run:
+        rehearsed = rehearse(asked, ProgressBars())
+        out_json(display.rehearsal_table(rehearsed)) if as_json else display.rehearsal(rehearsed)
+        return
+    done = run(asked, ProgressBars())
+    out_json(done.record) if as_json else display.conversion(done)
+
+
+def recipe_of(file: str | None, **options: Any) -> Recipe:
+    """Return the recipe of a file and options. Raises UsageError if an argument is missing."""
+    values = given(options)
+    if file is not None:
+        return load_recipe(file, **values)
+    for key in ("source", "out"):
+        if key not in values:
+            raise click.UsageError(f"Missing argument '{key.upper()}' (or --recipe).")
+    return recipe_from({}, **values)

@@ -1,0 +1,81 @@
+"""`kept eval`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from kept.cli.display.console import out_json
+from kept.cli.display.progress import ProgressBars
+from kept.cli.options import JSON, files, folders, given
+from kept.cli.options import settings as setting_options
+from kept.evaluation.settings import EvalSettings
+
+TEXTS = ("texts", "old", "new")
+
+
+@click.command("eval")
+@click.argument("path", metavar="PATH", shell_complete=folders)
+@click.argument("others", metavar="[OTHER]...", nargs=-1, shell_complete=folders)
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="[DOMAIN=]FILE",
+    help="UTF-8 file of a domain. May be given several times. [default: a built-in sample]",
+)
+@click.option(
+    "--old", multiple=True, metavar="[DOMAIN=]FILE", help="Text of a domain that PATH knew: how much do others forget?"
+)
+@click.option("--new", multiple=True, metavar="[DOMAIN=]FILE", help="Text of a new domain: how much do others learn?")
+@setting_options(EvalSettings, without=(*TEXTS,))
+@click.option("--results", default="kept-eval", show_default=True, metavar="DIR", help="Directory of finished results.")
+@click.option("--out", metavar="FILE", shell_complete=files, help="Also write the JSON to a file.")
+@JSON
+def command(
+    path: str, others: tuple[str, ...], results: str, out: str | None, *, as_json: bool, **options: Any
+) -> None:
+    """Evaluate one model, or several side by side.
+
+    Perplexity by domain and by position, pass keys in long texts, greedy agreement, and tasks on local files. For each
+    OTHER, the difference to PATH is shown with its standard error over the same items; with --old and --new also what
+    it forgot and learned. A model may have a name: pro=out/trained.
+
+    An interrupted evaluation continues if the command is run again; finished results are read from --results.
+
+    \b
+    kept eval path/to/orion out/llama --text english=en.txt --text python=code.txt
+    kept eval path/to/llama pro=out/pro full=out/full --old stories=en.txt --new python=code.txt
+    kept eval out/llama --suite positions --suite passkey --text book.txt
+    kept eval path/to/orion out/llama --suite h6 --suite agreement --data evals/ --out eval.json
+    kept eval out/llama --suite mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
+    """
+    from kept.cli.display.evaluation import evaluation
+    from kept.evaluation.evaluation_file import check, table, write
+    from kept.evaluation.run import evaluate
+
+    domains = {role: _domains(options.pop(role)) for role in TEXTS}
+    if out is not None:
+        data = [options["data"]] if options["data"] is not None else []
+        check(out, (path, *others), [file for one in domains.values() for file in one.values()] + data)
+    found = evaluate(path, *others, results=results, reporter=ProgressBars(), **domains, **given(options))
+    if out is not None:
+        write(out, found)
+    out_json(table(found)) if as_json else evaluation(found)
+
+
+def _domains(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return files by domain; a file without a domain is called by its name. Raises UsageError."""
+    from kept.naming import split_name
+
+    pairs = [split_name(text) for text in texts]
+    empty = next((text for text, (_, file) in zip(texts, pairs, strict=True) if not file), None)
+    if empty is not None:
+        raise click.UsageError(f"{empty!r} names no file; write it as DOMAIN=FILE.")
+    named = [(name or os.path.basename(file), file) for name, file in pairs]  # noqa: PTH119 - any text
+    twice = next((name for n, (name, _) in enumerate(named) if name in dict(named[:n])), None)
+    if twice is not None:
+        raise click.UsageError(f"Two texts are called {twice!r}; name them: --text DOMAIN=FILE.")
+    return dict(named)

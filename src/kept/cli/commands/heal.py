@@ -1,0 +1,50 @@
+"""`kept heal`."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import click
+
+from kept.cli.display.console import out_json
+from kept.cli.display.progress import ProgressBars
+from kept.cli.options import JSON, SettingsCommand, files, given, is_recipe, settings
+from kept.cli.origin import naming_the_recipe
+from kept.distillation.settings import LOSS_HELP, HealSettings, Loss
+
+
+@click.command("heal", cls=SettingsCommand)
+@click.argument("student", metavar="STUDENT|RECIPE", shell_complete=files)
+@click.option("--loss", metavar=f"[{'|'.join(get_args(Loss))}]", help=f"{LOSS_HELP} [default: kl]")
+@settings(HealSettings, without=("student",))
+@JSON
+def command(student: str, *, as_json: bool, **options: Any) -> None:
+    """Train a converted model to match its source, or on new texts.
+
+    By default the norms of STUDENT are trained with the KL divergence from its teacher, on texts that the teacher
+    samples. --loss ce trains on texts alone, without a teacher; --loss ce --kl 0.1 --teacher MODEL also keeps the
+    student close to MODEL (learning without forgetting, arXiv 1606.09282).
+
+    RECIPE is a TOML file with the student and any of these options as keys, with _ in place of -, as teacher_cache.
+    Options on the command line win over it. torchrun shards both models over processes. An interrupted run continues
+    if the command is run again.
+
+    \b
+    kept heal out/plain --teacher path/to/orion --data corpus/ --train norms --tokens 2M --out out/healed
+    kept heal out/plain --teacher path/to/orion --train norms+head --lr 3e-4 --out out/healed
+    kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
+    kept heal recipe.toml --learning-rate 3e-4
+    torchrun --nproc-per-node 2 -m kept heal recipe.toml
+    """
+    from kept.cli.display.heal_progress import HealProgress
+    from kept.cli.display.healing import healed
+    from kept.commands.heal import heal
+    from kept.reporting import shows
+
+    recipe = student if is_recipe(student) else None
+    values = given(options)
+    asked = HealSettings.load(recipe, **values) if recipe else HealSettings.from_table({"student": student}, **values)
+    with naming_the_recipe(recipe, student=asked.student, teacher=asked.teacher), HealProgress() as watch:
+        done = heal(asked, ProgressBars(), watch)
+    if shows():
+        out_json(done.record) if as_json else healed(done)

@@ -1,0 +1,41 @@
+"""`kept shrink-expanded`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kept.cli.display import shrinking
+from kept.cli.display.console import out_json
+from kept.cli.display.progress import ProgressBars
+from kept.cli.options import DRY_RUN, JSON, SettingsCommand, folders, given, settings
+from kept.commands.shrink import ShrinkSettings
+
+
+@click.command("shrink-expanded", cls=SettingsCommand)
+@click.argument("source", shell_complete=folders)
+@click.argument("out", shell_complete=folders)
+@settings(ShrinkSettings, without=("source", "out"))
+@DRY_RUN
+@JSON
+def command(source: str, out: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Remove added layers that contribute almost nothing.
+
+    The contribution of an added layer is the KL divergence between the model with it and the model without it, in nats
+    per token. Layers are dropped in order of contribution, as long as all dropped layers together stay under --below.
+    Layers that were never trained are removed without any change: the weights are those from before the expansion,
+    byte for byte. If no layer is dropped, nothing is written.
+
+    An interrupted run continues if the command is run again.
+
+    \b
+    kept shrink-expanded out/pro-trained out/small --dry-run
+    kept shrink-expanded out/pro-trained out/small --below 1e-3 --text mine.txt
+    kept shrink-expanded out/pro out/llama --untouched
+    """
+    from kept.commands.shrink import shrink
+
+    asked = ShrinkSettings.from_table({}, source=source, out=out, **given(options))
+    done = shrink(asked, ProgressBars(), dry=dry_run)
+    out_json(shrinking.shrunk_table(done)) if as_json else shrinking.shrunk(done, source)

@@ -1,0 +1,88 @@
+"""`kept tokenizer`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kept.cli.display import tokenizers
+from kept.cli.display.console import out_json
+from kept.cli.display.progress import ProgressBars
+from kept.cli.options import JSON, SettingsCommand, files, folders
+
+
+@click.group("tokenizer")
+def command() -> None:
+    """Train a tokenizer, or merge new tokens into a model's tokenizer.
+
+    kept expand --tokenizer then adds rows for the new tokens to the model.
+
+    \b
+    kept tokenizer train korean/ --like path/to/llama --size 8000 --out out/korean
+    kept tokenizer merge path/to/llama out/korean --out out/merged
+    kept expand path/to/llama out/grown --tokenizer out/merged
+    """
+
+
+@command.command("train", cls=SettingsCommand)
+@click.argument("texts", metavar="TEXT...", nargs=-1, required=True, shell_complete=files)
+@click.option("--out", required=True, metavar="DIR", shell_complete=folders, help="Output directory.")
+@click.option("--size", default=8000, show_default=True, help="Vocabulary size, including bytes and special tokens.")
+@click.option(
+    "--like",
+    metavar="MODEL",
+    shell_complete=folders,
+    help="Pre-tokenize as this model's tokenizer, so that the result can be merged into it.",
+)
+@click.option("--kind", metavar="KIND", help="Without --like: byte-level or byte-fallback. [default: byte-level]")
+@click.option(
+    "--text-field",
+    default="text",
+    show_default=True,
+    help="Field of JSON lines, or column of parquet, that holds the text.",
+)
+@JSON
+def train(texts: tuple[str, ...], out: str, *, as_json: bool, **options: Any) -> None:
+    """Train a BPE tokenizer on texts.
+
+    TEXT is a text file, JSON lines, parquet, or a directory of them.
+
+    \b
+    kept tokenizer train korean/ --like path/to/llama --size 8000 --out out/korean
+    kept tokenizer train corpus.jsonl --text-field content --kind byte-fallback --out out/own
+    """
+    from kept.tokenizer.train import train_tokenizer
+
+    done = train_tokenizer(texts, out, reporter=ProgressBars(), **options)
+    out_json(tokenizers.trained_table(done)) if as_json else tokenizers.trained(done)
+
+
+@command.command("merge")
+@click.argument("model", shell_complete=folders)
+@click.argument("new", shell_complete=folders)
+@click.option("--out", required=True, metavar="DIR", shell_complete=folders, help="Output directory.")
+@click.option("--most", type=int, metavar="N", help="Add at most N new tokens.")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="FILE",
+    shell_complete=files,
+    help="UTF-8 text to count tokens on. May be given several times. [default: a built-in sample]",
+)
+@JSON
+def merge(model: str, new: str, out: str, *, most: int | None, texts: tuple[str, ...], as_json: bool) -> None:
+    """Add the tokens of the tokenizer NEW to the tokenizer of MODEL.
+
+    Old tokens keep their ids, and text without a new token is tokenized as before. New merges rank after the old ones.
+    A token of NEW that no sequence of merges can produce is left out and counted.
+
+    \b
+    kept tokenizer merge path/to/llama out/korean --out out/merged --text korean.txt
+    kept expand path/to/llama out/grown --tokenizer out/merged
+    """
+    from kept.tokenizer.merge import merge_tokenizers
+
+    done = merge_tokenizers(model, new, out, most=most, texts=texts)
+    out_json(tokenizers.merged_table(done)) if as_json else tokenizers.merged(done)

@@ -1,0 +1,41 @@
+"""`kept verify`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kept.cli.display.console import complain, out_json
+from kept.cli.display.progress import ProgressBars
+from kept.cli.options import JSON, folders, settings
+from kept.commands.step_settings import VerifySettings
+from kept.recipe import Recipe
+
+
+@click.command("verify")
+@click.argument("source", shell_complete=folders)
+@click.argument("out", shell_complete=folders)
+@settings(VerifySettings, "text", "tokens", "streamed")
+@settings(Recipe, "tie")
+@JSON
+def command(source: str, out: str, *, as_json: bool, **options: Any) -> None:
+    """Compare a converted model with its source.
+
+    Compares logits, KL divergence, perplexity and the output of every layer, and shows continuations side by side.
+    Exit code 1: the models differ by more than the passes of the conversion promised.
+
+    \b
+    kept verify path/to/orion out/llama --text my.txt
+    kept verify path/to/orion out/llama --streamed --json
+    """
+    from kept.cli.display.verification import verification
+    from kept.cli.options import given
+    from kept.commands.verify import verify
+    from kept.output.write_record import verification_table
+
+    found = verify(source, out, **given(options), reporter=ProgressBars())
+    out_json(verification_table(found)) if as_json else verification(found)
+    if found.failure is not None:
+        complain(f"{out}: the promise ({found.promise}) is broken: {found.failure}")
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,1 @@
+"""What commands show, a module for each subject."""

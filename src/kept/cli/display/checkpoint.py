@@ -1,0 +1,54 @@
+"""What `kept inspect` and `kept check` show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kept.cli.display.console import hint, printer
+from kept.formatting import amount, parameters
+
+if TYPE_CHECKING:
+    from kept.commands.check import CheckReport
+    from kept.commands.inspect import Inspection
+
+
+def inspection(found: Inspection) -> None:
+    """`kept inspect`."""
+    console = printer()
+    size = amount(found.nbytes, "bytes")
+    console.print(f"{found.path}: {found.family}, {parameters(found.parameters)} parameters, {found.dtype}, {size}")
+    if found.quantised:
+        console.print(f"the file stores {found.quantised}; sizes are of the dequantised weights")
+    for line in found.description:
+        console.print(f"  {line}")
+    console.print(f"  key-value cache: {amount(found.cache_bytes, 'bytes')} a token")
+    biased = [norm.bias_to_gain for norm in found.norms if norm.bias_to_gain]
+    if biased:
+        console.print(f"  norm biases: {min(biased):.3g} to {max(biased):.3g} of their gains' length")
+    for norm in found.norms:
+        if norm.mean_to_std is not None:
+            errors = f"as RMSNorm off by {norm.error_copied:.3g}, calibrated by {norm.error_calibrated:.3g}"
+            console.print(f"  {norm.name}: |mean| / std {norm.mean_to_std:.3g}, {errors}", markup=False)
+    for reach in found.targets:
+        how = (
+            f"{reach.promise}: {', '.join(reach.passes) or 'nothing to do'}"
+            if reach.promise
+            else f"refused: {reach.refusal}"
+        )
+        console.print(f"  to {reach.target}: {how}")
+        for where in reach.domain:
+            console.print(f"    it holds {where}", markup=False)
+
+
+def checked(found: CheckReport) -> None:
+    """`kept check`: a line a finding, then the verdict."""
+    console = printer()
+    size = amount(found.nbytes, "bytes")
+    console.print(f"{found.path}: {found.family or 'unknown family'}, {found.tensors} tensors, {size}")
+    for line in found.damage:
+        console.print(f"  {line}")
+    for line in found.remarks:
+        hint(line)
+    if found.summed:
+        console.print(f"  {found.summed} files summed")
+    console.print(found.verdict)

@@ -1,0 +1,75 @@
+"""What `kept convert`, `kept expand` and `kept demo` show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kept.cli.display.console import hint, printer
+from kept.cli.display.plan import plan_table, print_domain
+from kept.cli.display.verification import verification
+from kept.errors import shown
+from kept.formatting import amount
+
+if TYPE_CHECKING:
+    from kept.commands.convert import Conversion, DryRun
+    from kept.demo import Demo
+    from kept.passes.plan import Plan
+
+
+def rehearsal_table(done: DryRun) -> dict[str, Any]:
+    """What would be written as plain data."""
+    sizes = {"new_layers": [*done.plan.new_layers], "files": dict(done.files), "bytes": done.nbytes, "free": done.free}
+    return {"out": str(done.path), **plan_table(done.plan), **sizes}
+
+
+def rehearsal(done: DryRun) -> None:
+    """`kept convert --dry-run`."""
+    console = printer()
+    names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
+    console.print(f"{done.path}: would be written ({names}; {done.plan.promise})")
+    print_domain(console, done.plan.domain)
+    _expansions(console, done.plan)
+    for name, size in done.files.items():
+        console.print(f"  {name}  {amount(size, 'bytes')}")
+    total, free = amount(done.nbytes, "bytes"), amount(done.free, "bytes")
+    console.print(f"{total}, a model card and kept.json, of {free} free; nothing was written")
+    for note in done.notes:
+        hint(note)
+
+
+def conversion(done: Conversion) -> None:
+    """`kept convert`."""
+    console = printer()
+    names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
+    console.print(f"{done.path}: written ({names})")
+    _expansions(console, done.plan)
+    if done.verification is not None:
+        verification(done.verification)
+    for note in done.notes:
+        hint(note)
+
+
+def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imported late
+    """What each block expansion made: its groups, and the new layers with what they are copies of."""
+    for one in plan.expansions:
+        if one.sizes:
+            console.print(f"groups of {', '.join(map(str, one.sizes))} layers")
+        pairs = (
+            f"{new} (of {'none left' if old is None else old})"
+            for new, old in zip(one.layers, one.copies_of, strict=True)
+        )
+        console.print(f"new layers, copies that add nothing yet: {', '.join(pairs)}")
+
+    for new in plan.vocabularies:
+        console.print(f"new tokens: {len(new.grown.parts)}, from id {new.grown.first} on (rows {new.rows})")
+        console.print(
+            "texts in which they occur are now read through them, worse until they have learned; others as before"
+        )
+
+
+def demo(done: Demo) -> None:
+    """`kept demo`."""
+    conversion(done.conversion)
+    click.echo(shown(f"page: {done.page}"))

@@ -1,0 +1,82 @@
+"""What `kept eval` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kept.cli.display.console import hint, make_table, printer
+from kept.formatting import percent, uncertain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from kept.evaluation.estimate import Figure
+    from kept.evaluation.forgetting import Forgetting
+    from kept.evaluation.run import Evaluation, EvaluationRow
+
+
+def evaluation(found: Evaluation) -> None:
+    """`kept eval`: what counts, how far models agree, what they learned and forgot; the rest is in the JSON."""
+    console = printer()
+    for model in found.models:
+        console.print(f"{model.name}: {model.family}, {model.dtype}")
+    names = [model.name for model in found.models]
+    shown = [row for row in found.rows if not row.detail]
+    table = _beside(shown, names) if len(names) < 3 else _below(shown, names)
+    if table.row_count:
+        console.print(table)
+    for row in shown:
+        for name, share in zip(names[1:], row.agreements, strict=bool(row.agreements)):
+            whose = f" in {name}" * (len(names) > 2)
+            if share is not None:
+                console.print(f"{_named(row)}: {row.metric}{whose} {percent(share.value, share.error)} of {row.items}")
+    if found.forgetting is not None:
+        _forgetting(console, found.forgetting, names[0])
+    left = len(found.rows) - len(shown)
+    more = [f"{left} more figures"] * bool(left) + ["what was written"] * bool(found.texts)
+    if more:
+        hint(f"{' and '.join(more)}: --json or --out FILE")
+
+
+def _beside(rows: Sequence[EvaluationRow], names: Sequence[str]) -> Table:
+    """One or two models in columns of their own."""
+    table = make_table("what", "metric", "items", *names, *["difference"] * (len(names) > 1))
+    for row in (row for row in rows if row.models):
+        apart = [_figure(one, signed=True) for one in row.differences]
+        table.add_row(_named(row), row.metric, str(row.items), *map(_figure, row.models), *apart)
+    return table
+
+
+def _below(rows: Sequence[EvaluationRow], names: Sequence[str]) -> Table:
+    """More models below each other, each with its difference to the first."""
+    table = make_table("what", "metric", "items", "model", "figure", "difference")
+    for row in (row for row in rows if row.models):
+        heads = [(_named(row), row.metric, str(row.items)), *[("", "", "")] * (len(names) - 1)]
+        apart = ["", *(_figure(one, signed=True) for one in row.differences)]
+        for head, name, one, difference in zip(heads, names, row.models, apart, strict=True):
+            table.add_row(*head, name, _figure(one), difference)
+    return table
+
+
+def _forgetting(console: Console, found: Forgetting, first: str) -> None:
+    """What each model learned and forgot: more of the one and less of the other is better."""
+    from kept.output import forgetting_tables
+
+    columns, rows = forgetting_tables.by_method(found)
+    table = make_table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"learned: nats a {found.unit} less than {first}; forgot: nats a {found.unit} more")
+
+
+def _named(row: EvaluationRow) -> str:
+    return row.part if row.name == row.part else f"{row.part}: {row.name}"
+
+
+def _figure(found: Figure, *, signed: bool = False) -> str:
+    """A number with its standard error."""
+    return uncertain(found.value, found.error, signed=signed)

@@ -1,0 +1,57 @@
+"""What `kept heal` and `kept cache-teacher` show."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from kept.cli.display.console import hint, make_table, printer
+from kept.cli.display.verification import verification
+from kept.formatting import amount, parameters
+
+if TYPE_CHECKING:
+    from kept.commands.heal_run import HealResult
+    from kept.commands.write_teacher_cache import CachedTeacher
+
+
+def cache_table(done: CachedTeacher) -> dict[str, Any]:
+    """A teacher's cache as plain data."""
+    return {"out": str(done.path), "bytes": done.nbytes, **done.about}
+
+
+def cached_teacher(done: CachedTeacher) -> None:
+    """`kept cache-teacher`: where it is, and for several numbers of tokens what they lose against all."""
+    console = printer()
+    k, bias = done.about["k"], done.about["bias"]
+    console.print(f"{done.path}: {amount(done.nbytes, 'bytes')}, the {k} likeliest tokens at each place")
+    table = make_table("tokens kept", "left out", "KL of these, nats/token", "of all", "gradient's error")
+    for one in bias["by_k"]:
+        figures = f"{100 * one['tail']:.3g} %", f"{one['listed']:.4g}", f"{one['full']:.4g}"
+        table.add_row(str(one["k"]), *figures, f"{100 * one['gradient']:.2g} %")
+    console.print(table)
+    console.print(f"against {bias['against']}, on {amount(bias['tokens'], 'held-out tokens')}")
+
+
+def healed(done: HealResult) -> None:
+    """`kept heal`: what is held out before and after, then the result against its teacher."""
+    from kept.output.heal_summary import NOTHING_BETTER, displayed_losses
+
+    console = printer()
+    first, best = done.history[0], done.best
+    console.print(f"{done.path}: written")
+    table = make_table("held-out", "before", f"after {amount(best.tokens, 'tokens')}")
+    listed = " of the listed tokens" if "teacher_cache" in done.record["healed"] else ""
+    for name in displayed_losses(first.losses):
+        value = first.losses[name]
+        table.add_row(f"{name}{listed if name == 'kl' else ''}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
+    for name, found in first.watched.items():
+        table.add_row(f"{name}, only watched: ce, nats/token", f"{found['ce']:.4g}", f"{best.watched[name]['ce']:.4g}")
+    if not math.isnan(first.agreement):
+        table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
+    console.print(table)
+    if not best.step:
+        console.print(f"{NOTHING_BETTER} A lower --learning-rate or more --tokens may help.")
+    hint(f"metrics: {done.run}")
+    console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters learned")
+    if done.verification is not None:
+        verification(done.verification)

@@ -1,0 +1,75 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kept.cli.display.console import hint, printer
+from kept.errors import shown
+from kept.formatting import amount, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+SHOWN_AFTER = 2.0
+"""Seconds after which a stage gets a line if there is no terminal."""
+
+
+class ProgressBars:
+    """Progress on stderr: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """A stage of `total` bytes or layers."""
+        if sys.stderr.isatty():
+            yield from _bar(name, total, unit)
+        else:
+            yield from _lines(name, total, unit)
+
+
+def _bar(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description:10}", markup=False), BarColumn(), *counts, TimeRemainingColumn())
+    with Progress(*columns, console=printer(stderr=True), transient=True) as progress:
+        task = progress.add_task(shown(name), total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _lines(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    begun, shown, done, calls = time.monotonic(), [time.monotonic()], [0], [0]
+
+    def advance(count: int) -> None:
+        done[0] += count
+        calls[0] += 1
+        now = time.monotonic()
+        if now - shown[0] > 5 * SHOWN_AFTER and done[0] < total:
+            shown[0] = now
+            # The first item may take as long as ten others: one alone tells nothing of those that are left.
+            so_far = amount(done[0], unit) if unit == "bytes" else str(done[0])
+            rest = _rest(total - done[0], done[0] / (now - begun), unit) if calls[0] > 1 else ""
+            hint(f"{name}: {so_far} of {amount(total, unit)}{rest}")
+
+    yield advance
+    took = time.monotonic() - begun
+    if took > SHOWN_AFTER:
+        hint(f"{name}: {amount(total, unit)} in {took:.1f} s")
+
+
+def _rest(left: int, rate: float, unit: str) -> str:
+    """How fast it goes, and how long it will: seconds for one where a second is too short for it."""
+    speed = f"{amount(rate, unit)} a second" if rate >= 1 else f"{1 / rate:.1f} s for each"
+    return f", {speed}, {duration(left / rate)} left"

@@ -1,0 +1,91 @@
+"""What `kept run` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kept.cli.display.console import hint, make_table, printer
+from kept.cli.display.conversion import conversion
+from kept.cli.display.evaluation import evaluation
+from kept.cli.display.healing import healed
+from kept.cli.display.shrinking import shrunk
+from kept.cli.display.texts import reported
+from kept.cli.display.verification import verification
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kept.commands.recipe_steps import RecipeStep, StepRecipe
+    from kept.commands.run_recipe import RecipeRun, Result
+
+
+class RecipeDisplay:
+    """Shows each step of a recipe as its own command does; `data`: only that it begins, the rest is JSON at the end."""
+
+    def __init__(self, *, data: bool) -> None:
+        self.data = data
+
+    def begins(self, step: RecipeStep, count: int) -> None:
+        """A line on stderr."""
+        named = f"{step.do} ({step.name})" if step.name != step.do else step.do
+        hint(f"step {step.number} of {count}: {named}")
+
+    def ends(self, step: RecipeStep, result: Result | None) -> None:
+        """What its command shows."""
+        if result is None:
+            hint(f"step {step.number}: was finished before")
+        elif not self.data:
+            _result(step, result)
+
+    def notes(self, message: str) -> None:
+        """Print a line on stderr."""
+        hint(message)
+
+
+def _result(step: RecipeStep, result: Any) -> None:  # noqa: ANN401 - of any kind of step
+    if step.do == "shrink-expanded":
+        shrunk(result, str(step.model))
+        return
+    shown: dict[str, Callable[[Any], None]] = {
+        "expand": conversion,
+        "convert": conversion,
+        "heal": healed,
+        "verify": verification,
+        "eval": evaluation,
+        "report": reported,
+    }
+    shown[step.do](result)
+
+
+def steps_table(asked: StepRecipe) -> dict[str, Any]:
+    """Steps as plain data."""
+    rows = [{"do": step.do, "name": step.name, **step.table} for step in asked.steps]
+    return {"out": str(asked.out), "keep": asked.keep, "steps": rows}
+
+
+def steps(asked: StepRecipe) -> None:
+    """`kept run --dry-run`."""
+    console = printer()
+    table = make_table("step", "do", "reads", "options")
+    written = {step.out: step.name for step in asked.steps if step.out is not None}
+    for step in asked.steps:
+        reads = (written.get(path, str(path)) for path in step.models.values())
+        keys = {*step.models, "out"} if step.out is not None else {*step.models}
+        options = ", ".join(f"{key} {value}" for key, value in step.table.items() if key not in keys)
+        named = f"{step.do} ({step.name})" if step.name != step.do else step.do
+        table.add_row(str(step.number), named, ", ".join(dict.fromkeys(reads)), options)
+    console.print(table)
+    console.print(f"{asked.out}: would be what step {asked.last.number} writes; nothing was written")
+
+
+def ran_table(asked: StepRecipe, done: RecipeRun) -> dict[str, Any]:
+    """A run as plain data: the steps that were run by this command, and the record of the result."""
+    from kept.checkpoint.json_file import read_json
+
+    run = [step.number for step, result in zip(asked.steps, done.results, strict=True) if result is not None]
+    return {"out": str(done.path), "run": run, "record": read_json(done.path / "kept.json")}
+
+
+def ran(done: RecipeRun) -> None:
+    """The end of `kept run`."""
+    printer().print(f"{done.path}: finished")

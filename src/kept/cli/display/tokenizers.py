@@ -1,0 +1,44 @@
+"""What `kept tokenizer` shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from kept.cli.display.console import printer
+
+if TYPE_CHECKING:
+    from kept.tokenizer.merge import MergedTokenizer
+    from kept.tokenizer.train import TrainedTokenizer
+
+
+def trained_table(done: TrainedTokenizer) -> dict[str, Any]:
+    """`kept tokenizer train --json`."""
+    return {**asdict(done), "path": str(done.path)}
+
+
+def trained(done: TrainedTokenizer) -> None:
+    """`kept tokenizer train`."""
+    printer().print(
+        f"{done.path}: written ({done.kind} BPE, {done.tokens} tokens); "
+        f"{done.per_character:.3f} tokens per character on its first {done.characters} characters"
+    )
+
+
+def merged_table(done: MergedTokenizer) -> dict[str, Any]:
+    """`kept tokenizer merge --json`."""
+    found = {**asdict(done), "path": str(done.path), "left_out": dict(done.left_out)}
+    for table, gain in zip(found["gains"], done.gains, strict=True):
+        table["per_character"] = [*gain.per_character]
+    return found
+
+
+def merged(done: MergedTokenizer) -> None:
+    """`kept tokenizer merge`."""
+    console = printer()
+    console.print(f"{done.path}: written ({done.before} tokens, now {done.after})")
+    for reason, count in done.left_out.items():
+        console.print(f"left out, as pieces that {reason}: {count}")
+    for gain in done.gains:
+        before, after = gain.per_character
+        console.print(f"tokens per character: {before:.3f}, now {after:.3f} ({gain.text})")

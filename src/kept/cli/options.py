@@ -1,0 +1,135 @@
+"""Options of commands, derived from the fields of settings classes, and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+from pydantic import BeforeValidator
+from pydantic_core import PydanticUndefined
+
+from kept.settings_model import PathKind, base_type, choices, count, model_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pydantic.fields import FieldInfo
+
+    from kept.settings_model import Settings
+
+    Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+FLAGS: dict[str, tuple[str, ...]] = {
+    "learning_rate": ("--learning-rate", "--lr"),
+    "suites": ("--suite", "suites"),
+    "tie": ("--tie/--untie",),
+}
+"""Options whose names differ from their setting's."""
+
+METAVARS = {
+    "context": "TOKENS",
+    "limit": "N",
+    "groups": "N",
+    "blocks": "N",
+    "at": "LIST",
+    "layers": "LIST",
+    "suites": "NAME",
+}
+"""Placeholders in --help that say more than a type."""
+
+
+def folders(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Complete directories."""
+    return [CompletionItem(begun, type="dir")]
+
+
+def files(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Complete files."""
+    return [CompletionItem(begun, type="file")]
+
+
+def complete_words(words: Sequence[str]) -> Callable[..., list[str]]:
+    """Return a function that completes some words."""
+    return lambda _, __, begun: [word for word in words if word.startswith(begun)]
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
+
+
+def settings(model: type[Settings], *only: str, without: Iterable[str] = ()) -> Decorator:
+    """Return a decorator that adds an option for each setting, or for some. An option that is not given is None."""
+    fields = model_fields(model)
+    names = [name for name in only or fields if name not in {*without}]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            command = option(name, fields[name])(command)
+        return command
+
+    return decorate
+
+
+def option(name: str, field: FieldInfo) -> Decorator:
+    """Return the option of a setting."""
+    kind, metadata = base_type(field.annotation)
+    metadata = (*metadata, *field.metadata)
+    flag = name.replace("_", "-")
+    shared: dict[str, Any] = {"default": None, "help": _help(field), "metavar": METAVARS.get(name)}
+    if kind is bool:
+        return click.option(*FLAGS.get(name, (f"--{flag}/--no-{flag}",)), **{**shared, "metavar": None})
+    path = next((one for one in metadata if isinstance(one, PathKind)), None)
+    if path is not None:
+        shared |= {"metavar": path.metavar, "shell_complete": folders if path.kind == "dir" else files}
+    words = choices(field)
+    if words:
+        shared |= {"metavar": f"[{'|'.join(words)}]", "shell_complete": complete_words(words)}
+    if kind == tuple[str, ...]:
+        shared["multiple"] = True
+    return click.option(*FLAGS.get(name, (f"--{flag}",)), type=_click_type(kind, metadata), **shared)
+
+
+def _click_type(kind: object, metadata: Iterable[object]) -> type[int | float | str]:
+    """Return the type that click converts to; texts are converted by the settings."""
+    if any(isinstance(one, BeforeValidator) and one.func is count for one in metadata):
+        return str
+    return int if kind is int else float if kind is float else str
+
+
+def _help(field: FieldInfo) -> str:
+    """Return the description and the default."""
+    text, default = str(field.description), field.default
+    if isinstance(default, tuple):
+        default = ", ".join(default)
+    if "[default:" in text or isinstance(default, bool) or default in (None, "", PydanticUndefined):
+        return text
+    return f"{text} [default: {default}]"
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {key: value for key, value in options.items() if value is not None and value != ()}
+
+
+class SettingsCommand(click.Command):
+    """A command that names the new name of an option with a former name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options. Raises UsageError for an unknown one."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from kept.distillation.settings import HealSettings
+
+            new = HealSettings.FORMER.get(error.option_name.lstrip("-").replace("-", "_"))
+            if new is None:
+                raise
+            message = f"{error.option_name} is now --{new.replace('_', '-')}."
+            raise click.UsageError(message, ctx) from None
+
+
+def is_recipe(argument: str | None) -> bool:
+    """Return whether an argument names a recipe."""
+    return argument is not None and Path(argument).suffix == ".toml"

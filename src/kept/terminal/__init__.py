@@ -1,1 +1,0 @@
-"""The command line: words in, tables and bars out."""
