@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from kept.gguf.header import is_gguf
 from kept.hub import cached, local, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from kept.families.table import Family
@@ -83,6 +84,16 @@ class LoadedModel:
         return tuple(self.family.notes(self.config, self.checkpoint.tensors))
 
 
+@contextmanager
+def opening(model: str | Path) -> Iterator[None]:
+    """Record in a CheckpointError which model was opened."""
+    try:
+        yield
+    except CheckpointError as error:
+        error.model = str(model)
+        raise
+
+
 def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | None = None) -> LoadedModel:
     """Open a checkpoint of any family. Reads headers; weights are lazy tensors.
 
@@ -105,11 +116,8 @@ def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | 
         print(model.family.name, model.program.spec.width)
         ```
     """
-    try:
+    with opening(path):
         return _open_local(local(path), base, tie=tie)
-    except CheckpointError as error:
-        error.model = str(path)
-        raise
 
 
 def _open_local(found: Path, base: str | Path | None, *, tie: bool | None) -> LoadedModel:

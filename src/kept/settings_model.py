@@ -151,6 +151,12 @@ def base_type(annotation: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401 -
     return annotation, ()
 
 
+def path_kind(field: FieldInfo) -> PathKind | None:
+    """Return whether a setting is a directory or a file; None if it is neither."""
+    metadata = (*base_type(field.annotation)[1], *field.metadata)
+    return next((one for one in metadata if isinstance(one, PathKind)), None)
+
+
 def limits(field: FieldInfo) -> str:
     """Return the limits of a number as words, such as "at least 1" or "from 0 to 1"; "" if there are none."""
     above = next((one.gt for one in field.metadata if isinstance(one, Gt)), None)
@@ -180,7 +186,7 @@ def _problem(model: type[Settings], key: str, error: ErrorDetails) -> str:
     if kind == "unexpected_keyword_argument":
         return _unknown(model, key)
     if kind == "missing":
-        return "is missing"
+        return "is missing; say where it is" if path_kind(model_fields(model)[key]) else "is missing"
     if kind == WRONG:
         return str(context["problem"])
     field = model_fields(model)[key]

@@ -461,7 +461,7 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
             "step 3 (convert): ",
         ),
         (
-            'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nteacher = "expand"\nlength = 999\n',
+            'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nteacher = "expand"\nsequence_length = 999\n',
             "step 2 (heal): sequence_length: is 999",
         ),
         ('out = "{place}/orion"\n' + FIRST, "{place}/orion: exists already; choose another output or remove it"),

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 from pydantic import BeforeValidator
 from pydantic_core import PydanticUndefined
 
-from kept.settings_model import PathKind, base_type, choices, count, model_fields
+from kept.settings_model import base_type, choices, count, model_fields, path_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +80,7 @@ def option(name: str, field: FieldInfo) -> Decorator:
     shared: dict[str, Any] = {"default": None, "help": _help(field), "metavar": METAVARS.get(name)}
     if kind is bool:
         return click.option(*FLAGS.get(name, (f"--{flag}/--no-{flag}",)), **{**shared, "metavar": None})
-    path = next((one for one in metadata if isinstance(one, PathKind)), None)
+    path = path_kind(field)
     if path is not None:
         shared |= {"metavar": path.metavar, "shell_complete": folders if path.kind == "dir" else files}
     words = choices(field)

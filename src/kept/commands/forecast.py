@@ -15,7 +15,7 @@ from kept.families import family_of
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
-from kept.loaded import LoadedModel, small_files
+from kept.loaded import LoadedModel, opening, small_files
 from kept.output.record import record_table
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def forecast(settings: HealSettings, cluster: Cluster) -> Forecast:
         from kept.distillation.teacher_cache import TeacherCache  # noqa: PLC0415 - imports torch, which other plans do not need
 
         TeacherCache.open(Path(settings.teacher_cache))  # says what is wrong with it
-    student = _described(small_files(settings.student))
-    teacher = None if settings.teacher is None else _described(small_files(settings.teacher))
+    student = _described(settings.student)
+    teacher = None if settings.teacher is None else _described(settings.teacher)
     check_sizes(student, teacher, settings.sequence_length)
     made = record_table(student.path)
     learned = trainable(student.program, settings.train, made, settings.lora_rank, settings.lora_alpha)
@@ -54,10 +54,12 @@ def forecast(settings: HealSettings, cluster: Cluster) -> Forecast:
     return Forecast(cluster, learned, cost(asked, cluster), tuple(ways_out(asked, cluster)))
 
 
-def _described(path: Path) -> LoadedModel:
-    """A checkpoint as its config describes it, with weights of the right shapes and no values."""
-    config = read_json(path / "config.json")
-    family = family_of(config)
-    spec = family.read_config(config)
+def _described(model: str) -> LoadedModel:
+    """Return a checkpoint as its config describes it, with weights of the right shapes and no values."""
+    with opening(model):
+        path = small_files(model)
+        config = read_json(path / "config.json")
+        family = family_of(config)
+        spec = family.read_config(config)
     program = Program(spec, {name: zeros(slot.shape, "BF16") for name, slot in slots(spec).items()})
     return LoadedModel(Checkpoint(path, config, {}, ()), family, program)

@@ -64,6 +64,8 @@ RUN = ".kept-run"
 
 MOST_STEPS = 100
 
+NO_STEPS = "must be one or more tables: write each under [[steps]]"
+
 Asked = Recipe | HealSettings | ShrinkSettings | VerifySettings | EvalStepSettings | ReportSettings
 """Settings of one step."""
 
@@ -190,8 +192,8 @@ def folder_of(out: Path) -> Path:
 
 
 def _tables(value: object) -> object:
-    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
-        raise wrong("must be one or more tables: write each under [[steps]]")
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise wrong(NO_STEPS)
     if len(value) > MOST_STEPS:
         raise wrong(f"are {len(value)}, a recipe has at most {MOST_STEPS}")
     return tuple(value)
@@ -214,7 +216,7 @@ class StepsFile(Settings):
     """A recipe of steps as it is written."""
 
     out: Directory = Field(description="Output directory of the last model.")
-    steps: Annotated[tuple[dict[str, Any], ...], StepTables()] = Field(description="The steps, in order.")
+    steps: Annotated[tuple[dict[str, Any], ...], StepTables()] = Field(default=(), description="The steps, in order.")
     keep: bool = Field(default=False, description="Keep what the other steps wrote, in .OUT.kept-run beside OUT.")
 
 
@@ -237,6 +239,8 @@ def load_steps(path: str | Path, **overrides: Any) -> StepRecipe:  # noqa: ANN40
 def steps_from(table: Mapping[str, Any], **overrides: Any) -> StepRecipe:  # noqa: ANN401 - values of any key
     """Return the steps of a TOML table. Raises RecipeError with the step and the key."""
     read = StepsFile.from_table(table, **overrides)
+    if not read.steps:
+        raise RecipeError(NO_STEPS, "steps")
     made = StepRecipe(Path(read.out), read.keep)
     made = replace(made, steps=tuple(_steps(read.steps, made.folder)))
     if all(step.out is None for step in made.steps):
