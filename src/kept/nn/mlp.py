@@ -1,4 +1,4 @@
-"""The per-token MLP, gated or plain."""
+"""The MLP of each token, gated or plain."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MlpModule(nn.Module):
         self.down = nn.Linear(spec.size, width, bias=spec.down_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Apply the MLP to each token: (..., D) to (..., D)."""
         act = ACTIVATIONS[self.spec.activation]
         if not self.spec.gated:
             hidden = act(self.up(x_BTD))

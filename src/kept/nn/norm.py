@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm with every gain and bias that families use."""
+"""LayerNorm and RMSNorm, with a gain, a bias and an offset to the gain as the spec says."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class NormModule(nn.Module):
     """`(offset + gain) * x_hat + bias` over the last axis (arXiv 1607.06450, 1910.07467).
 
-    Statistics are computed in at least float32, as the stock classes do. `shape` is the gain's shape; its last
-    axis is what is normalised, an axis before it gives each head its own gain.
+    Statistics are computed in float32 or wider, as in transformers. `shape` is the shape of the gain: (size,), or
+    (heads, size) for a gain of each head. The last axis is normalised.
     """
 
     def __init__(self, spec: ir.Norm, shape: tuple[int, ...]) -> None:
@@ -26,7 +26,7 @@ class NormModule(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape)) if spec.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (..., size)."""
+        """Normalise (..., size); returns the same shape."""
         x_hat = normalise(x, self.spec)
         if self.gain is not None:
             x_hat = x_hat * (self.gain + self.spec.offset if self.spec.offset else self.gain)
@@ -34,7 +34,7 @@ class NormModule(nn.Module):
 
 
 def normalise(x: Tensor, spec: ir.Norm) -> Tensor:
-    """The normalised value before gain and bias, in x's dtype."""
+    """Return `x_hat` of (..., size), before gain and bias, in the dtype of x."""
     if spec.kind == "none":
         return x
     wide = x if x.dtype == torch.float64 else x.float()
