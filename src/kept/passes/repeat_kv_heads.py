@@ -60,7 +60,7 @@ class RepeatKeyValueHeads(Pass):
 
     def ensures(self, spec: Spec) -> bool:
         """One number of key-value heads."""
-        return len({one.kv_heads for _, one in spec.operations(Attention)}) == 1
+        return len({one.kv_heads for _, one in spec.operations(Attention)}) <= 1
 
     def _wanted(self, spec: Spec) -> int:
         return self.heads or lcm(*{one.kv_heads for _, one in spec.operations(Attention)})
