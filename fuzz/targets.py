@@ -56,6 +56,7 @@ from kept.pages.page import page, render
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 from kept.recipe import load_recipe
+from kept.reporting import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -318,17 +319,17 @@ def use_record(raw: bytes) -> None:
     (directory / "kept.json").write_bytes(raw)
     check.check(directory)
     opened = open_model(directory)
-    quiet = verify.Silent()
+    quiet = Silent()
     with suppress(KeptError):
         _claimed(opened, quiet)
     with suppress(KeptError):
         expansions(opened)
     with suppress(KeptError):
         trainable(opened.program, "new", record_table(opened.path))
-    verify.altered(opened, verify.Silent())
+    verify.altered(opened, Silent())
 
 
-def _claimed(opened: LoadedModel, quiet: verify.Silent) -> None:
+def _claimed(opened: LoadedModel, quiet: Silent) -> None:
     """All of verify that reads the record, without its measuring."""
     verify.claimed(opened, opened, verify.between(opened, opened, quiet).chain)
 
@@ -491,7 +492,10 @@ def use_gguf(raw: bytes) -> None:
 
 def as_gguf(told: Mapping[str, Any]) -> bytes:
     """Return a GGUF file made from JSON data; each value gets the metadata type that fits it."""
-    keys, tensors = (told.get(name) if isinstance(told.get(name), dict) else {} for name in ("keys", "tensors"))
+    parts: list[dict[str, Any]] = [
+        value if isinstance(value := told.get(name), dict) else {} for name in ("keys", "tensors")
+    ]
+    keys, tensors = parts
     assert keys is not None
     assert tensors is not None
     metadata = b"".join(_text(str(key)) + _typed(value) for key, value in keys.items())

@@ -40,7 +40,7 @@ def write_adapter(base: Path, out: Path, **options: Any) -> Path:
         for name, parameter in tuned.named_parameters():
             if "lora_" in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=random))
-    tuned.save_pretrained(out)
+    tuned.save_pretrained(str(out))
     return out
 
 

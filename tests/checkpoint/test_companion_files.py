@@ -116,7 +116,7 @@ def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def test_the_stock_class_computes_what_the_source_does(hub: Hub) -> None:
     model = AutoModelForCausalLM.from_pretrained(hub.out, trust_remote_code=False, dtype=torch.float32)
-    assert type(model) is LlamaForCausalLM
+    assert type(model).__name__ == LlamaForCausalLM.__name__
     tokens = some_tokens(vocabulary=BYTES_VOCABULARY)
     with torch.inference_mode():
         found = model(tokens).logits
@@ -148,7 +148,8 @@ def test_the_chat_template_works(hub: Hub) -> None:
         return
     said = tokenizer.apply_chat_template(SAID, tokenize=False)
     assert said == "<s>Human: How many ships?\n\nAssistant: </s>Seven.</s>"
-    ids = tokenizer.apply_chat_template(SAID, tokenize=True, return_dict=True)["input_ids"]
+    given: Any = tokenizer.apply_chat_template(SAID, tokenize=True, return_dict=True)
+    ids = given["input_ids"]
     assert (ids[0], ids[-1], ids.count(2)) == (1, 2, 2)
 
 
@@ -351,7 +352,7 @@ def test_named_templates_come_along(source: Path, tmp_path: Path, where: str) ->
     stock = AutoTokenizer.from_pretrained(out)
     assert stock.chat_template == AutoTokenizer.from_pretrained(source).chat_template == TEMPLATES
     asked = {"tokenize": False, "tools": [{"name": "f"}]}
-    assert stock.apply_chat_template(SAID, **asked) == 'TOOLS [{"name": "f"}] How many ships?'
+    assert stock.apply_chat_template(SAID, **asked) == 'TOOLS [{"name": "f"}] How many ships?'  # type: ignore[arg-type]
     listed = [{"name": name, "template": text} for name, text in TEMPLATES.items()]
     assert read_json(out / "tokenizer_config.json")["chat_template"] == listed, "where transformers 4.45 looks"
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -132,7 +133,7 @@ def test_without_a_terminal_a_step_is_said_now_and_then(
 ) -> None:
     """The first step, which is slow, is left out of the rate and of the time that is left."""
     now = 0.0
-    monkeypatch.setattr(heal_progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with heal_progress.HealProgress() as watch:
         watch(BEGIN)
         capsys.readouterr()
@@ -152,7 +153,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_has_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_terminal(monkeypatch)
     now = 0.0
-    monkeypatch.setattr(heal_progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with heal_progress.HealProgress() as watch:
         for at, line in ((0.0, BEGIN), (5.0, step(1, 9.0)), (54.0, STEP), (54.0, HELD), (60.0, {"kind": "end"})):
             now = at

@@ -16,12 +16,11 @@ from safetensors.torch import save_file
 import kept
 from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.staging import JOURNAL, Staging
-from kept.commands import convert
 from kept.errors import CheckpointError, InputError, OutputError, PromiseError, RecipeError, Refusal
 from kept.ir.promise import Promise
 from kept.ir.slots import slots
 from kept.ir.tensors import DTYPE_BYTES
-from kept.output import input_files, write_files
+from kept.output import export, input_files, write_files
 from kept.passes.centre import Centre
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.recipe import Recipe
@@ -502,7 +501,7 @@ def test_a_mended_pass_publishes_beside_the_broken_result(
     orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(convert, "verify_staged", _says_no(convert.verify_staged))
+        patched.setattr(export, "verify_staged", _says_no(export.verify_staged))
         with pytest.raises(PromiseError):
             kept.convert(orion, tmp_path / "out")
     kept.convert(orion, tmp_path / "out")
@@ -522,7 +521,7 @@ def _says_no(original: Any) -> Any:
 def test_a_number_that_is_none_is_null_in_the_record(
     orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "verify_staged", _says_no(convert.verify_staged))
+    monkeypatch.setattr(export, "verify_staged", _says_no(export.verify_staged))
     with pytest.raises(PromiseError, match="not finite"):
         kept.convert(orion, tmp_path / "out")
     text = (tmp_path / "out.unkept" / "kept.json").read_text(encoding="utf-8")
@@ -545,7 +544,7 @@ def test_two_runs_write_the_same_bytes(readable: Path, tmp_path: Path) -> None:
 def interrupted(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """A conversion that is stopped when all weights are written."""
     with monkeypatch.context() as patched:
-        patched.setattr(convert, "verify_staged", _stops)
+        patched.setattr(export, "verify_staged", _stops)
         with pytest.raises(KeyboardInterrupt):
             kept.convert(source, target, **options)
     assert not target.exists()
@@ -626,7 +625,7 @@ def test_a_source_that_changes_during_the_run_is_named(
     orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     file = orion / ("config.json" if what == "the config" else "model.safetensors")
-    original = convert.write_weights
+    original = write_files.write_weights
 
     def meanwhile(*args: Any) -> Any:
         written = original(*args)
@@ -639,7 +638,7 @@ def test_a_source_that_changes_during_the_run_is_named(
                 opened.write(opened.read(1))
         return written
 
-    monkeypatch.setattr(convert, "write_weights", meanwhile)
+    monkeypatch.setattr(export, "write_weights", meanwhile)
     with pytest.raises(CheckpointError, match=rf"{file.name}: (changed|disappeared) during the run; nothing was writ"):
         kept.convert(orion, tmp_path / "out", verify_tokens=0)
     assert not (tmp_path / "out").exists()
@@ -654,9 +653,10 @@ def test_what_is_left_of_a_failed_run_is_what_the_next_can_use(
     def fails(*_: Any) -> None:
         raise error
 
-    target, options = tmp_path / "out", {"shard_size": "100KB", "verify_tokens": 64}
+    target = tmp_path / "out"
+    options: dict[str, Any] = {"shard_size": "100KB", "verify_tokens": 64}
     with monkeypatch.context() as patched:
-        patched.setattr(convert, "verify_staged", fails)
+        patched.setattr(export, "verify_staged", fails)
         if not finished:
             patched.setattr(Staging, "write_shard", fails)
         with pytest.raises(type(error)):

@@ -33,7 +33,7 @@ def test_greedy_text_is_that_of_transformers(llama: Path) -> None:
     for one in found:
         ids = tokenizer(one.prompt, return_tensors="pt")
         with torch.inference_mode():
-            theirs = model.generate(**ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0]
+            theirs = model.generate(**ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0]  # type: ignore[misc]
         assert one.prompt + one.text == tokenizer.decode(theirs, skip_special_tokens=True)
 
 

@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_the_answers_alone(student: Path, talks: Path, tmp_p
     nats: list[float] = []
     for one in TALKS:
         found = tokenizer.apply_chat_template(one, return_dict=True, return_assistant_tokens_mask=True)
-        ids, mask = (torch.tensor(found[key]) for key in ("input_ids", "assistant_masks"))
+        ids, mask = (torch.tensor(found[key]) for key in ("input_ids", "assistant_masks"))  # type: ignore[call-overload, index]
         assert len(ids) <= 128, "or its end is not measured"
         with torch.no_grad():
             logits = model(ids[None]).logits[0, :-1].double()

@@ -265,7 +265,7 @@ def test_what_changed_is_done_again_and_all_behind_it(place: Path, tmp_path: Pat
             out.rename(folder / "3-convert" / "orion")
         return ran(table)
 
-    table["keep"] = True
+    table["keep"] = True  # type: ignore[assignment]
     assert again(table) == [1, 2, 3, 4]
     assert again(table) == []
     assert again(changed(table, 4, tokens=8)) == [4]
@@ -328,7 +328,7 @@ def test_damaged_notes_begin_anew_and_are_named(place: Path, tmp_path: Path) -> 
     """The origin of the step directories is unknown, whatever the notes contain."""
     step = {"do": "expand", "source": str(place / "orion"), "groups": 1, "verify_tokens": 0}
     table = {"out": str(tmp_path / "out"), "keep": True, "steps": [step, {**step, "source": None}]}
-    del table["steps"][1]["source"]
+    del table["steps"][1]["source"]  # type: ignore[index]
     folder = folder_of(tmp_path / "out")
     assert ran(table) == [1, 2]
     for damage in (b"no notes", b"[" * 10**5, b'{"steps": {}}', bytes(99), b"\xff\xfe"):

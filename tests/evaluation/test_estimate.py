@@ -49,7 +49,7 @@ def resampled(estimate: object, rows: torch.Tensor) -> float:
     """The spread of a figure over 4,000 draws of as many items."""
     random = torch.Generator().manual_seed(0)
     draws = torch.randint(len(rows), (4000, len(rows)), generator=random)
-    return statistics.stdev(float(estimate(rows[draw])) for draw in draws)  # type: ignore[operator]
+    return statistics.stdev(float(estimate(rows[draw])) for draw in draws)
 
 
 def test_a_ratio_s_error_is_that_of_resampling() -> None:

@@ -82,9 +82,10 @@ def test_an_answer_ends_before_its_first_stop_text(ours: Harness) -> None:
 
 
 def test_a_stop_text_stops_the_work(ours: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt, steps = ours.tok_encode("The keeper"), []
+    prompt = ours.tok_encode("The keeper")
+    steps: list[Any] = []
     free = answers(ours.subject, [prompt], 24)[0]
-    whole = answering.generate
+    whole = answering.generate  # type: ignore[attr-defined]
 
     def counted(*arguments: Any, **options: Any) -> Any:
         return whole(*arguments, **options, progress=steps.append)
@@ -107,7 +108,7 @@ def test_a_continuation_longer_than_the_context(ours: Harness) -> None:
     (whole,) = ours.loglikelihood([asked(PROSE[:20], PROSE[20:400])])
     assert whole[0] < -380, "every token costs something"
     ids = [ours.tok_encode(PROSE[:20]), ours.tok_encode(PROSE[20:400])]
-    assert whole == ours._loglikelihood_tokens([("", *ids)])[0]
+    assert whole == ours._loglikelihood_tokens([("", *ids)])[0]  # type: ignore[list-item]
 
 
 def test_batches_hold_what_fits(ours: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

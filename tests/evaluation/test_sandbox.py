@@ -257,7 +257,7 @@ def test_it_ends_with_its_evaluator(tmp_path: Path) -> None:
 
 def _until(holds: object) -> None:
     end = time.monotonic() + 5
-    while not holds():  # type: ignore[operator]
+    while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
 

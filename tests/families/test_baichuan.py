@@ -55,7 +55,7 @@ class TestBaichuan(OrphanContract):
         ):
             with pytest.raises(CheckpointError, match="this family's own code always uses RoPE with theta 10000"):
                 self.family.read_config({**checkpoint.config, **said})
-        for said in ({"rope_theta": 10_000}, {"rope_scaling": None}, {"rope_parameters": {"rope_type": "default"}}):
+        for said in ({"rope_theta": 10_000}, {"rope_scaling": None}, {"rope_parameters": {"rope_type": "default"}}):  # type: ignore[assignment]
             assert self.family.read_config({**checkpoint.config, **said}) == self.family.read_config(checkpoint.config)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kept.errors import CheckpointError
@@ -28,6 +30,7 @@ def test_its_own_class_in_any_capitals(name: str) -> None:
     for called in FAMILIES[name].architectures:
         for spelled in ([called], [called.lower()], ["Elsewhere", called]):
             FAMILIES[name].read_config({**TINY[name], "architectures": spelled})
+    nothing: Any
     for nothing in ([], None):
         FAMILIES[name].read_config({**TINY[name], "architectures": nothing})
 

@@ -94,7 +94,7 @@ class TestFalconOfOneKey(TestFalcon):
     """Falcon-7B: all query heads share one key and one value; `num_kv_heads` says otherwise and counts for nothing."""
 
     overrides: ClassVar[dict[str, Any]] = {"new_decoder_architecture": False, "num_kv_heads": 4}
-    sizes = tuple(key for key in TestFalcon.sizes if key != "num_kv_heads")
+    sizes = tuple(key for key in TestFalcon.sizes if key != "num_kv_heads")  # type: ignore[assignment]
     becomes_llama = TestFalconWithOneNorm.becomes_llama
 
     def test_spec(self, program: Program, checkpoint: Checkpoint) -> None:

@@ -64,7 +64,7 @@ class TestInternLm(OrphanContract):
             with pytest.raises(CheckpointError, match=r"^config\.json: rotary is .*, it must be an object$"):
                 self.family.read_config({**checkpoint.config, "rotary": value})
         wrong = (("type", "linear"), ("type", ["origin"]), ("base", 0), ("base", "1e4"), ("scaling_factor", -1.0))
-        for key, value in wrong:
+        for key, value in wrong:  # type: ignore[assignment]
             with pytest.raises(CheckpointError, match=rf"^config\.json: rotary: {key} is .*, it must be "):
                 self.family.read_config({**checkpoint.config, "rotary": {"type": "dynamic", key: value}})
 

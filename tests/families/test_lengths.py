@@ -11,8 +11,9 @@ from kept.checkpoint.json_file import read_json
 from kept.commands.convert import convert
 from kept.commands.plan import plan
 from kept.commands.verify import verify
-from kept.families import FAMILIES, LLAMA
+from kept.families import FAMILIES
 from kept.families.lengths import domain
+from kept.families.llama import LLAMA
 from kept.ir.spec import Dynamic, LongRope, Rope
 from kept.output.lineage import lineage
 from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
@@ -126,7 +127,7 @@ def test_record_card_and_verification_say_where_the_promise_holds(tmp_path: Path
         "original_max_position_embeddings": 32,
         "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
     }
-    source = write_checkpoint(tmp_path / "source", "phi3", **keys)
+    source = write_checkpoint(tmp_path / "source", "phi3", **keys)  # type: ignore[arg-type]
     found = convert(source, tmp_path / "out", verify_tokens=16)
     (where,) = found.plan.domain
     assert "for generation that does not cross 32 tokens" in where
@@ -134,10 +135,10 @@ def test_record_card_and_verification_say_where_the_promise_holds(tmp_path: Path
     assert record["domain"] == record["verification"]["domain"] == [where]
     assert f"It holds:\n\n- {where}\n" in (tmp_path / "out" / "README.md").read_text()
     assert verify(source, tmp_path / "out", tokens=16).domain == (where,)
-    (done,) = lineage(record)
+    (done,) = lineage(record)  # type: ignore[arg-type]
     assert str(done).endswith(f"promise exact, which holds {where}")
 
     cut = "for sequences of up to 64 tokens (the requested context)"
     assert convert(tmp_path / "out", tmp_path / "again", context=64, verify_tokens=16).plan.domain == (cut,)
     assert verify(source, tmp_path / "again", tokens=16).domain == (where, cut)
-    assert [one.domain for one in lineage(read_json(tmp_path / "again" / "kept.json"))] == [(where,), (cut,)]
+    assert [one.domain for one in lineage(read_json(tmp_path / "again" / "kept.json"))] == [(where,), (cut,)]  # type: ignore[arg-type]

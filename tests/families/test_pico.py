@@ -15,8 +15,9 @@ import torch
 from kept.checkpoint.json_file import read_json
 from kept.commands.plan import plan
 from kept.errors import CheckpointError, Refusal
-from kept.families import FAMILIES, LLAMA, TARGETS, family_of
+from kept.families import FAMILIES, TARGETS, family_of
 from kept.families.lengths import domain
+from kept.families.llama import LLAMA
 from kept.ir.promise import Promise
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kept.families import FAMILIES, LLAMA
+from kept.families import FAMILIES
+from kept.families.llama import LLAMA
 from kept.ir.promise import Promise
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from transformers import CONFIG_MAPPING
@@ -48,6 +48,7 @@ def test_a_key_that_shapes_other_families_is_refused(name: str) -> None:
     for key in SHAPING - ours(family) - {*WITHOUT_EFFECT[name]}:
         with pytest.raises(CheckpointError, match=rf"^config\.json: {key} is 2, a key that the published {name} code"):
             family.read_config({**TINY[name], key: 2})
+        nothing: Any
         for nothing in (None, False, 0, [], {}):
             family.read_config({**TINY[name], key: nothing})
 

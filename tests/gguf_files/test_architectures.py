@@ -144,7 +144,7 @@ def test_divisors_of_frequencies_are_llama_3s_rule_again(
         "original_max_position_embeddings": length,
     }
     sizes = {"head_dim": head, "max_position_embeddings": 131_072}
-    directory = write_checkpoint(tmp_path / "llama", "llama", rope_parameters=rope, **sizes)
+    directory = write_checkpoint(tmp_path / "llama", "llama", rope_parameters=rope, **sizes)  # type: ignore[arg-type]
     made = ggufs.made_of(directory, "llama")
     made.tensors["rope_freqs.weight"] = _divisors(theta, factor, high, length, head)
     file = ggufs.write(tmp_path / "llama.gguf", made)
@@ -180,7 +180,7 @@ def test_other_divisors_hold_for_every_length(tmp_path: Path) -> None:
 def test_phi3s_long_lists(tmp_path: Path) -> None:
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, **LONG}
     sizes = {"original_max_position_embeddings": 64, "max_position_embeddings": 128}
-    directory = write_checkpoint(tmp_path / "phi3", "phi3", rope_parameters=rope, **sizes)
+    directory = write_checkpoint(tmp_path / "phi3", "phi3", rope_parameters=rope, **sizes)  # type: ignore[arg-type]
     made = ggufs.made_of(directory, "phi3")
     for name, values in LONG.items():
         made.tensors[f"rope_factors_{name.removesuffix('_factor')}.weight"] = np.array(values, np.float32)

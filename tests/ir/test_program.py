@@ -63,9 +63,9 @@ def test_a_program_does_not_change() -> None:
     weights = zero_weights(plain_spec())
     program = Program(plain_spec(), weights)
     with pytest.raises(TypeError):
-        program.weights["head.weight"] = zeros((11, 8), "F32")
+        program.weights["head.weight"] = zeros((11, 8), "F32")  # type: ignore[index]
     with pytest.raises(FrozenInstanceError):
-        program.spec = plain_spec(3)
+        program.spec = plain_spec(3)  # type: ignore[misc]
     weights.clear()
     assert list(program.weights) == list(slots(plain_spec()))
 

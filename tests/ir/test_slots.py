@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 
 from kept.ir import spec as ir
-from kept.ir.slots import Slot, Space, readings, slots, writers
+from kept.ir.slots import readings, slots, writers
+from kept.ir.spec.slot import Slot, Space
 from support.specs import plain_spec, specs, with_layer, with_mixer, with_mlp
 
 RESIDUAL = Space.RESIDUAL
@@ -110,7 +111,7 @@ def test_fused_projections_hold_their_parts() -> None:
 
 @pytest.mark.parametrize(("scope", "shape"), [("shared", (4,)), ("own", (6, 4)), ("full", (24,))])
 def test_query_norms_by_scope(scope: str, shape: tuple[int, ...]) -> None:
-    spec = with_mixer(plain_spec(1), heads=6, qk_norm=ir.QkNorm(ir.Norm("rms", 1e-6), scope))
+    spec = with_mixer(plain_spec(1), heads=6, qk_norm=ir.QkNorm(ir.Norm("rms", 1e-6), scope))  # type: ignore[arg-type]
     assert slots(spec)["layers.0.mixer.q_norm.gain"].shape == shape
     assert "layers.0.mixer.q_norm.bias" not in slots(spec)
 

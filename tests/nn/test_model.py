@@ -95,7 +95,7 @@ def test_left_padding_changes_nothing_for_what_follows_it(spec: ir.Spec, length:
     short, long = tokens_of(length, 1), tokens_of(length + pads, 2)
     batch = torch.cat((torch.cat((torch.zeros(1, pads, dtype=torch.long), short), dim=1), long))
     if _grows(spec):  # one length decides the scaling of the whole batch
-        batch, long = batch[:1], None
+        batch, long = batch[:1], None  # type: ignore[assignment]
     with torch.inference_mode():
         found = model(batch, pads_B=torch.tensor([pads, 0][: len(batch)]))
         assert close(found[0, pads:], model(short)[0])
@@ -218,7 +218,7 @@ def test_without_a_dtype_all_have_the_one_that_most_declare() -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model(torch.tensor([[1, 2, 3]])).dtype == torch.bfloat16
     exact = Model.load(program)
-    assert torch.equal(exact.head.weight, program.weights["head.weight"].value("float64"))
+    assert torch.equal(exact.head.weight, program.weights["head.weight"].value("float64"))  # type: ignore[arg-type]
 
 
 def test_a_loaded_model_does_not_share_memory_with_the_program() -> None:

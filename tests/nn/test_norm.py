@@ -81,7 +81,7 @@ def test_offset_gain(gain: torch.Tensor) -> None:
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 def test_without_parameters(kind: str) -> None:
     x = inputs(4)
-    module = ours(ir.Norm(kind, EPS, gain=False))
+    module = ours(ir.Norm(kind, EPS, gain=False))  # type: ignore[arg-type]
     assert not list(module.parameters())
     stock = nn.functional.layer_norm if kind == "layer" else nn.functional.rms_norm
     torch.testing.assert_close(module(x), stock(x, (SIZE,), eps=EPS), rtol=0, atol=EXACT)
@@ -101,7 +101,7 @@ def test_a_gain_for_each_head() -> None:
 def test_statistics_are_computed_in_float32(kind: str) -> None:
     """In bfloat16 a mean of 100 swallows a variance of 1; what comes out is the float32 result, rounded once."""
     x = (100 + inputs(8)).to(torch.bfloat16)
-    module = NormModule(ir.Norm(kind, EPS, gain=False), (SIZE,))
+    module = NormModule(ir.Norm(kind, EPS, gain=False), (SIZE,))  # type: ignore[arg-type]
     found = module(x)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, module(x.float()).to(torch.bfloat16))

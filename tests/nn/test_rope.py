@@ -146,7 +146,7 @@ def test_cosines_and_sines_of_a_sequence(name: str) -> None:
 def test_the_partial_fraction_of_stablelm_is_its_default_rule() -> None:
     """The stock config and ours turn the same quarter of a head."""
     config = StableLmConfig(hidden_size=64, num_attention_heads=4)
-    assert config.rope_parameters["partial_rotary_factor"] == 0.25
+    assert config.rope_parameters["partial_rotary_factor"] == 0.25  # type: ignore[index]
     ours, _ = inverse_frequencies(ir.Rope(10000.0, 4), 16, 1)
     assert ours.shape == (2,)
 

@@ -75,7 +75,7 @@ def ready(draw: st.DrawFn) -> ir.Spec:
     size = width + draw(st.sampled_from([-1, 0, 5]))
     mlp = ir.Mlp(size, draw(st.sampled_from(ACTIVATIONS)), up_bias=up_bias, down_bias=down_bias)
     scope = draw(st.sampled_from([None, "own", "shared", "full"]))
-    qk_norm = None if scope is None else ir.QkNorm(ir.Norm("layer", 1e-5, bias=draw(st.booleans())), scope)
+    qk_norm = None if scope is None else ir.QkNorm(ir.Norm("layer", 1e-5, bias=draw(st.booleans())), scope)  # type: ignore[arg-type]
     window = draw(st.sampled_from([None, 3]))
     mixer = replace(draw(st.sampled_from([MIXER, UNBIASED])), qk_norm=qk_norm, window=window)
     norm = ir.Norm("rms", draw(st.sampled_from([1e-6, 1e-3])), gain=draw(st.booleans()))

@@ -53,7 +53,7 @@ def test_any_program_is_the_same_to_the_bit(spec: ir.Spec, data: st.DataObject) 
     groups = data.draw(st.integers(1, spec.depth))
     blocks = data.draw(st.integers(1, spec.depth // groups))
     place = data.draw(st.sampled_from(["interleaved", "prefix", "suffix"]))
-    grown = ExpandBlocks(groups, blocks, place)(program)
+    grown = ExpandBlocks(groups, blocks, place)(program)  # type: ignore[arg-type]
     assert grown.spec.depth == spec.depth + groups * blocks
     same(grown, program)
 

@@ -44,8 +44,8 @@ def same(grown: Program, program: Program, tokens: torch.Tensor = TOKENS) -> Non
                 found.head.weight = torch.nn.Parameter(found.head.weight[:VOCABULARY])
             found.head.bias = None if bias is None else torch.nn.Parameter(bias[:VOCABULARY])
             assert torch.equal(found.head(x_BTD, table), wanted.head(x_BTD, wanted.embedding.weight)), dtype
-    found, wanted = (logits(one, tokens) for one in (grown, program))
-    assert float((found[..., :VOCABULARY] - wanted).abs().max()) < 1e-12 * max(1.0, float(wanted.std()))
+    found, wanted = (logits(one, tokens) for one in (grown, program))  # type: ignore[assignment]
+    assert float((found[..., :VOCABULARY] - wanted).abs().max()) < 1e-12 * max(1.0, float(wanted.std()))  # type: ignore[index]
 
 
 @given(specs(), st.sampled_from(["mean", "zero"]), st.sampled_from([1, 2, 8]))
@@ -84,7 +84,7 @@ def test_a_mean_is_rounded_once() -> None:
     wanted = torch.stack([old[list(part)].mean(0) for part in PARTS])
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, wanted.bfloat16())
-    in_steps = torch.stack([sum(old[i].bfloat16() for i in part) / len(part) for part in PARTS])
+    in_steps = torch.stack([sum(old[i].bfloat16() for i in part) / len(part) for part in PARTS])  # type: ignore[misc]
     assert not torch.equal(found, in_steps)
 
 

@@ -94,7 +94,7 @@ def test_what_runs_first(spec: ir.Spec, fix: object) -> None:
     obstacle = FoldMultipliers().requires(program)
     assert obstacle is not None
     assert obstacle.fix == fix
-    keeps(FoldMultipliers(), obstacle.fix(program))
+    keeps(FoldMultipliers(), obstacle.fix(program))  # type: ignore[misc]
 
 
 def test_a_model_without_multipliers_is_refused() -> None:

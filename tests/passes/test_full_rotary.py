@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 
-from kept.families import LLAMA
+from kept.families.llama import LLAMA
 from kept.ir import spec as ir
 from kept.nn.rope import inverse_frequencies
 from kept.passes.full_rotary import ROPE_FORMS, STILL, FullRotary, RopeForm
@@ -139,7 +139,7 @@ def test_what_a_threshold_cannot_say_is_proportional() -> None:
 
 
 def changed_rope(spec: ir.Spec, **changes: object) -> ir.Spec:
-    mixers = [replace(layer.mixer, rope=replace(layer.mixer.rope, **changes)) for layer in spec.layers]  # type: ignore[type-var,arg-type]
+    mixers = [replace(layer.mixer, rope=replace(layer.mixer.rope, **changes)) for layer in spec.layers]
     layers = zip(spec.layers, mixers, strict=True)
     return replace(spec, layers=tuple(replace(layer, mixer=mixer) for layer, mixer in layers))
 

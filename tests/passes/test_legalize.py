@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from kept.errors import Refusal
-from kept.families import LLAMA, family_of
+from kept.families import family_of
+from kept.families.llama import LLAMA
 from kept.families.mistral import MISTRAL
 from kept.ir import spec as ir
 from kept.ir.promise import Promise

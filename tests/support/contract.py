@@ -284,7 +284,8 @@ class StockContract(FamilyContract):
         (tmp_path / "config.json").write_text(
             json.dumps(self.family.write_config(program.spec, program.dtype)), encoding="utf-8"
         )
-        model, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+        model, info = loaded
         assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
         assert model.dtype == self.dtype
         tokens = some_tokens()
@@ -308,7 +309,7 @@ class StockContract(FamilyContract):
     def stock_config(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
         """The config with everything that the stock class fills in; None where it refuses, in whatever way."""
         try:
-            filled: dict[str, Any] = CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(config)).to_dict()
+            filled: dict[str, Any] = CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(dict(config))).to_dict()
         except Exception:  # noqa: BLE001
             return None
         return filled

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kept.errors import Refusal
-from kept.families import LLAMA
+from kept.families.llama import LLAMA
 from kept.ir.promise import Promise
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options

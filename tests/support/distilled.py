@@ -112,6 +112,6 @@ def error(found: tuple[torch.Tensor, list[torch.Tensor]], wanted: tuple[torch.Te
 def chunked(case: Case) -> Callable[..., Losses]:
     def loss(*given: object) -> Losses:
         with patch.object(chunk_size, "BLOCK", case.block):
-            return chunked_loss(*given, chunk=case.chunk)  # type: ignore[arg-type]
+            return chunked_loss(*given, chunk=case.chunk)  # type: ignore[arg-type, misc]
 
     return loss

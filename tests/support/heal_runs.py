@@ -58,7 +58,7 @@ def losses(out: Path) -> list[float]:
 def start(given: HealSettings, dies: str | None = None, ranks: int = 1, limit: int | None = None) -> list[BaseProcess]:
     """A run on some ranks. `dies` names a moment (see `kill_at`), `limit` is the largest file that can be written."""
     port = _free_port()
-    processes = [
+    processes: list[BaseProcess] = [
         forks().Process(target=_heal, args=(given.to_dict(), _variables(rank, ranks, port), dies, limit))
         for rank in range(ranks)
     ]
@@ -70,7 +70,9 @@ def start(given: HealSettings, dies: str | None = None, ranks: int = 1, limit: i
 def start_meeting() -> list[BaseProcess]:
     """Two ranks whose device gives up after a second, and of which the first is later than that."""
     port = _free_port()
-    processes = [forks().Process(target=_meet_late, args=(_variables(rank, 2, port),)) for rank in range(2)]
+    processes: list[BaseProcess] = [
+        forks().Process(target=_meet_late, args=(_variables(rank, 2, port),)) for rank in range(2)
+    ]
     for process in processes:
         process.start()
     return processes

@@ -57,7 +57,10 @@ def _layer(layer: ir.Layer, w: Weights, x: Tensor) -> Tensor:
     read = x if layer.parallel else mixed
     second = first if layer.mlp_norm is None else _norm(layer.mlp_norm, w, "mlp_norm", read)
     return mixed + layer.residual_multiplier * _norm(
-        layer.mlp_post_norm, w, "mlp_post_norm", _mlp(layer.mlp, w, second)
+        layer.mlp_post_norm,
+        w,
+        "mlp_post_norm",
+        _mlp(layer.mlp, w, second),  # type: ignore[arg-type]
     )
 
 

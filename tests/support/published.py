@@ -139,6 +139,7 @@ class Published:
         stored = {name: tensor.double() for name, tensor in tensors_of(directory).items()}
         self.kind = self.config["model_type"]
         named = TWINS[self.kind](self.config, stored) if self.kind in TWINS else ({**self.config}, stored)
+        self.sizes: Any
         self.sizes, self.weights = named
         self.heads, self.groups = self.sizes["num_attention_heads"], self.sizes["num_key_value_heads"]
         self.size = self.config["hidden_size"] // self.heads
@@ -154,7 +155,7 @@ class Published:
             section = {"type": rotary["type"], "factor": rotary.get("scaling_factor", 1.0)}
         self.context = self.config.get("seq_length", self.config["max_position_embeddings"])
         kind = self.kind if self.config.get("use_dynamic_ntk", True) else "plain"
-        self.rotation = ROTATIONS.get(kind, Rotation)(float(theta), self.size, self.context, section)
+        self.rotation = ROTATIONS.get(kind, Rotation)(float(theta), self.size, self.context, section)  # type: ignore[arg-type]
         return self.empty()
 
     def empty(self) -> Published:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def run(function: Callable[..., Any], ranks: int, *given: Any) -> list[Any]:
     """What `function(rank, *given)` returns on each rank. It must be found by its name in an importable module."""
     with tempfile.TemporaryDirectory() as directory:
-        multiprocessing.spawn(_rank, (ranks, directory, function, given), nprocs=ranks)
+        spawn(_rank, (ranks, directory, function, given), nprocs=ranks)
         return [torch.load(Path(directory) / str(rank), weights_only=True) for rank in range(ranks)]
 
 

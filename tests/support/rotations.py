@@ -62,16 +62,22 @@ SCALINGS: dict[str, dict[str, Any]] = {
 PUBLISHED = ("linear", "dynamic")
 """Scalings of Llama's code of 2023."""
 
-WRONG_ROTATIONS: tuple[tuple[str, object], ...] = (
+
+def as_any(*values: Any) -> tuple[Any, ...]:
+    """Values of several types, without a type."""
+    return values
+
+
+WRONG_ROTATIONS: tuple[tuple[str, Any], ...] = (
     ("rope_type", "no such type"),
     ("rope_type", ["linear"]),
-    *(("factor", value) for value in (0, -2.0, "2", True, [2.0], {}, float("inf"))),
+    *(("factor", value) for value in as_any(0, -2.0, "2", True, [2.0], {}, float("inf"))),
     *(("low_freq_factor", value) for value in (-1, "1", True)),
     *(("original_max_position_embeddings", value) for value in (0, -32, 2**40, 32.5, "32", True)),
     *((key, value) for key in ("beta_fast", "beta_slow") for value in (0, -1, "1")),
     *((key, value) for key in ("attention_factor", "mscale", "mscale_all_dim") for value in (-1, "1", True)),
     ("truncate", 0),
-    *(("short_factor", value) for value in (1.0, "1", [1.0] * 3, [1.0] * 9, [0.0] * PAIRS, ["1"] * PAIRS, {})),
+    *(("short_factor", value) for value in as_any(1.0, "1", [1.0] * 3, [1.0] * 9, [0.0] * PAIRS, ["1"] * PAIRS, {})),
     *(("long_factor", value) for value in (None, [], [-1.0] * PAIRS)),
 )
 
@@ -166,7 +172,7 @@ class RotaryContract(FamilyContract):
     @pytest.mark.parametrize("section", ["rope_parameters", "rope_scaling"])
     def test_wrong_rotations_are_named(self, checkpoint: Checkpoint, section: str) -> None:
         plain = unrotated(checkpoint.config)
-        for value in (3, "linear", ["linear"], True):
+        for value in as_any(3, "linear", ["linear"], True):
             with pytest.raises(CheckpointError, match=rf"^config\.json: {section} is .*, it must be an object$"):
                 self.family.read_config({**plain, section: value})
         for key, value in WRONG_ROTATIONS:
@@ -187,7 +193,7 @@ class RotaryContract(FamilyContract):
 
     def test_theta_must_be_positive(self, checkpoint: Checkpoint) -> None:
         plain = unrotated(checkpoint.config)
-        for value in (0, 0.0, -1, "1e4", True, float("inf"), [1], {}):
+        for value in as_any(0, 0.0, -1, "1e4", True, float("inf"), [1], {}):
             with pytest.raises(CheckpointError, match=self.theta_key):
                 self.family.read_config({**plain, self.theta_key: value})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
@@ -85,7 +85,7 @@ def attentions(draw: DrawFn) -> ir.Attention:
         k_bias=q_bias if fused else k_bias,
         v_bias=q_bias if fused else v_bias,
         o_bias=draw(st.booleans()),
-        qk_norm=None if scope is None else ir.QkNorm(draw(norms()), scope),
+        qk_norm=None if scope is None else ir.QkNorm(draw(norms()), scope),  # type: ignore[arg-type]
         window=draw(st.sampled_from([None, 1, 3])),
         scale=draw(st.sampled_from([None, 0.25])),
         softcap=draw(st.sampled_from([None, None, 1.5])),
@@ -176,19 +176,19 @@ def plain_spec(depth: int = 2) -> ir.Spec:
     return ir.Spec(VOCABULARY, 8, CONTEXT, (layer,) * depth, norm)
 
 
-def with_layer(spec: ir.Spec, index: int, **changes: object) -> ir.Spec:
+def with_layer(spec: ir.Spec, index: int, **changes: Any) -> ir.Spec:
     """The spec with one layer changed."""
     changed = replace(spec.layers[index], **changes)
     return replace(spec, layers=(*spec.layers[:index], changed, *spec.layers[index + 1 :]))
 
 
-def with_mixer(spec: ir.Spec, **changes: object) -> ir.Spec:
+def with_mixer(spec: ir.Spec, **changes: Any) -> ir.Spec:
     """The spec with every mixer changed."""
     changed = (replace(layer, mixer=replace(layer.mixer, **changes)) for layer in spec.layers)
     return replace(spec, layers=tuple(changed))
 
 
-def with_mlp(spec: ir.Spec, **changes: object) -> ir.Spec:
+def with_mlp(spec: ir.Spec, **changes: Any) -> ir.Spec:
     """The spec with every MLP changed."""
     changed = (replace(layer, mlp=replace(layer.mlp, **changes)) for layer in spec.layers)
     return replace(spec, layers=tuple(changed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -29,7 +29,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 def read_by(program: Program) -> dict[str, torch.Tensor]:
     """What each norm of the whole model reads, in float64, (N, D)."""
-    model, out = model_of(program), {}
+    model = model_of(program)
+    out: dict[str, Any] = {}
 
     def note(name: str) -> object:
         return lambda _, inputs, __: out.__setitem__(name, inputs[0].flatten(0, 1))

@@ -90,7 +90,7 @@ def test_a_table_whose_rows_are_mixed_is_read_as_a_whole(tmp_path: Path) -> None
 def test_one_layer_s_weights_are_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = program_of(write_checkpoint(tmp_path, "orion"))
     filled: list[str] = []
-    original = streamed.fill
+    original = streamed.fill  # type: ignore[attr-defined]
     monkeypatch.setattr(streamed, "fill", lambda m, p, at, *rest: (filled.append(at), original(m, p, at, *rest)))
     seen = [[*filled] for _ in StreamedRun(program, torch.float64).streams(TOKENS)]
     assert seen == [[], ["layers.0."], ["layers.0.", "layers.1."], ["layers.0.", "layers.1.", "layers.2."]]

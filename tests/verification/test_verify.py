@@ -261,7 +261,7 @@ def test_exact_is_the_noise_of_the_dtype_and_the_map_in_float64() -> None:
     ],
 )
 def test_an_exact_output_that_is_not(broken: dict[str, float], words: str) -> None:
-    assert re.search(words, judged(Promise.EXACT, output=replace(NOISE, **broken)) or "")
+    assert re.search(words, judged(Promise.EXACT, output=replace(NOISE, **broken)) or "")  # type: ignore[arg-type]
 
 
 def test_noise_within_the_bounds_passes() -> None:

@@ -266,7 +266,7 @@ def test_tool_calls_of_the_other_form(folder: Path) -> None:
         {"from": "observation", "value": "7"},
         {"from": "gpt", "value": "Seven."},
     ]
-    other = [CALLED[0], {**CALLED[1], "train": False}, *CALLED[2:]]
+    other = [CALLED[0], {**CALLED[1], "train": False}, *CALLED[2:]]  # type: ignore[dict-item]
     both = [talks_of(folder, THINKING).read({"messages": one}) for one in (said, other)]
     assert both[0] == both[1]
     assert len(both[0].answers) == 1
@@ -453,7 +453,7 @@ def test_the_mask_is_one_where_the_next_id_is_the_assistant_s() -> None:
         "tokens": 42,
         "held_out_documents": 0,
         "held_out_tokens": 0,
-        "answer_tokens": int(stream.mixture.tokens[0].learned.sum()),  # type: ignore[union-attr]
+        "answer_tokens": int(stream.mixture.tokens[0].learned.sum()),
         "without_answer": 0,
         "cut": 1,
     }

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from kept.checkpoint.byte_stream import write_tensors
 from kept.commands.cache_teacher import cache_teacher
 from kept.commands.heal import heal
-from kept.distillation.train.trainer import Diverged
+from kept.distillation.train.divergence import Diverged
 from kept.errors import InputError, KeptError, Overflow
 from kept.ir.tensors import InMemory, wider
 from support.heal_runs import settings
@@ -67,7 +67,7 @@ def test_so_it_is_where_it_only_shows_later(
 
     def later(self: Trainer) -> Any:
         if self.step == 3:
-            self.task.teacher.model.final_norm.gain.data.fill_(math.inf)  # type: ignore[union-attr]
+            self.task.teacher.model.final_norm.gain.data.fill_(math.inf)  # type: ignore[attr-defined]
         return update(self)
 
     monkeypatch.setattr(Trainer, "_update", later)

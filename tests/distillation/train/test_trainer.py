@@ -66,7 +66,7 @@ def test_the_best_is_not_the_first_or_the_last(
         found = original(self)
         if self.step >= 8:
             with torch.no_grad():
-                for parameter in (p for p in self.task.student.parameters() if p.requires_grad):
+                for parameter in (p for p in self.task.student.parameters() if p.requires_grad):  # type: ignore[attr-defined]
                     parameter.mul_(1.5)
         return found
 
@@ -127,9 +127,9 @@ def test_points_are_the_lines_and_none_is_double(
     monkeypatch.undo()
     done = heal(given)
     found = points(done.run / "tensorboard")
-    assert found["step/loss"] == [(i + 1, pytest.approx(loss)) for i, loss in enumerate(losses(tmp_path / "out"))]
+    assert found["step/loss"] == [(i + 1, pytest.approx(loss)) for i, loss in enumerate(losses(tmp_path / "out"))]  # type: ignore[comparison-overlap]
     held = [(line["step"], pytest.approx(line["kl"])) for line in noted(tmp_path / "out", "held-out")]
-    assert found["held-out/kl"] == held
+    assert found["held-out/kl"] == held  # type: ignore[comparison-overlap]
     assert [step for step, _ in held] == [0, 4, 8, 12]
 
 
