@@ -103,10 +103,10 @@ def noise(length: int) -> Tensor:
 
 
 WAYS: Mapping[str, Run] = {
-    **{f"pieces {sizes}": lambda run, x, sizes=sizes: in_pieces(run, x, sizes) for sizes in PIECES},
-    **{f"padded {pads}": lambda run, x, pads=pads: padded(run, x, pads) for pads in PADS},
-    **{f"padded {pads}, pieces": lambda run, x, pads=pads: padded_in_pieces(run, x, pads) for pads in PADS},
-    **{f"packed {lengths}": lambda run, x, lengths=lengths: packed(run, x, lengths) for lengths in DOCUMENTS},
+    **{f"pieces {sizes}": lambda run, x, sizes=sizes: in_pieces(run, x, sizes) for sizes in PIECES},  # type: ignore[misc]
+    **{f"padded {pads}": lambda run, x, pads=pads: padded(run, x, pads) for pads in PADS},  # type: ignore[misc]
+    **{f"padded {pads}, pieces": lambda run, x, pads=pads: padded_in_pieces(run, x, pads) for pads in PADS},  # type: ignore[misc]
+    **{f"packed {lengths}": lambda run, x, lengths=lengths: packed(run, x, lengths) for lengths in DOCUMENTS},  # type: ignore[misc]
 }
 
 

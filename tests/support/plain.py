@@ -50,7 +50,7 @@ def _layer(layer: ir.Layer, w: Weights, x: Tensor) -> Tensor:
     mixed = x
     if layer.mixer is not None:
         first = _norm(layer.mixer_norm, w, "mixer_norm", x)
-        attended = _norm(layer.mixer_post_norm, w, "mixer_post_norm", plain_attention(layer.mixer, w, first))
+        attended = _norm(layer.mixer_post_norm, w, "mixer_post_norm", plain_attention(layer.mixer, w, first))  # type: ignore[arg-type]
         mixed = x + layer.residual_multiplier * attended
     if layer.mlp is None:
         return mixed
@@ -60,7 +60,7 @@ def _layer(layer: ir.Layer, w: Weights, x: Tensor) -> Tensor:
         layer.mlp_post_norm,
         w,
         "mlp_post_norm",
-        _mlp(layer.mlp, w, second),  # type: ignore[arg-type]
+        _mlp(layer.mlp, w, second),
     )
 
 

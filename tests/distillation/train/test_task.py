@@ -70,7 +70,7 @@ class Layerwise:
         parameters = {name: {f"{name}.weight": one.weight} for name, one in self.maps.items()}
         if self.shared:
             parameters = {"all": {name: one for group in parameters.values() for name, one in group.items()}}
-        self.groups = [ParameterGroup(name, one, self.clip) for name, one in parameters.items()]
+        self.groups = [ParameterGroup(name, one, self.clip) for name, one in parameters.items()]  # type: ignore[arg-type]
 
     def losses(self, batch: Batch, active: Collection[str]) -> Mapping[str, Losses]:
         with torch.no_grad():
