@@ -21,7 +21,7 @@ from kept.passes.expand_blocks import ExpandBlocks, Place
 from kept.passes.fill_biases import FillBiases
 from kept.passes.layer_norm_to_rms import MODES, LayerNormToRms
 from kept.passes.rules import Options
-from kept.recipe import DTYPES, Recipe, load_recipe, recipe_from
+from kept.recipe import DTYPES, Recipe, load_recipe, recipe_from  # type: ignore[attr-defined]
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("orion-*.toml"))
 

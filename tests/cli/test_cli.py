@@ -43,7 +43,7 @@ def below(path: str, command: click.Command) -> Iterator[str]:
     yield path
     context = click.Context(command)
     for name in command.list_commands(context) if isinstance(command, click.Group) else ():
-        inner = command.get_command(context, name)
+        inner = command.get_command(context, name)  # type: ignore[attr-defined]
         assert inner is not None
         yield from below(f"{path} {name}".strip(), inner)
 

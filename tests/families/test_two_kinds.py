@@ -147,23 +147,23 @@ def toy_kind() -> Iterator[None]:
 
 def shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
     """Stored names and shapes, written out by hand."""
-    yield "model.embed.weight", (SIZES["vocab_size"], WIDTH)
+    yield "model.embed.weight", (SIZES["vocab_size"], WIDTH)  # type: ignore[misc]
     for i, kind in enumerate(KINDS):
         at = f"model.layers.{i}."
         if kind == "toy":
-            yield f"{at}toy.norm.weight", (WIDTH,)
-            yield f"{at}toy.in_proj.weight", (WIDTH, 24)
+            yield f"{at}toy.norm.weight", (WIDTH,)  # type: ignore[misc]
+            yield f"{at}toy.in_proj.weight", (WIDTH, 24)  # type: ignore[misc]
             yield f"{at}toy.conv", (24, 4)
-            yield f"{at}toy.out_proj.weight", (WIDTH, 24)
+            yield f"{at}toy.out_proj.weight", (WIDTH, 24)  # type: ignore[misc]
         else:
-            yield f"{at}norm.weight", (WIDTH,)
+            yield f"{at}norm.weight", (WIDTH,)  # type: ignore[misc]
             for name, rows in (("q", WIDTH), ("k", WIDTH // 2), ("v", WIDTH // 2), ("o", WIDTH)):
-                yield f"{at}attn.{name}_proj.weight", (rows, WIDTH)
-        yield f"{at}mlp_norm.weight", (WIDTH,)
-        yield f"{at}mlp.gate_proj.weight", (CHANNELS, WIDTH)
-        yield f"{at}mlp.up_proj.weight", (CHANNELS, WIDTH)
-        yield f"{at}mlp.down_proj.weight", (WIDTH, CHANNELS)
-    yield "model.final_norm.weight", (WIDTH,)
+                yield f"{at}attn.{name}_proj.weight", (rows, WIDTH)  # type: ignore[misc]
+        yield f"{at}mlp_norm.weight", (WIDTH,)  # type: ignore[misc]
+        yield f"{at}mlp.gate_proj.weight", (CHANNELS, WIDTH)  # type: ignore[misc]
+        yield f"{at}mlp.up_proj.weight", (CHANNELS, WIDTH)  # type: ignore[misc]
+        yield f"{at}mlp.down_proj.weight", (WIDTH, CHANNELS)  # type: ignore[misc]
+    yield "model.final_norm.weight", (WIDTH,)  # type: ignore[misc]
 
 
 @pytest.fixture

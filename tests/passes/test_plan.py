@@ -18,7 +18,7 @@ from kept.passes.centre import Centre
 from kept.passes.drop_layers import DropLayers
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.layer_norm_to_rms import LayerNormToRms
-from kept.passes.legalize import Options, legalise, run_passes, stand_ins
+from kept.passes.legalize import Options, legalise, run_passes, stand_ins  # type: ignore[attr-defined]
 from kept.passes.plan import Plan, created
 from kept.verification.calibration import calibrate
 from kept.verification.parity import measure
