@@ -17,6 +17,8 @@ from kept.interruption import Terminated, terminable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+HELP_OPTIONS = ["-h", "--help"]
+
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes: 128 plus the number of the signal, as in shells."""
 
@@ -29,9 +31,11 @@ class CommandEntry:
     summary: str
 
     def load(self) -> click.Command:
-        """Import the command."""
+        """Import the command. -h is help, also for a command that runs without the outermost group."""
         command = importlib.import_module(self.module).command
         assert isinstance(command, click.Command)
+        for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+            one.context_settings.setdefault("help_option_names", HELP_OPTIONS)
         return command
 
 

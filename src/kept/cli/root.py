@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from kept.cli.lazy import CommandEntry, ErrorReporting
+from kept.cli.lazy import HELP_OPTIONS, CommandEntry, ErrorReporting
 
 SUMMARIES = {
     "inspect": "Show what a checkpoint is and which families it can be converted to.",
@@ -33,7 +33,7 @@ COMMANDS = {name: CommandEntry(f"kept.cli.commands.{name.replace('-', '_')}", te
 @click.group(
     cls=ErrorReporting,
     entries=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": HELP_OPTIONS, "max_content_width": 100},
 )
 @click.version_option(package_name="kept")
 def main() -> None:
