@@ -341,7 +341,7 @@ def use_documents(raw: bytes) -> None:
         (directory / name).write_bytes(raw)
         for source in (
             TextSource((directory / name,)),
-            TextSource((directory / name,), talks=_TALKS, field="messages"),
+            TextSource((directory / name,), conversations=_TALKS, field="messages"),
         ):
             with suppress(KeptError):
                 assert all(one.text for one in source.documents())

@@ -164,7 +164,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
 
 def test_a_model_that_is_healed_again_tells_of_both(done: HealResult, corpus: Path, tmp_path: Path) -> None:
     given = settings((done.path, done.path), corpus, tmp_path / "tuned", teacher=None, kl=0.0, ce=1.0)
-    again = heal(replace(given, data=(f"talks={corpus}",)))
+    again = heal(replace(given, data=(f"conversations={corpus}",)))
     told = card(again.path).split("## Lineage, oldest first\n\n")[1].split("\n\n")[0].splitlines()
     assert [line.rpartition("; ")[2] for line in told] == ["promise lossy"] * 3
     assert told[0].startswith("1. orion (orion): converted to llama (")

@@ -17,8 +17,8 @@ from kept.distillation import teacher_cache
 from kept.distillation.data.conversations import ConversationRenderer
 from kept.distillation.data.documents import TextSource, named_paths
 from kept.distillation.data.mixture import Mixture, parse_weights
-from kept.distillation.data.packed_rows import PackedRowStream, in_order
-from kept.distillation.data.packing import BatchStream, check, check_ids
+from kept.distillation.data.packed_rows import PackedRowStream, by_digest
+from kept.distillation.data.packing import BatchStream, check_ids, check_stream
 from kept.distillation.data.self_samples import SamplingSettings, SelfSampler, sampled, teacher_sum
 from kept.distillation.data.token_dataset import tokenise
 from kept.distillation.settings import SELF
@@ -68,8 +68,8 @@ def batch_stream(settings: HealSettings, pair: TeacherStudent, reporter: Reporte
         stream = BatchStream(mixture, settings.batch_size, settings.sequence_length, settings.seed)
     else:
         pair.cache.require(cache_description(settings, pair, mixture))
-        stream = PackedRowStream(pair.cache.cut(mixture), settings.batch_size, settings.seed)
-    check(stream, pair.student.program.spec.vocabulary, pair.student.program.spec.context)
+        stream = PackedRowStream(pair.cache.packed_rows(mixture), settings.batch_size, settings.seed)
+    check_stream(stream, pair.student.program.spec.vocabulary, pair.student.program.spec.context)
     return stream
 
 
@@ -87,7 +87,7 @@ class WatchedTexts:
         for name, tokens in sources.items():
             check_ids(name, tokens, pair.student.program.spec.vocabulary)
         rows, length = max(1, WATCHED // settings.sequence_length), settings.sequence_length
-        return cls(sources, {name: stream.packed(in_order(tokens, length), rows) for name, tokens in sources.items()})
+        return cls(sources, {name: stream.packed(by_digest(tokens, length), rows) for name, tokens in sources.items()})
 
 
 def data_mixture(settings: HealSettings, pair: TeacherStudent, reporter: Reporter) -> Mixture:
@@ -163,7 +163,7 @@ def _tokenised(settings: HealSettings, student: LoadedModel, reporter: Reporter,
     """Return the tokens of the files that a setting names, by name."""
     reader, renderer = TokenizerReader(student.path), _conversation_renderer(settings, student)
     return {
-        name: tokenise(TextSource((path,), settings.document, talks=renderer), reader, reporter=reporter)
+        name: tokenise(TextSource((path,), settings.document, conversations=renderer), reader, reporter=reporter)
         for name, path in named_paths(getattr(settings, key), key).items()
     }
 

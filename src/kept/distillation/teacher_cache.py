@@ -86,7 +86,7 @@ class TeacherCache:
             raise InputError(f"{path}: is no longer what was written ({why}); remove it") from None
         raise InputError(f"{path}: is of format {about['format']}, this version reads {FORMAT}; remove it")
 
-    def cut(self, mixture: Mixture) -> PackedRows:
+    def packed_rows(self, mixture: Mixture) -> PackedRows:
         """The rows of a mixture that are here. Raises InputError where `about` counts others."""
         counts = self.about["counts"]
         if len(counts) == len(mixture.names):
@@ -190,7 +190,7 @@ def write(
             try:
                 for count, begin in enumerate(range(done, len(rows), batch), start=1):
                     stop = min(begin + batch, len(rows))
-                    file.write(_entries(teacher, rows.lay(range(begin, stop)), about).tobytes())
+                    file.write(_entries(teacher, rows.batch(range(begin, stop)), about).tobytes())
                     done = stop
                     advance(stop - begin)
                     if count % SYNCED == 0 or stop == len(rows):
@@ -279,7 +279,7 @@ def _head_inputs(
     """What both heads read at some rows, one row at a time; and which of these tokens count."""
     ours, theirs, masks = [], [], []
     for row in numbers:
-        batch = rows.lay([row]).to(teacher.model.embedding.weight.device)
+        batch = rows.batch([row]).to(teacher.model.embedding.weight.device)
         last = deque(teacher.model.streams(batch.tokens_BT, documents_BT=batch.packed_BT), maxlen=2)
         theirs.append(head_input(teacher.model, last[1]))
         if student is None:

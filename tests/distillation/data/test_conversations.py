@@ -20,7 +20,7 @@ from kept.distillation.data.documents import TextSource
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packed_rows import PackedRows, PackedRowStream
 from kept.distillation.data.packing import BatchStream
-from kept.distillation.data.row_layout import RowLayout, fitted
+from kept.distillation.data.row_layout import RowLayout, best_fit_decreasing
 from kept.distillation.data.token_dataset import TokenDataset, tokenise
 from kept.errors import CheckpointError, InputError
 from support.chats import (
@@ -67,7 +67,7 @@ def talks_of(folder: Path, text: str, date: str = "") -> ConversationRenderer:
 def read(folder: Path, text: str, *talks: Any, field: str = "messages") -> TokenDataset:
     """Conversations as they are tokenised, through a file and a cache."""
     file = write_lines(folder.parent / "talks.jsonl", *({field: one} for one in talks))
-    source = TextSource((file,), field, talks=talks_of(folder, text))
+    source = TextSource((file,), field, conversations=talks_of(folder, text))
     return tokenise(source, TokenizerReader(folder), folder.parent / "cache")
 
 
@@ -75,7 +75,9 @@ def refusal(folder: Path, text: str, *lines: Any, field: str = "messages") -> st
     file = write_lines(folder.parent / "talks.jsonl", *lines)
     with pytest.raises(InputError) as raised:
         tokenise(
-            TextSource((file,), field, talks=talks_of(folder, text)), TokenizerReader(folder), folder.parent / "cache"
+            TextSource((file,), field, conversations=talks_of(folder, text)),
+            TokenizerReader(folder),
+            folder.parent / "cache",
         )
     said = str(raised.value)
     assert "\n" not in said
@@ -84,7 +86,7 @@ def refusal(folder: Path, text: str, *lines: Any, field: str = "messages") -> st
 
 def learned(tokens: TokenDataset, number: int) -> list[int]:
     """The ids of a conversation that are learned."""
-    found = tokens.document(number, 0, 10**9)[np.asarray(tokens.learns(number, 0, 10**9)) == 1]
+    found = tokens.document(number, 0, 10**9)[np.asarray(tokens.loss_mask(number, 0, 10**9)) == 1]
     return [int(at) for at in found]
 
 
@@ -107,7 +109,7 @@ def test_answers_are_those_that_a_template_marks(folder: Path) -> None:
     for number, one in enumerate(TALKS):
         found = stock.apply_chat_template(one, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         assert tokens.document(number, 0, 10**9).tolist() == found["input_ids"]
-        assert np.asarray(tokens.learns(number, 0, 10**9)).tolist() == found["assistant_masks"]
+        assert np.asarray(tokens.loss_mask(number, 0, 10**9)).tolist() == found["assistant_masks"]
 
 
 @pytest.mark.parametrize("name", STABLE)
@@ -160,7 +162,9 @@ def test_parquet_holds_conversations_too(folder: Path) -> None:
     file = folder.parent / "talks.parquet"
     pq.write_table(pa.table({"messages": TALKS}), file)
     talks = talks_of(folder, CHATML)
-    found = tokenise(TextSource((file,), "messages", talks=talks), TokenizerReader(folder), folder.parent / "cache")
+    found = tokenise(
+        TextSource((file,), "messages", conversations=talks), TokenizerReader(folder), folder.parent / "cache"
+    )
     wanted = read(folder, CHATML, *TALKS)
     assert np.array_equal(found.ids, wanted.ids)
     assert np.array_equal(np.asarray(found.learned), np.asarray(wanted.learned))
@@ -201,7 +205,9 @@ def test_marked_answers_of_any_conversation(folder: Path, text: str) -> None:
     rows = [row for row in ROWS if row["messages"] is not PARTS]
     file = write_lines(folder.parent / "talks.jsonl", *rows)
     talks = talks_of(folder, text)
-    tokens = tokenise(TextSource((file,), "messages", talks=talks), TokenizerReader(folder), folder.parent / "cache")
+    tokens = tokenise(
+        TextSource((file,), "messages", conversations=talks), TokenizerReader(folder), folder.parent / "cache"
+    )
     stock, number = PreTrainedTokenizerFast.from_pretrained(folder), 0
     for row in rows:
         asked = {"tools": row.get("tools"), "documents": row.get("documents"), **row.get("chat_template_kwargs", {})}
@@ -211,7 +217,7 @@ def test_marked_answers_of_any_conversation(folder: Path, text: str) -> None:
         if not any(found["assistant_masks"]):
             continue
         assert tokens.document(number, 0, 10**9).tolist() == found["input_ids"]
-        assert np.asarray(tokens.learns(number, 0, 10**9)).tolist() == found["assistant_masks"]
+        assert np.asarray(tokens.loss_mask(number, 0, 10**9)).tolist() == found["assistant_masks"]
         number += 1
     assert (number, tokens.skipped) == (len(tokens.table), len(rows) - number)
 
@@ -286,7 +292,7 @@ def test_parquet_has_tools_beside_messages(folder: Path) -> None:
     file = folder.parent / "talks.parquet"
     other: dict[str, Any] = {"messages": CALLED, "tools": json.dumps([TOOL]), "id": 7}
     pq.write_table(pa.Table.from_pylist([other, {"messages": TALKS[0], "tools": None, "id": 8}]), file)
-    (one, two) = TextSource((file,), "messages", talks=talks_of(folder, CALLING)).documents()
+    (one, two) = TextSource((file,), "messages", conversations=talks_of(folder, CALLING)).documents()
     assert one.text == talks_of(folder, CALLING).read(other).text
     assert two.text == talks_of(folder, CALLING).read({"messages": TALKS[0]}).text
 
@@ -377,8 +383,10 @@ def test_conversations_and_texts_have_names_of_their_own(folder: Path) -> None:
     paths = tuple(folder.parent / f"both.{kind}" for kind in ("jsonl", "txt"))
     talks = talks_of(folder, CHATML)
     with pytest.raises(InputError, match=r"holds conversations and texts; give each a name: chat=a\.jsonl, old=b\.txt"):
-        TextSource(paths, "messages", talks=talks).files()
-    alone = tokenise(TextSource(paths[1:], "messages", talks=talks), TokenizerReader(folder), folder.parent / "cache")
+        TextSource(paths, "messages", conversations=talks).files()
+    alone = tokenise(
+        TextSource(paths[1:], "messages", conversations=talks), TokenizerReader(folder), folder.parent / "cache"
+    )
     assert alone.learned is None
 
 
@@ -409,7 +417,7 @@ def conversations(sizes: list[int], first: int = 0) -> TokenDataset:
 
 
 def test_rows_hold_whole_conversations() -> None:
-    assert fitted([3, 8, 5, 2, 9], 8) == [[0, 2], [1], [3], [4]]
+    assert best_fit_decreasing([3, 8, 5, 2, 9], 8) == [[0, 2], [1], [3], [4]]
     cut = RowLayout(conversations([3, 8, 5, 2, 9]), np.arange(5), 8)
     assert [[(s.document, s.begin, s.stop) for s in cut.row(at)] for at in range(len(cut))] == [
         [(0, 0, 3), (2, 0, 5)],

@@ -30,7 +30,7 @@ def farthest(sources: list[int], shares: tuple[int, ...]) -> float:
 @given(shares)
 def test_any_first_rows_are_within_one_row_of_the_weights(shares: tuple[int, ...]) -> None:
     schedule = MixtureSchedule(shares)
-    assert farthest([schedule.at(row)[0] for row in range(2 * sum(shares) + 3)], shares) < 1
+    assert farthest([schedule.source_of(row)[0] for row in range(2 * sum(shares) + 3)], shares) < 1
 
 
 def test_turns_alone_are_not_within_one_row() -> None:
@@ -41,7 +41,7 @@ def test_turns_alone_are_not_within_one_row() -> None:
 @given(shares)
 def test_the_rows_of_a_source_are_counted_without_gap(shares: tuple[int, ...]) -> None:
     schedule = MixtureSchedule(shares)
-    seen = [schedule.at(row) for row in range(2 * sum(shares))]
+    seen = [schedule.source_of(row) for row in range(2 * sum(shares))]
     for source in range(len(shares)):
         assert [before for s, before in seen if s == source] == list(range(2 * shares[source]))
 

@@ -17,7 +17,7 @@ def mixture(sizes: list[int], weights: dict[str, float] | None = None) -> Mixtur
 
 
 def ids(rows: PackedRows, numbers: range) -> list[int]:
-    batch = rows.lay(numbers)
+    batch = rows.batch(numbers)
     return batch.tokens_BT[batch.documents_BT >= 0].tolist()
 
 
@@ -39,7 +39,7 @@ def test_an_epoch_of_any_seed_has_each_row_once(sizes: list[int], epoch: int, se
     stream = PackedRowStream(rows, 1, seed)
     found = [stream.batch_at(epoch * size + i) for i in range(size)]
     assert sorted(int(one.numbers_B) for one in found if one.numbers_B is not None) == list(rows.train(0))
-    assert all(torch.equal(one.tokens_BT, rows.lay(one.numbers_B.tolist()).tokens_BT) for one in found)
+    assert all(torch.equal(one.tokens_BT, rows.batch(one.numbers_B.tolist()).tokens_BT) for one in found)
 
 
 def test_seeds_and_epochs_have_other_orders() -> None:
@@ -60,7 +60,7 @@ def test_a_batch_and_its_parts_keep_their_numbers() -> None:
     assert batch.numbers_B is not None
     part = batch.rows(1, 3)
     assert torch.equal(part.numbers_B, batch.numbers_B[1:3])  # type: ignore[arg-type]
-    assert torch.equal(part.tokens_BT, stream.numbered.lay(batch.numbers_B[1:3].tolist()).tokens_BT)
+    assert torch.equal(part.tokens_BT, stream.numbered.batch(batch.numbers_B[1:3].tolist()).tokens_BT)
     held = torch.cat([one.numbers_B for one in stream.held_out("b")])  # type: ignore[misc]
     assert held.tolist() == list(stream.numbered.held_out(1))
 

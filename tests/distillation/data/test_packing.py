@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kept.distillation.data.mixture import Mixture
-from kept.distillation.data.packing import Batch, BatchStream, check
+from kept.distillation.data.packing import Batch, BatchStream, check_stream
 from kept.errors import InputError
 from support.heal_data import LARGE, lengths, tokens_of
 
@@ -197,8 +197,8 @@ def test_nothing_held_out() -> None:
 def test_what_a_model_does_not_take() -> None:
     stream = two_sources(2, 64)
     largest = stream.mixture.tokens[1].largest
-    check(stream, vocabulary=largest + 1, context=64)
+    check_stream(stream, vocabulary=largest + 1, context=64)
     with pytest.raises(InputError, match="length: is 64, the model has 63 positions"):
-        check(stream, vocabulary=largest + 1, context=63)
+        check_stream(stream, vocabulary=largest + 1, context=63)
     with pytest.raises(InputError, match=f"b: has id {largest}, the model has {largest} tokens"):
-        check(stream, vocabulary=largest, context=64)
+        check_stream(stream, vocabulary=largest, context=64)

@@ -13,7 +13,7 @@ from kept.commands.heal_inputs import _self_samples
 from kept.commands.teacher_student import TeacherStudent
 from kept.distillation.data import self_samples as module
 from kept.distillation.data.mixture import Mixture
-from kept.distillation.data.packing import BatchStream, check
+from kept.distillation.data.packing import BatchStream, check_stream
 from kept.distillation.data.self_samples import (
     BATCH,
     SamplingSettings,
@@ -178,7 +178,7 @@ def test_prefixes_are_drawn_from_the_vocabulary(model: Model) -> None:
 def test_sampled_texts_are_trained_on_like_others(model: Model, tmp_path: Path) -> None:
     tokens = sampled(speaker(model), TEACHER, SAMPLING, tmp_path)
     stream = BatchStream(Mixture({"self": tokens}, hold_out=0.1), 2, 16)
-    check(stream, model.spec.vocabulary, model.spec.context)
+    check_stream(stream, model.spec.vocabulary, model.spec.context)
     assert stream.batch_at(3).names[0].startswith("self:")
     assert stream.held_out()
 

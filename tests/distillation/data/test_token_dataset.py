@@ -13,7 +13,7 @@ from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.distillation.data import token_dataset as module
 from kept.distillation.data.documents import TextSource
 from kept.distillation.data.mixture import Mixture
-from kept.distillation.data.packing import BatchStream, check
+from kept.distillation.data.packing import BatchStream, check_stream
 from kept.distillation.data.token_dataset import TokenDataset, tokenise
 from kept.errors import CheckpointError, InputError
 from support.heal_data import write_lines
@@ -192,7 +192,7 @@ def test_a_tokenizer_that_is_none(reader: TokenizerReader, source: TextSource, t
 def test_from_files_to_rows(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
     tokens = tokenise(TextSource(source.paths, piece=100), reader, tmp_path / "cache")
     stream = BatchStream(Mixture({"data": tokens}, hold_out=1), 4, 32)
-    check(stream, BYTES_VOCABULARY, 32)
+    check_stream(stream, BYTES_VOCABULARY, 32)
     held = {name for batch in stream.held_out() for name in batch.names}
     batches = [stream.batch_at(step) for step in range(len(tokens) // 128 + 1)]
     assert held

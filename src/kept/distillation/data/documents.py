@@ -80,13 +80,13 @@ class TextSource:
 
     A line of a JSON file and a row of a parquet file is a document, in `field`. A text file is cut at the first blank
     line after `piece` characters, or at the first line after twice as many, so that what is appended to it leaves the
-    documents before as they are. With `talks` a line or row is a conversation; texts stay texts.
+    documents before as they are. With `conversations` a line or row is a conversation; text files stay text.
     """
 
     paths: tuple[Path, ...]
     field: str = "text"
     piece: int = PIECE
-    talks: ConversationRenderer | None = None
+    conversations: ConversationRenderer | None = None
 
     def files(self) -> tuple[DataFile, ...]:
         """Every file, in the order of the names. Raises InputError for what is missing or of an unknown kind."""
@@ -99,15 +99,15 @@ class TextSource:
         for file in found:
             if file.path.suffix.lower() not in KINDS:
                 raise InputError(f"{file.path}: is none of {_known()}; convert it, or leave it out of the data")
-        if self.talks is not None and len({_is_text(file.path) for file in found}) > 1:
+        if self.conversations is not None and len({_is_text(file.path) for file in found}) > 1:
             both = ", ".join(map(str, self.paths))
             raise InputError(f"{both}: holds conversations and texts; give each a name: chat=a.jsonl, old=b.txt")
         return tuple(found)
 
     @property
-    def has_talks(self) -> bool:
+    def has_conversations(self) -> bool:
         """Whether its documents are conversations."""
-        return self.talks is not None and not any(_is_text(file.path) for file in self.files())
+        return self.conversations is not None and not any(_is_text(file.path) for file in self.files())
 
     def documents(self) -> Iterator[Document]:
         """Every document that is not empty, one at a time.
@@ -117,24 +117,24 @@ class TextSource:
         for number, file in enumerate(self.files()):
             with _blamed(file.path):
                 for place, found, nbytes in KINDS[file.path.suffix.lower()](file.path, self):
-                    text, answers = (found, ()) if isinstance(found, str) else self._talk(file.path, place, found)
+                    text, answers = (found, ()) if isinstance(found, str) else self._rendered(file.path, place, found)
                     if text:
                         yield Document(text, _digest(file.path, place, text), number, place, nbytes, answers)
 
-    def _talk(self, path: Path, place: int, row: Mapping[str, Any]) -> RenderedConversation:
-        assert self.talks is not None, "or a list is refused"
+    def _rendered(self, path: Path, place: int, row: Mapping[str, Any]) -> RenderedConversation:
+        assert self.conversations is not None, "or a list is refused"
         try:
-            return self.talks.read(row, self.field)
+            return self.conversations.read(row, self.field)
         except KeptError as error:
             raise InputError(f"{path}: line {place}: {error}") from None
 
-    def wants(self, found: object) -> bool:
-        """Whether what a line or row has is a document."""
-        return isinstance(found, str if self.talks is None else list)
+    def is_document(self, value: object) -> bool:
+        """Return whether the value of a line or row is a document: text, or a list of messages."""
+        return isinstance(value, str if self.conversations is None else list)
 
     def content(self, row: Mapping[str, Any]) -> str | Mapping[str, Any]:
         """Return the part of a line or row that makes a document: the text, or for a conversation the whole row."""
-        return row[self.field] if self.talks is None else row
+        return row[self.field] if self.conversations is None else row
 
 
 Place = tuple[int, "str | Mapping[str, Any]", int]
@@ -172,15 +172,15 @@ def _json(path: Path, source: TextSource) -> Iterator[Place]:
             found = json.loads(line.removeprefix(MARK))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
-        if not isinstance(found, dict) or not source.wants(found.get(source.field)):
+        if not isinstance(found, dict) or not source.is_document(found.get(source.field)):
             raise InputError(f"{path}: line {number} {_lacks(found, source)}")
         yield number, source.content(found), len(line.encode())
 
 
 def _lacks(found: object, source: TextSource) -> str:
-    field, what = source.field, "text" if source.talks is None else "list of messages"
+    field, what = source.field, "text" if source.conversations is None else "list of messages"
     if not isinstance(found, dict):
-        value = '"..."' if source.talks is None else "[...]"
+        value = '"..."' if source.conversations is None else "[...]"
         return "is no JSON object; each line is one, as {" + f'"{field}": {value}' + "}"
     if field in found:
         short = json.dumps(found[field])[:40]
@@ -203,8 +203,8 @@ def _parquet(path: Path, source: TextSource) -> Iterator[Place]:
     values = rows(path, partial(_columns, path, source), LONGEST)
     share = path.stat().st_size // max(1, next(values))
     for number, row in enumerate(values, 1):
-        if not source.wants(row[source.field]):
-            what = "text" if source.talks is None else "list of messages"
+        if not source.is_document(row[source.field]):
+            what = "text" if source.conversations is None else "list of messages"
             raise InputError(
                 f"{path}: row {number} has no {what} in {source.field!r}; "
                 "drop it or name another column with --text-field"
@@ -218,7 +218,7 @@ def _columns(path: Path, source: TextSource, names: Sequence[str]) -> list[str]:
         raise InputError(
             f"{path}: has no column {source.field!r}, only {', '.join(names)}; --text-field names the one with the text"
         )
-    return [source.field] if source.talks is None else source.talks.columns(source.field, names)
+    return [source.field] if source.conversations is None else source.conversations.columns(source.field, names)
 
 
 KINDS: dict[str, Callable[[Path, TextSource], Iterator[Place]]] = {

@@ -174,7 +174,7 @@ class MixtureSchedule:
             self._source[row], self._before[row] = chosen, given[chosen]
             given[chosen] += 1
 
-    def at(self, row: int) -> tuple[int, int]:
+    def source_of(self, row: int) -> tuple[int, int]:
         """The source of a row, and how many rows of that source came before."""
         round_, inside = divmod(row, self.period)
         source = int(self._source[inside])

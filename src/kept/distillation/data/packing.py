@@ -1,6 +1,6 @@
-"""Batches of packed rows: documents in another order each time, one after another, cut into rows of one length.
+"""Batches of packed rows: the documents of an epoch in random order, concatenated and cut into rows of one length.
 
-Shapes: B rows, T tokens of each.
+Shapes: B rows, T tokens of a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kept.distillation.data.mixture import MixtureSchedule
-from kept.distillation.data.row_layout import DocumentOrder, RowLayout, TokenSpan, permutation
+from kept.distillation.data.row_layout import DocumentOrder, RowLayout, TokenSpan, row_permutation
 from kept.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ PADDING = -1
 """The document number of padding."""
 
 REMEMBERED = 2
-"""Orders of a source that are held: a row may lie in two epochs, and the next rows lie in the later."""
+"""Epochs of a source whose order is cached: a row may begin in one epoch and end in the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +53,14 @@ class Batch:
 
     @property
     def positions_BT(self) -> Tensor:
-        """How far each token is from the beginning of its document."""
+        """The position of each token in its document, (B, T)."""
         at_T = torch.arange(self.tokens_BT.shape[1])
         first_BT = torch.ones_like(self.documents_BT, dtype=torch.bool)
         first_BT[:, 1:] = self.documents_BT[:, 1:] != self.documents_BT[:, :-1]
         return at_T - torch.where(first_BT, at_T, 0).cummax(dim=1).values
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device. Compares document numbers before they are moved, so that no step waits for it."""
+        """Return the batch on a device. Document numbers are compared before they are moved: no step waits for it."""
         single = bool((self.documents_BT == self.documents_BT[:, :1]).all())
         return replace(self._each(lambda x: x.to(device)), single=single)
 
@@ -70,7 +70,7 @@ class Batch:
         return None if self.single else self.documents_BT
 
     def rows(self, begin: int, stop: int) -> Batch:
-        """Some of the rows, as one of several ranks or of several smaller steps takes them."""
+        """Return the rows from `begin` to `stop`."""
         return self._each(lambda x: x[begin:stop])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -83,10 +83,10 @@ class Batch:
 
 
 class BatchStream:
-    """Batches of `batch` rows of `length` tokens, without end.
+    """An endless sequence of batches of `batch` rows of `length` tokens.
 
-    Every source is read in epochs, each in an order of its own that `seed` decides: of its documents, or, where these
-    are conversations, of rows that are cut once. Raises InputError for sizes that are not positive.
+    Each source is read in epochs. Every epoch has a random order, from `seed`: of the documents, or, for conversations,
+    of rows that are packed once. Raises InputError for a size that is not positive.
     """
 
     def __init__(self, mixture: Mixture, batch: int, length: int, seed: int = 0) -> None:
@@ -95,22 +95,24 @@ class BatchStream:
                 raise InputError(f"{name}: is {value}, it must be positive")
         self.mixture, self.batch, self.length, self.seed = mixture, batch, length, seed
         self._orders: OrderedDict[tuple[int, int], DocumentOrder] = OrderedDict()
-        self._cuts: dict[int, RowLayout] = {}
+        self._layouts: dict[int, RowLayout] = {}
 
     @cached_property
     def schedule(self) -> MixtureSchedule:
-        """Which source each row is from."""
+        """The source of each row."""
         return MixtureSchedule(self.mixture.shares)
 
     def batch_at(self, step: int) -> Batch:
-        """The batch of a step: the same whenever and after whatever it is asked for."""
+        """Return the batch of a step. It depends on nothing but the number of the step."""
         first = step * self.batch
-        return lay([list(self._row(*self.schedule.at(first + row))) for row in range(self.batch)], self.length)
+        return pack_rows(
+            [list(self._row(*self.schedule.source_of(first + row))) for row in range(self.batch)], self.length
+        )
 
     def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
-        """The held-out documents of a source (None: of all, one after another), packed; at most `rows` rows of each.
+        """Return the held-out documents of a source (None: of all sources), packed; at most `rows` rows of each.
 
-        The last row is padded. Documents come in the order of their digests, so that the first rows are a sample.
+        The last row is padded. Documents are ordered by their digests, so the first rows are a random sample.
         """
         batches = []
         for at, source in enumerate(self.mixture.names):
@@ -118,14 +120,14 @@ class BatchStream:
                 batches += self.packed(RowLayout(self.mixture.tokens[at], self.mixture.held[at], self.length), rows)
         return batches
 
-    def packed(self, cut: RowLayout, most: int | None = None) -> list[Batch]:
-        """These rows once, in batches like the stream's own; at most `most` rows."""
-        rows = [cut.row(number) for number in range(len(cut))[:most]]
-        return [lay(rows[i : i + self.batch], self.length) for i in range(0, len(rows), self.batch)]
+    def packed(self, layout: RowLayout, most: int | None = None) -> list[Batch]:
+        """Return the rows of a layout in batches of this stream's size; at most `most` rows."""
+        rows = [layout.row(number) for number in range(len(layout))[:most]]
+        return [pack_rows(rows[i : i + self.batch], self.length) for i in range(0, len(rows), self.batch)]
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """What the mixture counts of each source, and of conversations those that are longer than a row."""
+        """Documents and tokens of each source; for conversations also those that are longer than a row (`cut`)."""
         return {
             name: {**found, **({} if tokens.learned is None else {"cut": int((tokens.lengths() > self.length).sum())})}
             for (name, found), tokens in zip(self.mixture.counts.items(), self.mixture.tokens, strict=True)
@@ -133,9 +135,9 @@ class BatchStream:
 
     def _row(self, source: int, row: int) -> Iterator[TokenSpan]:
         if self.mixture.tokens[source].learned is not None:
-            cut = self._talks(source)
-            epoch, inside = divmod(row, len(cut))
-            yield from cut.row(int(permutation(self.seed, source, epoch, len(cut))[inside]))
+            layout = self._conversation_layout(source)
+            epoch, inside = divmod(row, len(layout))
+            yield from layout.row(int(row_permutation(self.seed, source, epoch, len(layout))[inside]))
             return
         total = self._order(source, 0).total
         begin, stop = row * self.length, (row + 1) * self.length
@@ -145,14 +147,14 @@ class BatchStream:
             yield from self._order(source, epoch).spans(inside, inside + upto - begin)
             begin = upto
 
-    def _talks(self, source: int) -> RowLayout:
-        """The rows of a source of conversations, remembered."""
-        if source not in self._cuts:
-            self._cuts[source] = RowLayout(self.mixture.tokens[source], self.mixture.train[source], self.length)
-        return self._cuts[source]
+    def _conversation_layout(self, source: int) -> RowLayout:
+        """Return the rows of a source of conversations, cached."""
+        if source not in self._layouts:
+            self._layouts[source] = RowLayout(self.mixture.tokens[source], self.mixture.train[source], self.length)
+        return self._layouts[source]
 
     def _order(self, source: int, epoch: int) -> DocumentOrder:
-        """An epoch of a source, remembered: its documents are drawn once."""
+        """Return the order of the documents of a source in an epoch, cached."""
         key = (source, epoch)
         if key not in self._orders:
             drawn = np.random.default_rng([self.seed, source, epoch]).permutation(self.mixture.train[source])
@@ -163,8 +165,8 @@ class BatchStream:
         return self._orders[key]
 
 
-def lay(rows: Sequence[Sequence[TokenSpan]], length: int) -> Batch:
-    """Spans side by side in rows of `length`, padded at the end."""
+def pack_rows(rows: Sequence[Sequence[TokenSpan]], length: int) -> Batch:
+    """Pack spans into rows of `length` tokens, padded at the end."""
     shape = (len(rows), length)
     tokens_BT, targets_BT = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     mask_BT, documents_BT = np.zeros(shape, dtype=np.float32), np.full(shape, PADDING, dtype=np.int64)
@@ -176,7 +178,7 @@ def lay(rows: Sequence[Sequence[TokenSpan]], length: int) -> Batch:
             ids = span.tokens.document(span.document, span.begin, span.stop + 1)  # and the last one's target, if any
             tokens_BT[row, at : at + size] = ids[:size]
             targets_BT[row, at : at + len(ids) - 1] = ids[1:]
-            mask_BT[row, at : at + len(ids) - 1] = span.tokens.learns(span.document, span.begin + 1, span.stop + 1)
+            mask_BT[row, at : at + len(ids) - 1] = span.tokens.loss_mask(span.document, span.begin + 1, span.stop + 1)
             documents_BT[row, at : at + size] = len(names)
             names.append(span.tokens.name(span.document))
             at += size
@@ -184,8 +186,8 @@ def lay(rows: Sequence[Sequence[TokenSpan]], length: int) -> Batch:
     return Batch(made(tokens_BT), made(targets_BT), made(mask_BT), made(documents_BT), tuple(names))
 
 
-def check(stream: BatchStream, vocabulary: int, context: int) -> None:
-    """Raise InputError where the stream's rows or ids are more than a model of these sizes takes."""
+def check_stream(stream: BatchStream, vocabulary: int, context: int) -> None:
+    """Raise InputError if the rows are longer than a model's context, or ids exceed its vocabulary."""
     if stream.length > context:
         raise InputError(f"length: is {stream.length}, the model has {context} positions; make rows shorter")
     for name, tokens in zip(stream.mixture.names, stream.mixture.tokens, strict=True):
@@ -193,7 +195,7 @@ def check(stream: BatchStream, vocabulary: int, context: int) -> None:
 
 
 def check_ids(name: str, tokens: TokenDataset, vocabulary: int) -> None:
-    """Raise InputError where a source has ids that a model of so many tokens does not."""
+    """Raise InputError if a source has ids that exceed a model's vocabulary."""
     if tokens.largest >= vocabulary:
         raise InputError(
             f"{name}: has id {tokens.largest}, the model has {vocabulary} tokens; is the tokenizer another's?"

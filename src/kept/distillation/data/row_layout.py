@@ -1,4 +1,4 @@
-"""Documents side by side, cut into rows of one length: a text goes on in the next row, a conversation is in one."""
+"""Lay documents out in rows of one length: texts continue in the next row, conversations stay in one row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenSpan:
-    """Ids `begin` to `stop` of a document."""
+    """The tokens from `begin` to `stop` of a document."""
 
     tokens: TokenDataset
     document: int
@@ -28,7 +28,7 @@ class TokenSpan:
 
 
 class DocumentOrder:
-    """Documents of a source, one after another."""
+    """The documents of a source, concatenated in some order."""
 
     def __init__(self, tokens: TokenDataset, documents: NDArray[np.int64]) -> None:
         self.tokens, self.documents = tokens, documents
@@ -36,11 +36,11 @@ class DocumentOrder:
 
     @property
     def total(self) -> int:
-        """Ids in all of them."""
+        """The number of tokens."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def spans(self, begin: int, stop: int) -> Iterator[TokenSpan]:
-        """What lies between two places of the whole, document by document."""
+        """Yield the spans between two positions of the concatenation, document by document."""
         at = int(np.searchsorted(self.ends, begin, side="right"))
         while begin < stop:
             end = int(self.ends[at])
@@ -51,10 +51,9 @@ class DocumentOrder:
 
 
 class RowLayout:
-    """Documents cut once into rows of at most `length` ids.
+    """Documents laid out in rows of at most `length` tokens.
 
-    Of texts every row but the last is full. Conversations are put together so that they fill rows, as many as fit; one
-    that is longer than a row has its end left out.
+    Rows of texts are full, except the last. Conversations are packed whole; one that is longer than a row is truncated.
     """
 
     def __init__(self, tokens: TokenDataset, documents: NDArray[np.int64], length: int) -> None:
@@ -64,26 +63,26 @@ class RowLayout:
             self.stops = np.minimum(self.begins + length, self.order.total)
             return
         sizes = tokens.lengths()[documents]
-        rows = fitted(sizes.tolist(), length)
+        rows = best_fit_decreasing(sizes.tolist(), length)
         self.order = DocumentOrder(tokens, documents[[at for row in rows for at in row]])
         whole = [sum(int(sizes[at]) for at in row) for row in rows]
         self.begins = np.cumsum([0, *whole])[:-1]
         self.stops = self.begins + np.minimum(whole, length)
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return len(self.begins)
 
     def row(self, number: int) -> list[TokenSpan]:
-        """What is in a row."""
+        """Return the spans of a row."""
         return list(self.order.spans(int(self.begins[number]), int(self.stops[number])))
 
 
-def fitted(sizes: Sequence[int], length: int) -> list[list[int]]:
-    """Documents in rows, each whole, by best-fit decreasing (as arXiv 2404.10830 does, to truncate less).
+def best_fit_decreasing(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """Return rows of whole documents, as indices into `sizes`, by best-fit decreasing (arXiv 2404.10830).
 
-    The longest come first, each into the row where the least is left beside it. Rows are told in the order of their
-    first documents.
+    The longest document comes first, each into the row with the least sufficient room. Rows are ordered by their first
+    documents.
     """
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []
@@ -100,6 +99,6 @@ def fitted(sizes: Sequence[int], length: int) -> list[list[int]]:
 
 
 @lru_cache(maxsize=64)
-def permutation(seed: int, source: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order of a source's rows in an epoch, remembered: it is asked for once a row."""
+def row_permutation(seed: int, source: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """Return the order of a source's rows in an epoch; cached, because each row needs it."""
     return np.random.default_rng([seed, source, epoch]).permutation(count)

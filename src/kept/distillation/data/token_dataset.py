@@ -1,4 +1,4 @@
-"""Documents as ids, tokenised once: a memory-mapped directory, keyed by what was read and by what it was read with."""
+"""Tokenised documents in a memory-mapped directory, keyed by the sha256 of the files and of the tokenizer."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from kept.distillation.data.files import DataFile
 
 FORMAT = 2
-"""Raised when the same text would be stored in another way."""
+"""Version of the layout; incremented with every change of it."""
 
 IDS, TABLE, LEARNED, ABOUT = "ids.bin", "documents.bin", "learned.bin", "about.json"
 
 ROW = np.dtype([("end", "<u8"), ("digest", "<u8"), ("place", "<u8"), ("file", "<u4")])
-"""A document in the table: one past its last id, the first 64 bits of its sha256, and where it stood."""
+"""A document: the index after its last token, the first 64 bits of its sha256, its line or row, and its file."""
 
 BATCH = 1 << 20
-"""Characters that are tokenised at a time."""
+"""Characters that are tokenised per call."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenDataset:
-    """The ids of many documents, memory-mapped: uint32, one document after another.
+    """Token ids of documents, concatenated: uint32, memory-mapped.
 
-    Where they are conversations, `learned` is 1 for ids that the assistant says and 0 for the others, and `skipped` is
-    how many were left out because it says nothing.
+    For conversations `learned` is 1 for tokens of the assistant's messages and 0 for others, and `skipped` counts
+    the conversations without such a token, which are left out.
     """
 
     ids: NDArray[np.uint32]
@@ -56,32 +56,32 @@ class TokenDataset:
 
     @classmethod
     def open(cls, directory: Path) -> TokenDataset:
-        """Map what `writing` wrote. Raises InputError where it was changed since."""
+        """Map what `writing` wrote. Raises InputError if it was changed since."""
         try:
             about = read_json(directory / ABOUT)
             ids = np.memmap(directory / IDS, dtype="<u4", mode="r", shape=(about["ids"],))
             table = np.memmap(directory / TABLE, dtype=ROW, mode="r", shape=(about["documents"],))
-            talks = about.get("skipped")
-            learned = None if talks is None else np.memmap(directory / LEARNED, np.uint8, "r", shape=ids.shape)
-            return cls(ids, table, tuple(about["files"]), about["largest"], learned, talks or 0)
+            skipped = about.get("skipped")
+            learned = None if skipped is None else np.memmap(directory / LEARNED, np.uint8, "r", shape=ids.shape)
+            return cls(ids, table, tuple(about["files"]), about["largest"], learned, skipped or 0)
         except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{directory}: is no longer what was written ({error}); remove it") from None
 
     def __len__(self) -> int:
-        """How many ids there are."""
+        """Return the number of tokens."""
         return len(self.ids)
 
     def lengths(self) -> NDArray[np.int64]:
-        """Ids in each document."""
+        """Return the number of tokens of each document, (D,)."""
         ends_D = self.table["end"].astype(np.int64)
         return ends_D - np.insert(ends_D[:-1], 0, 0)
 
     def document(self, number: int, begin: int, stop: int) -> NDArray[np.uint32]:
-        """Ids `begin` to `stop` of a document, fewer where it ends before."""
+        """Return the tokens from `begin` to `stop` of a document, fewer if it ends before."""
         return self.ids[self._part(number, begin, stop)]
 
-    def learns(self, number: int, begin: int, stop: int) -> NDArray[np.uint8] | int:
-        """Whether each of these is learned, 1 or 0."""
+    def loss_mask(self, number: int, begin: int, stop: int) -> NDArray[np.uint8] | int:
+        """Return 1 for each of these tokens that counts for the loss, else 0."""
         return 1 if self.learned is None else self.learned[self._part(number, begin, stop)]
 
     def _part(self, number: int, begin: int, stop: int) -> slice:
@@ -89,7 +89,7 @@ class TokenDataset:
         return slice(first + begin, min(first + stop, int(self.table["end"][number])))
 
     def name(self, number: int) -> str:
-        """Where a document stood: its file, and the line or row that it begins at."""
+        """Return the file of a document and its first line or row, as `file:line`."""
         row = self.table[number]
         return f"{self.files[row['file']]}:{row['place']}"
 
@@ -97,26 +97,29 @@ class TokenDataset:
 def tokenise(
     source: TextSource, reader: TokenizerReader, cache: Path | None = None, reporter: Reporter | None = None
 ) -> TokenDataset:
-    """The ids of a source, from the cache or read now.
+    """Return the tokens of a source, from the cache if it has them.
 
-    The cache's key is made of the sha256 of every file and of the tokenizer's. Raises InputError for what cannot be
-    read, and where nothing is left to learn from.
+    The key in the cache is a hash over the sha256 of every file and of the tokenizer. Raises InputError for a file that
+    cannot be read, and if no token is left to train on.
     """
-    watch, files, talks = reporter or Silent(), source.files(), source.has_talks
+    watch, files, conversations = reporter or Silent(), source.files(), source.has_conversations
     total = sum(file.nbytes for file in files)
     with watch.stage("sum", total, "bytes") as advance:
         key = _key(source, files, reader, advance)
 
     def build(part: Path) -> None:
         names = [file.name for file in files]
-        with watch.stage("tokenise", total, "bytes") as advance, writing(part, names, talks=talks) as writer:
+        with (
+            watch.stage("tokenise", total, "bytes") as advance,
+            writing(part, names, conversations=conversations) as writer,
+        ):
             for documents in _batches(source.documents()):
-                encoded = _talks(documents, reader) if talks else _texts(documents, reader)
+                encoded = _conversations(documents, reader) if conversations else _texts(documents, reader)
                 for document, (ids, learned) in zip(documents, encoded, strict=True):
                     writer.add(ids, document.digest, document.file, document.place, learned)
                     advance(document.nbytes)
         if not writer.end:
-            what = "answer of an assistant" if talks else "text"
+            what = "answer of an assistant" if conversations else "text"
             raise InputError(f"{', '.join(map(str, source.paths))}: holds no {what}; name files that do")
 
     return TokenDataset.open(cached(cache or default_cache(), key, build))
@@ -127,10 +130,10 @@ def _texts(documents: Sequence[Document], reader: TokenizerReader) -> Iterator[t
         yield ids, None
 
 
-def _talks(
+def _conversations(
     documents: Sequence[Document], reader: TokenizerReader
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
-    """Ids, and whether each has a character of an answer in it. A template puts special tokens where they belong."""
+    """Yield token ids, and 1 for each token that overlaps an answer. The template adds special tokens."""
     for document, found in zip(documents, reader.encodings([one.text for one in documents]), strict=True):
         offsets_N2, learned_N = found.offsets, np.zeros(len(found.ids), dtype=np.uint8)
         for begin, stop in document.answers:
@@ -149,8 +152,8 @@ def _key(source: TextSource, files: Sequence[DataFile], reader: TokenizerReader,
         "piece": source.piece,
         "tokenizer": [reader.file.name, digest(reader.file)],
     }
-    if source.has_talks and source.talks is not None:
-        said["template"] = source.talks.template.described()
+    if source.has_conversations and source.conversations is not None:
+        said["template"] = source.conversations.template.described()
     return sha256(to_json(said)).hexdigest()
 
 
@@ -204,10 +207,10 @@ class TokenWriter:
 
 
 @contextmanager
-def writing(part: Path, files: Sequence[str], *, talks: bool = False) -> Iterator[TokenWriter]:
+def writing(part: Path, files: Sequence[str], *, conversations: bool = False) -> Iterator[TokenWriter]:
     """A writer of a directory that `TokenDataset.open` reads; what an earlier run left there is written over."""
     with ExitStack() as opened:
-        names = (IDS, TABLE, LEARNED) if talks else (IDS, TABLE)
+        names = (IDS, TABLE, LEARNED) if conversations else (IDS, TABLE)
         written = [opened.enter_context((part / name).open("wb")) for name in names]
         writer = TokenWriter(*written)
         yield writer
@@ -215,4 +218,4 @@ def writing(part: Path, files: Sequence[str], *, talks: bool = False) -> Iterato
             file.flush()
             os.fsync(file.fileno())
     about = {"ids": writer.end, "documents": writer.documents, "largest": writer.largest, "files": list(files)}
-    write_whole(part / ABOUT, to_json({**about, "skipped": writer.skipped} if talks else about))
+    write_whole(part / ABOUT, to_json({**about, "skipped": writer.skipped} if conversations else about))
