@@ -163,7 +163,7 @@ def test_a_run_notes_the_date_that_its_template_told(
     student: Path, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A continued run uses the date on which it began; a run from a teacher cache uses that of the cache."""
-    monkeypatch.setattr("kept.checkpoint.chat_template.today", lambda: "2024-02-28")
+    monkeypatch.setattr("kept.commands.heal_inputs.today", lambda: "2024-02-28")
     (tmp_path / "dated.jinja").write_text(DATED, encoding="utf-8")
     given = asked(student, talks, tmp_path / "dated.jinja", tmp_path / "out", tokens=128)
     done = heal(given)
