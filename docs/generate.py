@@ -9,11 +9,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from generators import command_line, families, passes, record
+from generators import command_line, families, passes, recipes, record
 
 REFERENCE = Path(__file__).parent / "reference"
 
-PAGES = {"cli.md": command_line.page, "families.md": families.page, "passes.md": passes.page, "record.md": record.page}
+PAGES = {
+    "cli.md": command_line.page,
+    "families.md": families.page,
+    "passes.md": passes.page,
+    "recipes.md": recipes.page,
+    "record.md": record.page,
+}
 """The generated pages, each with the function that returns its text."""
 
 
