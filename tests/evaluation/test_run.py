@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import kept
 from kept.cli.root import main
-from kept.errors import CheckpointError, InputError, KeptError
+from kept.errors import CheckpointError, InputError, KeptError, RecipeError
 from kept.evaluation.estimate import mean
 from kept.evaluation.measurements import MeasurementPlan
 from kept.evaluation.run import EvaluationRow, _rows
@@ -212,7 +212,7 @@ def test_mt_bench_with_a_judge(orion: Path, out: Path, tmp_path: Path, monkeypat
 def test_humaneval_runs_code_only_where_allowed(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kept.evaluation.humaneval.NEW_TOKENS", 4)
     asked: dict[str, Any] = {"suites": ("humaneval",), "data": EVALS, "limit": 1, "results": tmp_path / "r"}
-    with pytest.raises(InputError, match="humaneval: runs code that the model writes"):
+    with pytest.raises(RecipeError, match="humaneval: runs code that the model writes"):
         kept.evaluate(orion, **asked)
     assert kept.evaluate(orion, **asked, execute=True).rows[0].models[0].value == 0
 
@@ -243,7 +243,7 @@ def test_the_command_as_data_and_in_a_file(orion: Path, text: Path, tmp_path: Pa
 
 
 WRONG = [
-    ("--suite kobst", "suite: is 'kobst'; did you mean kobest?"),
+    ("--suite kobst", "suites: is 'kobst'; did you mean kobest?"),
     ("--suite h6", "h6: needs the files of its tasks: --data DIR"),
     ("--suite h6 --data {new}/gone", "gone: is no directory; --data DIR says where"),
     ("--suite lambada --data {new}", "lambada_openai.jsonl: missing; --data DIR says where"),
@@ -256,7 +256,7 @@ WRONG = [
     ("--window 1", "window: is 1, it must be at least 2"),
     ("--stride 0", "stride: is 0, it must be at least 1"),
     ("--limit 0", "limit: is 0, it must be at least 1"),
-    ("--dtype fp8", "dtype: is 'fp8', it must be one of"),
+    ("--dtype fp8", "dtype: is 'fp8'; it must be one of"),
     ("--device nowhere", "device: nowhere does not take the model"),
     ("--out {new}/gone/o.json", "o.json: cannot be written"),
 ]
@@ -292,7 +292,7 @@ def test_a_domain_without_a_file(orion: Path) -> None:
 
 
 def test_settings_that_are_none(orion: Path) -> None:
-    with pytest.raises(InputError, match="colour: is no setting; there are texts, old, new, suites, data"):
+    with pytest.raises(RecipeError, match="colour: is not an option of an evaluation"):
         kept.evaluate(orion, colour="red")
     assert replace(EvalSettings(), limit=3).limit == 3
 

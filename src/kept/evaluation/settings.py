@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
@@ -34,6 +34,8 @@ DataDirectory = Annotated[Path, Strict(strict=False), PathKind("dir", "DIR")]
 @dataclass(frozen=True, config=CONFIG)
 class EvalOptions(Settings):
     """Settings that `kept eval` and the step of a recipe share."""
+
+    WHAT: ClassVar[str] = "an option of an evaluation"
 
     suites: Annotated[Texts, AfterValidator(_known)] = Field(
         default=(),
@@ -103,7 +105,7 @@ class EvalSettings(EvalOptions):
     def folder(self, asked_by: str) -> Path:
         """Return the directory with the tasks' files. Raises InputError if there is none."""
         if self.data is None:
-            raise InputError(f"{asked_by}: needs the files of its tasks; name their directory with --data DIR")
+            raise InputError(f"{asked_by}: needs the files of its tasks: --data DIR says where they are")
         if not self.data.is_dir():
-            raise InputError(f"{self.data}: is no directory; name that of the tasks' files with --data DIR")
+            raise InputError(f"{self.data}: is no directory; --data DIR says where the tasks' files are")
         return self.data
