@@ -232,7 +232,7 @@ def test_killed_when_the_result_has_its_name_the_checkpoints_go_with_the_next_ca
 ) -> None:
     given, folder = settings(pair, corpus, tmp_path / "out"), folder_of(tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr("kept.commands.heal.clear", lambda *_: None)
+        patched.setattr("kept.commands.heal_run.remove_checkpoints", lambda *_: None)
         heal(given)
     assert [*folder.glob("step-*")]
     with pytest.raises(OutputError, match="exists already"):
