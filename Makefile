@@ -15,7 +15,7 @@ demo: $(READY)  ## set up, then convert, verify and show the model that comes al
 smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB) and convert it
 	$(BIN)/python demo/smollm2.py
 
-# Without network the tests marked `real` are skipped, without a GPU those marked `gpu`.
+# Without network the tests marked `real` are skipped.
 test: check  ## set up, then everything that CI checks
 	-$(BIN)/python demo/smollm2.py --fetch
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.process import BaseProcess
 
+pytestmark = pytest.mark.slow
+
 KILLS = 12
 """`make kills` kills 200 times."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from kept.distillation.settings import HealSettings
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.slow]
 
 KILLED = [-signal.SIGKILL]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kept.commands.heal_run import HealResult
     from kept.distillation.settings import HealSettings
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.slow]
 
 
 def write_texts(file: Path, words: list[str], count: int) -> Path:

@@ -22,7 +22,7 @@ from support.stored import read_json
 if TYPE_CHECKING:
     from click.testing import Result
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.slow]
 
 RECIPES = {file.stem: file for file in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
 

@@ -43,7 +43,7 @@ CASES = {
 TOKENS = some_tokens(2, 9, VOCABULARY)
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
+@pytest.fixture(params=CASES.values(), ids=CASES)  # type: ignore[call-overload, untyped-decorator]
 def program(request: pytest.FixtureRequest) -> Program:
     spec = plain_spec(3)
     spec = replace(spec, layers=tuple(replace(layer, mixer_norm=NORM, mlp_norm=NORM) for layer in spec.layers))
@@ -67,7 +67,7 @@ def test_an_absent_branch_is_one_that_adds_zero(program: Program) -> None:
         spec = with_layer(spec, index, **absent, **norms)
     whole = random_program(spec, seed=1)
     silent = {
-        name: replace(lazy, values=torch.zeros(lazy.shape, dtype=torch.float64)) if _closes(name) else lazy
+        name: replace(lazy, values=torch.zeros(lazy.shape, dtype=torch.float64)) if _closes(name) else lazy  # type: ignore[call-arg]
         for name, lazy in whole.weights.items()
         if name not in program.weights
     }

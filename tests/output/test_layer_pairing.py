@@ -20,7 +20,7 @@ from support.stored import change_json, read_json, write_readable
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.slow]
 
 STREAMS = {"kl": 0.0, "hidden": 1.0, "train": "all", "tokens": 128}
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MIXERS, RunningMean, RunningMeanModule)
+    monkeypatch.setitem(MIXERS, RunningMean, RunningMeanModule)  # type: ignore[misc]
 
 
 def with_gaps(spec: ir.Spec) -> ir.Spec:

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.passes.base import Pass
 
+pytestmark = pytest.mark.slow
+
 EXACT: tuple[Pass, ...] = (
     AffineTail(),
     CastTo("F64"),

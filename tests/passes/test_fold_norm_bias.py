@@ -12,6 +12,7 @@ from kept.ir.slots import readings
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_norm_bias import FoldNormBias
 from support.models import random_program
+from support.pass_contract import PassContract
 from support.pass_helpers import (
     GATED,
     LAYER_NORM,
@@ -100,3 +101,9 @@ def test_a_head_that_is_normalised_later_is_folded_first() -> None:
 def test_norms_without_bias_are_refused() -> None:
     said = refusal(FoldNormBias(), random_program(rms_spec()))
     assert said == "fold-norm-bias: norms: have no bias; leave this pass out"
+
+
+class TestFoldNormBias(PassContract):
+    rewrite = FoldNormBias()
+    works_on = SPECS
+    refused = rms_spec()

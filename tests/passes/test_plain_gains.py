@@ -13,6 +13,7 @@ from kept.ir.slots import norms
 from kept.passes.map_spec import map_norms
 from kept.passes.plain_gains import PlainGains
 from support.models import random_program
+from support.pass_contract import PassContract
 from support.pass_helpers import (
     LAYER_NORM,
     MIXER,
@@ -43,6 +44,9 @@ ODD = {
     "no gain": ir.Norm("layer", 1e-3, gain=False),
     "bias but no gain": ir.Norm("rms", 1e-3, gain=False, bias=True),
 }
+
+
+SPECS = {name: everywhere(norm) for name, norm in ODD.items()}
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -78,3 +82,9 @@ def test_plain_norms_are_refused() -> None:
 
 def test_a_place_without_a_norm_gets_none() -> None:
     assert PlainGains().requires(random_program(layer_spec(norm=ir.NO_NORM))) is not None
+
+
+class TestPlainGains(PassContract):
+    rewrite = PlainGains()
+    works_on = SPECS
+    refused = layer_spec()

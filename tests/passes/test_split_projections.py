@@ -14,6 +14,7 @@ from kept.ir.slots import slots
 from kept.ir.tensors import Stored
 from kept.passes.split_projections import SplitProjections
 from support.models import random_program
+from support.pass_contract import PassContract
 from support.pass_helpers import (
     GATED,
     MIXER,
@@ -91,3 +92,9 @@ def test_parts_of_stored_bytes_are_stored_bytes(tmp_path: Path) -> None:
 def test_split_projections_are_refused() -> None:
     said = refusal(SplitProjections(), random_program(layer_spec()))
     assert said == "split-projections: layers: have no fused projection; leave this pass out"
+
+
+class TestSplitProjections(PassContract):
+    rewrite = SplitProjections()
+    works_on = SPECS
+    refused = layer_spec()

@@ -7,6 +7,8 @@ import pytest
 
 from support.models import DATA, needs_data
 
+pytestmark = pytest.mark.slow
+
 Results = dict[str, dict[str, dict[str, float]]]
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from kept.distillation.train.backbone import BackboneOutput
 
+pytestmark = pytest.mark.slow
+
 HERE = Ranks(0, 1, torch.device("cpu"))
 
 
