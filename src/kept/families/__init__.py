@@ -1,4 +1,27 @@
-"""The families that `kept` reads and writes, by the `model_type` of their config."""
+"""The families that `kept` reads and writes, by the `model_type` of their config.
+
+A family is a table: `items` map config keys to facts of the spec, `entries` map stored tensors to its slots. Most of it
+is parts that families share (`families.parts`, `families.items`, `families.entries`), with the family's own key names,
+tensor names and defaults:
+
+    NAME = Family(
+        name="name",
+        architecture="NameForCausalLM",
+        items=(
+            *sizes(default_context=4096),
+            *attention(head_dim=WIDTH_OVER_HEADS),
+            *mlp(activation("silu")),
+            *rms_norms(default=1e-5),
+            Rotary(),
+            tied_head(),
+            SpecialTokens(bos=1, eos=2),
+        ),
+        entries=llama_entries(mlp=mlp_entries("model.layers.{i}.feed_forward", gate="w1", up="w3", down="w2")),
+    )
+
+An entry of a branch names the kind of its operation: `layers.*.mixer.attention.q.weight`. So layers may have mixers of
+different kinds, and the same slot may have another stored name in each kind, or in each layer (`Entry.when`).
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kept.families.config import Config
 
-OTHERS = {
+OTHER_MODELS = {
     "SequenceClassification": "a sequence classifier",
     "TokenClassification": "a token classifier",
     "QuestionAnswering": "an extractive question-answering model",
@@ -73,11 +73,11 @@ def named(config: Config) -> list[str]:
     return names
 
 
-def code(config: Config) -> str | None:
+def remote_class(config: Config) -> str | None:
     """Return the remote-code class of the causal language model, as `module.Class`; None without one."""
-    stated = config.get("auto_map")
-    own = stated.get(AUTO) if isinstance(stated, dict) else None
-    return own if isinstance(own, str) else None
+    classes = config.get("auto_map")
+    found = classes.get(AUTO) if isinstance(classes, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def check_classes(config: Config, family: HasClasses, *, tied: bool) -> None:
@@ -85,32 +85,32 @@ def check_classes(config: Config, family: HasClasses, *, tied: bool) -> None:
 
     The base-model class is accepted if the head is tied, since its checkpoint then holds every weight.
     """
-    names, own = named(config), code(config)
-    known = {*family.architectures, *((family.bare,) if tied else ())}
-    if names and not any(_same(name, known) for name in names):
+    names, remote = named(config), remote_class(config)
+    accepted = {*family.architectures, *((family.bare,) if tied else ())}
+    if names and not any(_same(name, accepted) for name in names):
         raise CheckpointError(f"{config.where}: architectures names {names[0]!r}, {_reason(names[0], family)}")
-    if own is not None and not _same(own.rpartition(".")[2], known):
-        raise CheckpointError(f"{config.where}: auto_map names {own!r}, {_reason(own, family)}")
+    if remote is not None and not _same(remote.rpartition(".")[2], accepted):
+        raise CheckpointError(f"{config.where}: auto_map names {remote!r}, {_reason(remote, family)}")
 
 
 def code_note(config: Config, family: HasClasses) -> str | None:
     """Return a note if `auto_map` names remote code for a family that transformers implements; None otherwise."""
-    own = code(config)
-    if own is None or not family.stock:
+    remote = remote_class(config)
+    if remote is None or not family.stock:
         return None
     return (
-        f"{config.where}: auto_map names {own}; kept never runs remote code and reads the model as transformers' own "
-        f"{family.architecture} does without trust_remote_code"
+        f"{config.where}: auto_map names {remote}; kept never runs remote code and reads the model as transformers' "
+        f"own {family.architecture} does without trust_remote_code"
     )
 
 
-def _same(name: str, known: set[str]) -> bool:
-    """Whether a class name is among the known ones, ignoring case: some releases write LLaMAForCausalLM."""
-    return name.lower() in {one.lower() for one in known}
+def _same(name: str, accepted: set[str]) -> bool:
+    """Whether a class name is an accepted one, ignoring case: some releases write LLaMAForCausalLM."""
+    return name.lower() in {one.lower() for one in accepted}
 
 
 def _reason(name: str, family: HasClasses) -> str:
-    kind = next((words for ending, words in OTHERS.items() if name.endswith(ending)), None)
+    kind = next((kind for suffix, kind in OTHER_MODELS.items() if name.endswith(suffix)), None)
     if kind is None and _same(name, {family.bare}):
         kind = "the base model without an LM head"
     if kind is not None:

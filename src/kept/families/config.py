@@ -1,4 +1,4 @@
-"""A checkpoint's config.json with typed access: wrong types and sizes are named, never crash later."""
+"""A checkpoint's config.json with typed access: a value of a wrong type or size is an error that names its key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LARGEST = (1 << 31) - 1
-"""No size in a config is larger: a cap so that a damaged config cannot ask for absurd memory."""
+"""Limit on sizes, so that a damaged config cannot ask for absurd memory."""
 
 
 @dataclass(frozen=True)
@@ -35,35 +35,35 @@ class Config:
         return key in self.keys
 
     def size(self, key: str, default: int | None = None, largest: int = LARGEST) -> int:
-        """A positive integer."""
+        """Return a positive integer. Raises CheckpointError for anything else, as all these methods do."""
         value = self._present(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
             raise self.wrong(key, f"a positive integer of at most {largest}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number that is not negative."""
+        """Return a finite number that is not negative."""
         value = self._present(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise self.wrong(key, "a number that is not negative")
         return float(value)
 
     def positive(self, key: str, default: float | None = None) -> float:
-        """A finite number above 0."""
+        """Return a finite number above 0."""
         value = self.number(key, default)
         if value == 0:
             raise self.wrong(key, "a number above 0")
         return value
 
     def flag(self, key: str, default: bool | None = None) -> bool:  # noqa: FBT001 - mirrors size and number
-        """True or false."""
+        """Return true or false."""
         value = self._present(key, default)
         if not isinstance(value, bool):
             raise self.wrong(key, "true or false")
         return value
 
     def section(self, key: str) -> Config:
-        """A nested object; empty where absent."""
+        """Return a nested object; an empty one if the key is absent."""
         value = self.get(key)
         if value is None:
             value = {}
@@ -72,11 +72,11 @@ class Config:
         return Config(value, f"{self.where}: {key}")
 
     def wrong(self, key: str, wanted: str) -> CheckpointError:
-        """The error for a value of the wrong kind."""
+        """Return the error for the value of a key; `wanted` completes "it must be"."""
         return self.wrong_value(key, self.get(key), wanted)
 
     def wrong_value(self, key: str, value: object, wanted: str) -> CheckpointError:
-        """The same for a value that may be a default or stand elsewhere."""
+        """Return the error for a value that is a default, or that another key holds."""
         try:
             shown = repr(value)
         except ValueError:  # Python does not print whole numbers of thousands of digits

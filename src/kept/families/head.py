@@ -35,7 +35,7 @@ class HeadItem:
 
     def settle(self, spec: Spec, tensors: Mapping[str, Lazy]) -> tuple[Spec, Mapping[str, Lazy]]:
         """Return the spec and tensors with one head. Raises CheckpointError if the choice is ambiguous."""
-        return self._tied(spec, tensors) if spec.head.tied else self._own(spec, tensors)
+        return self._tied(spec, tensors) if spec.head.tied else self._untied(spec, tensors)
 
     def note(self, spec: Spec, tensors: Mapping[str, Lazy]) -> str | None:
         """Return a note if a stored head is ignored because the family ties it by default; None otherwise."""
@@ -63,7 +63,7 @@ class HeadItem:
             )
         return spec, rest
 
-    def _own(self, spec: Spec, tensors: Mapping[str, Lazy]) -> tuple[Spec, Mapping[str, Lazy]]:
+    def _untied(self, spec: Spec, tensors: Mapping[str, Lazy]) -> tuple[Spec, Mapping[str, Lazy]]:
         if self.head in tensors:
             if self.tie:
                 raise CheckpointError(f"{self.head}: is stored, and the config does not tie it; remove --tie")

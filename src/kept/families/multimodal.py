@@ -53,28 +53,28 @@ def is_multimodal(config: Mapping[str, Any]) -> bool:
     return isinstance(config.get("text_config"), dict)
 
 
-def text_part(config: Mapping[str, Any], tensors: Mapping[str, Lazy], known: Collection[str]) -> TextPart:
-    """Return the text model of a multimodal checkpoint. `known` are the model types that kept reads.
+def text_part(config: Mapping[str, Any], tensors: Mapping[str, Lazy], families: Collection[str]) -> TextPart:
+    """Return the text model of a multimodal checkpoint. `families` are the model types that kept reads.
 
     Raises CheckpointError if the text model is not of a known type, or the multimodal model is not in `PLAIN`.
     """
     text: dict[str, Any] = config["text_config"]
-    whole, own = config.get("model_type"), text.get("model_type")
-    if whole not in PLAIN or own not in known:
+    whole, inner = config.get("model_type"), text.get("model_type")
+    if whole not in PLAIN or inner not in families:
         raise CheckpointError(
-            f"config.json: model_type {whole!r} is multimodal, with a text model of type {own!r}; kept reads the text "
-            f"model of {', '.join(PLAIN)} if its own model_type is one that kept reads"
+            f"config.json: model_type {whole!r} is multimodal, with a text model of type {inner!r}; kept reads the "
+            f"text model of {', '.join(PLAIN)} if its own model_type is one that kept reads"
         )
-    named = {_own_name(name): tensor for name, tensor in tensors.items()}
+    named = {_name_in_text_model(name): tensor for name, tensor in tensors.items()}
     found = {name: tensor for name, tensor in named.items() if name is not None}
     # transformers 4 and 5 read different flags: either one ties, and the family checks a stored head against it.
     tied = HEAD not in found or True in (config.get(TIED), text.get(TIED))
     shared = {key: config[key] for key in SHARED if config.get(key) is not None}
-    others = sorted({_group(name) for name in tensors if _own_name(name) is None})
+    others = sorted({_group(name) for name in tensors if _name_in_text_model(name) is None})
     return TextPart({**text, **shared, TIED: tied}, found, tuple(others))
 
 
-def _own_name(name: str) -> str | None:
+def _name_in_text_model(name: str) -> str | None:
     """Return a tensor's name in the text model; None for a tensor of another part."""
     found = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
     return None if found is None else PREFIXES[found] + name.removeprefix(found)

@@ -216,8 +216,8 @@ SHAPING = {
 
 def unknown(config: Config, family: str) -> Iterator[str]:
     """Yield the keys of a config, sorted, that no item has read and no list of harmless keys contains."""
-    known = {*ANYWHERE, *WITHOUT_EFFECT.get(family, ())}
-    yield from sorted(key for key in config.keys if key not in config.read | known and not key.startswith("_"))
+    harmless = {*ANYWHERE, *WITHOUT_EFFECT.get(family, ())}
+    yield from sorted(key for key in config.keys if key not in config.read | harmless and not key.startswith("_"))
 
 
 def check_unknown(config: Config, family: str) -> None:

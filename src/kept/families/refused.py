@@ -1,4 +1,4 @@
-"""Models whose names are known and that are not read: why, and what to do instead."""
+"""Model types that are recognised and refused: the reason, and what to do instead."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ REFUSED: dict[str, str] = {
     "minicpm3": "compresses keys and values (MLA), which is not read; transformers has a class for it",
     "nemotron-nas": "leaves attention or MLP out of some layers, which is not read; take a model before its search",
 }
-"""By `model_type`: the rest of a sentence that begins with it."""
+"""The reason for each `model_type`, as a phrase whose subject is the model type."""

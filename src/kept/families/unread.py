@@ -43,7 +43,7 @@ FULL = "full_attention"
 """The entry of `layer_types` for a layer without a sliding window."""
 
 
-def check_unread(config: Config, known: Facts) -> None:
+def check_unread(config: Config, facts: Facts) -> None:
     """Raise CheckpointError for a key that no item has read and that changes the output of transformers."""
     for key in QUANTISED:
         if config.get(key):
@@ -52,16 +52,16 @@ def check_unread(config: Config, known: Facts) -> None:
         if key not in config.read and not _is_one_of(config.get(key), values):
             raise config.wrong(key, wanted)
     if "sliding_window" not in config.read:
-        _check_window(config, known)
+        _check_window(config, facts)
 
 
-def _check_window(config: Config, known: Facts) -> None:
+def _check_window(config: Config, facts: Facts) -> None:
     """Raise CheckpointError for a sliding window: transformers' KV cache applies it, whatever the layers do."""
     size, types = config.get("sliding_window"), config.get("layer_types")
-    if size is not None and (type(size) is not int or size < known["context"]):
-        wanted = f"null or at least the context, {known['context']}: this family attends to all tokens"
+    if size is not None and (type(size) is not int or size < facts["context"]):
+        wanted = f"null or at least the context, {facts['context']}: this family attends to all tokens"
         raise config.wrong("sliding_window", f"{wanted}, but transformers' KV cache would apply the window")
-    if types not in (None, [], [FULL] * known["depth"]):
+    if types not in (None, [], [FULL] * facts["depth"]):
         raise config.wrong("layer_types", f"{FULL} for every layer: the layers of this family attend to all tokens")
 
 
@@ -101,13 +101,13 @@ def _quantised(config: Config, key: str) -> str:
     return f"{config.where}: {key}: quantised weights ({_method(config.get(key), key)}) are not supported; {way_out}"
 
 
-def _method(stated: object, key: str) -> str:
+def _method(value: object, key: str) -> str:
     """Return the name of the quantisation method, at most 60 characters."""
-    told = stated if isinstance(stated, dict) else {}
+    section = value if isinstance(value, dict) else {}
     for name in ("quant_method", "quantization_method", "quant_algo"):
-        if isinstance(told.get(name), str):
-            return str(told[name][:60])
-    if any(name in told for name in ("load_in_4bit", "load_in_8bit")):
+        if isinstance(section.get(name), str):
+            return str(section[name][:60])
+    if any(name in section for name in ("load_in_4bit", "load_in_8bit")):
         return "bitsandbytes"
     by_key = {"compression_config": "compressed-tensors", "quantization": "mlx"}
     return by_key.get(key, "unnamed method")

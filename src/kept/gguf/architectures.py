@@ -63,9 +63,9 @@ class Architecture:
     `eps` is the config key of the norms' epsilon. `flags` maps config keys to tensor names; a key is true if the tensor
     is stored. `pairs` lists the parts (weight, bias) of the query and key projections whose rows the converter permuted
     to interleaved rotary pairs (see `HalfSplit`). `less_one` means that the converter added 1 to the norm gains.
-    `turns` is false for learned position embeddings instead of RoPE. `partial` is the config key of the rotary fraction
-    of a head. `more` are functions that return further config keys. `entries` are tensor names of this architecture,
-    which take precedence over `ENTRIES`.
+    `rotates` is false for learned position embeddings instead of RoPE. `partial` is the config key of the fraction of a
+    head that rotates. `more` are functions that return further config keys. `entries` are tensor names of this
+    architecture, which take precedence over `ENTRIES`.
     """
 
     family: str
@@ -75,7 +75,7 @@ class Architecture:
     less_one: bool = False
     names: Names = field(default_factory=Names)
     partial: str | None = None
-    turns: bool = True
+    rotates: bool = True
     more: tuple[More, ...] = ()
     entries: tuple[Entry, ...] = ()
 
@@ -203,7 +203,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "gpt2",
         eps="layer_norm_epsilon",
         names=Names("n_embd", "n_layer", "n_positions", "n_inner", "n_head"),
-        turns=False,
+        rotates=False,
     ),
     "gptneox": Architecture(
         "gpt_neox",

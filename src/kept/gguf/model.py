@@ -12,7 +12,7 @@ from kept.gguf.architectures import ARCHITECTURES, ENTRIES, IGNORED
 from kept.gguf.metadata import LARGEST, Metadata
 from kept.gguf.rope import scaling
 from kept.gguf.tensors import half_split, lazy, less_one
-from kept.gguf.tokenizer import special_ids
+from kept.gguf.vocabulary import special_ids
 from kept.ir.tensors import join, take_rows
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _config(architecture: Architecture, metadata: Metadata, tensors: Tensors) ->
         found["head_dim"] = metadata.size("attention.key_length")
     metadata.must_be("attention.value_length", (size,), "different sizes of keys and values are not supported")
     found |= _epsilon(architecture, metadata)
-    if architecture.turns:
+    if architecture.rotates:
         found |= _rotation(architecture, metadata, tensors, size or found[names.width] // heads)
     for more in architecture.more:
         found |= more(metadata, tensors)
