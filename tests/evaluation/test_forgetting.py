@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import kept
 from kept.cli.root import main
 from kept.errors import InputError
-from kept.evaluation.forgetting import Forgetting, Side, forgetting
+from kept.evaluation.forgetting import DomainsChange, Forgetting, forgetting
 from kept.evaluation.named_models import named_models
 from kept.evaluation.settings import EvalSettings
 from support.models import write_checkpoint
@@ -39,7 +39,7 @@ def found(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> Forge
     return made
 
 
-def side(of: Side | None) -> Side:
+def side(of: DomainsChange | None) -> DomainsChange:
     assert of is not None
     return of
 
@@ -52,11 +52,11 @@ def test_lower_is_learned_and_higher_is_forgotten() -> None:
     (method,) = made.methods
     assert made.unit == "token"
     learned, forgot = side(method.learned).mean, side(method.forgot).mean
-    assert learned.a("token").value == pytest.approx(0.8)
-    assert forgot.a("token").value == pytest.approx(0.6)
+    assert learned.per("token").value == pytest.approx(0.8)
+    assert forgot.per("token").value == pytest.approx(0.6)
     # The textbook's error of a mean of two paired differences: half of what they are apart.
-    assert learned.a("token").error == pytest.approx(0.2)
-    assert forgot.a("token").error == pytest.approx(0.1)
+    assert learned.per("token").error == pytest.approx(0.2)
+    assert forgot.per("token").error == pytest.approx(0.1)
     assert learned.byte.value == pytest.approx(0.8 * TOKENS / BYTES)
     before, after = side(method.forgot).domains[0].perplexity
     assert (before, after) == pytest.approx((math.exp(1.1), math.exp(1.7)))
@@ -97,8 +97,8 @@ def test_the_mean_is_over_domains() -> None:
     assert made is not None
     (method,) = made.methods
     assert method.learned is None
-    assert side(method.forgot).mean.a("token").value == pytest.approx(0.65)
-    assert side(method.forgot).mean.a("token").error < side(method.forgot).domains[0].nats.a("token").error
+    assert side(method.forgot).mean.per("token").value == pytest.approx(0.65)
+    assert side(method.forgot).mean.per("token").error < side(method.forgot).domains[0].nats.per("token").error
     assert method.verdict == "forgot en, ko"
 
 
@@ -131,7 +131,7 @@ def test_three_models(models: list[Path], files: dict[str, Path], tmp_path: Path
     costs = {row.name: row for row in made.rows if row.metric == "perplexity"}
     for n, method in enumerate(made.forgetting.methods, 1):
         values = [math.log(one.value) for one in costs["code"].models]
-        assert side(method.learned).mean.a("token").value == pytest.approx(values[0] - values[n])
+        assert side(method.learned).mean.per("token").value == pytest.approx(values[0] - values[n])
         assert side(method.forgot).domains[0].perplexity[1] == costs["prose"].models[n].value
     assert {len(row.differences) for row in made.rows if row.models} == {2}
     same = [row for row in made.rows if row.metric == "same token chosen"]

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lazy_loader
 import pytest
 
 import kept
@@ -154,6 +155,7 @@ def copied() -> Iterator[Path]:
     """A copy of the package that every user can read."""
     place = Path(tempfile.mkdtemp(prefix="kept-test-"))
     shutil.copytree(Path(kept.__file__).parent, place / "kept", ignore=shutil.ignore_patterns("__pycache__", "demo"))
+    shutil.copytree(Path(lazy_loader.__file__).parent, place / "lazy_loader")  # what importing kept needs
     shutil.copy(Path(__file__).parent / "jail_runner.py", place)
     place.chmod(0o755)
     yield place

@@ -310,10 +310,10 @@ def test_a_share_of_what_two_models_differ_by_has_its_own_error(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"unit": "letter"}, "'letter' is no unit"),
+        ({"unit": "letter"}, "it should be 'token' or 'byte'"),
         ({"methods": []}, "models have the same domains"),
-        ({"methods": [{}]}, "no 'learned'"),
-        ({"unit": []}, "[] is no unit"),
+        ({"methods": [{}]}, "forgetting.methods.0.model: is missing"),
+        ({"unit": []}, "forgetting.unit: is [], it should be"),
     ],
 )
 def test_a_damaged_table_of_forgetting_is_one_line(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

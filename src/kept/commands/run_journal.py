@@ -1,13 +1,15 @@
-"""What the steps of a recipe were asked and read, as they were finished: none is done again without need."""
+"""The journal of a run of steps: what each step was asked and read. A finished step is not done again."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.json_file import read_json, to_json
+from kept.checkpoint.json_model import JsonModel
 from kept.checkpoint.small_files import refused, sync_directory, write_whole
 from kept.checkpoint.staging import JOURNAL
 from kept.errors import CheckpointError
@@ -17,7 +19,6 @@ from kept.output.input_files import input_files, size_and_mtime
 from kept.output.record import RECORD
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from kept.commands.recipe_steps import RecipeStep, StepRecipe
@@ -29,11 +30,31 @@ ENDED = ".kept-run.json"
 """File of notes in the published result. It exists until the run's directory has been removed."""
 
 
-class RunJournal:
-    """Which steps are finished, of what they were asked and of what files: a note for each, in order.
+class StepNote(JsonModel):
+    """A step that was begun: the version of kept, the step's keys, and size and mtime of each file that it read."""
 
-    The first step that differs from its note, and all behind it, are done again. Reading a step's files happens when
-    its turn comes, so that what an earlier step wrote anew is another file.
+    kept: str
+    do: str
+    asked: Mapping[str, Any]
+    reads: Mapping[str, Mapping[str, tuple[int, int]]]
+    done: bool = False
+
+    def same(self, other: StepNote) -> bool:
+        """Return whether both notes are of the same step on the same files."""
+        return self.model_copy(update={"done": other.done}) == other.model_copy(update={"done": other.done})
+
+
+class JournalFile(JsonModel):
+    """The content of a journal's file: a note for each step that was begun, in order."""
+
+    steps: tuple[StepNote, ...]
+
+
+class RunJournal:
+    """The steps that are finished, with a note for each, in order.
+
+    The first step that differs from its note, and all behind it, are done again. A step's files are looked at when its
+    turn comes, so that a file that an earlier step wrote anew counts as another file.
     """
 
     def __init__(self, asked: StepRecipe) -> None:
@@ -42,16 +63,16 @@ class RunJournal:
         self.file = self.folder / NOTES
         found = _read(self.file)
         self.damaged = found is None and self.file.exists()  # the origin of the step directories is then unknown
-        self.notes: list[Any] = found or []
+        self.notes: list[StepNote] = [*(found or ())]
 
     def finished(self, step: RecipeStep) -> bool:
         """Whether a step is done and all that it read is as it was. Forgets it, and those behind it, where not."""
         note = self._note(step)
-        if note is None or not _same(note, _asks(step)):
+        if note is None or not note.same(_note_of(step)):
             self._forget(step)
             return False
         if step.out is None:
-            return note.get("done") is True and all(file.is_file() for file in step.made)
+            return note.done and all(file.is_file() for file in step.made)
         if not step.out.is_dir():
             return False
         (step.out / JOURNAL).unlink(missing_ok=True)  # an output has its name when it is finished
@@ -61,12 +82,12 @@ class RunJournal:
         """Note a step that begins, unless an interrupted run has; what is behind it is no news any more."""
         del self.notes[step.number :]
         if self._note(step) is None:
-            self.notes.append({**_asks(step), "done": False})
+            self.notes.append(_note_of(step))
         self._write()
 
     def end(self) -> None:
         """Note that the last step is done."""
-        self.notes[-1]["done"] = True
+        self.notes[-1] = self.notes[-1].model_copy(update={"done": True})
         self._write()
 
     def publish(self) -> None:
@@ -74,14 +95,16 @@ class RunJournal:
         last, out = self.asked.last.out, self.asked.out
         assert last is not None, "it writes"
         with refused(out):
-            write_whole(last / ENDED, to_json({"steps": self.notes}))
+            write_whole(last / ENDED, self._content())
             sync_directory(last)
             last.rename(out)
             sync_directory(out.parent)
 
-    def _note(self, step: RecipeStep) -> dict[str, Any] | None:
-        note = self.notes[step.number - 1] if step.number <= len(self.notes) else None
-        return note if isinstance(note, dict) else None
+    def _note(self, step: RecipeStep) -> StepNote | None:
+        return self.notes[step.number - 1] if step.number <= len(self.notes) else None
+
+    def _content(self) -> bytes:
+        return to_json(JournalFile(steps=tuple(self.notes)).table())
 
     def _forget(self, step: RecipeStep) -> None:
         """Remove what this step and those behind it wrote."""
@@ -94,48 +117,43 @@ class RunJournal:
 
     def _write(self) -> None:
         with refused(self.folder):
-            write_whole(self.file, to_json({"steps": self.notes}))
+            write_whole(self.file, self._content())
 
 
-def _read(file: Path) -> list[Any] | None:
+def _read(file: Path) -> tuple[StepNote, ...] | None:
     """Return the notes in a file; None if there are none or they cannot be read."""
     try:
-        found = read_json(file).get("steps")
+        return JournalFile.parse(read_json(file), file, "the journal", "remove it").steps
     except CheckpointError:
         return None
-    return found if isinstance(found, list) else None
 
 
 def is_ended(asked: StepRecipe) -> bool:
     """Return whether a run of the same recipe was killed after it published its result and before it cleaned up."""
-    notes = _read(asked.out / ENDED) or []
-    words = [{key: note.get(key) for key in ("do", "asked")} for note in notes if isinstance(note, dict)]
-    return bool(words) and words == [_plain({"do": step.do, "asked": step.table}) for step in asked.steps]
+    notes = _read(asked.out / ENDED) or ()
+    before = [(note.do, note.asked) for note in notes]
+    return bool(before) and before == [(step.do, _plain(step.table)) for step in asked.steps]
 
 
-def _same(note: Mapping[str, Any], asks: Mapping[str, Any]) -> bool:
-    return all(note.get(key) == value for key, value in asks.items())
-
-
-def _asks(step: RecipeStep) -> dict[str, Any]:
-    """What makes two runs of a step the same: the words of its recipe, and each file that it reads."""
+def _note_of(step: RecipeStep) -> StepNote:
+    """Return the note of a step that begins. Equal notes are of equal steps on unchanged files."""
     reads = {str(path): _model_files(path) for path in step.models.values()}
     reads |= {str(path): _files(path) for path in step.files.values()}
-    return _plain({"kept": version("kept"), "do": step.do, "asked": step.table, "reads": reads})
+    return StepNote(kept=version("kept"), do=step.do, asked=_plain(step.table), reads=reads, done=False)
 
 
-def _plain(asks: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy in its JSON form."""
-    plain: dict[str, Any] = json.loads(json.dumps(asks, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(table, default=str))
     return plain
 
 
-def _model_files(path: Path) -> dict[str, Sequence[int]]:
+def _model_files(path: Path) -> dict[str, tuple[int, int]]:
     opened = open_model(local(path), tie=False)  # the files do not depend on the head that is used
     record = opened.path / RECORD
     return {file.name: size_and_mtime(file) for file in (*input_files(opened), record) if file.is_file()}
 
 
-def _files(path: Path) -> dict[str, Sequence[int]]:
+def _files(path: Path) -> dict[str, tuple[int, int]]:
     found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return {str(file.relative_to(path.parent)): size_and_mtime(file) for file in found}

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kept.checkpoint.json_model import Number  # noqa: TC001 - pydantic evaluates the annotation
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,12 +22,12 @@ if TYPE_CHECKING:
 class Figure:
     """A number and its standard error, which is NaN where one item cannot tell it."""
 
-    value: float
-    error: float
+    value: Number
+    error: Number
 
     @property
-    def told(self) -> bool:
-        """Whether it is further from zero than twice its standard error; never where that is not known."""
+    def significant(self) -> bool:
+        """Whether it differs from zero by more than two standard errors; False if the error is not known."""
         return abs(self.value) > 2 * self.error
 
 

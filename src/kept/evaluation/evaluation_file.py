@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.json_file import MOST_IN_RESULTS, finite, read_json, to_json
 from kept.checkpoint.output_path import check_no_checkpoint, check_replaceable
 from kept.checkpoint.small_files import refused, write_whole
-from kept.errors import CheckpointError
+from kept.errors import CheckpointError, InputError
+from kept.evaluation.evaluation_data import EvaluationFile
 from kept.naming import split_name
 
 if TYPE_CHECKING:
@@ -19,16 +21,34 @@ if TYPE_CHECKING:
 
 
 def table(found: Evaluation) -> dict[str, Any]:
-    """All of it, with null for NaN and infinity, which JSON does not have."""
+    """Return an evaluation as plain data, with None for NaN and Inf."""
     settings = {**asdict(found.settings), "texts": {name: str(file) for name, file in found.settings.texts.items()}}
     settings["data"] = None if found.settings.data is None else str(found.settings.data)
-    rows = [asdict(row) for row in found.rows]
-    models = [asdict(model) for model in found.models]
-    learned = None if found.forgetting is None else asdict(found.forgetting)
-    whole = {"models": models, "settings": settings, "rows": rows, "texts": dict(found.texts), "forgetting": learned}
-    out: dict[str, Any] = finite(whole)
-    return out
+    content = {
+        "models": [asdict(model) for model in found.models],
+        "settings": settings,
+        "rows": [asdict(row) for row in found.rows],
+        "texts": dict(found.texts),
+        "forgetting": None if found.forgetting is None else asdict(found.forgetting),
+    }
+    return EvaluationFile.model_validate_json(json.dumps(finite(content))).table()
 
+
+def read(file: Path) -> EvaluationFile:
+    """Return the content of a file that `kept eval --out` wrote.
+
+    Raises InputError if it does not exist, CheckpointError naming what is wrong with it.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; kept eval --out writes it")
+    try:
+        content = read_json(file, MOST_IN_RESULTS)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {WAY_OUT}") from None
+    return EvaluationFile.parse(content, file, "the evaluation", WAY_OUT)
+
+
+WAY_OUT = "make it again with kept eval --out"
 
 KEYS = {"models", "settings", "rows", "texts"}
 """Keys by which a JSON file is recognised as an evaluation."""

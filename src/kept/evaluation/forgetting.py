@@ -24,14 +24,14 @@ Unit = Literal["token", "byte"]
 
 
 @dataclass(frozen=True)
-class Nats:
-    """What was learned or forgotten: nats a token, which is None where tokens do not compare, and nats a byte."""
+class NatsChange:
+    """A change in nats per token (None if the tokens of two models do not compare) and in nats per byte."""
 
     token: Figure | None
     byte: Figure
 
-    def a(self, unit: Unit) -> Figure:
-        """The figure of a unit."""
+    def per(self, unit: Unit) -> Figure:
+        """Return the figure per `unit`."""
         found = self.token if unit == "token" else self.byte
         assert found is not None, unit
         return found
@@ -39,28 +39,38 @@ class Nats:
 
 @dataclass(frozen=True)
 class DomainChange:
-    """What became of one domain; `perplexity` is that before and after."""
+    """The change of one domain; `perplexity` is the one before and the one after."""
 
     domain: str
-    nats: Nats
+    nats: NatsChange
     perplexity: tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Side:
-    """What became of all new or of all old domains, and the mean over them."""
+class DomainsChange:
+    """The changes of all new or of all old domains, and their mean."""
 
     domains: tuple[DomainChange, ...]
-    mean: Nats
+    mean: NatsChange
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the domains."""
+        return tuple(one.domain for one in self.domains)
+
+    @property
+    def changes(self) -> tuple[NatsChange, ...]:
+        """The mean, and the change of each domain."""
+        return (self.mean, *(one.nats for one in self.domains))
 
 
 @dataclass(frozen=True)
-class Method:
-    """One model against the first: None where no domain is new, or none old. `verdict` says what is beyond doubt."""
+class MethodForgetting:
+    """One model against the first. None: no domain is new, or none is old. `verdict` names significant changes."""
 
     model: str
-    learned: Side | None
-    forgot: Side | None
+    learned: DomainsChange | None
+    forgot: DomainsChange | None
     verdict: str
 
 
@@ -69,7 +79,16 @@ class Forgetting:
     """All models after the first, and the unit that compares for all of them."""
 
     unit: Unit
-    methods: tuple[Method, ...]
+    methods: tuple[MethodForgetting, ...]
+
+    def check(self) -> None:
+        """Raise ValueError if the models have different domains, or no figures in the unit."""
+        sides = [(one.learned, one.forgot) for one in self.methods]
+        if len({tuple(None if side is None else side.names for side in pair) for pair in sides}) != 1:
+            raise ValueError("models have the same domains")
+        changes = [change for pair in sides for side in pair if side is not None for change in side.changes]
+        if self.unit == "token" and any(change.token is None for change in changes):
+            raise ValueError("tokens do not compare")
 
 
 def forgetting(settings: EvalSettings, names: Sequence[str], texts: Texts) -> Forgetting | None:
@@ -86,11 +105,11 @@ def forgetting(settings: EvalSettings, names: Sequence[str], texts: Texts) -> Fo
         pairs = {domain: (found[0], found[n]) for domain, found in texts.items()}
         learned = _side(-1, {domain: pairs[domain] for domain in settings.new})
         forgot = _side(1, {domain: pairs[domain] for domain in settings.old})
-        methods.append(Method(name, learned, forgot, _verdict(unit, learned, forgot)))
+        methods.append(MethodForgetting(name, learned, forgot, _verdict(unit, learned, forgot)))
     return Forgetting(unit, tuple(methods))
 
 
-def _side(sign: int, pairs: Mapping[str, tuple[Found, Found]]) -> Side | None:
+def _side(sign: int, pairs: Mapping[str, tuple[Found, Found]]) -> DomainsChange | None:
     """`sign`: 1 where a higher cost counts, -1 where a lower one does."""
     if not pairs:
         return None
@@ -99,7 +118,7 @@ def _side(sign: int, pairs: Mapping[str, tuple[Found, Found]]) -> Side | None:
         DomainChange(domain, _nats([rise]), _perplexities(*pairs[domain]))
         for domain, rise in zip(pairs, rises, strict=True)
     ]
-    return Side(tuple(changes), _nats(rises))
+    return DomainsChange(tuple(changes), _nats(rises))
 
 
 def _rise(first: Found, other: Found) -> tuple[Estimate | None, Estimate]:
@@ -108,23 +127,23 @@ def _rise(first: Found, other: Found) -> tuple[Estimate | None, Estimate]:
     return a_token, paired(nats_a_byte(first), nats_a_byte(other))
 
 
-def _nats(rises: Sequence[tuple[Estimate | None, Estimate]]) -> Nats:
+def _nats(rises: Sequence[tuple[Estimate | None, Estimate]]) -> NatsChange:
     """The mean over domains."""
     tokens = [token for token, _ in rises if token is not None]
     a_token = average(tokens).figure if len(tokens) == len(rises) else None
-    return Nats(a_token, average([byte for _, byte in rises]).figure)
+    return NatsChange(a_token, average([byte for _, byte in rises]).figure)
 
 
 def _perplexities(first: Found, other: Found) -> tuple[float, float]:
     return text_estimates(first)["perplexity"].value, text_estimates(other)["perplexity"].value
 
 
-def _verdict(unit: Unit, learned: Side | None, forgot: Side | None) -> str:
+def _verdict(unit: Unit, learned: DomainsChange | None, forgot: DomainsChange | None) -> str:
     """What differs by more than twice its standard error, in words; empty where nothing does."""
     said = []
     for side, more, less in ((learned, "learned", "worse at"), (forgot, "forgot", "better at")):
-        told = [] if side is None else [c for c in side.domains if c.nats.a(unit).told]
+        told = [] if side is None else [c for c in side.domains if c.nats.per(unit).significant]
         for word, sign in ((more, 1), (less, -1)):
-            domains = [c.domain for c in told if sign * c.nats.a(unit).value > 0]
+            domains = [c.domain for c in told if sign * c.nats.per(unit).value > 0]
             said += [f"{word} {', '.join(domains)}"] * bool(domains)
     return "; ".join(said)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kept.errors import InputError
-from kept.evaluation.estimate import Estimate, Figure, average, difference
+from kept.evaluation.estimate import Estimate, average, difference
+from kept.evaluation.evaluation_data import EvaluatedModel, EvaluationRow
 from kept.evaluation.forgetting import Forgetting, forgetting
 from kept.evaluation.measurements import MeasurementPlan, pieces
 from kept.evaluation.named_models import named_models
@@ -25,35 +26,6 @@ if TYPE_CHECKING:
     from kept.loaded import LoadedModel
 
     Found = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class EvaluatedModel:
-    """A model that was measured: its name, family and dtype, and the sum of its files."""
-
-    name: str
-    family: str
-    dtype: str
-    identity: str
-
-
-@dataclass(frozen=True)
-class EvaluationRow:
-    """One metric of one piece.
-
-    `models` has a figure for each model, and `differences` for each after the first what it is less the first, over the
-    same items. `agreements` has instead, for each after the first, a figure of the two together; None where they do not
-    compare. `detail`: another metric than the one that counts, or one of very many tasks.
-    """
-
-    part: str
-    name: str
-    metric: str
-    items: int
-    models: tuple[Figure, ...] = ()
-    differences: tuple[Figure, ...] = ()
-    agreements: tuple[Figure | None, ...] = ()
-    detail: bool = False
 
 
 @dataclass(frozen=True)

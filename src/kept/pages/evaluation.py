@@ -1,4 +1,4 @@
-"""What `kept eval` measured: domains, positions, pass keys, agreement and tasks, of one model or of several."""
+"""The sections of the report about an evaluation: domains, positions, pass keys, agreement and tasks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
-from kept.errors import CheckpointError, InputError
 from kept.evaluation.estimate import Figure
+from kept.evaluation.evaluation_file import read
 from kept.formatting import percent, uncertain
-from kept.json_values import blamed, listed, mapped, number, text, whole
 from kept.pages import forgetting
 from kept.pages.blocks import (
     DRAWN,
@@ -35,7 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    Found = Mapping[str, Any]
+    from kept.evaluation.evaluation_data import EvaluationFile, EvaluationRow
+
+    Texts = tuple[tuple[str, ...], ...]
+    """The texts of one model: for each item its prompt and continuation, or its answers turn by turn."""
 
 SHOWN = 4
 """Texts of each kind that are shown; the file has all."""
@@ -53,23 +54,10 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class ReportRow:
-    """One metric: a figure for each model, and what those after the first differ by from it, or how far they agree."""
+class EvaluationSections:
+    """An evaluation as parts of a page: title, most important figures, all figures, and texts of the models.
 
-    part: str
-    name: str
-    metric: str
-    items: int
-    models: tuple[Figure, ...]
-    differences: tuple[Figure, ...]
-    agreements: tuple[Figure | None, ...]
-
-
-@dataclass(frozen=True)
-class EvaluationFile:
-    """An evaluation as parts of a page: its title, what counts most, everything, and what models wrote.
-
-    `forgetting`: what was learned and forgotten, where domains are old or new.
+    `forgetting`: what was learned and forgotten; empty if no domain is old or new.
     """
 
     title: str
@@ -79,53 +67,51 @@ class EvaluationFile:
     pairs: tuple[tuple[str, TextPairs], ...]
 
 
-def read(file: Path) -> EvaluationFile:
-    """What is in a file of `kept eval`. Raises InputError where it is not there, CheckpointError for another."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; kept eval --out writes it")
-    try:
-        found = read_json(file, MOST_IN_RESULTS)
-    except CheckpointError as error:
-        why = str(error).removeprefix(f"{file}: ")
-        raise CheckpointError(f"{file}: is not what kept eval --out wrote ({why}); make it again") from None
-    with blamed(file, "the evaluation", "make it again with kept eval --out"):
-        who = tuple(text(mapped(model)["name"]) for model in listed(found["models"]))
-        rows = [_row(row, len(who)) for row in map(mapped, listed(found["rows"])) if not row["detail"]]
-        blocks = (Paragraph(_described(found)), *_blocks(rows, who))
-        learned = () if found["forgetting"] is None else forgetting.blocks(mapped(found["forgetting"]), who[0])
-        pairs = tuple(_pairs(mapped(found["texts"]), who))
-        return EvaluationFile(_enumerated(who), tuple(_facts(rows, who)), blocks, learned, pairs)
+def sections(file: Path) -> EvaluationSections:
+    """Return the parts of a page about a file of `kept eval`.
+
+    Raises InputError if the file does not exist, CheckpointError if it is something else.
+    """
+    found = read(file)
+    who = tuple(model.name for model in found.models)
+    rows = [row for row in found.rows if not row.detail]
+    return EvaluationSections(
+        title=_enumerated(who),
+        facts=tuple(_facts(rows, who)),
+        blocks=(Paragraph(_models_in_words(found)), *_blocks(rows, who)),
+        forgetting=() if found.forgetting is None else forgetting.blocks(found.forgetting, who[0]),
+        pairs=tuple(_pairs(found.texts, who)),
+    )
 
 
-def _facts(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Fact]:
+def _facts(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Fact]:
     """How much perplexity each domain lost, of up to three, in the one model that is compared."""
     lost = [row for row in rows if row.part == "text" and row.metric == "perplexity" and len(who) == 2]
     return (Fact(f"{_relative(row)[0].value:+.3g} %", f"perplexity, {row.name}") for row in lost[:3])
 
 
-def _blocks(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
+def _blocks(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
     for part, mine in groupby(rows, key=lambda row: row.part):
         yield Heading(TITLES.get(part, part))
         yield from PARTS.get(part, _tasks)([*mine], who)
 
 
-def _pairs(texts: Found, who: Sequence[str]) -> Iterator[tuple[str, TextPairs]]:
-    """What the first model wrote and what each other did: a title, and some of the texts side by side."""
-    for name, written in texts.items():
-        source, *outputs = (listed(one) for one in listed(written))
+def _pairs(texts: Mapping[str, tuple[Texts, ...]], who: Sequence[str]) -> Iterator[tuple[str, TextPairs]]:
+    """Yield a title and some texts of the first model beside those of each other model."""
+    for name, (source, *outputs) in texts.items():
         for other, output in zip(who[1:], outputs, strict=True):
-            each = (pair for n, two in enumerate(zip(source, output, strict=True), 1) for pair in _written(n, *two))
+            both = zip(source, output, strict=False)
+            each = (pair for n, (ours, theirs) in enumerate(both, 1) for pair in _text_pairs(n, ours, theirs))
             title = name if len(who) == 2 else f"{name}, {other}"
             yield title, TextPairs((who[0], other), tuple(islice(each, SHOWN)))
 
 
-def _written(n: int, source: object, output: object) -> Iterator[TextPair]:
-    """A prompt with two continuations, or the answers of two models to the turns of one question."""
-    ours, theirs = [text(one) for one in listed(source)], [text(one) for one in listed(output)]
-    if ours[:1] == theirs[:1] and len(ours) == 2:
+def _text_pairs(n: int, ours: Sequence[str], theirs: Sequence[str]) -> Iterator[TextPair]:
+    """Yield a prompt with two continuations, or the answers of two models to each turn of a question."""
+    if ours[:1] == theirs[:1] and len(ours) == len(theirs) == 2:
         yield TextPair(_cut(ours[0]), _cut(ours[1]), _cut(theirs[1]))
         return
-    for turn, (a, b) in enumerate(zip(ours, theirs, strict=True), 1):
+    for turn, (a, b) in enumerate(zip(ours, theirs, strict=False), 1):
         yield TextPair(f"[question {n}, turn {turn}] ", _cut(a), _cut(b))
 
 
@@ -136,34 +122,12 @@ def _cut(written: str) -> str:
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 
-def _row(row: Found, models: int) -> ReportRow:
-    """One metric. Raises ValueError where it is not of as many models."""
-    found = ReportRow(
-        text(row["part"]),
-        text(row["name"]),
-        text(row["metric"]),
-        whole(row["items"]),
-        tuple(_figure(one) for one in listed(row["models"])),
-        tuple(_figure(one) for one in listed(row["differences"])),
-        tuple(None if one is None else _figure(one) for one in listed(row["agreements"])),
-    )
-    counts = len(found.models), len(found.differences), len(found.agreements)
-    if counts not in {(models, models - 1, 0), (0, 0, models - 1)}:
-        raise ValueError(f"{found.metric} has figures for other models")
-    return found
-
-
-def _figure(value: Any) -> Figure:  # noqa: ANN401 - from a file
-    return Figure(number(value["value"]), number(value["error"]))
-
-
-def _described(found: Found) -> str:
-    """Which models, in which dtype."""
-    models = [mapped(model) for model in listed(found["models"])]
-    said = _enumerated([f"{text(m['name'])} ({text(m['family'])}, {text(m['dtype'])})" for m in models])
-    which = "the second" if len(models) == 2 else "each"
+def _models_in_words(found: EvaluationFile) -> str:
+    """Return the models with family and dtype, and to what differences refer."""
+    models = _enumerated([f"{one.name} ({one.family}, {one.dtype})" for one in found.models])
+    which = "the second" if len(found.models) == 2 else "each"
     paired = f" Differences are of {which} to the first, on the same items, with their standard errors."
-    return f"{said}.{paired if len(models) > 1 else ''}"
+    return f"{models}.{paired if len(found.models) > 1 else ''}"
 
 
 def _enumerated(names: Sequence[str]) -> str:
@@ -175,7 +139,7 @@ def _enumerated(names: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------------------------------- parts
 
 
-def _texts(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
+def _texts(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
     yield _table("By domain", rows, who)
     perplexities = [row for row in rows if row.metric == "perplexity"]
     if len(who) == 2:
@@ -190,7 +154,7 @@ def _texts(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
         yield _bars("What each domain costs.", "bits per byte", tuple(_bar(row.name, row.models[0]) for row in bits))
 
 
-def _relative(row: ReportRow) -> list[Figure]:
+def _relative(row: EvaluationRow) -> list[Figure]:
     """What the models after the first differ by, in percent of the first."""
     first, *others = row.models
     return [_in_percent(first, *pair) for pair in zip(others, row.differences, strict=True)]
@@ -204,7 +168,7 @@ def _in_percent(first: Figure, other: Figure, apart: Figure) -> Figure:
     return Figure(100 * apart.value / first.value, 100 * other.value / first.value * math.sqrt(max(spread, 0.0)))
 
 
-def _positions(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
+def _positions(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
     for name, group in groupby(rows, key=lambda row: row.name):
         places = [(_last(row.metric), row) for row in group]
         curves = tuple(
@@ -235,7 +199,7 @@ def _known(figure: Figure) -> float:
     return figure.error if figure.error > 0 else 0.0
 
 
-def _passkey(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
+def _passkey(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
     for part in ("length", "depth"):
         found = [(match[1], row) for row in rows if (match := re.fullmatch(rf"at {part} (.+)", row.metric))]
         cells = [(model, tuple(row.models[n].value for _, row in found)) for n, model in enumerate(who)]
@@ -245,7 +209,7 @@ def _passkey(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
         )
 
 
-def _tasks(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
+def _tasks(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
     """Tasks, and whatever else has a figure for each model or for two together."""
     compared = [row for row in rows if row.models]
     if compared:
@@ -256,7 +220,7 @@ def _tasks(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
         yield _together(together, who)
 
 
-def _tasks_apart(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Block]:
+def _tasks_apart(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
     """What each model after the first lost or won."""
     for n, name in enumerate(who[1:]):
         bars = tuple(_bar(row.name, row.differences[n]) for row in rows)
@@ -269,7 +233,7 @@ def _tasks_apart(rows: Sequence[ReportRow], who: Sequence[str]) -> Iterator[Bloc
             yield Paragraph(f"{whose}{none}" if whose else none.capitalize())
 
 
-def _together(rows: Sequence[ReportRow], who: Sequence[str]) -> Table:
+def _together(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Table:
     several = len(who) > 2
     cells = tuple(
         (row.name, row.metric, *[name] * several, f"{row.items:,}", percent(one.value, one.error))
@@ -282,7 +246,7 @@ def _together(rows: Sequence[ReportRow], who: Sequence[str]) -> Table:
     return Table(caption, columns, cells, 2 + several)
 
 
-def _table(caption: str, rows: Sequence[ReportRow], who: Sequence[str]) -> Table:
+def _table(caption: str, rows: Sequence[EvaluationRow], who: Sequence[str]) -> Table:
     """One or two models in columns of their own, more of them below each other."""
     if len(who) > 2:
         below = tuple(cells for row in rows for cells in _below(row, who))
@@ -291,17 +255,17 @@ def _table(caption: str, rows: Sequence[ReportRow], who: Sequence[str]) -> Table
     return Table(caption, columns, tuple(_beside(row) for row in rows), 2)
 
 
-def _beside(row: ReportRow) -> tuple[str, ...]:
+def _beside(row: EvaluationRow) -> tuple[str, ...]:
     figures = [uncertain(one.value, one.error) for one in row.models]
     return (row.name, row.metric, f"{row.items:,}", *figures, *_apart(row))
 
 
-def _below(row: ReportRow, who: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _below(row: EvaluationRow, who: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for name, one, apart in zip(who, row.models, ["", *_apart(row)], strict=True):
         yield (row.name, row.metric, name, f"{row.items:,}", uncertain(one.value, one.error), apart)
 
 
-def _apart(row: ReportRow) -> list[str]:
+def _apart(row: EvaluationRow) -> list[str]:
     return [uncertain(one.value, one.error, signed=True) for one in row.differences]
 
 
@@ -314,7 +278,7 @@ def _bars(caption: str, x: str, bars: tuple[Bar, ...]) -> BarChart:
     return BarChart(f"{caption} Whiskers are one standard error.", f"{x}: {said}.", x, bars)
 
 
-PARTS: Mapping[str, Callable[[Sequence[ReportRow], Sequence[str]], Iterator[Block]]] = {
+PARTS: Mapping[str, Callable[[Sequence[EvaluationRow], Sequence[str]], Iterator[Block]]] = {
     "text": _texts,
     "positions": _positions,
     "passkey": _passkey,

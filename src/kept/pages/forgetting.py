@@ -1,28 +1,25 @@
-"""What models learned of new domains and forgot of old ones: by method as a table, and one against the other."""
+"""The section on learning and forgetting: a table by model, and a scatter plot of one against the other."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kept.formatting import uncertain
 from kept.output import forgetting_tables
 from kept.pages.blocks import Block, Mark, Paragraph, ScatterPlot, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from kept.evaluation.forgetting import Forgetting, Method, Side
+    from kept.evaluation.forgetting import DomainsChange, Forgetting, MethodForgetting
 
 MARKS = 24
 """Models that one picture has room for."""
 
 
-def blocks(found: Mapping[str, Any], first: str) -> tuple[Block, ...]:
-    """Tables and a picture; `first` is the model that the others are compared with.
-
-    Raises ValueError, TypeError or LookupError where it is not what was written.
-    """
-    return tuple(_blocks(forgetting_tables.read(found), first))
+def blocks(found: Forgetting, first: str) -> tuple[Block, ...]:
+    """Return tables and a chart; `first` is the model that the others are compared with."""
+    return tuple(_blocks(found, first))
 
 
 def _blocks(found: Forgetting, first: str) -> Iterator[Block]:
@@ -37,10 +34,10 @@ def _blocks(found: Forgetting, first: str) -> Iterator[Block]:
         yield _plane(found, first, marks)
 
 
-def _marks(method: Method, found: Forgetting) -> Iterator[Mark]:
-    """Where a model stands, if there are old domains and new ones."""
+def _marks(method: MethodForgetting, found: Forgetting) -> Iterator[Mark]:
+    """Yield the mark of a model if there are old and new domains."""
     if method.learned is not None and method.forgot is not None:
-        x, y = method.forgot.mean.a(found.unit), method.learned.mean.a(found.unit)
+        x, y = method.forgot.mean.per(found.unit), method.learned.mean.per(found.unit)
         yield Mark(method.model, x.value, y.value, (x.error, y.error))
 
 
@@ -55,6 +52,6 @@ def _plane(found: Forgetting, first: str, marks: tuple[Mark, ...]) -> ScatterPlo
     return ScatterPlot(caption, f"{y}, and {x}: {said}.", x, y, first, marks)
 
 
-def _named(side: Side | None) -> str:
+def _named(side: DomainsChange | None) -> str:
     domains = () if side is None else side.domains
     return f"{', '.join(one.domain for one in domains)}{' (mean)' * (len(domains) > 1)}"

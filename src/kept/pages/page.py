@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from kept.output.record import Record
     from kept.pages.blocks import Block
-    from kept.pages.evaluation import EvaluationFile
+    from kept.pages.evaluation import EvaluationSections
 
 PAGE = "report.html"
 
@@ -115,7 +115,7 @@ def page(
     if metrics is not None and record.healed is None:
         raise InputError(f"{metrics}: {directory} was not healed, so that no run's metrics belong to it")
     steps = [] if metrics is None else healing.read_steps(metrics)
-    measured = [evaluation.read(file) for file in evaluations]
+    measured = [evaluation.sections(file) for file in evaluations]
     sections = (
         conversion.history(record),
         conversion.passes(record),
@@ -130,7 +130,7 @@ def page(
     return _page(record, place, measured, [section for section in sections if section is not None])
 
 
-def _page(record: Record, place: Path, measured: Sequence[EvaluationFile], sections: Sequence[Section]) -> Page:
+def _page(record: Record, place: Path, measured: Sequence[EvaluationSections], sections: Sequence[Section]) -> Page:
     """Return the page with its title, verdict and most important figures."""
     kept, verdict = conversion.verdict(record)
     facts = healing.facts(record) or conversion.facts(record)
@@ -144,13 +144,13 @@ def _page(record: Record, place: Path, measured: Sequence[EvaluationFile], secti
     )
 
 
-def _forgetting(measured: Sequence[EvaluationFile]) -> Section | None:
+def _forgetting(measured: Sequence[EvaluationSections]) -> Section | None:
     """What models learned of new domains and forgot of old ones."""
     blocks = _titled([(one.title, one.forgetting) for one in measured])
     return Section("forgetting", "Learned and forgotten", blocks) if blocks else None
 
 
-def _domains(measured: Sequence[EvaluationFile]) -> Section | None:
+def _domains(measured: Sequence[EvaluationSections]) -> Section | None:
     """What was evaluated."""
     blocks = _titled([(one.title, one.blocks) for one in measured])
     return Section("domains", "What each domain kept", blocks) if blocks else None
@@ -164,7 +164,7 @@ def _titled(parts: Sequence[tuple[str, tuple[Block, ...]]]) -> tuple[Block, ...]
 
 
 def _generations(
-    verified: TextPairs | None, given: TextPairs | None, measured: Sequence[EvaluationFile]
+    verified: TextPairs | None, given: TextPairs | None, measured: Sequence[EvaluationSections]
 ) -> Section | None:
     """What models wrote, from wherever it is known."""
     known = [("When it was verified", verified), ("With stock transformers", given)]

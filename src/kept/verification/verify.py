@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from kept.checkpoint.tokenizer_reader import TokenizerReader
@@ -160,16 +160,11 @@ def side_by_side(source: LoadedModel, output: LoadedModel) -> tuple[Continuation
 
 
 def fits(*programs: Program) -> bool:
-    """Whether the programs fit in half of the free memory, in float32."""
+    """Return whether the programs fit in half of the available memory, in float32."""
     needed = 4 * sum(program.parameters for program in programs)
     return needed < free_memory() / 2
 
 
 def free_memory() -> int:
-    """Bytes of memory that can be had without swapping."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 - a kernel file
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Return the bytes of memory that are available without swapping."""
+    return int(psutil.virtual_memory().available)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from kept.evaluation.estimate import Figure
     from kept.evaluation.forgetting import Forgetting
-    from kept.evaluation.run import Evaluation, EvaluationRow
+    from kept.evaluation.evaluation_data import EvaluationRow
+    from kept.evaluation.run import Evaluation
 
 
 def evaluation(found: Evaluation) -> None:
