@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kept.evaluation.estimate import Figure
-    from kept.evaluation.forgetting import Forgetting
     from kept.evaluation.evaluation_data import EvaluationRow
+    from kept.evaluation.forgetting import Forgetting
     from kept.evaluation.run import Evaluation
 
 
