@@ -14,8 +14,9 @@ import kept
 from kept.cli.root import main
 from kept.errors import CheckpointError, InputError, KeptError, RecipeError
 from kept.evaluation.estimate import mean
+from kept.evaluation.evaluation_data import EvaluationRow
 from kept.evaluation.measurements import MeasurementPlan
-from kept.evaluation.run import EvaluationRow, _rows
+from kept.evaluation.run import _rows
 from kept.evaluation.settings import EvalSettings
 from kept.nn.model import Model
 from support.judge_stub import Stub
