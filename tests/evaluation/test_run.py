@@ -14,7 +14,6 @@ import kept
 from kept.cli.root import main
 from kept.errors import CheckpointError, InputError, KeptError, RecipeError
 from kept.evaluation.estimate import mean
-from kept.evaluation.evaluation_data import EvaluationRow
 from kept.evaluation.measurements import MeasurementPlan
 from kept.evaluation.run import _rows
 from kept.evaluation.settings import EvalSettings
@@ -26,6 +25,8 @@ from support.stored import PROSE, change_json, write_readable
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from kept.evaluation.evaluation_data import EvaluationRow
 
 EVALS = DATA / "evals"
 
