@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Model(nn.Module):
 
     def empty_state(self) -> DecodeState:
         """Return the decoding state before the first token, for any batch size."""
-        return DecodeState(tuple(block.empty_state() for block in self._blocks()))
+        return DecodeState(tuple(cast("Block", block).empty_state() for block in self.layers))
 
     def forward(
         self,
@@ -97,7 +97,7 @@ class Model(nn.Module):
         past = 0 if state is None else state.advance(tokens_BT.shape[1])
         x_BTD, context = self.enter(tokens_BT, past, pads_B, documents_BT)
         yield x_BTD
-        for i, block in enumerate(self._blocks()):
+        for i, block in enumerate(self.layers):
             x_BTD = block(x_BTD, context, None if state is None else state.layers[i])
             yield x_BTD
 
@@ -117,11 +117,6 @@ class Model(nn.Module):
         """Apply the final norm and the head: (..., D) to (..., V)."""
         out: Tensor = self.head(self.final_norm(x_BTD), self.embedding.weight)
         return out
-
-    def _blocks(self) -> Iterator[Block]:
-        for block in self.layers:
-            assert isinstance(block, Block)
-            yield block
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
