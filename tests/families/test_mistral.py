@@ -78,4 +78,4 @@ class TestMistralWithAWindow(TestMistral):
         spec = program.spec
         wide = replace(spec.layers[1], mixer=replace(spec.layers[1].mixer, window=None))
         (violation,) = self.family.violations(replace(spec, layers=(spec.layers[0], wide, spec.layers[2])))
-        assert str(violation) == "layers.1.mixer.window is none, the target has 7"
+        assert str(violation) == "layers.1.mixer.attention.window is none, the target has 7"
