@@ -22,7 +22,10 @@ POSITIVE = ("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn
 
 class TestGemma2(StockRotaryContract):
     name = "gemma2"
-    becomes_llama = r"^head\.softcap: logits are capped.*mixer\.attention\.softcap: scores are capped.*post_norm: a norm stands behind"
+    becomes_llama = (
+        r"^head\.softcap: logits are capped.*mixer\.attention\.softcap: scores are capped.*"
+        r"post_norm: a norm stands behind"
+    )
     sizes = (*DECODER_SIZES, "head_dim", "sliding_window")
     numbers = ("rms_norm_eps", *POSITIVE)
     flags = ("attention_bias", "tie_word_embeddings")
