@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from kept.checkpoint.json_model import JsonModel, Number
 
@@ -26,18 +26,18 @@ class DataSourceRecord(JsonModel):
 
 
 class HealSettingsRecord(JsonModel):
-    """The settings of a healing that are shown. Keys of earlier versions are read too."""
+    """The settings of a healing that are shown."""
 
     teacher: str | None = None
     teacher_cache: str | None = None
     data: tuple[str, ...]
     train: str
     precision: str
-    batch_size: int = Field(validation_alias=AliasChoices("batch_size", "batch"))
-    gradient_accumulation: int = Field(validation_alias=AliasChoices("gradient_accumulation", "accumulate"))
-    sequence_length: int = Field(validation_alias=AliasChoices("sequence_length", "length"))
-    learning_rate: float = Field(validation_alias=AliasChoices("learning_rate", "rate"))
-    lr_schedule: str = Field(validation_alias=AliasChoices("lr_schedule", "schedule"))
+    batch_size: int
+    gradient_accumulation: int
+    sequence_length: int
+    learning_rate: float
+    lr_schedule: str
 
 
 class MeasurementRecord(JsonModel):
@@ -51,7 +51,7 @@ class MeasurementRecord(JsonModel):
     agreement: Number
     loss: Number
     kl: Number = 0.0
-    reverse_kl: Number = Field(default=0.0, validation_alias=AliasChoices("reverse_kl", "reverse"))
+    reverse_kl: Number = 0.0
     jsd: Number = 0.0
     ce: Number = 0.0
     hidden: Number = 0.0
