@@ -143,7 +143,7 @@ def test_a_card_says_what_was_done_and_measured(source: LoadedModel) -> None:
     text = card(source)
     assert "# my-orion, as a stock llama" in text
     assert "model of 4 layers, width 64 and 128 positions" in text
-    assert "| `affine-tail` | exact | one more layer carries the final bias as a constant coordinate |" in text
+    assert "| `affine-tail` | exact | an added layer holds the bias of the logits as a constant coordinate |" in text
     assert "64 tokens of my.txt" in text
     assert "| this checkpoint, in float32 | 1e-05 | 1e-06 | 0 | 98.44 % |" in text
     assert "12.5000 before,\n12.2500 after. Promise exact: kept." in text

@@ -118,7 +118,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "no logit differs from the source's by more than 1.2e-11, where logits spread by 2.50: the same function.",
         "7.3e-05 nats (KL)",
         "Healing on 204,800 tokens took the held-out KL from the teacher from 0.45 to 0.125.",
-        "affine-tail one more layer carries the final bias as a constant coordinate exact +1 +1,000,000",
+        "affine-tail an added layer holds the bias of the logits as a constant coordinate exact +1 +1,000,000",
         "How near it is",
         "Trained: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (of 220,000 tokens; 3,000 more",
         "are held out). Rows of 256 tokens, 16 a step; learning rate 0.001, cosine;",
@@ -342,7 +342,7 @@ def test_what_costs_nothing_and_changes_nothing_has_no_columns_and_no_bars(tmp_p
         "spec": to_json(plain_spec()),
     }
     page = html_of(kept.report(write_output(tmp_path / "out", passes=[step], before=same, after=same)))
-    assert "a constant of the stream carries the norms&#39; biases" in page
+    assert "norm biases are stored in a reserved constant direction of the residual stream" in page
     assert ">layers</th>" not in page
     assert "parameters: 9 M, unchanged" in page
     assert 'class="bar"' not in page.partition('id="sizes"')[2]

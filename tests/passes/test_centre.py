@@ -112,4 +112,4 @@ def test_one_rmsnorm_is_enough_to_refuse_and_is_named(norm: str) -> None:
     else:
         spec = layer_spec(final_norm=RMS_NORM)
     said = refusal(Centre(), random_program(spec))
-    assert said == f"centre: {norm}: is an RMSNorm, which sees the mean; centring keeps only LayerNorm models"
+    assert said == f"centre: {norm}: is an RMSNorm, which depends on the mean; centring keeps only LayerNorm models"

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from kept.families.llama import LLAMA
 from kept.ir import spec as ir
 from kept.nn.rope import inverse_frequencies
-from kept.passes.full_rotary import ROPE_FORMS, STILL, FullRotary, RopeForm
+from kept.passes.full_rotary import ROPE_FORMS, UNROTATED, FullRotary, RopeForm
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 from kept.passes.split_projections import SplitProjections
@@ -184,7 +184,9 @@ def test_partial_longrope_keeps_the_function(rope: ir.Rope, original: int, facto
     """Sequences of 12 are long, or just short, and a temperature would reach what stands still."""
     scaling = ir.LongRope((1.0, 1.5), (2.0, 3.0), original, 4.0, factor)
     full = keeps(FullRotary(), random_program(rotating(replace(rope, scaling=scaling))))
-    filled = replace(scaling, short_factor=(1.0, 1.5, STILL, STILL), long_factor=(2.0, 3.0, STILL, STILL))
+    filled = replace(
+        scaling, short_factor=(1.0, 1.5, UNROTATED, UNROTATED), long_factor=(2.0, 3.0, UNROTATED, UNROTATED)
+    )
     assert full.spec.layers[0].mixer.rope == ir.Rope(100.0**2, 8, scaling=filled)
 
 
@@ -194,7 +196,7 @@ def test_the_temperature_of_what_stands_still_is_made_up_for(temperature: float)
     scaling = ir.LongRope((1.0, 1.5), (2.0, 3.0), 8, 4.0, 1.5)
     program = random_program(rotating(replace(PARTIAL, scaling=scaling)))
     full = FullRotary()(program)
-    filled = ir.LongRope((1.0, 1.5, STILL, STILL), (2.0, 3.0, STILL, STILL), 8, 4.0, temperature)
+    filled = ir.LongRope((1.0, 1.5, UNROTATED, UNROTATED), (2.0, 3.0, UNROTATED, UNROTATED), 8, 4.0, temperature)
     wrong = replace(full, spec=changed_rope(full.spec, scaling=filled))
     assert error(wrong, program) > 1e3 * TOLERANCE
 

@@ -52,4 +52,4 @@ def test_only_the_layers_that_share_change() -> None:
 
 def test_nothing_to_separate_is_refused() -> None:
     said = refusal(SeparateNorms(), random_program(layer_spec()))
-    assert said == "separate-norms: layers: no two parts share a norm; leave this pass out"
+    assert said == "separate-norms: layers: share no norms; leave this pass out"

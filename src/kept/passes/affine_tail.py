@@ -1,4 +1,4 @@
-"""What to do with a bias on the logits in a target whose head has none."""
+"""Remove the bias of the logits: store it in an added layer, or drop it."""
 
 from __future__ import annotations
 
@@ -23,39 +23,40 @@ if TYPE_CHECKING:
     from kept.ir.spec import Layer, Spec
 
 GATE = 32.0
-"""The tail's constant gate. Every activation in use maps it to itself (relu2 to its square) in any float format."""
+"""The constant gate of the added MLP. Every activation maps it to itself (relu2: to its square) in any float format."""
 
 SIGNAL = 2.0**43
-"""How large the normalised stream is written: the old stream remains as 1 / SIGNAL of it."""
+"""The scale of the normalised residual stream that the layer writes. The old one remains, as 1 / SIGNAL of it."""
 
 ANCHOR = 2.0**62
-"""The constant coordinate. It dwarfs the signal, so the last norm divides by a constant; its square fits float32."""
+"""The constant coordinate. It dwarfs SIGNAL, so the last norm divides by a constant. Its square fits float32."""
 
 
 @dataclass(frozen=True)
 class AffineTail(Pass):
-    """One more layer that turns the bias c on the logits into a column of the head. EXACT.
+    """Append a layer so that the bias c of the logits becomes a column of the head. EXACT.
 
-    A centred stream lives in d - 1 dimensions. The Householder reflection Q = I - 2 v v', v along 1/sqrt(d) - e_d, puts
-    the free one last. The new layer has no attention; its MLP, a constant gate, writes SIGNAL * (Q x_hat) on the
-    first d - 1 coordinates and ANCHOR on the last, so that what was there is rms(x) parts in 1e13. The last norm then
-    divides by a constant R, and the head reads W diag(gain) Q from the first coordinates and c from the last.
-    All constants are powers of two, exact in any format; R sqrt(d)'s remainder goes into the head. Costs one layer.
+    A centred residual stream has d - 1 dimensions. The Householder reflection Q = I - 2 v v', v parallel to
+    1/sqrt(d) - e_d, maps the unused dimension to the last coordinate. The weights of the new layer's attention are
+    zero. Its MLP with a constant gate writes SIGNAL * (Q x_hat) to the first d - 1 coordinates and ANCHOR to the last;
+    the old residual stream remains, as rms(x) parts in 1e13. The last norm then divides by a constant R. The head reads
+    W diag(gain) Q from the first coordinates and c from the last. All constants are powers of two, which are exact in
+    any format; the remainder of R is multiplied into the head. Costs one layer.
     """
 
     name: ClassVar[str] = "affine-tail"
-    summary: ClassVar[str] = "one more layer carries the final bias as a constant coordinate"
+    summary: ClassVar[str] = "an added layer holds the bias of the logits as a constant coordinate"
 
     def domain(self, program: Program) -> str:  # noqa: ARG002 - holds for any program
         """Return the dtypes in which the result may run, whatever dtype stores its weights."""
         return "in bfloat16, float32 and float64: float16 cannot represent the constants of affine-tail"
 
     def origins(self, program: Program) -> tuple[int | None, ...]:
-        """The last one is new."""
+        """Return None for the appended layer."""
         return (*super().origins(program), None)
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A centred, RMS-normed stream, a free head with a bias, a gated MLP of at least d - 1 channels, no float16."""
+        """Require a centred stream, a final RMSNorm, an untied head with bias, d - 1 MLP channels, no float16."""
         spec = program.spec
         if not spec.head.bias:
             return Obstacle("head", "has no bias", way_out="leave this pass out")
@@ -68,7 +69,7 @@ class AffineTail(Pass):
         return _layer_obstacle(program)
 
     def run(self, program: Program) -> Program:
-        """Append the layer, set the last gain, and write the head anew."""
+        """Append the layer, and change the last gain and the head."""
         spec, dtype = program.spec, program.dtype
         layer = _tail_layer(spec)
         at = f"layers.{spec.depth}."
@@ -92,31 +93,31 @@ class AffineTail(Pass):
         return program.updated(changed, new)
 
     def ensures(self, spec: Spec) -> bool:
-        """The head has no bias."""
+        """Return whether the head has no bias."""
         return not spec.head.bias
 
 
 @dataclass(frozen=True)
 class DropHeadBias(Pass):
-    """Leave the bias on the logits out. APPROXIMATE: a fixed offset of every distribution, measured by verify."""
+    """Drop the bias of the logits. APPROXIMATE: a fixed offset of the logits, which verification measures."""
 
     name: ClassVar[str] = "drop-final-bias"
-    summary: ClassVar[str] = "the constant offset of the logits is left out"
+    summary: ClassVar[str] = "the bias of the logits is dropped"
 
     def promise(self, program: Program) -> Promise:  # noqa: ARG002 - holds for any program
-        """A small change."""
+        """Return APPROXIMATE."""
         return Promise.APPROXIMATE
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A bias to drop."""
+        """Require a bias."""
         return None if program.spec.head.bias else Obstacle("head", "has no bias", way_out="leave this pass out")
 
     def run(self, program: Program) -> Program:
-        """Drop it."""
+        """Drop the bias."""
         return program.updated(replace(program.spec, head=replace(program.spec.head, bias=False)), {})
 
     def ensures(self, spec: Spec) -> bool:
-        """The head has no bias."""
+        """Return whether the head has no bias."""
         return not spec.head.bias
 
 
@@ -134,7 +135,7 @@ def _layer_obstacle(program: Program) -> Obstacle | None:
     )
     final = (
         (layer.parallel, at, "runs beside the mixer", drop),
-        (any(branch.post_norm for branch in layer.branches), at, "has norms behind its parts", drop),
+        (any(branch.post_norm for branch in layer.branches), at, "has a norm after a branch", drop),
         (mlp.size < width - 1, at, f"has {mlp.size} channels, the tail needs {width - 1}", drop),
         (spec.head.softcap or spec.head.normalised, "head", "caps or normalises its logits", drop),
         (
@@ -174,7 +175,7 @@ def _tail_weights(spec: Spec, layer: Layer, dtype: str) -> dict[str, Lazy]:
 
 
 def _scales(width: int) -> tuple[float, float, float]:
-    """The last norm's two gains, powers of two that bring both parts near 1, and the constant R that it divides by."""
+    """Return the last norm's two gains, powers of two that scale both parts to about 1, and its divisor R."""
     divisor = math.sqrt(ANCHOR**2 / width + SIGNAL**2)
     signal = 2.0 ** round(math.log2(divisor / SIGNAL))
     anchor = 2.0 ** round(math.log2(divisor / ANCHOR))
@@ -182,7 +183,7 @@ def _scales(width: int) -> tuple[float, float, float]:
 
 
 def _householder(width: int, dtype: torch.dtype) -> torch.Tensor:
-    """The unit vector v of Q = I - 2 v v', which maps 1/sqrt(d) to e_d."""
+    """Return the unit vector v of Q = I - 2 v v', which maps 1/sqrt(d) to e_d."""
     import torch  # noqa: PLC0415 - planning needs no torch
 
     v = torch.full((width,), 1 / math.sqrt(width), dtype=dtype)
@@ -192,7 +193,7 @@ def _householder(width: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _reflection(start: int, stop: int, dtype: torch.dtype, width: int) -> torch.Tensor:
-    """The first d - 1 rows of Q, then zeros."""
+    """Return the first d - 1 rows of Q, followed by zeros."""
     v = _householder(width, dtype)
     out = v.new_zeros(stop - start, width)
     some = out[: max(0, width - 1 - start)]
@@ -202,7 +203,7 @@ def _reflection(start: int, stop: int, dtype: torch.dtype, width: int) -> torch.
 
 
 def _signal(start: int, stop: int, dtype: torch.dtype, shape: tuple[int, int], scale: float) -> torch.Tensor:
-    """The first d - 1 channels, scaled; nothing on the last coordinate."""
+    """Return the projection of the first d - 1 channels to the first d - 1 coordinates, times `scale`."""
     import torch  # noqa: PLC0415 - planning needs no torch
 
     out = torch.zeros(stop - start, shape[1], dtype=dtype)

@@ -1,7 +1,7 @@
-"""The few tensor operations that passes are made of. Each is a pure function, run when bytes are asked for.
+"""The tensor operations that passes are composed of. Each is a pure function, evaluated when bytes are requested.
 
-Sums over rows of blocks are made in float64 and rounded once, so that the bytes do not depend on how large blocks are
-and how many threads add: the order of the terms is below what rounding keeps.
+Sums over blocks of rows are computed in float64 and rounded once, so that the result does not depend on the sizes of
+blocks and the number of threads: the order of the terms changes less than the rounding does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Norm biases carried by a constant of the residual stream, for targets that have no biases at all."""
+"""Store norm biases in a reserved constant direction of the residual stream, for targets without biases."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from kept.ir.spec import Norm, Spec
 
 CARRIED = 0.4
-"""The constant, as a part of the embeddings' mean length.
+"""The constant, as a fraction of the embeddings' mean length.
 
-A larger one makes the stream's own part shrink where the stream is short, a smaller one is lost in the rounding of long
-streams; the KL of a trained Orion changes little from 0.02 to 0.8 (LOG.md).
+A larger constant scales short residual streams down, a smaller one is lost in the rounding of long ones. The KL of a
+trained Orion changes little from 0.02 to 0.8 (LOG.md).
 """
 
 
@@ -42,26 +42,27 @@ class Unmeasured:
 
 @dataclass(frozen=True)
 class CarryNormBias(Pass):
-    """Every norm's bias becomes a part of the matrices behind it that reads a constant of the stream. LOSSY.
+    """The projections that read a norm get its bias from a constant direction of the residual stream. LOSSY.
 
-    A centred stream x leaves the direction u = 1/sqrt(d) free. The embedding writes c u once, nothing else writes to u,
-    and behind an RMSNorm of gain 1 it stands as k u with k = sqrt(d) c / sqrt(|x|^2 + c^2 + d eps). A reader of
-    `gain * x_hat + bias` becomes `W diag(gain) (I - u u') / s + (W bias) u' / a`: with no bias anywhere, and exact but
-    for k and the shrinking of x_hat, which vary with the stream's length. a and s are their best constants, measured:
-    `E[k^2] / E[k]`, for `lengths` of the centred streams that each norm reads. Costs nothing.
+    A centred residual stream x does not use the direction u = 1/sqrt(d). The embedding adds c u, no other weight writes
+    to u. An RMSNorm of gain 1 outputs k u there, with k = sqrt(d) c / sqrt(|x|^2 + c^2 + d eps), and scales x_hat by
+    s = sqrt((|x|^2 + d eps) / (|x|^2 + c^2 + d eps)). A reader W of `gain * x_hat + bias` becomes
+    `W diag(gain) (I - u u') / s + (W bias) u' / a`. This needs no bias, and is exact if k and s are constant; they vary
+    with |x|. The constants a = E[k^2] / E[k] and, likewise, s are measured: `lengths` has the |x| that each norm reads.
+    Adds no parameters.
     """
 
     lengths: Mapping[str, torch.Tensor]
 
     name: ClassVar[str] = "carry-norm-bias"
-    summary: ClassVar[str] = "a constant of the stream carries the norms' biases, as well as its length allows"
+    summary: ClassVar[str] = "norm biases are stored in a reserved constant direction of the residual stream"
 
     def promise(self, program: Program) -> Promise:  # noqa: ARG002 - holds for any program
-        """A change that only measuring tells."""
+        """Return LOSSY: the change is measured."""
         return Promise.LOSSY
 
     def requires(self, program: Program) -> Obstacle | None:
-        """RMSNorms with a bias on a centred stream without multipliers, and their lengths."""
+        """Require RMSNorms with a bias on a centred residual stream without multipliers, and measured lengths."""
         spec = program.spec
         if not spec.centred or any(reading.value.kind != "rms" for reading in readings(spec)):
             return Obstacle("norms", "are not RMSNorms of a centred stream", way_out="run layernorm-to-rmsnorm first")
@@ -82,7 +83,7 @@ class CarryNormBias(Pass):
         return StreamMap(constant=None if isinstance(first, Unmeasured) else constant(first))
 
     def run(self, program: Program) -> Program:
-        """Write the constant, and make every reader read it."""
+        """Add the constant to the embedding, and rewrite every reader."""
         spec, embedding = program.spec, program.weights["embedding.weight"]
         written = partial(_raised, lengths=self.lengths[_first_norm(spec)])
         changed: dict[str, Lazy] = {
@@ -93,7 +94,7 @@ class CarryNormBias(Pass):
         return program.updated(replace(map_readers(spec, _plain), centred=False), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """No norm has a bias."""
+        """Return whether no norm has a bias."""
         return not any(reading.value.bias for reading in readings(spec))
 
     def _carried(self, program: Program, reading: NormReaders) -> dict[str, Lazy]:
@@ -121,12 +122,12 @@ def _plain(norm: Norm) -> Norm:
 
 
 def constant(first: torch.Tensor) -> float:
-    """c, from the lengths of the streams that the first norm reads."""
+    """Return c, from the lengths of the residual streams that the first norm reads."""
     return CARRIED * float(first.mean())
 
 
 def means(lengths: torch.Tensor, carried: float, width: int, eps: float) -> tuple[float, float]:
-    """The constants a and s of streams of these lengths (tokens,), beside a carried constant."""
+    """Return the constants a and s for residual streams of these lengths, (tokens,), and a stored constant c."""
     own = lengths.double().square() + width * eps
     a = math.sqrt(width) * carried * (own + carried**2).rsqrt()
     s = (own / (own + carried**2)).sqrt()

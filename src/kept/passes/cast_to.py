@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from kept.ir.spec import Spec
 
 CONTAINS = {"F64": {"F64", "F32", "F16", "BF16"}, "F32": {"F32", "F16", "BF16"}, "F16": {"F16"}, "BF16": {"BF16"}}
-"""The dtypes whose every value each dtype holds."""
+"""For each dtype, the dtypes whose every value it represents."""
 
 
 @dataclass(frozen=True)
 class CastTo(Pass):
-    """Every weight is rounded to `dtype` (a safetensors name). EXACT where that holds all values, else APPROXIMATE."""
+    """Round every weight to `dtype` (a safetensors name). EXACT if it represents all values, else APPROXIMATE."""
 
     dtype: str
 
@@ -27,12 +27,12 @@ class CastTo(Pass):
     summary: ClassVar[str] = "weights are written in another dtype"
 
     def promise(self, program: Program) -> Promise:
-        """EXACT where nothing is rounded."""
+        """Return EXACT if nothing is rounded."""
         fits = all(tensor.dtype in CONTAINS[self.dtype] for tensor in program.weights.values())
         return Promise.EXACT if fits else Promise.APPROXIMATE
 
     def requires(self, program: Program) -> Obstacle | None:  # noqa: ARG002 - any program can be cast
-        """A dtype that weights can have."""
+        """Require a dtype that weights can have."""
         if self.dtype in DTYPE_BYTES:
             return None
         return Obstacle("dtype", f"{self.dtype} is not one of {', '.join(DTYPE_BYTES)}", way_out="choose one of these")
@@ -42,5 +42,5 @@ class CastTo(Pass):
         return program.updated(program.spec, {name: cast(t, self.dtype) for name, t in program.weights.items()})
 
     def ensures(self, spec: Spec) -> bool:  # noqa: ARG002 - the spec says nothing of dtypes
-        """Nothing about the spec."""
+        """Return True: dtypes are not part of the spec."""
         return True

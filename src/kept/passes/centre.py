@@ -1,4 +1,4 @@
-"""Centre what writes the residual stream, so that the stream has zero mean at every layer."""
+"""Centre every writer of the residual stream, so that the stream has zero mean before every layer."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Spec
 
-SEES = {"rms": "is an RMSNorm, which sees the mean", "none": "is no norm, so that the mean is seen"}
-"""Why a reader that is no LayerNorm stands in the way."""
+DEPENDS = {"rms": "is an RMSNorm, which depends on the mean", "none": "is no norm, so its reader depends on the mean"}
+"""Why a reader without LayerNorm is an obstacle."""
 
 
 @dataclass(frozen=True)
 class Centre(Pass):
-    """Every writer W of the stream becomes M W with M = I - 11'/d (arXiv 2305.14858).
+    """Every writer W of the residual stream becomes M W with M = I - 11'/d (arXiv 2305.14858).
 
-    LayerNorm subtracts the mean before it does anything else, so a stream less its mean reads the same: EXACT where
-    every reader is a LayerNorm, and wrong for any other norm, which is refused.
+    LayerNorm subtracts the mean first, so its output does not change. EXACT if every reader is a LayerNorm; models with
+    other norms are refused.
     """
 
     name: ClassVar[str] = "centre"
-    summary: ClassVar[str] = "writers of the residual stream lose their mean, which LayerNorm ignores"
+    summary: ClassVar[str] = "the mean, which LayerNorm ignores, is subtracted from every writer of the residual stream"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """An untied head, and LayerNorm at every reader."""
+        """Require an untied head, no post-norms, and a LayerNorm at every reader."""
         spec = program.spec
         if spec.head.tied:
             return Obstacle("head", "is tied to the embedding and would be centred with it", UntieHead())
         post = next((at for at, branch in spec.branches() if branch.post_norm is not None), None)
         if post is not None:
-            return Obstacle(post[:-1], "has norms behind its parts", way_out="their outputs cannot be centred")
+            return Obstacle(post[:-1], "has a norm after a branch", way_out="its output cannot be centred")
         other = next((r for r in readings(spec) if r.value.kind != "layer"), None)
         if other is not None and not spec.centred:
-            return Obstacle(other.norm, SEES[other.value.kind], way_out="centring keeps only LayerNorm models")
+            return Obstacle(other.norm, DEPENDS[other.value.kind], way_out="centring keeps only LayerNorm models")
         return None
 
     def stream(self, program: Program) -> StreamMap:  # noqa: ARG002 - holds for any program
@@ -53,5 +53,5 @@ class Centre(Pass):
         return program.updated(replace(program.spec, centred=True), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """The stream is centred."""
+        """Return whether the residual stream is centred."""
         return spec.centred

@@ -28,7 +28,7 @@ class DropLayers(Pass):
     silent: tuple[int, ...] = ()
 
     name: ClassVar[str] = "drop-layers"
-    summary: ClassVar[str] = "layers are left out"
+    summary: ClassVar[str] = "layers are removed"
 
     def __post_init__(self) -> None:
         """Check everything that does not depend on the model."""

@@ -1,4 +1,4 @@
-"""Sliding windows that never slide, and a context short enough that they do not."""
+"""Remove sliding windows that are at least as long as the context, and shorten the context."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DropWindow(Pass):
-    """A window at least as long as the context hides nothing, so it goes. EXACT within the context."""
+    """Remove sliding windows at least as long as the context: they mask nothing. EXACT within the context."""
 
     name: ClassVar[str] = "drop-window"
-    summary: ClassVar[str] = "a sliding window as long as the context is no window"
+    summary: ClassVar[str] = "sliding windows at least as long as the context are removed"
 
     def domain(self, program: Program) -> str | None:
         """Return the length of the shortest window, if it is within the context."""
@@ -32,7 +32,7 @@ class DropWindow(Pass):
         return f"for sequences of up to {shortest:,} tokens (the sliding window)"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Every window covers the context."""
+        """Require that every window covers the context."""
         spec = program.spec
         for at, attention in spec.operations(Attention):
             window = attention.window
@@ -47,18 +47,18 @@ class DropWindow(Pass):
         return program.updated(spec, {})
 
     def ensures(self, spec: Spec) -> bool:
-        """No window is left."""
+        """Return whether no window is left."""
         return all(attention.window is None for _, attention in spec.operations(Attention))
 
 
 @dataclass(frozen=True)
 class LimitContext(Pass):
-    """State a shorter context. EXACT for every sequence that fits it; longer ones are no longer offered."""
+    """State a shorter context. EXACT for every sequence that fits it."""
 
     tokens: int
 
     name: ClassVar[str] = "limit-context"
-    summary: ClassVar[str] = "the model is offered for shorter sequences"
+    summary: ClassVar[str] = "the context is limited to a shorter length"
 
     def domain(self, program: Program) -> str | None:
         """Return the requested context, if it is shorter than the present one."""
@@ -66,7 +66,7 @@ class LimitContext(Pass):
         return f"for sequences of up to {self.tokens:,} tokens (the requested context)" if shorter else None
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A positive length within the present one."""
+        """Require a positive length of at most the present context."""
         context = program.spec.context
         if 0 < self.tokens <= context:
             return None
@@ -82,5 +82,5 @@ class LimitContext(Pass):
         return program.updated(spec, changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """The context is what was asked."""
+        """Return whether the context is the requested one."""
         return spec.context == self.tokens

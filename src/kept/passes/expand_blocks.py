@@ -1,4 +1,4 @@
-"""Block expansion: copies of layers that do nothing yet, between the ones that are there."""
+"""Block expansion: insert copies of layers with zero output."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Place = Literal["interleaved", "prefix", "suffix"]
 
 @dataclass(frozen=True)
 class ExpandBlocks(Pass):
-    """LLaMA Pro's block expansion (arXiv 2401.02415): copies of layers whose output is zero. EXACT, to the bit.
+    """LLaMA Pro's block expansion (arXiv 2401.02415): insert copies of layers with zero output. EXACT, to the bit.
 
-    A layer is `x + mixer(norm x)`, then `+ mlp(norm x)`. In a copy what each of the two parts writes with, its last
-    projection and bias, is zero: the copy is x. All other weights are those of the layer below, so that the first
-    gradient finds the zeros, and the next ones everything. Behind a norm (Gemma 2, OLMo 2) zeros would be the identity
-    too, but not a beginning: that norm makes any small output a large one (the gradient is divided by the root of its
-    epsilon, and after one step of AdamW the copy shouts). There the norm's gain and bias are zero and the rest is kept.
+    A layer adds mixer(norm x) and mlp(norm x) to x. In a copy, the output projections of both are zero, with their
+    biases, so the copy adds 0. Its other weights are those of the layer below: the first gradients reach the zeros,
+    later ones all weights. A branch with a post-norm (Gemma 2, OLMo 2) keeps its projections, and the post-norm's gain
+    and bias are zero instead. With zero projections, the post-norm would scale any small output up (its gradient is
+    divided by sqrt(eps)), and the first step of AdamW would change the output by its full scale.
 
-    `groups` cuts the layers into so many runs, as even as possible, and puts copies of the top `blocks` layers of each
-    on it; `place` prefix or suffix puts as many copies, of the lowest or of the topmost layers, before or behind all.
-    `at` instead names the numbers that the copies have in the result: a run of them copies as many layers below it (at
-    the very beginning: above it). Raises RecipeError for numbers that no depth allows.
+    `groups` splits the layers into that many groups of nearly equal size and appends copies of the top `blocks` layers
+    to each. With `place` prefix or suffix, as many copies of the first or last layers are put before or after all
+    layers. `at` instead has the numbers of the copies in the result: consecutive copies copy as many layers below them
+    (at the beginning: above them). Raises RecipeError for numbers that no model allows.
     """
 
     groups: int | None = None
@@ -43,10 +43,10 @@ class ExpandBlocks(Pass):
     at: tuple[int, ...] = ()
 
     name: ClassVar[str] = "expand-blocks"
-    summary: ClassVar[str] = "copies of layers that do nothing yet are put between the others"
+    summary: ClassVar[str] = "copies of layers with zero output are inserted"
 
     def __post_init__(self) -> None:
-        """Check what needs no model."""
+        """Check everything that does not depend on the model."""
         for key in ("groups", "blocks"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -61,14 +61,14 @@ class ExpandBlocks(Pass):
             raise RecipeError(f"is {listed(self.at)}; it must be layer numbers from 0 up, each once and in order", "at")
 
     def sizes(self, depth: int) -> tuple[int, ...]:
-        """How many layers each group has; none where `at` says it all."""
+        """Return the number of layers of each group; empty if `at` is given."""
         if self.groups is None:
             return ()
         ends = [depth * group // self.groups for group in range(self.groups + 1)]
         return tuple(end - begin for begin, end in pairwise(ends))
 
     def numbers(self, depth: int) -> tuple[int, ...]:
-        """The numbers of the new layers in the result."""
+        """Return the numbers of the new layers in the result."""
         if self.groups is None:
             return self.at
         if self.place != "interleaved":
@@ -82,7 +82,7 @@ class ExpandBlocks(Pass):
         return tuple(numbers)
 
     def models(self, depth: int) -> tuple[int, ...]:
-        """For each layer of the result the old one that it is, or is a copy of."""
+        """Return for each layer of the result the layer that it is, or is a copy of."""
         out: list[int] = []
         below = 0
         for new, run in groupby(range(depth + len(self.numbers(depth))), self.numbers(depth).__contains__):
@@ -93,13 +93,13 @@ class ExpandBlocks(Pass):
         return tuple(out)
 
     def origins(self, program: Program) -> tuple[int | None, ...]:
-        """None for the copies."""
+        """Return None for copies."""
         depth = program.spec.depth
         new = {*self.numbers(depth)}
         return tuple(None if number in new else model for number, model in enumerate(self.models(depth)))
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Groups that have layers, and as many as are to be copied; numbers within the result."""
+        """Require groups with at least as many layers as are copied, and numbers within the result."""
         depth = program.spec.depth
         if self.groups is not None:
             return self._groups_obstacle(depth)
@@ -124,7 +124,7 @@ class ExpandBlocks(Pass):
         return None
 
     def run(self, program: Program) -> Program:
-        """Number all layers anew, and silence the copies."""
+        """Renumber all layers, and set the output of the copies to zero."""
         spec = program.spec
         models = self.models(spec.depth)
         layers = tuple(spec.layers[model] for model in models)
@@ -137,18 +137,18 @@ class ExpandBlocks(Pass):
         return program.updated(replace(spec, layers=layers), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """There are as many layers as all of them need."""
+        """Return whether the result has the layers with the new numbers."""
         added = len(self.at) if self.groups is None else self.groups * self.blocks
         return max(self.numbers(spec.depth - added)) < spec.depth
 
 
 def listed(numbers: tuple[int, ...]) -> str:
-    """Numbers with commas."""
+    """Return the numbers, separated by commas."""
     return ", ".join(map(str, numbers))
 
 
 def _runs(at: tuple[int, ...], depth: int) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Each run of neighbours among the new numbers, and how many layers there are for it to copy."""
+    """Yield consecutive new numbers, with the number of layers that they can copy."""
     for _, run in groupby(enumerate(at), lambda item: item[1] - item[0]):
         places = [*run]
         numbers = tuple(number for _, number in places)

@@ -1,4 +1,4 @@
-"""Vocabulary expansion: rows for tokens that the model did not have."""
+"""Vocabulary expansion: rows of embedding and head for new tokens."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from kept.ir.tensors import Lazy
 
 MEAN, ZERO = "mean", "zero"
-"""Ways to make rows; any other word is a file that has them."""
+"""Initialisations of new rows; any other value is a file with rows."""
 
 GIVEN = {"embedding.weight": "embedding", "head.weight": "head", "head.bias": "bias"}
-"""The weights with a row for each token, and what such a file calls the new ones."""
+"""The weights with a row for each token, and the names of their new rows in such a file."""
 
 LARGEST_MULTIPLE = 1 << 12
-"""Beyond what any kernel asks for."""
+"""Larger than the multiple that any kernel needs."""
 
 SPREAD = 64
-"""Old rows whose mean stands where there is no token."""
+"""Number of old rows whose mean fills rows without a token."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """The tokens that a tokenizer has beyond another: ids from `first` on, and of each the old ids that it is made of.
+    """The new tokens of a tokenizer: ids from `first` on, and for each the old token ids of its text.
 
-    `given` are rows that were handed over, by the names of `GIVEN`.
+    `given` has rows from a file, by the names of `GIVEN`.
     """
 
     first: int
@@ -49,15 +49,15 @@ class Growth:
 
 @dataclass(frozen=True)
 class ExpandVocabulary(Pass):
-    """Rows of embedding and head for the new tokens of a tokenizer (Chinese-LLaMA, arXiv 2304.08177). EXACT.
+    """Add rows of embedding and head for the new tokens of a tokenizer (Chinese-LLaMA, arXiv 2304.08177). EXACT.
 
-    No old row changes, so that a text without new tokens has the stream, and each old token the logit, that it had. The
-    row of a new token is the mean of the rows of the old tokens that its text was made of (`rows` mean), zero, or one
-    of a file. New ids follow the tokenizer's, so that rows which padding left spare are taken first.
+    Old rows do not change: for text without new tokens, the residual stream and the logits of old tokens stay the same.
+    The row of a new token is the mean of the rows of the old tokens of its text (`rows` mean), zero, or a row of a
+    file. New ids follow the tokenizer's last id, so spare rows of padding are used first.
 
-    `multiple` rounds the number of rows up. Those without a token are the mean of old rows from all over, and so is
-    their logit: it is below the largest of these, and greedy decoding never takes one. `tokenizer` is a directory; what
-    its tokens are made of is measured (`growth`).
+    `multiple` rounds the number of rows up. Rows without a token are the mean of old rows, so their logit is the mean
+    of these rows' logits: it is below the largest, and greedy decoding never picks it. `tokenizer` is a directory; the
+    old tokens of its new tokens are measured (`growth`).
     """
 
     tokenizer: str
@@ -69,13 +69,13 @@ class ExpandVocabulary(Pass):
     summary: ClassVar[str] = "embedding and head get rows for the new tokens of a tokenizer"
 
     def __post_init__(self) -> None:
-        """Check what needs no model."""
+        """Check everything that does not depend on the model."""
         if not 1 <= self.multiple <= LARGEST_MULTIPLE:
             raise RecipeError(f"is {self.multiple}, it must be from 1 to {LARGEST_MULTIPLE}", "multiple")
 
     @property
     def grown(self) -> Growth:
-        """What was measured."""
+        """The measured growth."""
         assert self.growth is not None, "planning measures it"
         return self.growth
 
@@ -84,11 +84,11 @@ class ExpandVocabulary(Pass):
         return f"for text without new tokens, that is, token ids below {self.grown.first:,}"
 
     def size(self, vocabulary: int) -> int:
-        """Rows of the result, where there were `vocabulary`."""
+        """Return the number of rows of the result, from that of the program."""
         return -(-max(vocabulary, self.grown.end) // self.multiple) * self.multiple
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A row for each old token; given rows of the right number and width."""
+        """Require a row for each old token, and given rows of the right number and width."""
         spec, growth = program.spec, self.grown
         if growth.first > spec.vocabulary:
             why = f"has {spec.vocabulary} tokens, its own tokenizer gives id {growth.first - 1}"
@@ -106,21 +106,21 @@ class ExpandVocabulary(Pass):
         return None
 
     def run(self, program: Program) -> Program:
-        """Put the new rows behind those of the old tokens."""
+        """Put the new rows after those of the old tokens."""
         spec = program.spec
         changed = {slot: self._tensor(slot, program.weights[slot]) for slot in self._slots(program)}
         centred = spec.centred and not self.grown.given
         return program.updated(replace(spec, vocabulary=self.size(spec.vocabulary), centred=centred), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """There is a row for each token."""
+        """Return whether there is a row for each token."""
         return spec.vocabulary >= self.grown.end and spec.vocabulary % self.multiple == 0
 
     def _slots(self, program: Program) -> Iterator[str]:
         return (slot for slot in GIVEN if slot in program.weights)
 
     def _padding(self, vocabulary: int) -> int:
-        """Rows without a token that are made."""
+        """Return the number of added rows without a token."""
         return self.size(vocabulary) - max(vocabulary, self.grown.end)
 
     def _tensor(self, slot: str, old: Lazy) -> Lazy:

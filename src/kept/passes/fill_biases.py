@@ -1,4 +1,4 @@
-"""Zero biases, for targets whose config can only say all or none."""
+"""Add zero biases, for targets whose config has one switch for several biases."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class FillBiases(Pass):
     biases: tuple[str, ...]
 
     name: ClassVar[str] = "fill-biases"
-    summary: ClassVar[str] = "projections without a bias get a zero one"
+    summary: ClassVar[str] = "projections without a bias get a bias of zero"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Names of projections that are there, and split ones: part of a fused bias cannot be added."""
+        """Require names of existing projections, split ones: a part of a fused bias cannot be added."""
         unknown = next((name for name in self.biases if name not in PROJECTIONS), None)
         if unknown is not None:
             return Obstacle(
@@ -47,13 +47,13 @@ class FillBiases(Pass):
         return None
 
     def run(self, program: Program) -> Program:
-        """Set the flags and add zeros where there was nothing."""
+        """Add the missing biases as zeros."""
         spec = self._filled(program.spec)
         new = {name: slot for name, slot in slots(spec).items() if name not in program.weights}
         return program.updated(spec, {name: zeros(slot.shape, program.dtype) for name, slot in new.items()})
 
     def ensures(self, spec: Spec) -> bool:
-        """Every layer has the biases."""
+        """Return whether every layer has the biases."""
         return self._filled(spec) == spec
 
     def _filled(self, spec: Spec) -> Spec:

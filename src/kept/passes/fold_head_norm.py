@@ -1,4 +1,4 @@
-"""A head that is normalised when the model runs, normalised once."""
+"""Store the normalised rows of a head that is normalised at run time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoldHeadNorm(Pass):
-    """NormHead (arXiv 2309.10305) divides each row of the head by its length: done once and stored. EXACT."""
+    """Divide each row of the head by its length, as NormHead (arXiv 2309.10305) does at run time. EXACT."""
 
     name: ClassVar[str] = "fold-head-norm"
-    summary: ClassVar[str] = "rows of the head are divided by their length once"
+    summary: ClassVar[str] = "the head's rows are stored divided by their length"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A normalised head of its own."""
+        """Require an untied, normalised head."""
         if not program.spec.head.normalised:
             return Obstacle("head", "is not normalised", way_out="leave this pass out")
         if program.spec.head.tied:
@@ -35,5 +35,5 @@ class FoldHeadNorm(Pass):
         return program.updated(spec, {"head.weight": unit_rows(program.weights["head.weight"])})
 
     def ensures(self, spec: Spec) -> bool:
-        """The head is plain."""
+        """Return whether the head is not normalised at run time."""
         return not spec.head.normalised

@@ -1,4 +1,4 @@
-"""Fold scalar multipliers into the weights beside them."""
+"""Fold scalar multipliers into the adjacent weights."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoldMultipliers(Pass):
-    """Embedding, residual, attention and logit multipliers become part of the weights. EXACT; costs nothing.
+    """Multiply embedding, residual, attention and logit multipliers into the weights. EXACT; adds no parameters.
 
-    E <- m E; o, down <- r o, r down (or the gain and bias of the norm behind them); q <- s sqrt(head_dim) q (or its
-    norm's); head <- m head. A head tied to an embedding with another multiplier is untied first.
+    E <- m E; o, down <- r o, r down (or the gain and bias of a post-norm); q <- s sqrt(head_dim) q (or the gain and
+    bias of its norm); head <- m head. A head tied to an embedding with another multiplier is untied first.
     """
 
     name: ClassVar[str] = "fold-multipliers"
-    summary: ClassVar[str] = "scalar multipliers move into the weights beside them"
+    summary: ClassVar[str] = "scalar multipliers are folded into the adjacent weights"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A multiplier; and a head of its own where embedding and head change differently."""
+        """Require a multiplier, and an untied head if embedding and head are scaled differently."""
         spec = program.spec
         if not _has_multiplier(spec):
             return Obstacle("model", "has no multiplier", way_out="leave this pass out")
@@ -45,7 +45,7 @@ class FoldMultipliers(Pass):
         return None
 
     def run(self, program: Program) -> Program:
-        """Scale, and set every multiplier to one."""
+        """Scale the weights, and set every multiplier to 1."""
         spec = program.spec
         changed = _scaled(program, ("embedding.weight",), spec.embedding_multiplier)
         if not spec.head.tied:
@@ -60,7 +60,7 @@ class FoldMultipliers(Pass):
         return program.updated(map_operations(plain, Attention, lambda one: replace(one, scale=None)), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """No multiplier is left."""
+        """Return whether no multiplier is left."""
         return not _has_multiplier(spec)
 
 
@@ -74,7 +74,7 @@ def _has_multiplier(spec: Spec) -> bool:
 
 
 def _hidden(layer: Layer) -> bool:
-    """Whether a multiplier stands behind a norm that has no gain to take it up."""
+    """Return whether a multiplier follows a norm without a gain to fold it into."""
     norms = [branch.post_norm for branch in layer.branches if layer.residual_multiplier != 1]
     if layer.attention is not None and _query_factor(layer.attention) != 1:
         norms += [norm for _, norm, _ in layer.attention.norms()]

@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoldNormBias(Pass):
-    """W (x + b) = W x + W b: every reader's bias grows by W b, and the norm's bias goes.
+    """W (x + b) = W x + W b: W b is added to the bias of every reader W, and the norm's bias b is removed.
 
-    Readers are query, key, value, gate and up of each layer, and the head. EXACT; costs one vector a projection.
+    Readers are the projections that read a norm of the residual stream, and the head. EXACT; adds one vector for each
+    projection.
     """
 
     name: ClassVar[str] = "fold-norm-bias"
-    summary: ClassVar[str] = "norm biases move into the projections behind them"
+    summary: ClassVar[str] = "norm biases are folded into the projections that read the norms"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A norm with a bias, and a head that is stored as it is used."""
+        """Require a norm with a bias, and a head that is not normalised at run time."""
         if not any(reading.value.bias for reading in readings(program.spec)):
             return Obstacle("norms", "have no bias", way_out="leave this pass out")
         if program.spec.final_norm.bias and program.spec.head.normalised:
@@ -46,7 +47,7 @@ class FoldNormBias(Pass):
         return program.updated(map_readers(replace(spec, head=head), lambda norm: replace(norm, bias=False)), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """No norm has a bias."""
+        """Return whether no norm has a bias."""
         return not any(reading.value.bias for reading in readings(spec))
 
 

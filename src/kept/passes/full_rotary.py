@@ -1,4 +1,4 @@
-"""Partial or interleaved rotation as the full, half-split one."""
+"""Express partial or interleaved rotary positions as full, half-split ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 LARGEST_EXPONENT = 38
 """Of theta, to base ten: runtimes compute frequencies in float32."""
 
-STILL = 1e30
-"""Divides the frequency of a pair that stands still: its angle at any position is below float64's resolution."""
+UNROTATED = 1e30
+"""Divisor of the frequency of an unrotated pair: its angle is below float64's resolution at any position."""
 
 RopeForm = Literal["llama3", "proportional"]
 
@@ -30,19 +30,19 @@ ROPE_FORMS: tuple[RopeForm, ...] = ("llama3", "proportional")
 
 @dataclass(frozen=True)
 class FullRotary(Pass):
-    """Head dimensions are permuted so that pair i is (i, i + head / 2) and the pairs that turn come first.
+    """Permute head dimensions so that pair i is (i, i + head / 2) and rotated pairs come first. EXACT.
 
-    theta' = theta^(head / rotated) gives the pairs that turn the frequencies they had; the pairs behind them have
-    longer wavelengths. Two rope types of the stock classes stop those:
+    theta' = theta^(head / rotated) keeps the frequencies of rotated pairs; unrotated pairs would get longer
+    wavelengths. Two rope types of the stock classes set their frequencies to 0:
 
-    llama3: divides the frequencies of wavelengths past a threshold, put here between the last pair that turns and the
-    first that does not, by a factor, here 1e30. Position interpolation has no place in it and is `proportional`.
-    proportional: frequencies of zero; transformers 5 has it.
+    llama3: divides the frequencies of wavelengths above a threshold by a factor, here 1e30. The threshold is put
+    between the last rotated pair and the first unrotated one. It cannot express position interpolation, for which
+    `proportional` is used.
+    proportional: frequencies of 0; only transformers 5 has it.
 
-    Queries and keys are permuted alike, so their products stay: EXACT.
-
-    LongRoPE, which has a divisor for each frequency, stops those pairs itself. Its temperature t, a factor on cos and
-    sin, then reaches them too, and the queries' rows make up for it: they are divided by t^2.
+    Queries and keys are permuted alike, so their products do not change. LongRoPE has a divisor for each frequency, so
+    unrotated pairs get the divisor 1e30. Its temperature t, a factor of cos and sin, then scales unrotated pairs too;
+    to compensate, their query rows are divided by t^2.
     """
 
     rope: RopeForm = "llama3"
@@ -51,7 +51,7 @@ class FullRotary(Pass):
     summary: ClassVar[str] = "partial or interleaved rotation becomes the full, half-split one"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A partial or interleaved rotation without a scaling that partial rotation cannot carry over."""
+        """Require a partial or interleaved rotation whose scaling a full rotation can express."""
         affected = [(at, one) for at, one in program.spec.operations(Attention) if _affected(one)]
         if not affected:
             return Obstacle("layers", "rotate whole heads in halves", way_out="leave this pass out")
@@ -73,7 +73,7 @@ class FullRotary(Pass):
         return None
 
     def run(self, program: Program) -> Program:
-        """Permute the rows of queries and keys, their biases and their norms' gains."""
+        """Permute the rows of queries and keys, their biases and the gains of their norms."""
         changed: dict[str, Lazy] = {}
         for at, one in program.spec.operations(Attention):
             if _affected(one) and one.rope is not None:
@@ -81,19 +81,19 @@ class FullRotary(Pass):
         return program.updated(map_operations(program.spec, Attention, lambda one: _full(one, self.rope)), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """Every rotation is full and half-split."""
+        """Return whether every rotation is full and half-split."""
         return not any(_affected(one) for _, one in spec.operations(Attention))
 
 
 def head_order(rope: Rope, head_dim: int) -> tuple[int, ...]:
-    """The old place of each new dimension of a head."""
+    """Return for each new dimension of a head its old index."""
     span = _span(rope, head_dim)
     half = span // 2
     firsts = [2 * i for i in range(half)] if rope.interleaved else list(range(half))
     seconds = [2 * i + 1 for i in range(half)] if rope.interleaved else list(range(half, 2 * half))
-    still = list(range(span, head_dim))
-    middle = len(still) // 2
-    return (*firsts, *still[:middle], *seconds, *still[middle:])
+    unrotated = list(range(span, head_dim))
+    middle = len(unrotated) // 2
+    return (*firsts, *unrotated[:middle], *seconds, *unrotated[middle:])
 
 
 def _affected(mixer: Attention) -> bool:
@@ -102,7 +102,7 @@ def _affected(mixer: Attention) -> bool:
 
 
 def _span(rope: Rope, head_dim: int) -> int:
-    """The first dimensions of a head, out of which pairs are made: all where frequencies of zero mark what is still."""
+    """Return the number of dimensions that form pairs: all, if unrotated pairs are marked by frequencies of 0."""
     return head_dim if isinstance(rope.scaling, Proportional) else rope.dims
 
 
@@ -112,33 +112,36 @@ def _full(mixer: Attention, form: RopeForm) -> Attention:
         return mixer
     if _span(rope, mixer.head_dim) == mixer.head_dim:
         return replace(mixer, rope=replace(rope, interleaved=False))
-    turned = replace(rope, theta=rope.theta ** (mixer.head_dim / rope.dims), interleaved=False)
+    rotated = replace(rope, theta=rope.theta ** (mixer.head_dim / rope.dims), interleaved=False)
     if isinstance(rope.scaling, LongRope):
         scaling = _filled(rope.scaling, mixer.head_dim // 2)
-        return replace(mixer, rope=replace(turned, dims=mixer.head_dim, scaling=scaling))
+        return replace(mixer, rope=replace(rotated, dims=mixer.head_dim, scaling=scaling))
     if form == "llama3" and rope.scaling is None and rope.theta > 1:
-        return replace(mixer, rope=replace(turned, dims=mixer.head_dim, scaling=_threshold(rope)))
+        return replace(mixer, rope=replace(rotated, dims=mixer.head_dim, scaling=_threshold(rope)))
     factor = rope.scaling.factor if isinstance(rope.scaling, Linear) else 1.0
-    return replace(mixer, rope=replace(turned, scaling=Proportional(factor)))
+    return replace(mixer, rope=replace(rotated, scaling=Proportional(factor)))
 
 
 def _threshold(rope: Rope) -> Llama3:
-    """The ramp of `llama3` between two wavelengths: 2 pi theta^(1 - 2 / dims) turns, 2 pi theta stands still.
+    """Return a `llama3` scaling that keeps the wavelength 2 pi theta^(1 - 2 / dims) and stops 2 pi theta.
 
-    It begins and ends a third of the way (of logarithms) from either, far from what float32 can confuse. Its bounds
-    are stated in turns within an original length; one position is below every context, as the stock classes want it.
+    Its ramp begins and ends at a third and two thirds of the way between them, in logarithms, far from both in float32.
+    Its bounds are in periods within an original length. That length is 1, which is below every context, as the stock
+    classes require.
     """
     shortest, longest = (2 * math.pi * rope.theta ** (1 - part / rope.dims) for part in (4 / 3, 2 / 3))
-    return Llama3(STILL, 1 / longest, 1 / shortest, 1)
+    return Llama3(UNROTATED, 1 / longest, 1 / shortest, 1)
 
 
 def _filled(scaling: LongRope, pairs: int) -> LongRope:
-    short, long = ((*given, *[STILL] * (pairs - len(given))) for given in (scaling.short_factor, scaling.long_factor))
+    short, long = (
+        (*given, *[UNROTATED] * (pairs - len(given))) for given in (scaling.short_factor, scaling.long_factor)
+    )
     return replace(scaling, short_factor=short, long_factor=long)
 
 
-def _makes_up(rope: Rope, order: tuple[int, ...]) -> tuple[float, ...] | None:
-    """A factor for each dimension of a query in its new place; None where no temperature reaches what stands still."""
+def _query_factors(rope: Rope, order: tuple[int, ...]) -> tuple[float, ...] | None:
+    """Return a factor for each new dimension of a query; None if no temperature scales unrotated dimensions."""
     if not isinstance(rope.scaling, LongRope) or rope.dims == len(order) or rope.scaling.temperature == 1:
         return None
     return tuple(1.0 if old < rope.dims else rope.scaling.temperature**-2 for old in order)
@@ -146,7 +149,7 @@ def _makes_up(rope: Rope, order: tuple[int, ...]) -> tuple[float, ...] | None:
 
 def _permuted(program: Program, at: str, mixer: Attention, order: tuple[int, ...]) -> dict[str, Lazy]:
     out: dict[str, Lazy] = {}
-    factors = None if mixer.rope is None else _makes_up(mixer.rope, order)
+    factors = None if mixer.rope is None else _query_factors(mixer.rope, order)
     for name, heads in (("q", mixer.heads), ("k", mixer.kv_heads)):
         for slot in (f"{at}{name}.weight", f"{at}{name}.bias"):
             if slot in program.weights:

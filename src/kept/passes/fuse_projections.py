@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FuseProjections(Pass):
-    """Query, key and value become one projection, for targets that store them so. EXACT; costs nothing."""
+    """Join query, key and value, for targets that store them as one projection. EXACT; adds no parameters."""
 
     name: ClassVar[str] = "fuse-projections"
     summary: ClassVar[str] = "query, key and value become one projection"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Separate projections whose biases are there together or not at all."""
+        """Require separate projections with all three biases or none."""
         apart = [(at, one) for at, one in program.spec.operations(Attention) if not one.fused]
         if not apart:
             return Obstacle("layers", "have fused projections", way_out="leave this pass out")
@@ -46,5 +46,5 @@ class FuseProjections(Pass):
         return program.updated(map_operations(program.spec, Attention, lambda one: replace(one, fused=True)), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """Everything is fused."""
+        """Return whether every attention is fused."""
         return all(one.fused for _, one in spec.operations(Attention))

@@ -1,4 +1,4 @@
-"""LayerNorm to RMSNorm, in four ways."""
+"""LayerNorm to RMSNorm, in four modes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ MODES: tuple[Mode, ...] = ("exact", "opm", "opm-centred", "calibrated")
 
 Way = Literal[Mode, "carried"]
 WAYS: tuple[Way, ...] = (*MODES, "carried")
-"""What a conversion may do to norms. carried: exact, and then a constant of the stream carries the biases."""
+"""Treatments of norms in a conversion. carried: exact, then norm biases are stored in the residual stream."""
 
 MEASURED: tuple[Way, ...] = ("calibrated", "carried")
-"""Those that read text."""
+"""Those that measure on text."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class LayerNormToRms(Pass):
     summary: ClassVar[str] = "LayerNorm becomes RMSNorm"
 
     def promise(self, program: Program) -> Promise:  # noqa: ARG002 - the mode decides
-        """EXACT in exact mode only."""
+        """Return EXACT in exact mode, else LOSSY."""
         return Promise.EXACT if self.mode == "exact" else Promise.LOSSY
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A centred stream for the centred modes, measured gains for the calibrated one."""
+        """Require a centred stream for exact and opm-centred, measured gains for calibrated."""
         if self.mode in {"exact", "opm-centred"} and not program.spec.centred:
             return Obstacle("residual stream", "has a mean that RMSNorm would keep", Centre())
         if self.mode == "calibrated":
@@ -63,7 +63,7 @@ class LayerNormToRms(Pass):
         return None
 
     def run(self, program: Program) -> Program:
-        """Change the kind; outside exact mode drop the bias, and in calibrated mode set the gain."""
+        """Change the kind of norm; unless exact, drop the bias; if calibrated, set the gain."""
         spec = map_readers(program.spec, self._converted)
         changed: dict[str, Lazy] = {}
         if self.mode == "calibrated" and self.gains is not None:
@@ -74,7 +74,7 @@ class LayerNormToRms(Pass):
         return program.updated(spec, changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """No LayerNorm reads the stream."""
+        """Return whether no LayerNorm reads the residual stream."""
         return all(reading.value.kind != "layer" for reading in readings(spec))
 
     def _converted(self, norm: Norm) -> Norm:

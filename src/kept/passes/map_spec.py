@@ -1,4 +1,4 @@
-"""Change every part of one sort in a spec."""
+"""Change every layer, operation or norm of a spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms with an offset gain or none, as norms with a plain gain."""
+"""Give every norm a plain gain: no offset, and a gain of ones if there is none."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlainGains(Pass):
-    """`offset + w` becomes one gain; a norm without a gain gets ones. EXACT; at most one vector a norm."""
+    """`offset + w` becomes one gain; a norm without a gain gets ones. EXACT; adds at most one vector for each norm."""
 
     name: ClassVar[str] = "plain-gains"
-    summary: ClassVar[str] = "norms with an offset gain or none get a plain one"
+    summary: ClassVar[str] = "norms with an offset or without a gain get a plain gain"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A norm with an offset or without a gain."""
+        """Require a norm with an offset or without a gain."""
         if any(_affected(norm) for _, norm, _ in norms(program.spec)):
             return None
         return Obstacle("norms", "have plain gains", way_out="leave this pass out")
 
     def run(self, program: Program) -> Program:
-        """Add the offset, or write ones."""
+        """Add the offset, or make a gain of ones."""
         changed: dict[str, Lazy] = {}
         for name, norm, shape in norms(program.spec):
             if _affected(norm) and norm.gain:
@@ -41,7 +41,7 @@ class PlainGains(Pass):
         return program.updated(map_norms(program.spec, _plain), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """Every norm has a plain gain."""
+        """Return whether every norm has a plain gain."""
         return not any(_affected(norm) for _, norm, _ in norms(spec))
 
 

@@ -1,4 +1,4 @@
-"""A plain MLP as a gated one."""
+"""Express a plain MLP as a gated MLP."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 class PlainToGated(Pass):
     """`down(act(W x + b))` is `down(act(W x + b) * (0 x + 1))`: the old up becomes the gate, the new up is constant.
 
-    EXACT; costs one zero matrix a layer.
+    EXACT; adds one zero matrix for each layer.
     """
 
     name: ClassVar[str] = "plain-to-gated"
-    summary: ClassVar[str] = "plain MLPs become gated ones whose second factor is 1"
+    summary: ClassVar[str] = "plain MLPs become gated MLPs whose second factor is 1"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A plain MLP."""
+        """Require a plain MLP."""
         if not self.ensures(program.spec):
             return None
         return Obstacle("layers", "have gated MLPs", way_out="leave this pass out")
@@ -47,7 +47,7 @@ class PlainToGated(Pass):
         return program.updated(map_operations(program.spec, Mlp, _gated), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """Every MLP is gated."""
+        """Return whether every MLP is gated."""
         return all(mlp.gated for _, mlp in spec.operations(Mlp))
 
 

@@ -57,10 +57,10 @@ class PassStep:
 
 @dataclass(frozen=True)
 class Expansion:
-    """What is left of what one pass `expand-blocks` made: new layers, and of each the layer that it is a copy of.
+    """The layers that one `expand-blocks` added, and the layer that each is a copy of, in the result's numbers.
 
-    Both in the numbers of the plan's result; None for a layer that was dropped since. `sizes` are those of the groups,
-    where there were any.
+    Layers that a later pass removed are left out; a copy of a removed layer is a copy of None. `sizes` are those of the
+    groups, empty without groups.
     """
 
     layers: tuple[int, ...]
@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def expansions(self) -> tuple[Expansion, ...]:
-        """What each block expansion made, as far as it is still there."""
+        """The layers that each block expansion added, as far as the result still has them."""
         return tuple(self._expansions())
 
     @property
@@ -124,7 +124,7 @@ class Plan:
 
     @property
     def claim(self) -> Claim:
-        """What the result is held to."""
+        """The claim that the result is verified against."""
         program, shared = self.program if self.promise is Promise.EXACT else None, self.new_tokens
         tokens = shared.start if shared else None
         return Claim(self.promise, program, self.copies, self.dropped, tokens, self.domain, self.stream)
@@ -157,7 +157,7 @@ class Plan:
 
     @property
     def silent(self) -> range:
-        """Rows behind the last new token, which are none."""
+        """Rows after the last new token, which have no token."""
         return range(self.new_tokens.stop, self.program.spec.vocabulary) if self.new_tokens else range(0)
 
     @property
@@ -177,7 +177,7 @@ class Plan:
                     yield Expansion(tuple(left), tuple(left.values()), step.rewrite.sizes(depth))
 
     def _origins(self, steps: Sequence[PassStep]) -> tuple[int | None, ...]:
-        """Where the result's layers were before the last `steps`."""
+        """Return the numbers of the result's layers before the last `steps`."""
         now: tuple[int | None, ...] = tuple(range(self.program.spec.depth))
         for step in reversed(steps):
             now = tuple(None if number is None else step.origins[number] for number in now)

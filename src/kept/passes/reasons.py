@@ -48,6 +48,8 @@ REASONS: tuple[tuple[ViolationKind, str], ...] = (
     ),
     (ViolationKind("layers.*.mixer.attention.rope"), "queries and keys are rotated, and the target never rotates"),
     (ViolationKind("layers.*.mixer.attention.rope.scaling*"), "the target cannot scale its rotation like this"),
+    (ViolationKind("layers.*.mixer", found=None), "the layer has no mixer, and every layer of the target has one"),
+    (ViolationKind("layers.*.mlp", found=None), "the layer has no MLP, and every layer of the target has one"),
     (
         ViolationKind("layers.*.mixer.attention.qk_norm", needs=None),
         "queries and keys are normalised, which no weights of the target can do",
@@ -65,7 +67,7 @@ REASONS: tuple[tuple[ViolationKind, str], ...] = (
         ViolationKind("layers.*.parallel", found=True),
         "attention and MLP read the same stream, the target has no parallel residual",
     ),
-    (ViolationKind("layers.*.parallel"), "attention and MLP follow one another, the target has them side by side"),
+    (ViolationKind("layers.*.parallel"), "attention and MLP are sequential, the target has a parallel residual"),
     (ViolationKind("layers.*.mlp_norm"), "attention and MLP have norms of their own, the target has one for both"),
     (
         ViolationKind("layers.*_post_norm", needs=None),

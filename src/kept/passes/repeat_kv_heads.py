@@ -1,4 +1,4 @@
-"""Layers with different numbers of key-value heads, as layers with one number."""
+"""Repeat key-value heads so that every layer has the same number."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RepeatKeyValueHeads(Pass):
-    """Every layer gets `heads` key-value heads (0: the least that serves all layers); each is repeated in place.
+    """Every layer gets `heads` key-value heads (0: the smallest number that all layers can have), by repetition.
 
-    A query head then reads a copy of the head that it read. EXACT; costs cache and parameters where heads are repeated.
+    A query head then reads a copy of the head that it read. EXACT; adds parameters and KV cache.
     """
 
     heads: int = 0
 
     name: ClassVar[str] = "repeat-key-value-heads"
-    summary: ClassVar[str] = "key-value heads are repeated until every layer has as many"
+    summary: ClassVar[str] = "key-value heads are repeated so that every layer has the same number"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Layers that differ, with split projections and norms that heads share."""
+        """Require layers that differ, with split projections and norms that all heads share."""
         wanted = self._wanted(program.spec)
         if all(one.kv_heads == wanted for _, one in program.spec.operations(Attention)):
             return Obstacle("layers", f"have {wanted} key-value heads each", way_out="leave this pass out")
@@ -59,7 +59,7 @@ class RepeatKeyValueHeads(Pass):
         return program.updated(spec, changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """One number of key-value heads."""
+        """Return whether all layers have the same number of key-value heads."""
         return len({one.kv_heads for _, one in spec.operations(Attention)}) <= 1
 
     def _wanted(self, spec: Spec) -> int:

@@ -89,7 +89,7 @@ def _rotary(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
 
 
 def _divisors(violations: Sequence[Violation], options: Options, __: Gains) -> Pass | None:
-    """Lists of divisors differ because a part of each head turns, or for no reason that has a pass."""
+    """Make full rotations if lists of divisors differ because only a part of each head is rotated."""
     return FullRotary(options.rope) if any(v.path == ROTATED for v in violations) else None
 
 

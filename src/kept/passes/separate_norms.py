@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SeparateNorms(Pass):
-    """Where attention and MLP share one norm (Phi, Cohere, Falcon), each gets a copy of it. EXACT."""
+    """Attention and MLP that share one norm (Phi, Cohere, Falcon) get a copy each. EXACT."""
 
     name: ClassVar[str] = "separate-norms"
     summary: ClassVar[str] = "attention and MLP that share a norm get a copy each"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A shared norm."""
+        """Require a shared norm."""
         if self.ensures(program.spec):
-            return Obstacle("layers", "no two parts share a norm", way_out="leave this pass out")
+            return Obstacle("layers", "share no norms", way_out="leave this pass out")
         return None
 
     def run(self, program: Program) -> Program:
@@ -38,7 +38,7 @@ class SeparateNorms(Pass):
         return program.updated(map_layers(program.spec, _separate), copies)
 
     def ensures(self, spec: Spec) -> bool:
-        """Every MLP has its norm."""
+        """Return whether every MLP has a norm of its own."""
         return not any(layer.shared_norm for layer in spec.layers)
 
 

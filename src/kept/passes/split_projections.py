@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitProjections(Pass):
-    """Fused query-key-value and gate-up become separate projections: runs of rows. EXACT; costs nothing."""
+    """Split fused query-key-value and gate-up projections by rows. EXACT; adds no parameters."""
 
     name: ClassVar[str] = "split-projections"
     summary: ClassVar[str] = "fused projections become separate ones"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A fused projection."""
+        """Require a fused projection."""
         if not self.ensures(program.spec):
             return None
         return Obstacle("layers", "have no fused projection", way_out="leave this pass out")
@@ -41,7 +41,7 @@ class SplitProjections(Pass):
         return program.updated(map_operations(spec, Mlp, _unfused_mlp), changed)
 
     def ensures(self, spec: Spec) -> bool:
-        """Nothing is fused."""
+        """Return whether no projection is fused."""
         fused = [one.fused for _, one in spec.operations(Attention)] + [one.fused for _, one in spec.operations(Mlp)]
         return not any(fused)
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UntieHead(Pass):
-    """The head gets a copy of the embedding, so that either can change alone. EXACT; costs one V x D matrix."""
+    """The head gets a copy of the embedding, so that both can change independently. EXACT; adds a V x D matrix."""
 
     name: ClassVar[str] = "untie-head"
     summary: ClassVar[str] = "the head gets its own copy of the embedding"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """A tied head."""
+        """Require a tied head."""
         return None if program.spec.head.tied else Obstacle("head", "is not tied", way_out="leave this pass out")
 
     def run(self, program: Program) -> Program:
@@ -29,5 +29,5 @@ class UntieHead(Pass):
         return program.updated(spec, {"head.weight": program.weights["embedding.weight"]})
 
     def ensures(self, spec: Spec) -> bool:
-        """The head is its own."""
+        """Return whether the head is untied."""
         return not spec.head.tied
