@@ -208,9 +208,9 @@ def test_in_words(trained: Path, tmp_path: Path) -> None:
     ("words", "line"),
     [
         ("--layers 2", "layers: 2 is no expanded layer of {source}; there are 1, 3, 5, 7"),
-        ("--layers 1 --untouched", "layers: names the layers that go by itself; leave out untouched"),
+        ("--layers 1 --untouched", "layers: names the layers that are dropped; leave out untouched"),
         ("--below 0", "below: is 0.0, it must be above 0"),
-        ("--below nan", "below: is nan, it must be above 0"),
+        ("--below nan", "below: is nan, it must be a finite number"),
         ("--tokens 1", "tokens: is 1, it must be from 2 to 10000000"),
     ],
 )

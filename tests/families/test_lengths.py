@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kept.checkpoint.json_file import read_json
 from kept.commands.convert import convert
 from kept.commands.plan import plan
 from kept.commands.verify import verify
@@ -16,6 +15,7 @@ from kept.families.lengths import domain
 from kept.families.llama import LLAMA
 from kept.ir.spec import Dynamic, LongRope, Rope
 from kept.output.lineage import lineage
+from kept.output.record import read_record
 from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
 from support.models import TINY, write_checkpoint
 from support.pass_helpers import unread
@@ -131,14 +131,18 @@ def test_record_card_and_verification_say_where_the_promise_holds(tmp_path: Path
     found = convert(source, tmp_path / "out", verify_tokens=16)
     (where,) = found.plan.domain
     assert "for generation that does not cross 32 tokens" in where
-    record = read_json(tmp_path / "out" / "kept.json")
-    assert record["domain"] == record["verification"]["domain"] == [where]
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record.verification is not None
+    assert record.domain == record.verification.domain == (where,)
     assert f"It holds:\n\n- {where}\n" in (tmp_path / "out" / "README.md").read_text()
     assert verify(source, tmp_path / "out", tokens=16).domain == (where,)
-    (done,) = lineage(record)  # type: ignore[arg-type]
+    (done,) = lineage(record)
     assert str(done).endswith(f"promise exact, which holds {where}")
 
     cut = "for sequences of up to 64 tokens (the requested context)"
     assert convert(tmp_path / "out", tmp_path / "again", context=64, verify_tokens=16).plan.domain == (cut,)
     assert verify(source, tmp_path / "again", tokens=16).domain == (where, cut)
-    assert [one.domain for one in lineage(read_json(tmp_path / "again" / "kept.json"))] == [(where,), (cut,)]  # type: ignore[arg-type]
+    again = read_record(tmp_path / "again")
+    assert again is not None
+    assert [one.domain for one in lineage(again)] == [(where,), (cut,)]
