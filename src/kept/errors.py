@@ -1,4 +1,4 @@
-"""What users meet when something cannot be done: one line that names the thing and the way out."""
+"""Errors for users: one line that names the file, tensor or key, what is wrong, and the way out."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class RecipeError(KeptError):
 
 
 ENTRIES = {"steps": "step", "passes": "pass"}
-"""What one entry of a list of tables is called."""
+"""The noun for one entry of a list of TOML tables."""
 
 
 def _places(loc: tuple[str | int, ...]) -> Iterator[str]:

@@ -74,7 +74,7 @@ def cached(source: str) -> Path | None:
 
 
 def name_of(directory: Path) -> str:
-    """What a source is called, as far as it can be written: the directory's name; in a hub cache its id and commit."""
+    """Return the name of a source for records: the directory's name, or the id and commit in a hub cache."""
     directory = Path(os.path.realpath(directory))
     repository = directory.parent.parent.name
     if directory.parent.name == "snapshots" and repository.startswith("models--"):
@@ -95,7 +95,7 @@ def _fetch(source: str, name: str, revision: str | None, patterns: list[str], ne
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong and the way out, for each of the client's errors; the order is from special to general."""
+    """Return the reason and the way out for an error of the hub client, special errors first."""
     from huggingface_hub import errors  # noqa: PLC0415 - the same
 
     reasons: tuple[tuple[type[Exception], str], ...] = (

@@ -1,4 +1,4 @@
-"""Plain data from files that anyone may have edited: each value is what it should be, or the file is named."""
+"""Check plain data from JSON files that anyone may have edited."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ MEASUREMENTS = {"gains", "growth", "lengths", "silent"}
 
 
 TYPES: dict[Any, Any] = {tuple[int, ...]: WholeNumbers, tuple[str, ...]: Texts}
-"""What recipes write for a field of some type."""
+"""TOML types of option values, by the annotation of the field."""
 
 
 def options_model(name: str) -> type[Settings]:

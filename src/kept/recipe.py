@@ -171,7 +171,7 @@ class Recipe(ConversionSettings):
 
     @property
     def options(self) -> Options:
-        """What the planner is told."""
+        """The options of the planner."""
         dtype = None if self.dtype is None else DTYPES[self.dtype]
         return Options(self.norm, self.final_bias, self.rope, self.context, dtype)
 

@@ -49,7 +49,7 @@ TYPE_NAMES = {
     "finite_number": "a finite number",
     "tuple_type": "a list",
 }
-"""What a value must be, by the type of pydantic's error."""
+"""The expected type in words, by the type of pydantic's error."""
 
 
 @dataclass(frozen=True, config=CONFIG)

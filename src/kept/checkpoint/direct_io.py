@@ -25,7 +25,7 @@ DIRECT = getattr(os, "O_DIRECT", 0)
 """Linux's flag for writes past the page cache; without it bytes take the usual way."""
 
 ALIGNED = 1 << 12
-"""What places, lengths and memory of direct writes must be multiples of."""
+"""Alignment in bytes of offsets, lengths and memory of direct writes."""
 
 PIECE = 1 << 23
 """Bytes that are written at once."""

@@ -1,4 +1,4 @@
-"""What the files of a checkpoint hold: tensors in shards, headers, the index; the same bytes every time."""
+"""Contents of a checkpoint's weight files: tensors in shards, headers, the index. Deterministic."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def shards(tensors: Mapping[str, Lazy], limit: int = SHARD_BYTES) -> list[Shard]
 
 
 def _named(parts: list[Shard]) -> list[Shard]:
-    """The same files under the names that stock tools look for."""
+    """Return the shards under the file names that transformers looks for."""
     if len(parts) == 1:
         return [replace(parts[0], name=SINGLE)]
     return [replace(part, name=f"model-{i:05}-of-{len(parts):05}.safetensors") for i, part in enumerate(parts, 1)]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kept.checkpoint.sentencepiece_model import Piece, SentencePieceModel
 
 SPACE = "▁"
-"""What SentencePiece writes for a space, U+2581."""
+"""The character that SentencePiece writes for a space, U+2581."""
 
 
 def fast_tokenizer(model_file: Path) -> Tokenizer:
@@ -100,7 +100,7 @@ def _bonus(symbol: Piece) -> float:
 
 
 def _normalizer(model: SentencePieceModel) -> normalizers.Normalizer:
-    """What SentencePiece does to a text, in its order: untrimmed, even a text that maps to nothing has its prefix."""
+    """Return the normalizers of SentencePiece in its order. Without trimming, an empty text keeps its prefix."""
     shields = _shields(model)
     hide = [normalizers.Replace(symbol, shield) for symbol, shield in shields.items()]
     show = [normalizers.Replace(shield, symbol) for symbol, shield in shields.items()]
@@ -138,7 +138,7 @@ def _shields(model: SentencePieceModel) -> dict[str, str]:
 
 
 def _pre_tokenizer(model: SentencePieceModel) -> pre_tokenizers.PreTokenizer | None:
-    """What holds pieces apart. SentencePiece segments a text as a whole, but for user-defined symbols in BPE."""
+    """Return the pre-tokenizer. SentencePiece segments a text as a whole, but for user-defined symbols in BPE."""
     symbols = sorted(model.texts(PieceKind.USER_DEFINED), key=len, reverse=True)
     reserved = pre_tokenizers.Split(Regex(_reserved(model)), "merged_with_previous")
     if model.algorithm == "UNIGRAM":

@@ -26,7 +26,7 @@ FIXED_SIZES = {1: 8, 5: 4}
 
 
 class PieceKind(IntEnum):
-    """What a piece is for, as `sentencepiece_model.proto` numbers it."""
+    """The type of a piece, by its number in `sentencepiece_model.proto`."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -47,7 +47,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """What a `tokenizer.model` says, as far as ids and text depend on it."""
+    """The fields of a `tokenizer.model` that ids and text depend on."""
 
     pieces: tuple[Piece, ...]
     algorithm: str

@@ -139,7 +139,7 @@ def _journal(path: Path, mode: str) -> IO[str]:
 
 
 def _hidden(target: Path) -> Path:
-    """Where an output is built."""
+    """The directory in which an output is built."""
     return target.parent / f".{target.name}.kept-partial"
 
 

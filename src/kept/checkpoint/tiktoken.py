@@ -29,7 +29,7 @@ WORD = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""What stands alone before merging: contractions, letters, single digits, signs, line ends, spaces."""
+"""Pattern of the segments before merging: contractions, letters, single digits, signs, line ends, spaces."""
 
 END = "<|endoftext|>"
 

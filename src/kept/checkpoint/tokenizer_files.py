@@ -18,7 +18,7 @@ BUILDING = Limits(seconds=120, memory=3 << 30, text=256 << 20)
 
 
 def reader_files(source: Path, reader: Path | None = None, template: Path | None = None) -> dict[str, Path | bytes]:
-    """What reads text: the source's, or that of another directory with what of the source's settings it has not."""
+    """Return the tokenizer files: the source's, or another directory's with the source's settings that it lacks."""
     own = reader or source
     out: dict[str, Path | bytes] = {n: own / n for n in COPIED if n not in TEMPLATES and (own / n).is_file()}
     if own != source:

@@ -1,1 +1,1 @@
-"""What users ask for, a file each; the functions that `kept` exports."""
+"""The commands as Python functions, a file for each; `kept` exports them."""

@@ -37,7 +37,7 @@ IDS = ("bos_token_id", "eos_token_id")
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was looked at and what was found.
+    """The result of a check: files that were read, and findings.
 
     `damage` has one line for everything that is wrong; `remarks` what is missing without being wrong, and what could
     therefore not be checked. `summed` counts the files that were compared with `kept.json`.

@@ -43,7 +43,7 @@ def file_sums(directory: Path, found: Findings) -> dict[Path, str] | None:
 
 
 def check_unlisted(directory: Path, files: list[Path], sums: Mapping[Path, str], found: Findings) -> None:
-    """What decides what a model is and says, and is not in the record, was not written with it."""
+    """Report files that change the model's function or text and are not in the record."""
     others = (directory / name for name in ("config.json", INDEX, *TOKENIZERS))
     added = [file for file in (*files, *others) if file.is_file() and file not in sums]
     found.damage.extend(f"{file.name}: is not in {RECORD}; it was added later" for file in added)

@@ -43,7 +43,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a conversion would write: the plan, each file's bytes, their sum, and the bytes that the disk has free.
+    """A conversion that was not written: the plan, each file's bytes, their sum, and the bytes that the disk has free.
 
     The model card and `kept.json` are not among the files: they say what is measured.
     """

@@ -119,7 +119,7 @@ class HealedExport:
         )
 
     def _companions(self, settings: HealSettings) -> dict[str, Path | bytes]:
-        """What goes along: the student's own, with the chat template that it learned by."""
+        """Return the companion files: the student's own, with the chat template used in training."""
         template = None if settings.chat_template is None else Path(settings.chat_template)
         return companions(self.pair.student.path, self.pair.student.program.spec, template=template)
 

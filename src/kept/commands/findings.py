@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Findings:
-    """What has been found so far. A step that raises is a finding, and the next one runs all the same."""
+    """Findings so far. An error of a step is a finding, and the next step runs."""
 
     damage: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)

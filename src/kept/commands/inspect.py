@@ -1,4 +1,4 @@
-"""What a checkpoint is, what it costs to run, and which targets it can become."""
+"""Inspect a checkpoint: architecture, cost of running it, and targets that it can be converted to."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def _files(source: LoadedModel, planned: Plan, family: Family, recipe: Recipe) -
 
 
 def _config(source: LoadedModel, planned: Plan, family: Family) -> dict[str, Any]:
-    """What the family says of the result, and what else the source's config said of a model of the same family."""
+    """Return the config of the result; keys of the source's config stay if the family stays."""
     config = family.write_config(planned.program.spec, planned.program.dtype)
     if family is not source.family:
         return config

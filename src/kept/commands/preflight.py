@@ -1,4 +1,4 @@
-"""What is wrong with a recipe of steps, found before the first of them: from headers, and nothing is written."""
+"""Check a recipe of steps before the first one runs. Reads headers only and writes nothing."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _check_new(asked: Asked, model: LoadedModel) -> None:
 
 
 def _foreseen(step: RecipeStep, models: Mapping[Path, LoadedModel]) -> LoadedModel:
-    """What a step will have written, as far as that is known: the layers that shrinking drops are not."""
+    """Return the spec of a step's output, as far as it is known: layers that shrinking drops are not."""
     source = models[step.model]
     if isinstance(step.asked, HealSettings):
         teacher = None if step.asked.teacher is None else models[Path(step.asked.teacher)]

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 RUN = ".kept-run"
-"""What the name of the directory beside the output ends with, in which the steps write."""
+"""Suffix of the working directory of a run, beside the output."""
 
 
 MOST_STEPS = 100
@@ -180,14 +180,14 @@ class StepRecipe:
         return [step for step in self.steps if step.out is not None][-1]
 
     def place(self, model: Path) -> Path | None:
-        """Where a model is when all is done; None for a step's that nobody keeps."""
+        """Return the path of a model after the run; None if its step's output is removed."""
         if model == self.last.out:
             return self.out
         return None if not self.keep and model.parent.parent == self.folder else model
 
 
 def folder_of(out: Path) -> Path:
-    """Where the steps of an output write."""
+    """Return the working directory of a run."""
     return out.with_name(f".{out.name}{RUN}")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kept.commands.recipe_steps import RecipeStep, StepRecipe
 
 NOTES = "steps.json"
-"""What a run was asked and read, step by step, in the directory in which its steps write."""
+"""File of the journal: settings and inputs of each finished step, in the working directory of the run."""
 
 ENDED = ".kept-run.json"
 """File of notes in the published result. It exists until the run's directory has been removed."""

@@ -34,7 +34,7 @@ BELOW = 1e-4
 
 @settings_dataclass(frozen=True, config=CONFIG)
 class ShrinkSettings(Settings):
-    """Which expanded layers are dropped, and the text that they are measured on.
+    """Settings of `kept shrink-expanded`: the layers to drop, and the text on which they are measured.
 
     Dropped are those that together contribute less than `below` nats per token, or only the `untouched` ones, or the
     named `layers`. Raises RecipeError with the key of a wrong value.
@@ -83,7 +83,7 @@ class ExpandedLayer:
 
 @dataclass(frozen=True)
 class ShrinkResult:
-    """What was found and done.
+    """The result of `kept shrink-expanded`.
 
     `together` is the KL of the model without all that go. `text` is what was measured on; None where nothing had to be.
     `conversion` is None where nothing was converted: in a dry run, and where nothing goes; `passed_on` where the
@@ -179,7 +179,7 @@ def expanded(opened: LoadedModel) -> dict[int, int | None]:
 
 @dataclass(frozen=True)
 class _LayerChoice:
-    """What each layer is worth, those that go, what these are worth together, and what that was measured on."""
+    """Contribution of each layer, dropped layers, their joint contribution, and the text of the measurement."""
 
     worth: Mapping[int, float]
     gone: frozenset[int]
@@ -197,7 +197,7 @@ class _ContributionScale:
     others: tuple[int, ...]
 
     def choice(self, reporter: Reporter) -> _LayerChoice:
-        """What goes; measured unless nothing has to be."""
+        """Return the layers to drop, measured if the choice depends on it."""
         worth = dict.fromkeys(self.silent, 0.0)
         if self.asked.untouched or not self.others:
             return _LayerChoice(worth, frozenset(self.asked.layers) or self.silent, 0.0)

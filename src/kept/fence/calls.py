@@ -26,7 +26,7 @@ ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 """Return values of a filter. REFUSE carries an errno in its low 16 bits."""
 
 NUMBER, MACHINE, ARGUMENTS = 0, 4, 16
-"""Offsets in bytes of `struct seccomp_data`: the call's number, the architecture, the arguments (8 bytes each)."""
+"""Byte offsets within `struct seccomp_data`: the call's number, the architecture, the arguments (8 bytes each)."""
 
 MACHINES: Mapping[str, tuple[int, int]] = {"x86_64": (0xC000003E, 1), "aarch64": (0xC00000B7, 2)}
 """Audit code of each architecture, and its column in `CALLS`."""

@@ -97,7 +97,7 @@ def build(part: type[Any], path: str, table: Facts) -> Any:  # noqa: ANN401 - th
 
 
 _NAMES = {**vars(typing), **vars(ir)}
-"""What the annotations of parts may name."""
+"""Names that the annotations of parts use."""
 
 
 @cache

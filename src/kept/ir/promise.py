@@ -1,4 +1,4 @@
-"""What a rewriting promises to keep of a model's function, and what an output is therefore held to."""
+"""Promises of passes about the model's function, and the claim that an output is verified against."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Promise(StrEnum):
-    """What a pass does to the function that the model computes.
+    """The effect of a pass on the function that the model computes.
 
     EXACT: the same function in real arithmetic. APPROXIMATE: a small change, measured. LOSSY: needs healing.
     """

@@ -36,7 +36,7 @@ class TableKeys:
 
 @dataclass(frozen=True, eq=False)
 class SequenceContext:
-    """Where the tokens of a batch stand, made once per forward pass and read by every layer.
+    """Positions, padding and documents of a batch, made once per forward pass and read by every layer.
 
     `past` tokens are in the decoding state. `positions_BT` counts from the beginning of the sequence, or of the
     document in packed rows; padding has position 0. `pads_B` counts the padding tokens at the left of each row.

@@ -1,4 +1,4 @@
-"""What a model keeps between decoding steps: the position of the sequence, and a state for each layer's mixer.
+"""Decoding state of a model: the position of the sequence, and a state for each layer's mixer.
 
 Shapes: B batch, K key-value heads, T new tokens, S keys, E head size.
 """
@@ -17,7 +17,7 @@ FIRST_ROOM = 64
 
 
 class MixerState(ABC):
-    """What one mixer keeps of the tokens that it has read. The mixer reads and updates it in place."""
+    """Decoding state of one mixer. The mixer reads it and updates it in place."""
 
     @property
     @abstractmethod

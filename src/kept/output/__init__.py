@@ -1,1 +1,1 @@
-"""What an output says of itself, and how its files come about: record, model card, and what both have in words."""
+"""Files of an output: weights, record (kept.json) and model card."""

@@ -42,7 +42,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Reference:
-    """What an output is measured against: a model, the tokens, and the claim.
+    """Reference of a verification: a model, the tokens, and the claim.
 
     `check_finite`: raise an error if a weight of the model is NaN or Inf, or if its logits overflow in the output's
     dtype. Logits alone may not show such a weight, because no text contains every token.

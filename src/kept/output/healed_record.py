@@ -73,7 +73,7 @@ class StudentRecord(JsonModel):
 
 
 class HealedRecord(JsonModel):
-    """What healing did: settings, trained parameters, data, sha256 of what was read, and held-out measurements."""
+    """Record of a healing: settings, trained parameters, data, sha256 of what was read, and held-out measurements."""
 
     settings: HealSettingsRecord
     learned: TrainedParameters

@@ -105,7 +105,7 @@ class LayerOrigins(JsonModel):
 
 
 class StreamRecord(JsonModel):
-    """What a conversion did to the residual stream: the fields of `kept.ir.stream_map.StreamMap`."""
+    """Effect of a conversion on the residual stream: the fields of `kept.ir.stream_map.StreamMap`."""
 
     centred: bool = False
     constant: float = Field(default=0.0, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""What a record says of a model's new layers and tokens, checked against the model."""
+"""Queries of a record about new layers and tokens, checked against the model."""
 
 from __future__ import annotations
 

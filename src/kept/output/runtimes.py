@@ -1,4 +1,4 @@
-"""What other runtimes make of an output: which forms they refuse or get wrong, and the form that they take.
+"""Limits of other runtimes: forms of an output that they refuse or compute wrongly, and the form that they accept.
 
 Only what `make compat` runs is said here; it fails where a note and a measurement disagree (docs/reference/compat.md).
 """
@@ -26,7 +26,7 @@ RUNTIMES = (*TRANSFORMERS_4, "transformers 5", *LLAMA_CPP)
 
 @dataclass(frozen=True)
 class Note:
-    """What some runtimes cannot take of an output: why, and the form that they do take."""
+    """A limit of some runtimes: the reason, and the form that they accept."""
 
     runtimes: tuple[str, ...]
     why: str
@@ -100,7 +100,7 @@ RULES: tuple[tuple[Callable[[Plan], bool], Note], ...] = (
     (_neox, Note(LLAMA_CPP, "its converter reads no GPT-NeoX beside transformers 5", NO_FORM)),
     (_tail, Note(LLAMA_CPP[2:], "float16 cannot hold the tail's constants", "it takes bf16, f32 or --final-bias drop")),
 )
-"""What holds for a plan, and what it means. Forms and figures are in docs/reference/compat.md."""
+"""Conditions on a plan with their notes. Forms and figures are in docs/reference/compat.md."""
 
 
 def _shortened(runtimes: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kept.ir.tensors import Lazy
 
 LARGEST_EXPONENT = 38
-"""Of theta, to base ten: runtimes compute frequencies in float32."""
+"""Largest base-10 exponent of theta: runtimes compute frequencies in float32."""
 
 UNROTATED = 1e30
 """Divisor of the frequency of an unrotated pair: its angle is below float64's resolution at any position."""

@@ -119,4 +119,4 @@ RULES: tuple[Rule, ...] = (
     (ViolationKind("layers.*_bias", needs=True), _fill),
     (ViolationKind("layers.*.mixer.attention.fused", needs=True), lambda *_: FuseProjections()),
 )
-"""Which pass removes which violation, in the order in which passes run."""
+"""Violations with the pass that removes each, in the order in which passes run."""

@@ -1,1 +1,1 @@
-"""What commands show, a module for each subject."""
+"""Output of the commands, a module for each subject."""

@@ -1,4 +1,4 @@
-"""What `kept inspect` and `kept check` show."""
+"""Output of `kept inspect` and `kept check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kept convert`, `kept expand` and `kept demo` show."""
+"""Output of `kept convert`, `kept expand` and `kept demo`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def rehearsal_table(done: DryRun) -> dict[str, Any]:
-    """What would be written as plain data."""
+    """Return a dry run as plain data."""
     sizes = {"new_layers": [*done.plan.new_layers], "files": dict(done.files), "bytes": done.nbytes, "free": done.free}
     return {"out": str(done.path), **plan_table(done.plan), **sizes}
 
@@ -52,7 +52,7 @@ def conversion(done: Conversion) -> None:
 
 
 def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imported late
-    """What each block expansion made: its groups, and the new layers with what they are copies of."""
+    """Return a line for each block expansion: its groups, and the new layers with the layers they copy."""
     for one in plan.expansions:
         if one.sizes:
             console.print(f"groups of {', '.join(map(str, one.sizes))} layers")

@@ -1,4 +1,4 @@
-"""What `kept eval` shows."""
+"""Output of `kept eval`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _below(rows: Sequence[EvaluationRow], names: Sequence[str]) -> Table:
 
 
 def _forgetting(console: Console, found: Forgetting, first: str) -> None:
-    """What each model learned and forgot: more of the one and less of the other is better."""
+    """Print the table of learning and forgetting by model. High learning and low forgetting are good."""
     from kept.output import forgetting_tables
 
     columns, rows = forgetting_tables.by_method(found)

@@ -1,4 +1,4 @@
-"""What `kept plan` shows of a healing run."""
+"""Output of `kept plan` for a healing run."""
 
 from __future__ import annotations
 

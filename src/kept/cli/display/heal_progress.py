@@ -136,7 +136,7 @@ class HealProgress:
 
 
 def held_out(line: Mapping[str, Any]) -> str:
-    """What a measurement is about: the KL where there is one, else the loss that is learned from."""
+    """Return the name of the main loss of a measurement: the KL if it was computed, else the trained loss."""
     name = next((name for name in ("kl", "loss") if name in line), None)
     return "" if name is None else f"{name} {line[name]:.4f}"
 
@@ -148,7 +148,7 @@ def _agreement(line: Mapping[str, Any]) -> str:
 
 
 def _watched(line: Mapping[str, Any], name: str) -> str:
-    """What a measurement found of a text that is only watched."""
+    """Return the losses of a measurement on a text that is only measured."""
     return f"ce {line['watched'][name]['ce']:.4f}" if "watched" in line else ""
 
 
@@ -168,7 +168,7 @@ def _several(count: int, words: str) -> str:
 
 
 def _talks(found: Mapping[str, Any]) -> str:
-    """What is said of conversations: how much is learned, and what is not there to learn from."""
+    """Return a line on conversations: the trained answer tokens, and conversations without answers."""
     if "cut" not in found:
         return ""
     said = {"without_answer": "without an answer are left out", "cut": "are longer than a row and lose their end"}
@@ -177,7 +177,7 @@ def _talks(found: Mapping[str, Any]) -> str:
 
 
 def about(line: Mapping[str, Any]) -> list[str]:
-    """What is said before a run: what learns and what that takes, how long, and from what."""
+    """Return the lines before a run: trainable parameters, memory, number of steps, and data."""
     part = f"{parameters(line['parameters'])} of {parameters(line['of'])} parameters"
     size = amount(line["optimiser_bytes"], "bytes")
     told = [f"{part} learn ({line['train']}); they, their gradients and AdamW take {size}"]

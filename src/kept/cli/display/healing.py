@@ -1,4 +1,4 @@
-"""What `kept heal` and `kept cache-teacher` show."""
+"""Output of `kept heal` and `kept cache-teacher`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kept plan` shows of a conversion."""
+"""Output of `kept plan` for a conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kept run` shows."""
+"""Output of `kept run`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RecipeDisplay:
         hint(f"step {step.number} of {count}: {named}")
 
     def ends(self, step: RecipeStep, result: Result | None) -> None:
-        """What its command shows."""
+        """Print the result of a step as its own command does."""
         if result is None:
             hint(f"step {step.number}: was finished before")
         elif not self.data:

@@ -1,4 +1,4 @@
-"""What `kept shrink-expanded` shows."""
+"""Output of `kept shrink-expanded`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kept generate` and `kept report` show."""
+"""Output of `kept generate` and `kept report`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kept tokenizer` shows."""
+"""Output of `kept tokenizer`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kept verify` shows."""
+"""Output of `kept verify`."""
 
 from __future__ import annotations
 

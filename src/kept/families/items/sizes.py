@@ -69,7 +69,7 @@ class KeyValueHeads(Size):
 
 
 MULTI_HEAD = DerivedFact(f"{ATTENTION}kv_heads", query_heads)
-"""As many key-value heads as query heads."""
+"""Default of families without grouped heads: as many key-value heads as query heads."""
 
 HEAD_DIM = Size("head_dim", f"{ATTENTION}head_dim", default=width_over_heads)
 """The head size, by default the width over the heads."""

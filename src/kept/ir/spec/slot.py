@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Space(StrEnum):
-    """What an axis of a weight indexes."""
+    """The thing that an axis of a weight indexes."""
 
     VOCABULARY = "vocabulary"
     POSITIONS = "positions"
@@ -29,7 +29,7 @@ class Space(StrEnum):
 
 
 Role = Literal["matrix", "bias", "gain", "conv", "scalar"]
-"""What a weight does: a matrix product, an addition, an elementwise gain, a convolution, or a parameter of a rule."""
+"""The role of a weight: a matrix product, an addition, an elementwise gain, a convolution, or a parameter of a rule."""
 
 Axis = tuple[int, Space]
 """A size and what it counts."""

@@ -90,7 +90,7 @@ class DerivedTensor(Lazy):
 
 @dataclass(frozen=True)
 class Cast(DerivedTensor):
-    """The same values under another declared dtype."""
+    """A tensor declared in another dtype. Its values are not rounded before they are written."""
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
         """The source's rows."""

@@ -23,7 +23,7 @@ STORED_BYTES = {
 """Bytes per element of every dtype that a file may hold, including masks, position ids and quantised weights."""
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""The same dtypes by their torch names."""
+"""torch names of the dtypes that weights may have."""
 
 WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32", "float32": "float64"}
 """Dtypes with a wider range or more precision, by torch name."""

@@ -57,7 +57,7 @@ class Lazy(ABC):
         """Rows start to stop (of the first axis) in the working precision."""
 
     def reader(self, precision: Precision) -> Reader:
-        """What gives rows: all that every row needs is computed here, once."""
+        """Return a function of rows. Values that every row needs are computed here, once."""
         return lambda start, stop: self.rows(start, stop, precision)
 
     def blocks(self, precision: Precision, elements: int | None = None) -> Iterator[torch.Tensor]:

@@ -49,7 +49,7 @@ class Concat(Lazy):
 
     @property
     def by_rows(self) -> bool:
-        """As its parts."""
+        """Whether all parts can be computed a block of rows at a time."""
         return all(part.by_rows for part in self.parts)
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:

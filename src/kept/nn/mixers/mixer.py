@@ -1,4 +1,4 @@
-"""What the module of every kind of mixer provides."""
+"""Base class of the modules of all mixers."""
 
 from __future__ import annotations
 
