@@ -1,4 +1,4 @@
-"""Base classes of branch operations. Each kind declares its weights, norms, projections on the residual stream, cost, state."""
+"""Base classes of branch operations: weights, norms, projections on the residual stream, cost, state."""
 
 from __future__ import annotations
 
