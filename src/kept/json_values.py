@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def blamed(file: Path, part: str, way_out: str) -> Iterator[None]:
-    """Raise CheckpointError naming the file for whatever reading a part of it trips over."""
+    """Raise CheckpointError with the file, the part and the way out for an error of the code that reads the part."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -24,7 +24,7 @@ def blamed(file: Path, part: str, way_out: str) -> Iterator[None]:
 
 
 def number(value: object) -> float:
-    """A number; NaN for null, which stands for what JSON does not have."""
+    """Return a float; NaN for null, which stands for NaN and Inf in JSON. Raises TypeError for other types."""
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -33,28 +33,28 @@ def number(value: object) -> float:
 
 
 def whole(value: object) -> int:
-    """A whole number."""
+    """Return an int. Raises TypeError for other types."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r} is no whole number")
     return value
 
 
 def text(value: object) -> str:
-    """A text."""
+    """Return a text. Raises TypeError for other types."""
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
 
 
 def listed(value: object) -> list[Any]:
-    """A list."""
+    """Return a list. Raises TypeError for other types."""
     if not isinstance(value, list):
         raise TypeError(f"{value!r} is no list")
     return value
 
 
 def mapped(value: object) -> dict[str, Any]:
-    """An object."""
+    """Return an object as a dict. Raises TypeError for other types."""
     if not isinstance(value, dict):
         raise TypeError(f"{value!r} is no object")
     return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from kept.cli.display import checkpoint
@@ -27,6 +29,7 @@ def command(path: str, *, text: str | None, base: str | None, as_json: bool) -> 
     kept inspect path/to/orion --json | jq .targets
     """
     from kept.commands.inspect import inspect
+    from kept.ir.serialise import to_json
 
     found = inspect(path, text, base)
-    out_json(found) if as_json else checkpoint.inspection(found)
+    out_json({**asdict(found), "spec": to_json(found.spec)}) if as_json else checkpoint.inspection(found)
