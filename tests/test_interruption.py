@@ -85,7 +85,7 @@ def test_an_evaluation(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     words = ["eval", str(source), "--text", f"a={tmp_path}/text", "--window", "64", "--results"]
     ended([*words, str(tmp_path / "whole")], 0)
     with monkeypatch.context() as patched:
-        patched.setattr(scoring, "scored", after(3, scoring.scored))
+        patched.setattr(scoring, "score_rows", after(3, scoring.score_rows))
         assert ended([*words, str(tmp_path / "results")], 143).endswith(SAID)
     (begun,) = (tmp_path / "results").iterdir()
     assert len(begun.read_bytes().splitlines()) == 1 + 3

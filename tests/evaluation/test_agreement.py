@@ -12,7 +12,7 @@ from kept.evaluation.agreement import (
     agreement_estimates,
     measure_greedy,
     prompts_of,
-    said_alike,
+    text_agreement,
 )
 from support.stored import PROSE, write_readable
 from support.subjects import subject, tiny
@@ -38,23 +38,23 @@ def test_a_conversion_says_what_its_source_says(tmp_path: Path) -> None:
     first, same = (measure_greedy(subject(path), PROSE, 4) for path in (source, out))
     figures = agreement_estimates(first, same)
     assert {name: one.value for name, one in figures.items()} == {
-        "same text": 1.0,
-        "text before they part": 1.0,
-        "same token chosen": 1.0,
+        "identical text": 1.0,
+        "common prefix": 1.0,
+        "same greedy token": 1.0,
     }
     other = measure_greedy(tiny(tmp_path / "other", "orion", seed=5), PROSE, 4)
     figures = agreement_estimates(first, other)
-    assert figures["same text"].value == 0
-    assert figures["same token chosen"].value < 0.5
-    assert len(figures["same token chosen"].pulls) == len(PROSE) - 1
+    assert figures["identical text"].value == 0
+    assert figures["same greedy token"].value < 0.5
+    assert len(figures["same greedy token"].influences) == len(PROSE) - 1
 
 
 def test_tokens_of_another_tokenizer_are_not_compared(tmp_path: Path) -> None:
     first = measure_greedy(tiny(tmp_path, "llama"), PROSE, 2)
-    assert "same token chosen" not in agreement_estimates(first, {**first, "ids": "others"})
+    assert "same greedy token" not in agreement_estimates(first, {**first, "ids": "others"})
 
 
 def test_how_far_texts_go_together() -> None:
-    found = said_alike(["abcd", "", "x"], ["abxyzw", "", "y"])
-    assert found["same text"].value == pytest.approx(1 / 3)
-    assert found["text before they part"].value == pytest.approx((2 / 6 + 1 + 0) / 3)
+    found = text_agreement(["abcd", "", "x"], ["abxyzw", "", "y"])
+    assert found["identical text"].value == pytest.approx(1 / 3)
+    assert found["common prefix"].value == pytest.approx((2 / 6 + 1 + 0) / 3)

@@ -55,7 +55,7 @@ def test_a_packed_file_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(documents, "LARGEST", 1 << 20)
     for content in (b'"' + b"x" * (1 << 24), b'{"a": 1}\n' * (1 << 20)):
         (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress(content))
-        with pytest.raises(InputError, match=r"bomb\.jsonl\.gz: is no file of JSON lines \(it has more than 1 MB"):
+        with pytest.raises(InputError, match=r"bomb\.jsonl\.gz: is not a JSON lines file \(it has more than 1 MB"):
             list(documents.json_lines(tmp_path / "bomb.jsonl.gz"))
 
 
@@ -67,7 +67,7 @@ PACKED = gzip.compress(b"[]", mtime=0)[:-9] + b"\0" * 9
 def test_lines_that_are_no_json(tmp_path: Path, content: bytes) -> None:
     for name in ("a.jsonl", "a.jsonl.gz"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="is no file of JSON lines"):
+        with pytest.raises(InputError, match="is not a JSON lines file"):
             list(documents.json_lines(tmp_path / name))
 
 
@@ -122,13 +122,15 @@ def test_kobest_s_truth_is_spelled_in_two_ways(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone\.jsonl: missing; --data DIR says where"):
+    with pytest.raises(
+        InputError, match=r"gone\.jsonl: missing; give the directory of the tasks' files with --data DIR"
+    ):
         documents.lines(tmp_path / "gone.jsonl")
     (tmp_path / "bad.jsonl").write_text("{")
-    with pytest.raises(InputError, match=r"bad\.jsonl: is no file of JSON lines"):
+    with pytest.raises(InputError, match=r"bad\.jsonl: is not a JSON lines file"):
         documents.lines(tmp_path / "bad.jsonl")
     (tmp_path / "bad.jsonl.gz").write_text("{")
-    with pytest.raises(InputError, match=r"bad\.jsonl\.gz: is no file of JSON lines"):
+    with pytest.raises(InputError, match=r"bad\.jsonl\.gz: is not a JSON lines file"):
         documents.lines(tmp_path / "bad.jsonl.gz")
     with pytest.raises(InputError, match=r"gone\.tsv: missing"):
         documents.kobest_boolq(tmp_path / "gone.tsv")

@@ -10,7 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kept.evaluation.estimate import Estimate, average, blend, difference, exponential, macro_f1, mean, ratio
+from kept.evaluation.estimate import (
+    Estimate,
+    average,
+    difference,
+    exponential,
+    macro_f1,
+    mean,
+    mean_of_same_items,
+    ratio,
+)
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=2, max_size=20)
 
@@ -67,7 +76,7 @@ def test_macro_f1_is_its_definition() -> None:
     pairs = [(0, 0), (0, 1), (1, 1), (1, 1), (2, 0)]
     found = macro_f1(pairs)
     assert found.value == pytest.approx((2 * 1 / (2 + 2) + 2 * 2 / (4 + 1) + 0) / 3)
-    assert len(found.pulls) == len(pairs)
+    assert len(found.influences) == len(pairs)
 
 
 def test_macro_f1_s_error_is_that_of_resampling() -> None:
@@ -102,4 +111,4 @@ def test_a_weighted_average_is_the_mean_of_all_documents() -> None:
 
 def test_blended_figures_stay_paired() -> None:
     halves = [Estimate(1.0, (0.5, -0.5)), Estimate(3.0, (-0.5, 0.5))]
-    assert blend(halves) == Estimate(2.0, (0.0, 0.0))
+    assert mean_of_same_items(halves) == Estimate(2.0, (0.0, 0.0))

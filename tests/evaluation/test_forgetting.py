@@ -134,7 +134,7 @@ def test_three_models(models: list[Path], files: dict[str, Path], tmp_path: Path
         assert side(method.learned).mean.per("token").value == pytest.approx(values[0] - values[n])
         assert side(method.forgot).domains[0].perplexity[1] == costs["prose"].models[n].value
     assert {len(row.differences) for row in made.rows if row.models} == {2}
-    same = [row for row in made.rows if row.metric == "same token chosen"]
+    same = [row for row in made.rows if row.metric == "same greedy token"]
     assert len(same[0].agreements) == 2
     # Each is compared with the first as if it were alone.
     for n in (1, 2):
@@ -160,7 +160,7 @@ def test_another_tokenizer(models: list[Path], files: dict[str, Path], tmp_path:
     made = kept.evaluate(models[0], other, models[1], old=files, suites=suites, limit=1, results=tmp_path / "r")
     assert made.forgetting is not None
     assert made.forgetting.unit == "byte"
-    (same,) = [row for row in made.rows if row.metric == "same token chosen"]
+    (same,) = [row for row in made.rows if row.metric == "same greedy token"]
     assert same.agreements[0] is None, "its tokens are others"
     assert same.agreements[1] is not None
 
@@ -179,7 +179,7 @@ def test_names(models: list[Path], tmp_path: Path) -> None:
     odd.symlink_to(first)
     assert len(named_models([str(odd)])) == 1, "what is there is a path"
     for twice in ([first, first], [f"a={first}", f"a={other}"]):
-        with pytest.raises(InputError, match=r"another model is called '.*' too; name them: a=.* b="):
+        with pytest.raises(InputError, match=r"another model has the name '.*'; name them: a=.* b="):
             named_models(twice)
 
 
@@ -212,10 +212,10 @@ def test_the_command(models: list[Path], files: dict[str, Path], tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("{model} --old {text}", "old: compares models with the first; name another one"),
-        ("{model} {model}", "another model is called"),
-        ("{model} pro=", "pro: names no model; write it as pro=out/pro"),
-        ("{model} {other} --old a={text} --text a={text}", "a: two texts have this name; give each its own"),
+        ("{model} --old {text}", "old: compares models with the first; give a second model"),
+        ("{model} {model}", "another model has the name"),
+        ("{model} pro=", "pro: has no path; write pro=out/pro"),
+        ("{model} {other} --old a={text} --text a={text}", "a: two texts have this name; rename one"),
         ("{model} {other} gone=nowhere --new {text}", "nowhere"),
     ],
 )

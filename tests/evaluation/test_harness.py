@@ -34,7 +34,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny(tmp_path_factory.mktemp("llama")).opened.path
+    return tiny(tmp_path_factory.mktemp("llama")).loaded.path
 
 
 @pytest.fixture(scope="module")

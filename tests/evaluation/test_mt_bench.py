@@ -11,7 +11,7 @@ from kept.checkpoint import chat_template
 from kept.checkpoint.chat_template import Conversation
 from kept.errors import CheckpointError, InputError
 from kept.evaluation import mt_bench
-from kept.evaluation.judge import KEY, Judge, sheet
+from kept.evaluation.judge import KEY, Judge, judge_prompt
 from kept.fence import Limits
 from kept.reporting import Silent
 from support.judge_stub import Stub
@@ -60,9 +60,9 @@ def test_answers_are_greedy_and_agree_with_themselves(llama: Subject, monkeypatc
     monkeypatch.setattr(mt_bench, "NEW_TOKENS", 12)
     found = mt_bench.measure_answers(llama, [QUESTION, QUESTION])
     assert found["answers"][0] == found["answers"][1]
-    assert mt_bench.agreement_of_answers(found, found)["same text"].value == 1
+    assert mt_bench.agreement_of_answers(found, found)["identical text"].value == 1
     other = {"answers": [["x", "y"], ["x", "y"]]}
-    assert mt_bench.agreement_of_answers(found, other)["same text"].value == 0
+    assert mt_bench.agreement_of_answers(found, other)["identical text"].value == 0
 
 
 @needs_data
@@ -137,8 +137,8 @@ def test_a_judge_grades_both_turns(stub: Stub, monkeypatch: pytest.MonkeyPatch) 
     assert mt_bench.score_estimates(found)["score"].value == 5.75
     first, second = stub.asked
     assert (first["path"], first["model"], first["key"]) == ("/v1/chat/completions", "grader", "Bearer secret")
-    assert first["messages"][1]["content"] == sheet(QUESTION, ["5", "11"], 0)
-    assert "Twice" not in sheet(QUESTION, ["5", "11"], 0)
+    assert first["messages"][1]["content"] == judge_prompt(QUESTION, ["5", "11"], 0)
+    assert "Twice" not in judge_prompt(QUESTION, ["5", "11"], 0)
     for part in ("What is 2 + 3?", "Twice that?", "[Reference answer 2]\n10", "answer 2]\n11"):
         assert part in second["messages"][1]["content"]
 
@@ -154,9 +154,9 @@ def test_a_busy_judge_is_asked_again(stub: Stub) -> None:
     [
         ((401, "no"), f"answers 401 Unauthorized; is {KEY} set"),
         ((500, "down"), "answers 500 Internal Server Error"),
-        ((200, "I cannot say"), "gives no grade from 1 to 10 but 'I cannot say'"),
-        ((200, "[[11]]"), "gives no grade from 1 to 10"),
-        ((200, {"error": "no such model"}), "does not answer as chat completions do"),
+        ((200, "I cannot say"), "returned no grade from 1 to 10 but 'I cannot say'"),
+        ((200, "[[11]]"), "returned no grade from 1 to 10"),
+        ((200, {"error": "no such model"}), "is not a chat completions endpoint"),
     ],
 )
 def test_a_judge_that_is_none(stub: Stub, reply: tuple[int, Any], words: str) -> None:
@@ -189,7 +189,7 @@ def test_questions_of_another_form(tmp_path: Path, row: object, said: str) -> No
 
 
 def test_no_judge_there() -> None:
-    with pytest.raises(InputError, match="cannot be asked"):
+    with pytest.raises(InputError, match="request failed"):
         Judge("http://127.0.0.1:9/v1", "grader", pause=0.01).score(QUESTION, ["5", "10"], 0)
-    with pytest.raises(InputError, match="it must be an address as https://host/v1"):
+    with pytest.raises(InputError, match="it must be a URL such as https://host/v1"):
         Judge("file:///etc/passwd", "grader")

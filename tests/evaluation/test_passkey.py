@@ -8,7 +8,15 @@ import pytest
 
 from kept.errors import InputError
 from kept.evaluation import passkey
-from kept.evaluation.passkey import DEPTHS, answer_tokens, lengths, measure_passkey, passkey_estimates, riddle, right
+from kept.evaluation.passkey import (
+    DEPTHS,
+    answer_tokens,
+    is_correct,
+    lengths,
+    measure_passkey,
+    passkey_estimates,
+    passkey_prompt,
+)
 from support.subjects import tiny
 
 if TYPE_CHECKING:
@@ -33,27 +41,27 @@ def test_lengths_double_up_to_the_limit() -> None:
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("length", [400, 1024, LIMIT])
 def test_a_key_is_hidden_at_its_depth(llama: Subject, length: int, depth: float) -> None:
-    made = riddle(llama, length, depth, "0 0")
+    made = passkey_prompt(llama, length, depth, "0 0")
     assert length - 80 < len(made.prompt) + answer_tokens(llama) <= length
     text = llama.reader.decode([*made.prompt])
     assert text.count(made.key) == 2
     assert text.endswith("The pass key is")
     before, _, after = text.partition(passkey.KEY[:10])
-    sentences = [part.count(passkey.DULL.strip()) for part in (before, after)]
+    sentences = [part.count(passkey.FILLER.strip()) for part in (before, after)]
     assert abs(sentences[0] / sum(sentences) - depth) < 0.06 + (0.3 if length == 400 else 0)
 
 
 def test_a_seed_decides_the_key(llama: Subject) -> None:
-    keys = {riddle(llama, 500, 0.5, seed).key for seed in ("0 0", "0 1", "1 0")}
+    keys = {passkey_prompt(llama, 500, 0.5, seed).key for seed in ("0 0", "0 1", "1 0")}
     assert len(keys) == 3
-    assert riddle(llama, 500, 0.5, "0 0") == riddle(llama, 500, 0.5, "0 0")
+    assert passkey_prompt(llama, 500, 0.5, "0 0") == passkey_prompt(llama, 500, 0.5, "0 0")
 
 
 @pytest.mark.parametrize(
     ("answer", "found"), [(" 12345.", True), ("12345", True), ("it is 12345", True), ("123456", False), ("", False)]
 )
 def test_only_the_key_is_right(answer: str, *, found: bool) -> None:
-    assert right(answer, "12345") is found
+    assert is_correct(answer, "12345") is found
 
 
 def test_a_model_that_reads_finds_them(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,16 +80,16 @@ def test_a_model_that_reads_finds_them(llama: Subject, monkeypatch: pytest.Monke
     found = passkey_estimates(measure_passkey(llama, LIMIT, 2, 0))
     assert found["at depth 1.0"].value == 1
     assert found["at depth 0.0"].value == 0
-    assert found["at all"].value == pytest.approx(0.2)
-    assert len(found["at all"].pulls) == len(lengths(LIMIT)) * len(DEPTHS) * 2
+    assert found["overall"].value == pytest.approx(0.2)
+    assert len(found["overall"].influences) == len(lengths(LIMIT)) * len(DEPTHS) * 2
 
 
 def test_a_random_model_finds_none(llama: Subject) -> None:
-    assert passkey_estimates(measure_passkey(llama, 512, 1, 0))["at all"].value == 0
+    assert passkey_estimates(measure_passkey(llama, 512, 1, 0))["overall"].value == 0
 
 
 def test_what_does_not_fit(llama: Subject) -> None:
-    with pytest.raises(InputError, match=r"longest: is 1501, and .* has 1500 positions to answer in"):
+    with pytest.raises(InputError, match=r"longest: is 1501, but the context of .* is 1500 tokens"):
         measure_passkey(llama, LIMIT + 1, 1, 0)
-    with pytest.raises(InputError, match="100 positions are too few to hide a pass key in"):
+    with pytest.raises(InputError, match="100 tokens are too few for a passkey prompt"):
         measure_passkey(llama, 100, 1, 0)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from kept.errors import InputError
 from kept.evaluation.perplexity import PASSAGE, measure_text, text_estimates
 from kept.evaluation.positions import edges, longest_of, measure_positions, position_estimates
-from kept.evaluation.scoring import scored
+from kept.evaluation.scoring import score_rows
 from kept.verification.text import sample_text
 from support.models import stock, write_checkpoint
 from support.stored import PROSE, write_sentencepiece
@@ -33,9 +33,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 def test_perplexity_is_that_of_transformers(llama: Subject) -> None:
     text = PROSE[:120]
     found = text_estimates(measure_text(llama, "prose", text, None, None))
-    ids = AutoTokenizer.from_pretrained(llama.opened.path)(text, return_tensors="pt").input_ids
+    ids = AutoTokenizer.from_pretrained(llama.loaded.path)(text, return_tensors="pt").input_ids
     with torch.inference_mode():
-        loss = float(stock(llama.opened.path)(ids, labels=ids).loss)
+        loss = float(stock(llama.loaded.path)(ids, labels=ids).loss)
     assert found["perplexity"].value == pytest.approx(math.exp(loss), rel=1e-6)
     first = 1  # byte, which nothing predicts
     octets = len(text.encode()) - first
@@ -87,11 +87,11 @@ def test_a_bucket_s_perplexity_is_that_of_its_positions(llama: Subject) -> None:
     found = position_estimates(measure_positions(llama, "prose", text, 128))
     rows = torch.tensor(llama.encode(text)[: len(text) // 128 * 128]).view(-1, 128)
     with torch.inference_mode():
-        logits = stock(llama.opened.path)(rows).logits[:, :-1]
+        logits = stock(llama.loaded.path)(rows).logits[:, :-1]
     nats = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none").view(len(rows), 127)
     wanted = nats[:, 31:63].mean().exp()
     assert found["at 32 to 64"].value == pytest.approx(float(wanted), rel=1e-5), "stock rotations are in float32"
-    assert len(found["at 32 to 64"].pulls) == len(rows)
+    assert len(found["at 32 to 64"].influences) == len(rows)
     assert found["at 0 to 16"].value == pytest.approx(float(nats[:, :15].mean().exp()), rel=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_positions_past_the_limit(llama: Subject, tmp_path: Path) -> None:
     assert longest_of(llama, None) == 128
     assert longest_of(llama, 512) == 512, "rotations go on"
     measure_positions(llama, "prose", PROSE, 512)
-    with pytest.raises(InputError, match=r"longest: is 512, and .* has a table of 128 positions"):
+    with pytest.raises(InputError, match=r"longest: is 512, but the position embedding of .* has 128 positions"):
         longest_of(tiny(tmp_path, "gpt2"), 512)
 
 
@@ -111,6 +111,6 @@ def test_a_text_shorter_than_a_window(llama: Subject) -> None:
 def test_a_window_begins_with_nothing_before_it(llama: Subject) -> None:
     """Negative control: the second window read after the first has other nats."""
     ids = torch.tensor(llama.encode(PROSE)[:128])[None]
-    alone = scored(llama.model, ids[:, 64:])[0][0]
-    after = scored(llama.model, ids)[0][0, 64:]
+    alone = score_rows(llama.model, ids[:, 64:])[0][0]
+    after = score_rows(llama.model, ids)[0][0, 64:]
     assert not torch.allclose(alone, after)

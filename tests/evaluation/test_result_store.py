@@ -52,7 +52,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"a-.*json: cannot be read as JSON .*; remove it"):
         Store(tmp_path).get("a", {}, lambda: {"now": 1})
     file.write_text('{"key": {"seed": 1}, "found": {"now": 1}}')
-    with pytest.raises(CheckpointError, match=r"a-.*json: a result .* \(it is of something else\); remove it"):
+    with pytest.raises(CheckpointError, match=r"a-.*json: a result .* \(its key is another one\); remove it"):
         Store(tmp_path).get("a", {}, lambda: {"now": 1})
     file.write_text('{"key": {}, "found": {}}')
     with pytest.raises(CheckpointError, match=r"a-.*json: a result .* \(no 'now'\); remove it"):

@@ -67,7 +67,7 @@ def test_two_models_side_by_side(orion: Path, out: Path, text: Path, tmp_path: P
     (apart,) = perplexity.differences
     assert abs(apart.value) < 1e-2 * perplexity.models[0].value
     assert apart.error < perplexity.models[0].error
-    same = row(found.rows, "agreement", "same token chosen")
+    same = row(found.rows, "agreement", "same greedy token")
     assert same.models == ()
     (agreement,) = same.agreements
     assert agreement is not None
@@ -199,7 +199,7 @@ def test_mt_bench_with_a_judge(orion: Path, out: Path, tmp_path: Path, monkeypat
         asked: dict[str, Any] = {"suites": ("mt-bench",), "data": EVALS, "limit": 1, "results": tmp_path / "r"}
         plain = kept.evaluate(orion, out, **asked)
         assert not stub.asked
-        assert {one.metric for one in plain.rows} == {"same text", "text before they part"}
+        assert {one.metric for one in plain.rows} == {"identical text", "common prefix"}
         found = kept.evaluate(orion, out, **asked, judge=stub.url, judge_model="grader")
         # Answers that are equal are judged once.
         equal = sum(a == b for a, b in zip(*plain.texts["mt-bench: math answers"], strict=True))
@@ -230,7 +230,7 @@ def test_the_command_in_words(orion: Path, out: Path, text: Path, tmp_path: Path
     result = run("eval", orion, out, "--text", f"prose={text}", "--results", tmp_path / "r", "--suite", "agreement")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("orion: orion, float32\nout: llama, float32\n")
-    for word in ("text: prose", "perplexity", "bits per byte", "difference", "±", "same token chosen"):
+    for word in ("text: prose", "perplexity", "bits per byte", "difference", "±", "same greedy token"):
         assert word in result.stdout
 
 
@@ -246,20 +246,26 @@ def test_the_command_as_data_and_in_a_file(orion: Path, text: Path, tmp_path: Pa
 
 WRONG = [
     ("--suite kobst", "suites: is 'kobst'; did you mean kobest?"),
-    ("--suite h6", "h6: needs the files of its tasks: --data DIR"),
-    ("--suite h6 --data {new}/gone", "gone: is no directory; --data DIR says where"),
-    ("--suite lambada --data {new}", "lambada_openai.jsonl: missing; --data DIR says where"),
+    ("--suite h6", "h6: needs the files of its tasks; give their directory with --data DIR"),
+    (
+        "--suite h6 --data {new}/gone",
+        "gone: is not a directory; give the directory of the tasks' files with --data DIR",
+    ),
+    (
+        "--suite lambada --data {new}",
+        "lambada_openai.jsonl: missing; give the directory of the tasks' files with --data DIR",
+    ),
     ("--suite mt-bench --data {new}", "reference_gpt-4.jsonl: missing"),
-    ("--suite agreement", "agreement: compares two models; name the other one"),
+    ("--suite agreement", "agreement: compares two models; give a second model"),
     ("--suite humaneval --data {new}", "allow it with --execute"),
-    ("--suite passkey --longest 9999", "longest: is 9999, and "),
-    ("--suite passkey --longest 64", "64 positions are too few to hide a pass key in"),
+    ("--suite passkey --longest 9999", "longest: is 9999, but "),
+    ("--suite passkey --longest 64", "64 tokens are too few for a passkey prompt"),
     ("--text {new}/gone.txt", "gone.txt: cannot be read"),
     ("--window 1", "window: is 1, it must be at least 2"),
     ("--stride 0", "stride: is 0, it must be at least 1"),
     ("--limit 0", "limit: is 0, it must be at least 1"),
     ("--dtype fp8", "dtype: is 'fp8'; it must be one of"),
-    ("--device nowhere", "device: nowhere does not take the model"),
+    ("--device nowhere", "device: the model cannot be moved to nowhere"),
     ("--out {new}/gone/o.json", "o.json: cannot be written"),
 ]
 

@@ -21,7 +21,7 @@ import kept
 from kept.errors import InputError
 from kept.evaluation import sandbox
 from kept.evaluation.documents import json_lines
-from kept.evaluation.humaneval import judged, program
+from kept.evaluation.humaneval import program, score
 from kept.evaluation.sandbox import fences, passes
 from support.models import DATA, needs_data
 
@@ -284,8 +284,8 @@ def test_humaneval_s_own_solutions_pass() -> None:
     problems = [*json_lines(DATA / "evals" / "humaneval" / "HumanEval.jsonl.gz")]
     assert len(problems) == 164
     for problem in problems[:12]:
-        assert judged(problem, [problem["canonical_solution"]]) == {"pass@1": 1.0}
-        assert judged(problem, ["    return None\n"]) == {"pass@1": 0.0}
+        assert score(problem, [problem["canonical_solution"]]) == {"pass@1": 1.0}
+        assert score(problem, ["    return None\n"]) == {"pass@1": 0.0}
 
 
 def test_a_program_is_prompt_answer_and_tests() -> None:

@@ -10,7 +10,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from kept.errors import InputError
-from kept.evaluation.tasks import PLAIN, SEED, TASKS, built, measure_task, members, task_estimates
+from kept.evaluation.tasks import PLAIN, SEED, TASKS, build_task, measure_task, members, task_estimates
 from support.models import DATA, needs_data
 from support.subjects import subject, tiny
 
@@ -24,12 +24,12 @@ EVALS = DATA / "evals"
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return subject(tiny(tmp_path_factory.mktemp("llama"), max_position_embeddings=2048).opened.path, torch.float32)
+    return subject(tiny(tmp_path_factory.mktemp("llama"), max_position_embeddings=2048).loaded.path, torch.float32)
 
 
 @pytest.fixture(scope="module")
 def theirs(llama: Subject) -> Any:
-    return HFLM(pretrained=str(llama.opened.path), dtype="float32", device="cpu", batch_size=1)
+    return HFLM(pretrained=str(llama.loaded.path), dtype="float32", device="cpu", batch_size=1)
 
 
 ASKED = ("arc_challenge", "winogrande", "truthfulqa_mc2", "lambada_openai", "kobest_copa", "gsm8k")
@@ -39,7 +39,7 @@ ASKED = ("arc_challenge", "winogrande", "truthfulqa_mc2", "lambada_openai", "kob
 @pytest.mark.parametrize("name", ASKED)
 def test_figures_are_lm_eval_s_own(llama: Subject, theirs: Any, name: str) -> None:
     task, limit = TASKS[name], 2 if name == "gsm8k" else 4
-    asked = built(task, EVALS)
+    asked = build_task(task, EVALS)
     asked.set_fewshot_seed(SEED)
     wanted = evaluate(theirs, {"tasks": {name: asked}, "groups": {}}, limit=limit, bootstrap_iters=0)
     found = measure_task(llama, task, EVALS, limit)["metrics"]
@@ -68,14 +68,14 @@ def test_members_of_groups_run(llama: Subject, group: str) -> None:
 
 @needs_data
 def test_prompts_have_their_examples_and_not_their_own_answer() -> None:
-    asked = built(TASKS["arc_challenge"], EVALS)
+    asked = build_task(TASKS["arc_challenge"], EVALS)
     asked.set_fewshot_seed(SEED)
     asked.build_all_requests(limit=3)
     for instance in asked.instances:
         prompt = instance.args[0]
         assert prompt.count("Question: ") == 26
         assert prompt.count(f"Question: {instance.doc['question']}\n") == 1
-    mmlu = built(members("mmlu", EVALS)[0], EVALS)
+    mmlu = build_task(members("mmlu", EVALS)[0], EVALS)
     mmlu.build_all_requests(limit=1)
     assert mmlu.instances[0].args[0].count("Answer:") == 6
 
@@ -83,5 +83,5 @@ def test_prompts_have_their_examples_and_not_their_own_answer() -> None:
 def test_a_file_of_another_form(tmp_path: Path) -> None:
     (tmp_path / "arc").mkdir()
     (tmp_path / "arc" / "arc_challenge.jsonl").write_text('{"question": "Why?"}')
-    with pytest.raises(InputError, match=r"arc_challenge\.jsonl: has not the form that arc_challenge needs"):
-        built(TASKS["arc_challenge"], tmp_path)
+    with pytest.raises(InputError, match=r"arc_challenge\.jsonl: does not have the format of arc_challenge"):
+        build_task(TASKS["arc_challenge"], tmp_path)

@@ -135,7 +135,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "The keeper s lept. healed The keeper s ailed.",
         "[question 1, turn 2] No.",
         "arc_challenge acc_norm 20 0.500 ± 0.050",
-        "greedy same text 20 50 ± 10 %",
+        "greedy identical text 20 50 ± 10 %",
         "healed +0.223 ± 0.020 +0.049 ± 0.010 learned python; forgot english",
         "healed 12.50 → 10.00 20.00 → 21.00",
         "healed 50 % 50 %",
@@ -287,7 +287,7 @@ def test_three_models(tmp_path: Path) -> None:
         "english perplexity full 20 21.0 ± 2.1 +1.00 ± 0.30",
         "python: zero is as good as my-orion.",
         "full: what each task lost or won",
-        "greedy same text full 20 50 ± 10 %",
+        "greedy identical text full 20 50 ± 10 %",
         "agreement: greedy, full",
         "full +0.223 ± 0.020 +0.049 ± 0.010 nothing",
     ):

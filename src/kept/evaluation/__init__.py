@@ -1,1 +1,1 @@
-"""What a model knows, measured: on texts, at length, in tasks and in answers; two models on the same items."""
+"""Evaluation of checkpoints: perplexity, long context, benchmark tasks and generated answers, with standard errors."""

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from kept.ir.spec import Spec
 
 TAIL = 32
-"""Tokens at the end of an answer in which a stop text is looked for as it grows."""
+"""Number of last tokens of an answer that are searched for a stop text during generation."""
 
 
 def answers(
     subject: Subject, prompts: Sequence[list[int]], new: int, until: Sequence[str] = (), stage: str = "answers"
 ) -> list[str]:
-    """Greedy answers of up to `new` tokens, but no more than half the context, each cut at its first stop text.
+    """Return greedy answers of at most `new` tokens, or half the context, truncated at the first stop text.
 
-    Prompts that then leave no room lose their beginning. Raises InputError for an empty prompt.
+    Prompts that leave no room for the answer are truncated at the left. Raises InputError for an empty prompt.
     """
     new = min(new, subject.context // 2)
     cut = [ids[-(subject.context - new) :] for ids in prompts]
@@ -41,9 +41,9 @@ def answers(
 
 
 def batches(spec: Spec, lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Numbers of sequences that run together, long ones first, so that little of a batch is padding.
+    """Yield batches of sequence indices, longest first, which keeps padding small.
 
-    Where a rotation depends on the length of what runs, only equal lengths run together.
+    If a RoPE scaling depends on the sequence length, all sequences of a batch have the same length.
     """
     even = any(isinstance(rope.scaling, Dynamic | LongRope) for rope in spec.ropes())
     some: list[int] = []

@@ -1,8 +1,8 @@
 """Local files of benchmarks as the documents that `lm-eval`'s own task descriptions expect.
 
-The files come from repositories that keep them in forms of their own; here each becomes what the hub would give, so
-that prompts, choices and metrics are lm-eval's and not ours. Where only a test split is at hand, examples for few-shot
-prompts are drawn from it, without the document that is asked.
+The files come from repositories with formats of their own. Each function converts one format to that of the hub's
+dataset, so that prompts, choices and metrics are lm-eval's. If there is only a test split, few-shot examples are drawn
+from it, without the evaluated document.
 """
 
 from __future__ import annotations
@@ -27,41 +27,42 @@ LARGEST = 256 << 20
 """Maximum size of a file's documents after decompression, in characters: they are held in memory."""
 
 
-def present(file: Path) -> Path:
-    """The file. Raises InputError where it is missing."""
+def require_file(file: Path) -> Path:
+    """Return the file. Raises InputError if it is missing."""
     if not file.is_file():
         raise InputError(
-            f"{file}: missing; --data DIR says where the tasks' files are (docs/how-to/evaluate.md lists them)"
+            f"{file}: missing; give the directory of the tasks' files with --data DIR "
+            "(docs/how-to/evaluate.md lists them)"
         )
     return file
 
 
 def json_lines(file: Path) -> Iterator[Any]:
-    """The values of a file with one JSON value a line, plain or gzip. Raises InputError naming the file."""
+    """Yield the values of a JSON lines file, plain or gzip. Raises InputError naming the file."""
     opening = gzip.open if file.suffix == ".gz" else open
     left = LARGEST
     try:
-        with opening(present(file), "rt", encoding="utf-8") as lines:
+        with opening(require_file(file), "rt", encoding="utf-8") as lines:
             while line := lines.readline(left + 1):
                 left -= len(line)
                 if left < 0:
                     raise ValueError(f"it has more than {LARGEST >> 20} MB of text")  # noqa: TRY301 - reported like the other errors
                 yield json.loads(line)
     except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:
-        raise InputError(f"{file}: is no file of JSON lines ({error}); fetch it again") from None
+        raise InputError(f"{file}: is not a JSON lines file ({error}); fetch it again") from None
 
 
 def table(file: Path, delimiter: str) -> list[dict[str, str]]:
-    """The rows of a file of separated values by column name."""
+    """Return the rows of a CSV or TSV file by column name. Raises InputError naming the file."""
     try:
-        with present(file).open(encoding="utf-8-sig", newline="") as lines:
+        with require_file(file).open(encoding="utf-8-sig", newline="") as lines:
             return [*csv.DictReader(lines, delimiter=delimiter)]
     except (ValueError, csv.Error) as error:
-        raise InputError(f"{file}: is no table of values ({error}); fetch it again") from None
+        raise InputError(f"{file}: is not a CSV or TSV file ({error}); fetch it again") from None
 
 
 def arc(file: Path) -> list[Document]:
-    """ARC: question, choices with labels, the right one's label."""
+    """Return the documents of ARC: question, labelled choices, and the label of the correct one."""
     return [
         {
             "id": str(n),
@@ -74,13 +75,13 @@ def arc(file: Path) -> list[Document]:
 
 
 def hellaswag(file: Path) -> list[Document]:
-    """HellaSwag: a file of requests, several of each document, whose texts are cleaned already."""
+    """Return the documents of HellaSwag from a file of requests, several per document, with preprocessed texts."""
     found = {row["doc"]["ind"]: row["doc"] for row in json_lines(file)}
     return [{**doc, "label": str(doc["gold"])} for doc in found.values()]
 
 
 def winogrande(file: Path) -> list[Document]:
-    """WinoGrande: the two beginnings become a sentence with a gap and what fills it."""
+    """Return the documents of WinoGrande: a sentence with a gap, and two options for it."""
     return [{"id": str(n), **_gap(row)} for n, row in enumerate(json_lines(file))]
 
 
@@ -92,7 +93,7 @@ def _gap(row: Document) -> Document:
 
 
 def truthfulqa(file: Path) -> list[Document]:
-    """TruthfulQA: true and false answers, and the best true one against the false ones."""
+    """Return the documents of TruthfulQA: best and false answers (mc1), and all true and false answers (mc2)."""
     return [{"question": row["Question"], **_truths(row)} for row in table(file, ",")]
 
 
@@ -109,23 +110,23 @@ def _listed(answers: str) -> list[str]:
 
 
 def lines(file: Path) -> list[Document]:
-    """A file that has the hub's form already."""
+    """Return the documents of a JSON lines file that already has the hub's format."""
     return [*json_lines(file)]
 
 
 def lambada(file: Path) -> list[Document]:
-    """LAMBADA: the text with its last word."""
+    """Return the documents of LAMBADA: the text with its last word."""
     return [{"text": f"{row['context']} {row['continuation']}"} for row in json_lines(file)]
 
 
 def kobest_boolq(file: Path) -> list[Document]:
-    """KoBEST BoolQ."""
+    """Return the documents of KoBEST BoolQ."""
     rows = table(file, "\t")
     return [{"paragraph": r["Text"], "question": r["Question"], "label": _truth(r["Answer"])} for r in rows]
 
 
 def kobest_copa(file: Path) -> list[Document]:
-    """KoBEST COPA."""
+    """Return the documents of KoBEST COPA."""
     return [
         {
             "premise": row["sentence"],
@@ -139,7 +140,7 @@ def kobest_copa(file: Path) -> list[Document]:
 
 
 def kobest_hellaswag(file: Path) -> list[Document]:
-    """KoBEST HellaSwag."""
+    """Return the documents of KoBEST HellaSwag."""
     return [
         {
             "context": row["context"],
@@ -151,12 +152,12 @@ def kobest_hellaswag(file: Path) -> list[Document]:
 
 
 def kobest_sentineg(file: Path) -> list[Document]:
-    """KoBEST SentiNeg: the negated sentences."""
+    """Return the documents of KoBEST SentiNeg: negated sentences."""
     return [{"sentence": row["Text"], "label": int(row["Label"])} for row in table(file, "\t")]
 
 
 def kobest_wic(file: Path) -> list[Document]:
-    """KoBEST WiC."""
+    """Return the documents of KoBEST WiC."""
     return [
         {
             "word": row["Target"],

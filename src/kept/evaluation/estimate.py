@@ -1,9 +1,9 @@
-"""A figure over items, with the error that the choice of items gives it; two models on the same items are paired.
+"""Estimates over items with standard errors; two models on the same items are compared as paired samples.
 
-A figure is a ratio r = sum v / sum w over n items, or a smooth function of ratios. To first order, item i pulls it by
-`(v_i - r w_i) / sum w`, times the function's slope; its variance is `n / (n - 1) * sum pull^2` (the infinitesimal
-jackknife). For a plain mean that is the textbook's standard error. What two models differ by on the same items has the
-differences of their pulls.
+An estimate is a ratio r = sum v / sum w over n items, or a smooth function of ratios. The first-order influence of item
+i is `(v_i - r w_i) / sum w`, times the derivative of the function; the variance is `n / (n - 1) * sum influence^2` (the
+infinitesimal jackknife). For a mean this is the usual standard error. The influences of a paired difference are the
+differences of the influences.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, and by how much each item pulls it from what it would be without."""
+    """A number, and the first-order influence of each item on it."""
 
     value: float
-    pulls: tuple[float, ...]
+    influences: tuple[float, ...]
 
     @property
     def figure(self) -> Figure:
-        """The number with its standard error."""
-        return Figure(self.value, _error(self.pulls))
+        """The number with its standard error, which is NaN for fewer than two items."""
+        return Figure(self.value, _error(self.influences))
 
 
 def ratio(values: Sequence[float], weights: Sequence[float]) -> Estimate:
-    """`sum v / sum w`; NaN where there is nothing to divide by."""
+    """Return `sum v / sum w`; NaN if the weights sum to 0."""
     total = math.fsum(weights)
     if not total:
         return Estimate(math.nan, (math.nan,) * len(values))
@@ -54,51 +54,55 @@ def ratio(values: Sequence[float], weights: Sequence[float]) -> Estimate:
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """The mean of one value an item."""
+    """Return the mean of one value per item."""
     return ratio(values, [1.0] * len(values))
 
 
 def exponential(estimate: Estimate) -> Estimate:
-    """The exponential of a figure: a perplexity from nats per token. Infinity where it passes what a float holds."""
+    """Return the exponential of an estimate: a perplexity from nats per token. Inf if it overflows a float."""
     try:
         found = math.exp(estimate.value)
     except OverflowError:
         found = math.inf
-    return Estimate(found, tuple(found * pull for pull in estimate.pulls))
+    return Estimate(found, tuple(found * influence for influence in estimate.influences))
 
 
 def average(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
-    """The mean of figures over different items, plain or weighted: of a suite's tasks."""
+    """Return the mean, optionally weighted, of estimates over different items, such as the tasks of a suite."""
     weights = [1.0] * len(estimates) if weights is None else weights
     shares = [weight / math.fsum(weights) for weight in weights]
     value = math.fsum(share * e.value for share, e in zip(shares, estimates, strict=True))
-    return Estimate(value, tuple(share * pull for share, e in zip(shares, estimates, strict=True) for pull in e.pulls))
+    return Estimate(
+        value, tuple(share * pull for share, e in zip(shares, estimates, strict=True) for pull in e.influences)
+    )
 
 
-def blend(estimates: Sequence[Estimate]) -> Estimate:
-    """The plain mean of figures over the same items: of the classes of one task."""
+def mean_of_same_items(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of estimates over the same items, such as the classes of one task."""
     count = len(estimates)
     value = math.fsum(e.value for e in estimates) / count
-    return Estimate(value, tuple(math.fsum(each) / count for each in zip(*(e.pulls for e in estimates), strict=True)))
+    return Estimate(
+        value, tuple(math.fsum(each) / count for each in zip(*(e.influences for e in estimates), strict=True))
+    )
 
 
 def macro_f1(pairs: Sequence[tuple[int, int]]) -> Estimate:
-    """The mean over classes of `2 tp / (2 tp + fp + fn)`, from each item's right and chosen class."""
+    """Return macro F1, the mean over classes of `2 tp / (2 tp + fp + fn)`, from (correct, chosen) classes per item."""
     classes = sorted({label for pair in pairs for label in pair})
-    return blend([_f1(pairs, label) for label in classes])
+    return mean_of_same_items([_f1(pairs, label) for label in classes])
 
 
-def paired(first: Estimate, other: Estimate) -> Estimate:
-    """`other - first` over the same items."""
-    pulls = tuple(b - a for a, b in zip(first.pulls, other.pulls, strict=True))
-    return Estimate(other.value - first.value, pulls)
+def paired_difference(first: Estimate, other: Estimate) -> Estimate:
+    """Return `other - first` over the same items."""
+    influences = tuple(b - a for a, b in zip(first.influences, other.influences, strict=True))
+    return Estimate(other.value - first.value, influences)
 
 
 def difference(first: Estimate, other: Estimate) -> Figure:
-    """`other - first`: paired where both have the same items, else as of independent ones."""
-    if len(first.pulls) == len(other.pulls):
-        return paired(first, other).figure
-    return Figure(other.value - first.value, math.hypot(_error(first.pulls), _error(other.pulls)))
+    """Return `other - first`: paired if both have as many items, else of independent samples."""
+    if len(first.influences) == len(other.influences):
+        return paired_difference(first, other).figure
+    return Figure(other.value - first.value, math.hypot(_error(first.influences), _error(other.influences)))
 
 
 def _f1(pairs: Sequence[tuple[int, int]], label: int) -> Estimate:
@@ -106,6 +110,6 @@ def _f1(pairs: Sequence[tuple[int, int]], label: int) -> Estimate:
     return ratio(hits, [float((gold == label) + (chosen == label)) for gold, chosen in pairs])
 
 
-def _error(pulls: Sequence[float]) -> float:
-    count = len(pulls)
-    return math.sqrt(count / (count - 1) * math.fsum(pull * pull for pull in pulls)) if count > 1 else math.nan
+def _error(influences: Sequence[float]) -> float:
+    count = len(influences)
+    return math.sqrt(count / (count - 1) * math.fsum(one * one for one in influences)) if count > 1 else math.nan

@@ -43,7 +43,7 @@ class EvaluationRow:
 
 
 class EvaluationFile(JsonModel):
-    """All that was measured. `texts` has by measurement, for each model, what it wrote: prompts with continuations."""
+    """The content of the file. `texts` has prompts with continuations, or answers, by measurement for each model."""
 
     models: tuple[EvaluatedModel, ...]
     settings: Mapping[str, Any]

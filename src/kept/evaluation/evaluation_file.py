@@ -1,4 +1,4 @@
-"""An evaluation as plain data, for reports and for a file."""
+"""Read and write the JSON file of an evaluation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What models learned of new domains and forgot of old ones, each against the first, which they came from.
+"""Learning and forgetting of models relative to the first one, from which they were trained.
 
-Learned is what a token of a new domain costs less, forgotten what a token of an old one costs more, in nats. Where a
-model cuts texts into other tokens than the first, only bytes compare.
+Learned: the decrease of the loss on a new domain. Forgotten: the increase of the loss on an old domain. Both are in
+nats per token, or in nats per byte if a model's tokenizer gives other tokens than the first one's.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from kept.evaluation.estimate import Estimate, Figure, average, paired
-from kept.evaluation.perplexity import cut_alike, nats_a_byte, nats_a_token, text_estimates
+from kept.evaluation.estimate import Estimate, Figure, average, paired_difference
+from kept.evaluation.perplexity import nats_per_byte, nats_per_token, same_tokenization, text_estimates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kept.evaluation.settings import EvalSettings
 
-    Found = dict[str, Any]
-    Texts = Mapping[str, Sequence[Found]]
+    Result = dict[str, Any]
+    Texts = Mapping[str, Sequence[Result]]
 
 Unit = Literal["token", "byte"]
 
@@ -76,7 +76,7 @@ class MethodForgetting:
 
 @dataclass(frozen=True)
 class Forgetting:
-    """All models after the first, and the unit that compares for all of them."""
+    """The changes of all models after the first, in a unit that is comparable for all of them."""
 
     unit: Unit
     methods: tuple[MethodForgetting, ...]
@@ -92,14 +92,14 @@ class Forgetting:
 
 
 def forgetting(settings: EvalSettings, names: Sequence[str], texts: Texts) -> Forgetting | None:
-    """What each model learned and forgot; None where no domain is old or new.
+    """Return the changes of each model after the first; None if no domain is old or new.
 
-    `names`: of the models. `texts`: what `measure_text` found by domain, for each model.
+    `names` are the models' names. `texts` has by domain the result of `measure_text` for each model.
     """
     asked = [texts[domain] for domain in (*settings.old, *settings.new)]
     if not asked:
         return None
-    unit: Unit = "token" if all(cut_alike(found[0], one) for found in asked for one in found) else "byte"
+    unit: Unit = "token" if all(same_tokenization(found[0], one) for found in asked for one in found) else "byte"
     methods = []
     for n, name in enumerate(names[1:], 1):
         pairs = {domain: (found[0], found[n]) for domain, found in texts.items()}
@@ -109,8 +109,8 @@ def forgetting(settings: EvalSettings, names: Sequence[str], texts: Texts) -> Fo
     return Forgetting(unit, tuple(methods))
 
 
-def _side(sign: int, pairs: Mapping[str, tuple[Found, Found]]) -> DomainsChange | None:
-    """`sign`: 1 where a higher cost counts, -1 where a lower one does."""
+def _side(sign: int, pairs: Mapping[str, tuple[Result, Result]]) -> DomainsChange | None:
+    """Return the changes of some domains; `sign` is 1 to count increases of the loss, -1 to count decreases."""
     if not pairs:
         return None
     rises = [_rise(*(pair if sign > 0 else pair[::-1])) for pair in pairs.values()]
@@ -121,29 +121,31 @@ def _side(sign: int, pairs: Mapping[str, tuple[Found, Found]]) -> DomainsChange 
     return DomainsChange(tuple(changes), _nats(rises))
 
 
-def _rise(first: Found, other: Found) -> tuple[Estimate | None, Estimate]:
-    """What a token and a byte cost more in the second, over the same passages."""
-    a_token = paired(nats_a_token(first), nats_a_token(other)) if cut_alike(first, other) else None
-    return a_token, paired(nats_a_byte(first), nats_a_byte(other))
+def _rise(first: Result, other: Result) -> tuple[Estimate | None, Estimate]:
+    """Return the increase of the loss in nats per token and per byte, paired over passages."""
+    a_token = (
+        paired_difference(nats_per_token(first), nats_per_token(other)) if same_tokenization(first, other) else None
+    )
+    return a_token, paired_difference(nats_per_byte(first), nats_per_byte(other))
 
 
 def _nats(rises: Sequence[tuple[Estimate | None, Estimate]]) -> NatsChange:
-    """The mean over domains."""
+    """Return the mean over domains."""
     tokens = [token for token, _ in rises if token is not None]
-    a_token = average(tokens).figure if len(tokens) == len(rises) else None
-    return NatsChange(a_token, average([byte for _, byte in rises]).figure)
+    per_token = average(tokens).figure if len(tokens) == len(rises) else None
+    return NatsChange(per_token, average([byte for _, byte in rises]).figure)
 
 
-def _perplexities(first: Found, other: Found) -> tuple[float, float]:
+def _perplexities(first: Result, other: Result) -> tuple[float, float]:
     return text_estimates(first)["perplexity"].value, text_estimates(other)["perplexity"].value
 
 
 def _verdict(unit: Unit, learned: DomainsChange | None, forgot: DomainsChange | None) -> str:
-    """What differs by more than twice its standard error, in words; empty where nothing does."""
-    said = []
+    """Return the changes larger than two standard errors in words; empty if there are none."""
+    phrases = []
     for side, more, less in ((learned, "learned", "worse at"), (forgot, "forgot", "better at")):
-        told = [] if side is None else [c for c in side.domains if c.nats.per(unit).significant]
+        significant = [] if side is None else [c for c in side.domains if c.nats.per(unit).significant]
         for word, sign in ((more, 1), (less, -1)):
-            domains = [c.domain for c in told if sign * c.nats.per(unit).value > 0]
-            said += [f"{word} {', '.join(domains)}"] * bool(domains)
-    return "; ".join(said)
+            domains = [c.domain for c in significant if sign * c.nats.per(unit).value > 0]
+            phrases += [f"{word} {', '.join(domains)}"] * bool(domains)
+    return "; ".join(phrases)

@@ -57,28 +57,28 @@ class Journal:
         Raises OutputError if the file cannot be written.
         """
         with refused(file):
-            opened = os.fdopen(os.open(file, FLAGS, 0o644), "r+b")
-        with opened:
+            stream = os.fdopen(os.open(file, FLAGS, 0o644), "r+b")
+        with stream:
             try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 yield
                 return
-            self._file = file, opened
-            self._begin(opened, key)
+            self._file = file, stream
+            self._begin(stream, key)
             try:
                 yield
             finally:
-                if self._held[1:] or opened.tell():
-                    self._write(file, opened)
+                if self._held[1:] or stream.tell():
+                    self._write(file, stream)
                 else:
                     file.unlink(missing_ok=True)
                 self._file, self._found, self._held = None, deque(), []
 
-    def _begin(self, opened: IO[bytes], key: str) -> None:
+    def _begin(self, stream: IO[bytes], key: str) -> None:
         """Read the steps of the measurement with this key, and truncate the file after them."""
         values, end = [], 0
-        for line in opened.read().splitlines(keepends=True):
+        for line in stream.read().splitlines(keepends=True):
             try:
                 values.append(_value(line))
             except ValueError:
@@ -86,15 +86,15 @@ class Journal:
             if values[0] != key:
                 break
             end += len(line)
-        opened.seek(end)
-        opened.truncate()
+        stream.seek(end)
+        stream.truncate()
         self._written = time.monotonic()
         self._found, self._held = deque(values[1:] if end else ()), [] if end else [_line(key)]
 
-    def _write(self, file: Path, opened: IO[bytes]) -> None:
+    def _write(self, file: Path, stream: IO[bytes]) -> None:
         with refused(file):
-            opened.write(b"".join(self._held))
-            opened.flush()
+            stream.write(b"".join(self._held))
+            stream.flush()
         self._held, self._written = [], time.monotonic()
 
 

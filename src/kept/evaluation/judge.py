@@ -1,4 +1,4 @@
-"""A judge of answers: any endpoint that speaks OpenAI's chat completions. It is asked for one number at a time."""
+"""A judge model that grades answers, behind an OpenAI-compatible chat completions endpoint."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 KEY = "KEPT_JUDGE_KEY"
-"""The environment variable with the endpoint's key."""
+"""Environment variable with the API key of the endpoint."""
 
 TRIES, TIMEOUT = 4, 120.0
-"""How often an endpoint that is busy is asked, and how many seconds one answer may take."""
+"""Maximum number of requests to a busy endpoint, and timeout of one request in seconds."""
 
 LONGEST = 16 << 20
 """Maximum size of an answer in bytes."""
@@ -47,28 +47,28 @@ TASK = (
 
 @dataclass(frozen=True)
 class Judge:
-    """An endpoint, as `https://host/v1`, and the name of its model. `pause`: seconds before asking a busy one again."""
+    """An endpoint as `https://host/v1`, and its model. `pause`: seconds before the first retry, doubled each time."""
 
     url: str
     model: str
     pause: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no address of a web server."""
+        """Raise InputError if the URL is not an HTTP address."""
         if not re.match(r"https?://[^/\s]+", self.url):
-            raise InputError(f"judge: is {self.url!r}, it must be an address as https://host/v1")
+            raise InputError(f"judge: is {self.url!r}, it must be a URL such as https://host/v1")
 
     def score(self, question: dict[str, Any], answers: Sequence[str], turn: int) -> float:
-        """The grade of the answer to one turn, which the judge sees with what came before.
+        """Return the grade, from 1 to 10, of the answer to one turn; the judge sees all turns up to it.
 
-        Raises InputError where the endpoint gives no answer or no grade.
+        Raises InputError if the endpoint returns no answer or no grade.
         """
-        said = self._ask(
-            [{"role": "system", "content": TASK}, {"role": "user", "content": sheet(question, answers, turn)}]
+        reply = self._ask(
+            [{"role": "system", "content": TASK}, {"role": "user", "content": judge_prompt(question, answers, turn)}]
         )
-        found = re.findall(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]", said)
+        found = re.findall(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]", reply)
         if not found or not 1 <= float(found[-1]) <= 10:
-            raise InputError(f"{self.url}: gives no grade from 1 to 10 but {said[:200]!r}; is it a judge?")
+            raise InputError(f"{self.url}: returned no grade from 1 to 10 but {reply[:200]!r}; use another judge model")
         return float(found[-1])
 
     def _ask(self, messages: list[dict[str, str]]) -> str:
@@ -77,14 +77,14 @@ class Judge:
         if os.environ.get(KEY):
             headers["Authorization"] = f"Bearer {os.environ[KEY]}"
         address = f"{self.url.rstrip('/')}/chat/completions"
-        answer = self._send(Request(address, body, headers))  # noqa: S310 - __post_init__ has looked at it
+        answer = self._send(Request(address, body, headers))  # noqa: S310 - __post_init__ checks the scheme
         try:
-            said: str = answer["choices"][0]["message"]["content"]
+            content: str = answer["choices"][0]["message"]["content"]
         except (LookupError, TypeError):
-            raise InputError(f"{self.url}: does not answer as chat completions do ({str(answer)[:200]})") from None
-        return said or ""
+            raise InputError(f"{self.url}: is not a chat completions endpoint ({str(answer)[:200]})") from None
+        return content or ""
 
-    def _send(self, request: Request) -> Any:  # noqa: ANN401 - whatever JSON it is
+    def _send(self, request: Request) -> Any:  # noqa: ANN401 - any JSON
         for tried in range(1, TRIES + 1):
             try:
                 with OPENER.open(request, timeout=TIMEOUT) as answer:
@@ -95,13 +95,15 @@ class Judge:
                     raise InputError(f"{self.url}: answers {error.code} {error.reason}{hint}") from None
             except (OSError, HTTPException, ValueError, RecursionError) as error:
                 if tried == TRIES:
-                    raise InputError(f"{self.url}: cannot be asked ({error}); what was judged is kept") from None
+                    raise InputError(
+                        f"{self.url}: request failed ({error}); finished grades are stored, run again to continue"
+                    ) from None
             time.sleep(self.pause * 2 ** (tried - 1))
         raise AssertionError
 
 
-def sheet(question: dict[str, Any], answers: Sequence[str], turn: int) -> str:
-    """What the judge reads: the talk up to the turn, with reference answers where there are some."""
+def judge_prompt(question: dict[str, Any], answers: Sequence[str], turn: int) -> str:
+    """Return the conversation up to a turn as text for the judge, with reference answers if there are any."""
     parts = []
     for n in range(turn + 1):
         parts.append(f"[Question {n + 1}]\n{question['turns'][n]}")

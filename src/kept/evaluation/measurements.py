@@ -1,4 +1,4 @@
-"""The pieces of an evaluation: each is measured on one model alone, kept on disk, and read as figures."""
+"""The measurements of an evaluation. Each runs on one model alone, and its result is stored on disk."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ if TYPE_CHECKING:
     from kept.evaluation.settings import EvalSettings
     from kept.evaluation.subject import Subject
 
-    Found = dict[str, Any]
-    Find = Callable[[Subject, Store], Found]
-    Figures = Callable[[Found], dict[str, Estimate]]
-    Alike = Callable[[Found, Found], dict[str, Estimate]]
+    Result = dict[str, Any]
+    Measure = Callable[[Subject, Store], Result]
+    Estimates = Callable[[Result], dict[str, Estimate]]
+    Compare = Callable[[Result, Result], dict[str, Estimate]]
 
 TRIALS = 3
-"""Riddles of each length and depth."""
+"""Passkey prompts per length and depth."""
 
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """One thing to measure, and how its result is read.
+    """One measurement, and the functions that turn its result into estimates.
 
-    `find` measures a model, or finds on disk what an earlier run measured. `figures` are those of one model; `alike`
-    compares two models' results where these are no figures. `headline` is the metric that counts in averages, and
-    `group` the name of the many tasks that this is one of.
+    `measure` returns a model's result, from disk if an earlier run stored it. `figures` returns the estimates of one
+    model; `compare` those of two models' results, such as texts. `headline` is the metric that counts in averages;
+    `group` is the name of a group of tasks, such as mmlu.
     """
 
     part: str
     name: str
-    find: Find
-    figures: Figures | None = None
-    alike: Alike | None = None
+    measure: Measure
+    figures: Estimates | None = None
+    compare: Compare | None = None
     headline: str | None = None
     group: str | None = None
 
 
-def pieces(settings: EvalSettings) -> Iterator[MeasurementPlan]:
-    """Every piece that is asked for, in order. Raises InputError where a file or a package is missing."""
+def measurement_plans(settings: EvalSettings) -> Iterator[MeasurementPlan]:
+    """Yield the requested measurements in order. Raises InputError if a file or a package is missing."""
     names = settings.suites
     if settings.texts or not names:
         yield from (_text(settings, name, text) for name, text in _texts(settings, settings.characters).items())
@@ -60,19 +60,20 @@ def pieces(settings: EvalSettings) -> Iterator[MeasurementPlan]:
         yield from PARTS[name](settings) if name in PARTS else _suite(settings, name)
 
 
-def _once(
+def _stored(
     part: str,
     name: str,
     key: Callable[[Subject], Mapping[str, Any]],
-    measure: Callable[[Subject], Found],
-    read: Callable[[Found], object],
-) -> Find:
-    """Measures once for each model, dtype and `key`, which says all else that the result depends on.
+    measure: Callable[[Subject], Result],
+    read: Callable[[Result], object],
+) -> Measure:
+    """Return a function that measures once for each model, dtype and `key`, and stores the result.
 
-    `read` is what figures are made by: a result on disk that it trips over is damaged.
+    `key` must hold everything else that the result depends on. `read` checks a stored result: if it raises, the file is
+    damaged.
     """
 
-    def find(subject: Subject, store: Store) -> Found:
+    def find(subject: Subject, store: Store) -> Result:
         model = {"model": subject.identity, "dtype": str(subject.dtype), "kept": version("kept")}
         return store.get(f"{part}-{name}", {**model, "name": name, **key(subject)}, lambda: measure(subject), read)
 
@@ -83,7 +84,7 @@ def _once(
 
 
 def _texts(settings: EvalSettings, characters: int) -> dict[str, str]:
-    """The beginning of each text by domain; the built-in sample where there is none."""
+    """Return the first `characters` of each text by domain; the built-in sample if there is no text."""
     found = {name: read_text(file, characters) for name, file in settings.texts.items()}
     return found or {"sample": sample_text()}
 
@@ -91,7 +92,7 @@ def _texts(settings: EvalSettings, characters: int) -> dict[str, str]:
 def _text(settings: EvalSettings, name: str, text: str) -> MeasurementPlan:
     window, stride = settings.window, settings.stride
     origin = str(settings.texts.get(name, SAMPLE))
-    find = _once(
+    find = _stored(
         "text",
         name,
         lambda _: {"text": _sum(text), "window": window, "stride": stride},
@@ -106,7 +107,7 @@ def _positions(settings: EvalSettings) -> Iterator[MeasurementPlan]:
 
 
 def _position(settings: EvalSettings, name: str) -> MeasurementPlan:
-    """By position, of one text: more of it is read where windows are long."""
+    """Return the measurement of perplexity by position on one text. Longer windows read more of the text."""
 
     def read(subject: Subject) -> tuple[str, int]:
         longest = positions.longest_of(subject, settings.longest)
@@ -116,16 +117,16 @@ def _position(settings: EvalSettings, name: str) -> MeasurementPlan:
         text, longest = read(subject)
         return {"text": _sum(text), "longest": longest}
 
-    def measure(subject: Subject) -> Found:
+    def measure(subject: Subject) -> Result:
         return positions.measure_positions(subject, str(settings.texts.get(name, SAMPLE)), *read(subject))
 
-    find = _once("positions", name, key, measure, positions.position_estimates)
+    find = _stored("positions", name, key, measure, positions.position_estimates)
     return MeasurementPlan("positions", name, find, positions.position_estimates)
 
 
 def _passkey(settings: EvalSettings) -> Iterator[MeasurementPlan]:
     trials, seed = settings.limit or TRIALS, settings.seed
-    find = _once(
+    find = _stored(
         "passkey",
         "passkey",
         lambda subject: {"longest": settings.longest or subject.context, "trials": trials, "seed": seed},
@@ -138,7 +139,7 @@ def _passkey(settings: EvalSettings) -> Iterator[MeasurementPlan]:
 def _agreement(settings: EvalSettings) -> Iterator[MeasurementPlan]:
     text = "\n\n".join(_texts(settings, settings.characters).values())
     count = settings.limit or agreement.PROMPTS
-    find = _once(
+    find = _stored(
         "agreement",
         "greedy",
         lambda _: {"text": _sum(text), "prompts": count},
@@ -148,7 +149,7 @@ def _agreement(settings: EvalSettings) -> Iterator[MeasurementPlan]:
             *zip(found["prompts"], found["texts"], strict=True),
         ],
     )
-    yield MeasurementPlan("agreement", "greedy", find, alike=agreement.agreement_estimates)
+    yield MeasurementPlan("agreement", "greedy", find, compare=agreement.agreement_estimates)
 
 
 # ---------------------------------------------------------------------------------------------------------------- tasks
@@ -167,16 +168,16 @@ def _suite(settings: EvalSettings, name: str) -> Iterator[MeasurementPlan]:
             yield MeasurementPlan(name, task.name, find, tasks.task_estimates, headline=task.headline, group=group)
 
 
-def _task(task: tasks.Task, settings: EvalSettings, data: Path, release: str) -> Find:
+def _task(task: tasks.Task, settings: EvalSettings, data: Path, release: str) -> Measure:
     limit = settings.limit
-    files = tasks.sources(task, data)  # what is missing is said before anything is measured
+    files = tasks.sources(task, data)  # reports a missing file before anything is measured
     fences = sandbox.fences(unsafe=settings.unsafe) if task.name == "humaneval" else None
 
     def key(_: Subject) -> dict[str, Any]:
         sums = {file.name: digest(file) for file in files}
         return {"files": sums, "shots": task.shots, "limit": limit, "lm_eval": release, "fences": fences}
 
-    return _once(
+    return _stored(
         "task",
         task.name,
         key,
@@ -190,13 +191,13 @@ def _mt_bench(settings: EvalSettings) -> Iterator[MeasurementPlan]:
     judge = None if settings.judge is None else Judge(settings.judge, settings.judge_model)
     for category, questions in asked.items():
         answers = _answers(settings, category, questions)
-        yield MeasurementPlan(MT_BENCH, f"{category} answers", answers, alike=mt_bench.agreement_of_answers)
+        yield MeasurementPlan(MT_BENCH, f"{category} answers", answers, compare=mt_bench.agreement_of_answers)
         if judge is not None:
             scores = _scores(judge, category, questions, answers)
             yield MeasurementPlan(MT_BENCH, category, scores, mt_bench.score_estimates, headline="score")
 
 
-def _answers(settings: EvalSettings, category: str, questions: Sequence[mt_bench.Question]) -> Find:
+def _answers(settings: EvalSettings, category: str, questions: Sequence[mt_bench.Question]) -> Measure:
     def key(subject: Subject) -> dict[str, Any]:
         template = mt_bench.template_of(subject, settings.chat_date) if settings.chat else None
         dated = {} if template is None or not template.dated else {"date": template.date}
@@ -206,7 +207,7 @@ def _answers(settings: EvalSettings, category: str, questions: Sequence[mt_bench
         template = mt_bench.template_of(subject, settings.chat_date) if settings.chat else None
         return mt_bench.measure_answers(subject, questions, template)
 
-    return _once(
+    return _stored(
         MT_BENCH,
         f"{category} answers",
         key,
@@ -215,10 +216,10 @@ def _answers(settings: EvalSettings, category: str, questions: Sequence[mt_bench
     )
 
 
-def _scores(judge: Judge, category: str, questions: Sequence[mt_bench.Question], answers: Find) -> Find:
-    """A judge's scores depend on the answers, and on no model but the judge."""
+def _scores(judge: Judge, category: str, questions: Sequence[mt_bench.Question], answers: Measure) -> Measure:
+    """Return the measurement of a judge's scores, which depend on the answers and the judge only."""
 
-    def find(subject: Subject, store: Store) -> Found:
+    def find(subject: Subject, store: Store) -> Result:
         answered = answers(subject, store)
         key = {"judge": judge.url, "model": judge.model, "questions": questions, "answers": answered}
         measure = partial(mt_bench.measure_scores, judge, questions, answered, subject.reporter, store.journal)
@@ -237,4 +238,4 @@ PARTS: Mapping[str, Callable[[EvalSettings], Iterator[MeasurementPlan]]] = {
     "agreement": _agreement,
     MT_BENCH: _mt_bench,
 }
-"""What is asked for by name and is no suite of tasks."""
+"""Measurements by name that are not suites of lm-eval tasks."""

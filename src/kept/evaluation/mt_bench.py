@@ -1,6 +1,6 @@
 """MT-Bench (arXiv 2306.05685): 80 questions of two turns in eight categories, answered greedily.
 
-How far two models' answers agree is always told. Scores come from a judge, where one is named.
+The agreement of two models' answers is always measured, scores only if a judge is given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.chat_template import Conversation, Template
 from kept.errors import InputError
 from kept.evaluation import plain_prompt
-from kept.evaluation.agreement import said_alike
+from kept.evaluation.agreement import text_agreement
 from kept.evaluation.answering import answers
 from kept.evaluation.documents import json_lines
 from kept.evaluation.estimate import Estimate, mean
@@ -69,9 +69,9 @@ def measure_answers(subject: Subject, asked: Sequence[Question], template: Templ
 
 
 def agreement_of_answers(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Estimate]:
-    """How far two models' answers to one category agree."""
+    """Return the agreement of two models' answers to one category."""
     both = [[answer for turns in found["answers"] for answer in turns] for found in (first, other)]
-    return said_alike(both[0], both[1])
+    return text_agreement(both[0], both[1])
 
 
 def measure_scores(
@@ -81,7 +81,7 @@ def measure_scores(
     reporter: Reporter,
     journal: Journal | None = None,
 ) -> dict[str, Any]:
-    """A judge's scores, from 1 to 10, two a question."""
+    """Return a judge's scores, from 1 to 10, two per question."""
     scores, journal = [], journal or Journal()
     with reporter.stage("judge", len(asked), "questions") as advance:
         for question, turns in zip(asked, found["answers"], strict=True):
@@ -91,7 +91,7 @@ def measure_scores(
 
 
 def score_estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
-    """The mean of the scores, of all turns and of each; the items are questions."""
+    """Return the mean score over questions, of both turns together and of each."""
     turns = [mean(column) for column in zip(*found["scores"], strict=True)]
     both = mean([sum(scores) / len(scores) for scores in found["scores"]])
     return {"score": both, **{f"score of turn {n}": one for n, one in enumerate(turns, 1)}}
@@ -99,9 +99,9 @@ def score_estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
 
 def template_of(subject: Subject, date: str | None = None) -> Template:
     """Return the model's chat template. Raises InputError if it has none."""
-    template = Template.of(subject.opened.path, tokens=_special_texts(subject), date=date or "")
+    template = Template.of(subject.loaded.path, tokens=_special_texts(subject), date=date or "")
     if template is None:
-        raise InputError(f"{subject.opened.path}: has no chat template; leave out --chat")
+        raise InputError(f"{subject.loaded.path}: has no chat template; leave out --chat")
     return template
 
 

@@ -1,4 +1,4 @@
-"""Models by the names that tables have for them."""
+"""Load models under the names that tables show."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def named_models(given: Sequence[str | Path]) -> dict[str, LoadedModel]:
-    """Models by name: `pro=out/trained` has one before it, any other its directory's, or its path where that is taken.
+    """Return models by name: the given name (`pro=out/trained`), else the directory's, or the path if that is taken.
 
-    What is there as it is written is a path, whatever signs are in it. Raises InputError where two have one name, and
-    KeptError kinds for what is no model.
+    An existing path that contains `=` is taken as a path. Raises InputError if two models have the same name, and
+    other KeptErrors if a path is not a model.
     """
     pairs = [split_name(str(one)) for one in given]
     for name, path in pairs:
         if not path.strip():
-            raise InputError(f"{name}: names no model; write it as {name or 'pro'}=out/pro")
+            raise InputError(f"{name}: has no path; write {name or 'pro'}=out/pro")
     models = [open_model(path) for _, path in pairs]
     called = [name or model.name for (name, _), model in zip(pairs, models, strict=True)]
     count = Counter(called)
@@ -31,6 +31,6 @@ def named_models(given: Sequence[str | Path]) -> dict[str, LoadedModel]:
     for (name, path), short, model in zip(pairs, called, models, strict=True):
         own = path if not name and count[short] > 1 else short
         if own in found:
-            raise InputError(f"{path}: another model is called {own!r} too; name them: a={found[own].path} b={path}")
+            raise InputError(f"{path}: another model has the name {own!r}; name them: a={found[own].path} b={path}")
         found[own] = model
     return found

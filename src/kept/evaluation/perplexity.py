@@ -1,7 +1,7 @@
-"""Perplexity and bits per byte of a text, by the model's own tokenizer, in sliding windows.
+"""Perplexity and bits per byte of a text, with the model's own tokenizer, in sliding windows.
 
-The items are passages of a fixed number of characters, whatever the tokens: two models with different tokenizers are
-compared on the same passages. A token counts for the passage in which it begins.
+The items are passages of a fixed number of characters, so that models with different tokenizers are compared on the
+same passages. A token belongs to the passage in which it begins.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import InputError
 from kept.evaluation.estimate import Estimate, exponential, ratio
-from kept.evaluation.scoring import sliding
+from kept.evaluation.scoring import score_sliding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from kept.evaluation.subject import Subject
 
 PASSAGE = 1000
-"""Characters of a passage."""
+"""Length of a passage in characters."""
 
 
 def measure_text(subject: Subject, name: str, text: str, window: int | None, stride: int | None) -> dict[str, Any]:
-    """Nats, tokens and bytes of each passage of a text.
+    """Return nats, tokens and bytes of each passage of a text.
 
-    `window` is at most the model's context (None: the context), `stride` less than the window (None: half of it).
-    Raises InputError where the text has fewer than two tokens.
+    `window` and `stride` are in tokens. They default to the model's context and to half the window; larger values are
+    reduced to the context and to the window minus 1. Raises InputError if the text has fewer than two tokens.
     """
     encoding = subject.reader.encoding(text)
     count = _tokens(encoding)
@@ -37,37 +37,37 @@ def measure_text(subject: Subject, name: str, text: str, window: int | None, str
     length = min(window or subject.context, subject.context)
     step = min(stride or length // 2, length - 1)
     with subject.reporter.stage(name, count - 1, "tokens") as advance:
-        nats, _ = sliding(subject.model, ids, length, step, advance, subject.journal)
+        nats, _ = score_sliding(subject.model, ids, length, step, advance, subject.journal)
     starts = encoding.offsets[1:count, 0].tolist()
     return {"passages": _passages(text, starts, nats.tolist())}
 
 
 def text_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
-    """The two figures of a text: perplexity per token, and bits per byte."""
+    """Return the perplexity per token and the bits per byte of a text."""
     nats, _, octets = zip(*found["passages"], strict=True)
     bits = [n / math.log(2) for n in nats]
-    return {"perplexity": exponential(nats_a_token(found)), "bits per byte": ratio(bits, octets)}
+    return {"perplexity": exponential(nats_per_token(found)), "bits per byte": ratio(bits, octets)}
 
 
-def nats_a_token(found: dict[str, Any]) -> Estimate:
-    """What a token costs; it compares where two models cut a text alike."""
+def nats_per_token(found: dict[str, Any]) -> Estimate:
+    """Return the loss in nats per token, which compares models with the same tokens only."""
     nats, tokens, _ = zip(*found["passages"], strict=True)
     return ratio(nats, tokens)
 
 
-def nats_a_byte(found: dict[str, Any]) -> Estimate:
-    """What a byte costs: it compares whatever the tokens."""
+def nats_per_byte(found: dict[str, Any]) -> Estimate:
+    """Return the loss in nats per UTF-8 byte, which compares models with any tokenizers."""
     nats, _, octets = zip(*found["passages"], strict=True)
     return ratio(nats, octets)
 
 
-def cut_alike(first: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two models have as many tokens in every passage."""
+def same_tokenization(first: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two models have as many tokens in every passage."""
     return [tokens for _, tokens, _ in first["passages"]] == [tokens for _, tokens, _ in other["passages"]]
 
 
 def _tokens(encoding: EncodedText) -> int:
-    """Tokens less the special ones that the tokenizer puts behind a text."""
+    """Return the number of tokens without special tokens at the end."""
     count = len(encoding.ids)
     while count and encoding.special[count - 1]:
         count -= 1
@@ -75,11 +75,11 @@ def _tokens(encoding: EncodedText) -> int:
 
 
 def _passages(text: str, starts: Sequence[int], nats: Sequence[float]) -> list[list[float]]:
-    """Nats, tokens and bytes of each passage. What stands before the first predicted token counts nowhere."""
+    """Return nats, tokens and bytes of each passage. Text before the first predicted token is not counted."""
     rows = [[0.0, 0, len(text[at : at + PASSAGE].encode())] for at in range(0, len(text), PASSAGE)]
-    for start, cost in zip(starts, nats, strict=True):
+    for start, loss in zip(starts, nats, strict=True):
         row = rows[min(start // PASSAGE, len(rows) - 1)]
-        row[0] += cost
+        row[0] += loss
         row[1] += 1
     rows[0][2] -= len(text[: starts[0]].encode())
     return rows

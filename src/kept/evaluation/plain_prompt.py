@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     Messages = Sequence[dict[str, str]]
 
 STOPS = ("\nQuestion:",)
-"""Where a plain answer ends if the model goes on to ask itself the next question."""
+"""Stop texts of an answer: the model would continue with the next question."""
 
 
 def plain(messages: Messages) -> str:
-    """Questions and answers under each other, ready for the next answer."""
+    """Return a prompt of alternating questions and answers that ends in `Answer:`."""
     names = {"user": "Question", "assistant": "Answer"}
     return "".join(f"{names[m['role']]}: {m['content']}\n\n" for m in messages) + "Answer:"

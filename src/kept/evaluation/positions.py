@@ -1,6 +1,6 @@
-"""What a token costs by where it stands: perplexity in buckets of positions, up to the model's limit or past it.
+"""Perplexity by position in the context, in buckets, up to the model's context length or beyond it.
 
-The text is cut into windows that do not overlap, so that position p has exactly p tokens before it.
+The text is split into windows that do not overlap, so that position p has exactly p tokens before it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from kept.errors import InputError
 from kept.evaluation.estimate import Estimate, exponential, ratio
-from kept.evaluation.scoring import scored
+from kept.evaluation.scoring import score_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,27 +21,29 @@ if TYPE_CHECKING:
     from kept.evaluation.subject import Subject
 
 FIRST = 1024
-"""Positions of the first bucket; each other ends at twice the one before."""
+"""End of the first bucket; each further bucket ends at twice the end of the previous one."""
 
 MOST_WINDOWS = 32
 
 CHARACTERS = 16
-"""Of a text, read for each position: several windows, where the text has them."""
+"""Characters of text to read per position: enough for several windows."""
 
 
 def longest_of(subject: Subject, longest: int | None) -> int:
-    """Positions that are measured: the model's limit, or what was asked.
+    """Return the window length in tokens: `longest`, or the model's context.
 
-    Raises InputError for more positions than a learned table has.
+    Raises InputError if it exceeds a learned position embedding.
     """
     rows = subject.spec.positions
     if longest is not None and rows is not None and longest > rows:
-        raise InputError(f"longest: is {longest}, and {subject.opened.path} has a table of {rows} positions")
+        raise InputError(
+            f"longest: is {longest}, but the position embedding of {subject.loaded.path} has {rows} positions"
+        )
     return subject.context if longest is None else longest
 
 
 def edges(longest: int) -> list[int]:
-    """Where buckets begin and end: 0, 1024, 2048, ..., `longest`; where that is short, an eighth of it comes first."""
+    """Return the bucket edges 0, 1024, 2048, ..., `longest`; below 2,048 tokens the first bucket is an eighth."""
     found, end = [0], FIRST if longest >= 2 * FIRST else max(1, longest // 8)
     while end < longest:
         found.append(end)
@@ -50,10 +52,7 @@ def edges(longest: int) -> list[int]:
 
 
 def measure_positions(subject: Subject, name: str, text: str, longest: int) -> dict[str, Any]:
-    """Nats and tokens of each window and bucket.
-
-    Raises InputError where the text does not fill one window.
-    """
+    """Return nats and tokens of each window and bucket. Raises InputError if the text does not fill one window."""
     ids = subject.encode(text)
     count = min(len(ids) // longest, MOST_WINDOWS)
     if not count:
@@ -70,12 +69,12 @@ def measure_positions(subject: Subject, name: str, text: str, longest: int) -> d
 
 def _window(subject: Subject, row_T: torch.Tensor, buckets: Sequence[tuple[int, int]]) -> list[list[float]]:
     """Return the sum of nats and the number of tokens of each bucket in one window."""
-    nats = [0.0, *scored(subject.model, row_T[None])[0][0].tolist()]
+    nats = [0.0, *score_rows(subject.model, row_T[None])[0][0].tolist()]
     return [[sum(nats[a:b]), b - max(a, 1)] for a, b in buckets]
 
 
 def position_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
-    """Perplexity by bucket, over windows."""
+    """Return the perplexity by bucket, over windows."""
     columns = zip(*found["windows"], strict=True)
     return {
         f"at {begin} to {end}": exponential(ratio(*zip(*column, strict=True)))

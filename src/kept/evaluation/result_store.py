@@ -1,4 +1,4 @@
-"""Finished pieces of an evaluation on disk: each is measured once, and found again by what it was made from."""
+"""Results of measurements on disk, stored under a hash of everything that the result depends on."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-WAY_OUT = "remove it, and it is measured again"
+WAY_OUT = "remove it to measure again"
 
 
 def sum_of(value: object) -> str:
-    """A sha256 of plain data, in hexadecimal."""
+    """Return the sha256 of JSON data, in hexadecimal."""
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(file: Path, key: Mapping[str, Any], read: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """What a file holds. Raises what reading it trips over."""
+    """Return the result in a file. Raises CheckpointError, ValueError or whatever `read` raises if it is damaged."""
     try:
         content = read_json(file, MOST_IN_RESULTS)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {WAY_OUT}") from None
     if sum_of(content["key"]) != sum_of(key):
-        raise ValueError("it is of something else")
+        raise ValueError("its key is another one")
     found = mapped(content["found"])
     read(found)
     return found
 
 
 class Store:
-    """A directory with one JSON file for each piece: its key and its result. `journal` has the unfinished piece."""
+    """A directory with one JSON file per measurement: its key and result. `journal` has the unfinished measurement."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -53,10 +53,10 @@ class Store:
         measure: Callable[[], dict[str, Any]],
         read: Callable[[dict[str, Any]], object] = dict,
     ) -> dict[str, Any]:
-        """What an earlier run found for this key, or what `measure` finds now, which is then kept.
+        """Return the stored result for a key; without one, call `measure` and store its result.
 
-        `read` is what will be made of it: a file that it trips over is damaged. Raises OutputError where it cannot be
-        written, CheckpointError for a file that is damaged.
+        `read` checks a stored result: if it raises, the file is damaged. Raises OutputError if the file cannot be
+        written, CheckpointError if it is damaged.
         """
         file = self.directory / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{sum_of(key)[:16]}.json"
         begun = file.with_suffix(".begun")

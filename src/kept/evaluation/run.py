@@ -1,4 +1,4 @@
-"""Evaluating: one model, or several side by side on the same items, piece by piece."""
+"""Evaluate one model, or compare several on the same items."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kept.errors import InputError
 from kept.evaluation.estimate import Estimate, average, difference
 from kept.evaluation.evaluation_data import EvaluatedModel, EvaluationRow
 from kept.evaluation.forgetting import Forgetting, forgetting
-from kept.evaluation.measurements import MeasurementPlan, pieces
+from kept.evaluation.measurements import MeasurementPlan, measurement_plans
 from kept.evaluation.named_models import named_models
 from kept.evaluation.result_store import Store
 from kept.evaluation.settings import EvalSettings
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from kept.loaded import LoadedModel
 
-    Found = dict[str, Any]
+    Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was asked, of which models, and what was found; `texts` has what they wrote, by piece, for each model.
+    """The models, the settings and the results. `texts` has the generated texts by measurement, for each model.
 
-    `forgetting`: what the models after the first learned and forgot, where domains are old or new.
+    `forgetting`: changes of the models after the first; None if no domain is old or new.
     """
 
     models: tuple[EvaluatedModel, ...]
@@ -79,9 +79,9 @@ def evaluate(
     """
     settings = _settings({"texts": texts or {}, "old": old or {}, "new": new or {}}, options)
     if not others:
-        _alone(settings)
+        _check_single(settings)
     models = named_models([path, *others])
-    asked = [*pieces(settings)]
+    asked = [*measurement_plans(settings)]
     store = Store(Path(results))
     measured = [_measure(name, one, settings, asked, store, reporter or Silent()) for name, one in models.items()]
     found = [results for _, results in measured]
@@ -90,65 +90,67 @@ def evaluate(
         settings,
         tuple(_rows(asked, found)),
         _texts(asked, found),
-        forgetting(settings, [*models], _of_texts(asked, found)),
+        forgetting(settings, [*models], _text_results(asked, found)),
     )
 
 
-def _alone(settings: EvalSettings) -> None:
-    """Raise InputError for what takes another model."""
+def _check_single(settings: EvalSettings) -> None:
+    """Raise InputError for a setting that needs a second model."""
     if "agreement" in settings.suites:
-        raise InputError("agreement: compares two models; name the other one")
+        raise InputError("agreement: compares two models; give a second model")
     for role in ("old", "new"):
         if getattr(settings, role):
-            raise InputError(f"{role}: compares models with the first; name another one, or give the file as a text")
+            raise InputError(f"{role}: compares models with the first; give a second model, or pass the file as a text")
 
 
 def _settings(files: Mapping[str, Mapping[str, str | Path]], options: Mapping[str, Any]) -> EvalSettings:
-    """`files`: by role and domain."""
+    """Return the settings; `files` has the texts by role and domain. Raises InputError for a repeated domain."""
     texts = [(name, Path(file)) for named in files.values() for name, file in named.items()]
     twice = next((name for n, (name, _) in enumerate(texts) if name in dict(texts[:n])), None)
     if twice is not None:
-        raise InputError(f"{twice}: two texts have this name; give each its own")
+        raise InputError(f"{twice}: two texts have this name; rename one")
     return EvalSettings.from_table(options, texts=dict(texts), old=tuple(files["old"]), new=tuple(files["new"]))
 
 
 def _measure(
     name: str,
-    opened: LoadedModel,
+    loaded: LoadedModel,
     settings: EvalSettings,
     asked: Sequence[MeasurementPlan],
     store: Store,
     reporter: Reporter,
-) -> tuple[EvaluatedModel, list[Found]]:
-    """Every piece of one model, which is loaded only if one of them is not finished, and let go of at the end."""
+) -> tuple[EvaluatedModel, list[Result]]:
+    """Return the results of one model. Weights are loaded only if a result is not stored, and released at the end."""
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
-    subject = Subject(opened, dtype, settings.device, reporter, store.journal)
-    found = [piece.find(subject, store) for piece in asked]
-    named = settings.dtype or TORCH_NAMES[opened.program.dtype]
-    return EvaluatedModel(name, opened.family.name, named, subject.identity), found
+    subject = Subject(loaded, dtype, settings.device, reporter, store.journal)
+    found = [plan.measure(subject, store) for plan in asked]
+    named = settings.dtype or TORCH_NAMES[loaded.program.dtype]
+    return EvaluatedModel(name, loaded.family.name, named, subject.identity), found
 
 
-def _rows(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Found]]) -> Iterator[EvaluationRow]:
-    """Rows of every piece, and behind the last of a group or a suite those of its average."""
+def _rows(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Result]]) -> Iterator[EvaluationRow]:
+    """Yield the rows of every measurement; those of a suite are followed by its averages."""
     held: list[tuple[MeasurementPlan, list[Estimate]]] = []
-    for n, piece in enumerate(asked):
+    for n, plan in enumerate(asked):
         results = [each[n] for each in found]
-        if piece.figures is not None:
-            tables = [piece.figures(result) for result in results]
-            yield from (_row(piece, metric, tables) for metric in tables[0] if all(metric in table for table in tables))
-            if piece.headline is not None:
-                held.append((piece, [table[piece.headline] for table in tables]))
-        if piece.alike is not None and len(results) > 1:
-            yield from _agreements(piece, [piece.alike(results[0], other) for other in results[1:]])
-        if n + 1 == len(asked) or asked[n + 1].part != piece.part:
+        if plan.figures is not None:
+            tables = [plan.figures(result) for result in results]
+            yield from (_row(plan, metric, tables) for metric in tables[0] if all(metric in table for table in tables))
+            if plan.headline is not None:
+                held.append((plan, [table[plan.headline] for table in tables]))
+        if plan.compare is not None and len(results) > 1:
+            yield from _agreements(plan, [plan.compare(results[0], other) for other in results[1:]])
+        if n + 1 == len(asked) or asked[n + 1].part != plan.part:
             yield from _averages(held)
             held = []
 
 
-def _row(piece: MeasurementPlan, metric: str, tables: Sequence[Mapping[str, Estimate]]) -> EvaluationRow:
+def _row(plan: MeasurementPlan, metric: str, tables: Sequence[Mapping[str, Estimate]]) -> EvaluationRow:
     estimates = [table[metric] for table in tables]
-    detail = piece.group is not None or piece.headline not in {None, metric}
-    return _compared(EvaluationRow(piece.part, piece.name, metric, len(estimates[0].pulls), detail=detail), estimates)
+    detail = plan.group is not None or plan.headline not in {None, metric}
+    return _compared(
+        EvaluationRow(plan.part, plan.name, metric, len(estimates[0].influences), detail=detail), estimates
+    )
 
 
 def _compared(row: EvaluationRow, estimates: Sequence[Estimate]) -> EvaluationRow:
@@ -156,44 +158,46 @@ def _compared(row: EvaluationRow, estimates: Sequence[Estimate]) -> EvaluationRo
     return replace(row, models=tuple(estimate.figure for estimate in estimates), differences=apart)
 
 
-def _agreements(piece: MeasurementPlan, tables: Sequence[Mapping[str, Estimate]]) -> Iterator[EvaluationRow]:
-    """Rows of what at least one pair of models has in common."""
+def _agreements(plan: MeasurementPlan, tables: Sequence[Mapping[str, Estimate]]) -> Iterator[EvaluationRow]:
+    """Yield the rows of each metric that is defined for at least one pair of models."""
     for metric in dict.fromkeys(metric for table in tables for metric in table):
         found = [table.get(metric) for table in tables]
-        items = max(len(one.pulls) for one in found if one is not None)
+        items = max(len(one.influences) for one in found if one is not None)
         figures = tuple(None if one is None else one.figure for one in found)
-        yield EvaluationRow(piece.part, piece.name, metric, items, agreements=figures)
+        yield EvaluationRow(plan.part, plan.name, metric, items, agreements=figures)
 
 
 def _averages(held: Sequence[tuple[MeasurementPlan, list[Estimate]]]) -> Iterator[EvaluationRow]:
-    """The average of each group, weighted by documents, and of the suite, where a group counts as one task."""
+    """Yield the average of each group, weighted by documents, and of the suite; a group counts as one task."""
     if len(held) < 2:
         return
     entries: list[list[Estimate]] = []
-    for group in dict.fromkeys(piece.group for piece, _ in held):
-        mine = [estimates for piece, estimates in held if piece.group == group]
+    for group in dict.fromkeys(plan.group for plan, _ in held):
+        mine = [estimates for plan, estimates in held if plan.group == group]
         if group is None:
             entries += mine
             continue
-        joined = [average(column, [len(e.pulls) for e in column]) for column in zip(*mine, strict=True)]
-        headline = next(piece.headline for piece, _ in held if piece.group == group)
-        yield _compared(EvaluationRow(held[0][0].part, group, str(headline), len(joined[0].pulls)), joined)
+        joined = [average(column, [len(e.influences) for e in column]) for column in zip(*mine, strict=True)]
+        headline = next(plan.headline for plan, _ in held if plan.group == group)
+        yield _compared(EvaluationRow(held[0][0].part, group, str(headline), len(joined[0].influences)), joined)
         entries.append(joined)
     if len(entries) > 1:
         joined = [average(column) for column in zip(*entries, strict=True)]
-        yield _compared(EvaluationRow(held[0][0].part, "average", "of the tasks", len(joined[0].pulls)), joined)
+        yield _compared(
+            EvaluationRow(held[0][0].part, "average", "mean of the tasks", len(joined[0].influences)), joined
+        )
 
 
-def _of_texts(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Found]]) -> dict[str, list[Found]]:
-    """What was found in each text, by domain, for each model."""
-    return {piece.name: [each[n] for each in found] for n, piece in enumerate(asked) if piece.part == "text"}
+def _text_results(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Result]]) -> dict[str, list[Result]]:
+    """Return the results on texts by domain, for each model."""
+    return {plan.name: [each[n] for each in found] for n, plan in enumerate(asked) if plan.part == "text"}
 
 
-def _texts(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Found]]) -> dict[str, tuple[Any, ...]]:
-    """What models wrote: prompts with continuations, questions with answers."""
-    written = [n for n, piece in enumerate(asked) if piece.alike is not None]
+def _texts(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Result]]) -> dict[str, tuple[Any, ...]]:
+    """Return the generated texts: prompts with continuations, or answers to questions."""
+    written = [n for n, plan in enumerate(asked) if plan.compare is not None]
     return {f"{asked[n].part}: {asked[n].name}": tuple(_written(each[n]) for each in found) for n in written}
 
 
-def _written(found: Found) -> Any:  # noqa: ANN401 - answers, or prompts with texts
+def _written(found: Result) -> Any:  # noqa: ANN401 - answers, or prompts with texts
     return found["answers"] if "answers" in found else [*map(list, zip(found["prompts"], found["texts"], strict=True))]

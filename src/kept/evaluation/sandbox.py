@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SECONDS = 5
-"""Of processor time; the wall clock may show twice as much."""
+"""Limit of CPU time in seconds; the limit of wall-clock time is twice as much."""
 
 MEGABYTES = 1024
 
@@ -33,14 +33,14 @@ JAIL = [sys.executable, "-I", "-m", "kept.evaluation.jail"]
 
 
 def passes(program: str, seconds: int = SECONDS, megabytes: int = MEGABYTES) -> bool:
-    """Whether a Python program finishes within the limits and without an error.
+    """Return whether a Python program finishes within the limits and without an error.
 
     Success is a random token that the process reads from a pipe and returns only after the program has finished.
     """
     expected = secrets.token_bytes(TOKEN)
     with _written(program) as file, _pipe(expected) as token:
         limits = map(str, (token, seconds, megabytes, os.getpid()))
-        with subprocess.Popen(  # noqa: S603 - this is what was asked for with --execute
+        with subprocess.Popen(  # noqa: S603 - allowed by --execute
             [*JAIL, *limits], env={}, cwd="/", stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             pass_fds=[token], start_new_session=True,
         ) as process:  # fmt: skip

@@ -1,4 +1,4 @@
-"""What each token costs a model, and which token it would have chosen.
+"""Token losses in nats and most likely tokens of a model on a text.
 
 Shapes: B batch, T tokens, N positions, D width, V vocabulary.
 """
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
 
 POSITIONS = 512
-"""Positions whose logits are held at a time: in float32 a vocabulary of 100,000 takes 200 MB."""
+"""Number of positions whose logits are in memory at once: 200 MB in float32 for a vocabulary of 100,000."""
 
 BATCH_TOKENS = 8192
-"""Tokens that run at a time, where one sequence does not have more."""
+"""Maximum number of tokens in a batch, unless one sequence is longer."""
 
 
 @torch.inference_mode()
-def read_out(model: Model, x_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of each target, in float64 on the CPU, and the likeliest token, from the last layer's output."""
+def score_hidden(model: Model, x_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss in nats of each target, float64 (N,), and the most likely token (N,), both on the CPU.
+
+    `x_ND` is the output of the last layer.
+    """
     nats, best = [], []
     for at in range(0, len(x_ND), POSITIONS):
         logits_NV = model.logits(x_ND[at : at + POSITIONS])
@@ -41,20 +44,20 @@ def read_out(model: Model, x_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Ten
 
 
 @torch.inference_mode()
-def scored(model: Model, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of every token but the first of each row, and the token chosen in its place, (B, T - 1) each."""
+def score_rows(model: Model, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss in nats and the most likely token for every token but the first of each row, (B, T - 1) each."""
     tokens_BT = tokens_BT.to(model.embedding.weight.device)
     hidden_BTD = model.hidden(tokens_BT)[:, :-1]
-    nats_N, best_N = read_out(model, hidden_BTD.flatten(0, 1), tokens_BT[:, 1:].flatten())
+    nats_N, best_N = score_hidden(model, hidden_BTD.flatten(0, 1), tokens_BT[:, 1:].flatten())
     shape = hidden_BTD.shape[:2]
     return nats_N.view(shape), best_N.view(shape)
 
 
 def windows(count: int, length: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Windows over `count` tokens as (begin, first token that is scored, end): each token but 0 is scored once.
+    """Yield windows over `count` tokens as (begin, first scored token, end). Each token except 0 is scored once.
 
-    All have the same length; the last one begins early enough for that, so that its tokens have more before them.
-    `stride` is less than `length`: the first token of a window has nothing before it.
+    All windows have the same length; the last one overlaps its predecessor by more than `length - stride`. `stride` is
+    less than `length`, because the first token of a window has no context.
     """
     assert 0 < stride < length
     first, end = 1, min(length, count)
@@ -63,7 +66,7 @@ def windows(count: int, length: int, stride: int) -> Iterator[tuple[int, int, in
         first, end = end, min(end + stride, count)
 
 
-def sliding(
+def score_sliding(
     model: Model,
     ids: Sequence[int],
     length: int,
@@ -71,9 +74,10 @@ def sliding(
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Nats of tokens 1, 2, ... of a text, each with `length - stride` tokens before it or more, and the choices.
+    """Return the losses in nats, float64 (T - 1,), and most likely tokens (T - 1,) of tokens 1, 2, ... of a text.
 
-    `progress` is called with the number of tokens done. Each batch of windows is one step of the journal.
+    Each token has at least `length - stride` tokens of context, except at the beginning of the text. `progress` is
+    called with the number of tokens done. Each batch of windows is one step of the journal.
     """
     places = [*windows(len(ids), length, stride)]
     rows = torch.tensor([ids[begin:end] for begin, _, end in places])
@@ -91,8 +95,8 @@ def sliding(
 
 
 def _windows(model: Model, rows: Tensor, places: Sequence[tuple[int, int, int]]) -> list[list[float]]:
-    """Return the nats, and the most probable ids, of the tokens that are scored in some windows, concatenated."""
-    pairs = [*zip(*scored(model, rows), places, strict=True)]
+    """Return the losses and the most likely tokens of the scored tokens of some windows, concatenated."""
+    pairs = [*zip(*score_rows(model, rows), places, strict=True)]
     nats = [found[first - begin - 1 :] for found, _, (begin, first, _) in pairs]
     best = [chosen[first - begin - 1 :] for _, chosen, (begin, first, _) in pairs]
     return [torch.cat(nats).tolist(), torch.cat(best).tolist()]

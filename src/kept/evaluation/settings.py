@@ -56,7 +56,7 @@ class EvalOptions(Settings):
 
 @dataclass(frozen=True, config=CONFIG)
 class EvalSettings(EvalOptions):
-    """What is evaluated, and how. Raises RecipeError with the key of a wrong value.
+    """Settings of an evaluation. Raises RecipeError with the key of a wrong value.
 
     `texts` are files by domain; without any, a built-in sample is used. `old` are domains that the first model knew,
     `new` those that the later models were trained on.
@@ -105,7 +105,7 @@ class EvalSettings(EvalOptions):
     def folder(self, asked_by: str) -> Path:
         """Return the directory with the tasks' files. Raises InputError if there is none."""
         if self.data is None:
-            raise InputError(f"{asked_by}: needs the files of its tasks: --data DIR says where they are")
+            raise InputError(f"{asked_by}: needs the files of its tasks; give their directory with --data DIR")
         if not self.data.is_dir():
-            raise InputError(f"{self.data}: is no directory; --data DIR says where the tasks' files are")
+            raise InputError(f"{self.data}: is not a directory; give the directory of the tasks' files with --data DIR")
         return self.data

@@ -1,4 +1,4 @@
-"""A checkpoint as it is measured: what identifies it, its tokenizer, and its model, loaded when it is first run."""
+"""A checkpoint to evaluate: its identity, its tokenizer, and its model, which is loaded on first use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Subject:
     """A checkpoint, run in its own dtype or in `dtype`, on `device`. `journal` records the steps of measurements."""
 
-    opened: LoadedModel
+    loaded: LoadedModel
     dtype: torch.dtype | None = None
     device: str = "cpu"
     reporter: Reporter = field(default_factory=Silent)
@@ -34,45 +34,48 @@ class Subject:
 
     @cached_property
     def reader(self) -> TokenizerReader:
-        """Its tokenizer."""
-        return TokenizerReader(self.opened.path)
+        """The tokenizer."""
+        return TokenizerReader(self.loaded.path)
 
     @cached_property
     def model(self) -> Model:
         """The model with its weights."""
         try:
-            return Model.load(self.opened.program, self.dtype).to(self.device)
+            return Model.load(self.loaded.program, self.dtype).to(self.device)
         except (RuntimeError, AssertionError) as error:
             if self.device == "cpu":
                 raise
-            raise InputError(f"device: {self.device} does not take the model ({error})") from None
+            raise InputError(f"device: the model cannot be moved to {self.device} ({error})") from None
 
     @cached_property
     def identity(self) -> str:
-        """A sum over config, weights and whatever reads text: equal where the answers are."""
-        names = (self.opened.path / name for name in (*COPIED, *SETTINGS))
-        files = [self.opened.path / "config.json", *self.opened.files, *(file for file in names if file.is_file())]
+        """A sha256 over config, weights and tokenizer files. Equal identities give equal results."""
+        names = (self.loaded.path / name for name in (*COPIED, *SETTINGS))
+        files = [self.loaded.path / "config.json", *self.loaded.files, *(file for file in names if file.is_file())]
         with self.reporter.stage("sum", sum(file.stat().st_size for file in files), "bytes") as advance:
             return sum_of({file.name: digest(file, advance) for file in files})
 
     @property
     def spec(self) -> Spec:
-        """What it computes."""
-        return self.opened.program.spec
+        """The spec of the model."""
+        return self.loaded.program.spec
 
     @property
     def context(self) -> int:
-        """Positions that it was made for."""
+        """Context length in tokens."""
         return self.spec.context
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Ids of a text, with the special tokens that the tokenizer puts around it if `special`."""
+        """Return the token ids of a text, with the tokenizer's special tokens if `special`.
+
+        Raises InputError if an id is outside the vocabulary.
+        """
         return self.checked(self.reader.encode(text, special=special))
 
     def checked(self, ids: list[int]) -> list[int]:
-        """The ids. Raises InputError where the model has no such tokens."""
+        """Return the ids. Raises InputError if one is outside the model's vocabulary."""
         largest = max(ids, default=0)
         if largest >= self.spec.vocabulary:
-            said = f"its tokenizer gives id {largest}, the model has {self.spec.vocabulary} tokens"
-            raise InputError(f"{self.opened.path}: {said}")
+            why = f"its tokenizer gives id {largest}, the model has {self.spec.vocabulary} tokens"
+            raise InputError(f"{self.loaded.path}: {why}")
         return ids

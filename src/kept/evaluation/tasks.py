@@ -1,7 +1,7 @@
-"""Tasks of `lm-eval` on local files: which there are, how each is asked, and what one gives for each document.
+"""Tasks of `lm-eval` on local files: their registry, and the metrics of each document.
 
-Prompts, choices and metrics are those of lm-eval's own descriptions; only where documents come from is replaced, and
-nothing is fetched.
+Prompts, choices and metrics are those of lm-eval's own descriptions. Documents come from local files instead of the
+hub; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from kept.evaluation.subject import Subject
 
 SEED = 1234
-"""Of the draw of few-shot examples; lm-eval's own."""
+"""Seed of the sampling of few-shot examples; lm-eval's default."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its description among lm-eval's (None: ours), the file or folder of its documents, and how it is asked.
+    """A task: lm-eval's description of it (None: kept's own), and the file or directory of its documents.
 
-    `headline` is the metric that counts in a suite's average.
+    `shots` few-shot examples are drawn from the split `shots_from`. `headline` is the metric that counts in a suite's
+    average. `changes` replace keys of the description.
     """
 
     name: str
@@ -93,23 +94,23 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "lambada": ("lambada_openai",),
     "humaneval": ("humaneval",),
 }
-"""Suites of tasks; `mmlu` and `blimp` are many tasks each, one for each file."""
+"""Tasks of each suite; `mmlu` and `blimp` are groups with one task per file."""
 
 GROUPS = ("mmlu", "blimp")
 
 MT_BENCH = "mt-bench"
 
 NAMES = tuple(dict.fromkeys(("positions", "passkey", "agreement", *SUITES, MT_BENCH, "mmlu", *TASKS)))
-"""What may be asked for by name: parts that need texts only, suites, and single tasks."""
+"""Allowed names of suites: measurements on texts, suites of tasks, and single tasks."""
 
 
 def members(name: str, data: Path) -> list[Task]:
-    """The tasks of a name: itself, or the members of a group, in order. Raises InputError where there are none."""
+    """Return the task of a name, or all tasks of a group, in order. Raises InputError if a group has none."""
     if name not in GROUPS:
         return [TASKS[name]]
     found = _mmlu(data) if name == "mmlu" else _blimp(data)
     if not found:
-        raise InputError(f"{data / name}: has no tasks; --data DIR says where the tasks' files are")
+        raise InputError(f"{data / name}: has no tasks; give the directory of the tasks' files with --data DIR")
     return found
 
 
@@ -129,22 +130,22 @@ def _blimp(data: Path) -> list[Task]:
 
 def arrow(folder: Path) -> dict[str, Any]:
     """Return the documents of each split; a split is a folder with one Arrow file."""
-    files = {split: documents.present(folder / split / "data-00000-of-00001.arrow") for split in ("dev", "test")}
+    files = {split: documents.require_file(folder / split / "data-00000-of-00001.arrow") for split in ("dev", "test")}
     return {split: arrow_rows(file) for split, file in files.items()}
 
 
 def sources(task: Task, data: Path) -> list[Path]:
-    """The files that a task reads."""
+    """Return the files of a task. Raises InputError if they are missing."""
     place = data / task.source
-    return sorted(place.rglob("*.arrow")) if place.is_dir() else [documents.present(place)]
+    return sorted(place.rglob("*.arrow")) if place.is_dir() else [documents.require_file(place)]
 
 
 def measure_task(subject: Subject, task: Task, data: Path, limit: int | None) -> dict[str, Any]:
-    """Each metric's value for each document, in order; of the first `limit` documents."""
+    """Return the value of each metric for each of the first `limit` documents, in order."""
     with subject.reporter.stage(f"{task.name}: load and build", 1, "task") as advance, _quiet():
         from kept.evaluation.harness import Harness
 
-        asked = built(task, data)
+        asked = build_task(task, data)
         asked.set_fewshot_seed(SEED)
         asked.build_all_requests(limit=limit)
         advance(1)
@@ -159,12 +160,12 @@ def measure_task(subject: Subject, task: Task, data: Path, limit: int | None) ->
 
 
 def task_estimates(found: dict[str, Any]) -> dict[str, Estimate]:
-    """Each metric over documents."""
+    """Return the estimate of each metric over documents."""
     return {metric: _estimate(metric, values) for metric, values in found["metrics"].items()}
 
 
-def built(task: Task, data: Path) -> Any:
-    """The task as lm-eval runs it, on local documents. Raises InputError where they are missing or of another form."""
+def build_task(task: Task, data: Path) -> Any:
+    """Return lm-eval's task on local documents. Raises InputError if they are missing or have another format."""
     from datasets import Dataset, disable_progress_bars
     from lm_eval.api.task import ConfigurableTask
 
@@ -173,7 +174,7 @@ def built(task: Task, data: Path) -> Any:
     try:
         read = task.read(place)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{place}: has not the form that {task.name} needs ({error!r}); fetch it again") from None
+        raise InputError(f"{place}: does not have the format of {task.name} ({error!r}); fetch it again") from None
     splits = read if isinstance(read, dict) else {"test": read}
     made = {split: Dataset.from_list(rows) for split, rows in splits.items()}
     return ConfigurableTask(config={**_description(task), **_local(task, made)})
@@ -190,13 +191,13 @@ def _description(task: Task) -> dict[str, Any]:
     found = load_yaml(Path(tasks.__file__).parent / task.description)
     if found.get("unsafe_code"):
         raise InputError(f"{task.name}: lm-eval would run generated code in this process; only humaneval has a sandbox")
-    # A metric of the hub's library would be fetched; lm-eval's own of the same name gives what we aggregate.
+    # The metric of the hub's library would be downloaded; lm-eval has its own of the same name.
     found["metric_list"] = [{**metric, "hf_evaluate": False} for metric in found["metric_list"]]
     return {key: value for key, value in found.items() if key not in {"tag", "group", "task_list"}}
 
 
 def _local(task: Task, splits: Mapping[str, Any]) -> dict[str, Any]:
-    """What takes the place of the hub, and how many examples stand before a question."""
+    """Return the config keys that replace the hub's dataset and set the number of few-shot examples."""
     return {
         "custom_dataset": lambda **_: splits,
         "training_split": None,
@@ -244,7 +245,7 @@ def _estimate(metric: str, values: Sequence[Any]) -> Estimate:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep lm-eval's bars and warnings off the terminal."""
+    """Suppress lm-eval's progress bars and warnings."""
     logger, level = logging.getLogger("lm_eval"), logging.getLogger("lm_eval").level
     logger.setLevel(logging.ERROR)
     try:
