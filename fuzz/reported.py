@@ -138,7 +138,7 @@ EVALUATION: dict[str, Any] = {
         *(_row("passkey", "passkey", f"at length {n}", 0.75, 0.5) for n in (1024, 2048)),
         *(_row("passkey", "passkey", f"at depth {d}", 1.0, 0.25) for d in (0.0, 0.5, 1.0)),
         _row("passkey", "passkey", "at all", 0.75, 0.5),
-        _row("agreement", "greedy", "same text", 0, 0, models=[], differences=[], agreements=_figures((0.5, 0.1))),
+        _row("agreement", "greedy", "identical text", 0, 0, models=[], differences=[], agreements=_figures((0.5, 0.1))),
         *(_row("h6", name, "acc_norm", 0.5, 0.45) for name in ("arc_challenge", "hellaswag", "average")),
         _row("h6", "mmlu_anatomy", "acc", 0.5, 0.45, detail=True),
     ],
