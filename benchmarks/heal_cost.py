@@ -33,7 +33,8 @@ from keeping import keep, own
 
 from kept.commands.forecast import forecast
 from kept.distillation.cluster import Cluster, cluster, here
-from kept.distillation.cost import RunShape, cost
+from kept.distillation.cost.estimate import cost
+from kept.distillation.cost.run_shape import RunShape
 from kept.distillation.settings import HealSettings
 from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.process_group import process_group

@@ -15,8 +15,8 @@ Each round starts a process for each contender, in turns, so that all meet the s
 map their weights from the file, kept reads them: both count), sampled every 5 ms: its peak over the steps, above what
 it held before it loaded a model (`loop_mb`), and above what it held with both loaded (`steps_mb`).
 Processor seconds are of all threads; with one thread they hardly depend on who else uses the machine. The rate is of
-the operations that any way needs (cost.py), beside what the machine reaches with square products. Prints medians and
-writes them with machine, load, command and commit to benchmarks/results/.
+the operations that any way needs (kept.distillation.cost), beside what the machine reaches with square products. Prints
+medians and writes them with machine, load, command and commit to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from heal_loss import Peak, median, rates
 from keeping import keep
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kept.distillation.cost import forward_operations, student_operations
+from kept.distillation.cost.operations import forward_operations, student_operations
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
 from kept.distillation.data.token_dataset import ROW, TokenDataset

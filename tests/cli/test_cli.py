@@ -214,7 +214,7 @@ def test_plan_of_healing_as_data(tmp_path: Path) -> None:
     found = data("plan", healing_recipe(tmp_path), "--cluster", cluster)
     assert found["bytes_per_rank"] == pytest.approx(sum(found["memory"].values()))
     assert not found["fits"]
-    assert "--gradient-checkpointing" in [way["way"] for way in found["ways_out"]]
+    assert "--gradient-checkpointing" in [one["change"] for one in found["remedies"]]
 
 
 def test_plan_of_healing_does_not_wait_for_torch(tmp_path: Path) -> None:

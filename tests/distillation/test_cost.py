@@ -1,4 +1,4 @@
-"""What a run is said to take is what it takes: operations as torch counts them, and bytes that autograd keeps."""
+"""Predicted operations against torch's own counts, and predicted activations against the bytes that autograd keeps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from kept.commands.forecast import forecast
-from kept.distillation import cost as counting
 from kept.distillation.cluster import Cluster, cluster
-from kept.distillation.cost import RunShape, cost, forward_operations, kept_values, memory, student_operations, ways_out
+from kept.distillation.cost.estimate import cost
+from kept.distillation.cost.memory import kept_values, memory
+from kept.distillation.cost.operations import first_backward_layer, forward_operations, student_operations
+from kept.distillation.cost.remedies import remedies
+from kept.distillation.cost.run_shape import RunShape
 from kept.distillation.settings import HealSettings
 from kept.distillation.train.choose_trainable import trainable
 from kept.errors import InputError
@@ -48,8 +51,8 @@ def settings(**changes: Any) -> HealSettings:
     return HealSettings(**{"student": "s", "teacher": "t", "out": "o", **sizes, **changes})
 
 
-def paper(spec: ir.Spec, train: str) -> tuple[ir.Spec, Trainable]:
-    """A model of which there is only the shape."""
+def shape_only(spec: ir.Spec, train: str) -> tuple[ir.Spec, Trainable]:
+    """Return a spec and the trainable parameters of a model that has shapes and no values."""
     program = Program(spec, {name: zeros(slot.shape, "BF16") for name, slot in slots(spec).items()})
     return spec, trainable(program, train)
 
@@ -61,7 +64,7 @@ def orion(norm: ir.Norm = LAYER_NORM) -> ir.Spec:
 
 
 def products(run: Any) -> float:
-    """Operations of the matrix products that torch sees; attention is left out."""
+    """Return the operations of matrix products that torch counts, without attention."""
     with FlopCounterMode(display=False) as counter:
         run()
     counts = counter.get_flop_counts()["Global"]
@@ -81,7 +84,7 @@ TOKENS = torch.arange(BATCH * LENGTH).view(BATCH, LENGTH) % 97
 
 
 def without_attention(spec: ir.Spec) -> ir.Spec:
-    """A window of no token costs nothing to attend to; the projections stay."""
+    """Return a spec whose attention spans one token, so that only the projections count."""
     layers = tuple(replace(layer, mixer=replace(layer.mixer, window=1)) for layer in spec.layers)
     return replace(spec, layers=layers)
 
@@ -97,7 +100,7 @@ def test_a_forward_has_the_operations_that_torch_counts() -> None:
 def test_a_step_has_the_operations_that_torch_counts(train: str) -> None:
     made, learned = model(train)
     found = products(lambda: made(TOKENS).sum().backward())
-    first = counting.first_learned(learned, SPEC.depth)
+    first = first_backward_layer(learned, SPEC.depth)
     scores = 2.0 * SPEC.layers[0].mixer.heads * SPEC.layers[0].mixer.head_dim * LENGTH
     attention = scores * (SPEC.depth + 2.5 * (SPEC.depth - first))
     said = BATCH * LENGTH * (student_operations(SPEC, learned, LENGTH) - attention)
@@ -106,7 +109,7 @@ def test_a_step_has_the_operations_that_torch_counts(train: str) -> None:
 
 
 def saved_bytes(made: Model) -> int:
-    """What autograd keeps of a forward, each storage once, weights not counted."""
+    """Return the bytes that autograd keeps in a forward pass, each storage once, without weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in made.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}
 
@@ -132,7 +135,7 @@ def test_a_layer_keeps_what_autograd_keeps_within_a_sixth(train: str, *, gated: 
     found = (saved_bytes(deep) - saved_bytes(shallow)) / 3
     lora = shallow_learned.lora
     put_out = 0 if lora is None else lora.rank * len(lora.slots) // 3
-    said = 4 * BATCH * LENGTH * (kept_values(wide, spec.width, learns=train != "norms") + put_out)
+    said = 4 * BATCH * LENGTH * (kept_values(wide, spec.width, is_trainable=train != "norms") + put_out)
     assert said == pytest.approx(found, rel=1 / 6)
 
 
@@ -144,12 +147,12 @@ def asked(train: str = "norms", **changes: Any) -> RunShape:
         "tokens": 123_000_000,
         "precision": "bfloat16",
     }
-    student, learned = paper(orion(RMS_NORM), train)
+    student, learned = shape_only(orion(RMS_NORM), train)
     return RunShape(student, orion(), learned, settings(**{**sizes, **changes}))
 
 
 def test_orion_on_one_gpu_of_80_gb() -> None:
-    """Two models of 29 GB fit with their norms learning if layers are computed again, and not otherwise."""
+    """Two models of 29 GB fit while norms are trained with gradient checkpointing, and do not fit without it."""
     found = memory(asked(gradient_checkpointing=True), cluster("h100"))
     assert found["student"] == pytest.approx(29e9, rel=0.01)
     assert found["teacher"] == pytest.approx(29e9, rel=0.01)
@@ -162,11 +165,11 @@ def test_orion_on_one_gpu_of_80_gb() -> None:
 def test_lora_takes_a_backward_and_more_with_its_rank() -> None:
     machine, two = (Cluster("made", cluster("h100").device, ranks) for ranks in (1, 2))
     none = asked("final_norm.gain")
-    narrow, wide = (replace(none, learned=_with_rank(rank)) for rank in (4, 64))
-    for name in ("student", "learning", "activations"):
+    narrow, wide = (replace(none, trainable=_with_rank(rank)) for rank in (4, 64))
+    for name in ("student", "training state", "activations"):
         assert memory(none, machine)[name] < memory(narrow, machine)[name] < memory(wide, machine)[name], name
-    assert memory(narrow, two)["gathered"] < memory(wide, two)["gathered"]
-    operations = [student_operations(orion(), one.learned, LENGTH) for one in (none, narrow, wide)]
+    assert memory(narrow, two)["gathered weights"] < memory(wide, two)["gathered weights"]
+    operations = [student_operations(orion(), one.trainable, LENGTH) for one in (none, narrow, wide)]
     assert operations[1] > 1.9 * operations[0], "the stream's gradient"
     assert operations[1] < operations[2] < 1.2 * operations[1]
 
@@ -180,7 +183,7 @@ def _with_rank(rank: int) -> Trainable:
 def test_a_plan_has_the_rank_that_the_settings_say(tmp_path: Path) -> None:
     source = write_readable(tmp_path / "orion", "orion")
     given = settings(student=str(source), teacher=str(source), train="lora")
-    narrow, wide = (forecast(replace(given, lora_rank=rank), cluster("h100")).learned for rank in (2, 6))
+    narrow, wide = (forecast(replace(given, lora_rank=rank), cluster("h100")).trainable for rank in (2, 6))
     assert wide.parameters == 3 * narrow.parameters
 
 
@@ -198,7 +201,7 @@ def test_time_and_money() -> None:
     assert 0.8 * limit < found.tokens_per_second < limit, "attention and what is no product are the rest"
     assert found.hours == pytest.approx(123e6 / found.tokens_per_second / 3600)
     assert found.price == pytest.approx(2 * found.hours)
-    assert found.bound == "products"
+    assert found.bound == "compute"
 
 
 def test_more_ranks_hold_less_each_and_are_no_faster_than_their_links() -> None:
@@ -206,29 +209,29 @@ def test_more_ranks_hold_less_each_and_are_no_faster_than_their_links() -> None:
     assert many.bytes_per_rank < one.bytes_per_rank
     assert many.tokens_per_second <= 8 * one.tokens_per_second
     slow = cost(asked("all", batch_size=64, gradient_accumulation=1), cluster("64xh100", network_gb_s=0.1))
-    assert slow.bound == "links"
+    assert slow.bound == "communication"
     assert slow.tokens_per_second < many.tokens_per_second / 5
 
 
 @pytest.mark.parametrize("train", ["norms", "all"])
-def test_ways_out_take_less(train: str) -> None:
+def test_remedies_lower_the_memory(train: str) -> None:
     whole = asked(train, batch_size=8, gradient_accumulation=1, precision="float32")
     base = cost(whole, cluster("h100"))
-    ways = dict(ways_out(whole, cluster("h100")))
+    found = dict(remedies(whole, cluster("h100")))
     assert {
         "--gradient-checkpointing",
         "--precision bfloat16",
         "--batch-size 1 --gradient-accumulation 8",
         "a cached teacher",
-    } < set(ways)
-    assert all(way.bytes_per_rank < base.bytes_per_rank for way in ways.values())
-    assert [*ways.values()][-1].fits, "the last says how many ranks are enough"
+    } < set(found)
+    assert all(one.bytes_per_rank < base.bytes_per_rank for one in found.values())
+    assert [*found.values()][-1].fits, "the last one has enough ranks"
 
 
-def test_what_is_held_out_of_the_last_layers_needs_no_backward_before_them() -> None:
-    student, learned = paper(SPEC, "layers.2.*")
+def test_layers_below_the_first_trainable_one_have_no_backward_pass() -> None:
+    student, learned = shape_only(SPEC, "layers.2.*")
     few = RunShape(student, None, learned, settings())
-    every = replace(few, learned=paper(SPEC, "norms")[1])
+    every = replace(few, trainable=shape_only(SPEC, "norms")[1])
     machine = Cluster("made", cluster("h100").device)
     assert memory(few, machine)["activations"] < memory(every, machine)["activations"]
-    assert student_operations(SPEC, learned, LENGTH) < student_operations(SPEC, every.learned, LENGTH)
+    assert student_operations(SPEC, learned, LENGTH) < student_operations(SPEC, every.trainable, LENGTH)

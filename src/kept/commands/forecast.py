@@ -1,4 +1,4 @@
-"""What healing would take on given machines, from two config files: no weight is needed, nor torch."""
+"""Predict the cost of healing on given machines from two config files, without weights and without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from kept.checkpoint.json_file import read_json
 from kept.checkpoint.reader import Checkpoint
 from kept.commands.teacher_student import check_sizes
-from kept.distillation.cost import CostEstimate, RunShape, cost, ways_out
+from kept.distillation.cost.estimate import CostEstimate, cost
+from kept.distillation.cost.remedies import remedies
+from kept.distillation.cost.run_shape import RunShape
 from kept.distillation.train.choose_trainable import trainable
 from kept.families import family_of
 from kept.ir.program import Program
@@ -26,36 +28,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run takes on a cluster, and what would take less: each by the options that say it."""
+    """The cost of a run on a cluster, and changes that lower its memory: command-line options, with the cost after."""
 
     cluster: Cluster
-    learned: Trainable
+    trainable: Trainable
     cost: CostEstimate
-    ways_out: tuple[tuple[str, CostEstimate], ...]
+    remedies: tuple[tuple[str, CostEstimate], ...]
 
 
 def forecast(settings: HealSettings, cluster: Cluster) -> Forecast:
-    """Predict a run from the settings and what the config files say.
+    """Predict the cost of a run from its settings and the models' config files.
 
-    Raises InputError where the two models do not belong together or the teacher's cache is none, and CheckpointError
-    for a config that is missing or that no family reads.
+    Raises InputError if the two models do not fit together or the teacher cache is invalid, and CheckpointError for a
+    config that is missing or of an unknown family.
     """
     if settings.teacher_cache is not None:
         from kept.distillation.teacher_cache import TeacherCache  # noqa: PLC0415 - imports torch, which other plans do not need
 
-        TeacherCache.open(Path(settings.teacher_cache))  # says what is wrong with it
+        TeacherCache.open(Path(settings.teacher_cache))  # raises InputError if it is invalid
     student = _described(settings.student)
     teacher = None if settings.teacher is None else _described(settings.teacher)
     check_sizes(student, teacher, settings.sequence_length)
-    made = record_table(student.path)
-    learned = trainable(student.program, settings.train, made, settings.lora_rank, settings.lora_alpha)
-    theirs = None if teacher is None or settings.teacher_cache is not None else teacher.program.spec
-    asked = RunShape(student.program.spec, theirs, learned, settings)
-    return Forecast(cluster, learned, cost(asked, cluster), tuple(ways_out(asked, cluster)))
+    record = record_table(student.path)
+    trained = trainable(student.program, settings.train, record, settings.lora_rank, settings.lora_alpha)
+    running = None if teacher is None or settings.teacher_cache is not None else teacher.program.spec
+    shape = RunShape(student.program.spec, running, trained, settings)
+    return Forecast(cluster, trained, cost(shape, cluster), tuple(remedies(shape, cluster)))
 
 
 def _described(model: str) -> LoadedModel:
-    """Return a checkpoint as its config describes it, with weights of the right shapes and no values."""
+    """Return the model that a checkpoint's config describes. Its weights have shapes and no values."""
     with opening(model):
         path = small_files(model)
         config = read_json(path / "config.json")

@@ -1,1 +1,1 @@
-"""Healing: what a conversion could not keep exactly is learned from its source."""
+"""Train a converted model on the outputs of its source, or on text."""

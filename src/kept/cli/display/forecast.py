@@ -10,44 +10,44 @@ from kept.formatting import amount, parameters
 
 if TYPE_CHECKING:
     from kept.commands.forecast import Forecast
-    from kept.distillation.cost import CostEstimate
+    from kept.distillation.cost.estimate import CostEstimate
 
 CENT = 0.01
-"""The lowest price that is shown."""
+"""The lowest price that is shown as a number."""
 
 
 def forecast_table(found: Forecast) -> dict[str, Any]:
-    """A plan of healing as plain data; sizes in bytes."""
+    """Return a forecast as JSON values; sizes in bytes."""
 
     def table(cost: CostEstimate) -> dict[str, Any]:
         return {**asdict(cost), "bytes_per_rank": cost.bytes_per_rank, "fits": cost.fits}
 
-    ways = [{"way": words, **table(cost)} for words, cost in found.ways_out]
-    learned = {"parameters": found.learned.parameters, "of": found.learned.of}
-    return {"cluster": asdict(found.cluster), "learned": learned, **table(found.cost), "ways_out": ways}
+    remedies = [{"change": change, **table(cost)} for change, cost in found.remedies]
+    trainable = {"parameters": found.trainable.parameters, "of": found.trainable.of}
+    return {"cluster": asdict(found.cluster), "trainable": trainable, **table(found.cost), "remedies": remedies}
 
 
 def forecast(found: Forecast) -> None:
-    """`kept plan` of a recipe for healing."""
+    """Print a forecast."""
     console, cost, cluster = printer(), found.cost, found.cluster
-    learned = f"{parameters(found.learned.parameters)} of {parameters(found.learned.of)} parameters learn"
-    console.print(f"{cluster.name}: {learned}")
-    table = make_table("memory of a rank", "")
+    counts = f"{parameters(found.trainable.parameters)} of {parameters(found.trainable.of)}"
+    console.print(f"{cluster.name}: {counts} parameters are trainable")
+    table = make_table("memory per rank", "")
     for name, size in cost.memory.items():
         table.add_row(name, amount(size, "bytes"))
     console.print(table)
-    verdict = "it fits" if cost.fits else "it does not fit"
+    verdict = "fits" if cost.fits else "does not fit"
     console.print(f"{amount(cost.bytes_per_rank, 'bytes')} of {amount(cost.limit, 'bytes')}: {verdict}")
-    money = f", {_price(cost.price)} at {cluster.price:g} an hour and machine" if cluster.price else ""
+    money = f", {_price(cost.price)} at {cluster.price:g} per device-hour" if cluster.price else ""
     console.print(f"{cost.tokens_per_second:,.0f} tokens/s, {_hours(cost.hours)}{money}; bound by {cost.bound}")
-    console.print("of the steps alone: start, held-out measurements, sampling and writing come on top")
+    console.print("training steps only: start, held-out measurements, sampling and writing take additional time")
     if cost.fits:
         return
-    ways = make_table("what takes less", "a rank", "", "tokens/s")
-    for words, way in found.ways_out:
-        fits = "fits" if way.fits else ""
-        ways.add_row(words, amount(way.bytes_per_rank, "bytes"), fits, f"{way.tokens_per_second:,.0f}")
-    console.print(ways)
+    changes = make_table("change", "memory per rank", "", "tokens/s")
+    for change, after in found.remedies:
+        fits = "fits" if after.fits else ""
+        changes.add_row(change, amount(after.bytes_per_rank, "bytes"), fits, f"{after.tokens_per_second:,.0f}")
+    console.print(changes)
 
 
 def _hours(hours: float) -> str:
