@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from kept.passes.affine_tail import AffineTail, DropHeadBias
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections
 from support.models import logits, random_program, some_tokens, worst
+from support.pass_contract import PassContract, TargetPassContract
 from support.pass_helpers import (
     GATED,
     LAYER_NORM,
@@ -40,10 +41,10 @@ from support.specs import ACTIVATIONS, VOCABULARY, with_layer, with_mixer, with_
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
-    from kept.passes.base import Pass
 
 BIASED = ir.Head(bias=True)
 READY = rms_spec(head=BIASED)
+CENTRED = replace(READY, centred=True)
 LONG = some_tokens(4, 48, VOCABULARY)
 
 
@@ -51,6 +52,48 @@ def with_offset(program: Program, std: float) -> Program:
     """The program with a bias on the logits of this standard deviation."""
     bias = value(program, "head.bias")
     return replaced(program, {"head.bias": (bias - bias.mean()) / bias.std() * std})
+
+
+class TestAffineTail(TargetPassContract):
+    rewrite = AffineTail()
+    works_on: ClassVar = {"as wide": CENTRED, "just wide enough": with_mlp(CENTRED, size=15)}
+    served = CENTRED
+    refused = (
+        (rms_spec(centred=True), "head: has no bias; leave this pass out"),
+        (READY, "final_norm: is not an RMSNorm of a centred stream; use --final-bias drop"),
+        (
+            replace(CENTRED, final_norm=LAYER_NORM),
+            "final_norm: is not an RMSNorm of a centred stream; use --final-bias drop",
+        ),
+        (
+            replace(CENTRED, final_norm=replace(RMS_NORM, bias=True)),
+            "final_norm: has a bias or an offset of its own; fold it first",
+        ),
+        (
+            replace(CENTRED, final_norm=replace(RMS_NORM, offset=1.0)),
+            "final_norm: has a bias or an offset of its own; fold it first",
+        ),
+        (
+            replace(CENTRED, head=ir.Head(tied=True, bias=True)),
+            "head: is tied to the embedding; untie it first (pass untie-head)",
+        ),
+        (with_layer(CENTRED, 2, parallel=True), "layers.2.mlp: runs beside the mixer; use --final-bias drop"),
+        (
+            with_layer(CENTRED, 2, mlp=replace(GATED, size=14)),
+            "layers.2.mlp: has 14 channels, the tail needs 15; use --final-bias drop",
+        ),
+    )
+    prepared_by = (
+        (with_mixer(CENTRED, fused=True), SplitProjections()),
+        (with_mlp(CENTRED, fused=True), SplitProjections()),
+        (rms_spec(mlp=PLAIN, head=BIASED, centred=True), PlainToGated()),
+    )
+
+
+class TestDropHeadBias(PassContract):
+    rewrite = DropHeadBias()
+    works_on: ClassVar = {"untied": READY}
+    refused = ((rms_spec(), "head: has no bias; leave this pass out"),)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.3, 3.0])
@@ -156,63 +199,6 @@ def test_the_tail_has_the_widths_of_the_last_layer() -> None:
     assert tailed.layers[3] == tailed.layers[2]
 
 
-NOT_READY: dict[str, tuple[ir.Spec, str]] = {
-    "no bias": (rms_spec(centred=True), "head: has no bias; leave this pass out"),
-    "not centred": (READY, "final_norm: is not an RMSNorm of a centred stream; use --final-bias drop"),
-    "LayerNorm": (
-        replace(READY, final_norm=LAYER_NORM, centred=True),
-        "final_norm: is not an RMSNorm of a centred stream; use --final-bias drop",
-    ),
-    "norm bias": (
-        replace(READY, final_norm=replace(RMS_NORM, bias=True), centred=True),
-        "final_norm: has a bias or an offset of its own; fold it first",
-    ),
-    "norm offset": (
-        replace(READY, final_norm=replace(RMS_NORM, offset=1.0), centred=True),
-        "final_norm: has a bias or an offset of its own; fold it first",
-    ),
-    "tied": (
-        replace(READY, head=ir.Head(tied=True, bias=True), centred=True),
-        "head: is tied to the embedding; untie it first (pass untie-head)",
-    ),
-    "parallel": (
-        with_layer(replace(READY, centred=True), 2, parallel=True),
-        "layers.2.mlp: runs beside the mixer; use --final-bias drop",
-    ),
-    "MLP too small": (
-        with_layer(replace(READY, centred=True), 2, mlp=replace(GATED, size=14)),
-        "layers.2.mlp: has 14 channels, the tail needs 15; use --final-bias drop",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", NOT_READY)
-def test_what_is_not_ready_is_refused(name: str) -> None:
-    spec, message = NOT_READY[name]
-    assert refusal(AffineTail(), unread(spec)) == f"affine-tail: {message}"
-
-
-@pytest.mark.parametrize(
-    ("spec", "fix", "message"),
-    [
-        (with_mixer(READY, fused=True), SplitProjections(), "is stored fused; run split-projections first"),
-        (with_mlp(READY, fused=True), SplitProjections(), "is stored fused; run split-projections first"),
-        (rms_spec(mlp=PLAIN, head=BIASED), PlainToGated(), "has no gate; run plain-to-gated first"),
-    ],
-)
-def test_what_another_pass_can_make_ready(spec: ir.Spec, fix: Pass, message: str) -> None:
-    program = ready_for_tail(spec)
-    obstacle = AffineTail().requires(program)
-    assert obstacle is not None
-    assert obstacle.fix == fix
-    assert refusal(AffineTail(), program) == f"affine-tail: layers.2.mlp: {message}"
-    keeps(AffineTail(), fix(program))
-
-
-def test_an_mlp_just_large_enough() -> None:
-    keeps(AffineTail(), ready_for_tail(with_mlp(READY, size=15)))
-
-
 def test_float16_is_refused_and_would_overflow() -> None:
     program = rounded(ready_for_tail(READY), "F16")
     said = refusal(AffineTail(), program)
@@ -231,7 +217,3 @@ def test_dropping_the_bias_is_approximate() -> None:
     assert set(program.weights) - set(dropped.weights) == {"head.bias"}
     offset = logits(program, LONG) - logits(dropped, LONG)
     torch.testing.assert_close(offset, value(program, "head.bias").expand_as(offset), rtol=0, atol=TOLERANCE)
-
-
-def test_there_must_be_a_bias_to_drop() -> None:
-    assert refusal(DropHeadBias(), unread(rms_spec())) == "drop-final-bias: head: has no bias; leave this pass out"

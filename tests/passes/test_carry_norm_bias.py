@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import torch
@@ -19,7 +19,17 @@ from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.verification.calibration import calibrate
 from support.models import logits, program_of, random_program, some_tokens, stock_logits, worst
-from support.pass_helpers import LAYER_NORM, TOLERANCE, divergence, layer_spec, refusal, replaced, rms_spec, value
+from support.pass_contract import PassContract
+from support.pass_helpers import (
+    LAYER_NORM,
+    TOLERANCE,
+    divergence,
+    layer_spec,
+    replaced,
+    rms_spec,
+    value,
+    with_norms,
+)
 from support.specs import VOCABULARY
 from support.stored import read_json, write_readable
 
@@ -57,6 +67,28 @@ def silent(program: Program, length: float) -> Program:
     embedding = value(program, "embedding.weight")
     embedding = embedding - embedding.mean(1, keepdim=True)
     return replaced(program, {**silence, "embedding.weight": length * embedding / embedding.norm(dim=1, keepdim=True)})
+
+
+BIASED = with_norms(rms_spec(centred=True), bias=True)
+MEASURED = {reading.norm: torch.full((1,), 3.0) for reading in readings(BIASED)}
+
+
+class TestCarryNormBias(PassContract):
+    rewrite = CarryNormBias(MEASURED)
+    works_on: ClassVar = {"RMSNorms": BIASED}
+    refused = (
+        (layer_spec(), "norms: are not RMSNorms of a centred stream; run layernorm-to-rmsnorm first"),
+        (rms_spec(), "norms: are not RMSNorms of a centred stream; run layernorm-to-rmsnorm first"),
+        (rms_spec(centred=True), "norms: have no bias; leave this pass out"),
+        (
+            replace(BIASED, layers=BIASED.layers[:1] * 4),
+            "layers.3.mixer_norm: has no measured lengths; give text to measure on (--text FILE)",
+        ),
+    )
+    prepared_by = (
+        (replace(BIASED, embedding_multiplier=2.0), FoldMultipliers()),
+        (replace(BIASED, head=ir.Head(normalised=True)), FoldHeadNorm()),
+    )
 
 
 @pytest.mark.parametrize("norm", [LAYER_NORM, ir.Norm("layer", 1e-3, bias=True, offset=1.0)])
@@ -102,26 +134,6 @@ def test_rows_do_not_depend_on_the_block_that_they_are_read_in() -> None:
         whole = tensor.rows(0, tensor.shape[0], "float32")
         rows = [tensor.rows(i, i + 1, "float32") for i in range(tensor.shape[0])]
         assert torch.equal(torch.cat(rows), whole)
-
-
-def test_what_is_refused_and_the_way_out() -> None:
-    source = random_program(layer_spec())
-    found = lengths(source)
-    ready = LayerNormToRms()(Centre()(source))
-    assert "are not RMSNorms of a centred stream" in refusal(CarryNormBias(found), source)
-    assert "have no bias" in refusal(CarryNormBias(found), LayerNormToRms("opm-centred")(Centre()(source)))
-    assert "layers.2.mlp_norm: has no measured lengths" in refusal(
-        CarryNormBias({name: one for name, one in found.items() if name != "layers.2.mlp_norm"}), ready
-    )
-    for changes, fix in (
-        ({"embedding_multiplier": 2.0}, FoldMultipliers),
-        ({"head": ir.Head(normalised=True)}, FoldHeadNorm),
-    ):
-        program = LayerNormToRms()(Centre()(random_program(layer_spec(**changes))))
-        obstacle = CarryNormBias(found).requires(program)
-        assert obstacle is not None
-        assert isinstance(obstacle.fix, fix)
-    assert "not RMSNorms" in refusal(CarryNormBias(found), random_program(rms_spec()))
 
 
 def test_the_command_makes_a_plain_llama(tmp_path: Path) -> None:

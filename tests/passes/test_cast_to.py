@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import torch
@@ -13,13 +13,13 @@ from kept.nn import Model
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from support.models import logits, program_of, random_program, worst, write_checkpoint
+from support.pass_contract import ExactPassContract, PassContract
 from support.pass_helpers import (
     TOKENS,
     TOLERANCE,
     given,
     keeps,
     layer_spec,
-    refusal,
     replaced,
     rewritten,
     rms_spec,
@@ -30,6 +30,7 @@ from support.pass_helpers import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kept.ir import spec as ir
     from kept.ir.program import Program
 
 DTYPES = tuple(DTYPE_BYTES)
@@ -45,6 +46,24 @@ def written(program: Program) -> torch.Tensor:
     """Logits in float64 of the weights as they would be written."""
     stored = {name: tensor.read().double() for name, tensor in program.weights.items()}
     return logits(given(program.spec, stored), TOKENS)
+
+
+class TestCastTo(ExactPassContract):
+    rewrite = CastTo("F64")
+    works_on: ClassVar = {"LayerNorms": layer_spec(), "RMSNorms": rms_spec()}
+    refused = ()
+
+    def program(self, spec: ir.Spec) -> Program:
+        return rounded(random_program(spec), "BF16")
+
+    def check(self, before: Program, after: Program) -> None:
+        assert rewritten(before, after) == set(before.weights)
+
+
+class TestUnknownDtype(PassContract):
+    rewrite = CastTo("F8")
+    works_on: ClassVar = {}
+    refused = ((rms_spec(), "dtype: F8 is not one of F64, F32, F16, BF16; choose one of these"),)
 
 
 @pytest.mark.parametrize("source", DTYPES)
@@ -104,8 +123,3 @@ def test_values_are_rounded_once_at_the_end() -> None:
 def test_the_model_runs_in_the_dtype(dtype: str) -> None:
     model = Model.load(CastTo(dtype)(random_program(rms_spec())))
     assert model(TOKENS).dtype is torch_dtype(dtype)
-
-
-def test_an_unknown_dtype_is_refused() -> None:
-    said = refusal(CastTo("F8"), unread(rms_spec()))
-    assert said == "cast: dtype: F8 is not one of F64, F32, F16, BF16; choose one of these"

@@ -15,6 +15,7 @@ from kept.passes.centre import Centre
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.passes.untie_head import UntieHead
 from support.models import model_of, random_program
+from support.pass_contract import ExactPassContract
 from support.pass_helpers import (
     GATED,
     LAYER_NORM,
@@ -56,13 +57,21 @@ def means(program: Program) -> list[float]:
     return [float(x.mean(-1).abs().max()) for x in model_of(program).streams(TOKENS)]
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_the_function_is_kept_and_the_stream_has_no_mean(name: str) -> None:
-    program = random_program(SPECS[name])
-    centred = keeps(Centre(), program)
-    assert min(means(program)) > 1e-2
-    assert max(means(centred)) < 1e-13
-    assert rewritten(program, centred) == {writer for writer, _ in writers(program.spec)}
+class TestCentre(ExactPassContract):
+    rewrite = Centre()
+    works_on = SPECS
+    refused = (
+        (
+            rms_spec(),
+            "layers.0.mixer_norm: is an RMSNorm, which depends on the mean; centring keeps only LayerNorm models",
+        ),
+    )
+    prepared_by = ((layer_spec(head=ir.Head(tied=True)), UntieHead()),)
+
+    def check(self, before: Program, after: Program) -> None:
+        assert min(means(before)) > 1e-2
+        assert max(means(after)) < 1e-13
+        assert rewritten(before, after) == {writer for writer, _ in writers(before.spec)}
 
 
 @given(specs())
@@ -92,16 +101,6 @@ def test_a_centred_program_stays_what_it_is() -> None:
     centred = Centre()(random_program(layer_spec()))
     keeps(Centre(), centred)
     keeps(Centre(), LayerNormToRms()(centred))
-
-
-def test_a_tied_head_is_refused_and_untying_is_the_way_out() -> None:
-    program = random_program(layer_spec(head=ir.Head(tied=True)))
-    obstacle = Centre().requires(program)
-    assert obstacle is not None
-    assert obstacle.fix == UntieHead()
-    said = refusal(Centre(), program)
-    assert said == "centre: head: is tied to the embedding and would be centred with it; run untie-head first"
-    keeps(Centre(), UntieHead()(program))
 
 
 @pytest.mark.parametrize("norm", [reading.norm for reading in readings(layer_spec())])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
@@ -17,13 +18,36 @@ from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.legalize import run_passes
 from kept.passes.plan import Expansion
 from support.models import logits, program_of, random_program, write_checkpoint
-from support.pass_helpers import TOKENS, layer_spec, refusal, replaced
+from support.pass_contract import ExactPassContract
+from support.pass_helpers import (
+    TOKENS,
+    layer_spec,
+    refusal,
+    replaced,
+    unread,
+)
 from support.specs import specs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kept.ir import spec as ir
+    from kept.ir.program import Program
+
+
+class TestDropLayers(ExactPassContract):
+    """Layer 1 is silent, and this was measured."""
+
+    rewrite = DropLayers((1,), silent=(1,))
+    works_on: ClassVar = {"LayerNorms": layer_spec(depth=4)}
+    refused = ((layer_spec(depth=1), "layers: is 1, the model has layers 0 to 0; give others"),)
+
+    def program(self, spec: ir.Spec) -> Program:
+        return ExpandBlocks(at=(1,))(random_program(replace(spec, layers=spec.layers[1:])))
+
+    def test_a_second_run_is_refused_or_keeps_the_spec(self) -> None:
+        """Unlike other passes: the numbers are those of other layers then."""
+        assert self.rewrite(self.rewrite(unread(layer_spec(depth=4)))).spec.depth == 2
 
 
 @given(specs(), st.data())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from hypothesis import given
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kept.ir.tensors import Stored
 from kept.passes.drop_window import DropWindow, LimitContext
 from support.models import program_of, random_program, some_tokens, write_checkpoint
+from support.pass_contract import ExactPassContract, TargetPassContract
 from support.pass_helpers import (
     MIXER,
     TOLERANCE,
@@ -31,14 +32,42 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kept.ir import spec as ir
+    from kept.ir.program import Program
 
 FULL = some_tokens(2, CONTEXT, VOCABULARY)
+ACTIVE = "is active: the context has 40 positions; shorten the context"
+LEARNED = layer_spec(replace(MIXER, rope=None), positions=CONTEXT)
 
 
-@pytest.mark.parametrize("window", [CONTEXT, CONTEXT + 1, None])
-def test_a_window_as_long_as_the_context_hides_nothing(window: int | None) -> None:
-    program = random_program(rms_spec(replace(MIXER, window=window)))
-    assert not rewritten(program, keeps(DropWindow(), program, FULL))
+class TestDropWindow(TargetPassContract):
+    rewrite = DropWindow()
+    works_on: ClassVar = {
+        "the context": rms_spec(replace(MIXER, window=CONTEXT)),
+        "longer than the context": rms_spec(replace(MIXER, window=CONTEXT + 1)),
+        "no window": rms_spec(),
+    }
+    served = rms_spec(replace(MIXER, window=CONTEXT))
+    refused = (
+        (
+            with_layer(rms_spec(), 1, mixer=replace(MIXER, window=7)),
+            f"layers.1.mixer: a sliding window of 7 {ACTIVE} (--context 7)",
+        ),
+    )
+    tokens = FULL
+
+    def check(self, before: Program, after: Program) -> None:
+        assert not rewritten(before, after)
+
+
+class TestLimitContext(ExactPassContract):
+    rewrite = LimitContext(12)
+    works_on: ClassVar = {"RoPE": rms_spec(), "learned positions": LEARNED}
+    refused = ((rms_spec(context=11), "context: has 11 positions, 12 were asked; ask for fewer"),)
+    tokens = FULL[:, :12]
+
+    def check(self, before: Program, after: Program) -> None:  # noqa: ARG002 - the contract's signature
+        assert after.spec.context == 12
+        assert after.spec.positions in (None, 12)
 
 
 @given(specs(), st.integers(CONTEXT, CONTEXT + 2))
@@ -54,10 +83,9 @@ def test_a_shorter_window_would_change(window: int) -> None:
 
 
 @pytest.mark.parametrize("window", [2, 12, CONTEXT - 1])
-def test_a_shorter_window_is_refused_and_a_shorter_context_is_the_way_out(window: int) -> None:
+def test_a_shorter_context_is_the_way_out_of_a_shorter_window(window: int) -> None:
     program = random_program(with_layer(rms_spec(), 1, mixer=replace(MIXER, window=window)))
-    why = f"layers.1.mixer: a sliding window of {window} is active: the context has 40 positions; shorten the context"
-    assert refusal(DropWindow(), program) == f"drop-window: {why} (--context {window})"
+    assert refusal(DropWindow(), program).endswith(f"(--context {window})")
     keeps(DropWindow(), LimitContext(window)(program), FULL[:, :window])
 
 
@@ -69,16 +97,9 @@ def test_a_shorter_context_is_exact_for_what_fits(spec: ir.Spec, tokens: int) ->
     assert set(rewritten(program, limited)) <= {"positions.weight"}
 
 
-def test_learned_positions_are_cut() -> None:
-    program = random_program(layer_spec(replace(MIXER, rope=None), positions=CONTEXT))
-    limited = keeps(LimitContext(12), program, FULL[:, :12])
-    assert limited.spec.positions == 12
-    assert limited.weights["positions.weight"].shape == (12, 16)
-
-
 def test_other_positions_would_show() -> None:
     """Negative control: the table's end, where its beginning belongs."""
-    program = random_program(layer_spec(replace(MIXER, rope=None), positions=CONTEXT))
+    program = random_program(LEARNED)
     last = replaced(LimitContext(12)(program), {"positions.weight": value(program, "positions.weight")[-12:]})
     assert error(last, program) > 1e3 * TOLERANCE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from kept.passes.affine_tail import AffineTail
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.legalize import run_passes
 from support.models import logits, program_of, random_program, write_checkpoint
+from support.pass_contract import ExactPassContract
 from support.pass_helpers import (
     GATED,
     LAYER_NORM,
@@ -30,6 +31,7 @@ from support.pass_helpers import (
     refusal,
     replaced,
     rms_spec,
+    unread,
 )
 from support.specs import specs
 
@@ -45,6 +47,22 @@ BEHIND = ir.Layer(MIXER, GATED, LAYER_NORM, LAYER_NORM, mixer_post_norm=OFFSET_N
 def same(program: Program, other: Program) -> None:
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         assert torch.equal(logits(program, TOKENS, dtype), logits(other, TOKENS, dtype)), dtype
+
+
+class TestExpandBlocks(ExactPassContract):
+    """The bits of each dtype are compared below."""
+
+    rewrite = ExpandBlocks(groups=2)
+    telling = "layers.3.mixer.o.weight"
+    works_on: ClassVar = {"plain": layer_spec(), "norms behind": layer_spec(layers=(BEHIND,) * 3)}
+    refused = ((layer_spec(depth=1), "groups: are 2, the model has 1 layers; give at most 1"),)
+
+    def check(self, before: Program, after: Program) -> None:
+        assert after.spec.depth == before.spec.depth + 2
+
+    def test_a_second_run_is_refused_or_keeps_the_spec(self) -> None:
+        """Unlike other passes: it expands again."""
+        assert self.rewrite(self.rewrite(unread(layer_spec()))).spec.depth == 7
 
 
 @given(specs(), st.data())

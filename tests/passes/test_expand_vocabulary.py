@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
@@ -14,8 +14,10 @@ from kept.errors import RecipeError
 from kept.ir import spec as ir
 from kept.ir.tensors import Concat, InMemory, Stored
 from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
+from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.legalize import run_passes
 from support.models import logits, model_of, program_of, random_program, write_checkpoint
+from support.pass_contract import PassContract
 from support.pass_helpers import TOKENS, layer_spec, ready_for_tail, refusal, replaced, rounded, value
 from support.specs import VOCABULARY, specs
 
@@ -46,6 +48,24 @@ def same(grown: Program, program: Program, tokens: torch.Tensor = TOKENS) -> Non
             assert torch.equal(found.head(x_BTD, table), wanted.head(x_BTD, wanted.embedding.weight)), dtype
     found, wanted = (logits(one, tokens) for one in (grown, program))  # type: ignore[assignment]
     assert float((found[..., :VOCABULARY] - wanted).abs().max()) < 1e-12 * max(1.0, float(wanted.std()))  # type: ignore[index]
+
+
+class TestExpandVocabulary(PassContract):
+    rewrite = grow()
+    works_on: ClassVar = {"untied": layer_spec(), "tied": layer_spec(head=ir.Head(tied=True))}
+    refused = (
+        (
+            layer_spec(vocabulary=10),
+            "the model: has 10 tokens, its own tokenizer gives id 10; mend its tokenizer first",
+        ),
+    )
+
+
+class TestPaddedVocabulary(PassContract):
+    rewrite = grow(multiple=8)
+    works_on: ClassVar = {"untied": layer_spec()}
+    refused = ()
+    prepared_by = ((layer_spec(head=ir.Head(normalised=True)), FoldHeadNorm()),)
 
 
 @given(specs(), st.sampled_from(["mean", "zero"]), st.sampled_from([1, 2, 8]))

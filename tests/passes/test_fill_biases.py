@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from kept.passes.fill_biases import PROJECTIONS, FillBiases
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections
 from support.models import random_program
+from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,
     MIXER,
@@ -34,6 +35,20 @@ from support.specs import plain_spec, specs, with_layer, with_mixer, with_mlp
 if TYPE_CHECKING:
     from kept.ir import spec as ir
 
+SOME = with_layer(rms_spec(), 1, mixer=replace(MIXER, o_bias=False))
+
+
+class TestFillBiases(TargetPassContract):
+    rewrite = FillBiases(PROJECTIONS)
+    works_on: ClassVar = {"none there": plain_spec(), "all but one there": SOME}
+    served = SOME
+    refused = ()
+    prepared_by = (
+        (with_layer(layer_spec(), 1, mixer=replace(MIXER, fused=True)), SplitProjections()),
+        (with_layer(layer_spec(), 1, mlp=replace(GATED, fused=True)), SplitProjections()),
+        (with_layer(layer_spec(), 2, mlp=PLAIN), PlainToGated()),
+    )
+
 
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_one_bias_in_every_layer(name: str) -> None:
@@ -49,7 +64,7 @@ def test_zeros_have_the_dtype_of_the_program() -> None:
 
 
 def test_biases_that_are_there_stay() -> None:
-    program = random_program(with_layer(rms_spec(), 1, mixer=replace(MIXER, o_bias=False)))
+    program = random_program(SOME)
     assert rewritten(program, keeps(FillBiases(PROJECTIONS), program)) == {"layers.1.mixer.o.bias"}
 
 
@@ -75,19 +90,11 @@ def test_a_name_that_is_no_projection_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["mixer.q", "mixer.k", "mixer.v", "mlp.gate", "mlp.up"])
-def test_part_of_a_fused_bias_is_refused_and_splitting_is_the_way_out(name: str) -> None:
+def test_part_of_a_fused_bias_is_refused_and_the_branch_is_named(name: str) -> None:
     fused = with_layer(layer_spec(), 1, mixer=replace(MIXER, fused=True), mlp=replace(GATED, fused=True))
-    program, rewrite = random_program(fused), FillBiases((name,))
-    said = refusal(rewrite, program)
+    said = refusal(FillBiases((name,)), unread(fused))
     assert said == f"fill-biases: layers.1.{name.partition('.')[0]}: has fused projections; run split-projections first"
-    keeps(rewrite, SplitProjections()(program))
 
 
 def test_other_biases_of_a_fused_model_can_be_filled() -> None:
     keeps(FillBiases(("mixer.o", "mlp.down")), random_program(with_mixer(plain_spec(), fused=True)))
-
-
-def test_a_gate_that_is_not_there_is_refused_and_making_it_is_the_way_out() -> None:
-    program, rewrite = random_program(with_layer(layer_spec(), 2, mlp=PLAIN)), FillBiases(("mlp.gate",))
-    assert refusal(rewrite, program) == "fill-biases: layers.2.mlp: has no gate; run plain-to-gated first"
-    keeps(rewrite, PlainToGated()(program))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import assume, given
@@ -14,6 +15,7 @@ from kept.passes.map_spec import map_layers
 from kept.passes.plain_gains import PlainGains
 from kept.passes.untie_head import UntieHead
 from support.models import random_program
+from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,
     MIXER,
@@ -21,13 +23,15 @@ from support.pass_helpers import (
     TOLERANCE,
     error,
     keeps,
-    refusal,
     replaced,
     rewritten,
     rms_spec,
     value,
 )
 from support.specs import specs, with_mixer
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
 
 QK = ir.QkNorm(RMS_NORM)
 BARE = ir.Attention(4, 2, 8, ir.Rope(100.0, 8))
@@ -52,12 +56,20 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_the_function_is_kept_and_nothing_is_added(name: str) -> None:
-    program = random_program(SPECS[name])
-    folded = keeps(FoldMultipliers(), program)
-    assert folded.parameters == program.parameters
-    assert set(folded.weights) == set(program.weights)
+class TestFoldMultipliers(TargetPassContract):
+    rewrite = FoldMultipliers()
+    works_on = SPECS
+    served = replace(granite(), head=ir.Head(multiplier=0.3))
+    refused = ((rms_spec(), "model: has no multiplier; leave this pass out"),)
+    prepared_by = (
+        (replace(granite(), head=ir.Head(tied=True)), UntieHead()),
+        (replace(granite(), head=ir.Head(normalised=True, multiplier=2.0)), FoldHeadNorm()),
+        (granite(qk_norm=ir.QkNorm(replace(RMS_NORM, gain=False))), PlainGains()),
+    )
+
+    def check(self, before: Program, after: Program) -> None:
+        assert after.parameters == before.parameters
+        assert set(after.weights) == set(before.weights)
 
 
 @given(specs())
@@ -79,24 +91,3 @@ def test_only_what_is_multiplied_changes() -> None:
     program = random_program(rms_spec(replace(BARE, scale=0.8), replace(GATED, up_bias=False)))
     wanted = {f"layers.{i}.mixer.q.weight" for i in range(3)}
     assert rewritten(program, FoldMultipliers()(program)) == wanted
-
-
-@pytest.mark.parametrize(
-    ("spec", "fix"),
-    [
-        (replace(granite(), head=ir.Head(tied=True)), UntieHead()),
-        (replace(granite(), head=ir.Head(normalised=True, multiplier=2.0)), FoldHeadNorm()),
-        (granite(qk_norm=ir.QkNorm(replace(RMS_NORM, gain=False))), PlainGains()),
-    ],
-)
-def test_what_runs_first(spec: ir.Spec, fix: object) -> None:
-    program = random_program(spec)
-    obstacle = FoldMultipliers().requires(program)
-    assert obstacle is not None
-    assert obstacle.fix == fix
-    keeps(FoldMultipliers(), obstacle.fix(program))  # type: ignore[misc]
-
-
-def test_a_model_without_multipliers_is_refused() -> None:
-    said = refusal(FoldMultipliers(), random_program(rms_spec()))
-    assert said == "fold-multipliers: model: has no multiplier; leave this pass out"

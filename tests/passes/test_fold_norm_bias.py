@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import assume, given
@@ -12,7 +13,7 @@ from kept.ir.slots import readings
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_norm_bias import FoldNormBias
 from support.models import random_program
-from support.pass_contract import PassContract
+from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,
     LAYER_NORM,
@@ -23,7 +24,6 @@ from support.pass_helpers import (
     error,
     keeps,
     layer_spec,
-    refusal,
     replaced,
     rewritten,
     rms_spec,
@@ -31,6 +31,9 @@ from support.pass_helpers import (
     with_norms,
 )
 from support.specs import specs, with_layer
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
 
 UNBIASED = ir.Attention(4, 2, 8, ir.Rope(100.0, 8))
 SHARED = ir.Layer(MIXER, GATED, LAYER_NORM, None, parallel=True, shared_norm=True)
@@ -57,12 +60,16 @@ def reader_biases(spec: ir.Spec) -> set[str]:
     return {f"{name}.bias" for reading in readings(spec) if reading.value.bias for name in reading.projections}
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_the_function_is_kept_and_only_biases_are_new(name: str) -> None:
-    program = random_program(SPECS[name])
-    folded = keeps(FoldNormBias(), program)
-    assert rewritten(program, folded) == reader_biases(program.spec)
-    assert not any("norm.bias" in weight for weight in folded.weights)
+class TestFoldNormBias(TargetPassContract):
+    rewrite = FoldNormBias()
+    works_on = SPECS
+    served = replace(SPECS["RMSNorm with bias"], final_norm=RMS_NORM)
+    refused = ((rms_spec(), "norms: have no bias; leave this pass out"),)
+    prepared_by = ((layer_spec(head=ir.Head(normalised=True)), FoldHeadNorm()),)
+
+    def check(self, before: Program, after: Program) -> None:
+        assert rewritten(before, after) == reader_biases(before.spec)
+        assert not any("norm.bias" in weight for weight in after.weights)
 
 
 @given(specs())
@@ -91,19 +98,4 @@ def test_the_price_is_a_vector_for_each_reader() -> None:
 def test_a_head_that_is_normalised_later_is_folded_first() -> None:
     """Its own rows times the bias are not what the model computes."""
     program = random_program(layer_spec(head=ir.Head(normalised=True)))
-    obstacle = FoldNormBias().requires(program)
-    assert obstacle is not None
-    assert obstacle.fix == FoldHeadNorm()
-    keeps(FoldNormBias(), FoldHeadNorm()(program))
     assert error(FoldNormBias().run(program), program) > 1e3 * TOLERANCE
-
-
-def test_norms_without_bias_are_refused() -> None:
-    said = refusal(FoldNormBias(), random_program(rms_spec()))
-    assert said == "fold-norm-bias: norms: have no bias; leave this pass out"
-
-
-class TestFoldNormBias(PassContract):
-    rewrite = FoldNormBias()
-    works_on = SPECS
-    refused = rms_spec()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 from kept.passes.split_projections import SplitProjections
 from support.models import program_of, random_program, some_tokens, stock_logits, worst, write_checkpoint
+from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     MIXER,
     TOLERANCE,
@@ -68,9 +69,23 @@ QK_NORMS = {
 TURNED = ("q.weight", "q.bias", "k.weight", "k.bias")
 
 
-def rotating(rope: ir.Rope, **changes: object) -> ir.Spec:
+def rotating(rope: ir.Rope | None, positions: int | None = None, **changes: Any) -> ir.Spec:
     """Grouped heads with biases and this rotation."""
-    return layer_spec(replace(MIXER, rope=rope, **changes))  # type: ignore[arg-type]
+    return layer_spec(replace(MIXER, rope=rope, **changes), positions=positions)
+
+
+class TestFullRotary(TargetPassContract):
+    rewrite = FullRotary()
+    works_on: ClassVar = {"partial": rotating(PARTIAL), "interleaved": rotating(INTERLEAVED), "both": rotating(BOTH)}
+    served = rms_spec(replace(MIXER, rope=BOTH))
+    refused = tuple(
+        (
+            layer_spec(replace(MIXER, rope=rope), positions=40),
+            "layers: rotate whole heads in halves; leave this pass out",
+        )
+        for rope in (None, ir.Rope(100.0, 8), ir.Rope(100.0, 4, scaling=ir.Proportional()))
+    )
+    prepared_by = ((rotating(BOTH, fused=True), SplitProjections()),)
 
 
 @pytest.mark.parametrize("form", ROPE_FORMS)
@@ -213,19 +228,6 @@ def test_a_theta_beyond_float32_is_refused(theta: float, head: int) -> None:
     spec = rotating(ir.Rope(theta, 2), head_dim=head)
     why = f"layers.0.mixer.rope: needs theta {theta:g}^({head}/2), beyond float32; no stock rope type can say it"
     assert refusal(FullRotary(), unread(spec)) == f"full-rotary: {why}"
-
-
-def test_a_fused_mixer_is_refused_and_splitting_is_the_way_out() -> None:
-    program = random_program(rotating(BOTH, fused=True))
-    assert refusal(FullRotary(), program) == "full-rotary: layers.0.mixer: is stored fused; run split-projections first"
-    keeps(FullRotary(), SplitProjections()(program))
-
-
-@pytest.mark.parametrize("rope", [None, ir.Rope(100.0, 8), ir.Rope(100.0, 4, scaling=ir.Proportional())])
-def test_nothing_to_do_is_refused(rope: ir.Rope | None) -> None:
-    spec = layer_spec(replace(MIXER, rope=rope), positions=40)
-    said = refusal(FullRotary(), unread(spec))
-    assert said == "full-rotary: layers: rotate whole heads in halves; leave this pass out"
 
 
 @pytest.mark.parametrize("form", ROPE_FORMS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.layer_norm_to_rms import MODES, LayerNormToRms, Mode
 from kept.verification.calibration import calibrate
 from support.models import logits, random_program, some_tokens
+from support.pass_contract import PassContract, TargetPassContract
 from support.pass_helpers import (
     LAYER_NORM,
     TOLERANCE,
@@ -49,12 +50,20 @@ def without_norm_biases(program: Program) -> Program:
     return replaced(program, {name: torch.zeros_like(value(program, name)) for name in biases})
 
 
-@pytest.mark.parametrize("norm", [LAYER_NORM, replace(LAYER_NORM, bias=False), ir.Norm("layer", 1e-3, gain=False)])
-def test_exact_on_a_centred_stream_and_no_weight_changes(norm: ir.Norm) -> None:
-    program = Centre()(random_program(layer_spec(norm=norm)))
-    converted = keeps(LayerNormToRms(), program)
-    assert not rewritten(program, converted)
-    assert [r.value for r in readings(converted.spec)] == [replace(norm, kind="rms")] * 7
+class TestLayerNormToRms(TargetPassContract):
+    rewrite = LayerNormToRms()
+    works_on: ClassVar = {
+        "bias": layer_spec(centred=True),
+        "no bias": layer_spec(norm=replace(LAYER_NORM, bias=False), centred=True),
+        "no gain": layer_spec(norm=ir.Norm("layer", 1e-3, gain=False), centred=True),
+    }
+    served = layer_spec(norm=replace(LAYER_NORM, bias=False), centred=True)
+    refused = ()
+    prepared_by = ((layer_spec(), Centre()),)
+
+    def check(self, before: Program, after: Program) -> None:
+        assert not rewritten(before, after)
+        assert [r.value for r in readings(after.spec)] == [replace(before.spec.final_norm, kind="rms")] * 7
 
 
 @given(specs())
@@ -69,15 +78,11 @@ def test_a_stream_with_a_mean_would_change() -> None:
     assert error(LayerNormToRms().run(program), program) > 1e-2
 
 
-@pytest.mark.parametrize("mode", ["exact", "opm-centred"])
-def test_a_stream_with_a_mean_is_refused_and_centring_is_the_way_out(mode: Mode) -> None:
-    program, rewrite = random_program(layer_spec()), LayerNormToRms(mode)
-    obstacle = rewrite.requires(program)
-    assert obstacle is not None
-    assert obstacle.fix == Centre()
-    said = refusal(rewrite, program)
-    assert said == "layernorm-to-rmsnorm: residual stream: has a mean that RMSNorm would keep; run centre first"
-    assert rewrite.requires(Centre()(program)) is None
+class TestCentredCopies(PassContract):
+    rewrite = LayerNormToRms("opm-centred")
+    works_on: ClassVar = {"centred": layer_spec(centred=True)}
+    refused = ((layer_spec(), "residual stream: has a mean that RMSNorm would keep; run centre first"),)
+    prepared_by = ((layer_spec(), Centre()),)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from kept.ir.slots import norms
 from kept.passes.map_spec import map_norms
 from kept.passes.plain_gains import PlainGains
 from support.models import random_program
-from support.pass_contract import PassContract
+from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     LAYER_NORM,
     MIXER,
@@ -22,11 +23,14 @@ from support.pass_helpers import (
     error,
     keeps,
     layer_spec,
-    refusal,
     replaced,
+    rms_spec,
     value,
 )
 from support.specs import specs
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
 
 QK = replace(MIXER, qk_norm=ir.QkNorm(RMS_NORM, "own"))
 
@@ -49,14 +53,17 @@ ODD = {
 SPECS = {name: everywhere(norm) for name, norm in ODD.items()}
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_the_function_is_kept(name: str) -> None:
-    program = random_program(everywhere(ODD[name]))
-    plain = keeps(PlainGains(), program)
-    assert all(norm.gain and norm.offset == 0 for _, norm, _ in norms(plain.spec))
-    for at, norm, shape in norms(program.spec):
-        wanted = value(program, f"{at}.gain") + 1 if norm.gain else torch.ones(shape, dtype=torch.float64)
-        assert torch.equal(value(plain, f"{at}.gain"), wanted)
+class TestPlainGains(TargetPassContract):
+    rewrite = PlainGains()
+    works_on = SPECS
+    served = rms_spec(norm=ODD["offset"])
+    refused = ((layer_spec(), "norms: have plain gains; leave this pass out"),)
+
+    def check(self, before: Program, after: Program) -> None:
+        assert all(norm.gain and norm.offset == 0 for _, norm, _ in norms(after.spec))
+        for at, norm, shape in norms(before.spec):
+            wanted = value(before, f"{at}.gain") + 1 if norm.gain else torch.ones(shape, dtype=torch.float64)
+            assert torch.equal(value(after, f"{at}.gain"), wanted)
 
 
 @given(specs())
@@ -75,16 +82,5 @@ def test_an_offset_is_added_once(times: int) -> None:
     assert error(replaced(plain, wrong), program) > 1e3 * TOLERANCE
 
 
-def test_plain_norms_are_refused() -> None:
-    said = refusal(PlainGains(), random_program(layer_spec()))
-    assert said == "plain-gains: norms: have plain gains; leave this pass out"
-
-
 def test_a_place_without_a_norm_gets_none() -> None:
     assert PlainGains().requires(random_program(layer_spec(norm=ir.NO_NORM))) is not None
-
-
-class TestPlainGains(PassContract):
-    rewrite = PlainGains()
-    works_on = SPECS
-    refused = layer_spec()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from kept.ir.tensors import Stored
 from kept.passes.plain_to_gated import PlainToGated
 from support.models import program_of, random_program, write_checkpoint
+from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,
     PLAIN,
@@ -19,7 +20,6 @@ from support.pass_helpers import (
     error,
     keeps,
     layer_spec,
-    refusal,
     replaced,
     rewritten,
     rms_spec,
@@ -46,6 +46,13 @@ def test_the_function_is_kept(activation: ir.Activation, bias: bool) -> None:  #
 def test_gated_layers_are_left_alone() -> None:
     program = random_program(with_layer(rms_spec(), 1, mlp=PLAIN))
     assert {name.split(".")[1] for name in rewritten(program, keeps(PlainToGated(), program))} == {"1"}
+
+
+class TestPlainToGated(TargetPassContract):
+    rewrite = PlainToGated()
+    works_on: ClassVar = {"LayerNorms": layer_spec(mlp=PLAIN), "one layer": with_layer(rms_spec(), 1, mlp=PLAIN)}
+    served = rms_spec(mlp=PLAIN)
+    refused = ((layer_spec(mlp=GATED), "layers: have gated MLPs; leave this pass out"),)
 
 
 @given(specs())
@@ -82,8 +89,3 @@ def test_stored_bytes_stay_stored(tmp_path: Path) -> None:
     gated = PlainToGated()(program_of(write_checkpoint(tmp_path / "source", "starcoder2")))
     computed = {name for name, tensor in gated.weights.items() if not isinstance(tensor, Stored)}
     assert computed == {f"layers.{i}.mlp.up.{part}" for i in range(3) for part in ("weight", "bias")}
-
-
-def test_gated_mlps_are_refused() -> None:
-    said = refusal(PlainToGated(), random_program(layer_spec(mlp=GATED)))
-    assert said == "plain-to-gated: layers: have gated MLPs; leave this pass out"

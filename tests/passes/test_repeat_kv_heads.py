@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import torch
@@ -11,18 +12,29 @@ from kept.ir import spec as ir
 from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.split_projections import SplitProjections
 from support.models import random_program
+from support.pass_contract import TargetPassContract
 from support.pass_helpers import MIXER, RMS_NORM, TOLERANCE, error, keeps, refusal, replaced, rms_spec, value
 from support.specs import with_layer
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
 
 SHARED = replace(MIXER, heads=8, qk_norm=ir.QkNorm(RMS_NORM))
 DECI = with_layer(
     with_layer(rms_spec(SHARED), 0, mixer=replace(SHARED, kv_heads=1)), 2, mixer=replace(SHARED, kv_heads=4)
 )
+FUSED = replace(SHARED, qk_norm=None, fused=True)
 
 
-def test_the_function_is_kept_and_every_layer_has_as_many() -> None:
-    after = keeps(RepeatKeyValueHeads(), random_program(DECI))
-    assert [layer.mixer.kv_heads for layer in after.spec.layers] == [4, 4, 4]
+class TestRepeatKeyValueHeads(TargetPassContract):
+    rewrite = RepeatKeyValueHeads()
+    works_on: ClassVar = {"deci": DECI}
+    served = with_layer(rms_spec(), 1, mixer=replace(MIXER, kv_heads=1))
+    refused = ((rms_spec(), "layers: have 2 key-value heads each; leave this pass out"),)
+    prepared_by = ((with_layer(rms_spec(FUSED), 0, mixer=replace(FUSED, kv_heads=1)), SplitProjections()),)
+
+    def check(self, before: Program, after: Program) -> None:  # noqa: ARG002 - the contract's signature
+        assert [layer.mixer.kv_heads for layer in after.spec.layers] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("heads", [4, 8])
@@ -46,19 +58,9 @@ def test_layers_that_have_as_many_already_are_left_alone() -> None:
     assert torch.equal(value(after, "layers.0.mixer.v.weight")[:8], value(program, "layers.0.mixer.v.weight"))
 
 
-def test_fused_projections_are_split_first() -> None:
-    mixer = replace(SHARED, qk_norm=None, fused=True)
-    program = random_program(with_layer(rms_spec(mixer), 0, mixer=replace(mixer, kv_heads=1)))
-    obstacle = RepeatKeyValueHeads().requires(program)
-    assert obstacle is not None
-    assert obstacle.fix == SplitProjections()
-    keeps(RepeatKeyValueHeads(), SplitProjections()(program))
-
-
 @pytest.mark.parametrize(
     ("spec", "heads", "said"),
     [
-        (rms_spec(), 0, "layers: have 2 key-value heads each; leave this pass out"),
         (
             rms_spec(),
             3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from kept.passes.plan import created
 from kept.passes.replace_branches import BranchChoice, ReplaceBranches
 from kept.passes.separate_norms import SeparateNorms
 from support.models import logits, random_program
+from support.pass_contract import PassContract
 from support.pass_helpers import (
     GATED,
     MIXER,
@@ -36,10 +37,18 @@ if TYPE_CHECKING:
     from kept.ir.spec.layer import BranchName
 
 PROGRAM = random_program(rms_spec())
+SHARED = replace(layer_spec().layers[0], parallel=True, shared_norm=True, mlp_norm=None)
 
 
 def tensor(value: torch.Tensor) -> InMemory:
     return InMemory(tuple(value.shape), "F64", value)
+
+
+class TestReplaceBranches(PassContract):
+    rewrite = ReplaceBranches((BranchChoice(1, "mlp", None), BranchChoice(2, "mixer", None)))
+    works_on: ClassVar = {"LayerNorms": layer_spec(), "RMSNorms": rms_spec()}
+    refused = ((layer_spec(depth=2), "layers.2.mixer: the model has layers 0 to 1; give another layer"),)
+    prepared_by = ((replace(layer_spec(), layers=(SHARED,) * 3), SeparateNorms()),)
 
 
 def test_the_same_branch_is_the_identity() -> None:
@@ -140,16 +149,6 @@ def test_given_weights_are_new() -> None:
 )
 def test_what_does_not_fit_is_named(choices: tuple[BranchChoice, ...], line: str) -> None:
     assert refusal(ReplaceBranches(choices), PROGRAM) == f"replace-branches: {line}"
-
-
-def test_a_shared_norm_is_separated_first() -> None:
-    layer = replace(layer_spec().layers[0], parallel=True, shared_norm=True, mlp_norm=None)
-    program = random_program(replace(layer_spec(), layers=(layer,) * 2))
-    rewrite = ReplaceBranches((BranchChoice(0, "mixer", None),))
-    obstacle = rewrite.requires(program)
-    assert obstacle is not None
-    assert obstacle.fix == SeparateNorms()
-    assert rewrite(SeparateNorms()(program)).spec.layers[0].mixer is None
 
 
 def test_an_absent_branch_needs_a_norm() -> None:

@@ -14,7 +14,7 @@ from kept.ir.slots import slots
 from kept.ir.tensors import Stored
 from kept.passes.split_projections import SplitProjections
 from support.models import random_program
-from support.pass_contract import PassContract
+from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,
     MIXER,
@@ -23,7 +23,6 @@ from support.pass_helpers import (
     error,
     keeps,
     layer_spec,
-    refusal,
     replaced,
     rewritten,
     rms_spec,
@@ -50,12 +49,15 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_the_function_is_kept(name: str) -> None:
-    program = random_program(SPECS[name])
-    split = keeps(SplitProjections(), program)
-    assert rewritten(program, split) == set(split.weights) - set(program.weights)
-    assert not any("qkv" in weight or "gate_up" in weight for weight in split.weights)
+class TestSplitProjections(TargetPassContract):
+    rewrite = SplitProjections()
+    works_on = SPECS
+    served = rms_spec(FUSED, FUSED_MLP)
+    refused = ((layer_spec(), "layers: have no fused projection; leave this pass out"),)
+
+    def check(self, before: Program, after: Program) -> None:
+        assert rewritten(before, after) == set(after.weights) - set(before.weights)
+        assert not any("qkv" in weight or "gate_up" in weight for weight in after.weights)
 
 
 @given(specs())
@@ -87,14 +89,3 @@ def test_parts_of_stored_bytes_are_stored_bytes(tmp_path: Path) -> None:
     split = keeps(SplitProjections(), program)
     assert all(isinstance(tensor, Stored) for tensor in split.weights.values())
     assert split.nbytes == program.nbytes
-
-
-def test_split_projections_are_refused() -> None:
-    said = refusal(SplitProjections(), random_program(layer_spec()))
-    assert said == "split-projections: layers: have no fused projection; leave this pass out"
-
-
-class TestSplitProjections(PassContract):
-    rewrite = SplitProjections()
-    works_on = SPECS
-    refused = layer_spec()
