@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 import kept
 from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import CheckpointError, InputError, OutputError
-from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, segments
+from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, apply_merges
 from kept.tokenizer.growth import growth
 from kept.tokenizer.merge import UNMADE, joins
 from kept.verification.text import sample_text
@@ -279,7 +279,7 @@ def test_our_merging_is_the_library_s(merged: Merged, text: str) -> None:
     ranks: Any = {pair: rank for rank, pair in enumerate(merges)}
     if word:
         found = [token.value for token in inside(merged.after.directory).model.tokenize(word)]
-        assert segments(word, ranks) == found
+        assert apply_merges(word, ranks) == found
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused

@@ -1,4 +1,4 @@
-"""The demonstration: a small real Orion that comes with the package becomes a stock Llama, on one page."""
+"""The demonstration: convert the small trained Orion of the package to a stock Llama, and report on one page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKENS = 48
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration made: the conversion, the page about it, and texts on it.
+    """The result of the demonstration: the conversion, the page, and generated texts.
 
     Each prompt is continued by the source (run by kept) and by the output (run by transformers).
     """
@@ -40,13 +40,13 @@ class Demo:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The conversion's record with the page and the texts."""
+        """The record of the conversion with the path of the page and the generated texts."""
         pairs = [vars(pair) for pair in self.pairs]
         return {**self.conversion.record, "page": str(self.page), "class": self.stock_class, "generations": pairs}
 
 
 def model_path() -> Path:
-    """The checkpoint that comes with the package."""
+    """Return the path of the checkpoint in the package."""
     return Path(str(files("kept.demo").joinpath("orion-2m")))
 
 
@@ -74,7 +74,7 @@ def _clear(directory: Path) -> None:
 
 
 def _is_demonstration(directory: Path) -> bool:
-    """Whether a directory was made from the model that comes along, and nobody put anything into it."""
+    """Return whether a directory is an earlier demonstration without other files."""
     try:
         stated = json.loads((directory / "kept.json").read_text())
         weights = stated["source"]["files"]["model.safetensors"]
@@ -86,7 +86,7 @@ def _is_demonstration(directory: Path) -> bool:
 
 
 def _side_by_side(output: Path) -> tuple[str, tuple[TextPair, ...]]:
-    """The source as kept runs it, beside the output as `AutoModelForCausalLM` runs it, greedily, in float32."""
+    """Return the output's stock class, and greedy texts of the source (kept) and output (transformers), in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of plain blocks. The template knows how each kind is drawn."""
+"""The content of a page: sections of blocks. The template renders each kind of block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 from kept.formatting import shared_prefix
 
 DRAWN = 4
-"""Curves that one picture has: as many as can be told apart."""
+"""Maximum number of curves in a chart that can be distinguished."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to copy, and what it is for."""
+    """Text to copy, with a label."""
 
     kind: ClassVar[str] = "code"
     label: str
@@ -38,7 +38,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Notes:
-    """Short remarks, one a line."""
+    """Short remarks, one per line."""
 
     kind: ClassVar[str] = "notes"
     lines: tuple[str, ...]
@@ -46,7 +46,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text. The first `words` columns are words, and the last `last`; the others are numbers."""
+    """A table. The first `words` and the last `last` columns are text, the others are numbers."""
 
     kind: ClassVar[str] = "table"
     caption: str
@@ -58,7 +58,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Shares:
-    """A grid of shares from 0 to 1, each cell as dark as it is large."""
+    """A heat map of fractions from 0 to 1."""
 
     kind: ClassVar[str] = "shares"
     caption: str
@@ -68,7 +68,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Change:
-    """One quantity before and after: in words, and as parts of the larger of the two."""
+    """One quantity before and after, as numbers and in words."""
 
     name: str
     before: float
@@ -77,12 +77,12 @@ class Change:
 
     @property
     def same(self) -> bool:
-        """Whether nothing changed: two equal bars would show nothing."""
+        """Whether both values are equal; no bars are drawn then."""
         return self.before == self.after
 
     @property
     def percent(self) -> tuple[float, float]:
-        """How long the two bars are."""
+        """The lengths of the two bars in percent of the longer one."""
         largest = max(self.before, self.after, 1e-300)
         return 100 * self.before / largest, 100 * self.after / largest
 
@@ -97,7 +97,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class TextPair:
-    """One prompt, and what each of two models wrote after it."""
+    """A prompt with the continuations of two models."""
 
     prompt: str
     source: str
@@ -105,13 +105,13 @@ class TextPair:
 
     @property
     def shared(self) -> int:
-        """Number of characters before the two differ."""
+        """Length of the common prefix of both continuations, in characters."""
         return shared_prefix(self.source, self.output)
 
 
 @dataclass(frozen=True)
 class TextPairs:
-    """Prompts with two continuations each, and whose they are."""
+    """Prompts with two continuations each; `names` are the models'."""
 
     kind: ClassVar[str] = "pairs"
     names: tuple[str, str]
@@ -129,7 +129,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a picture. `style` is its place among the styles that figures.py has."""
+    """A line of a chart. `style` is an index into the styles of `look.py`."""
 
     name: str
     points: tuple[Point, ...]
@@ -138,7 +138,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class LineChart:
-    """A picture of curves. `summary` says in words what is to be seen, for who cannot see it."""
+    """A line chart. `summary` describes it in words for screen readers."""
 
     kind: ClassVar[str] = "picture"
     caption: str
@@ -151,7 +151,7 @@ class LineChart:
 
     @property
     def legend(self) -> tuple[tuple[str, int], ...]:
-        """Names with their styles, where there is something to tell apart."""
+        """Names with their styles; empty for a single curve."""
         return tuple((curve.name, curve.style) for curve in self.curves) if len(self.curves) > 1 else ()
 
 
@@ -166,7 +166,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class BarChart:
-    """A picture of lying bars, from zero, with whiskers of one standard error."""
+    """A chart of horizontal bars from zero, with whiskers of one standard error."""
 
     kind: ClassVar[str] = "picture"
     caption: str
@@ -178,7 +178,7 @@ class BarChart:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a plane with the standard errors of both its places."""
+    """A point of a scatter plot with the standard errors of both coordinates."""
 
     name: str
     x: float
@@ -188,7 +188,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class ScatterPlot:
-    """A picture of marks with their names, about an origin that has a name too."""
+    """A scatter plot of named points around a named origin."""
 
     kind: ClassVar[str] = "picture"
     caption: str
@@ -214,7 +214,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Fact:
-    """One figure at the top of the page."""
+    """One important figure at the top of the page."""
 
     value: str
     name: str
@@ -222,7 +222,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Page:
-    """All of it. `kept` is None where no promise was measured."""
+    """A whole page. `kept`: whether the promise is kept; None if it was not measured."""
 
     title: str
     kept: bool | None

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 STATED = 3
-"""Columns of the passes that are always there; what they cost has one only where it costs."""
+"""Number of columns that the table of passes always has; empty columns of costs are left out."""
 
 
 def passes(record: Record) -> Section | None:

@@ -85,7 +85,7 @@ def sections(file: Path) -> EvaluationSections:
 
 
 def _facts(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Fact]:
-    """How much perplexity each domain lost, of up to three, in the one model that is compared."""
+    """Yield the relative change of perplexity of up to three domains, if two models are compared."""
     lost = [row for row in rows if row.part == "text" and row.metric == "perplexity" and len(who) == 2]
     return (Fact(f"{_relative(row)[0].value:+.3g} %", f"perplexity, {row.name}") for row in lost[:3])
 
@@ -131,7 +131,7 @@ def _models_in_words(found: EvaluationFile) -> str:
 
 
 def _enumerated(names: Sequence[str]) -> str:
-    """One, one and another, or several with commas."""
+    """Return names joined by commas and `and`."""
     *before, last = names
     return f"{', '.join(before)} and {last}" if before else last
 
@@ -155,13 +155,13 @@ def _texts(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]
 
 
 def _relative(row: EvaluationRow) -> list[Figure]:
-    """What the models after the first differ by, in percent of the first."""
+    """Return the differences of the models after the first, in percent of the first."""
     first, *others = row.models
     return [_in_percent(first, *pair) for pair in zip(others, row.differences, strict=True)]
 
 
 def _in_percent(first: Figure, other: Figure, apart: Figure) -> Figure:
-    """`other / first - 1`; what the two errors have in common is what that of their difference lacks."""
+    """Return `other / first - 1` in percent. The covariance follows from the error of the paired difference `apart`."""
     common = (first.error**2 + other.error**2 - apart.error**2) / 2
     a, b = first.error / first.value, other.error / other.value
     spread = a * a + b * b - 2 * common / (first.value * other.value)
@@ -186,12 +186,12 @@ def _positions(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Bl
 
 
 def _last(metric: str) -> int:
-    """Where a bucket ends: `at 1024 to 2048`."""
+    """Return the end of a bucket from its metric, such as `at 1024 to 2048`."""
     return int(metric.rpartition(" ")[2])
 
 
 def _style(n: int, who: Sequence[str]) -> int:
-    """The source is drawn as it is elsewhere on the page."""
+    """Return the style of a model; of two models, the source has the same style as in other charts."""
     return 1 - n if len(who) == 2 else n
 
 
@@ -210,7 +210,7 @@ def _passkey(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Bloc
 
 
 def _tasks(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
-    """Tasks, and whatever else has a figure for each model or for two together."""
+    """Yield tables and charts of tasks, and of metrics that compare two models."""
     compared = [row for row in rows if row.models]
     if compared:
         yield _table("By task", compared, who)
@@ -221,7 +221,7 @@ def _tasks(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]
 
 
 def _tasks_apart(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
-    """What each model after the first lost or won."""
+    """Yield a chart of the differences of each model after the first."""
     for n, name in enumerate(who[1:]):
         bars = tuple(_bar(row.name, row.differences[n]) for row in rows)
         whose = f"{name}: " if len(who) > 2 else ""
@@ -247,7 +247,7 @@ def _together(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Table:
 
 
 def _table(caption: str, rows: Sequence[EvaluationRow], who: Sequence[str]) -> Table:
-    """One or two models in columns of their own, more of them below each other."""
+    """Return a table with one column per model, or with one row per model if there are more than two."""
     if len(who) > 2:
         below = tuple(cells for row in rows for cells in _below(row, who))
         return Table(caption, ("what", "metric", "model", "items", "figure", "difference"), below, 3)
@@ -283,4 +283,4 @@ PARTS: Mapping[str, Callable[[Sequence[EvaluationRow], Sequence[str]], Iterator[
     "positions": _positions,
     "passkey": _passkey,
 }
-"""What is not a suite of tasks."""
+"""Sections of measurements that are not suites of tasks."""

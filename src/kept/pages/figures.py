@@ -1,4 +1,4 @@
-"""Pictures as SVG that belongs to the page: its font, its colours, light or dark."""
+"""Charts as inline SVG that uses the font and colours of the page, light or dark."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def draw(picture: LineChart | BarChart | ScatterPlot, name: str) -> Markup:
-    """The picture as SVG; `name` keeps its ids apart from those of others on the page.
+    """Return a chart as SVG; `name` prefixes its ids, which must be unique on the page.
 
-    Where names do not fit into the picture it has numbers, and they stand below it.
+    If the names of a scatter plot do not fit, points are numbered and the names follow in a legend.
     """
     legend = Markup()
     height = 0.75 + 0.34 * len(picture.bars) if isinstance(picture, BarChart) else 2.9
@@ -70,7 +70,7 @@ def _lines(axes: Axes, picture: LineChart) -> None:
 
 
 def _shown(curve: Curve, *, log_x: bool, log_y: bool) -> Curve:
-    """The curve less what no axis has a place for: what is no number or beyond all measure, on a logarithm zero."""
+    """Return the curve without points that cannot be drawn: NaN, Inf, huge values, and zero on a logarithmic scale."""
     places = (point for point in curve.points if drawable(point.x, log=log_x) and drawable(point.y, log=log_y))
     return replace(curve, points=tuple(replace(point, error=whisker(point.error)) for point in places))
 
@@ -106,7 +106,7 @@ def _bars(axes: Axes, picture: BarChart) -> None:
 
 
 def _powers(axis: Axis) -> None:
-    """Powers of ten, or where the values span less than one, a few plain numbers."""
+    """Set ticks at powers of ten, or at a few numbers if the values span less than a factor of ten."""
     low, high = axis.get_view_interval()
     if high / low >= 10:
         axis.set_major_locator(LogLocator(10, numticks=6))
@@ -123,7 +123,7 @@ def _power(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    """A count in as few letters as it takes: 500K, 2M."""
+    """Return a count in short form: 500K, 2M."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
@@ -131,7 +131,7 @@ def _short(value: float) -> str:
 
 
 def _adopted(svg: str, name: str, summary: str) -> str:
-    """The SVG as a part of the page: its own ids, the page's colours and letters, and words for who cannot see it."""
+    """Return the SVG with unique ids, the colours and font of the page, and a label for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)

@@ -1,4 +1,4 @@
-"""Where the names of points stand, so that none hides another, a point or a whisker. Lengths are typographic points."""
+"""Placement of point labels without overlap with labels, points and whiskers. Lengths are typographic points."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 GAP = 6.0
-"""Between a point and its label."""
+"""Distance between a point and its label."""
 
 SIDES = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
-"""Where a label may stand of its point, the best first: right or left of it, above or below it."""
+"""Directions (x, y) from a point to its label, in order of preference."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Box:
     top: float
 
     def meets(self, other: Box) -> bool:
-        """Whether two share an area."""
+        """Return whether two rectangles overlap."""
         across = self.left < other.right and other.left < self.right
         return across and self.bottom < other.top and other.bottom < self.top
 
     def within(self, other: Box) -> bool:
-        """Whether all of it is in another."""
+        """Return whether the rectangle is inside another."""
         across = other.left <= self.left and self.right <= other.right
         return across and other.bottom <= self.bottom and self.top <= other.top
 
 
 @dataclass(frozen=True)
 class Place:
-    """A label's place: how far from its point it begins, to which side it goes from there, and what it covers."""
+    """The placement of a label: offset from its point, direction, and covered rectangle."""
 
     dx: float
     dy: float
@@ -52,9 +52,10 @@ def places(
     room: Box,
     rings: int,
 ) -> list[Place] | None:
-    """A place for each label of width and height, at most `rings` gaps from its point; None where not all have one.
+    """Return a placement for each label, at most `rings` gaps from its point; None if there is none for all.
 
-    What finds no place is put first in the next attempt, once for each.
+    `sizes` are (width, height). A label without a free place is placed first in the next attempt, at most as many
+    attempts as labels.
     """
     order = [*range(len(points))]
     for _ in points:
@@ -74,7 +75,7 @@ def _attempt(
     room: Box,
     rings: int,
 ) -> tuple[dict[int, Place], int | None]:
-    """Places in this order, and the first label that found none."""
+    """Return the placements in this order, and the first label without a free place."""
     found: dict[int, Place] = {}
     for n in order:
         hidden = [*taken, *(place.box for place in found.values())]
@@ -94,7 +95,7 @@ def _around(point: tuple[float, float], size: tuple[float, float], rings: int) -
     (x, y), (width, height) = point, size
     for ring in range(1, rings + 1):
         for across, up in SIDES:
-            # On a diagonal both ways count, so that each is shorter.
+            # A diagonal step moves along both axes, so each is shorter.
             gap = GAP * ring * (0.5 if across and up else 1.0)
             dx, dy = across * gap, up * gap
             left, bottom = x + dx + width * (across - 1) / 2, y + dy + height * (up - 1) / 2

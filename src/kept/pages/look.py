@@ -1,4 +1,4 @@
-"""How pictures look: colours that become the page's own, markers, sizes, and what an axis has a place for."""
+"""Style of charts: colours, markers, sizes, and the range of values that can be drawn."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 INK, RULE = "#0c0000", "#0c0001"
 STYLES = (("#0c0010", "o", "-"), ("#0c0011", "s", "--"), ("#0c0012", "^", ":"), ("#0c0013", "D", "-."))
-"""Colour, marker and line of each curve in order: to be told apart without colour too."""
+"""Colour, marker and line style of each curve, distinguishable without colour."""
 
 COLOURS: Mapping[str, str] = {
     INK: "currentColor",
     RULE: "var(--rule)",
     **{colour: f"var(--c{n})" for n, (colour, _, _) in enumerate(STYLES)},
 }
-"""What stands in the page for the colours that are drawn with: no other colour has these values."""
+"""CSS value for each placeholder colour that matplotlib draws with."""
 
 LOOK: dict[Any, Any] = {
     "axes.edgecolor": RULE,
@@ -39,25 +39,25 @@ LOOK: dict[Any, Any] = {
 }
 
 WIDTH = 4.6
-"""Inches: on a phone the letters are still large enough to read."""
+"""Width in inches, small enough for legible text on a phone."""
 
 LONGEST_NAME = 24
-"""Letters of a name in a picture."""
+"""Maximum length of a name in a chart, in characters."""
 
 LARGEST = 1e30
-"""What is larger, or on a logarithm smaller than its inverse, is not drawn: it would hide all else."""
+"""Values above this, or below its inverse on a logarithmic scale, are not drawn: they would dominate the axis."""
 
 
 def drawable(value: float, *, log: bool = False) -> bool:
-    """Whether an axis has a place for it."""
+    """Return whether a value can be drawn on an axis."""
     return abs(value) < LARGEST and (not log or value > 1 / LARGEST)  # a NaN compares false
 
 
 def whisker(error: float) -> float:
-    """An error as it is drawn: none where it is no number."""
+    """Return the length of a whisker; 0 if the error is not a positive finite number."""
     return error if drawable(error) and error > 0 else 0.0
 
 
 def shortened(name: str) -> str:
-    """A name that leaves room for its bar."""
+    """Return a name truncated to `LONGEST_NAME` characters."""
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

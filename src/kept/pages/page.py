@@ -1,4 +1,4 @@
-"""`kept report`: an output's record, and what was measured of it, on one self-contained page."""
+"""`kept report`: the record of an output and its measurements on one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GENERATOR = b'<meta name="generator" content="kept report">'
 
 @dataclass(frozen=True)
 class Report:
-    """A page that was written: where, and the anchors of its sections."""
+    """A written page: its path, and the anchors of its sections."""
 
     path: Path
     sections: tuple[str, ...]
@@ -109,7 +109,7 @@ def page(
     *,
     stays: bool,
 ) -> Page:
-    """All that is known of an output."""
+    """Return the page about an output. Raises InputError for metrics of an output that was not healed."""
     record = read_record(directory)
     assert record is not None, "its absence was reported"
     if metrics is not None and record.healed is None:
@@ -145,19 +145,19 @@ def _page(record: Record, place: Path, measured: Sequence[EvaluationSections], s
 
 
 def _forgetting(measured: Sequence[EvaluationSections]) -> Section | None:
-    """What models learned of new domains and forgot of old ones."""
+    """Return the section on learning and forgetting; None if no evaluation has old or new domains."""
     blocks = _titled([(one.title, one.forgetting) for one in measured])
     return Section("forgetting", "Learned and forgotten", blocks) if blocks else None
 
 
 def _domains(measured: Sequence[EvaluationSections]) -> Section | None:
-    """What was evaluated."""
+    """Return the section on evaluations; None if there are none."""
     blocks = _titled([(one.title, one.blocks) for one in measured])
     return Section("domains", "What each domain kept", blocks) if blocks else None
 
 
 def _titled(parts: Sequence[tuple[str, tuple[Block, ...]]]) -> tuple[Block, ...]:
-    """The blocks of evaluations, each with a title where there are several."""
+    """Return the blocks of all evaluations, with headings if there are several."""
     known = [(title, blocks) for title, blocks in parts if blocks]
     titled = [(*[Heading(title)] * (len(known) > 1), *blocks) for title, blocks in known]
     return tuple(block for blocks in titled for block in blocks)
@@ -166,7 +166,7 @@ def _titled(parts: Sequence[tuple[str, tuple[Block, ...]]]) -> tuple[Block, ...]
 def _generations(
     verified: TextPairs | None, given: TextPairs | None, measured: Sequence[EvaluationSections]
 ) -> Section | None:
-    """What models wrote, from wherever it is known."""
+    """Return the section on generated texts; None if there are none."""
     known = [("When it was verified", verified), ("With stock transformers", given)]
     known += [pair for one in measured for pair in one.pairs]
     blocks = tuple(block for title, pairs in known if pairs is not None for block in (Heading(title), pairs))
@@ -184,7 +184,7 @@ def _title(record: Record, place: Path) -> str:
 
 
 def render(made: Page) -> str:
-    """The page as HTML. Everything in it is escaped but the pictures, whose letters matplotlib escapes."""
+    """Return the page as HTML. All text is escaped; matplotlib escapes the text in charts."""
     from kept.pages.figures import draw  # noqa: PLC0415 - imports matplotlib, which only drawing needs
 
     return _template().render(page=made, draw=draw)

@@ -1,4 +1,4 @@
-"""A plane of named marks: each name beside its mark, or a number where names have no room."""
+"""Scatter plots of named points, with numbers in place of names that do not fit."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from kept.pages.labels import Place
 
 LETTERS = 9
-"""Size of the letters of a label."""
+"""Font size of a label."""
 
 
 def draw_plane(figure: Figure, axes: Axes, picture: ScatterPlot) -> Markup:
-    """Marks with whiskers and names; what explains the numbers, where there are numbers in their place."""
+    """Draw points with whiskers and names. Return the legend of the numbers, empty if names fit."""
     marks = [mark for mark in picture.marks if drawable(mark.x) and drawable(mark.y)]
     marks = [replace(mark, errors=(whisker(mark.errors[0]), whisker(mark.errors[1]))) for mark in marks]
     axes.set_title(picture.y, loc="left", fontsize=10)
@@ -40,7 +40,7 @@ def draw_plane(figure: Figure, axes: Axes, picture: ScatterPlot) -> Markup:
 
 
 def _draw(axes: Axes, marks: Sequence[Mark]) -> None:
-    """The marks, and the origin with its two lines."""
+    """Draw the points, and the origin with its two axes."""
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.plot([0], [0], "o", color=INK, markersize=5)
@@ -60,7 +60,7 @@ def _scale(axes: Axes, marks: Sequence[Mark]) -> None:
 
 
 def _span(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """An axis with all values, their errors and zero, and some room for names."""
+    """Return the limits of an axis that holds all values, their errors, zero and a margin for names."""
     low = min([0.0, *(value - error for value, error in values)])
     high = max([0.0, *(value + error for value, error in values)])
     room = 0.12 * (high - low) or 1.0
@@ -68,7 +68,7 @@ def _span(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _name(figure: Figure, axes: Axes, origin: str, marks: Sequence[Mark]) -> Markup:
-    """Write each name beside its mark, or numbers where names have no room, which are then explained."""
+    """Write the names beside the points, or numbers if names do not fit; return the legend of the numbers."""
     figure.draw_without_rendering()  # the layout decides where marks are
     places_of = _Places(axes, [Mark(origin, 0.0, 0.0), *marks])
     names = [shortened(name) for name in (origin, *(mark.name for mark in marks))]
@@ -84,7 +84,7 @@ def _name(figure: Figure, axes: Axes, origin: str, marks: Sequence[Mark]) -> Mar
 
 
 class _Places:
-    """Where labels of marks may stand in a drawn picture; lengths are typographic points."""
+    """Possible placements of labels in a drawn chart; lengths are typographic points."""
 
     def __init__(self, axes: Axes, marks: Sequence[Mark]) -> None:
         self.scale = 72 / axes.figure.dpi
@@ -98,7 +98,7 @@ class _Places:
     def __call__(
         self, names: Sequence[str], *, rings: int, on_lines: bool = False, on_marks: bool = False
     ) -> list[Place] | None:
-        """A place for each name; lines and marks may be told not to matter."""
+        """Return a placement for each name, None if there is none. Labels may be allowed on lines and points."""
         taken = [*self.covered] * (not on_marks) + [*self.lines] * (not on_lines)
         return places(self.points, [extent(name) for name in names], taken, self.room, rings)
 
@@ -107,7 +107,7 @@ class _Places:
         return float(across) * self.scale, float(up) * self.scale
 
     def _covered(self, axes: Axes, mark: Mark) -> list[Box]:
-        """What a mark and its whiskers cover."""
+        """Return the rectangles that a point and its whiskers cover."""
         x, y = self._at(axes, mark.x, mark.y)
         left, bottom = self._at(axes, mark.x - mark.errors[0], mark.y - mark.errors[1])
         right, top = self._at(axes, mark.x + mark.errors[0], mark.y + mark.errors[1])
@@ -116,13 +116,13 @@ class _Places:
 
 
 def extent(name: str) -> tuple[float, float]:
-    """Width and height of a label, with a space behind it: about right for any font that a page may have."""
+    """Return the approximate width and height of a label in any font, trailing space included."""
     wide = sum(east_asian_width(letter) in "WF" for letter in name)
     return LETTERS * (0.6 * (len(name) - wide) + 1.05 * wide + 0.4), 1.15 * LETTERS
 
 
 def _write(axes: Axes, names: Sequence[str], marks: Sequence[Mark], found: Sequence[Place]) -> None:
-    """Labels at their places, with a thin line to the mark from those that are not beside it."""
+    """Write the labels; those far from their point get a thin line to it."""
     across, up = {1: "left", 0: "center", -1: "right"}, {1: "bottom", 0: "center", -1: "top"}
     points = [(0.0, 0.0), *((mark.x, mark.y) for mark in marks)]
     for name, point, place in zip(names, points, found, strict=False):

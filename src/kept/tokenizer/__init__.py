@@ -1,1 +1,1 @@
-"""Tokenizers that grow: trained on new text, merged into a model's own, and compared with it."""
+"""Vocabulary expansion: train a tokenizer on new text, merge it into a model's, and compare the two."""

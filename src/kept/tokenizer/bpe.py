@@ -1,4 +1,4 @@
-"""A BPE tokenizer as its file says it (arXiv 1508.07909): pieces, and the pairs that are merged into them, in order."""
+"""BPE tokenizers (arXiv 1508.07909) from their files: pieces, and merges in order of priority."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kept.checkpoint.tokenizer_reader import FencedTokenizer
 
 BYTE_LEVEL, CHARACTERS = "byte-level", "byte-fallback"
-"""Kinds: pieces are bytes under printable names, or characters of which rare ones are bytes."""
+"""Kinds: pieces of bytes under printable names, or pieces of characters with bytes for rare ones."""
 
 Pair = tuple[str, str]
 
@@ -39,8 +39,8 @@ class Bpe:
 
     @classmethod
     def read(cls, directory: Path) -> Bpe:
-        """The tokenizer of a directory. Raises InputError for one that is no BPE, and as `opened` does."""
-        file, tokenizer = opened(directory)
+        """Return the tokenizer of a directory. Raises InputError if it has none, or one that is not BPE."""
+        file, tokenizer = read_tokenizer(directory)
         found = cls(file, tokenizer.document, tokenizer)
         kind = found.model["type"]
         if kind != "BPE":
@@ -52,19 +52,19 @@ class Bpe:
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """Pieces and merges."""
+        """The model of the file: pieces and merges."""
         model: Mapping[str, Any] = self.document["model"]
         return model
 
     @cached_property
     def pieces(self) -> Mapping[str, int]:
-        """Ids of all that merging can give."""
+        """Ids of all pieces, without added tokens."""
         pieces: Mapping[str, int] = self.model["vocab"]
         return pieces
 
     @cached_property
     def added(self) -> Mapping[str, int]:
-        """Ids of what is cut out of a text before it is read: special tokens, and others that were added."""
+        """Ids of added tokens, special ones included, which are split off a text before BPE."""
         return {token["content"]: token["id"] for token in self.document["added_tokens"]}
 
     @cached_property
@@ -74,22 +74,22 @@ class Bpe:
 
     @property
     def size(self) -> int:
-        """One past the last id."""
+        """The vocabulary size: largest id + 1."""
         return max(self.tokens.values(), default=-1) + 1
 
     @cached_property
     def kind(self) -> str:
-        """Bytes or characters."""
+        """The kind: `BYTE_LEVEL` or `CHARACTERS`."""
         parts = [self.document["pre_tokenizer"], self.document["normalizer"]]
         return BYTE_LEVEL if any("ByteLevel" in types(part) for part in parts) else CHARACTERS
 
     @property
     def merges(self) -> list[Pair]:
-        """Pairs in the order of their priority."""
+        """Merged pairs in order of priority."""
         return [(left, right) for left, right in self.model["merges"]]
 
     def raw(self) -> dict[str, Any]:
-        """The file itself, to be changed and written; of another format than `tokenizer.json`, what it amounts to."""
+        """Return a mutable copy of `tokenizer.json`; other formats are converted to it."""
         if self.file.name == "tokenizer.json":
             return read_json(self.file, MOST_IN_RESULTS)
         copied: dict[str, Any] = json.loads(json.dumps(self.document))
@@ -111,8 +111,8 @@ class Bpe:
         return text, "".join(LETTERS[byte] for byte in text.encode())
 
 
-def opened(directory: Path) -> tuple[Path, FencedTokenizer]:
-    """A directory's tokenizer and its file. Raises InputError without one, CheckpointError for a damaged one."""
+def read_tokenizer(directory: Path) -> tuple[Path, FencedTokenizer]:
+    """Return the tokenizer of a directory and its file. Raises InputError if it has none, CheckpointError if it is damaged."""
     if not os.path.isdir(directory):  # noqa: PTH112 - a name of any length and any characters is no error
         raise InputError(f"{directory}: is no directory; name one with a tokenizer, as kept tokenizer merge writes")
     reader = TokenizerReader(directory)
@@ -122,7 +122,7 @@ def opened(directory: Path) -> tuple[Path, FencedTokenizer]:
 
 
 def types(part: object) -> Iterator[str]:
-    """The types of a part of a tokenizer's file, and of all within."""
+    """Yield the type of a component of a tokenizer's file, and those of all nested components."""
     inside = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
     if isinstance(part, dict) and isinstance(part.get("type"), str):
         yield part["type"]
@@ -135,12 +135,12 @@ BYTES = {letter: byte for byte, letter in enumerate(LETTERS)}
 
 
 def whole_characters(piece: str) -> str:
-    """The text of a byte-level piece, less characters of which it has only a part."""
+    """Return the text of a byte-level piece without incomplete characters."""
     return bytes(BYTES[letter] for letter in piece if letter in BYTES).decode(errors="ignore")
 
 
-def segments(piece: str, ranks: Mapping[Pair, int]) -> list[str]:
-    """What merging makes of a piece's characters: the pair of best rank first, the leftmost of its like."""
+def apply_merges(piece: str, ranks: Mapping[Pair, int]) -> list[str]:
+    """Apply merges to a piece's characters, lowest rank first, leftmost first; return the remaining parts."""
     found = [*piece]
     while len(found) > 1:
         pairs = [ranks.get(pair, math.inf) for pair in pairwise(found)]

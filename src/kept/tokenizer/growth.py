@@ -1,4 +1,4 @@
-"""What a grown tokenizer has beyond the one that it grew from, and what the old one makes of each new token."""
+"""The new tokens of an expanded tokenizer, and the old tokens that each of them consists of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kept.checkpoint.nonfinite import first_not_finite
 from kept.checkpoint.safetensors_header import read_header
 from kept.errors import CheckpointError, InputError
 from kept.passes.expand_vocabulary import GIVEN, MEAN, ZERO, Growth
-from kept.tokenizer.bpe import opened
+from kept.tokenizer.bpe import read_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from kept.ir.tensors import Stored
 
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-"""What around the model of a tokenizer decides how a text is read and written."""
+"""Components of a tokenizer's file besides the model that affect encoding and decoding."""
 
 WAY_OUT = "merge it anew with kept tokenizer merge"
 
 
 def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
-    """The tokens that `new` has beyond `old`, both directories; with `rows` a file, its rows too.
+    """Return the tokens that the directory `new` has beyond `old`, and the embedding rows if `rows` is a file.
 
-    Raises InputError where an old token is missing or has another id, text is cut another way, or nothing is new.
+    Raises InputError if an old token is missing or has another id, if another component differs, or if no token is
+    new.
     """
-    before, after = (opened(directory)[1] for directory in (old, new))
+    before, after = (read_tokenizer(directory)[1] for directory in (old, new))
     had, has = before.vocabulary, after.vocabulary
     if not had:
         raise InputError(f"{old}: its tokenizer has no tokens that could grow; mend it first")
@@ -53,9 +54,9 @@ def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
 
 
 def given(file: Path) -> Mapping[str, Stored]:
-    """Rows that a safetensors file has.
+    """Return the embedding rows of a safetensors file.
 
-    Raises InputError where it is none, names them another way, or holds what is no number.
+    Raises InputError if it is damaged, has other tensor names, or holds NaN or Inf.
     """
     try:
         found = dict(read_header(file))

@@ -1,9 +1,8 @@
-"""Merging: a new tokenizer's pieces join a model's own, and nothing that the model reads already is read differently.
+"""Merge the pieces of a new tokenizer into a model's, without a change to words that have no new piece.
 
-New merges stand behind the old ones. What an appended merge joins is only what all before it have left apart, so that
-old pieces come about as they did, a word is cut as before unless a new piece is in it, and a new piece is made of old
-ones. How the new tokenizer itself made a piece therefore does not matter: each is made of what the merges so far leave
-of it.
+New merges follow the old ones. An appended merge joins only parts that all earlier merges leave separate, so old pieces
+are built as before, and a word is split as before unless it contains a new piece. Each new piece is built from the
+parts that the merges so far leave of it; how the new tokenizer built it does not matter.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from kept.checkpoint.tokenizer_files import reader_files
 from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import InputError
 from kept.loaded import small_files
-from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, segments
+from kept.tokenizer.bpe import CHARACTERS, Bpe, Pair, apply_merges
 from kept.verification.text import SAMPLE, read_whole, sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 CHARACTER, SPLIT, UNMADE = "have a character that is no piece", "are split before merging", "no merges make"
-"""What is wrong with pieces that are left out."""
+"""Reasons for leaving out a piece."""
 
 LONGEST_PIECE, MOST_PARTS = 512, 32
-"""Characters of a piece, and parts that merges so far may leave of it: all splits are looked at."""
+"""Maximum characters of a piece, and maximum parts that earlier merges leave of it: the search tries all splits."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What one text takes before and after: how long it is, and how many tokens it is made of."""
+    """Characters of one text, and its number of tokens before and after."""
 
     text: str
     characters: int
@@ -52,7 +51,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class MergedTokenizer:
-    """A merged tokenizer: where it is, its tokens before and after, and how many pieces were left out, by reason."""
+    """A merged tokenizer: path, number of tokens before and after, and number of pieces left out by reason."""
 
     path: Path
     before: int
@@ -122,7 +121,7 @@ def merge_tokenizers(
 
 
 def candidates(old: Bpe, other: Bpe) -> Iterator[str]:
-    """Pieces that only the other has; its special tokens and single bytes are nobody else's."""
+    """Yield the pieces that only the other tokenizer has, without its special tokens and single bytes."""
     own = {f"<0x{byte:02X}>" for byte in range(256)} if other.kind == CHARACTERS else set()
     known = {*old.tokens, *other.added, *own}
     return (piece for piece in other.pieces if piece not in known)
@@ -141,7 +140,7 @@ class Growing:
 
     @classmethod
     def of(cls, old: Bpe, reached: frozenset[str]) -> Growing:
-        """Nothing is added yet."""
+        """Return the tokenizer without new pieces."""
         return cls(old, reached, {pair: rank for rank, pair in enumerate(old.merges)})
 
     def add(self, piece: str) -> None:
@@ -162,24 +161,24 @@ class Growing:
         return None if self._make(piece) else UNMADE
 
     def _make(self, piece: str) -> bool:
-        """Append merges that end in a piece; none where there are no such."""
-        found = segments(piece, self.ranks) if len(piece) <= LONGEST_PIECE else []
+        """Append merges that build a piece; return whether there are any."""
+        found = apply_merges(piece, self.ranks) if len(piece) <= LONGEST_PIECE else []
         if not 0 < len(found) <= MOST_PARTS:
             return False
         joined = joins(found, lambda text: text == piece or text in self.added)
         wanted = [pair for pair in dict.fromkeys(joined or ()) if pair not in self.ranks]
         for rank, pair in enumerate(wanted, len(self.old.merges) + len(self.merges)):
             self.ranks[pair] = rank
-        if joined is not None and segments(piece, self.ranks) == [piece]:
+        if joined is not None and apply_merges(piece, self.ranks) == [piece]:
             self.merges += wanted
             return True
-        for pair in wanted:  # the leftmost merge was another one than was meant
+        for pair in wanted:  # another merge applied first
             del self.ranks[pair]
         return False
 
 
 def joins(parts: list[str], known: Callable[[str], bool]) -> list[Pair] | None:
-    """Pairs, inner ones first, that make one text of its parts and nothing on the way that is not known."""
+    """Return merges, inner ones first, that join the parts through known intermediate texts; None if there are none."""
     ways: dict[tuple[int, int], list[Pair]] = {(at, at + 1): [] for at in range(len(parts))}
     for length in range(2, len(parts) + 1):
         for begin in range(len(parts) - length + 1):
@@ -196,7 +195,7 @@ def joins(parts: list[str], known: Callable[[str], bool]) -> list[Pair] | None:
 
 
 def files(old: Bpe, directory: Path, grown: Growing) -> dict[str, bytes]:
-    """The merged tokenizer's files: the model's own settings, under the class that takes `tokenizer.json` as it is."""
+    """Return the files of the merged tokenizer by name: `tokenizer.json` and the model's settings."""
     own = {n: c for n, c in reader_files(directory).items() if n not in {*TOKENIZERS, "vocab.json", "merges.txt"}}
     return {
         **{name: content if isinstance(content, bytes) else content.read_bytes() for name, content in own.items()},
@@ -205,9 +204,9 @@ def files(old: Bpe, directory: Path, grown: Growing) -> dict[str, bytes]:
 
 
 def document(old: Bpe, grown: Growing) -> dict[str, Any]:
-    """The file of the merged tokenizer: the model's own, with more pieces and merges.
+    """Return `tokenizer.json` of the merged tokenizer: the model's own with the new pieces and merges.
 
-    What was added stands among the pieces too: `tokenizers` counts on from them where it does not find it there.
+    Added tokens are listed among the pieces too; otherwise `tokenizers` assigns them new ids.
     """
     raw = old.raw()
     pieces = {**raw["model"]["vocab"], **old.added}
@@ -219,7 +218,7 @@ def document(old: Bpe, grown: Growing) -> dict[str, Any]:
 
 
 def gains(before: Path, after: Path, texts: Iterable[str | Path] = ()) -> Iterator[Gain]:
-    """What each text takes with either tokenizer; without texts, each part of the built-in sample."""
+    """Yield the token counts of each text with both tokenizers; without texts, those of the built-in sample."""
     named = {str(path): read_whole(Path(path)) for path in texts} or {SAMPLE: sample_text()}
     readers = TokenizerReader(before), TokenizerReader(after)
     for name, text in named.items():

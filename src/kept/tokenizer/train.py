@@ -1,4 +1,4 @@
-"""Training: a BPE tokenizer of new text, alone or of the kind of a model's own, with which it can then be merged."""
+"""Train a BPE tokenizer on new text, optionally compatible with a model's tokenizer for merging."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ KINDS = (BYTE_LEVEL, CHARACTERS)
 UNKNOWN, BEGIN, END = SPECIAL = ("<unk>", "<s>", "</s>")
 
 SMALLEST = 260
-"""Special tokens, every byte, and room for something."""
+"""Smallest vocabulary: special tokens and all bytes."""
 
 LARGEST = 1 << 22
-"""Far beyond any tokenizer's; `tokenizers` takes memory for all of them before it reads."""
+"""Largest vocabulary: `tokenizers` allocates memory for it before training."""
 
 RARE = 2
-"""One in so many pieces may be a single character: what is rarer than those stays bytes."""
+"""Divisor of the vocabulary size that gives the maximum number of single characters; rarer ones are bytes."""
 
 
 @dataclass(frozen=True)
 class TrainedTokenizer:
-    """A trained tokenizer: where it is, its kind, its tokens, and how many a character of its text takes."""
+    """A trained tokenizer: path, kind, number of tokens, and tokens per character of the first document."""
 
     path: Path
     kind: str
@@ -157,7 +157,7 @@ def _train(texts: Iterator[str], kind: str, size: int, like: Bpe | None) -> dict
 
 
 def _words(shape: Tokenizer) -> Any:  # noqa: ANN401 - a pre-tokenizer
-    """How text is cut for training: where a tokenizer does not cut at spaces, pieces would go on beyond them."""
+    """Return the pre-tokenizer for training, which also splits at spaces, so that no piece spans two words."""
     from tokenizers import pre_tokenizers  # noqa: PLC0415 - only where one is trained
 
     spaces = pre_tokenizers.Split(SPACE, "merged_with_next")
@@ -167,7 +167,7 @@ def _words(shape: Tokenizer) -> Any:  # noqa: ANN401 - a pre-tokenizer
 
 
 def _stand_alone(kind: str) -> Tokenizer:
-    """The parts around the model of a tokenizer that is like no other."""
+    """Return a tokenizer with the default normalizer, pre-tokenizer and decoder of a kind."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers  # noqa: PLC0415
 
     made = Tokenizer(models.BPE())
@@ -182,7 +182,7 @@ def _stand_alone(kind: str) -> Tokenizer:
 
 
 def _measured(out: Path, made: dict[str, Any], source: TextSource) -> tuple[int, int]:
-    """Characters of the first document, and its tokens."""
+    """Return the number of characters and tokens of the first document."""
     text = next(document.text for document in source.documents())
     (ids,) = FencedTokenizer(out, json.dumps(made)).encode([text], special=False)
     return len(text), len(ids)

@@ -1,1 +1,1 @@
-"""Measuring what a conversion kept."""
+"""Measurements of how close a conversion is to its source."""

@@ -1,4 +1,4 @@
-"""Statistics of what each norm reads, gathered over tokens one layer at a time."""
+"""Statistics of the inputs of each norm over calibration tokens, one layer at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 TINY = 1e-300
-"""In place of 0 where something is divided by it: a stream or a norm that is zero everywhere has no error."""
+"""Smallest denominator: a stream or norm that is zero everywhere has error 0."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class NormStatistics:
 def calibrate(
     program: Program, tokens_BT: Tensor, progress: Callable[[int], None] | None = None
 ) -> dict[str, NormStatistics]:
-    """Statistics of every LayerNorm that reads the residual stream, by its name."""
+    """Return the statistics of every LayerNorm on the residual stream, by name."""
     run, out = StreamedRun(program, torch.float32), {}  # type: tuple[StreamedRun, dict[str, NormStatistics]]
     x_BTD, context = run.enter(tokens_BT)
     for i in range(program.spec.depth):

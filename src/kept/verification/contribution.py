@@ -1,7 +1,7 @@
-"""What layers contribute: how far a model without some of them is from the model with all.
+"""Contribution of layers: the KL divergence of a model without some layers from the whole model.
 
-All variants of a model run together, layer by layer: each weight is read once for all of them, and what variants have
-in common is computed once. Shapes: B batch, T tokens, D width, V vocabulary.
+All variants run together, layer by layer: each weight is read once, and computations that variants share are done
+once. Shapes: B batch, T tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from kept.nn.sequence import SequenceContext
 
     Streams = dict[frozenset[int], Tensor]
-    """The stream (B, T, D) of each variant so far, by the layers that it left out so far."""
+    """The residual stream (B, T, D) of each variant, by the layers left out so far."""
 
 POSITIONS = 256
-"""Positions whose logits are held at a time, of two variants."""
+"""Number of positions whose logits are in memory at once, for two variants."""
 
 
 @torch.inference_mode()
@@ -34,10 +34,9 @@ def losses(
     tokens_BT: Tensor,
     progress: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """KL(all layers || without these) in nats a token, in float32, for each set of layers that is left out.
+    """Return KL(all layers || without a set of layers) in nats per token, float32, for each set in `without`.
 
-    `progress` is called with layers done, of `program.spec.depth`. A set without which the streams are the same to the
-    bit has 0.
+    `progress` is called with layers done, of `program.spec.depth`. The KL is 0 if the final streams are bit-identical.
     """
     run, wanted = StreamedRun(program, torch.float32), {frozenset[int](), *without}
     x_BTD, context = run.enter(tokens_BT)

@@ -1,6 +1,6 @@
-"""How near one program's function is to another's, measured on tokens.
+"""Parity of two programs, measured on tokens: logit errors, KL, top-1 agreement, perplexity and layer errors.
 
-Both run in lock-step, layer by layer, so that a pair that does not fit in memory is measured all the same.
+Both programs run in lock-step, layer by layer, so neither has to fit in memory.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     """A residual stream, and the norm that reads it."""
 
 POSITIONS = 32
-"""Positions whose logits are compared at a time: a large vocabulary's take 20 MB in float64."""
+"""Number of positions whose logits are compared at once: 20 MB in float64 for a large vocabulary."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What a candidate's logits are to a reference's, over all measured positions.
+    """Comparison of a candidate with a reference over all measured positions.
 
     Errors are absolute, of logits whose standard deviation is `logit_std`; `kl` is KL(reference || candidate) in nats
     per token; `top1` the fraction of positions with the same most likely token; `layers` the relative error of the
@@ -71,7 +71,7 @@ def measure(
         for errors, run, state in zip(layers, candidates, states[1:], strict=True):
             found = as_read(run.stream_map.undone(state[0].double()), state[1])
             errors.append(float((found - wanted).norm() / wanted.norm()))
-    # What is left of a longer run goes on to its end; of the others nothing is.
+    # Longer runs continue to their last layer.
     last, *finals = (deque((state, *run), maxlen=1).pop()[0] for run, state in zip(runs, states, strict=True))
     return _compare(reference, last, candidates, finals, tokens_BT, layers, slice(vocabulary))
 
@@ -85,7 +85,7 @@ def _watched(run: StreamedRun, tokens_BT: Tensor, progress: Callable[[int], None
 
 
 def as_read(stream: Tensor, norm: Norm) -> Tensor:
-    """Return the residual stream as the norm that reads it normalises it, in float64: what it ignores is no error."""
+    """Return the residual stream after the normalisation of the norm that reads it, in float64, without its gain."""
     return normalise(stream.double(), norm)
 
 
@@ -137,7 +137,7 @@ class _Sums:
         self.nll += float(F.nll_loss(log_q[: len(next_N)], next_N, reduction="sum"))
 
     def parity(self, layers: tuple[float, ...]) -> Parity:
-        """The means."""
+        """Return the means over all positions."""
         n, predicted = self.positions, max(1, self.predicted)
         return Parity(
             tokens=n,
@@ -153,5 +153,5 @@ class _Sums:
 
 
 def _exp(nats: float) -> float:
-    """The exponential; infinity, not an error, for the nats of a wildly wrong model."""
+    """Return the exponential; Inf if it overflows."""
     return float(torch.tensor(nats, dtype=torch.float64).exp())

@@ -1,4 +1,4 @@
-"""Running a program layer by layer, with a few rows of one matrix in memory at a time, whatever the model's size.
+"""Run a program layer by layer, with a few rows of one matrix in memory at a time.
 
 Shapes: B batch, T tokens, D width, V vocabulary.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 HELD_ELEMENTS = 1 << 20
-"""Elements of a matrix held at a time, where its rows are independent: 8 MB in float64, used again and again."""
+"""Number of matrix elements in memory at once, if rows are independent: 8 MB in float64."""
 
 
 class StreamedLinear(nn.Module):
@@ -40,7 +40,7 @@ class StreamedLinear(nn.Module):
         self.run, self.weight, self.bias, self.product = run, weight, bias, product
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
+        """Map (..., in) to (..., out)."""
         bias = None if self.bias is None else self.run.read(self.bias)
         out, at = x.new_empty(*x.shape[:-1], self.weight.shape[0]), 0
         for block in self.weight.blocks(self.run.precision, HELD_ELEMENTS):
@@ -70,7 +70,7 @@ class StreamedRun:
 
     @torch.inference_mode()
     def streams(self, tokens_BT: Tensor) -> Iterator[Tensor]:
-        """The residual stream before the first layer and after each, (B, T, D)."""
+        """Yield the residual stream (B, T, D) before the first layer and after each layer."""
         x_BTD, context = self.enter(tokens_BT)
         yield x_BTD
         for i in range(self.program.spec.depth):
@@ -89,7 +89,7 @@ class StreamedRun:
         return x_BTD, context.with_tables(tables_of(self.program.spec), x_BTD.dtype)
 
     def block(self, layer: int) -> Block:
-        """One layer: its norms with their weights, its projections still in the file."""
+        """Return one layer. Its norms are loaded; its projections stay in the file."""
         at = f"layers.{layer}."
         with torch.device("meta"):
             block = Block(self.program.spec.layers[layer], self.program.spec.width)
@@ -103,12 +103,12 @@ class StreamedRun:
         return block
 
     def read(self, tensor: Lazy) -> Tensor:
-        """A whole tensor."""
+        """Return a whole tensor in `dtype`."""
         return tensor.value(self.precision).to(self.dtype)
 
     @torch.inference_mode()
     def logits(self, x_TD: Tensor) -> Tensor:
-        """Final norm and head for (T, D); returns (T, V)."""
+        """Apply final norm and head to (T, D); return logits (T, V)."""
         spec, weights = self.program.spec.head, self.program.weights
         weight = weights["embedding.weight" if spec.tied else "head.weight"]
         head = StreamedLinear(self, weight, weights.get("head.bias"), partial(project, spec=spec))
@@ -116,7 +116,7 @@ class StreamedRun:
         return logits_TV
 
     def final_norm(self) -> NormModule:
-        """The last norm with its weights."""
+        """Return the final norm with its weights."""
         with torch.device("meta"):
             norm = NormModule(self.program.spec.final_norm, (self.program.spec.width,))
         fill(norm, self.program, "final_norm.", self.dtype, self.precision)

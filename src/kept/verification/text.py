@@ -1,4 +1,4 @@
-"""The tokens on which a pair is compared: the user's text, a built-in sample, or random ids without a tokenizer."""
+"""Tokens for the comparison of two models: a text, the built-in sample, or random ids without a tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST = 256
-"""Tokens in one sequence, where the context allows it."""
+"""Maximum number of tokens in one sequence."""
 
 SAMPLE = "the built-in sample of English, Python, Korean and Chinese"
 
@@ -26,7 +26,7 @@ LONGEST_TEXT = 64 << 20
 """Maximum length of a text that is read whole, in characters."""
 
 LONGEST_TOKEN = 32
-"""Characters of a text that are read for each token that is wanted: a corpus of any size is quick."""
+"""Characters of a text to read per requested token; large files are not read whole."""
 
 
 def difference(one: TokenizerReader, other: TokenizerReader) -> str | None:
@@ -48,21 +48,21 @@ def difference(one: TokenizerReader, other: TokenizerReader) -> str | None:
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids (B, T), and where they came from in words."""
+    """Token ids (B, T), and a description of their origin."""
 
     tokens_BT: Tensor
     origin: str
 
 
 def sample_text() -> str:
-    """The built-in sample: a page of English, code, Korean and Chinese."""
+    """Return the built-in sample: a page of English, code, Korean and Chinese."""
     return files("kept.verification").joinpath("sample.txt").read_text(encoding="utf-8")
 
 
 def sample(directory: Path, vocabulary: int, context: int, count: int, text: Path | None = None) -> Sample:
-    """About `count` tokens for a checkpoint, in rows of equal length.
+    """Return about `count` tokens for a checkpoint, in rows of equal length.
 
-    Raises InputError where the text cannot be read, is too short, or does not fit the model's vocabulary.
+    Raises InputError if the text cannot be read or is too short, or if an id is outside the vocabulary.
     """
     length = min(LONGEST, context, count)
     reader = TokenizerReader(directory)

@@ -1,4 +1,4 @@
-"""The verdict on a conversion: measured parity, gated by what its passes promised."""
+"""Verification of a conversion: measured parity against the promise of its passes."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ class Verification:
 
     @property
     def verdict(self) -> str:
-        """One phrase."""
+        """The verdict as one phrase."""
         return self.promise.verdict(self.failure)
 
 
 def judge(promise: Promise, proof: Parity | None, output: Parity, floor: Parity) -> str | None:
-    """The gate: the first measurement that breaks the promise, in words, or None."""
+    """Return the first measurement that breaks the promise, in words; None if it is kept."""
     if not math.isfinite(output.max_logit_error) or not math.isfinite(output.kl):
         return "the output's logits are not finite"
     if promise is Promise.EXACT:
@@ -98,7 +98,7 @@ def judge(promise: Promise, proof: Parity | None, output: Parity, floor: Parity)
 
 
 def _judge_exact(proof: Parity | None, output: Parity, floor: Parity) -> str | None:
-    # A NaN compares false, so that each test asks for what must hold.
+    # NaN compares false, so each test states the condition that must hold.
     if proof is not None and not proof.max_logit_error <= PROOF * max(proof.logit_std, 1.0):
         return f"in float64 the logits differ by up to {proof.max_logit_error:.3g}: the map is not exact"
     if not output.mean_logit_error <= FLOOR * floor.mean_logit_error + PROOF:
@@ -144,7 +144,7 @@ def layer_runs(source: LoadedModel, output: LoadedModel, claim: Claim) -> int:
 
 
 def side_by_side(source: LoadedModel, output: LoadedModel) -> tuple[Continuation, ...]:
-    """Both models' greedy continuations of a few prompts, in float32."""
+    """Return both models' greedy continuations of a few prompts, in float32."""
     readers = TokenizerReader(source.path), TokenizerReader(output.path)
     if readers[0].file is None:
         return ()
