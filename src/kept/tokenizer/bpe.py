@@ -112,7 +112,10 @@ class Bpe:
 
 
 def read_tokenizer(directory: Path) -> tuple[Path, FencedTokenizer]:
-    """Return the tokenizer of a directory and its file. Raises InputError if it has none, CheckpointError if it is damaged."""
+    """Return a directory's tokenizer file and tokenizer.
+
+    Raises InputError if it has none, CheckpointError if it is damaged.
+    """
     if not os.path.isdir(directory):  # noqa: PTH112 - a name of any length and any characters is no error
         raise InputError(f"{directory}: is no directory; name one with a tokenizer, as kept tokenizer merge writes")
     reader = TokenizerReader(directory)

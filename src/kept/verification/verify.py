@@ -53,7 +53,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured, and whether the promise is kept.
+    """Measurements of a conversion against its promise.
 
     `proof`: the plan in float64 before any rounding, against the source in float64. `output`: the written weights, run
     in their own dtype. `floor`: the source run in that dtype. All three are measured against the source in float64.
