@@ -171,7 +171,7 @@ def test_a_model_that_is_healed_again_tells_of_both(done: HealResult, corpus: Pa
     assert told[1].startswith("2. healed on lines: norms learned, ")
     assert told[1].endswith(" tokens, from orion; promise lossy")
     assert told[2] == (
-        f"3. healed on talks: norms learned, {again.best.tokens:,} tokens, from the texts alone; promise lossy"
+        f"3. healed on conversations: norms learned, {again.best.tokens:,} tokens, from the texts alone; promise lossy"
     )
     page = kept.report(again.path, tmp_path / "page.html")
     assert page.sections[0] == "way"

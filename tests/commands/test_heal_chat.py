@@ -217,7 +217,7 @@ def test_a_template_that_cannot_be_read(student: Path, talks: Path, tmp_path: Pa
         ({"chat_date": "2024-01-31"}, "chat_date: is '2024-01-31', it must be left out without chat"),
         (
             {"chat": True, "data": ("x",), "chat_date": "31.1.24"},
-            "chat_date: is '31.1.24', it must be a date as 2026-01-31",
+            "chat_date: is '31.1.24', it must be a date such as 2026-01-31",
         ),
         ({"chat": True, "teacher": "t"}, "chat: is True, it must be left out where data is self, which are texts"),
     ],

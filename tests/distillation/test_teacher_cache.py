@@ -322,7 +322,7 @@ def test_a_file_in_its_place_is_said_before_anything_is_run(
 def test_what_is_no_cache_is_said(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="orion: is no teacher's cache; kept cache-teacher makes one"):
+    with pytest.raises(InputError, match="orion: is no teacher cache; kept cache-teacher writes one"):
         heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(pair[0])))
     damaged = tmp_path / "damaged"
     damaged.mkdir()

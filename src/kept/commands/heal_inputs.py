@@ -1,4 +1,4 @@
-"""What a healing run reads: texts or the teacher's own samples, as batches, and the sums that identify the inputs."""
+"""The inputs of a healing run: batches of texts or of the teacher's samples, and the sums that identify them."""
 
 from __future__ import annotations
 

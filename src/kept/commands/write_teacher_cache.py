@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CachedTeacher:
-    """A finished cache: its path, its size, and what it was made of; `about["bias"]` is the error that top-k makes."""
+    """A finished cache: its path, its size, and its description; `about["bias"]` is the error of the top-k KL."""
 
     path: Path
     nbytes: int

@@ -78,7 +78,7 @@ NODE, NETWORK = 8, 50e9
 MOST_RANKS = 1_000_000
 
 HERE = "here"
-"""This machine."""
+"""The name of this machine."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Cluster:
 
     @property
     def memory(self) -> float:
-        """Bytes that one rank may take."""
+        """The memory of one rank, in bytes."""
         return self.device.memory / self.ranks if self.host else self.device.memory
 
     @property
@@ -108,7 +108,7 @@ class Cluster:
         return self.device.link if self.ranks <= self.node else min(self.device.link, self.node * self.network)
 
     def rate(self, precision: Precision) -> float:
-        """Operations a second that products reach."""
+        """Return the reached speed of matrix products, in operations per second."""
         return self.reached * (self.device.bfloat16 if precision == "bfloat16" else self.device.float32)
 
 
@@ -198,7 +198,7 @@ SIZES = {
     "memory_bandwidth_gb_s": ("traffic", GIGA),
     "link_gb_s": ("link", GIGA),
 }
-"""A file's keys, the device's field and the unit."""
+"""Keys of a cluster file, with the field of `Device` and the unit of each."""
 
 
 def _device(device: Device, asked: ClusterFile) -> Device:
@@ -207,7 +207,7 @@ def _device(device: Device, asked: ClusterFile) -> Device:
 
 
 def here(ranks: int = 1, clock: Callable[[], float] = time.perf_counter) -> Cluster:
-    """This machine's processors: its memory, and what they compute and move, measured in a second by a clock."""
+    """Return this machine as a cluster. Speed and memory bandwidth are measured, which takes about a second."""
     import torch  # noqa: PLC0415 - a plan for another machine does not need it
 
     square, (long, out) = torch.randn(2048, 2048), torch.randn(2, 1 << 24)
@@ -224,7 +224,7 @@ def _rate(square: Tensor, clock: Callable[[], float]) -> float:
 
 
 def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """The best of a few."""
+    """Return the shortest of five measured times, in seconds."""
     found = []
     for _ in range(5):
         begun = clock()

@@ -1,8 +1,7 @@
-"""A teacher on disk: its likeliest tokens at every place of a corpus, written once and read instead of running it.
+"""A teacher cache: the top-k tokens of a teacher at every position of a corpus, read instead of running the teacher.
 
-A place is a token of a row that is cut once (`rows.py`), so one cache serves any order, batch, mixture and number of
-epochs, and ranks that each read rows of their own. What depends on the rows themselves (texts, tokenizer, length, what
-is held out) must be the same, and is compared before anything is read.
+The rows are packed once (`data/packed_rows.py`), so one cache serves any order, batch size, mixture, number of epochs
+and number of ranks. Texts, tokenizer, row length and held-out part must be those of the cache; they are compared first.
 
 Shapes: B rows of T tokens, N = B T of them, K listed tokens.
 """
@@ -49,22 +48,22 @@ if TYPE_CHECKING:
     from kept.distillation.train.backbone import Backbone
 
 FORMAT = 2
-"""Raised when the same teacher would be stored in another way."""
+"""Version of the layout; incremented with every change of it."""
 
 ROWS, ABOUT, PROGRESS = "rows.bin", "about.json", "progress.json"
 
 SYNCED = 16
-"""Batches between two marks of how far the writing is: what is computed again after an interruption, at most."""
+"""Batches between two updates of the progress file: at most these are computed again after an interruption."""
 
 MEASURED = 4096
-"""Held-out tokens on which the listed KL is measured against the full one."""
+"""Number of held-out tokens on which the top-k KL is compared with the full KL."""
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherCache:
-    """A teacher that is read: it stands in a loop where a live one would.
+    """The stored distributions of a teacher.
 
-    `about` says what it was made of and of what; `rows` is memory-mapped, (rows, T), each entry with `ids` (K),
+    `about` describes the teacher, the data and the format. `rows` is memory-mapped, (rows, T); an entry has `ids` (K),
     `log_probs` (K), `tail` and their checksum, which is compared whenever an entry is read.
     """
 
@@ -74,9 +73,9 @@ class TeacherCache:
 
     @classmethod
     def open(cls, path: Path) -> TeacherCache:
-        """Map what `write` wrote. Raises InputError where it is no such directory, or was changed since."""
+        """Open a directory that `write` wrote. Raises InputError if it is no teacher cache, or was changed since."""
         if not (path / ABOUT).is_file():
-            raise InputError(f"{path}: is no teacher's cache; kept cache-teacher makes one")
+            raise InputError(f"{path}: is no teacher cache; kept cache-teacher writes one")
         try:
             about = read_json(path / ABOUT)
             if whole(about["format"]) == FORMAT:
@@ -87,7 +86,7 @@ class TeacherCache:
         raise InputError(f"{path}: is of format {about['format']}, this version reads {FORMAT}; remove it")
 
     def packed_rows(self, mixture: Mixture) -> PackedRows:
-        """The rows of a mixture that are here. Raises InputError where `about` counts others."""
+        """Return the rows of a mixture. Raises InputError if their numbers differ from those in `about`."""
         counts = self.about["counts"]
         if len(counts) == len(mixture.names):
             rows = PackedRows(mixture, self.about["sequence_length"], counts)
@@ -97,12 +96,12 @@ class TeacherCache:
 
     @property
     def tail(self) -> float:
-        """The mass that is not listed, where it was measured."""
+        """The mean probability mass outside the top k, on the tokens of the measurement."""
         found: float = next(one["tail"] for one in self.about["bias"]["by_k"] if one["k"] == self.about["k"])
         return found
 
     def require(self, wanted: Mapping[str, Any]) -> None:
-        """Raise InputError where the cache is of something else: a teacher, texts, a sequence length, ..."""
+        """Raise InputError if the cache was made with another teacher, other texts, another sequence length, ..."""
         for key, value in wanted.items():
             if self.about.get(key) != value:
                 short = isinstance(value, int | float)
@@ -132,7 +131,7 @@ class TeacherCache:
 
 
 def _mapped_rows(file: Path, about: Mapping[str, Any]) -> NDArray[np.void]:
-    """Map the rows. Raises what reading anything else than what was written trips over."""
+    """Return the memory-mapped rows. Raises ValueError, TypeError, LookupError or OSError if the files are damaged."""
     shape = whole(about["rows"]), whole(about["sequence_length"])
     kept = entry(whole(about["k"]), whole(about["vocabulary"]))
     if any(whole(count) < 0 for count in listed(about["counts"])) or not 0 < number(about["temperature"]) < math.inf:
@@ -143,19 +142,19 @@ def _mapped_rows(file: Path, about: Mapping[str, Any]) -> NDArray[np.void]:
 
 
 def entry(k: int, vocabulary: int) -> np.dtype[np.void]:
-    """What is kept of a token: 6 bytes for each that is listed, 8 where ids need more than two; and a checksum."""
+    """Return the dtype of a position: `k` ids (2 bytes, 4 above 65,536 tokens), `k` float32 values, tail, checksum."""
     ids = "<u2" if vocabulary <= 1 << 16 else "<u4"
     return np.dtype([("ids", ids, (k,)), ("log_probs", "<f4", (k,)), ("tail", "<f4"), ("sum", "<u4")])
 
 
 def _sums(entries: NDArray[np.void]) -> NDArray[np.uint32]:
-    """The CRC-32 of each entry, of all bytes before its sum."""
+    """Return the CRC-32 of each entry, over all bytes before its checksum."""
     bytes_N = np.ascontiguousarray(entries).view(np.uint8).reshape(-1, entries.itemsize)[:, : -np.uint32().itemsize]
     return np.fromiter(map(crc32, bytes_N), np.uint32, len(bytes_N)).reshape(entries.shape)
 
 
 def data_sum(sources: Mapping[str, TokenDataset]) -> str:
-    """The sha256 that names sources: their names, documents and ids."""
+    """Return the sha256 of sources: of their names, documents and ids."""
     found = sha256()
     for name, tokens in sources.items():
         found.update(to_json([name, len(tokens), len(tokens.table)]))
@@ -174,12 +173,12 @@ def write(
     batch: int = 8,
     reporter: Reporter | None = None,
 ) -> TeacherCache:
-    """Run a teacher over all rows and keep its likeliest tokens; interrupted, the same call continues.
+    """Run a teacher over all rows and store its top-k tokens. After an interruption, the same call continues.
 
-    `about` has `k`, `vocabulary`, `temperature` and whatever else names the teacher and its data; a directory that is
-    there must have the same. The bias of K tokens and a tail is measured on held-out rows against `student`, or,
-    without one, against the teacher itself with its last layer left out. Raises OutputError where the disk refuses,
-    InputError if another cache is there, Overflow if the teacher's logits are not finite.
+    `about` has `k`, `vocabulary`, `temperature` and the identity of teacher and data; an existing directory must have
+    the same. The bias of the top-k KL is measured on held-out rows against `student`, or, without one, against the
+    teacher without its last layer. Raises OutputError if the disk refuses, InputError if the directory is another
+    cache, and Overflow if the teacher's logits are NaN or Inf.
     """
     watch = reporter or Silent()
 
@@ -208,7 +207,7 @@ def write(
 
 
 def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
-    """How many rows an interrupted run of the same writing has put on the disk; what lies behind them is cut off."""
+    """Return the number of rows that an interrupted run has written, and truncate the file after them."""
     row = about["sequence_length"] * entry(about["k"], about["vocabulary"]).itemsize
     done = _done(part, about)
     if file.tell() < done * row:
@@ -254,9 +253,9 @@ def _entries(teacher: Backbone, batch: Batch, about: Mapping[str, Any]) -> NDArr
 
 @torch.no_grad()
 def measure(teacher: Backbone, student: Backbone | None, rows: PackedRows, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What listing K tokens, a quarter and four times as many loses against the full KL, on held-out rows.
+    """Compare the top-k KL with the full KL on held-out rows, for k, k / 4 and 4 k.
 
-    Where nothing is held out, on the first rows that are trained on.
+    Uses the first training rows if nothing is held out.
     """
     sources = range(len(rows.mixture.names))
     each = max(1, MEASURED // (rows.length * len(sources)))
@@ -276,7 +275,7 @@ def measure(teacher: Backbone, student: Backbone | None, rows: PackedRows, about
 def _head_inputs(
     teacher: Backbone, student: Backbone | None, rows: PackedRows, numbers: Sequence[int]
 ) -> tuple[HeadInput, HeadInput, Tensor]:
-    """What both heads read at some rows, one row at a time; and which of these tokens count."""
+    """Return the inputs of the student's and the teacher's head at some rows, and the loss mask of their tokens."""
     ours, theirs, masks = [], [], []
     for row in numbers:
         batch = rows.batch([row]).to(teacher.model.embedding.weight.device)

@@ -30,7 +30,7 @@ PIECE = 16_384
 """Characters after which a text file may be cut into another document, at the next blank line."""
 
 MARK = "\ufeff"
-"""What some editors begin a file with, which is no JSON."""
+"""Byte-order mark with which some editors begin a file; it is not JSON."""
 
 LONGEST = 64 << 20
 """Maximum length of a line of JSON or of a parquet row, in characters."""
@@ -43,7 +43,7 @@ class Document(NamedTuple):
     """A text and where it stands: the file's number in its source, and a line or row of it, counted from 1.
 
     `nbytes` is its share of the file, for progress. `digest` is the first 64 bits of the text's sha256. `answers` are
-    the characters of a conversation that the assistant says.
+    the ranges of characters of a conversation's assistant messages.
     """
 
     text: str
@@ -55,10 +55,10 @@ class Document(NamedTuple):
 
 
 def named_paths(data: Sequence[str], key: str = "data") -> dict[str, Path]:
-    """Paths by their names: `english=corpus/en` has one before it, any other has its own without the suffix.
+    """Return paths by name: `english=corpus/en` gives the name, any other path is named as its file without suffix.
 
-    What is there as it is written is a path, whatever signs are in it. Raises InputError where nothing is named, or two
-    paths have one name; `key` is the setting that is blamed.
+    An existing path is a path even if it has `=` in it. Raises InputError for an empty path and for two paths of the
+    same name; `key` is the setting that the message names.
     """
     found: dict[str, Path] = {}
     for given in data:
@@ -89,7 +89,7 @@ class TextSource:
     conversations: ConversationRenderer | None = None
 
     def files(self) -> tuple[DataFile, ...]:
-        """Every file, in the order of the names. Raises InputError for what is missing or of an unknown kind."""
+        """Return every file in the order of names. Raises InputError for a missing file or an unknown suffix."""
         found: list[DataFile] = []
         for path in self.paths:
             with _blamed(path):
@@ -110,9 +110,9 @@ class TextSource:
         return self.conversations is not None and not any(_is_text(file.path) for file in self.files())
 
     def documents(self) -> Iterator[Document]:
-        """Every document that is not empty, one at a time.
+        """Yield every document that is not empty.
 
-        Raises InputError naming the file, and the line or row, of what is no text.
+        Raises InputError, with file and line or row, for content that is not text.
         """
         for number, file in enumerate(self.files()):
             with _blamed(file.path):
@@ -142,7 +142,7 @@ Place = tuple[int, "str | Mapping[str, Any]", int]
 
 
 def _text(path: Path, source: TextSource) -> Iterator[Place]:
-    """Pieces of a text file, made of whole lines."""
+    """Yield pieces of a text file, made of whole lines."""
     held: list[str] = []
     size, begun = 0, 1
     number = 1
@@ -164,7 +164,7 @@ def _joined(lines: list[str]) -> tuple[str, int]:
 
 
 def _json(path: Path, source: TextSource) -> Iterator[Place]:
-    """The field of each line. Lines may differ in their other fields; blank ones are passed over."""
+    """Yield the field of each line. Lines may differ in their other fields; blank lines are skipped."""
     for number, line in enumerate(_lines(path), 1):
         if not line.removeprefix(MARK).strip():
             continue
@@ -231,11 +231,11 @@ KINDS: dict[str, Callable[[Path, TextSource], Iterator[Place]]] = {
     ".json": _json,
     ".parquet": _parquet,
 }
-"""How files are read, by suffix."""
+"""Readers of files, by suffix."""
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file is text itself, in which nothing is a field."""
+    """Return whether a file is plain text, without fields."""
     return KINDS.get(path.suffix.lower()) is _text
 
 
@@ -252,7 +252,7 @@ def _digest(path: Path, place: int, text: str) -> int:
 
 @contextmanager
 def _blamed(path: Path) -> Iterator[None]:
-    """Name the file in whatever the libraries raise about its bytes."""
+    """Turn errors of reading a file into an InputError that names it."""
     try:
         yield
     except UnicodeDecodeError as error:

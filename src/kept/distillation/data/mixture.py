@@ -1,4 +1,4 @@
-"""What is learned from how much: sources with weights, and the documents that are held out of all of them."""
+"""Mix sources by weights, and hold documents out of each of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FINEST = 1 << 16
 """Weights are counted in parts of this; what four decimals can say is exact."""
 
 WEIGHT = re.compile(r"[+-]?\d{0,18}(\.\d{0,18})?(e[+-]?\d{1,2})?|\d{1,18}/\d{1,18}", re.ASCII | re.IGNORECASE)
-"""How a weight is written: longer ones take a Fraction for ever."""
+"""Pattern of a weight; longer numbers would take a Fraction too long to parse."""
 
 SHORTEST = 2
 """Ids of a document that teaches anything: the first of them predicts the second."""
@@ -88,26 +88,26 @@ class Mixture:
 
     @property
     def sources(self) -> dict[str, TokenDataset]:
-        """What it was made of."""
+        """The tokens of each source, by name."""
         return dict(zip(self.names, self.tokens, strict=True))
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Documents and tokens of each source, learned from and held out."""
+        """Documents and tokens of each source, for training and held out."""
         return {
             name: {
                 "documents": len(train),
                 "tokens": int(tokens.lengths()[train].sum()),
                 "held_out_documents": len(held),
                 "held_out_tokens": int(tokens.lengths()[held].sum()),
-                **_of_talks(tokens),
+                **_conversation_counts(tokens),
             }
             for name, tokens, train, held in zip(self.names, self.tokens, self.train, self.held, strict=True)
         }
 
     @property
     def weights(self) -> dict[str, float]:
-        """What part of all rows each source has; they add up to 1."""
+        """The fraction of all rows that each source has; the fractions add up to 1."""
         return {name: share / sum(self.shares) for name, share in zip(self.names, self.shares, strict=True)}
 
     def _weights(self, weights: Mapping[str, float | Fraction] | None) -> list[Fraction]:
@@ -120,8 +120,8 @@ class Mixture:
         return [_weight(name, str(weights[name])) for name in self.names]
 
 
-def _of_talks(tokens: TokenDataset) -> dict[str, int]:
-    """Of conversations: the tokens that the assistant says, held out or not, and those left out where it says none."""
+def _conversation_counts(tokens: TokenDataset) -> dict[str, int]:
+    """Return, for conversations, the number of assistant tokens and of conversations skipped for having none."""
     if tokens.learned is None:
         return {}
     return {"answer_tokens": int(tokens.learned.sum(dtype=np.int64)), "without_answer": tokens.skipped}
@@ -155,7 +155,7 @@ def _shares(weights: Sequence[Fraction]) -> tuple[int, ...]:
 
 
 class MixtureSchedule:
-    """Which source each row is from: among any first n rows, within one row of the weights.
+    """Return the source of each row: among the first n rows, counts differ from the weights by less than one row.
 
     The j-th row of a source with share w has its place between (j - 1) / w and j / w; of those whose place has begun,
     the one that ends first is next (earliest deadline first, with which such windows never miss: Baruah et al. 1996,

@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from kept.nn import Model
 
 BATCH = 16
-"""Texts that are sampled side by side. A constant, because a text's random numbers depend on its place in a batch."""
+"""Texts sampled in one batch. A constant, because a text's random numbers depend on its place in a batch."""
 
 DRAWN = 2
-"""Ids of the vocabulary that a text begins with, at most."""
+"""Maximum number of random ids that a text begins with."""
 
 PREFIX = 1 + DRAWN
-"""The same with the token for beginnings."""
+"""Maximum number of ids that a text begins with: beginning-of-sequence and random ids."""
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How many texts, how long they may be (in tokens), and at which temperatures: batches take them in turn.
+    """Number of texts, their maximum length in tokens, and sampling temperatures, which batches use in turn.
 
     Text i is the same for any count above i. `vocabulary` is how many ids the tokenizer has, where that is fewer than
     the model: an id beyond was never trained.
@@ -58,7 +58,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class SelfSampler:
-    """A model that is loaded when it has to say something: not where the cache has it all."""
+    """A teacher that samples texts. It is loaded only if the cache lacks some."""
 
     spec: Spec
     dtype: torch.dtype
@@ -66,7 +66,7 @@ class SelfSampler:
 
 
 def teacher_sum(teacher: LoadedModel) -> str:
-    """The sha256 that names a teacher: of its config's and its weights' own sums."""
+    """Return the sha256 of a teacher: of its config's and its weights' sums."""
     files = [teacher.path / "config.json", *sorted(teacher.files)]
     return sha256(to_json([[file.name, digest(file)] for file in files])).hexdigest()
 
@@ -78,7 +78,7 @@ def sampled(
     cache: Path | None = None,
     reporter: Reporter | None = None,
 ) -> TokenDataset:
-    """Texts of a model, from the cache or sampled now; interrupted, the same call continues after the last batch.
+    """Return texts of a model, from the cache or sampled now. After an interruption, the same call continues.
 
     Of several processes that ask, one loads the model and the others wait for the cache. `teacher` is the model's sum.
     Raises InputError where the model cannot sample what is asked for.
@@ -103,7 +103,7 @@ def sampled(
 
 
 def _piece(part: Path, model: Model, sampling: SamplingSettings, number: int) -> list[list[int]]:
-    """A batch of texts, as an earlier run left it or sampled now; of the last one, those that are asked for."""
+    """Return a batch of texts, from an interrupted run or sampled now; the last batch may be partial."""
     file = _file(part, number)
     texts = _read(file)
     if texts is None:
@@ -126,7 +126,7 @@ def _file(part: Path, number: int) -> Path:
 
 
 def sample_batch(model: Model, sampling: SamplingSettings, number: int) -> list[list[int]]:
-    """A batch of texts: a function of the model, the seed and the batch's number."""
+    """Return a batch of texts, which depends only on the model, the seed and the number of the batch."""
     seed = int.from_bytes(sha256(f"{sampling.seed} {number}".encode()).digest()[:7], "little")
     prompts = prefixes(model.spec, sampling, seed)
     room = sampling.length - max(map(len, prompts))
@@ -138,7 +138,7 @@ def sample_batch(model: Model, sampling: SamplingSettings, number: int) -> list[
 
 
 def prefixes(spec: Spec, sampling: SamplingSettings, seed: int) -> list[list[int]]:
-    """What the texts of a batch begin with. Ids with a meaning of their own (end, padding) are not drawn."""
+    """Return the first tokens of the texts of a batch. Special ids (end, padding) are not drawn."""
     random = torch.Generator().manual_seed(seed)
     ids = _drawable(spec, sampling.vocabulary)
     begin = [] if spec.tokens.bos is None else [spec.tokens.bos]

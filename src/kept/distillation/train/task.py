@@ -1,4 +1,4 @@
-"""What a trainer trains: the losses of a batch, and the groups of parameters that learn from them.
+"""The task of a trainer: the losses of a batch, and the groups of parameters that are trained on them.
 
 A task with one group trains one model (`end_to_end.EndToEnd`). A task with many groups trains many candidates from one
 pass of the teacher: `Backbone.output(batch, keep_hidden=True)` gives the input and the output of each layer, each
@@ -56,7 +56,10 @@ class ParameterGroup:
 
 
 class TrainingTask(Protocol):
-    """What a `Trainer` trains. Batches have the rows of this rank; rows that do not count have a mask of 0."""
+    """The losses and parameter groups of a `Trainer`.
+
+    Batches have the rows of this rank. Rows that do not count have a mask of 0.
+    """
 
     @property
     def groups(self) -> Sequence[ParameterGroup]:
