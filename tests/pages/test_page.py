@@ -245,7 +245,7 @@ def test_one_model_alone(tmp_path: Path) -> None:
     alone = {"models": EVALUATION["models"][:1], "settings": {}, "rows": rows, "texts": {}, "forgetting": None}
     page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", alone)])))
     assert "english perplexity 20 20.0 ± 2.0" in page.text
-    assert "What each domain costs." in page.text
+    assert "Bits per byte by domain: lower is better." in page.text
     assert "difference" not in page.text
 
 
@@ -285,8 +285,8 @@ def test_three_models(tmp_path: Path) -> None:
         "my-orion (orion, bfloat16), healed (llama, bfloat16) and full (llama, bfloat16).",
         "english perplexity my-orion 20 20.0 ± 2.0",
         "english perplexity full 20 21.0 ± 2.1 +1.00 ± 0.30",
-        "python: zero is as good as my-orion.",
-        "full: what each task lost or won",
+        "python: change against my-orion, lower is better.",
+        "full: change of each task",
         "greedy identical text full 20 50 ± 10 %",
         "agreement: greedy, full",
         "full +0.223 ± 0.020 +0.049 ± 0.010 nothing",
@@ -327,7 +327,7 @@ def test_tasks_that_do_not_differ_have_no_picture(tmp_path: Path) -> None:
     html = html_of(
         kept.report(write_output(tmp_path / "o"), evaluations=[write(tmp_path / "e", {**EVALUATION, "rows": rows})])
     )
-    assert "no task differs" in html
+    assert "No task differs" in html
     assert html.count("<svg") == 2, "of the layers, and of what was forgotten"
 
 

@@ -144,14 +144,22 @@ def _texts(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]
     perplexities = [row for row in rows if row.metric == "perplexity"]
     if len(who) == 2:
         bars = tuple(_bar(row.name, _relative(row)[0]) for row in perplexities)
-        yield _bars("What each domain lost: zero is as good as before.", "perplexity against before, %", bars)
+        yield _bars("Change of perplexity by domain: lower is better.", "perplexity against before, %", bars)
     elif len(who) > 2:
         for row in perplexities:
             bars = tuple(_bar(*one) for one in zip(who[1:], _relative(row), strict=True))
-            yield _bars(f"{row.name}: zero is as good as {who[0]}.", f"{row.name}: perplexity against before, %", bars)
+            yield _bars(
+                f"{row.name}: change against {who[0]}, lower is better.",
+                f"{row.name}: perplexity against before, %",
+                bars,
+            )
     else:
         bits = [row for row in rows if row.metric == "bits per byte"]
-        yield _bars("What each domain costs.", "bits per byte", tuple(_bar(row.name, row.models[0]) for row in bits))
+        yield _bars(
+            "Bits per byte by domain: lower is better.",
+            "bits per byte",
+            tuple(_bar(row.name, row.models[0]) for row in bits),
+        )
 
 
 def _relative(row: EvaluationRow) -> list[Figure]:
@@ -179,7 +187,7 @@ def _positions(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Bl
         )
         ends = "; ".join(f"{c.name} from {c.points[0].y:.4g} to {c.points[-1].y:.4g}" for c in curves)
         which = f" The first {DRAWN} of {len(who)} models." if len(who) > DRAWN else ""
-        caption = f"{name}: what a token costs by where it stands.{which} Whiskers are one standard error."
+        caption = f"{name}: perplexity by position in the context.{which} Whiskers are one standard error."
         yield LineChart(
             caption, f"{name}: perplexity by position: {ends}.", "up to position", "perplexity", curves, log_x=True
         )
@@ -205,7 +213,7 @@ def _passkey(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Bloc
         cells = [(model, tuple(row.models[n].value for _, row in found)) for n, model in enumerate(who)]
         columns = (f"by {part}", *(place for place, _ in found))
         yield Shares(
-            "Tokens of text" if part == "length" else "Where the key is said, 0 is the beginning", columns, tuple(cells)
+            "Tokens of text" if part == "length" else "Position of the key, 0 is the beginning", columns, tuple(cells)
         )
 
 
@@ -226,10 +234,10 @@ def _tasks_apart(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[
         bars = tuple(_bar(row.name, row.differences[n]) for row in rows)
         whose = f"{name}: " if len(who) > 2 else ""
         if any(bar.value or bar.error for bar in bars):
-            lost = "what each task lost or won: zero is as good as before."
+            lost = "change of each task."
             yield _bars(f"{whose}{lost}" if whose else lost.capitalize(), f"{whose}difference", bars)
         else:
-            none = "no answer counts otherwise: no task differs."
+            none = "no task differs."
             yield Paragraph(f"{whose}{none}" if whose else none.capitalize())
 
 
@@ -242,7 +250,7 @@ def _together(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Table:
         if one is not None
     )
     columns = ("what", "metric", *["model"] * several, "items", "share")
-    caption = f"How far each says the same as {who[0]}" if several else "How far both say the same"
+    caption = f"Agreement with {who[0]}" if several else "Agreement of both models"
     return Table(caption, columns, cells, 2 + several)
 
 
