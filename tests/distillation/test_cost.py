@@ -27,6 +27,7 @@ from kept.ir.tensors import zeros
 from kept.nn import Model
 from support.models import random_program
 from support.pass_helpers import LAYER_NORM, RMS_NORM
+from support.specs import attention_of
 from support.stored import write_readable
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ TOKENS = torch.arange(BATCH * LENGTH).view(BATCH, LENGTH) % 97
 
 def without_attention(spec: ir.Spec) -> ir.Spec:
     """Return a spec whose attention spans one token, so that only the projections count."""
-    layers = tuple(replace(layer, mixer=replace(layer.mixer, window=1)) for layer in spec.layers)
+    layers = tuple(replace(layer, mixer=replace(attention_of(layer), window=1)) for layer in spec.layers)
     return replace(spec, layers=layers)
 
 

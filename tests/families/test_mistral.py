@@ -9,7 +9,7 @@ import torch
 from kept.errors import CheckpointError
 from support.models import logits, model_of, some_tokens, worst
 from support.rotations import StockRotaryContract
-from support.specs import with_mixer
+from support.specs import attention_of, with_mixer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +76,6 @@ class TestMistralWithAWindow(TestMistral):
 
     def test_differing_windows_are_a_violation(self, program: Program) -> None:
         spec = program.spec
-        wide = replace(spec.layers[1], mixer=replace(spec.layers[1].mixer, window=None))
+        wide = replace(spec.layers[1], mixer=replace(attention_of(spec.layers[1]), window=None))
         (violation,) = self.family.violations(replace(spec, layers=(spec.layers[0], wide, spec.layers[2])))
         assert str(violation) == "layers.1.mixer.attention.window is none, the target has 7"

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 
 from kept.ir.facts import ABSENT, PerLayer, Violation, at_layer, build_spec, differences, facts
-from support.specs import layers, plain_spec, specs, with_layer, with_mixer
+from support.specs import (
+    attention_of,
+    layers,
+    plain_spec,
+    specs,
+    with_layer,
+    with_mixer,
+)
 
 if TYPE_CHECKING:
     from kept.ir import spec as ir
@@ -86,7 +93,7 @@ def test_a_difference_in_all_layers_is_one_violation() -> None:
 def test_a_difference_in_some_layers_names_the_first() -> None:
     spec = plain_spec(4)
     for i in (2, 3):
-        spec = with_layer(spec, i, mixer=replace(spec.layers[i].mixer, window=5))
+        spec = with_layer(spec, i, mixer=replace(attention_of(spec.layers[i]), window=5))
     (violation,) = differences(facts(spec), facts(plain_spec(4)))
     assert (violation.where, violation.layer) == ("layers.2.mixer.attention.window", 2)
     assert str(violation) == "layers.2.mixer.attention.window is 5, the target has none"

@@ -19,7 +19,14 @@ from kept.nn import Model
 from kept.nn.state import KVCache
 from support.models import logits, model_of, random_program
 from support.plain import plain_logits
-from support.specs import VOCABULARY, layers, plain_spec, specs, with_layer
+from support.specs import (
+    VOCABULARY,
+    attention_of,
+    layers,
+    plain_spec,
+    specs,
+    with_layer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +89,7 @@ def _without_growing_scaling(spec: ir.Spec) -> ir.Spec:
         rope = layer.mixer.rope
         if rope is None or not isinstance(rope.scaling, ir.Dynamic | ir.LongRope):
             return layer
-        return replace(layer, mixer=replace(layer.mixer, rope=replace(rope, scaling=None)))
+        return replace(layer, mixer=replace(attention_of(layer), rope=replace(rope, scaling=None)))
 
     return replace(spec, layers=tuple(steady(layer) for layer in spec.layers))
 
@@ -119,7 +126,7 @@ def test_padding_that_is_not_declared_does_change_it() -> None:
 def test_a_padded_cache_gives_what_the_whole_padded_sequence_gives() -> None:
     """With a window that reaches into the padding."""
     spec = plain_spec()
-    spec = with_layer(spec, 1, mixer=replace(spec.layers[1].mixer, window=4))
+    spec = with_layer(spec, 1, mixer=replace(attention_of(spec.layers[1]), window=4))
     model, tokens, pads = model_of(random_program(spec)), tokens_of(12, batch=3), torch.tensor([0, 2, 5])
     state = model.empty_state()
     with torch.inference_mode():
@@ -162,7 +169,7 @@ def test_streams_are_what_enters_and_leaves_each_layer(spec: ir.Spec) -> None:
 
 def test_learned_positions_count_from_the_first_real_token() -> None:
     spec = replace(plain_spec(1), positions=8)
-    spec = with_layer(spec, 0, mixer=replace(spec.layers[0].mixer, rope=None))
+    spec = with_layer(spec, 0, mixer=replace(attention_of(spec.layers[0]), rope=None))
     program = random_program(spec)
     model, tokens = model_of(program), tokens_of(5)
     w = {name: lazy.value("float64") for name, lazy in program.weights.items()}

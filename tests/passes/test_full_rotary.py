@@ -34,7 +34,7 @@ from support.pass_helpers import (
     unread,
     value,
 )
-from support.specs import specs, with_layer
+from support.specs import attention_of, specs, with_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,7 +154,7 @@ def test_what_a_threshold_cannot_say_is_proportional() -> None:
 
 
 def changed_rope(spec: ir.Spec, **changes: object) -> ir.Spec:
-    mixers = [replace(layer.mixer, rope=replace(layer.mixer.rope, **changes)) for layer in spec.layers]
+    mixers = [replace(attention_of(layer), rope=replace(layer.mixer.rope, **changes)) for layer in spec.layers]
     layers = zip(spec.layers, mixers, strict=True)
     return replace(spec, layers=tuple(replace(layer, mixer=mixer) for layer, mixer in layers))
 

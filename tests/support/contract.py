@@ -21,6 +21,7 @@ from kept.nn import generate
 from support.conversions import ConversionContract
 from support.expansions import ExpansionContract
 from support.models import logits, model_of, program_of, some_tokens, stock, stock_logits, worst, write_checkpoint
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -328,6 +329,6 @@ def _other_specs(spec: Spec) -> list[Spec]:
     other_norm = replace(first, **{name: replace(getattr(first, name), eps=0.05)})
     out.append(replace(spec, layers=(other_norm, *spec.layers[1:])))
     if first.mixer.rope is not None:
-        other = replace(first.mixer, rope=replace(first.mixer.rope, theta=first.mixer.rope.theta * 1.1))
+        other = replace(attention_of(first), rope=replace(first.mixer.rope, theta=first.mixer.rope.theta * 1.1))
         out.append(replace(spec, layers=(replace(first, mixer=other), *spec.layers[1:])))
     return out

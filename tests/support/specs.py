@@ -176,6 +176,18 @@ def plain_spec(depth: int = 2) -> ir.Spec:
     return ir.Spec(VOCABULARY, 8, CONTEXT, (layer,) * depth, norm)
 
 
+def attention_of(layer: ir.Layer) -> ir.Attention:
+    """The attention of a layer that has one."""
+    assert isinstance(layer.mixer, ir.Attention)
+    return layer.mixer
+
+
+def mlp_of(layer: ir.Layer) -> ir.Mlp:
+    """The MLP of a layer that has one."""
+    assert isinstance(layer.mlp, ir.Mlp)
+    return layer.mlp
+
+
 def with_layer(spec: ir.Spec, index: int, **changes: Any) -> ir.Spec:
     """The spec with one layer changed."""
     changed = replace(spec.layers[index], **changes)
@@ -184,11 +196,11 @@ def with_layer(spec: ir.Spec, index: int, **changes: Any) -> ir.Spec:
 
 def with_mixer(spec: ir.Spec, **changes: Any) -> ir.Spec:
     """The spec with every mixer changed."""
-    changed = (replace(layer, mixer=replace(layer.mixer, **changes)) for layer in spec.layers)
+    changed = (replace(layer, mixer=replace(attention_of(layer), **changes)) for layer in spec.layers)
     return replace(spec, layers=tuple(changed))
 
 
 def with_mlp(spec: ir.Spec, **changes: Any) -> ir.Spec:
     """The spec with every MLP changed."""
-    changed = (replace(layer, mlp=replace(layer.mlp, **changes)) for layer in spec.layers)
+    changed = (replace(layer, mlp=replace(mlp_of(layer), **changes)) for layer in spec.layers)
     return replace(spec, layers=tuple(changed))

@@ -13,7 +13,7 @@ from kept.ir import spec as ir
 from support.mixer_contract import MixerContract
 from support.models import logits, random_program
 from support.plain import plain_attention, plain_logits
-from support.specs import VOCABULARY, plain_spec, with_layer, with_mixer
+from support.specs import VOCABULARY, attention_of, plain_spec, with_layer, with_mixer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,8 +128,10 @@ def test_a_window_as_long_as_the_sequence_hides_nothing() -> None:
 
 def test_layers_may_rotate_and_look_back_differently() -> None:
     spec = plain_spec(3)
-    spec = with_layer(spec, 1, mixer=replace(spec.layers[1].mixer, rope=ir.Rope(7.0, 2, interleaved=True), window=3))
-    spec = with_layer(spec, 2, mixer=replace(spec.layers[2].mixer, rope=None, heads=4))
+    spec = with_layer(
+        spec, 1, mixer=replace(attention_of(spec.layers[1]), rope=ir.Rope(7.0, 2, interleaved=True), window=3)
+    )
+    spec = with_layer(spec, 2, mixer=replace(attention_of(spec.layers[2]), rope=None, heads=4))
     program = random_program(spec)
     found = logits(program, torch.tensor([TOKENS]))[0]
     torch.testing.assert_close(found, plain_logits(program, TOKENS), rtol=0, atol=EXACT)
