@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +176,9 @@ def domains() -> Iterator[str]:
     yield ""
     yield from ("| source | rotation | the promise holds |", "| --- | --- | --- |")
     for name, family in FAMILIES.items():
-        config = next(config for known, _, config in EXAMPLES if known == name)
+        config = next((config for known, _, config in EXAMPLES if known == name), None)
+        if config is None:
+            sys.exit(f"docs/generators/families.py: EXAMPLES has no config of {name}; add one")
         for rotation, scaling in ROTATIONS:
             spec = rotated(family.read_config({**SIZES, **config}), scaling)
             found = domain(family, spec, TARGETS["llama"], spec)

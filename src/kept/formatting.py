@@ -1,4 +1,4 @@
-"""Numbers, and the words beside them, as people read them."""
+"""Format numbers and units for people."""
 
 from __future__ import annotations
 

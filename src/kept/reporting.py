@@ -1,4 +1,4 @@
-"""How a stage of work says how far it is."""
+"""Progress reports: the interface by which a stage of work states how far it is."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import pytest
 
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
+from kept.families.items import Size
 from kept.ir.spec import TokenIds
 from support.models import TINY
 
@@ -142,7 +143,8 @@ def test_layer_types_count_even_where_no_window_slides(types: object) -> None:
 @pytest.mark.parametrize("family", sorted(TINY))
 @pytest.mark.parametrize("value", [-1, 0, 2**31, HUGE, 1.5, math.nan, True, "64", [64], {}])
 def test_sizes(family: str, value: object) -> None:
-    assert "vocab_size is " in refusal(family, vocab_size=value)
+    key = next(item.key for item in FAMILIES[family].items if isinstance(item, Size) and item.path == "vocabulary")
+    assert f"{key} is " in refusal(family, **{key: value})
 
 
 def test_a_number_of_thousands_of_digits_is_named() -> None:

@@ -53,10 +53,15 @@ DECODER_SIZES = (
 
 
 class FamilyContract(ConversionContract, ExpansionContract):
-    """Reads, writes, refuses and computes as the stock class does."""
+    """The contract of a family: configs, tensors, refusals and logits, compared with `reference`.
+
+    Subclasses state the keys of the family's configs by kind. They use another tiny model by `overrides`.
+    """
 
     name: ClassVar[str]
+    """The `model_type`; `models.TINY` has its tiny config."""
     overrides: ClassVar[dict[str, Any]] = {}
+    """Keys of the tiny config with other values."""
     dtype: ClassVar[torch.dtype] = torch.float32
 
     sizes: ClassVar[tuple[str, ...]]

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 
 class OrphanContract(FamilyContract):
-    """Logits, generations and conversions as of the stock class that `twin` writes."""
+    """Logits, generations and conversions equal those of the stock class that `twin` writes.
+
+    Needs the family in `TWINS`, in `orphan_tensors.TENSORS` and in `models.TINY`.
+    """
 
     defaults: ClassVar[dict[str, Any]]
     """What the public configuration class assumes where a key is absent or null."""
@@ -58,25 +61,25 @@ def twin(directory: Path) -> Path:
     out = directory.with_name(f"{directory.name}-twin")
     if out.is_dir():
         return out
-    out.mkdir()
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     stored = {name: tensor.double() for name, tensor in tensors_of(directory).items()}
     theirs, tensors = TWINS[config["model_type"]](config, stored)
     whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    out.mkdir()
     save_file(whole, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps({**theirs, "torch_dtype": "float64"}), encoding="utf-8")
     return out
 
 
 def as_llama(config: Config, **changes: object) -> dict[str, Any]:
-    """A Llama's config with the same sizes. A key that is None is left out."""
+    """Return a Llama's config with the same sizes, from Llama's keys and `changes`. A key that is None is left out."""
     common = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     more = ("max_position_embeddings", "rms_norm_eps", "hidden_act", "rope_theta", "rope_scaling")
     out = {
         **{key: config.get(key) for key in (*common, *more, "tie_word_embeddings", "bos_token_id", "eos_token_id")},
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "num_key_value_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
+        "num_key_value_heads": config.get("num_key_value_heads") or config.get("num_attention_heads"),
         **changes,
     }
     return {key: value for key, value in out.items() if value is not None}

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
 from kept.families.llama import LLAMA
 from kept.ir.slots import slots
+from kept.verification.streamed import StreamedRun
 from support.models import random_program
 from support.pass_helpers import (
     TOKENS,
@@ -103,6 +106,19 @@ class ExactPassContract(PassContract):
         for spec in self.works_on.values():
             program = self.program(spec)
             self.check(program, keeps(self.rewrite, program, self.tokens))
+
+    def test_the_residual_stream_is_mapped_as_stated(self) -> None:
+        """`Pass.stream`, in front of every layer that was there before."""
+        for label, spec in self.works_on.items():
+            program = self.program(spec)
+            stream, origins = self.rewrite.stream(program), self.rewrite.origins(program)
+            before, after = (
+                [*StreamedRun(one, torch.float64).streams(self.tokens)] for one in (program, self.rewrite(program))
+            )
+            for new, old in enumerate(origins):
+                if old is not None:
+                    apart = (stream(before[old]) - after[new]).abs().max() / after[new].abs().max()
+                    assert apart < TOLERANCE, f"{label}: {self.rewrite.name}.stream is wrong in front of layer {new}"
 
     def test_the_function_is_kept_after_the_pass_that_makes_a_model_ready(self) -> None:
         for spec, fix in self.prepared_by:

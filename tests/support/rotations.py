@@ -85,9 +85,9 @@ WRONG_ROTATIONS: tuple[tuple[str, Any], ...] = (
 UNSAID = {"rope_theta", "rotary_emb_base", "rope_scaling", "rope_parameters", "partial_rotary_factor"}
 
 
-def unrotated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without a word on rotation."""
-    return {k: v for k, v in config.items() if k not in UNSAID}
+def unrotated(config: Mapping[str, Any], *own: str) -> dict[str, Any]:
+    """Return the config without keys of the rotation; `own` are a family's own names of them."""
+    return {k: v for k, v in config.items() if k not in {*UNSAID, *own}}
 
 
 def _kind_with(key: str) -> str:
@@ -113,6 +113,10 @@ class RotaryContract(FamilyContract):
     unread: ClassVar[tuple[str, ...]] = ()
     """Keys that the stock class does not look for in the rotation's section."""
 
+    def unrotated(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the config without keys of the rotation; `theta_key` is the family's name of the base."""
+        return unrotated(config, self.theta_key)
+
     def known_scalings(self) -> list[dict[str, Any]]:
         return [SCALINGS[kind] for kind in self.scalings]
 
@@ -128,7 +132,7 @@ class RotaryContract(FamilyContract):
 
     def both_forms(self, config: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The 4.x form, with `type` as its older versions had it, and the 5.x form."""
-        plain = unrotated(config)
+        plain = self.unrotated(config)
         scaling = {("type" if k == "rope_type" else k): v for k, v in said.items()}
         stated = {(self.partial_key if k == "partial_rotary_factor" else k): v for k, v in self.stated.items()}
         old = {**plain, **stated, self.theta_key: 777.0, "rope_scaling": scaling}
@@ -140,18 +144,18 @@ class RotaryContract(FamilyContract):
         if "yarn" in self.scalings:
             said = {**self.stated, **SCALINGS["yarn"]}
             zero = {**said, "mscale": 0, "mscale_all_dim": 0.0}
-            plain, with_zero = ({**unrotated(checkpoint.config), "rope_scaling": given} for given in (said, zero))
+            plain, with_zero = ({**self.unrotated(checkpoint.config), "rope_scaling": given} for given in (said, zero))
             assert self.family.read_config(with_zero) == self.family.read_config(plain)
 
     def test_scalings_that_the_family_lacks_are_named(self, checkpoint: Checkpoint) -> None:
         for said in SCALINGS.values():
             if said["rope_type"] not in {name.split()[0] for name in (*self.scalings, *self.aliases)}:
-                config = {**unrotated(checkpoint.config), "rope_scaling": {**self.stated, **said}}
+                config = {**self.unrotated(checkpoint.config), "rope_scaling": {**self.stated, **said}}
                 with pytest.raises(CheckpointError, match=r"rope_type is .*, it must be one of default, "):
                     self.family.read_config(config)
 
     def test_theta_in_either_place(self, checkpoint: Checkpoint) -> None:
-        plain, key = unrotated(checkpoint.config), self.theta_key
+        plain, key = self.unrotated(checkpoint.config), self.theta_key
 
         def theta(**keys: object) -> float:
             rope = self.family.read_config({**plain, **keys}).layers[0].mixer.rope
@@ -171,7 +175,7 @@ class RotaryContract(FamilyContract):
 
     @pytest.mark.parametrize("section", ["rope_parameters", "rope_scaling"])
     def test_wrong_rotations_are_named(self, checkpoint: Checkpoint, section: str) -> None:
-        plain = unrotated(checkpoint.config)
+        plain = self.unrotated(checkpoint.config)
         for value in as_any(3, "linear", ["linear"], True):
             with pytest.raises(CheckpointError, match=rf"^config\.json: {section} is .*, it must be an object$"):
                 self.family.read_config({**plain, section: value})
@@ -192,7 +196,7 @@ class RotaryContract(FamilyContract):
                     self.family.read_config({**checkpoint.config, "rope_scaling": said})
 
     def test_theta_must_be_positive(self, checkpoint: Checkpoint) -> None:
-        plain = unrotated(checkpoint.config)
+        plain = self.unrotated(checkpoint.config)
         for value in as_any(0, 0.0, -1, "1e4", True, float("inf"), [1], {}):
             with pytest.raises(CheckpointError, match=self.theta_key):
                 self.family.read_config({**plain, self.theta_key: value})
@@ -215,7 +219,7 @@ class StockRotaryContract(StockContract, RotaryContract):
         if kind not in self.scalings:
             return
         said = {**self.stated, **SCALINGS[kind]}
-        config = {**unrotated(checkpoint.config), "rope_scaling": said, "original_max_position_embeddings": 16}
+        config = {**self.unrotated(checkpoint.config), "rope_scaling": said, "original_max_position_embeddings": 16}
         theirs = CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(config))
         theirs.standardize_rope_params()
         rope = self.family.read_config(config).layers[0].mixer.rope

@@ -1,1 +1,1 @@
-"""Checkpoint directories: reading headers, writing shards, and what goes along."""
+"""Checkpoint directories: headers, shards, and the files beside them, such as tokenizer and licence."""

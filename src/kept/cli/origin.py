@@ -1,4 +1,4 @@
-"""Names the recipe and its key in the error of a model that cannot be opened."""
+"""Name the recipe and the key that a model's path came from, in the error if the model cannot be opened."""
 
 from __future__ import annotations
 

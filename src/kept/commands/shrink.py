@@ -1,4 +1,4 @@
-"""Shrinking: expanded layers that came to nothing go again."""
+"""Shrink an expanded model: remove added layers that contribute almost nothing."""
 
 from __future__ import annotations
 

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
 
 class Item(Protocol):
-    """Some keys of a config and the facts that they state. `write` is the inverse of `read`."""
+    """Some keys of a config and the facts that they state. `write` is the inverse of `read`.
+
+    A fact is a path, such as `layers.*.mixer.attention.window`, and a value: one for all layers, or a `PerLayer`.
+    `families/deci.py` has an item that reads a list with a value for each layer.
+    """
 
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the facts that the config states; `facts` are those of the items before.
@@ -53,10 +57,12 @@ class Family:
     """One family of checkpoints: how its configs and tensors state a spec and its weights.
 
     - `name`: the `model_type` of its configs. `architecture`: its model class. `also`: other names of the class.
-    - `items`: config keys. `aliases`: other names of config keys, mapped to the names that the items read.
+    - `items`: config keys, each after the items whose facts it needs. `aliases`: other names of config keys, mapped to
+      the names that the items read.
     - `entries`: stored names of the slots. `ignored`: name patterns of stored tensors that are no weights.
     - `limits`: conditions on the spec that the transformers class checks on loading.
-    - `stock`: transformers has a class for it.
+    - `stock`: transformers has a class for it. If not, keys that its own code does not read are refused or listed in a
+      note (`families.published`).
     - `rule` returns the length beyond which its class behaves differently (`families.lengths`). `score_limit` is the
       magnitude at which the class clips attention scores before the softmax, None if it does not.
     """

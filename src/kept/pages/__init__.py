@@ -1,1 +1,1 @@
-"""A page about an output: data in, one self-contained HTML file out."""
+"""The report page: JSON data in, one self-contained HTML file out."""

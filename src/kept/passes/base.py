@@ -35,6 +35,10 @@ class Obstacle:
 class Pass(ABC):
     """A function from programs to programs. Subclasses are frozen dataclasses whose fields are the options.
 
+    `name` is the pass's name in recipes and messages, `summary` its line in plans. Override `origins` if layers are
+    added or removed, `stream` if the values on the residual stream change, `rewritten` if weights get new values that
+    are to be trained, `promise` and `domain` if the pass is not exact everywhere.
+
     Calling a pass checks `requires`, runs `run` and asserts `ensures`. Only `measured` reads weights; every other
     method works from the spec and from the shapes and dtypes of the weights.
     """
@@ -68,13 +72,17 @@ class Pass(ABC):
     def stream(self, program: Program) -> StreamMap:  # noqa: ARG002 - most passes leave the stream as it is
         """Return the map from this program's residual stream to the result's, the same before every layer.
 
-        The map is exact for EXACT passes; for others it is what the pass intends.
+        The map is exact for EXACT passes; for others it is what the pass intends. A map that `StreamMap` cannot state,
+        such as a factor, needs a new field there.
         """
         return IDENTITY
 
     @abstractmethod
     def requires(self, program: Program) -> Obstacle | None:
-        """Return the first obstacle; None if the pass can run."""
+        """Return the first obstacle; None if the pass can run.
+
+        Most passes also refuse a program that they would not change.
+        """
 
     @abstractmethod
     def run(self, program: Program) -> Program:

@@ -1,4 +1,4 @@
-"""A module for each kind of mixer, and what a spec's mixers need."""
+"""A torch module for each kind of mixer, and the positional tables and masks that a spec's mixers read."""
 
 from __future__ import annotations
 
