@@ -306,7 +306,7 @@ def test_what_is_wrong_is_one_line(source: Path, tmp_path: Path, words: str, lin
 
 def test_numbers_that_are_none(source: Path, tmp_path: Path) -> None:
     result = run("expand", source, tmp_path / "out", "--at", "one")
-    assert "'one' is not a list of layer numbers, as 4,9,14" in result.stderr
+    assert "at: is 'one', it must be a list of whole numbers, as 4,9,14" in result.stderr
 
 
 def test_a_pass_of_a_recipe_file(source: Path, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_pass_of_a_recipe_file(source: Path, tmp_path: Path) -> None:
     recipe.write_text(f'{ends}[[passes]]\nname = "expand-blocks"\nat = [2, 6]\n')
     assert json.loads(run("convert", "--recipe", recipe, "--json").stdout)["new_layers"] == [2, 6]
     for option, line in (
-        ('at = "2"', "7: pass 1: at: is '2', it must be a list of whole numbers"),
+        ('at = "two"', "7: pass 1: at: is 'two', it must be a list of whole numbers, as 4,9,14"),
         ("groups = 0", "7: pass 1: groups: is 0, it must be at least 1"),
         ("place = 3\ngroups = 1", "7: pass 1: place: is 3, it must be text in quotes"),
     ):

@@ -339,7 +339,7 @@ def test_a_smaller_teacher_is_refused(source: Path, grown: Path, has: int, tmp_p
     result = run(
         "heal", grown, "--teacher", source, "--train", "new", "--sequence-length", 32, "--out", tmp_path / "out"
     )
-    line = f"kept: {grown}: has {has} tokens, its teacher {source} has {HAD}; name a model with the same tokens: "
+    line = f"kept: {grown}: has {has} tokens, its teacher {source} has {HAD}; name a teacher with "
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith(line)
 
@@ -385,7 +385,7 @@ def test_a_pass_of_a_recipe_file(source: Path, tokenizer: Path, has: int, tmp_pa
     assert json.loads(run("convert", "--recipe", recipe, "--json").stdout)["new_tokens"] == [HAD, has]
     for option, line in (
         ("tokenizer = 3", "7: pass 1: tokenizer: is 3, it must be text in quotes"),
-        ('rows = "zero"', "6: pass 1: expand-vocab: needs tokenizer\n"),
+        ('rows = "zero"', "5: pass 1: tokenizer: is missing\n"),
         ('growth = "a"\ntokenizer = "t"', "7: pass 1: growth: is not an option of expand-vocab"),
         ('multiple = 0\ntokenizer = "t"', "7: pass 1: multiple: is 0, it must be from 1 to 4096"),
     ):
