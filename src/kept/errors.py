@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +57,11 @@ def reason(error: BaseException) -> str:
 
 class KeptError(Exception):
     """Any failure that a user can act on. The message is one printable line; `exit_code` is the process's."""
+
+    def at(self, place: str) -> Self:
+        """Return this error with a place before its message, such as `step 2 (heal)`."""
+        self.args = (f"{place}: {self}",)
+        return self
 
     exit_code = 2
 

@@ -317,7 +317,7 @@ def test_a_pass_of_a_recipe_file(source: Path, tmp_path: Path) -> None:
     for option, line in (
         ('at = "two"', "7: pass 1: at: is 'two', it must be a list of whole numbers, as 4,9,14"),
         ("groups = 0", "7: pass 1: groups: is 0, it must be at least 1"),
-        ("place = 3\ngroups = 1", "7: pass 1: place: is 3, it must be text in quotes"),
+        ("place = 3\ngroups = 1", "7: pass 1: place: is 3; it must be one of interleaved, prefix, suffix"),
     ):
         recipe.write_text(f'{ends}[[passes]]\nname = "expand-blocks"\n{option}\n')
         assert run("convert", "--recipe", recipe).stderr == f"kept: {recipe}:{line}\n"

@@ -12,6 +12,7 @@ import click
 import pytest
 
 import kept
+from kept import HealSettings
 from kept.cli.root import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,4 +81,6 @@ def test_public_names_exist() -> None:
 
 def test_recipes_are_toml() -> None:
     found = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), "toml")]
-    assert [list(tomllib.loads(block)) for block in found] == [["out", "keep", "steps"]]
+    keys = [list(tomllib.loads(block)) for block in found]
+    assert keys[0] == ["out", "keep", "steps"]
+    assert all(key in {"out", "keep", "steps", *HealSettings.__dataclass_fields__} for block in keys for key in block)

@@ -50,7 +50,7 @@ def check(asked: StepRecipe) -> None:
             if step.out is not None:
                 foreseen[step.out] = _foreseen(step, foreseen)
         except KeptError as error:
-            raise type(error)(f"step {step.number} ({step.do}): {error}") from None
+            raise error.at(f"step {step.number} ({step.do})") from None
 
 
 def _opened(key: str, path: Path, out: Path, asked: Asked) -> LoadedModel:
