@@ -170,7 +170,7 @@ class Bench:
 
     @torch.no_grad()
     def measure(self, model: Backbone) -> dict[str, float]:
-        """Cross-entropy of each domain, nats a token."""
+        """Cross-entropy of each domain, nats per token."""
         return {name: cost(model, batches) for name, batches in self.held.items()}
 
     def run(self, run: Run) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _line(found: Mapping[str, Any]) -> str:
 
 
 def course(one: Mapping[str, Any], new: str, old: Sequence[str]) -> list[tuple[float, float]]:
-    """What a run had learned of the new domain and forgotten of the old, in nats a token, whenever it was measured."""
+    """Nats per token that a run had learned of the new domain and forgotten of the old, at each measurement."""
     first = one["curve"][0]
     return [(first[new] - at[new], statistics.fmean(at[each] - first[each] for each in old)) for at in one["curve"]]
 
@@ -300,8 +300,8 @@ def draw(results: Sequence[Mapping[str, Any]], file: Path) -> None:
             panel.plot([x for _, x in mean], [y for y, _ in mean], style, color=colour, linewidth=1.2)
             xs, ys = [each[-1][1] for each in mine], [each[-1][0] for each in mine]
             (labels[name],) = panel.plot(xs, ys, "Ps^XoD"[kind], color=colour, markersize=6)
-        panel.set(title=result["title"], xlabel="forgotten of the old, nats a token")
-        panel.set_ylabel("learned of the new, nats a token")
+        panel.set(title=result["title"], xlabel="forgotten of the old, nats per token")
+        panel.set_ylabel("learned of the new, nats per token")
         panel.grid(alpha=0.3)
     for panel in [*panels.flat][len(results) :]:
         panel.remove()

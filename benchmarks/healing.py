@@ -187,7 +187,7 @@ class Bench:
 
     @torch.no_grad()
     def measure(self, student: Backbone) -> dict[str, dict[str, float]]:
-        """KL from the source in nats a token, cross-entropy, agreement, of each held-out text."""
+        """KL from the source in nats per token, cross-entropy, agreement, of each held-out text."""
         return {name: mean(self.losses(student, batch) for batch in batches) for name, batches in self.held.items()}
 
     def losses(self, student: Backbone, batch: Batch) -> Losses:
@@ -327,7 +327,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
             colour = f"C{starts.index(run['start'])}"
             panel.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=run["name"])
         panel.set(xscale="log", yscale="log", title=text, xlabel="tokens + 10,000")
-    panels[0].set_ylabel("KL from the source, nats a token")
+    panels[0].set_ylabel("KL from the source, nats per token")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.tight_layout(rect=(0, 0.16, 1, 1))
     figure.savefig(file, metadata={"Date": None})

@@ -262,7 +262,7 @@ def test_in_words(source: Path, tmp_path: Path) -> None:
     assert lines[:3] == [
         f"{tmp_path}/out: written (expand-blocks)",
         "groups of 2, 3 layers",
-        "new layers, copies that add nothing yet: 2 (of 1), 6 (of 5)",
+        "new layers, copies whose output is zero: 2 (of 1), 6 (of 5)",
     ]
     assert lines[-1] == "promise exact: kept"
 
@@ -277,7 +277,7 @@ def test_as_data_and_as_the_library_does(source: Path, expanded: Path, tmp_path:
 
 def test_what_would_be_written(source: Path, tmp_path: Path) -> None:
     words = ("expand", source, tmp_path / "out", "--groups", 2, "--blocks", 2, "--place", "suffix", "--dry-run")
-    assert "new layers, copies that add nothing yet: 5 (of 1)" in run(*words).stdout
+    assert "new layers, copies whose output is zero: 5 (of 1)" in run(*words).stdout
     said = json.loads(run(*words, "--json").stdout)
     assert said["new_layers"] == [5, 6, 7, 8]
     assert [*said["files"]][:2] == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

@@ -77,7 +77,7 @@ def test_the_card_says_what_learned_and_what_that_did(done: HealResult) -> None:
     assert "| `layernorm-to-rmsnorm` | lossy | LayerNorm becomes RMSNorm |" in said
     assert "Trained: norms, 448 of 134 K parameters, from orion; on: lines (" in said
     assert f"Healing on {best.tokens:,} tokens took the held-out KL from the teacher from" in said
-    assert f"| KL from the teacher, nats a token | {first.losses['kl']:.4g} | {best.losses['kl']:.4g} |" in said
+    assert f"| KL from the teacher, nats per token | {first.losses['kl']:.4g} | {best.losses['kl']:.4g} |" in said
     assert f"| {record['verification']['output']['kl']:.2g} |" in said
     assert "against the teacher run in float64" in said
     assert re.search(r"Perplexity of that text: [\d.]+ in the teacher,\n[\d.]+ here\. Promise lossy: measured", said)
@@ -97,7 +97,7 @@ def test_the_command_shows_the_verification(done: HealResult, capsys: pytest.Cap
     healed(done)
     shown = capsys.readouterr().out
     assert "the output, in float32" in shown
-    assert shown.index("held-out") < shown.index("parameters learned") < shown.index("promise lossy: measured")
+    assert shown.index("held-out") < shown.index("parameters were trained") < shown.index("promise lossy: measured")
     assert NOTHING_BETTER not in shown
 
 
@@ -146,7 +146,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
     assert "NaN" not in (made.path / "kept.json").read_text(encoding="utf-8")
     assert made.record["healed"]["held_out"][0]["agreement"] is None
     said, learned = " ".join(card(made.path).split()), made.best.losses["ce"]
-    measured = f"cross-entropy was {made.history[0].losses['ce']:.4g} nats a token before, and is {learned:.4g}."
+    measured = f"cross-entropy was {made.history[0].losses['ce']:.4g} nats per token before, and is {learned:.4g}."
     assert (
         f"It learned from texts alone, so that there is no teacher to compare it with. Its held-out {measured}" in said
     )
@@ -155,7 +155,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
     assert "weighted sum" not in said
     page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
     assert "promise lossy: learned from texts alone<" in page
-    assert "<dt>held-out cross-entropy with the text, nats a token</dt>" in page
+    assert "<dt>held-out cross-entropy with the text, nats per token</dt>" in page
     healed(made)
     assert [line for line in capsys.readouterr().out.splitlines() if " loss, nats" in line] == []
     assert "same first choice" not in card(made.path).split("## What was measured")[0]

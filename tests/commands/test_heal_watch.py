@@ -117,11 +117,11 @@ def test_other_watched_texts_are_another_run(pair: tuple[Path, Path], corpus: Pa
 def test_the_card_and_the_report_tell_both(done: HealResult) -> None:
     _, rows = words.held_out(done.record["healed"])
     named = [row[0] for row in rows]
-    assert "cross-entropy with replay, nats a token" in named
-    assert "cross-entropy with old, which is only watched, nats a token" in named
+    assert "cross-entropy with replay, nats per token" in named
+    assert "cross-entropy with old, which is only watched, nats per token" in named
     assert "which is only watched" in (done.path / "README.md").read_text()
     page = kept.report(done.path).path.read_text(encoding="utf-8")
-    assert "Each text by itself, against tokens learned from." in page
+    assert "Each text by itself, against trained tokens." in page
     assert "old, only watched from " in page
 
 

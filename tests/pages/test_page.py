@@ -122,7 +122,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "How near it is",
         "Trained: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (of 220,000 tokens; 3,000 more",
         "are held out). Rows of 256 tokens, 16 a step; learning rate 0.001, cosine;",
-        "KL from the teacher, nats a token 0.45 0.125",
+        "KL from the teacher, nats per token 0.45 0.125",
         "same first choice 55.00 % 87.50 %",
         "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.30",
         "+25 % perplexity, python",
@@ -255,7 +255,7 @@ def test_texts_that_are_watched_have_curves_of_their_own(tmp_path: Path) -> None
         for n, one in enumerate(HEALED["held_out"])
     ]
     html = html_of(kept.report(write_output(tmp_path / "out", healed={**HEALED, "held_out": held_out})))
-    said = "cross-entropy, nats a token over 3 measurements: stories, only watched from 1 to 1.5; py from 4 to 2."
+    said = "cross-entropy, nats per token over 3 measurements: stories, only watched from 1 to 1.5; py from 4 to 2."
     assert f'aria-label="{said}"' in html
     assert '<span class="key c0">stories, only watched</span><span class="key c1">py</span>' in html
     alone = [{**one, "watched": {}} for one in held_out]

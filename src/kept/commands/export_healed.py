@@ -96,7 +96,7 @@ class HealedExport:
     def write(self, weights: Mapping[str, Lazy], course: RunSummary, reporter: Reporter) -> Verification | None:
         """Write the student with these weights in place of its own, as its family does; measured before it is named.
 
-        Raises PromiseError where it puts out what is no number.
+        Raises PromiseError where it outputs NaN or Inf.
         """
         return export(self._export(weights, course), reporter).verification
 

@@ -53,7 +53,8 @@ def heal(
         ```
     """
     target = Path(settings.out)
-    _remove_old_checkpoints(target, settings)
+    if target.name:
+        _remove_old_checkpoints(target, settings)
     check_target(target)  # before torch is imported, which takes seconds
 
     from kept.commands.heal_run import heal_run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,11 +130,11 @@ class HealRun:
         self, stream: BatchStream, watched: WatchedTexts, watch: Callable[[Mapping[str, Any]], None]
     ) -> tuple[list[Measurement], Mapping[str, Tensor]]:
         """Train. Returns the held-out measurements and the weights of the best one."""
-        with closing(Metrics(run_directory(self.target), watch, quiet=not self.ranks.is_first)) as metrics:
-            trainer = self._trainer(stream, watched, metrics)
-            metrics.note(self._description(trainer))
-            student = trainer.run()[STUDENT]
-            metrics.note({"kind": "end", "step": trainer.step})
+        metrics = Metrics(run_directory(self.target), watch, quiet=not self.ranks.is_first)
+        trainer = self._trainer(stream, watched, metrics)
+        metrics.note(self._description(trainer))
+        student = trainer.run()[STUDENT]
+        metrics.note({"kind": "end", "step": trainer.step})
         return student.history, student.best
 
     def _trainer(self, stream: BatchStream, watched: WatchedTexts, metrics: Metrics) -> Trainer:

@@ -71,7 +71,7 @@ class ExpandedLayer:
     """A layer that an expansion made, and what became of it.
 
     `copy_of`: None where its model is gone. `untouched`: it writes nothing, to the bit. `contribution`: KL of the model
-    without it from the model with it, nats a token; None where that was not measured.
+    without it from the model with it, nats per token; None where that was not measured.
     """
 
     layer: int

@@ -43,7 +43,7 @@ GIGA, TERA = 1e9, 1e12
 
 @dataclass(frozen=True)
 class Device:
-    """One machine of a rank: bytes; operations a second by precision; bytes a second of its memory and of its links."""
+    """One device: bytes of memory, operations per second by precision, bytes per second of its memory and links."""
 
     memory: float
     bfloat16: float
@@ -73,7 +73,7 @@ REACHED_HERE = 0.6
 """Fraction of the speed of square matrix products that runs reached here (docs/explanation/measurements.md)."""
 
 NODE, NETWORK = 8, 50e9
-"""Ranks of a node, and bytes a second of the 400 Gb/s that each has to other nodes."""
+"""Ranks of a node, and bytes per second of the 400 Gb/s that each has to other nodes."""
 
 MOST_RANKS = 1_000_000
 

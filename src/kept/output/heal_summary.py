@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from kept.output.healed_record import HealedRecord, MeasurementRecord
 
 LOSSES = {
-    "kl": "KL from the teacher, nats a token",
-    "reverse_kl": "reverse KL, nats a token",
-    "jsd": "Jensen-Shannon divergence, nats a token",
-    "ce": "cross-entropy with the text, nats a token",
+    "kl": "KL from the teacher, nats per token",
+    "reverse_kl": "reverse KL, nats per token",
+    "jsd": "Jensen-Shannon divergence, nats per token",
+    "ce": "cross-entropy with the text, nats per token",
     "hidden": "error of the streams",
     "loss": "weighted sum of the losses",
 }
 """The losses in words, the most important first."""
 
 BY_TEXT = {
-    "sources": "cross-entropy with {}, nats a token",
-    "watched": "cross-entropy with {}, which is only watched, nats a token",
+    "sources": "cross-entropy with {}, nats per token",
+    "watched": "cross-entropy with {}, which is only watched, nats per token",
 }
 """Losses of single texts, in words."""
 
-LISTED_KL = "KL of the listed tokens from the teacher, nats a token"
+LISTED_KL = "KL of the listed tokens from the teacher, nats per token"
 """The KL in words if the teacher is read from a cache."""
 
 NOTHING_BETTER = "No step made the held-out loss less than it was: the weights are those that it began with."
@@ -72,7 +72,7 @@ def _cross_entropy(healed: HealedRecord) -> str:
     first, best = healed.held_out[0], best_measurement(healed)
     if "ce" not in first.computed_losses:
         return ""
-    return f" Its held-out cross-entropy was {first.ce:.4g} nats a token before, and is {best.ce:.4g}."
+    return f" Its held-out cross-entropy was {first.ce:.4g} nats per token before, and is {best.ce:.4g}."
 
 
 def result_in_words(healed: HealedRecord) -> str:

@@ -195,7 +195,7 @@ def parity(record: Record) -> Section | None:
     ]
     if found.proof is not None:
         runs.append(("the map", "the map before rounding, in float64", found.proof))
-    columns = ("run", "largest logit error", "mean", "KL, nats a token", "same first choice", "perplexity")
+    columns = ("run", "largest logit error", "mean", "KL, nats per token", "same first choice", "perplexity")
     table = Table("Against the source in float64", columns, tuple(_measured(name, run) for _, name, run in runs))
     opening = f"On {found.output.tokens:,} tokens of {found.text}. Logits have a standard deviation of "
     blocks: list[Block] = [

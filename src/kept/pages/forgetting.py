@@ -27,7 +27,7 @@ def _blocks(found: Forgetting, first: str) -> Iterator[Block]:
         f"Each model against {first}, over the same passages: what a {found.unit} of a new domain costs less is "
         f"learned, what a {found.unit} of an old one costs more is forgotten. With standard errors."
     )
-    yield Table(f"By method, nats a {found.unit}", *forgetting_tables.by_method(found), last=1)
+    yield Table(f"By method, nats per {found.unit}", *forgetting_tables.by_method(found), last=1)
     yield Table("Perplexity, before and after", *forgetting_tables.perplexities(found))
     marks = tuple(mark for method in found.methods[:MARKS] for mark in _marks(method, found))
     if marks:
@@ -42,7 +42,7 @@ def _marks(method: MethodForgetting, found: Forgetting) -> Iterator[Mark]:
 
 
 def _plane(found: Forgetting, first: str, marks: tuple[Mark, ...]) -> ScatterPlot:
-    x, y = f"forgotten, nats a {found.unit}", f"learned, nats a {found.unit}"
+    x, y = f"forgotten, nats per {found.unit}", f"learned, nats per {found.unit}"
     said = "; ".join(f"{m.name}: {uncertain(m.y, m.errors[1])} and {uncertain(m.x, m.errors[0])}" for m in marks)
     left = f" The first {MARKS} of {len(found.methods)} models." if len(found.methods) > MARKS else ""
     caption = (

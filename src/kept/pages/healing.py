@@ -65,7 +65,7 @@ def _curves(healed: HealedRecord, steps: Sequence[StepMetrics]) -> Iterator[Line
     measured = healed.held_out
     key = heal_summary.main_loss(measured[0].computed_losses)
     losses = [(one.tokens, one.computed_losses.get(key, math.nan)) for one in measured]
-    yield _curve(losses, f"held-out {heal_summary.LOSSES[key]}", "Held out, against tokens learned from.")
+    yield _curve(losses, f"held-out {heal_summary.LOSSES[key]}", "Held out, against trained tokens.")
     yield from _by_text(measured)
     if not math.isnan(measured[0].agreement):
         shares = [(one.tokens, 100 * one.agreement) for one in measured]
@@ -89,7 +89,7 @@ def _by_text(measured: Sequence[MeasurementRecord]) -> Iterator[LineChart]:
         losses = ((one.tokens, getattr(one, key).get(name, {}).get("ce", math.nan)) for one in measured)
         curves.append(Curve(f"{name}, only watched" if key == "watched" else name, _points(losses), style))
     left = f" The first {len(curves)} of {len(named)}." if len(named) > len(curves) else ""
-    yield _chart(curves, "cross-entropy, nats a token", f"Each text by itself, against tokens learned from.{left}")
+    yield _chart(curves, "cross-entropy, nats per token", f"Each text by itself, against trained tokens.{left}")
 
 
 def _points(measured: Iterable[tuple[int, float]]) -> tuple[Point, ...]:

@@ -321,7 +321,7 @@ def said_with(**keys: object) -> dict[str, Any]:
             "line 2 has no field 'messages', only text; --text-field names the one with the list of messages",
         ),
         ({"messages": "x"}, "line 2 has no list of messages in 'messages' but \"x\"; mend the line or name another"),
-        ([1], 'line 2 is no JSON object; each line is one, as {"messages": [...]}'),
+        ([1], 'line 2 is not a JSON object; each line must be one, as {"messages": [...]}'),
         ({"messages": []}, "line 2: the conversation is empty; remove it"),
         ({"messages": ["x"]}, 'line 2: message 1 is "x"; write it as {"role": ..., "content"'),
         ({"messages": [{"content": "x"}]}, "line 2: message 1 is {"),

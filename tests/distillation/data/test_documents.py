@@ -96,16 +96,16 @@ def test_blank_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"text": ', r"line 2 is no JSON \("),
-        ('"text"', r'line 2 is no JSON object; each line is one, as \{"text"'),
-        ("[1]", "line 2 is no JSON object"),
+        ('{"text": ', r"line 2 is not JSON \("),
+        ('"text"', r'line 2 is not a JSON object; each line must be one, as \{"text"'),
+        ("[1]", "line 2 is not a JSON object"),
         ('{"body": "x", "id": 7}', "line 2 has no field 'text', only body, id"),
         ("{}", "line 2 has no field 'text', only none"),
         ('{"text": null}', "line 2 has no text in 'text' but null"),
         ('{"text": ["x"]}', "line 2 has no text in 'text' but \\["),
         ('{"text": "\\ud83d"}', "line 2 has half of a surrogate pair"),
-        ("[" * 100_000, "line 2 is no JSON"),
-        ('{"text": "x", "n": ' + "9" * 5000 + "}", "line 2 is no JSON"),
+        ("[" * 100_000, "line 2 is not JSON"),
+        ('{"text": "x", "n": ' + "9" * 5000 + "}", "line 2 is not JSON"),
     ],
 )
 def test_a_line_that_is_no_document(tmp_path: Path, line: str, said: str) -> None:

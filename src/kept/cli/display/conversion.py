@@ -60,7 +60,7 @@ def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imp
             f"{new} (of {'none left' if old is None else old})"
             for new, old in zip(one.layers, one.copies_of, strict=True)
         )
-        console.print(f"new layers, copies that add nothing yet: {', '.join(pairs)}")
+        console.print(f"new layers, copies whose output is zero: {', '.join(pairs)}")
 
     for new in plan.vocabularies:
         console.print(f"new tokens: {len(new.grown.parts)}, from id {new.grown.first} on (rows {new.rows})")

@@ -71,7 +71,7 @@ def _forgetting(console: Console, found: Forgetting, first: str) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(f"learned: nats a {found.unit} less than {first}; forgot: nats a {found.unit} more")
+    console.print(f"learned: nats per {found.unit} less than {first}; forgot: nats per {found.unit} more")
 
 
 def _named(row: EvaluationRow) -> str:

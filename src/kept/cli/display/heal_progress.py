@@ -24,7 +24,7 @@ SPOKEN_AFTER = 30.0
 """Seconds after which a step is worth a line where there is no terminal."""
 
 REFRESHED = 4
-"""Times a second that the table is drawn, at most."""
+"""Most redraws of the table per second."""
 
 COLUMNS = ("step", "loss", "held-out", "same first choice", "tokens/s", "left")
 """Texts that are only watched have theirs behind what is held out."""

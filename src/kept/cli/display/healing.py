@@ -52,6 +52,6 @@ def healed(done: HealResult) -> None:
     if not best.step:
         console.print(f"{NOTHING_BETTER} A lower --learning-rate or more --tokens may help.")
     hint(f"metrics: {done.run}")
-    console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters learned")
+    console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters were trained")
     if done.verification is not None:
         verification(done.verification)

@@ -71,5 +71,5 @@ def _lines(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 def _rest(left: int, rate: float, unit: str) -> str:
     """How fast it goes, and how long it will: seconds for one where a second is too short for it."""
-    speed = f"{amount(rate, unit)} a second" if rate >= 1 else f"{1 / rate:.1f} s for each"
+    speed = f"{amount(rate, unit)} per second" if rate >= 1 else f"{1 / rate:.1f} s for each"
     return f", {speed}, {duration(left / rate)} left"

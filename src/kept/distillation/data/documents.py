@@ -171,7 +171,7 @@ def _json(path: Path, source: TextSource) -> Iterator[Place]:
         try:
             found = json.loads(line.removeprefix(MARK))
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: line {number} is no JSON ({error}); mend the line or leave it out") from None
+            raise InputError(f"{path}: line {number} is not JSON ({error}); mend the line or leave it out") from None
         if not isinstance(found, dict) or not source.is_document(found.get(source.field)):
             raise InputError(f"{path}: line {number} {_lacks(found, source)}")
         yield number, source.content(found), len(line.encode())
@@ -181,7 +181,7 @@ def _lacks(found: object, source: TextSource) -> str:
     field, what = source.field, "text" if source.conversations is None else "list of messages"
     if not isinstance(found, dict):
         value = '"..."' if source.conversations is None else "[...]"
-        return "is no JSON object; each line is one, as {" + f'"{field}": {value}' + "}"
+        return "is not a JSON object; each line must be one, as {" + f'"{field}": {value}' + "}"
     if field in found:
         short = json.dumps(found[field])[:40]
         return f"has no {what} in {field!r} but {short}; mend the line or name another with --text-field"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from torch.utils.tensorboard import SummaryWriter
-
 LINES, TENSORBOARD = "metrics.jsonl", "tensorboard"
+
+VERSION = "brain.Event:2"
+"""Version at the start of an event file. With it, TensorBoard drops the scalars that a later file writes again."""
 
 
 @dataclass
@@ -30,12 +32,12 @@ class Metrics:
     folder: Path
     watch: Callable[[Mapping[str, Any]], None] = lambda _: None
     quiet: bool = False
-    _writer: SummaryWriter | None = field(default=None, init=False)
+    _events: Path | None = field(default=None, init=False)
 
     @property
     def has_tensorboard(self) -> bool:
         """Whether scalars are written for TensorBoard, which is an optional package."""
-        return self._writer is not None
+        return self._events is not None
 
     def begin(self, step: int | None) -> None:
         """Continue after a step, or start over (None). Lines and scalars of later steps are removed."""
@@ -43,7 +45,7 @@ class Metrics:
             return
         with refused(self.folder, "metrics cannot be written"):
             write_whole(self.folder / LINES, "".join(_lines_until(self.folder / LINES, step)).encode())
-            self._writer = _summary_writer(self.folder / TENSORBOARD, 0 if step is None else step + 1)
+            self._events = _begin_events(self.folder / TENSORBOARD, 0 if step is None else step + 1)
 
     def note(self, line: Mapping[str, Any]) -> None:
         """Write a line with a `kind` and a `step`. Its floats, also those in nested tables, become scalars.
@@ -56,16 +58,11 @@ class Metrics:
         with refused(self.folder, "metrics cannot be written"):
             with open(self.folder / LINES, "a", encoding="utf-8", opener=no_link) as file:
                 file.write(json.dumps(kept, allow_nan=False) + "\n")
-            if self._writer is not None:
-                for tag, value in _scalars(str(line["kind"]), kept):
-                    self._writer.add_scalar(tag, value, line["step"])
-                self._writer.flush()
+            values = dict(_scalars(str(line["kind"]), kept))
+            if self._events is not None and values:
+                summary = {"value": [{"tag": tag, "simple_value": value} for tag, value in values.items()]}
+                _append_event(self._events, step=line["step"], summary=summary)
         self.watch(line)
-
-    def close(self) -> None:
-        """Close the files."""
-        if self._writer is not None:
-            self._writer.close()
 
 
 def _lines_until(file: Path, step: int | None) -> Iterator[str]:
@@ -89,13 +86,23 @@ def _scalars(name: str, value: object) -> Iterator[tuple[str, float]]:
         yield from _scalars(f"{name}/{key}", inner)
 
 
-def _summary_writer(folder: Path, first_step: int) -> SummaryWriter | None:
-    """Return a writer that makes TensorBoard drop earlier scalars from `first_step` on; None if it is not installed."""
+def _begin_events(folder: Path, first_step: int) -> Path | None:
+    """Return a new event file, which makes TensorBoard drop earlier scalars from `first_step` on; None without it."""
     if find_spec("tensorboard") is None:
         return None
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an optional package
-
     if folder.is_symlink():
         folder.unlink()  # write into this directory, never through a link
     folder.mkdir(exist_ok=True)
-    return SummaryWriter(str(folder), purge_step=first_step)
+    file = folder / f"events.out.tfevents.{len([*folder.iterdir()]):06}"
+    _append_event(file, file_version=VERSION)
+    _append_event(file, step=first_step, session_log={"status": "START"})
+    return file
+
+
+def _append_event(file: Path, **event: Any) -> None:  # noqa: ANN401 - fields of an event
+    """Append an event. Unlike a SummaryWriter, whose thread writes later, this raises OSError here and now."""
+    from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - an optional package
+    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415 - the same
+
+    with open(file, "ab", opener=no_link) as opened:
+        RecordWriter(opened).write(Event(wall_time=time.time(), **event).SerializeToString())
