@@ -14,6 +14,7 @@ from kept.cli.display.healing import healed
 from kept.commands.heal import heal
 from kept.errors import InputError, RecipeError
 from kept.output import heal_summary as words
+from kept.output.record import read_record
 from support.heal_data import write_lines
 from support.heal_runs import finish, folder_of, noted, settings, start
 from support.stored import read_json
@@ -115,7 +116,10 @@ def test_other_watched_texts_are_another_run(pair: tuple[Path, Path], corpus: Pa
 
 
 def test_the_card_and_the_report_tell_both(done: HealResult) -> None:
-    _, rows = words.held_out(done.record["healed"])
+    record = read_record(done.path)
+    assert record is not None
+    assert record.healed is not None
+    _, rows = words.held_out(record.healed)
     named = [row[0] for row in rows]
     assert "cross-entropy with replay, nats per token" in named
     assert "cross-entropy with old, which is only watched, nats per token" in named

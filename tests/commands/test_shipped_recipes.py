@@ -141,7 +141,7 @@ def test_it_is_planned_from_configs_alone(source: Path, tmp_path: Path, monkeypa
     for recipe in (PRO, SFT):
         result = run("plan", recipe, "--cluster", "8xh100", "--json")
         assert result.exit_code == 0, result.output
-        shares[recipe] = json.loads(result.stdout)["learned"]["parameters"]
+        shares[recipe] = json.loads(result.stdout)["trainable"]["parameters"]
     assert shares[PRO] < shares[SFT], "new blocks are less than all"
 
 
