@@ -12,7 +12,7 @@ CHANGES = st.tuples(st.integers(0, 255), st.binary(max_size=24)).map(lambda part
 
 
 @pytest.mark.parametrize("name", TARGETS_OF_FUZZING)
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(data=CHANGES)
 def test_damage_is_refused_or_harmless(name: str, data: bytes) -> None:
     run(name, data)
