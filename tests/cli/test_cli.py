@@ -534,7 +534,7 @@ def test_slow_stages_say_where_they_are(capsys: pytest.CaptureFixture[str], monk
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    assert re.fullmatch(r"write: 2 MB of 4 MB, \S+ KB a second, \d+ s left", lines[0])
+    assert re.fullmatch(r"write: 2 MB of 4 MB, \S+ KB per second, \d+ s left", lines[0])
     assert re.fullmatch(r"write: 4 MB in \d+\.0 s", lines[-1])
 
 
