@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from kept.cli.display import heal_progress
 from kept.cli.root import main
 from kept.formatting import duration
 from support.heal_runs import STEPS, finish, folder_of, losses, settings, start
+from support.small_disk import mounted, small_file_system
 from support.stored import read_json
 
 if TYPE_CHECKING:
@@ -236,19 +235,11 @@ def test_without_an_output_there_is_nowhere_to_write() -> None:
 # ------------------------------------------------------------------------------------------------------- a full disk
 
 
-def mounted(*words: object) -> bool:
-    return subprocess.run(["mount", *map(str, words)], check=False, capture_output=True).returncode == 0  # noqa: S607
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.getuid() or not mounted("-t", "tmpfs", "-o", "size=64k", "none", place):
-        pytest.skip("only root may mount a small disk")
-    yield place
-    subprocess.run(["umount", place], check=True)  # noqa: S607
+    with small_file_system(tmp_path / "disk", "64k") as place:
+        yield place
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(

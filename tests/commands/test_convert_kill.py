@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 from itertools import count
 from pathlib import Path
@@ -21,6 +20,7 @@ from kept.checkpoint.staging import JOURNAL
 from support.forks import command, forks
 from support.heal_runs import no_file_beyond
 from support.models import write_checkpoint
+from support.small_disk import mounted, small_file_system
 from support.stored import all_bytes, split_into_shards
 
 if TYPE_CHECKING:
@@ -155,19 +155,11 @@ def test_a_disk_without_room_is_one_line_and_exit_code_2(source: Path, tmp_path:
     kept.convert(source, target, verify_tokens=0)
 
 
-def mounted(*words: object) -> bool:
-    return subprocess.run(["mount", *map(str, words)], check=False, capture_output=True).returncode == 0  # noqa: S607
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.getuid() or not mounted("-t", "tmpfs", "-o", "size=256k", "none", place):
-        pytest.skip("only root may mount a small disk")
-    yield place
-    subprocess.run(["umount", place], check=True)  # noqa: S607
+    with small_file_system(tmp_path / "disk", "256k") as place:
+        yield place
 
 
 def test_a_full_disk_keeps_what_is_finished_until_there_is_room(source: Path, small_disk: Path) -> None:

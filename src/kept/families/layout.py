@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kept.ir.spec import Attention
-from kept.ir.tensors import Lazy, Stored, join, take_rows
+from kept.ir.tensors import AssembledTensor, Lazy, Stored, join, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -157,15 +157,8 @@ class TransposedTensor(Lazy):
 
 
 @dataclass(frozen=True)
-class StackedTensor(Lazy):
+class StackedTensor(AssembledTensor):
     """Tensors of one shape as the rows of one."""
-
-    parts: tuple[Lazy, ...]
-
-    @property
-    def sources(self) -> tuple[Lazy, ...]:
-        """The rows."""
-        return self.parts
 
     @property
     def by_rows(self) -> bool:

@@ -4,7 +4,7 @@ Values flow between lazy tensors in a working precision (float32, or float64 on 
 to the declared dtype, when they are written. torch is imported only when bytes are read.
 """
 
-from kept.ir.tensors.computed import Cast, Computed, DerivedTensor, Means, cast
+from kept.ir.tensors.computed import AssembledTensor, Cast, Computed, DerivedTensor, Means, cast
 from kept.ir.tensors.dtypes import (
     DTYPE_BYTES,
     STORED_BYTES,
@@ -26,6 +26,7 @@ __all__ = [
     "STORED_BYTES",
     "TORCH_NAMES",
     "WIDER",
+    "AssembledTensor",
     "Cast",
     "Computed",
     "Concat",

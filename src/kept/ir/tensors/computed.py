@@ -89,6 +89,18 @@ class DerivedTensor(Lazy):
 
 
 @dataclass(frozen=True)
+class AssembledTensor(Lazy):
+    """A tensor whose rows are rows of other tensors, or the other tensors themselves."""
+
+    parts: tuple[Lazy, ...]
+
+    @property
+    def sources(self) -> tuple[Lazy, ...]:
+        """The parts."""
+        return self.parts
+
+
+@dataclass(frozen=True)
 class Cast(DerivedTensor):
     """A tensor declared in another dtype. Its values are not rounded before they are written."""
 

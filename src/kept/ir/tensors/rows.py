@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kept.ir.tensors.computed import DerivedTensor
+from kept.ir.tensors.computed import AssembledTensor, DerivedTensor
 from kept.ir.tensors.dtypes import DTYPE_BYTES, working_precision
-from kept.ir.tensors.lazy import Lazy
 from kept.ir.tensors.stored import Stored
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from kept.ir.tensors.dtypes import Precision
-    from kept.ir.tensors.lazy import Reader
+    from kept.ir.tensors.lazy import Lazy, Reader
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,8 @@ class RowSlice(DerivedTensor):
 
 
 @dataclass(frozen=True)
-class Concat(Lazy):
+class Concat(AssembledTensor):
     """Runs of rows of other tensors, one after another."""
-
-    parts: tuple[Lazy, ...]
-
-    @property
-    def sources(self) -> tuple[Lazy, ...]:
-        """The tensors that this one is computed from."""
-        return self.parts
 
     @property
     def by_rows(self) -> bool:
