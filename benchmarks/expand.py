@@ -1,4 +1,4 @@
-"""What a block expansion costs: against `cp -r` of its source and of its result, and against LLaMA Pro's own way.
+"""Time and memory of a block expansion, against `cp -r` of source and result, and against LLaMA Pro's script.
 
     python benchmarks/expand.py --gb 4 --runs 3 [--work DIRECTORY]
 
@@ -43,7 +43,7 @@ torch.save(larger, out)
 
 
 def contenders(source: Path, work: Path, layers: int) -> dict[str, tuple[Path, Path, list[str]]]:
-    """What is compared, each with what it reads and what it writes."""
+    """Return the compared commands, each with its input and output."""
     whole, copy, other = work / "expanded", work / "copy", work / "state.pth"
     kept = [sys.executable, "-m", "kept", "expand", str(source), str(whole), "--groups", str(layers // 4)]
     return {

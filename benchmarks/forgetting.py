@@ -70,7 +70,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "explanation" / "forgetting.svg"
 
 @dataclass(frozen=True)
 class Way:
-    """What learns: some of the model's weights, or those of new blocks.
+    """Trainable parameters: some of the model's weights, or those of new blocks.
 
     `replay` is the part of the rows that are of the old domain; `kl` weighs the divergence from the source.
     """
@@ -161,7 +161,7 @@ class Bench:
         return Mixture(found, weights, HELD)
 
     def stream(self, way: Way, seed: int) -> BatchStream:
-        """What is learned from."""
+        """Return the training batches."""
         paths, weights = dict([self.new]), None
         if way.replay:
             paths |= self.old
@@ -219,7 +219,7 @@ class Bench:
 
 
 class Few(BatchStream):
-    """What is learned from; the loop's own measurements, which nothing here uses, are of one batch."""
+    """Training batches. The trainer's own held-out set, which is not used here, is one batch."""
 
     def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
         """A batch."""
@@ -277,7 +277,7 @@ def summary(
 
 
 def forgot_at(points: Sequence[tuple[float, float]], level: float) -> float:
-    """What had been forgotten when so much was learned, on the line between two measurements."""
+    """Return the forgetting at a given learning, interpolated between two measurements."""
     for (below, before), (above, after) in pairwise(points):
         if below < level <= above:
             return before + (after - before) * (level - below) / (above - below)

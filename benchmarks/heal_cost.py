@@ -1,4 +1,4 @@
-"""What `kept plan` predicts of healing against what runs took here, and what two ranks are to one.
+"""Memory and speed of healing as `kept plan` predicts them and as measured here; speed-up of two ranks.
 
     python benchmarks/heal_cost.py [--rounds 3]
     python benchmarks/heal_cost.py --paper        the same model's figures for machines that are not here
@@ -54,7 +54,7 @@ RUNS: tuple[dict[str, Any], ...] = (
     {**LARGE, "train": "norms"},
     {**LARGE, "train": "all"},
 )
-"""What is run: shapes, what learns, layers computed again, ranks."""
+"""The runs: shapes, trainable parameters, gradient checkpointing, ranks."""
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -124,7 +124,7 @@ def measured(run: dict[str, Any], given: argparse.Namespace) -> dict[str, float]
 
 
 def predicted(run: dict[str, Any], machine: Cluster, given: argparse.Namespace) -> dict[str, Any]:
-    """The same, on paper."""
+    """Return the prediction for the same run."""
     with tempfile.TemporaryDirectory() as work:
         prepare(argparse.Namespace(**run), Path(work))
         student, teacher = (open_model(Path(work) / name).program for name in ("student", "teacher"))
@@ -172,7 +172,7 @@ def row(run: dict[str, Any], paper: dict[str, Any], results: list[dict[str, floa
 
 
 def scaling(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """What two ranks are to one, for each run that was made with both."""
+    """Return the speed-up of two ranks over one, for each run that was made with both."""
     pairs: dict[str, dict[str, float]] = {}
     for two in (row for row in rows if row.get("ranks") == 2):
         same = ("vocabulary", "width", "layers", "train")

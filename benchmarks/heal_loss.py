@@ -1,4 +1,4 @@
-"""What the loss of a distillation costs with a large vocabulary: a chunk of tokens at a time against whole logits.
+"""Time and memory of a distillation loss with a large vocabulary: chunks of tokens against whole logits.
 
     python benchmarks/heal_loss.py [--vocabulary 84608] [--tokens 2048] [--width 512] [--threads 2]
 
@@ -77,7 +77,7 @@ def inputs(given: argparse.Namespace, *, frozen: bool) -> tuple[HeadInput, HeadI
 
 
 def plain(student: HeadInput, teacher: HeadInput, _: int) -> torch.Tensor:
-    """Whole logits."""
+    """Return the loss from the logits of all tokens at once."""
     with torch.no_grad():
         log_p = functional.log_softmax(functional.linear(teacher.hidden_ND, teacher.weight_VD), dim=-1)
     log_q = functional.log_softmax(functional.linear(student.hidden_ND, student.weight_VD), dim=-1)

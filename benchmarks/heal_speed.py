@@ -59,11 +59,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from transformers import PreTrainedModel
+    from trl.experimental.gkd import GKDConfig
 
     from kept.distillation.train.process_group import Ranks
 
 WIDTH, LAYERS, HEAD = 256, 8, 32
-"""Of orion-9m; its MLP is three times as wide."""
+"""Width of orion-9m; its MLP is three times as wide."""
 
 ROWS, LENGTH = 8, 256
 
@@ -109,7 +110,7 @@ def stream(given: argparse.Namespace) -> BatchStream:
 
 
 def batches(given: argparse.Namespace) -> list[torch.Tensor]:
-    """The same, as the others take them."""
+    """Return the same batches in the form that the other trainers read."""
     return [stream(given).batch_at(step).tokens_BT for step in range(given.warm + given.runs)]
 
 
@@ -148,7 +149,7 @@ class Steps:
 
 
 def asked(given: argparse.Namespace, **changes: Any) -> HealSettings:  # noqa: ANN401 - values of any key
-    """What the loop is asked to do: nothing but steps, unless `changes` say more."""
+    """Return the settings of a run of steps only; `changes` override them."""
     names = {"student": "", "teacher": "", "out": "", "train": given.train}
     sizes = {"tokens": (given.warm + given.runs) * ROWS * LENGTH, "batch_size": ROWS, "sequence_length": LENGTH}
     return HealSettings(**{**names, **sizes, "eval_every": 10**9, "save_every": 10**9, **changes})
@@ -192,7 +193,7 @@ def models(given: argparse.Namespace, folder: Path) -> Iterator[PreTrainedModel]
 
 
 def plain(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
-    """Whole logits."""
+    """Return the loss from the logits of all tokens at once."""
     student, teacher = models(given, folder)
     learning = [p for p in student.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=1e-3, weight_decay=0.0, fused=True)
@@ -220,7 +221,7 @@ def trl(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
     from tokenizers.models import WordLevel
     from torch.utils.data import SequentialSampler
     from transformers import PreTrainedTokenizerFast, TrainerCallback
-    from trl.experimental.gkd import GKDConfig, GKDTrainer
+    from trl.experimental.gkd import GKDTrainer
 
     class Clock(TrainerCallback):
         def on_train_begin(self, *_: object, **__: object) -> None:
@@ -236,12 +237,25 @@ def trl(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
         def _get_train_sampler(self, *_: object) -> SequentialSampler:
             return SequentialSampler(self.train_dataset)
 
-    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        ids = torch.tensor([row["input_ids"] for row in rows])
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
-
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"</s>": 2})), **END)
-    config = GKDConfig(
+    student, teacher = models(given, folder)
+    trainer = InOrder(
+        model=student,
+        teacher_model=teacher,
+        args=_gkd_config(given, folder),
+        data_collator=_collate,
+        train_dataset=Dataset.from_dict({"input_ids": torch.cat(batches(given)).tolist()}),
+        processing_class=words,
+        callbacks=[Clock()],
+    )
+    trainer.train()
+
+
+def _gkd_config(given: argparse.Namespace, folder: Path) -> GKDConfig:
+    """Return TRL's settings of the run."""
+    from trl.experimental.gkd import GKDConfig
+
+    return GKDConfig(
         output_dir=str(folder / "trl"),
         lmbda=0.0,
         beta=0.0,
@@ -262,17 +276,12 @@ def trl(given: argparse.Namespace, folder: Path, steps: Steps) -> None:
         disable_tqdm=True,
         max_length=LENGTH,
     )
-    student, teacher = models(given, folder)
-    trainer = InOrder(
-        model=student,
-        teacher_model=teacher,
-        args=config,
-        data_collator=collate,
-        train_dataset=Dataset.from_dict({"input_ids": torch.cat(batches(given)).tolist()}),
-        processing_class=words,
-        callbacks=[Clock()],
-    )
-    trainer.train()
+
+
+def _collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return the ids of rows as a batch for TRL."""
+    ids = torch.tensor([row["input_ids"] for row in rows])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class Remembering(Backbone):
         self.seen: dict[bytes, BackboneOutput] = {}
 
     def forward(self, batch: Batch, use: Callable[[BackboneOutput], Any], *, keep_hidden: bool = False) -> Any:  # noqa: ANN401
-        """As of any backbone, without hidden states."""
+        """Return the output of the model, without hidden states."""
         assert not keep_hidden, "only the head's input is remembered"
         key = sha256(batch.tokens_BT.numpy().tobytes() + batch.documents_BT.numpy().tobytes()).digest()
         if key not in self.seen:
@@ -134,7 +134,7 @@ class Remembering(Backbone):
 
 
 class Learned(BatchStream):
-    """What is learned from; the loop's own measurements, which nothing here uses, are of one batch."""
+    """Training batches. The trainer's own held-out set, which is not used here, is one batch."""
 
     def held_out(self, name: str | None = None, rows: int | None = None) -> list[Batch]:
         """A batch."""
@@ -176,7 +176,7 @@ class Bench:
         return BatchStream(self.mixture(name), ROWS, length).held_out(rows=MEASURED // length)
 
     def stream(self, data: str, tokens: int) -> BatchStream:
-        """What is learned from."""
+        """Return the training batches."""
         if data != SELF:
             return Learned(self.mixture(data), ROWS, SHORT)
         sampling = SamplingSettings(-(-tokens // LONG) + HELD, LONG)

@@ -1,4 +1,4 @@
-"""What each way of turning LayerNorm into RMSNorm keeps, on a trained Orion, in three domains.
+"""Parity of each conversion of LayerNorm to RMSNorm, on a trained Orion, in three domains.
 
     python benchmarks/parity_modes.py ../shared/data/checkpoints/orion-9m ../shared/data/corpora
 

@@ -1,4 +1,4 @@
-"""What grows with a model and what must not: memory, and the time to look at it.
+"""Memory of a conversion and time of `kept inspect`, by the size of the model.
 
     python benchmarks/sizes.py --gb 2 4 8 [--work DIRECTORY]
 

@@ -39,7 +39,7 @@ out.mkdir()
 for file in sorted(source.glob("*.safetensors")):
     save_file(load_file(file), out / file.name, metadata={"format": "pt"})
 """
-"""What stands in for mergekit: every tensor is loaded and saved."""
+"""Substitute for mergekit: every tensor is loaded and saved."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def set_cache(source: Path, *, cold: bool) -> None:
 
 
 def contenders(orion: Path, llama: Path, out: Path, mergekit: str | None) -> dict[str, tuple[Path, list[str]]]:
-    """What is compared, each with the directory that it reads."""
+    """Return the compared commands, each with the directory that it reads."""
     convert = [sys.executable, "-m", "kept", "convert", "--to", "llama", "--verify-tokens", "0"]
     if mergekit is None:
         other = {"safetensors load and save": (llama, [sys.executable, "-c", REWRITE, str(llama), str(out)])}
@@ -145,7 +145,7 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, list[Measured]]:
 
 
 def ratios(medians: dict[str, float]) -> dict[str, float]:
-    """Of medians within this run."""
+    """Return the ratio of two medians within this run."""
     other = next((name for name in medians if name.startswith(("mergekit", "safetensors"))), "")
     pairs = (("orion to llama", "cp -r orion"), ("llama to llama", "cp -r llama"), (other, "llama to llama"))
     return {f"{a} / {b}": round(medians[a] / medians[b], 2) for a, b in pairs if a in medians and b in medians}

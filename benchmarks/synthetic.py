@@ -37,7 +37,7 @@ CLASSES = {"orion": "OrionForCausalLM", "llama": "LlamaForCausalLM"}
 
 
 def config(layers: int, family: str) -> dict[str, object]:
-    """What config.json says."""
+    """Return the content of config.json."""
     return {
         "architectures": [CLASSES[family]],
         "model_type": family,

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REQUESTS = ("requests==2.34.2", "charset-normalizer==3.5.2", "urllib3==2.8.0", "certifi")
-"""What huggingface-hub 0.36 fetches with; 2.x, which the project has, needs none of them."""
+"""Packages that huggingface-hub 0.36 needs; 2.x, which the project uses, does not need them."""
 
 TRANSFORMERS = {
     "transformers 4.45": ("transformers==4.45.2", "tokenizers==0.20.3", "huggingface-hub==0.36.0", *REQUESTS),
     "transformers 4.57": ("transformers==4.57.6", "tokenizers==0.22.2", "huggingface-hub==0.36.0", *REQUESTS),
     "transformers 5": (),
 }
-"""What shadows the project's own packages, by runtime."""
+"""Packages that replace the project's own ones, by runtime."""
 
 LLAMA_CPP = "llama-cpp-python==0.3.36"
 """Its source package holds llama.cpp: the converter, and the runtime that pip builds with the machine's compiler."""
@@ -38,7 +38,7 @@ BUILD = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_OPENSSL=O
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a runtime's packages are, and its converter where it has one."""
+    """Directory of a runtime's packages, and its converter, if any."""
 
     packages: Path
     converter: Path | None = None

@@ -52,7 +52,7 @@ def _rope(kind: str, **values: Any) -> dict[str, Any]:  # noqa: ANN401 - a confi
 
 
 PARTIAL = _rope("default", partial_rotary_factor=0.5, rope_theta=20.0)
-"""Of small theta: the pairs that stand still would turn visibly within the text."""
+"""A config with a small theta: unrotated pairs would visibly rotate within the text if they were rotated."""
 
 LONG = {"short_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5], "long_factor": [8.0] * 8}
 

@@ -37,13 +37,13 @@ HERE = Path(__file__).parent
 GGUF = {"llama.cpp f32": "f32", "llama.cpp bf16": "bf16", "llama.cpp f16": "f16"}
 
 DTYPES = {"llama.cpp bf16": torch.bfloat16, "llama.cpp f16": torch.float16}
-"""What is not listed computes in float32."""
+"""Compute dtypes of runtimes; the others use float32."""
 
 EQUAL = 1e-3
 """The largest logit difference of float32 runs that are equal, in standard deviations of the logits."""
 
 NOISE = 1.5
-"""The same of runs in half precision, in units of what `kept`'s model is off in that dtype, as `kept verify` has it."""
+"""Limits of half-precision runs, as multiples of the error of `kept`'s own model in that dtype."""
 
 
 @dataclass(frozen=True)

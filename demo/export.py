@@ -54,7 +54,7 @@ def export(model: Model, tokenizer: Path, directory: Path) -> None:
 
 
 def tokenizer_config(context: int) -> dict[str, object]:
-    """As Orion's own, remote code included: the conversion must do without it."""
+    """Return a config as Orion's own, with remote code: the conversion must not need it."""
     return {
         "add_bos_token": False,
         "add_eos_token": False,

@@ -1,4 +1,4 @@
-"""What `kept report` reads: a record, an evaluation and metrics, as the commands write them, small and made up."""
+"""Inputs of `kept report`: a record, an evaluation and metrics, as the commands write them, small and made up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: each target puts bytes where a checkpoint or a recipe has them and lets nothing but KeptError out.
+"""Fuzz targets: each puts bytes into a checkpoint or a recipe, and only KeptError may be raised.
 
 Hypothesis runs the targets for seconds in tests/test_fuzz.py, atheris for as long as `make fuzz` is told to. Both hand
 over bytes; `material` makes them either a file as it is or changes to a good one, so that deep keys are reached.
@@ -138,7 +138,7 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Target:
-    """What is fuzzed: good files to start from, and what is done with a changed one."""
+    """A fuzz target: valid files to start from, and the function that reads a changed one."""
 
     good: Callable[[], Sequence[Any]]
     use: Callable[[bytes], None]

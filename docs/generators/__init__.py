@@ -1,1 +1,1 @@
-"""What the documentation takes from the code: one module for each generated page."""
+"""Generators of the reference pages, one module for each page."""

@@ -77,7 +77,7 @@ WAYS = (
     ("`--norm carried`", Options(norm="carried")),
     ("`--norm opm`", Options(norm="opm")),
 )
-"""What a user may ask for, best first."""
+"""Options of a conversion that are tried for each target, the best first."""
 
 
 def matrix() -> str:

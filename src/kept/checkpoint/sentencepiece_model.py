@@ -150,7 +150,7 @@ def _damage(model: SentencePieceModel) -> str:
         f"a piece has more than {LONGEST_PIECE} characters": any(len(text) > LONGEST_PIECE for text in texts),
         "a piece is empty or there twice": len(set(texts)) < len(texts) or "" in texts,
         "it has not one unknown piece": len(model.texts(PieceKind.UNKNOWN)) != 1,
-        "a score is no number": not all(math.isfinite(piece.score) for piece in model.pieces),
+        "a score is NaN or Inf": not all(math.isfinite(piece.score) for piece in model.pieces),
         "its byte pieces are wrong": set(model.texts(PieceKind.BYTE)) != (every_byte if model.byte_fallback else set()),
         "its character map is broken": not _readable(model.charsmap),
     }

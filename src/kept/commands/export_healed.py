@@ -66,7 +66,7 @@ class RunSummary:
         return HealedRecord.model_validate_json(json.dumps(finite(table)))
 
     def _settings(self) -> dict[str, Any]:
-        """Return the settings. Of models, caches and templates they have the names, not the paths."""
+        """Return the settings. Paths of models, caches and templates are replaced by their names."""
         asked = dict(self.settings.to_dict())
         del asked["out"]
         for key in PLACES:
