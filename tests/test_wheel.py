@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*words: object, folder: Path) -> str:
-    """What a command prints, run without this project's paths."""
+    """Return the output of a command that runs without this project's paths."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "KEPT"))}
     command = [str(word) for word in words]
     done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
@@ -72,7 +72,7 @@ def test_it_runs_without_the_source_tree(installed: Path, tmp_path: Path) -> Non
 
 
 def test_it_converts(installed: Path, tmp_path: Path) -> None:
-    """What the demo does: the package has the model, the sample text, and the templates of card and page."""
+    """The demo's steps: the package has the model, the sample text, and the templates of card and page."""
     (package,) = installed.parent.glob("lib/python*/site-packages/kept")
     words = ("convert", package / "demo/orion-2m", "plain", "--norm", "opm", "--verify-tokens", "16", "--json")
     done = json.loads(run(installed / "kept", *words, folder=tmp_path))

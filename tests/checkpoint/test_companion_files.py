@@ -1,4 +1,4 @@
-"""What goes along: tokenizer, template, licences, generation config. Remote code never does, and never runs."""
+"""Companion files: tokenizer, template, licences, generation config. Remote code is never copied or run."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def test_any_ids_decode_alike(pairs: dict[str, Pair], data: st.DataObject) -> No
 
 
 def test_reserved_names_in_text(pairs: dict[str, Pair]) -> None:
-    """As in Hugging Face's own conversions: SentencePiece reads them as characters."""
+    """Hugging Face's own conversions do the same: SentencePiece reads them as characters."""
     ours = pairs["symbols"].ours
     assert ours.encode("a<s>b<unk></s><control>").tokens == ["▁a", "<s>", "▁b", "<unk>", "</s>", "<control>"]
     assert ours.decode(ours.encode("a<s>b").ids) == "a b"
@@ -576,7 +576,7 @@ UNUSED = "[UNUSED_TOKEN_1]"
 
 
 def test_a_token_listed_under_a_reserved_piece_takes_its_place(tmp_path: Path) -> None:
-    """As InternLM2's chat models have it: the model file says `[UNUSED_TOKEN_146]`, the settings `<|im_start|>`."""
+    """InternLM2's chat models are like this: the model file says `[UNUSED_TOKEN_146]`, the settings `<|im_start|>`."""
     pair = pair_of(train(tmp_path / "reserved.model", **LLAMA, user_defined_symbols=[UNUSED, "<reserved_1>"]))
     at, behind = pair.theirs.piece_to_id(UNUSED), pair.theirs.piece_to_id("<reserved_1>")
     listed = {str(at): {"content": "<|im_start|>", "special": True}, str(behind): {"content": "<|tool|>"}}

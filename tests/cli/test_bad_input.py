@@ -432,7 +432,7 @@ def test_a_small_file_cannot_ask_for_much(source: Path, name: str) -> None:
 # ------------------------------------------------------------------------------------------------------ no code run
 
 ESCAPE = "{{ cycler.__init__.__globals__.os.system('touch %s') }}"
-"""What a template outside a sandbox obeys."""
+"""A template that would run code outside a sandbox."""
 
 
 class _Bomb:

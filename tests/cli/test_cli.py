@@ -76,7 +76,7 @@ def succeeds(*arguments: object) -> Result:
 
 
 def data(*arguments: object) -> Any:
-    """What a command prints as JSON: stdout is that and nothing else."""
+    """Return the JSON that a command prints: stdout contains nothing else."""
     return json.loads(succeeds(*arguments, "--json").stdout)
 
 
@@ -453,7 +453,7 @@ def test_a_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]
 
 
 def on_a_terminal(*arguments: object, **environment: str) -> str:
-    """What a command writes to a terminal."""
+    """Return the output of a command on a terminal."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "kept", *map(str, arguments)]
     kept_environment = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}

@@ -1,4 +1,4 @@
-"""What `kept heal` says: before it begins, while it goes on, and where it cannot go on."""
+"""Output of `kept heal`: before the run, during it, and on errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is imported for what: a question about a checkpoint is answered without torch, help without anything."""
+"""Imports of each command: inspection needs no torch, and help imports no command."""
 
 from __future__ import annotations
 

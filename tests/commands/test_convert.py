@@ -671,7 +671,7 @@ KILLS = 5
 
 
 def convert_killably(source: str, target: str) -> None:
-    """What a child runs."""
+    """Code that a child process runs."""
     torch.set_num_threads(1)
     kept.convert(source, target, shard_size="20KB", verify_tokens=64)
 

@@ -38,7 +38,7 @@ TOKENS = 8
 
 
 def convert(source: str, target: str) -> None:
-    """What a child runs: the whole conversion with its verification."""
+    """Code that a child process runs: the whole conversion with its verification."""
     import torch
 
     torch.set_num_threads(1)
@@ -121,7 +121,7 @@ def test_killed_while_it_gets_its_name(source: Path, tmp_path: Path, where: str)
 
 
 def killed_at(where: str, source: str, target: str) -> None:
-    """What a child runs: a conversion that kills itself before the output has its name, or before the journal goes."""
+    """A child's conversion that kills itself before the output is named, or before the journal is removed."""
     before_name = where == "before the name"
     method = "rename" if before_name else "unlink"
     original = getattr(Path, method)

@@ -93,7 +93,7 @@ def test_where_all_is_written_anew_files_are_too(source: Path, tmp_path: Path) -
 
 
 def bytes_of(file: Path) -> bytes:
-    """What stands behind a header."""
+    """Return the bytes after a header."""
     raw = file.read_bytes()
     return raw[8 + int.from_bytes(raw[:8], "little") :]
 

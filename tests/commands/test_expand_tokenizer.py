@@ -138,7 +138,7 @@ def test_verifying_needs_no_directory_but_the_two(source: Path, grown: Path, tok
 
 
 def test_bytes_of_old_rows_are_copied_as_they_are(tmp_path: Path) -> None:
-    """Whatever they are: a number that is none has bits of its own, which arithmetic would lose."""
+    """NaN too: its bits would be lost by arithmetic."""
     raw = bytes([1, 0xFF, 0x81, 0x7F, 0xFF, 0xFF, 0x55, 0x7F])  # NaNs of bfloat16
     (tmp_path / "old").write_bytes(raw)
     old = Stored((2, 2), "BF16", tmp_path / "old", 0)

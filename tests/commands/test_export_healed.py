@@ -1,4 +1,4 @@
-"""What healing writes is as good as what a conversion writes: measured, told on a card, whole, and verified again."""
+"""Outputs of healing have all that outputs of conversions have: measurements, card, checksums, verification."""
 
 from __future__ import annotations
 

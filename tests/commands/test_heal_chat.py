@@ -113,7 +113,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
 
 
 def test_the_loss_is_that_of_the_answers_alone(student: Path, talks: Path, tmp_path: Path) -> None:
-    """As transformers' model gives it on the tokens that its tokenizer says are the assistant's."""
+    """The loss equals that of transformers' model on the tokens that its tokenizer marks as the assistant's."""
     marked = tmp_path / "marked.jinja"
     marked.write_text(MARKED, encoding="utf-8")
     mine = write_lines(tmp_path / "mine.jsonl", *({"messages": one} for one in TALKS))
@@ -145,7 +145,7 @@ def test_replayed_texts_stay_texts(student: Path, talks: Path, template: Path, t
 
 
 def test_a_teacher_may_be_read(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
-    """What a cached teacher says of a conversation's answers is what it says live."""
+    """A cached teacher has the same distributions on the answers of a conversation as a live one."""
     given = asked(student, talks, template, tmp_path / "cache", teacher=str(student.parent / "llama"), kl=1.0)
     kept.cache_teacher(given, k=SIZE)
     cached = heal(replace(given, out=str(tmp_path / "out"), teacher_cache=str(tmp_path / "cache"), tokens=256))

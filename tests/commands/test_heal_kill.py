@@ -208,7 +208,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 def test_a_damaged_checkpoint_is_one_line(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever was done to it; without it the run begins anew, though a file has the name of another."""
+    """However it was damaged; without it the run begins anew, though a file has the name of another."""
     given = settings(pair, corpus, tmp_path / "out")
     assert finish(start(given, "named 10")) == KILLED
     place = folder_of(tmp_path / "out") / "step-00000005"

@@ -1,4 +1,4 @@
-"""What is measured of each text by itself: sources as the mixture weighs them, and texts that are only watched."""
+"""Losses of single texts: sources weighted by the mixture, and texts that are measured and not trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `inspect` says: sizes by hand, norms by their vectors, and every target with its passes or its reason."""
+"""`inspect` against sizes by hand, norms by their vectors, and every target with its passes or its reason."""
 
 from __future__ import annotations
 

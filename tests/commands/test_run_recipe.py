@@ -85,7 +85,7 @@ def written(table: Mapping[str, Any], file: Path) -> Path:
 
 
 class Heard:
-    """Which steps were run, and which were finished before."""
+    """Record of the steps that ran, and of those that were finished before."""
 
     def __init__(self) -> None:
         self.run: list[int] = []
@@ -111,7 +111,7 @@ def ran(table: Mapping[str, Any]) -> list[int]:
 
 
 def die_at(table: Mapping[str, Any], step: int) -> None:
-    """What a child runs: it is killed behind a step of healing."""
+    """Code that a child process runs until it is killed after a healing step."""
 
     def watch(line: Mapping[str, Any]) -> None:
         if line["kind"] == "step" and line["step"] == step:
@@ -158,7 +158,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(example: d
 
 
 def tells_it_all(record: dict[str, Any]) -> None:
-    """What was done, from the first source on, and which layers are new."""
+    """The lineage from the first source on, and the new layers."""
     expanded, shrunk = record["history"][0], record["history"][-1]
     assert expanded["passes"][0]["name"] == "expand-blocks"
     assert expanded["source"]["name"] == "orion"

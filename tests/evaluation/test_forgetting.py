@@ -1,4 +1,4 @@
-"""What was learned and what was forgotten: signs, units, means, and words only for what is beyond doubt."""
+"""Learning and forgetting: signs, units, means, and verdicts only beyond two standard errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BYTES, TOKENS = 1000, 500
 
 
 def passages(*nats: float, tokens: int = TOKENS) -> dict[str, Any]:
-    """What a text gave: the nats of a token in each passage."""
+    """Return the result of a text from the nats per token of each passage."""
     return {"passages": [[one * tokens, tokens, BYTES] for one in nats]}
 
 

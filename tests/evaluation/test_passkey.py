@@ -65,7 +65,7 @@ def test_only_the_key_is_right(answer: str, *, found: bool) -> None:
 
 
 def test_a_model_that_reads_finds_them(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks the key up in the prompt has all of them, whoever forgets what is far has the near ones."""
+    """A model that reads the whole prompt finds all keys, one with a short memory only the near ones."""
 
     def looks(_: object, prompts: Sequence[Sequence[int]], __: int) -> list[list[int]]:
         text = llama.reader.decode([*prompts[0]])[-seen:]

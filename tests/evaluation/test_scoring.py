@@ -1,4 +1,4 @@
-"""What tokens cost: windows score each token once, and the nats are those of transformers' own loss."""
+"""Token losses: windows score each token once, and the nats are those of transformers' own loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table says of specs that it cannot express, and of those that it can."""
+"""Tables of families on random specs: those that they can express, and violations of the others."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = needs_data
 
 GOLDEN = 2e-6
-"""Of the largest activation: both sides are float32, and theirs was computed by other code on another machine."""
+"""Tolerance relative to the largest activation: both sides are float32, theirs from other code on another machine."""
 
 
 @pytest.fixture(scope="module")

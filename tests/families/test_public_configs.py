@@ -47,7 +47,7 @@ def public(name: str, parameters: int, becomes_llama: str, model_type: str, **co
 
 
 def sizes(width: int, inner: int, depth: int, heads: int, vocabulary: int, context: int, **more: int) -> dict[str, Any]:
-    """What nearly every family calls its sizes."""
+    """Names of the sizes in nearly every family."""
     return {
         "hidden_size": width,
         "intermediate_size": inner,

@@ -88,7 +88,7 @@ class TestStableLmWithHeadNorms(TestStableLm):
 
 
 class TestStableLmWithEverything(TestStableLm):
-    """Whole heads turn; head norms, biases, and one norm for attention and MLP."""
+    """Full rotation; head norms, biases, and one norm for attention and MLP."""
 
     overrides: ClassVar[dict[str, Any]] = {
         "use_parallel_residual": True,

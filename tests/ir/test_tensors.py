@@ -205,7 +205,7 @@ def test_an_operation_that_is_not_local_is_not_by_rows() -> None:
 
 
 def test_a_vector_may_always_be_sliced() -> None:
-    """It is small: that it is computed whole for each block does no harm."""
+    """A small tensor may be computed whole for each block."""
     matrix = Probe((ROWS, COLUMNS), "F32")
     vector = Computed((ROWS,), "F32", torch.neg, (Probe((ROWS,), "F32"),))
     assert Computed(matrix.shape, "F32", torch.mul, (matrix, vector), local=True).by_rows

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXACT = 1e-9
-"""Of logits of size 1 to 10, in float64."""
+"""Tolerance for logits of size 1 to 10, in float64."""
 
 NORM = ir.Norm("layer", 1e-3, bias=True)
 NO_MIXER = {"mixer": None, "mixer_norm": None, "mlp_post_norm": NORM, "residual_multiplier": 0.5}
@@ -58,7 +58,7 @@ def test_logits_are_those_of_the_reference(program: Program) -> None:
 
 
 def test_an_absent_branch_is_one_that_adds_zero(program: Program) -> None:
-    """The same weights with every branch present and its last projection zero; negative control: not zero."""
+    """Return the same weights with every branch present and its last projection zero; negative control: not zero."""
     full = plain_spec(3).layers[0]
     spec = program.spec
     for index, layer in enumerate(spec.layers):

@@ -32,7 +32,7 @@ TOKENS = some_tokens(3, 24, 11)
 
 
 def on_both(spec: ir.Spec, dtype: torch.dtype = torch.float64) -> tuple[Model, Model]:
-    """The same model on the CPU and on the GPU."""
+    """Return the same model on the CPU and on the GPU."""
     model = model_of(random_program(spec), dtype)
     return model, copy.deepcopy(model).cuda()
 

@@ -52,7 +52,7 @@ def test_each_combination_of_biases(biases: tuple[bool, bool, bool]) -> None:
 
 
 def fuse(program: Program) -> Program:
-    """The same weights, in one projection for query, key and value and one for gate and up."""
+    """Return the same weights, in one projection for query, key and value and one for gate and up."""
     spec = with_mlp(with_mixer(program.spec, fused=True), fused=True)
     changed = {}
     for i, (kind, (whole, parts)) in itertools.product(

@@ -13,7 +13,7 @@ SIZE, EPS = 12, 1e-2
 """An epsilon that shows."""
 
 EXACT = 1e-14
-"""The same few operations in float64."""
+"""Tolerance of a few equal operations in float64."""
 
 
 def inputs(*shape: int) -> torch.Tensor:

@@ -24,7 +24,7 @@ FLOAT32 = 2e-6
 
 @dataclass(frozen=True)
 class Case:
-    """The same scaling as transformers and as a spec says it, for a sequence of `length` tokens."""
+    """Return the same scaling in the form of transformers and of a spec, for a sequence of `length` tokens."""
 
     kind: str
     scaling: ir.Scaling
@@ -132,7 +132,7 @@ def test_plain_frequencies_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["dynamic far beyond", "longrope short", "longrope long", "llama3", "yarn", "linear"])
 def test_cosines_and_sines_of_a_sequence(name: str) -> None:
-    """As the stock module gives them. It multiplies in float32: an angle of 300 is good to 300 * 2^-24 * 2."""
+    """Return the angles of the stock module. It multiplies in float32: an angle of 300 is good to 300 * 2^-24 * 2."""
     case = CASES[name]
     positions = torch.arange(case.length)[None]
     theirs = LlamaRotaryEmbedding(case.config())(torch.zeros(1), positions)

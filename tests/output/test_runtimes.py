@@ -103,7 +103,7 @@ def test_the_model_card_says_so(tmp_path: Path) -> None:
 
 
 def test_a_rotation_of_whole_heads_by_threshold_is_read_back(tmp_path: Path) -> None:
-    """What the config of the default form says, in the keys of transformers 4 and 5."""
+    """Return the config of the default form, with the keys of transformers 4 and 5."""
     source = write_checkpoint(tmp_path / "source", "stablelm")
     out = kept.convert(source, tmp_path / "out", final_bias="drop", verify_tokens=0).path
     config = read_json(out / "config.json")

@@ -1,4 +1,4 @@
-"""What the page says: everything that is known, nothing that is not, and nothing that a file could smuggle in."""
+"""The report page: all known data, no empty section, and no markup from files."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class TestUnknownDtype(PassContract):
 @pytest.mark.parametrize("source", DTYPES)
 @pytest.mark.parametrize("target", DTYPES)
 def test_exact_means_that_nothing_is_rounded(source: str, target: str) -> None:
-    """Of every pair of dtypes: the promise is EXACT if and only if every value of one is a value of the other."""
+    """For every pair of dtypes: the promise is EXACT if and only if every value of one is a value of the other."""
     program = rounded(random_program(layer_spec()), source)
     numbers, stored = torch.finfo(torch_dtype(source)), torch_dtype(source)
     extremes = torch.tensor([numbers.max, 1 + numbers.eps], dtype=torch.float64).to(stored)

@@ -212,7 +212,7 @@ def test_any_sequence_on_any_model(spec: ir.Spec, order: list[Pass], seed: int) 
 
 @given(specs(), st.permutations(EXACT))
 def test_any_sequence_on_any_model_of_layer_norms(spec: ir.Spec, order: list[Pass]) -> None:
-    """Where centring and what follows it can run."""
+    """Models on which centring and the passes after it can run."""
     source = program = random_program(of_layer_norms(spec))
     for rewrite in (*order, *order):
         program = compose(program, (rewrite,)) or program

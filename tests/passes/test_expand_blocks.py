@@ -98,7 +98,7 @@ def test_a_norm_without_a_gain_behind_a_part() -> None:
 
 @pytest.mark.parametrize("spec", [rms_spec(), layer_spec(layers=(BEHIND,) * 3)], ids=["plain", "behind"])
 def test_the_first_steps_are_small_ones(spec: ir.Spec) -> None:
-    """What learns first is what is zero; two steps of AdamW reach all of the copy and hardly move the logits."""
+    """The zero weights are trained first; two steps of AdamW reach all of the copy and hardly move the logits."""
     program = random_program(spec)
     model = Model.load(ExpandBlocks(at=(2,))(program), torch.float32)
     learns = {name: p.requires_grad_() for name, p in model.named_parameters() if name.startswith("layers.2.")}

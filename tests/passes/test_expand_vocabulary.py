@@ -133,7 +133,7 @@ def test_given_rows_may_have_a_mean() -> None:
 
 
 def test_spare_rows_are_taken_first() -> None:
-    """Of 11 rows the tokenizer used 6: the 3 new tokens have rows 6 to 8, and 9 and 10 stay as they are."""
+    """The tokenizer used 6 of 11 rows: the 3 new tokens have rows 6 to 8, and 9 and 10 stay as they are."""
     program = random_program(layer_spec())
     grown = grow(parts=((1, 2), (3,), (4, 5)), first=6)(program)
     assert grown.spec.vocabulary == VOCABULARY

@@ -188,7 +188,7 @@ def test_the_comparison_of_methods_1_3(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_measured_gains_are_better_than_copied_ones(seed: int) -> None:
-    """Of each norm alone they are the best; of the whole model they are where the stream has a mean, as here."""
+    """They are the best for each norm alone, and for the whole model if the stream has a mean, as here."""
     found = losses(seed)
     assert found["drop"] < found["calibrated"] < found["opm"]
 

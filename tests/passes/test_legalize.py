@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("llama", "mistral", "qwen2", "orion", "stablelm", "starcoder2")
 STOCK_TOLERANCE = 1e-5
-"""Of two stock classes: they compute norms and angles in float32."""
+"""Tolerance between two stock classes: they compute norms and angles in float32."""
 
 TOKENS = some_tokens()
 

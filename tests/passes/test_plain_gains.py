@@ -1,4 +1,4 @@
-"""Offset and missing gains as plain ones."""
+"""Pass plain-gains: offset and missing gains as plain ones."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class Reinitialise(Pass):
 
 
 def new_of(*passes: Pass) -> list[str]:
-    """What `--train new` trains of a plan's result."""
+    """Return the weights of a plan's result that `--train new` trains."""
     program = random_program(layer_spec())
     plan = run_passes(program, passes)
     record = {"new_layers": [*plan.new_layers], "new_parameters": created(program.spec, plan)}

@@ -1,1 +1,1 @@
-"""What several tests share: models, specs, contracts and stand-ins."""
+"""Helpers of several tests: models, specs, contracts and substitutes."""

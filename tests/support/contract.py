@@ -1,4 +1,4 @@
-"""What every family must do. A family's tests subclass `FamilyContract` and say which config they are about."""
+"""Contract of every family. The tests of a family subclass `FamilyContract` and state a config."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DECODER_SIZES = (
     "num_key_value_heads",
     "max_position_embeddings",
 )
-"""What nearly every family calls its sizes."""
+"""Names of the sizes in nearly every family."""
 
 
 class FamilyContract(ConversionContract, ExpansionContract):
@@ -301,7 +301,7 @@ class StockContract(FamilyContract):
 
     @pytest.mark.parametrize("how", ["absent", "null"])
     def test_never_reads_a_config_as_another_model(self, checkpoint: Checkpoint, how: str) -> None:
-        """What a key that is missing or null means to the stock class, it means to us, or we ask for it by name."""
+        """A missing or null key means what it means to the stock class, or an error names it."""
         for key in set(checkpoint.config) - set(self.lenient):
             config = {k: v for k, v in checkpoint.config.items() if k != key} | ({key: None} if how == "null" else {})
             theirs = self.stock_config(config)

@@ -1,4 +1,4 @@
-"""What every family must do as a source: become a stock Llama exactly, or be refused with the reason."""
+"""Contract of every family as a source: it must become a stock Llama exactly, or be refused with the reason."""
 
 from __future__ import annotations
 

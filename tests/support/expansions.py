@@ -1,4 +1,4 @@
-"""What every family must do as a source of expansion: compute the same to the bit, in any class that runs it."""
+"""Contract of every family as a source of expansion: it must compute the same to the bit, in any class that runs it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ PRELOADED = (
     "torch.utils.tensorboard",
     "transformers",
 )
-"""What conversions and healing import."""
+"""Modules that conversions and healing import."""
 
 
 def forks() -> ForkServerContext:
@@ -37,7 +37,7 @@ def forks() -> ForkServerContext:
 
 
 def command(*words: object, first: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
-    """What `kept WORDS` gives in a process of its own, in which `first` runs before anything else."""
+    """Return the result of `kept WORDS` in a process of its own, in which `first` runs before anything else."""
     given = [str(word) for word in words]
     with tempfile.TemporaryDirectory() as directory:
         streams = [Path(directory) / name for name in ("stdout", "stderr")]

@@ -38,7 +38,7 @@ def settings(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) -
 
 
 def folder_of(out: Path) -> Path:
-    """Where a run keeps its metrics and checkpoints."""
+    """Return the directory of a run's metrics and checkpoints."""
     return out.with_name(f".{out.name}.kept-healing")
 
 

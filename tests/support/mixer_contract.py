@@ -1,4 +1,4 @@
-"""What the module of every kind of mixer must do. The tests of a kind subclass `MixerContract` and list specs.
+"""Contract of the module of every kind of mixer. The tests of a kind subclass `MixerContract` and list specs.
 
 However a sequence is read, its output and its gradients are those of reading it alone and at once. Each property has a
 negative control: a module with one known fault does not have it.

@@ -74,7 +74,7 @@ ORION_CONFIG = {
 }
 
 ORPHAN = {**SIZES, "hidden_act": "silu", "rms_norm_eps": EPS, "tie_word_embeddings": False}
-"""What most families without a stock class state."""
+"""Config keys of most families without a stock class."""
 
 TINY: Mapping[str, Mapping[str, Any]] = {
     "cohere": {**SIZES, "layer_norm_eps": EPS, "logit_scale": 0.75},

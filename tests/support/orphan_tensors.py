@@ -29,7 +29,7 @@ def like_llama(config: Config) -> Tensors:
 
 
 def key_value_heads(config: Config, layer: int) -> int:
-    """Of one layer."""
+    """Yield the tensors of one layer."""
     if "num_key_value_heads_per_layer" in config:
         return int(config["num_key_value_heads_per_layer"][layer])
     return int(config.get("num_key_value_heads") or config["num_attention_heads"])

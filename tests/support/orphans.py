@@ -36,7 +36,7 @@ class OrphanContract(FamilyContract):
     """
 
     defaults: ClassVar[dict[str, Any]]
-    """What the public configuration class assumes where a key is absent or null."""
+    """Defaults of the public configuration class for absent or null keys."""
 
     def reference(
         self, directory: Path, tokens: Tensor, dtype: torch.dtype, pads: Sequence[int] | None = None

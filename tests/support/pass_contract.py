@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class PassContract:
-    """What holds for any pass.
+    """Contract of any pass.
 
     `rewrite` can run on every spec of `works_on`. It refuses each spec of `refused` with the line beside it, and each
     of `prepared_by` until the pass beside it has run.

@@ -1,4 +1,4 @@
-"""What the tests of passes share: strong architectures, weights that may not be read, and distances of functions."""
+"""Helpers of the tests of passes: strong architectures, weights that may not be read, and distances of functions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kept.passes.base import Pass
 
 TOLERANCE = 1e-9
-"""Of an EXACT pass in float64, in standard deviations of the logits."""
+"""Tolerance of an EXACT pass in float64, in standard deviations of the logits."""
 
 TOKENS = some_tokens(2, 12, VOCABULARY)
 
@@ -53,7 +53,7 @@ def layer_spec(
 
 
 def rms_spec(mixer: ir.Attention = MIXER, mlp: ir.Mlp = GATED, norm: ir.Norm = RMS_NORM, **changes: Any) -> ir.Spec:
-    """The same with RMSNorms."""
+    """Return the same spec with RMSNorms."""
     return layer_spec(mixer, mlp, norm, **changes)
 
 
@@ -89,7 +89,7 @@ def given(spec: ir.Spec, values: Mapping[str, Tensor], dtype: str = "F64") -> Pr
 
 
 def rounded(program: Program, dtype: str) -> Program:
-    """The same program with its weights rounded to a dtype and declared as such."""
+    """Return the same program with its weights rounded to a dtype and declared as such."""
     stored = torch_dtype(dtype)
     values = {name: tensor.value("float64").to(stored).double() for name, tensor in program.weights.items()}
     return given(program.spec, values, dtype)
@@ -140,7 +140,7 @@ def replaced(program: Program, values: Mapping[str, Tensor]) -> Program:
 
 
 def refusal(rewrite: Pass, program: Program) -> str:
-    """What a pass says when it refuses."""
+    """Return the message with which a pass refuses."""
     with pytest.raises(Refusal) as caught:
         rewrite(program)
     return str(caught.value)
@@ -168,7 +168,7 @@ def save(program: Program, family: Family, directory: Path) -> Path:
 
 
 def through_disk(program: Program, family: Family, directory: Path) -> Program:
-    """What a program is after it was written and read again."""
+    """Return a program after it was written and read again."""
     return program_of(save(program, family, directory))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(function: Callable[..., Any], ranks: int, *given: Any) -> list[Any]:
-    """What `function(rank, *given)` returns on each rank. It must be found by its name in an importable module."""
+    """Return the results of `function(rank, *given)` on each rank. An importable module must define the function."""
     with tempfile.TemporaryDirectory() as directory:
         spawn(_rank, (ranks, directory, function, given), nprocs=ranks)
         return [torch.load(Path(directory) / str(rank), weights_only=True) for rank in range(ranks)]

@@ -1,4 +1,4 @@
-"""What every family that rotates queries and keys must do: each scaling, in the old form of a config and in the new."""
+"""Contract of families with rotary positions: each scaling, in the old and the new form of a config."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class RotaryContract(FamilyContract):
     stated: ClassVar[dict[str, Any]] = {}
     """How much of a head turns, where the family says it."""
     partial_key: ClassVar[str] = "partial_rotary_factor"
-    """The same, where a config states it outside a section."""
+    """The key of the same fraction outside a section, if the family has one."""
     theta: ClassVar[float] = 10_000.0
     """The stock class's default."""
 

@@ -207,7 +207,7 @@ def spread(lengths: Sequence[int]) -> str:
 
 
 def figures(sources: Sequence[Module]) -> Iterator[str]:
-    """What the module's docstring names, a line each."""
+    """Print the figures that the module's docstring names, a line each."""
     files = {module.path: module.length for module in sources}
     lengths = dict(item for module in sources for item in functions(module))
     repeated, found = repeated_classes(sources), circles(sources)

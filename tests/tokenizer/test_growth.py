@@ -1,4 +1,4 @@
-"""What a tokenizer has beyond another, and which ones are no grown ones."""
+"""New tokens of a grown tokenizer, and tokenizers that are not grown from the other."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_every_new_piece_is_made_and_is_made_of_old_ones(merged: Merged) -> None
 
 
 def _bytes(piece: str) -> bytes:
-    """Of a part: single bytes have names where pieces are characters."""
+    """Return the bytes of a piece: single bytes are written as `<0x0A>`."""
     return bytes([int(piece[3:5], 16)]) if len(piece) == 6 and piece.startswith("<0x") else piece.encode()
 
 
@@ -176,7 +176,7 @@ def test_pieces_that_hold_a_special_token_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_piece_that_no_merges_make_is_counted(tmp_path: Path) -> None:
-    """Of a word it has all characters, and nothing that could stand between them and it."""
+    """It has all characters of a word and none of the merges between them."""
     model = of_a_model(tmp_path / "model", CHARACTERS)
     new = of_a_model(tmp_path / "new", CHARACTERS, KOREAN, 360)
     vocab = read_json(new / "tokenizer.json")["model"]["vocab"]
@@ -216,7 +216,7 @@ def test_words_that_are_pieces_need_no_merges(tmp_path: Path) -> None:
 
 
 def test_merges_written_as_texts_stay_texts(tmp_path: Path) -> None:
-    """As older versions of the library wrote them, and only those are read by them."""
+    """The form that older versions of the library write, and the only one that they read."""
     model = of_a_model(tmp_path / "model", BYTE_LEVEL)
     merges = read_json(model / "tokenizer.json")["model"]["merges"]
     change_model(model, merges=[" ".join(pair) for pair in merges])

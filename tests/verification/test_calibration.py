@@ -1,4 +1,4 @@
-"""What norms read: the statistics are their formulas, and the calibrated gain is the best one."""
+"""Calibration of norms: the statistics are their formulas, and the calibrated gain is the best one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 
 def read_by(program: Program) -> dict[str, torch.Tensor]:
-    """What each norm of the whole model reads, in float64, (N, D)."""
+    """Return the input of each norm of the whole model, in float64, (N, D)."""
     model = model_of(program)
     out: dict[str, Any] = {}
 

@@ -386,7 +386,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_paths_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there as it is written is a path; a name ends at the first sign."""
+    """An existing path is a path; otherwise a name ends at the first `=`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p=q").mkdir()
     found = named_paths(["a/one.jsonl", "x=a/two.jsonl", "p=q", "y=p=q"])

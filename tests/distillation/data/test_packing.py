@@ -29,7 +29,7 @@ def two_sources(batch: int, length: int, seed: int = 0) -> BatchStream:
 
 
 def faults(batch: Batch, lengths: dict[int, int]) -> list[str]:
-    """What is wrong with a batch whose ids say where they are from."""
+    """Return the errors of a batch whose ids encode their document and position."""
     found = []
     for row in range(batch.tokens_BT.shape[0]):
         tokens, documents = batch.tokens_BT[row].tolist(), batch.documents_BT[row].tolist()

@@ -22,7 +22,7 @@ TEMPERATURES = st.sampled_from([0.5, 1.0, 2.0, 7.0])
 
 
 def logits_of(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a teacher and a student."""
+    """Return logits of a teacher and a student."""
     tokens, vocabulary, seed = shape
     drawn = torch.randn(2, tokens, vocabulary, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return 3 * drawn[0], 3 * drawn[1]
@@ -71,7 +71,7 @@ def test_jsd_is_bounded_and_mirrors(shape: tuple[int, int, int], beta: float) ->
 
 
 def test_jsd_tends_to_either_kl() -> None:
-    """Of logits of size 1; the next term is beta times a chi-square, which grows as their exponential."""
+    """For logits of size 1; the next term is beta times a chi-square, which grows as their exponential."""
     teacher, student = (x / 3 for x in logits_of((5, 20, 1)))
     forward, reverse = plain_losses.forward_kl(teacher, student), plain_losses.reverse_kl(teacher, student)
     assert torch.allclose(plain_losses.jsd(teacher, student, 1e-7) / 1e-7, forward, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What learns: words, patterns, and what they count."""
+"""Trainable parameters: words, patterns, and their counts."""
 
 from __future__ import annotations
 
