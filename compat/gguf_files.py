@@ -28,8 +28,8 @@ from kept.gguf.pretokenizers import PRE_TOKENIZERS
 from kept.ir.facts import facts
 from kept.loaded import open_model
 
-import ggufs  # isort: skip - `forms` adds the tests to the path
-from models import program_of  # isort: skip - as above
+from support import gguf_vocabularies, ggufs  # isort: skip - `forms` adds the tests to the path
+from support.logits import program_of  # isort: skip - as above
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -160,7 +160,7 @@ def _difference(directory: Path) -> str:
 def _tokens(environment: Environment, work: Path, *, golden: bool) -> Iterator[str]:
     """Yield a line for each vocabulary whose ids differ from llama.cpp's."""
     files = _vocabularies(work)
-    texts = [*ggufs.TEXTS, *_random_texts()]
+    texts = [*gguf_vocabularies.TEXTS, *_random_texts()]
     (work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     done = environment.run(HERE / "gguf_tokens.py", work / "texts.json", work / "ids.json", *files.values())
     if done.returncode:
@@ -182,7 +182,7 @@ def _tokens(environment: Environment, work: Path, *, golden: bool) -> Iterator[s
 
 def _vocabularies(work: Path) -> dict[str, Path]:
     """Write a GGUF file for each pre-tokenizer and two for SentencePiece; return them and SmolLM2's by name."""
-    small, pieces = ggufs.byte_level(), ggufs.sentencepiece(model_path() / "tokenizer.model")
+    small, pieces = gguf_vocabularies.byte_level(), gguf_vocabularies.sentencepiece(model_path() / "tokenizer.model")
     files = {
         name: ggufs.with_tokenizer(work / f"tokens-{number}.gguf", small, ggml__pre=name)
         for number, name in enumerate(PRE_TOKENIZERS)
@@ -195,7 +195,7 @@ def _vocabularies(work: Path) -> dict[str, Path]:
 
 def _random_texts() -> Iterator[str]:
     choose = random.Random(0)  # noqa: S311 - seeded: the same texts each time
-    special = (*ggufs.CONTROLS, *ggufs.USERS)
+    special = (*gguf_vocabularies.CONTROLS, *gguf_vocabularies.USERS)
     for number in range(RANDOM):
         count = choose.randrange(1, 40)
         yield "".join(
@@ -219,13 +219,16 @@ def _write_goldens(ids: Mapping[str, list[list[int]]]) -> None:
     said = f"python compat/gguf_files.py --golden, with {LLAMA_CPP}"
     real = ids.get("smollm2")
     if real is not None:
-        table = {"made by": said, "texts": dict(zip(ggufs.TEXTS, real, strict=False))}
+        table = {"made by": said, "texts": dict(zip(gguf_vocabularies.TEXTS, real, strict=False))}
         (GOLDENS / "smollm2-ids.json").write_text(
             json.dumps(table, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
         )
     alike = {pre: name for name, pre in reversed(PRE_TOKENIZERS.items())}
     kept = [name for name in ids if name in alike.values() or name.startswith("sentencepiece")]
-    table = {"made by": said, "ids": {name: [*ids[name][: len(ggufs.TEXTS)], ids[name][-1]] for name in kept}}
+    table = {
+        "made by": said,
+        "ids": {name: [*ids[name][: len(gguf_vocabularies.TEXTS)], ids[name][-1]] for name in kept},
+    }
     (GOLDENS / "gguf-ids.json").write_text(json.dumps(table) + "\n", encoding="utf-8")
 
 

@@ -15,7 +15,8 @@ from kept.checkpoint.reader import open_checkpoint
 from kept.cli.root import main
 from kept.commands.check import check
 from kept.errors import CheckpointError
-from support.models import logits, some_tokens, stock, worst, write_checkpoint
+from support.logits import logits, some_tokens, stock, worst
+from support.models import write_checkpoint
 from support.stored import all_bytes, change_json, read_json, tensors_of
 
 if TYPE_CHECKING:

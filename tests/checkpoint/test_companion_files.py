@@ -28,7 +28,9 @@ from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import CheckpointError
 from kept.loaded import open_model
 from kept.output.model_card import RESTRICTED
-from support.models import reference_orion, some_tokens, worst, write_checkpoint
+from support.logits import some_tokens, worst
+from support.models import write_checkpoint
+from support.orion_formulas import reference_orion
 from support.stored import (
     BYTES_VOCABULARY,
     booby_trap,

@@ -30,7 +30,8 @@ from kept.checkpoint.staging import JOURNAL, Staging, staging
 from kept.errors import OutputError
 from kept.ir.tensors import Computed, InMemory, Stored, torch_dtype, zeros
 from kept.ir.tensors import lazy as ir_tensors
-from support.models import frequencies, some_tokens, stock_logits, write_checkpoint
+from support.logits import some_tokens, stock_logits
+from support.models import frequencies, write_checkpoint
 from support.stored import INDEX, all_bytes, change_json, read_json, split_into_shards, tensors_of, write_json
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from kept.checkpoint.safetensors_header import read_header
 from kept.checkpoint.weights import NAMED, PREFERRED, find_weights
 from kept.cli.root import main
 from kept.errors import CheckpointError
-from support.models import some_tokens, stock_logits, write_checkpoint
+from support.logits import some_tokens, stock_logits
+from support.models import write_checkpoint
 from support.stored import entry, read_json, split_into_shards, tensors_of, write_json, write_raw
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.models import write_checkpoint
+from support.heal_recipe import healing_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,8 @@ main(sys.argv[1:], standalone_mode=False)
 sys.stderr.write(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
+REFUSED = "from click.testing import CliRunner; print(CliRunner().invoke(main, sys.argv[1:]).output)"
+
 
 def imported(*arguments: str) -> set[str]:
     """The packages that a command imports."""
@@ -28,16 +30,23 @@ def imported(*arguments: str) -> set[str]:
     return set(run.stderr.split())
 
 
-@pytest.fixture(scope="module")
-def orion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("source") / "orion", "orion")
-
-
 @pytest.mark.parametrize(
     "options", [("inspect",), ("plan",), ("plan", "--norm", "calibrated"), ("plan", "--norm", "carried")]
 )
 def test_a_checkpoint_of_any_size_is_looked_at_without_torch(orion: Path, options: tuple[str, ...]) -> None:
     assert not {"torch", "transformers", "matplotlib", "tokenizers"} & imported(*options, str(orion))
+
+
+def test_healing_is_planned_without_torch(tmp_path: Path) -> None:
+    assert "torch" not in imported("plan", str(healing_recipe(tmp_path)), "--cluster", "h100")
+
+
+def test_an_output_that_exists_is_refused_without_torch(orion: Path) -> None:
+    code = CODE.replace("main(sys.argv[1:], standalone_mode=False)", REFUSED)
+    command = [sys.executable, "-c", code, "heal", str(orion), "--teacher", str(orion), "--out", str(orion)]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "exists already" in run.stdout
+    assert "torch" not in run.stderr.split()
 
 
 def test_help_imports_none_of_what_it_is_about() -> None:

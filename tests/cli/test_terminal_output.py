@@ -97,6 +97,25 @@ def test_an_interruption_while_it_is_imported() -> None:
     assert (process.returncode, said) == (130, "kept: interrupted\n")
 
 
+STOPS = """
+from kept.cli.root import main
+
+@main.command()
+def stop():
+    exec("raise KeyboardInterrupt")  # as in the middle of an import that makes a dataclass
+
+main(["stop"])
+"""
+
+
+def test_an_interruption_of_an_import_has_its_exit_code_too(tmp_path: Path) -> None:
+    (tmp_path / "stops.py").write_text(STOPS)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    command, given = ["bash", "-c", f"'{sys.executable}' -m stops; echo $?"], {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
+    assert (done.stdout, done.stderr) == ("130\n", "kept: interrupted; the same command continues\n")
+
+
 # --------------------------------------------------------------------------------------------------- unexpected errors
 
 

@@ -27,7 +27,9 @@ from kept.recipe import Recipe
 from kept.verification.calibration import calibrate
 from kept.verification.text import SAMPLE, sample
 from support.forks import forks
-from support.models import logits, program_of, reference_orion, some_tokens, stock_logits, worst, write_checkpoint
+from support.logits import logits, program_of, some_tokens, stock_logits, worst
+from support.models import write_checkpoint
+from support.orion_formulas import reference_orion
 from support.stored import (
     PROSE,
     all_bytes,

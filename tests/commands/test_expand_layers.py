@@ -17,7 +17,8 @@ from kept.cli.root import main
 from kept.errors import CheckpointError, Refusal
 from kept.ir.tensors import Stored
 from kept.nn import Model
-from support.models import frequencies, program_of, some_tokens, stock, stock_logits, write_checkpoint
+from support.logits import program_of, some_tokens, stock, stock_logits
+from support.models import frequencies, write_checkpoint
 from support.stored import change_json, read_json, split_into_shards, tensors_of, write_readable
 
 if TYPE_CHECKING:

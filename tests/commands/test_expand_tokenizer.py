@@ -24,7 +24,8 @@ from kept.errors import CheckpointError, RecipeError
 from kept.ir.tensors import Stored, join, zeros
 from kept.tokenizer.bpe import BYTE_LEVEL
 from support.heal_runs import finish, losses, settings, start
-from support.models import stock, stock_logits, write_checkpoint
+from support.logits import stock, stock_logits
+from support.models import write_checkpoint
 from support.stored import change_json, read_json, tensors_of
 from support.tokenizers_of import ENGLISH, GERMAN, KOREAN, corpus, inside, of_a_model
 

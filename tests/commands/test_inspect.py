@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.errors import CheckpointError
-from support.models import TINY, program_of, write_checkpoint
+from support.logits import program_of
+from support.models import write_checkpoint
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from kept.cli.root import main
 from kept.errors import CheckpointError, InputError
 from kept.nn import Model
 from kept.verification.contribution import losses
-from support.models import program_of, some_tokens
+from support.logits import program_of, some_tokens
 from support.stored import BYTES_VOCABULARY, change_json, read_json, split_into_shards, tensors_of, write_readable
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import zeros
 from kept.nn import Model
-from support.models import random_program
+from support.logits import random_program
 from support.pass_helpers import LAYER_NORM, RMS_NORM
 from support.specs import attention_of
 from support.stored import write_readable

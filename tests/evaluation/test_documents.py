@@ -11,7 +11,7 @@ import pytest
 from kept.errors import InputError
 from kept.evaluation import documents
 from kept.evaluation.tasks import NAMES, PLAIN, Task, members
-from support.models import DATA, needs_data
+from support.shared_data import DATA, needs_data
 
 if TYPE_CHECKING:
     from pathlib import Path

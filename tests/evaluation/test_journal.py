@@ -12,7 +12,7 @@ import kept
 from kept.errors import OutputError
 from kept.evaluation import journal
 from kept.evaluation.journal import Journal
-from support.models import DATA, needs_data
+from support.shared_data import DATA, needs_data
 from support.stored import PROSE, all_bytes, write_readable
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from kept.evaluation.judge import KEY, Judge, judge_prompt
 from kept.fence import Limits
 from kept.reporting import Silent
 from support.judge_stub import Stub
-from support.models import DATA, needs_data
+from support.shared_data import DATA, needs_data
 from support.stored import change_json
 from support.subjects import tiny
 

@@ -15,7 +15,8 @@ from kept.evaluation.perplexity import PASSAGE, measure_text, text_estimates
 from kept.evaluation.positions import edges, longest_of, measure_positions, position_estimates
 from kept.evaluation.scoring import score_rows
 from kept.verification.text import sample_text
-from support.models import stock, write_checkpoint
+from support.logits import stock
+from support.models import write_checkpoint
 from support.stored import PROSE, write_sentencepiece
 from support.subjects import subject, tiny
 

@@ -19,7 +19,8 @@ from kept.evaluation.run import _rows
 from kept.evaluation.settings import EvalSettings
 from kept.nn.model import Model
 from support.judge_stub import Stub
-from support.models import DATA, needs_data, write_checkpoint
+from support.models import write_checkpoint
+from support.shared_data import DATA, needs_data
 from support.stored import PROSE, change_json, write_readable
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from kept.evaluation import sandbox
 from kept.evaluation.documents import json_lines
 from kept.evaluation.humaneval import program, score
 from kept.evaluation.sandbox import fences, passes
-from support.models import DATA, needs_data
+from support.shared_data import DATA, needs_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

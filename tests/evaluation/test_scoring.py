@@ -13,7 +13,9 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.evaluation.scoring import score_hidden, score_rows, score_sliding, windows
 from support.foreign import slm_corpus, write_slm
-from support.models import model_of, needs_data, program_of, some_tokens, stock, write_checkpoint
+from support.logits import model_of, program_of, some_tokens, stock
+from support.models import write_checkpoint
+from support.shared_data import needs_data
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 
 from kept.errors import InputError
 from kept.evaluation.tasks import PLAIN, SEED, TASKS, build_task, measure_task, members, task_estimates
-from support.models import DATA, needs_data
+from support.shared_data import DATA, needs_data
 from support.subjects import subject, tiny
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from hypothesis import given
 from kept.errors import CheckpointError
 from kept.families import FAMILIES, family_of
 from kept.ir.facts import differences, facts
-from support.models import TINY, random_program
+from support.logits import random_program
 from support.specs import specs
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from kept.families.table import Family

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from kept.families import FAMILIES
-from support.models import logits, program_of, some_tokens, worst, write_checkpoint
+from support.logits import logits, program_of, some_tokens, worst
+from support.models import write_checkpoint
 from support.orphans import OrphanContract
 from support.pass_helpers import TOLERANCE
 from support.published import CLIPPED, Published

@@ -11,7 +11,7 @@ from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.items import Size
 from kept.ir.spec import TokenIds
-from support.models import TINY
+from support.tiny import TINY
 
 HUGE = 10**400
 

@@ -6,8 +6,8 @@ import pytest
 
 from kept.errors import CheckpointError
 from kept.families.baichuan import BAICHUAN
-from support.models import TINY
 from support.orphans import OrphanContract
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

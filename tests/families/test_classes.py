@@ -10,7 +10,7 @@ from kept.errors import CheckpointError
 from kept.families import FAMILIES, family_of
 from kept.families.classes import code_note
 from kept.families.config import Config
-from support.models import TINY, without
+from support.tiny import TINY, without
 
 NAMES = sorted(FAMILIES)
 

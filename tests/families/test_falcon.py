@@ -6,7 +6,7 @@ import pytest
 
 from kept.errors import CheckpointError
 from kept.ir.spec import Rope
-from support.models import logits, some_tokens, worst
+from support.logits import logits, some_tokens, worst
 from support.rotations import StockRotaryContract
 
 if TYPE_CHECKING:

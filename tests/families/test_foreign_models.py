@@ -12,7 +12,8 @@ import torch
 from kept.ir.spec import Mlp
 from kept.nn import Model, generate
 from support.foreign import SORT, packed_tensors, slm_corpus, write_slm, write_sort
-from support.models import model_of, needs_data, program_of, stock_logits, worst
+from support.logits import model_of, program_of, stock_logits, worst
+from support.shared_data import needs_data
 from support.specs import with_mlp
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import torch
 
 from kept.errors import CheckpointError
 from support.contract import DECODER_SIZES
-from support.models import stock
+from support.logits import stock
 from support.rotations import StockRotaryContract
 
 if TYPE_CHECKING:

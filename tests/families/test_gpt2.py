@@ -8,7 +8,7 @@ import torch
 from kept.errors import CheckpointError
 from kept.ir.tensors import zeros
 from support.contract import StockContract
-from support.models import logits, some_tokens
+from support.logits import logits, some_tokens
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

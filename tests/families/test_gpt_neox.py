@@ -9,7 +9,8 @@ from kept.errors import CheckpointError
 from kept.ir.spec import Rope
 from kept.ir.tensors import InMemory, Lazy, zeros
 from support.conversions import EXACT
-from support.models import frequencies, logits, some_tokens, worst
+from support.logits import logits, some_tokens, worst
+from support.models import frequencies
 from support.rotations import StockRotaryContract, unrotated
 
 if TYPE_CHECKING:

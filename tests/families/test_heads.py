@@ -15,7 +15,8 @@ from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.loaded import open_model
 from support.conversions import STOCK
-from support.models import logits, some_tokens, stock_logits, worst, write_checkpoint
+from support.logits import logits, some_tokens, stock_logits, worst
+from support.models import write_checkpoint
 from support.stored import change_json, tensors_of
 
 if TYPE_CHECKING:

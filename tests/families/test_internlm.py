@@ -8,7 +8,7 @@ import torch
 
 from kept.errors import CheckpointError
 from kept.ir.spec import Dynamic, Rope
-from support.models import logits, some_tokens, worst
+from support.logits import logits, some_tokens, worst
 from support.orphans import OrphanContract
 from support.specs import with_mixer
 

@@ -17,9 +17,10 @@ from kept.ir.spec import Dynamic, LongRope, Rope
 from kept.output.lineage import lineage
 from kept.output.record import read_record
 from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
-from support.models import TINY, write_checkpoint
+from support.models import write_checkpoint
 from support.pass_helpers import unread
 from support.specs import with_mixer
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from pathlib import Path

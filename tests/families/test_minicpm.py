@@ -8,9 +8,9 @@ import pytest
 from kept.errors import CheckpointError
 from kept.families.minicpm import MINICPM
 from kept.ir.spec import LongRope
-from support.models import TINY
 from support.orphans import OrphanContract
 from support.rotations import PUBLISHED, RotaryContract
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

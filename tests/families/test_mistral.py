@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kept.errors import CheckpointError
-from support.models import logits, model_of, some_tokens, worst
+from support.logits import logits, model_of, some_tokens, worst
 from support.rotations import StockRotaryContract
 from support.specs import attention_of, with_mixer
 

@@ -14,8 +14,10 @@ from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.multimodal import PLAIN
 from kept.ir.tensors import Full
-from support.models import SIZES, logits, some_tokens, stock_logits, strong, worst
+from support.logits import logits, some_tokens, stock_logits, worst
+from support.models import strong
 from support.stored import change_json, read_json, tensors_of
+from support.tiny import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,10 @@ from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.unread import NEUTRAL, QUANTISED
 from kept.loaded import open_model
-from support.models import TINY, frequencies, program_of, some_tokens, stock, write_checkpoint
+from support.logits import program_of, some_tokens, stock
+from support.models import frequencies, write_checkpoint
 from support.stored import change_json, tensors_of
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,11 @@ from kept.families.llama import LLAMA
 from kept.families.orion import ORION
 from kept.ir.slots import slots
 from support.contract import until
-from support.models import logits, program_of, reference_orion, some_tokens, without, worst, write_checkpoint
+from support.logits import logits, program_of, some_tokens, worst
+from support.models import write_checkpoint
+from support.orion_formulas import reference_orion
 from support.rotations import PUBLISHED, RotaryContract
+from support.tiny import without
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,8 @@ from kept.ir.spec import LongRope, TokenIds
 from kept.nn import generate
 from support.contract import DECODER_SIZES
 from support.conversions import STOCK, converted
-from support.models import logits, model_of, program_of, some_tokens, stock_logits, worst, write_checkpoint
+from support.logits import logits, model_of, program_of, some_tokens, stock_logits, worst
+from support.models import write_checkpoint
 from support.pass_helpers import TOLERANCE
 from support.rotations import StockRotaryContract
 

@@ -21,7 +21,7 @@ from kept.families.llama import LLAMA
 from kept.ir.promise import Promise
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
-from support.models import logits, program_of, some_tokens, stock, worst
+from support.logits import logits, program_of, some_tokens, stock, worst
 from support.pass_helpers import TOLERANCE, save
 from support.pico import PUBLIC, SHORT, scale, write_pico
 from support.published import Published

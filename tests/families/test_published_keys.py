@@ -13,8 +13,9 @@ from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.published import ANYWHERE, SHAPING, WITHOUT_EFFECT
 from kept.loaded import open_model
-from support.models import TINY, write_checkpoint
+from support.models import write_checkpoint
 from support.stock_keys import ours
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from pathlib import Path

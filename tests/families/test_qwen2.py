@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kept.errors import CheckpointError
-from support.models import logits, some_tokens, worst
+from support.logits import logits, some_tokens, worst
 from support.rotations import StockRotaryContract
 from support.specs import with_mixer
 

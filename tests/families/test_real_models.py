@@ -11,7 +11,9 @@ import torch
 from tokenizers import Tokenizer
 
 from kept.nn import generate
-from support.models import DATA, logits, model_of, needs_data, program_of, reference_orion, stock, stock_logits, worst
+from support.logits import logits, model_of, program_of, stock, stock_logits, worst
+from support.orion_formulas import reference_orion
+from support.shared_data import DATA, needs_data
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,10 @@ from kept.errors import CheckpointError
 from kept.families.layout import StackedTensor
 from kept.families.stablelm import STABLELM
 from kept.ir.spec import Rope
-from support.models import TINY, worst
+from support.logits import worst
 from support.rotations import StockRotaryContract
 from support.specs import with_mixer
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

@@ -13,8 +13,10 @@ from kept.families import TARGETS
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 from support.conversions import STOCK, closed, converted, ignored
-from support.models import TINY, logits, program_of, some_tokens, stock, stock_logits, worst, write_checkpoint
+from support.logits import logits, program_of, some_tokens, stock, stock_logits, worst
+from support.models import write_checkpoint
 from support.pass_helpers import TOLERANCE
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -26,7 +26,8 @@ from kept.ir.facts import PerLayer, facts, parts
 from kept.ir.spec import Attention, Cost, Layer, Mixer, StateSize
 from kept.ir.spec.slot import Slot, Space, linear_slots
 from kept.ir.tensors import Stored
-from support.models import SIZES, strong
+from support.models import strong
+from support.tiny import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

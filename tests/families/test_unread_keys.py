@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from kept.families import FAMILIES
 from kept.families.olmo import OLMO
-from support.models import some_tokens, write_checkpoint
+from support.logits import some_tokens
+from support.models import write_checkpoint
 from support.no_effect import NO_EFFECT, UNTRIED
 from support.stock_keys import ours, stock, stock_rope
 

@@ -7,9 +7,9 @@ import pytest
 from kept.errors import CheckpointError
 from kept.families.xverse import XVERSE
 from kept.ir.spec import Dynamic
-from support.models import TINY
 from support.orphans import OrphanContract
 from support.rotations import PUBLISHED, RotaryContract
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint

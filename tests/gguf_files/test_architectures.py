@@ -13,8 +13,10 @@ from kept.errors import CheckpointError
 from kept.gguf.architectures import ARCHITECTURES
 from kept.ir.facts import facts
 from kept.loaded import open_model
-from support import ggufs
-from support.models import VOCABULARY, logits, program_of, some_tokens, worst, write_checkpoint
+from support import gguf_rules, ggufs
+from support.logits import logits, program_of, some_tokens, worst
+from support.models import write_checkpoint
+from support.tiny import VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +100,7 @@ def architecture(program: Program) -> dict[str, Any]:
 
 
 def test_every_architecture_has_a_case() -> None:
-    assert {ggufs.architecture_of(family) for family, _ in CASES.values()} == {*ARCHITECTURES}
+    assert {gguf_rules.architecture_of(family) for family, _ in CASES.values()} == {*ARCHITECTURES}
 
 
 def test_rows_that_are_not_put_back_would_show(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ from kept.gguf.source import LOCK, PREFIX
 from kept.loaded import open_model
 from kept.output.input_files import fingerprint
 from kept.recipe import recipe_from
-from support import ggufs
+from support import gguf_vocabularies, ggufs
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the GGUF file of a tiny Llama with the demo's tokenizer."""
-    vocabulary = ggufs.sentencepiece(model_path() / "tokenizer.model")
+    vocabulary = gguf_vocabularies.sentencepiece(model_path() / "tokenizer.model")
     folder = tmp_path_factory.mktemp("commands")
     return ggufs.with_tokenizer(folder / "tiny.gguf", vocabulary, chat_template="{{ messages[0].content }}")
 

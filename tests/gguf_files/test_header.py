@@ -14,7 +14,8 @@ from kept.errors import CheckpointError
 from kept.gguf.header import is_gguf, read_header
 from kept.loaded import open_model
 from support import ggufs
-from support.models import program_of, write_checkpoint
+from support.logits import program_of
+from support.models import write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

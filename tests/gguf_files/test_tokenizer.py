@@ -15,7 +15,7 @@ from kept.demo import model_path
 from kept.errors import CheckpointError
 from kept.gguf.pretokenizers import PRE_TOKENIZERS
 from kept.loaded import open_model
-from support import ggufs
+from support import gguf_vocabularies, ggufs
 from support.golden import GOLDENS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GOLDEN: dict[str, list[list[int]]] = json.loads((GOLDENS / "gguf-ids.json").read_text(encoding="utf-8"))["ids"]
 
-SMALL = ggufs.byte_level()
+SMALL = gguf_vocabularies.byte_level()
 
 
 def file_of(name: str, folder: Path, **keys: Any) -> Path:
@@ -32,15 +32,17 @@ def file_of(name: str, folder: Path, **keys: Any) -> Path:
     if not name.startswith("sentencepiece"):
         return ggufs.with_tokenizer(file, SMALL, ggml__pre=name, **keys)
     prefix = {"ggml__add_space_prefix": False} if name.endswith("no prefix") else {}
-    return ggufs.with_tokenizer(file, ggufs.sentencepiece(model_path() / "tokenizer.model"), **prefix, **keys)
+    return ggufs.with_tokenizer(
+        file, gguf_vocabularies.sentencepiece(model_path() / "tokenizer.model"), **prefix, **keys
+    )
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_ids_are_llama_cpps(name: str, tmp_path: Path) -> None:
     directory = open_model(file_of(name, tmp_path)).path
     reader = TokenizerReader(directory)
-    assert [reader.encode(text, special=False) for text in ggufs.TEXTS] == GOLDEN[name][:-1]
-    assert reader.encode(ggufs.TEXTS[0]) == GOLDEN[name][-1]
+    assert [reader.encode(text, special=False) for text in gguf_vocabularies.TEXTS] == GOLDEN[name][:-1]
+    assert reader.encode(gguf_vocabularies.TEXTS[0]) == GOLDEN[name][-1]
 
 
 def test_every_pre_tokenizer_has_a_golden() -> None:
@@ -57,8 +59,8 @@ def test_transformers_loads_it_with_its_settings(name: str, tmp_path: Path) -> N
     }
     opened = open_model(file_of(name, tmp_path, **keys))
     tokenizer = AutoTokenizer.from_pretrained(opened.path)
-    assert tokenizer(ggufs.TEXTS[0])["input_ids"] == [*GOLDEN[name][-1], 2]
-    assert tokenizer(ggufs.TEXTS[7], add_special_tokens=False)["input_ids"] == GOLDEN[name][7]
+    assert tokenizer(gguf_vocabularies.TEXTS[0])["input_ids"] == [*GOLDEN[name][-1], 2]
+    assert tokenizer(gguf_vocabularies.TEXTS[7], add_special_tokens=False)["input_ids"] == GOLDEN[name][7]
     assert opened.program.spec.tokens.eos == (2, 5)
     assert tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False) == tokenizer.eos_token
     assert tokenizer.decode(tokenizer("<think>")["input_ids"], skip_special_tokens=True).strip() == "<think>"
@@ -106,7 +108,7 @@ def test_damage_is_one_line_that_names_the_key(key: str, value: list[Any], said:
 
 
 def test_scores_that_are_no_numbers(tmp_path: Path) -> None:
-    pieces = ggufs.sentencepiece(model_path() / "tokenizer.model")
+    pieces = gguf_vocabularies.sentencepiece(model_path() / "tokenizer.model")
     pieces["tokenizer.ggml.scores"][7] = float(np.nan)
     with pytest.raises(CheckpointError, match=r"tokenizer\.ggml\.scores: holds NaN or infinity"):
         open_model(ggufs.with_tokenizer(tmp_path / "model.gguf", pieces))

@@ -13,7 +13,7 @@ from kept.ir import spec as ir
 from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import Lazy, cast, zeros
-from support.models import random_program
+from support.logits import random_program
 from support.specs import plain_spec, specs, with_mixer
 
 

@@ -15,7 +15,7 @@ from kept.nn.model import Model
 from kept.verification.calibration import calibrate
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun
-from support.models import logits, model_of, random_program, some_tokens, worst
+from support.logits import logits, model_of, random_program, some_tokens, worst
 from support.plain import plain_logits
 from support.specs import VOCABULARY, plain_spec, with_layer
 

@@ -12,7 +12,7 @@ from kept.errors import InputError
 from kept.ir import spec as ir
 from kept.nn import Model, generate
 from kept.nn.generate import _choose
-from support.models import model_of, random_program
+from support.logits import model_of, random_program
 from support.specs import plain_spec, with_mixer
 
 if TYPE_CHECKING:

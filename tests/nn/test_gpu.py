@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.ir import spec as ir
 from kept.nn import Model, generate
-from support.models import model_of, random_program, some_tokens, worst
+from support.logits import model_of, random_program, some_tokens, worst
 from support.pass_helpers import MIXER, PLAIN, layer_spec, rms_spec
 
 pytestmark = [

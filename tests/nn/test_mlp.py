@@ -11,7 +11,7 @@ import torch
 
 from kept.ir.tensors import InMemory
 from kept.nn.mlp import ACTIVATIONS
-from support.models import logits, random_program
+from support.logits import logits, random_program
 from support.plain import activation, plain_logits
 from support.specs import plain_spec, with_mixer, with_mlp
 

@@ -17,7 +17,7 @@ from kept.ir.slots import slots
 from kept.ir.tensors import InMemory, cast
 from kept.nn import Model
 from kept.nn.state import KVCache
-from support.models import logits, model_of, random_program
+from support.logits import logits, model_of, random_program
 from support.plain import plain_logits
 from support.specs import (
     VOCABULARY,

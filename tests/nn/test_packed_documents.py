@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.models import model_of, random_program, some_tokens, worst
+from support.logits import model_of, random_program, some_tokens, worst
 from support.pass_helpers import MIXER, layer_spec, rms_spec
 from support.specs import VOCABULARY
 

@@ -14,9 +14,10 @@ import kept
 from kept.ir import spec as ir
 from kept.output.runtimes import LLAMA_CPP, RUNTIMES, TRANSFORMERS_4, notes
 from kept.passes.plan import Plan
-from support.models import TINY, write_checkpoint
+from support.models import write_checkpoint
 from support.pass_helpers import MIXER, layer_spec, unread
 from support.stored import read_json
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from pathlib import Path

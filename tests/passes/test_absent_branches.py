@@ -33,7 +33,7 @@ from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split_projections import SplitProjections
 from kept.passes.untie_head import UntieHead
 from kept.verification.calibration import calibrate
-from support.models import random_program
+from support.logits import random_program
 from support.pass_helpers import (
     GATED,
     MIXER,

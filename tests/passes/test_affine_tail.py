@@ -16,7 +16,7 @@ from kept.nn import Model
 from kept.passes.affine_tail import AffineTail, DropHeadBias
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections
-from support.models import logits, random_program, some_tokens, worst
+from support.logits import logits, random_program, some_tokens, worst
 from support.pass_contract import PassContract, TargetPassContract
 from support.pass_helpers import (
     GATED,

@@ -18,7 +18,7 @@ from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.verification.calibration import calibrate
-from support.models import logits, program_of, random_program, some_tokens, stock_logits, worst
+from support.logits import logits, program_of, random_program, some_tokens, stock_logits, worst
 from support.pass_contract import PassContract
 from support.pass_helpers import (
     LAYER_NORM,

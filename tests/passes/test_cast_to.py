@@ -12,7 +12,8 @@ from kept.ir.tensors import DTYPE_BYTES, Stored, torch_dtype
 from kept.nn import Model
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
-from support.models import logits, program_of, random_program, worst, write_checkpoint
+from support.logits import logits, program_of, random_program, worst
+from support.models import write_checkpoint
 from support.pass_contract import ExactPassContract, PassContract
 from support.pass_helpers import (
     TOKENS,

@@ -14,7 +14,7 @@ from kept.ir.slots import readings, writers
 from kept.passes.centre import Centre
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.passes.untie_head import UntieHead
-from support.models import model_of, random_program
+from support.logits import model_of, random_program
 from support.pass_contract import ExactPassContract
 from support.pass_helpers import (
     GATED,

@@ -35,7 +35,7 @@ from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split_projections import SplitProjections
 from kept.passes.untie_head import UntieHead
-from support.models import logits, random_program, worst
+from support.logits import logits, random_program, worst
 from support.pass_helpers import (
     GATED,
     LAYER_NORM,

@@ -17,7 +17,8 @@ from kept.passes.drop_layers import DropLayers, is_silent
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.legalize import run_passes
 from kept.passes.plan import Expansion
-from support.models import logits, program_of, random_program, write_checkpoint
+from support.logits import logits, program_of, random_program
+from support.models import write_checkpoint
 from support.pass_contract import ExactPassContract
 from support.pass_helpers import (
     TOKENS,

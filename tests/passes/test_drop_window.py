@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kept.ir.tensors import Stored
 from kept.passes.drop_window import DropWindow, LimitContext
-from support.models import program_of, random_program, some_tokens, write_checkpoint
+from support.logits import program_of, random_program, some_tokens
+from support.models import write_checkpoint
 from support.pass_contract import ExactPassContract, TargetPassContract
 from support.pass_helpers import (
     MIXER,

@@ -19,7 +19,8 @@ from kept.nn import Model
 from kept.passes.affine_tail import AffineTail
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.legalize import run_passes
-from support.models import logits, program_of, random_program, write_checkpoint
+from support.logits import logits, program_of, random_program
+from support.models import write_checkpoint
 from support.pass_contract import ExactPassContract
 from support.pass_helpers import (
     GATED,

@@ -16,7 +16,8 @@ from kept.ir.tensors import Concat, InMemory, Stored
 from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.legalize import run_passes
-from support.models import logits, model_of, program_of, random_program, write_checkpoint
+from support.logits import logits, model_of, program_of, random_program
+from support.models import write_checkpoint
 from support.pass_contract import PassContract
 from support.pass_helpers import TOKENS, layer_spec, ready_for_tail, refusal, replaced, rounded, value
 from support.specs import VOCABULARY, specs

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kept.passes.fill_biases import PROJECTIONS, FillBiases
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections
-from support.models import random_program
+from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,

@@ -9,7 +9,7 @@ import torch
 from kept.ir import spec as ir
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.untie_head import UntieHead
-from support.models import random_program
+from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import TOLERANCE, error, replaced, rewritten, rms_spec, value
 

@@ -14,7 +14,7 @@ from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.map_spec import map_layers
 from kept.passes.plain_gains import PlainGains
 from kept.passes.untie_head import UntieHead
-from support.models import random_program
+from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,

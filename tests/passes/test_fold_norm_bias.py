@@ -12,7 +12,7 @@ from kept.ir import spec as ir
 from kept.ir.slots import readings
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_norm_bias import FoldNormBias
-from support.models import random_program
+from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,

@@ -17,7 +17,8 @@ from kept.passes.full_rotary import ROPE_FORMS, UNROTATED, FullRotary, RopeForm
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 from kept.passes.split_projections import SplitProjections
-from support.models import program_of, random_program, some_tokens, stock_logits, worst, write_checkpoint
+from support.logits import program_of, random_program, some_tokens, stock_logits, worst
+from support.models import write_checkpoint
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     MIXER,

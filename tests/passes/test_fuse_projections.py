@@ -12,7 +12,7 @@ from kept.families.gpt_neox import GPT_NEOX
 from kept.passes.fill_biases import FillBiases
 from kept.passes.fuse_projections import FuseProjections
 from kept.passes.split_projections import SplitProjections
-from support.models import random_program
+from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     MIXER,

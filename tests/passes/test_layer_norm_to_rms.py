@@ -18,7 +18,7 @@ from kept.passes.centre import Centre
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.layer_norm_to_rms import MODES, LayerNormToRms, Mode
 from kept.verification.calibration import calibrate
-from support.models import logits, random_program, some_tokens
+from support.logits import logits, random_program, some_tokens
 from support.pass_contract import PassContract, TargetPassContract
 from support.pass_helpers import (
     LAYER_NORM,

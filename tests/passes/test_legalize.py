@@ -24,20 +24,9 @@ from kept.passes.legalize import legalise, run_passes, stand_ins
 from kept.passes.map_spec import map_layers
 from kept.passes.rules import Options
 from kept.passes.untie_head import UntieHead
-from support.models import (
-    DATA,
-    ORION_CONFIG,
-    logits,
-    needs_data,
-    program_of,
-    random_program,
-    reference_orion,
-    some_tokens,
-    stock,
-    stock_logits,
-    worst,
-    write_checkpoint,
-)
+from support.logits import logits, program_of, random_program, some_tokens, stock, stock_logits, worst
+from support.models import write_checkpoint
+from support.orion_formulas import reference_orion
 from support.pass_helpers import (
     GATED,
     MIXER,
@@ -54,7 +43,9 @@ from support.pass_helpers import (
     unread,
     value,
 )
+from support.shared_data import DATA, needs_data
 from support.specs import plain_spec, with_layer, with_mixer, with_mlp
+from support.tiny import ORION_CONFIG
 
 if TYPE_CHECKING:
     from pathlib import Path

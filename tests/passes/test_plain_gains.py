@@ -13,7 +13,7 @@ from kept.ir import spec as ir
 from kept.ir.slots import norms
 from kept.passes.map_spec import map_norms
 from kept.passes.plain_gains import PlainGains
-from support.models import random_program
+from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     LAYER_NORM,

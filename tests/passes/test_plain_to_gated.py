@@ -11,7 +11,8 @@ from hypothesis import assume, given
 
 from kept.ir.tensors import Stored
 from kept.passes.plain_to_gated import PlainToGated
-from support.models import program_of, random_program, write_checkpoint
+from support.logits import program_of, random_program
+from support.models import write_checkpoint
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,

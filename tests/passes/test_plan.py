@@ -23,7 +23,7 @@ from kept.passes.plan import Plan, created
 from kept.verification.calibration import calibrate
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun
-from support.models import random_program, some_tokens
+from support.logits import random_program, some_tokens
 from support.pass_helpers import TOLERANCE, layer_spec, unread
 from support.specs import VOCABULARY
 

@@ -11,7 +11,7 @@ import torch
 from kept.ir import spec as ir
 from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.split_projections import SplitProjections
-from support.models import random_program
+from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import MIXER, RMS_NORM, TOLERANCE, error, keeps, refusal, replaced, rms_spec, value
 from support.specs import with_layer

@@ -15,7 +15,7 @@ from kept.passes.legalize import run_passes
 from kept.passes.plan import created
 from kept.passes.replace_branches import BranchChoice, ReplaceBranches
 from kept.passes.separate_norms import SeparateNorms
-from support.models import logits, random_program
+from support.logits import logits, random_program
 from support.pass_contract import PassContract
 from support.pass_helpers import (
     GATED,

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from kept.families.gpt_neox import GPT_NEOX
 from kept.passes.separate_norms import SeparateNorms
-from support.models import random_program
+from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     MIXER,

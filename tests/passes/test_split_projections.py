@@ -13,7 +13,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import Stored
 from kept.passes.split_projections import SplitProjections
-from support.models import random_program
+from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import (
     GATED,

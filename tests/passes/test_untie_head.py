@@ -10,7 +10,8 @@ from hypothesis import given
 from kept.ir import spec as ir
 from kept.ir.tensors import Stored
 from kept.passes.untie_head import UntieHead
-from support.models import program_of, random_program, write_checkpoint
+from support.logits import program_of, random_program
+from support.models import write_checkpoint
 from support.pass_contract import ExactPassContract
 from support.pass_helpers import TOLERANCE, error, keeps, layer_spec, replaced, rewritten, rms_spec, value
 from support.specs import specs

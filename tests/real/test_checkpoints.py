@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import kept
 from kept.errors import CheckpointError, OutputError
-from support.models import DATA, needs_data, write_checkpoint
+from support.models import write_checkpoint
+from support.shared_data import DATA, needs_data
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import kept
 from kept.checkpoint.chat_template import Conversation, Template
-from support import ggufs
+from support import gguf_vocabularies
 from support.golden import GOLDENS
-from support.models import worst
+from support.logits import worst
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +42,7 @@ TALK = [
 GOLDEN: dict[str, list[int]] = json.loads((GOLDENS / "smollm2-ids.json").read_text(encoding="utf-8"))["texts"]
 """llama.cpp's ids of texts, written by `compat/gguf_files.py --golden`."""
 
-TOKENS = torch.tensor([[one for text in ggufs.TEXTS[:5] for one in GOLDEN[text]]])
+TOKENS = torch.tensor([[one for text in gguf_vocabularies.TEXTS[:5] for one in GOLDEN[text]]])
 """Token ids (1, T) of English, code, numbers, Korean and Chinese."""
 
 
@@ -135,8 +135,8 @@ def test_only_what_is_exact_is_claimed_to_be() -> None:
 
 def test_ids_are_llama_cpps(converted: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(converted / "llama")
-    assert {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in ggufs.TEXTS} == GOLDEN
-    assert [tokenizer.decode(GOLDEN[text]) for text in ggufs.TEXTS[:10]] == [*ggufs.TEXTS[:10]]
+    assert {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in gguf_vocabularies.TEXTS} == GOLDEN
+    assert [tokenizer.decode(GOLDEN[text]) for text in gguf_vocabularies.TEXTS[:10]] == [*gguf_vocabularies.TEXTS[:10]]
 
 
 def test_the_chat_template_is_rendered_as_transformers_renders_it(converted: Path) -> None:

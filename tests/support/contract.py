@@ -20,7 +20,8 @@ from kept.ir.tensors import InMemory, Stored, torch_dtype, zeros
 from kept.nn import generate
 from support.conversions import ConversionContract
 from support.expansions import ExpansionContract
-from support.models import logits, model_of, program_of, some_tokens, stock, stock_logits, worst, write_checkpoint
+from support.logits import logits, model_of, program_of, some_tokens, stock, stock_logits, worst
+from support.models import write_checkpoint
 from support.specs import attention_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from kept.families.llama import LLAMA
 from kept.ir.promise import Promise
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
-from support.models import logits, model_of, program_of, some_tokens, stock, stock_logits, worst
+from support.logits import logits, model_of, program_of, some_tokens, stock, stock_logits, worst
 from support.pass_helpers import TOLERANCE, save
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 import kept
 from kept.nn import generate
 from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
-from support.models import logits, model_of, program_of, some_tokens, worst
+from support.logits import logits, model_of, program_of, some_tokens, worst
 from support.stored import read_json
 
 if TYPE_CHECKING:

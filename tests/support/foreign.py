@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from support.models import DATA
+from support.shared_data import DATA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

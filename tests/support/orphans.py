@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from support.contract import FamilyContract
-from support.models import stock_logits
+from support.logits import stock_logits
 from support.orphan_tensors import key_value_heads
 from support.stored import tensors_of
 

@@ -12,7 +12,7 @@ import torch
 from kept.families.llama import LLAMA
 from kept.ir.slots import slots
 from kept.verification.streamed import StreamedRun
-from support.models import random_program
+from support.logits import random_program
 from support.pass_helpers import (
     TOKENS,
     TOLERANCE,

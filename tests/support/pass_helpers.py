@@ -18,7 +18,7 @@ from kept.ir.promise import Promise
 from kept.ir.slots import slots
 from kept.ir.tensors import InMemory, Lazy, Precision, torch_dtype
 from kept.passes.map_spec import map_layers, map_readers
-from support.models import logits, program_of, random_program, some_tokens, worst
+from support.logits import logits, program_of, random_program, some_tokens, worst
 from support.specs import VOCABULARY
 
 if TYPE_CHECKING:

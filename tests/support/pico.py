@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support.models import without, write_model
+from support.models import write_model
 from support.orphan_tensors import TENSORS
+from support.tiny import without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from kept.errors import KeptError
 from kept.families import FAMILIES
 from kept.families.config import Config
-from support.models import TINY, write_checkpoint
+from support.models import write_checkpoint
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, apply_merges
 from kept.tokenizer.growth import growth
 from kept.tokenizer.merge import UNMADE, joins
 from kept.verification.text import sample_text
-from support.models import DATA, needs_data
+from support.shared_data import DATA, needs_data
 from support.stored import change_json, read_json, write_json, write_sentencepiece
 from support.tokenizers_of import ENGLISH, GERMAN, KOREAN, change_model, corpus, inside, of_a_model
 

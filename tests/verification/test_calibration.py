@@ -12,7 +12,9 @@ from kept.passes.centre import Centre
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.passes.untie_head import UntieHead
 from kept.verification.calibration import calibrate
-from support.models import EPS, model_of, program_of, some_tokens, write_checkpoint
+from support.logits import model_of, program_of, some_tokens
+from support.models import write_checkpoint
+from support.tiny import EPS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,8 @@ from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun
-from support.models import logits, program_of, some_tokens, write_checkpoint
+from support.logits import logits, program_of, some_tokens
+from support.models import write_checkpoint
 
 if TYPE_CHECKING:
     from kept.ir.program import Program

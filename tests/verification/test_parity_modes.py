@@ -5,7 +5,7 @@ from __future__ import annotations
 import parity_modes
 import pytest
 
-from support.models import DATA, needs_data
+from support.shared_data import DATA, needs_data
 
 pytestmark = pytest.mark.slow
 

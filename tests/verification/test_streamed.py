@@ -14,8 +14,10 @@ from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 from kept.verification import streamed
 from kept.verification.streamed import StreamedRun
-from support.models import TINY, logits, model_of, program_of, random_program, some_tokens, write_checkpoint
+from support.logits import logits, model_of, program_of, random_program, some_tokens
+from support.models import write_checkpoint
 from support.specs import VOCABULARY, specs
+from support.tiny import TINY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,8 @@ from kept.verification import verify as verifying
 from kept.verification.parity import Parity
 from kept.verification.text import SAMPLE
 from kept.verification.verify import APPROXIMATE_KL, FLOOR, PROOF, fits, free_memory, judge
-from support.models import program_of, write_checkpoint
+from support.logits import program_of
+from support.models import write_checkpoint
 from support.stored import change_json, read_json, write_readable
 
 if TYPE_CHECKING:

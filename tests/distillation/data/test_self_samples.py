@@ -30,7 +30,8 @@ from kept.loaded import open_model
 from kept.nn import Model, generate
 from kept.reporting import Silent
 from support.heal_runs import settings
-from support.models import model_of, random_program, write_checkpoint
+from support.logits import model_of, random_program
+from support.models import write_checkpoint
 from support.specs import plain_spec
 from support.tokenizers_of import inside
 

@@ -17,7 +17,7 @@ from kept.distillation.data.packing import BatchStream, check_stream
 from kept.distillation.data.token_dataset import TokenDataset, tokenise
 from kept.errors import CheckpointError, InputError
 from support.heal_data import write_lines
-from support.models import DATA, needs_data
+from support.shared_data import DATA, needs_data
 from support.stored import BYTES_VOCABULARY, PROSE, write_tokenizer
 
 if TYPE_CHECKING:

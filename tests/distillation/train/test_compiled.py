@@ -21,7 +21,7 @@ from kept.distillation.train.process_group import Ranks
 from kept.errors import InputError
 from support.heal_data import tokens_of
 from support.heal_runs import losses, settings
-from support.models import random_program
+from support.logits import random_program
 from support.pass_helpers import layer_spec
 
 if TYPE_CHECKING:

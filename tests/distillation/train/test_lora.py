@@ -20,7 +20,7 @@ from kept.distillation.train.trainer import Trainer
 from kept.errors import InputError, RecipeError
 from kept.nn import Model
 from support.heal_runs import finish, losses, settings, start
-from support.models import random_program
+from support.logits import random_program
 from support.pass_helpers import layer_spec
 from support.stored import read_json
 

@@ -22,7 +22,7 @@ from kept.distillation.train.run_checkpoints import RunCheckpoints
 from kept.distillation.train.task import ParameterGroup
 from kept.distillation.train.trainer import Trainer
 from support.heal_data import tokens_of
-from support.models import random_program
+from support.logits import random_program
 from support.pass_helpers import layer_spec
 
 if TYPE_CHECKING:

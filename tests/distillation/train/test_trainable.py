@@ -14,7 +14,7 @@ from kept.errors import InputError
 from kept.ir import spec as ir
 from kept.ir.slots import layer_slots, slots
 from kept.nn import Model
-from support.models import random_program
+from support.logits import random_program
 from support.pass_helpers import MIXER, layer_spec, rms_spec
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kept.ir import spec as ir
+from support.logits import logits, random_program
 from support.mixer_contract import MixerContract
-from support.models import logits, random_program
 from support.plain import plain_attention, plain_logits
 from support.specs import VOCABULARY, attention_of, plain_spec, with_layer, with_mixer
 

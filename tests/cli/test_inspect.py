@@ -1,0 +1,39 @@
+"""`kept inspect`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import kept
+from kept.ir.serialise import from_json
+from support.command_line import data, succeeds
+from support.models import write_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_inspect_in_words(orion: Path) -> None:
+    text = succeeds("inspect", orion).stdout
+    assert text.startswith(f"{orion}: orion, ")
+    assert "LayerNorm with bias, attention 4 / 2 key-value heads x 16" in text
+    assert "to llama: exact: centre, layernorm-to-rmsnorm, fold-norm-bias, affine-tail, fill-biases" in text
+
+
+def test_inspect_as_data(orion: Path) -> None:
+    found = data("inspect", orion)
+    assert found["family"] == "orion"
+    assert from_json(found["spec"]) == kept.open_model(orion).program.spec
+    assert found["targets"][0]["promise"] == "exact"
+
+
+def test_inspect_says_why_not(tmp_path: Path) -> None:
+    text = succeeds("inspect", write_checkpoint(tmp_path, "gpt2")).stdout
+    assert "to llama: refused: positions: positions are learned" in text
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    odd = write_checkpoint(tmp_path / "[red]a[/red]:smile:", "llama")
+    assert succeeds("inspect", odd).stdout.startswith(f"{odd}: llama")
+    result = succeeds("convert", odd, tmp_path / "[bold]out:warning:", "--verify-tokens", 16)
+    assert f"{tmp_path}/[bold]out:warning:: written" in result.stdout

@@ -1,0 +1,41 @@
+"""`kept verify`."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from support.command_line import data, run, succeeds
+from support.stored import write_readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_verify_in_words(orion: Path, out: Path) -> None:
+    result = succeeds("verify", orion, out, "--tokens", 64)
+    assert result.stdout.endswith("promise exact: kept\n")
+    assert "'Once upon a time' -> " in result.stdout
+    assert "(both)" in result.stdout
+    assert "64 tokens of the built-in sample" in result.stdout
+
+
+def test_verify_as_data(orion: Path, out: Path) -> None:
+    found = data("verify", orion, out, "--tokens", 64, "--streamed")
+    assert (found["kept"], found["promise"], found["continuations"]) == (True, "exact", [])
+    assert found["output"]["tokens"] == 64
+
+
+def test_verify_of_another_model_is_exit_code_one_with_data(orion: Path, out: Path, tmp_path: Path) -> None:
+    other = write_readable(tmp_path / "other", "orion", seed=1)
+    result = run("verify", other, out, "--tokens", 64, "--json", "--streamed")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["kept"] is False
+    (line,) = result.stderr.splitlines()
+    assert re.match(r"kept: .*out: the promise \(exact\) is broken: the mean logit error is", line)
+
+
+def test_a_hint_goes_to_stderr(orion: Path, out: Path) -> None:
+    result = succeeds("verify", orion, out, "--tokens", 16, "--streamed")
+    assert result.stderr == "greedy continuations need both models in memory and were left out\n"

@@ -1,0 +1,77 @@
+"""Arguments that cannot work: one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kept.cli.display import console
+from support.command_line import complains, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+WRONG = [
+    ("inspect {new}/nowhere", "nowhere: is no directory"),
+    ("plan {new}/nowhere", "nowhere: is no directory"),
+    ("plan {orion} --to lama", "to: is 'lama'; did you mean llama?"),
+    ("plan {orion} --norm omp", "norm: is 'omp'; did you mean opm?"),
+    ("plan {orion} --dtype fp8", "dtype: is 'fp8'"),
+    ("plan {orion} --context 0", "context: is 0"),
+    ("plan {orion} --context 9999", "context: has 128 positions, 9999 were asked"),
+    ("plan {orion} --dtype float16", "float16 overflows in the tail"),
+    ("convert --recipe {new}/gone.toml", "gone.toml: there is no such recipe"),
+    ("convert {orion} {out}", "out: exists already"),
+    ("convert {orion} {orion}/out", "lies inside the source"),
+    ("convert {orion} {orion}/config.json/x", "lies inside the source"),
+    ("convert {orion} {new}/o --text gone.txt", "gone.txt: cannot be read"),
+    ("convert {orion} {new}/o --norm calibrated", "give --text FILE"),
+    ("convert {orion} {new}/o --shard-size big", "shard_size: is 'big'"),
+    ("convert {orion} {new}/o --verify-tokens 1", "verify_tokens: is 1"),
+    ("verify {orion} {new}/nowhere", "nowhere: is no directory"),
+    ("verify {orion} {out} --text gone.txt", "gone.txt: cannot be read"),
+    ("generate {new}/nowhere", "nowhere: is no directory"),
+    ("generate {out} --prompt ''", "an empty prompt has nothing to continue"),
+    ("generate {out} --tokens 0", "tokens must be positive"),
+    ("generate {out} --tokens 9999", "pass the model's 128 positions"),
+]
+"""Arguments that cannot work, and a part of the line that says so."""
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG)
+def test_what_is_wrong_is_one_line(orion: Path, out: Path, tmp_path: Path, arguments: str, words: str) -> None:
+    assert words in complains(*shlex.split(arguments.format(orion=orion, out=out, new=tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan"], "Missing argument 'SOURCE' (or --recipe)."),
+        (["convert", "a"], "Missing argument 'OUT' (or --recipe)."),
+        (["inspect"], "Missing argument 'PATH'."),
+        (["convrt"], "No such command 'convrt'"),
+        (["plan", "a", "--nrom", "opm"], "No such option"),
+        (["plan", "a", "--context", "many"], "is not a valid integer"),
+    ],
+)
+def test_a_command_that_is_not_one_is_click_s_kind_of_error(arguments: list[str], words: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert words in result.stderr
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_too(orion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "config.json")
+
+    monkeypatch.setattr("kept.commands.inspect.inspect", fails)
+    assert complains("inspect", orion) == ("config.json: Permission denied (KEPT_DEBUG=1 shows where)")
+
+
+def test_a_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    console.complain("a\nb   c")
+    assert capsys.readouterr().err == "kept: a b c\n"

@@ -1,0 +1,160 @@
+"""Configs of tiny models, one for each family."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VOCABULARY = 97
+
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rope_theta": 1000.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+EPS = 1e-3
+"""Large enough that a forgotten or a default epsilon shows in the logits."""
+
+
+def without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The config less some keys."""
+    return {k: v for k, v in config.items() if k not in keys}
+
+
+ORION_CONFIG = {
+    **SIZES,
+    "architectures": ["OrionForCausalLM"],
+    "model_type": "orion",
+    "hidden_act": "silu",
+    "rms_norm_eps": EPS,
+    "max_sequence_length": 128,
+    "rope_scaling": None,
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+}
+
+ORPHAN = {**SIZES, "hidden_act": "silu", "rms_norm_eps": EPS, "tie_word_embeddings": False}
+"""Config keys of most families without a stock class."""
+
+TINY: Mapping[str, Mapping[str, Any]] = {
+    "cohere": {**SIZES, "layer_norm_eps": EPS, "logit_scale": 0.75},
+    "falcon": {
+        **without(SIZES, "intermediate_size", "num_key_value_heads"),
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "layer_norm_epsilon": EPS,
+    },
+    "gemma": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16, "pad_token_id": None},
+    "aquila": {**ORPHAN, "model_type": "aquila", "pad_token_id": 0},
+    "baichuan": {
+        **without(ORPHAN, "num_key_value_heads", "rope_theta"),
+        "model_type": "baichuan",
+        "pad_token_id": 0,
+    },
+    "deci": {
+        **{key: value for key, value in ORPHAN.items() if key != "num_key_value_heads"},
+        "model_type": "deci",
+        "num_key_value_heads_per_layer": [1, 4, 2],
+    },
+    "exaone": {
+        "model_type": "exaone",
+        **{key: value for key, value in SIZES.items() if key != "num_hidden_layers"},
+        "num_layers": 3,
+        "activation_function": "silu",
+        "layer_norm_epsilon": EPS,
+        "tie_word_embeddings": False,
+    },
+    "gemma2": {
+        **SIZES,
+        "rms_norm_eps": EPS,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 20,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 4.0,
+        "sliding_window": 7,
+        "pad_token_id": None,
+    },
+    "gpt2": {
+        "vocab_size": VOCABULARY,
+        "n_embd": 48,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_positions": 128,
+        "layer_norm_epsilon": EPS,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "granite": {
+        **SIZES,
+        "rms_norm_eps": EPS,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "attention_multiplier": 0.4,
+        "logits_scaling": 1.3,
+    },
+    "gpt_neox": {
+        **without(SIZES, "num_key_value_heads", "rope_theta"),
+        "rotary_emb_base": 1000.0,
+        "layer_norm_eps": EPS,
+    },
+    "internlm": {
+        **{key: value for key, value in ORPHAN.items() if key not in {"num_key_value_heads", "rope_theta"}},
+        "model_type": "internlm",
+        "rotary": {"base": 1000, "type": "dynamic"},
+        "pad_token_id": 2,
+    },
+    "internlm2": {**ORPHAN, "model_type": "internlm2", "bias": False, "pad_token_id": 2},
+    "llama": {**SIZES, "rms_norm_eps": EPS},
+    "minicpm": {
+        **ORPHAN,
+        "model_type": "minicpm",
+        "scale_emb": 3,
+        "scale_depth": 1.4,
+        "dim_model_base": 48,
+    },
+    "mistral": {**SIZES, "rms_norm_eps": EPS, "sliding_window": None},
+    "nemotron": {**SIZES, "norm_eps": EPS},
+    "olmo": {**SIZES, "pad_token_id": None},
+    "olmo2": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
+    "orion": ORION_CONFIG,
+    "phi": {**SIZES, "layer_norm_eps": EPS},
+    "phi3": {**SIZES, "rms_norm_eps": EPS, "pad_token_id": None},
+    "qwen": {
+        "model_type": "qwen",
+        **{
+            key: SIZES[key]
+            for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "bos_token_id")
+        },
+        "eos_token_id": 2,
+        "intermediate_size": 192,
+        "kv_channels": 16,
+        "seq_length": 128,
+        "max_position_embeddings": 256,
+        "rotary_emb_base": 1000,
+        "rotary_pct": 1.0,
+        "layer_norm_epsilon": EPS,
+        "scale_attn_weights": True,
+        "use_dynamic_ntk": True,
+        "use_logn_attn": True,
+        "no_bias": True,
+        "tie_word_embeddings": False,
+    },
+    "qwen2": {**SIZES, "rms_norm_eps": EPS},
+    "qwen3": {**SIZES, "rms_norm_eps": EPS, "head_dim": 16},
+    "smollm3": {**SIZES, "rms_norm_eps": EPS, "no_rope_layer_interval": 2, "pad_token_id": None},
+    "stablelm": {**SIZES, "layer_norm_eps": EPS},
+    "starcoder2": {**SIZES, "norm_epsilon": EPS},
+    "xverse": {**ORPHAN, "model_type": "xverse"},
+}
+"""The config of each family's tiny model; what is not stated is the stock class's default."""
