@@ -75,7 +75,7 @@ tokens = 16
 """
 
 COMMANDS: dict[str, Sequence[str]] = {
-    "convert": ["convert", SOURCE, "out", "--shard-size", "1MB", "--verify-tokens", "16"],
+    "convert": ["convert", SOURCE, "out", "--max-shard-size", "1MB", "--verify-tokens", "16"],
     "expand": ["expand", SOURCE, "out", "--groups", "3", "--verify-tokens", "16"],
     "shrink-expanded": ["shrink-expanded", GROWN, "out", "--tokens", "32"],
     "heal": ["heal", STUDENT, "--teacher", SOURCE, "--data", LINES, "--out", "out", *TRAINING],

@@ -559,21 +559,21 @@ RECIPE = {
     "final_bias": "block",
     "context": 64,
     "dtype": "bfloat16",
-    "shard_size": "5GB",
+    "max_shard_size": "5GB",
     "verify_tokens": 16,
     "passes": [{"name": "layernorm-to-rmsnorm", "mode": "opm"}, {"name": "fill-biases", "biases": ["mixer.q"]}],
 }
 
 STEPS = {
     "out": "out",
-    "keep": True,
+    "keep_intermediate": True,
     "steps": [
         {"do": "expand", "source": "a", "groups": 2, "blocks": 1, "name": "room"},
         {"do": "heal", "teacher": "room", "train": "new", "data": ["english=en"], "tokens": "2K"},
-        {"do": "shrink-expanded", "below": 0.1, "layers": [1], "text": "t"},
+        {"do": "shrink-expanded", "max_kl": 0.1, "layers": [1], "text": "t"},
         {"do": "convert", "to": "llama"},
         {"do": "verify", "against": "room", "tokens": 9},
-        {"do": "eval", "out": "e.json", "texts": ["t"], "suites": ["positions"], "limit": 3},
+        {"do": "eval", "out": "e.json", "texts": ["t"], "tasks": ["positions"], "limit": 3},
         {"do": "report", "evaluations": ["e.json"], "file": "p.html"},
     ],
 }

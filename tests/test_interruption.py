@@ -47,7 +47,7 @@ def ended(words: list[str], exit_code: int) -> str:
 
 def test_a_conversion(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def words(name: str) -> list[str]:
-        return ["convert", str(source), str(tmp_path / name), "--shard-size", "40KB", "--verify-tokens", "0"]
+        return ["convert", str(source), str(tmp_path / name), "--max-shard-size", "40KB", "--verify-tokens", "0"]
 
     ended(words("whole"), 0)
     with monkeypatch.context() as patched:
@@ -69,7 +69,7 @@ def test_a_damaged_journal_of_a_conversion_begins_anew(
 ) -> None:
     from kept.checkpoint import staging
 
-    words = ["convert", str(source), str(tmp_path / "out"), "--shard-size", "40KB", "--verify-tokens", "0"]
+    words = ["convert", str(source), str(tmp_path / "out"), "--max-shard-size", "40KB", "--verify-tokens", "0"]
     with monkeypatch.context() as patched:
         patched.setattr(staging, "_write", after(2, staging._write))
         ended(words, 143)

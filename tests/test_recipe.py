@@ -17,7 +17,7 @@ from kept.passes import PASSES, Pass
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from kept.passes.drop_window import LimitContext
-from kept.passes.expand_blocks import ExpandBlocks, Place
+from kept.passes.expand_blocks import ExpandBlocks, Placement
 from kept.passes.fill_biases import FillBiases
 from kept.passes.layer_norm_to_rms import MODES, LayerNormToRms
 from kept.passes.rules import Options
@@ -67,7 +67,7 @@ def test_a_recipe_that_is_too_long(file: Path) -> None:
     "value", ["9" * 5000, "9" * 4000, "-" + "9" * 4000, "0x" + "f" * 100_000, "1e999999", "'" + "x" * 10**6 + "'"]
 )
 def test_values_without_end(file: Path, value: str) -> None:
-    for key in ("context", "verify_tokens", "shard_size", "to", "what"):
+    for key in ("context", "verify_tokens", "max_shard_size", "to", "what"):
         assert len(refusal(file, f"source = 'a'\nout = 'b'\n{key} = {value}")) < 2500
 
 
@@ -97,7 +97,7 @@ def test_a_full_recipe(file: Path) -> None:
         final_bias = "drop"
         context = 64
         dtype = "bfloat16"
-        shard_size = "500MB"
+        max_shard_size = "500MB"
         text = "my.txt"
         verify_tokens = 128
 
@@ -126,7 +126,7 @@ def test_a_full_recipe(file: Path) -> None:
         final_bias="drop",
         context=64,
         dtype="bfloat16",
-        shard_size="500MB",
+        max_shard_size="500MB",
         text="my.txt",
         verify_tokens=128,
         passes=(LimitContext(32), LayerNormToRms("opm-centred"), FillBiases(("mixer.o", "mlp.down")), Centre()),
@@ -155,7 +155,7 @@ def test_dtypes_are_in_the_words_of_torch(word: str, ours: str) -> None:
     [("5GB", 5 * 10**9), ("500MB", 5 * 10**8), ("1.5 kb", 1500), (" 7b ", 7), ("0.5MB", 500_000), ("10 GB", 10**10)],
 )
 def test_sizes_are_decimal(size: str, wanted: int) -> None:
-    assert recipe_from({**ENDS, "shard_size": size}).shard_bytes == wanted
+    assert recipe_from({**ENDS, "max_shard_size": size}).shard_bytes == wanted
 
 
 # ------------------------------------------------------------------------------------------------------ what is not
@@ -183,10 +183,13 @@ def test_sizes_are_decimal(size: str, wanted: int) -> None:
         ("source = 'a'\nout = 'b'\nnorm = 'omp'", "recipe.toml:3: norm: is 'omp'; did you mean opm?"),
         ("source = 'a'\nout = 'b'\nfinal_bias = 'x'", "recipe.toml:3: final_bias: is 'x'; it must be one of block"),
         ("source = 'a'\nout = 'b'\ndtype = 'BF16'", "recipe.toml:3: dtype: is 'BF16'; it must be one of float64"),
-        ("source = 'a'\nout = 'b'\nshard_size = '5'", "recipe.toml:3: shard_size: is '5', write it as 5GB or 500MB"),
-        ("source = 'a'\nout = 'b'\nshard_size = '0GB'", "recipe.toml:3: shard_size: is '0GB'"),
-        ("source = 'a'\nout = 'b'\nshard_size = '-1GB'", "recipe.toml:3: shard_size: is '-1GB'"),
-        ("source = 'a'\nout = 'b'\nshard_size = 5", "recipe.toml:3: shard_size: is 5, it must be text in quotes"),
+        (
+            "source = 'a'\nout = 'b'\nshard_size = '5'",
+            "recipe.toml:3: max_shard_size: is '5', write it as 5GB or 500MB",
+        ),
+        ("source = 'a'\nout = 'b'\nshard_size = '0GB'", "recipe.toml:3: max_shard_size: is '0GB'"),
+        ("source = 'a'\nout = 'b'\nshard_size = '-1GB'", "recipe.toml:3: max_shard_size: is '-1GB'"),
+        ("source = 'a'\nout = 'b'\nshard_size = 5", "recipe.toml:3: max_shard_size: is 5, it must be text in quotes"),
         ("source = 'a'\nout = 'b'\npasses = 3", "recipe.toml:3: passes: is 3, it must be a list of tables"),
         ("source = 'a'\nout = 'b'\n[passes]\nname = 'centre'", "recipe.toml: passes: is {'name': 'centre'}, it must"),
     ],
@@ -276,7 +279,7 @@ def made_passes() -> st.SearchStrategy[Pass]:
         st.builds(LimitContext, st.integers(1, 99)),
         st.builds(CastTo, st.sampled_from([*DTYPES.values()])),
         st.builds(LayerNormToRms, st.sampled_from(MODES)),
-        st.builds(ExpandBlocks, st.integers(1, 4), st.integers(1, 4), st.sampled_from(get_args(Place))),
+        st.builds(ExpandBlocks, st.integers(1, 4), st.integers(1, 4), st.sampled_from(get_args(Placement))),
         st.builds(ExpandBlocks, at=st.sets(st.integers(0, 9), min_size=1).map(lambda found: tuple(sorted(found)))),
         st.builds(FillBiases, st.sampled_from([(), ("mixer.o",), ("mlp.up", "mlp.down")])),
     )
@@ -291,7 +294,7 @@ def made_passes() -> st.SearchStrategy[Pass]:
         final_bias=st.sampled_from(["block", "drop"]),
         context=st.none() | st.integers(1, 99),
         dtype=st.none() | st.sampled_from([*DTYPES]),
-        shard_size=st.sampled_from(["5GB", "1KB"]),
+        max_shard_size=st.sampled_from(["5GB", "1KB"]),
         text=st.none() | st.just("t"),
         verify_tokens=st.none() | st.sampled_from([0, 2, 64]),
         passes=st.lists(made_passes(), max_size=3).map(tuple),

@@ -17,7 +17,8 @@ mode = "opm"
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -28,13 +29,12 @@ from kept.families import TARGETS
 from kept.pass_options import DTYPES, pass_table, passes_from, passes_schema
 from kept.passes import Pass
 from kept.passes.full_rotary import RopeForm
-from kept.passes.layer_norm_to_rms import Way
+from kept.passes.layer_norm_to_rms import NormMode
 from kept.passes.legalize import MOST_STEPS
 from kept.passes.rules import Options
 from kept.settings_model import CONFIG, Directory, File, OneOf, Settings, model_fields, wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -95,48 +95,57 @@ class PassTables:
 class ConversionSettings(Settings):
     """Settings that every conversion has."""
 
+    FORMER: ClassVar[Mapping[str, str]] = {"shard_size": "max_shard_size"}
+
     source: Directory = Field(description="The checkpoint to convert: a directory, a GGUF file or a hub id.")
     out: Directory = Field(description="Output directory.")
-    norm: Way = Field(
+    norm: NormMode = Field(
         default="exact",
-        description="How LayerNorm becomes RMSNorm: exact, opm, opm-centred, calibrated or carried.",
+        description="How LayerNorm becomes RMSNorm. exact: same outputs, norm biases become projection biases. carried: norm "
+        "biases are stored in one direction of the residual stream. opm: gains are copied, biases dropped. opm-centred: "
+        "as opm, after the mean is removed from the weights. calibrated: gains are fitted on --text, biases dropped. All "
+        "but exact change the outputs.",
     )
     final_bias: Literal["block", "drop"] = Field(
-        default="block", description="Bias of the final norm: block (exact, adds one layer) or drop."
+        default="block",
+        description="Bias of the final norm. block: one more layer adds it (exact). drop: it is left out.",
     )
     rope: RopeForm = Field(
         default="llama3",
-        description="Form of a partial rotary embedding: llama3 (any runtime) or proportional (transformers 5).",
+        description="rope_type that expresses a partial rotary embedding: llama3 (loads in every runtime) or proportional "
+        "(transformers 5).",
     )
     context: int | None = Field(
         default=None,
         ge=1,
-        description="Maximum sequence length of the output. A sliding window of that length is removed.",
+        description="max_position_embeddings of the output. A sliding window of at least that length has no effect and is "
+        "removed.",
     )
     dtype: Annotated[str, OneOf(tuple(DTYPES))] | None = Field(
         default=None, description="Dtype of the output: float32, bfloat16, float16 or float64. [default: the source's]"
     )
-    shard_size: Annotated[str, AfterValidator(_shard_size)] | None = Field(
-        default=None, description="Size limit of a weight file, as 5GB or 500MB. [default: 5GB]"
+    max_shard_size: Annotated[str, AfterValidator(_shard_size)] | None = Field(
+        default=None, description="Maximum size of a weight file, such as 5GB or 500MB. [default: 5GB]"
     )
     text: File | None = Field(
         default=None, description="UTF-8 text for calibration and verification. [default: a built-in sample]"
     )
     verify_tokens: Annotated[int, AfterValidator(_verify_tokens)] | None = Field(
         default=None,
-        description="Tokens of the final verification; 0 skips it. [default: 512, for large models 64]",
+        description="Number of tokens on which the output is verified; 0 skips the verification. [default: 512, for large "
+        "models 64]",
     )
     base: Directory | None = Field(default=None, description="Base model of a LoRA adapter.")
     tie: bool | None = Field(
         default=None,
-        description="If the stored head differs from tied embeddings: use the embedding (--tie) or the stored head "
-        "(--untie).",
+        description="If the config ties the embeddings but the checkpoint stores another head: use the embedding (--tie) or the "
+        "stored head (--untie).",
     )
 
     @property
     def shard_bytes(self) -> int:
         """Size limit of an output file in bytes; 5 GB by default."""
-        return SHARD_BYTES if self.shard_size is None else _bytes(self.shard_size)
+        return SHARD_BYTES if self.max_shard_size is None else _bytes(self.max_shard_size)
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -152,9 +161,9 @@ class Recipe(ConversionSettings):
         norm: how LayerNorm becomes RMSNorm: exact, opm, opm-centred, calibrated or carried.
         final_bias: the bias of the last norm: "block" (one more layer, exact) or "drop".
         rope: form of a partial rotation: "llama3" (any runtime) or "proportional" (transformers 5).
-        context: state a shorter context, in tokens.
-        dtype: dtype of the output; None keeps the source's.
-        shard_size: largest weight file, such as "5GB".
+        context: a shorter `max_position_embeddings`, in tokens.
+        dtype: dtype of the output; None: that of the source.
+        max_shard_size: maximum size of a weight file, such as "5GB".
         text: a UTF-8 file for calibration and verification.
         verify_tokens: number of tokens of the verification; 0 turns it off.
         base: the base model, if the source is a LoRA adapter.

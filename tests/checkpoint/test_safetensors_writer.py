@@ -225,7 +225,7 @@ def test_the_index_names_every_tensor_s_file() -> None:
 def test_a_sharded_output_loads_in_transformers(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "qwen2", "qwen2")
     whole = kept.convert(source, tmp_path / "whole", verify_tokens=0).path
-    parts = kept.convert(source, tmp_path / "parts", shard_size="50KB", verify_tokens=0).path
+    parts = kept.convert(source, tmp_path / "parts", max_shard_size="50KB", verify_tokens=0).path
     files = sorted(parts.glob("*.safetensors"))
     assert len(files) > 3
     assert {file.name for file in files} == set(read_json(parts / INDEX)["weight_map"].values())

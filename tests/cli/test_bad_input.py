@@ -271,8 +271,8 @@ def test_a_card_cannot_ask_for_more_than_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--shard-size", "0.4B"], "shard_size: is '0.4B'"),
-        (["--shard-size", "9" * 400 + "GB"], "shard_size: is '999"),
+        (["--max-shard-size", "0.4B"], "max_shard_size: is '0.4B'"),
+        (["--max-shard-size", "9" * 400 + "GB"], "max_shard_size: is '999"),
         (["--verify-tokens", 10**30], f"verify_tokens: is {10**30}"),
         (["--verify-tokens", -3], "verify_tokens: is -3"),
         (["--context", 10**30], f"{10**30} were asked"),
@@ -510,8 +510,8 @@ def test_no_command_runs_code_of_a_checkpoint(
         ["plan", source],
         ["convert", source, out, "--verify-tokens", 16],
         ["verify", source, out, "--tokens", 16],
-        ["generate", source, "--tokens", 2],
-        ["generate", out, "--tokens", 2],
+        ["generate", source, "--max-new-tokens", 2],
+        ["generate", out, "--max-new-tokens", 2],
         ["check", source],
         ["check", out],
     ):
@@ -631,7 +631,7 @@ def test_a_record_that_lists_nothing_proves_nothing(source: Path, tmp_path: Path
             ],
         ),
         ("cache-teacher", "{source}", "--sequence-length", "32", "--out", "{out}", "--data"),
-        ("tokenizer", "train", "--size", "300", "--out", "{out}"),
+        ("tokenizer", "train", "--vocab-size", "300", "--out", "{out}"),
     ],
     ids=lambda asked: f"{asked[0]} {asked[-1]}",
 )

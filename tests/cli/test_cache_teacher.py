@@ -15,7 +15,7 @@ def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) ->
     lines = (json.dumps({"text": f"{i} foxes met {i * i} hens."}) for i in range(200))
     (tmp_path / "text.jsonl").write_text("\n".join(lines))
     sizes = ("--data", tmp_path / "text.jsonl", "--tokens", 256, "--sequence-length", 16, "--batch-size", 4)
-    made = ("cache-teacher", orion, *sizes, "--k", 3, "--out", tmp_path / "teacher")
+    made = ("cache-teacher", orion, *sizes, "--top-k", 3, "--out", tmp_path / "teacher")
     shown = succeeds(*made).stdout
     assert "the 3 likeliest tokens at each place" in shown
     assert "against the teacher without its last layer" in shown

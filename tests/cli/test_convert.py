@@ -40,7 +40,7 @@ def test_convert_takes_every_option(orion: Path, tmp_path: Path) -> None:
         "--rope": "proportional",
         "--context": 64,
         "--dtype": "float32",
-        "--shard-size": "100KB",
+        "--max-shard-size": "100KB",
         "--text": text,
         "--verify-tokens": 16,
     }
@@ -52,7 +52,7 @@ def test_convert_takes_every_option(orion: Path, tmp_path: Path) -> None:
         "rope": "proportional",
         "context": 64,
         "dtype": "float32",
-        "shard_size": "100KB",
+        "max_shard_size": "100KB",
         "text": str(text),
         "verify_tokens": 16,
     }
@@ -89,7 +89,7 @@ def _drops_the_biases(self: FoldNormBias, program: Any) -> Any:
 def test_dtype_and_shard_size_hold_for_every_tensor_and_file(orion: Path, tmp_path: Path) -> None:
     for dtype in ("bfloat16", "float64"):
         out = tmp_path / dtype
-        data("convert", orion, out, "--dtype", dtype, "--shard-size", "60KB", "--verify-tokens", "0")
+        data("convert", orion, out, "--dtype", dtype, "--max-shard-size", "60KB", "--verify-tokens", "0")
         tensors = kept.open_model(out).checkpoint.tensors
         assert {TORCH_NAMES[tensor.dtype] for tensor in tensors.values()} == {dtype}
         files = [*out.glob("*.safetensors")]

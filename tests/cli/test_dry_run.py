@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("options", [[], ["--shard-size", "50KB"], ["--dtype", "bfloat16"], ["--norm", "opm"]])
+@pytest.mark.parametrize("options", [[], ["--max-shard-size", "50KB"], ["--dtype", "bfloat16"], ["--norm", "opm"]])
 def test_a_dry_run_says_what_is_then_written(orion: Path, tmp_path: Path, options: list[str]) -> None:
     target = tmp_path / "made" / "out"
     said = data("convert", orion, target, *options, "--dry-run")

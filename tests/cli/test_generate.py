@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def test_generate_in_words(out: Path) -> None:
-    found = kept.generate(out, ["The keeper", "seven"], tokens=8)
-    result = succeeds("generate", out, "--prompt", "The keeper", "--prompt", "seven", "--tokens", 8)
+    found = kept.generate(out, ["The keeper", "seven"], max_new_tokens=8)
+    result = succeeds("generate", out, "--prompt", "The keeper", "--prompt", "seven", "--max-new-tokens", 8)
     assert result.stdout == "\n\n".join(one.prompt + one.text for one in found) + "\n"
     assert result.stderr == ""
 
 
 def test_generate_as_data(out: Path) -> None:
-    options = ["--tokens", 8, "--temperature", 0.8, "--top-p", 0.9, "--seed", 3]
+    options = ["--max-new-tokens", 8, "--temperature", 0.8, "--top-p", 0.9, "--seed", 3]
     (found,) = data("generate", out, *options)
     assert found["prompt"] == "Once upon a time"
     (same,) = data("generate", out, *options)
@@ -27,5 +27,5 @@ def test_generate_as_data(out: Path) -> None:
 
 
 def test_json_is_not_ascii_only(out: Path) -> None:
-    (found,) = data("generate", out, "--prompt", "한국어", "--tokens", 1)
+    (found,) = data("generate", out, "--prompt", "한국어", "--max-new-tokens", 1)
     assert found["prompt"] == "한국어"

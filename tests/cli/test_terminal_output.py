@@ -72,7 +72,7 @@ def test_an_output_is_not_taken_for_a_stream(source: Path, tmp_path: Path) -> No
 
 def test_another_locale(source: Path) -> None:
     plain_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    code, said = shell(f"kept generate {source} --prompt é --tokens 1", **plain_locale)
+    code, said = shell(f"kept generate {source} --prompt é --max-new-tokens 1", **plain_locale)
     assert (code, said) == (
         2,
         "kept: prompt: has bytes that are no text here; set LANG to a UTF-8 locale, as C.UTF-8\n",

@@ -29,14 +29,14 @@ WRONG = [
     ("convert {orion} {orion}/config.json/x", "lies inside the source"),
     ("convert {orion} {new}/o --text gone.txt", "gone.txt: cannot be read"),
     ("convert {orion} {new}/o --norm calibrated", "give --text FILE"),
-    ("convert {orion} {new}/o --shard-size big", "shard_size: is 'big'"),
+    ("convert {orion} {new}/o --max-shard-size big", "max_shard_size: is 'big'"),
     ("convert {orion} {new}/o --verify-tokens 1", "verify_tokens: is 1"),
     ("verify {orion} {new}/nowhere", "nowhere: is no directory"),
     ("verify {orion} {out} --text gone.txt", "gone.txt: cannot be read"),
     ("generate {new}/nowhere", "nowhere: is no directory"),
     ("generate {out} --prompt ''", "an empty prompt has nothing to continue"),
-    ("generate {out} --tokens 0", "tokens must be positive"),
-    ("generate {out} --tokens 9999", "pass the model's 128 positions"),
+    ("generate {out} --max-new-tokens 0", "max_new_tokens: is 0, it must be at least 1"),
+    ("generate {out} --max-new-tokens 9999", "pass the model's 128 positions"),
 ]
 """Arguments that cannot work, and a part of the line that says so."""
 

@@ -360,8 +360,8 @@ def test_a_recipe_s_own_passes_come_first(orion: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", ["1B", "40KB", "200KB"])
 def test_shards_are_no_larger_than_asked(orion: Path, tmp_path: Path, size: str) -> None:
-    out = kept.convert(orion, tmp_path / "out", shard_size=size, verify_tokens=0).path
-    limit = Recipe("a", "b", shard_size=size).shard_bytes
+    out = kept.convert(orion, tmp_path / "out", max_shard_size=size, verify_tokens=0).path
+    limit = Recipe("a", "b", max_shard_size=size).shard_bytes
     for file in out.glob("*.safetensors"):
         tensors = {k: t for k, t in tensors_of(out).items() if read_json(out / INDEX)["weight_map"][k] == file.name}
         nbytes = sum(tensor.numel() * DTYPE_BYTES["F32"] for tensor in tensors.values())
@@ -538,7 +538,7 @@ def test_a_number_that_is_none_is_null_in_the_record(
 
 def test_two_runs_write_the_same_bytes(readable: Path, tmp_path: Path) -> None:
     first, second = (
-        kept.convert(readable, tmp_path / name, shard_size="100KB", verify_tokens=64).path for name in ("a", "b")
+        kept.convert(readable, tmp_path / name, max_shard_size="100KB", verify_tokens=64).path for name in ("a", "b")
     )
     assert all_bytes(first) == all_bytes(second)
 
@@ -558,12 +558,12 @@ def _stops(*_: Any) -> None:
 
 def test_an_interrupted_run_continues(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
-    interrupted(orion, target, monkeypatch, shard_size="100KB")
+    interrupted(orion, target, monkeypatch, max_shard_size="100KB")
     before = {file.name: file.stat().st_mtime_ns for file in hidden(target).glob("*.safetensors")}
     assert len(before) > 3
-    kept.convert(orion, target, shard_size="100KB")
+    kept.convert(orion, target, max_shard_size="100KB")
     assert {file.name: file.stat().st_mtime_ns for file in target.glob("*.safetensors")} == before
-    whole = kept.convert(orion, tmp_path / "whole", shard_size="100KB").path
+    whole = kept.convert(orion, tmp_path / "whole", max_shard_size="100KB").path
     assert all_bytes(target) == all_bytes(whole)
 
 
@@ -656,7 +656,7 @@ def test_what_is_left_of_a_failed_run_is_what_the_next_can_use(
         raise error
 
     target = tmp_path / "out"
-    options: dict[str, Any] = {"shard_size": "100KB", "verify_tokens": 64}
+    options: dict[str, Any] = {"max_shard_size": "100KB", "verify_tokens": 64}
     with monkeypatch.context() as patched:
         patched.setattr(export, "verify_staged", fails)
         if not finished:
@@ -675,7 +675,7 @@ KILLS = 5
 def convert_killably(source: str, target: str) -> None:
     """Code that a child process runs."""
     torch.set_num_threads(1)
-    kept.convert(source, target, shard_size="20KB", verify_tokens=64)
+    kept.convert(source, target, max_shard_size="20KB", verify_tokens=64)
 
 
 def kill_when(source: Path, target: Path, files: int) -> bool:
@@ -694,7 +694,7 @@ def kill_when(source: Path, target: Path, files: int) -> bool:
 def test_a_killed_command_continues_to_the_same_bytes(tmp_path: Path) -> None:
     source = split_into_shards(write_checkpoint(tmp_path / "orion", "orion"), 3)
     target = tmp_path / "killed"
-    whole = kept.convert(source, tmp_path / "whole", shard_size="20KB", verify_tokens=64).path
+    whole = kept.convert(source, tmp_path / "whole", max_shard_size="20KB", verify_tokens=64).path
     total = len([*whole.iterdir()])
     assert total > 25
     moments = sorted(random.Random(5).sample(range(1, total), KILLS))

@@ -42,7 +42,7 @@ def convert(source: str, target: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    kept.convert(source, target, shard_size=SHARD, verify_tokens=TOKENS)
+    kept.convert(source, target, max_shard_size=SHARD, verify_tokens=TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +112,11 @@ def test_killed_while_it_gets_its_name(source: Path, tmp_path: Path, where: str)
     run.start()
     run.join()
     assert run.exitcode == -signal.SIGKILL
-    options = ("--shard-size", SHARD, "--verify-tokens", "0")
+    options = ("--max-shard-size", SHARD, "--verify-tokens", "0")
     again = command("convert", source, target, *options)
     assert again.returncode == (0 if where == "before the name" else 2), again.stderr
     assert again.returncode == 0 or "exists already" in again.stderr
-    kept.convert(source, whole, shard_size=SHARD, verify_tokens=0)
+    kept.convert(source, whole, max_shard_size=SHARD, verify_tokens=0)
     assert all_bytes(target) == all_bytes(whole)
 
 
@@ -132,7 +132,7 @@ def killed_at(where: str, source: str, target: str) -> None:
         return original(self, *args, **named)
 
     setattr(Path, method, dies)
-    kept.convert(source, target, shard_size=SHARD, verify_tokens=0)
+    kept.convert(source, target, max_shard_size=SHARD, verify_tokens=0)
 
 
 # --------------------------------------------------------------------------------------------------------- a full disk
@@ -164,14 +164,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_keeps_what_is_finished_until_there_is_room(source: Path, small_disk: Path) -> None:
     target = small_disk / "out"
-    run = command("convert", source, target, "--verify-tokens", "0", "--shard-size", SHARD)
+    run = command("convert", source, target, "--verify-tokens", "0", "--max-shard-size", SHARD)
     assert run.returncode == 2
     assert f"kept: {target}: cannot be written (No space left on device)" in run.stderr
     assert not target.exists()
     before = {file.name: file.stat().st_mtime_ns for file in hidden(target).glob("*.safetensors")}
     assert before
     assert mounted("-o", "remount,size=8m", small_disk)
-    kept.convert(source, target, verify_tokens=0, shard_size=SHARD)
+    kept.convert(source, target, verify_tokens=0, max_shard_size=SHARD)
     after = {file.name: file.stat().st_mtime_ns for file in target.glob("*.safetensors")}
     assert {name: after[name] for name in before} == before, "they were not written again"
 

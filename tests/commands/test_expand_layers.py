@@ -88,7 +88,7 @@ def test_what_the_model_does_not_need_is_left_out(source: Path, tmp_path: Path) 
 
 
 def test_where_all_is_written_anew_files_are_too(source: Path, tmp_path: Path) -> None:
-    for options in ({"dtype": "float64"}, {"shard_size": "1GB"}):
+    for options in ({"dtype": "float64"}, {"max_shard_size": "1GB"}):
         out = kept.expand(source, tmp_path / next(iter(options)), groups=2, verify_tokens=0, **options).path  # type: ignore[arg-type]
         assert [file.name for file in open_checkpoint(out).files] == ["model.safetensors"]
 
@@ -198,7 +198,7 @@ def test_windows_stay_with_their_layers(tmp_path: Path) -> None:
     assert slides == [True, True, False, True, False, False]
     found, wanted = (stock(path, attention="eager")(TOKENS).logits for path in (other, source))
     assert torch.equal(found, wanted)
-    back = kept.shrink_expanded(other, tmp_path / "back", untouched=True, tokens=16).conversion
+    back = kept.shrink_expanded(other, tmp_path / "back", untrained=True, tokens=16).conversion
     assert back is not None
     assert read_json(back.path / "config.json")["layer_types"] == read_json(source / "config.json")["layer_types"]
 
@@ -277,7 +277,7 @@ def test_as_data_and_as_the_library_does(source: Path, expanded: Path, tmp_path:
 
 
 def test_what_would_be_written(source: Path, tmp_path: Path) -> None:
-    words = ("expand", source, tmp_path / "out", "--groups", 2, "--blocks", 2, "--place", "suffix", "--dry-run")
+    words = ("expand", source, tmp_path / "out", "--groups", 2, "--blocks", 2, "--placement", "suffix", "--dry-run")
     assert "new layers, copies whose output is zero: 5 (of 1)" in run(*words).stdout
     said = json.loads(run(*words, "--json").stdout)
     assert said["new_layers"] == [5, 6, 7, 8]
@@ -296,7 +296,7 @@ def test_what_would_be_written(source: Path, tmp_path: Path) -> None:
         ("--groups 1000000000000", "expand-blocks: groups: are 1000000000000, the model has 5 layers; give at most 5"),
         ("--at 0,7", "expand-blocks: at: is 7, the result has layers 0 to 6; give lower numbers"),
         ("--at 3,3", "at: is 3, 3; it must be layer numbers from 0 up, each once and in order"),
-        ("--groups 2 --place top", "place: is 'top'; it must be one of interleaved, prefix, suffix"),
+        ("--groups 2 --placement top", "placement: is 'top'; it must be one of interleaved, prefix, suffix"),
     ],
 )
 def test_what_is_wrong_is_one_line(source: Path, tmp_path: Path, words: str, line: str) -> None:

@@ -53,7 +53,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tokenizer(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("tokenizers")
-    new = kept.train_tokenizer([corpus(place, KOREAN)], place / "new", size=380, like=source).path
+    new = kept.train_tokenizer([corpus(place, KOREAN)], place / "new", vocab_size=380, like=source).path
     return kept.merge_tokenizers(source, new, place / "merged").path
 
 
@@ -111,10 +111,10 @@ def test_new_rows_are_means_by_the_old_tokenizer(source: Path, grown: Path, has:
 def test_the_record_and_the_files(source: Path, tokenizer: Path, grown: Path, has: int) -> None:
     record = read_json(grown / "kept.json")
     assert record["new_tokens"] == [HAD, has]
-    assert record["vocabularies"] == [{"new": [HAD, has], "before": HAD, "after": has, "rows": "mean"}]
+    assert record["vocabularies"] == [{"new": [HAD, has], "before": HAD, "after": has, "embedding_init": "mean"}]
     assert (record["new_layers"], record["new_parameters"], record["promise"]) == ([], [], "exact")
     assert record["verification"]["kept"]
-    asked = {"tokenizer": "merged", "rows": "mean", "multiple": 1}  # names, wherever they lie
+    asked = {"tokenizer": "merged", "embedding_init": "mean", "pad_to_multiple_of": 1}  # names, wherever they lie
     assert record["recipe"]["passes"] == [{"name": "expand-vocab", **asked}]
     assert record["passes"][0]["options"] == asked
     assert read_json(grown / "config.json")["vocab_size"] == has
@@ -156,7 +156,7 @@ def test_bytes_of_old_rows_are_copied_as_they_are(tmp_path: Path) -> None:
 def test_other_families(family: str, tmp_path: Path) -> None:
     """Tied, with a bias on the logits, multiplied embeddings, and without a stock class."""
     sized = model(tmp_path / family, family)
-    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=sized).path
+    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", vocab_size=380, like=sized).path
     merged = kept.merge_tokenizers(sized, new, tmp_path / "merged").path
     done = kept.expand(sized, tmp_path / "out", tokenizer=merged, verify_tokens=64)
     assert done.verification is not None
@@ -166,7 +166,7 @@ def test_other_families(family: str, tmp_path: Path) -> None:
 
 
 def test_with_layers_too(source: Path, tokenizer: Path, has: int, tmp_path: Path) -> None:
-    done = kept.expand(source, tmp_path / "out", groups=2, tokenizer=tokenizer, rows="zero", verify_tokens=64)
+    done = kept.expand(source, tmp_path / "out", groups=2, tokenizer=tokenizer, embedding_init="zero", verify_tokens=64)
     assert (done.record["new_layers"], done.record["new_tokens"]) == ([2, 5], [HAD, has])
     assert [one["name"] for one in done.record["passes"]] == ["expand-blocks", "expand-vocab"]
     assert not tensors_of(done.path)[EMBEDDING][HAD:].any()
@@ -176,7 +176,7 @@ def test_with_layers_too(source: Path, tokenizer: Path, has: int, tmp_path: Path
 def test_rows_of_a_file(source: Path, tokenizer: Path, has: int, tmp_path: Path) -> None:
     rows = {"embedding": torch.full((has - HAD, 64), 0.5), "head": torch.full((has - HAD, 64), 0.25)}
     save_file(rows, tmp_path / "rows.safetensors")
-    out = kept.expand(source, tmp_path / "out", tokenizer=tokenizer, rows=tmp_path / "rows.safetensors").path
+    out = kept.expand(source, tmp_path / "out", tokenizer=tokenizer, embedding_init=tmp_path / "rows.safetensors").path
     assert torch.equal(tensors_of(out)[EMBEDDING][HAD:], rows["embedding"])
     assert torch.equal(tensors_of(out)[HEAD][HAD:], rows["head"])
     (tmp_path / "rows.safetensors").unlink()
@@ -185,7 +185,7 @@ def test_rows_of_a_file(source: Path, tokenizer: Path, has: int, tmp_path: Path)
 
 def test_a_multiple_of_rows(source: Path, tokenizer: Path, has: int, tmp_path: Path) -> None:
     """Rows without a token are named to stock generation, which then never gives one."""
-    out = kept.expand(source, tmp_path / "out", tokenizer=tokenizer, multiple=128, verify_tokens=64).path
+    out = kept.expand(source, tmp_path / "out", tokenizer=tokenizer, pad_to_multiple_of=128, verify_tokens=64).path
     assert read_json(out / "config.json")["vocab_size"] == 512
     assert read_json(out / "kept.json")["new_tokens"] == [HAD, has]
     assert GenerationConfig.from_pretrained(out).suppress_tokens == [*range(has, 512)]
@@ -198,10 +198,10 @@ def test_spare_rows_are_used(tmp_path: Path) -> None:
     """A model with more rows than tokens: new tokens have the ids behind the old, and the matrix its size."""
     padded = model(tmp_path / "padded", vocab_size=384)
     change_json(padded / "generation_config.json", suppress_tokens=[7])
-    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=padded).path
-    merged = kept.merge_tokenizers(padded, new, tmp_path / "merged", most=30).path
+    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", vocab_size=380, like=padded).path
+    merged = kept.merge_tokenizers(padded, new, tmp_path / "merged", max_added_tokens=30).path
     done = kept.expand(padded, tmp_path / "out", tokenizer=merged, verify_tokens=64)
-    assert done.record["vocabularies"] == [{"new": [340, 370], "before": 384, "after": 384, "rows": "mean"}]
+    assert done.record["vocabularies"] == [{"new": [340, 370], "before": 384, "after": 384, "embedding_init": "mean"}]
     old, found = tensors_of(padded)[HEAD], tensors_of(done.path)[HEAD]
     assert torch.equal(found[:340], old[:340])
     assert torch.equal(found[370:], old[370:])
@@ -214,7 +214,7 @@ def test_spare_rows_are_used(tmp_path: Path) -> None:
 
 
 def test_twice(grown: Path, source: Path, has: int, tmp_path: Path) -> None:
-    new = kept.train_tokenizer([corpus(tmp_path, GERMAN)], tmp_path / "n", size=300, like=grown)
+    new = kept.train_tokenizer([corpus(tmp_path, GERMAN)], tmp_path / "n", vocab_size=300, like=grown)
     merged = kept.merge_tokenizers(grown, new.path, tmp_path / "merged")
     out = kept.expand(grown, tmp_path / "out", tokenizer=merged.path, verify_tokens=64).path
     record = read_json(out / "kept.json")
@@ -268,9 +268,9 @@ def learn(student: Path, out: Path, *words: object) -> Any:
 @pytest.mark.parametrize("tied", [False, True])
 def test_new_rows_learn_and_nothing_else_does(tied: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
     small = model(tmp_path / "llama", tie_word_embeddings=tied, dtype=torch.bfloat16)
-    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=small).path
+    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", vocab_size=380, like=small).path
     merged = kept.merge_tokenizers(small, new, tmp_path / "merged")
-    student = kept.expand(small, tmp_path / "grown", tokenizer=merged.path, multiple=64, verify_tokens=0).path
+    student = kept.expand(small, tmp_path / "grown", tokenizer=merged.path, pad_to_multiple_of=64, verify_tokens=0).path
     record = learn(student, tmp_path / "out", "--train", "new")
     first, *_, last = (one["loss"] for one in record["healed"]["held_out"])
     assert last < first - 0.05
@@ -350,7 +350,7 @@ def test_a_smaller_teacher_is_refused(source: Path, grown: Path, has: int, tmp_p
 
 def test_in_words(source: Path, tmp_path: Path) -> None:
     text = corpus(tmp_path, KOREAN)
-    said = run("tokenizer", "train", text, "--like", source, "--size", 380, "--out", tmp_path / "new")
+    said = run("tokenizer", "train", text, "--like", source, "--vocab-size", 380, "--out", tmp_path / "new")
     assert said.exit_code == 0, said.output
     assert said.stdout.startswith(f"{tmp_path}/new: written (byte-level BPE, 380 tokens); ")
     said = run("tokenizer", "merge", source, tmp_path / "new", "--out", tmp_path / "merged", "--text", text)
@@ -366,14 +366,26 @@ def test_in_words(source: Path, tmp_path: Path) -> None:
 def test_as_data(source: Path, tmp_path: Path) -> None:
     text = corpus(tmp_path, KOREAN)
     trained = run(
-        "tokenizer", "train", text, "--kind", "byte-level", "--size", 380, "--out", tmp_path / "new", "--json"
+        "tokenizer", "train", text, "--kind", "byte-level", "--vocab-size", 380, "--out", tmp_path / "new", "--json"
     )
     assert json.loads(trained.stdout)["tokens"] == 380
-    words = ("tokenizer", "merge", source, tmp_path / "new", "--out", tmp_path / "merged", "--most", 9, "--json")
+    words = (
+        "tokenizer",
+        "merge",
+        source,
+        tmp_path / "new",
+        "--out",
+        tmp_path / "merged",
+        "--max-added-tokens",
+        9,
+        "--json",
+    )
     merged = json.loads(run(*words).stdout)
     assert (merged["before"], merged["after"]) == (340, 349)
     assert merged["gains"][0]["per_character"][1] <= merged["gains"][0]["per_character"][0]
-    said = run("expand", source, tmp_path / "out", "--tokenizer", tmp_path / "merged", "--rows", "zero", "--dry-run")
+    said = run(
+        "expand", source, tmp_path / "out", "--tokenizer", tmp_path / "merged", "--embedding-init", "zero", "--dry-run"
+    )
     assert "new tokens: 9, from id 340 on (rows zero)" in said.stdout
     assert not (tmp_path / "out").exists()
 
@@ -413,14 +425,20 @@ def test_a_step_of_several(source: Path, tokenizer: Path, has: int, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--rows zero", "tokenizer: is missing; rows and multiple are about its new tokens"),
-        ("--groups 2 --rows zero", "tokenizer: is missing; rows and multiple are about its new tokens"),
+        (
+            "--embedding-init zero",
+            "tokenizer: is missing; embedding_init and pad_to_multiple_of are about its new tokens",
+        ),
+        (
+            "--groups 2 --embedding-init zero",
+            "tokenizer: is missing; embedding_init and pad_to_multiple_of are about its new tokens",
+        ),
         ("--tokenizer nowhere", "nowhere: is no directory; name one with a tokenizer"),
         ("--tokenizer {source}", "{source}: has the tokens of {source} and no more; there is nothing to grow by"),
-        ("--tokenizer {tokenizer} --rows median", "rows: median: "),
+        ("--tokenizer {tokenizer} --embedding-init median", "embedding_init: median: "),
         (f"--tokenizer {'x' * 5000}", "xxx"),
-        (f"--tokenizer {{tokenizer}} --rows {'x' * 5000}", "rows: xxx"),
-        ("--tokenizer {tokenizer} --multiple 0", "multiple: is 0, it must be from 1 to 4096"),
+        (f"--tokenizer {{tokenizer}} --embedding-init {'x' * 5000}", "embedding_init: xxx"),
+        ("--tokenizer {tokenizer} --pad-to-multiple-of 0", "pad_to_multiple_of: is 0, it must be from 1 to 4096"),
         ("--tokenizer {tokenizer} --groups 9", "expand-blocks: groups: are 9, the model has 4 layers"),
     ],
 )
@@ -434,7 +452,9 @@ def test_what_is_wrong_is_one_line(source: Path, tokenizer: Path, tmp_path: Path
 
 def test_rows_that_do_not_fit(source: Path, tokenizer: Path, has: int, tmp_path: Path) -> None:
     save_file({"embedding": torch.zeros(3, 64)}, tmp_path / "rows.safetensors")
-    result = run("expand", source, tmp_path / "out", "--tokenizer", tokenizer, "--rows", tmp_path / "rows.safetensors")
+    result = run(
+        "expand", source, tmp_path / "out", "--tokenizer", tokenizer, "--embedding-init", tmp_path / "rows.safetensors"
+    )
     wanted = f"embedding: has shape [3, 64], the new tokens need [{has - HAD}, 64]; give a row for each of them\n"
     assert result.stderr == f"kept: expand-vocab: {tmp_path}/rows.safetensors: {wanted}"
 
@@ -453,5 +473,7 @@ def test_a_model_with_fewer_rows_than_tokens(tokenizer: Path, source: Path, tmp_
 
 
 def test_rows_without_a_tokenizer(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"^tokenizer: is missing; rows and multiple are about its new tokens$"):
-        kept.expand(source, tmp_path / "out", groups=1, multiple=64)
+    with pytest.raises(
+        RecipeError, match=r"^tokenizer: is missing; embedding_init and pad_to_multiple_of are about its new tokens$"
+    ):
+        kept.expand(source, tmp_path / "out", groups=1, pad_to_multiple_of=64)

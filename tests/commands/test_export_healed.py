@@ -129,7 +129,7 @@ def test_a_student_that_kept_did_not_make(corpus: Path, tmp_path: Path) -> None:
 
 def test_without_a_teacher_nothing_is_measured(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     given = settings(pair, corpus, tmp_path / "out")
-    cached = cache_teacher(replace(given, out=str(tmp_path / "teacher")), k=5)
+    cached = cache_teacher(replace(given, out=str(tmp_path / "teacher")), top_k=5)
     made = heal(replace(given, teacher=None, teacher_cache=str(cached.path)))
     assert made.verification is made.record["verification"] is None
     assert made.record["promise"] == "lossy"

@@ -117,7 +117,9 @@ def test_the_loss_is_that_of_the_answers_alone(student: Path, talks: Path, tmp_p
     marked = tmp_path / "marked.jinja"
     marked.write_text(MARKED, encoding="utf-8")
     mine = write_lines(tmp_path / "mine.jsonl", *({"messages": one} for one in TALKS))
-    done = heal(asked(student, talks, marked, tmp_path / "out", tokens=1, sequence_length=128, watch=(f"mine={mine}",)))
+    done = heal(
+        asked(student, talks, marked, tmp_path / "out", tokens=1, sequence_length=128, eval_data=(f"mine={mine}",))
+    )
     tokenizer, model = AutoTokenizer.from_pretrained(done.path), AutoModelForCausalLM.from_pretrained(student)
     nats: list[float] = []
     for one in TALKS:
@@ -128,26 +130,26 @@ def test_the_loss_is_that_of_the_answers_alone(student: Path, talks: Path, tmp_p
             logits = model(ids[None]).logits[0, :-1].double()
         every = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
         nats += every[mask[1:] == 1].tolist()
-    assert done.history[0].watched["mine"]["ce"] == pytest.approx(sum(nats) / len(nats), abs=1e-5)
+    assert done.history[0].eval_data["mine"]["ce"] == pytest.approx(sum(nats) / len(nats), abs=1e-5)
 
 
 def test_replayed_texts_stay_texts(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
     (tmp_path / "old.txt").write_text("".join(f"{i} seven ships sailed, once upon a time\n\n" for i in range(2000)))
     both = {"data": (f"chat={talks}", f"old={tmp_path}/old.txt"), "mixture": "chat=0.8,old=0.2"}
     done = heal(
-        asked(student, talks, template, tmp_path / "out", tokens=128, watch=(f"was={tmp_path}/old.txt",), **both)
+        asked(student, talks, template, tmp_path / "out", tokens=128, eval_data=(f"was={tmp_path}/old.txt",), **both)
     )
     sources = done.record["healed"]["sources"]
     assert "answer_tokens" in sources["chat"]
     assert "answer_tokens" not in sources["old"]
     assert set(done.history[0].sources) == {"chat", "old"}
-    assert "was" in done.history[0].watched
+    assert "was" in done.history[0].eval_data
 
 
 def test_a_teacher_may_be_read(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
     """A cached teacher has the same distributions on the answers of a conversation as a live one."""
     given = asked(student, talks, template, tmp_path / "cache", teacher=str(student.parent / "llama"), kl=1.0)
-    kept.cache_teacher(given, k=SIZE)
+    kept.cache_teacher(given, top_k=SIZE)
     cached = heal(replace(given, out=str(tmp_path / "out"), teacher_cache=str(tmp_path / "cache"), tokens=256))
     live_one = heal(replace(given, out=str(tmp_path / "live"), tokens=256))
     first = [one.history[0].losses for one in (cached, live_one)]
@@ -176,8 +178,8 @@ def test_a_run_notes_the_date_that_its_template_told(
     with pytest.raises(
         InputError, match=r"its chat template contains the date, .*; set it with --chat-date 2024-02-28"
     ):
-        kept.cache_teacher(with_teacher, k=4)
-    kept.cache_teacher(replace(with_teacher, chat_date="2024-02-25"), k=4)
+        kept.cache_teacher(with_teacher, top_k=4)
+    kept.cache_teacher(replace(with_teacher, chat_date="2024-02-25"), top_k=4)
     read = replace(with_teacher, out=str(tmp_path / "read"), teacher_cache=str(tmp_path / "cache"))
     assert chat_date(read, TeacherStudent.open(read), {}) == "2024-02-25"
 

@@ -117,8 +117,8 @@ def test_a_file_is_ours_or_it_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        ("tokenizer", "train", "{data}", "--out", "{data}/new", "--size", "300"),
-        ("tokenizer", "train", "{data}", "--like", "{source}", "--out", "{source}/new", "--size", "300"),
+        ("tokenizer", "train", "{data}", "--out", "{data}/new", "--vocab-size", "300"),
+        ("tokenizer", "train", "{data}", "--like", "{source}", "--out", "{source}/new", "--vocab-size", "300"),
         ("tokenizer", "merge", "{source}", "{source}", "--out", "{source}/new"),
         ("heal", "{source}", "--sequence-length", "64", "--loss", "ce", "--data", "{data}", "--out", "{data}/new"),
         ("heal", "{source}", "--sequence-length", "64", "--loss", "ce", "--data", "{data}", "--out", "{source}/new"),

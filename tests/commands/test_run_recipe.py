@@ -225,14 +225,14 @@ def test_a_model_that_is_not_kept_is_loaded_from_nowhere(place: Path, tmp_path: 
     ]
     ran({"out": str(tmp_path / "out"), "steps": steps})
     assert "vllm serve" not in (tmp_path / "page.html").read_text(encoding="utf-8")
-    ran({"out": str(tmp_path / "other"), "steps": steps, "keep": True})
+    ran({"out": str(tmp_path / "other"), "steps": steps, "keep_intermediate": True})
     kept_at = folder_of(tmp_path / "other") / "1-convert" / "orion"
     assert f"vllm serve {kept_at}" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_shrinking_that_drops_nothing_passes_its_model_on(example: dict[str, Any], tmp_path: Path) -> None:
-    steps = [*example["steps"][:2], {"do": "shrink-expanded", "untouched": True}]
-    assert ran({"out": str(tmp_path / "out"), "keep": True, "steps": steps}) == [1, 2, 3]
+    steps = [*example["steps"][:2], {"do": "shrink-expanded", "untrained": True}]
+    assert ran({"out": str(tmp_path / "out"), "keep_intermediate": True, "steps": steps}) == [1, 2, 3]
     before, out = folder_of(tmp_path / "out") / "2-heal" / "orion", tmp_path / "out"
     assert all_bytes(out) == all_bytes(before)
     assert "history" not in read_json(out / "kept.json")
@@ -265,7 +265,7 @@ def test_what_changed_is_done_again_and_all_behind_it(place: Path, tmp_path: Pat
             out.rename(folder / "3-convert" / "orion")
         return ran(table)
 
-    table["keep"] = True  # type: ignore[assignment]
+    table["keep_intermediate"] = True  # type: ignore[assignment]
     assert again(table) == [1, 2, 3, 4]
     assert again(table) == []
     assert again(changed(table, 4, tokens=8)) == [4]
@@ -327,7 +327,7 @@ def test_killed_while_it_cleans_up_the_same_command_ends(
 def test_damaged_notes_begin_anew_and_are_named(place: Path, tmp_path: Path) -> None:
     """The origin of the step directories is unknown, whatever the notes contain."""
     step = {"do": "expand", "source": str(place / "orion"), "groups": 1, "verify_tokens": 0}
-    table = {"out": str(tmp_path / "out"), "keep": True, "steps": [step, {**step, "source": None}]}
+    table = {"out": str(tmp_path / "out"), "keep_intermediate": True, "steps": [step, {**step, "source": None}]}
     del table["steps"][1]["source"]  # type: ignore[index]
     folder = folder_of(tmp_path / "out")
     assert ran(table) == [1, 2]
@@ -374,7 +374,10 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
         ("", "recipe.toml: out: is missing"),
         ('out = "x"\n', "recipe.toml: steps: must be one or more tables: write each under [[steps]]"),
         ('out = "x"\nsteps = 3\n', "recipe.toml:2: steps: must be one or more tables: write each under [[steps]]"),
-        ('out = "x"\nkeep = 1\n' + FIRST, "recipe.toml:2: keep: is 1, it must be true or false"),
+        (
+            'out = "x"\nkeep_intermediate = 1\n' + FIRST,
+            "recipe.toml:2: keep_intermediate: is 1, it must be true or false",
+        ),
         ('out = "x"\ntidy = 1\n' + FIRST, "recipe.toml:2: tidy: is not a key of a recipe"),
         (
             'out = "x"\n[[steps]]\ngroups = 1\n',
@@ -429,7 +432,7 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
         ),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nloss = "ce"\ndata = ["recipe.toml"]\nwatch = ["a=none"]\n',
-            "step 2 (heal): text watch a: none is not there",
+            "step 2 (heal): text eval_data a: none is not there",
         ),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nloss = "ce"\ndata = ["recipe.toml"]\nchat = true\n'
@@ -494,9 +497,9 @@ def test_what_takes_no_recipe(tmp_path: Path) -> None:
         kept.run_steps(tmp_path)
 
 
-def test_what_is_watched_and_the_template_are_read_too(tmp_path: Path) -> None:
+def test_evaluation_texts_and_the_template_are_checked_too(tmp_path: Path) -> None:
     """A step is done again where they changed."""
     heal = {"do": "heal", "student": "s", "loss": "ce", "data": ["c.jsonl"], "chat": True}
-    table = {"out": str(tmp_path / "out"), "steps": [{**heal, "chat_template": "t.jinja", "watch": ["old=o.txt"]}]}
+    table = {"out": str(tmp_path / "out"), "steps": [{**heal, "chat_template": "t.jinja", "eval_data": ["old=o.txt"]}]}
     (step,) = steps_from(table).steps
     assert {Path("c.jsonl"), Path("t.jinja"), Path("o.txt")} == {*step.files.values()}

@@ -86,7 +86,7 @@ def test_llama_pro_is_the_paper_s() -> None:
     assert tuned.student == found.out
 
 
-@pytest.mark.parametrize("line", ["# teacher = ", "# kl = ", "# watch = "])
+@pytest.mark.parametrize("line", ["# teacher = ", "# kl = ", "# eval_data = "])
 def test_what_is_commented_out_is_understood_too(tmp_path: Path, line: str) -> None:
     text = PRO.read_text()
     assert line in text

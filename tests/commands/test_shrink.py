@@ -41,7 +41,7 @@ def expanded(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(expanded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Layer 1 is untouched, 3 and 5 write hardly anything, 7 does."""
+    """Layer 1 is untrained, 3 and 5 write hardly anything, 7 does."""
     return spoken(expanded, tmp_path_factory.mktemp("trained") / "out", {3: 2e-3, 5: 1e-3, 7: 0.2})
 
 
@@ -96,7 +96,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 def test_the_source_s_own_files_are_given_back(source: Path, tmp_path: Path) -> None:
     many = split_into_shards(shutil.copytree(source, tmp_path / "many"), 3)
     grown = kept.expand(many, tmp_path / "grown", groups=2, verify_tokens=0).path
-    kept.shrink_expanded(grown, tmp_path / "out", untouched=True)
+    kept.shrink_expanded(grown, tmp_path / "out", untrained=True)
     files = open_checkpoint(many).files
     assert [file.name for file in open_checkpoint(tmp_path / "out").files] == [file.name for file in files]
     assert all((tmp_path / "out" / file.name).read_bytes() == file.read_bytes() for file in files)
@@ -116,7 +116,7 @@ def test_an_expansion_of_an_expansion(source: Path, tmp_path: Path) -> None:
     again = kept.expand(tmp_path / "first", tmp_path / "again", at=(0,), verify_tokens=0).path
     assert read_json(again / "kept.json")["expansions"][0] == {"layers": [2, 6], "copies_of": [None, 5]}
     assert "1 (of none left)" not in run("shrink-expanded", again, tmp_path / "none", "--dry-run").output
-    kept.shrink_expanded(again, tmp_path / "all", untouched=True)
+    kept.shrink_expanded(again, tmp_path / "all", untrained=True)
     before, after = tensors_of(source), tensors_of(tmp_path / "all")
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert before.keys() == after.keys()
@@ -128,12 +128,12 @@ def test_an_expansion_of_an_expansion(source: Path, tmp_path: Path) -> None:
 def test_the_least_go_first_as_long_as_all_together_are_worth_less(trained: Path, tmp_path: Path) -> None:
     table = data(trained, tmp_path / "none", "--tokens", 64, "--dry-run")
     worth = {one["layer"]: one["contribution"] for one in table["layers"]}
-    assert [one["untouched"] for one in table["layers"]] == [True, False, False, False]
+    assert [one["untrained"] for one in table["layers"]] == [True, False, False, False]
     assert worth[1] == 0 < worth[5] < worth[3] < worth[7]
     together = data(trained, tmp_path / "none", "--tokens", 64, "--dry-run", "--layers", "1,3,5")["together"]
     limits = {worth[5] / 2: [1], (worth[5] + worth[3]) / 2: [1, 5], together: [1, 5], together * 1.01: [1, 3, 5]}
     for below, dropped in limits.items():
-        found = data(trained, tmp_path / "none", "--tokens", 64, "--dry-run", "--below", below)
+        found = data(trained, tmp_path / "none", "--tokens", 64, "--dry-run", "--max-kl", below)
         assert (found["dropped"], found["record"]) == (dropped, None), below
         assert found["together"] < below
     assert not [*tmp_path.iterdir()]
@@ -182,7 +182,7 @@ def test_what_went_is_in_the_record_and_what_stays_learns_on(trained: Path, tmp_
 def test_where_none_goes_nothing_is_written(source: Path, tmp_path: Path) -> None:
     grown = kept.expand(source, tmp_path / "grown", at=(4,), verify_tokens=0).path
     loud = spoken(grown, tmp_path / "loud", {4: 0.3})
-    for words in ((), ("--untouched",)):
+    for words in ((), ("--untrained",)):
         result = run("shrink-expanded", loud, tmp_path / "out", *words)
         assert result.exit_code == 0
         assert result.stdout.splitlines()[-1] == "none of them is dropped; nothing was written"
@@ -191,10 +191,10 @@ def test_where_none_goes_nothing_is_written(source: Path, tmp_path: Path) -> Non
 
 
 def test_in_words(trained: Path, tmp_path: Path) -> None:
-    lines = run("shrink-expanded", trained, tmp_path / "out", "--untouched").stdout.splitlines()
+    lines = run("shrink-expanded", trained, tmp_path / "out", "--untrained").stdout.splitlines()
     assert lines[0] == f"{trained}: 4 expanded layers"
     rows = [line.split() for line in lines if line.lstrip()[:1].isdigit()]
-    assert rows[0] == ["1", "0", "untouched", "0", "dropped"]
+    assert rows[0] == ["1", "0", "untrained", "0", "dropped"]
     assert rows[1] == ["3", "2", "trained", "not", "measured", "kept"]
     assert "without all that are dropped: 0 nats/token" in lines
     assert f"{tmp_path}/out: written (drop-layers)" in lines
@@ -208,9 +208,9 @@ def test_in_words(trained: Path, tmp_path: Path) -> None:
     ("words", "line"),
     [
         ("--layers 2", "layers: 2 is no expanded layer of {source}; there are 1, 3, 5, 7"),
-        ("--layers 1 --untouched", "layers: names the layers that are dropped; leave out untouched"),
-        ("--below 0", "below: is 0.0, it must be above 0"),
-        ("--below nan", "below: is nan, it must be a finite number"),
+        ("--layers 1 --untrained", "layers: names the layers that are dropped; leave out untrained"),
+        ("--max-kl 0", "max_kl: is 0.0, it must be above 0"),
+        ("--max-kl nan", "max_kl: is nan, it must be a finite number"),
         ("--tokens 1", "tokens: is 1, it must be from 2 to 10000000"),
     ],
 )

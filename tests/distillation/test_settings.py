@@ -136,7 +136,7 @@ def test_what_is_no_number_of_tokens(written: object) -> None:
         (BEGIN + "loss = 'ce'\nce = 0", "recipe.toml: kl: is 0.0, it must be above 0 where no other loss is"),
         ("student = 's'\nout = 'o'\nloss = 'ce'", "recipe.toml: data: is self, which the teacher samples; give --data"),
         ("student = 's'\nout = 'o'\nloss = 'jsd'\ndata = 'x'", "recipe.toml: teacher: is None, it must be a checkp"),
-        (BEGIN + "watch = [1]", "recipe.toml:4: watch: is [1], it must be a list of texts in quotes"),
+        (BEGIN + "eval_data = [1]", "recipe.toml:4: eval_data: is [1], it must be a list of texts in quotes"),
         (BEGIN + "tokens = 'many'", "recipe.toml:4: tokens: is 'many', write it as 2M"),
         (BEGIN + "tokens = 0", "recipe.toml:4: tokens: is 0, it must be at least 1"),
         (BEGIN + "batch_size = '8'", "recipe.toml:4: batch_size: is '8', it must be a whole number"),

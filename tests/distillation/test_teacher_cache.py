@@ -36,12 +36,12 @@ def caching(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) ->
 @pytest.fixture(scope="module")
 def whole(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedTeacher:
     """All tokens of each distribution."""
-    return cache_teacher(caching(pair, corpus, tmp_path_factory.mktemp("whole") / "teacher"), k=10**6)
+    return cache_teacher(caching(pair, corpus, tmp_path_factory.mktemp("whole") / "teacher"), top_k=10**6)
 
 
 @pytest.fixture(scope="module")
 def listed(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedTeacher:
-    return cache_teacher(caching(pair, corpus, tmp_path_factory.mktemp("listed") / "teacher"), k=K)
+    return cache_teacher(caching(pair, corpus, tmp_path_factory.mktemp("listed") / "teacher"), top_k=K)
 
 
 def test_with_all_tokens_it_is_the_live_teacher(
@@ -103,7 +103,7 @@ def test_without_a_student_it_is_measured_against_a_shorter_teacher(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
     given = caching(pair, corpus, tmp_path / "teacher", tokens=64)
-    found = cache_teacher(replace(given, student=str(given.teacher)), k=K).about["bias"]
+    found = cache_teacher(replace(given, student=str(given.teacher)), top_k=K).about["bias"]
     assert found["against"] == "the teacher without its last layer"
     assert found["by_k"][1]["full"] > 0 > found["by_k"][1]["bias"]
 
@@ -152,15 +152,15 @@ def test_interrupted_it_goes_on_to_the_same_bytes(
         patched.setattr(teacher_cache, "_entries", dies)
         patched.setattr(teacher_cache, "SYNCED", mark or 1000)
         with pytest.raises(KeyboardInterrupt):
-            cache_teacher(given, k=K)
+            cache_teacher(given, top_k=K)
     assert not (tmp_path / "teacher").exists()
     assert read_json(tmp_path / ".teacher.part" / teacher_cache.PROGRESS)["rows"] == 3 * given.batch_size, (
         "Ctrl-C marks all"
     )
-    cache_teacher(given, k=K)
+    cache_teacher(given, top_k=K)
     begun: list[int] = []
     monkeypatch.setattr(teacher_cache, "_entries", lambda *_: begun.append(1))
-    cache_teacher(given, k=K)  # finished: nothing is computed
+    cache_teacher(given, top_k=K)  # finished: nothing is computed
     assert not begun
     assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)
 
@@ -187,7 +187,7 @@ def test_a_damaged_mark_begins_anew(
         (part / teacher_cache.ROWS).write_bytes((part / teacher_cache.ROWS).read_bytes()[:-1])
     entries, made = teacher_cache._entries, []
     monkeypatch.setattr(teacher_cache, "_entries", lambda *given: made.append(1) or entries(*given))
-    cache_teacher(given, k=K)
+    cache_teacher(given, top_k=K)
     assert bool(made) == (damage != "killed before its name")
     assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)
 
@@ -199,7 +199,7 @@ def test_another_interrupted_cache_is_not_gone_on_with(
     part.mkdir()
     (part / teacher_cache.ROWS).write_bytes(b"x" * 100_000)
     (part / teacher_cache.PROGRESS).write_text(json.dumps({"about": {**listed.about, "k": 3}, "rows": 7}))
-    cache_teacher(caching(pair, corpus, tmp_path / "teacher"), k=K)
+    cache_teacher(caching(pair, corpus, tmp_path / "teacher"), top_k=K)
     assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)
 
 
@@ -211,7 +211,7 @@ def test_a_full_disk_is_one_line(
 
     monkeypatch.setattr(teacher_cache, "_mark", full)
     with pytest.raises(OutputError, match=r"the cache cannot be written \(No space left on device\); free space"):
-        cache_teacher(caching(pair, corpus, tmp_path / "teacher"), k=K)
+        cache_teacher(caching(pair, corpus, tmp_path / "teacher"), top_k=K)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_other_texts_and_another_teacher_are_refused(
     with pytest.raises(InputError, match="was made with another teacher; ask for the same"):
         heal(replace(given, data=(str(corpus),), teacher=str(other), out=str(tmp_path / "again")))
     with pytest.raises(InputError, match="was made with another k: 5, asked for is 6"):
-        cache_teacher(caching(pair, corpus, listed.path), k=6)
+        cache_teacher(caching(pair, corpus, listed.path), top_k=6)
 
 
 @pytest.mark.parametrize(
@@ -333,5 +333,5 @@ def test_what_is_no_cache_is_said(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="cache-teacher: runs as one process"):
         cache_teacher(caching(pair, corpus, tmp_path / "teacher"))
-    with pytest.raises(InputError, match="k: is 0, it must be at least 1"):
-        cache_teacher(caching(pair, corpus, tmp_path / "teacher"), k=0)
+    with pytest.raises(InputError, match="top_k: is 0, it must be at least 1"):
+        cache_teacher(caching(pair, corpus, tmp_path / "teacher"), top_k=0)

@@ -125,7 +125,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_three_models(models: list[Path], files: dict[str, Path], tmp_path: Path) -> None:
     old, new = {"prose": files["prose"]}, {"code": files["code"]}
-    made = kept.evaluate(*models, old=old, new=new, suites=("agreement",), limit=2, results=tmp_path)
+    made = kept.evaluate(*models, old=old, new=new, tasks=("agreement",), limit=2, results=tmp_path)
     assert made.forgetting is not None
     assert [method.model for method in made.forgetting.methods] == ["model-1", "model-2"]
     costs = {row.name: row for row in made.rows if row.metric == "perplexity"}
@@ -138,7 +138,7 @@ def test_three_models(models: list[Path], files: dict[str, Path], tmp_path: Path
     assert len(same[0].agreements) == 2
     # Each is compared with the first as if it were alone.
     for n in (1, 2):
-        alone = kept.evaluate(models[0], models[n], old=old, new=new, suites=("agreement",), limit=2, results=tmp_path)
+        alone = kept.evaluate(models[0], models[n], old=old, new=new, tasks=("agreement",), limit=2, results=tmp_path)
         assert alone.forgetting is not None
         assert alone.forgetting.methods == made.forgetting.methods[n - 1 : n]
         assert [row.differences for row in alone.rows] == [row.differences[n - 1 : n] for row in made.rows]
@@ -156,8 +156,8 @@ def test_roles_exchanged_the_sign_turns(models: list[Path], files: dict[str, Pat
 
 def test_another_tokenizer(models: list[Path], files: dict[str, Path], tmp_path: Path) -> None:
     other = write_sentencepiece(write_checkpoint(tmp_path / "pieces", "llama", vocab_size=320))
-    suites = ("agreement",)
-    made = kept.evaluate(models[0], other, models[1], old=files, suites=suites, limit=1, results=tmp_path / "r")
+    tasks = ("agreement",)
+    made = kept.evaluate(models[0], other, models[1], old=files, tasks=tasks, limit=1, results=tmp_path / "r")
     assert made.forgetting is not None
     assert made.forgetting.unit == "byte"
     (same,) = [row for row in made.rows if row.metric == "same greedy token"]
@@ -197,7 +197,7 @@ def test_the_command(models: list[Path], files: dict[str, Path], tmp_path: Path)
         "--results",
         tmp_path,
     ]
-    said = run(*asked, "--new", f"py={files['code']}", "--suite", "agreement", "--limit", 2)
+    said = run(*asked, "--new", f"py={files['code']}", "--task", "agreement", "--limit", 2)
     assert said.exit_code == 0, said.output
     for words in ("learned: py", "forgot: tales", "beyond two standard errors", "identical text in full"):
         assert words in said.stdout

@@ -63,11 +63,11 @@ class Counting:
 
 ASKED: dict[str, dict[str, Any]] = {
     "text": {"window": 64, "stride": 32},
-    "positions": {"suites": ("positions",), "longest": 128},
-    "passkey": {"suites": ("passkey",), "longest": 256, "limit": 1},
-    "agreement": {"suites": ("agreement",), "limit": 4},
-    "winogrande": {"suites": ("winogrande",), "limit": 3, "data": EVALS},
-    "gsm8k": {"suites": ("gsm8k",), "limit": 3, "data": EVALS},
+    "positions": {"tasks": ("positions",), "max_length": 128},
+    "passkey": {"tasks": ("passkey",), "max_length": 256, "limit": 1},
+    "agreement": {"tasks": ("agreement",), "limit": 4},
+    "winogrande": {"tasks": ("winogrande",), "limit": 3, "data": EVALS},
+    "gsm8k": {"tasks": ("gsm8k",), "limit": 3, "data": EVALS},
 }
 
 

@@ -89,7 +89,7 @@ def test_a_random_model_finds_none(llama: Subject) -> None:
 
 
 def test_what_does_not_fit(llama: Subject) -> None:
-    with pytest.raises(InputError, match=r"longest: is 1501, but the context of .* is 1500 tokens"):
+    with pytest.raises(InputError, match=r"max_length: is 1501, but the context of .* is 1500 tokens"):
         measure_passkey(llama, LIMIT + 1, 1, 0)
     with pytest.raises(InputError, match="100 tokens are too few for a passkey prompt"):
         measure_passkey(llama, 100, 1, 0)

@@ -100,7 +100,7 @@ def test_positions_past_the_limit(llama: Subject, tmp_path: Path) -> None:
     assert longest_of(llama, None) == 128
     assert longest_of(llama, 512) == 512, "rotations go on"
     measure_positions(llama, "prose", PROSE, 512)
-    with pytest.raises(InputError, match=r"longest: is 512, but the position embedding of .* has 128 positions"):
+    with pytest.raises(InputError, match=r"max_length: is 512, but the position embedding of .* has 128 positions"):
         longest_of(tiny(tmp_path, "gpt2"), 512)
 
 

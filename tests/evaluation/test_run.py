@@ -55,9 +55,9 @@ def row(rows: Sequence[EvaluationRow], part: str, metric: str) -> EvaluationRow:
 
 
 def test_two_models_side_by_side(orion: Path, out: Path, text: Path, tmp_path: Path) -> None:
-    suites = ["positions", "agreement", "passkey"]
+    tasks = ["positions", "agreement", "passkey"]
     found = kept.evaluate(
-        orion, out, texts={"prose": text}, suites=suites, limit=2, results=tmp_path / "r", longest=400, dtype="float64"
+        orion, out, texts={"prose": text}, tasks=tasks, limit=2, results=tmp_path / "r", max_length=400, dtype="float64"
     )
     assert [(model.name, model.family, model.dtype) for model in found.models] == [
         ("orion", "orion", "float64"),
@@ -81,9 +81,9 @@ def test_two_models_side_by_side(orion: Path, out: Path, text: Path, tmp_path: P
 def test_domains_are_measured_apart(orion: Path, text: Path, tmp_path: Path) -> None:
     code = tmp_path / "code.txt"
     code.write_text("def add(left, right):\n    return left + right\n\n" * 80, encoding="utf-8")
-    both = kept.evaluate(orion, texts={"prose": text, "code": code}, suites=("positions",), results=tmp_path / "r")
+    both = kept.evaluate(orion, texts={"prose": text, "code": code}, tasks=("positions",), results=tmp_path / "r")
     for name, file in (("prose", text), ("code", code)):
-        alone = kept.evaluate(orion, texts={name: file}, suites=("positions",), results=tmp_path / "alone")
+        alone = kept.evaluate(orion, texts={name: file}, tasks=("positions",), results=tmp_path / "alone")
         assert [one for one in both.rows if one.name == name] == [*alone.rows]
     first, other = ([one.models for one in both.rows if one.name == name] for name in ("prose", "code"))
     assert not any(a == b for a, b in zip(first, other, strict=True))
@@ -103,7 +103,7 @@ def test_one_model_on_the_built_in_sample(orion: Path, tmp_path: Path) -> None:
 def test_what_is_finished_is_not_measured_again(
     orion: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, Any] = {"texts": {"prose": text}, "results": tmp_path / "r", "suites": ("positions",)}
+    asked: dict[str, Any] = {"texts": {"prose": text}, "results": tmp_path / "r", "tasks": ("positions",)}
     first = kept.evaluate(orion, **asked)
     loaded: list[int] = []
     load = Model.load
@@ -146,7 +146,7 @@ def test_interrupted_it_continues(orion: Path, text: Path, tmp_path: Path, monke
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    asked: dict[str, Any] = {"texts": {"prose": text}, "results": tmp_path / "r", "suites": ("positions",)}
+    asked: dict[str, Any] = {"texts": {"prose": text}, "results": tmp_path / "r", "tasks": ("positions",)}
     with monkeypatch.context() as patched:
         patched.setattr(positions, "measure_positions", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -166,7 +166,7 @@ def test_any_family(tmp_path: Path, family: str) -> None:
 
 @needs_data
 def test_a_suite_has_its_average(orion: Path, out: Path, tmp_path: Path) -> None:
-    found = kept.evaluate(orion, out, suites=("kobest",), data=EVALS, limit=2, results=tmp_path / "r")
+    found = kept.evaluate(orion, out, tasks=("kobest",), data=EVALS, limit=2, results=tmp_path / "r")
     headlines = [one for one in found.rows if not one.detail]
     assert [one.name for one in headlines] == [
         *(f"kobest_{name}" for name in ("boolq", "copa", "hellaswag", "sentineg", "wic")),
@@ -197,7 +197,7 @@ def test_a_group_is_weighted_by_documents_and_counts_once() -> None:
 def test_mt_bench_with_a_judge(orion: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kept.evaluation.mt_bench.NEW_TOKENS", 4)
     with Stub.running() as stub:
-        asked: dict[str, Any] = {"suites": ("mt-bench",), "data": EVALS, "limit": 1, "results": tmp_path / "r"}
+        asked: dict[str, Any] = {"tasks": ("mt-bench",), "data": EVALS, "limit": 1, "results": tmp_path / "r"}
         plain = kept.evaluate(orion, out, **asked)
         assert not stub.asked
         assert {one.metric for one in plain.rows} == {"identical text", "common prefix"}
@@ -214,7 +214,7 @@ def test_mt_bench_with_a_judge(orion: Path, out: Path, tmp_path: Path, monkeypat
 @needs_data
 def test_humaneval_runs_code_only_where_allowed(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kept.evaluation.humaneval.NEW_TOKENS", 4)
-    asked: dict[str, Any] = {"suites": ("humaneval",), "data": EVALS, "limit": 1, "results": tmp_path / "r"}
+    asked: dict[str, Any] = {"tasks": ("humaneval",), "data": EVALS, "limit": 1, "results": tmp_path / "r"}
     with pytest.raises(RecipeError, match="humaneval: runs code that the model writes"):
         kept.evaluate(orion, **asked)
     assert kept.evaluate(orion, **asked, execute=True).rows[0].models[0].value == 0
@@ -228,7 +228,7 @@ def run(*arguments: object) -> Any:
 
 
 def test_the_command_in_words(orion: Path, out: Path, text: Path, tmp_path: Path) -> None:
-    result = run("eval", orion, out, "--text", f"prose={text}", "--results", tmp_path / "r", "--suite", "agreement")
+    result = run("eval", orion, out, "--text", f"prose={text}", "--results", tmp_path / "r", "--task", "agreement")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("orion: orion, float32\nout: llama, float32\n")
     for word in ("text: prose", "perplexity", "bits per byte", "difference", "±", "same greedy token"):
@@ -246,21 +246,21 @@ def test_the_command_as_data_and_in_a_file(orion: Path, text: Path, tmp_path: Pa
 
 
 WRONG = [
-    ("--suite kobst", "suites: is 'kobst'; did you mean kobest?"),
-    ("--suite h6", "h6: needs the files of its tasks; give their directory with --data DIR"),
+    ("--task kobst", "tasks: is 'kobst'; did you mean kobest?"),
+    ("--task h6", "h6: needs the files of its tasks; give their directory with --data DIR"),
     (
-        "--suite h6 --data {new}/gone",
+        "--task h6 --data {new}/gone",
         "gone: is not a directory; give the directory of the tasks' files with --data DIR",
     ),
     (
-        "--suite lambada --data {new}",
+        "--task lambada --data {new}",
         "lambada_openai.jsonl: missing; give the directory of the tasks' files with --data DIR",
     ),
-    ("--suite mt-bench --data {new}", "reference_gpt-4.jsonl: missing"),
-    ("--suite agreement", "agreement: compares two models; give a second model"),
-    ("--suite humaneval --data {new}", "allow it with --execute"),
-    ("--suite passkey --longest 9999", "longest: is 9999, but "),
-    ("--suite passkey --longest 64", "64 tokens are too few for a passkey prompt"),
+    ("--task mt-bench --data {new}", "reference_gpt-4.jsonl: missing"),
+    ("--task agreement", "agreement: compares two models; give a second model"),
+    ("--task humaneval --data {new}", "allow it with --execute"),
+    ("--task passkey --max-length 9999", "max_length: is 9999, but "),
+    ("--task passkey --max-length 64", "64 tokens are too few for a passkey prompt"),
     ("--text {new}/gone.txt", "gone.txt: cannot be read"),
     ("--window 1", "window: is 1, it must be at least 2"),
     ("--stride 0", "stride: is 0, it must be at least 1"),
@@ -325,7 +325,7 @@ def test_without_lm_eval(orion: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(measurements, "version", missing)
     with pytest.raises(InputError, match=r"blimp: needs lm-eval, which is not installed: pip install 'kept\[eval\]'"):
-        kept.evaluate(orion, suites=("blimp",), data=tmp_path)
+        kept.evaluate(orion, tasks=("blimp",), data=tmp_path)
 
 
 def test_a_config_with_other_special_tokens_is_another_model(tmp_path: Path) -> None:

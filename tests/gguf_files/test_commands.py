@@ -43,7 +43,7 @@ def test_inspect_plan_check_generate(file: Path) -> None:
     assert json.loads(run("inspect", file, "--json"))["quantised"].startswith("F32 (")
     assert json.loads(run("plan", file, "--to", "qwen2", "--json"))["promise"] == "exact"
     assert "sound" in run("check", file)
-    assert run("generate", file, "--prompt", "Once upon", "--tokens", "3")
+    assert run("generate", file, "--prompt", "Once upon", "--max-new-tokens", "3")
 
 
 def test_convert_verify_expand(file: Path, tmp_path: Path) -> None:
@@ -159,6 +159,6 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tokenizers_of_files_grow_and_are_trained_alike(file: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("한국어 문장을 나눕니다. 한국어는 재미있다. " * 50, encoding="utf-8")
-    kept.train_tokenizer([text], tmp_path / "new", size=280, like=file)
-    made = kept.merge_tokenizers(file, tmp_path / "new", tmp_path / "merged", most=8)
+    kept.train_tokenizer([text], tmp_path / "new", vocab_size=280, like=file)
+    made = kept.merge_tokenizers(file, tmp_path / "new", tmp_path / "merged", max_added_tokens=8)
     assert made.after > made.before

@@ -249,16 +249,16 @@ def test_one_model_alone(tmp_path: Path) -> None:
     assert "difference" not in page.text
 
 
-def test_texts_that_are_watched_have_curves_of_their_own(tmp_path: Path) -> None:
+def test_evaluation_texts_have_curves_of_their_own(tmp_path: Path) -> None:
     held_out = [
-        {**one, "sources": {"py": {"ce": 4.0 - n}}, "watched": {"stories": {"ce": 1.0 + n / 4}}}
+        {**one, "sources": {"py": {"ce": 4.0 - n}}, "eval_data": {"stories": {"ce": 1.0 + n / 4}}}
         for n, one in enumerate(HEALED["held_out"])
     ]
     html = html_of(kept.report(write_output(tmp_path / "out", healed={**HEALED, "held_out": held_out})))
-    said = "cross-entropy, nats per token over 3 measurements: stories, only watched from 1 to 1.5; py from 4 to 2."
+    said = "cross-entropy, nats per token over 3 measurements: stories (evaluation data) from 1 to 1.5; py from 4 to 2."
     assert f'aria-label="{said}"' in html
-    assert '<span class="key c0">stories, only watched</span><span class="key c1">py</span>' in html
-    alone = [{**one, "watched": {}} for one in held_out]
+    assert '<span class="key c0">stories (evaluation data)</span><span class="key c1">py</span>' in html
+    alone = [{**one, "eval_data": {}} for one in held_out]
     html = html_of(kept.report(write_output(tmp_path / "out", healed={**HEALED, "held_out": alone})))
     assert "Each text by itself" not in html, "one source is what is held out"
 

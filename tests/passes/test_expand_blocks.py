@@ -140,8 +140,8 @@ def models(depth: int, **options: Any) -> tuple[int, ...]:
 def test_where_copies_stand() -> None:
     assert models(4, groups=2) == (0, 1, 1, 2, 3, 3)
     assert models(4, groups=2, blocks=2) == (0, 1, 0, 1, 2, 3, 2, 3)
-    assert models(4, groups=2, place="prefix") == (0, 1, 0, 1, 2, 3)
-    assert models(4, groups=2, place="suffix") == (0, 1, 2, 3, 2, 3)
+    assert models(4, groups=2, placement="prefix") == (0, 1, 0, 1, 2, 3)
+    assert models(4, groups=2, placement="suffix") == (0, 1, 2, 3, 2, 3)
     assert models(4, at=(0, 3, 4, 7)) == (0, 0, 1, 0, 1, 2, 3, 3)
     assert ExpandBlocks(groups=8).numbers(32) == (4, 9, 14, 19, 24, 29, 34, 39)  # LLaMA Pro's own
 
@@ -197,9 +197,9 @@ def test_a_plan_knows_its_new_layers() -> None:
         ({}, "groups: is missing; give the number of groups, or at, the numbers of the new layers"),
         ({"groups": 0}, "groups: is 0, it must be at least 1"),
         ({"groups": 2, "blocks": -1}, "blocks: is -1, it must be at least 1"),
-        ({"groups": 2, "place": "top"}, "place: is 'top'; it must be one of interleaved, prefix, suffix"),
-        ({"groups": 2, "at": (1,)}, "at: names the new layers by itself; leave out groups, blocks and place"),
-        ({"at": (1,), "blocks": 2}, "at: names the new layers by itself; leave out groups, blocks and place"),
+        ({"groups": 2, "placement": "top"}, "placement: is 'top'; it must be one of interleaved, prefix, suffix"),
+        ({"groups": 2, "at": (1,)}, "at: names the new layers by itself; leave out groups, blocks and placement"),
+        ({"at": (1,), "blocks": 2}, "at: names the new layers by itself; leave out groups, blocks and placement"),
         ({"at": (2, 1)}, "at: is 2, 1; it must be layer numbers from 0 up, each once and in order"),
         ({"at": (1, 1)}, "at: is 1, 1; it must be layer numbers from 0 up, each once and in order"),
         ({"at": (-1,)}, "at: is -1; it must be layer numbers from 0 up, each once and in order"),
@@ -217,7 +217,7 @@ def test_what_no_depth_allows(options: dict[str, Any], line: str) -> None:
         ({"groups": 4}, "groups: are 4, the model has 3 layers; give at most 3"),
         ({"groups": 2, "blocks": 2}, "blocks: are 2, the smallest group has 1; give at most 1"),
         (
-            {"groups": 2, "blocks": 2, "place": "prefix"},
+            {"groups": 2, "blocks": 2, "placement": "prefix"},
             "blocks: are 2, 2 groups of the model's 3 layers have 1; give at most 1",
         ),
         ({"at": (4,)}, "at: is 4, the result has layers 0 to 3; give lower numbers"),

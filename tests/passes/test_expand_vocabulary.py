@@ -63,7 +63,7 @@ class TestExpandVocabulary(PassContract):
 
 
 class TestPaddedVocabulary(PassContract):
-    rewrite = grow(multiple=8)
+    rewrite = grow(pad_to_multiple_of=8)
     works_on: ClassVar = {"untied": layer_spec()}
     refused = ()
     prepared_by = ((layer_spec(head=ir.Head(normalised=True)), FoldHeadNorm()),)
@@ -73,7 +73,7 @@ class TestPaddedVocabulary(PassContract):
 def test_any_program_is_the_same_on_old_tokens(spec: ir.Spec, rows: str, multiple: int) -> None:
     multiple = 1 if spec.head.normalised else multiple
     program = random_program(spec)
-    grown = grow(rows, multiple=multiple)(program)
+    grown = grow(rows, pad_to_multiple_of=multiple)(program)
     assert grown.spec.vocabulary == -(-(VOCABULARY + 3) // multiple) * multiple
     same(grown, program)
 
@@ -142,7 +142,7 @@ def test_spare_rows_are_taken_first() -> None:
     assert torch.equal(new[:6], old[:6])
     assert torch.equal(new[6], old[[1, 2]].mean(0))
     assert torch.equal(new[9:], old[9:])
-    beyond = grow(parts=((1,),) * 7, first=6, multiple=4)(program)
+    beyond = grow(parts=((1,),) * 7, first=6, pad_to_multiple_of=4)(program)
     assert beyond.spec.vocabulary == 16
     assert torch.equal(value(beyond, "head.weight")[6:13], old[1].expand(7, -1))
 
@@ -150,7 +150,7 @@ def test_spare_rows_are_taken_first() -> None:
 def test_rows_without_a_token_are_never_the_likeliest() -> None:
     """Their logit is the mean of old ones."""
     for head in (ir.Head(), ir.Head(bias=True), ir.Head(tied=True), ir.Head(softcap=2.0, multiplier=0.5)):
-        grown = grow(multiple=64)(random_program(layer_spec(head=head)))
+        grown = grow(pad_to_multiple_of=64)(random_program(layer_spec(head=head)))
         found = logits(grown, torch.arange(3, 11).repeat(6, 5))
         assert int(found.argmax(-1).max()) < VOCABULARY + 3
         if head.softcap is None:
@@ -174,7 +174,7 @@ def test_stored_rows_stay_stored(tmp_path: Path) -> None:
 
 
 def test_a_plan_knows_its_new_tokens() -> None:
-    plan = run_passes(random_program(layer_spec()), [grow(), grow(parts=((13, 1),), first=14, multiple=8)])
+    plan = run_passes(random_program(layer_spec()), [grow(), grow(parts=((13, 1),), first=14, pad_to_multiple_of=8)])
     assert (plan.new_tokens, plan.silent, plan.claim.tokens) == (range(11, 15), range(15, 16), 11)
     assert torch.equal(value(plan.program, "embedding.weight")[14:15], _mean(value(plan.program, "embedding.weight")))
     none = run_passes(random_program(layer_spec()), [])
@@ -188,7 +188,7 @@ def _mean(rows: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("multiple", [0, -1, 4097])
 def test_a_multiple_is_a_small_number(multiple: int) -> None:
     with pytest.raises(RecipeError, match=rf"^multiple: is {multiple}, it must be from 1 to 4096$"):
-        grow(multiple=multiple)
+        grow(pad_to_multiple_of=multiple)
 
 
 def rows_of(*shape: int) -> InMemory:
@@ -223,8 +223,8 @@ def test_what_does_not_fit(options: dict[str, Any], line: str) -> None:
 def test_rows_without_a_token_need_a_head_that_leaves_them_short() -> None:
     program = random_program(layer_spec(head=ir.Head(normalised=True)))
     line = "head: divides its rows by their length, so that one without a token may be the likeliest"
-    assert refusal(grow(multiple=8), program) == f"expand-vocab: {line}; run fold-head-norm first"
-    assert grow(multiple=7)(program).spec.vocabulary == 14  # no such row
+    assert refusal(grow(pad_to_multiple_of=8), program) == f"expand-vocab: {line}; run fold-head-norm first"
+    assert grow(pad_to_multiple_of=7)(program).spec.vocabulary == 14  # no such row
 
 
 def test_rows_of_the_width_that_is_needed_are_no_obstacle() -> None:
@@ -232,4 +232,4 @@ def test_rows_of_the_width_that_is_needed_are_no_obstacle() -> None:
     program = random_program(layer_spec())
     rows = {"embedding": rows_of(3, 16), "head": rows_of(3, 16)}
     assert grow("r", given=rows).requires(program) is None
-    assert replace(grow("r", given=rows), multiple=2)(program).spec.vocabulary == 14
+    assert replace(grow("r", given=rows), pad_to_multiple_of=2)(program).spec.vocabulary == 14

@@ -28,20 +28,20 @@ def test_stories_round_trip_verify_generate(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (STORIES / "model.safetensors").read_bytes()
     assert done.verification is not None
     assert kept.verify(STORIES, tmp_path / "out", tokens=64).failure is None
-    both = [kept.generate(path, "Once upon a time", tokens=16)[0].text for path in (STORIES, tmp_path / "out")]
+    both = [kept.generate(path, "Once upon a time", max_new_tokens=16)[0].text for path in (STORIES, tmp_path / "out")]
     assert both[0] == both[1] != ""
 
 
 @needs_data
 def test_stored_padding_and_truncation_do_not_touch_a_prompt(tmp_path: Path) -> None:
-    plain = kept.generate(STORIES, "Once upon a time there was a girl named", tokens=8)
+    plain = kept.generate(STORIES, "Once upon a time there was a girl named", max_new_tokens=8)
     shutil.copytree(STORIES, tmp_path / "padded")
     file = tmp_path / "padded" / "tokenizer.json"
     file.chmod(0o644)
     table = json.loads(file.read_text())
     table["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     file.write_text(json.dumps(table))
-    assert kept.generate(tmp_path / "padded", "Once upon a time there was a girl named", tokens=8) == plain
+    assert kept.generate(tmp_path / "padded", "Once upon a time there was a girl named", max_new_tokens=8) == plain
 
 
 @needs_data

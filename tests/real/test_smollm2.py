@@ -157,7 +157,7 @@ def test_it_answers(converted: Path) -> None:
     given = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     out = model.generate(**given, do_sample=False, max_new_tokens=12)[0][given["input_ids"].shape[1] :]  # type: ignore[misc]
     assert tokenizer.decode(out) == "The capital of France is Paris.<|im_end|>"
-    assert kept.generate(FILE, prompt, tokens=12)[0].text == "The capital of France is Paris."  # type: ignore[arg-type]
+    assert kept.generate(FILE, prompt, max_new_tokens=12)[0].text == "The capital of France is Paris."  # type: ignore[arg-type]
 
 
 def test_the_file_itself_is_verified_against_what_was_made_of_it(converted: Path) -> None:

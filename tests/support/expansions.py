@@ -63,7 +63,7 @@ class ExpansionContract:
     def grown(self, directory: Path, program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
         had = program.spec.vocabulary
         growth = Growth(had, ((3, 5), (7,), (9, 96, 4)))
-        added = ExpandVocabulary("nowhere", growth=growth, multiple=1 if program.spec.head.normalised else 8)
+        added = ExpandVocabulary("nowhere", growth=growth, pad_to_multiple_of=1 if program.spec.head.normalised else 8)
         out = tmp_path_factory.mktemp("grown") / "out"
         return kept.convert(directory, out, to="same", passes=[added], verify_tokens=0).path
 

@@ -44,7 +44,7 @@ def corpus(directory: Path, text: str, name: str = "corpus.txt") -> Path:
 def of_a_model(directory: Path, kind: str, text: str = ENGLISH, size: int = 340) -> Path:
     """A model's own tokenizer: trained on English, with a template that begins each text."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = train_tokenizer([corpus(directory, text)], directory / "made", size=size, kind=kind)
+    made = train_tokenizer([corpus(directory, text)], directory / "made", vocab_size=size, kind=kind)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (made.path / name).rename(directory / name)
     made.path.rmdir()

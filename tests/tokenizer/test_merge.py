@@ -33,7 +33,7 @@ class Merged:
     def __init__(self, directory: Path, kind: str, text: str, size: int = 380) -> None:
         self.kind, self.text = kind, text
         self.model = of_a_model(directory / "model", kind)
-        new = kept.train_tokenizer([corpus(directory, text)], directory / "new", size=size, like=self.model)
+        new = kept.train_tokenizer([corpus(directory, text)], directory / "new", vocab_size=size, like=self.model)
         self.new = new.path
         self.done = kept.merge_tokenizers(self.model, self.new, directory / "merged")
         self.before, self.after = TokenizerReader(self.model), TokenizerReader(self.done.path)
@@ -139,7 +139,7 @@ def test_merging_in_front_would_cut_old_pieces_anew(tmp_path: Path) -> None:
 
 def test_the_first_pieces_are_taken(tmp_path: Path) -> None:
     made = Merged(tmp_path, CHARACTERS, KOREAN)
-    few = kept.merge_tokenizers(made.model, made.new, tmp_path / "few", most=10)
+    few = kept.merge_tokenizers(made.model, made.new, tmp_path / "few", max_added_tokens=10)
     assert few.after == few.before + 10
     found = inside(few.path).get_vocab()
     assert [found[piece] for piece in sorted(made.has, key=made.has.__getitem__)[: few.after]] == [*range(few.after)]
@@ -194,7 +194,7 @@ def test_added_tokens_keep_their_ids(tmp_path: Path) -> None:
     size = len(document["model"]["vocab"])
     more = [{**document["added_tokens"][0], "id": size + at, "content": f"<|{at}|>"} for at in range(3)]
     change_json(model / "tokenizer.json", added_tokens=[*document["added_tokens"], *more])
-    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=model).path
+    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", vocab_size=380, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
     found = TokenizerReader(done.path)
     assert [found.encode(f"<|{at}|>")[1:] for at in range(3)] == [[size], [size + 1], [size + 2]]
@@ -208,7 +208,7 @@ def test_added_tokens_keep_their_ids(tmp_path: Path) -> None:
 def test_words_that_are_pieces_need_no_merges(tmp_path: Path) -> None:
     """`ignore_merges`, as Llama 3 has it."""
     model = change_model(of_a_model(tmp_path / "model", BYTE_LEVEL), ignore_merges=True)
-    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=model).path
+    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", vocab_size=380, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
     before, after = TokenizerReader(model), TokenizerReader(done.path)
     assert len(after.encode(KOREAN)) < 0.8 * len(before.encode(KOREAN))
@@ -220,7 +220,7 @@ def test_merges_written_as_texts_stay_texts(tmp_path: Path) -> None:
     model = of_a_model(tmp_path / "model", BYTE_LEVEL)
     merges = read_json(model / "tokenizer.json")["model"]["merges"]
     change_model(model, merges=[" ".join(pair) for pair in merges])
-    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=model).path
+    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", vocab_size=380, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
     found = read_json(done.path / "tokenizer.json")["model"]["merges"]
     assert len(found) > len(merges)
@@ -232,7 +232,7 @@ def test_a_bare_tokenizer_model_grows_too(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     write_sentencepiece(model)
-    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", size=380, like=model).path
+    new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", vocab_size=380, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
     before, after = TokenizerReader(model), TokenizerReader(done.path)
     assert inside(before.directory).get_vocab().items() <= inside(after.directory).get_vocab().items()
@@ -248,7 +248,7 @@ def test_real_models_learn_to_read_korean(name: str, tmp_path: Path) -> None:
     model, text = DATA / "checkpoints" / name, (DATA / "corpora/korean/react_docs_ko.md").read_text(encoding="utf-8")
     part = tmp_path / "ko.txt"
     part.write_text(text[:60_000], encoding="utf-8")
-    new = kept.train_tokenizer([part], tmp_path / "new", size=1500, like=model).path
+    new = kept.train_tokenizer([part], tmp_path / "new", vocab_size=1500, like=model).path
     done = kept.merge_tokenizers(model, new, tmp_path / "out", texts=[part])
     before, after = TokenizerReader(model), TokenizerReader(done.path)
     assert inside(before.directory).get_vocab().items() <= inside(after.directory).get_vocab().items()
@@ -349,8 +349,8 @@ def test_what_is_missing_or_damaged(pair: tuple[Path, Path], tmp_path: Path) -> 
 
 def test_numbers_and_places(tmp_path: Path) -> None:
     made = Merged(tmp_path, CHARACTERS, KOREAN)
-    with pytest.raises(InputError, match=r"^most: is 0, it must be at least 1$"):
-        kept.merge_tokenizers(made.model, made.new, tmp_path / "out", most=0)
+    with pytest.raises(InputError, match=r"^max_added_tokens: is 0, it must be at least 1$"):
+        kept.merge_tokenizers(made.model, made.new, tmp_path / "out", max_added_tokens=0)
     with pytest.raises(OutputError, match="exists already"):
         kept.merge_tokenizers(made.model, made.new, made.done.path)
     with pytest.raises(InputError, match=r"no\.txt: cannot be read"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("kind", [BYTE_LEVEL, CHARACTERS])
 def test_any_text_comes_back(kind: str, tmp_path: Path) -> None:
-    done = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "out", size=340, kind=kind)
+    done = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "out", vocab_size=340, kind=kind)
     reader = TokenizerReader(done.path)
     for text in (KOREAN, ENGLISH, "漢字 and \U0001f600\n\n  two  spaces", "<0x41>"):
         assert reader.decode(reader.encode(text)) == text
@@ -35,7 +35,7 @@ def test_any_text_comes_back(kind: str, tmp_path: Path) -> None:
 def test_more_tokens_read_a_text_with_fewer(tmp_path: Path) -> None:
     text = corpus(tmp_path, ENGLISH)
     rates = [
-        kept.train_tokenizer([text], tmp_path / str(size), size=size, kind=BYTE_LEVEL).per_character
+        kept.train_tokenizer([text], tmp_path / str(size), vocab_size=size, kind=BYTE_LEVEL).per_character
         for size in (300, 320, 340)
     ]
     assert rates == sorted(rates, reverse=True)
@@ -44,7 +44,7 @@ def test_more_tokens_read_a_text_with_fewer(tmp_path: Path) -> None:
 
 def test_pieces_end_at_spaces_where_nothing_cuts(tmp_path: Path) -> None:
     """A model without a pre-tokenizer reads a text as one word; its pieces are words all the same."""
-    done = kept.train_tokenizer([corpus(tmp_path, ENGLISH)], tmp_path / "out", size=370, kind=CHARACTERS)
+    done = kept.train_tokenizer([corpus(tmp_path, ENGLISH)], tmp_path / "out", vocab_size=370, kind=CHARACTERS)
     pieces = inside(done.path).get_vocab()
     assert "▁the" in pieces
     assert not [piece for piece in pieces if "▁" in piece[1:]]
@@ -53,7 +53,7 @@ def test_pieces_end_at_spaces_where_nothing_cuts(tmp_path: Path) -> None:
 def test_a_tokenizer_like_a_model_s_cuts_and_writes_as_it_does(tmp_path: Path) -> None:
     for kind in (BYTE_LEVEL, CHARACTERS):
         model = of_a_model(tmp_path / kind, kind)
-        done = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / f"{kind}-new", size=340, like=model)
+        done = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / f"{kind}-new", vocab_size=340, like=model)
         documents = [read_json(path / "tokenizer.json") for path in (model, done.path)]
         for part in ("normalizer", "pre_tokenizer", "decoder"):
             assert documents[0][part] == documents[1][part]
@@ -61,20 +61,20 @@ def test_a_tokenizer_like_a_model_s_cuts_and_writes_as_it_does(tmp_path: Path) -
 
 
 def test_any_kind_of_source_is_read(tmp_path: Path) -> None:
-    whole = kept.train_tokenizer([corpus(tmp_path, ENGLISH)], tmp_path / "whole", size=320).path
+    whole = kept.train_tokenizer([corpus(tmp_path, ENGLISH)], tmp_path / "whole", vocab_size=320).path
     lines = tmp_path / "lines.jsonl"
     lines.write_text(json.dumps({"content": ENGLISH * 6}), encoding="utf-8")
-    parts = kept.train_tokenizer([lines], tmp_path / "parts", size=320, text_field="content").path
+    parts = kept.train_tokenizer([lines], tmp_path / "parts", vocab_size=320, text_field="content").path
     assert (whole / "tokenizer.json").read_bytes() == (parts / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"size": 259}, "size: is 259, it must be at least 260: every byte is a token"),
-        ({"size": 10**12}, f"size: is {10**12}, it must be at most 4194304"),
-        ({"size": 10**25}, f"size: is {10**25}, it must be at most 4194304"),
-        ({"size": 4000}, "size: is 4000, the text has pieces for"),
+        ({"vocab_size": 259}, "vocab_size: is 259, it must be at least 260: every byte is a token"),
+        ({"vocab_size": 10**12}, f"vocab_size: is {10**12}, it must be at most 4194304"),
+        ({"vocab_size": 10**25}, f"vocab_size: is {10**25}, it must be at most 4194304"),
+        ({"vocab_size": 4000}, "vocab_size: is 4000, the text has pieces for"),
         ({"kind": "unigram"}, "kind: is 'unigram'; it must be one of byte-level, byte-fallback"),
         ({"kind": BYTE_LEVEL, "like": "here"}, "kind: is that of the model; leave out kind, or like"),
         ({"like": "/nowhere"}, "/nowhere: is no directory; name one with a tokenizer"),
@@ -94,7 +94,7 @@ def test_a_text_of_nothing(tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("")
     with pytest.raises(InputError, match=r"the text has pieces for 259 tokens; give more text$"):
-        kept.train_tokenizer([empty], tmp_path / "out", size=300, kind=BYTE_LEVEL)
+        kept.train_tokenizer([empty], tmp_path / "out", vocab_size=300, kind=BYTE_LEVEL)
 
 
 def test_a_place_that_is_taken(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from kept.settings_model import base_type, choices, count, model_fields, path_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pydantic.fields import FieldInfo
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("--learning-rate", "--lr"),
-    "suites": ("--suite", "suites"),
+    "tasks": ("--task", "tasks"),
     "tie": ("--tie/--untie",),
 }
 """Options whose names differ from their setting's."""
@@ -35,7 +35,7 @@ METAVARS = {
     "blocks": "N",
     "at": "LIST",
     "layers": "LIST",
-    "suites": "NAME",
+    "tasks": "NAME",
 }
 """Placeholders in --help that say more than a type."""
 
@@ -65,6 +65,7 @@ def settings(model: type[Settings], *only: str, without: Iterable[str] = ()) -> 
     names = [name for name in only or fields if name not in {*without}]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        command.__dict__["former"] = model.FORMER
         for name in reversed(names):
             command = option(name, fields[name])(command)
         return command
@@ -88,7 +89,12 @@ def option(name: str, field: FieldInfo) -> Decorator:
         shared |= {"metavar": f"[{'|'.join(words)}]", "shell_complete": complete_words(words)}
     if kind == tuple[str, ...]:
         shared["multiple"] = True
-    return click.option(*FLAGS.get(name, (f"--{flag}",)), type=_click_type(kind, metadata), **shared)
+    return click.option(*_flags(name), type=_click_type(kind, metadata), **shared)
+
+
+def _flags(name: str) -> tuple[str, ...]:
+    """Return the option names of a setting."""
+    return FLAGS.get(name, (f"--{name.replace('_', '-')}",))
 
 
 def _click_type(kind: object, metadata: Iterable[object]) -> type[int | float | str]:
@@ -114,20 +120,18 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class SettingsCommand(click.Command):
-    """A command that names the new name of an option with a former name."""
+    """A command whose error for the former name of an option gives the new name."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options. Raises UsageError for an unknown one."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            from kept.distillation.settings import HealSettings
-
-            new = HealSettings.FORMER.get(error.option_name.lstrip("-").replace("-", "_"))
+            former: Mapping[str, str] = self.callback.__dict__.get("former", {})
+            new = former.get(error.option_name.lstrip("-").replace("-", "_"))
             if new is None:
                 raise
-            message = f"{error.option_name} is now --{new.replace('_', '-')}."
-            raise click.UsageError(message, ctx) from None
+            raise click.UsageError(f"{error.option_name} is now {_flags(new)[0]}.", ctx) from None
 
 
 def is_recipe(argument: str | None) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from kept.commands.plan import PreparedConversion
     from kept.output.input_files import InputSnapshot
-    from kept.passes.expand_blocks import Place
+    from kept.passes.expand_blocks import Placement
     from kept.passes.plan import Plan
     from kept.verification.verify import Verification
 
@@ -89,11 +89,11 @@ def expand(  # noqa: PLR0913 - each is a word that users say
     *,
     groups: int | None = None,
     blocks: int = 1,
-    place: Place = "interleaved",
+    placement: Placement = "interleaved",
     at: Sequence[int] = (),
     tokenizer: str | Path | None = None,
-    rows: str | Path = MEAN,
-    multiple: int = 1,
+    embedding_init: str | Path = MEAN,
+    pad_to_multiple_of: int = 1,
     **options: Any,  # noqa: ANN401 - a recipe's keys
 ) -> Conversion:
     """Add layers or tokens to a checkpoint without a change of its function, and write the result to `out`.
@@ -106,11 +106,11 @@ def expand(  # noqa: PLR0913 - each is a word that users say
         out: the directory to write.
         groups: number of groups that the layers are divided into; copies are appended to each group.
         blocks: number of layers that are copied of each group, its last ones.
-        place: "interleaved", or "prefix" or "suffix" to place all copies before or behind the model's layers.
+        placement: "interleaved", or "prefix" or "suffix" to place all copies before or behind the model's layers.
         at: instead of `groups`: the indices of the new layers in the result.
         tokenizer: a directory that `kept.merge_tokenizers` wrote; its new tokens get rows in embedding and head.
-        rows: how new rows are made: "mean", "zero", or a safetensors file.
-        multiple: the number of rows is rounded up to a multiple of this.
+        embedding_init: how new rows are made: "mean", "zero", or a safetensors file.
+        pad_to_multiple_of: the number of rows is rounded up to a multiple of this.
         options: other fields of `kept.Recipe`.
 
     Returns:
@@ -125,8 +125,8 @@ def expand(  # noqa: PLR0913 - each is a word that users say
         kept.expand("path/to/llama", "out/pro", groups=8)
         ```
     """
-    layers = {"groups": groups, "blocks": blocks, "place": place, "at": tuple(at)}
-    tokens = {"tokenizer": tokenizer, "rows": str(rows), "multiple": multiple}
+    layers = {"groups": groups, "blocks": blocks, "placement": placement, "at": tuple(at)}
+    tokens = {"tokenizer": tokenizer, "embedding_init": str(embedding_init), "pad_to_multiple_of": pad_to_multiple_of}
     ends = {"source": str(source), "out": str(out)}
     return run(ExpandSettings.from_table(ends, **layers, **tokens, **options).recipe)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from kept.errors import RecipeError
-from kept.passes.expand_blocks import ExpandBlocks, Place
+from kept.passes.expand_blocks import ExpandBlocks, Placement
 from kept.passes.expand_vocabulary import LARGEST_MULTIPLE, MEAN, ExpandVocabulary
 from kept.recipe import SAME, ConversionSettings, Recipe
 from kept.settings_model import CONFIG, Directory, WholeNumbers, model_fields
@@ -16,36 +17,44 @@ from kept.settings_model import CONFIG, Directory, WholeNumbers, model_fields
 if TYPE_CHECKING:
     from kept.passes import Pass
 
-OF_LAYERS = ("groups", "blocks", "place", "at")
-OF_TOKENS = ("rows", "multiple")
+OF_LAYERS = ("groups", "blocks", "placement", "at")
+OF_TOKENS = ("embedding_init", "pad_to_multiple_of")
 
 
 @dataclass(frozen=True, config=CONFIG)
 class ExpandSettings(ConversionSettings):
     """An expansion: copies of layers that contribute nothing yet, rows for the new tokens of a tokenizer, or both."""
 
-    groups: int | None = Field(
-        default=None, ge=1, description="Divide the layers into N groups of equal size, as far as possible."
+    FORMER: ClassVar[Mapping[str, str]] = {
+        **ConversionSettings.FORMER,
+        "place": "placement",
+        "rows": "embedding_init",
+        "multiple": "pad_to_multiple_of",
+    }
+
+    groups: int | None = Field(default=None, ge=1, description="Divide the layers into N groups of nearly equal size.")
+    blocks: int = Field(
+        default=1, ge=1, description="Number of layers that are copied per group: the last ones of the group."
     )
-    blocks: int = Field(default=1, ge=1, description="Copies per group, of its topmost layers.")
     at: WholeNumbers = Field(
-        default=(), description="Indices of the new layers in the output, as 4,9,14; instead of --groups."
+        default=(), description="Instead of --groups: indices of the new layers in the output, such as 4,9,14."
     )
-    place: Place = Field(
+    placement: Placement = Field(
         default="interleaved",
-        description="Put the copies after their group (interleaved), or all before (prefix) or after (suffix) the "
-        "layers of the model.",
+        description="Where the copies of a group go: after the group (interleaved), before all layers (prefix) or "
+        "after all layers (suffix).",
     )
     tokenizer: Directory | None = Field(
-        default=None, description="A merged tokenizer (see kept tokenizer merge): its new tokens get rows."
+        default=None,
+        description="Output of kept tokenizer merge. Embedding and head get a row for each of its new tokens.",
     )
-    rows: str = Field(
+    embedding_init: str = Field(
         default=MEAN,
-        description="Initial value of a new row: mean of the rows of the old tokens that spelled it, zero, or a "
-        "safetensors file with embedding, head and bias.",
+        description="Initial value of the new rows: mean (of the rows of the old tokens that make up the new token's "
+        "text), zero, or a safetensors file with the tensors embedding, head and bias.",
     )
-    multiple: int = Field(
-        default=1, ge=1, le=LARGEST_MULTIPLE, description="Pad the vocabulary to a multiple of this number."
+    pad_to_multiple_of: int = Field(
+        default=1, ge=1, le=LARGEST_MULTIPLE, description="Pad the number of rows to a multiple of this number."
     )
 
     @model_validator(mode="after")
@@ -57,12 +66,12 @@ class ExpandSettings(ConversionSettings):
     def passes(self) -> tuple[Pass, ...]:
         """The passes that expand. Raises RecipeError if neither layers nor tokens are given."""
         if self.tokenizer is None and self._said(OF_TOKENS):
-            raise RecipeError("is missing; rows and multiple are about its new tokens", "tokenizer")
+            raise RecipeError("is missing; embedding_init and pad_to_multiple_of are about its new tokens", "tokenizer")
         passes: list[Pass] = []
         if self.tokenizer is None or self._said(OF_LAYERS):
-            passes.append(ExpandBlocks(self.groups, self.blocks, self.place, self.at))
+            passes.append(ExpandBlocks(self.groups, self.blocks, self.placement, self.at))
         if self.tokenizer is not None:
-            passes.append(ExpandVocabulary(self.tokenizer, self.rows, self.multiple))
+            passes.append(ExpandVocabulary(self.tokenizer, self.embedding_init, self.pad_to_multiple_of))
         return tuple(passes)
 
     @property

@@ -39,7 +39,7 @@ def generate(
     path: str | Path,
     prompts: str | Sequence[str],
     *,
-    tokens: int = 64,
+    max_new_tokens: int = 64,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -50,7 +50,7 @@ def generate(
     Args:
         path: a checkpoint of any family.
         prompts: a prompt, or several.
-        tokens: largest number of new tokens.
+        max_new_tokens: maximum number of new tokens.
         temperature: 0 is greedy decoding.
         top_p: sample from the most likely tokens with this total probability.
         seed: seed of the sampling.
@@ -65,14 +65,14 @@ def generate(
 
     Example:
         ```python
-        print(kept.generate("out/llama", "Once upon a time", tokens=16)[0].text)
+        print(kept.generate("out/llama", "Once upon a time", max_new_tokens=16)[0].text)
         ```
     """
     from kept.checkpoint.tokenizer_reader import TokenizerReader  # noqa: PLC0415 - slow import, done after the checks
     from kept.nn import Model  # noqa: PLC0415 - imports torch
     from kept.nn import generate as continue_ids  # noqa: PLC0415 - slow import, done after the checks
 
-    _check(tokens, temperature, top_p, seed)
+    _check(max_new_tokens, temperature, top_p, seed)
     prompts = [prompts] if isinstance(prompts, str) else prompts
     if not all(map(_is_text, prompts)):
         raise InputError("prompt: has bytes that are no text here; set LANG to a UTF-8 locale, as C.UTF-8")
@@ -80,18 +80,20 @@ def generate(
     reader = TokenizerReader(opened.path)
     ids = [reader.encode(prompt) for prompt in prompts]
     model = Model.load(opened.program)
-    with (reporter or Silent()).stage("generate", tokens, "tokens") as advance:
-        new = continue_ids(model, ids, tokens, temperature=temperature, top_p=top_p, seed=seed, progress=advance)
+    with (reporter or Silent()).stage("generate", max_new_tokens, "tokens") as advance:
+        new = continue_ids(
+            model, ids, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, progress=advance
+        )
     return [
         GeneratedText(prompt, reader.continuation(old, more))
         for prompt, old, more in zip(prompts, ids, new, strict=True)
     ]
 
 
-def _check(tokens: int, temperature: float, top_p: float, seed: int) -> None:
+def _check(max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
     """Refuse what sampling cannot compute with, NaN and infinity among it."""
-    if tokens < 1:
-        raise InputError(f"tokens: is {tokens}, tokens must be positive")
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens: is {max_new_tokens}, it must be at least 1")
     if temperature != 0 and not COLDEST <= temperature <= HOTTEST:
         raise InputError(f"temperature: is {temperature}, it must be 0 (greedy) or from {COLDEST} to {HOTTEST}")
     if not 0 < top_p <= 1:

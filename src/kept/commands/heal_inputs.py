@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kept.reporting import Reporter
 
 WATCHED = 1 << 16
-"""Tokens of each watched text that are measured: those of the documents with the smallest digests, a random sample."""
+"""Maximum number of evaluation tokens per text. The documents with the smallest digests are used: a random sample."""
 
 
 def layer_pairs(settings: HealSettings, pair: TeacherStudent) -> Sequence[tuple[int, int]]:
@@ -74,16 +74,16 @@ def batch_stream(settings: HealSettings, pair: TeacherStudent, reporter: Reporte
 
 
 @dataclass(frozen=True)
-class WatchedTexts:
+class EvalTexts:
     """Texts that are only measured: their tokens, and batches to measure on, by name."""
 
     sources: Mapping[str, TokenDataset]
     batches: Mapping[str, Sequence[Batch]]
 
     @classmethod
-    def of(cls, settings: HealSettings, pair: TeacherStudent, stream: BatchStream, reporter: Reporter) -> WatchedTexts:
+    def of(cls, settings: HealSettings, pair: TeacherStudent, stream: BatchStream, reporter: Reporter) -> EvalTexts:
         """Tokenise the texts of the settings. Raises InputError for a text that cannot be read."""
-        sources = _tokenised(settings, pair.student, reporter, "watch")
+        sources = _tokenised(settings, pair.student, reporter, "eval_data")
         for name, tokens in sources.items():
             check_ids(name, tokens, pair.student.program.spec.vocabulary)
         rows, length = max(1, WATCHED // settings.sequence_length), settings.sequence_length
@@ -116,18 +116,20 @@ def cache_description(settings: HealSettings, pair: TeacherStudent, mixture: Mix
 def input_paths(settings: HealSettings) -> dict[str, Path]:
     """Return the files and directories that a run reads besides its models, by description."""
     data = {} if settings.data == (SELF,) else named_paths(settings.data)
-    found = {f"the data {name}": path for name, path in {**data, **named_paths(settings.watch, "watch")}.items()}
+    found = {
+        f"the data {name}": path for name, path in {**data, **named_paths(settings.eval_data, "eval_data")}.items()
+    }
     return found if settings.teacher_cache is None else {**found, "the cache": Path(settings.teacher_cache)}
 
 
-def input_sums(settings: HealSettings, pair: TeacherStudent, mixture: Mixture, watched: WatchedTexts) -> dict[str, str]:
+def input_sums(settings: HealSettings, pair: TeacherStudent, mixture: Mixture, eval_data: EvalTexts) -> dict[str, str]:
     """Return the sha256 of each input, under the setting that names it. Reads all weights."""
     models = {"student": pair.student, "teacher": pair.teacher}
     sums = {name: teacher_sum(model) for name, model in models.items() if model is not None}
     if settings.teacher_cache is not None:
         sums["teacher_cache"] = digest(Path(settings.teacher_cache) / teacher_cache.ABOUT)
-    if settings.watch:
-        sums["watch"] = data_sum(watched.sources)
+    if settings.eval_data:
+        sums["eval_data"] = data_sum(eval_data.sources)
     return {**sums, "data": data_sum(mixture.sources)}
 
 

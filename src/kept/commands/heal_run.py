@@ -11,7 +11,7 @@ from kept.checkpoint.output_path import check_apart, check_place
 from kept.checkpoint.staging import check_target
 from kept.commands.export_healed import HealedExport, RunSummary
 from kept.commands.heal_inputs import (
-    WatchedTexts,
+    EvalTexts,
     batch_stream,
     chat_date,
     compute_dtype,
@@ -108,36 +108,36 @@ class HealRun:
     def run(self, reporter: Reporter, watch: Callable[[Mapping[str, Any]], None]) -> HealResult:
         """Read the data, train, and write the output. Rank 0 writes while the others wait."""
         stream = batch_stream(self.settings, self.pair, reporter)
-        watched = WatchedTexts.of(self.settings, self.pair, stream, reporter)
+        eval_data = EvalTexts.of(self.settings, self.pair, stream, reporter)
         folder = run_directory(self.target)
         with locked_run_directory(folder, self.ranks):
-            sums = self.ranks.on_first(lambda: self._begin(stream, watched)) or {}
-            history, weights = self._train(stream, watched, watch)
+            sums = self.ranks.on_first(lambda: self._begin(stream, eval_data)) or {}
+            history, weights = self._train(stream, eval_data, watch)
             summary = RunSummary(self.settings, self.trained, stream.counts, sums, history)
             verification = self._export(summary, weights, reporter) if self.ranks.is_first else None
             self.ranks.barrier()
         record = read_json(self.target / RECORD)
         return HealResult(self.target, self.trained, tuple(history), record, folder, verification)
 
-    def _begin(self, stream: BatchStream, watched: WatchedTexts) -> dict[str, str]:
+    def _begin(self, stream: BatchStream, eval_data: EvalTexts) -> dict[str, str]:
         """Begin a run, or check that the run to resume had the same settings and inputs. Returns the inputs' sha256."""
         check_target(self.target)  # again: the run that had the directory may have finished just now
-        sums = input_sums(self.settings, self.pair, stream.mixture, watched)
+        sums = input_sums(self.settings, self.pair, stream.mixture, eval_data)
         begin_run(run_directory(self.target), comparable_settings(self.settings), sums)
         return sums
 
     def _train(
-        self, stream: BatchStream, watched: WatchedTexts, watch: Callable[[Mapping[str, Any]], None]
+        self, stream: BatchStream, eval_data: EvalTexts, watch: Callable[[Mapping[str, Any]], None]
     ) -> tuple[list[Measurement], Mapping[str, Tensor]]:
         """Train. Returns the held-out measurements and the weights of the best one."""
         metrics = Metrics(run_directory(self.target), watch, quiet=not self.ranks.is_first)
-        trainer = self._trainer(stream, watched, metrics)
+        trainer = self._trainer(stream, eval_data, metrics)
         metrics.note(self._description(trainer))
         student = trainer.run()[STUDENT]
         metrics.note({"kind": "end", "step": trainer.step})
         return student.history, student.best
 
-    def _trainer(self, stream: BatchStream, watched: WatchedTexts, metrics: Metrics) -> Trainer:
+    def _trainer(self, stream: BatchStream, eval_data: EvalTexts, metrics: Metrics) -> Trainer:
         """Load the models and the newest checkpoint."""
         settings, program = self.settings, self.pair.student.program
         modes = {"checkpointing": settings.gradient_checkpointing, "compiled": settings.compile}
@@ -146,7 +146,7 @@ class HealRun:
         shift = hidden_state_map(settings, self.pair)
         task = EndToEnd(settings, self.ranks, student, self._teacher(), self.trained.rows, pairs, shift)
         checkpoints = RunCheckpoints(metrics.folder, self.ranks)
-        return Trainer(settings, self.ranks, task, stream, checkpoints, metrics, watched.batches)
+        return Trainer(settings, self.ranks, task, stream, checkpoints, metrics, eval_data.batches)
 
     def _teacher(self) -> Backbone | TeacherCache | None:
         if self.pair.cache is not None or self.pair.teacher is None:
@@ -179,7 +179,7 @@ class HealRun:
             "of": trained.of,
             "optimiser_bytes": trained.optimiser_bytes,
             "sources": trainer.stream.counts,
-            "watched": [*trainer.watched],
+            "eval_data": [*trainer.eval_data],
             "tensorboard": trainer.metrics.has_tensorboard,
         }
 

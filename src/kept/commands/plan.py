@@ -118,14 +118,14 @@ def complete_plan(
 
 
 def own_passes(source: LoadedModel, recipe: Recipe) -> tuple[Pass, ...]:
-    """The recipe's passes, with what is measured for them: of new tokens, what the tokenizer before made of each."""
+    """Return the recipe's passes, with the measured growth of each vocabulary expansion."""
     reader, out = source.path, []  # type: Path, list[Pass]
     for rewrite in recipe.passes:
         if isinstance(rewrite, ExpandVocabulary):
             from kept.tokenizer.growth import growth
 
             grown = Path(rewrite.tokenizer)
-            found = rewrite.growth or growth(reader, grown, rewrite.rows)
+            found = rewrite.growth or growth(reader, grown, rewrite.embedding_init)
             rewrite, reader = replace(rewrite, growth=found), grown  # noqa: PLW2901 - the same, measured
         out.append(rewrite)
     return tuple(out)
@@ -191,7 +191,7 @@ def _config(source: LoadedModel, planned: Plan, family: Family) -> dict[str, Any
 def _parts(source: LoadedModel, planned: Plan, family: Family, recipe: Recipe) -> list[Shard]:
     """The files of the result: where a size is not asked for, as many of the source's own as can be."""
     tensors, stored, spec = family.write(planned.program), source.checkpoint.tensors, planned.program.spec
-    if recipe.shard_size is not None:
+    if recipe.max_shard_size is not None:
         return shards(tensors, recipe.shard_bytes)
     found = unchanged(tensors, stored)
     if found is None and (planned.new_layers or planned.dropped):

@@ -2,7 +2,7 @@
 
 ```toml
 out = "out/final"
-keep = false              # true: what the other steps wrote stays, in out/.final.kept-run
+keep_intermediate = false # true: the outputs of all steps stay, in out/.final.kept-run
 
 [[steps]]
 do = "expand"             # expand, convert, heal, shrink-expanded, verify, eval, report
@@ -27,9 +27,10 @@ do = "verify"             # against = "expand" compares with that step, else wit
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings_dataclass
@@ -54,7 +55,7 @@ from kept.settings_model import (
 from kept.toml_file import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
@@ -153,7 +154,10 @@ class RecipeStep:
         if not isinstance(self.asked, HealSettings):
             return {}
         learned = {} if self.asked.data == (SELF,) else named_paths(self.asked.data)
-        return {**learned, **{f"watch {name}": path for name, path in named_paths(self.asked.watch, "watch").items()}}
+        return {
+            **learned,
+            **{f"eval_data {name}": path for name, path in named_paths(self.asked.eval_data, "eval_data").items()},
+        }
 
     @property
     def made(self) -> tuple[Path, ...]:
@@ -166,7 +170,7 @@ class StepRecipe:
     """A recipe of steps. The models of all are written below `folder`; the last of them becomes `out`."""
 
     out: Path
-    keep: bool
+    keep_intermediate: bool
     steps: tuple[RecipeStep, ...] = field(default=())
 
     @property
@@ -183,7 +187,7 @@ class StepRecipe:
         """Return the path of a model after the run; None if its step's output is removed."""
         if model == self.last.out:
             return self.out
-        return None if not self.keep and model.parent.parent == self.folder else model
+        return None if not self.keep_intermediate and model.parent.parent == self.folder else model
 
 
 def folder_of(out: Path) -> Path:
@@ -213,11 +217,15 @@ class StepTables:
 
 @settings_dataclass(frozen=True, config=CONFIG)
 class StepsFile(Settings):
-    """A recipe of steps as it is written."""
+    """The content of a recipe file with steps."""
+
+    FORMER: ClassVar[Mapping[str, str]] = {"keep": "keep_intermediate"}
 
     out: Directory = Field(description="Output directory of the last model.")
     steps: Annotated[tuple[dict[str, Any], ...], StepTables()] = Field(default=(), description="The steps, in order.")
-    keep: bool = Field(default=False, description="Keep what the other steps wrote, in .OUT.kept-run beside OUT.")
+    keep_intermediate: bool = Field(
+        default=False, description="Keep the outputs of all steps, in the directory .OUT.kept-run beside OUT."
+    )
 
 
 def _step_schema(do: str) -> dict[str, Any]:
@@ -241,7 +249,7 @@ def steps_from(table: Mapping[str, Any], **overrides: Any) -> StepRecipe:  # noq
     read = StepsFile.from_table(table, **overrides)
     if not read.steps:
         raise RecipeError(NO_STEPS, "steps")
-    made = StepRecipe(Path(read.out), read.keep)
+    made = StepRecipe(Path(read.out), read.keep_intermediate)
     made = replace(made, steps=tuple(_steps(read.steps, made.folder)))
     if all(step.out is None for step in made.steps):
         raise RecipeError("none of them writes a model, so that there would be no output", "steps")
@@ -280,7 +288,7 @@ def _step(number: int, entry: dict[str, Any], folder: Path, before: list[RecipeS
     kind, table = KINDS[do], {key: value for key, value in entry.items() if key not in {"do", "name"}}
     if kind.writes and "out" in table:
         raise RecipeError(
-            "is for the whole recipe to say; keep = true above the steps keeps what each one wrote", "out"
+            "belongs above the steps; keep_intermediate = true there keeps the output of each step", "out"
         )
     written = {step.name: step.out for step in before if step.out is not None}
     for key in (kind.model, *kind.others):

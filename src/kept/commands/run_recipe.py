@@ -83,7 +83,7 @@ def run_steps(path: str | Path, reporter: Reporter | None = None, **overrides: A
     Args:
         path: a TOML file with `[[steps]]`.
         reporter: is told about notes and progress.
-        overrides: `out` and `keep`, which win over the file.
+        overrides: `out` and `keep_intermediate`, which win over the file.
 
     Returns:
         The output path and the result of each step.
@@ -139,7 +139,7 @@ def run_all(
 
 def _clean(asked: StepRecipe) -> None:
     """Remove the working files of a published run; the notes in the result go last."""
-    if not asked.keep:
+    if not asked.keep_intermediate:
         rmtree(asked.folder)
     (asked.out / ENDED).unlink()
 
@@ -236,7 +236,7 @@ def _evaluated(asked: EvalStepSettings, steps: StepRecipe, reporter: Reporter) -
         new=named_paths(asked.new),
         results=steps.folder / "eval",
         reporter=reporter,
-        suites=measures.suites,
+        tasks=measures.tasks,
         data=measures.data,
         limit=measures.limit,
         dtype=measures.dtype,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as settings_dataclass
@@ -23,60 +24,63 @@ from kept.reporting import Reporter, Silent
 from kept.settings_model import CONFIG, Directory, File, Settings, WholeNumbers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from kept.loaded import LoadedModel
     from kept.verification.text import Sample
 
-BELOW = 1e-4
-"""Nats a token that the layers which are dropped may be worth, all together, unless another number is named."""
+MAX_KL = 1e-4
+"""Default of `max_kl`, in nats per token."""
 
 
 @settings_dataclass(frozen=True, config=CONFIG)
 class ShrinkSettings(Settings):
     """Settings of `kept shrink-expanded`: the layers to drop, and the text on which they are measured.
 
-    Dropped are those that together contribute less than `below` nats per token, or only the `untouched` ones, or the
-    named `layers`. Raises RecipeError with the key of a wrong value.
+    By default, layers are dropped as long as the KL divergence that this causes is less than `max_kl` nats per token.
+    `untrained` drops the layers whose output is exactly zero, `layers` the given ones. Raises RecipeError with the key of a wrong value.
     """
+
+    FORMER: ClassVar[Mapping[str, str]] = {"below": "max_kl", "untouched": "untrained"}
 
     source: Directory = Field(description="The expanded model.")
     out: Directory = Field(description="Output directory.")
-    below: float = Field(
-        default=BELOW,
+    max_kl: float = Field(
+        default=MAX_KL,
         gt=0,
-        description="Upper limit of the contribution of all dropped layers together, nats per token.",
+        description="Maximum KL divergence, in nats per token, that dropping the layers may cause: all dropped layers together.",
     )
-    untouched: bool = Field(
-        default=False, description="Drop only the layers whose output is exactly zero; measures nothing."
+    untrained: bool = Field(
+        default=False, description="Drop exactly the layers whose output is still zero, without a measurement."
     )
-    layers: WholeNumbers = Field(default=(), description="Drop these layers instead, as 4,9.")
+    layers: WholeNumbers = Field(default=(), description="Drop exactly these layers, such as 4,9.")
     text: File | None = Field(default=None, description="UTF-8 text to measure on. [default: a built-in sample]")
     tokens: int | None = Field(
         default=None,
         ge=2,
         le=MOST_TOKENS,
-        description="Tokens of the text to measure on. [default: 512, for large models 64]",
+        description="Number of tokens to measure on. [default: 512, for large models 64]",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.layers and self.untouched:
-            raise RecipeError("names the layers that are dropped; leave out untouched", "layers")
+        if self.layers and self.untrained:
+            raise RecipeError("and untrained are both given; leave out one of them", "layers")
         return self
 
 
 @dataclass(frozen=True)
 class ExpandedLayer:
-    """A layer that an expansion made, and what became of it.
+    """A layer that an expansion added, and whether it is dropped.
 
-    `copy_of`: None where its model is gone. `untouched`: it writes nothing, to the bit. `contribution`: KL of the model
-    without it from the model with it, nats per token; None where that was not measured.
+    `copy_of`: index of the layer that it was copied from; None if that layer was removed. `untrained`: its output is
+    exactly zero. `contribution`: KL divergence between the model with and without it, in nats per token; None if it was
+    not measured.
     """
 
     layer: int
     copy_of: int | None
-    untouched: bool
+    untrained: bool
     contribution: float | None
     dropped: bool
 
@@ -85,9 +89,9 @@ class ExpandedLayer:
 class ShrinkResult:
     """The result of `kept shrink-expanded`.
 
-    `together` is the KL of the model without all that go. `text` is what was measured on; None where nothing had to be.
-    `conversion` is None where nothing was converted: in a dry run, and where nothing goes; `passed_on` where the
-    source's files were handed to the next step of a recipe as they are.
+    `together` is the KL divergence that dropping all of them causes, in nats per token. `text` names the text that was
+    measured on; None if nothing was measured. `conversion` is None in a dry run and if no layer is dropped.
+    `passed_on`: no layer is dropped, and the source's files are the input of the next step of a recipe.
     """
 
     layers: tuple[ExpandedLayer, ...]
@@ -98,11 +102,11 @@ class ShrinkResult:
 
     @property
     def dropped(self) -> tuple[int, ...]:
-        """The layers that go."""
+        """Indices of the dropped layers."""
         return tuple(one.layer for one in self.layers if one.dropped)
 
 
-def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> ShrinkResult:  # noqa: ANN401 - of Shrinking
+def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> ShrinkResult:  # noqa: ANN401 - options of ShrinkSettings
     """Drop expanded layers that contribute almost nothing, and write the result to `out`.
 
     The contribution of a layer is the KL between the model with it and without it. Layers that were not trained are
@@ -111,7 +115,7 @@ def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> Shri
     Args:
         source: an expanded checkpoint with a `kept.json`.
         out: the directory to write.
-        options: `below` (total KL in nats per token), `untouched` (only layers that write nothing), `layers` (indices
+        options: `max_kl` (total KL in nats per token), `untrained` (drop the layers whose output is zero), `layers` (indices
             to drop), `text` and `tokens` (what to measure on).
 
     Returns:
@@ -123,7 +127,7 @@ def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> Shri
 
     Example:
         ```python
-        kept.shrink_expanded("out/pro-trained", "out/small", below=1e-4)
+        kept.shrink_expanded("out/pro-trained", "out/small", max_kl=1e-4)
         ```
     """
     return shrink(ShrinkSettings.from_table({"source": str(source), "out": str(out), **options}))
@@ -199,7 +203,7 @@ class _ContributionScale:
     def choice(self, reporter: Reporter) -> _LayerChoice:
         """Return the layers to drop, measured if the choice depends on it."""
         worth = dict.fromkeys(self.silent, 0.0)
-        if self.asked.untouched or not self.others:
+        if self.asked.untrained or not self.others:
             return _LayerChoice(worth, frozenset(self.asked.layers) or self.silent, 0.0)
         text = None if self.asked.text is None else Path(self.asked.text)
         sample = short_sample(self.opened, self.opened.program.spec, self.asked.tokens, text)
@@ -213,12 +217,12 @@ class _ContributionScale:
 
     def _lightest(self, worth: Mapping[int, float], sample: Sample, reporter: Reporter) -> tuple[frozenset[int], float]:
         """The most layers, least first, that are worth less than allowed together, and what they are worth."""
-        light = sorted((one for one in self.others if worth[one] < self.asked.below), key=lambda one: worth[one])
+        light = sorted((one for one in self.others if worth[one] < self.asked.max_kl), key=lambda one: worth[one])
         best: tuple[frozenset[int], float] = frozenset(), 0.0
         sets = [frozenset(light[: count + 1]) for count in range(len(light))]
         sums = self._losses(sets, sample, reporter) if len(light) > 1 else [worth[one] for one in light]
         for layers, together in zip(sets, sums, strict=True):
-            if not together < self.asked.below:
+            if not together < self.asked.max_kl:
                 break
             best = layers, together
         return best

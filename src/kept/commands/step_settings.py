@@ -20,8 +20,10 @@ class VerifySettings(Settings):
     against: Directory = Field(description="Reference model: a checkpoint or the name of an earlier step.")
     model: Directory = Field(description="The model to verify.")
     text: File | None = Field(default=None, description="UTF-8 text to measure on. [default: a built-in sample]")
-    tokens: int = Field(default=2048, description="Tokens of the text to measure on.")
-    streamed: bool = Field(default=False, description="Hold one layer in memory at a time; no continuations.")
+    tokens: int = Field(default=2048, description="Number of tokens to measure on.")
+    streamed: bool = Field(
+        default=False, description="Load one layer at a time, to need less memory; no texts are generated."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -31,9 +33,16 @@ class EvalStepSettings(EvalOptions):
     model: Directory = Field(description="The model to evaluate.")
     out: File = Field(description="JSON file for the results.")
     against: Directory | None = Field(default=None, description="Model to compare with.")
-    texts: Texts = Field(default=(), description="UTF-8 files, as DOMAIN=FILE. [default: a built-in sample]")
-    old: Texts = Field(default=(), description="Texts of domains that `against` knew: how much is forgotten?")
-    new: Texts = Field(default=(), description="Texts of domains that the model was trained on.")
+    texts: Texts = Field(
+        default=(),
+        description="UTF-8 files on which perplexity is measured, as DOMAIN=FILE. [default: a built-in sample]",
+    )
+    old: Texts = Field(
+        default=(), description="Texts of domains that `against` was trained on: measures how much was forgotten."
+    )
+    new: Texts = Field(
+        default=(), description="Texts of domains that `model` was trained on: measures how much was learned."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

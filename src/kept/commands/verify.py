@@ -186,7 +186,7 @@ def _own(rewrite: Pass, after: LoadedModel) -> Pass:
     """A pass that can be run again: new tokens are those that the output reads; no old logit asks for their rows."""
     if not isinstance(rewrite, ExpandVocabulary):
         return rewrite
-    return replace(rewrite, tokenizer=str(after.path), rows=ZERO)
+    return replace(rewrite, tokenizer=str(after.path), embedding_init=ZERO)
 
 
 def _check_sizes(before: LoadedModel, after: LoadedModel, claim: Claim) -> None:

@@ -95,6 +95,7 @@ class HealSettings(Settings):
         "measure_every": "eval_every",
         "beta": "jsd_beta",
         "field": "text_field",
+        "watch": "eval_data",
     }
 
     student: Directory = Field(description="The converted model to train.")
@@ -107,8 +108,8 @@ class HealSettings(Settings):
     )
     data: Annotated[Texts, AfterValidator(_not_empty)] = Field(
         default=(SELF,),
-        description="Training texts: text files, JSON lines, parquet, or directories of them, optionally with a name "
-        "as in english=corpus/en. May be given several times. self: sampled from the teacher.",
+        description="Training texts: text files, JSON lines, parquet, or directories of them, optionally with a name, "
+        "such as english=corpus/en. May be given several times. self: texts that the teacher generates.",
     )
     text_field: str | None = Field(
         default=None,
@@ -121,23 +122,24 @@ class HealSettings(Settings):
         "rendered with the student's chat template; only the assistant's tokens are trained on.",
     )
     chat_template: File | None = Field(
-        default=None, description="Chat template for a student without one. It is written to the output."
+        default=None, description="Jinja chat template, for a student without one. It is written to the output."
     )
     chat_date: Date | None = Field(
         default=None,
-        description="Current date for the chat template, as 2026-01-31. [default: the day the run began]",
+        description="Date for chat templates that use the current date, such as 2026-01-31. [default: the start of the run]",
     )
-    watch: Texts = Field(
+    eval_data: Texts = Field(
         default=(),
-        description="Texts to evaluate beside the held-out ones, as old=old.txt. They are not trained on and do not "
-        "decide which checkpoint is best. May be given several times.",
+        description="Additional evaluation texts, such as old=old.txt. They are not trained on and do not influence which "
+        "checkpoint is best. May be given several times.",
     )
     mixture: str | None = Field(
         default=None,
-        description="Sampling weight of each source of --data, as english=0.7,python=0.3. [default: by size]",
+        description="Sampling weight of each source of --data, such as english=0.7,python=0.3. [default: proportional to size]",
     )
     hold_out: Positive = Field(
-        default=0.01, description="Held-out documents, for evaluation only: a fraction of each source, or a number."
+        default=0.01,
+        description="Documents held out for evaluation: a fraction of each source, or a number of documents.",
     )
     train: str = Field(
         default="norms",
@@ -147,10 +149,10 @@ class HealSettings(Settings):
     lora_rank: Size = Field(default=16, description="Rank of the LoRA matrices, if --train has lora.")
     lora_alpha: Positive = Field(default=32.0, description="LoRA update is scaled by alpha / rank.")
     tokens: Annotated[Count, Field(ge=1, le=MOST_TOKENS)] = Field(
-        default=1_000_000, description="Training tokens, as 2M or 500K; at least one step."
+        default=1_000_000, description="Number of training tokens, such as 2M or 500K; at least one step."
     )
-    batch_size: Size = Field(default=8, description="Rows per batch, over all processes.")
-    sequence_length: Size = Field(default=256, description="Tokens per row.")
+    batch_size: Size = Field(default=8, description="Sequences per batch, over all processes.")
+    sequence_length: Size = Field(default=256, description="Tokens per sequence.")
     gradient_accumulation: Size = Field(
         default=1, description="Gradient-accumulation steps (batches) per optimizer update."
     )
@@ -170,18 +172,20 @@ class HealSettings(Settings):
         default=1.0, description="Softmax temperature of teacher and student in the divergences."
     )
     sample_temperatures: Annotated[str, BeforeValidator(_temperatures)] = Field(
-        default="1", description="Sampling temperatures for --data self, used in turn, as 0.7,1."
+        default="1", description="Sampling temperatures for --data self, used in turn, such as 0.7,1."
     )
     hidden: Weight = Field(
-        default=0.0, description="Weight of the hidden-state loss of each layer, taken after the next norm."
+        default=0.0,
+        description="Weight of the hidden-state loss. The output of each layer is compared after the norm that reads it.",
     )
     hidden_error: HiddenError = Field(
         default="mse",
-        description="Hidden-state loss: mse (squared error relative to the teacher's square) or cosine (1 - cosine "
+        description="Hidden-state loss: mse (squared error divided by the teacher's mean square) or cosine (1 - cosine "
         "similarity).",
     )
     precision: Precision = Field(
-        default="float32", description="Dtype of the arithmetic. Trainable parameters are float32."
+        default="float32",
+        description="Dtype of forward and backward pass. Trainable parameters and optimizer states are float32.",
     )
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass: less memory, more time."
@@ -190,14 +194,14 @@ class HealSettings(Settings):
     eval_every: Size = Field(default=50, description="Steps between evaluations on the held-out documents.")
     save_every: Size = Field(default=200, description="Steps between checkpoints.")
     save_minutes: Weight = Field(
-        default=10.0, description="Also write a checkpoint after this many minutes. 0: by steps only."
+        default=10.0, description="Also write a checkpoint if the last one is older than this many minutes; 0: never."
     )
     patience: int = Field(
         default=0,
         ge=0,
         le=MOST,
-        description="Early stopping: evaluations without improvement before the run ends; 0: never. The weights with "
-        "the lowest held-out loss are written.",
+        description="Early stopping: number of evaluations without improvement after which the run ends; 0: never. The "
+        "output has the weights with the lowest held-out loss, with or without early stopping.",
     )
     seed: int = Field(default=0, ge=0, le=MOST_TOKENS, description="Seed for the document order and for sampling.")
 

@@ -53,9 +53,9 @@ class MeasurementPlan:
 
 def measurement_plans(settings: EvalSettings) -> Iterator[MeasurementPlan]:
     """Yield the requested measurements in order. Raises InputError if a file or a package is missing."""
-    names = settings.suites
+    names = settings.tasks
     if settings.texts or not names:
-        yield from (_text(settings, name, text) for name, text in _texts(settings, settings.characters).items())
+        yield from (_text(settings, name, text) for name, text in _texts(settings, settings.max_characters).items())
     for name in dict.fromkeys(names):
         yield from PARTS[name](settings) if name in PARTS else _suite(settings, name)
 
@@ -110,12 +110,12 @@ def _position(settings: EvalSettings, name: str) -> MeasurementPlan:
     """Return the measurement of perplexity by position on one text. Longer windows read more of the text."""
 
     def read(subject: Subject) -> tuple[str, int]:
-        longest = positions.longest_of(subject, settings.longest)
-        return _texts(settings, max(settings.characters, positions.CHARACTERS * longest))[name], longest
+        longest = positions.longest_of(subject, settings.max_length)
+        return _texts(settings, max(settings.max_characters, positions.CHARACTERS * longest))[name], longest
 
     def key(subject: Subject) -> dict[str, Any]:
         text, longest = read(subject)
-        return {"text": _sum(text), "longest": longest}
+        return {"text": _sum(text), "max_length": longest}
 
     def measure(subject: Subject) -> Result:
         return positions.measure_positions(subject, str(settings.texts.get(name, SAMPLE)), *read(subject))
@@ -129,15 +129,15 @@ def _passkey(settings: EvalSettings) -> Iterator[MeasurementPlan]:
     find = _stored(
         "passkey",
         "passkey",
-        lambda subject: {"longest": settings.longest or subject.context, "trials": trials, "seed": seed},
-        lambda subject: passkey.measure_passkey(subject, settings.longest or subject.context, trials, seed),
+        lambda subject: {"max_length": settings.max_length or subject.context, "trials": trials, "seed": seed},
+        lambda subject: passkey.measure_passkey(subject, settings.max_length or subject.context, trials, seed),
         passkey.passkey_estimates,
     )
     yield MeasurementPlan("passkey", "passkey", find, passkey.passkey_estimates)
 
 
 def _agreement(settings: EvalSettings) -> Iterator[MeasurementPlan]:
-    text = "\n\n".join(_texts(settings, settings.characters).values())
+    text = "\n\n".join(_texts(settings, settings.max_characters).values())
     count = settings.limit or agreement.PROMPTS
     find = _stored(
         "agreement",

@@ -57,7 +57,9 @@ def measure_passkey(subject: Subject, limit: int, trials: int, seed: int) -> dic
     Raises InputError if the limit exceeds the model's context, or leaves no room for the question.
     """
     if limit > subject.context:
-        raise InputError(f"longest: is {limit}, but the context of {subject.loaded.path} is {subject.context} tokens")
+        raise InputError(
+            f"max_length: is {limit}, but the context of {subject.loaded.path} is {subject.context} tokens"
+        )
     sizes = lengths(limit)
     found = []
     with subject.reporter.stage("passkey", len(sizes) * len(DEPTHS) * trials, "answers") as advance:

@@ -37,7 +37,7 @@ def longest_of(subject: Subject, longest: int | None) -> int:
     rows = subject.spec.positions
     if longest is not None and rows is not None and longest > rows:
         raise InputError(
-            f"longest: is {longest}, but the position embedding of {subject.loaded.path} has {rows} positions"
+            f"max_length: is {longest}, but the position embedding of {subject.loaded.path} has {rows} positions"
         )
     return subject.context if longest is None else longest
 

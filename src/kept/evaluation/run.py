@@ -64,7 +64,7 @@ def evaluate(
         new: such files of what the others were taught: what did they learn?
         results: directory of the stored pieces, keyed by checksums of files, settings and data.
         reporter: is told about progress.
-        options: other fields of `kept.evaluation.settings.EvalSettings`, such as suites, data, limit or dtype.
+        options: other fields of `kept.evaluation.settings.EvalSettings`, such as tasks, data, limit or dtype.
 
     Returns:
         A figure with its standard error for each model, and the difference of each model to the baseline.
@@ -96,7 +96,7 @@ def evaluate(
 
 def _check_single(settings: EvalSettings) -> None:
     """Raise InputError for a setting that needs a second model."""
-    if "agreement" in settings.suites:
+    if "agreement" in settings.tasks:
         raise InputError("agreement: compares two models; give a second model")
     for role in ("old", "new"):
         if getattr(settings, role):

@@ -17,11 +17,11 @@ from kept.settings_model import CONFIG, Date, OneOf, PathKind, Settings, Texts, 
 DTYPES = tuple(TORCH_NAMES.values())
 
 
-def _known(suites: tuple[str, ...]) -> tuple[str, ...]:
-    unknown = next((name for name in suites if name not in NAMES), None)
+def _known(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = next((name for name in tasks if name not in NAMES), None)
     if unknown is not None:
         raise wrong(not_a_choice(unknown, NAMES))
-    return suites
+    return tasks
 
 
 def _texts_by_domain(texts: object) -> object:
@@ -35,23 +35,24 @@ DataDirectory = Annotated[Path, Strict(strict=False), PathKind("dir", "DIR")]
 class EvalOptions(Settings):
     """Settings that `kept eval` and the step of a recipe share."""
 
+    FORMER: ClassVar[Mapping[str, str]] = {"suites": "tasks", "longest": "max_length", "characters": "max_characters"}
     WHAT: ClassVar[str] = "an option of an evaluation"
 
-    suites: Annotated[Texts, AfterValidator(_known)] = Field(
+    tasks: Annotated[Texts, AfterValidator(_known)] = Field(
         default=(),
-        description="positions, passkey, agreement, h6, kobest, blimp, lambada, humaneval, mt-bench, or the name of a "
-        "task. May be given several times.",
+        description="What to evaluate besides the texts: positions, passkey, agreement, h6, kobest, blimp, lambada, "
+        "humaneval, mt-bench, or an lm-eval task that belongs to one of them. May be given several times.",
     )
-    data: DataDirectory | None = Field(default=None, description="Directory with the files of the tasks.")
+    data: DataDirectory | None = Field(default=None, description="Directory with the data files of the tasks.")
     limit: int | None = Field(
         default=None,
         ge=1,
-        description="Evaluate only N documents per task, questions per category, prompts and trials.",
+        description="Evaluate at most N items per task: documents, questions of a category, prompts or trials.",
     )
     dtype: Annotated[str, OneOf(DTYPES)] | None = Field(
-        default=None, description="Dtype of the models. [default: each weight's own]"
+        default=None, description="Dtype that the weights are cast to. [default: the dtype in the checkpoint]"
     )
-    device: str = Field(default="cpu", description="Device that the models run on: cpu, cuda, cuda:1, ...")
+    device: str = Field(default="cpu", description="Torch device, such as cpu, cuda or cuda:1.")
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -68,37 +69,43 @@ class EvalSettings(EvalOptions):
     old: Texts = Field(default=(), description="Domains that the first model knew.")
     new: Texts = Field(default=(), description="Domains that the later models were trained on.")
     window: int | None = Field(
-        default=None, ge=2, description="Window of the perplexity, in tokens. [default: the context]"
-    )
-    stride: int | None = Field(
-        default=None, ge=1, description="Stride between windows, in tokens. [default: half the window]"
-    )
-    characters: int = Field(default=200_000, ge=1, description="Characters to read from each text.")
-    longest: int | None = Field(
         default=None,
         ge=2,
-        description="Maximum sequence length of positions and passkey, in tokens. [default: the model's limit]",
+        description="Tokens per window of the sliding-window perplexity. [default: the context length]",
+    )
+    stride: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens from the start of one window to the start of the next. [default: half the window]",
+    )
+    max_characters: int = Field(default=200_000, ge=1, description="Read at most this many characters of each text.")
+    max_length: int | None = Field(
+        default=None,
+        ge=2,
+        description="Maximum sequence length of positions and passkey, in tokens. [default: the context length]",
     )
     execute: bool = Field(default=False, description="Run the programs that humaneval generates, in a sandbox.")
     unsafe: bool = Field(
         default=False, description="With --execute: run even if this system cannot enforce every limit of the sandbox."
     )
     chat: bool = Field(
-        default=False, description="Format the prompts of mt-bench with the checkpoint's chat template, in a sandbox."
+        default=False,
+        description="Format the prompts of mt-bench with the model's chat template, which is rendered in a sandbox.",
     )
     chat_date: Date | None = Field(
-        default=None, description="Current date for the chat template, as 2026-01-31. [default: today]"
+        default=None,
+        description="Date for chat templates that use the current date, such as 2026-01-31. [default: today]",
     )
     judge: str | None = Field(
         default=None,
         description="URL of an OpenAI-compatible endpoint that grades mt-bench; its key is read from KEPT_JUDGE_KEY.",
     )
-    judge_model: str = Field(default="gpt-4", description="Model of the judge.")
-    seed: int = Field(default=0, description="Seed of the pass keys.")
+    judge_model: str = Field(default="gpt-4", description="Model name that is sent to the judge.")
+    seed: int = Field(default=0, description="Seed of the random pass keys.")
 
     @model_validator(mode="after")
     def _allowed(self) -> Self:
-        if "humaneval" in self.suites and not self.execute:
+        if "humaneval" in self.tasks and not self.execute:
             raise RecipeError("runs code that the model writes, with limits; allow it with --execute", "humaneval")
         return self
 

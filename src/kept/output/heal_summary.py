@@ -26,7 +26,7 @@ LOSSES = {
 
 BY_TEXT = {
     "sources": "cross-entropy with {}, nats per token",
-    "watched": "cross-entropy with {}, which is only watched, nats per token",
+    "eval_data": "cross-entropy with {} (evaluation data), nats per token",
 }
 """Losses of single texts, in words."""
 
@@ -121,10 +121,10 @@ def held_out(healed: HealedRecord) -> tuple[Row, tuple[Row, ...]]:
 
 
 def _by_text(first: MeasurementRecord, best: MeasurementRecord) -> Iterator[Row]:
-    """Yield the cross-entropy of each source if there are several, and of each text that is only watched."""
+    """Yield the cross-entropy of each source if there are several, and of each evaluation text."""
     for key, words in BY_TEXT.items():
         before, after = (getattr(one, key) for one in (first, best))
-        for name in before if key == "watched" or len(before) > 1 else ():
+        for name in before if key == "eval_data" or len(before) > 1 else ():
             values = (found.get(name, {}).get("ce", math.nan) for found in (before, after))
             was, now = (f"{value:.4g}" for value in values)
             yield words.format(name), was, now

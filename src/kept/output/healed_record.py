@@ -43,7 +43,7 @@ class HealSettingsRecord(JsonModel):
 class MeasurementRecord(JsonModel):
     """A held-out measurement: nats per token of each loss that was computed, and the share of equal first choices.
 
-    `sources` and `watched` have losses by text. A loss that was not computed is not among the fields that are set.
+    `sources` and `eval_data` have losses by text. A loss that was not computed is not among the fields that are set.
     """
 
     step: int = 0
@@ -56,7 +56,7 @@ class MeasurementRecord(JsonModel):
     ce: Number = 0.0
     hidden: Number = 0.0
     sources: Mapping[str, Mapping[str, Number]] = {}
-    watched: Mapping[str, Mapping[str, Number]] = {}
+    eval_data: Mapping[str, Mapping[str, Number]] = {}
 
     @property
     def computed_losses(self) -> dict[str, float]:

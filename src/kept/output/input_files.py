@@ -91,7 +91,7 @@ def _vocabulary_files(recipe: Recipe) -> list[Path]:
     """Return the tokenizer files of a recipe's new tokens, and the files with their rows."""
     grown = [one for one in recipe.passes if isinstance(one, ExpandVocabulary)]
     named = [Path(one.tokenizer) / name for one in grown for name in TOKENIZERS]
-    files = (*named, *(Path(one.rows) for one in grown))
+    files = (*named, *(Path(one.embedding_init) for one in grown))
     return [file for file in files if os.path.isfile(file)]  # noqa: PTH113 - Path.is_file raises for a long name
 
 

@@ -119,12 +119,12 @@ class ExpansionRecord(JsonModel):
 
 
 class VocabularyRecord(JsonModel):
-    """An expansion of the vocabulary: first new id and one past the last; rows before and after; file of the rows."""
+    """An expansion of the vocabulary: first new id and one past the last, rows before and after, initial value."""
 
     new: tuple[int, int] | None = None
     before: int
     after: int
-    rows: str = ""
+    embedding_init: str = ""
 
 
 class ParityRecord(JsonModel):

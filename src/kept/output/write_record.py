@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
 
-PLACES = ("tokenizer", "rows")
+PLACES = ("tokenizer", "embedding_init")
 """Options of passes that are paths. A record has the last part of a path only."""
 
 
@@ -187,7 +187,7 @@ def _new_vocabularies(source: LoadedModel, plan: Plan) -> list[VocabularyRecord]
     for one in plan.vocabularies:
         before, size = size, one.size(size)
         new = one.grown.first, one.grown.end
-        out.append(VocabularyRecord(new=new, before=before, after=size, rows=Path(one.rows).name))
+        out.append(VocabularyRecord(new=new, before=before, after=size, embedding_init=Path(one.embedding_init).name))
     return out
 
 

@@ -80,14 +80,14 @@ def _curve(measured: Iterable[tuple[int, float]], y: str, caption: str) -> LineC
 
 
 def _by_text(measured: Sequence[MeasurementRecord]) -> Iterator[LineChart]:
-    """Yield a chart of the losses by text, if one is only watched or there are several."""
-    named = [(key, name) for key in ("watched", "sources") for name in getattr(measured[0], key)]
+    """Yield a chart of the losses by text, if there are evaluation texts or several sources."""
+    named = [(key, name) for key in ("eval_data", "sources") for name in getattr(measured[0], key)]
     if [key for key, _ in named] in ([], ["sources"]):
         return
     curves = []
     for style, (key, name) in enumerate(named[:DRAWN]):
         losses = ((one.tokens, getattr(one, key).get(name, {}).get("ce", math.nan)) for one in measured)
-        curves.append(Curve(f"{name}, only watched" if key == "watched" else name, _points(losses), style))
+        curves.append(Curve(f"{name} (evaluation data)" if key == "eval_data" else name, _points(losses), style))
     left = f" The first {len(curves)} of {len(named)}." if len(named) > len(curves) else ""
     yield _chart(curves, "cross-entropy, nats per token", f"Each text by itself, against trained tokens.{left}")
 

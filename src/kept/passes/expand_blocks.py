@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kept.ir.spec import Spec
     from kept.ir.tensors import Lazy
 
-Place = Literal["interleaved", "prefix", "suffix"]
+Placement = Literal["interleaved", "prefix", "suffix"]
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class ExpandBlocks(Pass):
     divided by sqrt(eps)), and the first step of AdamW would change the output by its full scale.
 
     `groups` splits the layers into that many groups of nearly equal size and appends copies of the top `blocks` layers
-    to each. With `place` prefix or suffix, as many copies of the first or last layers are put before or after all
+    to each. With `placement` prefix or suffix, as many copies of the first or last layers are put before or after all
     layers. `at` instead has the numbers of the copies in the result: consecutive copies copy as many layers below them
     (at the beginning: above them). Raises RecipeError for numbers that no model allows.
     """
 
     groups: int | None = None
     blocks: int = 1
-    place: Place = "interleaved"
+    placement: Placement = "interleaved"
     at: tuple[int, ...] = ()
 
     name: ClassVar[str] = "expand-blocks"
@@ -51,12 +51,12 @@ class ExpandBlocks(Pass):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise RecipeError(f"is {value}, it must be at least 1", key)
-        if self.place not in get_args(Place):
-            raise RecipeError(f"is {self.place!r}; it must be one of {', '.join(get_args(Place))}", "place")
+        if self.placement not in get_args(Placement):
+            raise RecipeError(f"is {self.placement!r}; it must be one of {', '.join(get_args(Placement))}", "placement")
         if self.groups is None and not self.at:
             raise RecipeError("is missing; give the number of groups, or at, the numbers of the new layers", "groups")
-        if self.at and (self.groups is not None or self.blocks != 1 or self.place != "interleaved"):
-            raise RecipeError("names the new layers by itself; leave out groups, blocks and place", "at")
+        if self.at and (self.groups is not None or self.blocks != 1 or self.placement != "interleaved"):
+            raise RecipeError("names the new layers by itself; leave out groups, blocks and placement", "at")
         if [*self.at] != sorted({*self.at}) or any(number < 0 for number in self.at):
             raise RecipeError(f"is {listed(self.at)}; it must be layer numbers from 0 up, each once and in order", "at")
 
@@ -71,8 +71,8 @@ class ExpandBlocks(Pass):
         """Return the numbers of the new layers in the result."""
         if self.groups is None:
             return self.at
-        if self.place != "interleaved":
-            first = 0 if self.place == "prefix" else depth
+        if self.placement != "interleaved":
+            first = 0 if self.placement == "prefix" else depth
             return tuple(range(first, first + self.groups * self.blocks))
         numbers: list[int] = []
         end = 0
@@ -117,7 +117,7 @@ class ExpandBlocks(Pass):
         if groups > depth:
             return Obstacle("groups", f"are {groups}, the model has {depth} layers", way_out=f"give at most {depth}")
         most, held = min(self.sizes(depth)), "the smallest group has"
-        if self.place != "interleaved":
+        if self.placement != "interleaved":
             most, held = depth // groups, f"{groups} groups of the model's {depth} layers have"
         if self.blocks > most:
             return Obstacle("blocks", f"are {self.blocks}, {held} {most}", way_out=f"give at most {most}")

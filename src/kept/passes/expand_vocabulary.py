@@ -52,17 +52,17 @@ class ExpandVocabulary(Pass):
     """Add rows of embedding and head for the new tokens of a tokenizer (Chinese-LLaMA, arXiv 2304.08177). EXACT.
 
     Old rows do not change: for text without new tokens, the residual stream and the logits of old tokens stay the same.
-    The row of a new token is the mean of the rows of the old tokens of its text (`rows` mean), zero, or a row of a
+    The row of a new token is the mean of the rows of the old tokens of its text (`embedding_init` mean), zero, or a row of a
     file. New ids follow the tokenizer's last id, so spare rows of padding are used first.
 
-    `multiple` rounds the number of rows up. Rows without a token are the mean of old rows, so their logit is the mean
+    `pad_to_multiple_of` rounds the number of rows up. Rows without a token are the mean of old rows, so their logit is the mean
     of these rows' logits: it is below the largest, and greedy decoding never picks it. `tokenizer` is a directory; the
     old tokens of its new tokens are measured (`growth`).
     """
 
     tokenizer: str
-    rows: str = MEAN
-    multiple: int = 1
+    embedding_init: str = MEAN
+    pad_to_multiple_of: int = 1
     growth: Growth | None = None
 
     name: ClassVar[str] = "expand-vocab"
@@ -70,8 +70,10 @@ class ExpandVocabulary(Pass):
 
     def __post_init__(self) -> None:
         """Check everything that does not depend on the model."""
-        if not 1 <= self.multiple <= LARGEST_MULTIPLE:
-            raise RecipeError(f"is {self.multiple}, it must be from 1 to {LARGEST_MULTIPLE}", "multiple")
+        if not 1 <= self.pad_to_multiple_of <= LARGEST_MULTIPLE:
+            raise RecipeError(
+                f"is {self.pad_to_multiple_of}, it must be from 1 to {LARGEST_MULTIPLE}", "pad_to_multiple_of"
+            )
 
     @property
     def grown(self) -> Growth:
@@ -85,7 +87,7 @@ class ExpandVocabulary(Pass):
 
     def size(self, vocabulary: int) -> int:
         """Return the number of rows of the result, from that of the program."""
-        return -(-max(vocabulary, self.grown.end) // self.multiple) * self.multiple
+        return -(-max(vocabulary, self.grown.end) // self.pad_to_multiple_of) * self.pad_to_multiple_of
 
     def requires(self, program: Program) -> Obstacle | None:
         """Require a row for each old token, and given rows of the right number and width."""
@@ -99,10 +101,10 @@ class ExpandVocabulary(Pass):
         wanted = {GIVEN[slot]: (len(growth.parts), *program.weights[slot].shape[1:]) for slot in self._slots(program)}
         for name, tensor in (growth.given or {}).items():
             if name not in wanted:
-                return Obstacle(f"{self.rows}: {name}", "is no part of this model", way_out="leave it out")
+                return Obstacle(f"{self.embedding_init}: {name}", "is no part of this model", way_out="leave it out")
             if tensor.shape != wanted[name]:
                 why = f"has shape {[*tensor.shape]}, the new tokens need {[*wanted[name]]}"
-                return Obstacle(f"{self.rows}: {name}", why, way_out="give a row for each of them")
+                return Obstacle(f"{self.embedding_init}: {name}", why, way_out="give a row for each of them")
         return None
 
     def run(self, program: Program) -> Program:
@@ -114,7 +116,7 @@ class ExpandVocabulary(Pass):
 
     def ensures(self, spec: Spec) -> bool:
         """Return whether there is a row for each token."""
-        return spec.vocabulary >= self.grown.end and spec.vocabulary % self.multiple == 0
+        return spec.vocabulary >= self.grown.end and spec.vocabulary % self.pad_to_multiple_of == 0
 
     def _slots(self, program: Program) -> Iterator[str]:
         return (slot for slot in GIVEN if slot in program.weights)
@@ -135,4 +137,4 @@ class ExpandVocabulary(Pass):
         given = (growth.given or {}).get(GIVEN[slot])
         if given is not None:
             return cast(given, old.dtype)
-        return zeros(shape, old.dtype) if self.rows == ZERO else Means(shape, old.dtype, old, growth.parts)
+        return zeros(shape, old.dtype) if self.embedding_init == ZERO else Means(shape, old.dtype, old, growth.parts)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 Mode = Literal["exact", "opm", "opm-centred", "calibrated"]
 MODES: tuple[Mode, ...] = ("exact", "opm", "opm-centred", "calibrated")
 
-Way = Literal[Mode, "carried"]
-WAYS: tuple[Way, ...] = (*MODES, "carried")
+NormMode = Literal[Mode, "carried"]
+NORM_MODES: tuple[NormMode, ...] = (*MODES, "carried")
 """Treatments of norms in a conversion. carried: exact, then norm biases are stored in the residual stream."""
 
-MEASURED: tuple[Way, ...] = ("calibrated", "carried")
+MEASURED: tuple[NormMode, ...] = ("calibrated", "carried")
 """Those that measure on text."""
 
 

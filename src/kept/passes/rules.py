@@ -14,7 +14,7 @@ from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.full_rotary import FullRotary, RopeForm
 from kept.passes.fuse_projections import FuseProjections
-from kept.passes.layer_norm_to_rms import LayerNormToRms, Way
+from kept.passes.layer_norm_to_rms import LayerNormToRms, NormMode
 from kept.passes.plain_gains import PlainGains
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class Options:
     """The choices of the user in a conversion."""
 
-    norm: Way = "exact"
+    norm: NormMode = "exact"
     final_bias: Literal["block", "drop"] = "block"
     rope: RopeForm = "llama3"
     context: int | None = None

@@ -65,7 +65,7 @@ def merge_tokenizers(
     new: str | Path,
     out: str | Path,
     *,
-    most: int | None = None,
+    max_added_tokens: int | None = None,
     texts: Iterable[str | Path] = (),
 ) -> MergedTokenizer:
     """Merge the pieces of one tokenizer into that of a model, and write the result to `out`.
@@ -77,7 +77,7 @@ def merge_tokenizers(
         model: the model, or its tokenizer.
         new: the tokenizer with the new pieces, of the same kind.
         out: the directory to write.
-        most: largest number of new pieces.
+        max_added_tokens: maximum number of new pieces.
         texts: UTF-8 files on which the number of tokens before and after is counted; without one, a built-in sample.
 
     Returns:
@@ -89,11 +89,11 @@ def merge_tokenizers(
 
     Example:
         ```python
-        kept.merge_tokenizers("path/to/llama", "out/korean", "out/merged", most=2000)
+        kept.merge_tokenizers("path/to/llama", "out/korean", "out/merged", max_added_tokens=2000)
         ```
     """
-    if most is not None and most < 1:
-        raise InputError(f"most: is {most}, it must be at least 1")
+    if max_added_tokens is not None and max_added_tokens < 1:
+        raise InputError(f"max_added_tokens: is {max_added_tokens}, it must be at least 1")
     directory = small_files(model)
     check_apart(Path(out), {"the model": directory, "the tokenizer": Path(new)})
     own = (directory / name for name in (*COPIED, *SETTINGS))
@@ -105,12 +105,12 @@ def merge_tokenizers(
     pieces = sorted(candidates(old, other), key=lambda piece: (len(piece) > 1, other.pieces[piece]))
     grown = Growing.of(old, old.reaching(pieces))
     for piece in pieces:
-        if most is not None and len(grown.added) == most:
+        if max_added_tokens is not None and len(grown.added) == max_added_tokens:
             break
         grown.add(piece)
     if not grown.added:
         raise InputError(f"{new}: has no piece that {directory} lacks and can make; there is nothing to merge")
-    with staging(Path(out), {"model": str(directory), "new": str(new), "most": most}) as stage:
+    with staging(Path(out), {"model": str(directory), "new": str(new), "max_added_tokens": max_added_tokens}) as stage:
         for name, content in files(old, directory, grown).items():
             stage.write(name, content)
         found = [*gains(directory, stage.path, texts)]

@@ -53,7 +53,7 @@ def train_tokenizer(
     texts: Sequence[str | Path],
     out: str | Path,
     *,
-    size: int = 8000,
+    vocab_size: int = 8000,
     kind: str | None = None,
     like: str | Path | None = None,
     text_field: str = "text",
@@ -64,7 +64,7 @@ def train_tokenizer(
     Args:
         texts: text, JSON lines or parquet files, or directories of them.
         out: the directory to write.
-        size: number of tokens, bytes and special tokens included.
+        vocab_size: number of tokens, bytes and special tokens included.
         kind: "byte-level", or "byte-fallback" (bytes only for rare characters). Without `like`: byte-level.
         like: a model whose normalisation, pre-tokenization and kind are used, so that the two can be merged.
         text_field: the JSON key or parquet column with the text.
@@ -79,13 +79,13 @@ def train_tokenizer(
 
     Example:
         ```python
-        kept.train_tokenizer(["corpus/korean"], "out/korean", like="path/to/llama", size=8000)
+        kept.train_tokenizer(["corpus/korean"], "out/korean", like="path/to/llama", vocab_size=8000)
         ```
     """
-    if size < SMALLEST:
-        raise InputError(f"size: is {size}, it must be at least {SMALLEST}: every byte is a token")
-    if size > LARGEST:
-        raise InputError(f"size: is {size}, it must be at most {LARGEST}")
+    if vocab_size < SMALLEST:
+        raise InputError(f"vocab_size: is {vocab_size}, it must be at least {SMALLEST}: every byte is a token")
+    if vocab_size > LARGEST:
+        raise InputError(f"vocab_size: is {vocab_size}, it must be at most {LARGEST}")
     if like is not None and kind is not None:
         raise InputError("kind: is that of the model; leave out kind, or like")
     if kind is not None:
@@ -97,9 +97,9 @@ def train_tokenizer(
     total = sum(file.nbytes for file in source.files())
     read = {f"text {number}": Path(one) for number, one in enumerate(texts, 1)}
     check_apart(Path(out), read if directory is None else {**read, "the model": directory})
-    with staging(Path(out), {"texts": [*map(str, texts)], "size": size, "kind": kind}) as stage:
+    with staging(Path(out), {"texts": [*map(str, texts)], "vocab_size": vocab_size, "kind": kind}) as stage:
         with (reporter or Silent()).stage("train", total, "bytes") as advance:
-            made = _train(_documents(source, advance), kind, size, model)
+            made = _train(_documents(source, advance), kind, vocab_size, model)
         stage.write("tokenizer.json", to_json(made))
         stage.write("tokenizer_config.json", to_json(SETTINGS))
         characters, tokens = _measured(Path(out), made, source)
@@ -122,7 +122,7 @@ def _documents(source: TextSource, advance: Callable[[int], None]) -> Iterator[s
         advance(document.nbytes)
 
 
-def _train(texts: Iterator[str], kind: str, size: int, like: Bpe | None) -> dict[str, Any]:
+def _train(texts: Iterator[str], kind: str, vocab_size: int, like: Bpe | None) -> dict[str, Any]:
     """Train a tokenizer and return its JSON. Raises InputError if the text has too few pairs.
 
     With `like`, the words come from that model's tokenizer, which runs in a fenced process.
@@ -136,17 +136,17 @@ def _train(texts: Iterator[str], kind: str, size: int, like: Bpe | None) -> dict
         if shape.normalizer is not None:
             learner.normalizer = shape.normalizer
         learner.pre_tokenizer = _words(shape)
-    learning: dict[str, Any] = {"vocab_size": size, "special_tokens": [*SPECIAL, *names], "show_progress": False}
+    learning: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": [*SPECIAL, *names], "show_progress": False}
     if kind == BYTE_LEVEL:
         learning["initial_alphabet"] = sorted(pre_tokenizers.ByteLevel.alphabet())
     else:
-        learning["limit_alphabet"] = (size - len(names)) // RARE
+        learning["limit_alphabet"] = (vocab_size - len(names)) // RARE
     words = texts if like is None else like.tokenizer.words(texts, SPACE)
     learner.train_from_iterator(words, trainers.BpeTrainer(**learning))
-    if learner.get_vocab_size() < size:
+    if learner.get_vocab_size() < vocab_size:
         most = learner.get_vocab_size()
-        less = f", or --size {most}" if most >= SMALLEST else ""
-        raise InputError(f"size: is {size}, the text has pieces for {most} tokens; give more text{less}")
+        less = f", or --vocab-size {most}" if most >= SMALLEST else ""
+        raise InputError(f"vocab_size: is {vocab_size}, the text has pieces for {most} tokens; give more text{less}")
     made: dict[str, Any] = json.loads(learner.to_str())
     shaped = json.loads(shape.to_str()) if like is None else like.document
     return {

@@ -34,21 +34,22 @@ SHARED = (
 @click.command("cache-teacher", cls=SettingsCommand)
 @click.argument("teacher", shell_complete=folders)
 @click.option("--out", required=True, metavar="DIR", shell_complete=folders, help="Output directory.")
-@click.option("--k", default=LISTED, show_default=True, help="Tokens kept per position, the most likely ones.")
+@click.option("--top-k", default=LISTED, show_default=True, help="Number of most likely tokens to store per position.")
 @click.option(
     "--student",
     metavar="DIR",
     shell_complete=folders,
-    help="Measure the bias of keeping k tokens with this student. [default: the teacher without its last layer]",
+    help="Measure the bias of the top-k KL divergence with this student. [default: the teacher without its last layer]",
 )
 @settings(HealSettings, *SHARED)
 @JSON
-def command(teacher: str, student: str | None, k: int, *, as_json: bool, **options: Any) -> None:
-    """Write a teacher's most likely tokens, to heal without running it.
+def command(teacher: str, student: str | None, top_k: int, *, as_json: bool, **options: Any) -> None:
+    """Store a teacher's top-k probabilities, to heal without running the teacher.
 
-    Runs TEACHER once over the texts and writes its k most likely tokens at each position to OUT, with the bias that
-    leaving out the others causes. kept heal --teacher-cache OUT then needs no teacher. Its data, sequence length,
-    held-out part and temperature must be the same; the order of the texts may differ.
+    Runs TEACHER once over the texts and writes the most likely tokens at each position and their probabilities to OUT.
+    kept heal --teacher-cache OUT then needs no teacher; its data, sequence length, held-out documents and temperature
+    must be those of the cache, the order of the texts may differ. The bias of the top-k KL divergence is measured and
+    shown.
 
     An interrupted run continues if the command is run again.
 
@@ -59,5 +60,5 @@ def command(teacher: str, student: str | None, k: int, *, as_json: bool, **optio
     from kept.commands.cache_teacher import cache_teacher
 
     asked = HealSettings.from_table({"student": student or teacher, "teacher": teacher}, **given(options))
-    done = cache_teacher(asked, k, ProgressBars())
+    done = cache_teacher(asked, top_k, ProgressBars())
     out_json(healing.cache_table(done)) if as_json else healing.cached_teacher(done)

@@ -15,13 +15,13 @@ from kept.recipe import Recipe, load_recipe, recipe_from
 CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base")
 """Settings that decide what is computed."""
 
-RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; flags win over it.")
+RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; options on the command line override it.")
 
 
 @click.command("convert", cls=SettingsCommand)
 @click.argument("source", shell_complete=folders, required=False)
 @click.argument("out", shell_complete=folders, required=False)
-@settings(Recipe, *CHOICES, "shard_size", "text", "verify_tokens")
+@settings(Recipe, *CHOICES, "max_shard_size", "text", "verify_tokens")
 @RECIPE
 @DRY_RUN
 @JSON

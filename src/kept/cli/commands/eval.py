@@ -24,33 +24,47 @@ TEXTS = ("texts", "old", "new")
     "texts",
     multiple=True,
     metavar="[DOMAIN=]FILE",
-    help="UTF-8 file of a domain. May be given several times. [default: a built-in sample]",
+    help="UTF-8 file on which perplexity is measured. May be given several times. [default: a built-in sample]",
 )
 @click.option(
-    "--old", multiple=True, metavar="[DOMAIN=]FILE", help="Text of a domain that PATH knew: how much do others forget?"
+    "--old",
+    multiple=True,
+    metavar="[DOMAIN=]FILE",
+    help="Like --text, for a domain that PATH was trained on: measures how much each OTHER forgot.",
 )
-@click.option("--new", multiple=True, metavar="[DOMAIN=]FILE", help="Text of a new domain: how much do others learn?")
+@click.option(
+    "--new",
+    multiple=True,
+    metavar="[DOMAIN=]FILE",
+    help="Like --text, for a domain that each OTHER was trained on: measures how much it learned.",
+)
 @setting_options(EvalSettings, without=(*TEXTS,))
-@click.option("--results", default="kept-eval", show_default=True, metavar="DIR", help="Directory of finished results.")
-@click.option("--out", metavar="FILE", shell_complete=files, help="Also write the JSON to a file.")
+@click.option(
+    "--results", default="kept-eval", show_default=True, metavar="DIR", help="Directory that caches finished results."
+)
+@click.option(
+    "--out", metavar="FILE", shell_complete=files, help="Also write the results to a JSON file, for kept report --eval."
+)
 @JSON
 def command(
     path: str, others: tuple[str, ...], results: str, out: str | None, *, as_json: bool, **options: Any
 ) -> None:
     """Evaluate one model, or several side by side.
 
-    Perplexity by domain and by position, pass keys in long texts, greedy agreement, and tasks on local files. For each
-    OTHER, the difference to PATH is shown with its standard error over the same items; with --old and --new also what
-    it forgot and learned. A model may have a name: pro=out/trained.
+    Measures perplexity on texts. --task adds perplexity by position, retrieval of a pass key from a long text,
+    agreement of greedy outputs with those of PATH, and lm-eval tasks on local files. For each OTHER, the difference to
+    PATH is shown with its standard error over the same items. A model may be given a name for the tables:
+    pro=out/trained.
 
-    An interrupted evaluation continues if the command is run again; finished results are read from --results.
+    An interrupted evaluation continues if the command is run again; finished results are read from
+    --results.
 
     \b
     kept eval path/to/orion out/llama --text english=en.txt --text python=code.txt
     kept eval path/to/llama pro=out/pro full=out/full --old stories=en.txt --new python=code.txt
-    kept eval out/llama --suite positions --suite passkey --text book.txt
-    kept eval path/to/orion out/llama --suite h6 --suite agreement --data evals/ --out eval.json
-    kept eval out/llama --suite mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
+    kept eval out/llama --task positions --task passkey --text book.txt
+    kept eval path/to/orion out/llama --task h6 --task agreement --data evals/ --out eval.json
+    kept eval out/llama --task mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
     """
     from kept.cli.display.evaluation import evaluation
     from kept.evaluation.evaluation_file import check, table, write

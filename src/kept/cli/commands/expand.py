@@ -15,7 +15,17 @@ from kept.commands.expand import ExpandSettings
 @click.argument("source", shell_complete=folders)
 @click.argument("out", shell_complete=folders)
 @settings(
-    ExpandSettings, "groups", "blocks", "at", "place", "tokenizer", "rows", "multiple", "tie", "text", "verify_tokens"
+    ExpandSettings,
+    "groups",
+    "blocks",
+    "at",
+    "placement",
+    "tokenizer",
+    "embedding_init",
+    "pad_to_multiple_of",
+    "tie",
+    "text",
+    "verify_tokens",
 )
 @DRY_RUN
 @JSON

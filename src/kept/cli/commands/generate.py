@@ -14,16 +14,26 @@ from kept.cli.options import JSON, folders
 
 @click.command("generate")
 @click.argument("path", shell_complete=folders)
-@click.option("--prompt", "prompts", multiple=True, help="Text to continue. May be given several times.")
-@click.option("--tokens", default=64, show_default=True, help="Number of new tokens.")
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="Text to continue. May be given several times. [default: Once upon a time]",
+)
+@click.option("--max-new-tokens", default=64, show_default=True, help="Maximum number of new tokens.")
 @click.option("--temperature", default=0.0, show_default=True, help="Sampling temperature; 0: greedy decoding.")
-@click.option("--top-p", default=1.0, show_default=True, help="Nucleus sampling: cumulative probability of the tokens.")
+@click.option(
+    "--top-p",
+    default=1.0,
+    show_default=True,
+    help="Nucleus sampling: sample from the most likely tokens whose probabilities add up to this.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the sampling.")
 @JSON
 def command(path: str, prompts: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     """Generate text with a model.
 
-    PATH may be of any family that kept reads, also one without a class in transformers.
+    Works for every family that kept reads, including those that transformers has no class for.
 
     \b
     kept generate out/llama --prompt "Once upon a time"

@@ -22,12 +22,12 @@ def command(student: str, *, as_json: bool, **options: Any) -> None:
     """Train a converted model to match its source, or on new texts.
 
     By default the norms of STUDENT are trained with the KL divergence from its teacher, on texts that the teacher
-    samples. --loss ce trains on texts alone, without a teacher; --loss ce --kl 0.1 --teacher MODEL also keeps the
+    generates. --loss ce trains on texts alone, without a teacher; --loss ce --kl 0.1 --teacher MODEL also keeps the
     student close to MODEL (learning without forgetting, arXiv 1606.09282).
 
-    RECIPE is a TOML file with the student and any of these options as keys, with _ in place of -, as teacher_cache.
-    Options on the command line win over it. torchrun shards both models over processes. An interrupted run continues
-    if the command is run again.
+    RECIPE is a TOML file with the student and any of these options as keys, with _ in place of -, such as
+    teacher_cache. Options on the command line override it. torchrun shards both models over processes. An interrupted
+    run continues if the command is run again.
 
     \b
     kept heal out/plain --teacher path/to/orion --data corpus/ --train norms --tokens 2M --out out/healed

@@ -14,15 +14,15 @@ from kept.cli.options import JSON, files, folders
 @click.command("inspect")
 @click.argument("path", shell_complete=folders)
 @click.option(
-    "--text", shell_complete=files, metavar="FILE", help="Also measure, on this text, what each LayerNorm does."
+    "--text", shell_complete=files, metavar="FILE", help="Also measure the inputs of each LayerNorm on this text."
 )
 @click.option("--base", shell_complete=folders, metavar="DIR", help="Base model of a LoRA adapter.")
 @JSON
 def command(path: str, *, text: str | None, base: str | None, as_json: bool) -> None:
     """Show what a checkpoint is and which families it can be converted to.
 
-    Shows the architecture, the size of weights and KV cache, the size of the norm biases, and for each target family
-    the passes of a conversion or the reason why there is none.
+    Shows the architecture, the size of weights and KV cache, the size of the norm biases relative to the gains, and
+    for each target family the passes of a conversion or the reason why there is none.
 
     \b
     kept inspect path/to/orion

@@ -13,22 +13,28 @@ from kept.cli.options import JSON, files, folders
 
 @click.command("report")
 @click.argument("out", shell_complete=folders)
-@click.option("--out", "file", metavar="FILE", shell_complete=files, help="The page. [default: OUT/report.html]")
+@click.option("--out", "file", metavar="FILE", shell_complete=files, help="File to write. [default: OUT/report.html]")
 @click.option(
     "--eval",
     "evaluations",
     multiple=True,
     metavar="FILE",
     shell_complete=files,
-    help="Results that kept eval wrote with --out. May be given several times.",
+    help="JSON file that kept eval --out wrote. May be given several times.",
 )
-@click.option("--metrics", metavar="FILE", shell_complete=files, help="metrics.jsonl of the run that healed OUT.")
+@click.option(
+    "--metrics",
+    metavar="FILE",
+    shell_complete=files,
+    help="The metrics.jsonl of the healing run of OUT, for the loss curves.",
+)
 @JSON
 def command(out: str, file: str | None, *, as_json: bool, **options: Any) -> None:
     """Write an HTML page about a model.
 
-    The passes that made OUT, its distance from the source, the healing run, what each domain forgot and learned, texts
-    side by side, and how to load it. One file without external resources; a section without data is left out.
+    The page shows the passes that made OUT, its difference from the source, the loss curves of the healing run,
+    evaluation results, texts side by side, and how to load OUT. It is one file without external resources. A section
+    without data is left out.
 
     \b
     kept report out/llama

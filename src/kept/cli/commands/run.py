@@ -15,7 +15,7 @@ from kept.commands.recipe_steps import StepsFile, load_steps
 
 @click.command("run", cls=SettingsCommand)
 @click.argument("recipe", shell_complete=files)
-@settings(StepsFile, "out", "keep")
+@settings(StepsFile, "out", "keep_intermediate")
 @DRY_RUN
 @JSON
 def command(recipe: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:

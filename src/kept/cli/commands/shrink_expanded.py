@@ -23,16 +23,16 @@ def command(source: str, out: str, *, as_json: bool, dry_run: bool, **options: A
     """Remove added layers that contribute almost nothing.
 
     The contribution of an added layer is the KL divergence between the model with it and the model without it, in nats
-    per token. Layers are dropped in order of contribution, as long as all dropped layers together stay under --below.
-    Layers that were never trained are removed without any change: the weights are those from before the expansion,
-    byte for byte. If no layer is dropped, nothing is written.
+    per token. Layers are dropped, the smallest contribution first, as long as the KL divergence that all of them cause
+    together is less than --max-kl. Dropping a layer that was never trained restores the weights from before the
+    expansion byte for byte. If no layer is dropped, nothing is written.
 
     An interrupted run continues if the command is run again.
 
     \b
     kept shrink-expanded out/pro-trained out/small --dry-run
-    kept shrink-expanded out/pro-trained out/small --below 1e-3 --text mine.txt
-    kept shrink-expanded out/pro out/llama --untouched
+    kept shrink-expanded out/pro-trained out/small --max-kl 1e-3 --text mine.txt
+    kept shrink-expanded out/pro out/llama --untrained
     """
     from kept.commands.shrink import shrink
 

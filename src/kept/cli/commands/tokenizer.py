@@ -19,7 +19,7 @@ def command() -> None:
     kept expand --tokenizer then adds rows for the new tokens to the model.
 
     \b
-    kept tokenizer train korean/ --like path/to/llama --size 8000 --out out/korean
+    kept tokenizer train korean/ --like path/to/llama --vocab-size 8000 --out out/korean
     kept tokenizer merge path/to/llama out/korean --out out/merged
     kept expand path/to/llama out/grown --tokenizer out/merged
     """
@@ -28,14 +28,20 @@ def command() -> None:
 @command.command("train", cls=SettingsCommand)
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True, shell_complete=files)
 @click.option("--out", required=True, metavar="DIR", shell_complete=folders, help="Output directory.")
-@click.option("--size", default=8000, show_default=True, help="Vocabulary size, including bytes and special tokens.")
+@click.option(
+    "--vocab-size", default=8000, show_default=True, help="Vocabulary size, including byte tokens and special tokens."
+)
 @click.option(
     "--like",
     metavar="MODEL",
     shell_complete=folders,
-    help="Pre-tokenize as this model's tokenizer, so that the result can be merged into it.",
+    help="Use normalizer, pre-tokenizer and kind of this model's tokenizer, so that the result can be merged into it.",
 )
-@click.option("--kind", metavar="KIND", help="Without --like: byte-level or byte-fallback. [default: byte-level]")
+@click.option(
+    "--kind",
+    metavar="KIND",
+    help="Kind of BPE, if --like is not given: byte-level (GPT-2) or byte-fallback (Llama 2). [default: byte-level]",
+)
 @click.option(
     "--text-field",
     default="text",
@@ -49,7 +55,7 @@ def train(texts: tuple[str, ...], out: str, *, as_json: bool, **options: Any) ->
     TEXT is a text file, JSON lines, parquet, or a directory of them.
 
     \b
-    kept tokenizer train korean/ --like path/to/llama --size 8000 --out out/korean
+    kept tokenizer train korean/ --like path/to/llama --vocab-size 8000 --out out/korean
     kept tokenizer train corpus.jsonl --text-field content --kind byte-fallback --out out/own
     """
     from kept.tokenizer.train import train_tokenizer
@@ -62,17 +68,19 @@ def train(texts: tuple[str, ...], out: str, *, as_json: bool, **options: Any) ->
 @click.argument("model", shell_complete=folders)
 @click.argument("new", shell_complete=folders)
 @click.option("--out", required=True, metavar="DIR", shell_complete=folders, help="Output directory.")
-@click.option("--most", type=int, metavar="N", help="Add at most N new tokens.")
+@click.option("--max-added-tokens", type=int, metavar="N", help="Add at most N new tokens.")
 @click.option(
     "--text",
     "texts",
     multiple=True,
     metavar="FILE",
     shell_complete=files,
-    help="UTF-8 text to count tokens on. May be given several times. [default: a built-in sample]",
+    help="UTF-8 text to count the tokens of, before and after. Repeatable. [default: a built-in sample]",
 )
 @JSON
-def merge(model: str, new: str, out: str, *, most: int | None, texts: tuple[str, ...], as_json: bool) -> None:
+def merge(
+    model: str, new: str, out: str, *, max_added_tokens: int | None, texts: tuple[str, ...], as_json: bool
+) -> None:
     """Add the tokens of the tokenizer NEW to the tokenizer of MODEL.
 
     Old tokens keep their ids, and text without a new token is tokenized as before. New merges rank after the old ones.
@@ -84,5 +92,5 @@ def merge(model: str, new: str, out: str, *, most: int | None, texts: tuple[str,
     """
     from kept.tokenizer.merge import merge_tokenizers
 
-    done = merge_tokenizers(model, new, out, most=most, texts=texts)
+    done = merge_tokenizers(model, new, out, max_added_tokens=max_added_tokens, texts=texts)
     out_json(tokenizers.merged_table(done)) if as_json else tokenizers.merged(done)

@@ -22,7 +22,7 @@ from kept.recipe import Recipe
 def command(source: str, out: str, *, as_json: bool, **options: Any) -> None:
     """Compare a converted model with its source.
 
-    Compares logits, KL divergence, perplexity and the output of every layer, and shows continuations side by side.
+    Compares logits, KL divergence, perplexity and the output of every layer, and shows generated texts side by side.
     Exit code 1: the models differ by more than the passes of the conversion promised.
 
     \b

@@ -63,9 +63,11 @@ def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imp
         console.print(f"new layers, copies whose output is zero: {', '.join(pairs)}")
 
     for new in plan.vocabularies:
-        console.print(f"new tokens: {len(new.grown.parts)}, from id {new.grown.first} on (rows {new.rows})")
         console.print(
-            "texts in which they occur are now read through them, worse until they have learned; others as before"
+            f"new tokens: {len(new.grown.parts)}, from id {new.grown.first} on (initial rows: {new.embedding_init})"
+        )
+        console.print(
+            "texts with new tokens get worse until the new rows are trained; other texts are processed as before"
         )
 
 

@@ -27,7 +27,7 @@ REFRESHED = 4
 """Most redraws of the table per second."""
 
 COLUMNS = ("step", "loss", "held-out", "same first choice", "tokens/s", "left")
-"""Texts that are only watched have theirs behind what is held out."""
+"""Columns of the live table. Evaluation texts have their columns after the held-out losses."""
 
 
 class HealProgress:
@@ -107,7 +107,7 @@ class HealProgress:
             f"{last.get('step', measured.get('step', 0))}/{self._about['steps']}",
             f"{last['loss']:.4f}" if last else "",
             held_out(measured),
-            *(_watched(measured, name) for name in self._about.get("watched", ())),
+            *(_eval_data(measured, name) for name in self._about.get("eval_data", ())),
             _agreement(measured),
             f"{len(self._seconds) / sum(self._seconds):.0f}" if last else "",
             self._left(),
@@ -115,7 +115,7 @@ class HealProgress:
 
     @property
     def _columns(self) -> tuple[str, ...]:
-        return (*COLUMNS[:3], *self._about.get("watched", ()), *COLUMNS[3:])
+        return (*COLUMNS[:3], *self._about.get("eval_data", ()), *COLUMNS[3:])
 
     def _left(self) -> str:
         """Time that is left, by what the steps after the first took with all that lies between them."""
@@ -147,9 +147,9 @@ def _agreement(line: Mapping[str, Any]) -> str:
     return "" if math.isnan(found) else f"{100 * found:.2f} %"
 
 
-def _watched(line: Mapping[str, Any], name: str) -> str:
+def _eval_data(line: Mapping[str, Any], name: str) -> str:
     """Return the losses of a measurement on a text that is only measured."""
-    return f"ce {line['watched'][name]['ce']:.4f}" if "watched" in line else ""
+    return f"ce {line['eval_data'][name]['ce']:.4f}" if "eval_data" in line else ""
 
 
 def _counted(line: Mapping[str, Any]) -> str:

@@ -44,8 +44,10 @@ def healed(done: HealResult) -> None:
     for name in displayed_losses(first.losses):
         value = first.losses[name]
         table.add_row(f"{name}{listed if name == 'kl' else ''}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
-    for name, found in first.watched.items():
-        table.add_row(f"{name}, only watched: ce, nats/token", f"{found['ce']:.4g}", f"{best.watched[name]['ce']:.4g}")
+    for name, found in first.eval_data.items():
+        table.add_row(
+            f"{name} (evaluation data): ce, nats/token", f"{found['ce']:.4g}", f"{best.eval_data[name]['ce']:.4g}"
+        )
     if not math.isnan(first.agreement):
         table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
     console.print(table)

@@ -60,7 +60,7 @@ def _result(step: RecipeStep, result: Any) -> None:  # noqa: ANN401 - of any kin
 def steps_table(asked: StepRecipe) -> dict[str, Any]:
     """Steps as plain data."""
     rows = [{"do": step.do, "name": step.name, **step.table} for step in asked.steps]
-    return {"out": str(asked.out), "keep": asked.keep, "steps": rows}
+    return {"out": str(asked.out), "keep_intermediate": asked.keep_intermediate, "steps": rows}
 
 
 def steps(asked: StepRecipe) -> None:

@@ -33,7 +33,7 @@ def shrunk(done: ShrinkResult, source: str) -> None:
     for one in done.layers:
         model = "none left" if one.copy_of is None else str(one.copy_of)
         worth = "not measured" if one.contribution is None else f"{one.contribution:.3g}"
-        state = "untouched" if one.untouched else "trained"
+        state = "untrained" if one.untrained else "trained"
         table.add_row(str(one.layer), model, state, worth, "dropped" if one.dropped else "kept")
     console.print(
         f"{source}: {amount(len(done.layers), 'expanded layers')}" + (f", on {done.text}" if done.text else "")

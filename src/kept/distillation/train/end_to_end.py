@@ -82,7 +82,7 @@ class EndToEnd:
             return {STUDENT: self.student(batch, loss, keep_hidden=bool(self.settings.hidden))}
 
     def text_losses(self, batch: Batch, active: Collection[str]) -> Mapping[str, Losses]:
-        """Return the cross-entropy. A teacher cache does not cover watched texts."""
+        """Return the cross-entropy. A teacher cache does not cover evaluation data."""
         assert set(active) == {STUDENT}, "there is no other group"
         with self._autocast():
             return {STUDENT: self.student(batch, lambda output: _logit_losses(output, None, batch, TEXT_ONLY))}

@@ -18,8 +18,8 @@ MIN_IMPROVEMENT = 1e-3
 class Measurement:
     """Held-out losses after a step, means in nats per token, and the top-1 agreement of student and teacher.
 
-    `losses` weighs the sources as the mixture does; `sources` has each source by itself, `watched` the cross-entropy of
-    texts that are only watched.
+    `losses` weighs the sources as the mixture does; `sources` has each source by itself, `eval_data` the cross-entropy
+    of each evaluation text.
     """
 
     step: int
@@ -27,7 +27,7 @@ class Measurement:
     losses: Mapping[str, float]
     agreement: float
     sources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    watched: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    eval_data: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def best_measurement(history: Sequence[Measurement]) -> Measurement:

@@ -69,7 +69,7 @@ class TrainingTask(Protocol):
         """Return the losses of a batch for each group in `active`, with gradients if grad mode is on."""
 
     def text_losses(self, batch: Batch, active: Collection[str]) -> Mapping[str, Losses]:
-        """Return losses that need no teacher, of texts that are only watched."""
+        """Return the losses without a teacher on evaluation data."""
 
     def set_gradient_sync(self, *, enabled: bool) -> None:
         """Set whether the next backward reduces gradients over ranks: only the last of several that accumulate does."""

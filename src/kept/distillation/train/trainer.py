@@ -51,7 +51,7 @@ class StepDecision:
 
 @dataclass
 class Trainer:
-    """The parts and the progress of a run. `watched` are batches of texts that are only measured, by name."""
+    """The parts and the progress of a run. `eval_data` has the evaluation batches of each text by name."""
 
     settings: HealSettings
     ranks: Ranks
@@ -59,7 +59,7 @@ class Trainer:
     stream: BatchStream
     checkpoints: RunCheckpoints
     metrics: Metrics
-    watched: Mapping[str, Sequence[Batch]] = field(default_factory=dict)
+    eval_data: Mapping[str, Sequence[Batch]] = field(default_factory=dict)
     step: int = 0
     _signal: Held = field(default_factory=Held)
     _decision: StepDecision = field(default_factory=StepDecision)
@@ -172,11 +172,11 @@ class Trainer:
         """
         active = self._active
         sources = {name: self._mean(self.stream.held_out(name), self.task.losses) for name in self._weights}
-        watched = {name: self._mean(batches, self.task.text_losses) for name, batches in self.watched.items()}
+        eval_data = {name: self._mean(batches, self.task.text_losses) for name, batches in self.eval_data.items()}
         measured = {}
         for name in active:
             own = {source: means[name] for source, means in sources.items()}
-            texts = {text: {"ce": means[name]["ce"]} for text, means in watched.items() if name in means}
+            texts = {text: {"ce": means[name]["ce"]} for text, means in eval_data.items() if name in means}
             measured[name] = self._measurement(name, own, texts)
         self._note("held-out", {name: _line(one) for name, one in measured.items()})
         for name, measurement in measured.items():
@@ -186,7 +186,7 @@ class Trainer:
     def _weights(self) -> Mapping[str, float]:
         return self.stream.mixture.weights
 
-    def _measurement(self, group: str, sources: GroupMeans, watched: GroupMeans) -> Measurement:
+    def _measurement(self, group: str, sources: GroupMeans, eval_data: GroupMeans) -> Measurement:
         keys = next(iter(sources.values()))
         means = {key: sum(weight * sources[name][key] for name, weight in self._weights.items()) for key in keys}
         if not math.isfinite(means["loss"]):
@@ -195,7 +195,7 @@ class Trainer:
                 f"step {self.step}: the held-out loss of the {group} is {means['loss']:.4g}", "change the student"
             )
         agreement = means.pop("agreement", math.nan)
-        return Measurement(self.step, self.step * self.settings.tokens_a_step, means, agreement, sources, watched)
+        return Measurement(self.step, self.step * self.settings.tokens_a_step, means, agreement, sources, eval_data)
 
     def _mean(
         self, batches: Sequence[Batch], losses: Callable[[Batch, Collection[str]], Mapping[str, Losses]]
@@ -278,5 +278,5 @@ class Trainer:
 
 def _line(measurement: Measurement) -> dict[str, object]:
     """Return a measurement's values for the metrics."""
-    rest = {"agreement": measurement.agreement, "sources": measurement.sources, "watched": measurement.watched}
+    rest = {"agreement": measurement.agreement, "sources": measurement.sources, "eval_data": measurement.eval_data}
     return {**measurement.losses, **rest}

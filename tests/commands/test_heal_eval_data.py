@@ -48,7 +48,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asked(pair: tuple[Path, Path], corpus: Path, old: Path, out: Path, **changes: Any) -> HealSettings:
     """A run on new lines with old ones among them, without a teacher."""
-    texts = {"data": (f"new={corpus}", f"replay={old}"), "mixture": "new=0.8,replay=0.2", "watch": (f"old={old}",)}
+    texts = {"data": (f"new={corpus}", f"replay={old}"), "mixture": "new=0.8,replay=0.2", "eval_data": (f"old={old}",)}
     return settings(pair, corpus, out, **{"teacher": None, "kl": 0.0, "ce": 1.0, **texts, **changes})
 
 
@@ -71,26 +71,26 @@ def test_sources_decide_as_the_mixture_weighs_them(done: HealResult) -> None:
         assert abs(parts[0] - parts[1]) > 0.01, "or the weights would not be seen"
 
 
-def test_what_is_watched_is_measured_and_noted(done: HealResult) -> None:
+def test_evaluation_texts_are_measured_and_recorded(done: HealResult) -> None:
     held = noted(done.path, "held-out")
     assert [line["step"] for line in held] == [one.step for one in done.history]
     for line, one in zip(held, done.history, strict=True):
-        assert (line["watched"], line["sources"]) == (one.watched, one.sources)
-        assert set(one.watched["old"]) == {"ce"}
-        assert 0 < one.watched["old"]["ce"] < math.inf
-    assert done.record["healed"]["held_out"][-1]["watched"] == done.history[-1].watched
-    assert noted(done.path, "run")[0]["watched"] == ["old"]
+        assert (line["eval_data"], line["sources"]) == (one.eval_data, one.sources)
+        assert set(one.eval_data["old"]) == {"ce"}
+        assert 0 < one.eval_data["old"]["ce"] < math.inf
+    assert done.record["healed"]["held_out"][-1]["eval_data"] == done.history[-1].eval_data
+    assert noted(done.path, "run")[0]["eval_data"] == ["old"]
 
 
 def test_watching_changes_nothing(
     done: HealResult, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
 ) -> None:
-    alone = heal(asked(pair, corpus, old, tmp_path / "out", watch=()))
+    alone = heal(asked(pair, corpus, old, tmp_path / "out", eval_data=()))
     assert [one.losses for one in alone.history] == [one.losses for one in done.history]
     name = "model.safetensors"
     assert (alone.path / name).read_bytes() == (done.path / name).read_bytes()
-    assert "watch" not in alone.record["healed"]["read"]
-    assert not alone.history[0].watched
+    assert "eval_data" not in alone.record["healed"]["read"]
+    assert not alone.history[0].eval_data
 
 
 def test_on_two_ranks_and_then_on_one_the_same_is_measured(
@@ -100,18 +100,18 @@ def test_on_two_ranks_and_then_on_one_the_same_is_measured(
     assert -signal.SIGKILL in finish(start(given, "named 10", ranks=2))
     again = heal(given)
     for one, other in zip(again.history, done.history, strict=True):
-        assert one.watched["old"] == pytest.approx(other.watched["old"], rel=1e-4)
+        assert one.eval_data["old"] == pytest.approx(other.eval_data["old"], rel=1e-4)
         for name, found in one.sources.items():
             assert found == pytest.approx(other.sources[name], rel=1e-4)
 
 
-def test_other_watched_texts_are_another_run(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
-    file = tmp_path / "watched.txt"
+def test_other_evaluation_texts_are_another_run(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "eval_data.txt"
     file.write_text("seven ships sailed\n")
-    given = settings(pair, corpus, tmp_path / "out", watch=(f"old={file}",))
+    given = settings(pair, corpus, tmp_path / "out", eval_data=(f"old={file}",))
     assert finish(start(given, "named 10")) != [0]
     file.write_text("seven ships sank\n")
-    with pytest.raises(InputError, match="is a run that read other contents of watch"):
+    with pytest.raises(InputError, match="is a run that read other contents of eval_data"):
         heal(given)
 
 
@@ -122,11 +122,11 @@ def test_the_card_and_the_report_tell_both(done: HealResult) -> None:
     _, rows = words.held_out(record.healed)
     named = [row[0] for row in rows]
     assert "cross-entropy with replay, nats per token" in named
-    assert "cross-entropy with old, which is only watched, nats per token" in named
-    assert "which is only watched" in (done.path / "README.md").read_text()
+    assert "cross-entropy with old (evaluation data), nats per token" in named
+    assert "(evaluation data)" in (done.path / "README.md").read_text()
     page = kept.report(done.path).path.read_text(encoding="utf-8")
     assert "Each text by itself, against trained tokens." in page
-    assert "old, only watched from " in page
+    assert "old (evaluation data) from " in page
 
 
 def test_the_live_table_has_a_column_for_it(done: HealResult, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,36 +135,38 @@ def test_the_live_table_has_a_column_for_it(done: HealResult, capsys: pytest.Cap
         watch(begin)
         watch({**held, "agreement": math.nan})
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"step 0/12, held-out loss {held['loss']:.4f}, old ce {held['watched']['old']['ce']:.4f}")
+    assert said.startswith(f"step 0/12, held-out loss {held['loss']:.4f}, old ce {held['eval_data']['old']['ce']:.4f}")
     assert "nan" not in said
 
 
 def test_tensorboard_has_a_point_for_each(done: HealResult) -> None:
     written = b"".join(file.read_bytes() for file in (folder_of(done.path) / "tensorboard").iterdir())
-    assert b"held-out/watched/old/ce" in written
+    assert b"held-out/eval_data/old/ce" in written
     assert b"held-out/sources/replay/ce" in written
 
 
-def test_what_is_watched_may_be_wrong(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+def test_wrong_evaluation_texts_are_refused(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     for watch, message in (
         (("old=nowhere.txt",), "nowhere.txt: is not there"),
-        (("a=x", "a=y"), "watch: x and y are both named 'a'"),
-        (("old=",), "watch: 'old=' names no file"),
+        (("a=x", "a=y"), "eval_data: x and y are both named 'a'"),
+        (("old=",), "eval_data: 'old=' names no file"),
     ):
         with pytest.raises((InputError, RecipeError), match=message):
-            heal(settings(pair, corpus, tmp_path / "out", watch=watch))
+            heal(settings(pair, corpus, tmp_path / "out", eval_data=watch))
     assert not (tmp_path / "out").exists()
 
 
 def test_the_record_is_what_was_asked(done: HealResult) -> None:
     record = read_json(done.path / "kept.json")["healed"]
-    assert [watched.split("=")[0] for watched in record["settings"]["watch"]] == ["old"]
-    assert set(record["read"]) == {"student", "data", "watch"}
+    assert [text.split("=")[0] for text in record["settings"]["eval_data"]] == ["old"]
+    assert set(record["read"]) == {"student", "data", "eval_data"}
 
 
 def test_the_end_of_a_run_is_in_words(done: HealResult, capsys: pytest.CaptureFixture[str]) -> None:
     healed(done)
     said = capsys.readouterr().out
-    before, after = (one.watched["old"]["ce"] for one in (done.history[0], done.best))
-    assert [f"{before:.4g}", f"{after:.4g}"] == next(x for x in said.splitlines() if "only watched" in x).split()[-2:]
+    before, after = (one.eval_data["old"]["ce"] for one in (done.history[0], done.best))
+    assert [f"{before:.4g}", f"{after:.4g}"] == next(x for x in said.splitlines() if "(evaluation data)" in x).split()[
+        -2:
+    ]
     assert "same first choice" not in said, "there is no teacher"
