@@ -101,10 +101,10 @@ class ConversionSettings(Settings):
     out: Directory = Field(description="Output directory.")
     norm: NormMode = Field(
         default="exact",
-        description="How LayerNorm becomes RMSNorm. exact: same outputs, norm biases become projection biases. carried: norm "
-        "biases are stored in one direction of the residual stream. opm: gains are copied, biases dropped. opm-centred: "
-        "as opm, after the mean is removed from the weights. calibrated: gains are fitted on --text, biases dropped. All "
-        "but exact change the outputs.",
+        description="How LayerNorm becomes RMSNorm. exact: same outputs, norm biases become projection biases. "
+        "carried: norm biases are stored in one direction of the residual stream. opm: gains are copied, biases "
+        "dropped. opm-centred: as opm, after the mean is removed from the weights. calibrated: gains are fitted on "
+        "--text, biases dropped. All but exact change the outputs.",
     )
     final_bias: Literal["block", "drop"] = Field(
         default="block",
@@ -112,14 +112,14 @@ class ConversionSettings(Settings):
     )
     rope: RopeForm = Field(
         default="llama3",
-        description="rope_type that expresses a partial rotary embedding: llama3 (loads in every runtime) or proportional "
-        "(transformers 5).",
+        description="rope_type that expresses a partial rotary embedding: llama3 (loads in every runtime) or "
+        "proportional (transformers 5).",
     )
     context: int | None = Field(
         default=None,
         ge=1,
-        description="max_position_embeddings of the output. A sliding window of at least that length has no effect and is "
-        "removed.",
+        description="max_position_embeddings of the output. A sliding window of at least that length has no effect "
+        "and is removed.",
     )
     dtype: Annotated[str, OneOf(tuple(DTYPES))] | None = Field(
         default=None, description="Dtype of the output: float32, bfloat16, float16 or float64. [default: the source's]"
@@ -132,14 +132,14 @@ class ConversionSettings(Settings):
     )
     verify_tokens: Annotated[int, AfterValidator(_verify_tokens)] | None = Field(
         default=None,
-        description="Number of tokens on which the output is verified; 0 skips the verification. [default: 512, for large "
-        "models 64]",
+        description="Number of tokens on which the output is verified; 0 skips the verification. [default: 512, for "
+        "large models 64]",
     )
     base: Directory | None = Field(default=None, description="Base model of a LoRA adapter.")
     tie: bool | None = Field(
         default=None,
-        description="If the config ties the embeddings but the checkpoint stores another head: use the embedding (--tie) or the "
-        "stored head (--untie).",
+        description="If the config ties the embeddings but the checkpoint stores another head: use the embedding "
+        "(--tie) or the stored head (--untie).",
     )
 
     @property

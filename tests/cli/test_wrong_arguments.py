@@ -75,3 +75,18 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(orion: Path, monkeypatch: 
 def test_a_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     console.complain("a\nb   c")
     assert capsys.readouterr().err == "kept: a b c\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("convert a b --shard-size 5GB", "--shard-size is now --max-shard-size."),
+        ("eval a --suite h6", "--suite is now --task."),
+        ("heal a --rate 1", "--rate is now --learning-rate."),
+        ("shrink-expanded a b --below 1", "--below is now --max-kl."),
+    ],
+)
+def test_the_error_for_a_former_option_gives_its_new_name(arguments: str, message: str) -> None:
+    result = run(*arguments.split())
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].endswith(message)

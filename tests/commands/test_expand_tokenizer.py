@@ -394,7 +394,7 @@ def test_a_pass_of_a_recipe_file(source: Path, tokenizer: Path, has: int, tmp_pa
     recipe = tmp_path / "recipe.toml"
     ends = f'source = "{source}"\nout = "{tmp_path}/out"\nto = "same"\nverify_tokens = 0\n'
     named = '[[passes]]\nname = "expand-vocab"\n'
-    recipe.write_text(f'{ends}{named}tokenizer = "{tokenizer}"\nrows = "mean"\n')
+    recipe.write_text(f'{ends}{named}tokenizer = "{tokenizer}"\nembedding_init = "mean"\n')
     assert json.loads(run("convert", "--recipe", recipe, "--json").stdout)["new_tokens"] == [HAD, has]
     for option, line in (
         ("tokenizer = 3", "7: pass 1: tokenizer: is 3, it must be text in quotes"),

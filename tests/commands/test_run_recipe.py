@@ -431,7 +431,9 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
             "step 2 (heal): text none: none is not there",
         ),
         (
-            'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nloss = "ce"\ndata = ["recipe.toml"]\nwatch = ["a=none"]\n',
+            'out = "x"\n'
+            + FIRST
+            + '[[steps]]\ndo = "heal"\nloss = "ce"\ndata = ["recipe.toml"]\neval_data = ["a=none"]\n',
             "step 2 (heal): text eval_data a: none is not there",
         ),
         (

@@ -187,7 +187,7 @@ def _mean(rows: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("multiple", [0, -1, 4097])
 def test_a_multiple_is_a_small_number(multiple: int) -> None:
-    with pytest.raises(RecipeError, match=rf"^multiple: is {multiple}, it must be from 1 to 4096$"):
+    with pytest.raises(RecipeError, match=rf"^pad_to_multiple_of: is {multiple}, it must be from 1 to 4096$"):
         grow(pad_to_multiple_of=multiple)
 
 

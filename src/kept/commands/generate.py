@@ -97,6 +97,6 @@ def _check(max_new_tokens: int, temperature: float, top_p: float, seed: int) -> 
     if temperature != 0 and not COLDEST <= temperature <= HOTTEST:
         raise InputError(f"temperature: is {temperature}, it must be 0 (greedy) or from {COLDEST} to {HOTTEST}")
     if not 0 < top_p <= 1:
-        raise InputError(f"top-p: is {top_p}, it must be above 0 and at most 1")
+        raise InputError(f"top_p: is {top_p}, it must be above 0 and at most 1")
     if not 0 <= seed < 1 << 63:
         raise InputError(f"seed: is {seed}, it must be from 0 to {(1 << 63) - 1}")

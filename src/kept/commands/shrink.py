@@ -38,7 +38,8 @@ class ShrinkSettings(Settings):
     """Settings of `kept shrink-expanded`: the layers to drop, and the text on which they are measured.
 
     By default, layers are dropped as long as the KL divergence that this causes is less than `max_kl` nats per token.
-    `untrained` drops the layers whose output is exactly zero, `layers` the given ones. Raises RecipeError with the key of a wrong value.
+    `untrained` drops the layers whose output is exactly zero, `layers` the given ones. Raises RecipeError with the key
+    of a wrong value.
     """
 
     FORMER: ClassVar[Mapping[str, str]] = {"below": "max_kl", "untouched": "untrained"}
@@ -48,7 +49,7 @@ class ShrinkSettings(Settings):
     max_kl: float = Field(
         default=MAX_KL,
         gt=0,
-        description="Maximum KL divergence, in nats per token, that dropping the layers may cause: all dropped layers together.",
+        description="Maximum KL divergence, in nats per token, that all dropped layers may cause together.",
     )
     untrained: bool = Field(
         default=False, description="Drop exactly the layers whose output is still zero, without a measurement."
@@ -65,7 +66,7 @@ class ShrinkSettings(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.layers and self.untrained:
-            raise RecipeError("and untrained are both given; leave out one of them", "layers")
+            raise RecipeError("is given together with untrained; leave out one of them", "layers")
         return self
 
 
@@ -115,8 +116,8 @@ def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> Shri
     Args:
         source: an expanded checkpoint with a `kept.json`.
         out: the directory to write.
-        options: `max_kl` (total KL in nats per token), `untrained` (drop the layers whose output is zero), `layers` (indices
-            to drop), `text` and `tokens` (what to measure on).
+        options: `max_kl` (in nats per token), `untrained` (drop the layers whose output is zero), `layers` (indices of
+            the layers to drop), `text` and `tokens` (what to measure on).
 
     Returns:
         The contribution of each expanded layer, and the conversion (None if nothing was written).

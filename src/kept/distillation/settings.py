@@ -126,16 +126,18 @@ class HealSettings(Settings):
     )
     chat_date: Date | None = Field(
         default=None,
-        description="Date for chat templates that use the current date, such as 2026-01-31. [default: the start of the run]",
+        description="Date for chat templates that use the current date, such as 2026-01-31. [default: the start of "
+        "the run]",
     )
     eval_data: Texts = Field(
         default=(),
-        description="Additional evaluation texts, such as old=old.txt. They are not trained on and do not influence which "
-        "checkpoint is best. May be given several times.",
+        description="Additional evaluation texts, such as old=old.txt. They are not trained on and do not influence "
+        "which checkpoint is best. May be given several times.",
     )
     mixture: str | None = Field(
         default=None,
-        description="Sampling weight of each source of --data, such as english=0.7,python=0.3. [default: proportional to size]",
+        description="Sampling weight of each source of --data, such as english=0.7,python=0.3. [default: proportional "
+        "to size]",
     )
     hold_out: Positive = Field(
         default=0.01,
@@ -176,7 +178,8 @@ class HealSettings(Settings):
     )
     hidden: Weight = Field(
         default=0.0,
-        description="Weight of the hidden-state loss. The output of each layer is compared after the norm that reads it.",
+        description="Weight of the hidden-state loss. The output of each layer is compared after the norm that reads "
+        "it.",
     )
     hidden_error: HiddenError = Field(
         default="mse",

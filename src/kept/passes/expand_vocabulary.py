@@ -52,12 +52,12 @@ class ExpandVocabulary(Pass):
     """Add rows of embedding and head for the new tokens of a tokenizer (Chinese-LLaMA, arXiv 2304.08177). EXACT.
 
     Old rows do not change: for text without new tokens, the residual stream and the logits of old tokens stay the same.
-    The row of a new token is the mean of the rows of the old tokens of its text (`embedding_init` mean), zero, or a row of a
-    file. New ids follow the tokenizer's last id, so spare rows of padding are used first.
+    The row of a new token is the mean of the rows of the old tokens of its text (`embedding_init` mean), zero, or a row
+    of a file. New ids follow the tokenizer's last id, so spare rows of padding are used first.
 
-    `pad_to_multiple_of` rounds the number of rows up. Rows without a token are the mean of old rows, so their logit is the mean
-    of these rows' logits: it is below the largest, and greedy decoding never picks it. `tokenizer` is a directory; the
-    old tokens of its new tokens are measured (`growth`).
+    `pad_to_multiple_of` rounds the number of rows up. Rows without a token are the mean of old rows, so their logit is
+    the mean of these rows' logits: it is below the largest, and greedy decoding never picks it. `tokenizer` is a
+    directory; planning finds the old tokens of its new tokens (`growth`).
     """
 
     tokenizer: str

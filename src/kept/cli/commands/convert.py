@@ -15,7 +15,11 @@ from kept.recipe import Recipe, load_recipe, recipe_from
 CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base")
 """Settings that decide what is computed."""
 
-RECIPE = click.option("--recipe", type=click.Path(), help="A TOML file with any of these options; options on the command line override it.")
+RECIPE = click.option(
+    "--recipe",
+    type=click.Path(),
+    help="A TOML file with any of these options; options on the command line override it.",
+)
 
 
 @click.command("convert", cls=SettingsCommand)

@@ -9,14 +9,14 @@ import click
 
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import JSON, files, folders, given
+from kept.cli.options import JSON, SettingsCommand, files, folders, given
 from kept.cli.options import settings as setting_options
 from kept.evaluation.settings import EvalSettings
 
 TEXTS = ("texts", "old", "new")
 
 
-@click.command("eval")
+@click.command("eval", cls=SettingsCommand)
 @click.argument("path", metavar="PATH", shell_complete=folders)
 @click.argument("others", metavar="[OTHER]...", nargs=-1, shell_complete=folders)
 @click.option(
