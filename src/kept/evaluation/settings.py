@@ -35,7 +35,12 @@ DataDirectory = Annotated[Path, Strict(strict=False), PathKind("dir", "DIR")]
 class EvalOptions(Settings):
     """Settings that `kept eval` and the step of a recipe share."""
 
-    FORMER: ClassVar[Mapping[str, str]] = {"suites": "tasks", "longest": "max_length", "characters": "max_characters"}
+    FORMER: ClassVar[Mapping[str, str]] = {
+        "suite": "tasks",
+        "suites": "tasks",
+        "longest": "max_length",
+        "characters": "max_characters",
+    }
     WHAT: ClassVar[str] = "an option of an evaluation"
 
     tasks: Annotated[Texts, AfterValidator(_known)] = Field(
