@@ -201,7 +201,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "lost": ("state.json", lambda file: file.unlink(), r"state\.json: not as written"),
     "no sums": ("sums.json", lambda file: file.unlink(), r".*sums\.json: missing.*"),
     "no JSON": ("sums.json", lambda file: file.write_bytes(b"{"), r".*sums\.json: cannot be read as JSON .*"),
-    "no texts": ("sums.json", lambda file: file.write_bytes(b'{"a": 1}'), r"1 is no text"),
+    "no texts": (
+        "sums.json",
+        lambda file: file.write_bytes(b'{"a": 1}'),
+        r"sums\.json: a: is 1, it should be a valid string",
+    ),
 }
 
 

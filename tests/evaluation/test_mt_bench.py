@@ -178,7 +178,14 @@ def test_a_judge_that_sends_elsewhere_does_not_get_the_key_there(stub: Stub, mon
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [([], "indices"), ({}, "no 'question_id'"), ({"turns": 3}, "no 'question_id'"), (5, "subscriptable")],
+    [
+        ([], "should be an object"),
+        ({}, "question_id: is missing"),
+        ({"question_id": 1, "choices": [{"turns": []}]}, "category: is missing"),
+        ({"question_id": 1, "choices": []}, "choices: .*at least 1 item"),
+        ({"question_id": 1.5}, "question_id"),
+        (5, "is 5, it should be an object"),
+    ],
 )
 def test_questions_of_another_form(tmp_path: Path, row: object, said: str) -> None:
     (tmp_path / "mt_bench").mkdir()

@@ -46,7 +46,9 @@ def test_damage_is_named(tmp_path: Path) -> None:
     Store(tmp_path).get("a", {}, lambda: {"now": 1})
     (file,) = tmp_path.iterdir()
     file.write_text("{}")
-    with pytest.raises(CheckpointError, match=r"a-.*json: a result is not as kept writes it \(no 'key'\); remove it"):
+    with pytest.raises(
+        CheckpointError, match=r"a-.*json: a result is not as kept writes it \(key: is missing\); remove it"
+    ):
         Store(tmp_path).get("a", {}, lambda: {"now": 1})
     file.write_text('{"found": ')
     with pytest.raises(CheckpointError, match=r"a-.*json: cannot be read as JSON .*; remove it"):

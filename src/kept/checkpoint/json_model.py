@@ -32,16 +32,25 @@ class JsonModel(BaseModel):
         return found
 
     @classmethod
+    def checked(cls, value: object) -> Self:
+        """Return the model of plain data. Raises ValueError of one line: key, value, what it should be."""
+        try:
+            return cls.model_validate_json(json.dumps(value))
+        except ValidationError as error:
+            raise ValueError(fault(error)) from None
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+
+    @classmethod
     def parse(cls, value: object, file: Path, part: str, way_out: str) -> Self:
         """Return the model of plain data that was read from a file.
 
         Raises CheckpointError naming the file, the part of it, the key, what is wrong with it, and the way out.
         """
         try:
-            return cls.model_validate_json(json.dumps(value))
-        except (ValidationError, RecursionError) as error:
-            why = fault(error) if isinstance(error, ValidationError) else "it is nested too deeply"
-            raise CheckpointError(f"{file}: {part} is not as kept writes it ({why}); {way_out}") from None
+            return cls.checked(value)
+        except ValueError as error:
+            raise CheckpointError(f"{file}: {part} is not as kept writes it ({error}); {way_out}") from None
 
 
 def fault(error: ValidationError) -> str:

@@ -11,36 +11,34 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import deque
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from zlib import crc32
 
 import numpy as np
 import torch
+from annotated_types import Gt
+from pydantic import AllowInfNan, NonNegativeInt, PositiveInt
 
 from kept.checkpoint.json_file import read_json, to_json
+from kept.checkpoint.json_model import JsonModel
 from kept.checkpoint.small_files import write_whole
+from kept.distillation.cache_bias import measure
 from kept.distillation.data.directory_cache import cached
 from kept.distillation.data.packed_rows import PackedRows
-from kept.distillation.loss.output_head import HeadInput
 from kept.distillation.loss.top_k import TopK, top_k
-from kept.distillation.loss.top_k_bias import top_k_bias
-from kept.distillation.train.backbone import head_input
 from kept.distillation.train.nonfinite import first_fault, nonfinite_message, nonfinite_parts
 from kept.errors import CheckpointError, InputError, Overflow
-from kept.json_values import listed, number, whole
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import BinaryIO
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from kept.distillation.data.mixture import Mixture
     from kept.distillation.data.packing import Batch
@@ -55,8 +53,29 @@ ROWS, ABOUT, PROGRESS = "rows.bin", "about.json", "progress.json"
 SYNCED = 16
 """Batches between two updates of the progress file: at most these are computed again after an interruption."""
 
-MEASURED = 4096
-"""Number of held-out tokens on which the top-k KL is compared with the full KL."""
+
+class CacheFormat(JsonModel):
+    """The version of a cache, which every version has."""
+
+    format: int
+
+
+class CacheShape(JsonModel):
+    """The keys of `about.json` that say how the rows are stored."""
+
+    rows: PositiveInt
+    sequence_length: PositiveInt
+    k: PositiveInt
+    vocabulary: PositiveInt
+    temperature: Annotated[float, Gt(0), AllowInfNan(False)]
+    counts: list[NonNegativeInt]
+
+
+class CacheProgress(JsonModel):
+    """`progress.json`: the description of a cache that is being written, and the number of finished rows."""
+
+    about: dict[str, Any]
+    rows: NonNegativeInt
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +97,12 @@ class TeacherCache:
             raise InputError(f"{path}: is no teacher cache; kept cache-teacher writes one")
         try:
             about = read_json(path / ABOUT)
-            if whole(about["format"]) == FORMAT:
-                return cls(path, about, _mapped_rows(path / ROWS, about))
-        except (CheckpointError, OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-            why = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise InputError(f"{path}: is no longer what was written ({why}); remove it") from None
-        raise InputError(f"{path}: is of format {about['format']}, this version reads {FORMAT}; remove it")
+            version = CacheFormat.checked(about).format
+            if version == FORMAT:
+                return cls(path, about, _mapped_rows(path / ROWS, CacheShape.checked(about)))
+        except (CheckpointError, OSError, ValueError, ArithmeticError) as error:
+            raise InputError(f"{path}: is no longer what was written ({error}); remove it") from None
+        raise InputError(f"{path}: is of format {version}, this version reads {FORMAT}; remove it")
 
     def packed_rows(self, mixture: Mixture) -> PackedRows:
         """Return the rows of a mixture. Raises InputError if their numbers differ from those in `about`."""
@@ -130,13 +149,10 @@ class TeacherCache:
         return TopK(ids_NK.to(device), log_probs_NK.to(device), tail_N.to(device), self.about["temperature"])
 
 
-def _mapped_rows(file: Path, about: Mapping[str, Any]) -> NDArray[np.void]:
-    """Return the memory-mapped rows. Raises ValueError, TypeError, LookupError or OSError if the files are damaged."""
-    shape = whole(about["rows"]), whole(about["sequence_length"])
-    kept = entry(whole(about["k"]), whole(about["vocabulary"]))
-    if any(whole(count) < 0 for count in listed(about["counts"])) or not 0 < number(about["temperature"]) < math.inf:
-        raise ValueError("a count or the temperature is none")
-    if file.stat().st_size != math.prod(shape) * kept.itemsize or min(shape) < 1:
+def _mapped_rows(file: Path, about: CacheShape) -> NDArray[np.void]:
+    """Return the memory-mapped rows. Raises ValueError, ArithmeticError or OSError if the file is damaged."""
+    shape, kept = (about.rows, about.sequence_length), entry(about.k, about.vocabulary)
+    if file.stat().st_size != math.prod(shape) * kept.itemsize:
         raise ValueError(f"{file.name} has {file.stat().st_size} bytes")
     return np.memmap(file, dtype=kept, mode="r", shape=shape)
 
@@ -222,12 +238,12 @@ def _resume(part: Path, file: BinaryIO, about: Mapping[str, Any]) -> int:
 def _done(part: Path, about: Mapping[str, Any]) -> int:
     """Return the number of rows that the progress file says are written; 0 if it is damaged or of another cache."""
     wanted = json.loads(to_json(about))
-    with suppress(CheckpointError, LookupError, TypeError):
-        marked = read_json(part / PROGRESS)
-        return whole(marked["rows"]) if marked["about"] == wanted else 0
-    with suppress(CheckpointError, LookupError, TypeError):  # killed between the last write and the rename
+    with suppress(CheckpointError, ValueError):
+        marked = CacheProgress.checked(read_json(part / PROGRESS))
+        return marked.rows if marked.about == wanted else 0
+    with suppress(CheckpointError, ValueError):  # killed between the last write and the rename
         made = read_json(part / ABOUT)
-        return whole(made["rows"]) if {key: made[key] for key in wanted} == wanted else 0
+        return CacheShape.checked(made).rows if wanted.items() <= made.items() else 0
     return 0
 
 
@@ -249,46 +265,3 @@ def _entries(teacher: Backbone, batch: Batch, about: Mapping[str, Any]) -> NDArr
         raise Overflow(nonfinite_message("the teacher", about["precision"], where))
     made["sum"] = _sums(made)
     return made
-
-
-@torch.no_grad()
-def measure(teacher: Backbone, student: Backbone | None, rows: PackedRows, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare the top-k KL with the full KL on held-out rows, for k, k / 4 and 4 k.
-
-    Uses the first training rows if nothing is held out.
-    """
-    sources = range(len(rows.mixture.names))
-    each = max(1, MEASURED // (rows.length * len(sources)))
-    numbers = [n for s in sources for n in (rows.held_out(s) or rows.train(s))[:each]]
-    ours, theirs, mask_N = _head_inputs(teacher, student, rows, numbers)
-    k, most = about["k"], about["vocabulary"]
-    ks = sorted({max(1, k // 4), k, min(4 * k, most)})
-    found = top_k_bias(ours, theirs, mask_N, ks, about["temperature"])
-    by_k = [{**asdict(one), "bias": one.bias} for one in found]
-    return {
-        "against": "the student" if student else "the teacher without its last layer",
-        "tokens": int(mask_N.sum()),
-        "by_k": by_k,
-    }
-
-
-def _head_inputs(
-    teacher: Backbone, student: Backbone | None, rows: PackedRows, numbers: Sequence[int]
-) -> tuple[HeadInput, HeadInput, Tensor]:
-    """Return the inputs of the student's and the teacher's head at some rows, and the loss mask of their tokens."""
-    ours, theirs, masks = [], [], []
-    for row in numbers:
-        batch = rows.batch([row]).to(teacher.model.embedding.weight.device)
-        last = deque(teacher.model.streams(batch.tokens_BT, documents_BT=batch.packed_BT), maxlen=2)
-        theirs.append(head_input(teacher.model, last[1]))
-        if student is None:
-            ours.append(head_input(teacher.model, last[0]))
-        else:
-            ours.append(student.output(batch).head)
-        masks.append(batch.mask_BT.flatten())
-    return _joined(ours), _joined(theirs), torch.cat(masks)
-
-
-def _joined(parts: Sequence[HeadInput]) -> HeadInput:
-    first = parts[0]
-    return HeadInput(torch.cat([one.hidden_ND for one in parts]), first.weight_VD, first.bias_V, first.head)

@@ -6,9 +6,12 @@ The agreement of two models' answers is always measured, scores only if a judge 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import MinLen
 
 from kept.checkpoint.chat_template import Conversation, Template
+from kept.checkpoint.json_model import JsonModel
 from kept.errors import InputError
 from kept.evaluation import plain_prompt
 from kept.evaluation.agreement import text_agreement
@@ -16,7 +19,6 @@ from kept.evaluation.answering import answers
 from kept.evaluation.documents import json_lines
 from kept.evaluation.estimate import Estimate, mean
 from kept.evaluation.journal import Journal
-from kept.json_values import text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +37,27 @@ QUESTIONS, REFERENCES = "mt_bench/question.jsonl", "mt_bench/reference_gpt-4.jso
 NEW_TOKENS = 512
 
 
+class TwoTurnQuestion(JsonModel):
+    """A line of the file of questions."""
+
+    question_id: int | str
+    category: str
+    turns: tuple[str, str]
+
+
+class AnswerChoice(JsonModel):
+    """The answers to the turns of a question."""
+
+    turns: list[str]
+
+
+class ReferenceAnswer(JsonModel):
+    """A line of the file of reference answers; the first choice counts."""
+
+    question_id: int | str
+    choices: Annotated[list[AnswerChoice], MinLen(1)]
+
+
 def questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
     """Return the questions by category, at most `limit` of each, with their reference answers if any.
 
@@ -42,18 +65,17 @@ def questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
     """
     try:
         return _questions(data, limit)
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        why = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{data / QUESTIONS}: is not a file of {NAME} questions ({why}); fetch it again") from None
+    except ValueError as error:
+        raise InputError(f"{data / QUESTIONS}: is not a file of {NAME} questions ({error}); fetch it again") from None
 
 
 def _questions(data: Path, limit: int | None) -> dict[str, list[Question]]:
-    references = {row["question_id"]: row["choices"][0]["turns"] for row in json_lines(data / REFERENCES)}
+    answers = map(ReferenceAnswer.checked, json_lines(data / REFERENCES))
+    references = {answer.question_id: answer.choices[0].turns for answer in answers}
     found: dict[str, list[Question]] = {}
-    for row in json_lines(data / QUESTIONS):
-        first, second = map(text, row["turns"])
-        one = {"turns": [first, second], "references": references.get(row["question_id"])}
-        found.setdefault(text(row["category"]), []).append(one)
+    for asked in map(TwoTurnQuestion.checked, json_lines(data / QUESTIONS)):
+        one = {"turns": [*asked.turns], "references": references.get(asked.question_id)}
+        found.setdefault(asked.category, []).append(one)
     return {category: rows[:limit] for category, rows in found.items()}
 
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.json_file import MOST_IN_RESULTS, read_json
+from kept.checkpoint.json_model import JsonModel
 from kept.checkpoint.small_files import refused, write_whole
 from kept.errors import CheckpointError
 from kept.evaluation.journal import Journal
-from kept.json_values import blamed, mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
 WAY_OUT = "remove it to measure again"
+
+
+class StoredResult(JsonModel):
+    """The file of a result: everything that it depends on, and what was found."""
+
+    key: dict[str, Any]
+    found: dict[str, Any]
 
 
 def sum_of(value: object) -> str:
@@ -32,11 +40,21 @@ def _checked(file: Path, key: Mapping[str, Any], read: Callable[[dict[str, Any]]
         content = read_json(file, MOST_IN_RESULTS)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {WAY_OUT}") from None
-    if sum_of(content["key"]) != sum_of(key):
+    result = StoredResult.checked(content)
+    if sum_of(result.key) != sum_of(key):
         raise ValueError("its key is another one")
-    found = mapped(content["found"])
-    read(found)
-    return found
+    read(result.found)
+    return result.found
+
+
+@contextmanager
+def _damage(file: Path) -> Iterator[None]:
+    """Raise CheckpointError for an error of a function that reads the result in a file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{file}: a result is not as kept writes it ({why}); {WAY_OUT}") from None
 
 
 class Store:
@@ -62,7 +80,7 @@ class Store:
         begun = file.with_suffix(".begun")
         if file.is_file():
             begun.unlink(missing_ok=True)
-            with blamed(file, "a result", WAY_OUT):
+            with _damage(file):
                 return _checked(file, key, read)
         with refused(file):
             self.directory.mkdir(parents=True, exist_ok=True)

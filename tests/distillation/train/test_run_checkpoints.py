@@ -126,15 +126,27 @@ def longer(place: Path) -> None:
 
 WITHOUT_LOSSES = {"step": 1, "tokens": 1, "losses": [], "agreement": 1}
 
+WITHOUT_OBJECTIVE = {"step": 1, "tokens": 1, "losses": {"kl": 1.0}, "agreement": None}
+
 FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "another format": (changed(format=1), "its format is 1, this version reads 2"),
-    "no format": (changed(format=None), "None is no whole number"),
+    "no format": (changed(format=None), "format: is null, it should be a valid integer"),
     "as many ranks as atoms": (changed(ranks=10**80), "missing|cannot be read"),
     "no ranks": (changed(ranks=0), "weights/"),
-    "no step": (changed(step="5"), "'5' is no whole number"),
+    "no step": (changed(step="5"), r'step: is "5", it should be a valid integer'),
     "no groups": (changed(groups={}), "student"),
-    "no history": (changed(groups={"student": {"history": [{"step": 1}], "recent": []}}), "missing"),
-    "no losses": (changed(groups={"student": {"history": [WITHOUT_LOSSES], "recent": []}}), "is no object"),
+    "no history": (
+        changed(groups={"student": {"history": [{"step": 1}], "recent": []}}),
+        "history.0.tokens: is missing",
+    ),
+    "no losses": (
+        changed(groups={"student": {"history": [WITHOUT_LOSSES], "recent": []}}),
+        r"losses: is \[\], it should be",
+    ),
+    "no objective": (
+        changed(groups={"student": {"history": [WITHOUT_OBJECTIVE], "recent": []}}),
+        "losses: has no loss",
+    ),
     "no randomness": (changed(random={"cpu": "00"}), "RNG state"),
     "no weights": (without("weights/"), "weights/"),
     "no moments": (without("exp_avg/"), "exp_avg/"),

@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import torch
+from pydantic import TypeAdapter
 
 from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.json_file import to_json
@@ -19,7 +20,6 @@ from kept.checkpoint.small_files import write_whole
 from kept.distillation.data.directory_cache import cached, default_cache
 from kept.distillation.data.token_dataset import FORMAT, TokenDataset, writing
 from kept.errors import InputError
-from kept.json_values import listed, whole
 from kept.nn import generate
 from kept.reporting import Reporter, Silent
 
@@ -36,6 +36,9 @@ BATCH = 16
 
 DRAWN = 2
 """Maximum number of random ids that a text begins with."""
+
+TEXTS = TypeAdapter(list[list[int]])
+"""The file of a batch of texts: the token ids of each."""
 
 PREFIX = 1 + DRAWN
 """Maximum number of ids that a text begins with: beginning-of-sequence and random ids."""
@@ -115,8 +118,8 @@ def _piece(part: Path, model: Model, sampling: SamplingSettings, number: int) ->
 def _read(file: Path) -> list[list[int]] | None:
     """Return the token ids of a batch of texts; None if the file is missing or damaged."""
     try:
-        texts = [[whole(token) for token in listed(row)] for row in listed(json.loads(file.read_bytes()))]
-    except (OSError, ValueError, TypeError, RecursionError):
+        texts = TEXTS.validate_json(file.read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
     return texts if len(texts) == BATCH else None
 

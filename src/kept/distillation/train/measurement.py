@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from pydantic import ConfigDict, field_validator
+from pydantic.dataclasses import dataclass
+
+from kept.checkpoint.json_model import Number
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from kept.distillation.loss.chunked_loss import Losses
 
@@ -14,7 +20,7 @@ MIN_IMPROVEMENT = 1e-3
 """Relative decrease of the held-out loss that counts as an improvement."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class Measurement:
     """Held-out losses after a step, means in nats per token, and the top-1 agreement of student and teacher.
 
@@ -24,10 +30,17 @@ class Measurement:
 
     step: int
     tokens: int
-    losses: Mapping[str, float]
-    agreement: float
-    sources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    eval_data: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    losses: Mapping[str, Number]
+    agreement: Number
+    sources: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
+    eval_data: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
+
+    @field_validator("losses")
+    @classmethod
+    def _has_objective(cls, losses: Mapping[str, float]) -> Mapping[str, float]:
+        if "loss" not in losses:
+            raise ValueError("has no loss")
+        return losses
 
 
 def best_measurement(history: Sequence[Measurement]) -> Measurement:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from kept.checkpoint.json_model import JsonModel, Number
 from kept.distillation.train.divergence import SpikeDetector
 from kept.distillation.train.measurement import Measurement, best_measurement
-from kept.json_values import listed, mapped, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kept.distillation.train.task import ParameterGroup
+
+
+class GroupState(JsonModel):
+    """What a checkpoint stores of a group as JSON. The best weights are stored as tensors."""
+
+    history: list[Measurement]
+    recent: list[Number]
 
 
 @dataclass
@@ -32,21 +39,12 @@ class GroupProgress:
         if measurement is best_measurement(self.history):
             self.best = self.group.weights()
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint stores as JSON. The best weights are stored as tensors."""
-        return {"history": [asdict(one) for one in self.history], "recent": [*self.spikes.recent]}
+    def state(self) -> GroupState:
+        """Return what a checkpoint stores as JSON."""
+        return GroupState(history=self.history, recent=[*self.spikes.recent])
 
-    def restore(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
-        """Restore the progress from `state` and from the best weights of all groups.
-
-        Raises LookupError, TypeError or ValueError for another form.
-        """
-        self.history = [_measurement(one) for one in listed(state["history"])]
-        self.spikes.recent.extend(map(number, listed(state["recent"])))
+    def restore(self, state: GroupState, best: Mapping[str, Tensor]) -> None:
+        """Restore the progress from `state` and from the best weights of all groups."""
+        self.history = state.history
+        self.spikes.recent.extend(state.recent)
         self.best = {name: best[name] for name in self.group.parameters}
-
-
-def _measurement(value: object) -> Measurement:
-    found = Measurement(**mapped(value))
-    number(mapped(found.losses)["loss"])
-    return found

@@ -22,11 +22,20 @@ from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.safetensors_header import read_header
 from kept.checkpoint.safetensors_writer import Shard
 from kept.checkpoint.small_files import sync_directory, write_whole
+from kept.distillation.train.checkpoint_state import (
+    FORMAT,
+    STATE,
+    SUMS,
+    CheckpointFile,
+    CheckpointSums,
+    RunState,
+    damaged,
+    read_state,
+)
 from kept.distillation.train.run_directory import PARTIAL, remove
 from kept.distillation.train.shards import fill_shard, local_shard
 from kept.errors import CheckpointError, OutputError, reason
 from kept.ir.tensors import InMemory, Lazy, join
-from kept.json_values import mapped, number, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,12 +46,6 @@ if TYPE_CHECKING:
 
     from kept.distillation.train.process_group import Ranks
 
-FORMAT = 2
-"""Version of the checkpoint layout; incremented with every change of it."""
-
-SUMS, STATE = "sums.json", "state.json"
-"""Files with the sha256 of every other file, and with the state that is not tensors."""
-
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's optimizer state of each parameter, besides the number of updates."""
 
@@ -52,9 +55,9 @@ OLD = ".metadata"
 
 @dataclass(frozen=True)
 class TrainerState:
-    """The state of a run besides trainable parameters and optimizer: plain data, and the best weights, unsharded."""
+    """The state of a run besides trainable parameters and optimizer: data, and the best weights, unsharded."""
 
-    plain: Mapping[str, Any]
+    run: RunState
     best: Mapping[str, Tensor]
 
 
@@ -86,13 +89,15 @@ class RunCheckpoints:
         place = self.directory / f"step-{step:08}{PARTIAL}"
         tensors = {**_learned(learning, optimiser), **self._share(rest.best)}
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        plain = {
-            "format": FORMAT,
-            "ranks": self.ranks.world_size,
-            "updates": _updates(learning, optimiser),
-            **rest.plain,
-        }
-        self._writing = place, self._saving.submit(self._save, place, copies, plain)
+        state = CheckpointFile(
+            format=FORMAT,
+            ranks=self.ranks.world_size,
+            updates=_updates(learning, optimiser),
+            step=rest.run.step,
+            groups=rest.run.groups,
+            random=rest.run.random,
+        )
+        self._writing = place, self._saving.submit(self._save, place, copies, state)
 
     def settle(self) -> None:
         """Wait for the checkpoint that is being written. Raises OutputError if it could not be written."""
@@ -108,7 +113,7 @@ class RunCheckpoints:
         cut = {name: [len(t) * edge // self.ranks.world_size for edge in (begin, stop)] for name, t in best.items()}
         return {f"best/{name}": best[name][first:last] for name, (first, last) in cut.items()}
 
-    def _save(self, place: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    def _save(self, place: Path, tensors: Mapping[str, Tensor], state: CheckpointFile) -> None:
         """Write this rank's file; the first rank finishes the checkpoint after all ranks have written theirs."""
         told: list[Any] = [None] * self.ranks.world_size
         dist.all_gather_object(told, self._write(place, tensors), group=self._group)
@@ -117,7 +122,7 @@ class RunCheckpoints:
             raise OSError(failed)
         if self.ranks.is_first:
             sums = {_part(rank, self.ranks.world_size): found for rank, (found, _) in enumerate(told)}
-            self._name(place, plain, sums)
+            self._name(place, state, sums)
 
     def _write(self, place: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
         """Write this rank's file. Returns its sha256 and an empty string, or an empty string and the error."""
@@ -132,9 +137,9 @@ class RunCheckpoints:
         except OSError as error:
             return "", reason(error)
 
-    def _name(self, place: Path, plain: Mapping[str, Any], sums: Mapping[str, str]) -> None:
+    def _name(self, place: Path, state: CheckpointFile, sums: Mapping[str, str]) -> None:
         """Write the JSON files, rename the checkpoint to its final name and remove old ones."""
-        write_whole(place / STATE, to_json(plain))
+        write_whole(place / STATE, to_json(state.table()))
         write_whole(place / SUMS, to_json({**sums, STATE: digest(place / STATE)}))
         sync_directory(place)
         final = place.with_name(place.name.removesuffix(PARTIAL))
@@ -152,19 +157,16 @@ class RunCheckpoints:
         """
         self.ranks.on_first(lambda: _check(place))
         try:
-            plain = read_json(place / STATE)
-            if whole(plain["format"]) != FORMAT:
-                raise _damaged(place, f"its format is {plain['format']}, this version reads {FORMAT}")
-            held = _held(place, whole(plain["ranks"]))
-            updates = mapped(plain["updates"])
+            state = read_state(place)
+            held = _held(place, state.ranks)
             for name, parameter in learning.items():
                 fill_shard(parameter, _shaped(held, f"weights/{name}", parameter))
-                if name in updates:
-                    optimiser.state[parameter] = _moments(held, name, parameter, number(updates[name]))
+                if name in state.updates:
+                    optimiser.state[parameter] = _moments(held, name, parameter, state.updates[name])
             best = {name.removeprefix("best/"): lazy.read() for name, lazy in held.items() if name.startswith("best/")}
-        except (LookupError, TypeError, ValueError) as error:
-            raise _damaged(place, f"{STATE}: {error!r}") from None
-        return TrainerState(plain, best)
+        except ValueError as error:
+            raise damaged(place, f"{STATE}: {error}") from None
+        return TrainerState(state, best)
 
     def _result(self, place: Path, saved: Future[None]) -> None:
         try:
@@ -227,7 +229,9 @@ def _held(place: Path, ranks: int) -> dict[str, Lazy]:
 
 def _shaped(held: Mapping[str, Lazy], name: str, parameter: Tensor) -> Lazy:
     """Return a tensor of a checkpoint. Raises ValueError if its shape differs from the parameter's."""
-    found = held[name]
+    found = held.get(name)
+    if found is None:
+        raise ValueError(f"{name} is missing")
     if found.shape != tuple(parameter.shape):
         raise ValueError(f"{name} has shape {found.shape}, the model's has {tuple(parameter.shape)}")
     return found
@@ -241,41 +245,17 @@ def _check(place: Path) -> None:
             f"{place.parent} to start over, or finish the run with that version"
         )
     try:
-        wanted = {text(name): text(value) for name, value in read_json(place / SUMS).items()}
+        wanted = CheckpointSums.checked(read_json(place / SUMS)).__pydantic_extra__
         found = {file.name: _sum(file) for file in place.iterdir() if file.name != SUMS}
-    except (OSError, CheckpointError, TypeError) as error:
-        raise _damaged(place, reason(error)) from None
+    except ValueError as error:
+        raise damaged(place, f"{SUMS}: {error}") from None
+    except (OSError, CheckpointError) as error:
+        raise damaged(place, reason(error)) from None
     changed = sorted(name for name in {**found, **wanted} if found.get(name) != wanted.get(name))
     if changed:
-        raise _damaged(place, f"{', '.join(changed)}: not as written")
+        raise damaged(place, f"{', '.join(changed)}: not as written")
 
 
 def _sum(file: Path) -> str | None:
     """Return the sha256 of a regular file; None for anything else, such as a link or a pipe."""
     return digest(file) if stat.S_ISREG(file.lstat().st_mode) else None
-
-
-def _damaged(place: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{place}: is damaged ({why}); remove it to resume from the checkpoint before it")
-
-
-def random_state(device: torch.device) -> dict[str, str]:
-    """Return the states of the CPU's and the device's random generators, in hexadecimal."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["device"] = torch.cuda.get_rng_state(device)
-    return {name: bytes(state.tolist()).hex() for name, state in states.items()}
-
-
-def set_random_state(states: Mapping[str, Any], device: torch.device) -> None:
-    """Restore the generators from `random_state`. Raises LookupError, TypeError or ValueError for another form."""
-    try:
-        torch.set_rng_state(_bytes(states["cpu"]))
-        if device.type == "cuda" and "device" in states:
-            torch.cuda.set_rng_state(_bytes(states["device"]), device)
-    except RuntimeError as error:
-        raise ValueError(reason(error)) from None
-
-
-def _bytes(state: object) -> Tensor:
-    return torch.tensor(list(bytes.fromhex(text(state))), dtype=torch.uint8)

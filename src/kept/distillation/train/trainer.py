@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.optim import AdamW
 
+from kept.distillation.train.checkpoint_state import RunState, random_state, set_random_state
 from kept.distillation.train.divergence import Diverged
 from kept.distillation.train.lr_schedule import lr_factor
 from kept.distillation.train.measurement import LossSums, Measurement, has_plateaued
 from kept.distillation.train.progress import GroupProgress
-from kept.distillation.train.run_checkpoints import TrainerState, random_state, set_random_state
+from kept.distillation.train.run_checkpoints import TrainerState
 from kept.distillation.train.run_directory import remove_checkpoints
 from kept.errors import CheckpointError, InputError
 from kept.interruption import Held, held, so_far
-from kept.json_values import blamed, mapped, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -255,9 +255,9 @@ class Trainer:
 
     def _save(self) -> None:
         groups = {name: one.state() for name, one in self.progress.items()}
-        plain = {"step": self.step, "groups": groups, "random": random_state(self.ranks.device)}
+        run = RunState(step=self.step, groups=groups, random=random_state(self.ranks.device))
         best = {name: weight for one in self.progress.values() for name, weight in one.best.items()}
-        self.checkpoints.begin(self.step, self._parameters, self.optimizer, TrainerState(plain, best))
+        self.checkpoints.begin(self.step, self._parameters, self.optimizer, TrainerState(run, best))
         self._saved = self.step, time.monotonic()
 
     def _resume(self, place: Path) -> None:
@@ -265,12 +265,14 @@ class Trainer:
         state = self.checkpoints.load(place, self._parameters, self.optimizer)
         if state.best.keys() != self._parameters.keys():
             raise CheckpointError(f"{place}: its best weights are not the trainable parameters of this run; remove it")
-        with blamed(place, "a checkpoint", "remove it to resume from the checkpoint before it"):
-            self.step = whole(state.plain["step"])
-            groups = mapped(state.plain["groups"])
-            for name, one in self.progress.items():
-                one.restore(mapped(groups[name]), state.best)
-            set_random_state(mapped(state.plain["random"]), self.ranks.device)
+        if state.run.groups.keys() != self.progress.keys():
+            raise CheckpointError(
+                f"{place}: its groups are not those of this run ({', '.join(self.progress)}); remove it"
+            )
+        for name, one in self.progress.items():
+            one.restore(state.run.groups[name], state.best)
+        set_random_state(place, state.run.random, self.ranks.device)
+        self.step = state.run.step
         if self.step > self.settings.steps:
             raise InputError(f"{place}: is past the run's {self.settings.steps} steps; choose another --out")
         self._saved = self.step, time.monotonic()
