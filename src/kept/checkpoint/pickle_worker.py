@@ -14,10 +14,11 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import torch
 
+from kept.checkpoint.pickled import ARCHIVE
 from kept.errors import CheckpointError, reason
 
-ARCHIVE, LOCAL = b"PK\x03\x04", struct.Struct("<4s22xHH")
-"""First bytes of a zip archive, and the header of a zip entry: the same bytes, lengths of its name and extra field."""
+LOCAL = struct.Struct("<4s22xHH")
+"""The header of a zip entry: first bytes as in `ARCHIVE`, lengths of its name and extra field."""
 
 LARGEST_PICKLE = 100_000_000
 """Bytes of the pickle itself (`data.pkl`), without storages; a model's has less than a megabyte."""
@@ -69,15 +70,10 @@ class Unpickler:
 
 def _records(path: str) -> dict[int, int]:
     """Return the size in bytes of each storage in the archive, by its offset in the file."""
-    with open(path, "rb") as file:  # noqa: PTH123 - the parent sends a string
-        if file.read(4) != ARCHIVE:
-            raise CheckpointError(
-                "is not a zip archive; if torch before 1.6 wrote it, load it in a sandbox and torch.save it again"
-            )
-        with ZipFile(file) as archive:
-            entries = archive.infolist()
-            _check(archive, entries)
-            return dict(_place(file, one) for one in entries if "/data/" in one.filename and one.file_size)
+    with open(path, "rb") as file, ZipFile(file) as archive:  # noqa: PTH123 - the parent sends a string
+        entries = archive.infolist()
+        _check(archive, entries)
+        return dict(_place(file, one) for one in entries if "/data/" in one.filename and one.file_size)
 
 
 def _check(archive: ZipFile, entries: list[ZipInfo]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.safetensors_header import MOST_AXES, counts
+from kept.checkpoint.small_files import regular
 from kept.errors import CheckpointError
 from kept.fence import FenceError, Limits, Worker
 from kept.ir.tensors import STORED_BYTES, Computed, Lazy, Stored
@@ -23,6 +25,9 @@ SECONDS = 120.0
 
 MEMORY = 2 << 30
 """Memory limit in bytes, on top of the file's size: the mapped file counts as memory of the process."""
+
+ARCHIVE = b"PK\x03\x04"
+"""First bytes of a zip archive."""
 
 Tensors = tuple[tuple[str, Lazy], ...]
 
@@ -44,12 +49,23 @@ def _read(files: tuple[tuple[Path, int, int], ...]) -> tuple[Tensors, ...]:
 
 
 def _ask(worker: Worker, file: Path) -> Any:  # noqa: ANN401 - JSON
+    if not _is_archive(file):  # the child is not needed to find that out
+        raise CheckpointError(
+            f"{file}: is not a zip archive; if torch before 1.6 wrote it, load it in a sandbox and torch.save it again"
+        )
     try:
         return worker.call("tensors", str(file.absolute())).value
     except FenceError as error:
         raise CheckpointError(f"{file}: cannot be read as weights ({error}); nothing in it was run") from None
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
+
+
+def _is_archive(file: Path) -> bool:
+    """Return whether a file begins as a zip archive does. True if it cannot be read: the child reports that."""
+    with suppress(OSError), open(file, "rb", opener=regular) as opened:
+        return opened.read(len(ARCHIVE)) == ARCHIVE
+    return True
 
 
 def _checked(file: Path, size: int, told: object) -> Tensors:
