@@ -15,13 +15,16 @@ demo: $(READY)  ## set up, then convert, verify and show the model that comes al
 smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB) and convert it
 	$(BIN)/python demo/smollm2.py
 
+# Files go to workers in the order of conftest.py, in which those with slow tests are first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 # Without network the tests marked `real` are skipped.
 test: check  ## set up, then everything that CI checks
 	-$(BIN)/python demo/smollm2.py --fetch
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that are not marked slow, without linters
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not real'
+	$(PYTEST) -m 'not slow and not real'
 
 check: $(READY)  ## linters, types, layers and freshness of generated documents
 	$(BIN)/ruff check .

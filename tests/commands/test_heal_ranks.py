@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +12,7 @@ import torch
 
 from kept.commands.heal import heal
 from kept.loaded import open_model
+from support.forks import torchrun
 from support.heal_runs import STEPS, finish, folder_of, losses, noted, settings, start, start_meeting
 
 if TYPE_CHECKING:
@@ -45,14 +43,7 @@ def test_torchrun_of_a_recipe_is_the_same_run(
     """The command line as it is documented, on two ranks; one of them shows."""
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(toml(settings(pair, corpus, tmp_path / "out")))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "kept", "heal", str(recipe)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = torchrun(2, "heal", recipe)
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "out") == pytest.approx(wanted, rel=1e-4)
     assert done.stdout.count("written") == 1

@@ -38,23 +38,45 @@ def forks() -> ForkServerContext:
 
 def command(*words: object, first: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
     """Return the result of `kept WORDS` in a process of its own, in which `first` runs before anything else."""
-    given = [str(word) for word in words]
+    return _captured(_kept, [str(word) for word in words], first)
+
+
+def torchrun(ranks: int, *words: object) -> subprocess.CompletedProcess[str]:
+    """Return the result of `torchrun -m kept WORDS`. Only the launcher is a fork; each rank is a new interpreter."""
+    return _captured(_torchrun, [f"--nproc-per-node={ranks}", "-m", "kept", *map(str, words)])
+
+
+def _captured(
+    main: Callable[[list[str]], None], words: list[str], first: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as directory:
         streams = [Path(directory) / name for name in ("stdout", "stderr")]
-        child = forks().Process(target=_main, args=(given, [str(file) for file in streams], first))
+        child = forks().Process(target=_run, args=(main, words, [str(file) for file in streams], first))
         child.start()
         child.join()
         stdout, stderr = (file.read_text(encoding="utf-8") for file in streams)
     assert child.exitcode is not None
-    return subprocess.CompletedProcess(given, child.exitcode, stdout, stderr)
+    return subprocess.CompletedProcess(words, child.exitcode, stdout, stderr)
 
 
-def _main(words: list[str], streams: list[str], first: Callable[[], None] | None) -> None:
+def _run(
+    main: Callable[[list[str]], None], words: list[str], streams: list[str], first: Callable[[], None] | None
+) -> None:
     for number, file in enumerate(streams, start=1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     if first is not None:
         first()
+    main(words)
+
+
+def _kept(words: list[str]) -> None:
     from kept.cli.start import main
 
     sys.argv = ["kept", *words]
     main()
+
+
+def _torchrun(words: list[str]) -> None:
+    from torch.distributed.run import main
+
+    main(["--standalone", *words])

@@ -144,19 +144,23 @@ def layer_runs(source: LoadedModel, output: LoadedModel, claim: Claim) -> int:
 
 
 def side_by_side(source: LoadedModel, output: LoadedModel) -> tuple[Continuation, ...]:
-    """Return both models' greedy continuations of a few prompts, in float32."""
+    """Return both models' greedy continuations of a few prompts, in float32: one batch for each model.
+
+    All get as many tokens as the longest prompt leaves room for. Prompts that leave none are left out.
+    """
     readers = TokenizerReader(source.path), TokenizerReader(output.path)
     if readers[0].file is None:
         return ()
-    models = [Model.load(opened.program, torch.float32) for opened in (source, output)]
-    out = []
-    for prompt in PROMPTS:
-        ids = readers[0].encode(prompt)
-        room = min(GREEDY_TOKENS, source.program.spec.context - len(ids), output.program.spec.context - len(ids))
-        if ids and room > 0:
-            texts = [r.continuation(ids, generate(m, [ids], room)[0]) for m, r in zip(models, readers, strict=True)]
-            out.append(Continuation(prompt, *texts))
-    return tuple(out)
+    context = min(source.program.spec.context, output.program.spec.context)
+    encoded = {prompt: readers[0].encode(prompt) for prompt in PROMPTS}
+    fitting = {prompt: ids for prompt, ids in encoded.items() if 0 < len(ids) < context}
+    if not fitting:
+        return ()
+    prompts = list(fitting.values())
+    room = min(GREEDY_TOKENS, context - max(map(len, prompts)))
+    found = [generate(Model.load(opened.program, torch.float32), prompts, room) for opened in (source, output)]
+    texts = [map(reader.continuation, prompts, ids) for reader, ids in zip(readers, found, strict=True)]
+    return tuple(map(Continuation, fitting, *texts))
 
 
 def fits(*programs: Program) -> bool:
