@@ -32,7 +32,8 @@ def test_an_orion_at_a_glance(orion: Path) -> None:
     assert (found.family, found.dtype) == ("orion", "bfloat16")
     assert found.parameters == sum(tensor.numel() for tensor in tensors.values())
     assert found.nbytes == 2 * found.parameters
-    assert found.cache_bytes == 3 * 2 * (2 * 16) * 2, "layers, keys and values, heads x size, bytes"
+    per_token = 3 * 2 * (2 * 16) * 2  # layers, keys and values, heads x size, bytes
+    assert found.kv_cache == {found.spec.context: per_token * found.spec.context}
     assert found.spec == program_of(orion).spec
     assert found.description[1].startswith("layers 0-2: LayerNorm with bias, attention 4 / 2 key-value heads x 16")
 
@@ -77,7 +78,7 @@ def test_every_family_is_plain_data(tmp_path: Path, family: str) -> None:
 def test_the_cache_counts_each_layer_s_own_heads(tmp_path: Path) -> None:
     program = program_of(write_checkpoint(tmp_path, "gpt2"))
     assert program.dtype == "F32"
-    assert program.cache_bytes == 3 * 2 * 48 * 4
+    assert program.state_bytes(10) == 10 * 3 * 2 * 48 * 4
 
 
 def test_only_headers_and_norms_are_read(orion: Path) -> None:

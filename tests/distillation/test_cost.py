@@ -97,6 +97,15 @@ def test_a_forward_has_the_operations_that_torch_counts() -> None:
     assert found == BATCH * LENGTH * (forward_operations(SPEC, LENGTH) - attention)
 
 
+@pytest.mark.parametrize("window", [1, 4, LENGTH, None])
+def test_a_token_is_paired_with_the_keys_that_it_sees(window: int | None) -> None:
+    mixer = replace(attention_of(SPEC.layers[0]), window=window)
+    seen = sum(min(token + 1, window or LENGTH) for token in range(LENGTH)) / LENGTH
+    cost = mixer.cost(SPEC.width, LENGTH)
+    assert seen - 0.5 <= cost.pairs <= seen, "a token's own key counts as half of one"
+    assert cost.score_flops == 2 * 2 * mixer.query_size, "a product with the key, one with the value"
+
+
 @pytest.mark.parametrize("train", ["all", "layers.*.mlp.*", "head", "lora", "norms+lora"])
 def test_a_step_has_the_operations_that_torch_counts(train: str) -> None:
     made, learned = model(train)

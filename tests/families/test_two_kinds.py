@@ -23,7 +23,7 @@ from kept.families.parts import activation, attention, mlp, rms_norms, sizes, ti
 from kept.families.paths import LAYER, layer_values
 from kept.families.table import Family
 from kept.ir.facts import PerLayer, facts, parts
-from kept.ir.spec import Attention, Cost, Layer, Mixer, StateSize
+from kept.ir.spec import Attention, Cost, Layer, Mixer, StatePart
 from kept.ir.spec.slot import Slot, Space, linear_slots
 from kept.ir.tensors import Stored
 from support.models import strong
@@ -75,8 +75,8 @@ class ToyMixer(Mixer):
     def with_reader_biases(self) -> Self:
         raise NotImplementedError
 
-    def state(self) -> StateSize:
-        return StateSize(fixed=self.size * self.taps)
+    def state(self) -> tuple[StatePart, ...]:
+        return (StatePart(fixed=self.size * self.taps),)
 
     def cost(self, width: int, length: int) -> Cost:  # noqa: ARG002 - the same at every length
         return Cost(4.0 * width * self.size)

@@ -14,7 +14,8 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import Lazy, cast, zeros
 from support.logits import random_program
-from support.specs import plain_spec, specs, with_mixer
+from support.running_mean import RunningMean
+from support.specs import attention_of, plain_spec, specs, with_layer, with_mixer
 
 
 def zero_weights(spec: ir.Spec) -> dict[str, Lazy]:
@@ -75,6 +76,21 @@ def test_the_dtype_is_that_of_most_bytes() -> None:
     mixed = {name: tensor if "norm" in name else cast(tensor, "BF16") for name, tensor in weights.items()}
     assert Program(plain_spec(), mixed).dtype == "BF16"
     assert Program(plain_spec(), weights).dtype == "F32"
+
+
+def test_the_kv_cache_has_the_bytes_of_each_layer_s_window_heads_and_dtype() -> None:
+    spec = replace(plain_spec(3), context=10_000)
+    full, windowed = attention_of(spec.layers[0]), replace(attention_of(spec.layers[1]), window=100)
+    spec = with_layer(with_layer(spec, 1, mixer=windowed), 2, mixer=RunningMean(5))
+    program = Program(spec, {name: zeros(slot.shape, "BF16") for name, slot in slots(spec).items()})
+    per_token, fixed = 2 * 2 * full.kv_size, 4 * 5
+    assert program.state_bytes(60) == 2 * 60 * per_token + fixed
+    assert program.kv_cache == {tokens: (tokens + 100) * per_token + fixed for tokens in (1024, 8192, 10_000)}
+
+
+def test_a_context_has_no_cache_beyond_it() -> None:
+    program = Program(plain_spec(), zero_weights(plain_spec()))
+    assert [*program.kv_cache] == [plain_spec().context]
 
 
 def test_an_update_keeps_what_the_new_spec_has_and_drops_the_rest() -> None:

@@ -56,7 +56,7 @@ def planned(source: LoadedModel, **options: Any) -> tuple[Recipe, Plan]:
 
 def card(source: LoadedModel, found: Verification | None = FOUND, **options: Any) -> str:
     _, plan = planned(source, **options)
-    return model_card(converted(source, LLAMA, plan), plan.program.spec, plan.promise, found).decode()
+    return model_card(converted(source, LLAMA, plan), plan.program, plan.promise, found).decode()
 
 
 def front(text: str) -> Any:
@@ -83,11 +83,18 @@ def test_a_record_says_what_both_models_cost(source: LoadedModel) -> None:
     assert before["parameters"] == source.program.parameters
     assert after["parameters"] == before["parameters"] + sum(step["parameters"] for step in table["passes"])
     assert (before["dtype"], before["bytes"]) == ("float32", 4 * before["parameters"])
-    assert (before["cache_bytes"], after["cache_bytes"]) == (3 * 2 * 32 * 4, 4 * 2 * 32 * 4), "a layer more"
+    context = source.program.spec.context
+    assert before["kv_cache"][str(context)] == context * 3 * 2 * 32 * 4
+    assert after["kv_cache"][str(context)] == context * 4 * 2 * 32 * 4, "a layer more"
     assert before["description"][1].startswith("layers 0-2: LayerNorm with bias")
     assert after["description"][1].startswith("layers 0-3: RMSNorm")
     assert table["runtimes"] == [str(note) for note in notes(plan)]
     assert table["runtimes"][0].startswith("llama.cpp f16: ")
+
+
+def test_the_card_states_the_kv_cache(source: LoadedModel) -> None:
+    context = source.program.spec.context
+    assert f"KV cache of a sequence: {context * 4 * 2 * 32 * 4 / 1000:.3g} KB at {context} tokens.\n" in card(source)
 
 
 def test_a_record_holds_both_architectures_as_data(source: LoadedModel) -> None:

@@ -127,7 +127,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.30",
         "+25 % perplexity, python",
         "8 M",
-        "4.61 KB",
+        "2.36 MB",
         "Not as it is for llama.cpp f16",
         "trust_remote_code=False",
         "vllm serve",
@@ -336,7 +336,7 @@ def test_what_costs_nothing_and_changes_nothing_has_no_columns_and_no_bars(tmp_p
     same = {
         "parameters": 9_000_000,
         "bytes": 18_000_000,
-        "cache_bytes": 4_608,
+        "kv_cache": {"1024": 4_718_592},
         "dtype": "bfloat16",
         "description": ["a"],
         "spec": to_json(plain_spec()),

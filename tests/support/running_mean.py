@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from kept.ir.spec import Cost, Mixer, Space, StateSize
+from kept.ir.spec import Cost, Mixer, Space, StatePart
 from kept.ir.spec.slot import linear_slots
 from kept.nn.mixers.mixer import MixerModule
 from kept.nn.sequence import SequenceContext, TableKeys
@@ -58,8 +58,8 @@ class RunningMean(Mixer):
     def cost(self, width: int, length: int) -> Cost:  # noqa: ARG002
         return Cost(4.0 * width * self.size)
 
-    def state(self) -> StateSize:
-        return StateSize(fixed=self.size)
+    def state(self) -> tuple[StatePart, ...]:
+        return (StatePart(fixed=self.size, dtype="F32"),)
 
 
 class RunningMeanModule(MixerModule[RunningMean]):

@@ -155,8 +155,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
 def _export(recipe: Recipe, inputs: InputSnapshot, ready: PreparedConversion) -> Export:
     """Return the values of a conversion's export."""
     source, planned = ready.source, ready.plan
-    origin, spec = converted(source, ready.family, planned), planned.program.spec
-    sample = ready.tokens
+    origin, sample = converted(source, ready.family, planned), ready.tokens
     return Export(
         target=ready.target,
         source=source,
@@ -164,7 +163,7 @@ def _export(recipe: Recipe, inputs: InputSnapshot, ready: PreparedConversion) ->
         fingerprint=fingerprint(source, recipe),
         reference=None if sample is None else Reference(source, sample, planned.claim, check_finite=True),
         inputs=inputs,
-        card=lambda found: model_card(origin, spec, planned.promise, found),
+        card=lambda found: model_card(origin, planned.program, planned.promise, found),
         record=lambda sums, found: conversion_record(source, recipe, planned, sums, found),
     )
 

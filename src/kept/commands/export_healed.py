@@ -114,7 +114,7 @@ class HealedExport:
             fingerprint={"settings": dict(settings.to_dict()), "measured": healed.table()["held_out"]},
             reference=self._reference(),
             inputs=InputSnapshot(),
-            card=lambda found: model_card(self.origin, program.spec, Promise.LOSSY, found, healed),
+            card=lambda found: model_card(self.origin, program, Promise.LOSSY, found, healed),
             record=lambda sums, found: self._record(healed, sums, found),
         )
 

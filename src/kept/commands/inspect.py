@@ -18,6 +18,8 @@ from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kept.ir.program import Program
     from kept.ir.spec import Spec
 
@@ -53,8 +55,8 @@ class NormReport:
 class Inspection:
     """The summary of a checkpoint.
 
-    `nbytes`: bytes of the weights in `dtype`. `cache_bytes`: bytes of the KV cache per token. `quantised`: quantisation
-    types of a GGUF file; empty for other checkpoints.
+    `nbytes`: bytes of the weights in `dtype`. `kv_cache`: bytes of the KV cache of a sequence, by its tokens; the last
+    is the model's full context. `quantised`: quantisation types of a GGUF file; empty for other checkpoints.
     """
 
     path: str
@@ -62,7 +64,7 @@ class Inspection:
     dtype: str
     parameters: int
     nbytes: int
-    cache_bytes: int
+    kv_cache: Mapping[int, int]
     spec: Spec
     description: tuple[str, ...]
     norms: tuple[NormReport, ...]
@@ -79,7 +81,7 @@ def inspect(path: str | Path, text: str | Path | None = None, base: str | Path |
         base: the base model, if `path` is a LoRA adapter.
 
     Returns:
-        The inspection: spec, parameters, bytes of the weights, bytes of the KV cache of one token, targets.
+        The inspection: spec, parameters, bytes of the weights, bytes of the KV cache, targets.
 
     Raises:
         CheckpointError: a file is missing or damaged, or disagrees with the config.
@@ -87,7 +89,7 @@ def inspect(path: str | Path, text: str | Path | None = None, base: str | Path |
     Example:
         ```python
         found = kept.inspect("path/to/orion-14b")
-        print(found.family, found.parameters, found.cache_bytes)
+        print(found.family, found.parameters, found.kv_cache)
         ```
     """
     opened = open_model(path, base)
@@ -98,7 +100,7 @@ def inspect(path: str | Path, text: str | Path | None = None, base: str | Path |
         dtype=TORCH_NAMES[program.dtype],
         parameters=program.parameters,
         nbytes=program.nbytes,
-        cache_bytes=program.cache_bytes,
+        kv_cache=program.kv_cache,
         spec=program.spec,
         description=tuple(describe(program.spec)),
         norms=tuple(_norms(program) if text is None else _measured(opened, Path(text))),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from kept.ir.spec import Spec
     from kept.ir.tensors import Lazy
 
+CONTEXTS = (1024, 8192)
+"""Tokens of a sequence at which the KV cache is stated, besides the model's full context."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -65,11 +68,16 @@ class Program:
         """Bytes of all weights when written."""
         return sum(tensor.nbytes for tensor in self.weights.values())
 
+    def state_bytes(self, context: int) -> int:
+        """Bytes of the decoding state of one sequence of `context` tokens, for a model in the weights' dtype."""
+        own = self.dtype
+        return sum(part.elements(context) * DTYPE_BYTES[part.dtype or own] for part in self.spec.states())
+
     @property
-    def cache_bytes(self) -> int:
-        """Bytes that one token adds to the decoding state, in the weights' dtype."""
-        mixers = (layer.mixer for layer in self.spec.layers)
-        return sum(mixer.state().per_token for mixer in mixers if mixer is not None) * DTYPE_BYTES[self.dtype]
+    def kv_cache(self) -> dict[int, int]:
+        """Bytes of the decoding state at 1,024 and 8,192 tokens and at the model's full context, by tokens."""
+        full = self.spec.context
+        return {context: self.state_bytes(context) for context in (*(n for n in CONTEXTS if n < full), full)}
 
     def updated(self, spec: Spec, changed: Mapping[str, Lazy]) -> Program:
         """A program with another spec, the changed weights, and the rest as far as the spec still has it."""

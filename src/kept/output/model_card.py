@@ -12,7 +12,7 @@ import jinja2
 from kept.checkpoint.licences import licences, stated_licence
 from kept.checkpoint.tokenizer_config import loader
 from kept.errors import printable
-from kept.formatting import article
+from kept.formatting import article, kv_cache
 from kept.output import heal_summary
 from kept.output.lineage import LineageStep, healing, lineage, weaker
 from kept.output.record import RecipeRecord, Record, SourceRecord, read_record
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kept.families.table import Family
+    from kept.ir.program import Program
     from kept.ir.promise import Promise
-    from kept.ir.spec import Spec
     from kept.loaded import LoadedModel
     from kept.output.healed_record import HealedRecord
     from kept.output.record import PassRecord
@@ -128,7 +128,7 @@ def _step(step: PassRecord) -> CardStep:
 
 def model_card(
     origin: Origin,
-    spec: Spec,
+    program: Program,
     promise: Promise,
     found: Verification | None,
     healed: HealedRecord | None = None,
@@ -148,7 +148,8 @@ def model_card(
     rendered = environment.from_string(template).render(
         origin=origin,
         article=article,
-        spec=spec,
+        spec=program.spec,
+        kv_cache=kv_cache(program.kv_cache),
         promise=promise,
         found=found,
         healed=None if healed is None else _healed(healed),

@@ -56,7 +56,7 @@ class RecipeRecord(JsonModel):
 
 
 class ModelSize(JsonModel):
-    """A model in figures, words and data. `cache_bytes` is the size of the KV cache per token.
+    """A model in figures, words and data. `kv_cache`: bytes of the KV cache of a sequence, by its tokens.
 
     `description` has a line for each group of equal layers, `spec` is the architecture (`kept.ir.serialise`).
     """
@@ -64,7 +64,7 @@ class ModelSize(JsonModel):
     dtype: str
     parameters: int
     bytes: int
-    cache_bytes: int
+    kv_cache: Mapping[int, int]
     description: tuple[str, ...]
     spec: Mapping[str, Any]
 

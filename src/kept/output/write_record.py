@@ -139,7 +139,7 @@ def _size(program: Program) -> ModelSize:
         dtype=TORCH_NAMES[program.dtype],
         parameters=program.parameters,
         bytes=program.nbytes,
-        cache_bytes=program.cache_bytes,
+        kv_cache=program.kv_cache,
         description=tuple(describe(program.spec)),
         spec=to_json(program.spec),
     )

@@ -30,9 +30,9 @@ from kept.pages.blocks import (
 from kept.passes import SUMMARIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from kept.output.record import ModelSize, ParityRecord, PassRecord, Record
+    from kept.output.record import ParityRecord, PassRecord, Record
 
 
 STATED = 3
@@ -77,17 +77,23 @@ def sizes(record: Record) -> Section | None:
         return None
     both = record.before, record.after
     changes = (
-        _change("parameters", "parameters", both, parameters),
-        _change("bytes of the weights", "bytes", both, _bytes),
-        _change("key-value cache, for each token of context", "cache_bytes", both, _bytes),
+        _change("parameters", [one.parameters for one in both], parameters),
+        _change("bytes of the weights", [one.bytes for one in both], _bytes),
+        *_kv_cache(record.before.kv_cache, record.after.kv_cache),
     )
     before, after = (one.dtype for one in both)
     stored = f"Weights are in {after}" + ("." if before == after else f"; they were in {before}.")
     return Section("sizes", "What it costs to run", (Changes(changes), Paragraph(stored)))
 
 
-def _change(name: str, key: str, both: tuple[ModelSize, ModelSize], in_words: Callable[[int], str]) -> Change:
-    before, after = (getattr(one, key) for one in both)
+def _kv_cache(before: Mapping[int, int], after: Mapping[int, int]) -> Iterator[Change]:
+    """Yield the change of the KV cache at the numbers of tokens for which both models have it."""
+    for tokens in sorted(before.keys() & after.keys()):
+        yield _change(f"KV cache at {tokens:,} tokens", [before[tokens], after[tokens]], _bytes)
+
+
+def _change(name: str, both: Sequence[int], in_words: Callable[[int], str]) -> Change:
+    before, after = both
     return Change(name, before, after, (in_words(before), in_words(after)))
 
 

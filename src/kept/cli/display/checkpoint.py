@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kept.cli.display.console import hint, printer
-from kept.formatting import amount, parameters
+from kept.formatting import amount, kv_cache, parameters
 
 if TYPE_CHECKING:
     from kept.commands.check import CheckReport
@@ -21,7 +21,7 @@ def inspection(found: Inspection) -> None:
         console.print(f"the file stores {found.quantised}; sizes are of the dequantised weights")
     for line in found.description:
         console.print(f"  {line}")
-    console.print(f"  key-value cache: {amount(found.cache_bytes, 'bytes')} a token")
+    console.print(f"  KV cache: {kv_cache(found.kv_cache)}")
     biased = [norm.bias_to_gain for norm in found.norms if norm.bias_to_gain]
     if biased:
         console.print(f"  norm biases: {min(biased):.3g} to {max(biased):.3g} of their gains' length")

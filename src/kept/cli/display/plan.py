@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kept.cli.display.console import hint, make_table, printer
-from kept.formatting import amount, parameters
+from kept.formatting import amount, kv_cache, parameters
 from kept.output.runtimes import notes
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def plan_table(found: Plan) -> dict[str, Any]:
         "domain": [*found.domain],
         "passes": steps,
         "parameters": found.program.parameters,
+        "kv_cache": found.program.kv_cache,
         "runtimes": [asdict(note) for note in notes(found)],
     }
 
@@ -60,6 +61,8 @@ def plan(opened: LoadedModel, found: Plan, target: str) -> None:
         f"bytes {amount(before.nbytes, 'bytes')} -> {amount(after.nbytes, 'bytes')}, "
         f"layers {before.spec.depth} -> {after.spec.depth}"
     )
+    caches = dict.fromkeys(kv_cache(program.kv_cache) for program in (before, after))
+    console.print(f"KV cache {' -> '.join(caches)}")
     print_domain(console, found.domain)
     for runtime in notes(found):
         console.print(f"not as it is for {runtime}")

@@ -10,7 +10,7 @@ from kept.ir.spec.layer import Branch, Layer
 from kept.ir.spec.mlp import Activation, Mlp
 from kept.ir.spec.model import Head, Spec, TokenIds
 from kept.ir.spec.norm import NO_NORM, Norm
-from kept.ir.spec.operation import Cost, Mixer, Operation, StateSize
+from kept.ir.spec.operation import Cost, Mixer, Operation, StatePart
 from kept.ir.spec.rope import Dynamic, Linear, Llama3, LongRope, Proportional, Rope, Scaling, Yarn
 from kept.ir.spec.slot import Role, Slot, Slots, Space
 
@@ -39,7 +39,7 @@ __all__ = [
     "Slots",
     "Space",
     "Spec",
-    "StateSize",
+    "StatePart",
     "TokenIds",
     "Yarn",
     "qk_shape",

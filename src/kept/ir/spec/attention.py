@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from kept.ir.spec.operation import Cost, Mixer, StateSize
+from kept.ir.spec.operation import Cost, Mixer, StatePart
 from kept.ir.spec.slot import Space, linear_slots, norm_slots
 
 if TYPE_CHECKING:
@@ -112,16 +112,18 @@ class Attention(Mixer):
         """The rotation of queries and keys."""
         return () if self.rope is None else (self.rope,)
 
-    def state(self) -> StateSize:
-        """Return the size of the KV cache."""
-        return StateSize(per_token=2 * self.kv_size, window=self.window)
+    def state(self) -> tuple[StatePart, ...]:
+        """Return the KV cache."""
+        return (StatePart(per_token=2 * self.kv_size, window=self.window),)
 
     def cost(self, width: int, length: int) -> Cost:
-        """Return the cost per token. Causal scores and their products with values: half of `length` pairs of each.
+        """Return the cost per token. A pair of positions costs its score and the product with the value.
 
+        A token sees half of `length` keys on average; with a window w below `length`, w keys once there are as many.
         The backward pass reads the queries, keys and values, the keys before rotation, and the output of attention.
         """
         matrices = sum(math.prod(slot.shape) for _, slot in self.slots(width) if slot.role == "matrix")
-        pairs = min(length, self.window or length)
+        window = min(length, self.window or length)
+        pairs = window - window**2 / (2 * length)
         kept = 2 * self.query_size + 2 * self.kv_size
-        return Cost(2.0 * matrices, 2.0 * self.query_size, pairs, kept, inputs=width)
+        return Cost(2.0 * matrices, 4.0 * self.query_size, pairs, kept, inputs=width)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from kept.ir.spec.layer import Branch, Layer
     from kept.ir.spec.norm import Norm
-    from kept.ir.spec.operation import Operation
+    from kept.ir.spec.operation import Operation, StatePart
     from kept.ir.spec.rope import Rope
 
     Kind = TypeVar("Kind", bound=Operation)
@@ -81,6 +81,7 @@ class Spec:
         for layer in self.layers:
             yield from () if layer.mixer is None else layer.mixer.ropes
 
-    def state_elements(self, context: int) -> int:
-        """Return the elements of the decoding states of one sequence of `context` tokens, KV caches included."""
-        return sum(layer.mixer.state().at(context) for layer in self.layers if layer.mixer is not None)
+    def states(self) -> Iterator[StatePart]:
+        """Yield the parts of every mixer's decoding state, KV caches included."""
+        for layer in self.layers:
+            yield from () if layer.mixer is None else layer.mixer.state()

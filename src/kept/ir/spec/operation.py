@@ -15,22 +15,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StateSize:
-    """Elements that a mixer keeps for each sequence while decoding.
+class StatePart:
+    """Elements of one dtype that a mixer keeps for each sequence while decoding.
 
-    `fixed` does not depend on the length. `per_token` is kept for each of the last `window` tokens (None: for all) and
-    for the first `sinks` tokens.
+    `fixed` does not depend on the length. `per_token` is kept for each of the last `window` tokens (None: for all).
+    `dtype` is a safetensors name (`F32`); None: that of the activations.
     """
 
     fixed: int = 0
     per_token: int = 0
     window: int | None = None
-    sinks: int = 0
+    dtype: str | None = None
 
-    def at(self, context: int) -> int:
+    def elements(self, context: int) -> int:
         """Return the number of elements after `context` tokens."""
-        kept = context if self.window is None else min(context, self.sinks + self.window)
-        return self.fixed + self.per_token * kept
+        return self.fixed + self.per_token * (context if self.window is None else min(context, self.window))
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,14 @@ class Cost:
     """Arithmetic and memory of an operation for one token.
 
     `flops` counts two for each multiply-add of the projections. `score_flops` counts those of one pair of positions,
-    `pairs` the positions that one token is paired with. `kept_values` are the elements that the backward pass reads;
-    `inputs` are further ones that it reads if the operation's matrices are trainable. `peak_values` is the largest
-    number of elements that exist only within the operation.
+    `pairs` the mean number of positions that a token is paired with. `kept_values` are the elements that the backward
+    pass reads; `inputs` are further ones that it reads if the operation's matrices are trainable. `peak_values` is the
+    largest number of elements that exist only within the operation.
     """
 
     flops: float
     score_flops: float = 0.0
-    pairs: int = 0
+    pairs: float = 0.0
     kept_values: int = 0
     inputs: int = 0
     peak_values: int = 0
@@ -105,5 +104,5 @@ class Mixer(Operation):
         """The rotary positions that it applies; empty if it applies none."""
 
     @abstractmethod
-    def state(self) -> StateSize:
-        """Return the size of the decoding state of one sequence."""
+    def state(self) -> tuple[StatePart, ...]:
+        """Return the parts of the decoding state of one sequence."""
