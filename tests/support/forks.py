@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PRELOADED = (
     "kept.commands.convert",
-    "kept.commands.heal",
+    "kept.commands.heal_run",
     "kept.distillation.train.load_backbone",
     "kept.distillation.train.run_checkpoints",
     "kept.distillation.train.trainer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -134,18 +135,10 @@ def model_card(
     healed: HealedRecord | None = None,
 ) -> bytes:
     """The output's README.md. `healed` is the record of a healing."""
-    template = files("kept").joinpath("templates/card.md.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - Markdown from our own values
-    )
-    environment.filters["plain"] = plain
     families = (origin.family, *(one.family for one in origin.lineage))
     done = origin.lineage if healed is None else (*origin.lineage, healing(healed))
     weakest = weaker(done, promise)
-    rendered = environment.from_string(template).render(
+    rendered = _template().render(
         origin=origin,
         article=article,
         spec=program.spec,
@@ -162,6 +155,18 @@ def model_card(
         restricted=next(filter(None, map(RESTRICTED.get, families)), None),
     )
     return rendered.encode()
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - Markdown from our own values
+    )
+    environment.filters["plain"] = plain
+    return environment.from_string(files("kept").joinpath("templates/card.md.jinja").read_text(encoding="utf-8"))
 
 
 MARKS = re.compile(r"[`|<>\[\]*\\&!#~]")
