@@ -45,7 +45,7 @@ from kept.distillation.train.run_checkpoints import RunCheckpoints
 from kept.distillation.train.trainer import Trainer
 from kept.loaded import LoadedModel, open_model
 from kept.passes.expand_blocks import ExpandBlocks
-from kept.settings_model import count
+from kept.setting_types import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass
 from kept.errors import RecipeError
 from kept.ir.tensors import TORCH_NAMES
 from kept.passes import PASSES, Pass
-from kept.settings_model import CONFIG, OneOf, Settings, Texts, WholeNumbers, nearest
+from kept.setting_types import OneOf, Texts, WholeNumbers, nearest
+from kept.settings_model import CONFIG, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

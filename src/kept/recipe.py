@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, core_schema
 
@@ -32,7 +32,8 @@ from kept.passes.full_rotary import RopeForm
 from kept.passes.layer_norm_to_rms import NormMode
 from kept.passes.legalize import MOST_STEPS
 from kept.passes.rules import Options
-from kept.settings_model import CONFIG, Directory, File, OneOf, Settings, model_fields, wrong
+from kept.setting_types import Directory, File, OneOf, wrong
+from kept.settings_model import CONFIG, Settings, model_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,13 +50,19 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
 
 LARGEST_SHARD = 10**18
 
+SHARD_SIZE = r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGkmg]?[Bb])\s*$"
+
+
 MOST_TOKENS = 10_000_000
 """Tokens that a verification may read: they are held in memory."""
+
+VERIFY_TOKENS = {"anyOf": [{"const": 0}, {"type": "integer", "minimum": 2, "maximum": MOST_TOKENS}]}
+"""JSON schema of `verify_tokens`."""
 
 
 def _bytes(size: str) -> int:
     """Return a size such as 5GB in bytes. Raises PydanticCustomError if it is none."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)", size.strip(), re.IGNORECASE)
+    match = re.fullmatch(SHARD_SIZE, size)
     found = float(match[1]) * UNITS[match[2].upper()] if match is not None else 0
     if not 1 <= found <= LARGEST_SHARD:
         raise wrong(f"is {size!r}, write it as 5GB or 500MB")
@@ -124,13 +131,13 @@ class ConversionSettings(Settings):
     dtype: Annotated[str, OneOf(tuple(DTYPES))] | None = Field(
         default=None, description="Dtype of the output: float32, bfloat16, float16 or float64. [default: the source's]"
     )
-    max_shard_size: Annotated[str, AfterValidator(_shard_size)] | None = Field(
-        default=None, description="Maximum size of a weight file, such as 5GB or 500MB. [default: 5GB]"
-    )
+    max_shard_size: (
+        Annotated[str, AfterValidator(_shard_size), WithJsonSchema({"type": "string", "pattern": SHARD_SIZE})] | None
+    ) = Field(default=None, description="Maximum size of a weight file, such as 5GB or 500MB. [default: 5GB]")
     text: File | None = Field(
         default=None, description="UTF-8 text for calibration and verification. [default: a built-in sample]"
     )
-    verify_tokens: Annotated[int, AfterValidator(_verify_tokens)] | None = Field(
+    verify_tokens: Annotated[int, AfterValidator(_verify_tokens), WithJsonSchema(VERIFY_TOKENS)] | None = Field(
         default=None,
         description="Number of tokens on which the output is verified; 0 skips the verification. [default: 512, for "
         "large models 64]",

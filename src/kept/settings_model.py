@@ -6,39 +6,27 @@ A subclass of `Settings` raises `RecipeError` with the key of the first wrong va
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass as plain_dataclass
-from datetime import date
-from difflib import get_close_matches
-from fractions import Fraction
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, WithJsonSchema, model_validator
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import ArgsKwargs, CoreSchema, PydanticCustomError, core_schema
 
 from kept.errors import RecipeError
+from kept.setting_types import MOST, WRONG, OneOf, PathKind, nearest, not_a_choice
 from kept.toml_file import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.fields import FieldInfo
-    from pydantic_core import ErrorDetails
+    from pydantic_core import ArgsKwargs, ErrorDetails
 
 CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 """Values are not converted between types, unknown keys are errors, numbers are finite."""
-
-MOST = 10**9
-"""Upper limit of numbers that have no limit of their own."""
-
-SIZES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-"""Suffixes of a `Count`."""
 
 TYPE_NAMES = {
     "bool_type": "true or false",
@@ -112,26 +100,6 @@ def check_choice(key: str, value: str, choices: Collection[str]) -> None:
         raise RecipeError(not_a_choice(value, choices), key)
 
 
-def not_a_choice(value: object, choices: Collection[str]) -> str:
-    """Return the message for a value that is none of the choices."""
-    near = nearest(value, choices) if isinstance(value, str) else ""
-    return f"is {value!r}{near}; it must be one of {', '.join(choices)}"
-
-
-def nearest(word: str, words: Collection[str]) -> str:
-    """Return "; did you mean X?" if a word is close to one of the known words, else an empty text."""
-    near = get_close_matches(word, list(words), 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def is_date(text: str) -> bool:
-    """Return whether a text is a date of the form YYYY-MM-DD."""
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
-
-
 def choices(field: FieldInfo) -> tuple[str, ...]:
     """Return the words that a setting may be; () if it is not restricted to some words."""
     annotation, metadata = base_type(field.annotation)
@@ -201,86 +169,3 @@ def _unknown(model: type[Settings], key: str) -> str:
     if key in model.FORMER:
         return f"is now {model.FORMER[key]}"
     return f"is not {model.WHAT}{nearest(key, model_fields(model))}"
-
-
-WRONG = "wrong_value"
-"""Type of the errors that our own validators raise; `problem` in their context is the message."""
-
-
-def wrong(problem: str) -> PydanticCustomError:
-    """Return the error to raise in a validator of a field."""
-    return PydanticCustomError(WRONG, "{problem}", {"problem": problem})
-
-
-@plain_dataclass(frozen=True)
-class PathKind:
-    """Marks a text as a path, for completion in shells and editors."""
-
-    kind: Literal["dir", "file"]
-    metavar: str
-
-
-@plain_dataclass(frozen=True)
-class OneOf:
-    """Restricts a text to words that are known only at run time, such as the names of families."""
-
-    words: tuple[str, ...]
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return the schema of a text with this check."""
-        return core_schema.no_info_after_validator_function(self._checked, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Return the JSON schema with the words."""
-        return {**handler(schema), "enum": [*self.words]}
-
-    def _checked(self, value: str) -> str:
-        if value not in self.words:
-            raise wrong(not_a_choice(value, self.words))
-        return value
-
-
-def _texts(value: object) -> object:
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise wrong(f"is {value!r}, it must be a list of texts in quotes")
-    return tuple(value)
-
-
-def _whole_numbers(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}(\s*,\s*\d{1,9})*\s*", value, re.ASCII):
-        return tuple(map(int, value.split(",")))
-    if not isinstance(value, list | tuple) or not all(type(item) is int for item in value):
-        raise wrong(f"is {value!r}, it must be a list of whole numbers, as 4,9,14")
-    return tuple(value)
-
-
-def count(value: object) -> int:
-    """Return a number such as 2000000, "2M", "500K" or "1.5B". Raises PydanticCustomError for anything else."""
-    written = "" if isinstance(value, bool) else str(value).strip().replace("_", "").upper()
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMB]?)", written, re.ASCII)
-    number = Fraction(match[1]) * SIZES[match[2]] if match is not None else Fraction(1, 2)
-    if number.denominator != 1:
-        raise wrong(f"is {value!r}, write it as 2M, 500K or 2000000")
-    return int(number)
-
-
-def _day(value: object) -> object:
-    if not isinstance(value, str) or not is_date(value):
-        raise wrong(f"is {value!r}, it must be a date such as 2026-01-31")
-    return value
-
-
-TEXT_OR_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-
-Directory = Annotated[str, PathKind("dir", "DIR")]
-File = Annotated[str, PathKind("file", "FILE")]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_texts), WithJsonSchema(TEXT_OR_TEXTS)]
-WholeNumbers = Annotated[tuple[int, ...], BeforeValidator(_whole_numbers)]
-Date = Annotated[str, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
-Count = Annotated[
-    int,
-    BeforeValidator(count),
-    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^[\d_.]+ *[KMBkmb]?$"}]}),
-]

@@ -153,7 +153,7 @@ def test_what_is_no_number_of_tokens(written: object) -> None:
         (BEGIN + "tokens = '900000000B'", "recipe.toml:4: tokens: is too large, it must be at most 1000000000000000"),
         (
             BEGIN + "batch_size = 1000000000",
-            "recipe.toml:4: batch_size: is 1000000000, it must be smaller: a step has 1000000000",
+            "recipe.toml:4: batch_size: is 1000000000, it must be smaller: a step has at most 1000000000",
         ),
         (BEGIN + "jsd_beta = 0", "recipe.toml:4: jsd_beta: is 0, it must be between 0 and 1"),
         (BEGIN + "jsd_beta = 1.0", "recipe.toml:4: jsd_beta: is 1.0, it must be between 0 and 1"),

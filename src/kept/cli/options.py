@@ -10,7 +10,8 @@ from click.shell_completion import CompletionItem
 from pydantic import BeforeValidator
 from pydantic_core import PydanticUndefined
 
-from kept.settings_model import base_type, choices, count, model_fields, path_kind
+from kept.setting_types import count
+from kept.settings_model import base_type, choices, model_fields, path_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -12,7 +12,8 @@ from kept.errors import RecipeError
 from kept.passes.expand_blocks import ExpandBlocks, Placement
 from kept.passes.expand_vocabulary import LARGEST_MULTIPLE, MEAN, ExpandVocabulary
 from kept.recipe import SAME, ConversionSettings, Recipe
-from kept.settings_model import CONFIG, Directory, WholeNumbers, model_fields
+from kept.setting_types import Directory, WholeNumbers
+from kept.settings_model import CONFIG, model_fields
 
 if TYPE_CHECKING:
     from kept.passes import Pass

@@ -44,14 +44,8 @@ from kept.distillation.settings import SELF, HealSettings
 from kept.errors import InputError, RecipeError
 from kept.passes.expand_vocabulary import ExpandVocabulary
 from kept.recipe import Recipe
-from kept.settings_model import (
-    CONFIG,
-    Directory,
-    Settings,
-    check_choice,
-    json_schema,
-    wrong,
-)
+from kept.setting_types import Directory, wrong
+from kept.settings_model import CONFIG, Settings, check_choice, json_schema
 from kept.toml_file import load
 
 if TYPE_CHECKING:

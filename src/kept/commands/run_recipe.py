@@ -231,9 +231,9 @@ def _evaluated(asked: EvalStepSettings, steps: StepRecipe, reporter: Reporter) -
     paths = map(Path, [asked.model] if asked.against is None else [asked.against, asked.model])
     found = evaluate(
         *(_named(path, steps) for path in paths),
-        texts=named_paths(asked.texts),
-        old=named_paths(asked.old),
-        new=named_paths(asked.new),
+        texts=named_paths(asked.texts, "texts"),
+        old=named_paths(asked.old, "old"),
+        new=named_paths(asked.new, "new"),
         results=steps.folder / "eval",
         reporter=reporter,
         tasks=measures.tasks,

@@ -21,7 +21,8 @@ from kept.passes.drop_layers import DropLayers, is_silent
 from kept.passes.expand_blocks import listed
 from kept.recipe import MOST_TOKENS, SAME, Recipe
 from kept.reporting import Reporter, Silent
-from kept.settings_model import CONFIG, Directory, File, Settings, WholeNumbers
+from kept.setting_types import Directory, File, WholeNumbers
+from kept.settings_model import CONFIG, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,8 @@ from pydantic.dataclasses import dataclass
 from kept.distillation.data.documents import named_paths
 from kept.errors import RecipeError
 from kept.evaluation.settings import EvalOptions, EvalSettings
-from kept.settings_model import CONFIG, Directory, File, Settings, Texts, model_fields
+from kept.setting_types import Directory, File, Texts
+from kept.settings_model import CONFIG, Settings, model_fields
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -55,10 +56,11 @@ class EvalStepSettings(EvalOptions):
     @property
     def measures(self) -> EvalSettings:
         """The settings of the evaluation."""
+        old, new = named_paths(self.old, "old"), named_paths(self.new, "new")
         return EvalSettings(
-            texts=named_paths((*self.texts, *self.old, *self.new)),
-            old=tuple(named_paths(self.old)),
-            new=tuple(named_paths(self.new)),
+            texts=named_paths((*self.texts, *self.old, *self.new), "texts"),
+            old=tuple(old),
+            new=tuple(new),
             **{key: getattr(self, key) for key in model_fields(EvalOptions)},
         )
 

@@ -28,7 +28,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from kept.errors import RecipeError
-from kept.settings_model import CONFIG, Settings, nearest
+from kept.setting_types import nearest
+from kept.settings_model import CONFIG, Settings
 from kept.toml_file import load
 
 if TYPE_CHECKING:

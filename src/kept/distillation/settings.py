@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.dataclasses import dataclass
 
 from kept.distillation.train.lr_schedule import Schedule
 from kept.errors import RecipeError
-from kept.settings_model import CONFIG, MOST, Count, Date, Directory, File, Settings, Texts, check_choice, merged, wrong
+from kept.setting_types import MOST, Date, Directory, File, Texts, count, count_schema, texts_schema, wrong
+from kept.settings_model import CONFIG, Settings, check_choice, merged
 
 if TYPE_CHECKING:
     from kept.distillation.loss.objective import Objective
@@ -106,7 +107,7 @@ class HealSettings(Settings):
     teacher_cache: Directory | None = Field(
         default=None, description="Output of kept cache-teacher, read instead of running the teacher."
     )
-    data: Annotated[Texts, AfterValidator(_not_empty)] = Field(
+    data: Annotated[Texts, AfterValidator(_not_empty), texts_schema(minItems=1)] = Field(
         default=(SELF,),
         description="Training texts: text files, JSON lines, parquet, or directories of them, optionally with a name, "
         "such as english=corpus/en. May be given several times. self: texts that the teacher generates.",
@@ -150,7 +151,7 @@ class HealSettings(Settings):
     )
     lora_rank: Size = Field(default=16, description="Rank of the LoRA matrices, if --train has lora.")
     lora_alpha: Positive = Field(default=32.0, description="LoRA update is scaled by alpha / rank.")
-    tokens: Annotated[Count, Field(ge=1, le=MOST_TOKENS)] = Field(
+    tokens: Annotated[int, BeforeValidator(count), Field(ge=1, le=MOST_TOKENS), count_schema(1, MOST_TOKENS)] = Field(
         default=1_000_000, description="Number of training tokens, such as 2M or 500K; at least one step."
     )
     batch_size: Size = Field(default=8, description="Sequences per batch, over all processes.")
@@ -173,9 +174,9 @@ class HealSettings(Settings):
     temperature: Positive = Field(
         default=1.0, description="Softmax temperature of teacher and student in the divergences."
     )
-    sample_temperatures: Annotated[str, BeforeValidator(_temperatures)] = Field(
-        default="1", description="Sampling temperatures for --data self, used in turn, such as 0.7,1."
-    )
+    sample_temperatures: Annotated[
+        str, BeforeValidator(_temperatures), WithJsonSchema({"type": "string", "pattern": f"^{SAMPLED.pattern}$"})
+    ] = Field(default="1", description="Sampling temperatures for --data self, used in turn, such as 0.7,1.")
     hidden: Weight = Field(
         default=0.0,
         description="Weight of the hidden-state loss. The output of each layer is compared after the norm that reads "
@@ -220,7 +221,10 @@ class HealSettings(Settings):
         if not any((self.kl, self.reverse_kl, self.jsd, self.ce, self.hidden)):
             self._refuse("kl", "above 0 where no other loss is")
         if self.tokens_a_step > MOST:
-            self._refuse("batch_size", f"smaller: a step has {MOST} tokens at most")
+            largest = max(
+                ("batch_size", "sequence_length", "gradient_accumulation"), key=lambda key: getattr(self, key)
+            )
+            self._refuse(largest, f"smaller: a step has at most {MOST} tokens, and this one {self.tokens_a_step}")
         if self.teacher_cache and self._runs_teacher:
             self._refuse("teacher_cache", "left out where reverse_kl, jsd or hidden is above 0")
 

@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 from kept.errors import InputError, RecipeError
 from kept.evaluation.tasks import NAMES
 from kept.ir.tensors import TORCH_NAMES
-from kept.settings_model import CONFIG, Date, OneOf, PathKind, Settings, Texts, not_a_choice, wrong
+from kept.setting_types import Date, OneOf, PathKind, Texts, not_a_choice, texts_schema, wrong
+from kept.settings_model import CONFIG, Settings
 
 DTYPES = tuple(TORCH_NAMES.values())
 
@@ -25,7 +26,11 @@ def _known(tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _texts_by_domain(texts: object) -> object:
-    return {name: Path(file) for name, file in texts.items()} if isinstance(texts, Mapping) else texts
+    if not isinstance(texts, Mapping):
+        return texts
+    if not all(isinstance(file, str | Path) for file in texts.values()):
+        raise wrong(f"is {texts!r}, it must be a table of files by domain")
+    return {name: Path(file) for name, file in texts.items()}
 
 
 DataDirectory = Annotated[Path, Strict(strict=False), PathKind("dir", "DIR")]
@@ -43,7 +48,7 @@ class EvalOptions(Settings):
     }
     WHAT: ClassVar[str] = "an option of an evaluation"
 
-    tasks: Annotated[Texts, AfterValidator(_known)] = Field(
+    tasks: Annotated[Texts, AfterValidator(_known), texts_schema(items={"enum": [*NAMES]})] = Field(
         default=(),
         description="What to evaluate besides the texts: positions, passkey, agreement, h6, kobest, blimp, lambada, "
         "humaneval, mt-bench, or an lm-eval task that belongs to one of them. May be given several times.",

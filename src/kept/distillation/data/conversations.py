@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kept.checkpoint.chat_template import Conversation, Template
 from kept.checkpoint.template_worker import BEGIN, END
 from kept.errors import InputError, printable
-from kept.settings_model import nearest
+from kept.setting_types import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
