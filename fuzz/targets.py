@@ -57,6 +57,7 @@ from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 from kept.recipe import load_recipe
 from kept.reporting import Silent
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -299,8 +300,10 @@ def use_config(raw: bytes) -> None:
 
 def check_rotation(spec: Spec) -> None:
     """Every angle of an accepted config is a number."""
-    for rope, head in {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers}:
-        for length in (1, spec.context) if rope is not None else ():
+    for rope, head in {(attention_of(layer).rope, attention_of(layer).head_dim) for layer in spec.layers}:
+        if rope is None:
+            continue
+        for length in (1, spec.context):
             frequencies, temperature = inverse_frequencies(rope, head, length)
             assert bool(frequencies.isfinite().all()), (rope, frequencies)
             assert isfinite(temperature), (rope, temperature)

@@ -448,11 +448,12 @@ def test_the_lock_of_a_process_that_died_is_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["directory", "file", "link to nothing"])
 def test_an_existing_target_is_refused(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "out"
-    {
+    makes: dict[str, Callable[[], object]] = {
         "directory": target.mkdir,
         "file": lambda: target.write_text("mine", encoding="utf-8"),
         "link to nothing": lambda: target.symlink_to("nowhere"),
-    }[kind]()
+    }
+    makes[kind]()
     with (
         pytest.raises(OutputError, match="out: exists already; choose another output or remove it"),
         staging(target, {}),

@@ -24,7 +24,7 @@ from kept.errors import CheckpointError, RecipeError
 from kept.ir.tensors import Stored, join, zeros
 from kept.tokenizer.bpe import BYTE_LEVEL
 from support.heal_runs import finish, losses, settings, start
-from support.logits import stock, stock_logits
+from support.logits import stock, stock_generation, stock_logits
 from support.models import write_checkpoint
 from support.stored import change_json, read_json, tensors_of
 from support.tokenizers_of import ENGLISH, GERMAN, KOREAN, corpus, inside, of_a_model
@@ -190,7 +190,9 @@ def test_a_multiple_of_rows(source: Path, tokenizer: Path, has: int, tmp_path: P
     assert read_json(out / "kept.json")["new_tokens"] == [HAD, has]
     assert GenerationConfig.from_pretrained(out).suppress_tokens == [*range(has, 512)]
     assert check(out).damage == ()
-    drawn = stock(out, torch.float32).generate(ids(out, ENGLISH, 8), do_sample=True, max_new_tokens=60, temperature=9.0)
+    drawn = stock_generation(
+        stock(out, torch.float32), ids(out, ENGLISH, 8), do_sample=True, max_new_tokens=60, temperature=9.0
+    )
     assert int(drawn.max()) < has
 
 

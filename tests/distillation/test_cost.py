@@ -93,7 +93,7 @@ def without_attention(spec: ir.Spec) -> ir.Spec:
 def test_a_forward_has_the_operations_that_torch_counts() -> None:
     made, _ = model("norms")
     found = products(lambda: made(TOKENS))
-    attention = sum(2.0 * layer.mixer.heads * layer.mixer.head_dim * LENGTH for layer in SPEC.layers)
+    attention = sum(2.0 * attention_of(layer).heads * attention_of(layer).head_dim * LENGTH for layer in SPEC.layers)
     assert found == BATCH * LENGTH * (forward_operations(SPEC, LENGTH) - attention)
 
 
@@ -111,7 +111,7 @@ def test_a_step_has_the_operations_that_torch_counts(train: str) -> None:
     made, learned = model(train)
     found = products(lambda: made(TOKENS).sum().backward())
     first = first_backward_layer(learned, SPEC.depth)
-    scores = 2.0 * SPEC.layers[0].mixer.heads * SPEC.layers[0].mixer.head_dim * LENGTH
+    scores = 2.0 * attention_of(SPEC.layers[0]).heads * attention_of(SPEC.layers[0]).head_dim * LENGTH
     attention = scores * (SPEC.depth + 2.5 * (SPEC.depth - first))
     said = BATCH * LENGTH * (student_operations(SPEC, learned, LENGTH) - attention)
     assert found == pytest.approx(said, rel=0.12), "the first layer's products need no gradient of what they read"

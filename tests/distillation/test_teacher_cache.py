@@ -18,6 +18,7 @@ from kept.distillation import teacher_cache
 from kept.distillation.train.end_to_end import EndToEnd
 from kept.errors import InputError, OutputError, RecipeError
 from support.heal_runs import finish, losses, settings, start
+from support.spies import noting
 from support.stored import all_bytes, read_json, write_readable
 
 if TYPE_CHECKING:
@@ -185,8 +186,8 @@ def test_a_damaged_mark_begins_anew(
         (part / teacher_cache.PROGRESS).write_text(contents[damage])
         (part / teacher_cache.ABOUT).unlink()
         (part / teacher_cache.ROWS).write_bytes((part / teacher_cache.ROWS).read_bytes()[:-1])
-    entries, made = teacher_cache._entries, []
-    monkeypatch.setattr(teacher_cache, "_entries", lambda *given: made.append(1) or entries(*given))
+    made: list[int] = []
+    monkeypatch.setattr(teacher_cache, "_entries", noting(teacher_cache._entries, lambda *_: made.append(1)))
     cache_teacher(given, top_k=K)
     assert bool(made) == (damage != "killed before its name")
     assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)

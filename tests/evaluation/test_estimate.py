@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,6 +21,9 @@ from kept.evaluation.estimate import (
     mean_of_same_items,
     ratio,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=2, max_size=20)
 
@@ -54,7 +58,7 @@ def test_one_item_tells_no_error() -> None:
     assert math.isnan(ratio([1.0], [0.0]).value)
 
 
-def resampled(estimate: object, rows: torch.Tensor) -> float:
+def resampled(estimate: Callable[[torch.Tensor], Any], rows: torch.Tensor) -> float:
     """The spread of a figure over 4,000 draws of as many items."""
     random = torch.Generator().manual_seed(0)
     draws = torch.randint(len(rows), (4000, len(rows)), generator=random)

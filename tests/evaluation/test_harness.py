@@ -14,6 +14,8 @@ from kept.evaluation import answering
 from kept.evaluation.answering import answers, batches
 from kept.evaluation.harness import Harness
 from kept.ir.spec import Dynamic
+from support.specs import rope_of
+from support.spies import noting
 from support.stored import PROSE
 from support.subjects import subject, tiny
 
@@ -97,8 +99,8 @@ def test_a_stop_text_stops_the_work(ours: Harness, monkeypatch: pytest.MonkeyPat
 
 def test_the_same_input_runs_once(ours: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    hidden = ours.subject.model.hidden
-    monkeypatch.setattr(ours.subject.model, "hidden", lambda tokens: rows.append(len(tokens)) or hidden(tokens))
+    hidden = noting(ours.subject.model.hidden, lambda tokens: rows.append(len(tokens)))
+    monkeypatch.setattr(ours.subject.model, "hidden", hidden)
     found = ours.loglikelihood([asked("Answer:", choice) for choice in "ABCD"])
     assert rows == [1]
     assert len({nats for nats, _ in found}) == 4
@@ -118,7 +120,7 @@ def test_batches_hold_what_fits(ours: Harness, monkeypatch: pytest.MonkeyPatch) 
 
 def test_lengths_that_turn_positions_do_not_mix(tmp_path: Path) -> None:
     scaled = tiny(tmp_path, "internlm", rotary={"base": 1000, "type": "dynamic"}, max_position_embeddings=32)
-    assert any(isinstance(layer.mixer.rope and layer.mixer.rope.scaling, Dynamic) for layer in scaled.spec.layers)
+    assert any(isinstance(rope_of(layer).scaling, Dynamic) for layer in scaled.spec.layers)
     assert [*batches(scaled.spec, [5, 40, 5])] == [[1], [0, 2]]
 
 

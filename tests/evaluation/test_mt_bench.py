@@ -16,6 +16,7 @@ from kept.fence import Limits
 from kept.reporting import Silent
 from support.judge_stub import Stub
 from support.shared_data import DATA, needs_data
+from support.spies import noting
 from support.stored import change_json
 from support.subjects import tiny
 
@@ -84,7 +85,7 @@ def test_a_chat_template_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with_template = tiny(tmp_path, max_position_embeddings=1024)
     change_json(tmp_path / "tokenizer_config.json", chat_template=TEMPLATE)
     prompts: list[list[int]] = []
-    monkeypatch.setattr(mt_bench, "answers", lambda _, asked, __: prompts.extend(asked) or ["five"])
+    monkeypatch.setattr(mt_bench, "answers", noting(lambda *_: ["five"], lambda _, asked, __: prompts.extend(asked)))
     mt_bench.measure_answers(with_template, [QUESTION], mt_bench.template_of(with_template))
     assert prompts[0] == with_template.encode("<s>[user]What is 2 + 3?</s>[assistant]", special=False)
     assert prompts[0][0] == with_template.spec.tokens.bos

@@ -21,6 +21,7 @@ from kept.nn.model import Model
 from support.judge_stub import Stub
 from support.models import write_checkpoint
 from support.shared_data import DATA, needs_data
+from support.spies import noting
 from support.stored import PROSE, change_json, write_readable
 
 if TYPE_CHECKING:
@@ -106,8 +107,7 @@ def test_what_is_finished_is_not_measured_again(
     asked: dict[str, Any] = {"texts": {"prose": text}, "results": tmp_path / "r", "tasks": ("positions",)}
     first = kept.evaluate(orion, **asked)
     loaded: list[int] = []
-    load = Model.load
-    monkeypatch.setattr(Model, "load", lambda *arguments: loaded.append(1) or load(*arguments))
+    monkeypatch.setattr(Model, "load", noting(Model.load, lambda *_: loaded.append(1)))
     assert kept.evaluate(orion, **asked) == first
     assert not loaded, "no weight is read"
     for piece in (tmp_path / "r").glob("positions*"):

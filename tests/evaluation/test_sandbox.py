@@ -26,7 +26,7 @@ from kept.evaluation.sandbox import fences, passes
 from support.shared_data import DATA, needs_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 NOBODY = 65534
 
@@ -257,7 +257,7 @@ def test_it_ends_with_its_evaluator(tmp_path: Path) -> None:
     _until(lambda: not _runs(child))
 
 
-def _until(holds: object) -> None:
+def _until(holds: Callable[[], object]) -> None:
     end = time.monotonic() + 5
     while not holds():
         assert time.monotonic() < end

@@ -11,6 +11,7 @@ from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.items import Size
 from kept.ir.spec import TokenIds
+from support.specs import attention_of
 from support.tiny import TINY
 
 HUGE = 10**400
@@ -99,7 +100,7 @@ def test_a_fraction_that_the_classes_do_not_read(family: str, where: str) -> Non
 
 @pytest.mark.parametrize("family", ["gpt2", "orion", "qwen2", "stablelm", "starcoder2"])
 def test_a_head_size_that_is_computed(family: str) -> None:
-    size = FAMILIES[family].read_config(TINY[family]).layers[0].mixer.head_dim
+    size = attention_of(FAMILIES[family].read_config(TINY[family]).layers[0]).head_dim
     assert f"head_dim is 128, it must be {size}, which this family computes" in refusal(family, head_dim=128)
     FAMILIES[family].read_config({**TINY[family], "head_dim": size})
 

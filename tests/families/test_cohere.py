@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from kept.ir.spec import Rope
 from support.contract import DECODER_SIZES
 from support.rotations import StockRotaryContract
+from support.specs import attention_of, mlp_of
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -25,7 +26,7 @@ class TestCohere(StockRotaryContract):
         layer = program.spec.layers[0]
         assert layer.parallel
         assert layer.mlp_norm is None
-        assert layer.mixer.rope == Rope(1000.0, 16, interleaved=True)
+        assert attention_of(layer).rope == Rope(1000.0, 16, interleaved=True)
         assert (program.spec.head.tied, program.spec.head.multiplier) == (True, 0.75)
         assert not any(name.endswith(".bias") for name in program.weights)
 
@@ -45,5 +46,5 @@ class TestCohereWithHeadNorms(TestCohere):
         assert program.weights["layers.1.mixer.q_norm.gain"].shape == (4, 16)
         assert program.weights["layers.1.mixer.k_norm.gain"].shape == (2, 16)
         assert program.spec.head.multiplier == 1.25
-        assert program.spec.layers[0].mixer.o_bias
-        assert not program.spec.layers[0].mlp.up_bias
+        assert attention_of(program.spec.layers[0]).o_bias
+        assert not mlp_of(program.spec.layers[0]).up_bias

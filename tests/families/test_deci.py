@@ -7,6 +7,7 @@ import pytest
 from kept.errors import CheckpointError
 from support.orphans import OrphanContract
 from support.rotations import PUBLISHED, RotaryContract
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -40,7 +41,7 @@ class TestDeci(OrphanContract, RotaryContract):
 
     def test_layers_differ(self, program: Program) -> None:
         heads = self.overrides.get("num_key_value_heads_per_layer", [1, 4, 2])
-        assert [layer.mixer.kv_heads for layer in program.spec.layers] == heads
+        assert [attention_of(layer).kv_heads for layer in program.spec.layers] == heads
         shapes = [program.weights[f"layers.{i}.mixer.k.weight"].shape for i in range(3)]
         assert shapes == [(16 * count, 64) for count in heads]
         assert self.family.write_config(program.spec, "F32")["num_key_value_heads_per_layer"] == heads

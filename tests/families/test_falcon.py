@@ -8,6 +8,7 @@ from kept.errors import CheckpointError
 from kept.ir.spec import Rope
 from support.logits import logits, some_tokens, worst
 from support.rotations import StockRotaryContract
+from support.specs import attention_of, mlp_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -37,8 +38,12 @@ class TestFalcon(StockRotaryContract):
         layer = program.spec.layers[0]
         assert layer.parallel
         assert layer.mlp_norm is not None
-        assert (layer.mixer.fused, layer.mixer.kv_heads, layer.mixer.rope) == (True, 2, Rope(1000.0, 16))
-        assert (layer.mlp.gated, layer.mlp.activation, layer.mlp.size) == (False, "gelu", 256)
+        assert (attention_of(layer).fused, attention_of(layer).kv_heads, attention_of(layer).rope) == (
+            True,
+            2,
+            Rope(1000.0, 16),
+        )
+        assert (mlp_of(layer).gated, mlp_of(layer).activation, mlp_of(layer).size) == (False, "gelu", 256)
         assert "transformer.h.0.ln_mlp.weight" in checkpoint.tensors
 
     def test_heads_stand_in_groups(self, program: Program, checkpoint: Checkpoint) -> None:
@@ -84,8 +89,8 @@ class TestFalconWithOneNorm(TestFalcon):
     def test_spec(self, program: Program, checkpoint: Checkpoint) -> None:
         layer = program.spec.layers[0]
         assert layer.mlp_norm is None
-        assert layer.mixer.q_bias
-        assert layer.mlp.down_bias
+        assert attention_of(layer).q_bias
+        assert mlp_of(layer).down_bias
         assert not program.spec.head.tied
         assert "transformer.h.0.input_layernorm.weight" in checkpoint.tensors
 
@@ -99,7 +104,7 @@ class TestFalconOfOneKey(TestFalcon):
 
     def test_spec(self, program: Program, checkpoint: Checkpoint) -> None:
         layer = program.spec.layers[0]
-        assert (layer.mlp_norm, layer.mixer.kv_heads) == (None, 1)
+        assert (layer.mlp_norm, attention_of(layer).kv_heads) == (None, 1)
         assert not self.family.write_config(program.spec, "F32")["new_decoder_architecture"]
         assert "transformer.h.0.input_layernorm.weight" in checkpoint.tensors
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_sort_has_its_golden_streams(sort: Model, golden: dict[str, torch.Tensor
 
 @torch.inference_mode()
 def test_sort_has_the_golden_parts_of_its_first_block(sort: Model, golden: dict[str, torch.Tensor]) -> None:
-    block = sort.layers[0]
+    block: Any = sort.layers[0]
     normed = block.mixer_norm(golden["x"])
     assert off(normed, golden["ln1"]) < GOLDEN
     for name, heads in zip("qkv", block.mixer._project(normed), strict=True):

@@ -7,6 +7,7 @@ import pytest
 from kept.errors import CheckpointError
 from support.contract import DECODER_SIZES
 from support.rotations import StockRotaryContract
+from support.specs import attention_of, mixer_norm_of, mlp_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -22,19 +23,19 @@ class TestGemma(StockRotaryContract):
     lenient = ("num_key_value_heads",)  # absent, the stock class says 16, we say as many as queries
 
     def test_gains_and_embeddings(self, program: Program) -> None:
-        assert program.spec.final_norm.offset == program.spec.layers[0].mixer_norm.offset == 1.0
+        assert program.spec.final_norm.offset == mixer_norm_of(program.spec.layers[0]).offset == 1.0
         assert program.spec.embedding_multiplier == program.spec.width**0.5
         assert program.spec.head.tied
 
     def test_heads_of_256(self, checkpoint: Checkpoint) -> None:
         config = {k: v for k, v in checkpoint.config.items() if k != "head_dim"}
-        assert self.family.read_config(config).layers[0].mixer.head_dim == 256
+        assert attention_of(self.family.read_config(config).layers[0]).head_dim == 256
 
     def test_gelu_is_its_tanh_form(self, checkpoint: Checkpoint) -> None:
         """The first releases say `gelu`; a later key says what was meant."""
 
         def activation(**keys: object) -> str:
-            return self.family.read_config({**checkpoint.config, **keys}).layers[0].mlp.activation
+            return mlp_of(self.family.read_config({**checkpoint.config, **keys}).layers[0]).activation
 
         assert activation(hidden_act="gelu", hidden_activation=None) == "gelu_tanh"
         assert activation(hidden_act="gelu", hidden_activation="gelu_pytorch_tanh") == "gelu_tanh"
@@ -63,4 +64,4 @@ class TestGemmaWithBiasesAndAHead(TestGemma):
 
     def test_gelu_is_its_tanh_form(self, checkpoint: Checkpoint) -> None:
         spec = self.family.read_config({**checkpoint.config, "hidden_act": "gelu", "hidden_activation": None})
-        assert spec.layers[0].mlp.activation == "gelu_tanh"
+        assert mlp_of(spec.layers[0]).activation == "gelu_tanh"

@@ -9,6 +9,7 @@ from kept.errors import CheckpointError
 from support.contract import DECODER_SIZES
 from support.logits import stock
 from support.rotations import StockRotaryContract
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,16 +46,16 @@ class TestGemma2(StockRotaryContract):
 
     def test_spec(self, program: Program) -> None:
         first, second, third = program.spec.layers
-        assert (first.mixer.window, second.mixer.window, third.mixer.window) == (7, None, 7)
-        assert (first.mixer.softcap, program.spec.head.softcap) == (3.0, 4.0)
-        assert first.mixer.scale == 20**-0.5
+        assert (attention_of(first).window, attention_of(second).window, attention_of(third).window) == (7, None, 7)
+        assert (attention_of(first).softcap, program.spec.head.softcap) == (3.0, 4.0)
+        assert attention_of(first).scale == 20**-0.5
         assert first.mlp_post_norm is not None
         assert first.mlp_post_norm.offset == 1.0
 
     def test_caps_may_be_null(self, checkpoint: Checkpoint) -> None:
         keys = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
         spec = self.family.read_config({**checkpoint.config, **keys})
-        assert (spec.layers[0].mixer.softcap, spec.head.softcap) == (None, None)
+        assert (attention_of(spec.layers[0]).softcap, spec.head.softcap) == (None, None)
         assert self.family.read_config(self.family.write_config(spec, "F32")) == spec
 
     @pytest.mark.parametrize("key", POSITIVE)
@@ -65,7 +66,7 @@ class TestGemma2(StockRotaryContract):
     @pytest.mark.parametrize("scalar", [16, 144, 168, 224, 256, 4608 // 32, 3])
     def test_a_scalar_comes_back(self, checkpoint: Checkpoint, scalar: int) -> None:
         spec = self.family.read_config({**checkpoint.config, "query_pre_attn_scalar": scalar})
-        assert (spec.layers[0].mixer.scale is None) == (scalar == 16)
+        assert (attention_of(spec.layers[0]).scale is None) == (scalar == 16)
         assert self.family.write_config(spec, "F32")["query_pre_attn_scalar"] == scalar
 
 
@@ -80,5 +81,5 @@ class TestGemma2WithoutCapsOrWindows(TestGemma2):
     becomes_llama = r"post_norm: a norm stands behind"
 
     def test_spec(self, program: Program) -> None:
-        assert all(layer.mixer.window is None for layer in program.spec.layers)
+        assert all(attention_of(layer).window is None for layer in program.spec.layers)
         assert not program.spec.head.tied

@@ -9,6 +9,7 @@ from kept.errors import CheckpointError
 from kept.ir.tensors import zeros
 from support.contract import StockContract
 from support.logits import logits, some_tokens
+from support.specs import attention_of, mlp_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -29,9 +30,9 @@ class TestGpt2(StockContract):
 
     def test_spec(self, program: Program) -> None:
         spec = program.spec
-        mixer = spec.layers[0].mixer
+        mixer = attention_of(spec.layers[0])
         assert (spec.positions, spec.context, mixer.rope, mixer.fused, mixer.kv_heads) == (128, 128, None, True, 4)
-        assert spec.layers[0].mlp.size == 4 * 48
+        assert mlp_of(spec.layers[0]).size == 4 * 48
         assert spec.head.tied
 
     def test_names_of_the_bare_model(self, program: Program, checkpoint: Checkpoint) -> None:
@@ -56,7 +57,7 @@ class TestGpt2WithAHeadAndANarrowMlp(TestGpt2):
     overrides: ClassVar[dict[str, Any]] = {"tie_word_embeddings": False, "n_inner": 40, "activation_function": "gelu"}
 
     def test_spec(self, program: Program) -> None:
-        assert (program.spec.layers[0].mlp.size, program.spec.layers[0].mlp.activation) == (40, "gelu")
+        assert (mlp_of(program.spec.layers[0]).size, mlp_of(program.spec.layers[0]).activation) == (40, "gelu")
         assert not program.spec.head.tied
 
     def test_names_of_the_bare_model(self, program: Program, checkpoint: Checkpoint) -> None:

@@ -12,6 +12,7 @@ from support.conversions import EXACT
 from support.logits import logits, some_tokens, worst
 from support.models import frequencies
 from support.rotations import StockRotaryContract, unrotated
+from support.specs import attention_of, mlp_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -47,8 +48,12 @@ class TestGptNeox(StockRotaryContract):
         layer = program.spec.layers[0]
         assert layer.parallel
         assert layer.mlp_norm is not None
-        assert (layer.mixer.fused, layer.mixer.kv_heads, layer.mixer.rope) == (True, 4, Rope(1000.0, 4))
-        assert (layer.mlp.gated, layer.mlp.activation) == (False, "gelu")
+        assert (attention_of(layer).fused, attention_of(layer).kv_heads, attention_of(layer).rope) == (
+            True,
+            4,
+            Rope(1000.0, 4),
+        )
+        assert (mlp_of(layer).gated, mlp_of(layer).activation) == (False, "gelu")
         assert not program.spec.head.bias
 
     def test_query_key_and_value_stand_apart(self, program: Program, checkpoint: Checkpoint) -> None:
@@ -62,7 +67,7 @@ class TestGptNeox(StockRotaryContract):
         at = "gpt_neox.layers.0.attention"
         old = {f"{at}.bias": (1, 1, 128, 128), f"{at}.masked_bias": ()}
         more: dict[str, Lazy] = {name: zeros(shape, "F32") for name, shape in old.items()}
-        rope = program.spec.layers[0].mixer.rope
+        rope = attention_of(program.spec.layers[0]).rope
         assert rope is not None
         value = frequencies(rope.theta, rope.dims)
         more[f"{at}.rotary_emb.inv_freq"] = InMemory(tuple(value.shape), "F32", value)
@@ -75,7 +80,7 @@ class TestGptNeox(StockRotaryContract):
             with pytest.raises(CheckpointError, match=r"^config\.json: rope_theta is 500\.0, it must be 10000, as"):
                 self.family.read_config({**plain, **keys})
         spec = self.family.read_config({**plain, "rope_theta": 500, "rotary_emb_base": 500})
-        assert spec.layers[0].mixer.rope == Rope(500.0, 4)
+        assert attention_of(spec.layers[0]).rope == Rope(500.0, 4)
 
 
 class TestGptNeoxInSequence(TestGptNeox):
@@ -90,7 +95,7 @@ class TestGptNeoxInSequence(TestGptNeox):
     def test_spec(self, program: Program) -> None:
         layer = program.spec.layers[0]
         assert not layer.parallel
-        assert (layer.mixer.rope, layer.mlp.activation) == (Rope(1000.0, 8), "gelu_tanh")
+        assert (attention_of(layer).rope, mlp_of(layer).activation) == (Rope(1000.0, 8), "gelu_tanh")
         assert program.spec.head.tied
 
 
@@ -98,9 +103,9 @@ class TestGptNeoxWithoutBiases(TestGptNeox):
     overrides: ClassVar[dict[str, Any]] = {"attention_bias": False, "rotary_pct": 1.0}
 
     def test_spec(self, program: Program) -> None:
-        assert program.spec.layers[0].mixer.rope == Rope(1000.0, 16)
+        assert attention_of(program.spec.layers[0]).rope == Rope(1000.0, 16)
         assert not any("mixer." in name for name in program.weights if name.endswith(".bias"))
-        assert program.spec.layers[0].mlp.up_bias
+        assert mlp_of(program.spec.layers[0]).up_bias
 
     def test_query_key_and_value_stand_apart(self, program: Program, checkpoint: Checkpoint) -> None:
         """Negative control: read as three blocks, it would be another model."""

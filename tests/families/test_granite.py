@@ -7,6 +7,7 @@ import pytest
 from kept.errors import CheckpointError
 from support.contract import DECODER_SIZES
 from support.rotations import StockRotaryContract
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -22,7 +23,11 @@ class TestGranite(StockRotaryContract):
 
     def test_multipliers(self, program: Program) -> None:
         layer = program.spec.layers[0]
-        assert (program.spec.embedding_multiplier, layer.residual_multiplier, layer.mixer.scale) == (12.0, 0.22, 0.4)
+        assert (program.spec.embedding_multiplier, layer.residual_multiplier, attention_of(layer).scale) == (
+            12.0,
+            0.22,
+            0.4,
+        )
         assert program.spec.head.multiplier == 1 / 1.3
 
     @pytest.mark.parametrize("scaling", [1.0, 3, 8.0, 13, 16.0, 0.3, 1.3, 49.0, 1e-3, 1 / 3, 12345.678])
@@ -40,7 +45,7 @@ class TestGranite(StockRotaryContract):
 
     def test_the_usual_scale_is_none(self, checkpoint: Checkpoint) -> None:
         spec = self.family.read_config({**checkpoint.config, "attention_multiplier": 0.25})
-        assert spec.layers[0].mixer.scale is None
+        assert attention_of(spec.layers[0]).scale is None
         assert self.family.write_config(spec, "F32")["attention_multiplier"] == 0.25
 
 

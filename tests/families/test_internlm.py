@@ -10,7 +10,7 @@ from kept.errors import CheckpointError
 from kept.ir.spec import Dynamic, Rope
 from support.logits import logits, some_tokens, worst
 from support.orphans import OrphanContract
-from support.specs import with_mixer
+from support.specs import attention_of, with_mixer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ class TestInternLm(OrphanContract):
         assert not {"rope_theta", "rope_scaling", "rope_parameters"} & set(written)
 
     def test_the_rotation(self, program: Program) -> None:
-        assert program.spec.layers[0].mixer.rope == self.rope
+        assert attention_of(program.spec.layers[0]).rope == self.rope
 
     def test_all_four_projections_have_biases_or_none(self, program: Program) -> None:
         biased = self.overrides.get("bias", True)

@@ -7,6 +7,7 @@ import torch
 from kept.ir.spec import Dynamic
 from support.orphans import OrphanContract
 from support.rotations import PUBLISHED, RotaryContract
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -52,10 +53,10 @@ class TestInternLm2WithBiasesAndGrowth(TestInternLm2):
     overrides: ClassVar[dict[str, Any]] = {"bias": True, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
 
     def test_spec(self, program: Program) -> None:
-        rope = program.spec.layers[0].mixer.rope
+        rope = attention_of(program.spec.layers[0]).rope
         assert rope is not None
         assert rope.scaling == Dynamic(2.0, 128)
-        assert program.spec.layers[0].mixer.o_bias
+        assert attention_of(program.spec.layers[0]).o_bias
 
 
 class TestInternLm2OneGroupAHead(TestInternLm2):

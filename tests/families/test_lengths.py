@@ -19,7 +19,7 @@ from kept.output.record import read_record
 from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
 from support.models import write_checkpoint
 from support.pass_helpers import unread
-from support.specs import with_mixer
+from support.specs import attention_of, with_mixer
 from support.tiny import TINY
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ CACHED = "for the first forward pass, and for generation of up to 128 tokens: be
 def between(source: str, target: str, scaling: Scaling | None) -> tuple[str, ...]:
     """Return the domain of a promise between tiny models of two families with the same RoPE scaling."""
     spec = FAMILIES[source].read_config(TINY[source])
-    spec = with_mixer(spec, rope=Rope(1e4, spec.layers[0].mixer.head_dim, scaling=scaling))
+    spec = with_mixer(spec, rope=Rope(1e4, attention_of(spec.layers[0]).head_dim, scaling=scaling))
     return domain(FAMILIES[source], spec, FAMILIES[target], spec)
 
 

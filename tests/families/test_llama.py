@@ -10,6 +10,7 @@ from kept.families.llama import LLAMA
 from kept.ir.tensors import InMemory
 from support.models import frequencies
 from support.rotations import StockRotaryContract
+from support.specs import attention_of, mixer_norm_of, mlp_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -34,10 +35,10 @@ class TestLlama(StockRotaryContract):
 
     def test_spec(self, program: Program) -> None:
         layer = program.spec.layers[0]
-        assert (layer.mixer.heads, layer.mixer.kv_heads, layer.mixer.head_dim) == (4, 2, 16)
-        assert layer.mixer_norm.kind == "rms"
-        assert not layer.mixer_norm.bias
-        assert layer.mlp.gated
+        assert (attention_of(layer).heads, attention_of(layer).kv_heads, attention_of(layer).head_dim) == (4, 2, 16)
+        assert mixer_norm_of(layer).kind == "rms"
+        assert not mixer_norm_of(layer).bias
+        assert mlp_of(layer).gated
 
     def test_heads_must_be_shared_evenly(self, checkpoint: Checkpoint) -> None:
         with pytest.raises(
@@ -46,7 +47,7 @@ class TestLlama(StockRotaryContract):
             self.family.read_config({**checkpoint.config, "num_key_value_heads": 3})
 
     def test_computed_frequencies_in_old_files_are_ignored(self, checkpoint: Checkpoint) -> None:
-        head_dim = self.family.read_config(checkpoint.config).layers[0].mixer.head_dim
+        head_dim = attention_of(self.family.read_config(checkpoint.config).layers[0]).head_dim
         value = frequencies(dims=head_dim)
         old = {"model.layers.0.self_attn.rotary_emb.inv_freq": InMemory(tuple(value.shape), "F32", value)}
         assert self.family.read(checkpoint.config, {**checkpoint.tensors, **old}).spec.depth == 3

@@ -10,6 +10,7 @@ from kept.families.minicpm import MINICPM
 from kept.ir.spec import LongRope
 from support.orphans import OrphanContract
 from support.rotations import PUBLISHED, RotaryContract
+from support.specs import attention_of
 from support.tiny import TINY
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ LONGROPE = {
 def longrope(context: int, **changes: object) -> LongRope:
     """Return the LongRoPE scaling of a config with the given context."""
     config = {**TINY["minicpm"], "max_position_embeddings": context, "rope_scaling": {**LONGROPE, **changes}}
-    rope = MINICPM.read_config(config).layers[0].mixer.rope
+    rope = attention_of(MINICPM.read_config(config).layers[0]).rope
     assert rope is not None
     assert isinstance(rope.scaling, LongRope)
     return rope.scaling

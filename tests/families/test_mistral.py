@@ -40,7 +40,7 @@ class TestMistral(StockRotaryContract):
 
         def window(**keys: object) -> int | None:
             rest = {k: v for k, v in checkpoint.config.items() if k != "sliding_window"}
-            return self.family.read_config({**rest, **keys}).layers[0].mixer.window
+            return attention_of(self.family.read_config({**rest, **keys}).layers[0]).window
 
         assert window() == 4096
         assert window(sliding_window=None) is None

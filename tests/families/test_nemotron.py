@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from support.contract import DECODER_SIZES
 from support.rotations import StockRotaryContract
+from support.specs import attention_of, mixer_norm_of, mlp_of, rope_of
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -23,10 +24,10 @@ class TestNemotron(StockRotaryContract):
 
     def test_spec(self, program: Program) -> None:
         layer = program.spec.layers[0]
-        assert layer.mixer.rope is not None
-        assert layer.mixer.rope.dims == self.turning
-        assert (layer.mixer_norm.offset, layer.mixer_norm.bias) == (1.0, True)
-        assert (layer.mlp.gated, layer.mlp.activation) == (False, "relu2")
+        assert attention_of(layer).rope is not None
+        assert rope_of(layer).dims == self.turning
+        assert (mixer_norm_of(layer).offset, mixer_norm_of(layer).bias) == (1.0, True)
+        assert (mlp_of(layer).gated, mlp_of(layer).activation) == (False, "relu2")
 
 
 class TestNemotronTiedWithBiasesAndNarrowHeads(TestNemotron):

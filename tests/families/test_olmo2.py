@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from support.contract import DECODER_SIZES
 from support.rotations import StockRotaryContract
+from support.specs import mixer_norm_of
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -20,7 +21,7 @@ class TestOlmo2(StockRotaryContract):
     def test_norms(self, program: Program) -> None:
         """Behind the parts, and one gain over all heads."""
         layer = program.spec.layers[0]
-        assert layer.mixer_norm.kind == "none"
+        assert mixer_norm_of(layer).kind == "none"
         assert layer.mixer_post_norm is not None
         assert program.weights["layers.1.mixer.q_norm.gain"].shape == (64,)
         assert program.weights["layers.1.mixer.k_norm.gain"].shape == (32,)

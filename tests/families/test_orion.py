@@ -17,6 +17,7 @@ from support.logits import logits, program_of, some_tokens, worst
 from support.models import write_checkpoint
 from support.orion_formulas import reference_orion
 from support.rotations import PUBLISHED, RotaryContract
+from support.specs import attention_of
 from support.tiny import without
 
 if TYPE_CHECKING:
@@ -144,6 +145,6 @@ def test_orion_14b_has_the_tensors_and_parameters_that_methods_states() -> None:
 
 def test_longchat_reads_its_own_theta_and_context() -> None:
     spec = ORION.read_config({**ORION_14B, "max_position_embeddings": 200_000, "rope_theta": 5e7})
-    rope = spec.layers[0].mixer.rope
+    rope = attention_of(spec.layers[0]).rope
     assert rope is not None
     assert (spec.context, rope.theta, rope.dims) == (200_000, 5e7, 128)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from kept.ir.spec import Rope
 from support.contract import DECODER_SIZES
 from support.rotations import StockRotaryContract
+from support.specs import attention_of, mlp_of
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -26,8 +27,8 @@ class TestPhi(StockRotaryContract):
         layer = program.spec.layers[0]
         assert layer.parallel
         assert layer.mlp_norm is None
-        assert layer.mixer.rope == Rope(1000.0, 8)
-        assert (layer.mlp.gated, layer.mlp.activation) == (False, "gelu_tanh")
+        assert attention_of(layer).rope == Rope(1000.0, 8)
+        assert (mlp_of(layer).gated, mlp_of(layer).activation) == (False, "gelu_tanh")
 
     def test_everything_has_a_bias(self, program: Program) -> None:
         matrices = {name for name in program.weights if name.endswith((".weight", ".gain"))} - {"embedding.weight"}
@@ -48,6 +49,6 @@ class TestPhiWithHeadNorms(TestPhi):
     becomes_llama = r"mixer\.attention\.qk_norm: queries and keys are normalised"
 
     def test_spec(self, program: Program) -> None:
-        assert program.spec.layers[0].mixer.rope == Rope(1000.0, 4)
+        assert attention_of(program.spec.layers[0]).rope == Rope(1000.0, 4)
         assert program.weights["layers.2.mixer.k_norm.bias"].shape == (16,)
         assert program.spec.head.tied

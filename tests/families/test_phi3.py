@@ -15,6 +15,7 @@ from support.logits import logits, model_of, program_of, some_tokens, stock_logi
 from support.models import write_checkpoint
 from support.pass_helpers import TOLERANCE
 from support.rotations import StockRotaryContract
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +56,7 @@ class TestPhi3(StockRotaryContract):
         keys = {**longrope(32), "partial_rotary_factor": 1.0, "max_position_embeddings": 128}
         config = {k: v for k, v in checkpoint.config.items() if k != "rope_parameters"} | keys
         config["rope_scaling"]["type"] = kind
-        rope = self.family.read_config(config).layers[0].mixer.rope
+        rope = attention_of(self.family.read_config(config).layers[0]).rope
         assert rope is not None
         assert isinstance(rope.scaling, LongRope)
         assert (rope.scaling.factor, rope.scaling.original_max_position_embeddings) == (128 / 32, 32)

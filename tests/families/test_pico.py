@@ -21,7 +21,7 @@ from kept.families.llama import LLAMA
 from kept.ir.promise import Promise
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
-from support.logits import logits, program_of, some_tokens, stock, worst
+from support.logits import logits, program_of, some_tokens, stock, stock_generation, worst
 from support.pass_helpers import TOLERANCE, save
 from support.pico import PUBLIC, SHORT, scale, write_pico
 from support.published import Published
@@ -65,10 +65,9 @@ class Stock:
         """Generate greedily with the KV cache; return prompt and new tokens, (B, T + count)."""
         self.model.generation_config.eos_token_id = None
         mask = torch.arange(tokens_BT.shape[1])[None] >= torch.tensor(pads or [0] * len(tokens_BT))[:, None]
-        out: Tensor = self.model.generate(
-            tokens_BT, attention_mask=mask.long(), max_new_tokens=count, do_sample=False, pad_token_id=0
+        return stock_generation(
+            self.model, tokens_BT, attention_mask=mask.long(), max_new_tokens=count, do_sample=False, pad_token_id=0
         )
-        return out
 
 
 def runner(directory: Path, family: str) -> Stock | Published:

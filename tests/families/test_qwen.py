@@ -7,6 +7,7 @@ import pytest
 from kept.errors import CheckpointError
 from kept.ir.spec import Rope
 from support.orphans import OrphanContract
+from support.specs import attention_of, mlp_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -48,14 +49,17 @@ class TestQwen(OrphanContract):
     def test_spec(self, program: Program) -> None:
         """The context is where dynamic theta and logarithmic scaling begin, not what the class could hold."""
         layer = program.spec.layers[0]
-        assert (program.spec.context, layer.mlp.size, layer.mixer.kv_heads) == (128, 96, 4)
-        assert layer.mixer.rope == Rope(1000.0, 16)
-        assert (layer.mixer.q_bias, layer.mixer.o_bias) == (True, self.overrides.get("no_bias") is False)
+        assert (program.spec.context, mlp_of(layer).size, attention_of(layer).kv_heads) == (128, 96, 4)
+        assert attention_of(layer).rope == Rope(1000.0, 16)
+        assert (attention_of(layer).q_bias, attention_of(layer).o_bias) == (
+            True,
+            self.overrides.get("no_bias") is False,
+        )
 
     def test_the_size_of_the_heads_may_be_left_out_where_it_is_128(self, checkpoint: Checkpoint) -> None:
         left_out = {key: value for key, value in checkpoint.config.items() if key != "kv_channels"}
         wide = self.family.read_config({**left_out, "hidden_size": 512})
-        assert wide.layers[0].mixer.head_dim == 128
+        assert attention_of(wide.layers[0]).head_dim == 128
         with pytest.raises(CheckpointError, match=r"^config\.json: kv_channels is None, it must be 16"):
             self.family.read_config(left_out)
 

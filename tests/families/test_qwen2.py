@@ -9,7 +9,7 @@ import torch
 from kept.errors import CheckpointError
 from support.logits import logits, some_tokens, worst
 from support.rotations import StockRotaryContract
-from support.specs import with_mixer
+from support.specs import attention_of, with_mixer
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -35,12 +35,12 @@ class TestQwen2(StockRotaryContract):
     lenient = ("num_key_value_heads",)  # absent, the stock class says 32, we say as many as queries
 
     def test_query_key_and_value_have_biases(self, program: Program) -> None:
-        mixer = program.spec.layers[0].mixer
+        mixer = attention_of(program.spec.layers[0])
         assert (mixer.q_bias, mixer.k_bias, mixer.v_bias, mixer.o_bias) == (True, True, True, False)
 
     def windows(self, checkpoint: Checkpoint, **keys: object) -> list[int | None]:
         rest = {k: v for k, v in checkpoint.config.items() if k not in {*WINDOWED, "layer_types"}}
-        return [layer.mixer.window for layer in self.family.read_config({**rest, **keys}).layers]
+        return [attention_of(layer).window for layer in self.family.read_config({**rest, **keys}).layers]
 
     def test_windows_of_old_and_new_files(self, checkpoint: Checkpoint) -> None:
         assert self.windows(checkpoint) == [None, None, None]
@@ -76,7 +76,7 @@ class TestQwen2WithWindows(TestQwen2):
     becomes_llama = r"layers\.\d\.mixer: a sliding window of 6 is active.*\(--context 6\)"
 
     def test_windows_slide_from_the_second_layer_on(self, program: Program) -> None:
-        assert [layer.mixer.window for layer in program.spec.layers] == [None, 6, 6]
+        assert [attention_of(layer).window for layer in program.spec.layers] == [None, 6, 6]
         tokens = some_tokens()
         found = logits(program, tokens)
         for window in (None, 6):  # negative control: all or none

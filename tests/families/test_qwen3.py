@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from support.contract import DECODER_SIZES
 from support.rotations import StockRotaryContract
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -30,7 +31,7 @@ class TestQwen3(StockRotaryContract):
 
     def test_heads_of_128(self, checkpoint: Checkpoint) -> None:
         config = {k: v for k, v in checkpoint.config.items() if k != "head_dim"}
-        assert self.family.read_config(config).layers[0].mixer.head_dim == 128
+        assert attention_of(self.family.read_config(config).layers[0]).head_dim == 128
 
 
 class TestQwen3WithBiasesAndWindows(TestQwen3):
@@ -44,4 +45,4 @@ class TestQwen3WithBiasesAndWindows(TestQwen3):
     }
 
     def test_windows_begin_at_a_layer(self, program: Program) -> None:
-        assert [layer.mixer.window for layer in program.spec.layers] == [None, 6, 6]
+        assert [attention_of(layer).window for layer in program.spec.layers] == [None, 6, 6]

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from kept.nn import generate
-from support.logits import logits, model_of, program_of, stock, stock_logits, worst
+from support.logits import logits, model_of, program_of, stock, stock_generation, stock_logits, worst
 from support.orion_formulas import reference_orion
 from support.shared_data import DATA, needs_data
 
@@ -60,7 +60,7 @@ def test_stories_logits(stories: Program) -> None:
 def test_stories_continues_as_the_stock_class_does(stories: Program) -> None:
     prompt = ids(STORIES, OPENING)
     (found,) = generate(model_of(stories, torch.float32), [prompt], 80)
-    out = stock(STORIES, torch.float32).generate(torch.tensor([prompt]), max_new_tokens=80, do_sample=False)
+    out = stock_generation(stock(STORIES, torch.float32), torch.tensor([prompt]), max_new_tokens=80, do_sample=False)
     wanted = out[0, len(prompt) :].tolist()
     assert found == wanted
     assert " there was a little" in Tokenizer.from_file(str(STORIES / "tokenizer.json")).decode(found)

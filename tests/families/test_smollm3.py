@@ -8,6 +8,7 @@ from kept.errors import CheckpointError
 from kept.ir.spec import Rope
 from support.contract import DECODER_SIZES
 from support.rotations import StockRotaryContract
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from kept.checkpoint.reader import Checkpoint
@@ -31,8 +32,8 @@ class TestSmolLm3(StockRotaryContract):
         rest = {k: v for k, v in checkpoint.config.items() if k not in {"no_rope_layers", "no_rope_layer_interval"}}
         spec = self.family.read_config({**rest, "num_hidden_layers": 5, "layer_types": None, **keys})
         assert self.family.read_config(self.family.write_config(spec, "F32")) == spec
-        assert {layer.mixer.rope for layer in spec.layers} <= {None, Rope(1000.0, 16)}
-        return [layer.mixer.rope is not None for layer in spec.layers]
+        assert {attention_of(layer).rope for layer in spec.layers} <= {None, Rope(1000.0, 16)}
+        return [attention_of(layer).rope is not None for layer in spec.layers]
 
     def test_which_layers_rotate(self, checkpoint: Checkpoint) -> None:
         assert self.rotating(checkpoint) == [True, True, True, False, True]
@@ -64,7 +65,9 @@ class TestSmolLm3WithWindows(TestSmolLm3):
 
     def test_which_layers_slide(self, checkpoint: Checkpoint) -> None:
         def windows(**keys: object) -> list[int | None]:
-            return [layer.mixer.window for layer in self.family.read_config({**checkpoint.config, **keys}).layers]
+            return [
+                attention_of(layer).window for layer in self.family.read_config({**checkpoint.config, **keys}).layers
+            ]
 
         assert windows() == windows(layer_types=None) == [None, 6, None]
         assert windows(layer_types=["sliding_attention", "full_attention", "full_attention"]) == [6, None, None]

@@ -10,7 +10,7 @@ from kept.families.stablelm import STABLELM
 from kept.ir.spec import Rope
 from support.logits import worst
 from support.rotations import StockRotaryContract
-from support.specs import with_mixer
+from support.specs import attention_of, with_mixer
 from support.tiny import TINY
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ class TestStableLm(StockRotaryContract):
     stated: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 1.0}
 
     def test_how_much_of_a_head_turns(self, program: Program) -> None:
-        assert program.spec.layers[0].mixer.rope == Rope(1000.0, self.turning)
+        assert attention_of(program.spec.layers[0]).rope == Rope(1000.0, self.turning)
 
     def test_the_fraction_in_either_place(self, checkpoint: Checkpoint) -> None:
         plain = {k: v for k, v in checkpoint.config.items() if k not in {"rope_parameters", "partial_rotary_factor"}}
 
         def dims(**keys: object) -> int:
-            rope = self.family.read_config({**plain, **keys}).layers[0].mixer.rope
+            rope = attention_of(self.family.read_config({**plain, **keys}).layers[0]).rope
             assert rope is not None
             return rope.dims
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from support.rotations import StockRotaryContract
+from support.specs import attention_of, mixer_norm_of, mlp_of
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -26,8 +27,8 @@ class TestStarcoder2(StockRotaryContract):
 
     def test_spec(self, program: Program) -> None:
         layer = program.spec.layers[0]
-        assert (layer.mixer_norm.kind, layer.mixer_norm.bias) == ("layer", True)
-        assert (layer.mlp.gated, layer.mlp.activation) == (False, "gelu_tanh")
+        assert (mixer_norm_of(layer).kind, mixer_norm_of(layer).bias) == ("layer", True)
+        assert (mlp_of(layer).gated, mlp_of(layer).activation) == (False, "gelu_tanh")
         assert program.spec.head.tied
 
 
@@ -36,8 +37,8 @@ class TestStarcoder2WithAWindowAndAHead(TestStarcoder2):
     becomes_llama = r"layers\.\d\.mixer: a sliding window of 9 is active.*\(--context 9\)"
 
     def test_spec(self, program: Program) -> None:
-        assert program.spec.layers[2].mixer.window == 9
-        assert program.spec.layers[2].mlp.activation == "gelu"
+        assert attention_of(program.spec.layers[2]).window == 9
+        assert mlp_of(program.spec.layers[2]).activation == "gelu"
         assert not program.spec.head.tied
 
 

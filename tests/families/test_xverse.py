@@ -9,6 +9,7 @@ from kept.families.xverse import XVERSE
 from kept.ir.spec import Dynamic
 from support.orphans import OrphanContract
 from support.rotations import PUBLISHED, RotaryContract
+from support.specs import attention_of
 from support.tiny import TINY
 
 if TYPE_CHECKING:
@@ -52,6 +53,6 @@ def test_a_long_context_must_say_how_it_rotates() -> None:
     with pytest.raises(CheckpointError, match=r'^config\.json: has no rope_theta.*"rope_theta": 500000'):
         XVERSE.read_config({**silent, "max_position_embeddings": 32768})
     said = {"rope_theta": 500000, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
-    rope = XVERSE.read_config({**silent, "max_position_embeddings": 32768, **said}).layers[0].mixer.rope
+    rope = attention_of(XVERSE.read_config({**silent, "max_position_embeddings": 32768, **said}).layers[0]).rope
     assert rope is not None
     assert (rope.theta, rope.scaling) == (500_000.0, Dynamic(2.0, 32768))

@@ -50,7 +50,11 @@ def test_a_lost_writer_would_show() -> None:
 
 @given(specs())
 def test_shapes_and_spaces_agree(spec: ir.Spec) -> None:
-    sizes = {RESIDUAL: {spec.width}, Space.VOCABULARY: {spec.vocabulary}, Space.POSITIONS: {spec.positions}}
+    sizes: dict[object, set[int | None]] = {
+        RESIDUAL: {spec.width},
+        Space.VOCABULARY: {spec.vocabulary},
+        Space.POSITIONS: {spec.positions},
+    }
     for slot in slots(spec).values():
         assert len(slot.shape) == len(slot.axes)
         for size, space in zip(slot.shape, slot.axes, strict=True):

@@ -86,7 +86,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(spec: ir.Spec, first: int, 
 
 def _without_growing_scaling(spec: ir.Spec) -> ir.Spec:
     def steady(layer: ir.Layer) -> ir.Layer:
-        rope = layer.mixer.rope
+        rope = attention_of(layer).rope
         if rope is None or not isinstance(rope.scaling, ir.Dynamic | ir.LongRope):
             return layer
         return replace(layer, mixer=replace(attention_of(layer), rope=replace(rope, scaling=None)))
@@ -111,7 +111,7 @@ def test_left_padding_changes_nothing_for_what_follows_it(spec: ir.Spec, length:
 
 
 def _grows(spec: ir.Spec) -> bool:
-    ropes = [layer.mixer.rope for layer in spec.layers]
+    ropes = [attention_of(layer).rope for layer in spec.layers]
     return any(rope is not None and isinstance(rope.scaling, ir.Dynamic | ir.LongRope) for rope in ropes)
 
 
@@ -233,6 +233,7 @@ def test_a_loaded_model_does_not_share_memory_with_the_program() -> None:
     program = random_program(plain_spec())
     before = program.weights["head.weight"].value("float64").clone()
     model = model_of(program)
+    assert model.head.weight is not None
     with torch.no_grad():
         model.head.weight.add_(1)
     assert torch.equal(program.weights["head.weight"].value("float64"), before)

@@ -35,7 +35,7 @@ from support.pass_helpers import (
     unread,
     value,
 )
-from support.specs import attention_of, specs, with_layer
+from support.specs import attention_of, rope_of, specs, with_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +122,8 @@ def test_layers_that_rotate_whole_heads_in_halves_are_left_alone() -> None:
 
 
 def test_the_pairs_that_turn_keep_their_frequencies() -> None:
-    rope = FullRotary()(unread(rotating(replace(PARTIAL, scaling=ir.Linear(2.0))))).spec.layers[0].mixer.rope
+    full = FullRotary()(unread(rotating(replace(PARTIAL, scaling=ir.Linear(2.0)))))
+    rope = rope_of(full.spec.layers[0])
     assert rope == ir.Rope(100.0**2, 4, scaling=ir.Proportional(2.0))
     found, _ = inverse_frequencies(rope, 8, 1)
     wanted = torch.tensor([0.5, 0.05, 0.0, 0.0], dtype=torch.float64)
@@ -133,8 +134,7 @@ def test_the_pairs_that_turn_keep_their_frequencies() -> None:
 @pytest.mark.parametrize(("dims", "head"), [(2, 8), (6, 8), (32, 128), (64, 80), (126, 128)])
 def test_a_threshold_stops_the_pairs_behind(theta: float, dims: int, head: int) -> None:
     """Also as runtimes compute it: wavelengths in float32, each divided by nothing or by the whole factor."""
-    rope = FullRotary()(unread(rotating(ir.Rope(theta, dims), head_dim=head))).spec.layers[0].mixer.rope
-    assert rope is not None
+    rope = rope_of(FullRotary()(unread(rotating(ir.Rope(theta, dims), head_dim=head))).spec.layers[0])
     assert isinstance(rope.scaling, ir.Llama3)
     found, temperature = inverse_frequencies(rope, head, 1)
     wanted, _ = inverse_frequencies(ir.Rope(theta, dims), head, 1)
@@ -149,13 +149,12 @@ def test_a_threshold_stops_the_pairs_behind(theta: float, dims: int, head: int) 
 
 def test_what_a_threshold_cannot_say_is_proportional() -> None:
     for rope in (replace(PARTIAL, scaling=ir.Linear(2.0)), ir.Rope(1.0, 4)):
-        full = FullRotary("llama3")(unread(rotating(rope))).spec.layers[0].mixer.rope
-        assert full is not None
+        full = rope_of(FullRotary("llama3")(unread(rotating(rope))).spec.layers[0])
         assert isinstance(full.scaling, ir.Proportional)
 
 
-def changed_rope(spec: ir.Spec, **changes: object) -> ir.Spec:
-    mixers = [replace(attention_of(layer), rope=replace(layer.mixer.rope, **changes)) for layer in spec.layers]
+def changed_rope(spec: ir.Spec, **changes: Any) -> ir.Spec:
+    mixers = [replace(attention_of(layer), rope=replace(rope_of(layer), **changes)) for layer in spec.layers]
     layers = zip(spec.layers, mixers, strict=True)
     return replace(spec, layers=tuple(replace(layer, mixer=mixer) for layer, mixer in layers))
 
@@ -203,7 +202,7 @@ def test_partial_longrope_keeps_the_function(rope: ir.Rope, original: int, facto
     filled = replace(
         scaling, short_factor=(1.0, 1.5, UNROTATED, UNROTATED), long_factor=(2.0, 3.0, UNROTATED, UNROTATED)
     )
-    assert full.spec.layers[0].mixer.rope == ir.Rope(100.0**2, 8, scaling=filled)
+    assert attention_of(full.spec.layers[0]).rope == ir.Rope(100.0**2, 8, scaling=filled)
 
 
 @pytest.mark.parametrize("temperature", [1.4, 1.6])

@@ -44,7 +44,7 @@ from support.pass_helpers import (
     value,
 )
 from support.shared_data import DATA, needs_data
-from support.specs import plain_spec, with_layer, with_mixer, with_mlp
+from support.specs import attention_of, plain_spec, with_layer, with_mixer, with_mlp
 from support.tiny import ORION_CONFIG
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def test_what_is_not_computed_is_copied(converted: Converted) -> None:
     computed = {n for n, tensor in program.weights.items() if not isinstance(tensor, Stored) and not n.startswith(tail)}
     family = converted.program.spec
     if all(reading.value.kind == "rms" for reading in readings(family)):
-        added = {f"layers.{i}.mixer.o.bias" for i in range(3)} if family.layers[0].mixer.q_bias else set()
+        added = {f"layers.{i}.mixer.o.bias" for i in range(3)} if attention_of(family.layers[0]).q_bias else set()
         assert computed == added
         return
     assert not {name for name in computed if name.endswith("norm.gain") and name != "final_norm.gain"}

@@ -26,7 +26,7 @@ from support.pass_helpers import (
     rms_spec,
     value,
 )
-from support.specs import ACTIVATIONS, specs, with_layer
+from support.specs import ACTIVATIONS, mlp_of, specs, with_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ class TestPlainToGated(TargetPassContract):
 
 @given(specs())
 def test_any_model_with_a_plain_mlp(spec: ir.Spec) -> None:
-    assume(not all(layer.mlp.gated for layer in spec.layers))
+    assume(not all(mlp_of(layer).gated for layer in spec.layers))
     keeps(PlainToGated(), random_program(spec))
 
 

@@ -14,7 +14,7 @@ from kept.passes.split_projections import SplitProjections
 from support.logits import random_program
 from support.pass_contract import TargetPassContract
 from support.pass_helpers import MIXER, RMS_NORM, TOLERANCE, error, keeps, refusal, replaced, rms_spec, value
-from support.specs import with_layer
+from support.specs import attention_of, with_layer
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -34,13 +34,13 @@ class TestRepeatKeyValueHeads(TargetPassContract):
     prepared_by = ((with_layer(rms_spec(FUSED), 0, mixer=replace(FUSED, kv_heads=1)), SplitProjections()),)
 
     def check(self, before: Program, after: Program) -> None:  # noqa: ARG002 - the contract's signature
-        assert [layer.mixer.kv_heads for layer in after.spec.layers] == [4, 4, 4]
+        assert [attention_of(layer).kv_heads for layer in after.spec.layers] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("heads", [4, 8])
 def test_the_number_may_be_given(heads: int) -> None:
     after = keeps(RepeatKeyValueHeads(heads), random_program(rms_spec(replace(SHARED, kv_heads=2))))
-    assert after.spec.layers[0].mixer.kv_heads == heads
+    assert attention_of(after.spec.layers[0]).kv_heads == heads
 
 
 def test_heads_repeated_in_another_order_would_show() -> None:

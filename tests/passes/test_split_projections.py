@@ -28,7 +28,7 @@ from support.pass_helpers import (
     rms_spec,
     value,
 )
-from support.specs import specs, with_layer
+from support.specs import attention_of, mlp_of, specs, with_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,7 @@ class TestSplitProjections(TargetPassContract):
 
 @given(specs())
 def test_any_model_with_fused_projections(spec: ir.Spec) -> None:
-    assume(any(layer.mixer.fused or layer.mlp.fused for layer in spec.layers))
+    assume(any(attention_of(layer).fused or mlp_of(layer).fused for layer in spec.layers))
     keeps(SplitProjections(), random_program(spec))
 
 

@@ -20,9 +20,9 @@ from kept.ir.tensors import InMemory, Stored, torch_dtype, zeros
 from kept.nn import generate
 from support.conversions import ConversionContract
 from support.expansions import ExpansionContract
-from support.logits import logits, model_of, program_of, some_tokens, stock, stock_logits, worst
+from support.logits import logits, model_of, program_of, some_tokens, stock, stock_generation, stock_logits, worst
 from support.models import write_checkpoint
-from support.specs import attention_of
+from support.specs import attention_of, mixer_norm_of, rope_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,8 +157,8 @@ class FamilyContract(ConversionContract, ExpansionContract):
     def test_written_config_has_both_forms(self, program: Program) -> None:
         written = self.family.write_config(program.spec, "BF16")
         assert written["torch_dtype"] == written["dtype"] == "bfloat16"
-        if program.spec.layers[0].mixer.rope is not None:
-            theta = program.spec.layers[0].mixer.rope.theta
+        if attention_of(program.spec.layers[0]).rope is not None:
+            theta = rope_of(program.spec.layers[0]).theta
             assert written[self.theta_key] == written["rope_parameters"]["rope_theta"] == theta
 
     # --------------------------------------------------------------------------------------------- what it computes
@@ -210,8 +210,8 @@ class FamilyContract(ConversionContract, ExpansionContract):
         model, longest = stock(directory, torch.float32, "eager"), max(len(prompt) for prompt in prompts)
         padded = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
         real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        out = model.generate(
-            padded, attention_mask=real, max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=2
+        out = stock_generation(
+            model, padded, attention_mask=real, max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=2
         )
         return [until(row, 2) for row in out[:, longest:].tolist()]
 
@@ -331,10 +331,10 @@ def _other_specs(spec: Spec) -> list[Spec]:
     """The spec with another epsilon at one place, and with another angle."""
     first = spec.layers[0]
     out = [replace(spec, final_norm=replace(spec.final_norm, eps=0.05))]
-    name = "mixer_post_norm" if first.mixer_norm.kind == "none" else "mixer_norm"
+    name = "mixer_post_norm" if mixer_norm_of(first).kind == "none" else "mixer_norm"
     other_norm = replace(first, **{name: replace(getattr(first, name), eps=0.05)})
     out.append(replace(spec, layers=(other_norm, *spec.layers[1:])))
-    if first.mixer.rope is not None:
-        other = replace(attention_of(first), rope=replace(first.mixer.rope, theta=first.mixer.rope.theta * 1.1))
+    if attention_of(first).rope is not None:
+        other = replace(attention_of(first), rope=replace(rope_of(first), theta=rope_of(first).theta * 1.1))
         out.append(replace(spec, layers=(replace(first, mixer=other), *spec.layers[1:])))
     return out

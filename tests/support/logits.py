@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -62,6 +62,12 @@ def stock(directory: Path, dtype: torch.dtype = torch.float64, attention: str = 
     weights have, and gives rows of padding no number in float64."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation=attention)
     return model.eval()
+
+
+def stock_generation(model: PreTrainedModel, tokens: Tensor, **options: Any) -> Tensor:
+    """Tokens and their continuation by the stock class, (B, T)."""
+    generative: Any = model  # of a class that also derives from GenerationMixin, which PreTrainedModel does not
+    return generative.generate(tokens, **options)
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING
 from kept.errors import CheckpointError
 from kept.ir.spec import Llama3, LongRope, Yarn
 from support.contract import FamilyContract, StockContract
+from support.specs import attention_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,7 +127,7 @@ class RotaryContract(FamilyContract):
             spec = self.family.read_config(old)
             assert self.family.read_config(new) == spec
             assert self.family.read_config(self.family.write_config(spec, "F32")) == spec
-            rope = spec.layers[0].mixer.rope
+            rope = attention_of(spec.layers[0]).rope
             assert rope is not None
             assert type(rope.scaling).__name__.lower() == said["rope_type"]
 
@@ -158,7 +159,7 @@ class RotaryContract(FamilyContract):
         plain, key = self.unrotated(checkpoint.config), self.theta_key
 
         def theta(**keys: object) -> float:
-            rope = self.family.read_config({**plain, **keys}).layers[0].mixer.rope
+            rope = attention_of(self.family.read_config({**plain, **keys}).layers[0]).rope
             assert rope is not None
             return rope.theta
 
@@ -222,7 +223,7 @@ class StockRotaryContract(StockContract, RotaryContract):
         config = {**self.unrotated(checkpoint.config), "rope_scaling": said, "original_max_position_embeddings": 16}
         theirs = CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(config))
         theirs.standardize_rope_params()
-        rope = self.family.read_config(config).layers[0].mixer.rope
+        rope = attention_of(self.family.read_config(config).layers[0]).rope
         assert rope is not None
         assert isinstance(rope.scaling, Llama3 | Yarn | LongRope)
         assert rope.scaling.original_max_position_embeddings == 16

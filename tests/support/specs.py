@@ -151,7 +151,7 @@ def specs(draw: DrawFn) -> ir.Spec:
     depth = draw(st.integers(1, 3))
     differ = draw(st.booleans())
     blocks = tuple(draw(layers()) for _ in range(depth)) if differ else (draw(layers()),) * depth
-    if any(block.mixer.rope is None for block in blocks) or draw(st.booleans()):
+    if any(attention_of(block).rope is None for block in blocks) or draw(st.booleans()):
         positions: int | None = CONTEXT
     else:
         positions = None
@@ -180,6 +180,19 @@ def attention_of(layer: ir.Layer) -> ir.Attention:
     """The attention of a layer that has one."""
     assert isinstance(layer.mixer, ir.Attention)
     return layer.mixer
+
+
+def rope_of(layer: ir.Layer) -> ir.Rope:
+    """The rotation of a layer that has one."""
+    rope = attention_of(layer).rope
+    assert rope is not None
+    return rope
+
+
+def mixer_norm_of(layer: ir.Layer) -> ir.Norm:
+    """The norm before the mixer of a layer that has one."""
+    assert layer.mixer_norm is not None
+    return layer.mixer_norm
 
 
 def mlp_of(layer: ir.Layer) -> ir.Mlp:

@@ -17,6 +17,7 @@ from kept.verification.streamed import StreamedRun
 from support.logits import logits, model_of, program_of, random_program, some_tokens
 from support.models import write_checkpoint
 from support.specs import VOCABULARY, specs
+from support.spies import noting
 from support.tiny import TINY
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def test_a_table_whose_rows_are_mixed_is_read_as_a_whole(tmp_path: Path) -> None
 def test_one_layer_s_weights_are_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = program_of(write_checkpoint(tmp_path, "orion"))
     filled: list[str] = []
-    original = streamed.fill  # type: ignore[attr-defined]
-    monkeypatch.setattr(streamed, "fill", lambda m, p, at, *rest: (filled.append(at), original(m, p, at, *rest)))
+    note = noting(streamed.fill, lambda _, __, at, *___: filled.append(at))  # type: ignore[attr-defined]
+    monkeypatch.setattr(streamed, "fill", note)
     seen = [[*filled] for _ in StreamedRun(program, torch.float64).streams(TOKENS)]
     assert seen == [[], ["layers.0."], ["layers.0.", "layers.1."], ["layers.0.", "layers.1.", "layers.2."]]
 

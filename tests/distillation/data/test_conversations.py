@@ -456,12 +456,14 @@ def test_the_mask_is_one_where_the_next_id_is_the_assistant_s() -> None:
             wanted = place < last and ((place + 1) % 3 == 2 or place + 1 == last)
             assert masks[at] == wanted
             assert not wanted or targets[at] == tokens[at] + 1
+    learned = stream.mixture.tokens[0].learned
+    assert learned is not None
     assert stream.counts["a"] == {
         "documents": 3,
         "tokens": 42,
         "held_out_documents": 0,
         "held_out_tokens": 0,
-        "answer_tokens": int(stream.mixture.tokens[0].learned.sum()),
+        "answer_tokens": int(learned.sum()),
         "without_answer": 0,
         "cut": 1,
     }

@@ -38,8 +38,9 @@ def test_an_epoch_of_any_seed_has_each_row_once(sizes: list[int], epoch: int, se
     size = len(rows.train(0))
     stream = PackedRowStream(rows, 1, seed)
     found = [stream.batch_at(epoch * size + i) for i in range(size)]
-    assert sorted(int(one.numbers_B) for one in found if one.numbers_B is not None) == list(rows.train(0))
-    assert all(torch.equal(one.tokens_BT, rows.batch(one.numbers_B.tolist()).tokens_BT) for one in found)
+    numbered = [(one, one.numbers_B) for one in found if one.numbers_B is not None]
+    assert sorted(int(number) for _, number in numbered) == list(rows.train(0))
+    assert all(torch.equal(one.tokens_BT, rows.batch(numbers.tolist()).tokens_BT) for one, numbers in numbered)
 
 
 def test_seeds_and_epochs_have_other_orders() -> None:

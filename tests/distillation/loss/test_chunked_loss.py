@@ -212,7 +212,9 @@ def test_only_what_is_trained_gets_a_gradient(trained: int) -> None:
     (found.total / 3).backward()
     for place, leaf in enumerate(leaves(case.student)):
         assert (leaf.grad is None) == (place != trained)
-    assert float((leaves(case.student)[trained].grad - wanted).norm()) < EXACT * float(wanted.norm())
+    grad = leaves(case.student)[trained].grad
+    assert grad is not None
+    assert float((grad - wanted).norm()) < EXACT * float(wanted.norm())
     assert all(leaf.grad is None for leaf in leaves(case.teacher)), "a teacher is not trained"
 
 

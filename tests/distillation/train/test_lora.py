@@ -22,6 +22,7 @@ from kept.nn import Model
 from support.heal_runs import finish, losses, settings, start
 from support.logits import random_program
 from support.pass_helpers import layer_spec
+from support.spies import noting
 from support.stored import read_json
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def test_merged_it_computes_the_same(choice: str) -> None:
 def test_merging_is_pefts() -> None:
     program, chosen, trunk = adapted()
     found = learned(trunk)
-    layer = trunk.model.layers[0].mixer.q
+    layer: Any = trunk.model.get_submodule("layers.0.mixer.q")
     name = "layers.0.mixer.q.weight"
     wanted = layer.base_layer.weight + layer.get_delta_weight(ADAPTER)
     assert torch.allclose(merge_lora(program, found, chosen.lora)[name].value("float64"), wanted, atol=1e-12)
@@ -145,7 +146,7 @@ def test_nothing_but_what_learns_is_in_a_checkpoint(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    original = Trainer._save
-    monkeypatch.setattr(Trainer, "_save", lambda self: (seen.append(set(self.progress[STUDENT].best)), original(self)))
+    note = noting(Trainer._save, lambda self: seen.append(set(self.progress[STUDENT].best)))
+    monkeypatch.setattr(Trainer, "_save", note)
     heal(settings(pair, corpus, tmp_path / "out", train="lora", tokens=128))
     assert all(".lora_A." in name or ".lora_B." in name for name in seen[-1])
