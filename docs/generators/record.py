@@ -31,7 +31,7 @@ MEANINGS = {
     "domain": "where the promise holds, as phrases; empty: everywhere",
     "passes": "the passes, in order",
     "layers": "where each layer comes from",
-    "stream": "what the conversion does to the residual stream: subtracts its mean, adds a constant; absent if nothing",
+    "stream": "what the conversion does to the residual stream: mean, factor, added constant; absent if nothing",
     "new_layers": "layers that the source does not have; `--train new` trains them",
     "new_tokens": "first new token id and one past the last; empty if there are none",
     "new_parameters": "weights that the source does not have, or that have newly initialised values",

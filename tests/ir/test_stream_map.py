@@ -17,13 +17,13 @@ X = torch.randn(5, WIDTH, dtype=torch.float64, generator=torch.Generator().manua
 U = torch.full((WIDTH,), 1 / math.sqrt(WIDTH), dtype=torch.float64)
 M = torch.eye(WIDTH, dtype=torch.float64) - torch.outer(U, U)
 
-maps = st.builds(StreamMap, st.booleans(), st.sampled_from([0.0, 0.7, -2.0]))
+maps = st.builds(StreamMap, st.booleans(), st.sampled_from([0.0, 0.7, -2.0]), st.sampled_from([1.0, 0.5, 3.0]))
 
 
 @given(maps)
 def test_definition(one: StreamMap) -> None:
     assert one.constant is not None
-    wanted = (X @ M if one.centred else X) + one.constant * U
+    wanted = one.scale * (X @ M if one.centred else X) + one.constant * U
     assert torch.allclose(one(X), wanted, rtol=0, atol=1e-12)
 
 
@@ -41,8 +41,9 @@ def test_undone_is_the_stream_before_up_to_a_subtracted_mean(one: StreamMap) -> 
 
 def test_the_order_of_composition_counts() -> None:
     """Negative control."""
-    centred, carried = StreamMap(centred=True), StreamMap(constant=0.7)
+    centred, carried, scaled = StreamMap(centred=True), StreamMap(constant=0.7), StreamMap(scale=3.0)
     assert not torch.allclose(centred.then(carried)(X), centred(carried(X)), rtol=0, atol=1e-3)
+    assert not torch.allclose(scaled.then(carried)(X), scaled(carried(X)), rtol=0, atol=1e-3)
 
 
 def test_a_constant_that_is_not_measured_composes_and_cannot_be_applied() -> None:

@@ -90,7 +90,7 @@ def _lineage(record: Record, depth: int) -> Iterator[Ancestor]:
             return
         before, after = one.layers.origins, one
         origins = tuple(before[origin] if isinstance(origin, int) else origin for origin in now.origins)
-        stream = StreamMap(one.stream.centred, one.stream.constant).then(now.stream)
+        stream = StreamMap(one.stream.centred, one.stream.constant, one.stream.scale).then(now.stream)
         now = Ancestor(origins, one.layers.of_source, stream, {} if one.source is None else one.source.files)
         yield now
 
@@ -100,7 +100,7 @@ def _chosen(found: Sequence[Ancestor], student: LoadedModel, teacher: LoadedMode
 
     If no files match, it is the oldest whose layers have the same origins as all others'; None if origins differ.
     """
-    if len({(one.origins, one.stream.constant) for one in found}) <= 1:
+    if len({(one.origins, one.stream.constant, one.stream.scale) for one in found}) <= 1:
         return found[0] if found else None
     if teacher.path.resolve() == student.path.resolve():
         return found[0]

@@ -109,6 +109,7 @@ class StreamRecord(JsonModel):
 
     centred: bool = False
     constant: float = Field(default=0.0, allow_inf_nan=False)
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 
 class ExpansionRecord(JsonModel):

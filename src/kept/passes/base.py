@@ -73,7 +73,7 @@ class Pass(ABC):
         """Return the map from this program's residual stream to the result's, the same before every layer.
 
         The map is exact for EXACT passes; for others it is what the pass intends. A map that `StreamMap` cannot state,
-        such as a factor, needs a new field there.
+        such as a change of the width, needs a new field there.
         """
         return IDENTITY
 
