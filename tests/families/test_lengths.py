@@ -99,8 +99,9 @@ def planned(directory: Path, family: str, keys: dict[str, Any], **options: Any) 
 
 def test_a_context_that_is_cut_and_a_window_that_goes(tmp_path: Path) -> None:
     cut = "for sequences of up to 16 tokens (the requested context)"
-    window = "for sequences of up to 16 tokens (the sliding window)"
-    assert planned(tmp_path / "a", "mistral", {"sliding_window": 16}, context=16) == (cut, window)
+    window = "for sequences of up to 128 tokens (the sliding window)"
+    assert planned(tmp_path / "a", "mistral", {"sliding_window": 16}, context=16) == (cut,), "one line for one limit"
+    assert planned(tmp_path / "e", "mistral", {"sliding_window": 128}) == (window,)
     assert planned(tmp_path / "d", "mistral", {"sliding_window": 20}, context=16) == (cut,)
     assert planned(tmp_path / "b", "llama", {}, context=16) == (cut,)
     assert planned(tmp_path / "c", "llama", {}) == planned(tmp_path / "b", "llama", {}, context=128) == ()

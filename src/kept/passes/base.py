@@ -32,6 +32,17 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
+class LengthLimit:
+    """The longest sequence, in tokens, for which a promise holds, and what limits it."""
+
+    tokens: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"for sequences of up to {self.tokens:,} tokens ({self.why})"
+
+
+@dataclass(frozen=True)
 class Pass(ABC):
     """A function from programs to programs. Subclasses are frozen dataclasses whose fields are the options.
 
@@ -54,7 +65,7 @@ class Pass(ABC):
         """Return what the pass promises about this program's function."""
         return Promise.EXACT
 
-    def domain(self, program: Program) -> str | None:  # noqa: ARG002 - most promises hold everywhere
+    def domain(self, program: Program) -> str | LengthLimit | None:  # noqa: ARG002 - most promises hold everywhere
         """Return where the promise holds, as a phrase that completes "the promise holds"; None for everywhere."""
         return None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.spec import Attention
 from kept.ir.tensors import take_rows
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import LengthLimit, Obstacle, Pass
 from kept.passes.map_spec import map_operations
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ class DropWindow(Pass):
     name: ClassVar[str] = "drop-window"
     summary: ClassVar[str] = "sliding windows at least as long as the context are removed"
 
-    def domain(self, program: Program) -> str | None:
+    def domain(self, program: Program) -> LengthLimit | None:
         """Return the length of the shortest window, if it is within the context."""
         windows = [one.window for _, one in program.spec.operations(Attention) if one.window is not None]
         shortest = min(windows, default=program.spec.context + 1)
         if shortest > program.spec.context:
             return None
-        return f"for sequences of up to {shortest:,} tokens (the sliding window)"
+        return LengthLimit(shortest, "the sliding window")
 
     def requires(self, program: Program) -> Obstacle | None:
         """Require that every window covers the context."""
@@ -60,10 +60,10 @@ class LimitContext(Pass):
     name: ClassVar[str] = "limit-context"
     summary: ClassVar[str] = "the context is limited to a shorter length"
 
-    def domain(self, program: Program) -> str | None:
+    def domain(self, program: Program) -> LengthLimit | None:
         """Return the requested context, if it is shorter than the present one."""
         shorter = self.tokens < program.spec.context
-        return f"for sequences of up to {self.tokens:,} tokens (the requested context)" if shorter else None
+        return LengthLimit(self.tokens, "the requested context") if shorter else None
 
     def requires(self, program: Program) -> Obstacle | None:
         """Require a positive length of at most the present context."""

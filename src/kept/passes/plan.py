@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kept.ir.promise import Claim, Promise
 from kept.ir.slots import slots
 from kept.ir.stream_map import IDENTITY, StreamMap
+from kept.passes.base import LengthLimit
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
 
@@ -33,7 +34,7 @@ class PassStep:
     layers: int
     parameters: int
     nbytes: int
-    domain: str | None = None
+    domain: str | LengthLimit | None = None
     rewritten: frozenset[str] = frozenset()
     stream: StreamMap = IDENTITY
 
@@ -88,9 +89,15 @@ class Plan:
 
     @property
     def domain(self) -> tuple[str, ...]:
-        """Return where the promise holds, as phrases that complete "the promise holds"; empty for everywhere."""
-        found = (step.domain for step in self.steps if step.domain is not None)
-        return tuple(dict.fromkeys((*self.between, *found)))
+        """Return where the promise holds, as phrases that complete "the promise holds"; empty for everywhere.
+
+        Of the steps' limits on the length, the first of the shortest implies the others.
+        """
+        found = [step.domain for step in self.steps if step.domain is not None]
+        limits = [one for one in found if isinstance(one, LengthLimit)]
+        shortest = min(limits, key=lambda limit: limit.tokens, default=None)
+        stated = (str(one) for one in found if isinstance(one, str) or one is shortest)
+        return tuple(dict.fromkeys((*self.between, *stated)))
 
     @property
     def origins(self) -> tuple[int | None, ...]:
