@@ -24,7 +24,7 @@ Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 class JsonModel(BaseModel):
     """A JSON object. Keys that are not declared are kept, so that a file is written again as it was read."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, defer_build=True)
 
     def table(self) -> dict[str, Any]:
         """Return the object as plain data, without fields that were not set, and with None for NaN and Inf."""
