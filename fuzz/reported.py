@@ -94,7 +94,7 @@ HEALED: dict[str, Any] = {
         "lr_schedule": "cosine",
         "precision": "float32",
     },
-    "learned": {"parameters": 1_600, "of": 9_000_000},
+    "trained": {"parameters": 1_600, "of": 9_000_000},
     "sources": {
         "english": {"documents": 90, "tokens": 200_000, "held_out_documents": 1, "held_out_tokens": 2_000},
         "py": {"documents": 9, "tokens": 20_000, "held_out_documents": 1, "held_out_tokens": 1_000},

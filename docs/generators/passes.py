@@ -12,7 +12,7 @@ from kept.passes import PASSES
 def page() -> str:
     """Return the page: a table of all passes, then the docstring of each."""
     rows = ["# Passes", "", "Generated from the code by `docs/generate.py`.", ""]
-    rows += ["| pass | options | what it does |", "| --- | --- | --- |"]
+    rows += ["| pass | options | effect |", "| --- | --- | --- |"]
     rows += [f"| [`{name}`](#{name}) | {_options(rewrite)} | {rewrite.summary} |" for name, rewrite in PASSES.items()]
     for name, rewrite in PASSES.items():
         rows += ["", f"## `{name}`", "", inspect.getdoc(rewrite) or ""]

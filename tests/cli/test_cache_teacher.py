@@ -17,7 +17,7 @@ def test_a_teacher_is_cached_and_read(orion: Path, out: Path, tmp_path: Path) ->
     sizes = ("--data", tmp_path / "text.jsonl", "--tokens", 256, "--sequence-length", 16, "--batch-size", 4)
     made = ("cache-teacher", orion, *sizes, "--top-k", 3, "--out", tmp_path / "teacher")
     shown = succeeds(*made).stdout
-    assert "the 3 likeliest tokens at each place" in shown
+    assert "top 3 tokens per position" in shown
     assert "against the teacher without its last layer" in shown
     found = data(*made)
     assert [one["k"] for one in found["bias"]["by_k"]] == [1, 3, 12]

@@ -56,14 +56,14 @@ def test_the_command_line_of_the_documentation(pair: tuple[Path, Path], corpus: 
     assert f"{tmp_path}/out: written" in result.stdout
     lines = [line for line in result.stderr.splitlines() if not line.startswith("tokenise: ")]
     assert lines[:3] == [
-        "448 of 134 K parameters learn (norms); they, their gradients and AdamW take 7.17 KB",
+        "448 of 134 K parameters are trainable (norms); with gradients and AdamW states they take 7.17 KB",
         lines[1],
         f"{STEPS} steps of 128 tokens, on 1 process",
     ]
     assert re.fullmatch(r"corpus\d+: \d+ documents, [\d.]+ K tokens; held out \d+ documents?, \d+ tokens", lines[1])
-    measured = [re.match(r"step (\d+)/12, .*held-out kl \d+\.\d{4}, same first choice \d+\.\d\d %", x) for x in lines]
+    measured = [re.match(r"step (\d+)/12, .*held-out kl \d+\.\d{4}, top-1 agreement \d+\.\d\d %", x) for x in lines]
     assert [found[1] for found in measured if found] == ["0", "4", "8", "12"]
-    assert re.search(r"step 4/12, loss [\d.]+, .*, tokens/s \d+, left \d+ s", result.stderr)
+    assert re.search(r"step 4/12, loss [\d.]+, .*, tokens/s \d+, time left \d+ s", result.stderr)
 
 
 def test_flags_win_over_a_recipe(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_where_it_goes_on_is_said(pair: tuple[Path, Path], corpus: Path, tmp_pat
     assert finish(start(settings(pair, corpus, tmp_path / "out"), "named 10")) != [0]
     result = run(*arguments(pair, corpus, tmp_path / "out"))
     assert result.exit_code == 0, result.output
-    assert "goes on after step 5\n" in result.stderr
+    assert "resumes after step 5\n" in result.stderr
     assert len(losses(tmp_path / "out")) == STEPS
 
 
@@ -111,16 +111,18 @@ HELD: dict[str, Any] = {"kind": "held-out", "step": 50, "loss": 0.7, "kl": 0.25,
 
 def test_what_is_said_before_a_run() -> None:
     assert heal_progress.about(BEGIN) == [
-        "1 K of 14 B parameters learn (norms); they, their gradients and AdamW take 16 KB",
+        "1 K of 14 B parameters are trainable (norms); with gradients and AdamW states they take 16 KB",
         "en: 5 documents, 7 K tokens; held out 1 document, 90 tokens",
-        "100 steps of 2,048 tokens: 204,800 of the 205,000 asked for, on 2 processes",
-        "no files for TensorBoard: pip install 'kept[heal]'",
+        "100 steps of 2,048 tokens: 204,800 of 205,000 requested tokens, on 2 processes",
+        "no TensorBoard files are written; to get them: pip install 'kept[heal]'",
     ]
 
 
 def test_a_teacher_that_is_read_is_said() -> None:
     cached = {**BEGIN, "teacher_cache": {"path": "out/teacher", "k": 16, "tail": 0.347}}
-    assert "teacher: out/teacher, 16 tokens a place, 35 % left out" in heal_progress.about(cached)
+    assert "teacher: out/teacher, top 16 tokens per position, 35 % of the probability left out" in heal_progress.about(
+        cached
+    )
 
 
 def step(number: int, speed: float) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def test_without_a_terminal_a_step_is_said_now_and_then(
         for at, number, speed in ((20.0, 1, 100.0), (25.0, 2, 400.0), (31.0, 3, 200.0), (36.0, 4, 1.0)):
             now = at
             watch(step(number, speed))
-    assert capsys.readouterr().err == "step 3/100, loss 0.5000, tokens/s 267, left 9 min\n"
+    assert capsys.readouterr().err == "step 3/100, loss 0.5000, tokens/s 267, time left 9 min\n"
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +163,7 @@ def test_a_terminal_has_a_table(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert captured.out == ""
     last = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", captured.err).splitlines() if line.strip()]
     assert "50/100  0.5000  kl 0.2500  90.00 %            4321      50 s" in last
-    assert {"step", "loss", "held-out", "same first choice", "tokens/s", "left"} <= {*last}
+    assert {"step", "loss", "held-out", "top-1 agreement", "tokens/s", "time left"} <= {*last}
 
 
 def test_a_table_that_is_broken_off_gives_the_terminal_back(

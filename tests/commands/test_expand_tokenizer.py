@@ -277,7 +277,7 @@ def test_new_rows_learn_and_nothing_else_does(tied: bool, tmp_path: Path) -> Non
     first, *_, last = (one["loss"] for one in record["healed"]["held_out"])
     assert last < first - 0.05
     count = (merged.after - HAD) * 64 * (1 if tied else 2)
-    assert record["healed"]["learned"]["parameters"] == count
+    assert record["healed"]["trained"]["parameters"] == count
     before, after = tensors_of(student), tensors_of(tmp_path / "out")
     for name, tensor in before.items():
         same = after[name].view(torch.int16) == tensor.view(torch.int16)
@@ -301,7 +301,7 @@ def test_whole_matrices_learn_where_they_are_named(grown: Path, tmp_path: Path) 
     before, after = tensors_of(grown), tensors_of(tmp_path / "out")
     assert not torch.equal(after[EMBEDDING][:HAD], before[EMBEDDING][:HAD])
     assert torch.equal(after[HEAD][:HAD], before[HEAD][:HAD])
-    assert record["healed"]["learned"]["parameters"] == before[EMBEDDING].numel() + before[HEAD][HAD:].numel()
+    assert record["healed"]["trained"]["parameters"] == before[EMBEDDING].numel() + before[HEAD][HAD:].numel()
 
 
 def test_layers_and_rows_learn_together(source: Path, tokenizer: Path, tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_as_data(source: Path, tmp_path: Path) -> None:
     )
     merged = json.loads(run(*words).stdout)
     assert (merged["before"], merged["after"]) == (340, 349)
-    assert merged["gains"][0]["per_character"][1] <= merged["gains"][0]["per_character"][0]
+    assert merged["token_counts"][0]["per_character"][1] <= merged["token_counts"][0]["per_character"][0]
     said = run(
         "expand", source, tmp_path / "out", "--tokenizer", tmp_path / "merged", "--embedding-init", "zero", "--dry-run"
     )

@@ -86,7 +86,7 @@ def test_the_card_says_what_learned_and_what_that_did(done: HealResult) -> None:
 
 def test_a_record_says_who_learned_from_how_much(done: HealResult, pair: tuple[Path, Path]) -> None:
     healed = read_json(done.path / "kept.json")["healed"]
-    assert healed["learned"] == {"parameters": 448, "of": done.learned.of}
+    assert healed["trained"] == {"parameters": 448, "of": done.trained.of}
     assert healed["sources"]["lines"]["documents"] > 390
     assert healed["student"]["name"] == "plain"
     weights = "model.safetensors"
@@ -158,7 +158,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
     assert "<dt>held-out cross-entropy with the text, nats per token</dt>" in page
     healed(made)
     assert [line for line in capsys.readouterr().out.splitlines() if " loss, nats" in line] == []
-    assert "same first choice" not in card(made.path).split("## What was measured")[0]
+    assert "top-1 agreement" not in card(made.path).split("## What was measured")[0]
     assert "nan" not in card(made.path)
 
 
@@ -168,10 +168,10 @@ def test_a_model_that_is_healed_again_tells_of_both(done: HealResult, corpus: Pa
     told = card(again.path).split("## Lineage, oldest first\n\n")[1].split("\n\n")[0].splitlines()
     assert [line.rpartition("; ")[2] for line in told] == ["promise lossy"] * 3
     assert told[0].startswith("1. orion (orion): converted to llama (")
-    assert told[1].startswith("2. healed on lines: norms learned, ")
+    assert told[1].startswith("2. healed on lines: norms trained, ")
     assert told[1].endswith(" tokens, from orion; promise lossy")
     assert told[2] == (
-        f"3. healed on conversations: norms learned, {again.best.tokens:,} tokens, from the texts alone; promise lossy"
+        f"3. healed on conversations: norms trained, {again.best.tokens:,} tokens, from the texts alone; promise lossy"
     )
     page = kept.report(again.path, tmp_path / "page.html")
     assert page.sections[0] == "way"

@@ -77,8 +77,8 @@ def test_a_student_learns_answers(student: Path, talks: Path, template: Path, tm
     assert sources["cut"] >= 1
     assert 0 < sources["answer_tokens"] < sources["tokens"] + sources["held_out_tokens"]
     said = next(line for line in heal_progress.about(noted(done.path, "run")[0]) if line.startswith("chat: "))
-    assert f"; {sources['answer_tokens']} tokens are answers; 1 without an answer are left out; " in said
-    assert "are longer than a row and lose their end" in said
+    assert f"; {sources['answer_tokens']} tokens are answers; 1 without an answer are skipped; " in said
+    assert "are longer than a row and are truncated" in said
     card = (done.path / "README.md").read_text(encoding="utf-8")
     assert "Of conversations, only the assistant's messages are trained on." in card
 

@@ -169,4 +169,4 @@ def test_the_end_of_a_run_is_in_words(done: HealResult, capsys: pytest.CaptureFi
     assert [f"{before:.4g}", f"{after:.4g}"] == next(x for x in said.splitlines() if "(evaluation data)" in x).split()[
         -2:
     ]
-    assert "same first choice" not in said, "there is no teacher"
+    assert "top-1 agreement" not in said, "there is no teacher"

@@ -147,14 +147,14 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(example: d
     assert "Since the first source, `orion`, the weakest promise is: **lossy**." in card
     told = card.split("## Lineage, oldest first\n\n")[1].split("\n\n")[0].splitlines()
     assert told[0] == "1. orion (orion): expanded by layers 1, 3, 5; promise exact"
-    assert re.fullmatch(r"2\. healed on .*: new learned, [\d,]+ tokens, from the texts alone; promise lossy", told[1])
+    assert re.fullmatch(r"2\. healed on .*: new trained, [\d,]+ tokens, from the texts alone; promise lossy", told[1])
     said = r"3\. orion \(orion\): converted to llama \(.*\); promise exact, which holds in bfloat16, .*"
     assert re.fullmatch(said, told[2])
     page = kept.report(out, tmp_path / "page.html").path.read_text(encoding="utf-8")
     assert '<p class="verdict">last step: promise exact: kept; since the first source: lossy</p>' in page
     assert "The last step promises exact against its own source, orion as step 2 left it." in page
     assert "the same function as that." in page
-    assert page.index("expanded by layers 1, 3, 5") < page.index("new learned, ") < page.index("converted to llama (")
+    assert page.index("expanded by layers 1, 3, 5") < page.index("new trained, ") < page.index("converted to llama (")
 
 
 def tells_it_all(record: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ def test_the_library_and_the_command_line(place: Path, tmp_path: Path) -> None:
     file = written(changed(table, 2, verify_tokens=0), tmp_path / "recipe.toml")
     rehearsed = CliRunner().invoke(main, ["run", str(file), "--dry-run"])
     assert rehearsed.exit_code == 0, rehearsed.output
-    assert f"{tmp_path}/out: would be what step 2 writes; nothing was written" in rehearsed.stdout
+    assert f"{tmp_path}/out: would be the output of step 2; nothing was written" in rehearsed.stdout
     assert [*tmp_path.iterdir()] == [file]
     done = CliRunner().invoke(main, ["run", str(file)])
     assert done.exit_code == 0, done.output
@@ -241,7 +241,7 @@ def test_a_shrinking_that_drops_nothing_passes_its_model_on(example: dict[str, A
     own = {"out": str(tmp_path / "own"), "steps": [{**steps[2], "source": str(before)}]}
     done = written(own, tmp_path / "recipe.toml")
     said = CliRunner().invoke(main, ["run", str(done)])
-    assert "none of them is dropped; it is passed on as it is" in said.stdout, said.output
+    assert "no layer is dropped; the model is passed on unchanged" in said.stdout, said.output
     assert all_bytes(tmp_path / "own") == all_bytes(before)
     assert not (tmp_path / "own" / "model.safetensors").samefile(before / "model.safetensors"), "it is the user's"
 
@@ -317,7 +317,7 @@ def test_killed_while_it_cleans_up_the_same_command_ends(
     heard = Heard()
     run_all(steps_from(table), teller=heard)
     assert heard.run == []
-    assert heard.said == ["every step was finished before; what was left of the run is removed"]
+    assert heard.said == ["all steps were finished before; the directory of the run is removed"]
     assert all_bytes(tmp_path / "out") == all_bytes(tmp_path / "whole")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "whole"]
     with pytest.raises(OutputError, match="exists already"):

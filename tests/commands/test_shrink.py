@@ -115,7 +115,7 @@ def test_an_expansion_of_an_expansion(source: Path, tmp_path: Path) -> None:
     assert [one["passes"][0]["options"].get("at") for one in record["history"]] == [[1], [2, 6]]
     again = kept.expand(tmp_path / "first", tmp_path / "again", at=(0,), verify_tokens=0).path
     assert read_json(again / "kept.json")["expansions"][0] == {"layers": [2, 6], "copies_of": [None, 5]}
-    assert "1 (of none left)" not in run("shrink-expanded", again, tmp_path / "none", "--dry-run").output
+    assert "1 (of a removed layer)" not in run("shrink-expanded", again, tmp_path / "none", "--dry-run").output
     kept.shrink_expanded(again, tmp_path / "all", untrained=True)
     before, after = tensors_of(source), tensors_of(tmp_path / "all")
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -196,7 +196,7 @@ def test_in_words(trained: Path, tmp_path: Path) -> None:
     rows = [line.split() for line in lines if line.lstrip()[:1].isdigit()]
     assert rows[0] == ["1", "0", "untrained", "0", "dropped"]
     assert rows[1] == ["3", "2", "trained", "not", "measured", "kept"]
-    assert "without all that are dropped: 0 nats/token" in lines
+    assert "all dropped layers together: 0 nats/token" in lines
     assert f"{tmp_path}/out: written (drop-layers)" in lines
     assert lines[-1] == "promise exact: kept"
 

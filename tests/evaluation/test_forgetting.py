@@ -201,7 +201,7 @@ def test_the_command(models: list[Path], files: dict[str, Path], tmp_path: Path)
     assert said.exit_code == 0, said.output
     for words in ("learned: py", "forgot: tales", "beyond two standard errors", "identical text in full"):
         assert words in said.stdout
-    assert "learned: nats per token less than model-0; forgot: nats per token more" in said.stdout
+    assert "learned: decrease of the loss from model-0, nats per token; forgot: increase" in said.stdout
     as_data = json.loads(run(*asked, "--json").stdout)
     assert as_data["settings"]["old"] == ["tales"]
     methods = as_data["forgetting"]["methods"]

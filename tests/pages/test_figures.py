@@ -9,8 +9,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from kept.pages.blocks import Bar, BarChart, Curve, LineChart, Mark, Point, ScatterPlot
+from kept.pages.chart_style import STYLES
 from kept.pages.figures import draw
-from kept.pages.look import STYLES
 from kept.pages.plane import extent
 
 NASTY = (math.nan, math.inf, -math.inf, 0.0, -1.0, 5e-324, 1e-300, 1.7e308, 3.0)

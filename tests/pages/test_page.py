@@ -123,7 +123,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "Trained: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (of 220,000 tokens; 3,000 more",
         "are held out). Rows of 256 tokens, 16 a step; learning rate 0.001, cosine;",
         "KL from the teacher, nats per token 0.45 0.125",
-        "same first choice 55.00 % 87.50 %",
+        "top-1 agreement 55.00 % 87.50 %",
         "english perplexity 20 20.0 ± 2.0 21.0 ± 2.1 +1.00 ± 0.30",
         "+25 % perplexity, python",
         "8 M",

@@ -105,5 +105,5 @@ def test_rows_that_are_none(old: Path, tmp_path: Path) -> None:
     new = grown(tmp_path / "new", {"th": 259})
     (tmp_path / "damaged").write_text("no tensors")
     for rows in ("median", str(tmp_path / "damaged")):
-        with pytest.raises(InputError, match=r"^rows: .*; say mean, zero, or name a safetensors file$"):
+        with pytest.raises(InputError, match=r"^embedding_init: .*; give mean, zero or a safetensors file$"):
             growth(old, new, rows)

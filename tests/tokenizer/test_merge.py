@@ -15,7 +15,7 @@ from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.errors import CheckpointError, InputError, OutputError
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, apply_merges
 from kept.tokenizer.growth import growth
-from kept.tokenizer.merge import UNMADE, joins
+from kept.tokenizer.merge import NOT_BUILT, merges_of
 from kept.verification.text import sample_text
 from support.shared_data import DATA, needs_data
 from support.stored import change_json, read_json, write_json, write_sentencepiece
@@ -103,11 +103,11 @@ def test_a_text_comes_back_and_is_cut_as_before_without_new_pieces(merged: Merge
 def test_the_new_language_takes_fewer_tokens(merged: Merged) -> None:
     old, new = merged.ids(merged.text)
     assert len(new) < 0.8 * len(old)
-    (gain,) = merged.done.gains
-    assert gain.characters > 100
-    assert gain.per_character == (gain.before / gain.characters, gain.after / gain.characters)
-    assert gain.before == len(merged.before.encode(sample_text(), special=False))
-    assert gain.after == len(merged.after.encode(sample_text(), special=False))
+    (count,) = merged.done.token_counts
+    assert count.characters > 100
+    assert count.per_character == (count.before / count.characters, count.after / count.characters)
+    assert count.before == len(merged.before.encode(sample_text(), special=False))
+    assert count.after == len(merged.after.encode(sample_text(), special=False))
 
 
 def test_stock_transformers_reads_it_alike(merged: Merged) -> None:
@@ -163,7 +163,7 @@ def test_pieces_across_words_are_left_out(tmp_path: Path) -> None:
         merges=[*document["model"]["merges"], ["e", "Ġ"], ["eĠ", "s"]],
     )
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
-    assert done.left_out["are split before merging"] == 2
+    assert done.left_out["are split by the pre-tokenizer"] == 2
     assert not {"eĠ", "eĠs"} & inside(done.path).get_vocab().keys()
 
 
@@ -172,7 +172,7 @@ def test_pieces_that_hold_a_special_token_are_left_out(tmp_path: Path) -> None:
     new = of_a_model(tmp_path / "new", CHARACTERS, KOREAN, 360)
     vocab = read_json(new / "tokenizer.json")["model"]["vocab"]
     change_model(new, vocab={**vocab, "a</s>": len(vocab)})
-    assert kept.merge_tokenizers(model, new, tmp_path / "out").left_out["are split before merging"] == 1
+    assert kept.merge_tokenizers(model, new, tmp_path / "out").left_out["are split by the pre-tokenizer"] == 1
 
 
 def test_a_piece_that_no_merges_make_is_counted(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_piece_that_no_merges_make_is_counted(tmp_path: Path) -> None:
     vocab = read_json(new / "tokenizer.json")["model"]["vocab"]
     change_model(new, vocab={**vocab, "xqxqxq": len(vocab), "x": len(vocab) + 1, "q": len(vocab) + 2})
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
-    assert done.left_out[UNMADE] >= 1
+    assert done.left_out[NOT_BUILT] >= 1
     found = inside(done.path).get_vocab()
     assert ("x" in found, "q" in found, "xqxqxq" in found) == (True, True, False)
 
@@ -252,7 +252,7 @@ def test_real_models_learn_to_read_korean(name: str, tmp_path: Path) -> None:
     done = kept.merge_tokenizers(model, new, tmp_path / "out", texts=[part])
     before, after = TokenizerReader(model), TokenizerReader(done.path)
     assert inside(before.directory).get_vocab().items() <= inside(after.directory).get_vocab().items()
-    assert done.gains[0].after < 0.4 * done.gains[0].before
+    assert done.token_counts[0].after < 0.4 * done.token_counts[0].before
     assert inside(after.directory).decode(after.encode(text[:5000]), skip_special_tokens=False) == inside(
         before.directory
     ).decode(before.encode(text[:5000]), skip_special_tokens=False)
@@ -265,11 +265,11 @@ def test_real_models_learn_to_read_korean(name: str, tmp_path: Path) -> None:
 
 
 def test_pairs_are_found_between_known_texts() -> None:
-    assert joins(["a", "b"], {"ab"}.__contains__) == [("a", "b")]
-    assert joins(["a", "b", "c"], {"abc"}.__contains__) is None
-    assert joins(["a", "b", "c"], {"bc", "abc"}.__contains__) == [("b", "c"), ("a", "bc")]
-    assert joins(["a", "b", "c", "d"], {"ab", "cd", "abcd"}.__contains__) == [("a", "b"), ("c", "d"), ("ab", "cd")]
-    assert joins(["a"], set().__contains__) == []
+    assert merges_of(["a", "b"], {"ab"}.__contains__) == [("a", "b")]
+    assert merges_of(["a", "b", "c"], {"abc"}.__contains__) is None
+    assert merges_of(["a", "b", "c"], {"bc", "abc"}.__contains__) == [("b", "c"), ("a", "bc")]
+    assert merges_of(["a", "b", "c", "d"], {"ab", "cd", "abcd"}.__contains__) == [("a", "b"), ("c", "d"), ("ab", "cd")]
+    assert merges_of(["a"], set().__contains__) == []
 
 
 @given(st.text(alphabet="thers ", max_size=12))

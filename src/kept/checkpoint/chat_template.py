@@ -105,15 +105,15 @@ class Template:
         text: str = self._call("prompt" if prompt else "text", conversation.to_dict()).value
         return text
 
-    def answers(self, conversation: Conversation, learned: Sequence[bool]) -> tuple[str, list[tuple[int, int]]]:
+    def answers(self, conversation: Conversation, trained: Sequence[bool]) -> tuple[str, list[tuple[int, int]]]:
         """Return a conversation as text, and the character spans (begin, end) of the answers to train on.
 
-        `learned` has a flag per message; only messages of the assistant count. An answer is what the template puts in
+        `trained` has a flag per message; only messages of the assistant count. An answer is what the template puts in
         `{% generation %}`; without that tag it runs from the end of its generation prompt to the end of its turn.
         Raises InputError if the template changes earlier turns, so that answers have no fixed place, and
         CheckpointError if the template fails on the conversation.
         """
-        found = self._call("answers", conversation.to_dict(), [*learned])
+        found = self._call("answers", conversation.to_dict(), [*trained])
         return found.data.decode("utf-8", "surrogatepass"), [(begin, end) for begin, end in found.value]
 
     @cached_property

@@ -95,30 +95,30 @@ class Renderer:
         """Return a conversation as text with the generation prompt at the end."""
         return _unmarked(self._render(conversation, conversation["messages"], prompt=True))[0]
 
-    def answers(self, conversation: Mapping[str, Any], learned: Sequence[bool]) -> tuple[list[Any], bytes]:
+    def answers(self, conversation: Mapping[str, Any], trained: Sequence[bool]) -> tuple[list[Any], bytes]:
         """Return the character spans [begin, end] of the answers to train on, and the conversation's text as bytes.
 
-        `learned` has a flag per message. Raises InputError if an answer has no fixed place in the text.
+        `trained` has a flag per message. Raises InputError if an answer has no fixed place in the text.
         """
         messages = conversation["messages"]
         answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-        wanted = [turn for turn in answers if learned[turn]]
+        wanted = [turn for turn in answers if trained[turn]]
         marked = self._render(conversation, messages, prompt=False)
         if GENERATION_TAG.search(self._texts[self._chosen(conversation)]):
             text, spans = _unmarked(marked)
             if wanted != answers:
-                spans = self._learned(spans, [learned[turn] for turn in answers])
+                spans = self._trained(spans, [trained[turn] for turn in answers])
         else:
             text, spans = marked, [self._answer(marked, conversation, turn) for turn in wanted]
         return [list(span) for span in spans], text.encode("utf-8", "surrogatepass")
 
-    def _learned(self, spans: list[tuple[int, int]], learned: Sequence[bool]) -> list[tuple[int, int]]:
-        if len(spans) != len(learned):
+    def _trained(self, spans: list[tuple[int, int]], trained: Sequence[bool]) -> list[tuple[int, int]]:
+        if len(spans) != len(trained):
             raise InputError(
-                f"has {len(learned)} answers, some excluded from training, and the chat template of {self._name} marks "
+                f"has {len(trained)} answers, some excluded from training, and the chat template of {self._name} marks "
                 f"{len(spans)}; give a --chat-template that marks each answer once"
             )
-        return [span for span, kept in zip(spans, learned, strict=True) if kept]
+        return [span for span, kept in zip(spans, trained, strict=True) if kept]
 
     def _answer(self, whole: str, conversation: Mapping[str, Any], turn: int) -> tuple[int, int]:
         """Return the span of an answer in the text of the whole conversation."""

@@ -24,7 +24,7 @@ def cache_teacher(settings: HealSettings, top_k: int = LISTED, reporter: Reporte
     Args:
         settings: `teacher`, `data` and `tokens` say what is read; `out` is the directory of the cache.
         top_k: number of tokens stored for each distribution, with the probability mass of all others.
-        reporter: is told about progress.
+        reporter: receives progress.
 
     Returns:
         Path and bytes of the cache, and its record with the bias of the KL, measured against the settings' student (or,

@@ -136,7 +136,7 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
 
     Args:
         recipe: source, output and options.
-        reporter: is told about notes and progress; without one, nothing is printed.
+        reporter: receives notes and progress; without one, nothing is printed.
 
     Returns:
         The conversion.

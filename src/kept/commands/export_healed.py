@@ -48,7 +48,7 @@ class RunSummary:
     """
 
     settings: HealSettings
-    learned: Trainable
+    trained: Trainable
     sources: Mapping[str, Mapping[str, int]]
     read: Mapping[str, str]
     history: Sequence[Measurement]
@@ -57,7 +57,7 @@ class RunSummary:
         """Return the record of the run. `cache` describes the teacher cache; None without one."""
         table = {
             "settings": self._settings(),
-            "learned": {"parameters": self.learned.parameters, "of": self.learned.of},
+            "trained": {"parameters": self.trained.parameters, "of": self.trained.of},
             "sources": self.sources,
             "read": self.read,
             "held_out": [{**asdict(one), **one.losses} for one in self.history],

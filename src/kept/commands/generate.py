@@ -54,7 +54,7 @@ def generate(
         temperature: 0 is greedy decoding.
         top_p: sample from the most likely tokens with this total probability.
         seed: seed of the sampling.
-        reporter: is told about notes.
+        reporter: receives notes.
 
     Returns:
         For each prompt, the prompt and its continuation.

@@ -34,7 +34,7 @@ def heal(
 
     Args:
         settings: student, output, teacher, data, losses, trainable parameters and schedule.
-        reporter: is told about notes and progress.
+        reporter: receives notes and progress.
         watch: is called with each line of metrics.
 
     Returns:

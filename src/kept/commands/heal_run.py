@@ -63,7 +63,7 @@ class HealResult:
     """
 
     path: Path
-    learned: Trainable
+    trained: Trainable
     history: tuple[Measurement, ...]
     record: Mapping[str, Any]
     run: Path

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class RecipeProgress(Protocol):
-    """Is told of each step when it begins, and when it has a result: None for one that an earlier run finished."""
+    """Receives each step when it begins and when it has a result (None if an earlier run finished it)."""
 
     def begins(self, step: RecipeStep, count: int) -> None:
         """A step of `count` begins."""
@@ -82,7 +82,7 @@ def run_steps(path: str | Path, reporter: Reporter | None = None, **overrides: A
 
     Args:
         path: a TOML file with `[[steps]]`.
-        reporter: is told about notes and progress.
+        reporter: receives notes and progress.
         overrides: `out` and `keep_intermediate`, which win over the file.
 
     Returns:
@@ -113,7 +113,7 @@ def run_all(
         with ExitStack() as held:
             lock_run_directory(asked.folder, held)
             _clean(asked)
-        teller.notes("every step was finished before; what was left of the run is removed")
+        teller.notes("all steps were finished before; the directory of the run is removed")
         return RecipeRun(asked.out, (None,) * len(asked.steps))
     check(asked)
     with ExitStack() as held:

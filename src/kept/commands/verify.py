@@ -51,7 +51,7 @@ def verify(
         tokens: number of tokens of the text.
         streamed: never hold a whole model in memory; leaves out the continuations.
         tie: overrides the record's choice between embedding (True) and stored head (False).
-        reporter: is told about progress.
+        reporter: receives progress.
 
     Returns:
         The verification: logit errors, KL in nats per token, perplexities, error of each layer. `failure` is None if

@@ -174,7 +174,7 @@ def data_sum(sources: Mapping[str, TokenDataset]) -> str:
     found = sha256()
     for name, tokens in sources.items():
         found.update(to_json([name, len(tokens), len(tokens.table)]))
-        for array in filter(lambda array: array is not None, (tokens.ids, tokens.table, tokens.learned)):
+        for array in filter(lambda array: array is not None, (tokens.ids, tokens.table, tokens.assistant_mask)):
             found.update(np.ascontiguousarray(array).view(np.uint8).data)
     return found.hexdigest()
 

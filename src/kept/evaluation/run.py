@@ -63,7 +63,7 @@ def evaluate(
         old: such files of what the baseline knew: what do the others forget?
         new: such files of what the others were taught: what did they learn?
         results: directory of the stored pieces, keyed by checksums of files, settings and data.
-        reporter: is told about progress.
+        reporter: receives progress.
         options: other fields of `kept.evaluation.settings.EvalSettings`, such as tasks, data, limit or dtype.
 
     Returns:

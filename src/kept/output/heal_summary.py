@@ -97,7 +97,7 @@ def settings_in_words(healed: HealedRecord) -> str:
 
 
 def data_names(healed: HealedRecord) -> str:
-    """Return the names of the texts that it learned from."""
+    """Return the names of the training texts."""
     names = (one.partition("=") for one in healed.settings.data)
     texts = ", ".join(name if path else Path(name).stem for name, _, path in names)
     return "texts that the teacher wrote" if texts == SELF else texts
@@ -116,7 +116,7 @@ def held_out(healed: HealedRecord) -> tuple[Row, tuple[Row, ...]]:
     rows += _by_text(first, best)
     if not math.isnan(first.agreement):
         before, after = (f"{100 * one.agreement:.2f} %" for one in (first, best))
-        rows.append(("same first choice", before, after))
+        rows.append(("top-1 agreement", before, after))
     return ("what", "before", f"after {best.tokens:,} tokens"), tuple(rows)
 
 
@@ -131,7 +131,7 @@ def _by_text(first: MeasurementRecord, best: MeasurementRecord) -> Iterator[Row]
 
 
 def _parameters(healed: HealedRecord) -> str:
-    return f", {parameters(healed.learned.parameters)} of {parameters(healed.learned.of)} parameters"
+    return f", {parameters(healed.trained.parameters)} of {parameters(healed.trained.of)} parameters"
 
 
 def _teacher(healed: HealedRecord) -> str:

@@ -76,7 +76,7 @@ class HealedRecord(JsonModel):
     """Record of a healing: settings, trained parameters, data, sha256 of what was read, and held-out measurements."""
 
     settings: HealSettingsRecord
-    learned: TrainedParameters
+    trained: TrainedParameters
     sources: Mapping[str, DataSourceRecord]
     read: Mapping[str, str] = {}
     held_out: tuple[MeasurementRecord, ...] = Field(min_length=1)
@@ -85,5 +85,5 @@ class HealedRecord(JsonModel):
 
     @property
     def has_teacher(self) -> bool:
-        """Whether the student learned from a teacher or a cache of one, and not from texts alone."""
+        """Whether the student was trained with a teacher or a cache of one, and not from texts alone."""
         return bool(self.settings.teacher or self.settings.teacher_cache)

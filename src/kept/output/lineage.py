@@ -65,7 +65,7 @@ def healing(healed: HealedRecord) -> LineageStep:
     teacher = settings.teacher or settings.teacher_cache
     who = "the texts alone" if teacher is None else teacher
     data = heal_summary.data_names(healed)
-    said = f"healed on {data}: {settings.train} learned, {best.tokens:,} tokens, from {who}"
+    said = f"healed on {data}: {settings.train} trained, {best.tokens:,} tokens, from {who}"
     student = "" if healed.student is None else healed.student.name
     return LineageStep(printable(said), Promise.LOSSY, printable(student))
 

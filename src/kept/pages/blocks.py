@@ -129,7 +129,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a chart. `style` is an index into the styles of `look.py`."""
+    """A line of a chart. `style` is an index into the styles of `chart_style.py`."""
 
     name: str
     points: tuple[Point, ...]

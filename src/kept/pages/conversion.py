@@ -44,7 +44,7 @@ def passes(record: Record) -> Section | None:
     if record.passes is None:
         return None
     rows = tuple(_step(step) for step in record.passes)
-    names = ("pass", "what it does", "promise", "layers", "parameters")
+    names = ("pass", "effect", "promise", "layers", "parameters")
     used = [n for n in range(len(names)) if n < STATED or any(row[n] for row in rows)]
     columns, cells = (names[n] for n in used), (tuple(row[n] for n in used) for row in rows)
     blocks: list[Block] = [Table("Passes, in order", tuple(columns), tuple(cells), STATED)]
@@ -185,7 +185,7 @@ def facts(record: Record) -> list[Fact]:
     output = record.verification.output
     return [
         Fact(_kl(output), "nats per token from the source (KL)"),
-        Fact(_percent(output.top1), "same first choice"),
+        Fact(_percent(output.top1), "top-1 agreement"),
         Fact(f"{output.perplexity_reference:.4g} → {output.perplexity:.4g}", "perplexity"),
     ]
 
@@ -201,7 +201,7 @@ def parity(record: Record) -> Section | None:
     ]
     if found.proof is not None:
         runs.append(("the map", "the map before rounding, in float64", found.proof))
-    columns = ("run", "largest logit error", "mean", "KL, nats per token", "same first choice", "perplexity")
+    columns = ("run", "max logit error", "mean", "KL, nats per token", "top-1 agreement", "perplexity")
     table = Table("Against the source in float64", columns, tuple(_measured(name, run) for _, name, run in runs))
     opening = f"On {found.output.tokens:,} tokens of {found.text}. Logits have a standard deviation of "
     blocks: list[Block] = [

@@ -249,7 +249,7 @@ def _together(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Table:
         for name, one in zip(who[1:], row.agreements, strict=True)
         if one is not None
     )
-    columns = ("what", "metric", *["model"] * several, "items", "share")
+    columns = ("task", "metric", *["model"] * several, "items", "share")
     caption = f"Agreement with {who[0]}" if several else "Agreement of both models"
     return Table(caption, columns, cells, 2 + several)
 
@@ -258,8 +258,8 @@ def _table(caption: str, rows: Sequence[EvaluationRow], who: Sequence[str]) -> T
     """Return a table with one column per model, or with one row per model if there are more than two."""
     if len(who) > 2:
         below = tuple(cells for row in rows for cells in _below(row, who))
-        return Table(caption, ("what", "metric", "model", "items", "figure", "difference"), below, 3)
-    columns = ("what", "metric", "items", *who, *["difference"] * (len(who) == 2))
+        return Table(caption, ("task", "metric", "model", "items", "value", "difference"), below, 3)
+    columns = ("task", "metric", "items", *who, *["difference"] * (len(who) == 2))
     return Table(caption, columns, tuple(_beside(row) for row in rows), 2)
 
 

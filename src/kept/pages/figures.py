@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from kept.pages.blocks import BarChart, LineChart, ScatterPlot
-from kept.pages.look import COLOURS, INK, LOOK, STYLES, WIDTH, drawable, shortened, whisker
+from kept.pages.chart_style import COLOURS, INK, RC_PARAMS, STYLES, WIDTH, drawable, shortened, whisker
 from kept.pages.plane import draw_plane
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def draw(picture: LineChart | BarChart | ScatterPlot, name: str) -> Markup:
     """
     legend = Markup()
     height = 0.75 + 0.34 * len(picture.bars) if isinstance(picture, BarChart) else 2.9
-    with mpl.rc_context(LOOK), warnings.catch_warnings():
+    with mpl.rc_context(RC_PARAMS), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that matplotlib's own font lacks, the page's has
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.subplots()

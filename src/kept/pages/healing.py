@@ -48,7 +48,7 @@ def facts(record: Record) -> list[Fact]:
     found = [Fact(f"{getattr(first, key):.3g} → {getattr(best, key):.3g}", f"held-out {heal_summary.LOSSES[key]}")]
     if not math.isnan(first.agreement):
         shares = (f"{100 * one.agreement:.1f}" for one in (first, best))
-        found.append(Fact(f"{' → '.join(shares)} %", "same first choice, held out"))
+        found.append(Fact(f"{' → '.join(shares)} %", "top-1 agreement, held out"))
     return [*found, Fact(f"{best.tokens:,}", "tokens")]
 
 
@@ -69,7 +69,11 @@ def _curves(healed: HealedRecord, steps: Sequence[StepMetrics]) -> Iterator[Line
     yield from _by_text(measured)
     if not math.isnan(measured[0].agreement):
         shares = [(one.tokens, 100 * one.agreement) for one in measured]
-        yield _curve(shares, "same first choice, %", "How often both models' first choice is one.")
+        yield _curve(
+            shares,
+            "top-1 agreement, %",
+            "Fraction of tokens for which student and teacher have the same most likely token.",
+        )
     if steps:
         trained = [(one.tokens, one.loss) for one in steps]
         yield _curve(trained, "loss of each batch", "The loss in training, step by step.")

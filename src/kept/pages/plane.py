@@ -10,8 +10,8 @@ from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kept.pages.blocks import Mark
+from kept.pages.chart_style import INK, RULE, STYLES, drawable, shortened, whisker
 from kept.pages.labels import GAP, Box, places
-from kept.pages.look import INK, RULE, STYLES, drawable, shortened, whisker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +47,8 @@ def _draw(axes: Axes, marks: Sequence[Mark]) -> None:
     for n, mark in enumerate(marks):
         colour, marker, _ = STYLES[n % len(STYLES)]
         x_error, y_error = mark.errors
-        look = {"color": colour, "marker": marker, "markersize": 6, "capsize": 2.5, "elinewidth": 0.9}
-        axes.errorbar(mark.x, mark.y, y_error, x_error, **look)  # type: ignore[arg-type]
+        style = {"color": colour, "marker": marker, "markersize": 6, "capsize": 2.5, "elinewidth": 0.9}
+        axes.errorbar(mark.x, mark.y, y_error, x_error, **style)  # type: ignore[arg-type]
 
 
 def _scale(axes: Axes, marks: Sequence[Mark]) -> None:

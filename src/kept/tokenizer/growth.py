@@ -50,10 +50,10 @@ def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
     special = {token["content"] for token in after.document["added_tokens"]}
     # A new piece is split by the old BPE model alone, an added token by the whole old tokenizer.
     parts = tuple(map(tuple, before.parts(added, [token not in special for token in added])))
-    return Growth(first, parts, None if rows in {MEAN, ZERO} else given(Path(rows)))
+    return Growth(first, parts, None if rows in {MEAN, ZERO} else read_rows(Path(rows)))
 
 
-def given(file: Path) -> Mapping[str, Stored]:
+def read_rows(file: Path) -> Mapping[str, Stored]:
     """Return the embedding rows of a safetensors file.
 
     Raises InputError if it is damaged, has other tensor names, or holds NaN or Inf.
@@ -61,7 +61,7 @@ def given(file: Path) -> Mapping[str, Stored]:
     try:
         found = dict(read_header(file))
     except CheckpointError as error:
-        raise InputError(f"rows: {error}; say {MEAN}, {ZERO}, or name a safetensors file") from None
+        raise InputError(f"embedding_init: {error}; give {MEAN}, {ZERO} or a safetensors file") from None
     names = [*GIVEN.values()]
     odd = next((name for name in found if name not in names), None)
     if odd is not None or names[0] not in found:

@@ -27,7 +27,11 @@ from kept.verification.text import SAMPLE, read_whole, sample_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-CHARACTER, SPLIT, UNMADE = "have a character that is no piece", "are split before merging", "no merges make"
+CHARACTER, SPLIT, NOT_BUILT = (
+    "have a character without a token",
+    "are split by the pre-tokenizer",
+    "cannot be built by merges",
+)
 """Reasons for leaving out a piece."""
 
 LONGEST_PIECE, MOST_PARTS = 512, 32
@@ -35,7 +39,7 @@ LONGEST_PIECE, MOST_PARTS = 512, 32
 
 
 @dataclass(frozen=True)
-class Gain:
+class TokenCount:
     """Characters of one text, and its number of tokens before and after."""
 
     text: str
@@ -57,7 +61,7 @@ class MergedTokenizer:
     before: int
     after: int
     left_out: Mapping[str, int]
-    gains: tuple[Gain, ...]
+    token_counts: tuple[TokenCount, ...]
 
 
 def merge_tokenizers(
@@ -103,21 +107,21 @@ def merge_tokenizers(
     if old.kind != other.kind:
         raise InputError(f"{new}: is {other.kind}, {directory} is {old.kind}; train it with --like {directory}")
     pieces = sorted(candidates(old, other), key=lambda piece: (len(piece) > 1, other.pieces[piece]))
-    grown = Growing.of(old, old.reaching(pieces))
+    builder = MergeBuilder.of(old, old.reaching(pieces))
     for piece in pieces:
-        if max_added_tokens is not None and len(grown.added) == max_added_tokens:
+        if max_added_tokens is not None and len(builder.added) == max_added_tokens:
             break
-        grown.add(piece)
-    if not grown.added:
+        builder.add(piece)
+    if not builder.added:
         raise InputError(f"{new}: has no piece that {directory} lacks and can make; there is nothing to merge")
     with staging(Path(out), {"model": str(directory), "new": str(new), "max_added_tokens": max_added_tokens}) as stage:
-        for name, content in files(old, directory, grown).items():
+        for name, content in files(old, directory, builder).items():
             stage.write(name, content)
-        found = [*gains(directory, stage.path, texts)]
+        found = [*token_counts(directory, stage.path, texts)]
         if changed := next((file for file, before in read.items() if digest(file) != before), None):
             raise InputError(f"{changed}: changed during the run; nothing was written, run it again")
         stage.publish()
-    return MergedTokenizer(Path(out), old.size, old.size + len(grown.added), grown.left_out, tuple(found))
+    return MergedTokenizer(Path(out), old.size, old.size + len(builder.added), builder.left_out, tuple(found))
 
 
 def candidates(old: Bpe, other: Bpe) -> Iterator[str]:
@@ -128,20 +132,20 @@ def candidates(old: Bpe, other: Bpe) -> Iterator[str]:
 
 
 @dataclass
-class Growing:
-    """A tokenizer's merges followed by new ones. `reached`: new pieces that fit into one of its words."""
+class MergeBuilder:
+    """A tokenizer's merges followed by new ones. `within_words`: new pieces that fit into one of its words."""
 
     old: Bpe
-    reached: frozenset[str]
+    within_words: frozenset[str]
     ranks: dict[Pair, int]
     added: dict[str, None] = field(default_factory=dict)
     merges: list[Pair] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, old: Bpe, reached: frozenset[str]) -> Growing:
+    def of(cls, old: Bpe, within_words: frozenset[str]) -> MergeBuilder:
         """Return the tokenizer without new pieces."""
-        return cls(old, reached, {pair: rank for rank, pair in enumerate(old.merges)})
+        return cls(old, within_words, {pair: rank for rank, pair in enumerate(old.merges)})
 
     def add(self, piece: str) -> None:
         """Add a piece and the merges that make it, or count why not."""
@@ -152,75 +156,75 @@ class Growing:
             self.left_out[reason] += 1
 
     def _reason(self, piece: str) -> str | None:
-        if piece not in self.reached:
+        if piece not in self.within_words:
             return SPLIT
         if len(piece) == 1:
             return None
         if any(letter not in self.added and letter not in self.old.pieces for letter in piece):
             return CHARACTER
-        return None if self._make(piece) else UNMADE
+        return None if self._build(piece) else NOT_BUILT
 
-    def _make(self, piece: str) -> bool:
+    def _build(self, piece: str) -> bool:
         """Append merges that build a piece; return whether there are any."""
-        found = apply_merges(piece, self.ranks) if len(piece) <= LONGEST_PIECE else []
-        if not 0 < len(found) <= MOST_PARTS:
+        parts = apply_merges(piece, self.ranks) if len(piece) <= LONGEST_PIECE else []
+        if not 0 < len(parts) <= MOST_PARTS:
             return False
-        joined = joins(found, lambda text: text == piece or text in self.added)
-        wanted = [pair for pair in dict.fromkeys(joined or ()) if pair not in self.ranks]
-        for rank, pair in enumerate(wanted, len(self.old.merges) + len(self.merges)):
+        built = merges_of(parts, lambda text: text == piece or text in self.added)
+        new_merges = [pair for pair in dict.fromkeys(built or ()) if pair not in self.ranks]
+        for rank, pair in enumerate(new_merges, len(self.old.merges) + len(self.merges)):
             self.ranks[pair] = rank
-        if joined is not None and apply_merges(piece, self.ranks) == [piece]:
-            self.merges += wanted
+        if built is not None and apply_merges(piece, self.ranks) == [piece]:
+            self.merges += new_merges
             return True
-        for pair in wanted:  # another merge applied first
+        for pair in new_merges:  # another merge applied first
             del self.ranks[pair]
         return False
 
 
-def joins(parts: list[str], known: Callable[[str], bool]) -> list[Pair] | None:
+def merges_of(parts: list[str], known: Callable[[str], bool]) -> list[Pair] | None:
     """Return merges, inner ones first, that join the parts through known intermediate texts; None if there are none."""
-    ways: dict[tuple[int, int], list[Pair]] = {(at, at + 1): [] for at in range(len(parts))}
+    found: dict[tuple[int, int], list[Pair]] = {(at, at + 1): [] for at in range(len(parts))}
     for length in range(2, len(parts) + 1):
         for begin in range(len(parts) - length + 1):
             end = begin + length
             if not known("".join(parts[begin:end])):
                 continue
             for middle in range(begin + 1, end):
-                left, right = ways.get((begin, middle)), ways.get((middle, end))
+                left, right = found.get((begin, middle)), found.get((middle, end))
                 if left is not None and right is not None:
                     pair = "".join(parts[begin:middle]), "".join(parts[middle:end])
-                    ways[begin, end] = [*left, *right, pair]
+                    found[begin, end] = [*left, *right, pair]
                     break
-    return ways.get((0, len(parts)))
+    return found.get((0, len(parts)))
 
 
-def files(old: Bpe, directory: Path, grown: Growing) -> dict[str, bytes]:
+def files(old: Bpe, directory: Path, builder: MergeBuilder) -> dict[str, bytes]:
     """Return the files of the merged tokenizer by name: `tokenizer.json` and the model's settings."""
     own = {n: c for n, c in reader_files(directory).items() if n not in {*TOKENIZERS, "vocab.json", "merges.txt"}}
     return {
         **{name: content if isinstance(content, bytes) else content.read_bytes() for name, content in own.items()},
-        "tokenizer.json": to_json(document(old, grown)),
+        "tokenizer.json": to_json(document(old, builder)),
     }
 
 
-def document(old: Bpe, grown: Growing) -> dict[str, Any]:
+def document(old: Bpe, builder: MergeBuilder) -> dict[str, Any]:
     """Return `tokenizer.json` of the merged tokenizer: the model's own with the new pieces and merges.
 
     Added tokens are listed among the pieces too; otherwise `tokenizers` assigns them new ids.
     """
     raw = old.raw()
     pieces = {**raw["model"]["vocab"], **old.added}
-    ids = {piece: old.size + at for at, piece in enumerate(grown.added)}
+    ids = {piece: old.size + at for at, piece in enumerate(builder.added)}
     raw["model"]["vocab"] = {**pieces, **ids}
     texts = any(isinstance(pair, str) for pair in raw["model"]["merges"])
-    raw["model"]["merges"] += [" ".join(pair) if texts else [*pair] for pair in grown.merges]
+    raw["model"]["merges"] += [" ".join(pair) if texts else [*pair] for pair in builder.merges]
     return raw
 
 
-def gains(before: Path, after: Path, texts: Iterable[str | Path] = ()) -> Iterator[Gain]:
+def token_counts(before: Path, after: Path, texts: Iterable[str | Path] = ()) -> Iterator[TokenCount]:
     """Yield the token counts of each text with both tokenizers; without texts, those of the built-in sample."""
     named = {str(path): read_whole(Path(path)) for path in texts} or {SAMPLE: sample_text()}
     readers = TokenizerReader(before), TokenizerReader(after)
     for name, text in named.items():
         counts = (len(reader.encode(text, special=False)) for reader in readers)
-        yield Gain(name, len(text), *counts)
+        yield TokenCount(name, len(text), *counts)

@@ -68,7 +68,7 @@ def train_tokenizer(
         kind: "byte-level", or "byte-fallback" (bytes only for rare characters). Without `like`: byte-level.
         like: a model whose normalisation, pre-tokenization and kind are used, so that the two can be merged.
         text_field: the JSON key or parquet column with the text.
-        reporter: is told about progress.
+        reporter: receives progress.
 
     Returns:
         Path, kind, number of tokens, and tokens per character of the training text.

@@ -167,7 +167,7 @@ def test_parquet_holds_conversations_too(folder: Path) -> None:
     )
     wanted = read(folder, CHATML, *TALKS)
     assert np.array_equal(found.ids, wanted.ids)
-    assert np.array_equal(np.asarray(found.learned), np.asarray(wanted.learned))
+    assert np.array_equal(np.asarray(found.assistant_mask), np.asarray(wanted.assistant_mask))
 
 
 def test_another_template_is_another_cache(folder: Path) -> None:
@@ -387,12 +387,12 @@ def test_conversations_and_texts_have_names_of_their_own(folder: Path) -> None:
     alone = tokenise(
         TextSource(paths[1:], "messages", conversations=talks), TokenizerReader(folder), folder.parent / "cache"
     )
-    assert alone.learned is None
+    assert alone.assistant_mask is None
 
 
 def test_a_mask_that_was_cut_short(folder: Path) -> None:
     read(folder, CHATML, *TALKS)
-    (file,) = (folder.parent / "cache").glob("*/learned.bin")
+    (file,) = (folder.parent / "cache").glob("*/assistant_mask.bin")
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(InputError, match="is no longer what was written"):
         read(folder, CHATML, *TALKS)

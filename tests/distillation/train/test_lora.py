@@ -99,7 +99,7 @@ def test_it_heals_with_norms_and_writes_plain_weights(pair: tuple[Path, Path], c
     before, after = (kept.open_model(path).program for path in (pair[1], done.path))
     assert set(before.weights) == set(after.weights)
     changed = {n for n, t in after.weights.items() if not torch.equal(t.read(), before.weights[n].read())}
-    assert changed == {*done.learned.slots, *lora_slots(before.spec)}
+    assert changed == {*done.trained.slots, *lora_slots(before.spec)}
     assert read_json(done.path / "kept.json")["healed"]["settings"]["lora_rank"] == 4
 
 

@@ -33,7 +33,7 @@ def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, t
     assert min(losses) < 0.7 * losses[0]
     before, after = (kept.open_model(path).program for path in (pair[1], done.path))
     changed = {n for n, t in after.weights.items() if not torch.equal(t.read(), before.weights[n].read())}
-    assert changed == set(done.learned.slots) == {name for name in before.weights if "norm." in name}
+    assert changed == set(done.trained.slots) == {name for name in before.weights if "norm." in name}
     record = read_json(done.path / "kept.json")
     assert record["healed"]["held_out"][0]["loss"] == pytest.approx(losses[0])
     assert kept.verify(pair[0], done.path, tokens=16).altered == ()
@@ -92,8 +92,8 @@ def test_a_run_begins_with_what_it_takes(pair: tuple[Path, Path], corpus: Path, 
     assert [line["kind"] for line in seen[:2]] == ["run", "held-out"]
     assert seen[-1]["kind"] == "end"
     about = seen[0]
-    assert (about["parameters"], about["of"]) == (done.learned.parameters, done.learned.of)
-    assert about["optimiser_bytes"] == 16 * done.learned.parameters
+    assert (about["parameters"], about["of"]) == (done.trained.parameters, done.trained.of)
+    assert about["optimiser_bytes"] == 16 * done.trained.parameters
     source = about["sources"]["lines"]
     assert (source["documents"], source["held_out_documents"]) == (393, 7)
     assert source["tokens"] > 393 * 30 > source["held_out_tokens"] > 7 * 30

@@ -9,7 +9,7 @@ import click
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import JSON, SettingsCommand, files, given, is_recipe, settings
-from kept.cli.origin import naming_the_recipe
+from kept.cli.recipe_errors import recipe_in_errors
 from kept.distillation.settings import LOSS_HELP, HealSettings, Loss
 
 
@@ -44,7 +44,7 @@ def command(student: str, *, as_json: bool, **options: Any) -> None:
     recipe = student if is_recipe(student) else None
     values = given(options)
     asked = HealSettings.load(recipe, **values) if recipe else HealSettings.from_table({"student": student}, **values)
-    with naming_the_recipe(recipe, student=asked.student, teacher=asked.teacher), HealProgress() as watch:
+    with recipe_in_errors(recipe, student=asked.student, teacher=asked.teacher), HealProgress() as watch:
         done = heal(asked, ProgressBars(), watch)
     if shows():
         out_json(done.record) if as_json else healed(done)

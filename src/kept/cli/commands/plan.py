@@ -9,7 +9,7 @@ import click
 from kept.cli.commands.convert import CHOICES, RECIPE, recipe_of
 from kept.cli.display.console import out_json
 from kept.cli.options import JSON, SettingsCommand, files, is_recipe, settings
-from kept.cli.origin import naming_the_recipe
+from kept.cli.recipe_errors import recipe_in_errors
 from kept.recipe import Recipe
 
 
@@ -65,6 +65,6 @@ def _forecast(file: str, where: str | None, price: float | None, *, as_json: boo
     from kept.distillation.settings import HealSettings
 
     asked = HealSettings.load(file)
-    with naming_the_recipe(file, student=asked.student, teacher=asked.teacher):
+    with recipe_in_errors(file, student=asked.student, teacher=asked.teacher):
         found = forecast(asked, cluster(where or HERE, price=price))
     out_json(display.forecast_table(found)) if as_json else display.forecast(found)

@@ -24,10 +24,12 @@ def inspection(found: Inspection) -> None:
     console.print(f"  KV cache: {kv_cache(found.kv_cache)}")
     biased = [norm.bias_to_gain for norm in found.norms if norm.bias_to_gain]
     if biased:
-        console.print(f"  norm biases: {min(biased):.3g} to {max(biased):.3g} of their gains' length")
+        console.print(f"  norm biases: |bias| / |gain| from {min(biased):.3g} to {max(biased):.3g}")
     for norm in found.norms:
         if norm.mean_to_std is not None:
-            errors = f"as RMSNorm off by {norm.error_copied:.3g}, calibrated by {norm.error_calibrated:.3g}"
+            errors = (
+                f"relative error as RMSNorm {norm.error_copied:.3g}, with calibrated gains {norm.error_calibrated:.3g}"
+            )
             console.print(f"  {norm.name}: |mean| / std {norm.mean_to_std:.3g}, {errors}", markup=False)
     for reach in found.targets:
         how = (
@@ -37,7 +39,7 @@ def inspection(found: Inspection) -> None:
         )
         console.print(f"  to {reach.target}: {how}")
         for where in reach.domain:
-            console.print(f"    it holds {where}", markup=False)
+            console.print(f"    the promise holds {where}", markup=False)
 
 
 def checked(found: CheckReport) -> None:
@@ -50,5 +52,5 @@ def checked(found: CheckReport) -> None:
     for line in found.remarks:
         hint(line)
     if found.summed:
-        console.print(f"  {found.summed} files summed")
+        console.print(f"  sha256 of {found.summed} files compared")
     console.print(found.verdict)

@@ -34,7 +34,7 @@ def rehearsal(done: DryRun) -> None:
     for name, size in done.files.items():
         console.print(f"  {name}  {amount(size, 'bytes')}")
     total, free = amount(done.nbytes, "bytes"), amount(done.free, "bytes")
-    console.print(f"{total}, a model card and kept.json, of {free} free; nothing was written")
+    console.print(f"{total}, plus model card and kept.json; {free} are free; nothing was written")
     for note in done.notes:
         hint(note)
 
@@ -57,7 +57,7 @@ def _expansions(console: Any, plan: Plan) -> None:  # noqa: ANN401 - rich is imp
         if one.sizes:
             console.print(f"groups of {', '.join(map(str, one.sizes))} layers")
         pairs = (
-            f"{new} (of {'none left' if old is None else old})"
+            f"{new} (of {'a removed layer' if old is None else old})"
             for new, old in zip(one.layers, one.copies_of, strict=True)
         )
         console.print(f"new layers, copies whose output is zero: {', '.join(pairs)}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def evaluation(found: Evaluation) -> None:
-    """`kept eval`: what counts, how far models agree, what they learned and forgot; the rest is in the JSON."""
+    """`kept eval`: main metrics, agreement, learning and forgetting; the details are in the JSON."""
     console = printer()
     for model in found.models:
         console.print(f"{model.name}: {model.family}, {model.dtype}")
@@ -37,14 +37,14 @@ def evaluation(found: Evaluation) -> None:
     if found.forgetting is not None:
         _forgetting(console, found.forgetting, names[0])
     left = len(found.rows) - len(shown)
-    more = [f"{left} more figures"] * bool(left) + ["what was written"] * bool(found.texts)
+    more = [f"{left} more values"] * bool(left) + ["generated texts"] * bool(found.texts)
     if more:
         hint(f"{' and '.join(more)}: --json or --out FILE")
 
 
 def _beside(rows: Sequence[EvaluationRow], names: Sequence[str]) -> Table:
     """One or two models in columns of their own."""
-    table = make_table("what", "metric", "items", *names, *["difference"] * (len(names) > 1))
+    table = make_table("task", "metric", "items", *names, *["difference"] * (len(names) > 1))
     for row in (row for row in rows if row.models):
         apart = [_figure(one, signed=True) for one in row.differences]
         table.add_row(_named(row), row.metric, str(row.items), *map(_figure, row.models), *apart)
@@ -53,7 +53,7 @@ def _beside(rows: Sequence[EvaluationRow], names: Sequence[str]) -> Table:
 
 def _below(rows: Sequence[EvaluationRow], names: Sequence[str]) -> Table:
     """More models below each other, each with its difference to the first."""
-    table = make_table("what", "metric", "items", "model", "figure", "difference")
+    table = make_table("task", "metric", "items", "model", "value", "difference")
     for row in (row for row in rows if row.models):
         heads = [(_named(row), row.metric, str(row.items)), *[("", "", "")] * (len(names) - 1)]
         apart = ["", *(_figure(one, signed=True) for one in row.differences)]
@@ -71,7 +71,7 @@ def _forgetting(console: Console, found: Forgetting, first: str) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(f"learned: nats per {found.unit} less than {first}; forgot: nats per {found.unit} more")
+    console.print(f"learned: decrease of the loss from {first}, nats per {found.unit}; forgot: increase")
 
 
 def _named(row: EvaluationRow) -> str:

@@ -1,4 +1,4 @@
-"""A healing run while it goes on: a table on a terminal, a line for each measurement elsewhere."""
+"""Live display of a healing run: a table on a terminal, otherwise a line for each measurement."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN = 12
-"""Measurements in the table: the last ones."""
+"""Number of measurements in the table: the last ones."""
 
-SPOKEN_AFTER = 30.0
-"""Seconds after which a step is worth a line where there is no terminal."""
+PRINT_INTERVAL = 30.0
+"""Minimum seconds between lines for steps if there is no terminal."""
 
 REFRESHED = 4
-"""Most redraws of the table per second."""
+"""Maximum redraws of the table per second."""
 
-COLUMNS = ("step", "loss", "held-out", "same first choice", "tokens/s", "left")
+COLUMNS = ("step", "loss", "held-out", "top-1 agreement", "tokens/s", "time left")
 """Columns of the live table. Evaluation texts have their columns after the held-out losses."""
 
 
 class HealProgress:
-    """Is called with each line of a run's metrics, and shows them."""
+    """Shows the metrics of a run. It is called with each line of metrics."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -40,7 +40,7 @@ class HealProgress:
         self._last: Mapping[str, Any] = {}
         self._first: tuple[int, float] | None = None
         self._seconds: list[float] = []
-        self._spoken = 0.0
+        self._printed_at = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +67,7 @@ class HealProgress:
     def _begin(self, line: Mapping[str, Any]) -> None:
         for words in about(line):
             console.hint(words)
-        self._about, self._spoken = line, time.monotonic()
+        self._about, self._printed_at = line, time.monotonic()
         if sys.stderr.isatty():
             from rich.live import Live
 
@@ -80,24 +80,24 @@ class HealProgress:
             self._live = None
 
     def _stepped(self, line: Mapping[str, Any]) -> None:
-        """Take a step into account; the first, which is slower than all others, only until there is a second."""
+        """Add a step to the speed. The first step is slow (compilation) and counts only until the second ends."""
         before, self._last, now = self._last, line, time.monotonic()
         if self._first is None:
             self._first = line["step"], now
         elif before.get("step") == self._first[0]:
             self._seconds.clear()
         self._seconds.append(1 / line["tokens_per_second"])
-        if self._live is None and now - self._spoken > SPOKEN_AFTER:
-            self._speak(self._row({}))
+        if self._live is None and now - self._printed_at > PRINT_INTERVAL:
+            self._print(self._row({}))
 
     def _measured(self, line: Mapping[str, Any]) -> None:
         row = self._row(line)
         self._rows.append(row)
         if self._live is None:
-            self._speak(row)
+            self._print(row)
 
-    def _speak(self, row: tuple[str, ...]) -> None:
-        self._spoken = time.monotonic()
+    def _print(self, row: tuple[str, ...]) -> None:
+        self._printed_at = time.monotonic()
         named = zip(self._columns, row, strict=True)
         console.hint(", ".join(f"{name} {value}" for name, value in named if value))
 
@@ -118,7 +118,7 @@ class HealProgress:
         return (*COLUMNS[:3], *self._about.get("eval_data", ()), *COLUMNS[3:])
 
     def _left(self) -> str:
-        """Time that is left, by what the steps after the first took with all that lies between them."""
+        """Return the remaining time, from the average time of the steps after the first, evaluations included."""
         if not self._last or self._first is None or self._last["step"] <= self._first[0]:
             return ""
         (first, begun), step = self._first, self._last["step"]
@@ -142,36 +142,37 @@ def held_out(line: Mapping[str, Any]) -> str:
 
 
 def _agreement(line: Mapping[str, Any]) -> str:
-    """How often both models' first choice is one: nothing without a teacher."""
+    """Return the top-1 agreement with the teacher; empty without a teacher."""
     found = line.get("agreement", math.nan)
     return "" if math.isnan(found) else f"{100 * found:.2f} %"
 
 
 def _eval_data(line: Mapping[str, Any], name: str) -> str:
-    """Return the losses of a measurement on a text that is only measured."""
+    """Return the cross-entropy of a measurement on an evaluation text."""
     return f"ce {line['eval_data'][name]['ce']:.4f}" if "eval_data" in line else ""
 
 
 def _counted(line: Mapping[str, Any]) -> str:
-    """How many steps of how many tokens, and what that is of the tokens that were asked for."""
+    """Return the number of steps and their tokens, and the requested tokens if the two differ."""
     steps, each, wanted = line["steps"], line["tokens_a_step"], line["tokens_asked"]
     words = f"{steps:,} step{'s' * (steps != 1)} of {each:,} tokens"
-    return words if steps * each == wanted else f"{words}: {steps * each:,} of the {wanted:,} asked for"
+    return words if steps * each == wanted else f"{words}: {steps * each:,} of {wanted:,} requested tokens"
 
 
 def _cached(cache: Mapping[str, Any]) -> str:
-    return f"teacher: {cache['path']}, {cache['k']} tokens a place, {100 * cache['tail']:.2g} % left out"
+    left_out = f"{100 * cache['tail']:.2g} % of the probability left out"
+    return f"teacher: {cache['path']}, top {cache['k']} tokens per position, {left_out}"
 
 
 def _several(count: int, words: str) -> str:
     return f"{parameters(count)} {singular(count, words)}"
 
 
-def _talks(found: Mapping[str, Any]) -> str:
+def _conversations(found: Mapping[str, Any]) -> str:
     """Return a line on conversations: the trained answer tokens, and conversations without answers."""
     if "cut" not in found:
         return ""
-    said = {"without_answer": "without an answer are left out", "cut": "are longer than a row and lose their end"}
+    said = {"without_answer": "without an answer are skipped", "cut": "are longer than a row and are truncated"}
     odd = [f"{parameters(found[key])} {words}" for key, words in said.items() if found[key]]
     return "; ".join((f"; {parameters(found['answer_tokens'])} tokens are answers", *odd))
 
@@ -180,18 +181,18 @@ def about(line: Mapping[str, Any]) -> list[str]:
     """Return the lines before a run: trainable parameters, memory, number of steps, and data."""
     part = f"{parameters(line['parameters'])} of {parameters(line['of'])} parameters"
     size = amount(line["optimiser_bytes"], "bytes")
-    told = [f"{part} learn ({line['train']}); they, their gradients and AdamW take {size}"]
+    lines = [f"{part} are trainable ({line['train']}); with gradients and AdamW states they take {size}"]
     for name, found in line["sources"].items():
         kept, held = (
             f"{_several(found[f'{which}documents'], 'documents')}, {_several(found[f'{which}tokens'], 'tokens')}"
             for which in ("", "held_out_")
         )
-        told.append(f"{name}: {kept}; held out {held}{_talks(found)}")
+        lines.append(f"{name}: {kept}; held out {held}{_conversations(found)}")
     if line["teacher_cache"] is not None:
-        told.append(_cached(line["teacher_cache"]))
-    told.append(f"{_counted(line)}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")
+        lines.append(_cached(line["teacher_cache"]))
+    lines.append(f"{_counted(line)}, on {line['ranks']} process{'es' * (line['ranks'] != 1)}")
     if line["step"]:
-        told.append(f"goes on after step {line['step']}")
+        lines.append(f"resumes after step {line['step']}")
     if not line["tensorboard"]:
-        told.append("no files for TensorBoard: pip install 'kept[heal]'")
-    return told
+        lines.append("no TensorBoard files are written; to get them: pip install 'kept[heal]'")
+    return lines

@@ -20,11 +20,11 @@ def cache_table(done: CachedTeacher) -> dict[str, Any]:
 
 
 def cached_teacher(done: CachedTeacher) -> None:
-    """`kept cache-teacher`: where it is, and for several numbers of tokens what they lose against all."""
+    """`kept cache-teacher`: path and size, and for several k the error of the top-k KL."""
     console = printer()
     k, bias = done.about["k"], done.about["bias"]
-    console.print(f"{done.path}: {amount(done.nbytes, 'bytes')}, the {k} likeliest tokens at each place")
-    table = make_table("tokens kept", "left out", "KL of these, nats/token", "of all", "gradient's error")
+    console.print(f"{done.path}: {amount(done.nbytes, 'bytes')}, top {k} tokens per position")
+    table = make_table("k", "probability left out", "top-k KL, nats/token", "full KL", "gradient error")
     for one in bias["by_k"]:
         figures = f"{100 * one['tail']:.3g} %", f"{one['listed']:.4g}", f"{one['full']:.4g}"
         table.add_row(str(one["k"]), *figures, f"{100 * one['gradient']:.2g} %")
@@ -33,14 +33,14 @@ def cached_teacher(done: CachedTeacher) -> None:
 
 
 def healed(done: HealResult) -> None:
-    """`kept heal`: what is held out before and after, then the result against its teacher."""
+    """`kept heal`: held-out losses before and after, then the comparison with the teacher."""
     from kept.output.heal_summary import NOTHING_BETTER, displayed_losses
 
     console = printer()
     first, best = done.history[0], done.best
     console.print(f"{done.path}: written")
     table = make_table("held-out", "before", f"after {amount(best.tokens, 'tokens')}")
-    listed = " of the listed tokens" if "teacher_cache" in done.record["healed"] else ""
+    listed = " of the top-k tokens" if "teacher_cache" in done.record["healed"] else ""
     for name in displayed_losses(first.losses):
         value = first.losses[name]
         table.add_row(f"{name}{listed if name == 'kl' else ''}, nats/token", f"{value:.4g}", f"{best.losses[name]:.4g}")
@@ -49,11 +49,11 @@ def healed(done: HealResult) -> None:
             f"{name} (evaluation data): ce, nats/token", f"{found['ce']:.4g}", f"{best.eval_data[name]['ce']:.4g}"
         )
     if not math.isnan(first.agreement):
-        table.add_row("same first choice", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
+        table.add_row("top-1 agreement", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
     console.print(table)
     if not best.step:
         console.print(f"{NOTHING_BETTER} A lower --learning-rate or more --tokens may help.")
     hint(f"metrics: {done.run}")
-    console.print(f"{parameters(done.learned.parameters)} of {parameters(done.learned.of)} parameters were trained")
+    console.print(f"{parameters(done.trained.parameters)} of {parameters(done.trained.of)} parameters were trained")
     if done.verification is not None:
         verification(done.verification)

@@ -44,7 +44,7 @@ def plan(opened: LoadedModel, found: Plan, target: str) -> None:
 
     console = printer()
     console.print(f"{opened.family.name} to {target}: {found.promise}")
-    table = make_table("pass", "promise", "cost", "what it does")
+    table = make_table("pass", "promise", "cost", "effect")
     for step in found.steps:
         cost = [f"{step.layers:+d} layer"] if step.layers else []
         cost += (
@@ -65,13 +65,13 @@ def plan(opened: LoadedModel, found: Plan, target: str) -> None:
     console.print(f"KV cache {' -> '.join(caches)}")
     print_domain(console, found.domain)
     for runtime in notes(found):
-        console.print(f"not as it is for {runtime}")
+        console.print(f"limited support: {runtime}")
     for note in (*opened.notes, tokenizer_note(opened.path, opened.family.name, target)):
         if note is not None:
             hint(note)
 
 
 def print_domain(console: Any, domain: Iterable[str]) -> None:  # noqa: ANN401 - rich is imported late
-    """Print where a promise holds."""
+    """Print the domain of a promise."""
     for where in domain:
         console.print(f"the promise holds {where}", markup=False)

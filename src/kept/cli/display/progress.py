@@ -58,7 +58,7 @@ def _lines(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if now - shown[0] > 5 * SHOWN_AFTER and done[0] < total:
             shown[0] = now
-            # The first item may take as long as ten others: one alone tells nothing of those that are left.
+            # The first item may take as long as ten others, so it says nothing about the speed.
             so_far = amount(done[0], unit) if unit == "bytes" else str(done[0])
             rest = _rest(total - done[0], done[0] / (now - begun), unit) if calls[0] > 1 else ""
             hint(f"{name}: {so_far} of {amount(total, unit)}{rest}")
@@ -70,6 +70,6 @@ def _lines(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 
 def _rest(left: int, rate: float, unit: str) -> str:
-    """How fast it goes, and how long it will: seconds for one where a second is too short for it."""
-    speed = f"{amount(rate, unit)} per second" if rate >= 1 else f"{1 / rate:.1f} s for each"
+    """Return speed and remaining time. Below one item per second, the speed is in seconds per item."""
+    speed = f"{amount(rate, unit)} per second" if rate >= 1 else f"{1 / rate:.1f} s per item"
     return f", {speed}, {duration(left / rate)} left"

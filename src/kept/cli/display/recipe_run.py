@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RecipeDisplay:
-    """Shows each step of a recipe as its own command does; `data`: only that it begins, the rest is JSON at the end."""
+    """Shows each step of a recipe like its command does. With `data`, prints one line per step, and JSON at the end."""
 
     def __init__(self, *, data: bool) -> None:
         self.data = data
@@ -33,7 +33,7 @@ class RecipeDisplay:
     def ends(self, step: RecipeStep, result: Result | None) -> None:
         """Print the result of a step as its own command does."""
         if result is None:
-            hint(f"step {step.number}: was finished before")
+            hint(f"step {step.number}: already finished")
         elif not self.data:
             _result(step, result)
 
@@ -75,7 +75,7 @@ def steps(asked: StepRecipe) -> None:
         named = f"{step.do} ({step.name})" if step.name != step.do else step.do
         table.add_row(str(step.number), named, ", ".join(dict.fromkeys(reads)), options)
     console.print(table)
-    console.print(f"{asked.out}: would be what step {asked.last.number} writes; nothing was written")
+    console.print(f"{asked.out}: would be the output of step {asked.last.number}; nothing was written")
 
 
 def ran_table(asked: StepRecipe, done: RecipeRun) -> dict[str, Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def shrunk_table(done: ShrinkResult) -> dict[str, Any]:
-    """A shrinking as plain data; the record of what was written under `record`."""
+    """Return the result as plain data; `record` is the record of the output."""
     record = None if done.conversion is None else done.conversion.record
     layers = [asdict(one) for one in done.layers]
     return {
@@ -29,9 +29,9 @@ def shrunk_table(done: ShrinkResult) -> dict[str, Any]:
 def shrunk(done: ShrinkResult, source: str) -> None:
     """`kept shrink-expanded`."""
     console = printer()
-    table = make_table("layer", "copy of", "state", "without it, nats/token", "")
+    table = make_table("layer", "copy of", "state", "contribution, nats/token", "")
     for one in done.layers:
-        model = "none left" if one.copy_of is None else str(one.copy_of)
+        model = "removed" if one.copy_of is None else str(one.copy_of)
         worth = "not measured" if one.contribution is None else f"{one.contribution:.3g}"
         state = "untrained" if one.untrained else "trained"
         table.add_row(str(one.layer), model, state, worth, "dropped" if one.dropped else "kept")
@@ -41,10 +41,10 @@ def shrunk(done: ShrinkResult, source: str) -> None:
     console.print(table)
     if not done.dropped:
         console.print(
-            f"none of them is dropped; {'it is passed on as it is' if done.passed_on else 'nothing was written'}"
+            f"no layer is dropped; {'the model is passed on unchanged' if done.passed_on else 'nothing was written'}"
         )
         return
-    console.print(f"without all that are dropped: {done.together:.3g} nats/token")
+    console.print(f"all dropped layers together: {done.together:.3g} nats/token")
     if done.conversion is None:
         console.print("nothing was written")
     else:

@@ -21,24 +21,24 @@ def trained(done: TrainedTokenizer) -> None:
     """`kept tokenizer train`."""
     printer().print(
         f"{done.path}: written ({done.kind} BPE, {done.tokens} tokens); "
-        f"{done.per_character:.3f} tokens per character on its first {done.characters} characters"
+        f"{done.per_character:.3f} tokens per character on the first {done.characters} characters"
     )
 
 
 def merged_table(done: MergedTokenizer) -> dict[str, Any]:
     """`kept tokenizer merge --json`."""
     found = {**asdict(done), "path": str(done.path), "left_out": dict(done.left_out)}
-    for table, gain in zip(found["gains"], done.gains, strict=True):
-        table["per_character"] = [*gain.per_character]
+    for table, one in zip(found["token_counts"], done.token_counts, strict=True):
+        table["per_character"] = [*one.per_character]
     return found
 
 
 def merged(done: MergedTokenizer) -> None:
     """`kept tokenizer merge`."""
     console = printer()
-    console.print(f"{done.path}: written ({done.before} tokens, now {done.after})")
+    console.print(f"{done.path}: written ({done.after} tokens; before: {done.before})")
     for reason, count in done.left_out.items():
-        console.print(f"left out, as pieces that {reason}: {count}")
-    for gain in done.gains:
-        before, after = gain.per_character
-        console.print(f"tokens per character: {before:.3f}, now {after:.3f} ({gain.text})")
+        console.print(f"tokens left out because they {reason}: {count}")
+    for one in done.token_counts:
+        before, after = one.per_character
+        console.print(f"{one.text}: {before:.3f} tokens per character before, {after:.3f} after")

@@ -27,13 +27,13 @@ OTHER_ROLES = {"human": "user", "gpt": ASSISTANT, "observation": "tool", "functi
 SAID = {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"}
 """Keys of a message that chat templates commonly read; a template may read others."""
 
-LEARNED = ("weight", "train", "loss")
+TRAINED = ("weight", "train", "loss")
 """Keys of a message that include it in the loss (1 or true) or exclude it (0 or false)."""
 
 BESIDE = ("tools", "documents", "chat_template_kwargs")
 """Keys of a row that are passed to the template besides the messages; the last maps template variables to values."""
 
-OF_A_ROW = (*LEARNED, "system", "functions", "function_call", "mask")
+OF_A_ROW = (*TRAINED, "system", "functions", "function_call", "mask")
 """Keys of a row that belong in its messages and are refused next to them."""
 
 TEXTS = {"text", "thinking"}
@@ -72,7 +72,7 @@ class ConversationRenderer:
         conversation = self._conversation(row, field, messages)
         if any(mark in text for text in _texts(conversation.to_dict()) for mark in (BEGIN, END)):
             raise InputError("the conversation contains U+FDD0 or U+FDD1, which are not characters; remove them")
-        text, answers = self.template.answers(conversation, [learned for _, learned in said])
+        text, answers = self.template.answers(conversation, [trained for _, trained in said])
         return RenderedConversation(text, tuple(answers))
 
     def _conversation(self, row: Mapping[str, Any], field: str, messages: list[dict[str, Any]]) -> Conversation:
@@ -104,17 +104,17 @@ class ConversationRenderer:
             message: dict[str, Any] = {"role": ASSISTANT, "content": "", "tool_calls": _calls(content, number)}
         else:
             message = {"role": self._role(role), "content": content}
-        rest = {key: value for key, value in one.items() if key not in {*names, *LEARNED} and value is not None}
+        rest = {key: value for key, value in one.items() if key not in {*names, *TRAINED} and value is not None}
         unknown = next((key for key in rest if key not in SAID and key not in self.template.words), None)
         if unknown is not None:
-            near = nearest(unknown, sorted({*SAID, *LEARNED})) if isinstance(unknown, str) else ""
+            near = nearest(unknown, sorted({*SAID, *TRAINED})) if isinstance(unknown, str) else ""
             raise InputError(
                 f"message {number} has the key {printable(str(unknown))!r}, which neither kept nor the chat template "
                 f"reads{near or '; remove it'}"
             )
         message = {**rest, **message}
         _check_content(message, names[1], number)
-        return message, _is_learned(one, message["role"], number)
+        return message, _is_trained(one, message["role"], number)
 
     def _role(self, role: object) -> str:
         known = OTHER_ROLES.get(role, role) if isinstance(role, str) else None
@@ -140,18 +140,18 @@ def _check_content(message: Mapping[str, Any], called: str, number: int) -> None
             )
 
 
-def _is_learned(message: Mapping[str, Any], role: str, number: int) -> bool:
+def _is_trained(message: Mapping[str, Any], role: str, number: int) -> bool:
     """Whether a message counts for the loss: by its own key, or, without one, every assistant message.
 
     Raises InputError for a value that is no flag, for keys that disagree, and for a message of another role.
     """
-    said = {key: message[key] for key in LEARNED if message.get(key) is not None}
+    said = {key: message[key] for key in TRAINED if message.get(key) is not None}
     for key, value in said.items():
         if value not in (0, 1):
             raise InputError(f"message {number} has {key} {_short(value)}; it must be 0 or 1, or false or true")
         if value and role != ASSISTANT:
             raise InputError(
-                f"message {number}, of the role {role}, has {key} {_short(value)}; only assistant messages are learned"
+                f"message {number}, of the role {role}, has {key} {_short(value)}; only assistant messages are trained"
             )
     if len({bool(value) for value in said.values()}) > 1:
         raise InputError(f"message {number} has {' and '.join(said)}, which disagree; keep one")

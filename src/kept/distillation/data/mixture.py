@@ -122,9 +122,9 @@ class Mixture:
 
 def _conversation_counts(tokens: TokenDataset) -> dict[str, int]:
     """Return, for conversations, the number of assistant tokens and of conversations skipped for having none."""
-    if tokens.learned is None:
+    if tokens.assistant_mask is None:
         return {}
-    return {"answer_tokens": int(tokens.learned.sum(dtype=np.int64)), "without_answer": tokens.skipped}
+    return {"answer_tokens": int(tokens.assistant_mask.sum(dtype=np.int64)), "without_answer": tokens.skipped}
 
 
 def _usable(name: str, tokens: TokenDataset) -> NDArray[np.int64]:

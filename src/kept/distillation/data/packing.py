@@ -129,12 +129,15 @@ class BatchStream:
     def counts(self) -> dict[str, dict[str, int]]:
         """Documents and tokens of each source; for conversations also those that are longer than a row (`cut`)."""
         return {
-            name: {**found, **({} if tokens.learned is None else {"cut": int((tokens.lengths() > self.length).sum())})}
+            name: {
+                **found,
+                **({} if tokens.assistant_mask is None else {"cut": int((tokens.lengths() > self.length).sum())}),
+            }
             for (name, found), tokens in zip(self.mixture.counts.items(), self.mixture.tokens, strict=True)
         }
 
     def _row(self, source: int, row: int) -> Iterator[TokenSpan]:
-        if self.mixture.tokens[source].learned is not None:
+        if self.mixture.tokens[source].assistant_mask is not None:
             layout = self._conversation_layout(source)
             epoch, inside = divmod(row, len(layout))
             yield from layout.row(int(row_permutation(self.seed, source, epoch, len(layout))[inside]))

@@ -57,7 +57,7 @@ class RowLayout:
     """
 
     def __init__(self, tokens: TokenDataset, documents: NDArray[np.int64], length: int) -> None:
-        if tokens.learned is None:
+        if tokens.assistant_mask is None:
             self.order = DocumentOrder(tokens, documents)
             self.begins = np.arange(0, self.order.total, length)
             self.stops = np.minimum(self.begins + length, self.order.total)

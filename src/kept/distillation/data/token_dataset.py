@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from kept.distillation.data.documents import Document, TextSource
     from kept.distillation.data.files import DataFile
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout; incremented with every change of it."""
 
-IDS, TABLE, LEARNED, ABOUT = "ids.bin", "documents.bin", "learned.bin", "about.json"
+IDS, TABLE, ASSISTANT_MASK, ABOUT = "ids.bin", "documents.bin", "assistant_mask.bin", "about.json"
 
 ROW = np.dtype([("end", "<u8"), ("digest", "<u8"), ("place", "<u8"), ("file", "<u4")])
 """A document: the index after its last token, the first 64 bits of its sha256, its line or row, and its file."""
@@ -43,7 +43,7 @@ BATCH = 1 << 20
 class TokenDataset:
     """Token ids of documents, concatenated: uint32, memory-mapped.
 
-    For conversations `learned` is 1 for tokens of the assistant's messages and 0 for others, and `skipped` counts
+    For conversations `assistant_mask` is 1 for tokens of assistant messages and 0 for others, and `skipped` counts
     the conversations without such a token, which are left out.
     """
 
@@ -51,7 +51,7 @@ class TokenDataset:
     table: NDArray[np.void]
     files: tuple[str, ...]
     largest: int
-    learned: NDArray[np.uint8] | None = None
+    assistant_mask: NDArray[np.uint8] | None = None
     skipped: int = 0
 
     @classmethod
@@ -62,8 +62,10 @@ class TokenDataset:
             ids = np.memmap(directory / IDS, dtype="<u4", mode="r", shape=(about["ids"],))
             table = np.memmap(directory / TABLE, dtype=ROW, mode="r", shape=(about["documents"],))
             skipped = about.get("skipped")
-            learned = None if skipped is None else np.memmap(directory / LEARNED, np.uint8, "r", shape=ids.shape)
-            return cls(ids, table, tuple(about["files"]), about["largest"], learned, skipped or 0)
+            assistant_mask = (
+                None if skipped is None else np.memmap(directory / ASSISTANT_MASK, np.uint8, "r", shape=ids.shape)
+            )
+            return cls(ids, table, tuple(about["files"]), about["largest"], mask, skipped or 0)
         except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{directory}: is no longer what was written ({error}); remove it") from None
 
@@ -82,7 +84,7 @@ class TokenDataset:
 
     def loss_mask(self, number: int, begin: int, stop: int) -> NDArray[np.uint8] | int:
         """Return 1 for each of these tokens that counts for the loss, else 0."""
-        return 1 if self.learned is None else self.learned[self._part(number, begin, stop)]
+        return 1 if self.assistant_mask is None else self.assistant_mask[self._part(number, begin, stop)]
 
     def _part(self, number: int, begin: int, stop: int) -> slice:
         first = int(self.table["end"][number - 1]) if number else 0
@@ -115,8 +117,8 @@ def tokenise(
         ):
             for documents in _batches(source.documents()):
                 encoded = _conversations(documents, reader) if conversations else _texts(documents, reader)
-                for document, (ids, learned) in zip(documents, encoded, strict=True):
-                    writer.add(ids, document.digest, document.file, document.place, learned)
+                for document, (ids, assistant_mask) in zip(documents, encoded, strict=True):
+                    writer.add(ids, document.digest, document.file, document.place, assistant_mask)
                     advance(document.nbytes)
         if not writer.end:
             what = "answer of an assistant" if conversations else "text"
@@ -135,10 +137,10 @@ def _conversations(
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
     """Yield token ids, and 1 for each token that overlaps an answer. The template adds special tokens."""
     for document, found in zip(documents, reader.encodings([one.text for one in documents]), strict=True):
-        offsets_N2, learned_N = found.offsets, np.zeros(len(found.ids), dtype=np.uint8)
+        offsets_N2, assistant_mask_N = found.offsets, np.zeros(len(found.ids), dtype=np.uint8)
         for begin, stop in document.answers:
-            learned_N[(offsets_N2[:, 1] > begin) & (offsets_N2[:, 0] < stop)] = 1
-        yield found.ids, learned_N
+            assistant_mask_N[(offsets_N2[:, 1] > begin) & (offsets_N2[:, 0] < stop)] = 1
+        yield found.ids, assistant_mask_N
 
 
 def _key(source: TextSource, files: Sequence[DataFile], reader: TokenizerReader, advance: Any) -> str:  # noqa: ANN401 - a stage's
@@ -172,11 +174,11 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 @dataclass
 class TokenWriter:
-    """Adds documents to a directory of tokens; `learned` takes what is learned of conversations."""
+    """Adds documents to a directory of tokens; `assistant_mask` is the file of the mask of conversations."""
 
     ids: IO[bytes]
     table: IO[bytes]
-    learned: IO[bytes] | None = None
+    assistant_mask: IO[bytes] | None = None
     end: int = field(default=0, init=False)
     documents: int = field(default=0, init=False)
     largest: int = field(default=0, init=False)
@@ -188,16 +190,16 @@ class TokenWriter:
         digest: int,
         file: int,
         place: int,
-        learned: NDArray[np.uint8] | None = None,
+        assistant_mask: NDArray[np.uint8] | None = None,
     ) -> None:
-        """Write one document, unless it has no ids; of conversations those of which nothing is learned are counted."""
-        if learned is not None and not learned.any():
+        """Write one document, unless it has no ids. Conversations without assistant tokens are skipped and counted."""
+        if assistant_mask is not None and not assistant_mask.any():
             self.skipped += 1
             return
         if not len(ids):
             return
-        if self.learned is not None and learned is not None:
-            self.learned.write(learned.tobytes())
+        if self.assistant_mask is not None and assistant_mask is not None:
+            self.assistant_mask.write(assistant_mask.tobytes())
         array = np.asarray(ids, dtype="<u4")
         self.ids.write(array.tobytes())
         self.end += len(array)
@@ -210,7 +212,7 @@ class TokenWriter:
 def writing(part: Path, files: Sequence[str], *, conversations: bool = False) -> Iterator[TokenWriter]:
     """A writer of a directory that `TokenDataset.open` reads; what an earlier run left there is written over."""
     with ExitStack() as opened:
-        names = (IDS, TABLE, LEARNED) if conversations else (IDS, TABLE)
+        names = (IDS, TABLE, ASSISTANT_MASK) if conversations else (IDS, TABLE)
         written = [opened.enter_context((part / name).open("wb")) for name in names]
         writer = TokenWriter(*written)
         yield writer

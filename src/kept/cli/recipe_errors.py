@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def naming_the_recipe(recipe: str | None, **models: str | None) -> Iterator[None]:
+def recipe_in_errors(recipe: str | None, **models: str | None) -> Iterator[None]:
     """Add the recipe and the key to the error of a model; `models` are the models by their keys."""
     try:
         yield

@@ -20,7 +20,7 @@ COLOURS: Mapping[str, str] = {
 }
 """CSS value for each placeholder colour that matplotlib draws with."""
 
-LOOK: dict[Any, Any] = {
+RC_PARAMS: dict[Any, Any] = {
     "axes.edgecolor": RULE,
     "axes.labelcolor": INK,
     "axes.prop_cycle": cycler(color=[colour for colour, _, _ in STYLES]),
