@@ -62,9 +62,7 @@ class TokenDataset:
             ids = np.memmap(directory / IDS, dtype="<u4", mode="r", shape=(about["ids"],))
             table = np.memmap(directory / TABLE, dtype=ROW, mode="r", shape=(about["documents"],))
             skipped = about.get("skipped")
-            assistant_mask = (
-                None if skipped is None else np.memmap(directory / ASSISTANT_MASK, np.uint8, "r", shape=ids.shape)
-            )
+            mask = None if skipped is None else np.memmap(directory / ASSISTANT_MASK, np.uint8, "r", shape=ids.shape)
             return cls(ids, table, tuple(about["files"]), about["largest"], mask, skipped or 0)
         except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{directory}: is no longer what was written ({error}); remove it") from None
