@@ -200,7 +200,7 @@ def test_a_connection_that_breaks_is_resumed(hub: Hub, tmp_path: Path) -> None:
 def test_a_run_that_was_cut_off_continues_with_the_files_that_it_lacks(hub: Hub, tmp_path: Path) -> None:
     hub.hang_up, hub.goes = 11_000_000, True
     said = complaint(hub.client("plan", "org/large", home=tmp_path))
-    assert said.startswith("org/large: is no directory here; as a hub id, the hub ")
+    assert said.startswith("org/large: is not a directory here; as a hub id, the hub ")
     hub.hang_up, hub.gone = None, False
     hub.got.clear()
     assert hub.client("plan", "org/large", home=tmp_path).returncode == 0
@@ -217,7 +217,8 @@ def test_a_run_that_was_cut_off_continues_with_the_files_that_it_lacks(hub: Hub,
 )
 def test_what_the_hub_does_not_give(hub: Hub, tmp_path: Path, source: str, reason: str) -> None:
     assert (
-        complaint(hub.client("plan", source, home=tmp_path)) == f"{source}: is no directory here; as a hub id, {reason}"
+        complaint(hub.client("plan", source, home=tmp_path))
+        == f"{source}: is not a directory here; as a hub id, {reason}"
     )
 
 
@@ -237,7 +238,7 @@ def test_no_network_and_no_cache(tmp_path: Path, offline: bool) -> None:  # noqa
     nobody = Hub(tmp_path, url="http://127.0.0.1:9")
     said = complaint(nobody.client("plan", "org/my-orion", home=tmp_path, offline=offline))
     wanted = "it is not in the cache, and the hub cannot be reached: check the path, or go online"
-    assert said == f"org/my-orion: is no directory here; as a hub id, {wanted}"
+    assert said == f"org/my-orion: is not a directory here; as a hub id, {wanted}"
 
 
 def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +250,7 @@ def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("source", ["name", "/org/name", "a/b/c", "../name", "org/", "org/name@", "org/na me", "-o/x"])
 def test_what_is_no_id_is_a_path(source: str) -> None:
     assert local(source) == Path(source)
-    with pytest.raises(CheckpointError, match="is no directory; give a checkpoint's path or a hub id"):
+    with pytest.raises(CheckpointError, match="is not a directory; give a checkpoint's path or a hub id"):
         kept.open_model(source)
 
 

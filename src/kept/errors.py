@@ -79,7 +79,7 @@ class CheckpointError(KeptError):
 
 
 class Overflow(CheckpointError):  # noqa: N818 - it is what happened to a value
-    """A value that was computed is no number, or is beyond its format."""
+    """A computed value is NaN or exceeds the range of its dtype."""
 
 
 class Refusal(KeptError):  # noqa: N818 - it is a reasoned "no", not a malfunction

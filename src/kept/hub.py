@@ -91,7 +91,7 @@ def _fetch(source: str, name: str, revision: str | None, patterns: list[str], ne
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=never))
     except Exception as error:  # noqa: BLE001 - which kinds there are is the client's, and its HTTP library's
-        raise CheckpointError(f"{source}: is no directory here; as a hub id, {_reason(error)}") from None
+        raise CheckpointError(f"{source}: is not a directory here; as a hub id, {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:

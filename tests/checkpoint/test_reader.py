@@ -140,11 +140,11 @@ class _Counting:
 
 
 def test_no_such_directory(tmp_path: Path) -> None:
-    assert "nowhere: is no directory" in refusal(tmp_path / "nowhere")
+    assert "nowhere: is not a directory" in refusal(tmp_path / "nowhere")
 
 
 def test_a_file_in_place_of_the_directory(checkpoint: Path) -> None:
-    assert "config.json: is no directory" in refusal(checkpoint / "config.json")
+    assert "config.json: is not a directory" in refusal(checkpoint / "config.json")
 
 
 def test_missing_config(checkpoint: Path) -> None:

@@ -483,7 +483,7 @@ def test_missing_parents_are_made(tmp_path: Path, parts: list[Shard]) -> None:
 def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match=r"file/out: cannot be written \(.+\)"), staging(tmp_path / "file/out", HERE):
-        pytest.fail("it is no directory")
+        pytest.fail("it is not a directory")
 
 
 def refuses(number: int) -> Callable[..., Any]:

@@ -246,7 +246,7 @@ def test_reserved_names_in_text(pairs: dict[str, Pair]) -> None:
 @pytest.fixture(scope="module")
 def trained() -> Pair:
     if not TRAINED.exists():
-        pytest.skip(f"{TRAINED} is not there")
+        pytest.skip(f"{TRAINED} does not exist")
     return pair_of(TRAINED)
 
 
@@ -261,7 +261,7 @@ def test_the_demo_tokenizer(trained: Pair) -> None:
 )
 def test_real_text(pairs: dict[str, Pair], request: pytest.FixtureRequest, name: str, part: str) -> None:
     if not (DATA / part).exists():
-        pytest.skip(f"{DATA / part} is not there")
+        pytest.skip(f"{DATA / part} does not exist")
     text = (DATA / part).read_bytes()[:200_000].decode("utf-8", errors="ignore")
     pairs[name].agree(text)
     if TRAINED.exists():

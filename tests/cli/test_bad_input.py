@@ -143,7 +143,7 @@ def test_json_on_stdout_has_no_nan(source: Path) -> None:
 
 def test_loops_of_links(source: Path, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    assert "loop: is no directory" in complaint("inspect", tmp_path / "loop")
+    assert "loop: is not a directory" in complaint("inspect", tmp_path / "loop")
     assert "exists already" in complaint("convert", source, tmp_path / "loop")
     assert "cannot be written" in complaint("convert", source, tmp_path / "loop" / "out")
 

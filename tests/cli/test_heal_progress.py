@@ -200,8 +200,8 @@ WRONG = [
         "train: 'new' is what kept expand or a conversion made, and the student's kept.json lists nothing",
     ),
     (["--sequence-length", "129"], "sequence_length: is 129, .*plain has 128 positions; make sequences shorter"),
-    (["--teacher", "/nowhere/teacher"], "/nowhere/teacher: is no directory"),
-    (["--data", "/nowhere/data"], "/nowhere/data: is not there; name a file or a directory of documents"),
+    (["--teacher", "/nowhere/teacher"], "/nowhere/teacher: is not a directory"),
+    (["--data", "/nowhere/data"], "/nowhere/data: does not exist; name a file or a directory of documents"),
     (["--mixture", "english=0.7"], "mixture: weighs english, but data has lines; name the same"),
     (["--out", "/"], "/: exists already; choose another output or remove it"),
 ]

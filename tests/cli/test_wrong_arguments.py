@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 WRONG = [
-    ("inspect {new}/nowhere", "nowhere: is no directory"),
-    ("plan {new}/nowhere", "nowhere: is no directory"),
+    ("inspect {new}/nowhere", "nowhere: is not a directory"),
+    ("plan {new}/nowhere", "nowhere: is not a directory"),
     ("plan {orion} --to lama", "to: is 'lama'; did you mean llama?"),
     ("plan {orion} --norm omp", "norm: is 'omp'; did you mean opm?"),
     ("plan {orion} --dtype fp8", "dtype: is 'fp8'"),
@@ -31,10 +31,10 @@ WRONG = [
     ("convert {orion} {new}/o --norm calibrated", "give --text FILE"),
     ("convert {orion} {new}/o --max-shard-size big", "max_shard_size: is 'big'"),
     ("convert {orion} {new}/o --verify-tokens 1", "verify_tokens: is 1"),
-    ("verify {orion} {new}/nowhere", "nowhere: is no directory"),
+    ("verify {orion} {new}/nowhere", "nowhere: is not a directory"),
     ("verify {orion} {out} --text gone.txt", "gone.txt: cannot be read"),
-    ("generate {new}/nowhere", "nowhere: is no directory"),
-    ("generate {out} --prompt ''", "an empty prompt has nothing to continue"),
+    ("generate {new}/nowhere", "nowhere: is not a directory"),
+    ("generate {out} --prompt ''", "the prompt is empty"),
     ("generate {out} --max-new-tokens 0", "max_new_tokens: is 0, it must be at least 1"),
     ("generate {out} --max-new-tokens 9999", "pass the model's 128 positions"),
 ]

@@ -100,7 +100,7 @@ def test_damage_as_data(orion: Path) -> None:
 
 
 def test_what_is_no_directory_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere: is no directory"):
+    with pytest.raises(CheckpointError, match="nowhere: is not a directory"):
         check(tmp_path / "nowhere")
     result = CliRunner().invoke(main, ["check", str(tmp_path / "nowhere")])
     assert (result.exit_code, result.stdout) == (2, "")

@@ -427,7 +427,7 @@ def test_an_existing_output_is_refused_before_the_source_is_opened(tmp_path: Pat
 
 
 def test_a_bad_source_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere: is no directory"):
+    with pytest.raises(CheckpointError, match="nowhere: is not a directory"):
         kept.convert(tmp_path / "nowhere", tmp_path / "out")
     assert not [*tmp_path.iterdir()]
 

@@ -421,7 +421,7 @@ def test_a_step_of_several(source: Path, tokenizer: Path, has: int, tmp_path: Pa
         assert (record["new_tokens"], record["new_layers"]) == ([HAD, has], layers)
         assert kept.verify(source, tmp_path / name, tokens=64).failure is None
     recipe.write_text(f'out = "{tmp_path / "no"}"\n{first}tokenizer = "nowhere"\n{last}')
-    assert run("run", recipe).stderr == "kept: step 1 (expand): tokenizer: nowhere is not there\n"
+    assert run("run", recipe).stderr == "kept: step 1 (expand): tokenizer: nowhere does not exist\n"
 
 
 @pytest.mark.parametrize(
@@ -435,7 +435,7 @@ def test_a_step_of_several(source: Path, tokenizer: Path, has: int, tmp_path: Pa
             "--groups 2 --embedding-init zero",
             "tokenizer: is missing; embedding_init and pad_to_multiple_of are about its new tokens",
         ),
-        ("--tokenizer nowhere", "nowhere: is no directory; name one with a tokenizer"),
+        ("--tokenizer nowhere", "nowhere: is not a directory; name one with a tokenizer"),
         ("--tokenizer {source}", "{source}: has the tokens of {source} and no more; there is nothing to grow by"),
         ("--tokenizer {tokenizer} --embedding-init median", "embedding_init: median: "),
         (f"--tokenizer {'x' * 5000}", "xxx"),
@@ -471,7 +471,7 @@ def test_a_model_with_fewer_rows_than_tokens(tokenizer: Path, source: Path, tmp_
         metadata={"format": "pt"},
     )
     result = run("expand", small, tmp_path / "out", "--tokenizer", tokenizer)
-    assert "the model: has 339 tokens, its own tokenizer gives id 339; mend its tokenizer first" in result.stderr
+    assert "the model: has 339 tokens, its own tokenizer gives id 339; correct its tokenizer first" in result.stderr
 
 
 def test_rows_without_a_tokenizer(source: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_student_that_kept_did_not_make(corpus: Path, tmp_path: Path) -> None:
     assert "What was done" not in said
     assert "figures of old" not in said
     assert 'license: "apache-2.0"' in said
-    assert "auto_map" not in read_json(made.path / "config.json"), "the code is not there"
+    assert "auto_map" not in read_json(made.path / "config.json"), "the code is not copied"
     assert made.record["promise"] == "lossy"
     assert kept.verify(teacher, made.path, tokens=16).promise is Promise.LOSSY
     assert check(made.path).damage == ()

@@ -78,9 +78,9 @@ def test_wrong_options(llama: Path, options: dict[str, Any]) -> None:
 
 
 def test_an_empty_prompt_and_one_too_long(llama: Path) -> None:
-    with pytest.raises(InputError, match="an empty prompt has nothing to continue"):
+    with pytest.raises(InputError, match="the prompt is empty"):
         kept.generate(llama, ["", "x"], max_new_tokens=4)
-    with pytest.raises(InputError, match="an empty prompt has nothing to continue"):
+    with pytest.raises(InputError, match="the prompt is empty"):
         kept.generate(llama, [], max_new_tokens=4)
     with pytest.raises(InputError, match="126 prompt tokens and 4 new ones pass the model's 128 positions"):
         kept.generate(llama, ["x" * 126], max_new_tokens=4)

@@ -147,7 +147,7 @@ def test_tensorboard_has_a_point_for_each(done: HealResult) -> None:
 
 def test_wrong_evaluation_texts_are_refused(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     for watch, message in (
-        (("old=nowhere.txt",), "nowhere.txt: is not there"),
+        (("old=nowhere.txt",), "nowhere.txt: does not exist"),
         (("a=x", "a=y"), "eval_data: x and y are both named 'a'"),
         (("old=",), "eval_data: 'old=' names no file"),
     ):

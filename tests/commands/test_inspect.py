@@ -90,7 +90,7 @@ def test_only_headers_and_norms_are_read(orion: Path) -> None:
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no directory"):
+    with pytest.raises(CheckpointError, match="is not a directory"):
         kept.inspect(tmp_path / "nowhere")
 
 

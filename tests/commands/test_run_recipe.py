@@ -424,22 +424,22 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
         ),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "verify"\ntext = "none.txt"\n',
-            "step 2 (verify): text: none.txt is not there",
+            "step 2 (verify): text: none.txt does not exist",
         ),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\ntrain = "new"\nkl = 0\nce = 1\ndata = ["none"]\n',
-            "step 2 (heal): text none: none is not there",
+            "step 2 (heal): text none: none does not exist",
         ),
         (
             'out = "x"\n'
             + FIRST
             + '[[steps]]\ndo = "heal"\nloss = "ce"\ndata = ["recipe.toml"]\neval_data = ["a=none"]\n',
-            "step 2 (heal): text eval_data a: none is not there",
+            "step 2 (heal): text eval_data a: none does not exist",
         ),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nloss = "ce"\ndata = ["recipe.toml"]\nchat = true\n'
             'chat_template = "none"\n',
-            "step 2 (heal): chat_template: none is not there",
+            "step 2 (heal): chat_template: none does not exist",
         ),
         ('out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\nout = "x"\n', "step 2 (eval): x: lies inside the model x"),
         (

@@ -207,7 +207,7 @@ def test_in_words(trained: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--layers 2", "layers: 2 is no expanded layer of {source}; there are 1, 3, 5, 7"),
+        ("--layers 2", "layers: 2 is not an expanded layer of {source}; there are 1, 3, 5, 7"),
         ("--layers 1 --untrained", "layers: is given together with untrained; leave out one of them"),
         ("--max-kl 0", "max_kl: is 0.0, it must be above 0"),
         ("--max-kl nan", "max_kl: is nan, it must be a finite number"),

@@ -45,10 +45,10 @@ def test_a_file_may_describe_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        ("h10", "device: 'h10' is no known device; did you mean h100?"),
+        ("h10", "device: 'h10' is not a known device; did you mean h100?"),
         ("0xh100", "ranks: is 0, it must be above 0 and at most 1000000"),
         ("1000001xh100", "ranks: is 1000001, it must be above 0 and at most 1000000"),
-        ("", "device: '' is no known device"),
+        ("", "device: '' is not a known device"),
     ],
 )
 def test_names_that_are_none(said: str, complaint: str) -> None:

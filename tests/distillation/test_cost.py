@@ -200,7 +200,7 @@ def test_a_plan_has_the_rank_that_the_settings_say(tmp_path: Path) -> None:
 def test_a_plan_opens_the_teacher_s_cache(tmp_path: Path) -> None:
     source = write_readable(tmp_path / "orion", "orion")
     given = settings(student=str(source), teacher_cache=str(tmp_path / "none"))
-    with pytest.raises(InputError, match="none: is no teacher cache; kept cache-teacher writes one"):
+    with pytest.raises(InputError, match="none: is not a teacher cache; kept cache-teacher writes one"):
         forecast(given, cluster("h100"))
 
 

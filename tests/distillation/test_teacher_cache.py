@@ -276,7 +276,7 @@ def test_a_damaged_description_is_one_line(
     with pytest.raises(InputError, match=r"damaged: is (no longer what was written .*|of format 1, .*); remove it"):
         heal(given)
     (damaged / teacher_cache.ABOUT).write_text("[" * 100_000)
-    with pytest.raises(InputError, match="damaged: is no longer what was written"):
+    with pytest.raises(InputError, match="damaged: was changed after it was written"):
         heal(given)
 
 
@@ -287,7 +287,7 @@ def test_damaged_rows_are_noticed_where_they_are_read(
     damaged = Path(shutil.copytree(listed.path, tmp_path / "damaged"))
     size = (damaged / teacher_cache.ROWS).stat().st_size
     (damaged / teacher_cache.ROWS).write_bytes(damage * size)
-    with pytest.raises(InputError, match=r"rows\.bin: is no longer what was written; remove .*damaged"):
+    with pytest.raises(InputError, match=r"rows\.bin: was changed after it was written; remove .*damaged"):
         heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(damaged), tokens=128))
 
 
@@ -323,13 +323,13 @@ def test_a_file_in_its_place_is_said_before_anything_is_run(
 def test_what_is_no_cache_is_said(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="orion: is no teacher cache; kept cache-teacher writes one"):
+    with pytest.raises(InputError, match="orion: is not a teacher cache; kept cache-teacher writes one"):
         heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(pair[0])))
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / teacher_cache.ABOUT).write_text(json.dumps(dict(listed.about)))
     (damaged / teacher_cache.ROWS).write_bytes(b"short")
-    with pytest.raises(InputError, match="damaged: is no longer what was written"):
+    with pytest.raises(InputError, match="damaged: was changed after it was written"):
         teacher_cache.TeacherCache.open(damaged)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="cache-teacher: runs as one process"):

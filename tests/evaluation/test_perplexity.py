@@ -69,7 +69,7 @@ def test_a_window_is_at_most_the_context(llama: Subject) -> None:
 
 
 def test_a_text_that_is_too_short(llama: Subject) -> None:
-    with pytest.raises(InputError, match=r"my\.txt: gives 1 tokens; a longer text is needed"):
+    with pytest.raises(InputError, match=r"my\.txt: has 1 tokens; give a longer text"):
         measure_text(llama, "my.txt", "x", None, None)
 
 

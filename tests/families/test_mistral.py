@@ -36,7 +36,7 @@ class TestMistral(StockRotaryContract):
     words = ("hidden_act",)
 
     def test_a_window_is_read_as_the_stock_class_reads_it(self, checkpoint: Checkpoint) -> None:
-        """null is no window, and a config that does not mention it means 4,096."""
+        """null is not a window, and a config that does not mention it means 4,096."""
 
         def window(**keys: object) -> int | None:
             rest = {k: v for k, v in checkpoint.config.items() if k != "sliding_window"}

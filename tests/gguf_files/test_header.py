@@ -49,7 +49,7 @@ BAD = {
     "2^60 tensors": (start(1 << 60, 0), "claims 1152921504606846976 tensors"),
     "2^60 keys": (start(0, 1 << 60), "claims 1152921504606846976 keys"),
     "a key of 2^60 bytes": (start(0, 1) + struct.pack("<Q", 1 << 60) + bytes(40), "claims 1152921504606846976 bytes"),
-    "a key that is no text": (start(0, 1) + struct.pack("<Q", 2) + b"\xff\xfe" + bytes(40), "not UTF-8"),
+    "a key that is not text": (start(0, 1) + struct.pack("<Q", 2) + b"\xff\xfe" + bytes(40), "not UTF-8"),
     "a key twice": (start(0, 2) + 2 * (text("a") + struct.pack("<II", 4, 1)), "has the key 'a' twice"),
     "metadata of no type": (start(0, 1) + text("a") + struct.pack("<IQ", 77, 0), "of type 77"),
     "arrays of arrays": (start(0, 1) + array("a", 9, 1, bytes(12)), "arrays of arrays are not read"),

@@ -57,7 +57,7 @@ class TestExpandVocabulary(PassContract):
     refused = (
         (
             layer_spec(vocabulary=10),
-            "the model: has 10 tokens, its own tokenizer gives id 10; mend its tokenizer first",
+            "the model: has 10 tokens, its own tokenizer gives id 10; correct its tokenizer first",
         ),
     )
 
@@ -200,7 +200,7 @@ def rows_of(*shape: int) -> InMemory:
     [
         (
             {"first": 12},
-            "the model: has 11 tokens, its own tokenizer gives id 11; mend its tokenizer first",
+            "the model: has 11 tokens, its own tokenizer gives id 11; correct its tokenizer first",
         ),
         (
             {"rows": "r", "given": {"embedding": rows_of(4, 16)}},
@@ -212,7 +212,7 @@ def rows_of(*shape: int) -> InMemory:
         ),
         (
             {"rows": "r", "given": {"embedding": rows_of(3, 16), "bias": rows_of(3)}},
-            "r: bias: is no part of this model; leave it out",
+            "r: bias: is not a part of this model; leave it out",
         ),
     ],
 )

@@ -139,7 +139,7 @@ def test_given_weights_are_new() -> None:
         ),
         (
             (BranchChoice(1, "mlp", GATED, weights={"mlp.side.weight": tensor(torch.zeros(2))}),),
-            "layers.1.mlp.side.weight: is no weight of the replaced branch; leave it out",
+            "layers.1.mlp.side.weight: is not a weight of the replaced branch; leave it out",
         ),
         (
             (BranchChoice(1, "mlp", GATED, norm=ir.Norm("layer", 1e-3, bias=True)),),

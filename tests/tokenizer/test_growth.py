@@ -78,7 +78,7 @@ def test_the_smaller_one_first(old: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there(old: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere: is no directory; name one with a tokenizer"):
+    with pytest.raises(InputError, match="nowhere: is not a directory; name one with a tokenizer"):
         growth(old, tmp_path / "nowhere")
 
 

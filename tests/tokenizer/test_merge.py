@@ -337,7 +337,7 @@ def test_nothing_is_written_into_the_model(pair: tuple[Path, Path]) -> None:
 
 def test_what_is_missing_or_damaged(pair: tuple[Path, Path], tmp_path: Path) -> None:
     model, _ = pair
-    with pytest.raises(InputError, match=r"nowhere: is no directory; name one with a tokenizer"):
+    with pytest.raises(InputError, match=r"nowhere: is not a directory; name one with a tokenizer"):
         kept.merge_tokenizers(model, tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: has none of tokenizer\.json, tokenizer\.model, "):

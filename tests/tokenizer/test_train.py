@@ -77,8 +77,8 @@ def test_any_kind_of_source_is_read(tmp_path: Path) -> None:
         ({"vocab_size": 4000}, "vocab_size: is 4000, the text has pieces for"),
         ({"kind": "unigram"}, "kind: is 'unigram'; it must be one of byte-level, byte-fallback"),
         ({"kind": BYTE_LEVEL, "like": "here"}, "kind: is that of the model; leave out kind, or like"),
-        ({"like": "/nowhere"}, "/nowhere: is no directory; name one with a tokenizer"),
-        ({"texts": ["/nowhere/no.txt"]}, "/nowhere/no.txt: is not there; name a file or a directory of documents"),
+        ({"like": "/nowhere"}, "/nowhere: is not a directory; name one with a tokenizer"),
+        ({"texts": ["/nowhere/no.txt"]}, "/nowhere/no.txt: does not exist; name a file or a directory of documents"),
         ({"texts": []}, "data: holds no file; name one of"),
     ],
 )

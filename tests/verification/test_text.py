@@ -86,7 +86,7 @@ def test_a_text_shorter_than_what_was_asked_is_taken_as_it_is(directory: Path, t
 @pytest.mark.parametrize("content", ["", "a"])
 def test_a_text_too_short(directory: Path, text: Path, content: str) -> None:
     text.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=rf"my\.txt: gives {len(content)} tokens; a longer text is needed"):
+    with pytest.raises(InputError, match=rf"my\.txt: has {len(content)} tokens; give a longer text"):
         sample(directory, VOCABULARY, 128, 512, text)
 
 

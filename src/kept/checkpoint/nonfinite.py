@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kept.ir.tensors import Lazy
 
 EXPONENTS = {"F64": 0x7FF0_0000_0000_0000, "F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}
-"""The bits of the exponent: all of them are set in what is no number, and then NaN has further bits, infinity none."""
+"""Bits of the exponent. In NaN and infinity all of them are set; NaN also has bits of the mantissa set."""
 
 BLOCK_BYTES = 1 << 22
 

@@ -48,7 +48,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     directory = Path(path)
     if not os.path.isdir(directory):  # noqa: PTH112 - Path.is_dir raises for a long name
-        raise CheckpointError(f"{directory}: is no directory; give a checkpoint's path or a hub id (org/name)")
+        raise CheckpointError(f"{directory}: is not a directory; give a checkpoint's path or a hub id (org/name)")
     check_companions(directory, COMPANIONS)
     config = read_json(directory / "config.json")
     weights = find_weights(directory, config)

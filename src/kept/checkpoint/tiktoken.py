@@ -48,7 +48,7 @@ def read_ranks(file: Path) -> dict[bytes, int]:
     except FileNotFoundError:
         raise CheckpointError(f"{file}: missing; the tokenizer is made from it") from None
     except (OSError, ValueError, binascii.Error):
-        raise CheckpointError(f"{file}: is no tiktoken vocabulary, or not the whole of one; fetch it again") from None
+        raise CheckpointError(f"{file}: is not a tiktoken vocabulary, or is incomplete; fetch it again") from None
     whole = sorted(ranks.values()) == list(range(len(lines))) and all(bytes([byte]) in ranks for byte in range(256))
     if not whole:
         raise CheckpointError(f"{file}: is damaged, a byte or a rank is missing or there twice; fetch it again")

@@ -67,7 +67,7 @@ def check(path: str | Path, reporter: Reporter | None = None) -> CheckReport:
     """
     directory = local(path)
     if not is_gguf(directory) and not directory.is_dir():
-        raise CheckpointError(f"{directory}: is no directory; give the path of a checkpoint")
+        raise CheckpointError(f"{directory}: is not a directory; give the path of a checkpoint")
     if is_gguf(directory) or is_adapter(directory):
         return _opened(directory, reporter or Silent())
     found = Findings()

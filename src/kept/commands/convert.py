@@ -186,7 +186,7 @@ def rehearse(recipe: Recipe, reporter: Reporter | None = None) -> DryRun:
     _, ready = prepare(recipe, reporter or Silent(), unmeasured=True)
     place = next(folder for folder in ready.target.absolute().parents if folder.exists())
     if not (place.is_dir() and os.access(place, os.W_OK)):
-        raise OutputError(f"{ready.target}: cannot be written, {place} is no directory that you may write to")
+        raise OutputError(f"{ready.target}: cannot be written, {place} is not a directory that you may write to")
     files = {part.name: part.file_bytes for part in ready.files.shards}
     files |= {name: len(v) if isinstance(v, bytes) else v.stat().st_size for name, v in ready.files.small.items()}
     done = DryRun(ready.target, ready.plan, files, sum(files.values()), disk_usage(place).free, _notes(ready))

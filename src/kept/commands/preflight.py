@@ -41,7 +41,7 @@ def check(asked: StepRecipe) -> None:
                     foreseen[path] = _opened(key, path, asked.out, step.asked)
             for key, path in step.files.items():
                 if path not in written and not path.exists():
-                    raise InputError(f"{key}: {path} is not there")
+                    raise InputError(f"{key}: {path} does not exist")
             for file in step.made:
                 _check_file(file, (asked.out, *step.models.values()))
                 check_evaluation(file, step.models.values(), step.files.values())

@@ -163,7 +163,7 @@ def survey(opened: LoadedModel, asked: ShrinkSettings, reporter: Reporter) -> Sh
     wrong = [layer for layer in asked.layers if layer not in made]
     if wrong:
         raise InputError(
-            f"layers: {wrong[0]} is no expanded layer of {opened.path}; there are {listed((*sorted(made),))}"
+            f"layers: {wrong[0]} is not an expanded layer of {opened.path}; there are {listed((*sorted(made),))}"
         )
     silent = frozenset(layer for layer in made if is_silent(opened.program, layer))
     scale = _ContributionScale(opened, asked, silent, tuple(sorted({*made} - silent)))

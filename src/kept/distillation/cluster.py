@@ -181,7 +181,7 @@ def _base(asked: ClusterFile) -> Cluster:
         if asked.device not in words:
             near = nearest(asked.device, words)
             raise RecipeError(
-                f"{asked.device!r} is no known device{near}; there are {', '.join(words)}, "
+                f"{asked.device!r} is not a known device{near}; there are {', '.join(words)}, "
                 "or describe it in a TOML file (memory_gb, bfloat16_tflops, ...)",
                 "device",
             )

@@ -68,7 +68,7 @@ def _not_empty(value: object) -> object:
 
 
 def weights(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same settings with weights in place of `loss`. Raises RecipeError if it is no loss."""
+    """Return the same settings with weights in place of `loss`. Raises RecipeError if it is not a loss."""
     rest = dict(values)
     loss = rest.pop("loss", "kl")
     check_choice("loss", loss, get_args(Loss))

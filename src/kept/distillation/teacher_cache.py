@@ -92,9 +92,9 @@ class TeacherCache:
 
     @classmethod
     def open(cls, path: Path) -> TeacherCache:
-        """Open a directory that `write` wrote. Raises InputError if it is no teacher cache, or was changed since."""
+        """Open a directory that `write` wrote. Raises InputError if it is not a teacher cache, or was changed since."""
         if not (path / ABOUT).is_file():
-            raise InputError(f"{path}: is no teacher cache; kept cache-teacher writes one")
+            raise InputError(f"{path}: is not a teacher cache; kept cache-teacher writes one")
         try:
             about = read_json(path / ABOUT)
             version = CacheFormat.checked(about).format
@@ -111,7 +111,7 @@ class TeacherCache:
             rows = PackedRows(mixture, self.about["sequence_length"], counts)
             if len(rows) == self.about["rows"]:
                 return rows
-        raise InputError(f"{self.path}: is no longer what was written (it counts other rows); remove it")
+        raise InputError(f"{self.path}: was changed after it was written (it counts other rows); remove it")
 
     @property
     def tail(self) -> float:
@@ -138,7 +138,7 @@ class TeacherCache:
         assert batch.numbers_B is not None, "packed rows have numbers"
         found_BT = self.rows[batch.numbers_B.cpu().numpy()]
         if (found_BT["sum"] != _sums(found_BT)).any():
-            raise InputError(f"{self.path / ROWS}: is no longer what was written; remove {self.path}")
+            raise InputError(f"{self.path / ROWS}: was changed after it was written; remove {self.path}")
         if np.isnan(found_BT["log_probs"]).any():
             raise InputError(f"{self.path / ROWS}: has NaN: the teacher's logits were not finite; remove {self.path}")
         return self._top(found_BT.reshape(-1), batch.tokens_BT.device)

@@ -84,7 +84,7 @@ def _stored(
 
 
 def _texts(settings: EvalSettings, characters: int) -> dict[str, str]:
-    """Return the first `characters` of each text by domain; the built-in sample if there is no text."""
+    """Return the first `characters` of each text by domain; the built-in sample if no text is given."""
     found = {name: read_text(file, characters) for name, file in settings.texts.items()}
     return found or {"sample": sample_text()}
 

@@ -73,7 +73,7 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], new_tokens: int) -> N
     if largest >= model.spec.vocabulary:
         raise InputError(f"token {largest} is past the model's {model.spec.vocabulary}: is it another's tokenizer?")
     if not prompts or not all(prompts):
-        raise InputError("an empty prompt has nothing to continue: give at least one token")
+        raise InputError("the prompt is empty; give at least one token")
     longest = max(len(prompt) for prompt in prompts)
     if longest + new_tokens > model.spec.context:
         raise InputError(

@@ -94,14 +94,14 @@ class ExpandVocabulary(Pass):
         spec, growth = program.spec, self.grown
         if growth.first > spec.vocabulary:
             why = f"has {spec.vocabulary} tokens, its own tokenizer gives id {growth.first - 1}"
-            return Obstacle("the model", why, way_out="mend its tokenizer first")
+            return Obstacle("the model", why, way_out="correct its tokenizer first")
         if spec.head.normalised and self._padding(spec.vocabulary):
             why = "divides its rows by their length, so that one without a token may be the likeliest"
             return Obstacle("head", why, FoldHeadNorm())
         wanted = {GIVEN[slot]: (len(growth.parts), *program.weights[slot].shape[1:]) for slot in self._slots(program)}
         for name, tensor in (growth.given or {}).items():
             if name not in wanted:
-                return Obstacle(f"{self.embedding_init}: {name}", "is no part of this model", way_out="leave it out")
+                return Obstacle(f"{self.embedding_init}: {name}", "is not a part of this model", way_out="leave it out")
             if tensor.shape != wanted[name]:
                 why = f"has shape {[*tensor.shape]}, the new tokens need {[*wanted[name]]}"
                 return Obstacle(f"{self.embedding_init}: {name}", why, way_out="give a row for each of them")

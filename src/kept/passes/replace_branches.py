@@ -132,7 +132,7 @@ class ReplaceBranches(Pass):
         wanted, given = dict(self._slots(program.spec)), self._given()
         unknown = next((name for name in given if name not in wanted), None)
         if unknown is not None:
-            return Obstacle(unknown, "is no weight of the replaced branch", way_out="leave it out")
+            return Obstacle(unknown, "is not a weight of the replaced branch", way_out="leave it out")
         others = tuple(f"{c.where}." for c in self.choices if c.is_other_kind(program.spec.layers[c.layer]))
         for name, slot in wanted.items():
             had = None if name.startswith(others) else program.weights.get(name)

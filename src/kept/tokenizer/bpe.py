@@ -117,7 +117,7 @@ def read_tokenizer(directory: Path) -> tuple[Path, FencedTokenizer]:
     Raises InputError if it has none, CheckpointError if it is damaged.
     """
     if not os.path.isdir(directory):  # noqa: PTH112 - a name of any length and any characters is no error
-        raise InputError(f"{directory}: is no directory; name one with a tokenizer, as kept tokenizer merge writes")
+        raise InputError(f"{directory}: is not a directory; name one with a tokenizer, as kept tokenizer merge writes")
     reader = TokenizerReader(directory)
     if reader.file is None:
         raise InputError(f"{directory}: has none of {', '.join(TOKENIZERS)}; put its tokenizer there")

@@ -31,7 +31,7 @@ def growth(old: Path, new: Path, rows: str = MEAN) -> Growth:
     before, after = (read_tokenizer(directory)[1] for directory in (old, new))
     had, has = before.vocabulary, after.vocabulary
     if not had:
-        raise InputError(f"{old}: its tokenizer has no tokens that could grow; mend it first")
+        raise InputError(f"{old}: its tokenizer has no tokens; correct it first")
     lost = min((token for token in had if has.get(token) != had[token]), key=had.__getitem__, default=None)
     if lost is not None:
         found = f"id {has[lost]}" if lost in has else "none"

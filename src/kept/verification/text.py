@@ -72,7 +72,7 @@ def sample(directory: Path, vocabulary: int, context: int, count: int, text: Pat
     origin = SAMPLE if text is None else str(text)
     ids = reader.encode(sample_text() if text is None else read_text(text, LONGEST_TOKEN * count))
     if len(ids) < 2:
-        raise InputError(f"{origin}: gives {len(ids)} tokens; a longer text is needed")
+        raise InputError(f"{origin}: has {len(ids)} tokens; give a longer text")
     if max(ids) >= vocabulary:
         raise InputError(f"{directory}: its tokenizer gives id {max(ids)}, the model has {vocabulary} tokens")
     return Sample(_rows(ids, min(length, len(ids)), count), origin)

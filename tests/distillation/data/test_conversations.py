@@ -320,7 +320,7 @@ def said_with(**keys: object) -> dict[str, Any]:
             {"text": "x"},
             "line 2 has no field 'messages', only text; --text-field names the one with the list of messages",
         ),
-        ({"messages": "x"}, "line 2 has no list of messages in 'messages' but \"x\"; mend the line or name another"),
+        ({"messages": "x"}, "line 2 has no list of messages in 'messages' but \"x\"; correct the line or name another"),
         ([1], 'line 2 is not a JSON object; each line must be one, as {"messages": [...]}'),
         ({"messages": []}, "line 2: the conversation is empty; remove it"),
         ({"messages": ["x"]}, 'line 2: message 1 is "x"; write it as {"role": ..., "content"'),
@@ -394,7 +394,7 @@ def test_a_mask_that_was_cut_short(folder: Path) -> None:
     read(folder, CHATML, *TALKS)
     (file,) = (folder.parent / "cache").glob("*/assistant_mask.bin")
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(InputError, match="is no longer what was written"):
+    with pytest.raises(InputError, match="was changed after it was written"):
         read(folder, CHATML, *TALKS)
 
 

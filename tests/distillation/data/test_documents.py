@@ -326,7 +326,7 @@ def test_a_suffix_that_is_unknown(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone: is not there"):
+    with pytest.raises(InputError, match=r"gone: does not exist"):
         read(tmp_path / "gone")
 
 

@@ -159,7 +159,7 @@ def test_what_was_changed_is_not_used(reader: TokenizerReader, source: TextSourc
     for name in ("ids.bin", "documents.bin", "about.json"):
         whole = (entry / name).read_bytes()
         (entry / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(InputError, match=r"is no longer what was written \(.*\); remove it"):
+        with pytest.raises(InputError, match=r"was changed after it was written \(.*\); remove it"):
             tokenise(source, reader, tmp_path / "cache")
         (entry / name).write_bytes(whole)
     TokenDataset.open(entry)

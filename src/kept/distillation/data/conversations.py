@@ -143,7 +143,7 @@ def _check_content(message: Mapping[str, Any], called: str, number: int) -> None
 def _is_trained(message: Mapping[str, Any], role: str, number: int) -> bool:
     """Whether a message counts for the loss: by its own key, or, without one, every assistant message.
 
-    Raises InputError for a value that is no flag, for keys that disagree, and for a message of another role.
+    Raises InputError for a value that is not a flag, for keys that disagree, and for a message of another role.
     """
     said = {key: message[key] for key in TRAINED if message.get(key) is not None}
     for key, value in said.items():

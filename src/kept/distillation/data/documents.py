@@ -171,7 +171,7 @@ def _json(path: Path, source: TextSource) -> Iterator[Place]:
         try:
             found = json.loads(line.removeprefix(MARK))
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: line {number} is not JSON ({error}); mend the line or leave it out") from None
+            raise InputError(f"{path}: line {number} is not JSON ({error}); correct the line or leave it out") from None
         if not isinstance(found, dict) or not source.is_document(found.get(source.field)):
             raise InputError(f"{path}: line {number} {_lacks(found, source)}")
         yield number, source.content(found), len(line.encode())
@@ -184,7 +184,7 @@ def _lacks(found: object, source: TextSource) -> str:
         return "is not a JSON object; each line must be one, as {" + f'"{field}": {value}' + "}"
     if field in found:
         short = json.dumps(found[field])[:40]
-        return f"has no {what} in {field!r} but {short}; mend the line or name another with --text-field"
+        return f"has no {what} in {field!r} but {short}; correct the line or name another with --text-field"
     return f"has no field {field!r}, only {', '.join(found) or 'none'}; --text-field names the one with the {what}"
 
 
@@ -247,7 +247,7 @@ def _digest(path: Path, place: int, text: str) -> int:
     try:
         return int.from_bytes(sha256(text.encode()).digest()[:8], "little")
     except UnicodeEncodeError:
-        raise InputError(f"{path}: line {place} has half of a surrogate pair, which is no text; mend it") from None
+        raise InputError(f"{path}: line {place} has half of a surrogate pair, which is not text; correct it") from None
 
 
 @contextmanager

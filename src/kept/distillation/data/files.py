@@ -43,7 +43,7 @@ def files_of(path: Path) -> list[DataFile]:
     """
     if not path.is_dir():
         if not path.exists():
-            raise InputError(f"{path}: is not there; name a file or a directory of documents")
+            raise InputError(f"{path}: does not exist; name a file or a directory of documents")
         return [DataFile(_regular(path), path.name)]
     found = []
     for file in _below(path, roots(path)):

@@ -46,7 +46,7 @@ def _weight(name: str, value: str) -> Fraction:
         weight = Fraction(value if WEIGHT.fullmatch(value) else "")
     except (ValueError, ZeroDivisionError):
         raise InputError(
-            f"mixture: {value[:40]!r}, the weight of {name!r}, is no number; write it as english=0.7"
+            f"mixture: {value[:40]!r}, the weight of {name!r}, is not a number; write it as english=0.7"
         ) from None
     if weight <= 0:
         raise InputError(f"mixture: the weight of {name!r} is {value}; make it positive or leave the source out")

@@ -65,7 +65,7 @@ class TokenDataset:
             mask = None if skipped is None else np.memmap(directory / ASSISTANT_MASK, np.uint8, "r", shape=ids.shape)
             return cls(ids, table, tuple(about["files"]), about["largest"], mask, skipped or 0)
         except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{directory}: is no longer what was written ({error}); remove it") from None
+            raise InputError(f"{directory}: was changed after it was written ({error}); remove it") from None
 
     def __len__(self) -> int:
         """Return the number of tokens."""
