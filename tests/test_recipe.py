@@ -240,7 +240,7 @@ def test_toml_that_is_none(file: Path) -> None:
         load_recipe(file)
 
 
-def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+def test_a_recipe_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"gone\.toml: there is no such recipe"):
         load_recipe(tmp_path / "gone.toml")
     with pytest.raises(RecipeError, match="Is a directory"):

@@ -134,7 +134,7 @@ def test_an_adapter_beside_a_whole_model_is_refused(base: Path, adapter: Path) -
         kept.open_model(adapter)
 
 
-def test_a_base_for_what_is_no_adapter(base: Path) -> None:
+def test_a_base_without_an_adapter(base: Path) -> None:
     with pytest.raises(CheckpointError, match="is not an adapter"):
         kept.open_model(base, base)
 

@@ -493,7 +493,7 @@ def test_the_licence_that_a_card_states(tmp_path: Path, card: str, wanted: dict[
     assert stated_licence(tmp_path) == wanted
 
 
-def test_a_card_that_is_no_text_or_not_there_states_nothing(tmp_path: Path) -> None:
+def test_a_card_that_is_not_text_or_not_there_states_nothing(tmp_path: Path) -> None:
     assert stated_licence(tmp_path) == {}
     (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00---")
     assert stated_licence(tmp_path) == {}

@@ -164,7 +164,7 @@ def test_missing_config(checkpoint: Path) -> None:
     ],
     ids=["cut short", "empty", "not UTF-8", "nested without end", "list", "null"],
 )
-def test_config_that_is_no_object(checkpoint: Path, content: bytes, reason: str) -> None:
+def test_config_that_is_not_an_object(checkpoint: Path, content: bytes, reason: str) -> None:
     (checkpoint / "config.json").write_bytes(content)
     message = refusal(checkpoint)
     assert "config.json" in message
@@ -191,7 +191,7 @@ def test_an_unknown_family_names_the_nearest(checkpoint: Path, name: str, near: 
 
 
 @pytest.mark.parametrize("name", ["llama4", "mistral3", "gemma3_text", "starcoder", "qwen2_vl"])
-def test_another_generation_is_no_slip_of_the_pen(checkpoint: Path, name: str) -> None:
+def test_a_close_name_of_another_generation_is_not_suggested(checkpoint: Path, name: str) -> None:
     """A suggestion would invite the user to change model_type to a wrong family."""
     change_json(checkpoint / "config.json", model_type=name)
     assert "did you mean" not in refusal(checkpoint)
@@ -210,7 +210,7 @@ def test_no_family(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [3, ["orion"], {}, True])
-def test_a_family_that_is_no_name(checkpoint: Path, value: object) -> None:
+def test_a_family_that_is_not_a_string(checkpoint: Path, value: object) -> None:
     change_json(checkpoint / "config.json", model_type=value)
     assert "config.json: model_type is " in refusal(checkpoint)
 
@@ -339,7 +339,7 @@ def test_a_header_that_is_not_json(tmp_path: Path, header: bytes) -> None:
 
 
 @pytest.mark.parametrize("header", [[], 3, None, "text"])
-def test_a_header_that_is_no_object(tmp_path: Path, header: object) -> None:
+def test_a_header_that_is_not_an_object(tmp_path: Path, header: object) -> None:
     assert "its header is not a JSON object" in header_refusal(write_raw(tmp_path / "x", header))
 
 

@@ -36,7 +36,7 @@ def convert(source: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
-def test_a_journal_that_is_none(source: Path, secret: Path, kind: str) -> None:
+def test_an_invalid_journal_is_refused(source: Path, secret: Path, kind: str) -> None:
     stage = source.parent / ".out.kept-partial"
     stage.mkdir()
     match kind:

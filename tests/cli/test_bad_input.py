@@ -222,7 +222,7 @@ def test_a_target_that_cannot_be_written(source: Path) -> None:
     assert "/proc/out: cannot be written" in complaint("convert", source, "/proc/out")
 
 
-def test_names_of_files_that_are_no_text(source: Path, tmp_path: Path) -> None:
+def test_names_of_files_that_are_not_text(source: Path, tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     source.rename(odd)
     assert "caf\\udce9: orion" in run("inspect", odd).stdout
@@ -341,7 +341,7 @@ def test_verify_notices_another_source(source: Path, tmp_path: Path) -> None:
     assert any("tokenizer_config.json differ" in note for note in kept.verify(source, out, tokens=16).notes)
 
 
-def test_a_record_with_a_recipe_that_is_none(source: Path, tmp_path: Path) -> None:
+def test_a_record_with_an_invalid_recipe_is_refused(source: Path, tmp_path: Path) -> None:
     out = kept.convert(source, tmp_path / "out", verify_tokens=0).path
     change_json(out / "kept.json", recipe={"norm": "omp"})
     with pytest.raises(CheckpointError, match=r"kept\.json: .* \(recipe\.to: is missing\)"):

@@ -166,7 +166,7 @@ def test_a_terminal_has_a_table(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert {"step", "loss", "held-out", "top-1 agreement", "tokens/s", "time left"} <= {*last}
 
 
-def test_a_table_that_is_broken_off_gives_the_terminal_back(
+def test_an_interrupted_live_table_restores_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_a_terminal(monkeypatch)
@@ -220,7 +220,7 @@ def test_what_is_wrong_is_one_line(
     assert not [*tmp_path.iterdir()], "nothing was begun"
 
 
-def test_a_model_that_is_not_there_is_named_by_its_key(tmp_path: Path) -> None:
+def test_a_model_that_does_not_exist_is_named_by_its_key(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f"student = '{tmp_path}/no'\nteacher = 't'\nout = '{tmp_path}/out'\n")
     for words in (["heal", recipe], ["plan", recipe, "--cluster", "h100"]):

@@ -47,7 +47,7 @@ def test_plan_from_a_recipe(orion: Path, tmp_path: Path) -> None:
     assert data("plan", "--recipe", recipe, "--norm", "exact")["promise"] == "exact", "flags win"
 
 
-def test_a_plan_of_nothing_says_so(tmp_path: Path) -> None:
+def test_an_empty_plan_is_stated(tmp_path: Path) -> None:
     result = succeeds("plan", write_checkpoint(tmp_path, "llama"))
     first, sizes, cache = result.stdout.splitlines()
     assert first == "llama to llama: exact"

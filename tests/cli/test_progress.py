@@ -25,7 +25,7 @@ def test_slow_stages_say_where_they_are(capsys: pytest.CaptureFixture[str], monk
     assert re.fullmatch(r"write: 4 MB in \d+\.0 s", lines[-1])
 
 
-def test_one_item_tells_no_rate_and_slow_ones_tell_their_seconds(
+def test_one_item_has_no_rate_and_slow_items_show_seconds_per_item(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 0.0, 25.0, 50.0, 75.0, 75.0])

@@ -158,7 +158,7 @@ def test_a_file_that_may_not_be_read(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["a\0b", "\udcff", "x" * 5000, "/dev/null/x", ""], ids=["NUL", "bytes", "long", "below", "empty"]
 )
-def test_paths_that_are_none(path: str) -> None:
+def test_invalid_paths_are_refused(path: str) -> None:
     with pytest.raises(kept.KeptError) as raised:
         kept.inspect(path)
     assert str(raised.value).isprintable()

@@ -84,7 +84,7 @@ def test_shards_are_sound(orion: Path) -> None:
     assert check(split_into_shards(orion, 3)).damage == ()
 
 
-def test_the_command_says_so_in_words_and_as_data(out: Path) -> None:
+def test_the_command_states_it_in_words_and_as_data(out: Path) -> None:
     result = CliRunner().invoke(main, ["check", str(out)])
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines()[-1] == "sound"
@@ -123,7 +123,7 @@ def test_an_unknown_family_is_a_remark(orion: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_what_is_no_number_is_counted(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_what_is_nan_is_counted(tmp_path: Path, dtype: torch.dtype) -> None:
     values = torch.randn(3, 1000).to(dtype)
     values.view(-1)[[1, 70]], values.view(-1)[[0, 999, 2999]] = float("nan"), -float("inf")
     values.view(-1)[5], values.view(-1)[6] = torch.finfo(dtype).max, torch.finfo(dtype).smallest_normal / 2
@@ -230,7 +230,7 @@ def test_a_config_that_is_of_another_model(orion: Path, changes: dict[str, objec
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "special_tokens_map.json"])
-def test_settings_that_are_no_json(orion: Path, name: str) -> None:
+def test_settings_that_are_not_json(orion: Path, name: str) -> None:
     (orion / name).write_text("[", encoding="utf-8")
     assert f"{name}: cannot be read as JSON" in damage(orion)
 
@@ -320,7 +320,7 @@ def test_special_ids_past_the_vocabulary_are_remarked(orion: Path, value: object
 
 
 @pytest.mark.parametrize("value", ["</s>", 2.0, [True]])
-def test_special_ids_that_are_no_numbers(orion: Path, value: object) -> None:
+def test_special_ids_that_are_not_numbers(orion: Path, value: object) -> None:
     write_json(orion / "generation_config.json", {"eos_token_id": value})
     assert "generation_config.json: eos_token_id is" in damage(orion)
 

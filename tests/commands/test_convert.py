@@ -476,7 +476,7 @@ def test_a_broken_promise_is_not_published(orion: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("broken_pass")
-def test_a_promise_broken_twice_says_so_twice(orion: Path, tmp_path: Path) -> None:
+def test_a_promise_broken_twice_states_it_twice(orion: Path, tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(PromiseError, match=r"not exact"):
             kept.convert(orion, tmp_path / "out")
@@ -520,9 +520,7 @@ def _says_no(original: Any) -> Any:
     return measured
 
 
-def test_a_number_that_is_none_is_null_in_the_record(
-    orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_is_null_in_the_record(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "verify_staged", _says_no(export.verify_staged))
     with pytest.raises(PromiseError, match="not finite"):
         kept.convert(orion, tmp_path / "out")

@@ -145,7 +145,7 @@ def test_a_conversion_that_expands_knows_what_it_made(tmp_path: Path) -> None:
     assert kept.verify(orion, done.path, tokens=64).failure is None
 
 
-def test_a_family_without_a_stock_class_says_so(tmp_path: Path) -> None:
+def test_a_family_without_a_stock_class_states_it(tmp_path: Path) -> None:
     done = kept.expand(write_readable(tmp_path / "orion", "orion"), tmp_path / "out", groups=1, verify_tokens=0)
     card = (done.path / "README.md").read_text(encoding="utf-8")
     assert "# orion, as an orion\n" in card
@@ -305,7 +305,7 @@ def test_what_is_wrong_is_one_line(source: Path, tmp_path: Path, words: str, lin
     assert not [*tmp_path.iterdir()]
 
 
-def test_numbers_that_are_none(source: Path, tmp_path: Path) -> None:
+def test_invalid_numbers_are_refused(source: Path, tmp_path: Path) -> None:
     result = run("expand", source, tmp_path / "out", "--at", "one")
     assert "at: is 'one', it must be a list of whole numbers, as 4,9,14" in result.stderr
 

@@ -268,7 +268,7 @@ def learn(student: Path, out: Path, *words: object) -> Any:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_new_rows_learn_and_nothing_else_does(tied: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+def test_only_new_rows_are_trained(tied: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
     small = model(tmp_path / "llama", tie_word_embeddings=tied, dtype=torch.bfloat16)
     new = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "new", vocab_size=380, like=small).path
     merged = kept.merge_tokenizers(small, new, tmp_path / "merged")
@@ -304,7 +304,7 @@ def test_whole_matrices_learn_where_they_are_named(grown: Path, tmp_path: Path) 
     assert record["healed"]["trained"]["parameters"] == before[EMBEDDING].numel() + before[HEAD][HAD:].numel()
 
 
-def test_layers_and_rows_learn_together(source: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_layers_and_rows_are_trained_together(source: Path, tokenizer: Path, tmp_path: Path) -> None:
     both = kept.expand(source, tmp_path / "both", groups=1, tokenizer=tokenizer, verify_tokens=0).path
     learn(both, tmp_path / "out", "--train", "new")
     before, after = tensors_of(both), tensors_of(tmp_path / "out")

@@ -84,7 +84,7 @@ def test_the_card_says_what_learned_and_what_that_did(done: HealResult) -> None:
     assert "\n\n\n" not in said
 
 
-def test_a_record_says_who_learned_from_how_much(done: HealResult, pair: tuple[Path, Path]) -> None:
+def test_a_record_has_trained_parameters_and_tokens(done: HealResult, pair: tuple[Path, Path]) -> None:
     healed = read_json(done.path / "kept.json")["healed"]
     assert healed["trained"] == {"parameters": 448, "of": done.trained.of}
     assert healed["sources"]["lines"]["documents"] > 390
@@ -178,7 +178,7 @@ def test_a_model_that_is_healed_again_tells_of_both(done: HealResult, corpus: Pa
     assert page.path.read_text(encoding="utf-8").index("healed on lines") > 0
 
 
-def test_a_teacher_of_another_width_teaches_and_measures_nothing(
+def test_a_teacher_of_another_width_trains_but_no_parity_is_measured(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
     wide = write_readable(tmp_path / "wide", "llama", hidden_size=128)

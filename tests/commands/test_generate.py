@@ -37,7 +37,7 @@ def test_greedy_text_is_that_of_transformers(llama: Path) -> None:
         assert one.prompt + one.text == tokenizer.decode(theirs, skip_special_tokens=True)
 
 
-def test_prompts_together_are_as_each_alone(llama: Path) -> None:
+def test_batched_prompts_generate_the_same_as_each_alone(llama: Path) -> None:
     together = kept.generate(llama, PROMPTS, max_new_tokens=8)
     assert together == [kept.generate(llama, [prompt], max_new_tokens=8)[0] for prompt in PROMPTS]
 

@@ -69,7 +69,7 @@ def asked(student: Path, talks: Path, template: Path | None, out: Path, **change
     return HealSettings(**{**given, **named, "chat_template": None if template is None else str(template), **changes})
 
 
-def test_a_student_learns_answers(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
+def test_a_student_is_trained_on_answers(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
     done = heal(asked(student, talks, template, tmp_path / "out"))
     assert done.history[-1].losses["ce"] < done.history[0].losses["ce"] - 0.3
     sources = done.record["healed"]["sources"]["chat"]
@@ -101,7 +101,7 @@ def test_the_result_has_the_template_that_it_learned_by(
     assert (again.path / "chat_template.jinja").read_text() == CHATML, "and goes on with it"
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
+def test_a_killed_run_continues_as_if_it_had_not_been_killed(
     student: Path, talks: Path, template: Path, tmp_path: Path
 ) -> None:
     given = asked(student, talks, template, tmp_path / "out")
@@ -161,7 +161,7 @@ def test_a_teacher_may_be_read(student: Path, talks: Path, template: Path, tmp_p
         heal(replace(given, out=str(tmp_path / "x"), teacher_cache=str(tmp_path / "cache"), chat_template=str(other)))
 
 
-def test_a_run_notes_the_date_that_its_template_told(
+def test_a_run_records_the_date_that_its_template_used(
     student: Path, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A continued run uses the date on which it began; a run from a teacher cache uses that of the cache."""
@@ -191,7 +191,9 @@ def test_a_run_that_is_continued_keeps_its_settings(tmp_path: Path) -> None:
     assert previous_settings(tmp_path) == {"chat_date": "2024-02-27"}
 
 
-def test_a_template_that_tells_no_date_notes_none(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
+def test_without_a_date_in_the_template_no_date_is_recorded(
+    student: Path, talks: Path, template: Path, tmp_path: Path
+) -> None:
     given = asked(student, talks, template, tmp_path / "out")
     assert chat_date(given, TeacherStudent.open(given), {}) is None
 

@@ -139,7 +139,7 @@ def test_an_interrupted_run_saves_its_step(
         (7, "after step 7; the same command continues from the checkpoint of step 5"),
     ],
 )
-def test_interrupted_twice_it_saves_nothing_more(
+def test_a_second_interruption_saves_nothing_more(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, words: str
 ) -> None:
     interrupt_at(step, again=True, monkeypatch=monkeypatch)

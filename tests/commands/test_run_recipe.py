@@ -124,7 +124,7 @@ def die_at(table: Mapping[str, Any], step: int) -> None:
 # ----------------------------------------------------------------------------------------------------------- end to end
 
 
-def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(example: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_run_continues_and_writes_the_same_bytes(example: dict[str, Any], tmp_path: Path) -> None:
     whole = {**example, "out": str(tmp_path / "elsewhere" / "taught")}
     (tmp_path / "elsewhere").mkdir()
     assert ran(whole) == [1, 2, 3, 4, 5]
@@ -230,7 +230,7 @@ def test_a_model_that_is_not_kept_is_loaded_from_nowhere(place: Path, tmp_path: 
     assert f"vllm serve {kept_at}" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_a_shrinking_that_drops_nothing_passes_its_model_on(example: dict[str, Any], tmp_path: Path) -> None:
+def test_a_step_that_drops_no_layer_passes_its_model_on(example: dict[str, Any], tmp_path: Path) -> None:
     steps = [*example["steps"][:2], {"do": "shrink-expanded", "untrained": True}]
     assert ran({"out": str(tmp_path / "out"), "keep_intermediate": True, "steps": steps}) == [1, 2, 3]
     before, out = folder_of(tmp_path / "out") / "2-heal" / "orion", tmp_path / "out"

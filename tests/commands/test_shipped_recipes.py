@@ -95,7 +95,7 @@ def test_what_is_commented_out_is_understood_too(tmp_path: Path, line: str) -> N
     HealSettings.load(recipe)
 
 
-def test_expand_learn_and_talk(here: Path) -> None:
+def test_expand_train_and_chat(here: Path) -> None:
     """The three commands of the two presets, one after another, with nothing but sizes made small."""
     kept.expand("path/to/llama", "out/pro", groups=1, verify_tokens=0)
     learned = heal(HealSettings.load(PRO, **SMALL, hold_out=20, learning_rate=1e-2))

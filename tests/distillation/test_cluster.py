@@ -51,7 +51,7 @@ def test_a_file_may_describe_all(tmp_path: Path) -> None:
         ("", "device: '' is not a known device"),
     ],
 )
-def test_names_that_are_none(said: str, complaint: str) -> None:
+def test_invalid_names_are_refused(said: str, complaint: str) -> None:
     with pytest.raises(RecipeError) as raised:
         cluster(said)
     assert str(raised.value).startswith(complaint)

@@ -112,7 +112,7 @@ def test_numbers_of_tokens(written: object, wanted: int) -> None:
 
 
 @pytest.mark.parametrize("written", ["", "many", "2 M tokens", "2MB", "-2M", "1.5", "0.0005K", True, 2.5, "٣", "1e6"])
-def test_what_is_no_number_of_tokens(written: object) -> None:
+def test_an_invalid_number_of_tokens(written: object) -> None:
     with pytest.raises(RecipeError, match=r"^tokens: is .*, write it as 2M, 500K or 2000000$"):
         HealSettings.from_table(ENDS, tokens=written)
 
@@ -173,7 +173,7 @@ def test_a_wrong_flag_is_not_blamed_on_the_file(file: Path) -> None:
     assert refusal(file, BEGIN, tokens="many").startswith("tokens: is 'many'")
 
 
-def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+def test_a_recipe_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"gone\.toml: there is no such recipe"):
         HealSettings.load(tmp_path / "gone.toml")
 

@@ -132,7 +132,7 @@ def test_two_ranks_read_their_rows(
 
 
 @pytest.mark.parametrize("mark", [0, 2])
-def test_interrupted_it_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_continues_and_writes_the_same_bytes(
     pair: tuple[Path, Path],
     corpus: Path,
     tmp_path: Path,
@@ -193,7 +193,7 @@ def test_a_damaged_mark_begins_anew(
     assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)
 
 
-def test_another_interrupted_cache_is_not_gone_on_with(
+def test_another_interrupted_cache_is_not_continued(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher
 ) -> None:
     part = tmp_path / ".teacher.part"
@@ -281,7 +281,7 @@ def test_a_damaged_description_is_one_line(
 
 
 @pytest.mark.parametrize("damage", [b"\0", b"\xff", b"\x01"])
-def test_damaged_rows_are_noticed_where_they_are_read(
+def test_damaged_rows_are_detected_where_they_are_read(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher, damage: bytes
 ) -> None:
     damaged = Path(shutil.copytree(listed.path, tmp_path / "damaged"))

@@ -64,7 +64,7 @@ PACKED = gzip.compress(b"[]", mtime=0)[:-9] + b"\0" * 9
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, PACKED, b"9" * 5000, b"\xff"])
-def test_lines_that_are_no_json(tmp_path: Path, content: bytes) -> None:
+def test_lines_that_are_not_json(tmp_path: Path, content: bytes) -> None:
     for name in ("a.jsonl", "a.jsonl.gz"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match="is not a JSON lines file"):

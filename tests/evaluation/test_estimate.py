@@ -42,7 +42,7 @@ def test_two_models_are_paired(pairs: list[tuple[float, float]]) -> None:
     assert (found.value, found.error) == pytest.approx((wanted.value, wanted.error), abs=1e-9)
 
 
-def test_pairing_is_what_tells_small_differences() -> None:
+def test_paired_differences_have_smaller_errors() -> None:
     """Negative control: as independent samples the same figures differ by nothing that can be told."""
     first = [float(n % 7) for n in range(70)]
     other = [value + 0.01 for value in first]
@@ -53,7 +53,7 @@ def test_pairing_is_what_tells_small_differences() -> None:
     assert alone.error > 0.3
 
 
-def test_one_item_tells_no_error() -> None:
+def test_one_item_has_no_standard_error() -> None:
     assert math.isnan(mean([3.0]).figure.error)
     assert math.isnan(ratio([1.0], [0.0]).value)
 

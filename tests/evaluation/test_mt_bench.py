@@ -160,7 +160,7 @@ def test_a_busy_judge_is_asked_again(stub: Stub) -> None:
         ((200, {"error": "no such model"}), "is not a chat completions endpoint"),
     ],
 )
-def test_a_judge_that_is_none(stub: Stub, reply: tuple[int, Any], words: str) -> None:
+def test_an_invalid_judge_is_refused(stub: Stub, reply: tuple[int, Any], words: str) -> None:
     stub.replies = [reply]
     with pytest.raises(InputError) as raised:
         Judge(stub.url, "grader", pause=0.01).score(QUESTION, ["5", "10"], 0)

@@ -300,7 +300,7 @@ def test_a_domain_without_a_file(orion: Path) -> None:
     assert "'stories=' names no file; write it as DOMAIN=FILE." in result.stderr
 
 
-def test_settings_that_are_none(orion: Path) -> None:
+def test_invalid_settings_are_refused(orion: Path) -> None:
     with pytest.raises(RecipeError, match="colour: is not an option of an evaluation"):
         kept.evaluate(orion, colour="red")
     assert replace(EvalSettings(), limit=3).limit == 3

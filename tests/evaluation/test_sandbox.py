@@ -67,7 +67,7 @@ def test_nothing_written_anywhere_passes(text: str, end: str) -> None:
     assert not passes(EVERYWHERE.format(text, end))
 
 
-def test_a_flood_ends_at_once_and_fills_nothing() -> None:
+def test_unlimited_output_is_stopped_and_fills_no_memory() -> None:
     begun = time.monotonic()
     assert not passes("while True:\n" + " " + EVERYWHERE.format("bytes(1 << 16)", "").replace("\n", "\n "), seconds=20)
     assert time.monotonic() - begun < 15, "not twenty seconds of processor time"
@@ -238,7 +238,7 @@ def test_what_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not fences(unsafe=True)["reading files"]
 
 
-def test_a_fence_in_which_nothing_runs_is_no_score_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sandbox_that_cannot_run_is_an_error_and_not_a_score_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "JAIL", [sys.executable, "-I", "-c", "raise SystemExit"])
     with pytest.raises(InputError, match="does not start"):
         fences(unsafe=True)

@@ -67,7 +67,7 @@ def test_a_config_without_a_family(config: dict[str, object]) -> None:
         family_of(config)
 
 
-def test_a_model_type_that_is_no_name() -> None:
+def test_a_model_type_that_is_not_a_string() -> None:
     with pytest.raises(CheckpointError, match=r"config\.json: model_type is 3, it must be a string"):
         family_of({"model_type": 3})
 

@@ -108,12 +108,12 @@ def test_a_head_size_that_is_computed(family: str) -> None:
 @pytest.mark.parametrize("family", sorted(TINY))
 @pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id"])
 @pytest.mark.parametrize("value", [1.0, True, "</s>", {}])
-def test_a_special_token_that_is_none(family: str, key: str, value: object) -> None:
+def test_an_invalid_special_token_is_refused(family: str, key: str, value: object) -> None:
     assert f"{key} is " in refusal(family, **{key: value})
 
 
 @pytest.mark.parametrize("value", [[None], [True], [[1]], [1, "2"]])
-def test_a_list_of_ends_that_are_none(value: object) -> None:
+def test_invalid_end_token_ids_are_refused(value: object) -> None:
     assert "eos_token_id is " in refusal("llama", eos_token_id=value)
 
 

@@ -67,7 +67,7 @@ def test_what_are_no_names(names: object) -> None:
 
 
 @pytest.mark.parametrize("own", ["modeling_llama.LlamaForCausalLM", "org/name--modeling_llama.LlamaForCausalLM"])
-def test_code_for_the_same_class_is_told_of(own: str) -> None:
+def test_code_for_the_same_class_is_reported(own: str) -> None:
     config = {**TINY["llama"], "auto_map": {"AutoModelForCausalLM": own}}
     FAMILIES["llama"].read_config(config)
     note = code_note(Config(config), FAMILIES["llama"])

@@ -64,7 +64,7 @@ class TestGemma2(StockRotaryContract):
             self.family.read_config({**checkpoint.config, key: 0})
 
     @pytest.mark.parametrize("scalar", [16, 144, 168, 224, 256, 4608 // 32, 3])
-    def test_a_scalar_comes_back(self, checkpoint: Checkpoint, scalar: int) -> None:
+    def test_a_scalar_round_trips(self, checkpoint: Checkpoint, scalar: int) -> None:
         spec = self.family.read_config({**checkpoint.config, "query_pre_attn_scalar": scalar})
         assert (attention_of(spec.layers[0]).scale is None) == (scalar == 16)
         assert self.family.write_config(spec, "F32")["query_pre_attn_scalar"] == scalar

@@ -31,7 +31,7 @@ class TestGranite(StockRotaryContract):
         assert program.spec.head.multiplier == 1 / 1.3
 
     @pytest.mark.parametrize("scaling", [1.0, 3, 8.0, 13, 16.0, 0.3, 1.3, 49.0, 1e-3, 1 / 3, 12345.678])
-    def test_a_divisor_comes_back_to_the_bit(self, checkpoint: Checkpoint, scaling: float) -> None:
+    def test_a_divisor_round_trips_to_the_bit(self, checkpoint: Checkpoint, scaling: float) -> None:
         spec = self.family.read_config({**checkpoint.config, "logits_scaling": scaling})
         written = self.family.write_config(spec, "F32")
         assert written["logits_scaling"] == scaling

@@ -112,7 +112,7 @@ class TestMiniCpmTied(TestMiniCpm):
 
 @pytest.mark.parametrize("depth", [1, 7, 24, 32, 40, 52, 62])
 @pytest.mark.parametrize("scale", [0.1, 1, 1.4, math.pi, 1 / 3])
-def test_multipliers_come_back_to_the_bit(depth: int, scale: float) -> None:
+def test_multipliers_round_trip_to_the_bit(depth: int, scale: float) -> None:
     """A product with a root and a division by it are not each other's inverse in floating point."""
     for width in (64, 1536, 2304, 4096):
         sizes = {"num_hidden_layers": depth, "hidden_size": width, "scale_depth": scale, "dim_model_base": 256 * scale}

@@ -63,7 +63,7 @@ def test_keys_of_its_own_code_and_of_any_config_are_passed_over(name: str) -> No
         assert family.read_config({**TINY[name], key: 2}) == spec, key
 
 
-def test_keys_that_nobody_knows_are_told_of(tmp_path: Path) -> None:
+def test_keys_that_nobody_knows_are_reported(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "orion", "orion", unsloth_version="2024.8", mystery=[1], _private=3)
     (note,) = open_model(directory).notes
     assert note.endswith("ignored keys, not known to change what orion computes: mystery, unsloth_version")

@@ -185,7 +185,7 @@ def test_layers_of_both_kinds_are_read() -> None:
     assert facts(spec)[f"{LAYER}mixer"] == PerLayer(tuple(KINDS))
 
 
-def test_configs_come_back() -> None:
+def test_configs_round_trip() -> None:
     spec = FAMILY.read_config(CONFIG)
     written = FAMILY.write_config(spec, "F32")
     assert {key: written[key] for key in CONFIG} == CONFIG
@@ -202,7 +202,7 @@ def test_each_layer_has_the_slots_of_its_kind(stored: Mapping[str, Lazy]) -> Non
     assert places["model.layers.1.norm.weight"] == "layers.1.mixer_norm.gain"
 
 
-def test_tensors_come_back_to_the_byte(file: Path, stored: Mapping[str, Lazy]) -> None:
+def test_tensors_round_trip_to_the_byte(file: Path, stored: Mapping[str, Lazy]) -> None:
     program = FAMILY.read(CONFIG, stored)
     written = FAMILY.write(program)
     assert written == stored
@@ -227,5 +227,5 @@ def test_entries_without_their_kind_do_not_apply(stored: Mapping[str, Lazy]) -> 
         replace(FAMILY, entries=entries).read(CONFIG, stored)
 
 
-def test_a_family_without_the_kind_says_so() -> None:
+def test_a_family_without_the_kind_states_it() -> None:
     assert any(v.path == f"{LAYER}mixer" for v in FAMILIES["llama"].violations(FAMILY.read_config(CONFIG)))

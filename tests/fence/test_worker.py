@@ -99,7 +99,7 @@ def test_a_crash_is_an_error() -> None:
     assert one.call("count").value == 1
 
 
-def test_a_child_that_hangs_up_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_closes_its_pipe_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kept.fence.worker.ENDING", 0.1)
     one, began = worker("name"), time.monotonic()
     with pytest.raises(FenceError, match="does not respond"):

@@ -123,7 +123,7 @@ def test_another_dtype_is_written_where_it_is_asked_for(file: Path, tmp_path: Pa
     )
 
 
-def test_what_is_no_number_is_named(file: Path, tmp_path: Path) -> None:
+def test_what_is_nan_is_named(file: Path, tmp_path: Path) -> None:
     """The scale of one block is NaN, so all its weights are."""
     raw = bytearray(file.read_bytes())
     down = next(tensor for tensor in gguf.GGUFReader(file).tensors if tensor.name == "blk.2.ffn_up.weight")

@@ -86,7 +86,9 @@ def test_several_templates_keep_their_names(tmp_path: Path) -> None:
         ({"ggml__model": "llama"}, "no scores for its SentencePiece model"),
     ],
 )
-def test_a_tokenizer_that_is_not_rebuilt_is_said_to_be_missing(keys: dict[str, str], said: str, tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_not_rebuilt_is_reported_as_missing(
+    keys: dict[str, str], said: str, tmp_path: Path
+) -> None:
     named = {**SMALL, **{f"tokenizer.{key.replace('__', '.')}": value for key, value in keys.items()}}
     opened = open_model(ggufs.with_tokenizer(tmp_path / "model.gguf", named))
     assert TokenizerReader(opened.path).file is None
@@ -109,7 +111,7 @@ def test_damage_is_one_line_that_names_the_key(key: str, value: list[Any], said:
     assert str(file) in str(error.value)
 
 
-def test_scores_that_are_no_numbers(tmp_path: Path) -> None:
+def test_scores_that_are_not_numbers(tmp_path: Path) -> None:
     pieces = gguf_vocabularies.sentencepiece(model_path() / "tokenizer.model")
     pieces["tokenizer.ggml.scores"][7] = float(np.nan)
     with pytest.raises(CheckpointError, match=r"tokenizer\.ggml\.scores: holds NaN or infinity"):

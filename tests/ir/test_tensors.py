@@ -139,7 +139,7 @@ def test_bytes_are_counted(kind: tuple[Lazy, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-def test_stored_tensors_come_back_to_the_bit(tmp_path: Path, source: torch.Tensor, dtype: str) -> None:
+def test_stored_tensors_round_trip_to_the_bit(tmp_path: Path, source: torch.Tensor, dtype: str) -> None:
     lazy = stored(tmp_path, source, dtype)
     assert torch.equal(lazy.read(), source.to(torch_dtype(dtype)))
     assert not torch.equal(lazy.value("float64"), lazy.value("float64").flip(0))

@@ -104,7 +104,7 @@ def test_generation_is_the_most_likely_token_each_time(program: Program) -> None
     assert found[0] != found[1]
 
 
-def test_packed_documents_are_read_alone(program: Program) -> None:
+def test_packed_documents_do_not_attend_to_each_other(program: Program) -> None:
     model, documents = model_of(program), torch.tensor([[0] * 4 + [1] * 5, [0] * 2 + [1] * 7])
     with torch.inference_mode():
         packed = model(TOKENS, documents_BT=documents)

@@ -43,7 +43,7 @@ def test_greedy_is_the_most_likely_token_each_time(model: Model) -> None:
         assert len(set(found)) > 1  # a model that repeats itself would prove little
 
 
-def test_a_batch_gives_each_prompt_what_it_gets_alone(model: Model) -> None:
+def test_batched_prompts_generate_the_same_as_single_ones(model: Model) -> None:
     batch = generate(model, PROMPTS, 12)
     assert batch == [generate(model, [prompt], 12)[0] for prompt in PROMPTS]
     assert batch != [generate(model, [[0, *prompt]], 12)[0] for prompt in PROMPTS]

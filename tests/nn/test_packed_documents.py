@@ -31,7 +31,7 @@ def documents(lengths: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @given(lengths=st.lists(st.integers(1, 7), min_size=1, max_size=4))
-def test_a_document_is_what_it_is_alone(spec: ir.Spec, lengths: list[int]) -> None:
+def test_a_packed_document_has_the_same_result_as_alone(spec: ir.Spec, lengths: list[int]) -> None:
     model = model_of(random_program(spec))
     tokens_BT = some_tokens(1, sum(lengths), VOCABULARY)
     with torch.no_grad():

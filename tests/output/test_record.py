@@ -165,7 +165,7 @@ def test_a_card_s_front_matter_is_yaml(source: LoadedModel) -> None:
     }
 
 
-def test_a_card_of_a_broken_promise_says_so(source: LoadedModel) -> None:
+def test_a_card_of_a_broken_promise_states_it(source: LoadedModel) -> None:
     text = card(source, replace(FOUND, output=replace(PARITY, kl=math.nan)))
     assert "Promise exact: broken: the output's logits are not finite" in text
 

@@ -94,7 +94,7 @@ def test_other_targets(
     assert runtimes(kept.plan(write_checkpoint(tmp_path, family, **config), **options)) == wanted
 
 
-def test_the_model_card_says_so(tmp_path: Path) -> None:
+def test_the_model_card_states_it(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", "orion")
     for way, said in (("block", True), ("drop", False)):
         out = kept.convert(source, tmp_path / way, final_bias=way, verify_tokens=0).path

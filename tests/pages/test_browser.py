@@ -92,7 +92,7 @@ def test_a_hostile_name_is_only_read(browser: Browser, tmp_path: Path) -> None:
     page.close()
 
 
-def test_what_a_page_asks_for_is_noticed(browser: Browser, tmp_path: Path) -> None:
+def test_what_a_page_asks_for_is_detected(browser: Browser, tmp_path: Path) -> None:
     """The negative control: a page that is not alone."""
     file = tmp_path / "page.html"
     file.write_text("<img src='gone.png'>", encoding="utf-8")
@@ -198,7 +198,7 @@ def test_marks_too_near_for_names_have_numbers(browser: Browser, tmp_path: Path)
     page.close()
 
 
-def test_names_that_lie_on_each_other_are_noticed(
+def test_names_that_lie_on_each_other_are_detected(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: places that nobody chose."""

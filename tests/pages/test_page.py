@@ -229,7 +229,7 @@ def test_the_verdict(tmp_path: Path, promise: str, failure: str | None, verdict:
     assert "In float64" not in html
 
 
-def test_numbers_that_are_none(tmp_path: Path) -> None:
+def test_invalid_numbers_are_refused(tmp_path: Path) -> None:
     """Null is what JSON has for NaN and infinity."""
     found = deepcopy(RECORD["verification"])
     found["output"] |= {"kl": None, "max_logit_error": None, "layers": [None, None, 1.0, 0.0, 1e-3]}

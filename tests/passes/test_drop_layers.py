@@ -65,7 +65,7 @@ def test_it_undoes_an_expansion(spec: ir.Spec, data: st.DataObject) -> None:
     assert all(after.weights[name] is tensor for name, tensor in program.weights.items())
 
 
-def test_a_silent_layer_goes_without_a_trace_and_no_other_does() -> None:
+def test_only_layers_with_zero_output_are_dropped_exactly() -> None:
     program = random_program(layer_spec())
     grown = ExpandBlocks(at=(1,))(program)
     for dtype in (torch.float64, torch.float32, torch.bfloat16):

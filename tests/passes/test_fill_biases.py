@@ -75,7 +75,7 @@ def test_any_model_that_is_split_and_gated(spec: ir.Spec, biases: set[str]) -> N
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
-def test_a_bias_that_is_not_zero_would_show(name: str) -> None:
+def test_a_nonzero_bias_would_be_detected(name: str) -> None:
     """Negative control."""
     program = random_program(plain_spec())
     slot = f"layers.1.{name}.bias"

@@ -454,7 +454,7 @@ def test_given_passes_run_in_order_with_nothing_added() -> None:
         run_passes(program, passes[1:])
 
 
-def test_a_plan_of_nothing() -> None:
+def test_an_empty_plan() -> None:
     program = random_program(plain_spec())
     plan = to_llama(program)
     assert plan.steps == ()

@@ -106,7 +106,7 @@ def test_attention_with_fewer_key_value_heads() -> None:
     assert error(after, PROGRAM) > 1e3 * TOLERANCE
 
 
-def test_a_branch_is_put_where_none_was() -> None:
+def test_an_absent_branch_is_replaced() -> None:
     bare = random_program(with_layer(rms_spec(), 1, mlp=None, mlp_norm=None))
     full = random_program(rms_spec())
     own = {n.removeprefix("layers.1."): t for n, t in full.weights.items() if n.startswith("layers.1.mlp")}

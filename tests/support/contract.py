@@ -131,7 +131,7 @@ class FamilyContract(ConversionContract, ExpansionContract):
         spec = replace(program.spec, final_norm=replace(program.spec.final_norm, eps=0.125))
         assert any(violation.path.endswith("eps") for violation in self.family.violations(spec))
 
-    def test_tensors_come_back_to_the_byte(self, program: Program, directory: Path) -> None:
+    def test_tensors_round_trip_to_the_byte(self, program: Program, directory: Path) -> None:
         stored = load_file(directory / "model.safetensors")
         written = self.family.write(program)
         assert sorted(written) == sorted(stored)
@@ -146,7 +146,7 @@ class FamilyContract(ConversionContract, ExpansionContract):
         assert dict(self.family.write(program)) == dict(checkpoint.tensors)
         assert all(isinstance(lazy, Stored) for lazy in self.family.write(program).values())
 
-    def test_tensors_in_memory_come_back_too(self, program: Program) -> None:
+    def test_tensors_in_memory_round_trip_too(self, program: Program) -> None:
         """Written from values instead of files, and read again."""
         given = {name: InMemory(lazy.shape, lazy.dtype, lazy.read()) for name, lazy in program.weights.items()}
         tensors = self.family.write(Program(program.spec, given))

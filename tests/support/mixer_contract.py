@@ -179,7 +179,7 @@ class MixerContract(ABC):
         for key, value in found.items():
             assert distance(value, wanted[key]) < EXACT, key
 
-    def test_a_position_off_by_one_shows(self, name: str) -> None:
+    def test_a_position_off_by_one_is_detected(self, name: str) -> None:
         run, x_BTD = MixerRun(self.module(name)), self.sequence()
         found = in_pieces(replace(run, fault=_late), x_BTD, [4, 7])
         assert (distance(found, run(x_BTD)) > 1e-3) == (name in self.sees_positions)

@@ -101,7 +101,7 @@ def test_rows_of_a_file(old: Path, tmp_path: Path) -> None:
             growth(old, new, str(file))
 
 
-def test_rows_that_are_none(old: Path, tmp_path: Path) -> None:
+def test_invalid_rows_are_refused(old: Path, tmp_path: Path) -> None:
     new = grown(tmp_path / "new", {"th": 259})
     (tmp_path / "damaged").write_text("no tensors")
     for rows in ("median", str(tmp_path / "damaged")):

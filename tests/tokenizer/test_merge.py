@@ -89,7 +89,7 @@ def _bytes(piece: str) -> bytes:
 
 
 @given(words=TEXTS)
-def test_a_text_comes_back_and_is_cut_as_before_without_new_pieces(merged: Merged, words: list[str]) -> None:
+def test_a_text_round_trips_and_is_cut_as_before_without_new_pieces(merged: Merged, words: list[str]) -> None:
     text = "".join(words)
     old, new = merged.ids(text)
     assert inside(merged.after.directory).decode(new, skip_special_tokens=False) == inside(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("kind", [BYTE_LEVEL, CHARACTERS])
-def test_any_text_comes_back(kind: str, tmp_path: Path) -> None:
+def test_any_text_round_trips(kind: str, tmp_path: Path) -> None:
     done = kept.train_tokenizer([corpus(tmp_path, KOREAN)], tmp_path / "out", vocab_size=340, kind=kind)
     reader = TokenizerReader(done.path)
     for text in (KOREAN, ENGLISH, "漢字 and \U0001f600\n\n  two  spaces", "<0x41>"):
@@ -90,7 +90,7 @@ def test_what_is_refused(options: dict[str, Any], line: str, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
 
 
-def test_a_text_of_nothing(tmp_path: Path) -> None:
+def test_an_empty_text(tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("")
     with pytest.raises(InputError, match=r"the text has pieces for 259 tokens; give more text$"):

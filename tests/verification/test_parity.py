@@ -108,7 +108,7 @@ def test_dtypes_show_as_noise(program: Program) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["embedding.weight", "layers.2.mixer.o.weight", "head.weight"])
-def test_a_weight_that_is_no_number_shows(program: Program, name: str, value: float) -> None:
+def test_a_weight_that_is_nan_shows(program: Program, name: str, value: float) -> None:
     found = parity(program, scaled(program, name, value))
     assert not math.isfinite(found.max_logit_error)
     assert not math.isfinite(found.kl)

@@ -90,7 +90,7 @@ def test_a_text_too_short(directory: Path, text: Path, content: str) -> None:
         sample(directory, VOCABULARY, 128, 512, text)
 
 
-def test_a_text_that_is_not_there(directory: Path) -> None:
+def test_a_text_that_does_not_exist(directory: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.txt: cannot be read \(No such file"):
         sample(directory, VOCABULARY, 128, 512, directory / "gone.txt")
 
@@ -116,7 +116,7 @@ def test_a_tokenizer_of_another_model(directory: Path) -> None:
         sample(directory, 97, 128, 512)
 
 
-def test_a_tokenizer_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_tokenizer_is_refused(tmp_path: Path) -> None:
     for content in ("{", "{}", "[]"):
         (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
         with pytest.raises(CheckpointError, match=r"tokenizer\.json: is not a tokenizer \("):

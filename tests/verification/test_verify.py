@@ -134,7 +134,7 @@ def test_a_change_too_small_to_measure_is_found_by_the_record(pair: Pair, tmp_pa
     assert found.altered == ("model.safetensors",)
 
 
-def test_what_has_no_record_or_little_text_says_so(pair: Pair, tmp_path: Path) -> None:
+def test_what_has_no_record_or_little_text_states_it(pair: Pair, tmp_path: Path) -> None:
     bare = pair.copy(tmp_path / "out")
     (bare / "kept.json").unlink()
     found = kept.verify(pair.source, bare, tokens=100_000, streamed=True)
@@ -143,7 +143,7 @@ def test_what_has_no_record_or_little_text_says_so(pair: Pair, tmp_path: Path) -
     assert any("of 100000 tokens" in note for note in found.notes)
 
 
-def test_a_weight_that_is_no_number(pair: Pair, tmp_path: Path) -> None:
+def test_a_weight_that_is_nan(pair: Pair, tmp_path: Path) -> None:
     broken = edit(pair.copy(tmp_path / "out"), "model.layers.1.mlp.up_proj.weight", lambda w: w * math.nan)
     assert kept.verify(pair.source, broken, tokens=32).failure == "the output's logits are not finite"
 
@@ -156,12 +156,12 @@ def test_the_file_is_judged_not_the_plan(pair: Pair, tmp_path: Path) -> None:
     assert found.failure is not None
 
 
-def test_a_changed_source_is_noticed(pair: Pair, tmp_path: Path) -> None:
+def test_a_changed_source_is_detected(pair: Pair, tmp_path: Path) -> None:
     other = write_readable(tmp_path / "orion", "orion", seed=1)
     assert kept.verify(other, pair.out, tokens=32).failure is not None
 
 
-def test_a_config_that_says_something_else(pair: Pair, tmp_path: Path) -> None:
+def test_a_config_that_states_something_else(pair: Pair, tmp_path: Path) -> None:
     out = pair.copy(tmp_path / "out")
     change_json(out / "config.json", rms_norm_eps=1e-5)
     assert kept.verify(pair.source, out, tokens=64).failure is not None
@@ -297,7 +297,7 @@ def test_approximate_is_a_bound_on_the_divergence() -> None:
     assert judged(Promise.APPROXIMATE, None, far) == "KL is 0.101 nats per token, above 0.1"
 
 
-def test_lossy_is_measured_and_not_gated_unless_it_is_no_number() -> None:
+def test_a_lossy_conversion_fails_only_if_the_logits_are_nan() -> None:
     far = replace(NOISE, kl=5.0, mean_logit_error=9.0)
     assert judged(Promise.LOSSY, None, far) is None
     assert judged(Promise.LOSSY, None, replace(far, kl=math.nan)) == "the output's logits are not finite"

@@ -122,7 +122,7 @@ def test_what_is_learned_is_what_follows_the_prompt(folder: Path, name: str) -> 
     assert {"chatml": "five<|im_end|>\n", "inst": " five </s>", "headers": "five</s>"}[name] in whole
 
 
-def test_every_answer_of_a_conversation_is_learned(folder: Path) -> None:
+def test_every_answer_of_a_conversation_is_trained(folder: Path) -> None:
     tokens = read(folder, CHATML, TALKS[3])
     assert TokenizerReader(folder).decode(learned(tokens, 0)) == "upon\ntime\nwas\n"
     ends = learned(tokens, 0).count(4)
@@ -222,7 +222,7 @@ def test_marked_answers_of_any_conversation(folder: Path, text: str) -> None:
     assert (number, tokens.skipped) == (len(tokens.table), len(rows) - number)
 
 
-def test_a_date_is_told_as_it_is_given(folder: Path) -> None:
+def test_the_given_date_is_rendered(folder: Path) -> None:
     talks = talks_of(folder, DATED, date="2024-02-29")
     assert "Today is February 29, 2024." in talks.read({"messages": TALKS[0]}).text
     assert talks.template.dated
@@ -245,7 +245,7 @@ AGAIN: list[dict[str, Any]] = [*talk("Hi", "BAD", "again", "good")]
 @pytest.mark.parametrize(
     ("first", "second", "wanted"), [(0, 1, "good"), (1, 0, "BAD"), (True, False, "BAD"), (0.0, 1.0, "good")]
 )
-def test_an_answer_says_whether_it_is_learned(
+def test_an_answer_may_be_excluded_from_training(
     folder: Path, key: str, text: str, first: object, second: object, wanted: str
 ) -> None:
     said = [AGAIN[0], {**AGAIN[1], key: first}, {**AGAIN[2], key: 0}, {**AGAIN[3], key: second}]
@@ -259,7 +259,7 @@ def test_what_is_not_learned_may_be_rewritten(folder: Path) -> None:
     assert TokenizerReader(folder).decode(learned(read(folder, REWRITING, said), 0)) == "good"
 
 
-def test_conversations_of_which_nothing_is_learned_are_left_out(folder: Path) -> None:
+def test_conversations_without_trained_tokens_are_skipped(folder: Path) -> None:
     silent = [{**message, "train": False} for message in AGAIN]
     tokens = read(folder, CHATML, silent, AGAIN)
     assert (len(tokens.table), tokens.skipped) == (1, 1)
@@ -356,7 +356,7 @@ def said_with(**keys: object) -> dict[str, Any]:
         ({"messages": [{"role": "system", "content": "x"}]}, "its chat template fails (no system here)"),
     ],
 )
-def test_a_conversation_that_is_none(folder: Path, line: Any, words: str) -> None:
+def test_an_invalid_conversation_is_refused(folder: Path, line: Any, words: str) -> None:
     said = refusal(folder, INST, {"messages": TALKS[0]}, line)
     assert said.startswith("talks.jsonl: line 2")
     assert words in said
@@ -428,7 +428,7 @@ def test_rows_hold_whole_conversations() -> None:
 
 
 @given(lengths, st.integers(2, 40))
-def test_nothing_is_torn_lost_or_told_twice(sizes: list[int], length: int) -> None:
+def test_no_message_is_torn_lost_or_repeated(sizes: list[int], length: int) -> None:
     cut = RowLayout(conversations(sizes), np.arange(len(sizes)), length)
     spans = [span for at in range(len(cut)) for span in cut.row(at)]
     assert sorted(span.document for span in spans) == list(range(len(sizes)))

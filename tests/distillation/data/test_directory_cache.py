@@ -90,7 +90,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert not (tmp_path / "key").exists()
 
 
-def test_a_place_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file/root: the cache cannot be written"):
         cached(tmp_path / "file" / "root", "key", build)

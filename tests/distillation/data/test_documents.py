@@ -123,7 +123,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert [(d.text, d.place) for d in read(file)] == [("one", 1), ("three\n", 3)]
 
 
-def test_a_parquet_column_that_is_not_there(tmp_path: Path) -> None:
+def test_a_parquet_column_that_does_not_exist(tmp_path: Path) -> None:
     file = write_table(tmp_path / "a.parquet", n=[1], body=["one"])
     assert texts(file, field="body") == ["one"]
     with pytest.raises(InputError, match=r"a\.parquet: has no column 'text', only n, body"):
@@ -325,7 +325,7 @@ def test_a_suffix_that_is_unknown(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone: does not exist"):
         read(tmp_path / "gone")
 

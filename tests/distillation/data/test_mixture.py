@@ -72,7 +72,7 @@ def test_weights_are_parsed_exactly() -> None:
         ("english=-1", "make it positive"),
     ],
 )
-def test_weights_that_are_none(text: str, said: str) -> None:
+def test_invalid_weights_are_refused(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         parse_weights(text)
 
@@ -174,7 +174,7 @@ def test_the_first_held_out_documents_are_a_sample() -> None:
     assert abs(np.mean(held[:100]) - 1000) < 300, "from all over the source"
 
 
-def test_documents_of_one_token_teach_nothing() -> None:
+def test_documents_of_one_token_are_not_trained_on() -> None:
     mixture = Mixture({"a": tokens_of([1, 5, 1, 5, 5])}, hold_out=1)
     assert sorted([*mixture.train[0], *mixture.held[0]]) == [1, 3, 4]
     with pytest.raises(InputError, match="a: no document is 2 tokens long"):
@@ -191,6 +191,6 @@ def test_something_is_left_to_train_on(documents: int, hold_out: float) -> None:
 
 
 @pytest.mark.parametrize("hold_out", [-0.1, 1.5, float("nan"), float("inf")])
-def test_a_share_that_is_none(hold_out: float) -> None:
+def test_an_invalid_share_is_refused(hold_out: float) -> None:
     with pytest.raises(InputError, match="held out: is"):
         Mixture({"a": tokens_of([3, 3])}, hold_out=hold_out)

@@ -93,7 +93,9 @@ def test_seeds_and_temperatures_have_texts_of_their_own(model: Model, tmp_path: 
     assert len([entry for entry in tmp_path.iterdir() if entry.is_dir()]) == 6
 
 
-def test_an_interrupted_run_goes_on_where_it_was(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_continues_where_it_stopped(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = texts(sampled(speaker(model), TEACHER, SAMPLING, tmp_path / "whole"))
     made: list[int] = []
 

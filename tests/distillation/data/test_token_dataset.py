@@ -180,7 +180,7 @@ def test_a_directory_without_a_tokenizer(source: TextSource, tmp_path: Path) -> 
         tokenise(source, TokenizerReader(tmp_path), tmp_path / "cache")
 
 
-def test_a_tokenizer_that_is_none(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
+def test_an_invalid_tokenizer_is_refused(reader: TokenizerReader, source: TextSource, tmp_path: Path) -> None:
     (reader.directory / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="is not a tokenizer"):
         tokenise(source, TokenizerReader(reader.directory), tmp_path / "cache")

@@ -79,7 +79,7 @@ def test_what_the_compiler_makes_is_the_same() -> None:
     assert not counters["graph_break"]
 
 
-def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_one_line_states_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match=r"compile: needs a C\+\+ compiler, and there is no no-such-compiler"):
         load_backbone(random_program(layer_spec()), torch.float32, HERE, compiled=True)

@@ -142,7 +142,7 @@ def test_what_cannot_be_done_is_said(
         heal(settings(pair, corpus, tmp_path / "out", train="lora"))
 
 
-def test_nothing_but_what_learns_is_in_a_checkpoint(
+def test_a_checkpoint_has_only_trainable_parameters(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []

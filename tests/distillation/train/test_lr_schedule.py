@@ -22,7 +22,7 @@ def test_it_rises_once_and_never_again(kind: Schedule, total: int, warmup: int) 
     assert way[warmup:] == sorted(way[warmup:], reverse=True)
 
 
-def test_a_cosine_is_half_way_down_in_the_middle_and_ends_at_its_floor() -> None:
+def test_a_cosine_schedule_is_at_half_in_the_middle_and_ends_at_its_minimum() -> None:
     assert lr_factor(10, 110, 10, "cosine") == 1
     assert lr_factor(60, 110, 10, "cosine") == pytest.approx((1 + FLOOR) / 2)
     assert lr_factor(110, 110, 10, "cosine") == pytest.approx(FLOOR)

@@ -75,7 +75,7 @@ def test_so_it_is_where_it_only_shows_later(
         heal(settings(pair, corpus, tmp_path / "out"))
 
 
-def test_a_student_that_is_not_finite_before_it_learns_is_named(
+def test_a_student_that_is_not_finite_before_training_is_named(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
     student = ruined(write_readable(tmp_path / "student", "orion"), "embed_tokens.weight", math.inf)

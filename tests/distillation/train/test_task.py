@@ -117,7 +117,7 @@ def trained(folder: Path, layers: Mapping[str, int], **options: Any) -> Mapping[
         return made.run()
 
 
-def test_each_group_learns_as_if_alone(tmp_path: Path) -> None:
+def test_each_parameter_group_is_trained_as_if_alone(tmp_path: Path) -> None:
     """Bit for bit, from one pass of the teacher a batch."""
     with trainer(tmp_path / "both", {"first": 0, "second": 1}) as both:
         together = both.run()
@@ -131,7 +131,7 @@ def test_each_group_learns_as_if_alone(tmp_path: Path) -> None:
         assert torch.equal(alone.best[f"{name}.weight"], together[name].best[f"{name}.weight"])
 
 
-def test_one_clip_for_both_changes_what_they_learn(tmp_path: Path) -> None:
+def test_one_clipping_norm_for_both_groups_changes_the_result(tmp_path: Path) -> None:
     """Negative control."""
     own = trained(tmp_path / "own", {"first": 0, "second": 1})
     shared = trained(tmp_path / "shared", {"first": 0, "second": 1}, shared=True)["all"]

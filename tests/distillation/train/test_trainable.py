@@ -90,7 +90,7 @@ def test_a_record_of_weights_that_are_no_names(names: object) -> None:
         trainable(random_program(rms_spec()), "new", {"new_layers": [1], "new_parameters": names})
 
 
-def test_only_the_chosen_learn_and_in_float32() -> None:
+def test_only_the_chosen_weights_are_trained_and_in_float32() -> None:
     program = random_program(layer_spec())
     model = Model.load(program, torch.bfloat16)
     chosen = trainable(program, "norms")

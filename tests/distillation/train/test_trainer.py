@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_norms_learn_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+def test_norms_are_trained_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     done = heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
     losses = [one.losses["loss"] for one in done.history]
     assert min(losses) < 0.7 * losses[0]
@@ -176,7 +176,7 @@ def test_a_spike_stops_the_run_with_its_documents(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gradient_that_is_no_number_is_not_taken(
+def test_a_nan_gradient_is_not_applied(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kept.distillation.train import task
@@ -221,7 +221,7 @@ def test_near_zero_a_loss_may_rise(
 
 
 @pytest.mark.parametrize("changes", [{}, {"save_every": 1, "eval_every": 1}])
-def test_held_out_losses_that_are_no_number_end_a_run(
+def test_nan_held_out_losses_end_a_run(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, int]
 ) -> None:
     given = settings(
@@ -354,7 +354,7 @@ def test_a_run_whose_settings_are_lost_says_what_to_do(
         heal(given)
 
 
-def test_a_run_that_never_began_is_in_nobody_s_way(
+def test_a_run_that_never_began_does_not_block_others(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = settings(pair, corpus, tmp_path / "out")
@@ -405,7 +405,7 @@ def test_what_cannot_be_done_is_said(
         ('{"words": "none"}\n', "lines.jsonl: line 1 has no field 'text'"),
     ],
 )
-def test_data_that_teach_nothing_are_refused(
+def test_data_without_trained_tokens_are_refused(
     pair: tuple[Path, Path], tmp_path: Path, content: str | None, said: str
 ) -> None:
     empty = tmp_path / "empty"
