@@ -101,7 +101,7 @@ class TeacherCache:
             if version == FORMAT:
                 return cls(path, about, _mapped_rows(path / ROWS, CacheShape.checked(about)))
         except (CheckpointError, OSError, ValueError, ArithmeticError) as error:
-            raise InputError(f"{path}: is no longer what was written ({error}); remove it") from None
+            raise InputError(f"{path}: was changed after it was written ({error}); remove it") from None
         raise InputError(f"{path}: is of format {version}, this version reads {FORMAT}; remove it")
 
     def packed_rows(self, mixture: Mixture) -> PackedRows:
