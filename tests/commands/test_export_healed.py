@@ -147,14 +147,12 @@ def test_texts_alone_leave_no_number_that_json_lacks(
     assert made.record["healed"]["held_out"][0]["agreement"] is None
     said, learned = " ".join(card(made.path).split()), made.best.losses["ce"]
     measured = f"cross-entropy was {made.history[0].losses['ce']:.4g} nats per token before, and is {learned:.4g}."
-    assert (
-        f"It learned from texts alone, so that there is no teacher to compare it with. Its held-out {measured}" in said
-    )
+    assert f"It was trained on texts alone, so there is no teacher to compare it with. Its held-out {measured}" in said
     assert "tokens took the held-out cross-entropy with the text from" in said
     assert re.search(r"448 of 134 K parameters; on: lines \(of [\d,]+ tokens; [\d,]+ more are held out\)\. Rows", said)
     assert "weighted sum" not in said
     page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
-    assert "promise lossy: learned from texts alone<" in page
+    assert "promise lossy: trained on texts alone<" in page
     assert "<dt>held-out cross-entropy with the text, nats per token</dt>" in page
     healed(made)
     assert [line for line in capsys.readouterr().out.splitlines() if " loss, nats" in line] == []

@@ -119,7 +119,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "7.3e-05 nats (KL)",
         "Healing on 204,800 tokens took the held-out KL from the teacher from 0.45 to 0.125.",
         "affine-tail an added layer holds the bias of the logits as a constant coordinate exact +1 +1,000,000",
-        "How near it is",
+        "Difference from the source",
         "Trained: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (of 220,000 tokens; 3,000 more",
         "are held out). Rows of 256 tokens, 16 a step; learning rate 0.001, cosine;",
         "KL from the teacher, nats per token 0.45 0.125",
@@ -197,7 +197,7 @@ def test_a_weaker_promise_of_an_earlier_step_is_in_the_headline(tmp_path: Path) 
     assert "no logit differs from its own source's by more than" in page
     assert "Nothing had to change in the last step" in page
     assert "1 first (orion): converted to llama (centre, affine-tail) exact" in page
-    assert "2 healed on english, py: norms learned, 204,800 tokens, from my-orion lossy" in page
+    assert "2 healed on english, py: norms trained, 204,800 tokens, from my-orion lossy" in page
     assert "3 my-orion (orion): nothing changed exact" in page
     odd = kept.report(write_output(tmp_path / "odd", history=[{"source": 3, "recipe": 1, "passes": 2}]))
     assert "since the first source: not known" in html_of(odd)
@@ -207,7 +207,7 @@ def test_a_healed_model_repeats_no_conversion(tmp_path: Path) -> None:
     once = {**RECORD, "promise": "lossy", "healed": HEALED}
     page = Structure(html_of(kept.report(write_output(tmp_path / "out", once, history=[once])))).text
     assert page.count("my-orion (orion): converted to llama") == 1
-    assert page.count("healed on english, py: norms learned") == 2
+    assert page.count("healed on english, py: norms trained") == 2
 
 
 def test_a_copy_says_that_nothing_had_to_change(tmp_path: Path) -> None:

@@ -147,9 +147,9 @@ class RecipeStep:
             return self.asked.measures.texts
         if not isinstance(self.asked, HealSettings):
             return {}
-        learned = {} if self.asked.data == (SELF,) else named_paths(self.asked.data)
+        trained = {} if self.asked.data == (SELF,) else named_paths(self.asked.data)
         return {
-            **learned,
+            **trained,
             **{f"eval_data {name}": path for name, path in named_paths(self.asked.eval_data, "eval_data").items()},
         }
 

@@ -64,7 +64,7 @@ def unmeasured(healed: HealedRecord) -> str:
     """Return why nothing was measured against a teacher, and what is known instead."""
     if healed.has_teacher:
         return "Nothing: no teacher of its width was at hand."
-    return f"It learned from texts alone, so that there is no teacher to compare it with.{_cross_entropy(healed)}"
+    return f"It was trained on texts alone, so there is no teacher to compare it with.{_cross_entropy(healed)}"
 
 
 def _cross_entropy(healed: HealedRecord) -> str:

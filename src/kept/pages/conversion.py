@@ -56,7 +56,7 @@ def passes(record: Record) -> Section | None:
     for when, size in (("before", record.before), ("after", record.after)):
         if size is not None:
             blocks.append(Code(f"The architecture {when}", "\n".join(size.description)))
-    return Section("passes", "What was done", tuple(blocks))
+    return Section("passes", "Passes", tuple(blocks))
 
 
 def _step(step: PassRecord) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def sizes(record: Record) -> Section | None:
     )
     before, after = (one.dtype for one in both)
     stored = f"Weights are in {after}" + ("." if before == after else f"; they were in {before}.")
-    return Section("sizes", "What it costs to run", (Changes(changes), Paragraph(stored)))
+    return Section("sizes", "Size and KV cache", (Changes(changes), Paragraph(stored)))
 
 
 def _kv_cache(before: Mapping[int, int], after: Mapping[int, int]) -> Iterator[Change]:
@@ -138,9 +138,9 @@ def history(record: Record) -> Section | None:
 
 
 def _unmeasured(record: Record) -> str:
-    """Return why nothing was measured: a model that learned from texts alone has no teacher to compare it with."""
+    """Return why nothing was measured: a model that was trained on texts alone has no teacher to compare it with."""
     alone = record.healed is not None and not record.healed.has_teacher
-    return "learned from texts alone" if alone else "not measured"
+    return "trained on texts alone" if alone else "not measured"
 
 
 def in_words(record: Record) -> list[str]:
@@ -210,7 +210,7 @@ def parity(record: Record) -> Section | None:
         _layers([(name, run) for _, name, run in runs]),
     ]
     blocks += [Notes(found.notes)] * bool(found.notes)
-    return Section("parity", "How near it is", tuple(blocks))
+    return Section("parity", "Difference from the source", tuple(blocks))
 
 
 def _measured(name: str, run: ParityRecord) -> tuple[str, ...]:

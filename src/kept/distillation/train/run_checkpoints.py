@@ -87,7 +87,7 @@ class RunCheckpoints:
         """
         self.settle()
         place = self.directory / f"step-{step:08}{PARTIAL}"
-        tensors = {**_learned(learning, optimiser), **self._share(rest.best)}
+        tensors = {**_trained(learning, optimiser), **self._share(rest.best)}
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         state = CheckpointFile(
             format=FORMAT,
@@ -188,7 +188,7 @@ def _given(tensor: Tensor) -> InMemory:
     return InMemory(tuple(tensor.shape), "F32", tensor)
 
 
-def _learned(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict[str, Tensor]:
+def _trained(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict[str, Tensor]:
     """Return this rank's rows of the trainable parameters and, after the first update, of their AdamW moments."""
     out: dict[str, Tensor] = {}
     for name, parameter in learning.items():
