@@ -456,7 +456,7 @@ def test_the_mask_is_one_where_the_next_id_is_the_assistant_s() -> None:
             wanted = place < last and ((place + 1) % 3 == 2 or place + 1 == last)
             assert masks[at] == wanted
             assert not wanted or targets[at] == tokens[at] + 1
-    learned = stream.mixture.tokens[0].learned
+    learned = stream.mixture.tokens[0].assistant_mask
     assert learned is not None
     assert stream.counts["a"] == {
         "documents": 3,
