@@ -111,7 +111,7 @@ def test_a_full_recipe(file: Path) -> None:
 
         [[passes]]
         name = "fill-biases"
-        biases = ["mixer.o", "mlp.down"]
+        biases = ["attention.o", "dense.down"]
 
         [[passes]]
         name = "centre"
@@ -129,7 +129,7 @@ def test_a_full_recipe(file: Path) -> None:
         max_shard_size="500MB",
         text="my.txt",
         verify_tokens=128,
-        passes=(LimitContext(32), LayerNormToRms("opm-centred"), FillBiases(("mixer.o", "mlp.down")), Centre()),
+        passes=(LimitContext(32), LayerNormToRms("opm-centred"), FillBiases(("attention.o", "dense.down")), Centre()),
     )
 
 
@@ -284,7 +284,7 @@ def made_passes() -> st.SearchStrategy[Pass]:
         st.builds(LayerNormToRms, st.sampled_from(MODES)),
         st.builds(ExpandBlocks, st.integers(1, 4), st.integers(1, 4), st.sampled_from(get_args(Placement))),
         st.builds(ExpandBlocks, at=st.sets(st.integers(0, 9), min_size=1).map(lambda found: tuple(sorted(found)))),
-        st.builds(FillBiases, st.sampled_from([(), ("mixer.o",), ("mlp.up", "mlp.down")])),
+        st.builds(FillBiases, st.sampled_from([(), ("attention.o",), ("dense.up", "dense.down")])),
     )
 
 
@@ -308,7 +308,7 @@ def test_a_recipe_is_what_its_table_says(recipe: Recipe) -> None:
 
 
 def test_the_table_says_the_choices_and_what_is_no_default() -> None:
-    recipe = Recipe("a", "b", dtype="float32", passes=(FillBiases(("mixer.o",)), LayerNormToRms("opm")))
+    recipe = Recipe("a", "b", dtype="float32", passes=(FillBiases(("attention.o",)), LayerNormToRms("opm")))
     assert recipe.to_dict() == {
         "source": "a",
         "out": "b",
@@ -318,7 +318,7 @@ def test_the_table_says_the_choices_and_what_is_no_default() -> None:
         "rope": "llama3",
         "dtype": "float32",
         "passes": [
-            {"name": "fill-biases", "biases": ["mixer.o"]},
+            {"name": "fill-biases", "biases": ["attention.o"]},
             {"name": "layernorm-to-rmsnorm", "mode": "opm"},
         ],
     }
@@ -330,7 +330,7 @@ def test_every_pass_can_be_named_in_a_recipe() -> None:
         "drop-layers": {"layers": [1, 2]},
         "expand-blocks": {"at": [1, 2]},
         "expand-vocab": {"tokenizer": "out/merged"},
-        "fill-biases": {"biases": ["mixer.o"]},
+        "fill-biases": {"biases": ["attention.o"]},
         "limit-context": {"tokens": 4},
     }
     for name, kind in PASSES.items():

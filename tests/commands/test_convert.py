@@ -191,7 +191,7 @@ def test_the_record_has_every_pass_with_promise_and_cost(done: Conversion) -> No
         ("fill-biases", "exact", 0),
     ]
     assert record["passes"][1]["options"] == {"mode": "exact"}
-    assert record["passes"][-1]["options"] == {"biases": ["mixer.o", "mlp.down"]}
+    assert record["passes"][-1]["options"] == {"biases": ["attention.o", "dense.down"]}
 
 
 def test_the_record_names_what_is_new(done: Conversion, readable: Path) -> None:

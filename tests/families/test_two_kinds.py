@@ -22,11 +22,12 @@ from kept.families.layout import Transposed
 from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
 from kept.families.paths import LAYER, layer_values
 from kept.families.table import Family
-from kept.ir.facts import PerLayer, facts, parts
-from kept.ir.spec import Attention, Cost, Layer, Mixer, StatePart
+from kept.ir.facts import PerLayer, Violation, facts
+from kept.ir.spec import OPERATIONS, Attention, Cost, Layer, Mixer, StatePart
 from kept.ir.spec.slot import Slot, Space, linear_slots
 from kept.ir.tensors import Stored
 from support.models import strong
+from support.specs import with_layer
 from support.tiny import SIZES
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from kept.families.config import Config
     from kept.ir.facts import Facts
-    from kept.ir.spec import Norm, Rope
+    from kept.ir.spec import Norm, Rope, Spec
     from kept.ir.tensors import Lazy
 
 
@@ -72,8 +73,11 @@ class ToyMixer(Mixer):
     def with_norms(self, change: Callable[[Norm], Norm]) -> Self:  # noqa: ARG002 - there is none
         return self
 
-    def with_reader_biases(self) -> Self:
-        raise NotImplementedError
+    def with_reader_biases(self) -> None:
+        return None
+
+    def describe(self) -> str:
+        return f"toy of {self.size} channels"
 
     def state(self) -> tuple[StatePart, ...]:
         return (StatePart(fixed=self.size * self.taps),)
@@ -139,11 +143,8 @@ WIDTH, CHANNELS = SIZES["hidden_size"], SIZES["intermediate_size"]
 
 
 @pytest.fixture(autouse=True)
-def toy_kind() -> Iterator[None]:
-    """The kinds of a part are looked up once in a process: before this class existed, perhaps."""
-    parts.cache_clear()
-    yield
-    parts.cache_clear()
+def toy_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPERATIONS, ToyMixer.KIND, ToyMixer)
 
 
 def shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -227,5 +228,38 @@ def test_entries_without_their_kind_do_not_apply(stored: Mapping[str, Lazy]) -> 
         replace(FAMILY, entries=entries).read(CONFIG, stored)
 
 
-def test_a_family_without_the_kind_states_it() -> None:
-    assert any(v.path == f"{LAYER}mixer" for v in FAMILIES["llama"].violations(FAMILY.read_config(CONFIG)))
+LLAMA = FAMILIES["llama"]
+
+
+def of_kinds(*kinds: str) -> Spec:
+    return FAMILY.read_config({**CONFIG, "kinds": [*kinds]})
+
+
+def test_a_kind_that_some_layers_have_names_the_first() -> None:
+    (found,) = LLAMA.violations(of_kinds("attention", "toy", "toy"))
+    assert found == Violation(f"{LAYER}mixer", "toy", "attention", 1)
+
+
+def test_a_kind_that_all_layers_have_is_one_violation() -> None:
+    """The target's items have no values to write; the kinds are compared before."""
+    (found,) = LLAMA.violations(of_kinds("toy", "toy", "toy"))
+    assert found == Violation(f"{LAYER}mixer", "toy", "attention")
+    assert str(found) == "every layer's mixer is toy, the target has attention"
+
+
+def test_a_target_of_another_kind_names_its_own() -> None:
+    """The direction of a conversion into the kind: the planner's rules see what the target needs."""
+    only_toys = replace(FAMILY, entries=tuple(one for one in FAMILY.entries if ".attention." not in one.slot))
+    (found,) = only_toys.violations(of_kinds("attention", "attention", "attention"))
+    assert found == Violation(f"{LAYER}mixer", "attention", "toy")
+
+
+@pytest.mark.parametrize("branch", ["mixer", "mlp"])
+def test_an_absent_branch_is_one_violation(branch: str) -> None:
+    spec = of_kinds("attention", "attention", "attention")
+    for i in range(spec.depth):
+        spec = with_layer(spec, i, **{branch: None, f"{branch}_norm": None})
+    needs = "attention" if branch == "mixer" else "dense"
+    assert LLAMA.violations(spec) == [Violation(f"{LAYER}{branch}", None, needs)]
+    other = replace(LLAMA, optional=frozenset((branch,)))  # type: ignore[arg-type] # a name of a branch
+    assert not any(violation.path == f"{LAYER}{branch}" for violation in other.violations(spec))

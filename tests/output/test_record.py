@@ -67,12 +67,12 @@ def front(text: str) -> Any:
 
 
 def test_a_record_is_plain_data(source: LoadedModel) -> None:
-    recipe, plan = planned(source, passes=(FillBiases(("mixer.o",)),), norm="opm-centred")
+    recipe, plan = planned(source, passes=(FillBiases(("attention.o",)),), norm="opm-centred")
     table = conversion_record(source, recipe, plan, HASHES, FOUND).table()
     assert json.loads(json.dumps(table)) == table
     assert table["source"] == {"name": "my-orion", "family": "orion", "files": {"model.safetensors": "aa"}}
     assert table["files"] == {"model.safetensors": "bb"}
-    assert table["passes"][0]["options"] == {"biases": ["mixer.o"]}
+    assert table["passes"][0]["options"] == {"biases": ["attention.o"]}
     assert table["promise"] == "lossy"
 
 

@@ -18,7 +18,7 @@ from kept.passes.drop_layers import DropLayers
 from kept.passes.drop_window import DropWindow, LimitContext
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
-from kept.passes.fill_biases import PROJECTIONS, FillBiases
+from kept.passes.fill_biases import FillBiases, projections
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.fold_norm_bias import FoldNormBias
@@ -95,7 +95,7 @@ CASES: dict[str, tuple[ir.Spec, tuple[Pass, ...]]] = {
             LayerNormToRms(),
             FoldNormBias(),
             AffineTail(),
-            FillBiases(PROJECTIONS),
+            FillBiases(projections()),
             FuseProjections(),
             ExpandBlocks(at=(2, 4)),
             DropLayers((2,), silent=(2,)),
@@ -143,7 +143,7 @@ OF_ATTENTION: tuple[Pass, ...] = (
     SplitProjections(),
     DropWindow(),
     FullRotary(),
-    FillBiases(PROJECTIONS),
+    FillBiases(projections()),
     RepeatKeyValueHeads(4),
 )
 

@@ -21,7 +21,7 @@ from kept.passes.drop_layers import DropLayers
 from kept.passes.drop_window import DropWindow, LimitContext
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
-from kept.passes.fill_biases import PROJECTIONS, FillBiases
+from kept.passes.fill_biases import FillBiases, projections
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.fold_norm_bias import FoldNormBias
@@ -67,7 +67,7 @@ EXACT: tuple[Pass, ...] = (
     Centre(),
     DropWindow(),
     ExpandBlocks(at=(1,)),
-    FillBiases(PROJECTIONS),
+    FillBiases(projections()),
     FoldHeadNorm(),
     FoldMultipliers(),
     FoldNormBias(),
@@ -224,8 +224,8 @@ def test_a_broken_pass_in_a_sequence_would_show() -> None:
     """Negative control: centring forced on an RMSNorm model, between two passes that are right."""
     program = random_program(rms_spec(PARTIAL))
     turned = FullRotary()(program)
-    assert error(FillBiases(PROJECTIONS)(turned), program) < TOLERANCE
-    assert error(FillBiases(PROJECTIONS)(Centre().run(turned)), program) > 1e3 * TOLERANCE
+    assert error(FillBiases(projections())(turned), program) < TOLERANCE
+    assert error(FillBiases(projections())(Centre().run(turned)), program) > 1e3 * TOLERANCE
 
 
 GROWS = ExpandBlocks.name

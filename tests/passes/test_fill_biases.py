@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kept.passes.fill_biases import PROJECTIONS, FillBiases
+from kept.passes.fill_biases import FillBiases, projections
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections
 from support.logits import random_program
@@ -35,6 +35,9 @@ from support.specs import plain_spec, specs, with_layer, with_mixer, with_mlp
 if TYPE_CHECKING:
     from kept.ir import spec as ir
 
+PROJECTIONS = projections()
+SLOTS = {name: name.replace("attention", "mixer").replace("dense", "mlp") for name in PROJECTIONS}
+
 SOME = with_layer(rms_spec(), 1, mixer=replace(MIXER, o_bias=False))
 
 
@@ -54,8 +57,8 @@ class TestFillBiases(TargetPassContract):
 def test_one_bias_in_every_layer(name: str) -> None:
     program = random_program(plain_spec())
     filled = keeps(FillBiases((name,)), program)
-    assert rewritten(program, filled) == {f"layers.{i}.{name}.bias" for i in range(2)}
-    assert not value(filled, f"layers.0.{name}.bias").any()
+    assert rewritten(program, filled) == {f"layers.{i}.{SLOTS[name]}.bias" for i in range(2)}
+    assert not value(filled, f"layers.0.{SLOTS[name]}.bias").any()
 
 
 def test_zeros_have_the_dtype_of_the_program() -> None:
@@ -78,23 +81,26 @@ def test_any_model_that_is_split_and_gated(spec: ir.Spec, biases: set[str]) -> N
 def test_a_nonzero_bias_would_be_detected(name: str) -> None:
     """Negative control."""
     program = random_program(plain_spec())
-    slot = f"layers.1.{name}.bias"
+    slot = f"layers.1.{SLOTS[name]}.bias"
     filled = FillBiases((name,))(program)
     noise = torch.randn(filled.weights[slot].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert error(replaced(filled, {slot: 1e-3 * noise}), program) > 1e3 * TOLERANCE
 
 
 def test_a_name_that_is_no_projection_is_refused() -> None:
-    said = refusal(FillBiases(("mixer.o", "mixer.x")), random_program(plain_spec()))
-    assert said == f"fill-biases: biases: 'mixer.x' is not a projection; name some of {', '.join(PROJECTIONS)}"
+    said = refusal(FillBiases(("attention.o", "attention.x")), random_program(plain_spec()))
+    assert said == f"fill-biases: biases: 'attention.x' is not a projection; name some of {', '.join(PROJECTIONS)}"
 
 
-@pytest.mark.parametrize("name", ["mixer.q", "mixer.k", "mixer.v", "mlp.gate", "mlp.up"])
+@pytest.mark.parametrize("name", ["attention.q", "attention.k", "attention.v", "dense.gate", "dense.up"])
 def test_part_of_a_fused_bias_is_refused_and_the_branch_is_named(name: str) -> None:
     fused = with_layer(layer_spec(), 1, mixer=replace(MIXER, fused=True), mlp=replace(GATED, fused=True))
     said = refusal(FillBiases((name,)), unread(fused))
-    assert said == f"fill-biases: layers.1.{name.partition('.')[0]}: has fused projections; run split-projections first"
+    assert (
+        said
+        == f"fill-biases: layers.1.{SLOTS[name].partition('.')[0]}: has fused projections; run split-projections first"
+    )
 
 
 def test_other_biases_of_a_fused_model_can_be_filled() -> None:
-    keeps(FillBiases(("mixer.o", "mlp.down")), random_program(with_mixer(plain_spec(), fused=True)))
+    keeps(FillBiases(("attention.o", "dense.down")), random_program(with_mixer(plain_spec(), fused=True)))

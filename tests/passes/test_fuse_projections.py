@@ -41,7 +41,7 @@ class TestFuseProjections(TargetPassContract):
     target = GPT_NEOX
     served = layer_spec(MULTI_HEAD, PLAIN)
     refused = ((rms_spec(replace(MIXER, fused=True)), "layers: have fused projections; leave this pass out"),)
-    prepared_by = ((rms_spec(replace(MIXER, k_bias=False)), FillBiases(("mixer.k",))),)
+    prepared_by = ((rms_spec(replace(MIXER, k_bias=False)), FillBiases(("attention.k",))),)
 
 
 @given(specs(), st.booleans())

@@ -13,15 +13,18 @@ from kept.families import family_of
 from kept.families.llama import LLAMA
 from kept.families.mistral import MISTRAL
 from kept.ir import spec as ir
+from kept.ir.facts import Violation
 from kept.ir.promise import Promise
 from kept.ir.slots import readings
 from kept.ir.tensors import Stored, zeros
 from kept.nn import Model
 from kept.passes.centre import Centre
+from kept.passes.fill_biases import FillBiases
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.passes.legalize import legalise, run_passes, stand_ins
 from kept.passes.map_spec import map_layers
+from kept.passes.reasons import TargetRefusal
 from kept.passes.rules import Options
 from kept.passes.untie_head import UntieHead
 from support.logits import logits, program_of, random_program, some_tokens, stock, stock_logits, worst
@@ -43,6 +46,7 @@ from support.pass_helpers import (
     unread,
     value,
 )
+from support.running_mean import RunningMean
 from support.shared_data import DATA, needs_data
 from support.specs import attention_of, plain_spec, with_layer, with_mixer, with_mlp
 from support.tiny import ORION_CONFIG
@@ -481,3 +485,31 @@ def test_a_refusal_names_the_option_that_works(tmp_path: Path) -> None:
         assert legalise(orion, MISTRAL.violations, way, stand_ins(orion.spec)).promise is Promise.LOSSY
     with pytest.raises(Refusal, match=r"distil it into a fresh model of the target instead$"):
         legalise(gpt2, MISTRAL.violations, Options())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Violation("layers.*.mixer.attention.o_bias", found=False, needs=True),  # a pass runs and removes nothing
+        Violation("layers.*.mixer.latent.kv_norm.offset", 1.0, 0.0),  # a pass has nothing to change
+        Violation("layers.*.mixer.latent.rank", 4, 8),  # no pass
+    ],
+    ids=lambda violation: violation.path,
+)
+def test_a_violation_that_stays_is_refused(wrong: Violation) -> None:
+    """The planner says what the target cannot express, not which pass did not help."""
+    with pytest.raises(TargetRefusal) as caught:
+        legalise(random_program(rms_spec()), lambda _: [wrong], Options())
+    assert caught.value.violations == (wrong,)
+    assert str(caught.value).startswith(str(wrong))
+
+
+def test_biases_of_another_kind_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ir.OPERATIONS, RunningMean.KIND, RunningMean)
+    program = random_program(with_layer(rms_spec(), 1, mixer=RunningMean(6)))
+    wrong = Violation("layers.*.mixer.running_mean.value_bias", found=False, needs=True, layer=1)
+    plan = legalise(
+        program, lambda spec: [] if spec.layers[1].mixer == RunningMean(6, value_bias=True) else [wrong], Options()
+    )
+    assert [step.rewrite for step in plan.steps] == [FillBiases(("running_mean.value",))]
+    assert not plan.program.weights["layers.1.mixer.value.bias"].value().any()

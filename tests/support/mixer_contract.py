@@ -7,17 +7,18 @@ negative control: a module with one known fault does not have it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from kept.ir.spec import Norm
 from kept.nn.mixers import MIXERS, mixer_module
 from kept.nn.sequence import SequenceContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pytest
 
@@ -159,6 +160,12 @@ class MixerContract(ABC):
         shapes = {key: tuple(value.shape) for key, value in self.module(name).named_parameters()}
         assert shapes == {key: slot.shape for key, slot in spec.slots(WIDTH)}
 
+    def test_every_norm_inside_is_declared(self, name: str) -> None:
+        """Passes find and change the norms of an operation by `norms` and `with_norms` only."""
+        spec = self.cases[name]
+        assert {norm for _, norm, _ in spec.norms()} == {*_norms(spec)}
+        assert all(norm.eps == 7.0 for norm in _norms(spec.with_norms(lambda norm: replace(norm, eps=7.0))))
+
     def test_output_is_that_of_the_reference(self, name: str) -> None:
         module, x_BTD = self.module(name), self.sequence()
         found = MixerRun(module)(x_BTD)[0]
@@ -215,6 +222,15 @@ class MixerContract(ABC):
             run(piece, state, past)
             past += piece.shape[1]
             assert state.elements == 3 * sum(part.elements(past) for part in spec.state())
+
+
+def _norms(part: object) -> Iterator[Norm]:
+    """Every norm in the fields of a part and of its parts."""
+    if isinstance(part, Norm):
+        yield part
+    elif is_dataclass(part):
+        for one in fields(part):
+            yield from _norms(getattr(part, one.name))
 
 
 def results(run: MixerRun, how: Run, x_BTD: Tensor) -> dict[str, Tensor]:

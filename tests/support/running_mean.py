@@ -55,6 +55,9 @@ class RunningMean(Mixer):
     def with_reader_biases(self) -> Self:
         return type(self)(self.size, value_bias=True)
 
+    def describe(self) -> str:
+        return f"running mean of {self.size}"
+
     def cost(self, width: int, length: int) -> Cost:  # noqa: ARG002
         return Cost(4.0 * width * self.size)
 

@@ -12,7 +12,7 @@ from kept.families.lengths import published_rule
 from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
 from kept.families.paths import ATTENTION, layer_values
 from kept.families.table import Family
-from kept.ir.facts import PerLayer
+from kept.ir.facts import across
 
 if TYPE_CHECKING:
     from kept.families.config import Config
@@ -34,7 +34,7 @@ class KeyValueHeadsPerLayer:
         fits = isinstance(values, list) and len(values) == depth
         if not fits or not all(type(value) is int and value > 0 and heads % value == 0 for value in values):
             raise config.wrong(self.key, f"a list of {depth} divisors of the {heads} query heads")
-        return {self.path: values[0] if len(set(values)) == 1 else PerLayer(tuple(values))}
+        return {self.path: across(values)}
 
     def write(self, facts: Facts) -> dict[str, Any]:
         """Return the list."""

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from kept.errors import CheckpointError
 from kept.families.classes import check_classes, code_note
 from kept.families.config import Config
 from kept.families.head import HeadItem
 from kept.families.lengths import stock_rule
+from kept.families.paths import LAYER, layer_values
 from kept.families.published import check_unknown, unknown_note
 from kept.families.tensors import TensorTable
 from kept.families.unread import check_buffers, check_unread
-from kept.ir.facts import Facts, Violation, build_spec, differences, flatten
+from kept.ir.facts import Facts, Violation, across, build_spec, differences, flatten
 from kept.ir.facts import facts as facts_of
 from kept.ir.program import Program
+from kept.ir.spec.layer import BranchName
 from kept.ir.tensors import TORCH_NAMES
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class Family:
     - `items`: config keys, each after the items whose facts it needs. `aliases`: other names of config keys, mapped to
       the names that the items read.
     - `entries`: stored names of the slots. `ignored`: name patterns of stored tensors that are no weights.
+    - `optional`: branches that its configs can leave out of a layer.
     - `limits`: conditions on the spec that the transformers class checks on loading.
     - `stock`: transformers has a class for it. If not, keys that its own code does not read are refused or listed in a
       note (`families.published`).
@@ -72,6 +75,7 @@ class Family:
     items: tuple[Item, ...]
     entries: tuple[Entry, ...]
     ignored: tuple[str, ...] = ()
+    optional: frozenset[BranchName] = frozenset()
     limits: tuple[Callable[[Spec], Violation | None], ...] = ()
     stock: bool = True
     rule: Callable[[Spec], LengthRule | None] = stock_rule
@@ -132,7 +136,14 @@ class Family:
         return {**out, "torch_dtype": TORCH_NAMES[dtype], "dtype": TORCH_NAMES[dtype], "use_cache": True}
 
     def violations(self, spec: Spec) -> list[Violation]:
-        """Return what this family cannot express of the spec; empty if it can express all of it."""
+        """Return what this family cannot express of the spec; empty if it can express all of it.
+
+        The rest of the spec is compared only if the kinds of its operations can be expressed: facts of other kinds have
+        no place in the table.
+        """
+        other = [*self._other_kinds(spec)]
+        if other:
+            return other
         try:
             expressed = self.read_config(self.write_config(spec, "F32"))
         except CheckpointError as error:
@@ -156,6 +167,16 @@ class Family:
     def places(self, spec: Spec) -> dict[str, str]:
         """Return the slot that each tensor of a checkpoint holds, or holds a part of, by the tensor's name."""
         return self.tensors.slots_by_name(spec)
+
+    def _other_kinds(self, spec: Spec) -> Iterator[Violation]:
+        """Yield the branches of a kind that no entry names, or that are absent; the first kind named is needed."""
+        table = facts_of(spec)
+        for branch in get_args(BranchName):
+            path = f"{LAYER}{branch}"
+            known = self.tensors.kinds(branch) or (None,)
+            allowed = {*known, None} if branch in self.optional else {*known}
+            said = (kind if kind in allowed else known[0] for kind in layer_values(table, path))
+            yield from differences({path: table[path]}, {path: across(said)})
 
     def _renamed(self, config: Config) -> Config:
         """Return the config with aliases renamed. Raises CheckpointError if an alias and its key differ in value."""

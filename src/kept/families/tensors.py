@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kept.families.entries import Entry
     from kept.ir.program import Program
     from kept.ir.spec import Layer, Operation, Spec
+    from kept.ir.spec.layer import BranchName
     from kept.ir.tensors import Lazy
 
 IN_LAYER = re.compile(r"layers\.(?P<layer>\d+)\.(?P<name>.*)", re.DOTALL)
@@ -73,6 +74,12 @@ class TensorTable:
         """Return the slot that each stored tensor holds, or holds a part of, by the tensor's name."""
         shapes = {slot: self.stored_slot(slot, spec).stored_shapes(info.shape) for slot, info in slots(spec).items()}
         return {name: slot for slot, names in shapes.items() for name in names}
+
+    def kinds(self, branch: BranchName) -> tuple[str, ...]:
+        """Return the kinds of operation that the entries name for a branch, in their order."""
+        inside = f"layers.*.{branch}."
+        slots_of = (entry.slot.removeprefix(inside) for entry in self.entries if entry.slot.startswith(inside))
+        return tuple(dict.fromkeys(slot.partition(".")[0] for slot in slots_of))
 
     def name_of(self, slot: str) -> str:
         """Return the stored name of a slot outside the layers."""

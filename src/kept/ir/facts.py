@@ -10,14 +10,13 @@ from __future__ import annotations
 import typing
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
-from inspect import isabstract
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from kept.ir import spec as ir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 Facts = dict[str, Any]
 
@@ -48,9 +47,14 @@ def facts(spec: ir.Spec) -> Facts:
             out.update(flatten(field.name, getattr(spec, field.name)))
     layers = [flatten("layers.*", layer) for layer in spec.layers]
     for path in dict.fromkeys(path for layer in layers for path in layer):
-        values = tuple(layer.get(path, ABSENT) for layer in layers)
-        out[path] = values[0] if all(value == values[0] for value in values) else PerLayer(values)
+        out[path] = across(layer.get(path, ABSENT) for layer in layers)
     return out
+
+
+def across(values: Iterable[Any]) -> Any:  # noqa: ANN401 - facts hold any plain value
+    """Return the fact of these values, one a layer: one value if all layers share it."""
+    first, *rest = values
+    return first if all(value == first for value in rest) else PerLayer((first, *rest))
 
 
 def flatten(path: str, value: object) -> Facts:
@@ -106,9 +110,8 @@ def type_hints(part: type[Any]) -> dict[str, Any]:
     return get_type_hints(part, _NAMES)
 
 
-@cache
 def parts(hint: object) -> dict[str, type[Any]]:
-    """Return the dataclasses that a type stands for, by kind; those of an abstract class are its subclasses."""
+    """Return the dataclasses that a type stands for, by kind: of an operation's type those in `OPERATIONS`."""
     choices = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
     classes = [one for choice in choices if isinstance(choice, type) for one in _concrete(choice)]
     return {kind_of(one): one for one in classes}
@@ -117,8 +120,8 @@ def parts(hint: object) -> dict[str, type[Any]]:
 def _concrete(part: type[Any]) -> Iterator[type[Any]]:
     if is_dataclass(part):
         yield part
-    for one in part.__subclasses__() if isabstract(part) else ():
-        yield from _concrete(one)
+    elif issubclass(part, ir.Operation):
+        yield from (one for one in ir.OPERATIONS.values() if issubclass(one, part))
 
 
 def _value(hint: object, path: str, table: Facts) -> object:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from kept.ir.spec import Attention, Mlp
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kept.ir.spec import Head, Layer, Norm, Operation, Rope, Spec
+    from kept.ir.spec import Head, Layer, Norm, Spec
 
 
 def describe(spec: Spec) -> list[str]:
@@ -46,7 +44,7 @@ def _layer(layer: Layer) -> str:
     for branch in layer.branches:
         if branch.norm != before:
             parts.append(_norm(branch.norm))
-        parts.append(_operation(branch.op))
+        parts.append(branch.op.describe())
         before = branch.norm
     behind = next((branch.post_norm for branch in layer.branches if branch.post_norm is not None), None)
     if behind is not None:
@@ -58,48 +56,9 @@ def _layer(layer: Layer) -> str:
     return ", ".join(parts)
 
 
-def _operation(op: Operation) -> str:
-    match op:
-        case Attention():
-            return _attention(op)
-        case Mlp():
-            return _mlp(op)
-    raise NotImplementedError(op.KIND)
-
-
 def _norm(norm: Norm) -> str:
     name = {"layer": "LayerNorm", "rms": "RMSNorm", "none": "no norm"}[norm.kind]
     extras = [word for word, has in (("bias", norm.bias), ("no gain", not norm.gain and norm.kind != "none")) if has]
     if norm.offset:
         extras.append(f"gain + {norm.offset:g}")
     return f"{name}{' with ' + ', '.join(extras) if extras else ''}"
-
-
-def _attention(mixer: Attention) -> str:
-    shared = "" if mixer.kv_heads == mixer.heads else f" / {mixer.kv_heads} key-value"
-    parts = [f"attention {mixer.heads}{shared} heads x {mixer.head_dim}"]
-    biased = "".join(n for n in "qkvo" if getattr(mixer, f"{n}_bias"))
-    extras = (
-        (f"biases {biased}", bool(biased)),
-        ("fused qkv", mixer.fused),
-        (f"window {mixer.window}", mixer.window is not None),
-        ("query-key norm", mixer.qk_norm is not None),
-        (f"scale {mixer.scale:g}" if mixer.scale else "", mixer.scale is not None),
-        (f"scores capped at {mixer.softcap:g}" if mixer.softcap else "", mixer.softcap is not None),
-    )
-    parts += [word for word, has in extras if has]
-    parts.append("no rotation" if mixer.rope is None else _rope(mixer.rope, mixer.head_dim))
-    return " ".join(parts[:1]) + " (" + ", ".join(parts[1:]) + ")"
-
-
-def _rope(rope: Rope, head_dim: int) -> str:
-    turned = "" if rope.dims == head_dim else f" on {rope.dims} of {head_dim}"
-    scaling = "" if rope.scaling is None else f", {rope.scaling.KIND}"
-    return f"rope theta {rope.theta:g}{turned}{scaling}{', interleaved' if rope.interleaved else ''}"
-
-
-def _mlp(mlp: Mlp) -> str:
-    names = ("gate", "up", "down") if mlp.gated else ("up", "down")
-    biased = [n for n in names if getattr(mlp, f"{n}_bias")]
-    bias = f" (biases {' '.join(biased)})" if biased else ""
-    return f"{'gated' if mlp.gated else 'plain'} {mlp.activation} MLP {mlp.size}{bias}"

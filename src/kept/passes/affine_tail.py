@@ -11,7 +11,7 @@ from kept.ir.promise import Promise
 from kept.ir.slots import layer_slots
 from kept.ir.spec import Norm
 from kept.ir.tensors import Computed, Formula, Full, Lazy, zeros
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections
@@ -59,7 +59,7 @@ class AffineTail(Pass):
         """Require a centred stream, a final RMSNorm, an untied head with bias, d - 1 MLP channels, no float16."""
         spec = program.spec
         if not spec.head.bias:
-            return Obstacle("head", "has no bias", way_out="leave this pass out")
+            return Obstacle("head", "has no bias", way_out=UNNEEDED)
         if not spec.centred or spec.final_norm.kind != "rms":
             return Obstacle("final_norm", "is not an RMSNorm of a centred stream", way_out="use --final-bias drop")
         if spec.final_norm.bias or spec.final_norm.offset:
@@ -110,7 +110,7 @@ class DropHeadBias(Pass):
 
     def requires(self, program: Program) -> Obstacle | None:
         """Require a bias."""
-        return None if program.spec.head.bias else Obstacle("head", "has no bias", way_out="leave this pass out")
+        return None if program.spec.head.bias else Obstacle("head", "has no bias", way_out=UNNEEDED)
 
     def run(self, program: Program) -> Program:
         """Drop the bias."""

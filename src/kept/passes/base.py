@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from kept.ir.stream_map import StreamMap
 
 
+UNNEEDED = "leave this pass out"
+"""The way out if a pass has nothing to change."""
+
+
 @dataclass(frozen=True)
 class Obstacle:
     """Why a pass cannot run: the place, the reason, and the way out. `fix` is a pass that removes the obstacle."""

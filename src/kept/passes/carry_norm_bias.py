@@ -11,7 +11,7 @@ from kept.ir.promise import Promise
 from kept.ir.slots import readings
 from kept.ir.stream_map import StreamMap
 from kept.ir.tensors import Computed, Full, Lazy
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.map_spec import map_readers
@@ -67,7 +67,7 @@ class CarryNormBias(Pass):
         if not spec.centred or any(reading.value.kind != "rms" for reading in readings(spec)):
             return Obstacle("norms", "are not RMSNorms of a centred stream", way_out="run layernorm-to-rmsnorm first")
         if not any(reading.value.bias for reading in readings(spec)):
-            return Obstacle("norms", "have no bias", way_out="leave this pass out")
+            return Obstacle("norms", "have no bias", way_out=UNNEEDED)
         if spec.embedding_multiplier != 1:
             return Obstacle("embedding", "is multiplied when the model runs", FoldMultipliers())
         if spec.head.normalised:

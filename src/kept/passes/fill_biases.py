@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.slots import slots
-from kept.ir.spec import Attention, Mlp
+from kept.ir.spec import OPERATIONS, Attention, Mlp
 from kept.ir.tensors import zeros
 from kept.passes.base import Obstacle, Pass
 from kept.passes.map_spec import map_operations
@@ -17,12 +17,22 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Spec
 
-PROJECTIONS = ("mixer.q", "mixer.k", "mixer.v", "mixer.o", "mlp.gate", "mlp.up", "mlp.down")
+BIAS = "_bias"
+"""End of the name of a field that says whether a projection has a bias."""
+
+
+def projections() -> tuple[str, ...]:
+    """Return the projections that can have a bias, with the kind of their operation: `attention.o`, `dense.down`."""
+    named = ((kind, field.name) for kind, part in OPERATIONS.items() for field in fields(part))  # type: ignore[arg-type]
+    return tuple(f"{kind}.{name.removesuffix(BIAS)}" for kind, name in named if name.endswith(BIAS))
 
 
 @dataclass(frozen=True)
 class FillBiases(Pass):
-    """Projections named in `biases` (`mixer.o`, `mlp.down`, ...) get a zero bias in every layer. EXACT."""
+    """Projections named in `biases` get a zero bias in every layer. EXACT.
+
+    A name has the kind of operation and the projection: `attention.o`, `dense.down`.
+    """
 
     biases: tuple[str, ...]
 
@@ -31,18 +41,17 @@ class FillBiases(Pass):
 
     def requires(self, program: Program) -> Obstacle | None:
         """Require names of existing projections, split ones: a part of a fused bias cannot be added."""
-        unknown = next((name for name in self.biases if name not in PROJECTIONS), None)
+        known = projections()
+        unknown = next((name for name in self.biases if name not in known), None)
         if unknown is not None:
-            return Obstacle(
-                "biases", f"{unknown!r} is not a projection", way_out=f"name some of {', '.join(PROJECTIONS)}"
-            )
+            return Obstacle("biases", f"{unknown!r} is not a projection", way_out=f"name some of {', '.join(known)}")
         for at, attention in program.spec.operations(Attention):
-            if attention.fused and {"mixer.q", "mixer.k", "mixer.v"} & set(self.biases):
+            if attention.fused and {"attention.q", "attention.k", "attention.v"} & set(self.biases):
                 return Obstacle(at[:-1], "has fused projections", SplitProjections())
         for at, mlp in program.spec.operations(Mlp):
-            if mlp.fused and {"mlp.gate", "mlp.up"} & set(self.biases):
+            if mlp.fused and {"dense.gate", "dense.up"} & set(self.biases):
                 return Obstacle(at[:-1], "has fused projections", SplitProjections())
-            if not mlp.gated and "mlp.gate" in self.biases:
+            if not mlp.gated and "dense.gate" in self.biases:
                 return Obstacle(at[:-1], "has no gate", PlainToGated())
         return None
 
@@ -57,9 +66,8 @@ class FillBiases(Pass):
         return self._filled(spec) == spec
 
     def _filled(self, spec: Spec) -> Spec:
-        mixer, mlp = (self._flags(branch) for branch in ("mixer.", "mlp."))
-        spec = map_operations(spec, Attention, lambda one: replace(one, **mixer))  # type: ignore[arg-type] # its flags
-        return map_operations(spec, Mlp, lambda one: replace(one, **mlp))  # type: ignore[arg-type] # the same
-
-    def _flags(self, branch: str) -> dict[str, bool]:
-        return {f"{name.removeprefix(branch)}_bias": True for name in self.biases if name.startswith(branch)}
+        for name in self.biases:
+            kind, _, projection = name.partition(".")
+            flag = {f"{projection}{BIAS}": True}
+            spec = map_operations(spec, OPERATIONS[kind], lambda one, flag=flag: replace(one, **flag))  # type: ignore[misc]
+        return spec

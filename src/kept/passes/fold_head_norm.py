@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kept.passes.algebra import unit_rows
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.untie_head import UntieHead
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class FoldHeadNorm(Pass):
     def requires(self, program: Program) -> Obstacle | None:
         """Require an untied, normalised head."""
         if not program.spec.head.normalised:
-            return Obstacle("head", "is not normalised", way_out="leave this pass out")
+            return Obstacle("head", "is not normalised", way_out=UNNEEDED)
         if program.spec.head.tied:
             return Obstacle("head", "is tied to the embedding", UntieHead())
         return None

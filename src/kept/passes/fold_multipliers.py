@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.spec import Attention
 from kept.passes.algebra import scaled, scaled_gain
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.map_spec import map_layers, map_operations
 from kept.passes.plain_gains import PlainGains
@@ -34,7 +34,7 @@ class FoldMultipliers(Pass):
         """Require a multiplier, and an untied head if embedding and head are scaled differently."""
         spec = program.spec
         if not _has_multiplier(spec):
-            return Obstacle("model", "has no multiplier", way_out="leave this pass out")
+            return Obstacle("model", "has no multiplier", way_out=UNNEEDED)
         if spec.head.tied and spec.embedding_multiplier != spec.head.multiplier:
             return Obstacle("head", "is tied to the embedding and has another multiplier", UntieHead())
         if spec.head.normalised and spec.head.multiplier != 1:

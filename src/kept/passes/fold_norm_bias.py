@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.slots import NormReaders, readings
 from kept.passes.algebra import times_vector
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.map_spec import map_layers, map_readers
 
@@ -29,11 +29,15 @@ class FoldNormBias(Pass):
     summary: ClassVar[str] = "norm biases are folded into the projections that read the norms"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Require a norm with a bias, and a head that is not normalised at run time."""
+        """Require a norm with a bias, readers that can have one, and a head that is not normalised at run time."""
         if not any(reading.value.bias for reading in readings(program.spec)):
-            return Obstacle("norms", "have no bias", way_out="leave this pass out")
+            return Obstacle("norms", "have no bias", way_out=UNNEEDED)
         if program.spec.final_norm.bias and program.spec.head.normalised:
             return Obstacle("head", "is normalised when the model runs", FoldHeadNorm())
+        for at, branch in program.spec.branches():
+            if branch.norm.bias and branch.op.with_reader_biases() is None:
+                why = f"is {branch.op.KIND}, whose projections cannot have a bias"
+                return Obstacle(at + branch.name, why, way_out="keep the norm's bias, or use --norm carried")
         return None
 
     def run(self, program: Program) -> Program:

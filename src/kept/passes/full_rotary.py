@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kept.ir.spec import Attention, Linear, Llama3, LongRope, Proportional
 from kept.passes.algebra import permuted_columns, permuted_rows, scaled_rows
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.map_spec import map_operations
 from kept.passes.split_projections import SplitProjections
 
@@ -54,7 +54,7 @@ class FullRotary(Pass):
         """Require a partial or interleaved rotation whose scaling a full rotation can express."""
         affected = [(at, one) for at, one in program.spec.operations(Attention) if _affected(one)]
         if not affected:
-            return Obstacle("layers", "rotate whole heads in halves", way_out="leave this pass out")
+            return Obstacle("layers", "rotate whole heads in halves", way_out=UNNEEDED)
         for at, mixer in affected:
             rope = mixer.rope
             if mixer.fused:

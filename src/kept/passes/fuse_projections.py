@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.spec import Attention
 from kept.ir.tensors import Lazy, join
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.fill_biases import FillBiases
 from kept.passes.map_spec import map_operations
 
@@ -27,9 +27,9 @@ class FuseProjections(Pass):
         """Require separate projections with all three biases or none."""
         apart = [(at, one) for at, one in program.spec.operations(Attention) if not one.fused]
         if not apart:
-            return Obstacle("layers", "have fused projections", way_out="leave this pass out")
+            return Obstacle("layers", "have fused projections", way_out=UNNEEDED)
         for at, mixer in apart:
-            missing = [f"mixer.{name}" for name in "qkv" if not getattr(mixer, f"{name}_bias")]
+            missing = [f"attention.{name}" for name in "qkv" if not getattr(mixer, f"{name}_bias")]
             if 0 < len(missing) < 3:
                 return Obstacle(at[:-1], "has some of three biases", FillBiases(tuple(missing)))
         return None

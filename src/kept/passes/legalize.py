@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from kept.errors import Refusal
 from kept.ir.slots import readings
+from kept.passes.base import UNNEEDED
 from kept.passes.carry_norm_bias import Unmeasured
 from kept.passes.cast_to import CastTo
 from kept.passes.drop_window import LimitContext
@@ -73,11 +74,25 @@ def _plan(program: Program, violations: Violations, options: Options, gains: Gai
         program = _apply(LimitContext(options.context), program, steps)
     if options.dtype is not None and any(t.dtype != options.dtype for t in program.weights.values()):
         program = _apply(CastTo(options.dtype), program, steps)
-    while found := violations(program.spec):
+    found = violations(program.spec)
+    while found:
         _refuse_unfixable(found, options, gains)
-        rewrite = next(made for _, make in rules_for(found) if (made := make(found, options, gains)) is not None)
+        rules = ((kind, make(found, options, gains)) for kind, make in rules_for(found))
+        kind, rewrite = next((kind, made) for kind, made in rules if made is not None)
+        wrong = [violation for violation in found if kind.fits(violation)]
+        _refuse_unneeded(rewrite, program, wrong)
         program = _apply(rewrite, program, steps)
+        found = violations(program.spec)
+        if all(violation in found for violation in wrong):
+            raise TargetRefusal(wrong)
     return Plan(tuple(steps), program)
+
+
+def _refuse_unneeded(rewrite: Pass, program: Program, wrong: list[Violation]) -> None:
+    """Raise TargetRefusal naming the violations that a pass is to remove if it has nothing to change."""
+    obstacle = rewrite.requires(program)
+    if obstacle is not None and obstacle.way_out == UNNEEDED:
+        raise TargetRefusal(wrong)
 
 
 def run_passes(program: Program, passes: Sequence[Pass]) -> Plan:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.spec import Mlp
 from kept.ir.tensors import Full, zeros
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.map_spec import map_operations
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class PlainToGated(Pass):
         """Require a plain MLP."""
         if not self.ensures(program.spec):
             return None
-        return Obstacle("layers", "have gated MLPs", way_out="leave this pass out")
+        return Obstacle("layers", "have gated MLPs", way_out=UNNEEDED)
 
     def run(self, program: Program) -> Program:
         """Rename up to gate; the new up is zero with bias one."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.spec import Attention
 from kept.passes.algebra import permuted_rows
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.map_spec import map_operations
 from kept.passes.split_projections import SplitProjections
 
@@ -34,7 +34,7 @@ class RepeatKeyValueHeads(Pass):
         """Require layers that differ, with split projections and norms that all heads share."""
         wanted = self._wanted(program.spec)
         if all(one.kv_heads == wanted for _, one in program.spec.operations(Attention)):
-            return Obstacle("layers", f"have {wanted} key-value heads each", way_out="leave this pass out")
+            return Obstacle("layers", f"have {wanted} key-value heads each", way_out=UNNEEDED)
         for at, one in program.spec.operations(Attention):
             if one.fused:
                 return Obstacle(at[:-1], "is stored fused", SplitProjections())

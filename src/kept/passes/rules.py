@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from kept.passes.affine_tail import AffineTail, DropHeadBias
 from kept.passes.carry_norm_bias import CarryNormBias
 from kept.passes.drop_window import DropWindow
-from kept.passes.fill_biases import FillBiases
+from kept.passes.fill_biases import BIAS, FillBiases
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.fold_norm_bias import FoldNormBias
@@ -67,14 +67,13 @@ def _final_bias(_: Sequence[Violation], options: Options, __: Gains) -> Pass:
 
 
 def _fill(violations: Sequence[Violation], _: Options, __: Gains) -> Pass:
-    flags = {v.path for v in violations if v.path.endswith("_bias") and v.needs is True}
+    flags = {v.path for v in violations if MISSING_BIAS.fits(v)}
     return FillBiases(tuple(sorted(_projection(path) for path in flags)))
 
 
 def _projection(path: str) -> str:
-    """Return the projection of a bias's fact: `mixer.q` of `layers.*.mixer.attention.q_bias`."""
-    parts = path.removesuffix("_bias").split(".")
-    return f"{parts[2]}.{parts[-1]}"
+    """Return kind and projection of a bias's fact: `attention.q` of `layers.*.mixer.attention.q_bias`."""
+    return path.removesuffix(BIAS).split(".", 3)[3]
 
 
 def _repeat(violations: Sequence[Violation], _: Options, __: Gains) -> Pass | None:
@@ -94,6 +93,7 @@ def _divisors(violations: Sequence[Violation], options: Options, __: Gains) -> P
 
 
 NORMS = ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
+MISSING_BIAS = ViolationKind("layers.*.*.*_bias", needs=True)
 ROTATED = "layers.*.mixer.attention.rope.dims"
 
 RULES: tuple[Rule, ...] = (
@@ -116,7 +116,7 @@ RULES: tuple[Rule, ...] = (
     *((ViolationKind(f"{norm}.bias", found=True), _norm_bias) for norm in NORMS),
     (ViolationKind("head.bias", found=True), _final_bias),
     (ViolationKind("head.tied", found=True), lambda *_: UntieHead()),
-    (ViolationKind("layers.*_bias", needs=True), _fill),
+    (MISSING_BIAS, _fill),
     (ViolationKind("layers.*.mixer.attention.fused", needs=True), lambda *_: FuseProjections()),
 )
 """Violations with the pass that removes each, in the order in which passes run."""

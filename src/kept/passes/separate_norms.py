@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.map_spec import map_layers
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class SeparateNorms(Pass):
     def requires(self, program: Program) -> Obstacle | None:
         """Require a shared norm."""
         if self.ensures(program.spec):
-            return Obstacle("layers", "share no norms", way_out="leave this pass out")
+            return Obstacle("layers", "share no norms", way_out=UNNEEDED)
         return None
 
     def run(self, program: Program) -> Program:

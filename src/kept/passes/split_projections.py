@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.spec import Attention, Mlp
 from kept.ir.tensors import Lazy, take_rows
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.map_spec import map_operations
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class SplitProjections(Pass):
         """Require a fused projection."""
         if not self.ensures(program.spec):
             return None
-        return Obstacle("layers", "have no fused projection", way_out="leave this pass out")
+        return Obstacle("layers", "have no fused projection", way_out=UNNEEDED)
 
     def run(self, program: Program) -> Program:
         """Take the rows of each part."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import UNNEEDED, Obstacle, Pass
 
 if TYPE_CHECKING:
     from kept.ir.program import Program
@@ -21,7 +21,7 @@ class UntieHead(Pass):
 
     def requires(self, program: Program) -> Obstacle | None:
         """Require a tied head."""
-        return None if program.spec.head.tied else Obstacle("head", "is not tied", way_out="leave this pass out")
+        return None if program.spec.head.tied else Obstacle("head", "is not tied", way_out=UNNEEDED)
 
     def run(self, program: Program) -> Program:
         """Copy the embedding."""

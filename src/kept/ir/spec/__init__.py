@@ -14,8 +14,12 @@ from kept.ir.spec.operation import Cost, Mixer, Operation, StatePart
 from kept.ir.spec.rope import Dynamic, Linear, Llama3, LongRope, Proportional, Rope, Scaling, Yarn
 from kept.ir.spec.slot import Role, Slot, Slots, Space
 
+OPERATIONS: dict[str, type[Operation]] = {one.KIND: one for one in (Attention, Mlp)}
+"""Every kind of operation by its name. `nn.mixers.MIXERS` has a module for each that is a mixer."""
+
 __all__ = [
     "NO_NORM",
+    "OPERATIONS",
     "Activation",
     "Attention",
     "Branch",

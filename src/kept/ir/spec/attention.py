@@ -107,6 +107,22 @@ class Attention(Mixer):
         """Return the attention with biases of query, key and value."""
         return replace(self, q_bias=True, k_bias=True, v_bias=True)
 
+    def describe(self) -> str:
+        """Return heads, biases, window, norms, scale and rotation in words."""
+        shared = "" if self.kv_heads == self.heads else f" / {self.kv_heads} key-value"
+        biased = "".join(name for name in "qkvo" if getattr(self, f"{name}_bias"))
+        extras = (
+            (f"biases {biased}", bool(biased)),
+            ("fused qkv", self.fused),
+            (f"window {self.window}", self.window is not None),
+            ("query-key norm", self.qk_norm is not None),
+            (f"scale {self.scale:g}" if self.scale else "", self.scale is not None),
+            (f"scores capped at {self.softcap:g}" if self.softcap else "", self.softcap is not None),
+        )
+        rotation = "no rotation" if self.rope is None else self.rope.describe(self.head_dim)
+        inside = [*(word for word, has in extras if has), rotation]
+        return f"attention {self.heads}{shared} heads x {self.head_dim} ({', '.join(inside)})"
+
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The rotation of queries and keys."""

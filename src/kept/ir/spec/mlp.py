@@ -70,6 +70,13 @@ class Mlp(Operation):
         """Return the MLP with biases of gate and up."""
         return replace(self, gate_bias=self.gated, up_bias=True)
 
+    def describe(self) -> str:
+        """Return form, activation, size and biases in words."""
+        names = ("gate", "up", "down") if self.gated else ("up", "down")
+        biased = [name for name in names if getattr(self, f"{name}_bias")]
+        bias = f" (biases {' '.join(biased)})" if biased else ""
+        return f"{'gated' if self.gated else 'plain'} {self.activation} MLP {self.size}{bias}"
+
     def cost(self, width: int, length: int) -> Cost:  # noqa: ARG002 - a token's cost does not depend on the length
         """Return the cost per token. The backward pass reads three values per channel, or one of a plain MLP."""
         matrices = sum(math.prod(slot.shape) for _, slot in self.slots(width) if slot.role == "matrix")

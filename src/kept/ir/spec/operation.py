@@ -87,8 +87,12 @@ class Operation(ABC):
         """Return the operation with every norm inside it changed."""
 
     @abstractmethod
-    def with_reader_biases(self) -> Self:
-        """Return the operation with a bias in every projection that reads the residual stream."""
+    def with_reader_biases(self) -> Self | None:
+        """Return the operation with a bias in every projection that reads the residual stream; None if one has none."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the operation in words, as one phrase of a line about its layer."""
 
     @abstractmethod
     def cost(self, width: int, length: int) -> Cost:

@@ -99,3 +99,9 @@ class Rope:
     dims: int
     interleaved: bool = False
     scaling: Scaling | None = None
+
+    def describe(self, head_dim: int) -> str:
+        """Return the rotation in words, for heads of size `head_dim`."""
+        turned = "" if self.dims == head_dim else f" on {self.dims} of {head_dim}"
+        scaling = "" if self.scaling is None else f", {self.scaling.KIND}"
+        return f"rope theta {self.theta:g}{turned}{scaling}{', interleaved' if self.interleaved else ''}"
