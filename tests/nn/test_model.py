@@ -139,7 +139,7 @@ def test_a_padded_cache_gives_what_the_whole_padded_sequence_gives() -> None:
 
 
 def test_a_cache_grows_past_its_first_room() -> None:
-    """Room is made for 64 positions first and doubles then."""
+    """Room is made for 76 positions first, then for 154."""
     spec = replace(plain_spec(), context=200)
     model, tokens = model_of(random_program(spec)), tokens_of(150)
     state = model.empty_state()
@@ -149,12 +149,13 @@ def test_a_cache_grows_past_its_first_room() -> None:
     assert close(torch.cat(parts, dim=1), whole)
 
 
-def test_a_cache_moves_what_it_holds_only_when_it_doubles() -> None:
-    """300 tokens one by one: room for 64, 128, 256 and 512."""
-    held, token = KVCache(), torch.zeros(1, 1, 1, 2)
+@pytest.mark.parametrize(("window", "moves"), [(None, 18), (40, 2)])
+def test_a_cache_seldom_moves_what_it_holds(window: int | None, moves: int) -> None:
+    """300 tokens one by one: room for 17 positions, then each time for 17 more, up to the window."""
+    held, token = KVCache(window), torch.zeros(1, 1, 1, 2)
     places = [held.append(token, token)[0].data_ptr() for _ in range(300)]
-    assert held.length == 300
-    assert sum(here != there for here, there in pairwise(places)) == 3
+    assert held.nbytes == 2 * 8 * (window or 17 * 18)
+    assert sum(here != there for here, there in pairwise(places)) <= moves
 
 
 @given(specs())

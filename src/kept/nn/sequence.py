@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kept.nn.rope import cos_sin
-from kept.nn.state import cached
+from kept.nn.state import key_positions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,9 +81,8 @@ class SequenceContext:
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Return what is added to attention scores, (B, 1, T, S): 0 for the keys that a token sees, else -inf.
 
-        None stands for plain causal attention. The keys are those that a KV cache of this window keeps, then the new
-        ones. The table is additive because torch makes one of a boolean mask in every layer, and keeps each for the
-        backward pass.
+        None stands for plain causal attention. The keys are those that a KV cache of this window returns. The table is
+        additive because torch makes one of a boolean mask in every layer, and keeps each for the backward pass.
         """
         length = self.positions_BT.shape[1]
         plain = self.pads_B is None and self.documents_BT is None and self.past == 0
@@ -95,7 +94,7 @@ class SequenceContext:
     def _visible(self, window: int | None) -> Tensor:
         device, end = self.positions_BT.device, self.past + self.positions_BT.shape[1]
         at_T = torch.arange(self.past, end, device=device)[:, None]
-        keys_S = torch.arange(self.past - cached(self.past, window), end, device=device)[None]
+        keys_S = key_positions(self.past, self.positions_BT.shape[1], window, device)[None]
         seen_TS = keys_S <= at_T
         if window is not None:
             seen_TS &= keys_S > at_T - window

@@ -9,11 +9,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIRST_ROOM = 64
-"""Positions that the first allocation of a cache has room for."""
+SPARE_SHARE, LEAST_SPARE = 64, 16
+"""A cache that grows has room for a 64th more positions than it holds, and for 16 at least."""
 
 
 class MixerState(ABC):
@@ -21,8 +23,8 @@ class MixerState(ABC):
 
     @property
     @abstractmethod
-    def elements(self) -> int:
-        """Elements that the next step reads, of all sequences of the batch, without memory that is only reserved."""
+    def nbytes(self) -> int:
+        """Bytes that are allocated, of all sequences of the batch, room for further tokens included."""
 
 
 @dataclass
@@ -47,48 +49,89 @@ def cached(past: int, window: int | None) -> int:
     return past if window is None else min(past, window)
 
 
+def key_positions(past: int, new: int, window: int | None, device: torch.device) -> Tensor:
+    """Return the positions (S,) of the keys that a KV cache returns when `new` tokens follow `past` ones."""
+    if _is_read_in_place(past, new, window):
+        return _slot_positions(past + new, window, device)
+    return torch.cat((_slot_positions(past, window, device), torch.arange(past, past + new, device=device)))
+
+
+def _is_read_in_place(past: int, new: int, window: int | None) -> bool:
+    """Whether no new key takes the slot of a key that one of the new tokens sees."""
+    return window is None or new == 1 or past + new <= window
+
+
+def _slot_positions(length: int, window: int | None, device: torch.device) -> Tensor:
+    """Return the position that each slot holds after `length` tokens: the last one that is its number mod `window`."""
+    slots_S = torch.arange(cached(length, window), device=device)
+    return slots_S if window is None else slots_S + (length - 1 - slots_S) // window * window
+
+
 class KVCache(MixerState):
-    """Keys and values of one attention layer, (B, K, S, E) each: of the last `window` positions (None: of all).
+    """Keys and values of one attention layer, (B, K, S, E) each: of the last `window` positions (None: of all)."""
+
+    def __init__(self, window: int | None = None) -> None:
+        self._keys, self._values = RollingBuffer(window), RollingBuffer(window)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both buffers."""
+        return self._keys.nbytes + self._values.nbytes
+
+    def append(self, keys_BKTE: Tensor, values_BKTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Append T positions; returns keys and values of the kept positions and the new ones, (B, K, S, E) each.
+
+        `key_positions` tells their order.
+        """
+        return self._keys.append(keys_BKTE), self._values.append(values_BKTE)
+
+
+class RollingBuffer:
+    """A tensor (B, K, S, E) of the last `window` positions (None: of all). Position p is in slot p mod `window`.
 
     Room is allocated ahead, so that a decoding step does not copy the past.
     """
 
-    def __init__(self, window: int | None = None) -> None:
-        self.window = window
-        self._begin = self._end = 0
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
+    def __init__(self, window: int | None) -> None:
+        self.window, self.length = window, 0
+        self._slots: Tensor | None = None
 
     @property
-    def length(self) -> int:
-        """Positions that are kept."""
-        return cached(self._end - self._begin, self.window)
+    def nbytes(self) -> int:
+        """Bytes that are allocated."""
+        return 0 if self._slots is None else self._slots.nbytes
 
-    @property
-    def elements(self) -> int:
-        """Elements of the keys and values that are kept."""
-        per_position = sum(x[:, :, :1].numel() for x in (self._keys, self._values) if x is not None)
-        return per_position * self.length
+    def append(self, x_BKTE: Tensor) -> Tensor:
+        """Append T positions; returns the kept positions and the new ones, (B, K, S, E)."""
+        past, new = self.length, x_BKTE.shape[2]
+        slots = self._with_room(x_BKTE)
+        if _is_read_in_place(past, new, self.window):
+            self._write(slots, x_BKTE)
+            return slots[:, :, : cached(self.length, self.window)]
+        seen = torch.cat((slots[:, :, : cached(past, self.window)], x_BKTE), dim=2)
+        self._write(slots, x_BKTE)
+        return seen
 
-    def append(self, keys_BKTE: Tensor, values_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Append T positions; returns keys and values of the kept positions and the new ones, (B, K, S, E) each."""
-        length, new = self.length, keys_BKTE.shape[2]
+    def _write(self, slots: Tensor, x_BKTE: Tensor) -> None:
+        """Write the last positions into their slots, around the end of the buffer if need be."""
+        self.length += x_BKTE.shape[2]
+        size = self.length if self.window is None else self.window
+        last = x_BKTE[:, :, -size:]
+        begin = (self.length - last.shape[2]) % size
+        before_end = size - begin
+        slots[:, :, begin : begin + last.shape[2]] = last[:, :, :before_end]
+        if last.shape[2] > before_end:
+            slots[:, :, : last.shape[2] - before_end] = last[:, :, before_end:]
+
+    def _with_room(self, x_BKTE: Tensor) -> Tensor:
+        """Return the slots with room for T further positions, in a new tensor if there is none or autograd needs it."""
+        held, needed = self._slots, cached(self.length + x_BKTE.shape[2], self.window)
         # Autograd needs the tensors that earlier steps used as they were, so these are not written to again.
-        if self._keys is None or keys_BKTE.requires_grad or self._end + new > self._keys.shape[2]:
-            room = max(length + new, FIRST_ROOM, 2 * length)
-            self._keys = _moved(self._keys, keys_BKTE, self._end - length, length, room)
-            self._values = _moved(self._values, values_BKTE, self._end - length, length, room)
-            self._end = length
-        assert self._values is not None
-        self._begin, self._end = self._end - length, self._end + new
-        self._keys[:, :, self._end - new : self._end] = keys_BKTE
-        self._values[:, :, self._end - new : self._end] = values_BKTE
-        return self._keys[:, :, self._begin : self._end], self._values[:, :, self._begin : self._end]
-
-
-def _moved(held: Tensor | None, like: Tensor, begin: int, length: int, room: int) -> Tensor:
-    """A new tensor with room for `room` positions that begins with `length` held ones."""
-    made = like.new_empty(like.shape[0], like.shape[1], room, like.shape[3])
-    if held is not None:
-        made[:, :, :length] = held[:, :, begin : begin + length]
-    return made
+        if held is None or needed > held.shape[2] or x_BKTE.requires_grad or held.requires_grad:
+            room = cached(needed + max(needed // SPARE_SHARE, LEAST_SPARE), self.window)
+            self._slots = x_BKTE.new_empty(*x_BKTE.shape[:2], room, x_BKTE.shape[3])
+            if held is not None:
+                kept = cached(self.length, self.window)
+                self._slots[:, :, :kept] = held[:, :, :kept]
+        assert self._slots is not None
+        return self._slots
