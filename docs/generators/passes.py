@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
+from typing import TYPE_CHECKING
 
-from kept.pass_options import MEASUREMENTS
 from kept.passes import PASSES
+
+if TYPE_CHECKING:
+    from kept.passes import Pass
 
 
 def page() -> str:
@@ -19,5 +21,5 @@ def page() -> str:
     return "\n".join([*rows, ""])
 
 
-def _options(rewrite: type) -> str:
-    return ", ".join(f"`{field.name}`" for field in fields(rewrite) if field.name not in MEASUREMENTS)
+def _options(rewrite: type[Pass]) -> str:
+    return ", ".join(f"`{field.name}`" for field in rewrite.chosen_fields())

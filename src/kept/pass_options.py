@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 DTYPES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 """Our dtype names by the names that users write."""
 
-MEASUREMENTS = {"gains", "growth", "lengths", "silent"}
-"""Fields of passes that are measured, not chosen."""
-
-
 TYPES: dict[Any, Any] = {tuple[int, ...]: WholeNumbers, tuple[str, ...]: Texts}
 """TOML types of option values, by the annotation of the field."""
 
@@ -38,7 +34,7 @@ def options_model(name: str) -> type[Settings]:
 
 @cache
 def _options_model(kind: type[Pass]) -> type[Settings]:
-    chosen = {one.name: one for one in fields(kind) if one.name not in MEASUREMENTS}
+    chosen = {one.name: one for one in kind.chosen_fields()}
     written = {one.name: one.type for one in chosen.values()}
     hints = get_type_hints(SimpleNamespace(__annotations__=written), vars(sys.modules[kind.__module__]))
     hints = {key: TYPES.get(hint, hint) for key, hint in hints.items()}
@@ -81,18 +77,9 @@ def _numbered(entries: list[object] | tuple[object, ...]) -> Iterator[Pass]:
             raise error.within("passes", at) from None
 
 
-def options_of(rewrite: Pass) -> dict[str, Any]:
-    """Return a pass's options as a recipe writes them."""
-    options: dict[str, Any] = {f.name: getattr(rewrite, f.name) for f in fields(rewrite) if f.name not in MEASUREMENTS}
-    if "dtype" in options:
-        options["dtype"] = TORCH_NAMES[options["dtype"]]
-    said = {key: value for key, value in options.items() if value is not None}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in said.items()}
-
-
 def pass_table(rewrite: Pass) -> dict[str, Any]:
     """Return a pass as a table of a recipe."""
-    return {"name": rewrite.name, **options_of(rewrite)}
+    return {"name": rewrite.name, **rewrite.options()}
 
 
 def passes_schema() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kept.checkpoint.safetensors_header import read_header
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
 from kept.families.entries import Entry, attention_entries, linear, mlp_entries, norm
-from kept.families.items import Rotary, Size, SpecialTokens
+from kept.families.items import Fixed, Rotary, Size, SpecialTokens
 from kept.families.layout import Transposed
 from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
 from kept.families.paths import LAYER, layer_values
@@ -178,6 +178,17 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def stored(file: Path) -> Mapping[str, Lazy]:
     return dict(read_header(file))
+
+
+def test_layer_types_that_a_table_reads_are_its_own() -> None:
+    """transformers has one key for the kinds of all hybrid models; only a table that does not read it restricts it."""
+    types = {**CONFIG, "layer_types": KINDS}
+    named = replace(FAMILY, items=(*FAMILY.items, Fixed("layer_types", KINDS, "the toy's own")))
+    assert named.read_config(types) == FAMILY.read_config(CONFIG)
+    with pytest.raises(CheckpointError, match=r"layer_types is .*, it must be full_attention for every layer"):
+        FAMILY.read_config(types)
+    with pytest.raises(CheckpointError, match="sliding_window is 4, it must be null"):
+        named.read_config({**types, "sliding_window": 4})
 
 
 def test_layers_of_both_kinds_are_read() -> None:

@@ -17,9 +17,11 @@ from kept.ir.promise import Promise
 from kept.ir.serialise import from_json
 from kept.loaded import open_model
 from kept.output.input_files import FileSums
-from kept.output.model_card import RESTRICTED, converted, model_card
+from kept.output.model_card import RESTRICTED, converted, model_card, origin_of
+from kept.output.record import PassRecord, RecipeRecord, Record, SourceRecord
 from kept.output.runtimes import notes
 from kept.output.write_record import conversion_record, verification_table
+from kept.passes import SUMMARIES
 from kept.passes.fill_biases import FillBiases
 from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.recipe import Recipe
@@ -196,3 +198,11 @@ def test_a_card_carries_the_licence(tmp_path: Path) -> None:
 
 def test_only_orion_s_terms_are_orion_s(tmp_path: Path) -> None:
     assert "Orion-14B" not in card(open_model(write_checkpoint(tmp_path / "qwen2", "qwen2")))
+
+
+def test_a_card_that_is_written_again_has_the_summary_of_every_pass(source: LoadedModel) -> None:
+    done = tuple(PassRecord(name=name, promise=Promise.LOSSY) for name in (*SUMMARIES, "of-another-version"))
+    record = Record(source=SourceRecord(name="a", family="orion"), recipe=RecipeRecord(to="llama"), passes=done)
+    steps = origin_of(source, record).steps
+    assert steps is not None
+    assert {step.name: step.summary for step in steps} == {**SUMMARIES, "of-another-version": ""}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from kept.checkpoint.safetensors_header import read_header
 from kept.ir import spec as ir
 from kept.ir.promise import Promise
 from kept.ir.tensors import InMemory
+from kept.nn.mixers import MIXERS
+from kept.output.record import PassRecord
+from kept.output.write_record import passes
+from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.legalize import run_passes
 from kept.passes.plan import created
 from kept.passes.replace_branches import BranchChoice, ReplaceBranches
@@ -31,9 +37,13 @@ from support.pass_helpers import (
     rms_spec,
     value,
 )
+from support.running_mean import RunningMean, RunningMeanModule
 from support.specs import with_layer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kept.ir.program import Program
     from kept.ir.spec.layer import BranchName
 
 PROGRAM = random_program(rms_spec())
@@ -155,3 +165,90 @@ def test_an_absent_branch_needs_a_norm() -> None:
     bare = random_program(with_layer(rms_spec(), 1, mlp=None, mlp_norm=None))
     said = refusal(ReplaceBranches((BranchChoice(1, "mlp", GATED),)), bare)
     assert said == "replace-branches: layers.1.mlp: is absent and has no norm; give the branch a norm"
+
+
+@pytest.fixture
+def another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MIXERS, RunningMean, RunningMeanModule)  # type: ignore[misc]
+
+
+MEAN_OF_VALUES = RunningMean(MIXER.query_size, value_bias=True)
+
+
+def uniform(program: Program) -> Program:
+    """The program with queries of zero in layer 1: every score is equal, and attention is the mean of the values."""
+    return replaced(program, {n: torch.zeros_like(value(program, n)) for n in ("layers.1.mixer.q.weight", QUERY_BIAS)})
+
+
+QUERY_BIAS = "layers.1.mixer.q.bias"
+
+
+def as_running_mean(program: Program) -> BranchChoice:
+    """Layer 1 with a running mean in place of uniform attention; each query head reads the values of its group."""
+    v, bias = (value(program, f"layers.1.mixer.v.{part}") for part in ("weight", "bias"))
+    heads = torch.arange(MIXER.heads) // (MIXER.heads // MIXER.kv_heads)
+    weights = {
+        "mixer.value.weight": tensor(v.view(MIXER.kv_heads, MIXER.head_dim, -1)[heads].flatten(0, 1)),
+        "mixer.value.bias": tensor(bias.view(MIXER.kv_heads, MIXER.head_dim)[heads].flatten()),
+        "mixer.out.weight": program.weights["layers.1.mixer.o.weight"],
+        "mixer.out.bias": program.weights["layers.1.mixer.o.bias"],
+    }
+    return BranchChoice(1, "mixer", MEAN_OF_VALUES, reused=weights, proved=True)
+
+
+@pytest.mark.usefixtures("another_kind")
+def test_attention_becomes_another_kind_exactly() -> None:
+    source = uniform(PROGRAM)
+    rewrite = ReplaceBranches((as_running_mean(source),))
+    plan = run_passes(source, [rewrite])
+    keeps(rewrite, source)
+    assert plan.promise is Promise.EXACT
+    assert created(source.spec, plan) == []  # nothing was initialised anew, whatever the names
+    assert error(rewrite(PROGRAM), PROGRAM) > 1e3 * TOLERANCE  # negative control: attention that is not uniform
+
+
+@pytest.mark.usefixtures("another_kind")
+def test_reused_and_new_weights_are_told_apart() -> None:
+    whole = as_running_mean(PROGRAM)
+    new = {name: tensor for name, tensor in whole.reused.items() if "value" in name}
+    rest = {name: tensor for name, tensor in whole.reused.items() if "value" not in name}
+    mixed = replace(whole, weights=new, reused=rest, proved=False)
+    plan = run_passes(PROGRAM, [ReplaceBranches((mixed,))])
+    assert created(PROGRAM.spec, plan) == [f"layers.1.{name}" for name in new]
+    doubled = run_passes(PROGRAM, [ExpandBlocks(at=(1,)), ReplaceBranches((mixed,))])
+    names = {name for name in doubled.program.weights if name.startswith("layers.1.")}
+    assert {*created(PROGRAM.spec, doubled)} == names  # all of an added layer is new
+
+
+def test_a_weight_that_is_reused_under_its_own_name_is_not_new() -> None:
+    own = {name: PROGRAM.weights[f"layers.0.{name}"] for name in ("mixer.q.weight", "mixer.o.weight")}
+    plan = run_passes(PROGRAM, [ReplaceBranches((BranchChoice(0, "mixer", MIXER, reused=own, proved=True),))])
+    assert created(PROGRAM.spec, plan) == []
+    again = run_passes(PROGRAM, [ReplaceBranches((BranchChoice(0, "mixer", MIXER, weights=own),))])
+    assert created(PROGRAM.spec, again) == [f"layers.0.{name}" for name in own]  # negative control
+
+
+def test_a_weight_is_given_once() -> None:
+    own = {"mixer.q.weight": PROGRAM.weights["layers.0.mixer.q.weight"]}
+    said = refusal(ReplaceBranches((BranchChoice(0, "mixer", MIXER, weights=own, reused=own),)), PROGRAM)
+    assert said == "replace-branches: layers.0.mixer.q.weight: is given as new and as reused; give it once"
+
+
+def test_the_record_states_branches_and_a_digest(tmp_path: Path) -> None:
+    choice, gone = narrowed(20), BranchChoice(2, "mixer", None)
+    plan = run_passes(PROGRAM, [ReplaceBranches((choice, gone))])
+    (record,) = passes(plan)
+    found = PassRecord.model_validate_json(record.model_dump_json())
+    branches = found.options["branches"]
+    assert [*branches] == ["layers.1.mlp", "layers.2.mixer"]
+    assert branches["layers.1.mlp"]["op"] == {"kind": "dense", **asdict(replace(GATED, size=20))}
+    assert branches["layers.1.mlp"]["new"] == sorted(choice.weights)
+    assert branches["layers.2.mixer"]["op"] is None
+    save_file(
+        {name: one.value("float64").contiguous() for name, one in choice.weights.items()}, tmp_path / "w.safetensors"
+    )
+    stored = replace(choice, weights=dict(read_header(tmp_path / "w.safetensors")))
+    assert stored.record() == choice.record()
+    assert str(tmp_path) not in record.model_dump_json()
+    other = {**choice.weights, "mlp.up.bias": tensor(value(PROGRAM, "layers.1.mlp.up.bias")[:20] + 1e-9)}
+    assert replace(choice, weights=other).digest != choice.digest

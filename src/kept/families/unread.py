@@ -57,11 +57,12 @@ def check_unread(config: Config, facts: Facts) -> None:
 
 def _check_window(config: Config, facts: Facts) -> None:
     """Raise CheckpointError for a sliding window: transformers' KV cache applies it, whatever the layers do."""
+    of_family = "layer_types" in config.read
     size, types = config.get("sliding_window"), config.get("layer_types")
     if size is not None and (type(size) is not int or size < facts["context"]):
         wanted = f"null or at least the context, {facts['context']}: this family attends to all tokens"
         raise config.wrong("sliding_window", f"{wanted}, but transformers' KV cache would apply the window")
-    if types not in (None, [], [FULL] * facts["depth"]):
+    if not of_family and types not in (None, [], [FULL] * facts["depth"]):
         raise config.wrong("layer_types", f"{FULL} for every layer: the layers of this family attend to all tokens")
 
 

@@ -38,6 +38,12 @@ def from_json(data: object) -> ir.Spec:
         raise CheckpointError(f"spec: {error or 'its parts do not fit together'}") from None
 
 
+def part_to_json(part: ir.Operation | ir.Norm) -> dict[str, Any]:
+    """Return an operation or a norm as it stands in the JSON of a spec."""
+    out: dict[str, Any] = _plain(part)
+    return out
+
+
 def _layers(data: object) -> tuple[ir.Layer, ...]:
     out: list[ir.Layer] = []
     for number, run in enumerate(_list(data, "layers")):

@@ -19,7 +19,7 @@ from kept.output.lineage import LineageStep, healing, lineage, weaker
 from kept.output.record import RecipeRecord, Record, SourceRecord, read_record
 from kept.output.runtimes import notes
 from kept.output.write_record import history, new_parts, passes
-from kept.passes import PASSES
+from kept.passes import SUMMARIES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +124,7 @@ def origin_of(opened: LoadedModel, record: Record | None) -> Origin:
 
 def _step(step: PassRecord) -> CardStep:
     name = printable(step.name)
-    return CardStep(name, step.promise, PASSES[name].summary if name in PASSES else "")
+    return CardStep(name, step.promise, SUMMARIES.get(name, ""))
 
 
 def model_card(

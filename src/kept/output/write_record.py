@@ -30,7 +30,6 @@ from kept.output.record import (
 )
 from kept.output.record_queries import expansions, new_copies, new_tokens, vocabularies
 from kept.output.runtimes import notes
-from kept.pass_options import options_of
 from kept.passes.plan import created, moved
 
 if TYPE_CHECKING:
@@ -43,9 +42,6 @@ if TYPE_CHECKING:
     from kept.recipe import Recipe
     from kept.verification.parity import Parity
     from kept.verification.verify import Verification
-
-PLACES = ("tokenizer", "embedding_init")
-"""Options of passes that are paths. A record has the last part of a path only."""
 
 
 class NewParts(TypedDict):
@@ -101,7 +97,7 @@ def passes(plan: Plan) -> tuple[PassRecord, ...]:
     return tuple(
         PassRecord(
             name=step.rewrite.name,
-            options=_without_places(options_of(step.rewrite)),
+            options=step.rewrite.record(),
             promise=step.promise,
             layers=step.layers,
             parameters=step.parameters,
@@ -193,13 +189,8 @@ def _new_vocabularies(source: LoadedModel, plan: Plan) -> list[VocabularyRecord]
 
 def _recipe(recipe: Recipe) -> RecipeRecord:
     asked = {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out", "base"}}
-    named = {"passes": [*map(_without_places, asked["passes"])]} if "passes" in asked else {}
+    named = {"passes": [{"name": one.name, **one.record()} for one in recipe.passes]} if "passes" in asked else {}
     return RecipeRecord(**{**asked, **named})
-
-
-def _without_places(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pass's options with the last part of each path."""
-    return {key: Path(value).resolve().name if key in PLACES else value for key, value in options.items()}
 
 
 def verification_table(found: Verification) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def _step(step: PassRecord) -> tuple[str, ...]:
     """Return the cells of a pass: name with options, summary, promise, layers and parameters added."""
     given = {key: value for key, value in step.options.items() if value is not None and value != []}
     values = {
-        key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in given.items()
+        key: ", ".join(map(str, value)) if isinstance(value, list | dict) else str(value)
+        for key, value in given.items()
     }
     words = ", ".join(values.values() if len(values) < 2 else (f"{key} {value}" for key, value in values.items()))
     counts = (f"{count:+,}" if count else "" for count in (step.layers, step.parameters))

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from kept.errors import Refusal
 from kept.ir.promise import Promise
 from kept.ir.stream_map import IDENTITY
 
 if TYPE_CHECKING:
+    from dataclasses import Field
+
     from kept.ir.program import Program
     from kept.ir.spec import Spec
     from kept.ir.stream_map import StreamMap
 
+
+NO_OPTION = {"option": False}
+"""Metadata of a field that is measured or handed over: no recipe sets it."""
+
+PATH = {"path": True}
+"""Metadata of an option that is a path, of which a record has the last part only."""
 
 UNNEEDED = "leave this pass out"
 """The way out if a pass has nothing to change."""
@@ -84,6 +93,13 @@ class Pass(ABC):
         """
         return frozenset()
 
+    def reused(self, program: Program) -> frozenset[str]:  # noqa: ARG002 - most passes that add names add new values
+        """Return the weights of the result under new names whose values are a function of the program's weights.
+
+        They are not trained as new weights are.
+        """
+        return frozenset()
+
     def stream(self, program: Program) -> StreamMap:  # noqa: ARG002 - most passes leave the stream as it is
         """Return the map from this program's residual stream to the result's, the same before every layer.
 
@@ -106,6 +122,21 @@ class Pass(ABC):
     @abstractmethod
     def ensures(self, spec: Spec) -> bool:
         """Return whether the result's spec has the property that the pass establishes."""
+
+    @classmethod
+    def chosen_fields(cls) -> tuple[Field[Any], ...]:
+        """Return the fields that a recipe can set."""
+        return tuple(field for field in fields(cls) if field.metadata.get("option", True))
+
+    def options(self) -> dict[str, Any]:
+        """Return the options as a recipe writes them; those that are None are left out."""
+        values = {field.name: getattr(self, field.name) for field in self.chosen_fields()}
+        return {k: [*v] if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
+
+    def record(self) -> dict[str, Any]:
+        """Return the options as `kept.json` states them: plain data, without the directories of paths."""
+        paths = {field.name for field in self.chosen_fields() if "path" in field.metadata}
+        return {k: Path(v).resolve().name if k in paths else v for k, v in self.options().items()}
 
     def __call__(self, program: Program) -> Program:
         """Return the rewritten program. Raises Refusal if there is an obstacle."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +11,7 @@ from kept.ir.promise import Promise
 from kept.ir.slots import readings
 from kept.ir.stream_map import StreamMap
 from kept.ir.tensors import Computed, Full, Lazy
-from kept.passes.base import UNNEEDED, Obstacle, Pass
+from kept.passes.base import NO_OPTION, UNNEEDED, Obstacle, Pass
 from kept.passes.fold_head_norm import FoldHeadNorm
 from kept.passes.fold_multipliers import FoldMultipliers
 from kept.passes.map_spec import map_readers
@@ -52,7 +52,7 @@ class CarryNormBias(Pass):
     Adds no parameters.
     """
 
-    lengths: Mapping[str, torch.Tensor]
+    lengths: Mapping[str, torch.Tensor] = field(metadata=NO_OPTION)
 
     name: ClassVar[str] = "carry-norm-bias"
     summary: ClassVar[str] = "norm biases are stored in a reserved constant direction of the residual stream"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kept.ir.promise import Promise
-from kept.ir.tensors import DTYPE_BYTES, cast
+from kept.ir.tensors import DTYPE_BYTES, TORCH_NAMES, cast
 from kept.passes.base import Obstacle, Pass
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ class CastTo(Pass):
         """Return EXACT if nothing is rounded."""
         fits = all(tensor.dtype in CONTAINS[self.dtype] for tensor in program.weights.values())
         return Promise.EXACT if fits else Promise.APPROXIMATE
+
+    def options(self) -> dict[str, Any]:
+        """Return the dtype by the name that users write."""
+        return {"dtype": TORCH_NAMES[self.dtype]}
 
     def requires(self, program: Program) -> Obstacle | None:  # noqa: ARG002 - any program can be cast
         """Require a dtype that weights can have."""

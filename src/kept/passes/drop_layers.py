@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from kept.errors import RecipeError
 from kept.ir.promise import Promise
 from kept.ir.slots import layer_slots, silent
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import NO_OPTION, Obstacle, Pass
 from kept.passes.expand_blocks import listed
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class DropLayers(Pass):
     """
 
     layers: tuple[int, ...]
-    silent: tuple[int, ...] = ()
+    silent: tuple[int, ...] = field(default=(), metadata=NO_OPTION)
 
     name: ClassVar[str] = "drop-layers"
     summary: ClassVar[str] = "layers are removed"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kept.errors import RecipeError
 from kept.ir.tensors import Means, cast, join, take_rows, zeros
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import NO_OPTION, PATH, Obstacle, Pass
 from kept.passes.fold_head_norm import FoldHeadNorm
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ class ExpandVocabulary(Pass):
     directory; planning finds the old tokens of its new tokens (`growth`).
     """
 
-    tokenizer: str
-    embedding_init: str = MEAN
+    tokenizer: str = field(metadata=PATH)
+    embedding_init: str = field(default=MEAN, metadata=PATH)
     pad_to_multiple_of: int = 1
-    growth: Growth | None = None
+    growth: Growth | None = field(default=None, metadata=NO_OPTION)
 
     name: ClassVar[str] = "expand-vocab"
     summary: ClassVar[str] = "embedding and head get rows for the new tokens of a tokenizer"

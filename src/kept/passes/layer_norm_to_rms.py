@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kept.ir.promise import Promise
 from kept.ir.slots import readings
 from kept.ir.tensors import InMemory, Lazy
-from kept.passes.base import Obstacle, Pass
+from kept.passes.base import NO_OPTION, Obstacle, Pass
 from kept.passes.centre import Centre
 from kept.passes.map_spec import map_readers
 
@@ -42,7 +42,7 @@ class LayerNormToRms(Pass):
     """
 
     mode: Mode = "exact"
-    gains: Mapping[str, torch.Tensor] | None = None
+    gains: Mapping[str, torch.Tensor] | None = field(default=None, metadata=NO_OPTION)
 
     name: ClassVar[str] = "layernorm-to-rmsnorm"
     summary: ClassVar[str] = "LayerNorm becomes RMSNorm"

@@ -14,7 +14,7 @@ from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from kept.ir.program import Program
     from kept.ir.spec import Spec
@@ -36,6 +36,7 @@ class PassStep:
     nbytes: int
     domain: str | LengthLimit | None = None
     rewritten: frozenset[str] = frozenset()
+    reused: frozenset[str] = frozenset()
     stream: StreamMap = IDENTITY
 
     @classmethod
@@ -52,6 +53,7 @@ class PassStep:
             nbytes=after.nbytes - before.nbytes,
             domain=rewrite.domain(before),
             rewritten=rewrite.rewritten(before),
+            reused=rewrite.reused(before),
             stream=rewrite.stream(before),
         )
 
@@ -144,12 +146,12 @@ class Plan:
     @property
     def rewritten(self) -> frozenset[str]:
         """The weights of the result whose values a step initialised anew under a name that was there before."""
-        now: frozenset[str] = frozenset()
-        for step in self.steps:
-            numbers = {origin: number for number, origin in enumerate(step.origins) if origin is not None}
-            moved_names = (_renumbered(name, numbers) for name in now)
-            now = frozenset(name for name in moved_names if name is not None) | step.rewritten
-        return now & {*self.program.weights}
+        return self._in_result(lambda step: step.rewritten)
+
+    @property
+    def reused(self) -> frozenset[str]:
+        """The weights of the result that a step computed from the weights before it, under a new name."""
+        return self._in_result(lambda step: step.reused)
 
     @property
     def vocabularies(self) -> tuple[ExpandVocabulary, ...]:
@@ -171,6 +173,15 @@ class Plan:
     def copies(self) -> tuple[int, ...]:
         """The new layers that add nothing."""
         return tuple(sorted(number for one in self.expansions for number in one.layers))
+
+    def _in_result(self, names: Callable[[PassStep], frozenset[str]]) -> frozenset[str]:
+        """Return the names that the steps state, as far as the result has them, in its numbers of layers."""
+        now: frozenset[str] = frozenset()
+        for step in self.steps:
+            numbers = {origin: number for number, origin in enumerate(step.origins) if origin is not None}
+            moved_names = (_renumbered(name, numbers) for name in now)
+            now = frozenset(name for name in moved_names if name is not None) | names(step)
+        return now & {*self.program.weights}
 
     def _expansions(self) -> Iterator[Expansion]:
         for place, step in enumerate(self.steps):
@@ -203,13 +214,15 @@ def moved(copied: Mapping[int, int | None], origins: Sequence[int | None]) -> di
 def created(before: Spec, plan: Plan, carried: Collection[int] = ()) -> list[str]:
     """Return the new weights of a plan's result: those that its source, with the spec `before`, does not have.
 
-    Weights with newly initialised values are new too, whatever their names. `carried` are layers of the result that
+    Weights with newly initialised values are new too, whatever their names; reused ones of an old layer are not.
+    `carried` are layers of the result that
     were new in the source already.
     """
-    had, again = slots(before), plan.rewritten
+    had, again, reused = slots(before), plan.rewritten, plan.reused
     origins = {n: None if n in carried else origin for n, origin in enumerate(plan.origins)}
-    names = slots(plan.program.spec)
-    return [name for name in names if name in again or _renumbered(name, origins) not in had]
+    now = {name: _renumbered(name, origins) for name in slots(plan.program.spec)}
+    old = {name for name, was in now.items() if was in had or (was is not None and name in reused)}
+    return [name for name in now if name in again or name not in old]
 
 
 def _renumbered(name: str, numbers: Mapping[int, int | None]) -> str | None:

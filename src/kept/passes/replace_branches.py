@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from functools import cached_property
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kept.ir.promise import Promise
+from kept.ir.serialise import part_to_json
 from kept.ir.slots import layer_slots
 from kept.ir.spec import Mixer, Mlp
-from kept.passes.base import Obstacle, Pass
+from kept.ir.tensors import torch_dtype, working_precision
+from kept.passes.base import NO_OPTION, Obstacle, Pass
 from kept.passes.separate_norms import SeparateNorms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    import torch
 
     from kept.ir.program import Program
     from kept.ir.spec import Layer, Norm, Operation, Slot, Spec
@@ -25,9 +31,10 @@ class BranchChoice:
     """The new content of one branch of one layer.
 
     `op` None leaves the branch out, with its norms. `norm` replaces the norm before the operation; None keeps the one
-    that is there. A norm behind the operation stays. `weights` has the new values by their names within the layer
-    (`mixer.q.weight`, `mlp_norm.gain`); weights that are not given stay. `proved`: the layer computes the same function
-    as before, which the caller has proved.
+    that is there. A norm behind the operation stays. `weights` and `reused` have values by their names within the layer
+    (`mixer.q.weight`, `mlp_norm.gain`): `weights` are newly initialised, `reused` are functions of the program's own
+    weights. Weights that are not given stay. `proved`: the layer computes the same function as before, which the caller
+    has proved.
     """
 
     layer: int
@@ -35,12 +42,35 @@ class BranchChoice:
     op: Operation | None
     norm: Norm | None = None
     weights: Mapping[str, Lazy] = field(default_factory=dict)
+    reused: Mapping[str, Lazy] = field(default_factory=dict)
     proved: bool = False
 
     @property
     def where(self) -> str:
         """The branch in messages: `layers.3.mlp`."""
         return f"layers.{self.layer}.{self.branch}"
+
+    @property
+    def given(self) -> dict[str, Lazy]:
+        """All given values, by their names within the layer."""
+        return {**self.reused, **self.weights}
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of the given values with their names, dtypes and shapes. Reads them."""
+        found = sha256()
+        for name, tensor in sorted(self.given.items()):
+            found.update(f"{name} {tensor.dtype} {[*tensor.shape]}\n".encode())
+            for block in tensor.blocks(working_precision(tensor.dtype)):
+                found.update(_bytes(block, tensor.dtype))
+        return found.hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """Return the choice as `kept.json` states it: without values, with their digest."""
+        stated = {"op": self.op, "norm": self.norm}
+        parts = {name: None if part is None else part_to_json(part) for name, part in stated.items()}
+        names = {"new": sorted(self.weights), "reused": sorted(self.reused)}
+        return {**parts, **names, "proved": self.proved, "sha256": self.digest}
 
     def applied(self, layer: Layer) -> Layer:
         """Return the layer with the branch replaced."""
@@ -52,13 +82,16 @@ class BranchChoice:
 
     def keeps(self, layer: Layer) -> bool:
         """Return whether the layer stays as it is, to the bit."""
-        return not self.weights and self._present(layer) == (self.op is not None) and self.applied(layer) == layer
+        return not self.given and self._present(layer) == (self.op is not None) and self.applied(layer) == layer
 
     def obstacle(self, layer: Layer) -> Obstacle | None:
         """Return why the branch does not fit into the layer; None if it does."""
         kind = Mixer if self.branch == "mixer" else Mlp
         if self.op is not None and not isinstance(self.op, kind):
             return Obstacle(self.where, f"{self.op.KIND} is no {self.branch}", way_out="name the other branch")
+        twice = next(iter(self.weights.keys() & self.reused.keys()), None)
+        if twice is not None:
+            return Obstacle(f"layers.{self.layer}.{twice}", "is given as new and as reused", way_out="give it once")
         if layer.shared_norm and (self.op is None or self.norm is not None):
             return Obstacle(self.where, "shares its norm with the other branch", SeparateNorms())
         if self.op is not None and self.norm is None and not self._present(layer):
@@ -77,11 +110,10 @@ class BranchChoice:
 class ReplaceBranches(Pass):
     """Every choice's operation takes the place of the operation in its layer and branch.
 
-    LOSSY unless every choice is `proved` or changes nothing. Given weights have new values: those under a name that
-    was there before are `rewritten`. A replacement of another kind needs all of its weights.
+    LOSSY unless every choice is `proved` or changes nothing. A replacement of another kind needs all of its weights.
     """
 
-    choices: tuple[BranchChoice, ...]
+    choices: tuple[BranchChoice, ...] = field(metadata=NO_OPTION)
 
     name: ClassVar[str] = "replace-branches"
     summary: ClassVar[str] = "branches of layers are replaced by given ones"
@@ -93,8 +125,16 @@ class ReplaceBranches(Pass):
         return Promise.EXACT if exact else Promise.LOSSY
 
     def rewritten(self, program: Program) -> frozenset[str]:
-        """Return the given weights whose names the program has."""
-        return frozenset(self._given()) & {*program.weights}
+        """Return the newly initialised weights whose names the program has."""
+        return frozenset(f"layers.{c.layer}.{name}" for c in self.choices for name in c.weights) & {*program.weights}
+
+    def reused(self, program: Program) -> frozenset[str]:
+        """Return the reused weights whose names the program does not have."""
+        return frozenset(f"layers.{c.layer}.{name}" for c in self.choices for name in c.reused) - {*program.weights}
+
+    def record(self) -> dict[str, Any]:
+        """Return the operation of each branch, the names of its given weights, and their digest."""
+        return {**super().record(), "branches": {choice.where: choice.record() for choice in self.choices}}
 
     def requires(self, program: Program) -> Obstacle | None:
         """Require different branches that exist, fit their layers, and have exactly the weights of their slots."""
@@ -119,13 +159,13 @@ class ReplaceBranches(Pass):
         return self._replaced(spec) == spec
 
     def _given(self) -> dict[str, Lazy]:
-        return {f"layers.{c.layer}.{name}": tensor for c in self.choices for name, tensor in c.weights.items()}
+        return {f"layers.{c.layer}.{name}": tensor for c in self.choices for name, tensor in c.given.items()}
 
     def _replaced(self, spec: Spec) -> Spec:
         layers = [*spec.layers]
         for choice in self.choices:
             layers[choice.layer] = choice.applied(layers[choice.layer])
-        centred = spec.centred and all(choice.op is None or not choice.weights for choice in self.choices)
+        centred = spec.centred and all(choice.op is None or not choice.given for choice in self.choices)
         return replace(spec, layers=tuple(layers), centred=centred)
 
     def _weights_obstacle(self, program: Program) -> Obstacle | None:
@@ -151,3 +191,10 @@ class ReplaceBranches(Pass):
             for name, slot in layer_slots(spec.layers[choice.layer], spec.width):
                 if name.startswith(own):
                     yield f"layers.{choice.layer}.{name}", slot
+
+
+def _bytes(block: torch.Tensor, dtype: str) -> bytes:
+    """Return the bytes of values, rounded to a dtype."""
+    import torch  # noqa: PLC0415 - planning needs no torch
+
+    return block.to(torch_dtype(dtype)).reshape(-1).view(torch.uint8).numpy().tobytes()
