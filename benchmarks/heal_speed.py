@@ -47,7 +47,7 @@ from kept.distillation.data.packing import BatchStream
 from kept.distillation.data.token_dataset import ROW, TokenDataset
 from kept.distillation.settings import HealSettings
 from kept.distillation.train.choose_trainable import trainable
-from kept.distillation.train.end_to_end import EndToEnd
+from kept.distillation.train.end_to_end import STUDENT, EndToEnd
 from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.metrics import Metrics
 from kept.distillation.train.process_group import process_group
@@ -168,7 +168,7 @@ def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: HealSett
     def watch(line: Mapping[str, Any]) -> None:
         if line["kind"] == "step":
             steps.tick()
-            steps.losses.append(line["loss"])
+            steps.losses.append(line["groups"][STUDENT]["loss"])
 
     metrics = Metrics(folder, watch, quiet=not one.is_first)
     return Trainer(settings, one, EndToEnd(settings, one, *models), stream(given), RunCheckpoints(folder, one), metrics)

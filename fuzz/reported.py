@@ -78,8 +78,10 @@ RECORD: dict[str, Any] = {
 
 def _measured(step: int, kl: float) -> dict[str, Any]:
     losses = {"loss": kl, "kl": kl, "ce": 4 + kl}
-    return {"step": step, "tokens": 2048 * step, "losses": losses, "agreement": 1 - kl, **losses}
+    return {"step": step, "tokens": 2048 * step, "losses": losses, "agreement": 1 - kl}
 
+
+MEASURED = [_measured(0, 0.45), _measured(50, 0.25), _measured(100, 0.125)]
 
 HEALED: dict[str, Any] = {
     "settings": {
@@ -99,8 +101,13 @@ HEALED: dict[str, Any] = {
         "english": {"documents": 90, "tokens": 200_000, "held_out_documents": 1, "held_out_tokens": 2_000},
         "py": {"documents": 9, "tokens": 20_000, "held_out_documents": 1, "held_out_tokens": 1_000},
     },
-    "held_out": [_measured(0, 0.45), _measured(50, 0.25), _measured(100, 0.125)],
+    "groups": {"student": {"held_out": MEASURED}},
 }
+
+
+def healed(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of a healing with other measurements."""
+    return {**HEALED, "groups": {"student": {"held_out": measured}}}
 
 
 def _figures(*pairs: tuple[float, float]) -> list[dict[str, float]]:
@@ -174,8 +181,11 @@ def write(file: Path, value: object) -> Path:
 
 def write_metrics(file: Path) -> Path:
     """The metrics of a run that was killed: a step twice, and a line that broke off."""
-    lines = [{"kind": "held-out", "step": 0, "tokens": 0, "loss": 0.45}]
-    lines += [{"kind": "step", "step": n, "tokens": 4096 * n, "loss": 0.5 / n} for n in (1, 2, 3, 2, 3, 4)]
+    lines = [{"kind": "held-out", "step": 0, "tokens": 0, "groups": {"student": {"loss": 0.45}}}]
+    lines += [
+        {"kind": "step", "step": n, "tokens": 4096 * n, "groups": {"student": {"loss": 0.5 / n}}}
+        for n in (1, 2, 3, 2, 3, 4)
+    ]
     file.write_text(
         "\n".join([*map(json.dumps, lines[:5]), '{"kind": "st', *map(json.dumps, lines[5:])]), encoding="utf-8"
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def amount(count: float, unit: str) -> str:
@@ -43,6 +44,12 @@ def kv_cache(sizes: Mapping[int, int]) -> str:
     """The bytes of a KV cache by tokens: 23.6 MB at 1,024 tokens, 189 MB at 8,192."""
     first, *rest = (f"{amount(size, 'bytes')} at {tokens:,}" for tokens, size in sorted(sizes.items()))
     return ", ".join((f"{first} tokens", *rest))
+
+
+def finite_median(values: Iterable[float]) -> float:
+    """Return the median of the values that are not NaN or Inf; NaN if there are none."""
+    found = [value for value in values if math.isfinite(value)]
+    return statistics.median(found) if found else math.nan
 
 
 def uncertain(value: float, error: float, *, signed: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from kept.cli.display import heal_progress
+from kept.cli.display import console, heal_progress, healing
 from kept.cli.root import main
+from kept.distillation.train.measurement import GroupHistory, Measurement
 from kept.formatting import duration
 from support.heal_runs import STEPS, finish, folder_of, losses, settings, start
 from support.small_disk import mounted, small_file_system
@@ -97,6 +99,7 @@ BEGIN: dict[str, Any] = {
     "teacher_cache": None,
     "ranks": 2,
     "train": "norms",
+    "groups": ["student"],
     "parameters": 1_000,
     "of": 14_000_000_000,
     "optimiser_bytes": 16_000,
@@ -104,9 +107,18 @@ BEGIN: dict[str, Any] = {
     "tensorboard": False,
 }
 
-STEP: dict[str, Any] = {"kind": "step", "step": 50, "loss": 0.5, "kl": 0.5, "ce": 2.0, "tokens_per_second": 4321.0}
+STEP: dict[str, Any] = {
+    "kind": "step",
+    "step": 50,
+    "tokens_per_second": 4321.0,
+    "groups": {"student": {"loss": 0.5, "kl": 0.5, "ce": 2.0}},
+}
 
-HELD: dict[str, Any] = {"kind": "held-out", "step": 50, "loss": 0.7, "kl": 0.25, "ce": 2.0, "agreement": 0.9}
+HELD: dict[str, Any] = {
+    "kind": "held-out",
+    "step": 50,
+    "groups": {"student": {"loss": 0.7, "kl": 0.25, "ce": 2.0, "agreement": 0.9}},
+}
 
 
 def test_what_is_said_before_a_run() -> None:
@@ -144,6 +156,31 @@ def test_without_a_terminal_a_step_is_said_now_and_then(
     assert capsys.readouterr().err == "step 3/100, loss 0.5000, tokens/s 267, time left 9 min\n"
 
 
+def test_several_groups_have_a_median_a_worst_and_a_number_that_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = {f"layer {n}": {"loss": loss} for n, loss in enumerate([0.5, 0.25, 3.0, math.nan])}
+    with heal_progress.HealProgress() as watch:
+        watch({**BEGIN, "groups": [*groups]})
+        capsys.readouterr()
+        watch({**STEP, "groups": groups})
+        watch({"kind": "stopped", "step": 50, "group": "layer 3", "why": "its loss is nan"})
+        del groups["layer 3"]
+        watch({**HELD, "groups": groups})
+    assert capsys.readouterr().err.splitlines() == [
+        "layer 3 is stopped: its loss is nan",
+        "step 50/100, loss 0.5000 (worst 3.0000), held-out loss 0.5000 (worst 3.0000), stopped 1, tokens/s 4321",
+    ]
+
+
+def test_the_result_of_several_groups_is_a_row_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """The group that was stopped has the reason."""
+    measured = [Measurement(step, 10 * step, {"loss": loss}, math.nan) for step, loss in ((0, 2.0), (5, 1.0), (9, 3.0))]
+    groups = {"a": GroupHistory(tuple(measured)), "b": GroupHistory(tuple(measured[:1]), "step 3: its loss is nan")}
+    console.printer().print(healing.of_groups(groups))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["a", "2", "1", "5"] in rows
+    assert ["b", "2", "2", "0", "step", "3:", "its", "loss", "is", "nan"] in rows
+
+
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let stderr, as it is now, pass for one."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -162,7 +199,7 @@ def test_a_terminal_has_a_table(capsys: pytest.CaptureFixture[str], monkeypatch:
     captured = capsys.readouterr()
     assert captured.out == ""
     last = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", captured.err).splitlines() if line.strip()]
-    assert "50/100  0.5000  kl 0.2500  90.00 %            4321      50 s" in last
+    assert "50/100  0.5000  kl 0.2500  90.00 %          4321      50 s" in last
     assert {"step", "loss", "held-out", "top-1 agreement", "tokens/s", "time left"} <= {*last}
 
 

@@ -242,7 +242,7 @@ def test_the_new_layers_learn_and_nothing_else_does(expanded: Path, source: Path
     result = run("heal", expanded, *words, "--sequence-length", 32, "--out", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
-    first, *_, last = (one["loss"] for one in record["healed"]["held_out"])
+    first, *_, last = (one["losses"]["loss"] for one in record["healed"]["groups"]["student"]["held_out"])
     assert last < first - 0.05
     before, after = tensors_of(expanded), tensors_of(tmp_path / "out")
     changed = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}

@@ -274,7 +274,7 @@ def test_only_new_rows_are_trained(tied: bool, tmp_path: Path) -> None:  # noqa:
     merged = kept.merge_tokenizers(small, new, tmp_path / "merged")
     student = kept.expand(small, tmp_path / "grown", tokenizer=merged.path, pad_to_multiple_of=64, verify_tokens=0).path
     record = learn(student, tmp_path / "out", "--train", "new")
-    first, *_, last = (one["loss"] for one in record["healed"]["held_out"])
+    first, *_, last = (one["losses"]["loss"] for one in record["healed"]["groups"]["student"]["held_out"])
     assert last < first - 0.05
     count = (merged.after - HAD) * 64 * (1 if tied else 2)
     assert record["healed"]["trained"]["parameters"] == count

@@ -144,7 +144,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
 ) -> None:
     made = heal(settings(pair, corpus, tmp_path / "out", teacher=None, kl=0.0, ce=1.0))
     assert "NaN" not in (made.path / "kept.json").read_text(encoding="utf-8")
-    assert made.record["healed"]["held_out"][0]["agreement"] is None
+    assert made.record["healed"]["groups"]["student"]["held_out"][0]["agreement"] is None
     said, learned = " ".join(card(made.path).split()), made.best.losses["ce"]
     measured = f"cross-entropy was {made.history[0].losses['ce']:.4g} nats per token before, and is {learned:.4g}."
     assert f"It was trained on texts alone, so there is no teacher to compare it with. Its held-out {measured}" in said

@@ -78,7 +78,7 @@ def test_evaluation_texts_are_measured_and_recorded(done: HealResult) -> None:
         assert (line["eval_data"], line["sources"]) == (one.eval_data, one.sources)
         assert set(one.eval_data["old"]) == {"ce"}
         assert 0 < one.eval_data["old"]["ce"] < math.inf
-    assert done.record["healed"]["held_out"][-1]["eval_data"] == done.history[-1].eval_data
+    assert done.record["healed"]["groups"]["student"]["held_out"][-1]["eval_data"] == done.history[-1].eval_data
     assert noted(done.path, "run")[0]["eval_data"] == ["old"]
 
 
@@ -132,8 +132,8 @@ def test_the_card_and_the_report_tell_both(done: HealResult) -> None:
 def test_the_live_table_has_a_column_for_it(done: HealResult, capsys: pytest.CaptureFixture[str]) -> None:
     begin, held = (noted(done.path, kind)[0] for kind in ("run", "held-out"))
     with heal_progress.HealProgress() as watch:
-        watch(begin)
-        watch({**held, "agreement": math.nan})
+        watch({**begin, "groups": ["student"]})
+        watch({"kind": "held-out", "step": 0, "groups": {"student": {**held, "agreement": math.nan}}})
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"step 0/12, held-out loss {held['loss']:.4f}, old ce {held['eval_data']['old']['ce']:.4f}")
     assert "nan" not in said
@@ -141,8 +141,8 @@ def test_the_live_table_has_a_column_for_it(done: HealResult, capsys: pytest.Cap
 
 def test_tensorboard_has_a_point_for_each(done: HealResult) -> None:
     written = b"".join(file.read_bytes() for file in (folder_of(done.path) / "tensorboard").iterdir())
-    assert b"held-out/eval_data/old/ce" in written
-    assert b"held-out/sources/replay/ce" in written
+    assert b"held-out/student/eval_data/old/ce" in written
+    assert b"held-out/student/sources/replay/ce" in written
 
 
 def test_wrong_evaluation_texts_are_refused(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:

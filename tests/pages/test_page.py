@@ -16,7 +16,7 @@ import kept
 from kept.cli.root import main
 from kept.errors import CheckpointError, InputError, OutputError
 from kept.ir.serialise import to_json
-from reported import EVALUATION, HEALED, RECORD, write, write_metrics, write_output
+from reported import EVALUATION, HEALED, MEASURED, RECORD, healed, write, write_metrics, write_output
 from support.specs import plain_spec
 
 if TYPE_CHECKING:
@@ -174,6 +174,33 @@ def test_the_same_command_writes_the_same_bytes(tmp_path: Path) -> None:
     assert kept.report(out).path.read_bytes() == first
 
 
+def test_a_run_with_many_groups_shows_the_worst(tmp_path: Path) -> None:
+    """Five groups, of which one has diverged; four have curves. There is one loss and no agreement."""
+    ends = {"layer 0": 0.1, "layer 1": 0.9, "layer 2": 0.3, "layer 3": 0.2, "layer 4": 0.4}
+    groups: dict[str, Any] = {
+        name: {
+            "held_out": [{"step": n, "tokens": 10 * n, "losses": {"loss": loss}} for n, loss in ((0, 1.0), (5, end))]
+        }
+        for name, end in ends.items()
+    }
+    groups["layer 1"]["stopped"] = "step 6: the loss of the layer 1 is nan"
+    lines: list[dict[str, Any]] = [
+        {"kind": "step", "step": n, "tokens": 10 * n, "groups": {name: {"loss": end / n} for name, end in ends.items()}}
+        for n in (1, 2)
+    ]
+    del lines[1]["groups"]["layer 1"]
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = write_output(tmp_path / "out", healed={**HEALED, "groups": groups})
+    page = Structure(html_of(kept.report(out, metrics=metrics)))
+    assert "held-out loss, median of 5 groups 1 → 0.3" in page.text
+    assert "from 1 to 0.3; the worst is 0.9 (layer 1); 1 stopped, since the loss diverged." in page.text
+    assert "layer 1, stopped 1 0.9 layer 4 1 0.4" in page.text, "the worst first"
+    assert page.text.count("The worst 4 of 5 groups.") == 2
+    assert "layer 0" in page.text
+    assert '<span class="key c0">layer 1</span><span class="key c1">layer 4</span>' in html_of(kept.report(out))
+
+
 # ------------------------------------------------------------------------------------------------------ what is missing
 
 
@@ -233,10 +260,11 @@ def test_invalid_numbers_are_refused(tmp_path: Path) -> None:
     """Null is what JSON has for NaN and infinity."""
     found = deepcopy(RECORD["verification"])
     found["output"] |= {"kl": None, "max_logit_error": None, "layers": [None, None, 1.0, 0.0, 1e-3]}
-    held_out = [{**HEALED["held_out"][0], "agreement": None, "kl": None}, HEALED["held_out"][1]]
+    first, second, _ = MEASURED
+    held_out = [{**first, "agreement": None, "losses": {**first["losses"], "kl": None}}, second]
     apart = {"value": 1.0, "error": None}
     rows = [{**row, "differences": [apart for _ in row["differences"]]} for row in EVALUATION["rows"]]
-    out = write_output(tmp_path / "out", verification=found, healed={**HEALED, "held_out": held_out})
+    out = write_output(tmp_path / "out", verification=found, healed=healed(held_out))
     assert "nan" in html_of(kept.report(out, evaluations=[write(tmp_path / "eval.json", {**EVALUATION, "rows": rows})]))
 
 
@@ -252,14 +280,14 @@ def test_one_model_alone(tmp_path: Path) -> None:
 def test_evaluation_texts_have_curves_of_their_own(tmp_path: Path) -> None:
     held_out = [
         {**one, "sources": {"py": {"ce": 4.0 - n}}, "eval_data": {"stories": {"ce": 1.0 + n / 4}}}
-        for n, one in enumerate(HEALED["held_out"])
+        for n, one in enumerate(MEASURED)
     ]
-    html = html_of(kept.report(write_output(tmp_path / "out", healed={**HEALED, "held_out": held_out})))
+    html = html_of(kept.report(write_output(tmp_path / "out", healed=healed(held_out))))
     said = "cross-entropy, nats per token over 3 measurements: stories (evaluation data) from 1 to 1.5; py from 4 to 2."
     assert f'aria-label="{said}"' in html
     assert '<span class="key c0">stories (evaluation data)</span><span class="key c1">py</span>' in html
     alone = [{**one, "eval_data": {}} for one in held_out]
-    html = html_of(kept.report(write_output(tmp_path / "out", healed={**HEALED, "held_out": alone})))
+    html = html_of(kept.report(write_output(tmp_path / "out", healed=healed(alone))))
     assert "Each text by itself" not in html, "one source is what is held out"
 
 
@@ -423,11 +451,10 @@ def test_nothing_that_a_file_says_becomes_a_tag(tmp_path: Path) -> None:
         ({"source": []}, "the record is not as kept writes it"),
         ({"runtimes": {}}, "runtimes: is {}, it should be a valid array"),
         ({"healed": {}}, "healed.settings: is missing"),
-        ({"healed": {**HEALED, "held_out": []}}, "healed.held_out: "),
-        (
-            {"healed": {**HEALED, "held_out": [{"tokens": 1, "agreement": 1.0, "loss": "x"}]}},
-            'loss: is "x", it should be',
-        ),
+        ({"healed": {**HEALED, "groups": {}}}, "healed.groups: "),
+        ({"healed": healed([])}, "healed.groups.student.held_out: "),
+        ({"healed": healed([{"tokens": 1, "losses": {"loss": "x"}}])}, 'losses.loss: is "x", it should be'),
+        ({"healed": healed([{"tokens": 1, "losses": {"kl": 1.0}}])}, "losses: has no loss"),
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

@@ -17,7 +17,7 @@ from kept.distillation.settings import HealSettings
 from support.forks import forks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from multiprocessing.process import BaseProcess
 
 STEPS = 12
@@ -43,9 +43,15 @@ def folder_of(out: Path) -> Path:
 
 
 def noted(out: Path, kind: str = "step") -> list[dict[str, Any]]:
-    """A run's metrics of a kind, without how long they took."""
+    """A run's metrics of a kind, with the values of the student, without how long they took."""
     lines = map(json.loads, (folder_of(out) / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines if line["kind"] == kind]
+    return [_of_student(line) for line in lines if line["kind"] == kind]
+
+
+def _of_student(line: dict[str, Any]) -> dict[str, Any]:
+    groups = line.get("groups", [])
+    own = groups["student"] if isinstance(groups, dict) else {}
+    return {**{key: value for key, value in line.items() if key not in {"tokens_per_second", "groups"}}, **own}
 
 
 def losses(out: Path) -> list[float]:
@@ -67,25 +73,37 @@ def start(given: HealSettings, dies: str | None = None, ranks: int = 1, limit: i
     return processes
 
 
-def start_meeting() -> list[BaseProcess]:
-    """Two ranks whose device gives up after a second, and of which the first is later than that."""
+def start_ranks(function: Callable[..., None], ranks: int, *given: Any) -> list[BaseProcess]:
+    """Processes that call a function as ranks of one run. An importable module must define it."""
     port = _free_port()
     processes: list[BaseProcess] = [
-        forks().Process(target=_meet_late, args=(_variables(rank, 2, port),)) for rank in range(2)
+        forks().Process(target=_as_rank, args=(function, _variables(rank, ranks, port), given)) for rank in range(ranks)
     ]
     for process in processes:
         process.start()
     return processes
 
 
-def _meet_late(variables: Mapping[str, str]) -> None:
+def _as_rank(function: Callable[..., None], variables: Mapping[str, str], given: tuple[Any, ...]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.update(variables)
+    function(*given)
+
+
+def start_meeting() -> list[BaseProcess]:
+    """Two ranks whose device gives up after a second, and of which the first is later than that."""
+    return start_ranks(_meet_late, 2)
+
+
+def _meet_late() -> None:
     from functools import partial
 
     import torch.distributed as dist
 
     from kept.distillation.train.process_group import process_group
 
-    os.environ.update(variables)
     dist.init_process_group = partial(dist.init_process_group, timeout=timedelta(seconds=1))
     with process_group("cpu") as mine:
         if mine.is_first:
@@ -106,7 +124,8 @@ def finish(processes: list[BaseProcess]) -> list[int | None]:
 def _variables(rank: int, ranks: int, port: int) -> Mapping[str, str]:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ours = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    return {**ours, **meeting, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+    cache = {key: os.environ[key] for key in ("XDG_CACHE_HOME",) if key in os.environ}
+    return {**ours, **meeting, **cache}
 
 
 def _free_port() -> int:

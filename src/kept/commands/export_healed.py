@@ -24,11 +24,11 @@ from kept.output.write_files import OutputFiles
 from kept.output.write_record import history, verification_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from kept.commands.teacher_student import TeacherStudent
     from kept.distillation.settings import HealSettings
-    from kept.distillation.train.measurement import Measurement
+    from kept.distillation.train.measurement import GroupHistory
     from kept.distillation.train.trainable import Trainable
     from kept.ir.tensors import Lazy
     from kept.output.input_files import FileSums
@@ -42,7 +42,7 @@ PLACES = ("student", "teacher", "teacher_cache", "chat_template")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A training run: settings, trained parameters, tokens by source, and the held-out measurements.
+    """A training run: settings, trained parameters, tokens by source, and the held-out measurements by group.
 
     `read` has the sha256 of the models and texts, by setting.
     """
@@ -51,7 +51,7 @@ class RunSummary:
     trained: Trainable
     sources: Mapping[str, Mapping[str, int]]
     read: Mapping[str, str]
-    history: Sequence[Measurement]
+    groups: Mapping[str, GroupHistory]
 
     def record(self, cache: Mapping[str, Any] | None) -> HealedRecord:
         """Return the record of the run. `cache` describes the teacher cache; None without one."""
@@ -60,7 +60,7 @@ class RunSummary:
             "trained": {"parameters": self.trained.parameters, "of": self.trained.of},
             "sources": self.sources,
             "read": self.read,
-            "held_out": [{**asdict(one), **one.losses} for one in self.history],
+            "groups": {name: _group(one) for name, one in self.groups.items()},
             **({} if cache is None else {"teacher_cache": cache}),
         }
         return HealedRecord.model_validate_json(json.dumps(finite(table)))
@@ -72,6 +72,12 @@ class RunSummary:
         for key in PLACES:
             asked[key] = None if asked[key] is None else Path(asked[key]).resolve().name
         return asked
+
+
+def _group(found: GroupHistory) -> dict[str, Any]:
+    """Return the record of a parameter group as plain data."""
+    stopped = {} if found.stopped is None else {"stopped": found.stopped}
+    return {"held_out": [asdict(one) for one in found.measurements], **stopped}
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ class HealedExport:
             target=Path(settings.out),
             source=student,
             files=files,
-            fingerprint={"settings": dict(settings.to_dict()), "measured": healed.table()["held_out"]},
+            fingerprint={"settings": dict(settings.to_dict()), "measured": healed.table()["groups"]},
             reference=self._reference(),
             inputs=InputSnapshot(),
             card=lambda found: model_card(self.origin, program, Promise.LOSSY, found, healed),

@@ -25,7 +25,6 @@ from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.end_to_end import STUDENT, EndToEnd
 from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.lora import merge_lora
-from kept.distillation.train.measurement import Measurement, best_measurement
 from kept.distillation.train.metrics import Metrics
 from kept.distillation.train.process_group import Ranks, process_group
 from kept.distillation.train.run_checkpoints import RunCheckpoints
@@ -50,13 +49,14 @@ if TYPE_CHECKING:
     from kept.distillation.settings import HealSettings
     from kept.distillation.teacher_cache import TeacherCache
     from kept.distillation.train.backbone import Backbone
+    from kept.distillation.train.measurement import GroupHistory, Measurement
     from kept.distillation.train.trainable import Trainable
     from kept.verification.verify import Verification
 
 
 @dataclass(frozen=True)
 class HealResult:
-    """A finished run: its output, its trainable parameters, and its held-out measurements in order.
+    """A finished run: its output, its trainable parameters, and the held-out measurements of each parameter group.
 
     `run` is the directory with the metrics: `metrics.jsonl`, and files for TensorBoard if it is installed.
     `verification` compares the output with its teacher; None without a teacher, and on ranks other than the first.
@@ -64,15 +64,20 @@ class HealResult:
 
     path: Path
     trained: Trainable
-    history: tuple[Measurement, ...]
+    groups: Mapping[str, GroupHistory]
     record: Mapping[str, Any]
     run: Path
     verification: Verification | None = None
 
     @property
+    def history(self) -> tuple[Measurement, ...]:
+        """The measurements of the student, the group of an end-to-end run, in order."""
+        return self.groups[STUDENT].measurements
+
+    @property
     def best(self) -> Measurement:
         """The measurement whose weights were written."""
-        return best_measurement(self.history)
+        return self.groups[STUDENT].best
 
 
 def heal_run(settings: HealSettings, reporter: Reporter, watch: Callable[[Mapping[str, Any]], None]) -> HealResult:
@@ -112,12 +117,12 @@ class HealRun:
         folder = run_directory(self.target)
         with locked_run_directory(folder, self.ranks):
             sums = self.ranks.on_first(lambda: self._begin(stream, eval_data)) or {}
-            history, weights = self._train(stream, eval_data, watch)
-            summary = RunSummary(self.settings, self.trained, stream.counts, sums, history)
+            groups, weights = self._train(stream, eval_data, watch)
+            summary = RunSummary(self.settings, self.trained, stream.counts, sums, groups)
             verification = self._export(summary, weights, reporter) if self.ranks.is_first else None
             self.ranks.barrier()
         record = read_json(self.target / RECORD)
-        return HealResult(self.target, self.trained, tuple(history), record, folder, verification)
+        return HealResult(self.target, self.trained, groups, record, folder, verification)
 
     def _begin(self, stream: BatchStream, eval_data: EvalTexts) -> dict[str, str]:
         """Begin a run, or check that the run to resume had the same settings and inputs. Returns the inputs' sha256."""
@@ -128,14 +133,14 @@ class HealRun:
 
     def _train(
         self, stream: BatchStream, eval_data: EvalTexts, watch: Callable[[Mapping[str, Any]], None]
-    ) -> tuple[list[Measurement], Mapping[str, Tensor]]:
-        """Train. Returns the held-out measurements and the weights of the best one."""
+    ) -> tuple[Mapping[str, GroupHistory], Mapping[str, Tensor]]:
+        """Train. Returns the held-out measurements of each group, and the weights of the best ones."""
         metrics = Metrics(run_directory(self.target), watch, quiet=not self.ranks.is_first)
         trainer = self._trainer(stream, eval_data, metrics)
         metrics.note(self._description(trainer))
-        student = trainer.run()[STUDENT]
+        groups = {name: one.outcome() for name, one in trainer.run().items()}
         metrics.note({"kind": "end", "step": trainer.step})
-        return student.history, student.best
+        return groups, trainer.best_weights()
 
     def _trainer(self, stream: BatchStream, eval_data: EvalTexts, metrics: Metrics) -> Trainer:
         """Load the models and the newest checkpoint."""
@@ -175,6 +180,7 @@ class HealRun:
             "teacher_cache": about,
             "ranks": self.ranks.world_size,
             "train": settings.train,
+            "groups": [*trainer.progress],
             "parameters": trained.parameters,
             "of": trained.of,
             "optimiser_bytes": trained.optimiser_bytes,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.distillation.settings import SELF
-from kept.formatting import parameters
+from kept.formatting import finite_median, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from kept.output.healed_record import HealedRecord, MeasurementRecord
+    from kept.output.healed_record import GroupRecord, HealedRecord, MeasurementRecord
 
 LOSSES = {
     "kl": "KL from the teacher, nats per token",
@@ -36,12 +36,6 @@ LISTED_KL = "KL of the listed tokens from the teacher, nats per token"
 NOTHING_BETTER = "No step made the held-out loss less than it was: the weights are those that it began with."
 
 Row = tuple[str, str, str]
-
-
-def best_measurement(healed: HealedRecord) -> MeasurementRecord:
-    """Return the measurement with the least held-out loss, whose weights were written."""
-    known = [one for one in healed.held_out if not math.isnan(one.loss)] or [healed.held_out[0]]
-    return min(known, key=lambda one: one.loss)
 
 
 def main_loss(losses: Mapping[str, float]) -> str:
@@ -69,20 +63,51 @@ def unmeasured(healed: HealedRecord) -> str:
 
 def _cross_entropy(healed: HealedRecord) -> str:
     """Return a sentence on the held-out cross-entropy; empty if it was not computed."""
-    first, best = healed.held_out[0], best_measurement(healed)
-    if "ce" not in first.computed_losses:
+    group = healed.only_group
+    if group is None or "ce" not in group.first.losses:
         return ""
-    return f" Its held-out cross-entropy was {first.ce:.4g} nats per token before, and is {best.ce:.4g}."
+    before, after = (one.losses["ce"] for one in (group.first, group.best))
+    return f" Its held-out cross-entropy was {before:.4g} nats per token before, and is {after:.4g}."
 
 
 def result_in_words(healed: HealedRecord) -> str:
     """Return a sentence on what healing changed."""
-    first, best = healed.held_out[0], best_measurement(healed)
-    if not best.tokens:
+    if not healed.trained_tokens:
         return NOTHING_BETTER
-    key = main_loss(first.computed_losses)
-    name, before, after = LOSSES[key].partition(",")[0], getattr(first, key), getattr(best, key)
-    return f"Healing on {best.tokens:,} tokens took the held-out {name} from {before:.3g} to {after:.3g}."
+    group = healed.only_group
+    if group is None:
+        return _groups_in_words(healed)
+    key = main_loss(group.first.losses)
+    name, before, after = LOSSES[key].partition(",")[0], group.first.losses[key], group.best.losses[key]
+    return f"Healing on {group.best.tokens:,} tokens took the held-out {name} from {before:.3g} to {after:.3g}."
+
+
+def _groups_in_words(healed: HealedRecord) -> str:
+    """Return a sentence on the losses of several groups: the median, the worst, and how many diverged."""
+    before, after = median_losses(healed)
+    name, worst = worst_groups(healed)[0]
+    stopped = sum(one.stopped is not None for one in healed.groups.values())
+    diverged = f"; {stopped} stopped, since the loss diverged" if stopped else ""
+    return (
+        f"Healing on {healed.trained_tokens:,} tokens took the median held-out loss of {len(healed.groups)} groups of "
+        f"parameters from {before:.3g} to {after:.3g}; the worst is {worst.best.loss:.3g} ({name}){diverged}."
+    )
+
+
+def median_losses(healed: HealedRecord) -> tuple[float, float]:
+    """Return the medians over groups of the loss that was minimised: before healing, and at the best measurements."""
+    groups = healed.groups.values()
+    first, best = (finite_median(losses) for losses in zip(*((g.first.loss, g.best.loss) for g in groups), strict=True))
+    return first, best
+
+
+def worst_groups(healed: HealedRecord) -> list[tuple[str, GroupRecord]]:
+    """Return the groups by name, those with the highest best loss first."""
+    return sorted(healed.groups.items(), key=lambda named: -_or_inf(named[1].best.loss))
+
+
+def _or_inf(loss: float) -> float:
+    return math.inf if math.isnan(loss) else loss
 
 
 def settings_in_words(healed: HealedRecord) -> str:
@@ -105,19 +130,27 @@ def data_names(healed: HealedRecord) -> str:
 
 def held_out(healed: HealedRecord) -> tuple[Row, tuple[Row, ...]]:
     """Return the head and the rows of a table: each held-out loss before healing, and at its best measurement."""
-    first, best = healed.held_out[0], best_measurement(healed)
+    group = healed.only_group
+    if group is None:
+        return ("loss of the group", "before", "at its best"), tuple(map(_group_row, worst_groups(healed)))
+    first, best = group.first, group.best
     words = {**LOSSES, **({"kl": LISTED_KL} if healed.teacher_cache else {})}
     rows = [
-        (words[key], f"{getattr(first, key):.4g}", f"{getattr(best, key):.4g}")
-        for key in displayed_losses(first.computed_losses)
+        (words[key], f"{first.losses[key]:.4g}", f"{best.losses[key]:.4g}") for key in displayed_losses(first.losses)
     ]
-    if "ce" in first.computed_losses:
-        rows.append(("perplexity of the text", _perplexity(first.ce), _perplexity(best.ce)))
+    if "ce" in first.losses:
+        rows.append(("perplexity of the text", _perplexity(first.losses["ce"]), _perplexity(best.losses["ce"])))
     rows += _by_text(first, best)
     if not math.isnan(first.agreement):
         before, after = (f"{100 * one.agreement:.2f} %" for one in (first, best))
         rows.append(("top-1 agreement", before, after))
     return ("what", "before", f"after {best.tokens:,} tokens"), tuple(rows)
+
+
+def _group_row(named: tuple[str, GroupRecord]) -> Row:
+    name, group = named
+    words = name if group.stopped is None else f"{name}, stopped"
+    return words, f"{group.first.loss:.4g}", f"{group.best.loss:.4g}"
 
 
 def _by_text(first: MeasurementRecord, best: MeasurementRecord) -> Iterator[Row]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kept.checkpoint.json_model import JsonModel, Number
 
@@ -41,28 +42,46 @@ class HealSettingsRecord(JsonModel):
 
 
 class MeasurementRecord(JsonModel):
-    """A held-out measurement: nats per token of each loss that was computed, and the share of equal first choices.
+    """A held-out measurement: each loss that was computed, and the share of equal first choices.
 
-    `sources` and `eval_data` have losses by text. A loss that was not computed is not among the fields that are set.
+    `loss` is what was minimised. `sources` and `eval_data` have losses by text.
     """
 
     step: int = 0
     tokens: int
-    agreement: Number
-    loss: Number
-    kl: Number = 0.0
-    reverse_kl: Number = 0.0
-    jsd: Number = 0.0
-    ce: Number = 0.0
-    hidden: Number = 0.0
+    agreement: Number = math.nan
+    losses: Mapping[str, Number]
     sources: Mapping[str, Mapping[str, Number]] = {}
     eval_data: Mapping[str, Mapping[str, Number]] = {}
 
+    @field_validator("losses")
+    @classmethod
+    def _has_objective(cls, losses: Mapping[str, float]) -> Mapping[str, float]:
+        if "loss" not in losses:
+            raise ValueError("has no loss")
+        return losses
+
     @property
-    def computed_losses(self) -> dict[str, float]:
-        """The losses that were computed, by name."""
-        names = ("kl", "reverse_kl", "jsd", "ce", "hidden", "loss")
-        return {name: getattr(self, name) for name in names if name in self.model_fields_set}
+    def loss(self) -> float:
+        """The loss that was minimised."""
+        return self.losses["loss"]
+
+
+class GroupRecord(JsonModel):
+    """The measurements of parameters that were trained with one loss; `stopped`: why, if the loss diverged."""
+
+    held_out: tuple[MeasurementRecord, ...] = Field(min_length=1)
+    stopped: str | None = None
+
+    @property
+    def first(self) -> MeasurementRecord:
+        """The measurement before training."""
+        return self.held_out[0]
+
+    @property
+    def best(self) -> MeasurementRecord:
+        """The first measurement with the least held-out loss, whose weights were written."""
+        return min(self.held_out, key=lambda one: math.inf if math.isnan(one.loss) else one.loss)
 
 
 class StudentRecord(JsonModel):
@@ -73,15 +92,25 @@ class StudentRecord(JsonModel):
 
 
 class HealedRecord(JsonModel):
-    """Record of a healing: settings, trained parameters, data, sha256 of what was read, and held-out measurements."""
+    """Record of a healing: settings, trained parameters, data, sha256 of what was read, and measurements by group."""
 
     settings: HealSettingsRecord
     trained: TrainedParameters
     sources: Mapping[str, DataSourceRecord]
     read: Mapping[str, str] = {}
-    held_out: tuple[MeasurementRecord, ...] = Field(min_length=1)
+    groups: Mapping[str, GroupRecord] = Field(min_length=1)
     student: StudentRecord | None = None
     teacher_cache: Mapping[str, Any] | None = None
+
+    @property
+    def only_group(self) -> GroupRecord | None:
+        """The group of a run that trained a whole student; None if there are several groups."""
+        return next(iter(self.groups.values())) if len(self.groups) == 1 else None
+
+    @property
+    def trained_tokens(self) -> int:
+        """The tokens that were trained on until the best measurement: of the last group to reach its own."""
+        return max(one.best.tokens for one in self.groups.values())
 
     @property
     def has_teacher(self) -> bool:

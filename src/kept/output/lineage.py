@@ -61,11 +61,11 @@ def weaker(done: Sequence[LineageStep], promise: Promise) -> str | None:
 
 def healing(healed: HealedRecord) -> LineageStep:
     """Return the step of a healing."""
-    settings, best = healed.settings, heal_summary.best_measurement(healed)
+    settings = healed.settings
     teacher = settings.teacher or settings.teacher_cache
     who = "the texts alone" if teacher is None else teacher
     data = heal_summary.data_names(healed)
-    said = f"healed on {data}: {settings.train} trained, {best.tokens:,} tokens, from {who}"
+    said = f"healed on {data}: {settings.train} trained, {healed.trained_tokens:,} tokens, from {who}"
     student = "" if healed.student is None else healed.student.name
     return LineageStep(printable(said), Promise.LOSSY, printable(student))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from kept.output import heal_summary
 from kept.pages.blocks import DRAWN, Block, Curve, Fact, LineChart, Paragraph, Point, Section, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from kept.output.healed_record import HealedRecord, MeasurementRecord
@@ -24,11 +25,15 @@ LONGEST = 1 << 20
 
 
 class StepMetrics(JsonModel):
-    """A line of `metrics.jsonl` about an optimizer step: tokens so far, and the loss of its batch."""
+    """A line of `metrics.jsonl` about an optimizer step: tokens so far, and the losses of its batch by group."""
 
     step: int
     tokens: int
-    loss: Number
+    groups: Mapping[str, Mapping[str, Number]]
+
+    def loss(self, group: str) -> float:
+        """Return the loss of a group; NaN if it was not trained in this step."""
+        return self.groups.get(group, {}).get("loss", math.nan)
 
 
 def in_words(record: Record) -> list[str]:
@@ -43,13 +48,22 @@ def facts(record: Record) -> list[Fact]:
     """Return the most important figures, before and after."""
     if record.healed is None:
         return []
-    first, best = record.healed.held_out[0], heal_summary.best_measurement(record.healed)
-    key = heal_summary.main_loss(first.computed_losses)
-    found = [Fact(f"{getattr(first, key):.3g} → {getattr(best, key):.3g}", f"held-out {heal_summary.LOSSES[key]}")]
+    return [*_loss_facts(record.healed), Fact(f"{record.healed.trained_tokens:,}", "tokens")]
+
+
+def _loss_facts(healed: HealedRecord) -> list[Fact]:
+    """Return the losses before and after: of the only group, or the median of several."""
+    group = healed.only_group
+    if group is None:
+        before, after = heal_summary.median_losses(healed)
+        return [Fact(f"{before:.3g} → {after:.3g}", f"held-out loss, median of {len(healed.groups)} groups")]
+    key = heal_summary.main_loss(group.first.losses)
+    first, best = group.first, group.best
+    found = [Fact(f"{first.losses[key]:.3g} → {best.losses[key]:.3g}", f"held-out {heal_summary.LOSSES[key]}")]
     if not math.isnan(first.agreement):
         shares = (f"{100 * one.agreement:.1f}" for one in (first, best))
         found.append(Fact(f"{' → '.join(shares)} %", "top-1 agreement, held out"))
-    return [*found, Fact(f"{best.tokens:,}", "tokens")]
+    return found
 
 
 def healing(record: Record, steps: Sequence[StepMetrics]) -> Section | None:
@@ -62,9 +76,16 @@ def healing(record: Record, steps: Sequence[StepMetrics]) -> Section | None:
 
 
 def _curves(healed: HealedRecord, steps: Sequence[StepMetrics]) -> Iterator[LineChart]:
-    measured = healed.held_out
-    key = heal_summary.main_loss(measured[0].computed_losses)
-    losses = [(one.tokens, one.computed_losses.get(key, math.nan)) for one in measured]
+    group = healed.only_group
+    yield from _group_curves(healed) if group is None else _only_curves(group.held_out)
+    if steps:
+        yield _training_curves(healed, steps)
+
+
+def _only_curves(measured: Sequence[MeasurementRecord]) -> Iterator[LineChart]:
+    """Yield the charts of a run with one group: its main loss, the texts, and the agreement."""
+    key = heal_summary.main_loss(measured[0].losses)
+    losses = [(one.tokens, one.losses.get(key, math.nan)) for one in measured]
     yield _curve(losses, f"held-out {heal_summary.LOSSES[key]}", "Held out, against trained tokens.")
     yield from _by_text(measured)
     if not math.isnan(measured[0].agreement):
@@ -74,9 +95,30 @@ def _curves(healed: HealedRecord, steps: Sequence[StepMetrics]) -> Iterator[Line
             "top-1 agreement, %",
             "Fraction of tokens for which student and teacher have the same most likely token.",
         )
-    if steps:
-        trained = [(one.tokens, one.loss) for one in steps]
-        yield _curve(trained, "loss of each batch", "The loss in training, step by step.")
+
+
+def _group_curves(healed: HealedRecord) -> Iterator[LineChart]:
+    """Yield a chart of the held-out losses of the worst groups."""
+    curves = [
+        Curve(name, _points((one.tokens, one.loss) for one in group.held_out), style)
+        for style, (name, group) in enumerate(heal_summary.worst_groups(healed)[:DRAWN])
+    ]
+    yield _chart(curves, "held-out loss", f"Held out, against trained tokens.{_left_out(curves, healed.groups)}")
+
+
+def _training_curves(healed: HealedRecord, steps: Sequence[StepMetrics]) -> LineChart:
+    """Return a chart of the training losses: of the only group, or of the worst of several."""
+    names = [name for name, _ in heal_summary.worst_groups(healed)][:DRAWN]
+    y = "loss of each batch"
+    curves = [
+        Curve(y if len(healed.groups) == 1 else name, _points((one.tokens, one.loss(name)) for one in steps), style)
+        for style, name in enumerate(names)
+    ]
+    return _chart(curves, y, f"The loss in training, step by step.{_left_out(curves, healed.groups)}")
+
+
+def _left_out(curves: Sequence[Curve], groups: Collection[str]) -> str:
+    return f" The worst {len(curves)} of {len(groups)} groups." if len(groups) > len(curves) else ""
 
 
 def _curve(measured: Iterable[tuple[int, float]], y: str, caption: str) -> LineChart:

@@ -129,7 +129,7 @@ WITHOUT_LOSSES = {"step": 1, "tokens": 1, "losses": [], "agreement": 1}
 WITHOUT_OBJECTIVE = {"step": 1, "tokens": 1, "losses": {"kl": 1.0}, "agreement": None}
 
 FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "another format": (changed(format=1), "its format is 1, this version reads 2"),
+    "another format": (changed(format=1), "its format is 1, this version reads 3"),
     "no format": (changed(format=None), "format: is null, it should be a valid integer"),
     "as many ranks as atoms": (changed(ranks=10**80), "missing|cannot be read"),
     "no ranks": (changed(ranks=0), "weights/"),

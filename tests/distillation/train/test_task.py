@@ -1,120 +1,22 @@
-"""A task with two parameter groups: each has its own clipping, best weights and end, and learns as if alone."""
+"""A task with several parameter groups: each has its own clipping, best weights and end, and learns as if alone."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import nn
 
-from kept.distillation.data.mixture import Mixture
-from kept.distillation.data.packing import BatchStream
-from kept.distillation.loss.chunked_loss import Losses
-from kept.distillation.loss.hidden_states import masked_mean, relative_squared_error
-from kept.distillation.settings import HealSettings
-from kept.distillation.train.load_backbone import load_backbone
-from kept.distillation.train.metrics import Metrics
-from kept.distillation.train.process_group import Ranks, process_group
-from kept.distillation.train.run_checkpoints import RunCheckpoints
-from kept.distillation.train.task import ParameterGroup
+from kept.distillation.train.divergence import Diverged
+from kept.distillation.train.measurement import best_measurement
+from kept.distillation.train.process_group import Ranks
+from kept.distillation.train.task import UpdateRule
 from kept.distillation.train.trainer import Trainer
-from support.heal_data import tokens_of
-from support.logits import random_program
-from support.pass_helpers import layer_spec
+from support.layerwise import EVERY, STEPS, Counting, Layerwise, trained, trained_on_two_ranks, trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
-
-    from kept.distillation.data.packing import Batch
-    from kept.distillation.train.backbone import Backbone
-    from kept.distillation.train.progress import GroupProgress
-
-STEPS, EVERY = 12, 2
-
-
-class Counting:
-    """A teacher that counts its passes."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self.backbone: Backbone = load_backbone(random_program(layer_spec()), torch.float32, ranks)
-        self.width, self.passes = self.backbone.model.spec.width, 0
-
-    def __call__(self, batch: Batch) -> Sequence[torch.Tensor]:
-        self.passes += 1
-        return self.backbone.output(batch, keep_hidden=True).hidden_states
-
-
-@dataclass
-class Layerwise:
-    """Candidates for layers of a teacher: linear maps from a layer's input to its output, both hidden states.
-
-    `away` are candidates with reversed gradients: their error grows. `shared`: one group with one clip has all of them.
-    """
-
-    teacher: Counting
-    layers: Mapping[str, int]
-    away: Collection[str] = ()
-    shared: bool = False
-    clip: float = 1e-3
-
-    def __post_init__(self) -> None:
-        width = self.teacher.width
-        self.maps = {name: nn.Linear(width, width, bias=False) for name in self.layers}
-        for name, one in self.maps.items():
-            generator = torch.Generator().manual_seed(self.layers[name])
-            one.weight.data = torch.randn(width, width, generator=generator) / width
-        parameters = {name: {f"{name}.weight": one.weight} for name, one in self.maps.items()}
-        if self.shared:
-            parameters = {"all": {name: one for group in parameters.values() for name, one in group.items()}}
-        self.groups = [ParameterGroup(name, one, self.clip) for name, one in parameters.items()]  # type: ignore[arg-type]
-
-    def losses(self, batch: Batch, active: Collection[str]) -> Mapping[str, Losses]:
-        with torch.no_grad():
-            hidden = self.teacher(batch)
-        if self.shared:
-            parts = [self._loss(name, hidden, batch) for name in self.layers]
-            total = torch.stack([one.total for one in parts]).sum()
-            return {"all": Losses(total, {}, None, parts[0].tokens)}
-        return {name: self._loss(name, hidden, batch) for name in active}
-
-    def _loss(self, name: str, hidden: Sequence[torch.Tensor], batch: Batch) -> Losses:
-        layer, mask_N = self.layers[name], batch.mask_BT.flatten()
-        found, wanted = self.maps[name](hidden[layer]), hidden[layer + 1]
-        error = masked_mean(relative_squared_error(wanted.flatten(0, 1), found.flatten(0, 1)), mask_N)
-        total = 2 * error.detach() - error if name in self.away else error
-        return Losses(total, {"error": error.detach()}, None, int((mask_N != 0).sum()))
-
-    text_losses = losses
-
-    def set_gradient_sync(self, *, enabled: bool) -> None:
-        """One rank has nothing to reduce."""
-
-    def nonfinite_cause(self, batch: Batch, *, trained: bool) -> str | None:  # noqa: ARG002 - the protocol's
-        return None
-
-
-@contextmanager
-def trainer(folder: Path, layers: Mapping[str, int], patience: int = 0, **options: Any) -> Iterator[Trainer]:
-    folder.mkdir(exist_ok=True)
-    settings = HealSettings(
-        "student", str(folder), "teacher", tokens=STEPS * 24, batch_size=2, sequence_length=12, eval_every=EVERY,
-        learning_rate=1e-2, patience=patience,
-    )  # fmt: skip
-    with process_group("cpu") as ranks:
-        task = Layerwise(Counting(ranks), layers, **options)
-        documents = tokens_of([9] * 20)
-        documents.ids[:] %= 7
-        stream = BatchStream(Mixture({"text": documents}), 2, 12)
-        yield Trainer(settings, ranks, task, stream, RunCheckpoints(folder, ranks), Metrics(folder))
-
-
-def trained(folder: Path, layers: Mapping[str, int], **options: Any) -> Mapping[str, GroupProgress]:
-    with trainer(folder, layers, **options) as made:
-        return made.run()
 
 
 def test_each_parameter_group_is_trained_as_if_alone(tmp_path: Path) -> None:
@@ -170,3 +72,124 @@ def test_the_norm_before_clipping_is_reported(tmp_path: Path, clip: float) -> No
     norms = {name: report[name]["gradient_norm"] for name in ("first", "second")}
     assert norms["first"] != norms["second"]
     assert all(norm > 1e-3 for norm in norms.values())
+
+
+def test_parts_of_a_group_have_their_own_learning_rate(tmp_path: Path) -> None:
+    """Two parts under one clip: one of them learns at a tenth of the rate."""
+    layers = {"first": 0, "second": 1}
+    slow = {"second": UpdateRule(lr_factor=0.1)}
+    with trainer(tmp_path / "run", layers, shared=True, rules=slow) as made:
+        start = {name: one.weight.detach().clone() for name, one in made.task.maps.items()}  # type: ignore[attr-defined]
+        made._update()
+        moved = {name: float((made.task.maps[name].weight.detach() - start[name]).abs().max()) for name in layers}  # type: ignore[attr-defined]
+    assert moved["second"] == pytest.approx(0.1 * moved["first"], rel=1e-3), (
+        "AdamW's first step has the size of its rate"
+    )
+
+
+def test_a_learning_rate_of_a_group_is_the_same_rate_of_a_run(tmp_path: Path) -> None:
+    """Half of a rate is half a rate, to the bit; the other group learns as it did."""
+    layers = {"first": 0, "second": 1}
+    plain = trained(tmp_path / "plain", layers)
+    halved = trained(tmp_path / "halved", layers, rules={"second": UpdateRule(lr_factor=0.5)})
+    alone = trained(tmp_path / "alone", {"second": 1}, learning_rate=5e-3)
+    assert torch.equal(halved["first"].best["first.weight"], plain["first"].best["first.weight"])
+    assert torch.equal(halved["second"].best["second.weight"], alone["second"].best["second.weight"])
+    assert not torch.equal(halved["second"].best["second.weight"], plain["second"].best["second.weight"])
+
+
+def test_weight_decay_is_by_parameter(tmp_path: Path) -> None:
+    layers = {"first": 0, "second": 1}
+    plain = trained(tmp_path / "plain", layers)
+    decayed = trained(tmp_path / "decayed", layers, rules={"second": UpdateRule(weight_decay=0.5)})
+    assert torch.equal(decayed["first"].best["first.weight"], plain["first"].best["first.weight"])
+    assert not torch.equal(decayed["second"].best["second.weight"], plain["second"].best["second.weight"])
+    with pytest.raises(AssertionError, match="frozen rows"):
+        UpdateRule(weight_decay=0.5, rows=range(2))
+
+
+def test_a_group_that_diverges_stops_and_the_other_goes_on(tmp_path: Path) -> None:
+    """Its weights stay those before the bad step; the other group is the same to the bit as without it."""
+    layers = {"first": 0, "second": 1}
+    with trainer(tmp_path / "run", layers, breaks={"second": 5}) as made:
+        found = made.run()
+        last = made.task.maps["second"].weight.detach().clone()  # type: ignore[attr-defined]
+    alone = trained(tmp_path / "alone", {"first": 0})["first"]
+    assert found["first"].history == alone.history
+    assert torch.equal(found["first"].best["first.weight"], alone.best["first.weight"])
+    assert found["first"].stopped is None
+    assert str(found["second"].stopped).startswith("step 6: the loss of the second is nan, its gradient norm nan; the ")
+    assert [one.step for one in found["second"].history] == [0, 2, 4]
+    assert last.isfinite().all()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(one["step"], one["group"]) for one in lines if one["kind"] == "stopped"] == [(6, "second")]
+
+
+def test_a_held_out_loss_that_is_nan_stops_its_group(tmp_path: Path) -> None:
+    """The training batches up to the measurement are finite."""
+    found = trained(tmp_path / "run", {"first": 0, "second": 1}, breaks={"second": 4})
+    assert str(found["second"].stopped) == "step 4: the held-out loss of the second is nan"
+    assert [one.step for one in found["second"].history] == [0, 2, 4]
+    assert best_measurement(found["second"].history).step == 2
+    assert found["second"].best["second.weight"].isfinite().all()
+    assert found["first"].history[-1].step == STEPS
+
+
+def test_a_run_in_which_every_group_diverges_fails(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"step 8: the loss of the second is nan, .* lower --learning-rate"):
+        trained(tmp_path / "run", {"first": 0, "second": 1}, breaks={"first": 5, "second": 7})
+
+
+def test_a_grouped_run_resumes_to_the_bit(tmp_path: Path) -> None:
+    """After a kill behind the step at which a group stopped, which is not noted twice."""
+    layers = {"first": 0, "second": 1, "third": 0}
+    options: dict[str, Any] = {"breaks": {"second": 3}, "rules": {"third": UpdateRule(lr_factor=0.5)}, "save_every": 5}
+    whole = trained(tmp_path / "whole", layers, **options)
+    with trainer(tmp_path / "run", layers, **options) as killed, pytest.MonkeyPatch.context() as patched:
+        update = Trainer._update
+        patched.setattr(Trainer, "_update", lambda self: die() if self.step == 8 else update(self))
+        with pytest.raises(RuntimeError, match="killed"):
+            killed.run()
+        killed.checkpoints.settle()
+    with trainer(tmp_path / "run", layers, **options) as again:
+        assert again.step == 5
+        assert again.progress["second"].stopped == whole["second"].stopped
+        again.task.batches = 5  # type: ignore[attr-defined]
+        found = again.run()
+    for name, one in whole.items():
+        assert str(found[name].history) == str(one.history)
+        assert torch.equal(found[name].best[f"{name}.weight"], one.best[f"{name}.weight"])
+    assert without_speed(tmp_path / "run" / "metrics.jsonl") == without_speed(tmp_path / "whole" / "metrics.jsonl")
+
+
+def die() -> None:
+    raise RuntimeError("killed")
+
+
+def without_speed(file: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, file.read_text().splitlines())
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+
+
+def test_ranks_train_different_groups(tmp_path: Path) -> None:
+    """Each on whole batches, with its groups in another order: the same losses and weights as on one rank, to the bit.
+
+    The group of the second rank diverges, which both ranks know. Then one rank resumes what two have begun.
+    """
+    layers = {"first": 0, "second": 1, "third": 1}
+    rules = {"third": UpdateRule(lr_factor=0.5)}
+    options: dict[str, Any] = {"breaks": {"second": 5}, "rules": rules}
+    wanted = trained(tmp_path / "one", layers, **options)
+    owners = {"first": 0, "second": 1, "third": 1}
+    ranks = trained_on_two_ranks(tmp_path / "two", layers, owners, options)
+    for found in ranks:
+        assert found["histories"] == {name: str(one.outcome()) for name, one in wanted.items()}
+        assert {*found["best"]} == {f"{name}.weight" for name in layers}
+        for one in wanted.values():
+            assert all(torch.equal(found["best"][name], weight) for name, weight in one.best.items())
+    assert [rank["own"]["first"] for rank in ranks] == [["first.weight"], []]
+    with trainer(tmp_path / "two", layers, **options) as again:
+        assert again.step == STEPS
+        assert {name: str(one.outcome()) for name, one in again.progress.items()} == ranks[0]["histories"]
+        assert all(torch.equal(weight, ranks[0]["best"][name]) for name, weight in again.best_weights().items())
+        assert len(again.optimizer.state) == len(layers)

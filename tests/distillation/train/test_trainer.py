@@ -35,7 +35,7 @@ def test_norms_are_trained_and_the_rest_stays(pair: tuple[Path, Path], corpus: P
     changed = {n for n, t in after.weights.items() if not torch.equal(t.read(), before.weights[n].read())}
     assert changed == set(done.trained.slots) == {name for name in before.weights if "norm." in name}
     record = read_json(done.path / "kept.json")
-    assert record["healed"]["held_out"][0]["loss"] == pytest.approx(losses[0])
+    assert record["healed"]["groups"]["student"]["held_out"][0]["losses"]["loss"] == pytest.approx(losses[0])
     assert kept.verify(pair[0], done.path, tokens=16).altered == ()
 
 
@@ -127,9 +127,11 @@ def test_points_are_the_lines_and_none_is_double(
     monkeypatch.undo()
     done = heal(given)
     found = points(done.run / "tensorboard")
-    assert found["step/loss"] == [(i + 1, pytest.approx(loss)) for i, loss in enumerate(losses(tmp_path / "out"))]  # type: ignore[comparison-overlap]
+    assert found["step/student/loss"] == [
+        (i + 1, pytest.approx(loss)) for i, loss in enumerate(losses(tmp_path / "out"))
+    ]  # type: ignore[comparison-overlap]
     held = [(line["step"], pytest.approx(line["kl"])) for line in noted(tmp_path / "out", "held-out")]
-    assert found["held-out/kl"] == held  # type: ignore[comparison-overlap]
+    assert found["held-out/student/kl"] == held  # type: ignore[comparison-overlap]
     assert [step for step, _ in held] == [0, 4, 8, 12]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
-from kept.cli.display import console
+from kept.cli.display import console, group_losses
 from kept.formatting import amount, duration, parameters, singular
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ class HealProgress:
         self._first: tuple[int, float] | None = None
         self._seconds: list[float] = []
         self._printed_at = 0.0
+        self._stopped = 0
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +57,9 @@ class HealProgress:
                 self._stepped(line)
             case "held-out":
                 self._measured(line)
+            case "stopped":
+                self._stopped += 1
+                console.hint(f"{line['group']} is stopped: {line['why']}")
             case "end":
                 self._last = {}
         if self._live is not None:
@@ -103,19 +106,28 @@ class HealProgress:
 
     def _row(self, measured: Mapping[str, Any]) -> tuple[str, ...]:
         last = self._last
+        groups = measured.get("groups", {})
+        stopped = (str(self._stopped),) if self._several else ()
         return (
             f"{last.get('step', measured.get('step', 0))}/{self._about['steps']}",
-            f"{last['loss']:.4f}" if last else "",
-            held_out(measured),
-            *(_eval_data(measured, name) for name in self._about.get("eval_data", ())),
-            _agreement(measured),
+            group_losses.loss(last.get("groups", {})),
+            group_losses.held_out(groups),
+            *(group_losses.eval_data(groups, name) for name in self._about.get("eval_data", ())),
+            group_losses.agreement(groups),
+            *stopped,
             f"{len(self._seconds) / sum(self._seconds):.0f}" if last else "",
             self._left(),
         )
 
     @property
     def _columns(self) -> tuple[str, ...]:
-        return (*COLUMNS[:3], *self._about.get("eval_data", ()), *COLUMNS[3:])
+        stopped = ("stopped",) if self._several else ()
+        return (*COLUMNS[:3], *self._about.get("eval_data", ()), COLUMNS[3], *stopped, *COLUMNS[4:])
+
+    @property
+    def _several(self) -> bool:
+        """Whether the run has several parameter groups, each of which may stop."""
+        return len(self._about["groups"]) > 1
 
     def _left(self) -> str:
         """Return the remaining time, from the average time of the steps after the first, evaluations included."""
@@ -133,23 +145,6 @@ class HealProgress:
         if self._last:
             table.add_row(*self._row({}), style="dim")
         return table
-
-
-def held_out(line: Mapping[str, Any]) -> str:
-    """Return the name of the main loss of a measurement: the KL if it was computed, else the trained loss."""
-    name = next((name for name in ("kl", "loss") if name in line), None)
-    return "" if name is None else f"{name} {line[name]:.4f}"
-
-
-def _agreement(line: Mapping[str, Any]) -> str:
-    """Return the top-1 agreement with the teacher; empty without a teacher."""
-    found = line.get("agreement", math.nan)
-    return "" if math.isnan(found) else f"{100 * found:.2f} %"
-
-
-def _eval_data(line: Mapping[str, Any], name: str) -> str:
-    """Return the cross-entropy of a measurement on an evaluation text."""
-    return f"ce {line['eval_data'][name]['ce']:.4f}" if "eval_data" in line else ""
 
 
 def _counted(line: Mapping[str, Any]) -> str:

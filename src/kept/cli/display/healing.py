@@ -10,8 +10,13 @@ from kept.cli.display.verification import verification
 from kept.formatting import amount, parameters
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.table import Table
+
     from kept.commands.heal_run import HealResult
     from kept.commands.write_teacher_cache import CachedTeacher
+    from kept.distillation.train.measurement import GroupHistory
 
 
 def cache_table(done: CachedTeacher) -> dict[str, Any]:
@@ -34,11 +39,24 @@ def cached_teacher(done: CachedTeacher) -> None:
 
 def healed(done: HealResult) -> None:
     """`kept heal`: held-out losses before and after, then the comparison with the teacher."""
-    from kept.output.heal_summary import NOTHING_BETTER, displayed_losses
+    from kept.output.heal_summary import NOTHING_BETTER
 
     console = printer()
-    first, best = done.history[0], done.best
     console.print(f"{done.path}: written")
+    console.print(_of_student(done) if len(done.groups) == 1 else of_groups(done.groups))
+    if not any(one.best.step for one in done.groups.values()):
+        console.print(f"{NOTHING_BETTER} A lower --learning-rate or more --tokens may help.")
+    hint(f"metrics: {done.run}")
+    console.print(f"{parameters(done.trained.parameters)} of {parameters(done.trained.of)} parameters were trained")
+    if done.verification is not None:
+        verification(done.verification)
+
+
+def _of_student(done: HealResult) -> Table:
+    """Return the losses of the student before and after."""
+    from kept.output.heal_summary import displayed_losses
+
+    first, best = done.history[0], done.best
     table = make_table("held-out", "before", f"after {amount(best.tokens, 'tokens')}")
     listed = " of the top-k tokens" if "teacher_cache" in done.record["healed"] else ""
     for name in displayed_losses(first.losses):
@@ -50,10 +68,13 @@ def healed(done: HealResult) -> None:
         )
     if not math.isnan(first.agreement):
         table.add_row("top-1 agreement", f"{100 * first.agreement:.2f} %", f"{100 * best.agreement:.2f} %")
-    console.print(table)
-    if not best.step:
-        console.print(f"{NOTHING_BETTER} A lower --learning-rate or more --tokens may help.")
-    hint(f"metrics: {done.run}")
-    console.print(f"{parameters(done.trained.parameters)} of {parameters(done.trained.of)} parameters were trained")
-    if done.verification is not None:
-        verification(done.verification)
+    return table
+
+
+def of_groups(groups: Mapping[str, GroupHistory]) -> Table:
+    """Return the loss of each parameter group before and at its best, and why a group was stopped."""
+    table = make_table("group", "before", "best", "after step", "stopped")
+    for name, one in groups.items():
+        losses = f"{one.measurements[0].losses['loss']:.4g}", f"{one.best.losses['loss']:.4g}"
+        table.add_row(name, *losses, str(one.best.step), one.stopped or "")
+    return table

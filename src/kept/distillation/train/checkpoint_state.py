@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-FORMAT = 2
+FORMAT = 3
 """Version of the checkpoint layout; incremented with every change of it."""
 
 SUMS, STATE = "sums.json", "state.json"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -16,13 +16,13 @@ from kept.distillation.loss.hidden_states import HIDDEN_ERRORS, masked_mean
 from kept.distillation.loss.objective import Objective
 from kept.distillation.train.backbone import Backbone
 from kept.distillation.train.nonfinite import first_fault, nonfinite_message, nonfinite_parts
-from kept.distillation.train.task import ParameterGroup
+from kept.distillation.train.task import ParameterGroup, UpdateRule
 from kept.ir.stream_map import IDENTITY
 from kept.nn.norm import normalise
 from kept.verification.parity import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -67,25 +67,32 @@ class EndToEnd:
     layer_pairs: Sequence[tuple[int, int]] = ()
     stream_map: StreamMap = IDENTITY
 
+    splits_batches: ClassVar[bool] = True
+    """FSDP2 averages the gradients of all ranks."""
+
     @cached_property
     def groups(self) -> Sequence[ParameterGroup]:
-        """One group: all trainable parameters of the student."""
+        """One group: all trainable parameters of the student. Parameters with frozen rows have no weight decay."""
         parameters = self.student.trainable_parameters()
-        return (ParameterGroup(STUDENT, parameters, self.settings.max_grad_norm, self.trained_rows),)
+        entire = UpdateRule(weight_decay=self.settings.weight_decay)
+        in_part = {name: UpdateRule(rows=rows) for name, rows in self.trained_rows.items()}
+        rules = {**dict.fromkeys(parameters, entire), **in_part}
+        return (ParameterGroup(STUDENT, parameters, self.settings.max_grad_norm, rules),)
 
-    def losses(self, batch: Batch, active: Collection[str]) -> Mapping[str, Losses]:
-        """Return the objective of the settings on a batch."""
+    def losses(self, batch: Batch, active: Collection[str]) -> Iterator[tuple[str, Losses]]:
+        """Yield the objective of the settings on a batch."""
         assert set(active) == {STUDENT}, "there is no other group"
         with self._autocast():
-            teacher = self._teacher_output(batch)
-            loss = partial(self._student_losses, batch, teacher)
-            return {STUDENT: self.student(batch, loss, keep_hidden=bool(self.settings.hidden))}
+            loss = partial(self._student_losses, batch, self._teacher_output(batch))
+            found = self.student(batch, loss, keep_hidden=bool(self.settings.hidden))
+        yield STUDENT, found
 
-    def text_losses(self, batch: Batch, active: Collection[str]) -> Mapping[str, Losses]:
-        """Return the cross-entropy. A teacher cache does not cover evaluation data."""
+    def text_losses(self, batch: Batch, active: Collection[str]) -> Iterator[tuple[str, Losses]]:
+        """Yield the cross-entropy. A teacher cache does not cover evaluation data."""
         assert set(active) == {STUDENT}, "there is no other group"
         with self._autocast():
-            return {STUDENT: self.student(batch, lambda output: _logit_losses(output, None, batch, TEXT_ONLY))}
+            found = self.student(batch, lambda output: _logit_losses(output, None, batch, TEXT_ONLY))
+        yield STUDENT, found
 
     def set_gradient_sync(self, *, enabled: bool) -> None:
         """Set whether the next backward reduces the student's gradients over ranks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING
@@ -44,8 +45,8 @@ class Measurement:
 
 
 def best_measurement(history: Sequence[Measurement]) -> Measurement:
-    """Return the first measurement with the lowest held-out loss."""
-    return min(history, key=lambda one: one.losses["loss"])
+    """Return the first measurement with the lowest held-out loss; NaN is above all."""
+    return min(history, key=lambda one: math.inf if math.isnan(one.losses["loss"]) else one.losses["loss"])
 
 
 def has_plateaued(history: Sequence[Measurement], patience: int) -> bool:
@@ -56,28 +57,39 @@ def has_plateaued(history: Sequence[Measurement], patience: int) -> bool:
     return min(losses[-patience:]) > (1 - MIN_IMPROVEMENT) * min(losses[:-patience])
 
 
+@dataclass(frozen=True)
+class GroupHistory:
+    """The held-out measurements of a parameter group in order; `stopped`: why it ended early, if its loss diverged."""
+
+    measurements: tuple[Measurement, ...]
+    stopped: str | None = None
+
+    @property
+    def best(self) -> Measurement:
+        """The measurement whose weights were kept."""
+        return best_measurement(self.measurements)
+
+
 class LossSums:
     """Sums of losses over tokens, by parameter group and name of the loss. `loss` is the group's objective."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, str], float] = {}
+        self.values: dict[tuple[str, str], float] = {}
 
-    def add(self, losses: Mapping[str, Losses]) -> None:
+    def add(self, group: str, found: Losses) -> None:
         """Add the losses of a batch, which are means over its tokens."""
-        for group, found in losses.items():
-            agreement = {} if found.agreement is None else {"agreement": found.agreement}
-            for name, value in {"loss": found.total.detach(), **found.means, **agreement}.items():
-                key = group, name
-                self._sums[key] = self._sums.get(key, 0.0) + float(value) * found.tokens
+        agreement = {} if found.agreement is None else {"agreement": found.agreement}
+        for name, value in {"loss": found.total.detach(), **found.means, **agreement}.items():
+            self.values[group, name] = self.values.get((group, name), 0.0) + float(value) * found.tokens
 
-    @property
-    def values(self) -> list[float]:
-        """The sums, in the order in which `means` takes them."""
-        return [*self._sums.values()]
 
-    def means(self, totals: Iterable[float], tokens: float) -> dict[str, dict[str, float]]:
-        """Return means by group and name, given the totals of `values` over ranks and the number of tokens."""
-        means: dict[str, dict[str, float]] = {}
-        for (group, name), total in zip(self._sums, totals, strict=True):
-            means.setdefault(group, {})[name] = total / max(1.0, tokens)
-        return means
+def mean_losses(sums: Iterable[LossSums], tokens: float) -> dict[str, dict[str, float]]:
+    """Return means by group and name, given the sums of each rank, which may have different groups."""
+    totals: dict[tuple[str, str], float] = {}
+    for one in sums:
+        for key, value in one.values.items():
+            totals[key] = totals.get(key, 0.0) + value
+    means: dict[str, dict[str, float]] = {}
+    for (group, name), total in totals.items():
+        means.setdefault(group, {})[name] = total / max(1.0, tokens)
+    return means

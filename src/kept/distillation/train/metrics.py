@@ -50,6 +50,7 @@ class Metrics:
     def note(self, line: Mapping[str, Any]) -> None:
         """Write a line with a `kind` and a `step`. Its floats, also those in nested tables, become scalars.
 
+        Scalars are named by the keys, without `groups`, as `step/student/loss`.
         NaN and Inf become null, and no scalars.
         """
         if self.quiet:
@@ -83,7 +84,7 @@ def _scalars(name: str, value: object) -> Iterator[tuple[str, float]]:
     if isinstance(value, float):
         yield name, value
     for key, inner in value.items() if isinstance(value, dict) else ():
-        yield from _scalars(f"{name}/{key}", inner)
+        yield from _scalars(name if key == "groups" else f"{name}/{key}", inner)
 
 
 def _begin_events(folder: Path, first_step: int) -> Path | None:

@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -69,6 +69,13 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
+
+    def gather(self, value: Result) -> list[Result]:
+        """Return the values of all ranks, in the order of the ranks."""
+        values: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def sum(self, *values: float) -> list[float]:
         """Return the sum of each value over all ranks, in float64."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kept.checkpoint.json_model import JsonModel, Number
 from kept.distillation.train.divergence import SpikeDetector
-from kept.distillation.train.measurement import Measurement, best_measurement
+from kept.distillation.train.measurement import GroupHistory, Measurement, best_measurement, has_plateaued
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,16 +22,34 @@ class GroupState(JsonModel):
 
     history: list[Measurement]
     recent: list[Number]
+    stopped: str | None = None
 
 
 @dataclass
 class GroupProgress:
-    """A parameter group, its held-out measurements, its weights at the best of them, and its recent training losses."""
+    """A parameter group, its held-out measurements, its weights at the best of them, and its recent training losses.
+
+    `stopped`: why the group is not trained any more, if its loss diverged.
+    """
 
     group: ParameterGroup
     history: list[Measurement] = field(default_factory=list)
     best: Mapping[str, Tensor] = field(default_factory=dict)
     spikes: SpikeDetector = field(default_factory=SpikeDetector)
+    stopped: str | None = None
+
+    def is_active(self, patience: int) -> bool:
+        """Return whether the group is still trained: its loss neither diverged nor reached a plateau."""
+        return self.stopped is None and not has_plateaued(self.history, patience)
+
+    def stop(self, why: str) -> None:
+        """End the training of the group. Its best weights stay."""
+        self.stopped = why
+        self.group.drop_gradients()
+
+    def outcome(self) -> GroupHistory:
+        """Return the measurements so far, and why the group was stopped."""
+        return GroupHistory(tuple(self.history), self.stopped)
 
     def record(self, measurement: Measurement) -> None:
         """Add a measurement, and keep a copy of the weights if it is the best."""
@@ -41,10 +59,10 @@ class GroupProgress:
 
     def state(self) -> GroupState:
         """Return what a checkpoint stores as JSON."""
-        return GroupState(history=self.history, recent=[*self.spikes.recent])
+        return GroupState(history=self.history, recent=[*self.spikes.recent], stopped=self.stopped)
 
     def restore(self, state: GroupState, best: Mapping[str, Tensor]) -> None:
         """Restore the progress from `state` and from the best weights of all groups."""
-        self.history = state.history
+        self.history, self.stopped = state.history, state.stopped
         self.spikes.recent.extend(state.recent)
         self.best = {name: best[name] for name in self.group.parameters}

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import shutil
 import stat
+from collections import ChainMap
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,12 +35,12 @@ from kept.distillation.train.checkpoint_state import (
     read_state,
 )
 from kept.distillation.train.run_directory import PARTIAL, remove
-from kept.distillation.train.shards import fill_shard, local_shard
+from kept.distillation.train.shards import fill_shard, is_sharded, local_shard
 from kept.errors import CheckpointError, OutputError, reason
 from kept.ir.tensors import InMemory, Lazy, join
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -87,12 +89,12 @@ class RunCheckpoints:
         """
         self.settle()
         place = self.directory / f"step-{step:08}{PARTIAL}"
-        tensors = {**_trained(learning, optimiser), **self._share(rest.best)}
+        tensors = {**_trained(learning, optimiser), **self._share(rest.best, learning)}
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         state = CheckpointFile(
             format=FORMAT,
             ranks=self.ranks.world_size,
-            updates=_updates(learning, optimiser),
+            updates=dict(ChainMap(*self.ranks.gather(_updates(learning, optimiser)))),
             step=rest.run.step,
             groups=rest.run.groups,
             random=rest.run.random,
@@ -107,11 +109,20 @@ class RunCheckpoints:
         wait([saved])  # afterwards the first rank knows the errors of all ranks
         self.ranks.on_first(lambda: self._result(place, saved))
 
-    def _share(self, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return this rank's share of the rows of tensors that every rank holds."""
-        begin, stop = self.ranks.rank, self.ranks.rank + 1
-        cut = {name: [len(t) * edge // self.ranks.world_size for edge in (begin, stop)] for name, t in best.items()}
-        return {f"best/{name}": best[name][first:last] for name, (first, last) in cut.items()}
+    def _share(self, best: Mapping[str, Tensor], learning: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Return the rows of the best weights that this rank writes.
+
+        Every rank has all rows of a sharded parameter and writes its share; it writes all rows of its own parameters.
+        """
+        return {
+            f"best/{name}": self._own_share(tensor) if is_sharded(learning[name]) else tensor
+            for name, tensor in best.items()
+        }
+
+    def _own_share(self, tensor: Tensor) -> Tensor:
+        edges = (self.ranks.rank, self.ranks.rank + 1)
+        first, last = (len(tensor) * edge // self.ranks.world_size for edge in edges)
+        return tensor[first:last]
 
     def _save(self, place: Path, tensors: Mapping[str, Tensor], state: CheckpointFile) -> None:
         """Write this rank's file; the first rank finishes the checkpoint after all ranks have written theirs."""
@@ -153,9 +164,10 @@ class RunCheckpoints:
     def load(self, place: Path, learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> TrainerState:
         """Load a checkpoint into parameters and optimizer. Returns the `rest` that `begin` was given.
 
-        Raises CheckpointError if a file was changed since, or is of an earlier version.
+        Raises CheckpointError if a file was changed since, is of an earlier version, or has other parameters.
         """
         self.ranks.on_first(lambda: _check(place))
+        parameters = set(chain(*self.ranks.gather([*learning])))
         try:
             state = read_state(place)
             held = _held(place, state.ranks)
@@ -163,10 +175,10 @@ class RunCheckpoints:
                 fill_shard(parameter, _shaped(held, f"weights/{name}", parameter))
                 if name in state.updates:
                     optimiser.state[parameter] = _moments(held, name, parameter, state.updates[name])
-            best = {name.removeprefix("best/"): lazy.read() for name, lazy in held.items() if name.startswith("best/")}
+            best = _best(held, parameters)
         except ValueError as error:
             raise damaged(place, f"{STATE}: {error}") from None
-        return TrainerState(state, best)
+        return TrainerState(state, {name: best[name].read() for name in learning})
 
     def _result(self, place: Path, saved: Future[None]) -> None:
         try:
@@ -225,6 +237,14 @@ def _held(place: Path, ranks: int) -> dict[str, Lazy]:
     if odd := next((name for name, rows in parts.items() if len({one.shape[1:] for one in rows}) > 1), None):
         raise ValueError(f"{odd}: its rows differ in shape between ranks")
     return {name: join(rows) for name, rows in parts.items()}
+
+
+def _best(held: Mapping[str, Lazy], parameters: Collection[str]) -> dict[str, Lazy]:
+    """Return the best weights in a checkpoint. Raises ValueError if they are not those of the parameters of a run."""
+    best = {name.removeprefix("best/"): lazy for name, lazy in held.items() if name.startswith("best/")}
+    if best.keys() != {*parameters}:
+        raise ValueError("its best weights are not the trainable parameters of this run")
+    return best
 
 
 def _shaped(held: Mapping[str, Lazy], name: str, parameter: Tensor) -> Lazy:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from kept.ir.tensors import Lazy
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether the ranks hold the rows of a tensor together. Otherwise this rank alone holds all of them."""
+    return isinstance(tensor, DTensor)
+
+
 def local_rows(tensor: Tensor) -> range:
     """Return the numbers of the rows that this rank holds: all rows of a tensor that is not sharded."""
     rows = tensor.shape[0]

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from kept.distillation.train.shards import full_tensor, zero_other_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -23,32 +23,58 @@ if TYPE_CHECKING:
     from kept.distillation.loss.chunked_loss import Losses
 
 
+@dataclass(frozen=True)
+class UpdateRule:
+    """How the optimizer updates a parameter: learning rate relative to the schedule's, weight decay, trained rows.
+
+    `rows` are the only rows that are trained; None: all.
+    """
+
+    lr_factor: float = 1.0
+    weight_decay: float = 0.0
+    rows: range | None = None
+
+    def __post_init__(self) -> None:
+        """Check that nothing changes rows that are not trained."""
+        assert self.rows is None or not self.weight_decay, "weight decay would change the frozen rows"
+
+
 @dataclass(frozen=True, eq=False)
 class ParameterGroup:
     """Parameters by name, trained with one loss: clipped together, and kept as of the best measurement of that loss.
 
-    `trained_rows` are the parameters of which only some rows are trained, and these rows.
+    `rules` are by parameter; one without a rule has the default. A group that another rank trains has no parameters
+    on this rank.
     """
 
     name: str
     parameters: Mapping[str, nn.Parameter]
     max_grad_norm: float
-    trained_rows: Mapping[str, range] = field(default_factory=dict)
+    rules: Mapping[str, UpdateRule] = field(default_factory=dict)
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's parameter groups. Weight decay would change frozen rows, so their parameters have none."""
-        partial = [parameter for name, parameter in self.parameters.items() if name in self.trained_rows]
-        entire = [parameter for name, parameter in self.parameters.items() if name not in self.trained_rows]
-        groups: list[dict[str, Any]] = [{"params": entire}, {"params": partial, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+        """Return AdamW's parameter groups: the parameters of each learning rate and weight decay."""
+        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.parameters.items():
+            rule = self.rules.get(name, UpdateRule())
+            found.setdefault((rule.lr_factor, rule.weight_decay), []).append(parameter)
+        return [
+            {"params": parameters, "lr_factor": factor, "weight_decay": decay}
+            for (factor, decay), parameters in found.items()
+        ]
 
     def clip_gradients(self) -> float:
         """Zero the gradients of frozen rows, then clip to `max_grad_norm`. Returns the norm before clipping."""
-        for name, rows in self.trained_rows.items():
+        for name, rule in self.rules.items():
             gradient = self.parameters[name].grad
-            if gradient is not None:
-                zero_other_rows(gradient, rows)
+            if rule.rows is not None and gradient is not None:
+                zero_other_rows(gradient, rule.rows)
         return float(full_tensor(clip_grad_norm_(list(self.parameters.values()), self.max_grad_norm)))
+
+    def drop_gradients(self) -> None:
+        """Remove the gradients, so that the optimizer leaves the parameters as they are."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of the parameters, unsharded, in CPU memory."""
@@ -58,18 +84,32 @@ class ParameterGroup:
 class TrainingTask(Protocol):
     """The losses and parameter groups of a `Trainer`.
 
-    Batches have the rows of this rank. Rows that do not count have a mask of 0.
+    Losses are iterated over: the trainer runs the backward of each group before it asks for the next, so one group's
+    graph is in memory at a time. No context manager of torch may be open across a `yield`.
     """
 
     @property
     def groups(self) -> Sequence[ParameterGroup]:
-        """The parameter groups, the same at each call. Names of parameters are unique over all groups."""
+        """The parameter groups, the same at each call. Names of groups and parameters are unique.
 
-    def losses(self, batch: Batch, active: Collection[str]) -> Mapping[str, Losses]:
-        """Return the losses of a batch for each group in `active`, with gradients if grad mode is on."""
+        Every rank has every group, in any order.
+        """
 
-    def text_losses(self, batch: Batch, active: Collection[str]) -> Mapping[str, Losses]:
-        """Return the losses without a teacher on evaluation data."""
+    @property
+    def splits_batches(self) -> bool:
+        """Whether each rank computes some rows of a batch, and gradients are averaged over ranks.
+
+        If not, each rank computes all rows for the groups that it alone trains.
+        """
+
+    def losses(self, batch: Batch, active: Collection[str]) -> Iterable[tuple[str, Losses]]:
+        """Yield the losses of a batch for each group in `active` that this rank trains, with gradients in grad mode.
+
+        Rows that do not count have a mask of 0.
+        """
+
+    def text_losses(self, batch: Batch, active: Collection[str]) -> Iterable[tuple[str, Losses]]:
+        """Yield the losses without a teacher on evaluation data; nothing if there are none."""
 
     def set_gradient_sync(self, *, enabled: bool) -> None:
         """Set whether the next backward reduces gradients over ranks: only the last of several that accumulate does."""

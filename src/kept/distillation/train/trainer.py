@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import ChainMap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ from torch.optim import AdamW
 from kept.distillation.train.checkpoint_state import RunState, random_state, set_random_state
 from kept.distillation.train.divergence import Diverged
 from kept.distillation.train.lr_schedule import lr_factor
-from kept.distillation.train.measurement import LossSums, Measurement, has_plateaued
+from kept.distillation.train.measurement import LossSums, Measurement
 from kept.distillation.train.progress import GroupProgress
+from kept.distillation.train.rank_report import RankReport, StepDecision, common_decision, group_means
 from kept.distillation.train.run_checkpoints import TrainerState
 from kept.distillation.train.run_directory import remove_checkpoints
+from kept.distillation.train.shards import is_sharded
 from kept.errors import CheckpointError, InputError
 from kept.interruption import Held, held, so_far
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from kept.distillation.data.packing import Batch, BatchStream
     from kept.distillation.loss.chunked_loss import Losses
@@ -40,13 +43,8 @@ if TYPE_CHECKING:
     GroupMeans = Mapping[str, Mapping[str, float]]
     """Mean losses by parameter group and name."""
 
-
-@dataclass(frozen=True)
-class StepDecision:
-    """The common decision of all ranks after a step: `save`, since `save_minutes` have passed; `stop`, on a signal."""
-
-    save: bool = False
-    stop: bool = False
+    GroupLosses = Callable[[Batch, Collection[str]], Iterable[tuple[str, Losses]]]
+    """`TrainingTask.losses` or `TrainingTask.text_losses`."""
 
 
 @dataclass
@@ -67,11 +65,11 @@ class Trainer:
 
     def __post_init__(self) -> None:
         """Make the optimizer, and load the newest checkpoint of the same run, if any."""
-        self.progress = {group.name: GroupProgress(group) for group in self.task.groups}
-        groups = [one for group in self.task.groups for one in group.optimizer_groups()]
-        self.optimizer = AdamW(
-            groups, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
-        )
+        groups = sorted(self.task.groups, key=lambda group: group.name)  # the same order on every rank
+        self.progress = {group.name: GroupProgress(group) for group in groups}
+        self._check_held_once()
+        parts = [part for group in groups for part in group.optimizer_groups()]
+        self.optimizer = AdamW(parts or [{"params": [], "lr_factor": 1.0}], fused=True)
         if self.ranks.is_first:
             remove_checkpoints(self.checkpoints.directory)
         newest = self.checkpoints.newest()
@@ -82,6 +80,7 @@ class Trainer:
     def run(self) -> Mapping[str, GroupProgress]:
         """Train to the end. Returns the history and the best weights of each parameter group.
 
+        A group that diverges is stopped while others go on. Raises Diverged if every group has.
         Ctrl-C and SIGTERM end the run after the current step, which is saved: raises KeyboardInterrupt.
         """
         several = self.ranks.world_size > 1
@@ -96,11 +95,21 @@ class Trainer:
                 raise type(error)(so_far(self.step, self.checkpoints.newest())) from None
         return self.progress
 
+    def best_weights(self) -> dict[str, Tensor]:
+        """Return the best weights of all groups, on every rank. All ranks call this together."""
+        found = {name: weight for one in self.progress.values() for name, weight in one.best.items()}
+        own = {name: weight for name, weight in found.items() if not is_sharded(self._parameters[name])}
+        return {**found, **ChainMap(*self.ranks.gather(own))}
+
+    def _check_held_once(self) -> None:
+        own = [name for name, one in self._parameters.items() if not is_sharded(one)]
+        held = [name for names in self.ranks.gather(own) for name in names]
+        assert len(held) == len({*held}), "a parameter is sharded over all ranks, or on one rank"
+
     @property
     def _active(self) -> dict[str, GroupProgress]:
         """The groups that are still training."""
-        patience = self.settings.patience
-        return {name: one for name, one in self.progress.items() if not has_plateaued(one.history, patience)}
+        return {name: one for name, one in self.progress.items() if one.is_active(self.settings.patience)}
 
     def _train(self) -> None:
         """Run all remaining steps. Raises KeyboardInterrupt after a step during which a signal arrived."""
@@ -124,21 +133,21 @@ class Trainer:
         rate, batches, active = self._set_learning_rate(), self._batches(), self._active
         tokens = max(1.0, sum(float(batch.mask_BT.sum()) for batch in batches))
         sums = self._accumulate_gradients(batches, tokens, active)
-        norms = {name: one.group.clip_gradients() for name, one in active.items()}
-        means = self._average(sums, tokens)
+        norms = {name: one.group.clip_gradients() for name, one in active.items() if one.group.parameters}
+        means = self._average(sums, tokens, norms)
         for name, one in active.items():
-            self._check_divergence(one, means[name]["loss"], norms[name], batches)
+            self._check_divergence(one, means[name]["loss"], means[name]["gradient_norm"], batches)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {name: {**means[name], "gradient_norm": norms[name], "learning_rate": rate} for name in active}
+        return {name: {**means[name], "learning_rate": rate} for name in active}
 
     def _set_learning_rate(self) -> float:
-        """Set the learning rate of this step. Returns it."""
+        """Set the learning rate of this step. Returns it, without the factors of single parameters."""
         settings = self.settings
         warmup = math.ceil(settings.warmup * settings.steps)
         rate = settings.learning_rate * lr_factor(self.step, settings.steps, warmup, settings.lr_schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_factor"]
         return rate
 
     def _batches(self) -> list[Batch]:
@@ -149,73 +158,77 @@ class Trainer:
     def _accumulate_gradients(self, batches: Sequence[Batch], tokens: float, active: Collection[str]) -> LossSums:
         """Add up the gradients of the losses' sums over all batches, divided by `tokens`. Returns the losses."""
         sums = LossSums()
+        # FSDP2 averages gradients over ranks; losses are divided by the tokens of all ranks and need the sum.
+        averaged = self.ranks.world_size if self.task.splits_batches else 1
         for batch in batches:
             self.task.set_gradient_sync(enabled=batch is batches[-1])
-            losses = self.task.losses(self._own_rows(batch), active)
-            # FSDP2 averages gradients over ranks; losses are divided by the tokens of all ranks and need the sum.
-            scaled = [one.total * (one.tokens / tokens * self.ranks.world_size) for one in losses.values()]
-            torch.autograd.backward(scaled)
-            sums.add(losses)
+            for name, losses in self.task.losses(self._own_rows(batch), active):
+                torch.autograd.backward(losses.total * (losses.tokens / tokens * averaged))
+                sums.add(name, losses)
         return sums
 
     def _own_rows(self, batch: Batch) -> Batch:
-        """Return this rank's rows. A rank without rows runs one whose tokens do not count."""
+        """Return the rows that this rank computes. A rank without rows runs one whose tokens do not count."""
+        if not self.task.splits_batches:
+            return batch.to(self.ranks.device)
         rows = self.ranks.row_range(len(batch.tokens_BT))
         own = batch.rows(rows.start, rows.stop) if rows else batch.rows(0, 1).masked()
         return own.to(self.ranks.device)
 
     @torch.no_grad()
     def _measure(self) -> None:
-        """Measure the held-out losses of each group that is training. Raises Diverged if a loss is NaN or Inf.
+        """Measure the held-out losses of each group that is training, and stop those with NaN or Inf.
 
         Sources count as the mixture weighs them, so that a long source with a small weight does not decide the best.
         """
         active = self._active
         sources = {name: self._mean(self.stream.held_out(name), self.task.losses) for name in self._weights}
-        eval_data = {name: self._mean(batches, self.task.text_losses) for name, batches in self.eval_data.items()}
-        measured = {}
-        for name in active:
-            own = {source: means[name] for source, means in sources.items()}
-            texts = {text: {"ce": means[name]["ce"]} for text, means in eval_data.items() if name in means}
-            measured[name] = self._measurement(name, own, texts)
+        texts = {name: self._mean(batches, self.task.text_losses) for name, batches in self.eval_data.items()}
+        measured = {name: self._measurement(_of_group(sources, name), _of_group(texts, name)) for name in active}
         self._note("held-out", {name: _line(one) for name, one in measured.items()})
         for name, measurement in measured.items():
-            self.progress[name].record(measurement)
+            active[name].record(measurement)
+            self._check_held_out(active[name], measurement.losses["loss"])
 
     @property
     def _weights(self) -> Mapping[str, float]:
         return self.stream.mixture.weights
 
-    def _measurement(self, group: str, sources: GroupMeans, eval_data: GroupMeans) -> Measurement:
+    def _measurement(self, sources: GroupMeans, texts: GroupMeans) -> Measurement:
+        """Return the measurement of a group from its mean losses by source and by evaluation text."""
         keys = next(iter(sources.values()))
         means = {key: sum(weight * sources[name][key] for name, weight in self._weights.items()) for key in keys}
-        if not math.isfinite(means["loss"]):
-            self._raise_nonfinite(batch for name in self._weights for batch in self.stream.held_out(name))
-            raise self._diverged(
-                f"step {self.step}: the held-out loss of the {group} is {means['loss']:.4g}", "change the student"
-            )
         agreement = means.pop("agreement", math.nan)
+        eval_data = {text: {key: v for key, v in found.items() if key != "loss"} for text, found in texts.items()}
         return Measurement(self.step, self.step * self.settings.tokens_a_step, means, agreement, sources, eval_data)
 
-    def _mean(
-        self, batches: Sequence[Batch], losses: Callable[[Batch, Collection[str]], Mapping[str, Losses]]
-    ) -> GroupMeans:
+    def _mean(self, batches: Sequence[Batch], losses: GroupLosses) -> GroupMeans:
         """Return mean losses over some batches and all ranks."""
         sums, active = LossSums(), self._active
         for batch in batches:
-            sums.add(losses(self._own_rows(batch), active))
+            for name, found in losses(self._own_rows(batch), active):
+                sums.add(name, found)
         return self._average(sums, sum(float(batch.mask_BT.sum()) for batch in batches))
 
-    def _average(self, sums: LossSums, tokens: float) -> GroupMeans:
-        """Return means over all ranks. The same all-reduce decides whether all ranks save or stop."""
+    def _average(self, sums: LossSums, tokens: float, norms: Mapping[str, float] | None = None) -> GroupMeans:
+        """Return means over all ranks, with gradient norms. The same message decides whether all ranks save or stop."""
         since = time.monotonic() - self._saved[1]
         late = self.ranks.is_first and 0 < 60 * self.settings.save_minutes <= since
-        *totals, save, stop = self.ranks.sum(*sums.values, late, bool(self._signal))
-        self._decision = StepDecision(save > 0, stop > 0)
-        return sums.means(totals, tokens)
+        decision = StepDecision(late, bool(self._signal))
+        reports = self.ranks.gather(RankReport(sums, decision, norms or {}))
+        self._decision = common_decision(reports)
+        return group_means(reports, tokens)
+
+    def _check_held_out(self, progress: GroupProgress, loss: float) -> None:
+        """Stop a group whose held-out loss is NaN or Inf."""
+        if math.isfinite(loss):
+            return
+        self._raise_nonfinite(batch for name in self._weights for batch in self.stream.held_out(name))
+        what = f"step {self.step}: the held-out loss of the {progress.group.name} is {loss:.4g}"
+        self._stop(progress, self.step, what, "change the student")
 
     def _check_divergence(self, progress: GroupProgress, loss: float, norm: float, batches: Sequence[Batch]) -> None:
-        """Raise Diverged before a bad update. The message names the step, the documents and the last checkpoint."""
+        """Stop a group before a bad update. The message names the step and the documents."""
         median = progress.spikes.median
         if progress.spikes.accepts(loss, norm):
             return
@@ -223,11 +236,20 @@ class Trainer:
             self._raise_nonfinite(batches)
         documents = ", ".join(dict.fromkeys(name for batch in batches for name in batch.names))
         before = f" (median before: {median:.4g})" if math.isfinite(median) else ""
-        raise self._diverged(
+        what = (
             f"step {self.step + 1}: the loss of the {progress.group.name} is {loss:.4g}{before}, "
-            f"its gradient norm {norm:.4g}; the documents are {documents}",
-            "leave these documents out",
+            f"its gradient norm {norm:.4g}; the documents are {documents}"
         )
+        self._stop(progress, self.step + 1, what, "leave these documents out")
+
+    def _stop(self, progress: GroupProgress, step: int, what: str, way_out: str) -> None:
+        """Stop a group that diverged, and keep its best weights. Raises Diverged if every group has."""
+        progress.stop(what)
+        if all(one.stopped for one in self.progress.values()):
+            self.checkpoints.settle()
+            last = self.checkpoints.newest() or "none"
+            raise Diverged(f"{what}; the last good checkpoint is {last}; lower --learning-rate, or {way_out}")
+        self.metrics.note({"kind": "stopped", "step": step, "group": progress.group.name, "why": what})
 
     @torch.no_grad()
     def _raise_nonfinite(self, batches: Iterable[Batch]) -> None:
@@ -237,17 +259,11 @@ class Trainer:
             if cause is not None:
                 raise Diverged(cause)
 
-    def _diverged(self, what: str, way_out: str) -> Diverged:
-        self.checkpoints.settle()
-        last = self.checkpoints.newest() or "none"
-        return Diverged(f"{what}; the last good checkpoint is {last}; lower --learning-rate, or {way_out}")
-
     def _note(self, kind: str, groups: Mapping[str, Mapping[str, object]], seconds: float = 0.0) -> None:
-        """Write a line of metrics: the values of the only group, or of several groups under their names."""
+        """Write a line of metrics: the values of each group, and the speed."""
         speed = {"tokens_per_second": self.settings.tokens_a_step / seconds} if seconds else {}
-        values = next(iter(groups.values())) if len(self.progress) == 1 else groups
         tokens = self.step * self.settings.tokens_a_step
-        self.metrics.note({"kind": kind, "step": self.step, "tokens": tokens, **values, **speed})
+        self.metrics.note({"kind": kind, "step": self.step, "tokens": tokens, **speed, "groups": groups})
 
     @property
     def _parameters(self) -> dict[str, nn.Parameter]:
@@ -263,8 +279,6 @@ class Trainer:
     def _resume(self, place: Path) -> None:
         """Load a checkpoint. Raises CheckpointError if it is damaged, InputError if it has more steps than the run."""
         state = self.checkpoints.load(place, self._parameters, self.optimizer)
-        if state.best.keys() != self._parameters.keys():
-            raise CheckpointError(f"{place}: its best weights are not the trainable parameters of this run; remove it")
         if state.run.groups.keys() != self.progress.keys():
             raise CheckpointError(
                 f"{place}: its groups are not those of this run ({', '.join(self.progress)}); remove it"
@@ -276,6 +290,11 @@ class Trainer:
         if self.step > self.settings.steps:
             raise InputError(f"{place}: is past the run's {self.settings.steps} steps; choose another --out")
         self._saved = self.step, time.monotonic()
+
+
+def _of_group(means: Mapping[str, GroupMeans], group: str) -> GroupMeans:
+    """Return the mean losses of a group by text. A text is left out if the group has no losses on it."""
+    return {text: found[group] for text, found in means.items() if group in found}
 
 
 def _line(measurement: Measurement) -> dict[str, object]:
