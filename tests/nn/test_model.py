@@ -16,6 +16,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import InMemory, cast
 from kept.nn import Model
+from kept.nn.model import Block
 from kept.nn.state import KVCache
 from support.logits import logits, model_of, random_program
 from support.plain import plain_logits
@@ -166,6 +167,33 @@ def test_streams_are_what_enters_and_leaves_each_layer(spec: ir.Spec) -> None:
         assert len(streams) == spec.depth + 1
         assert torch.equal(model.logits(streams[-1]), model(tokens))
         assert torch.equal(model.hidden(tokens), streams[-1])
+
+
+@given(specs())
+def test_branches_run_one_by_one(spec: ir.Spec) -> None:
+    model = model_of(random_program(spec))
+    with torch.inference_mode():
+        x_BTD, context = model.enter(tokens_of(5))
+        for block in model.layers:
+            assert isinstance(block, Block)
+            runs, out_BTD = [*block.runs(x_BTD, context)], block(x_BTD, context)
+            assert [run.branch for run in runs] == [*block.spec.branches]
+            for run in runs:
+                assert torch.equal(getattr(block, run.branch.norm_name)(run.stream_BTD), run.input_BTD)
+                branch = getattr(block, run.branch.name)
+                again_BTD = branch(run.input_BTD, *[context] * (run.branch.name == "mixer"))
+                assert torch.equal(again_BTD, run.output_BTD)
+            assert torch.equal(runs[-1].after_BTD if runs else x_BTD, out_BTD)
+            x_BTD = out_BTD
+        assert torch.equal(x_BTD, model.hidden(tokens_of(5)))
+
+
+def test_a_layer_is_one_graph() -> None:
+    """torch.compile would split it otherwise, and training would be slower."""
+    model = model_of(random_program(plain_spec(1)))
+    x_BTD, context = model.enter(tokens_of(5))
+    compiled = torch.compile(model.layers[0].forward, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x_BTD, context), model.layers[0](x_BTD, context))
 
 
 def test_learned_positions_count_from_the_first_real_token() -> None:

@@ -201,3 +201,9 @@ def test_a_tail_needs_a_whole_last_layer(gone: str) -> None:
     last = with_layer(replace(spec, centred=True), 2, **{gone: None, f"{gone}_norm": None})
     said = refusal(AffineTail(), random_program(last))
     assert said == "affine-tail: layers.2.mlp: belongs to a layer with one branch; use --final-bias drop"
+
+
+def test_the_affine_tail_needs_a_dense_mlp() -> None:
+    spec = rms_spec(mlp=GATED, head=ir.Head(bias=True))
+    said = refusal(AffineTail(), random_program(with_layer(replace(spec, centred=True), 2, mlp=RunningMean(6))))
+    assert said == "affine-tail: layers.2.mlp: is running_mean, the tail needs dense; use --final-bias drop"

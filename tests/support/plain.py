@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kept.ir import spec as ir
 from kept.nn.rope import inverse_frequencies
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from kept.ir import spec as ir
     from kept.ir.program import Program
 
     Weights = Mapping[str, Tensor]
@@ -54,6 +54,7 @@ def _layer(layer: ir.Layer, w: Weights, x: Tensor) -> Tensor:
         mixed = x + layer.residual_multiplier * attended
     if layer.mlp is None:
         return mixed
+    assert isinstance(layer.mlp, ir.Mlp)
     read = x if layer.parallel else mixed
     second = first if layer.mlp_norm is None else _norm(layer.mlp_norm, w, "mlp_norm", read)
     return mixed + layer.residual_multiplier * _norm(

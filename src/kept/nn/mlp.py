@@ -1,16 +1,16 @@
-"""The MLP of each token, gated or plain."""
+"""A torch module for each kind of MLP."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from kept.ir import spec as ir
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from kept.ir import spec as ir
 
 
 class MlpModule(nn.Module):
@@ -56,3 +56,10 @@ ACTIVATIONS: dict[ir.Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": _relu2,
 }
+
+MLPS: dict[type[ir.FeedForward], Callable[[Any, int], nn.Module]] = {ir.Mlp: MlpModule}
+
+
+def mlp_module(spec: ir.FeedForward, width: int) -> nn.Module:
+    """Return the module of an MLP for a residual stream of `width`. It maps (..., D) to (..., D)."""
+    return MLPS[type(spec)](spec, width)

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.ir.tensors import torch_dtype, working_precision
 from kept.nn.mixers import mixer_module, tables_of
-from kept.nn.mlp import MlpModule
+from kept.nn.mlp import mlp_module
 from kept.nn.norm import NormModule
 from kept.nn.sequence import SequenceContext
 from kept.nn.state import DecodeState
@@ -124,6 +125,21 @@ def _table(rows: int, width: int) -> nn.Embedding:
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
+@dataclass(frozen=True, eq=False)
+class BranchRun:
+    """One branch while a layer runs, tensors (B, T, D).
+
+    `stream_BTD` is read by the norm, `input_BTD` by the operation. `output_BTD` is the operation's output, `after_BTD`
+    the residual stream after the branch.
+    """
+
+    branch: ir.Branch
+    stream_BTD: Tensor
+    input_BTD: Tensor
+    output_BTD: Tensor
+    after_BTD: Tensor
+
+
 class Block(nn.Module):
     """One layer: `y = x + mixer(norm x)`, then `y + mlp(norm y)`; the MLP of a parallel layer reads x too.
 
@@ -132,12 +148,12 @@ class Block(nn.Module):
 
     def __init__(self, spec: ir.Layer, width: int) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.branches = spec, spec.branches
         self.mixer_norm = _norm(spec.mixer_norm, width)
         self.mixer = None if spec.mixer is None else mixer_module(spec.mixer, width)
         self.mixer_post_norm = _norm(spec.mixer_post_norm, width)
         self.mlp_norm = _norm(spec.mlp_norm, width)
-        self.mlp = None if spec.mlp is None else MlpModule(spec.mlp, width)
+        self.mlp = None if spec.mlp is None else mlp_module(spec.mlp, width)
         self.mlp_post_norm = _norm(spec.mlp_post_norm, width)
 
     def empty_state(self) -> MixerState | None:
@@ -146,15 +162,22 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None) -> Tensor:
         """Return the residual stream after this layer, (B, T, D)."""
-        normed_BTD, out_BTD = self.mixer_norm(x_BTD), x_BTD
-        if self.mixer is not None:
-            mixed_BTD = self.mixer_post_norm(self.mixer(normed_BTD, context, state))
-            out_BTD = x_BTD + self._scaled(mixed_BTD)
-        if self.mlp is not None:
-            if not self.spec.shared_norm:
-                normed_BTD = self.mlp_norm(x_BTD if self.spec.parallel else out_BTD)
-            out_BTD = out_BTD + self._scaled(self.mlp_post_norm(self.mlp(normed_BTD)))
-        return out_BTD
+        for run in self.runs(x_BTD, context, state):
+            x_BTD = run.after_BTD
+        return x_BTD
+
+    def runs(self, x_BTD: Tensor, context: SequenceContext, state: MixerState | None = None) -> Iterator[BranchRun]:
+        """Run the branches in order, and yield each when it has run."""
+        after_BTD, normed = x_BTD, {}  # type: Tensor, dict[str, Tensor]
+        for branch in self.branches:
+            stream_BTD = x_BTD if self.spec.parallel else after_BTD
+            if branch.norm_name not in normed:
+                normed[branch.norm_name] = getattr(self, branch.norm_name)(stream_BTD)
+            input_BTD = normed[branch.norm_name]
+            run = getattr(self, branch.name)
+            output_BTD = run(input_BTD, context, state) if branch.name == "mixer" else run(input_BTD)
+            after_BTD = after_BTD + self._scaled(getattr(self, branch.post_norm_name)(output_BTD))
+            yield BranchRun(branch, stream_BTD, input_BTD, output_BTD, after_BTD)
 
     def _scaled(self, x_BTD: Tensor) -> Tensor:
         return x_BTD if self.spec.residual_multiplier == 1 else x_BTD * self.spec.residual_multiplier

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kept.ir.promise import Promise
 from kept.ir.slots import layer_slots
-from kept.ir.spec import Norm
+from kept.ir.spec import Mlp, Norm
 from kept.ir.tensors import Computed, Formula, Full, Lazy, zeros
 from kept.passes.base import UNNEEDED, Obstacle, Pass
 from kept.passes.fold_multipliers import FoldMultipliers
@@ -127,6 +127,8 @@ def _layer_obstacle(program: Program) -> Obstacle | None:
     mlp = layer.mlp
     if mlp is None or layer.mixer is None:
         return Obstacle(at, "belongs to a layer with one branch", way_out=drop)
+    if not isinstance(mlp, Mlp):
+        return Obstacle(at, f"is {mlp.KIND}, the tail needs {Mlp.KIND}", way_out=drop)
     multiplied = layer.residual_multiplier != 1 or spec.head.multiplier != 1
     fixable = (
         (mlp.fused or (layer.attention is not None and layer.attention.fused), "is stored fused", SplitProjections()),
@@ -154,13 +156,13 @@ def _layer_obstacle(program: Program) -> Obstacle | None:
 def _tail_layer(spec: Spec) -> Layer:
     last = spec.layers[-1]
     norm = Norm("rms", spec.final_norm.eps)
-    assert last.mlp is not None
+    assert isinstance(last.mlp, Mlp)
     mlp = replace(last.mlp, gate_bias=True, down_bias=True)
     return replace(last, mlp=mlp, mixer_norm=norm, mlp_norm=norm)
 
 
 def _tail_weights(spec: Spec, layer: Layer, dtype: str) -> dict[str, Lazy]:
-    assert layer.mlp is not None
+    assert isinstance(layer.mlp, Mlp)
     width, size = spec.width, layer.mlp.size
     opened = GATE * GATE if layer.mlp.activation == "relu2" else GATE
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from kept.ir.promise import Promise
 from kept.ir.serialise import part_to_json
 from kept.ir.slots import layer_slots
-from kept.ir.spec import Mixer, Mlp
+from kept.ir.spec import FeedForward, Mixer
 from kept.ir.tensors import torch_dtype, working_precision
 from kept.passes.base import NO_OPTION, Obstacle, Pass
 from kept.passes.separate_norms import SeparateNorms
@@ -86,7 +86,7 @@ class BranchChoice:
 
     def obstacle(self, layer: Layer) -> Obstacle | None:
         """Return why the branch does not fit into the layer; None if it does."""
-        kind = Mixer if self.branch == "mixer" else Mlp
+        kind = Mixer if self.branch == "mixer" else FeedForward
         if self.op is not None and not isinstance(self.op, kind):
             return Obstacle(self.where, f"{self.op.KIND} is no {self.branch}", way_out="name the other branch")
         twice = next(iter(self.weights.keys() & self.reused.keys()), None)

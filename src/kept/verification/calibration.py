@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from kept.ir.slots import readings
+from kept.nn.norm import NormModule
 from kept.verification.streamed import StreamedRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kept.ir.program import Program
-    from kept.nn.norm import NormModule
 
 
 TINY = 1e-300
@@ -49,22 +49,17 @@ def calibrate(
     x_BTD, context = run.enter(tokens_BT)
     for i in range(program.spec.depth):
         block = run.block(i)
-        for name in {branch.norm_name for branch in block.spec.branches}:
-            block.get_submodule(name).register_forward_hook(_recorder(out, f"layers.{i}.{name}"))
-        x_BTD = block(x_BTD, context)
+        for one in block.runs(x_BTD, context):
+            norm = block.get_submodule(one.branch.norm_name)
+            assert isinstance(norm, NormModule)
+            out.setdefault(f"layers.{i}.{one.branch.norm_name}", _statistics(norm, one.stream_BTD, one.input_BTD))
+            x_BTD = one.after_BTD
         if progress is not None:
             progress(1)
     final = run.final_norm()
     out["final_norm"] = _statistics(final, x_BTD, final(x_BTD))
     kinds = {reading.norm: reading.value.kind for reading in readings(program.spec)}
     return {name: found for name, found in out.items() if kinds[name] == "layer"}
-
-
-def _recorder(out: dict[str, NormStatistics], name: str) -> Callable[[NormModule, tuple[Tensor], Tensor], None]:
-    def record(module: NormModule, inputs: tuple[Tensor], normed: Tensor) -> None:
-        out[name] = _statistics(module, inputs[0], normed)
-
-    return record
 
 
 def _statistics(norm: NormModule, x_BTD: Tensor, normed_BTD: Tensor) -> NormStatistics:

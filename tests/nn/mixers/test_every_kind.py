@@ -1,4 +1,4 @@
-"""Every kind of mixer is listed, has a module, and its tests are a subclass of the contract."""
+"""Every kind of operation is listed and has a module; a mixer's tests are a subclass of the contract."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
 
-from kept.ir.spec import OPERATIONS, Mixer
+from kept.ir.spec import OPERATIONS, FeedForward, Mixer
 from kept.nn.mixers import MIXERS
+from kept.nn.mlp import MLPS
 from support.mixer_contract import MixerContract
 
 HERE = Path(__file__).parent
@@ -15,6 +16,7 @@ HERE = Path(__file__).parent
 
 def test_every_kind_has_a_module() -> None:
     assert {kind for kind in OPERATIONS.values() if issubclass(kind, Mixer)} == {*MIXERS}
+    assert {kind for kind in OPERATIONS.values() if issubclass(kind, FeedForward)} == {*MLPS}
 
 
 def test_kinds_are_concrete_and_named_once() -> None:

@@ -10,12 +10,12 @@ from kept.ir.spec.layer import Branch, Layer
 from kept.ir.spec.mlp import Activation, Mlp
 from kept.ir.spec.model import Head, Spec, TokenIds
 from kept.ir.spec.norm import NO_NORM, Norm
-from kept.ir.spec.operation import Cost, Mixer, Operation, StatePart
+from kept.ir.spec.operation import Cost, FeedForward, Mixer, Operation, StatePart
 from kept.ir.spec.rope import Dynamic, Linear, Llama3, LongRope, Proportional, Rope, Scaling, Yarn
 from kept.ir.spec.slot import Role, Slot, Slots, Space
 
 OPERATIONS: dict[str, type[Operation]] = {one.KIND: one for one in (Attention, Mlp)}
-"""Every kind of operation by its name. `nn.mixers.MIXERS` has a module for each that is a mixer."""
+"""Every kind of operation by its name. `nn.mixers.MIXERS` and `nn.mlp.MLPS` have the modules."""
 
 __all__ = [
     "NO_NORM",
@@ -25,6 +25,7 @@ __all__ = [
     "Branch",
     "Cost",
     "Dynamic",
+    "FeedForward",
     "Head",
     "Layer",
     "Linear",

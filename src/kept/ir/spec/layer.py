@@ -11,9 +11,8 @@ from kept.ir.spec.slot import Space, norm_slots
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kept.ir.spec.mlp import Mlp
     from kept.ir.spec.norm import Norm
-    from kept.ir.spec.operation import Mixer, Operation
+    from kept.ir.spec.operation import FeedForward, Mixer, Operation
     from kept.ir.spec.slot import Slot
 
 BranchName = Literal["mixer", "mlp"]
@@ -66,7 +65,7 @@ class Layer:
     """
 
     mixer: Mixer | None
-    mlp: Mlp | None
+    mlp: FeedForward | None
     mixer_norm: Norm | None
     mlp_norm: Norm | None
     parallel: bool = False

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from kept.ir.spec.operation import Cost, Operation
+from kept.ir.spec.operation import Cost, FeedForward
 from kept.ir.spec.slot import Space, linear_slots
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 
 @dataclass(frozen=True)
-class Mlp(Operation):
+class Mlp(FeedForward):
     """`down(act(gate x) * up x)` when gated, `down(act(up x))` when not.
 
     `fused` stores gate and up as one projection, in that order.

@@ -99,6 +99,10 @@ class Operation(ABC):
         """Return the cost per token in sequences of `length` tokens."""
 
 
+class FeedForward(Operation):
+    """An operation on each token alone: the MLP of a layer."""
+
+
 class Mixer(Operation):
     """An operation that mixes tokens along the sequence, and keeps a state while decoding."""
 
