@@ -118,11 +118,16 @@ def _late(context: SequenceContext) -> SequenceContext:
 
 
 def _without_padding(context: SequenceContext) -> SequenceContext:
-    return replace(context, pads_B=None)
+    return replace(context, pads_B=None, positions_BT=_counted(context))
 
 
 def _without_documents(context: SequenceContext) -> SequenceContext:
-    return replace(context, documents_BT=None)
+    return replace(context, documents_BT=None, positions_BT=_counted(context))
+
+
+def _counted(context: SequenceContext) -> Tensor:
+    """Positions from the beginning of the row, whatever begins there."""
+    return torch.arange(context.past, context.past + context.positions_BT.shape[1])[None]
 
 
 class MixerContract(ABC):
