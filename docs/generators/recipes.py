@@ -76,6 +76,8 @@ def _type(value: Mapping[str, Any]) -> str:
     """Return the type of a property in words, or its choices."""
     if "enum" in value:
         return ", ".join(_code(one) for one in value["enum"])
+    if "const" in value:
+        return _code(value["const"])
     if "anyOf" in value:
         return " or ".join(dict.fromkeys(_type(one) for one in value["anyOf"] if one.get("type") != "null"))
     if value.get("type") == "array":

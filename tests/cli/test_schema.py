@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from kept.cli.commands.schema import SCHEMAS
 from kept.cli.root import main
-from kept.commands.recipe_steps import KINDS
+from kept.commands.step_kinds import KINDS
 
 
 def schema(kind: str) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from kept.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from kept.commands.recipe_steps import Asked, RecipeStep, StepRecipe
+    from kept.commands.recipe_steps import RecipeStep, StepRecipe
+    from kept.commands.step_kinds import Asked
 
 
 def check(asked: StepRecipe) -> None:

@@ -36,22 +36,22 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from pydantic_core import CoreSchema, core_schema
 
-from kept.commands.expand import ExpandSettings
-from kept.commands.shrink import ShrinkSettings
-from kept.commands.step_settings import EvalStepSettings, ReportSettings, VerifySettings
+from kept.commands.step_kinds import KINDS
+from kept.commands.step_settings import EvalStepSettings
 from kept.distillation.data.documents import named_paths
 from kept.distillation.settings import SELF, HealSettings
 from kept.errors import InputError, RecipeError
 from kept.passes.expand_vocabulary import ExpandVocabulary
-from kept.recipe import Recipe
 from kept.setting_types import Directory, wrong
 from kept.settings_model import CONFIG, Settings, check_choice, json_schema
 from kept.toml_file import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+
+    from kept.commands.step_kinds import Asked
 
 RUN = ".kept-run"
 """Suffix of the working directory of a run, beside the output."""
@@ -60,48 +60,6 @@ RUN = ".kept-run"
 MOST_STEPS = 100
 
 NO_STEPS = "must be one or more tables: write each under [[steps]]"
-
-Asked = Recipe | HealSettings | ShrinkSettings | VerifySettings | EvalStepSettings | ReportSettings
-"""Settings of one step."""
-
-
-def _expansion(table: Mapping[str, Any]) -> Recipe:
-    """Return the conversion of an expand step. Raises RecipeError."""
-    if taken := next((key for key in ("to", "passes") if key in table), None):
-        raise RecipeError("is for a step that converts", taken)
-    return ExpandSettings.from_table(table).recipe
-
-
-@dataclass(frozen=True)
-class StepKind:
-    """A command that can be a step: its settings, and which keys name models and files.
-
-    `model` is the key of the model that the step continues from; `others` are keys of further models, `files` of files
-    that it reads.
-    """
-
-    settings: type[Settings]
-    make: Callable[[Mapping[str, Any]], Asked]
-    model: str
-    writes: bool = True
-    others: tuple[str, ...] = ()
-    files: tuple[str, ...] = ("text",)
-
-
-def _kind(settings: type[Any], model: str, **keys: Any) -> StepKind:  # noqa: ANN401 - fields of StepKind
-    return StepKind(settings, settings.from_table, model, **keys)
-
-
-KINDS: Mapping[str, StepKind] = {
-    "expand": StepKind(ExpandSettings, _expansion, "source"),
-    "convert": _kind(Recipe, "source"),
-    "heal": _kind(HealSettings, "student", others=("teacher",), files=("teacher_cache", "chat_template")),
-    "shrink-expanded": _kind(ShrinkSettings, "source"),
-    "verify": _kind(VerifySettings, "model", writes=False, others=("against",)),
-    "eval": _kind(EvalStepSettings, "model", writes=False, others=("against",), files=("data",)),
-    "report": _kind(ReportSettings, "model", writes=False, files=("metrics", "evaluations")),
-}
-"""The commands that can be steps."""
 
 
 @dataclass(frozen=True)
