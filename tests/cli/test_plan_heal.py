@@ -31,6 +31,6 @@ def test_plan_of_healing_as_data(tmp_path: Path) -> None:
 def test_plan_of_healing_complains(tmp_path: Path, orion: Path) -> None:
     recipe = healing_recipe(tmp_path, sequence_length=4096)
     assert "sequence_length: is 4096" in complains("plan", recipe, "--cluster", "h100")
-    assert "no known device" in complains("plan", recipe, "--cluster", "h10")
+    assert "not a known device" in complains("plan", recipe, "--cluster", "h10")
     for arguments in (["plan", recipe, "--norm", "opm"], ["plan", orion, "--cluster", "h100"]):
         assert "recipe for kept heal" in run(*arguments).stderr

@@ -35,7 +35,7 @@ def test_one_item_has_no_rate_and_slow_items_show_seconds_per_item(
             advance(1)
     assert capsys.readouterr().err.splitlines() == [
         "sample: 1 of 3 texts",
-        "sample: 2 of 3 texts, 25.0 s for each, 25 s left",
+        "sample: 2 of 3 texts, 25.0 s per item, 25 s left",
         "sample: 3 texts in 75.0 s",
     ]
 

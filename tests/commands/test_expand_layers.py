@@ -158,7 +158,7 @@ def test_a_family_without_a_stock_class_states_it(tmp_path: Path) -> None:
 def test_the_page_names_the_family_and_the_options(expanded: Path, tmp_path: Path) -> None:
     page = kept.report(expanded, tmp_path / "page.html").path.read_text(encoding="utf-8")
     assert "llama, as a stock llama" in page
-    assert "expand-blocks (groups 2, blocks 1, place interleaved)" in page
+    assert "expand-blocks (groups 2, blocks 1, placement interleaved)" in page
     orion = kept.expand(write_readable(tmp_path / "orion", "orion"), tmp_path / "out", at=(1,), verify_tokens=0).path
     other = kept.report(orion, tmp_path / "other.html").path.read_text(encoding="utf-8")
     assert "orion, as an orion" in other
@@ -318,7 +318,7 @@ def test_a_pass_of_a_recipe_file(source: Path, tmp_path: Path) -> None:
     for option, line in (
         ('at = "two"', "7: pass 1: at: is 'two', it must be a list of whole numbers, as 4,9,14"),
         ("groups = 0", "7: pass 1: groups: is 0, it must be at least 1"),
-        ("place = 3\ngroups = 1", "7: pass 1: place: is 3; it must be one of interleaved, prefix, suffix"),
+        ("placement = 3\ngroups = 1", "7: pass 1: placement: is 3; it must be one of interleaved, prefix, suffix"),
     ):
         recipe.write_text(f'{ends}[[passes]]\nname = "expand-blocks"\n{option}\n')
         assert run("convert", "--recipe", recipe).stderr == f"kept: {recipe}:{line}\n"

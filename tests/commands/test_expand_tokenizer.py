@@ -356,8 +356,8 @@ def test_in_words(source: Path, tmp_path: Path) -> None:
     assert said.exit_code == 0, said.output
     assert said.stdout.startswith(f"{tmp_path}/new: written (byte-level BPE, 380 tokens); ")
     said = run("tokenizer", "merge", source, tmp_path / "new", "--out", tmp_path / "merged", "--text", text)
-    assert said.stdout.splitlines()[0].startswith(f"{tmp_path}/merged: written (340 tokens, now ")
-    assert f"({text})" in said.stdout.splitlines()[-1]
+    assert said.stdout.splitlines()[0].startswith(f"{tmp_path}/merged: written (461 tokens; before: 340)")
+    assert said.stdout.splitlines()[-1].startswith(f"{text}: ")
     said = run("expand", source, tmp_path / "out", "--tokenizer", tmp_path / "merged", "--verify-tokens", 64)
     lines = said.stdout.splitlines()
     assert lines[0] == f"{tmp_path}/out: written (expand-vocab)"
@@ -388,7 +388,7 @@ def test_as_data(source: Path, tmp_path: Path) -> None:
     said = run(
         "expand", source, tmp_path / "out", "--tokenizer", tmp_path / "merged", "--embedding-init", "zero", "--dry-run"
     )
-    assert "new tokens: 9, from id 340 on (rows zero)" in said.stdout
+    assert "new tokens: 9, from id 340 on (initial rows: zero)" in said.stdout
     assert not (tmp_path / "out").exists()
 
 
@@ -400,9 +400,9 @@ def test_a_pass_of_a_recipe_file(source: Path, tokenizer: Path, has: int, tmp_pa
     assert json.loads(run("convert", "--recipe", recipe, "--json").stdout)["new_tokens"] == [HAD, has]
     for option, line in (
         ("tokenizer = 3", "7: pass 1: tokenizer: is 3, it must be text in quotes"),
-        ('rows = "zero"', "5: pass 1: tokenizer: is missing\n"),
+        ('embedding_init = "zero"', "5: pass 1: tokenizer: is missing\n"),
         ('growth = "a"\ntokenizer = "t"', "7: pass 1: growth: is not an option of expand-vocab"),
-        ('multiple = 0\ntokenizer = "t"', "7: pass 1: multiple: is 0, it must be from 1 to 4096"),
+        ('pad_to_multiple_of = 0\ntokenizer = "t"', "7: pass 1: pad_to_multiple_of: is 0, it must be from 1 to 4096"),
     ):
         recipe.write_text(f"{ends}{named}{option}\n")
         assert run("convert", "--recipe", recipe).stderr.startswith(f"kept: {recipe}:{line}")

@@ -185,7 +185,7 @@ def test_the_library_and_the_command_line(place: Path, tmp_path: Path) -> None:
     assert "promise exact: kept" in done.stdout
     record = read_json(tmp_path / "out" / "kept.json")
     assert (record["new_layers"], record["expansions"]) == ([3, 4], [{"layers": [3], "copies_of": [2]}])
-    again = kept.run_steps(file, out=tmp_path / "again", keep=True)
+    again = kept.run_steps(file, out=tmp_path / "again", keep_intermediate=True)
     assert again.path == tmp_path / "again"
     assert all_bytes(again.path) == all_bytes(tmp_path / "out")
     assert (folder_of(again.path) / "1-expand" / "orion" / "kept.json").is_file()
@@ -390,7 +390,7 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
         ('out = "x"\n' + FIRST + '[[steps]]\ndo = "convert"\nto = "lama"\n', "recipe.toml:8: step 2: to: is 'lama'"),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "convert"\nout = "y"\n',
-            "recipe.toml:8: step 2: out: is for the whole",
+            "recipe.toml:8: step 2: out: belongs above the steps",
         ),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "expand"\nto = "llama"\n',

@@ -241,7 +241,7 @@ def test_the_command_as_data_and_in_a_file(orion: Path, text: Path, tmp_path: Pa
     found = json.loads(result.stdout)
     assert found == json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
     assert found["rows"][0]["name"] == "prose.txt"
-    assert found["settings"]["characters"] == 200_000
+    assert found["settings"]["max_characters"] == 200_000
     assert set(found) == {"models", "settings", "rows", "texts", "forgetting"}
 
 

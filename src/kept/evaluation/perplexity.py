@@ -33,7 +33,7 @@ def measure_text(subject: Subject, name: str, text: str, window: int | None, str
     count = _tokens(encoding)
     ids = subject.checked(encoding.ids.tolist())[:count]
     if count < 2:
-        raise InputError(f"{name}: gives {count} tokens; a longer text is needed")
+        raise InputError(f"{name}: has {count} tokens; give a longer text")
     length = min(window or subject.context, subject.context)
     step = min(stride or length // 2, length - 1)
     with subject.reporter.stage(name, count - 1, "tokens") as advance:
