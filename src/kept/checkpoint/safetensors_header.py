@@ -47,8 +47,13 @@ def stated_format(file: Path) -> object:
 
     transformers before 4.46 refuses a file without it, and treats any value but "pt" and "mlx" as another framework's.
     """
+    return stated_metadata(file).get("format")
+
+
+def stated_metadata(file: Path) -> dict[str, Any]:
+    """Return the metadata of a safetensors file; empty if there is none."""
     metadata = _parsed(file)[0].get("__metadata__")
-    return metadata.get("format") if isinstance(metadata, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _parsed(file: Path) -> tuple[dict[str, Any], int, int]:

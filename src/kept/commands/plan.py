@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kept.branch_file import read_branches
 from kept.checkpoint.companion_files import companions
 from kept.checkpoint.output_path import check_apart, check_place
 from kept.checkpoint.safetensors_writer import grown, shards, unchanged
@@ -22,6 +23,7 @@ from kept.passes.layer_norm_to_rms import MEASURED
 from kept.passes.legalize import legalise, run_passes, stand_ins
 from kept.passes.plan import Plan, created
 from kept.passes.reasons import TargetRefusal
+from kept.passes.replace_branches import ReplaceBranches
 from kept.recipe import SAME, Recipe, recipe_from
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def complete_plan(
 
 
 def own_passes(source: LoadedModel, recipe: Recipe) -> tuple[Pass, ...]:
-    """Return the recipe's passes, with the measured growth of each vocabulary expansion."""
+    """Return the recipe's passes with what they are given: the growth of vocabularies, branches from files."""
     reader, out = source.path, []  # type: Path, list[Pass]
     for rewrite in recipe.passes:
         if isinstance(rewrite, ExpandVocabulary):
@@ -127,6 +129,8 @@ def own_passes(source: LoadedModel, recipe: Recipe) -> tuple[Pass, ...]:
             grown = Path(rewrite.tokenizer)
             found = rewrite.growth or growth(reader, grown, rewrite.embedding_init)
             rewrite, reader = replace(rewrite, growth=found), grown  # noqa: PLW2901 - the same, measured
+        if isinstance(rewrite, ReplaceBranches) and not rewrite.choices:
+            rewrite = replace(rewrite, choices=read_branches(Path(str(rewrite.file))))  # noqa: PLW2901 - as above
         out.append(rewrite)
     return tuple(out)
 

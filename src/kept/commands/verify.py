@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kept.branch_file import read_branches
 from kept.checkpoint.byte_stream import digest
 from kept.commands.plan import make_plan
 from kept.errors import CheckpointError, InputError, RecipeError
@@ -14,9 +15,10 @@ from kept.ir.promise import Claim, Promise
 from kept.loaded import LoadedModel, open_model
 from kept.output.input_files import input_files
 from kept.output.layer_pairing import stream_map
-from kept.output.record import RECORD, read_record
+from kept.output.record import RECORD, RecipeRecord, read_record
 from kept.output.record_queries import claim_of
 from kept.passes.expand_vocabulary import ZERO, ExpandVocabulary
+from kept.passes.replace_branches import ReplaceBranches
 from kept.recipe import MOST_TOKENS, recipe_from
 from kept.reporting import Reporter, Silent
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from kept.output.record import PastRecord
     from kept.passes import Pass
+    from kept.passes.replace_branches import BranchChoice
     from kept.recipe import Recipe
     from kept.verification.verify import Verification
 
@@ -159,12 +162,39 @@ def claimed(before: LoadedModel, after: LoadedModel, chain: Sequence[PastRecord]
     if last.healed is not None or len(chain) > 1:  # no plan has trained weights, or more than one conversion
         claim = claim_of(last, promise, before.program.spec, after.program.spec)
         return replace(claim, domain=domain, stream=stream)
-    recipe = _recipe(before, after, last)
+    located = _with_branch_files(after, last)
+    if located is None:
+        return replace(claim_of(last, promise, before.program.spec, after.program.spec), domain=domain, stream=stream)
+    recipe = _recipe(before, after, located)
     if promise is not Promise.EXACT and not recipe.passes:
         return Claim(promise, domain=domain, stream=stream)
     claim = make_plan(before, recipe, unmeasured=promise is not Promise.EXACT).claim
     program = claim.program if promise is Promise.EXACT else None
     return replace(claim, promise=promise, program=program, stream=stream)
+
+
+def _with_branch_files(after: LoadedModel, record: PastRecord) -> PastRecord | None:
+    """Return the record with the paths of the files of replaced branches; None if one is not beside the output.
+
+    Without them the plan cannot be made again, and the output is compared without a proof in float64.
+    """
+    table = {} if record.recipe is None else record.recipe.table()
+    passes = []
+    for one in table.get("passes", ()):
+        if not isinstance(one, dict) or one.get("name") != ReplaceBranches.name:
+            passes.append(one)
+            continue
+        file = after.path.parent / Path(str(one.get("file"))).name
+        if not file.is_file() or not _are_recorded(read_branches(file), record):
+            return None
+        passes.append({**one, "file": str(file)})
+    return record.model_copy(update={"recipe": RecipeRecord(**{**table, "passes": passes})}) if passes else record
+
+
+def _are_recorded(choices: Sequence[BranchChoice], record: PastRecord) -> bool:
+    """Return whether the record of a replacement states these operations and the digest of these weights."""
+    stated = [one.options.get("branches") for one in record.passes or () if one.name == ReplaceBranches.name]
+    return {choice.where: choice.record() for choice in choices} in stated
 
 
 def _recipe(before: LoadedModel, after: LoadedModel, record: PastRecord) -> Recipe:

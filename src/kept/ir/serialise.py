@@ -44,6 +44,25 @@ def part_to_json(part: ir.Operation | ir.Norm) -> dict[str, Any]:
     return out
 
 
+def operation_from_json(data: object, path: str) -> ir.Operation | None:
+    """Return an operation from its JSON, None for null. Raises CheckpointError naming the field that is wrong."""
+    found: ir.Operation | None = _checked(ir.Operation | None, data, path)
+    return found
+
+
+def norm_from_json(data: object, path: str) -> ir.Norm | None:
+    """Return a norm from its JSON, None for null. Raises CheckpointError naming the field that is wrong."""
+    found: ir.Norm | None = _checked(ir.Norm | None, data, path)
+    return found
+
+
+def _checked(hint: object, data: object, path: str) -> Any:  # noqa: ANN401 - the type is the argument's
+    try:
+        return _read(hint, data, path)
+    except AssertionError as error:
+        raise CheckpointError(f"{path}: {error or 'its parts do not fit together'}") from None
+
+
 def _layers(data: object) -> tuple[ir.Layer, ...]:
     out: list[ir.Layer] = []
     for number, run in enumerate(_list(data, "layers")):

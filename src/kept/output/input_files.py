@@ -13,6 +13,7 @@ from kept.checkpoint.file_names import COPIED, SETTINGS, TOKENIZERS
 from kept.errors import CheckpointError
 from kept.passes.expand_vocabulary import ExpandVocabulary
 from kept.passes.layer_norm_to_rms import MEASURED
+from kept.passes.replace_branches import ReplaceBranches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,10 +34,10 @@ class InputSnapshot:
     @classmethod
     def take(cls, source: LoadedModel, recipe: Recipe) -> InputSnapshot:
         """Return the present state of the source's files and of the recipe's text. Missing files are left out."""
-        files = [*model_files(source), *_vocabulary_files(recipe)]
+        files = [*model_files(source), *_files_of_passes(recipe)]
         if recipe.text is not None:
             files.append(Path(recipe.text))
-        small = [file for file in (*input_files(source), *_vocabulary_files(recipe)) if file not in source.files]
+        small = [file for file in (*input_files(source), *_files_of_passes(recipe)) if file not in source.files]
         versions = {file: size_and_mtime(file) for file in files if file.is_file()}
         return cls(versions, {file: digest(file) for file in small})
 
@@ -77,21 +78,28 @@ def model_files(source: LoadedModel) -> list[Path]:
 
 def fingerprint(source: LoadedModel, recipe: Recipe) -> dict[str, object]:
     """Return what identifies a conversion: an unfinished output of any other one is begun anew."""
-    read = [*model_files(source), *_vocabulary_files(recipe)]
+    read = [*model_files(source), *_files_of_passes(recipe)]
     if recipe.norm in MEASURED and recipe.text is not None:
         read.append(Path(recipe.text))
     own = {*source.files}
     files = {
         str(file.name if file in own or file.parent == source.path else file): size_and_mtime(file) for file in read
     }
-    return {"kept": version("kept"), "source": str(source.source.resolve()), "files": files, "recipe": recipe.to_dict()}
+    given = [one.record() for one in _replacements(recipe) if one.file is None]
+    made = {"recipe": recipe.to_dict(), **({"branches": given} if given else {})}
+    return {"kept": version("kept"), "source": str(source.source.resolve()), "files": files, **made}
 
 
-def _vocabulary_files(recipe: Recipe) -> list[Path]:
-    """Return the tokenizer files of a recipe's new tokens, and the files with their rows."""
+def _replacements(recipe: Recipe) -> list[ReplaceBranches]:
+    return [one for one in recipe.passes if isinstance(one, ReplaceBranches)]
+
+
+def _files_of_passes(recipe: Recipe) -> list[Path]:
+    """Return the files that passes read: tokenizers of new tokens, rows of embeddings, replaced branches."""
     grown = [one for one in recipe.passes if isinstance(one, ExpandVocabulary)]
     named = [Path(one.tokenizer) / name for one in grown for name in TOKENIZERS]
-    files = (*named, *(Path(one.embedding_init) for one in grown))
+    replaced = (Path(one.file) for one in _replacements(recipe) if one.file is not None)
+    files = (*named, *(Path(one.embedding_init) for one in grown), *replaced)
     return [file for file in files if os.path.isfile(file)]  # noqa: PTH113 - Path.is_file raises for a long name
 
 

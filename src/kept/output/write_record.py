@@ -189,8 +189,9 @@ def _new_vocabularies(source: LoadedModel, plan: Plan) -> list[VocabularyRecord]
 
 def _recipe(recipe: Recipe) -> RecipeRecord:
     asked = {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out", "base"}}
-    named = {"passes": [{"name": one.name, **one.record()} for one in recipe.passes]} if "passes" in asked else {}
-    return RecipeRecord(**{**asked, **named})
+    if recipe.passes:
+        asked["passes"] = [{"name": one.name, **one.portable_options()} for one in recipe.passes]
+    return RecipeRecord(**asked)
 
 
 def verification_table(found: Verification) -> dict[str, Any]:

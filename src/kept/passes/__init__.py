@@ -48,6 +48,7 @@ PASSES: dict[str, type[Pass]] = {
         PlainGains,
         PlainToGated,
         RepeatKeyValueHeads,
+        ReplaceBranches,
         SeparateNorms,
         SplitProjections,
         UntieHead,
@@ -58,8 +59,7 @@ PASSES: dict[str, type[Pass]] = {
 SUMMARIES: dict[str, str] = {
     **{name: rewrite.summary for name, rewrite in PASSES.items()},
     CarryNormBias.name: CarryNormBias.summary,
-    ReplaceBranches.name: ReplaceBranches.summary,
 }
-"""A summary of every pass, also of those that need measurements or weights and that no recipe can name."""
+"""A summary of every pass, also of the one that needs measurements and that no recipe can name."""
 
 __all__ = ["PASSES", "SUMMARIES", "Obstacle", "Pass"]

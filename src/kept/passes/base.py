@@ -134,7 +134,11 @@ class Pass(ABC):
         return {k: [*v] if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
 
     def record(self) -> dict[str, Any]:
-        """Return the options as `kept.json` states them: plain data, without the directories of paths."""
+        """Return what `kept.json` states of the pass, as plain data."""
+        return self.portable_options()
+
+    def portable_options(self) -> dict[str, Any]:
+        """Return the options without the directories of paths."""
         paths = {field.name for field in self.chosen_fields() if "path" in field.metadata}
         return {k: Path(v).resolve().name if k in paths else v for k, v in self.options().items()}
 

@@ -7,12 +7,13 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kept.errors import RecipeError
 from kept.ir.promise import Promise
 from kept.ir.serialise import part_to_json
 from kept.ir.slots import layer_slots
 from kept.ir.spec import FeedForward, Mixer
 from kept.ir.tensors import torch_dtype, working_precision
-from kept.passes.base import NO_OPTION, Obstacle, Pass
+from kept.passes.base import NO_OPTION, PATH, Obstacle, Pass
 from kept.passes.separate_norms import SeparateNorms
 
 if TYPE_CHECKING:
@@ -111,12 +112,19 @@ class ReplaceBranches(Pass):
     """Every choice's operation takes the place of the operation in its layer and branch.
 
     LOSSY unless every choice is `proved` or changes nothing. A replacement of another kind needs all of its weights.
+    A recipe names a `file` with the choices (`kept.branch_file`). Raises RecipeError if there are none.
     """
 
-    choices: tuple[BranchChoice, ...] = field(metadata=NO_OPTION)
+    choices: tuple[BranchChoice, ...] = field(default=(), metadata=NO_OPTION)
+    file: str | None = field(default=None, metadata=PATH)
 
     name: ClassVar[str] = "replace-branches"
     summary: ClassVar[str] = "branches of layers are replaced by given ones"
+
+    def __post_init__(self) -> None:
+        """Check that something is replaced."""
+        if not self.choices and self.file is None:
+            raise RecipeError("is missing; name a file of replaced branches", "file")
 
     def promise(self, program: Program) -> Promise:
         """Return EXACT if every choice is proved or changes nothing."""
