@@ -161,6 +161,20 @@ def asked(train: str = "norms", **changes: Any) -> RunShape:
     return RunShape(student, orion(), learned, settings(**{**sizes, **changes}))
 
 
+def test_a_trainable_bias_needs_no_input() -> None:
+    """Its gradient is that of the output. Autograd keeps as much for norms, and more for matrices."""
+    mixer = replace(attention_of(SPEC.layers[0]), q_bias=True, k_bias=True, v_bias=True, o_bias=True)
+    spec = replace(SPEC, layers=(replace(SPEC.layers[0], mixer=mixer),) * 3)
+    kept, said = {}, {}
+    for train in ("norms", "norms+layers.*.mixer.*.bias", "norms+layers.*.mixer.*"):
+        kept[train] = saved_bytes(model(train, spec)[0])
+        shape = RunShape(spec, None, shape_only(spec, train)[1], settings(teacher=None, kl=0.0, ce=1.0, data=("x",)))
+        said[train] = memory(shape, cluster("h100"))["activations"]
+    for found in (kept, said):
+        norms, biases, matrices = found.values()
+        assert norms == biases < matrices
+
+
 def test_orion_on_one_gpu_of_80_gb() -> None:
     """Two models of 29 GB fit while norms are trained with gradient checkpointing, and do not fit without it."""
     found = memory(asked(gradient_checkpointing=True), cluster("h100"))

@@ -24,7 +24,6 @@ from kept.commands.teacher_student import TeacherStudent
 from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.end_to_end import STUDENT, EndToEnd
 from kept.distillation.train.load_backbone import load_backbone
-from kept.distillation.train.lora import merge_lora
 from kept.distillation.train.metrics import Metrics
 from kept.distillation.train.process_group import Ranks, process_group
 from kept.distillation.train.run_checkpoints import RunCheckpoints
@@ -162,7 +161,7 @@ class HealRun:
     def _export(self, summary: RunSummary, best: Mapping[str, Tensor], reporter: Reporter) -> Verification | None:
         """Write and verify the output, and remove the checkpoints, which are of no further use."""
         program = self.pair.student.program
-        weights = self.trained.weights(program, merge_lora(program, best, self.trained.lora))
+        weights = self.trained.weights(program, best)
         verification = self.output.write(weights, summary, reporter)
         remove_checkpoints(run_directory(self.target), "step-*")
         return verification

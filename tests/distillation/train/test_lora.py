@@ -14,7 +14,7 @@ from kept.commands.heal import heal
 from kept.distillation.train.choose_trainable import lora_slots, trainable
 from kept.distillation.train.end_to_end import STUDENT
 from kept.distillation.train.load_backbone import load_backbone
-from kept.distillation.train.lora import ADAPTER, merge_lora
+from kept.distillation.train.lora import ADAPTER
 from kept.distillation.train.process_group import Ranks
 from kept.distillation.train.trainer import Trainer
 from kept.errors import InputError, RecipeError
@@ -75,7 +75,7 @@ def test_merged_it_computes_the_same(choice: str) -> None:
     before = trunk.model(tokens).detach()
     found = learned(trunk)
     wanted = trunk.model(tokens).detach()
-    weights = merge_lora(program, found, chosen.lora)
+    weights = chosen.weights(program, found)
     assert set(weights) == {*chosen.slots, *lora_slots(program.spec)}
     model = Model.load(program.updated(program.spec, weights), torch.float64, "float64")
     assert float((model(tokens) - wanted).abs().max()) < 1e-9
@@ -88,7 +88,7 @@ def test_merging_is_pefts() -> None:
     layer: Any = trunk.model.get_submodule("layers.0.mixer.q")
     name = "layers.0.mixer.q.weight"
     wanted = layer.base_layer.weight + layer.get_delta_weight(ADAPTER)
-    assert torch.allclose(merge_lora(program, found, chosen.lora)[name].value("float64"), wanted, atol=1e-12)
+    assert torch.allclose(chosen.weights(program, found)[name].value("float64"), wanted, atol=1e-12)
 
 
 def test_it_heals_with_norms_and_writes_plain_weights(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:

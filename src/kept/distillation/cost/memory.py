@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from kept.distillation.cost.operations import (
+    PRODUCTS,
     first_backward_layer,
     lora_parameter_count,
     lora_parameters,
@@ -91,8 +92,9 @@ def _activations(shape: RunShape, tokens: int) -> float:
 def _kept_by_layer(shape: RunShape) -> list[int]:
     """Return the values per token that each layer keeps for its backward pass; 0 for a layer without one."""
     spec, lora = shape.student, shape.trainable.lora
+    own = slots(spec)
     reached = [name for name in shape.trainable.reached if name.startswith("layers.")]
-    trained = {name.split(".")[1] for name in reached if "norm" not in name}
+    trained = {name.split(".")[1] for name in reached if own[name].role in PRODUCTS}
     rank, adapted = (0, ()) if lora is None else (lora.rank, lora.slots)
     updates = Counter(name.split(".")[1] for name in adapted)  # the output of A is kept for B
     first = first_backward_layer(shape.trainable, spec.depth)

@@ -23,6 +23,10 @@ LOOKUP_TABLES = {"embedding.weight", "positions.weight"}
 """Slots that are read by index: they have two axes and no matrix product."""
 
 
+PRODUCTS = {"matrix", "conv"}
+"""Roles of slots that are multiplied with activations, each element once per token. Their gradients need the inputs."""
+
+
 def parameter_count(spec: Spec) -> int:
     """Return the number of weights of a spec."""
     return sum(math.prod(slot.shape) for slot in slots(spec).values())
@@ -77,7 +81,7 @@ def _weight_gradients(spec: Spec, trainable: Trainable) -> float:
     matrices = sum(
         math.prod(slot.shape)
         for name, slot in slots(spec).items()
-        if name in chosen - LOOKUP_TABLES and len(slot.shape) == 2
+        if name in chosen - LOOKUP_TABLES and slot.role in PRODUCTS
     )
     tied_head = spec.head.tied and "embedding.weight" in chosen
     return 2.0 * matrices + (_head_operations(spec) if tied_head else 0.0)

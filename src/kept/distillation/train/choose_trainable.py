@@ -48,12 +48,12 @@ def trainable(
 
 
 def lora_slots(spec: Spec) -> tuple[str, ...]:
-    """Return the slots that LoRA adapts: the matrices of all layers, no convolutions, gains, biases or scalars."""
+    """Return the slots that LoRA adapts: the matrices of all layers that have two axes, as peft's layers need."""
     return tuple(
         f"layers.{number}.{name}"
         for number, layer in enumerate(spec.layers)
         for name, slot in layer_slots(layer, spec.width)
-        if slot.role == "matrix"
+        if slot.role == "matrix" and len(slot.shape) == 2
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from kept.distillation.train.backbone import Backbone
-from kept.distillation.train.lora import initial_parameter
+from kept.distillation.train.parametrisation import PLAIN
 from kept.distillation.train.shards import fill_shard
 from kept.errors import InputError
 from kept.nn import Model
@@ -47,9 +47,10 @@ def load_backbone(
     if ranks.world_size > 1:
         _shard(backbone, dtype)
     backbone.to_empty(device=ranks.device)
+    parametrisation = PLAIN if trained is None else trained.parametrisation
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
-            fill_shard(parameter, initial_parameter(program, name, tuple(parameter.shape)))
+            fill_shard(parameter, parametrisation.initial(program, name, tuple(parameter.shape)))
     return backbone
 
 

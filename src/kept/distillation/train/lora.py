@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kept.distillation.train.parametrisation import PLAIN
 from kept.errors import InputError
 from kept.ir.tensors import Computed, Full, InMemory, Lazy
 
@@ -55,44 +56,36 @@ class Lora:
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=modules, bias="none")  # type: ignore[arg-type] # any number
         inject_adapter_in_model(config, model, ADAPTER, low_cpu_mem_usage=True)
 
+    def slot(self, parameter: str) -> str | None:
+        """Return the slot of a parameter, which peft may have wrapped; None for A and B."""
+        return None if ".lora_" in parameter else parameter.replace(".base_layer.", ".")
 
-def slot_name(parameter: str) -> str:
-    """Return the slot of a model's parameter, which peft may have wrapped."""
-    return parameter.replace(".base_layer.", ".")
+    def initial(self, program: Program, parameter: str, shape: tuple[int, ...]) -> Lazy:
+        """Return the initial value of a parameter: the program's weight, or one of an update.
 
+        B is 0, so the function of the model is unchanged. A is uniform within 1 / sqrt(inputs), as in peft. Its
+        seed is made of its name, so that it is the same on any rank.
+        """
+        slot = self.slot(parameter)
+        if slot is not None:
+            return program.weights[slot]
+        if ".lora_B." in parameter:
+            return Full(shape, "F32", 0.0)
+        seed = int.from_bytes(sha256(parameter.encode()).digest()[:7], "little")
+        bound = shape[1] ** -0.5
+        generator = torch.Generator().manual_seed(seed)
+        return InMemory(shape, "F32", torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
-def initial_parameter(program: Program, name: str, shape: tuple[int, ...]) -> Lazy:
-    """Return a parameter's initial value: a weight of the program, or A or B of an update.
-
-    B is 0, so the function of the model is unchanged. A is uniform within 1 / sqrt(inputs), as in peft. Its
-    seed is made of its name, so that it is the same on any rank.
-    """
-    if ".lora_B." in name:
-        return Full(shape, "F32", 0.0)
-    if ".lora_A." not in name:
-        return program.weights[slot_name(name)]
-    seed = int.from_bytes(sha256(name.encode()).digest()[:7], "little")
-    bound = shape[1] ** -0.5
-    generator = torch.Generator().manual_seed(seed)
-    return InMemory(shape, "F32", torch.empty(shape).uniform_(-bound, bound, generator=generator))
-
-
-def merge_lora(program: Program, trained: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Lazy]:
-    """Return the trained parameters of a model as weights by slot, with the updates merged into their matrices."""
-    weights: dict[str, Lazy] = {
-        slot_name(name): InMemory(tuple(value.shape), program.weights[slot_name(name)].dtype, value)
-        for name, value in trained.items()
-        if ".lora_" not in name
-    }
-    if lora is None:
+    def weights(self, program: Program, trained: Mapping[str, Tensor]) -> dict[str, Lazy]:
+        """Return the trained parameters as weights by slot, with the updates merged into their matrices."""
+        slots = {slot: value for name, value in trained.items() if (slot := self.slot(name)) is not None}
+        weights = PLAIN.weights(program, slots)
+        for name in self.slots:
+            matrix = weights.get(name, program.weights[name])
+            a_RI, b_OR = (trained[f"{name.removesuffix('.weight')}.lora_{side}.{ADAPTER}.weight"] for side in "AB")
+            update = tuple(InMemory(tuple(x.shape), "F32", x) for x in (b_OR, a_RI))
+            weights[name] = Computed(matrix.shape, matrix.dtype, partial(_updated, scale=self.scale), (matrix,), update)
         return weights
-    for name in lora.slots:
-        module = name.removesuffix(".weight")
-        a_RI, b_OR = (trained[f"{module}.lora_{side}.{ADAPTER}.weight"] for side in "AB")
-        update = tuple(InMemory(tuple(x.shape), "F32", x) for x in (b_OR, a_RI))
-        matrix = weights.get(name, program.weights[name])
-        weights[name] = Computed(matrix.shape, matrix.dtype, partial(_updated, scale=lora.scale), (matrix,), update)
-    return weights
 
 
 def _updated(matrix_OI: Tensor, b_OR: Tensor, a_RI: Tensor, *, scale: float) -> Tensor:

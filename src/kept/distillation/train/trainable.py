@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kept.distillation.train.parametrisation import PLAIN
 from kept.ir.tensors import join, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from kept.distillation.train.lora import Lora
+    from kept.distillation.train.parametrisation import Parametrisation
     from kept.ir.program import Program
     from kept.ir.tensors import Lazy
 
@@ -50,11 +52,16 @@ class Trainable:
         """The slots that training changes: trainable ones, and those with a low-rank update."""
         return self.slots if self.lora is None else (*self.slots, *self.lora.slots)
 
-    def weights(self, program: Program, trained: Mapping[str, Lazy]) -> dict[str, Lazy]:
-        """Return trained weights, with the frozen rows replaced by the program's own."""
-        out = {**trained}
+    @property
+    def parametrisation(self) -> Parametrisation:
+        """How the weights of the model are computed from its parameters."""
+        return PLAIN if self.lora is None else self.lora
+
+    def weights(self, program: Program, trained: Mapping[str, Tensor]) -> dict[str, Lazy]:
+        """Return the weights that trained parameters stand for, with the frozen rows replaced by the program's own."""
+        out = self.parametrisation.weights(program, trained)
         for name, rows in self.rows.items():
-            old, new = program.weights[name], trained[name]
+            old, new = program.weights[name], out[name]
             parts = (
                 take_rows(old, 0, rows.start),
                 take_rows(new, rows.start, rows.stop),
@@ -64,12 +71,11 @@ class Trainable:
         return out
 
     def apply(self, model: nn.Module) -> None:
-        """Make these parameters of a model trainable, in float32, and no others. LoRA needs the meta device."""
-        if self.lora is not None:
-            self.lora.inject(model)
-        chosen = set(self.slots)
+        """Make these parameters of a model on the meta device trainable, in float32, and no others."""
+        self.parametrisation.inject(model)
+        chosen = {*self.slots, None}
         for name, parameter in model.named_parameters():
-            is_trainable = name.replace(".base_layer.", ".") in chosen or ".lora_" in name
+            is_trainable = self.parametrisation.slot(name) in chosen
             parameter.requires_grad_(is_trainable)
             if is_trainable:
                 parameter.data = parameter.data.float()
