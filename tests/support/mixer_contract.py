@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kept.ir.spec import Norm
+from kept.ir.spec import Layer, Norm, Spec
 from kept.ir.tensors import DTYPE_BYTES
 from kept.nn.mixers import MIXERS, mixer_module
 from kept.nn.sequence import SequenceContext
+from kept.verification.streamed import StreamedRun
+from support.logits import model_of, random_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,6 +180,16 @@ class MixerContract(ABC):
         weights = dict(module.named_parameters())
         assert distance(found, self.reference(self.cases[name], weights, x_BTD[0])) < EXACT
         assert distance(found, self.reference(self.cases[name], weights, x_BTD[0].flip(0)).flip(0)) > 1e-3
+
+    def test_it_runs_with_its_projections_in_a_file(self, name: str) -> None:
+        norm = Norm("rms", 1e-5)
+        program = random_program(Spec(LENGTH, WIDTH, LENGTH, (Layer(self.cases[name], None, norm, None),), norm))
+        tokens_BT = torch.arange(LENGTH)[None]
+        *_, found_BTD = StreamedRun(program, torch.float64).streams(tokens_BT)
+        with torch.no_grad():
+            entering_BTD, *_, wanted_BTD = model_of(program).streams(tokens_BT)
+        assert distance(found_BTD, wanted_BTD) < EXACT
+        assert distance(found_BTD, entering_BTD) > 1e-3
 
     def test_the_future_is_not_seen(self, name: str) -> None:
         run, x_BTD = MixerRun(self.module(name)), self.sequence()
