@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import kept
 from kept.errors import CheckpointError, InputError
 from kept.ir.promise import Promise
+from kept.nn.state import KVCache
 from kept.verification import verify as verifying
 from kept.verification.parity import Parity
 from kept.verification.text import SAMPLE
@@ -317,3 +318,19 @@ def test_what_fits_is_half_of_the_free_memory(pair: Pair, monkeypatch: pytest.Mo
 
 def test_free_memory_is_a_plausible_number() -> None:
     assert 10**7 < free_memory() < 10**15
+
+
+def test_decoding_is_compared_with_a_whole_pass(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = kept.verify(pair.source, pair.out, tokens=16)
+    assert found.decoding is not None
+    assert 0 <= found.decoding < 1e-4
+    append = KVCache.append
+
+    def swapped(self: KVCache, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        seen, values = append(self, keys, values)
+        return seen.roll(1, 2), values
+
+    monkeypatch.setattr(KVCache, "append", swapped)
+    failure = kept.verify(pair.source, pair.out, tokens=16).failure
+    assert failure is not None
+    assert failure.startswith("decoding differs from a whole pass by ")

@@ -172,6 +172,7 @@ class VerificationRecord(VerificationSummary):
     notes: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
     domain: tuple[str, ...] = ()
+    decoding: Number | None = None
 
 
 class PastRecord(JsonModel):

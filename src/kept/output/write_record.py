@@ -121,6 +121,7 @@ def verification_record(found: Verification) -> VerificationRecord:
         notes=found.notes,
         altered=found.altered,
         domain=found.domain,
+        decoding=found.decoding,
         kept=found.failure is None,
         failure=found.failure,
     )

@@ -20,6 +20,8 @@ from kept.verification.streamed import StreamedRun
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
     from kept.ir.program import Program
     from kept.ir.promise import Claim
     from kept.loaded import LoadedModel
@@ -41,6 +43,12 @@ PROMPTS = ("Once upon a time", "The ", "def merge(left, right):\n")
 
 GREEDY_TOKENS = 24
 
+DECODED, STEPS = 8, 2
+"""Tokens that are read in one pass, and again with the last ones one by one, to compare decoding with a whole pass."""
+
+DECODING = 1e-2
+"""Largest logit error of decoding in float32, in standard deviations of the logits. Rounding alone makes about 1e-5."""
+
 
 @dataclass(frozen=True)
 class Continuation:
@@ -58,7 +66,8 @@ class Verification:
     `proof`: the plan in float64 before any rounding, against the source in float64. `output`: the written weights, run
     in their own dtype. `floor`: the source run in that dtype. All three are measured against the source in float64.
     `altered`: weight files that differ from the conversion's record. `domain`: where the promise holds, in phrases that
-    complete "the promise holds"; empty for everywhere.
+    complete "the promise holds"; empty for everywhere. `decoding`: the output's largest logit error when it decodes,
+    against a whole pass, in standard deviations of the logits; None if it was not measured.
     """
 
     promise: Promise
@@ -71,11 +80,14 @@ class Verification:
     notes: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
     domain: tuple[str, ...] = ()
+    decoding: float | None = None
 
     @property
     def failure(self) -> str | None:
         """Why the promise is broken; None where it is kept, or where a LOSSY conversion promised nothing."""
         measured = judge(self.promise, self.proof, self.output, self.floor)
+        if measured is None and self.decoding is not None and not self.decoding <= DECODING:
+            return f"decoding differs from a whole pass by {self.decoding:.3g} standard deviations of the logits"
         if measured is None and self.altered:
             return f"{', '.join(self.altered)}: changed since the conversion wrote it"
         return measured
@@ -130,12 +142,16 @@ def verify_pair(
         runs.append(StreamedRun(claim.program, torch.float64, copies, claim.stream))
     found = measure(StreamedRun(source.program, torch.float64, dropped), runs, sample.tokens_BT, progress, claim.tokens)
     whole = not streamed and fits(source.program, output.program)
-    continuations = side_by_side(source, output) if whole else ()
+    model = Model.load(output.program, torch.float32) if whole else None
+    continuations = () if model is None else side_by_side(source, output, model)
+    decoding = None if model is None else decoding_error(model, sample.tokens_BT[:1, :DECODED])
     notes = () if whole else ("greedy continuations need both models in memory and were left out",)
     proof = found[2] if claim.program is not None else None
     stored = TORCH_NAMES[output.program.dtype]
     measured = proof, found[0], found[1]
-    return Verification(claim.promise, sample.origin, stored, *measured, continuations, notes, domain=claim.domain)
+    return Verification(
+        claim.promise, sample.origin, stored, *measured, continuations, notes, domain=claim.domain, decoding=decoding
+    )
 
 
 def layer_runs(source: LoadedModel, output: LoadedModel, claim: Claim) -> int:
@@ -143,8 +159,18 @@ def layer_runs(source: LoadedModel, output: LoadedModel, claim: Claim) -> int:
     return 2 * source.program.spec.depth + output.program.spec.depth * (1 if claim.program is None else 2)
 
 
-def side_by_side(source: LoadedModel, output: LoadedModel) -> tuple[Continuation, ...]:
-    """Return both models' greedy continuations of a few prompts, in float32: one batch for each model.
+@torch.inference_mode()
+def decoding_error(model: Model, tokens_BT: Tensor) -> float:
+    """Return the largest logit error of a prefix and single steps against a whole pass, in standard deviations."""
+    state, whole_BTV = model.empty_state(), model(tokens_BT)
+    prefix = max(1, tokens_BT.shape[1] - STEPS)
+    pieces = (tokens_BT[:, :prefix], *(tokens_BT[:, t : t + 1] for t in range(prefix, tokens_BT.shape[1])))
+    found_BTV = torch.cat([model(piece_BT, state) for piece_BT in pieces], dim=1)
+    return float((found_BTV - whole_BTV).abs().max() / whole_BTV.std().clamp(min=1e-30))
+
+
+def side_by_side(source: LoadedModel, output: LoadedModel, model: Model) -> tuple[Continuation, ...]:
+    """Return both models' greedy continuations of a few prompts: one batch for each. `model` is the output's.
 
     All get as many tokens as the longest prompt leaves room for. Prompts that leave none are left out.
     """
@@ -158,7 +184,7 @@ def side_by_side(source: LoadedModel, output: LoadedModel) -> tuple[Continuation
         return ()
     prompts = list(fitting.values())
     room = min(GREEDY_TOKENS, context - max(map(len, prompts)))
-    found = [generate(Model.load(opened.program, torch.float32), prompts, room) for opened in (source, output)]
+    found = [generate(one, prompts, room) for one in (Model.load(source.program, torch.float32), model)]
     texts = [map(reader.continuation, prompts, ids) for reader, ids in zip(readers, found, strict=True)]
     return tuple(map(Continuation, fitting, *texts))
 

@@ -20,8 +20,8 @@ class MixerModule(nn.Module, ABC, Generic[Kind]):
     """A mixer of one kind, made from its spec and the width of the residual stream.
 
     Reading a sequence at once, in pieces with a state, padded on the left or packed with others gives the same output.
-    A projection that is an `nn.Linear` is only called: verification puts one in its place whose weight stays in the file.
-    A weight that is used in another way is a parameter of the module.
+    A projection that is an `nn.Linear` is only called: verification replaces it by one whose weight stays in its
+    file. A weight that is used in another way is a parameter of the module.
     """
 
     def __init__(self, spec: Kind, width: int) -> None:
