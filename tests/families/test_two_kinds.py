@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from kept.checkpoint.safetensors_header import read_header
 from kept.errors import CheckpointError
 from kept.families import FAMILIES
+from kept.families.config import Config
 from kept.families.entries import Entry, attention_entries, linear, mlp_entries, norm
 from kept.families.items import Fixed, Rotary, Size, SpecialTokens
 from kept.families.layout import Transposed
 from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
 from kept.families.paths import LAYER, layer_values
 from kept.families.table import Family
-from kept.ir.facts import PerLayer, Violation, facts
-from kept.ir.spec import OPERATIONS, Attention, Cost, Layer, Mixer, StatePart
+from kept.ir.facts import PerLayer, Violation, facts, flatten
+from kept.ir.spec import OPERATIONS, Attention, Cost, Layer, Mixer, Rope, StatePart
 from kept.ir.spec.slot import Slot, Space, linear_slots
 from kept.ir.tensors import Stored
 from support.models import strong
@@ -34,9 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from kept.families.config import Config
     from kept.ir.facts import Facts
-    from kept.ir.spec import Norm, Rope, Spec
+    from kept.ir.spec import Norm, Spec
     from kept.ir.tensors import Lazy
 
 
@@ -178,6 +178,14 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def stored(file: Path) -> Mapping[str, Lazy]:
     return dict(read_header(file))
+
+
+def test_a_rotation_of_another_kind_has_its_own_head_size() -> None:
+    rotary = Rotary(path=f"{TOY}rope", head_dim=f"{TOY}rope_dim")
+    found = rotary.read(Config({"rope_theta": 500.0}), {"context": 64, "depth": 1, f"{TOY}rope_dim": 6})
+    assert found == {f"{TOY}rope": Rope(500.0, 6)}
+    facts_of_toy = {"depth": 1, f"{TOY}rope_dim": 6, **flatten(f"{TOY}rope", Rope(500.0, 6))}
+    assert rotary.write(facts_of_toy)["rope_theta"] == 500.0
 
 
 def test_layer_types_that_a_table_reads_are_its_own() -> None:

@@ -20,6 +20,7 @@ from kept.families.items import (
     Size,
 )
 from kept.families.paths import ATTENTION, LAYER, MLP, NORMS
+from kept.ir.serialise import MOST_LAYERS
 from kept.ir.spec import Norm, QkNorm
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from kept.ir.facts import Facts
 
     Items = tuple[Item, ...]
-
-MOST_LAYERS = 1000
-"""Limit on layers: a spec holds one value for each, so this bounds what a damaged config can cost."""
 
 
 def sizes(

@@ -47,8 +47,8 @@ class Rotary:
 
     `partial` is the default fraction of each head that rotates; `reads_partial`: the family's classes read that
     fraction. `theta_key` and `partial_key` are the family's own keys outside the section. `scalings` are the RoPE types
-    that its classes accept, `original` their default of the length before scaling, if they have one. Comes after the
-    head size and the context.
+    that its classes accept, `original` their default of the length before scaling, if they have one. `path` is the
+    fact that it states, `head_dim` the fact with the size of what it rotates. Comes after that size and the context.
     """
 
     theta: float = 10_000.0
@@ -60,6 +60,7 @@ class Rotary:
     scalings: Mapping[str, type[Any]] = field(default_factory=lambda: SCALINGS)
     original: int | None = None
     path: str = field(default=f"{ATTENTION}rope")
+    head_dim: str = field(default=f"{ATTENTION}head_dim")
 
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the rotation. Raises CheckpointError for one that its rule or the family's classes cannot compute."""
@@ -72,7 +73,7 @@ class Rotary:
             raise section.wrong("rope_type", "one of default, " + ", ".join(self.scalings))
         if kind == "yarn" and theta <= 1:
             raise section.wrong_value("rope_theta", theta, "above 1: YaRN divides by its logarithm")
-        dims = self._dims(section, config, facts[f"{ATTENTION}head_dim"], partial=kind == "proportional")
+        dims = self._dims(section, config, facts[self.head_dim], partial=kind == "proportional")
         if kind == "dynamic" and dims == 2:
             raise section.wrong(
                 "rope_type", "another than dynamic if one pair of dimensions rotates: its rule divides by 0"
@@ -107,7 +108,7 @@ class Rotary:
             return {self.theta_key: self.theta, "rope_scaling": None, **whole}
         layer = at_layer(facts, rotating)
         rope: ir.Rope = build(ir.Rope, self.path, layer)
-        head = layer[f"{ATTENTION}head_dim"]
+        head = layer[self.head_dim]
         fraction = _fraction(rope.dims, head)
         section = _scaling_keys(rope.scaling, (rope.dims if self.reads_partial else head) // 2)
         if isinstance(rope.scaling, ir.Proportional) or self.reads_partial:
@@ -132,6 +133,7 @@ class FixedRotary:
 
     theta: float = 10_000.0
     path: str = field(default=f"{ATTENTION}rope")
+    head_dim: str = field(default=f"{ATTENTION}head_dim")
 
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the rotation. Raises CheckpointError for a config with another one, which the code would ignore."""
@@ -144,7 +146,7 @@ class FixedRotary:
                 raise section.wrong("rope_theta", f"{self.theta:g}: {why}")
         if config.get("rope_theta") not in (None, self.theta):
             raise config.wrong("rope_theta", f"{self.theta:g}: {why}")
-        return {self.path: ir.Rope(self.theta, facts[f"{ATTENTION}head_dim"])}
+        return {self.path: ir.Rope(self.theta, facts[self.head_dim])}
 
     def write(self, facts: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
         """Return no keys: the family's code reads none."""
