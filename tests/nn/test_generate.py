@@ -105,7 +105,7 @@ def test_sampled_frequencies_are_the_probabilities() -> None:
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[1, 2], []]])
 def test_an_empty_prompt_is_refused(model: Model, prompts: list[list[int]]) -> None:
-    with pytest.raises(InputError, match="empty prompt"):
+    with pytest.raises(InputError, match="the prompt is empty"):
         generate(model, prompts, 3)
 
 
