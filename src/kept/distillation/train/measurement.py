@@ -43,6 +43,11 @@ class Measurement:
             raise ValueError("has no loss")
         return losses
 
+    def line(self) -> dict[str, object]:
+        """Return the values for a line of the metrics."""
+        rest = {"agreement": self.agreement, "sources": self.sources, "eval_data": self.eval_data}
+        return {**self.losses, **rest}
+
 
 def best_measurement(history: Sequence[Measurement]) -> Measurement:
     """Return the first measurement with the lowest held-out loss; NaN is above all."""

@@ -185,7 +185,7 @@ class Trainer:
         sources = {name: self._mean(self.stream.held_out(name), self.task.losses) for name in self._weights}
         texts = {name: self._mean(batches, self.task.text_losses) for name, batches in self.eval_data.items()}
         measured = {name: self._measurement(_of_group(sources, name), _of_group(texts, name)) for name in active}
-        self._note("held-out", {name: _line(one) for name, one in measured.items()})
+        self._note("held-out", {name: one.line() for name, one in measured.items()})
         for name, measurement in measured.items():
             active[name].record(measurement)
             self._check_held_out(active[name], measurement.losses["loss"])
@@ -295,9 +295,3 @@ class Trainer:
 def _of_group(means: Mapping[str, GroupMeans], group: str) -> GroupMeans:
     """Return the mean losses of a group by text. A text is left out if the group has no losses on it."""
     return {text: found[group] for text, found in means.items() if group in found}
-
-
-def _line(measurement: Measurement) -> dict[str, object]:
-    """Return a measurement's values for the metrics."""
-    rest = {"agreement": measurement.agreement, "sources": measurement.sources, "eval_data": measurement.eval_data}
-    return {**measurement.losses, **rest}
