@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-SMOLLM2 = ROOT / "demo" / "work" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2 = ROOT / "out" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 WORDS = frozenset({"kept.json", "README.md"})
 """Files that people read, of which the words may change."""
@@ -62,6 +62,8 @@ def jobs(directory: Path) -> list[Job]:
     made += [Job(f"orion {' '.join(options.values())}", orion, options) for options in ORION]
     if SMOLLM2.is_file():
         made.append(Job("smollm2", SMOLLM2, {}))
+    else:
+        print(f"smollm2: skipped, {SMOLLM2} is missing; `make smollm2` fetches it")
     return made
 
 

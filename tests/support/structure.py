@@ -9,34 +9,23 @@ from __future__ import annotations
 import ast
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from kept.ir.spec import Attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "kept"
 
-ATTENTION_FIELDS = frozenset(
-    {
-        "kv_heads",
-        "head_dim",
-        "rope",
-        "qk_norm",
-        "window",
-        "windows",
-        "sinks",
-        "logit_cap",
-        "q_bias",
-        "k_bias",
-        "v_bias",
-        "o_bias",
-        "qkv_clip",
-    }
-)
-"""Fields that only some kinds of mixer have. Who reads one names the kind in the same function or class."""
+SHARED_FIELDS = frozenset({"scale", "fused", "softcap"})
+"""Fields of attention whose names other classes have too."""
+
+ATTENTION_FIELDS = frozenset({*(one.name for one in fields(Attention)), "query_size", "kv_size"}) - SHARED_FIELDS
+"""Fields that only attention has. Who reads one names the kind in the same function or class."""
 
 KINDS = frozenset({"Attention"})
 
@@ -175,12 +164,18 @@ def unasked(module: Module) -> list[str]:
 
 
 def _unasked(node: ast.AST, *, asked: bool) -> Iterator[tuple[int, str]]:
-    """Accesses below a node. A function or class that names a kind has asked, and so has all inside of it."""
+    """Accesses below a node. A function that names a kind has asked, and so has a class with a base or field of it."""
     for child in ast.iter_child_nodes(node):
-        scope = isinstance(child, Function | ast.ClassDef)
         if not asked and isinstance(child, ast.Attribute) and _of_attention(child):
             yield child.lineno, child.attr
-        yield from _unasked(child, asked=asked or (scope and _names_a_kind(child)))
+        yield from _unasked(child, asked=asked or _asks(child))
+
+
+def _asks(node: ast.AST) -> bool:
+    if isinstance(node, ast.ClassDef):
+        own = [one.annotation for one in node.body if isinstance(one, ast.AnnAssign)]
+        return any(map(_names_a_kind, [*node.bases, *own]))
+    return isinstance(node, Function) and _names_a_kind(node)
 
 
 def _of_attention(node: ast.Attribute) -> bool:
