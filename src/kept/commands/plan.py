@@ -1,4 +1,4 @@
-"""Planning: everything between a recipe and the first byte, so that what can go wrong goes wrong here."""
+"""Plan a conversion: every check and choice between the recipe and the first byte written."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ STALE = {"_name_or_path", "auto_map", "transformers_version", "transformers_weig
 
 
 WORDED = {"hidden_act", "hidden_activation", "activation", "activation_function"}
-"""Keys that stay in the source's own words where they mean the same: an activation's names round differently."""
+"""Keys that keep the source's value if it means the same: equal activations of other names round differently."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class PreparedConversion:
 
 
 def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa: ANN401 - a recipe's keys
-    """Plan a conversion: the passes in order, each with its promise. Reads headers, no weights.
+    """Plan a conversion: the passes in order, each with its promise. Writes nothing.
+
+    Reads headers. Weights are read only by `drop-layers` (whether the dropped layers are zero).
 
     Args:
         source: a checkpoint directory, a GGUF file, a LoRA adapter or a hub id.
