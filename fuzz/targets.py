@@ -564,7 +564,7 @@ RECIPE = {
     "dtype": "bfloat16",
     "max_shard_size": "5GB",
     "verify_tokens": 16,
-    "passes": [{"name": "layernorm-to-rmsnorm", "mode": "opm"}, {"name": "fill-biases", "biases": ["mixer.q"]}],
+    "passes": [{"name": "layernorm-to-rmsnorm", "mode": "opm"}, {"name": "fill-biases", "biases": ["attention.q"]}],
 }
 
 STEPS = {

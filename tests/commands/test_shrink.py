@@ -185,7 +185,7 @@ def test_where_none_goes_nothing_is_written(source: Path, tmp_path: Path) -> Non
     for words in ((), ("--untrained",)):
         result = run("shrink-expanded", loud, tmp_path / "out", *words)
         assert result.exit_code == 0
-        assert result.stdout.splitlines()[-1] == "none of them is dropped; nothing was written"
+        assert result.stdout.splitlines()[-1] == "no layer is dropped; nothing was written"
     assert not (tmp_path / "out").exists()
     assert kept.shrink_expanded(loud, tmp_path / "out").conversion is None
 

@@ -82,5 +82,9 @@ def test_public_names_exist() -> None:
 def test_recipes_are_toml() -> None:
     found = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), "toml")]
     keys = [list(tomllib.loads(block)) for block in found]
-    assert keys[0] == ["out", "keep", "steps"]
-    assert all(key in {"out", "keep", "steps", *HealSettings.__dataclass_fields__} for block in keys for key in block)
+    assert keys[0] == ["out", "keep_intermediate", "steps"]
+    assert all(
+        key in {"out", "keep_intermediate", "steps", *HealSettings.__dataclass_fields__}
+        for block in keys
+        for key in block
+    )
