@@ -3,12 +3,12 @@ r"""The experiment of LLaMA Pro (arXiv 2401.02415) at a small size: what is lear
     python benchmarks/forgetting.py --source path/to/stories260k --new python=corpora/python/encode_httpx.py.txt \
         --old stories=corpora/tinystories/s-ajaykumar_tiny_stories.txt [--tokens 400K] [--seeds 0,1,2] [--only NAME ...]
 
-A checkpoint is taught a new domain by several ways with the same tokens in the same order: all of its weights, LoRA,
-and new blocks that alone learn, put between its own, before them or behind them. On the way, and at the end, it is
-measured on held-out documents of the new domain and on texts of the old, which it never sees again. Each way has the
-rate of `--rates` with which it learns most of the new domain, found with the first seed and a third of the tokens.
-A run that was stopped goes on when the same command is given again (`--work`). What is found is written to
-benchmarks/results/; `--draw RESULT ...` draws new-domain gain against old-domain loss of some that are there.
+A checkpoint is trained on a new domain with several methods, on the same tokens in the same order: full fine-tuning,
+LoRA, and new blocks between, before or behind its own layers, of which only the new ones are trained. During and after
+training it is measured on held-out documents of the new domain, and on texts of the old domain. Each method uses the
+learning rate of `--rates` with which it learns most of the new domain, found with the first seed and a third of the
+tokens. The same command continues a stopped run (`--work`). Results are written to benchmarks/results/;
+`--draw RESULT ...` draws forgetting against learning of existing result files.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "explanation" / "forgetting.svg"
 
 
 @dataclass(frozen=True)
-class Way:
+class Method:
     """Trainable parameters: some of the model's weights, or those of new blocks.
 
     `replay` is the part of the rows that are of the old domain; `kl` weighs the divergence from the source.
@@ -85,9 +85,9 @@ class Way:
 
 @dataclass(frozen=True)
 class Run:
-    """A way, with its rate, tokens and the order of the texts."""
+    """A method with its learning rate, number of tokens, and the seed of the order of the texts."""
 
-    way: Way
+    method: Method
     rate: float
     tokens: int
     seed: int
@@ -95,22 +95,22 @@ class Run:
     @property
     def folder(self) -> str:
         """A name for its files."""
-        return f"{self.way.name}-{self.rate:g}-{self.tokens}-{self.seed}".replace(" ", "-").replace(",", "")
+        return f"{self.method.name}-{self.rate:g}-{self.tokens}-{self.seed}".replace(" ", "-").replace(",", "")
 
 
-def ways(opened: LoadedModel) -> list[Way]:
+def methods(opened: LoadedModel) -> list[Method]:
     """All that are compared; LoRA learns about as many parameters as one, and as four new blocks do."""
     depth = opened.program.spec.depth
-    found = [Way("full fine-tuning", "all"), Way("full fine-tuning, 20 % replay", "all", replay=0.2)]
-    found += [Way("full fine-tuning, 5 % replay", "all", replay=0.05)]
-    found += [Way(f"LoRA, as +{blocks}", "lora", rank=_rank(opened, blocks)) for blocks in (1, 4)]
-    found += [Way(f"+{blocks} block{'s' * (blocks > 1)}", blocks=between(depth, blocks)) for blocks in (1, 2, 4, 8)]
+    found = [Method("full fine-tuning", "all"), Method("full fine-tuning, 20 % replay", "all", replay=0.2)]
+    found += [Method("full fine-tuning, 5 % replay", "all", replay=0.05)]
+    found += [Method(f"LoRA, as +{blocks}", "lora", rank=_rank(opened, blocks)) for blocks in (1, 4)]
+    found += [Method(f"+{blocks} block{'s' * (blocks > 1)}", blocks=between(depth, blocks)) for blocks in (1, 2, 4, 8)]
     found += [
-        Way(f"+4 blocks, {part:.0%} replay".replace("%", " %"), blocks=between(depth, 4), replay=part)
+        Method(f"+4 blocks, {part:.0%} replay".replace("%", " %"), blocks=between(depth, 4), replay=part)
         for part in (0.2, 0.05)
     ]
-    found += [Way("+4 blocks, KL", blocks=between(depth, 4), kl=0.3)]
-    return found + [Way(f"+4 as {place}", blocks=ExpandBlocks(4, 1, place)) for place in ("prefix", "suffix")]
+    found += [Method("+4 blocks, KL", blocks=between(depth, 4), kl=0.3)]
+    return found + [Method(f"+4 as {place}", blocks=ExpandBlocks(4, 1, place)) for place in ("prefix", "suffix")]
 
 
 def between(depth: int, blocks: int) -> ExpandBlocks:
@@ -160,12 +160,12 @@ class Bench:
         found = {name: tokenise(TextSource((path,)), reader, self.work / "cache") for name, path in paths.items()}
         return Mixture(found, weights, HELD)
 
-    def stream(self, way: Way, seed: int) -> BatchStream:
+    def stream(self, method: Method, seed: int) -> BatchStream:
         """Return the training batches."""
         paths, weights = dict([self.new]), None
-        if way.replay:
+        if method.replay:
             paths |= self.old
-            weights = {self.new[0]: 1 - way.replay, **{name: way.replay / len(self.old) for name in self.old}}
+            weights = {self.new[0]: 1 - method.replay, **{name: method.replay / len(self.old) for name in self.old}}
         return Few(self.mixture(paths, weights), ROWS, LENGTH, seed)
 
     @torch.no_grad()
@@ -174,22 +174,22 @@ class Bench:
         return {name: cost(model, batches) for name, batches in self.held.items()}
 
     def run(self, run: Run) -> dict[str, Any]:
-        """Learn, and measure on the way."""
+        """Train, and measure during training."""
         folder = self.work / run.folder
         done = folder / "done.json"
         if done.is_file():
             return dict(json.loads(done.read_text()))
         folder.mkdir(parents=True, exist_ok=True)
-        way, program = run.way, self.source.program
-        if way.blocks is None:
-            learned = trainable(program, way.train, lora_rank=way.rank, lora_alpha=2.0 * way.rank)
+        method, program = run.method, self.source.program
+        if method.blocks is None:
+            learned = trainable(program, method.train, lora_rank=method.rank, lora_alpha=2.0 * method.rank)
         else:
-            program, word, record = grown(self.source, way.blocks)
+            program, word, record = grown(self.source, method.blocks)
             learned = trainable(program, word, record)
-        teacher = "source" if way.kl else None
+        teacher = "source" if method.kl else None
         settings = HealSettings(
-            "source", str(folder), teacher, data=("new",), train=way.train, tokens=run.tokens, batch_size=ROWS,
-            sequence_length=LENGTH, learning_rate=run.rate, warmup=0.06, weight_decay=0.1, kl=way.kl, ce=1.0,
+            "source", str(folder), teacher, data=("new",), train=method.train, tokens=run.tokens, batch_size=ROWS,
+            sequence_length=LENGTH, learning_rate=run.rate, warmup=0.06, weight_decay=0.1, kl=method.kl, ce=1.0,
             eval_every=10**9, save_every=10**9, seed=run.seed,
         )  # fmt: skip
         student = load_backbone(program, torch.float32, self.ranks, learned)
@@ -200,18 +200,18 @@ class Bench:
             if line["kind"] == "step" and line["step"] in points:
                 curve.append({"tokens": line["tokens"], **self.measure(student)})
 
-        stream = self.stream(way, run.seed)
-        beside = load_backbone(self.source.program, torch.float32, self.ranks) if way.kl else None
+        stream = self.stream(method, run.seed)
+        beside = load_backbone(self.source.program, torch.float32, self.ranks) if method.kl else None
         task = EndToEnd(settings, self.ranks, student, beside, learned.rows)
         Trainer(settings, self.ranks, task, stream, RunCheckpoints(folder, self.ranks), Metrics(folder, see)).run()
-        found = {"name": way.name, "rate": run.rate, "seed": run.seed, "learned": learned.parameters, "curve": curve}
+        found = {"name": method.name, "rate": run.rate, "seed": run.seed, "learned": learned.parameters, "curve": curve}
         done.write_text(json.dumps(found))
         print(_line(found), flush=True)
         return found
 
-    def tried(self, way: Way, rates: Sequence[str], tokens: int, seed: int) -> list[dict[str, Any]]:
+    def tried(self, method: Method, rates: Sequence[str], tokens: int, seed: int) -> list[dict[str, Any]]:
         """A run with each rate, where there is a choice."""
-        return [self.run(Run(way, float(rate), tokens, seed)) for rate in rates] if len(rates) > 1 else []
+        return [self.run(Run(method, float(rate), tokens, seed)) for rate in rates] if len(rates) > 1 else []
 
     def best(self, runs: Sequence[Mapping[str, Any]]) -> float:
         """The rate of the run that learned most of the new domain."""
@@ -248,7 +248,7 @@ def _line(found: Mapping[str, Any]) -> str:
     return f"{found['name']:30} rate {found['rate']:g} seed {found['seed']}: {moved}"
 
 
-def course(one: Mapping[str, Any], new: str, old: Sequence[str]) -> list[tuple[float, float]]:
+def changes(one: Mapping[str, Any], new: str, old: Sequence[str]) -> list[tuple[float, float]]:
     """Nats per token that a run had learned of the new domain and forgotten of the old, at each measurement."""
     first = one["curve"][0]
     return [(first[new] - at[new], statistics.fmean(at[each] - first[each] for each in old)) for at in one["curve"]]
@@ -257,21 +257,21 @@ def course(one: Mapping[str, Any], new: str, old: Sequence[str]) -> list[tuple[f
 def summary(
     found: Sequence[Mapping[str, Any]], trials: Sequence[Mapping[str, Any]], new: str, old: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Each way's means over the seeds, and the least that it had forgotten when it had learned as much as all ways do.
+    """Return each method's means over the seeds, and its least forgetting at the learning that every method reaches.
 
-    That is over all its courses, those of other rates too: which rate is best depends on what one wants.
+    The minimum is over all runs of the method, with any learning rate.
     """
     names = [*dict.fromkeys(one["name"] for one in found)]
-    courses = {n: [course(one, new, old) for one in (*found, *trials) if one["name"] == n] for n in names}
-    common = min(max(learned for each in courses[name] for learned, _ in each) for name in names)
+    curves = {n: [changes(one, new, old) for one in (*found, *trials) if one["name"] == n] for n in names}
+    common = min(max(learned for each in curves[name] for learned, _ in each) for name in names)
     rows = []
     for name in names:
         mine = [one for one in found if one["name"] == name]
-        learned, forgot = zip(*(course(one, new, old)[-1] for one in mine), strict=True)
+        learned, forgot = zip(*(changes(one, new, old)[-1] for one in mine), strict=True)
         row = {"name": name, "parameters": mine[0]["learned"], "rate": mine[0]["rate"]}
         for key, values in (("learned", learned), ("forgot", forgot)):
             row |= {key: round(statistics.fmean(values), 4), f"{key}_spread": round(max(values) - min(values), 4)}
-        least = min(forgot_at(each, common) for each in courses[name])
+        least = min(forgot_at(each, common) for each in curves[name])
         rows.append({**row, "level": round(common, 4), "forgot_at_level": round(least, 4)})
     return rows
 
@@ -285,7 +285,7 @@ def forgot_at(points: Sequence[tuple[float, float]], level: float) -> float:
 
 
 def draw(results: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """A panel for each experiment: each way's mean course, from nothing learned and nothing forgotten, and its ends."""
+    """Draw a panel for each experiment: the mean curve of each method and its end points."""
     mpl.rcParams["svg.hashsalt"] = "kept"  # the same bytes each time
     rows = -(-len(results) // 2)
     figure, panels = plt.subplots(rows, min(2, len(results)), figsize=(11, 4.6 * rows + 1), squeeze=False)
@@ -293,7 +293,7 @@ def draw(results: Sequence[Mapping[str, Any]], file: Path) -> None:
     labels: dict[str, Any] = {}
     for panel, result in zip(panels.flat, results, strict=False):
         for name in dict.fromkeys(one["name"] for one in result["runs"]):
-            mine = [course(one, result["new"], result["old"]) for one in result["runs"] if one["name"] == name]
+            mine = [changes(one, result["new"], result["old"]) for one in result["runs"] if one["name"] == name]
             kind = next(n for n, word in enumerate(("replay", "LoRA", " as ", "KL", "block", "full")) if word in name)
             colour, style = mpl.colormaps["tab20"](names.index(name)), ("--", ":", "-.", "--", "-", "-")[kind]
             mean = [tuple(map(statistics.fmean, zip(*at, strict=True))) for at in zip(*mine, strict=True)]
@@ -311,24 +311,26 @@ def draw(results: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 
 def experiment(chosen: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """All runs: those that find a rate for each way, and those of each seed. Returns a name, and what is kept."""
+    """Run everything: the search for each method's learning rate, then all seeds. Returns a name and the results."""
     tokens, seeds, rates = count(chosen.tokens), chosen.seeds.split(","), chosen.rates.split(",")
     name, _, path = chosen.new.partition("=")
     old = {key: Path(text) for key, _, text in (each.partition("=") for each in chosen.old)}
     with process_group("cpu") as all_ranks:
         source = open_model(chosen.source)
         bench = Bench(source, (name, Path(path)), old, chosen.work / f"{source.name}-{name}", all_ranks)
-        asked = [way for way in ways(source) if chosen.only is None or way.name in chosen.only]
-        tried = {way: bench.tried(way, rates, tokens // 3, int(seeds[0])) for way in asked}
-        best = {way: bench.best(each) if each else float(rates[0]) for way, each in tried.items()}
-        found = [bench.run(Run(way, rate, tokens, int(seed))) for seed in seeds for way, rate in best.items()]
+        asked = [method for method in methods(source) if chosen.only is None or method.name in chosen.only]
+        tried = {method: bench.tried(method, rates, tokens // 3, int(seeds[0])) for method in asked}
+        best = {method: bench.best(each) if each else float(rates[0]) for method, each in tried.items()}
+        found = [bench.run(Run(method, rate, tokens, int(seed))) for seed in seeds for method, rate in best.items()]
     trials = [one for each in tried.values() for one in each]
     return f"{source.name}-{name}", {
         "title": f"{source.name}: {', '.join(old)} → {name}",
         "new": name,
         "old": [*old],
         "tokens": tokens,
-        "ways": [{**asdict(way), "blocks": None if way.blocks is None else asdict(way.blocks)} for way in asked],
+        "methods": [
+            {**asdict(method), "blocks": None if method.blocks is None else asdict(method.blocks)} for method in asked
+        ],
         "rows": summary(found, trials, name, [*old]),
         "runs": found,
         "trials": trials,

@@ -563,4 +563,4 @@ def test_a_generation_config_that_loads(source: Path, given: dict[str, Any], wan
 def test_suppressed_tokens_of_another_form(source: Path) -> None:
     write_json(source / "generation_config.json", {"suppress_tokens": "x"})
     with pytest.raises(CheckpointError, match="suppress_tokens is not a list of ids; correct"):
-        companions(source, open_model(source).program.spec, silent=(3,))
+        companions(source, open_model(source).program.spec, suppressed_tokens=(3,))

@@ -73,7 +73,7 @@ def test_the_card_says_what_learned_and_what_that_did(done: HealResult) -> None:
     said, record = card(done.path), read_json(done.path / "kept.json")
     first, best = done.history[0], done.best
     assert "# orion, as a stock llama, healed\n" in said
-    assert "Promise of the whole: **lossy**" in said
+    assert "Promise: **lossy**" in said
     assert "| `layernorm-to-rmsnorm` | lossy | LayerNorm becomes RMSNorm |" in said
     assert "Trained: norms, 448 of 134 K parameters, from orion; on: lines (" in said
     assert f"Healing on {best.tokens:,} tokens took the held-out KL from the teacher from" in said
@@ -117,7 +117,7 @@ def test_a_student_that_kept_did_not_make(corpus: Path, tmp_path: Path) -> None:
     made = heal(settings((teacher, student), corpus, tmp_path / "out"))
     said = card(made.path)
     assert "# two, healed\n" in said
-    assert "What was done" not in said
+    assert "## Conversion" not in said
     assert "figures of old" not in said
     assert 'license: "apache-2.0"' in said
     assert "auto_map" not in read_json(made.path / "config.json"), "the code is not copied"
@@ -172,7 +172,7 @@ def test_a_model_that_is_healed_again_tells_of_both(done: HealResult, corpus: Pa
         f"3. healed on conversations: norms trained, {again.best.tokens:,} tokens, from the texts alone; promise lossy"
     )
     page = kept.report(again.path, tmp_path / "page.html")
-    assert page.sections[0] == "way"
+    assert page.sections[0] == "lineage"
     assert page.path.read_text(encoding="utf-8").index("healed on lines") > 0
 
 

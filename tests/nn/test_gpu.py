@@ -59,9 +59,9 @@ def test_a_padded_batch_is_continued_with_the_same_tokens(name: str) -> None:
 
 def step(model: Model, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     """The weights after one step of SGD on next-token cross-entropy, on the CPU."""
-    optimiser = torch.optim.SGD(model.requires_grad_().parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.requires_grad_().parameters(), lr=0.1)
     F.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    optimiser.step()
+    optimizer.step()
     return {name: weight.detach().cpu() for name, weight in model.named_parameters()}
 
 

@@ -100,7 +100,7 @@ def test_the_model_card_states_it(tmp_path: Path) -> None:
         out = kept.convert(source, tmp_path / way, final_bias=way, verify_tokens=0).path
         card = (out / "README.md").read_text(encoding="utf-8")
         assert ("- llama.cpp f16: float16 cannot hold the tail's constants; it takes bf16" in card) is said
-        assert ("Not as it is for:" in card) is said
+        assert ("Limited support:" in card) is said
 
 
 def test_a_rotation_of_whole_heads_by_threshold_is_read_back(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[kept.pages.page.Repo
 def test_every_section_is_there_where_all_is_known(full: tuple[kept.pages.page.Report, Structure]) -> None:
     done, page = full
     assert done.sections == (
-        "way",
+        "lineage",
         "passes",
         "parity",
         "healing",
@@ -128,7 +128,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "+25 % perplexity, python",
         "8 M",
         "2.36 MB",
-        "Not as it is for llama.cpp f16",
+        "Limited support: llama.cpp f16",
         "trust_remote_code=False",
         "vllm serve",
         "convert_hf_to_gguf.py",

@@ -99,7 +99,7 @@ CASES: dict[str, tuple[ir.Spec, tuple[Pass, ...]]] = {
             FillBiases(projections()),
             FuseProjections(),
             ExpandBlocks(at=(2, 4)),
-            DropLayers((2,), silent=(2,)),
+            DropLayers((2,), zero_output=(2,)),
             LimitContext(TOKENS.shape[1]),
             CastTo("F64"),
         ),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from kept.errors import RecipeError
 from kept.ir.promise import Promise
-from kept.ir.slots import silent
-from kept.passes.drop_layers import DropLayers, is_silent
+from kept.ir.slots import zero_output_weights
+from kept.passes.drop_layers import DropLayers, has_zero_output
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.legalize import run_passes
 from kept.passes.plan import Expansion
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 
 class TestDropLayers(ExactPassContract):
-    """Layer 1 is silent, and this was measured."""
+    """The output of layer 1 is zero, and the pass knows it."""
 
-    rewrite = DropLayers((1,), silent=(1,))
+    rewrite = DropLayers((1,), zero_output=(1,))
     works_on: ClassVar = {"LayerNorms": layer_spec(depth=4)}
     refused = ((layer_spec(depth=1), "layers: is 1, the model has layers 0 to 0; give others"),)
 
@@ -77,17 +77,17 @@ def test_only_layers_with_zero_output_are_dropped_exactly() -> None:
 def test_one_number_that_is_not_zero_is_a_contribution() -> None:
     """Negative control: the last of each weight, and the smallest there is."""
     grown = ExpandBlocks(at=(1,))(random_program(layer_spec()))
-    fills = silent(grown.spec.layers[1], grown.spec.width)
-    assert is_silent(grown, 1)
+    fills = zero_output_weights(grown.spec.layers[1], grown.spec.width)
+    assert has_zero_output(grown, 1)
     for name, fill in fills.items():
         value = torch.full(grown.weights[f"layers.1.{name}"].shape, fill, dtype=torch.float64)
         value.view(-1)[-1] = 5e-324
-        assert not is_silent(replaced(grown, {f"layers.1.{name}": value}), 1), name
+        assert not has_zero_output(replaced(grown, {f"layers.1.{name}": value}), 1), name
 
 
 def test_stored_zeros_are_zeros(tmp_path: Path) -> None:
     program = program_of(write_checkpoint(tmp_path / "source", "gpt2"))
-    assert not is_silent(program, 0)
+    assert not has_zero_output(program, 0)
     assert all(tensor.holds_only(0.0) == (not bool(tensor.value().any())) for tensor in program.weights.values())
 
 
@@ -104,7 +104,7 @@ def test_a_plan_knows_what_is_left() -> None:
 @pytest.mark.parametrize(
     ("layers", "line"),
     [
-        ((), "layers: names none; give the numbers of the layers to leave out"),
+        ((), "layers: is empty; give the numbers of the layers to drop"),
         ((2, 1), "layers: is 2, 1; it must be layer numbers from 0 up, each once, in order"),
         ((-1,), "layers: is -1; it must be layer numbers from 0 up, each once, in order"),
     ],

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.errors import RecipeError
 from kept.ir import spec as ir
-from kept.ir.slots import silent
+from kept.ir.slots import zero_output_weights
 from kept.ir.tensors import Full, Stored
 from kept.nn import Model
 from kept.passes.affine_tail import AffineTail
@@ -82,7 +82,7 @@ def test_each_zero_is_needed(layer: ir.Layer) -> None:
     """Negative control: with any one of them as it was, the logits differ; and so they do with the layer itself."""
     program = random_program(layer_spec(layers=(layer,) * 3))
     grown = ExpandBlocks(at=(2,))(program)
-    fills = silent(layer, program.spec.width)
+    fills = zero_output_weights(layer, program.spec.width)
     assert len(fills) == 4
     for name in fills:
         loud = replaced(grown, {f"layers.2.{name}": program.weights[f"layers.1.{name}"].value("float64")})
@@ -93,7 +93,7 @@ def test_a_norm_without_a_gain_behind_a_part() -> None:
     norm = ir.Norm("rms", 1e-6, gain=False, bias=True)
     layer = replace(BEHIND, mixer_post_norm=norm, mlp_post_norm=None)
     program = random_program(layer_spec(layers=(layer,) * 2))
-    assert {"mixer.o.weight", "mixer_post_norm.bias", "mlp.down.weight"} < silent(layer, 16).keys()
+    assert {"mixer.o.weight", "mixer_post_norm.bias", "mlp.down.weight"} < zero_output_weights(layer, 16).keys()
     same(ExpandBlocks(groups=2)(program), program)
 
 
@@ -103,16 +103,16 @@ def test_the_first_steps_are_small_ones(spec: ir.Spec) -> None:
     program = random_program(spec)
     model = Model.load(ExpandBlocks(at=(2,))(program), torch.float32)
     learns = {name: p.requires_grad_() for name, p in model.named_parameters() if name.startswith("layers.2.")}
-    optimiser = torch.optim.AdamW(learns.values(), lr=2e-4, weight_decay=0)
+    optimizer = torch.optim.AdamW(learns.values(), lr=2e-4, weight_decay=0)
     wanted = F.log_softmax(model(TOKENS).detach(), -1)
     moved: set[str] = set()
     for _ in range(2):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(model(TOKENS).flatten(0, 1), TOKENS.roll(-1, 1).flatten()).backward()
         grads = {name: p.grad for name, p in learns.items() if p.grad is not None}
         moved = {name.removeprefix("layers.2.") for name, grad in grads.items() if bool(grad.abs().max() > 0)}
-        assert moved >= silent(spec.layers[1], spec.width).keys()
-        optimiser.step()
+        assert moved >= zero_output_weights(spec.layers[1], spec.width).keys()
+        optimizer.step()
     assert moved >= {"mixer.q.weight", "mlp.up.weight", "mixer_norm.gain"}
     found = F.log_softmax(model(TOKENS).detach(), -1)
     assert float(F.kl_div(found, wanted, log_target=True, reduction="batchmean")) < 1e-3 * TOKENS.shape[1]
@@ -135,7 +135,7 @@ def test_zeros_behind_a_norm_would_shout() -> None:
 
 
 def models(depth: int, **options: Any) -> tuple[int, ...]:
-    return ExpandBlocks(**options).models(depth)
+    return ExpandBlocks(**options).source_layers(depth)
 
 
 def test_where_copies_stand() -> None:
@@ -160,7 +160,7 @@ def test_every_layer_is_there_once_and_copies_stand_above_their_models(depth: in
     groups = data.draw(st.integers(1, depth))
     blocks = data.draw(st.integers(1, depth // groups))
     rewrite = ExpandBlocks(groups, blocks)
-    found, new = rewrite.models(depth), {*rewrite.numbers(depth)}
+    found, new = rewrite.source_layers(depth), {*rewrite.numbers(depth)}
     old = [number for number in range(len(found)) if number not in new]
     assert [found[number] for number in old] == [*range(depth)]
     assert len(new) == groups * blocks

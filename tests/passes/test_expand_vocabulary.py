@@ -175,10 +175,10 @@ def test_stored_rows_stay_stored(tmp_path: Path) -> None:
 
 def test_a_plan_knows_its_new_tokens() -> None:
     plan = run_passes(random_program(layer_spec()), [grow(), grow(parts=((13, 1),), first=14, pad_to_multiple_of=8)])
-    assert (plan.new_tokens, plan.silent, plan.claim.tokens) == (range(11, 15), range(15, 16), 11)
+    assert (plan.new_tokens, plan.suppressed_tokens, plan.claim.tokens) == (range(11, 15), range(15, 16), 11)
     assert torch.equal(value(plan.program, "embedding.weight")[14:15], _mean(value(plan.program, "embedding.weight")))
     none = run_passes(random_program(layer_spec()), [])
-    assert (none.new_tokens, none.silent, none.claim.tokens) == (range(0), range(0), None)
+    assert (none.new_tokens, none.suppressed_tokens, none.claim.tokens) == (range(0), range(0), None)
 
 
 def _mean(rows: torch.Tensor) -> torch.Tensor:

@@ -149,8 +149,8 @@ def test_it_is_gone_with_its_layer() -> None:
 def test_only_measuring_reads_weights() -> None:
     """A plan of measured passes is made without reading; measuring a pass that needs a weight reads it."""
     program = unread(layer_spec())
-    silent = DropLayers((0,), silent=(0,))
-    assert silent.promise(program) is Promise.EXACT
+    zero_output = DropLayers((0,), zero_output=(0,))
+    assert zero_output.promise(program) is Promise.EXACT
     assert DropLayers((0,)).promise(program) is Promise.LOSSY
     with pytest.raises(AssertionError, match="were read"):
         run_passes(program, [DropLayers((0,))])

@@ -163,7 +163,7 @@ def test_pieces_across_words_are_left_out(tmp_path: Path) -> None:
         merges=[*document["model"]["merges"], ["e", "Ġ"], ["eĠ", "s"]],
     )
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
-    assert done.left_out["are split by the pre-tokenizer"] == 2
+    assert done.skipped["are split by the pre-tokenizer"] == 2
     assert not {"eĠ", "eĠs"} & inside(done.path).get_vocab().keys()
 
 
@@ -172,7 +172,7 @@ def test_pieces_that_hold_a_special_token_are_left_out(tmp_path: Path) -> None:
     new = of_a_model(tmp_path / "new", CHARACTERS, KOREAN, 360)
     vocab = read_json(new / "tokenizer.json")["model"]["vocab"]
     change_model(new, vocab={**vocab, "a</s>": len(vocab)})
-    assert kept.merge_tokenizers(model, new, tmp_path / "out").left_out["are split by the pre-tokenizer"] == 1
+    assert kept.merge_tokenizers(model, new, tmp_path / "out").skipped["are split by the pre-tokenizer"] == 1
 
 
 def test_a_piece_that_no_merges_make_is_counted(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_piece_that_no_merges_make_is_counted(tmp_path: Path) -> None:
     vocab = read_json(new / "tokenizer.json")["model"]["vocab"]
     change_model(new, vocab={**vocab, "xqxqxq": len(vocab), "x": len(vocab) + 1, "q": len(vocab) + 2})
     done = kept.merge_tokenizers(model, new, tmp_path / "out")
-    assert done.left_out[NOT_BUILT] >= 1
+    assert done.skipped[NOT_BUILT] >= 1
     found = inside(done.path).get_vocab()
     assert ("x" in found, "q" in found, "xqxqxq" in found) == (True, True, False)
 

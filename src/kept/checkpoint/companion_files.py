@@ -32,18 +32,18 @@ def companions(
     source: Path,
     spec: Spec,
     reader: Path | None = None,
-    silent: Sequence[int] = (),
+    suppressed_tokens: Sequence[int] = (),
     template: Path | None = None,
 ) -> dict[str, Path | bytes]:
     """The files of an output besides weights, config, card and record: a path to copy, or the bytes to write.
 
-    `reader` is a directory with another tokenizer that the output takes; `silent` are ids that stock generation must
+    `reader` is a directory with another tokenizer of the output; `suppressed_tokens` are ids that generation must
     never give; `template` is a file with the default chat template in place of the source's.
     """
     return {
         **reader_files(source, reader or source, template),
         **licences(source),
-        "generation_config.json": to_json(generation_config(source, spec, silent)),
+        "generation_config.json": to_json(generation_config(source, spec, suppressed_tokens)),
     }
 
 

@@ -40,8 +40,8 @@ MAY_BE_NULL = {"temperature", "top_k", "top_p", "typical_p", "min_p", "epsilon_c
 4.45 fails to load `early_stopping: null`, and samples if `do_sample` is null."""
 
 
-def generation_config(source: Path, spec: Spec, silent: Sequence[int] = ()) -> dict[str, Any]:
-    """Return the generation config of an output. `silent` are ids that must never be generated.
+def generation_config(source: Path, spec: Spec, suppressed_tokens: Sequence[int] = ()) -> dict[str, Any]:
+    """Return the generation config of an output. `suppressed_tokens` are ids that must never be generated.
 
     Sampling parameters are kept even with `do_sample: false`, for callers and servers that turn sampling on. Raises
     CheckpointError if the source's file is damaged.
@@ -52,8 +52,8 @@ def generation_config(source: Path, spec: Spec, silent: Sequence[int] = ()) -> d
     own = {k: v for k, v in given.items() if k not in dropped and (v is not None or k in MAY_BE_NULL)}
     if not _may_return_several(own):
         own.pop("num_return_sequences", None)
-    if silent:
-        own["suppress_tokens"] = sorted({*_ids(file, own), *silent})
+    if suppressed_tokens:
+        own["suppress_tokens"] = sorted({*_ids(file, own), *suppressed_tokens})
     return {**_special_ids(spec), **own}
 
 

@@ -99,20 +99,20 @@ class HealedExport:
         record = read_record(pair.student.path)
         return cls(pair, record, origin_of(pair.student, record), _sample(pair))
 
-    def write(self, weights: Mapping[str, Lazy], course: RunSummary, reporter: Reporter) -> Verification | None:
+    def write(self, weights: Mapping[str, Lazy], summary: RunSummary, reporter: Reporter) -> Verification | None:
         """Write the student with these weights in place of its own, as its family does; measured before it is named.
 
         Raises PromiseError where it outputs NaN or Inf.
         """
-        return export(self._export(weights, course), reporter).verification
+        return export(self._export(weights, summary), reporter).verification
 
-    def _export(self, weights: Mapping[str, Lazy], course: RunSummary) -> Export:
+    def _export(self, weights: Mapping[str, Lazy], summary: RunSummary) -> Export:
         """Return the values of the export."""
-        student, settings = self.pair.student, course.settings
+        student, settings = self.pair.student, summary.settings
         program = student.program.updated(student.program.spec, weights)
         config = {key: value for key, value in student.config.items() if key not in STALE}
         files = OutputFiles(shards(student.family.write(program)), config, self._companions(settings))
-        healed = course.record(None if self.pair.cache is None else self.pair.cache.about)
+        healed = summary.record(None if self.pair.cache is None else self.pair.cache.about)
         return Export(
             target=Path(settings.out),
             source=student,

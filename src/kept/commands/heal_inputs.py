@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kept.loaded import LoadedModel
     from kept.reporting import Reporter
 
-WATCHED = 1 << 16
+EVAL_TOKENS = 1 << 16
 """Maximum number of evaluation tokens per text. The documents with the smallest digests are used: a random sample."""
 
 
@@ -86,7 +86,7 @@ class EvalTexts:
         sources = _tokenised(settings, pair.student, reporter, "eval_data")
         for name, tokens in sources.items():
             check_ids(name, tokens, pair.student.program.spec.vocabulary)
-        rows, length = max(1, WATCHED // settings.sequence_length), settings.sequence_length
+        rows, length = max(1, EVAL_TOKENS // settings.sequence_length), settings.sequence_length
         return cls(sources, {name: stream.packed(by_digest(tokens, length), rows) for name, tokens in sources.items()})
 
 

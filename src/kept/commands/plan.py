@@ -176,7 +176,7 @@ def _files(source: LoadedModel, planned: Plan, family: Family, recipe: Recipe) -
     """Return the files of a conversion's output."""
     parts = _parts(source, planned, family, recipe)
     reader = next((Path(one.tokenizer) for one in reversed(planned.vocabularies)), None)
-    extra = companions(source.path, planned.program.spec, reader, planned.silent)
+    extra = companions(source.path, planned.program.spec, reader, planned.suppressed_tokens)
     return OutputFiles(parts, _config(source, planned, family), extra)
 
 

@@ -17,7 +17,7 @@ from kept.errors import InputError, RecipeError
 from kept.loaded import open_model
 from kept.output.record import RECORD
 from kept.output.record_queries import expansions
-from kept.passes.drop_layers import DropLayers, is_silent
+from kept.passes.drop_layers import DropLayers, has_zero_output
 from kept.passes.expand_blocks import listed
 from kept.recipe import MOST_TOKENS, SAME, Recipe
 from kept.reporting import Reporter, Silent
@@ -136,11 +136,11 @@ def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> Shri
 
 
 def shrink(asked: ShrinkSettings, reporter: Reporter | None = None, *, dry: bool = False) -> ShrinkResult:
-    """Do what was asked; a `dry` run measures, checks the target and writes nothing."""
+    """Run the command; a `dry` run measures, checks the target and writes nothing."""
     reporter = reporter or Silent()
     check_target(Path(asked.out))
     opened = open_model(asked.source)
-    found = survey(opened, asked, reporter)
+    found = measure_contributions(opened, asked, reporter)
     if not found.dropped:
         return found
     recipe = Recipe(
@@ -157,26 +157,26 @@ def shrink(asked: ShrinkSettings, reporter: Reporter | None = None, *, dry: bool
     return replace(found, conversion=run(recipe, reporter))
 
 
-def survey(opened: LoadedModel, asked: ShrinkSettings, reporter: Reporter) -> ShrinkResult:
-    """Every expanded layer, what it is worth, and whether it goes. Raises InputError where none is listed."""
+def measure_contributions(opened: LoadedModel, asked: ShrinkSettings, reporter: Reporter) -> ShrinkResult:
+    """Return the contribution of each expanded layer, and the layers to drop. Raises InputError without any."""
     made = expanded(opened)
     wrong = [layer for layer in asked.layers if layer not in made]
     if wrong:
         raise InputError(
             f"layers: {wrong[0]} is not an expanded layer of {opened.path}; there are {listed((*sorted(made),))}"
         )
-    silent = frozenset(layer for layer in made if is_silent(opened.program, layer))
-    scale = _ContributionScale(opened, asked, silent, tuple(sorted({*made} - silent)))
-    choice = scale.choice(reporter)
+    untrained = frozenset(layer for layer in made if has_zero_output(opened.program, layer))
+    selector = _LayerSelector(opened, asked, untrained, tuple(sorted({*made} - untrained)))
+    choice = selector.choice(reporter)
     layers = (
-        ExpandedLayer(layer, made[layer], layer in silent, choice.worth.get(layer), layer in choice.gone)
+        ExpandedLayer(layer, made[layer], layer in untrained, choice.contributions.get(layer), layer in choice.dropped)
         for layer in sorted(made)
     )
     return ShrinkResult(tuple(layers), choice.together, choice.text)
 
 
 def expanded(opened: LoadedModel) -> dict[int, int | None]:
-    """Every expanded layer and what it is a copy of. Raises InputError where the record lists none."""
+    """Return the source layer of each expanded layer. Raises InputError if the record lists none."""
     made = {layer: model for one in expansions(opened) for layer, model in one.items()}
     if not made:
         raise InputError(f"{opened.path}: its {RECORD} lists no expanded layers; kept expand makes them")
@@ -187,42 +187,46 @@ def expanded(opened: LoadedModel) -> dict[int, int | None]:
 class _LayerChoice:
     """Contribution of each layer, dropped layers, their joint contribution, and the text of the measurement."""
 
-    worth: Mapping[int, float]
-    gone: frozenset[int]
+    contributions: Mapping[int, float]
+    dropped: frozenset[int]
     together: float
     text: str | None = None
 
 
 @dataclass(frozen=True)
-class _ContributionScale:
-    """Weighs the expanded layers of a model: the `silent` ones, which are worth nothing, and the `others`."""
+class _LayerSelector:
+    """Selects the layers to drop. The output of `untrained` layers is zero; `others` are measured."""
 
     opened: LoadedModel
     asked: ShrinkSettings
-    silent: frozenset[int]
+    untrained: frozenset[int]
     others: tuple[int, ...]
 
     def choice(self, reporter: Reporter) -> _LayerChoice:
         """Return the layers to drop, measured if the choice depends on it."""
-        worth = dict.fromkeys(self.silent, 0.0)
+        contributions = dict.fromkeys(self.untrained, 0.0)
         if self.asked.untrained or not self.others:
-            return _LayerChoice(worth, frozenset(self.asked.layers) or self.silent, 0.0)
+            return _LayerChoice(contributions, frozenset(self.asked.layers) or self.untrained, 0.0)
         text = None if self.asked.text is None else Path(self.asked.text)
         sample = short_sample(self.opened, self.opened.program.spec, self.asked.tokens, text)
-        named = frozenset(self.asked.layers) - self.silent
+        named = frozenset(self.asked.layers) - self.untrained
         *alone, together = self._losses([*(frozenset({one}) for one in self.others), named], sample, reporter)
-        worth |= dict(zip(self.others, alone, strict=True))
+        contributions |= dict(zip(self.others, alone, strict=True))
         if self.asked.layers:
-            return _LayerChoice(worth, frozenset(self.asked.layers), together, sample.origin)
-        light, together = self._lightest(worth, sample, reporter)
-        return _LayerChoice(worth, self.silent | light, together, sample.origin)
+            return _LayerChoice(contributions, frozenset(self.asked.layers), together, sample.origin)
+        small, together = self._smallest(contributions, sample, reporter)
+        return _LayerChoice(contributions, self.untrained | small, together, sample.origin)
 
-    def _lightest(self, worth: Mapping[int, float], sample: Sample, reporter: Reporter) -> tuple[frozenset[int], float]:
-        """The most layers, least first, that are worth less than allowed together, and what they are worth."""
-        light = sorted((one for one in self.others if worth[one] < self.asked.max_kl), key=lambda one: worth[one])
+    def _smallest(
+        self, contributions: Mapping[int, float], sample: Sample, reporter: Reporter
+    ) -> tuple[frozenset[int], float]:
+        """Return the layers with the smallest contributions whose joint KL is below `max_kl`, and this KL."""
+        small = sorted(
+            (one for one in self.others if contributions[one] < self.asked.max_kl), key=lambda one: contributions[one]
+        )
         best: tuple[frozenset[int], float] = frozenset(), 0.0
-        sets = [frozenset(light[: count + 1]) for count in range(len(light))]
-        sums = self._losses(sets, sample, reporter) if len(light) > 1 else [worth[one] for one in light]
+        sets = [frozenset(small[: count + 1]) for count in range(len(small))]
+        sums = self._losses(sets, sample, reporter) if len(small) > 1 else [contributions[one] for one in small]
         for layers, together in zip(sets, sums, strict=True):
             if not together < self.asked.max_kl:
                 break

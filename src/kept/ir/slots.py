@@ -93,11 +93,10 @@ def layer_writers(layer: Layer, width: int) -> Iterator[str]:
         yield from (name for name, _ in branch.slots(width) if name in names)
 
 
-def silent(layer: Layer, width: int) -> dict[str, float]:
-    """Return the weights of a layer that make it add nothing to the residual stream, and the one value of each.
+def zero_output_weights(layer: Layer, width: int) -> dict[str, float]:
+    """Return the weights that give a layer a zero output if all their elements have the value beside them.
 
-    A branch is silenced where its output is a product with a weight: in the gain of its post-norm, or without one in
-    its writers. A bias of the post-norm is silenced too.
+    These are the gain and bias of a branch's post-norm or, without a gain there, the branch's output projections.
     """
     out: dict[str, float] = {}
     for branch in layer.branches:

@@ -74,7 +74,7 @@ def conversion_record(
         promise=plan.promise,
         domain=plan.domain,
         passes=passes(plan),
-        layers=LayerOrigins(of_source=source.program.spec.depth, origins=plan.makers),
+        layers=LayerOrigins(of_source=source.program.spec.depth, origins=plan.layer_origins),
         **new_parts(source, plan),
         runtimes=tuple(map(str, notes(plan))),
         verification=None if found is None else verification_record(found),

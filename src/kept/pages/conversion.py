@@ -125,7 +125,7 @@ def weakest(record: Record) -> str | None:
 
 
 def _badge(record: Record, verdict: str) -> str:
-    """Return a verdict that says to what it applies: the last step alone, if an earlier one promised less."""
+    """Return a verdict. If an earlier step promised less, it is marked as the verdict of the last step alone."""
     since = weakest(record)
     return verdict if since is None else f"last step: {verdict}; since the first source: {since}"
 
@@ -134,8 +134,8 @@ def history(record: Record) -> Section | None:
     """Return the section on the lineage; None if it has one step."""
     steps = enumerate(lineage(record), 1)
     rows = tuple((str(n), one.description, str(one.promise or "not known")) for n, one in steps)
-    table = Table("All that was done, oldest first", ("step", "what was done", "promise"), rows, STATED)
-    return Section("way", "Lineage", (table,)) if len(rows) > 1 else None
+    table = Table("All steps, oldest first", ("number", "step", "promise"), rows, STATED)
+    return Section("lineage", "Lineage", (table,)) if len(rows) > 1 else None
 
 
 def _unmeasured(record: Record) -> str:
@@ -280,5 +280,5 @@ def _ways(record: Record, out: str) -> Iterator[Block]:
         f"python convert_hf_to_gguf.py {shlex.quote(out)} --outtype bf16 --outfile model.gguf\n"
         "llama-cli -m model.gguf -p 'Once upon a time'",
     )
-    notes = tuple(f"Not as it is for {note}" for note in record.runtimes)
+    notes = tuple(f"Limited support: {note}" for note in record.runtimes)
     yield from [Notes(notes)] * bool(notes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from kept.errors import RecipeError
 from kept.ir.promise import Promise
-from kept.ir.slots import layer_slots, silent
+from kept.ir.slots import layer_slots, zero_output_weights
 from kept.passes.base import NO_OPTION, Obstacle, Pass
 from kept.passes.expand_blocks import listed
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DropLayers(Pass):
-    """Leave out `layers` and renumber the others: the inverse of `expand-blocks`.
+    """Drop `layers` and renumber the others: the inverse of `expand-blocks`.
 
-    EXACT if every layer that is left out is silent, that is, adds 0 to every residual stream; else LOSSY. `silent` are
-    the layers of which this was measured. Raises RecipeError for numbers that no model allows.
+    EXACT if the output of every dropped layer is zero, else LOSSY. `zero_output` are the layers that were found to have
+    a zero output. Raises RecipeError for layer numbers that no model can have.
     """
 
     layers: tuple[int, ...]
-    silent: tuple[int, ...] = field(default=(), metadata=NO_OPTION)
+    zero_output: tuple[int, ...] = field(default=(), metadata=NO_OPTION)
 
     name: ClassVar[str] = "drop-layers"
     summary: ClassVar[str] = "layers are removed"
@@ -33,20 +33,20 @@ class DropLayers(Pass):
     def __post_init__(self) -> None:
         """Check everything that does not depend on the model."""
         if not self.layers:
-            raise RecipeError("names none; give the numbers of the layers to leave out", "layers")
+            raise RecipeError("is empty; give the numbers of the layers to drop", "layers")
         if [*self.layers] != sorted({*self.layers}) or self.layers[0] < 0:
             raise RecipeError(
                 f"is {listed(self.layers)}; it must be layer numbers from 0 up, each once, in order", "layers"
             )
 
     def measured(self, program: Program) -> Self:
-        """Return the pass with the silent ones among its layers. Reads weights up to the first value that is not 0."""
+        """Return the pass with `zero_output` set. Reads weights up to the first value that is not 0."""
         there = [layer for layer in self.layers if layer < program.spec.depth]
-        return replace(self, silent=tuple(layer for layer in there if is_silent(program, layer)))
+        return replace(self, zero_output=tuple(layer for layer in there if has_zero_output(program, layer)))
 
     def promise(self, program: Program) -> Promise:  # noqa: ARG002 - it was measured
-        """Return EXACT if every layer that is left out is known to be silent."""
-        return Promise.EXACT if {*self.layers} <= {*self.silent} else Promise.LOSSY
+        """Return EXACT if every dropped layer is known to have a zero output."""
+        return Promise.EXACT if {*self.layers} <= {*self.zero_output} else Promise.LOSSY
 
     def origins(self, program: Program) -> tuple[int | None, ...]:
         """Return the numbers of the layers that stay."""
@@ -77,7 +77,7 @@ class DropLayers(Pass):
         return spec.depth > 0
 
 
-def is_silent(program: Program, layer: int) -> bool:
-    """Return whether a layer adds 0 to every residual stream (`kept.ir.slots.silent`). Reads weights."""
-    fills = silent(program.spec.layers[layer], program.spec.width)
+def has_zero_output(program: Program, layer: int) -> bool:
+    """Return whether a layer adds zero to every residual stream (`zero_output_weights`). Reads weights."""
+    fills = zero_output_weights(program.spec.layers[layer], program.spec.width)
     return all(program.weights[f"layers.{layer}.{name}"].holds_only(value) for name, value in fills.items())

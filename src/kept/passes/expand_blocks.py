@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from kept.errors import RecipeError
-from kept.ir.slots import layer_slots, silent
+from kept.ir.slots import layer_slots, zero_output_weights
 from kept.ir.tensors import Full
 from kept.passes.base import Obstacle, Pass
 
@@ -81,8 +81,8 @@ class ExpandBlocks(Pass):
             numbers += range(end - self.blocks, end)
         return tuple(numbers)
 
-    def models(self, depth: int) -> tuple[int, ...]:
-        """Return for each layer of the result the layer that it is, or is a copy of."""
+    def source_layers(self, depth: int) -> tuple[int, ...]:
+        """Return for each layer of the result the number of the source layer that has its weights."""
         out: list[int] = []
         below = 0
         for new, run in groupby(range(depth + len(self.numbers(depth))), self.numbers(depth).__contains__):
@@ -96,7 +96,7 @@ class ExpandBlocks(Pass):
         """Return None for copies."""
         depth = program.spec.depth
         new = {*self.numbers(depth)}
-        return tuple(None if number in new else model for number, model in enumerate(self.models(depth)))
+        return tuple(None if number in new else source for number, source in enumerate(self.source_layers(depth)))
 
     def requires(self, program: Program) -> Obstacle | None:
         """Require groups with at least as many layers as are copied, and numbers within the result."""
@@ -126,13 +126,13 @@ class ExpandBlocks(Pass):
     def run(self, program: Program) -> Program:
         """Renumber all layers, and set the output of the copies to zero."""
         spec = program.spec
-        models = self.models(spec.depth)
-        layers = tuple(spec.layers[model] for model in models)
+        sources = self.source_layers(spec.depth)
+        layers = tuple(spec.layers[source] for source in sources)
         changed: dict[str, Lazy] = {}
-        for number, (model, origin) in enumerate(zip(models, self.origins(program), strict=True)):
-            fills = silent(spec.layers[model], spec.width) if origin is None else {}
-            for name, _ in layer_slots(spec.layers[model], spec.width):
-                old = program.weights[f"layers.{model}.{name}"]
+        for number, (source, origin) in enumerate(zip(sources, self.origins(program), strict=True)):
+            fills = zero_output_weights(spec.layers[source], spec.width) if origin is None else {}
+            for name, _ in layer_slots(spec.layers[source], spec.width):
+                old = program.weights[f"layers.{source}.{name}"]
                 changed[f"layers.{number}.{name}"] = Full(old.shape, old.dtype, fills[name]) if name in fills else old
         return program.updated(replace(spec, layers=layers), changed)
 

@@ -129,8 +129,8 @@ class ExpandVocabulary(Pass):
         first, end, had = self.grown.first, self.grown.end, old.shape[0]
         spare = [take_rows(old, end, had)] if end < had else []
         spread = tuple(range(0, first, -(-first // SPREAD)))
-        silent = Means((1, *old.shape[1:]), old.dtype, old, (spread,))
-        return join([take_rows(old, 0, first), self._new(slot, old), *spare, *[silent] * self._padding(had)])
+        mean_row = Means((1, *old.shape[1:]), old.dtype, old, (spread,))
+        return join([take_rows(old, 0, first), self._new(slot, old), *spare, *[mean_row] * self._padding(had)])
 
     def _new(self, slot: str, old: Lazy) -> Lazy:
         growth, shape = self.grown, (len(self.grown.parts), *old.shape[1:])

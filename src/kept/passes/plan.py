@@ -107,7 +107,7 @@ class Plan:
         return self._origins(self.steps)
 
     @property
-    def makers(self) -> tuple[int | str, ...]:
+    def layer_origins(self) -> tuple[int | str, ...]:
         """Return for each layer of the result its number before all steps, or the name of the pass that made it."""
         now: tuple[int | str, ...] = tuple(range(self.program.spec.depth))
         for step in reversed(self.steps):
@@ -165,8 +165,8 @@ class Plan:
         return range(grown[0].first, grown[-1].end) if grown else range(0)
 
     @property
-    def silent(self) -> range:
-        """Rows after the last new token, which have no token."""
+    def suppressed_tokens(self) -> range:
+        """Return the ids of the padding rows after the last new token, which must never be generated."""
         return range(self.new_tokens.stop, self.program.spec.vocabulary) if self.new_tokens else range(0)
 
     @property
@@ -188,8 +188,8 @@ class Plan:
             if isinstance(step.rewrite, ExpandBlocks):
                 now = self._origins(self.steps[place + 1 :])
                 depth = len(step.origins) - step.layers
-                models = step.rewrite.models(depth)
-                copied = {number: step.origins.index(models[number]) for number in step.rewrite.numbers(depth)}
+                sources = step.rewrite.source_layers(depth)
+                copied = {number: step.origins.index(sources[number]) for number in step.rewrite.numbers(depth)}
                 left = moved(copied, now)
                 if left:
                     yield Expansion(tuple(left), tuple(left.values()), step.rewrite.sizes(depth))

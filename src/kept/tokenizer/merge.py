@@ -55,12 +55,12 @@ class TokenCount:
 
 @dataclass(frozen=True)
 class MergedTokenizer:
-    """A merged tokenizer: path, number of tokens before and after, and number of pieces left out by reason."""
+    """A merged tokenizer: path, number of tokens before and after, and number of skipped pieces by reason."""
 
     path: Path
     before: int
     after: int
-    left_out: Mapping[str, int]
+    skipped: Mapping[str, int]
     token_counts: tuple[TokenCount, ...]
 
 
@@ -121,7 +121,7 @@ def merge_tokenizers(
         if changed := next((file for file, before in read.items() if digest(file) != before), None):
             raise InputError(f"{changed}: changed during the run; nothing was written, run it again")
         stage.publish()
-    return MergedTokenizer(Path(out), old.size, old.size + len(builder.added), builder.left_out, tuple(found))
+    return MergedTokenizer(Path(out), old.size, old.size + len(builder.added), builder.skipped, tuple(found))
 
 
 def candidates(old: Bpe, other: Bpe) -> Iterator[str]:
@@ -140,7 +140,7 @@ class MergeBuilder:
     ranks: dict[Pair, int]
     added: dict[str, None] = field(default_factory=dict)
     merges: list[Pair] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, old: Bpe, within_words: frozenset[str]) -> MergeBuilder:
@@ -153,7 +153,7 @@ class MergeBuilder:
         if reason is None:
             self.added[piece] = None
         else:
-            self.left_out[reason] += 1
+            self.skipped[reason] += 1
 
     def _reason(self, piece: str) -> str | None:
         if piece not in self.within_words:

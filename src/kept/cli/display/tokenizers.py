@@ -27,7 +27,7 @@ def trained(done: TrainedTokenizer) -> None:
 
 def merged_table(done: MergedTokenizer) -> dict[str, Any]:
     """`kept tokenizer merge --json`."""
-    found = {**asdict(done), "path": str(done.path), "left_out": dict(done.left_out)}
+    found = {**asdict(done), "path": str(done.path), "skipped": dict(done.skipped)}
     for table, one in zip(found["token_counts"], done.token_counts, strict=True):
         table["per_character"] = [*one.per_character]
     return found
@@ -37,7 +37,7 @@ def merged(done: MergedTokenizer) -> None:
     """`kept tokenizer merge`."""
     console = printer()
     console.print(f"{done.path}: written ({done.after} tokens; before: {done.before})")
-    for reason, count in done.left_out.items():
+    for reason, count in done.skipped.items():
         console.print(f"tokens left out because they {reason}: {count}")
     for one in done.token_counts:
         before, after = one.per_character

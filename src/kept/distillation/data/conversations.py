@@ -24,16 +24,16 @@ KEYS = (("role", "content"), ("from", "value"))
 OTHER_ROLES = {"human": "user", "gpt": ASSISTANT, "observation": "tool", "function_call": ASSISTANT}
 """Roles of the ShareGPT format, and the role that each one stands for."""
 
-SAID = {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"}
+MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"}
 """Keys of a message that chat templates commonly read; a template may read others."""
 
-TRAINED = ("weight", "train", "loss")
+LOSS_KEYS = ("weight", "train", "loss")
 """Keys of a message that include it in the loss (1 or true) or exclude it (0 or false)."""
 
-BESIDE = ("tools", "documents", "chat_template_kwargs")
+ROW_KEYS = ("tools", "documents", "chat_template_kwargs")
 """Keys of a row that are passed to the template besides the messages; the last maps template variables to values."""
 
-OF_A_ROW = (*TRAINED, "system", "functions", "function_call", "mask")
+MISPLACED_KEYS = (*LOSS_KEYS, "system", "functions", "function_call", "mask")
 """Keys of a row that belong in its messages and are refused next to them."""
 
 TEXTS = {"text", "thinking"}
@@ -55,7 +55,7 @@ class ConversationRenderer:
 
     def columns(self, field: str, there: Collection[str]) -> list[str]:
         """Return the columns of a table, among `there`, that a conversation depends on."""
-        asked = {*BESIDE, *OF_A_ROW, *self.template.variables}
+        asked = {*ROW_KEYS, *MISPLACED_KEYS, *self.template.variables}
         return [field, *(name for name in there if name in asked and name != field)]
 
     def read(self, row: Mapping[str, Any], field: str = "messages") -> RenderedConversation:
@@ -77,21 +77,21 @@ class ConversationRenderer:
 
     def _conversation(self, row: Mapping[str, Any], field: str, messages: list[dict[str, Any]]) -> Conversation:
         """Return the messages with tools, documents and template variables. Other keys of a row are metadata."""
-        for key in row.keys() - {field, *BESIDE}:
+        for key in row.keys() - {field, *ROW_KEYS}:
             if row[key] is None:
                 continue
-            if key in OF_A_ROW:
+            if key in MISPLACED_KEYS:
                 raise InputError(f"{key!r} stands next to the messages; move it into the messages")
             if key in self.template.variables:
                 raise InputError(
-                    f"{key!r}, which the chat template reads, stands next to the messages; move it into {BESIDE[2]}"
+                    f"{key!r}, which the chat template reads, stands next to the messages; move it into {ROW_KEYS[2]}"
                 )
-        tools, documents = (_listed(row, key) for key in BESIDE[:2])
-        variables = row.get(BESIDE[2]) or {}
-        taken = {"messages", "add_generation_prompt", *BESIDE[:2]}
+        tools, documents = (_listed(row, key) for key in ROW_KEYS[:2])
+        variables = row.get(ROW_KEYS[2]) or {}
+        taken = {"messages", "add_generation_prompt", *ROW_KEYS[:2]}
         if not isinstance(variables, dict) or taken & variables.keys():
             without = ", ".join(sorted(taken))
-            raise InputError(f"{BESIDE[2]} is {_short(variables)}; it must be an object without {without}")
+            raise InputError(f"{ROW_KEYS[2]} is {_short(variables)}; it must be an object without {without}")
         return Conversation(messages, tools, documents, variables)
 
     def _message(self, one: object, number: int) -> tuple[dict[str, Any], bool]:
@@ -104,10 +104,10 @@ class ConversationRenderer:
             message: dict[str, Any] = {"role": ASSISTANT, "content": "", "tool_calls": _calls(content, number)}
         else:
             message = {"role": self._role(role), "content": content}
-        rest = {key: value for key, value in one.items() if key not in {*names, *TRAINED} and value is not None}
-        unknown = next((key for key in rest if key not in SAID and key not in self.template.words), None)
+        rest = {key: value for key, value in one.items() if key not in {*names, *LOSS_KEYS} and value is not None}
+        unknown = next((key for key in rest if key not in MESSAGE_KEYS and key not in self.template.words), None)
         if unknown is not None:
-            near = nearest(unknown, sorted({*SAID, *TRAINED})) if isinstance(unknown, str) else ""
+            near = nearest(unknown, sorted({*MESSAGE_KEYS, *LOSS_KEYS})) if isinstance(unknown, str) else ""
             raise InputError(
                 f"message {number} has the key {printable(str(unknown))!r}, which neither kept nor the chat template "
                 f"reads{near or '; remove it'}"
@@ -145,7 +145,7 @@ def _is_trained(message: Mapping[str, Any], role: str, number: int) -> bool:
 
     Raises InputError for a value that is not a flag, for keys that disagree, and for a message of another role.
     """
-    said = {key: message[key] for key in TRAINED if message.get(key) is not None}
+    said = {key: message[key] for key in LOSS_KEYS if message.get(key) is not None}
     for key, value in said.items():
         if value not in (0, 1):
             raise InputError(f"message {number} has {key} {_short(value)}; it must be 0 or 1, or false or true")

@@ -82,19 +82,19 @@ class RunCheckpoints:
         found = sorted(self.directory.glob("step-*[0-9]"))
         return found[-1] if found else None
 
-    def begin(self, step: int, learning: Mapping[str, nn.Parameter], optimiser: Optimizer, rest: TrainerState) -> None:
+    def begin(self, step: int, trainable: Mapping[str, nn.Parameter], optimizer: Optimizer, rest: TrainerState) -> None:
         """Start writing the trainable parameters and the optimizer state in the background.
 
         Raises OutputError if the previous checkpoint could not be written.
         """
         self.settle()
         place = self.directory / f"step-{step:08}{PARTIAL}"
-        tensors = {**_trained(learning, optimiser), **self._share(rest.best, learning)}
+        tensors = {**_trained(trainable, optimizer), **self._share(rest.best, trainable)}
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         state = CheckpointFile(
             format=FORMAT,
             ranks=self.ranks.world_size,
-            updates=dict(ChainMap(*self.ranks.gather(_updates(learning, optimiser)))),
+            updates=dict(ChainMap(*self.ranks.gather(_updates(trainable, optimizer)))),
             step=rest.run.step,
             groups=rest.run.groups,
             random=rest.run.random,
@@ -109,13 +109,13 @@ class RunCheckpoints:
         wait([saved])  # afterwards the first rank knows the errors of all ranks
         self.ranks.on_first(lambda: self._result(place, saved))
 
-    def _share(self, best: Mapping[str, Tensor], learning: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    def _share(self, best: Mapping[str, Tensor], trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """Return the rows of the best weights that this rank writes.
 
         Every rank has all rows of a sharded parameter and writes its share; it writes all rows of its own parameters.
         """
         return {
-            f"best/{name}": self._own_share(tensor) if is_sharded(learning[name]) else tensor
+            f"best/{name}": self._own_share(tensor) if is_sharded(trainable[name]) else tensor
             for name, tensor in best.items()
         }
 
@@ -161,24 +161,24 @@ class RunCheckpoints:
             remove(old)
 
     @torch.no_grad()
-    def load(self, place: Path, learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> TrainerState:
+    def load(self, place: Path, trainable: Mapping[str, nn.Parameter], optimizer: Optimizer) -> TrainerState:
         """Load a checkpoint into parameters and optimizer. Returns the `rest` that `begin` was given.
 
         Raises CheckpointError if a file was changed since, is of an earlier version, or has other parameters.
         """
         self.ranks.on_first(lambda: _check(place))
-        parameters = set(chain(*self.ranks.gather([*learning])))
+        parameters = set(chain(*self.ranks.gather([*trainable])))
         try:
             state = read_state(place)
             held = _held(place, state.ranks)
-            for name, parameter in learning.items():
+            for name, parameter in trainable.items():
                 fill_shard(parameter, _shaped(held, f"weights/{name}", parameter))
                 if name in state.updates:
-                    optimiser.state[parameter] = _moments(held, name, parameter, state.updates[name])
+                    optimizer.state[parameter] = _moments(held, name, parameter, state.updates[name])
             best = _best(held, parameters)
         except ValueError as error:
             raise damaged(place, f"{STATE}: {error}") from None
-        return TrainerState(state, {name: best[name].read() for name in learning})
+        return TrainerState(state, {name: best[name].read() for name in trainable})
 
     def _result(self, place: Path, saved: Future[None]) -> None:
         try:
@@ -200,19 +200,19 @@ def _given(tensor: Tensor) -> InMemory:
     return InMemory(tuple(tensor.shape), "F32", tensor)
 
 
-def _trained(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict[str, Tensor]:
+def _trained(trainable: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Tensor]:
     """Return this rank's rows of the trainable parameters and, after the first update, of their AdamW moments."""
     out: dict[str, Tensor] = {}
-    for name, parameter in learning.items():
+    for name, parameter in trainable.items():
         out[f"weights/{name}"] = local_shard(parameter)
-        state = optimiser.state.get(parameter, {})
+        state = optimizer.state.get(parameter, {})
         out |= {f"{kind}/{name}": local_shard(state[kind]) for kind in MOMENTS if kind in state}
     return out
 
 
-def _updates(learning: Mapping[str, nn.Parameter], optimiser: Optimizer) -> dict[str, float]:
+def _updates(trainable: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, float]:
     """Return the number of updates of each parameter."""
-    states = {name: optimiser.state.get(parameter, {}) for name, parameter in learning.items()}
+    states = {name: optimizer.state.get(parameter, {}) for name, parameter in trainable.items()}
     return {name: float(state["step"]) for name, state in states.items() if "step" in state}
 
 
