@@ -249,7 +249,7 @@ def test_a_pickle_is_refused_and_never_opened(checkpoint: Path, tmp_path: Path, 
     assert marker.exists()
 
 
-def test_a_pickle_beside_safetensors_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_pickle_beside_safetensors_is_ignored(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb(tmp_path / "marker")))
     open_model(checkpoint)
     assert not (tmp_path / "marker").exists()

@@ -484,7 +484,7 @@ def test_a_promise_broken_twice_states_it_twice(orion: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("broken_pass")
-def test_a_folder_of_that_name_that_is_not_ours_is_left_alone(orion: Path, tmp_path: Path) -> None:
+def test_a_folder_of_that_name_that_is_not_ours_is_unchanged(orion: Path, tmp_path: Path) -> None:
     (tmp_path / "out.unkept").mkdir()
     (tmp_path / "out.unkept" / "mine").write_text("precious", encoding="utf-8")
     for _ in range(2):

@@ -100,7 +100,7 @@ def test_one_wide_weight_is_enough_for_approximate() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_weights_that_have_the_dtype_are_left_alone(dtype: str) -> None:
+def test_weights_that_have_the_dtype_are_unchanged(dtype: str) -> None:
     program = unread(rms_spec(), dtype)
     assert not rewritten(program, CastTo(dtype)(program))
 

@@ -116,7 +116,7 @@ def test_heads_of_one_and_of_many_groups() -> None:
         keeps(FullRotary(), random_program(rotating(BOTH, heads=heads, kv_heads=kv_heads)))
 
 
-def test_layers_that_rotate_whole_heads_in_halves_are_left_alone() -> None:
+def test_layers_that_rotate_whole_heads_in_halves_are_unchanged() -> None:
     program = random_program(with_layer(rms_spec(), 1, mixer=replace(MIXER, rope=PARTIAL)))
     assert {name.split(".")[1] for name in rewritten(program, keeps(FullRotary(), program))} == {"1"}
 

@@ -44,7 +44,7 @@ def test_the_function_is_kept(activation: ir.Activation, bias: bool) -> None:  #
     assert gated.weights["layers.1.mlp.gate.weight"] is program.weights["layers.1.mlp.up.weight"]
 
 
-def test_gated_layers_are_left_alone() -> None:
+def test_gated_layers_are_unchanged() -> None:
     program = random_program(with_layer(rms_spec(), 1, mlp=PLAIN))
     assert {name.split(".")[1] for name in rewritten(program, keeps(PlainToGated(), program))} == {"1"}
 

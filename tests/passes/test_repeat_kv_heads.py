@@ -51,7 +51,7 @@ def test_heads_repeated_in_another_order_would_show() -> None:
     assert error(replaced(after, tiled), program) > 1e3 * TOLERANCE
 
 
-def test_layers_that_have_as_many_already_are_left_alone() -> None:
+def test_layers_that_have_as_many_already_are_unchanged() -> None:
     program = random_program(DECI)
     after = RepeatKeyValueHeads()(program)
     assert after.weights["layers.2.mixer.k.weight"] is program.weights["layers.2.mixer.k.weight"]

@@ -64,7 +64,7 @@ def test_a_source_that_is_not_finite_is_bad_input(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["orion"]
 
 
-def test_a_foreign_directory_in_the_way_is_left_alone(tmp_path: Path) -> None:
+def test_a_foreign_directory_in_the_way_is_unchanged(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "orion", "orion")
     foreign = tmp_path / ".out.kept-partial"
     foreign.mkdir()

@@ -89,7 +89,7 @@ def test_on_a_centred_stream_only_the_bias_is_lost(program: Program) -> None:
         assert 0 < statistics.error_copied < 1
 
 
-def test_rms_norms_are_left_alone(tmp_path: Path) -> None:
+def test_rms_norms_are_unchanged(tmp_path: Path) -> None:
     assert calibrate(program_of(write_checkpoint(tmp_path, "llama")), TOKENS) == {}
 
 

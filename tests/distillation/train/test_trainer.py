@@ -440,7 +440,7 @@ def test_two_sources_of_one_name_are_refused(pair: tuple[Path, Path], corpus: Pa
     assert {*heal(named).record["healed"]["sources"]} == {"lines", "few"}
 
 
-def test_an_output_that_exists_is_left_alone(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
+def test_an_output_that_exists_is_unchanged(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="out: exists already; choose another output or remove it"):
         heal(settings(pair, corpus, tmp_path / "out"))
