@@ -38,6 +38,8 @@ def local(source: str | Path) -> Path:
 
     Raises CheckpointError where there is neither, where the hub does not give it, and without network.
     """
+    if not str(source):
+        raise CheckpointError("the path of the model is empty; name a directory, a GGUF file or a hub id")
     path, match = Path(source), ID.fullmatch(str(source))
     if match is None or path.exists():
         return path

@@ -647,3 +647,15 @@ def test_what_never_ends_is_not_read(source: Path, tmp_path: Path, asked: tuple[
 @pytest.mark.parametrize("length", [250, 300])
 def test_a_name_that_is_too_long(source: Path, tmp_path: Path, length: int) -> None:
     assert "cannot be written (File name too long)" in complaint("convert", source, tmp_path / ("a" * length))
+
+
+def test_an_empty_model_path_is_refused_in_python() -> None:
+    with pytest.raises(CheckpointError, match="the path of the model is empty"):
+        kept.open_model("")
+
+
+@pytest.mark.parametrize("place", ["x", "x/y"])
+def test_an_output_below_a_file_names_the_file(source: Path, tmp_path: Path, place: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert f"{file / place}: cannot be written, {file} is not a directory" in complaint("convert", source, file / place)

@@ -180,4 +180,5 @@ def test_a_target_that_is_read_only_is_one_line_and_exit_code_2(source: Path, sm
     assert mounted("-o", "remount,ro", small_disk)
     run = command("convert", source, small_disk / "out", "--verify-tokens", "0")
     assert run.returncode == 2
-    assert run.stderr.splitlines()[-1] == f"kept: {small_disk}/out: cannot be written (Read-only file system)"
+    line = f"kept: {small_disk}/out: cannot be written (Read-only file system); free space or permissions?"
+    assert run.stderr.splitlines()[-1] == line

@@ -24,7 +24,15 @@ def refused(place: Path, what: str = "cannot be written", way_out: str = ROOM) -
     try:
         yield
     except OSError as error:
+        blocked = next((parent for parent in place.parents if _is_file(parent)), None)
+        if blocked is not None:
+            raise OutputError(f"{place}: {what}, {blocked} is not a directory; choose another place") from error
         raise OutputError(f"{place}: {what} ({reason(error)}); {way_out}") from error
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a path exists and is not a directory."""
+    return os.path.exists(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112 - Path's raise for a long name
 
 
 def regular(path: str, flags: int) -> int:

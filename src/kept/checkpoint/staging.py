@@ -111,12 +111,10 @@ def staging(target: Path, fingerprint: Mapping[str, object]) -> Iterator[Staging
     path = _hidden(target)
     if path.is_symlink() or (path.is_dir() and any(path.iterdir()) and not (path / JOURNAL).is_file()):
         raise OutputError(f"{path}: is in the way and not from an earlier run; remove it or choose another output")
-    try:
+    with refused(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(exist_ok=True)
         journal = _journal(path, "a+")
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
     with journal:
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
