@@ -649,6 +649,24 @@ def test_a_name_that_is_too_long(source: Path, tmp_path: Path, length: int) -> N
     assert "cannot be written (File name too long)" in complaint("convert", source, tmp_path / ("a" * length))
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("inspect", ""), "PATH"),
+        (("check", ""), "PATH"),
+        (("convert", "", "out"), "SOURCE"),
+        (("convert", "source", ""), "OUT"),
+        (("convert", "source", "out", "--text", ""), "--text"),
+        (("eval", "source", ""), "[OTHER]..."),
+        (("report", "source", "--out", ""), "--out"),
+        (("run", ""), "RECIPE"),
+        (("heal", ""), "STUDENT|RECIPE"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(words: tuple[str, ...], name: str) -> None:
+    assert f"{name}: the path is empty" in complaint(*words)
+
+
 def test_an_empty_model_path_is_refused_in_python() -> None:
     with pytest.raises(CheckpointError, match="the path of the model is empty"):
         kept.open_model("")

@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 from pydantic import BeforeValidator
 from pydantic_core import PydanticUndefined
 
+from kept.errors import InputError
 from kept.setting_types import count
 from kept.settings_model import base_type, choices, model_fields, path_kind
 
@@ -41,14 +42,39 @@ METAVARS = {
 """Placeholders in --help that say more than a type."""
 
 
-def folders(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Complete directories."""
-    return [CompletionItem(begun, type="dir")]
+if TYPE_CHECKING:
+    TextType = click.ParamType[str]
+else:
+    TextType = click.ParamType  # not generic before click 8.2
 
 
-def files(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Complete files."""
-    return [CompletionItem(begun, type="file")]
+class PathText(TextType):
+    """A path as text, completed as a directory ("dir") or a file ("file"). Raises InputError for an empty one."""
+
+    name = "path"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
+        """Return the text. An empty one would name the working directory, so it raises InputError."""
+        if not value:
+            raise InputError(f"{_shown_name(param)}: the path is empty; name a file or directory, or . for this one")
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        """Let the shell complete the path."""
+        return [CompletionItem(incomplete, type=self.kind)]
+
+
+FOLDER, FILE = PathText("dir"), PathText("file")
+
+
+def _shown_name(param: click.Parameter | None) -> str:
+    """Return the name of a parameter as --help shows it."""
+    if param is None:
+        return "path"
+    return param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
 
 
 def complete_words(words: Sequence[str]) -> Callable[..., list[str]]:
@@ -84,13 +110,15 @@ def option(name: str, field: FieldInfo) -> Decorator:
         return click.option(*FLAGS.get(name, (f"--{flag}/--no-{flag}",)), **{**shared, "metavar": None})
     path = path_kind(field)
     if path is not None:
-        shared |= {"metavar": path.metavar, "shell_complete": folders if path.kind == "dir" else files}
+        shared["metavar"] = path.metavar
     words = choices(field)
     if words:
         shared |= {"metavar": f"[{'|'.join(words)}]", "shell_complete": complete_words(words)}
     if kind == tuple[str, ...]:
         shared["multiple"] = True
-    return click.option(*_flags(name), type=_click_type(kind, metadata), **shared)
+    return click.option(
+        *_flags(name), type=_click_type(kind, metadata) if path is None else PathText(path.kind), **shared
+    )
 
 
 def _flags(name: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import click
 from kept.cli.display import healing
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import JSON, SettingsCommand, folders, given, settings
+from kept.cli.options import FOLDER, JSON, SettingsCommand, given, settings
 from kept.distillation.settings import LISTED, HealSettings
 
 SHARED = (
@@ -32,13 +32,13 @@ SHARED = (
 
 
 @click.command("cache-teacher", cls=SettingsCommand)
-@click.argument("teacher", shell_complete=folders)
-@click.option("--out", required=True, metavar="DIR", shell_complete=folders, help="Output directory.")
+@click.argument("teacher", type=FOLDER)
+@click.option("--out", required=True, metavar="DIR", type=FOLDER, help="Output directory.")
 @click.option("--top-k", default=LISTED, show_default=True, help="Number of most likely tokens to store per position.")
 @click.option(
     "--student",
     metavar="DIR",
-    shell_complete=folders,
+    type=FOLDER,
     help="Measure the bias of the top-k KL divergence with this student. [default: the teacher without its last layer]",
 )
 @settings(HealSettings, *SHARED)

@@ -9,11 +9,11 @@ import click
 from kept.cli.display import checkpoint
 from kept.cli.display.console import complain, out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import JSON, folders
+from kept.cli.options import FOLDER, JSON
 
 
 @click.command("check")
-@click.argument("path", shell_complete=folders)
+@click.argument("path", type=FOLDER)
 @JSON
 def command(path: str, *, as_json: bool) -> None:
     """Check that a checkpoint is complete and its weights are finite.

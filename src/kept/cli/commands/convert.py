@@ -9,7 +9,7 @@ import click
 from kept.cli.display import conversion as display
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import DRY_RUN, JSON, SettingsCommand, folders, given, settings
+from kept.cli.options import DRY_RUN, FILE, FOLDER, JSON, SettingsCommand, given, settings
 from kept.recipe import Recipe, load_recipe, recipe_from
 
 CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base")
@@ -17,14 +17,14 @@ CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base"
 
 RECIPE = click.option(
     "--recipe",
-    type=click.Path(),
+    type=FILE,
     help="A TOML file with any of these options; options on the command line override it.",
 )
 
 
 @click.command("convert", cls=SettingsCommand)
-@click.argument("source", shell_complete=folders, required=False)
-@click.argument("out", shell_complete=folders, required=False)
+@click.argument("source", type=FOLDER, required=False)
+@click.argument("out", type=FOLDER, required=False)
 @settings(Recipe, *CHOICES, "max_shard_size", "text", "verify_tokens")
 @RECIPE
 @DRY_RUN

@@ -7,13 +7,11 @@ import click
 from kept.cli.display import conversion
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import JSON, folders
+from kept.cli.options import FOLDER, JSON
 
 
 @click.command("demo")
-@click.option(
-    "--out", default="kept-demo", show_default=True, metavar="DIR", shell_complete=folders, help="Output directory."
-)
+@click.option("--out", default="kept-demo", show_default=True, metavar="DIR", type=FOLDER, help="Output directory.")
 @JSON
 def command(out: str, *, as_json: bool) -> None:
     """Convert the small model that comes with kept.

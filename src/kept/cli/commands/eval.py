@@ -9,7 +9,7 @@ import click
 
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import JSON, SettingsCommand, files, folders, given
+from kept.cli.options import FILE, FOLDER, JSON, SettingsCommand, given
 from kept.cli.options import settings as setting_options
 from kept.evaluation.settings import EvalSettings
 
@@ -17,8 +17,8 @@ TEXTS = ("texts", "old", "new")
 
 
 @click.command("eval", cls=SettingsCommand)
-@click.argument("path", metavar="PATH", shell_complete=folders)
-@click.argument("others", metavar="[OTHER]...", nargs=-1, shell_complete=folders)
+@click.argument("path", metavar="PATH", type=FOLDER)
+@click.argument("others", metavar="[OTHER]...", nargs=-1, type=FOLDER)
 @click.option(
     "--text",
     "texts",
@@ -42,9 +42,7 @@ TEXTS = ("texts", "old", "new")
 @click.option(
     "--results", default="kept-eval", show_default=True, metavar="DIR", help="Directory that caches finished results."
 )
-@click.option(
-    "--out", metavar="FILE", shell_complete=files, help="Also write the results to a JSON file, for kept report --eval."
-)
+@click.option("--out", metavar="FILE", type=FILE, help="Also write the results to a JSON file, for kept report --eval.")
 @JSON
 def command(
     path: str, others: tuple[str, ...], results: str, out: str | None, *, as_json: bool, **options: Any

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from kept.cli.commands.convert import convert
-from kept.cli.options import DRY_RUN, JSON, SettingsCommand, folders, given, settings
+from kept.cli.options import DRY_RUN, FOLDER, JSON, SettingsCommand, given, settings
 from kept.commands.expand import ExpandSettings
 
 
 @click.command("expand", cls=SettingsCommand)
-@click.argument("source", shell_complete=folders)
-@click.argument("out", shell_complete=folders)
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
 @settings(
     ExpandSettings,
     "groups",

@@ -9,11 +9,11 @@ import click
 from kept.cli.display import texts
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import JSON, folders
+from kept.cli.options import FOLDER, JSON
 
 
 @click.command("generate")
-@click.argument("path", shell_complete=folders)
+@click.argument("path", type=FOLDER)
 @click.option(
     "--prompt",
     "prompts",

@@ -8,13 +8,13 @@ import click
 
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import JSON, SettingsCommand, files, given, is_recipe, settings
+from kept.cli.options import FILE, JSON, SettingsCommand, given, is_recipe, settings
 from kept.cli.recipe_errors import recipe_in_errors
 from kept.distillation.settings import LOSS_HELP, HealSettings, Loss
 
 
 @click.command("heal", cls=SettingsCommand)
-@click.argument("student", metavar="STUDENT|RECIPE", shell_complete=files)
+@click.argument("student", metavar="STUDENT|RECIPE", type=FILE)
 @click.option("--loss", metavar=f"[{'|'.join(get_args(Loss))}]", help=f"{LOSS_HELP} [default: kl]")
 @settings(HealSettings, without=("student",))
 @JSON

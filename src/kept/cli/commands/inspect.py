@@ -8,15 +8,13 @@ import click
 
 from kept.cli.display import checkpoint
 from kept.cli.display.console import out_json
-from kept.cli.options import JSON, files, folders
+from kept.cli.options import FILE, FOLDER, JSON
 
 
 @click.command("inspect")
-@click.argument("path", shell_complete=folders)
-@click.option(
-    "--text", shell_complete=files, metavar="FILE", help="Also measure the inputs of each LayerNorm on this text."
-)
-@click.option("--base", shell_complete=folders, metavar="DIR", help="Base model of a LoRA adapter.")
+@click.argument("path", type=FOLDER)
+@click.option("--text", type=FILE, metavar="FILE", help="Also measure the inputs of each LayerNorm on this text.")
+@click.option("--base", type=FOLDER, metavar="DIR", help="Base model of a LoRA adapter.")
 @JSON
 def command(path: str, *, text: str | None, base: str | None, as_json: bool) -> None:
     """Show what a checkpoint is and which families it can be converted to.

@@ -8,13 +8,13 @@ import click
 
 from kept.cli.commands.convert import CHOICES, RECIPE, recipe_of
 from kept.cli.display.console import out_json
-from kept.cli.options import JSON, SettingsCommand, files, is_recipe, settings
+from kept.cli.options import FILE, JSON, SettingsCommand, is_recipe, settings
 from kept.cli.recipe_errors import recipe_in_errors
 from kept.recipe import Recipe
 
 
 @click.command("plan", cls=SettingsCommand)
-@click.argument("source", metavar="SOURCE|RECIPE", shell_complete=files, required=False)
+@click.argument("source", metavar="SOURCE|RECIPE", type=FILE, required=False)
 @settings(Recipe, *CHOICES)
 @RECIPE
 @JSON

@@ -8,24 +8,24 @@ import click
 
 from kept.cli.display import texts
 from kept.cli.display.console import out_json
-from kept.cli.options import JSON, files, folders
+from kept.cli.options import FILE, FOLDER, JSON
 
 
 @click.command("report")
-@click.argument("out", shell_complete=folders)
-@click.option("--out", "file", metavar="FILE", shell_complete=files, help="File to write. [default: OUT/report.html]")
+@click.argument("out", type=FOLDER)
+@click.option("--out", "file", metavar="FILE", type=FILE, help="File to write. [default: OUT/report.html]")
 @click.option(
     "--eval",
     "evaluations",
     multiple=True,
     metavar="FILE",
-    shell_complete=files,
+    type=FILE,
     help="JSON file that kept eval --out wrote. May be given several times.",
 )
 @click.option(
     "--metrics",
     metavar="FILE",
-    shell_complete=files,
+    type=FILE,
     help="The metrics.jsonl of the healing run of OUT, for the loss curves.",
 )
 @JSON

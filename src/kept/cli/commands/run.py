@@ -9,12 +9,12 @@ import click
 from kept.cli.display import recipe_run
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import DRY_RUN, JSON, SettingsCommand, files, given, settings
+from kept.cli.options import DRY_RUN, FILE, JSON, SettingsCommand, given, settings
 from kept.commands.recipe_steps import StepsFile, load_steps
 
 
 @click.command("run", cls=SettingsCommand)
-@click.argument("recipe", shell_complete=files)
+@click.argument("recipe", type=FILE)
 @settings(StepsFile, "out", "keep_intermediate")
 @DRY_RUN
 @JSON

@@ -9,13 +9,13 @@ import click
 from kept.cli.display import shrinking
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import DRY_RUN, JSON, SettingsCommand, folders, given, settings
+from kept.cli.options import DRY_RUN, FOLDER, JSON, SettingsCommand, given, settings
 from kept.commands.shrink import ShrinkSettings
 
 
 @click.command("shrink-expanded", cls=SettingsCommand)
-@click.argument("source", shell_complete=folders)
-@click.argument("out", shell_complete=folders)
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
 @settings(ShrinkSettings, without=("source", "out"))
 @DRY_RUN
 @JSON

@@ -9,7 +9,7 @@ import click
 from kept.cli.display import tokenizers
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import JSON, SettingsCommand, files, folders
+from kept.cli.options import FILE, FOLDER, JSON, SettingsCommand
 
 
 @click.group("tokenizer")
@@ -26,15 +26,15 @@ def command() -> None:
 
 
 @command.command("train", cls=SettingsCommand)
-@click.argument("texts", metavar="TEXT...", nargs=-1, required=True, shell_complete=files)
-@click.option("--out", required=True, metavar="DIR", shell_complete=folders, help="Output directory.")
+@click.argument("texts", metavar="TEXT...", nargs=-1, required=True, type=FILE)
+@click.option("--out", required=True, metavar="DIR", type=FOLDER, help="Output directory.")
 @click.option(
     "--vocab-size", default=8000, show_default=True, help="Vocabulary size, including byte tokens and special tokens."
 )
 @click.option(
     "--like",
     metavar="MODEL",
-    shell_complete=folders,
+    type=FOLDER,
     help="Use normalizer, pre-tokenizer and kind of this model's tokenizer, so that the result can be merged into it.",
 )
 @click.option(
@@ -65,16 +65,16 @@ def train(texts: tuple[str, ...], out: str, *, as_json: bool, **options: Any) ->
 
 
 @command.command("merge")
-@click.argument("model", shell_complete=folders)
-@click.argument("new", shell_complete=folders)
-@click.option("--out", required=True, metavar="DIR", shell_complete=folders, help="Output directory.")
+@click.argument("model", type=FOLDER)
+@click.argument("new", type=FOLDER)
+@click.option("--out", required=True, metavar="DIR", type=FOLDER, help="Output directory.")
 @click.option("--max-added-tokens", type=int, metavar="N", help="Add at most N new tokens.")
 @click.option(
     "--text",
     "texts",
     multiple=True,
     metavar="FILE",
-    shell_complete=files,
+    type=FILE,
     help="UTF-8 text to count the tokens of, before and after. Repeatable. [default: a built-in sample]",
 )
 @JSON

@@ -8,14 +8,14 @@ import click
 
 from kept.cli.display.console import complain, out_json
 from kept.cli.display.progress import ProgressBars
-from kept.cli.options import JSON, folders, settings
+from kept.cli.options import FOLDER, JSON, settings
 from kept.commands.step_settings import VerifySettings
 from kept.recipe import Recipe
 
 
 @click.command("verify")
-@click.argument("source", shell_complete=folders)
-@click.argument("out", shell_complete=folders)
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
 @settings(VerifySettings, "text", "tokens", "streamed")
 @settings(Recipe, "tie")
 @JSON
