@@ -31,7 +31,8 @@ PROMPT = {"prompt": "Once upon a time", "source": ", a ship was late.", "output"
 NORM = ir.Norm("rms", 1e-5)
 LAYER = ir.Layer(ir.Attention(4, 4, 40, ir.Rope(1e4, 40)), ir.Mlp(400, "silu"), NORM, NORM)
 SPEC = to_json(ir.Spec(2048, 160, 512, (LAYER,) * 3, NORM))
-"""The architecture of the model in `RECORD`."""
+LONGER_SPEC = to_json(ir.Spec(2048, 160, 512, (LAYER,) * 4, NORM))
+"""The architecture before and after, of the model in `RECORD`."""
 
 RECORD: dict[str, Any] = {
     "kept": "0.1.0",
@@ -50,10 +51,11 @@ RECORD: dict[str, Any] = {
         "parameters": 9_000_000,
         "bytes": 18_000_000,
         "kv_cache": {"512": 2_359_296},
-        "spec": SPEC,
+        "spec": LONGER_SPEC,
         "description": ["embedding: 2048 tokens x 160", "head: RMSNorm, own matrix"],
     },
     "promise": "exact",
+    "layers": {"of_source": 3, "origins": [0, 1, 2, "affine-tail"]},
     "passes": [
         {"name": "centre", "options": {}, "promise": "exact", "layers": 0, "parameters": 0},
         {"name": "affine-tail", "options": {}, "promise": "exact", "layers": 1, "parameters": 1_000_000},

@@ -105,7 +105,7 @@ def test_it_is_as_wide_as_its_window(browser: Browser, page_file: Path, width: i
     page = open_page(browser, page_file, width)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(OVERFLOWS) == []
-    assert page.locator("svg").count() == 8
+    assert page.locator("svg").count() == 9
     assert all(box.is_visible() for box in page.locator("svg").all())
     page.close()
 
@@ -149,7 +149,7 @@ def test_every_section_can_be_reached_by_name(browser: Browser, page_file: Path)
         link.click()
         title = page.locator(f"section{link.get_attribute('href')}").get_by_role("heading", level=2)
         assert title.inner_text() == link.inner_text()
-    assert page.get_by_role("img").count() == 8
+    assert page.get_by_role("img").count() == 9
     page.close()
 
 

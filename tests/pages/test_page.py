@@ -87,6 +87,7 @@ def test_every_section_is_there_where_all_is_known(full: tuple[kept.pages.page.R
     assert done.sections == (
         "lineage",
         "passes",
+        "architecture",
         "parity",
         "healing",
         "forgetting",
@@ -155,15 +156,17 @@ def test_what_counts_once_is_not_told_twice(full: tuple[kept.pages.page.Report, 
 
 def test_every_picture_has_words(full: tuple[kept.pages.page.Report, Structure]) -> None:
     html = html_of(full[0])
-    labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
-    assert len(labels) == html.count("<svg") == 8
-    assert "Relative error after each layer: the output, in bfloat16 from 8.0e-03 to 2.0e-02;" in labels[0]
+    labels = re.findall(r'<svg [^>]*role="img" aria-label="([^"]+)"', html)
+    assert len(labels) == html.count("<svg") == 9
+    assert labels[0] == "3 layers before, 4 after; new after: 3"
+    assert "Relative error after each layer: the output, in bfloat16 from 8.0e-03 to 2.0e-02;" in labels[1]
     assert "loss of each batch over 4 measurements: from 0.5 to 0.125." in labels
     assert "perplexity against before, %: english 5.0 ± 1.4; python 25.0 ± 2.7." in labels
 
 
 def test_pictures_follow_the_page_s_colours(full: tuple[kept.pages.page.Report, Structure]) -> None:
-    drawn = re.findall(r"<svg.*?</svg>", html_of(full[0]), flags=re.DOTALL)
+    layers, *drawn = re.findall(r"<svg.*?</svg>", html_of(full[0]), flags=re.DOTALL)
+    assert "#" not in layers, "its colours are those of its classes"
     assert all("currentColor" in svg and "var(--c0)" in svg for svg in drawn)
     assert not [svg for svg in drawn if re.search(r"(?:fill|stroke): #|<metadata|sans-serif", svg)]
 
@@ -209,7 +212,7 @@ def test_what_is_not_known_has_no_section(tmp_path: Path) -> None:
     assert nothing.sections == ("healing", "load")
     assert "no conversion is recorded" in html_of(nothing)
     unmeasured = kept.report(write_output(tmp_path / "plain", verification=None))
-    assert unmeasured.sections == ("passes", "sizes", "load")
+    assert unmeasured.sections == ("passes", "architecture", "sizes", "load")
     assert "promise exact: not measured" in html_of(unmeasured)
 
 
@@ -356,7 +359,7 @@ def test_tasks_that_do_not_differ_have_no_picture(tmp_path: Path) -> None:
         kept.report(write_output(tmp_path / "o"), evaluations=[write(tmp_path / "e", {**EVALUATION, "rows": rows})])
     )
     assert "No task differs" in html
-    assert html.count("<svg") == 2, "of the layers, and of what was forgotten"
+    assert html.count("<svg") == 3, "of the layers, of their errors, and of what was forgotten"
 
 
 def test_what_costs_nothing_and_changes_nothing_has_no_columns_and_no_bars(tmp_path: Path) -> None:
@@ -516,9 +519,9 @@ def test_the_command(tmp_path: Path) -> None:
     out, file = write_output(tmp_path / "out"), tmp_path / "page.html"
     said = run(out)
     assert (said.exit_code, said.stderr) == (0, "")
-    assert said.stdout == f"{out}/report.html: written (passes, parity, generations, sizes, load)\n"
+    assert said.stdout == f"{out}/report.html: written (passes, architecture, parity, generations, sizes, load)\n"
     found = run(out, "--out", file, "--eval", write(tmp_path / "eval.json", EVALUATION), "--json")
-    sections = ["passes", "parity", "forgetting", "domains", "generations", "sizes", "load"]
+    sections = ["passes", "architecture", "parity", "forgetting", "domains", "generations", "sizes", "load"]
     assert json.loads(found.stdout) == {"page": str(file), "sections": sections}
     assert file.is_file()
 

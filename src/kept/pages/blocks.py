@@ -200,7 +200,49 @@ class ScatterPlot:
     legend: ClassVar[tuple[tuple[str, int], ...]] = ()
 
 
-Block = Paragraph | Heading | Code | Notes | Table | Shares | Changes | TextPairs | LineChart | BarChart | ScatterPlot
+@dataclass(frozen=True)
+class LayerCell:
+    """A layer of a picture: its index, and a style of mixer and MLP; None for an absent branch."""
+
+    index: int
+    mixer: int | None
+    mlp: int | None
+    is_new: bool = False
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """The layers of one model, a cell for each column; None where the model has no such layer."""
+
+    name: str
+    cells: tuple[LayerCell | None, ...]
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """A picture of the layers of two models. `legend` has the form of each branch with the class of its colour."""
+
+    kind: ClassVar[str] = "layers"
+    caption: str
+    summary: str
+    rows: tuple[LayerRow, ...]
+    legend: tuple[tuple[str, str], ...]
+
+
+Block = (
+    Paragraph
+    | Heading
+    | Code
+    | Notes
+    | Table
+    | Shares
+    | Changes
+    | TextPairs
+    | LineChart
+    | BarChart
+    | ScatterPlot
+    | LayerMap
+)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ STATED = 3
 
 
 def passes(record: Record) -> Section | None:
-    """Return the section on the passes, with their promises and costs, and the architecture before and after."""
+    """Return the section on the passes, with their promises and costs."""
     if record.passes is None:
         return None
     rows = tuple(_step(step) for step in record.passes)
@@ -53,9 +53,6 @@ def passes(record: Record) -> Section | None:
         blocks = [Paragraph(f"Nothing had to change{where}: the architecture was already expressible.")]
     holds = tuple(f"The promise holds {one}" for one in record.domain)
     blocks += [Notes(holds)] * bool(holds)
-    for when, size in (("before", record.before), ("after", record.after)):
-        if size is not None:
-            blocks.append(Code(f"The architecture {when}", "\n".join(size.description)))
     return Section("passes", "Passes", tuple(blocks))
 
 

@@ -17,6 +17,7 @@ from kept.families import is_stock
 from kept.formatting import article
 from kept.output.record import RECORD, read_record
 from kept.pages import conversion, evaluation, healing
+from kept.pages.architecture import architecture
 from kept.pages.blocks import Heading, Page, Paragraph, Section, TextPairs
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def page(
     sections = (
         conversion.history(record),
         conversion.passes(record),
+        architecture(record),
         conversion.parity(record),
         healing.healing(record, steps),
         _forgetting(measured),
