@@ -482,7 +482,10 @@ def test_missing_parents_are_made(tmp_path: Path, parts: list[Shard]) -> None:
 
 def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"file/out: cannot be written, .+ is not a directory"), staging(tmp_path / "file/out", HERE):
+    with (
+        pytest.raises(OutputError, match=r"file/out: cannot be written, .+ is not a directory"),
+        staging(tmp_path / "file/out", HERE),
+    ):
         pytest.fail("it is not a directory")
 
 

@@ -67,6 +67,25 @@ class Shares:
 
 
 @dataclass(frozen=True)
+class MatrixCell:
+    """A figure of one model, and its signed change against the first. `tone` is "good", "bad" or empty."""
+
+    value: str
+    change: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A table of domain by model."""
+
+    kind: ClassVar[str] = "matrix"
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[MatrixCell, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Change:
     """One quantity before and after, as numbers and in words."""
 
@@ -242,6 +261,7 @@ Block = (
     | BarChart
     | ScatterPlot
     | LayerMap
+    | Matrix
 )
 
 

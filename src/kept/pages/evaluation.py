@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
-from kept.evaluation.estimate import Figure
 from kept.evaluation.evaluation_file import read
 from kept.formatting import percent, uncertain
 from kept.pages import forgetting
@@ -28,11 +26,13 @@ from kept.pages.blocks import (
     TextPair,
     TextPairs,
 )
+from kept.pages.domains import matrix, relative
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from kept.evaluation.estimate import Figure
     from kept.evaluation.evaluation_data import EvaluationFile, EvaluationRow
 
     Texts = tuple[tuple[str, ...], ...]
@@ -87,7 +87,7 @@ def sections(file: Path) -> EvaluationSections:
 def _facts(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Fact]:
     """Yield the relative change of perplexity of up to three domains, if two models are compared."""
     lost = [row for row in rows if row.part == "text" and row.metric == "perplexity" and len(who) == 2]
-    return (Fact(f"{_relative(row)[0].value:+.3g} %", f"perplexity, {row.name}") for row in lost[:3])
+    return (Fact(f"{relative(row)[0].value:+.3g} %", f"perplexity, {row.name}") for row in lost[:3])
 
 
 def _blocks(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
@@ -140,14 +140,14 @@ def _enumerated(names: Sequence[str]) -> str:
 
 
 def _texts(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:
-    yield _table("By domain", rows, who)
     perplexities = [row for row in rows if row.metric == "perplexity"]
+    yield matrix(perplexities, who) if len(who) > 1 else _table("By domain", rows, who)
     if len(who) == 2:
-        bars = tuple(_bar(row.name, _relative(row)[0]) for row in perplexities)
+        bars = tuple(_bar(row.name, relative(row)[0]) for row in perplexities)
         yield _bars("Change of perplexity by domain: lower is better.", "perplexity against before, %", bars)
     elif len(who) > 2:
         for row in perplexities:
-            bars = tuple(_bar(*one) for one in zip(who[1:], _relative(row), strict=True))
+            bars = tuple(_bar(*one) for one in zip(who[1:], relative(row), strict=True))
             yield _bars(
                 f"{row.name}: change against {who[0]}, lower is better.",
                 f"{row.name}: perplexity against before, %",
@@ -160,20 +160,6 @@ def _texts(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]
             "bits per byte",
             tuple(_bar(row.name, row.models[0]) for row in bits),
         )
-
-
-def _relative(row: EvaluationRow) -> list[Figure]:
-    """Return the differences of the models after the first, in percent of the first."""
-    first, *others = row.models
-    return [_in_percent(first, *pair) for pair in zip(others, row.differences, strict=True)]
-
-
-def _in_percent(first: Figure, other: Figure, apart: Figure) -> Figure:
-    """Return `other / first - 1` in percent. The covariance follows from the error of the paired difference `apart`."""
-    common = (first.error**2 + other.error**2 - apart.error**2) / 2
-    a, b = first.error / first.value, other.error / other.value
-    spread = a * a + b * b - 2 * common / (first.value * other.value)
-    return Figure(100 * apart.value / first.value, 100 * other.value / first.value * math.sqrt(max(spread, 0.0)))
 
 
 def _positions(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Block]:

@@ -27,11 +27,11 @@ def _blocks(found: Forgetting, first: str) -> Iterator[Block]:
         f"Each model against {first}, over the same passages: what a {found.unit} of a new domain costs less is "
         f"learned, what a {found.unit} of an old one costs more is forgotten. With standard errors."
     )
-    yield Table(f"By method, nats per {found.unit}", *forgetting_tables.by_method(found), last=1)
-    yield Table("Perplexity, before and after", *forgetting_tables.perplexities(found))
     marks = tuple(mark for method in found.methods[:MARKS] for mark in _marks(method, found))
     if marks:
         yield _plane(found, first, marks)
+    yield Table(f"By method, nats per {found.unit}", *forgetting_tables.by_method(found), last=1)
+    yield Table("Perplexity, before and after", *forgetting_tables.perplexities(found))
 
 
 def _marks(method: MethodForgetting, found: Forgetting) -> Iterator[Mark]:

@@ -118,13 +118,13 @@ def page(
     steps = [] if metrics is None else healing.read_steps(metrics)
     measured = [evaluation.sections(file) for file in evaluations]
     sections = (
-        conversion.history(record),
-        conversion.passes(record),
-        architecture(record),
-        conversion.parity(record),
-        healing.healing(record, steps),
         _forgetting(measured),
         _domains(measured),
+        architecture(record),
+        conversion.history(record),
+        conversion.passes(record),
+        conversion.parity(record),
+        healing.healing(record, steps),
         _generations(conversion.continuations(record), pairs, measured),
         conversion.sizes(record),
         conversion.loading(record, str(place)) if stays else None,
