@@ -206,7 +206,7 @@ def paper() -> str:
                 batch_size=rows // parts,
                 gradient_accumulation=parts,
                 sequence_length=4096,
-                precision="bfloat16",
+                dtype="bfloat16",
                 gradient_checkpointing=True,
             )
             machines = cluster(where)

@@ -158,7 +158,7 @@ def asked(given: argparse.Namespace, **changes: Any) -> HealSettings:  # noqa: A
 def loop(given: argparse.Namespace, folder: Path, one: Ranks, settings: HealSettings, steps: Steps) -> Trainer:
     """The loop of `kept heal` on models of a folder, which tells when a step ends."""
     student, teacher = (open_model(folder / name).program for name in ("student", "teacher"))
-    dtype = getattr(torch, settings.precision)
+    dtype = getattr(torch, settings.dtype)
     learned = trainable(student, settings.train)
     models = (
         load_backbone(student, dtype, one, learned, checkpointing=settings.gradient_checkpointing),

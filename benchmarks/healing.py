@@ -232,7 +232,7 @@ class Bench:
             return curve.points
         settings = HealSettings(
             run.name, str(folder), "source", data=(run.data,), train=run.train, tokens=run.tokens, batch_size=ROWS,
-            sequence_length=SHORT, learning_rate=run.rate, precision="bfloat16", eval_every=10**9, save_every=100,
+            sequence_length=SHORT, learning_rate=run.rate, dtype="bfloat16", eval_every=10**9, save_every=100,
         )  # fmt: skip
         states = RunCheckpoints(folder, self.ranks)
         stream = self.stream(run.data, run.tokens)

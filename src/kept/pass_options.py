@@ -6,15 +6,16 @@ import sys
 from dataclasses import MISSING
 from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from kept.device import Dtype
 from kept.errors import RecipeError
 from kept.ir.tensors import TORCH_NAMES
 from kept.passes import PASSES, Pass
-from kept.setting_types import OneOf, Texts, WholeNumbers, nearest
+from kept.setting_types import Texts, WholeNumbers, nearest
 from kept.settings_model import CONFIG, Settings
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _options_model(kind: type[Pass]) -> type[Settings]:
     hints = get_type_hints(SimpleNamespace(__annotations__=written), vars(sys.modules[kind.__module__]))
     hints = {key: TYPES.get(hint, hint) for key, hint in hints.items()}
     if "dtype" in hints:
-        hints["dtype"] = Annotated[str, OneOf(tuple(DTYPES))]
+        hints["dtype"] = Dtype
     defaults = {key: one.default for key, one in chosen.items() if one.default is not MISSING}
     body = {"__annotations__": hints, "__module__": __name__, "WHAT": f"an option of {kind.name}", **defaults}
     made: type[Settings] = type(f"{kind.__name__}Options", (Settings,), body)

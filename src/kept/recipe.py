@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, core_schema
 
 from kept.checkpoint.safetensors_writer import SHARD_BYTES
+from kept.device import Dtype
 from kept.families import TARGETS
 from kept.pass_options import DTYPES, pass_table, passes_from, passes_schema
 from kept.passes import Pass
@@ -128,8 +129,10 @@ class ConversionSettings(Settings):
         description="max_position_embeddings of the output. A sliding window of at least that length has no effect "
         "and is removed.",
     )
-    dtype: Annotated[str, OneOf(tuple(DTYPES))] | None = Field(
-        default=None, description="Dtype of the output: float32, bfloat16, float16 or float64. [default: the source's]"
+    dtype: Dtype | None = Field(
+        default=None,
+        description="Dtype of the output: float32 (fp32), bfloat16 (bf16), float16 (fp16) or float64. [default: that "
+        "of the source]",
     )
     max_shard_size: (
         Annotated[str, AfterValidator(_shard_size), WithJsonSchema({"type": "string", "pattern": SHARD_SIZE})] | None

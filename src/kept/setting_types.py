@@ -69,9 +69,13 @@ class PathKind:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Restricts a text to words that are known only at run time, such as the names of families."""
+    """Restricts a text to words that are known only at run time, such as the names of families.
+
+    `aliases` are pairs of another word and the one that it stands for; a setting has the latter.
+    """
 
     words: tuple[str, ...]
+    aliases: tuple[tuple[str, str], ...] = ()
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the schema of a text with this check."""
@@ -79,12 +83,13 @@ class OneOf:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Return the JSON schema with the words."""
-        return {**handler(schema), "enum": [*self.words]}
+        return {**handler(schema), "enum": [*self.words, *(alias for alias, _ in self.aliases)]}
 
     def _checked(self, value: str) -> str:
-        if value not in self.words:
+        word = dict(self.aliases).get(value, value)
+        if word not in self.words:
             raise wrong(not_a_choice(value, self.words))
-        return value
+        return word
 
 
 def _texts(value: object) -> object:

@@ -38,7 +38,7 @@ def _ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-KINDS: list[dict[str, Any]] = [{}, {"batch_size": 2, "gradient_accumulation": 2}, {"precision": "bfloat16"}]
+KINDS: list[dict[str, Any]] = [{}, {"batch_size": 2, "gradient_accumulation": 2}, {"dtype": "bfloat16"}]
 
 
 def same_run(one: Path, other: Path) -> None:

@@ -86,7 +86,7 @@ def test_ranks_save_after_minutes(pair: tuple[Path, Path], corpus: Path, tmp_pat
 
 CHANGES: list[dict[str, Any]] = [
     {"batch_size": 1},
-    {"batch_size": 3, "gradient_accumulation": 2, "precision": "bfloat16", "gradient_checkpointing": True},
+    {"batch_size": 3, "gradient_accumulation": 2, "dtype": "bfloat16", "gradient_checkpointing": True},
 ]
 
 
@@ -97,7 +97,7 @@ def test_ranks_without_a_row_of_their_own(
     one, two = (settings(pair, corpus, tmp_path / name, tokens=6 * 192, **changes) for name in ("one", "two"))
     heal(one)
     assert finish(start(two, ranks=2)) == [0, 0]
-    tolerance = 1e-4 if one.precision == "float32" else 1e-2  # sums of bfloat16 in another order
+    tolerance = 1e-4 if one.dtype == "float32" else 1e-2  # sums of bfloat16 in another order
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=tolerance)
     gain = open_model(tmp_path / "two").program.weights["final_norm.gain"].read()
     assert not torch.equal(gain, gain.bfloat16().float()), "what learned is float32, whatever the arithmetic"

@@ -61,7 +61,7 @@ def example(place: Path, tmp_path: Path) -> dict[str, Any]:
     expand, heal, shrink, convert, verify = table["steps"]
     steps = [
         {**expand, "source": str(place / "orion"), "groups": 3, "verify_tokens": 16},
-        {**heal, **TEACH, "data": [str(place / "code.jsonl")], "precision": "float32", "gradient_checkpointing": False},
+        {**heal, **TEACH, "data": [str(place / "code.jsonl")], "dtype": "float32", "gradient_checkpointing": False},
         {**shrink, "tokens": 32},
         {**convert, "verify_tokens": 16},
         {**verify, "text": str(place / "english.txt"), "tokens": 32},

@@ -80,7 +80,7 @@ def test_llama_pro_is_the_paper_s() -> None:
         0.1,
         1,
     )
-    assert (found.train, found.precision, found.ce, found.objective.needs_teacher) == ("new", "bfloat16", 1, False)
+    assert (found.train, found.dtype, found.ce, found.objective.needs_teacher) == ("new", "bfloat16", 1, False)
     tuned = HealSettings.load(SFT)
     assert (tuned.train, tuned.learning_rate, tuned.chat, tuned.document) == ("all", 2e-5, True, "messages")
     assert tuned.student == found.out

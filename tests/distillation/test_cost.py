@@ -155,7 +155,7 @@ def asked(train: str = "norms", **changes: Any) -> RunShape:
         "gradient_accumulation": 8,
         "sequence_length": 4096,
         "tokens": 123_000_000,
-        "precision": "bfloat16",
+        "dtype": "bfloat16",
     }
     student, learned = shape_only(orion(RMS_NORM), train)
     return RunShape(student, orion(), learned, settings(**{**sizes, **changes}))
@@ -182,7 +182,7 @@ def test_orion_on_one_gpu_of_80_gb() -> None:
     assert found["teacher"] == pytest.approx(29e9, rel=0.01)
     assert cost(asked(gradient_checkpointing=True), cluster("h100")).fits
     assert not cost(asked(), cluster("h100")).fits
-    assert not cost(asked(gradient_checkpointing=True, precision="float32"), cluster("h100")).fits
+    assert not cost(asked(gradient_checkpointing=True, dtype="float32"), cluster("h100")).fits
     assert not cost(asked("all", gradient_checkpointing=True), cluster("h100")).fits, "AdamW's moments alone are 116 GB"
 
 
@@ -239,12 +239,12 @@ def test_more_ranks_hold_less_each_and_are_no_faster_than_their_links() -> None:
 
 @pytest.mark.parametrize("train", ["norms", "all"])
 def test_remedies_lower_the_memory(train: str) -> None:
-    whole = asked(train, batch_size=8, gradient_accumulation=1, precision="float32")
+    whole = asked(train, batch_size=8, gradient_accumulation=1, dtype="float32")
     base = cost(whole, cluster("h100"))
     found = dict(remedies(whole, cluster("h100")))
     assert {
         "--gradient-checkpointing",
-        "--precision bfloat16",
+        "--dtype bfloat16",
         "--batch-size 1 --gradient-accumulation 8",
         "a cached teacher",
     } < set(found)

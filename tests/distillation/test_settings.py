@@ -47,7 +47,7 @@ def refusal(file: Path, text: str, **overrides: Any) -> str:
 def test_the_example_is_a_recipe() -> None:
     found = HealSettings.load(EXAMPLE)
     assert found.data == ("english=corpus/en", "korean=corpus/ko")
-    assert (found.tokens, found.precision, found.gradient_checkpointing) == (2_000_000, "bfloat16", True)
+    assert (found.tokens, found.dtype, found.gradient_checkpointing) == (2_000_000, "bfloat16", True)
 
 
 def test_settings_are_what_their_table_says() -> None:
@@ -161,7 +161,7 @@ def test_an_invalid_number_of_tokens(written: object) -> None:
         (BEGIN + "data = [1]", "recipe.toml:4: data: is [1], it must be a list of texts in quotes"),
         (BEGIN + "data = []", "recipe.toml:4: data: is (), it must be one or more"),
         (BEGIN + "lr_schedule = 'cosin'", "recipe.toml:4: lr_schedule: is 'cosin'; did you mean cosine?"),
-        (BEGIN + "precision = 'fp8'", "recipe.toml:4: precision: is 'fp8'; it must be one of float32, bfloat16"),
+        (BEGIN + "dtype = 'fp8'", "recipe.toml:4: dtype: is 'fp8'; it must be one of float32, bfloat16"),
         (BEGIN + "student = 't'", "recipe.toml: Cannot overwrite a value"),
     ],
 )

@@ -266,7 +266,7 @@ WRONG = [
     ("--stride 0", "stride: is 0, it must be at least 1"),
     ("--limit 0", "limit: is 0, it must be at least 1"),
     ("--dtype fp8", "dtype: is 'fp8'; it must be one of"),
-    ("--device nowhere", "device: the model cannot be moved to nowhere"),
+    ("--device nowhere", "device: is 'nowhere'; it must be auto, cpu, cuda or cuda:N"),
     ("--out {new}/gone/o.json", "o.json: cannot be written"),
 ]
 

@@ -134,8 +134,8 @@ def input_sums(settings: HealSettings, pair: TeacherStudent, mixture: Mixture, e
 
 
 def compute_dtype(settings: HealSettings) -> torch.dtype:
-    """Return the dtype of the settings' precision."""
-    dtype: torch.dtype = getattr(torch, settings.precision)
+    """Return the dtype of the arithmetic."""
+    dtype: torch.dtype = getattr(torch, settings.dtype)
     return dtype
 
 
@@ -190,6 +190,6 @@ def _self_samples(settings: HealSettings, teacher: LoadedModel | None, reporter:
     reader = TokenizerReader(teacher.path)
     vocabulary = None if reader.file is None else len(reader.tokenizer.vocabulary)
     sampling = SamplingSettings(texts, length, settings.sampled_at, settings.seed, vocabulary)
-    sampler = SelfSampler(program.spec, dtype, lambda: Model.load(program, dtype).to(local_device()))
+    sampler = SelfSampler(program.spec, dtype, lambda: Model.load(program, dtype).to(local_device(settings.device)))
     with blamed_teacher(teacher):
         return {SELF: sampled(sampler, teacher_sum(teacher), sampling, reporter=reporter)}

@@ -88,7 +88,7 @@ def heal_run(settings: HealSettings, reporter: Reporter, watch: Callable[[Mappin
     output = HealedExport.of(pair)
     record = None if output.record is None else output.record.table()
     trained = trainable(pair.student.program, settings.train, record, settings.lora_rank, settings.lora_alpha)
-    with process_group() as ranks:
+    with process_group(settings.device) as ranks:
         date = ranks.broadcast(chat_date(settings, pair, previous_settings(run_directory(target))))
         run = HealRun(replace(settings, chat_date=date), pair, output, trained, ranks)
         return run.run(reporter if ranks.is_first else Silent(), watch)

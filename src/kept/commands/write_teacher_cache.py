@@ -50,7 +50,7 @@ def write_teacher_cache(settings: HealSettings, k: int, reporter: Reporter) -> C
     mixture = data_mixture(settings, pair, reporter)
     about = _description(settings, pair, mixture, k, date)
     rows = PackedRows(mixture, settings.sequence_length, about["counts"])
-    with process_group() as ranks, blamed_teacher(teacher):
+    with process_group(settings.device) as ranks, blamed_teacher(teacher):
         backbones = [load_backbone(model.program, compute_dtype(settings), ranks) for model in models]
         cache = write(Path(settings.out), about, rows, *backbones, batch=settings.batch_size, reporter=reporter)
     return CachedTeacher(cache.path, cache.rows.nbytes, cache.about)
@@ -85,7 +85,7 @@ def _description(
     return {
         **cache_description(settings, pair, mixture),
         "k": min(k, pair.student.program.spec.vocabulary),
-        "precision": settings.precision,
+        "dtype": settings.dtype,
         **({} if date is None else {"chat_date": date}),
         "counts": counts(mixture, settings.sequence_length, settings.tokens),
     }

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from kept.distillation.settings import Precision
 
 GIGA, TERA = 1e9, 1e12
 
@@ -108,9 +107,9 @@ class Cluster:
         """
         return self.device.link if self.ranks <= self.node else min(self.device.link, self.node * self.network)
 
-    def rate(self, precision: Precision) -> float:
+    def rate(self, dtype: str) -> float:
         """Return the reached speed of matrix products, in operations per second."""
-        return self.reached * (self.device.bfloat16 if precision == "bfloat16" else self.device.float32)
+        return self.reached * (self.device.bfloat16 if dtype == "bfloat16" else self.device.float32)
 
 
 Amount = Annotated[float, Field(gt=0, lt=1e9)]

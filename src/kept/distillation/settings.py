@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_a
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.dataclasses import dataclass
 
+from kept.device import AUTO, DEVICE_HELP, Device, TrainingDtype
 from kept.distillation.train.lr_schedule import Schedule
 from kept.errors import RecipeError
 from kept.setting_types import MOST, Date, Directory, File, Texts, count, count_schema, texts_schema, wrong
@@ -30,12 +31,11 @@ SAMPLED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?( *, *[0-9]{1,3}(\.[0-9]{1,3})?)
 MOST_TOKENS = 10**15
 """Upper limit of `tokens` and `seed`."""
 
-Precision = Literal["float32", "bfloat16"]
 HiddenError = Literal["mse", "cosine"]
 Loss = Literal["kl", "reverse_kl", "jsd", "ce"]
 
-CADENCE = ("save_every", "save_minutes")
-"""Settings that decide only when checkpoints are written; they may change when a run is continued."""
+CADENCE = ("save_every", "save_minutes", "device")
+"""Settings that decide only when checkpoints are written, and where; they may change when a run is continued."""
 
 LOSS_HELP = "Main loss: its weight is 1, and those of the others are 0 unless they are given. ce needs no teacher."
 """Help text of `loss`, a key of recipes and an option, that is not a setting of its own."""
@@ -79,8 +79,8 @@ def weights(values: Mapping[str, Any]) -> dict[str, Any]:
 class HealSettings(Settings):
     """Settings of a healing run: the student is trained to match its teacher, or on texts alone.
 
-    A step has `gradient_accumulation` batches of `batch_size` rows of `sequence_length` tokens. `precision` is the
-    dtype of the arithmetic; trainable parameters are float32. Raises RecipeError with the key of a wrong value.
+    A step has `gradient_accumulation` batches of `batch_size` rows of `sequence_length` tokens. `dtype` is that of the
+    arithmetic; trainable parameters are float32. Raises RecipeError with the key of a wrong value.
     """
 
     FORMER: ClassVar[Mapping[str, str]] = {
@@ -97,6 +97,7 @@ class HealSettings(Settings):
         "beta": "jsd_beta",
         "field": "text_field",
         "watch": "eval_data",
+        "precision": "dtype",
     }
 
     student: Directory = Field(description="The converted model to train.")
@@ -187,10 +188,12 @@ class HealSettings(Settings):
         description="Hidden-state loss: mse (squared error divided by the teacher's mean square) or cosine (1 - cosine "
         "similarity).",
     )
-    precision: Precision = Field(
+    dtype: TrainingDtype = Field(
         default="float32",
-        description="Dtype of forward and backward pass. Trainable parameters and optimizer states are float32.",
+        description="Dtype of forward and backward pass: float32 (fp32) or bfloat16 (bf16). Trainable parameters and "
+        "optimizer states are float32.",
     )
+    device: Device = Field(default=AUTO, description=f"{DEVICE_HELP} With torchrun, cuda is a GPU for each process.")
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass: less memory, more time."
     )

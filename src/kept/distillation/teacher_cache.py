@@ -262,6 +262,6 @@ def _entries(teacher: Backbone, batch: Batch, about: Mapping[str, Any]) -> NDArr
         made[name] = value.cpu().numpy()
     if np.isnan(made["log_probs"]).any():
         where = first_fault(nonfinite_parts(teacher, batch.to(device))) or "the head"
-        raise Overflow(nonfinite_message("the teacher", about["precision"], where))
+        raise Overflow(nonfinite_message("the teacher", about["dtype"], where))
     made["sum"] = _sums(made)
     return made

@@ -74,7 +74,8 @@ def _stored(
     """
 
     def find(subject: Subject, store: Store) -> Result:
-        model = {"model": subject.identity, "dtype": str(subject.dtype), "kept": version("kept")}
+        where = {} if subject.device.type == "cpu" else {"device": subject.device.type}
+        model = {"model": subject.identity, "dtype": str(subject.dtype), **where, "kept": version("kept")}
         return store.get(f"{part}-{name}", {**model, "name": name, **key(subject)}, lambda: measure(subject), read)
 
     return find

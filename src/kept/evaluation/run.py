@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kept.device import torch_device
 from kept.errors import InputError
 from kept.evaluation.estimate import Estimate, average, difference
 from kept.evaluation.evaluation_data import EvaluatedModel, EvaluationRow
@@ -122,7 +123,7 @@ def _measure(
 ) -> tuple[EvaluatedModel, list[Result]]:
     """Return the results of one model. Weights are loaded only if a result is not stored, and released at the end."""
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
-    subject = Subject(loaded, dtype, settings.device, reporter, store.journal)
+    subject = Subject(loaded, dtype, torch_device(settings.device), reporter, store.journal)
     found = [plan.measure(subject, store) for plan in asked]
     named = settings.dtype or TORCH_NAMES[loaded.program.dtype]
     return EvaluatedModel(name, loaded.family.name, named, subject.identity), found

@@ -9,13 +9,11 @@ from typing import Annotated, ClassVar, Self
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
+from kept.device import AUTO, DEVICE_HELP, Device, Dtype
 from kept.errors import InputError, RecipeError
 from kept.evaluation.tasks import NAMES
-from kept.ir.tensors import TORCH_NAMES
-from kept.setting_types import Date, OneOf, PathKind, Texts, not_a_choice, texts_schema, wrong
+from kept.setting_types import Date, PathKind, Texts, not_a_choice, texts_schema, wrong
 from kept.settings_model import CONFIG, Settings
-
-DTYPES = tuple(TORCH_NAMES.values())
 
 
 def _known(tasks: tuple[str, ...]) -> tuple[str, ...]:
@@ -59,10 +57,10 @@ class EvalOptions(Settings):
         ge=1,
         description="Evaluate at most N items per task: documents, questions of a category, prompts or trials.",
     )
-    dtype: Annotated[str, OneOf(DTYPES)] | None = Field(
+    dtype: Dtype | None = Field(
         default=None, description="Dtype that the weights are cast to. [default: the dtype in the checkpoint]"
     )
-    device: str = Field(default="cpu", description="Torch device, such as cpu, cuda or cuda:1.")
+    device: Device = Field(default=AUTO, description=DEVICE_HELP)
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
+
 from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.file_names import COPIED, SETTINGS
 from kept.checkpoint.tokenizer_reader import TokenizerReader
@@ -16,10 +18,11 @@ from kept.nn.model import Model
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
-    import torch
-
     from kept.ir.spec import Spec
     from kept.loaded import LoadedModel
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Subject:
 
     loaded: LoadedModel
     dtype: torch.dtype | None = None
-    device: str = "cpu"
+    device: torch.device = CPU
     reporter: Reporter = field(default_factory=Silent)
     journal: Journal = field(default_factory=Journal)
 
@@ -43,7 +46,7 @@ class Subject:
         try:
             return Model.load(self.loaded.program, self.dtype).to(self.device)
         except (RuntimeError, AssertionError) as error:
-            if self.device == "cpu":
+            if self.device.type == "cpu":
                 raise
             raise InputError(f"device: the model cannot be moved to {self.device} ({error})") from None
 

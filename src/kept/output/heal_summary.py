@@ -114,7 +114,7 @@ def settings_in_words(healed: HealedRecord) -> str:
     """Return sentences on the trained parameters, the teacher, the data and the settings that decide the result."""
     settings = healed.settings
     rows = settings.batch_size * settings.gradient_accumulation
-    how = f"learning rate {settings.learning_rate:g}, {settings.lr_schedule}; {settings.precision}"
+    how = f"learning rate {settings.learning_rate:g}, {settings.lr_schedule}; {settings.dtype}"
     return (
         f"Trained: {settings.train}{_parameters(healed)}{_teacher(healed)}; on: {data_names(healed)}{_corpus(healed)}."
         f"{_conversations(healed)} Rows of {settings.sequence_length:,} tokens, {rows} a step; {how}."

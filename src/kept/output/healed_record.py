@@ -33,7 +33,7 @@ class HealSettingsRecord(JsonModel):
     teacher_cache: str | None = None
     data: tuple[str, ...]
     train: str
-    precision: str
+    dtype: str
     batch_size: int
     gradient_accumulation: int
     sequence_length: int

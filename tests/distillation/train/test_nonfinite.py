@@ -43,16 +43,16 @@ def said(given: Any, do: Any = heal) -> str:
 
 
 @pytest.mark.parametrize(
-    ("precision", "way_out"), [("float32", "use another model"), ("bfloat16", "--precision float32 may help")]
+    ("dtype", "way_out"), [("float32", "use another model"), ("bfloat16", "--dtype float32 may help")]
 )
 def test_a_teacher_is_named_with_the_layer(
-    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, teacher: Path, precision: str, way_out: str
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, teacher: Path, dtype: str, way_out: str
 ) -> None:
     """The advice names neither the dtype in use nor a learning rate."""
     for changes in ({}, {"hidden": 1.0}):
-        given = settings((teacher, pair[1]), corpus, tmp_path / "out", precision=precision, **changes)
+        given = settings((teacher, pair[1]), corpus, tmp_path / "out", dtype=dtype, **changes)
         assert said(given) == (
-            f"the logits of the teacher {teacher} are not finite in {precision}, from layer 1 on; {way_out} "
+            f"the logits of the teacher {teacher} are not finite in {dtype}, from layer 1 on; {way_out} "
             "(kept check names weights that are not finite)"
         )
 

@@ -25,7 +25,8 @@ SHARED = (
     "sequence_length",
     "temperature",
     "sample_temperatures",
-    "precision",
+    "dtype",
+    "device",
     "seed",
 )
 """Settings of `kept heal` that decide what a cache holds."""

@@ -46,8 +46,8 @@ def _changes(shape: RunShape, cluster: Cluster) -> dict[str, dict[str, object]]:
     changes: dict[str, dict[str, object]] = {}
     if not settings.gradient_checkpointing:
         changes["--gradient-checkpointing"] = {"gradient_checkpointing": True}
-    if settings.precision == "float32":
-        changes["--precision bfloat16"] = {"precision": "bfloat16"}
+    if settings.dtype == "float32":
+        changes["--dtype bfloat16"] = {"dtype": "bfloat16"}
     rows = shape.rows(cluster.ranks)
     if rows > 1:
         batch, accumulation = math.ceil(settings.batch_size / rows), settings.gradient_accumulation * rows

@@ -24,7 +24,7 @@ class RunShape:
     @property
     def value_bytes(self) -> int:
         """Bytes of a value in the precision of the computation."""
-        return 2 if self.settings.precision == "bfloat16" else 4
+        return 2 if self.settings.dtype == "bfloat16" else 4
 
     @property
     def specs(self) -> tuple[Spec, ...]:

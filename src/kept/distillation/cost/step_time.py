@@ -30,7 +30,7 @@ def times(shape: RunShape, cluster: Cluster) -> dict[str, float]:
     tokens = shape.tokens(cluster.ranks)
     received = _received_values(shape) * (1 - 1 / cluster.ranks)
     return {
-        "compute": tokens * _operations(shape) / cluster.rate(shape.settings.precision),
+        "compute": tokens * _operations(shape) / cluster.rate(shape.settings.dtype),
         "memory bandwidth": tokens * _traffic(shape) / bandwidth,
         "communication": shape.value_bytes * received / cluster.link,
         "optimizer": OPTIMIZER_TRAFFIC * MASTER * shape.trainable.held / cluster.ranks / bandwidth,

@@ -109,7 +109,7 @@ class EndToEnd:
             with self._autocast():
                 fault = first_fault(self.ranks.sum(*nonfinite_parts(model, batch)))
             if fault is not None:
-                return nonfinite_message(name, self.settings.precision, fault)
+                return nonfinite_message(name, self.settings.dtype, fault)
         return None
 
     def _teacher_output(self, batch: Batch) -> TeacherOutput:
@@ -145,8 +145,8 @@ class EndToEnd:
         return torch.stack(errors).mean()
 
     def _autocast(self) -> torch.autocast:
-        """Return a context in which matrix products have the settings' precision."""
-        enabled = self.settings.precision == "bfloat16"
+        """Return a context in which matrix products have the settings' dtype."""
+        enabled = self.settings.dtype == "bfloat16"
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=enabled)
 
 

@@ -54,9 +54,9 @@ def first_fault(flags: Sequence[float]) -> str | None:
 def nonfinite_message(model: str, dtype: str, place: str) -> str:
     """Return a one-line error message for a model whose logits are not finite from `place` on.
 
-    Only a dtype narrower than float32 gets the advice to use float32, the widest `--precision`.
+    Only a dtype narrower than float32 gets the advice to use float32, the widest `--dtype`.
     """
-    way_out = "--precision float32 may help" if WIDER.get(dtype) == "float32" else "use another model"
+    way_out = "--dtype float32 may help" if WIDER.get(dtype) == "float32" else "use another model"
     return (
         f"the logits of {model} are not finite in {dtype}, from {place} on; "
         f"{way_out} (kept check names weights that are not finite)"

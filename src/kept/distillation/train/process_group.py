@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from kept.errors import KeptError
+from kept.device import AUTO, torch_device
+from kept.errors import InputError, KeptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,14 +85,21 @@ class Ranks:
         return sums.tolist()
 
 
-def local_device(device: str | None = None) -> torch.device:
-    """Return the device of this process: `device`, or a GPU if there is one. Each local rank has its own GPU."""
-    found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if found.type == "cuda" else found
+def local_device(device: str = AUTO) -> torch.device:
+    """Return the device of this process. Each local rank has its own GPU.
+
+    Raises InputError if there is no such GPU, or if several processes are to share the GPU that `device` numbers.
+    """
+    found = torch_device(device)
+    if found.type == "cpu" or (found.index is not None and "LOCAL_RANK" not in os.environ):
+        return found
+    if found.index is not None:
+        raise InputError(f"device: is {device}, but torchrun gives each process a GPU of its own; give cuda or auto")
+    return torch_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
 
 
 @contextmanager
-def process_group(device: str | None = None) -> Iterator[Ranks]:
+def process_group(device: str = AUTO) -> Iterator[Ranks]:
     """Initialise torch's default process group: the processes that torchrun started, else this one alone."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     own = local_device(device)
