@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, WithJsonSchema
 
 from kept.errors import InputError
-from kept.setting_types import OneOf, wrong
+from kept.setting_types import OneOf, not_a_choice, wrong
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,14 @@ def _one_of(names: tuple[str, ...]) -> OneOf:
 
 Dtype = Annotated[str, _one_of(tuple(DTYPES))]
 TrainingDtype = Annotated[str, _one_of(TRAINED)]
+
+
+def dtype_name(word: str | None) -> str | None:
+    """Return the torch name of a dtype, None for None. Raises InputError for a word that names none."""
+    names = {alias: name for name, short in DTYPES.items() for alias in (name, *short)}
+    if word is not None and word not in names:
+        raise InputError(f"dtype: {not_a_choice(word, tuple(DTYPES))}")
+    return None if word is None else names[word]
 
 
 def _device(value: str) -> str:

@@ -32,8 +32,9 @@ COMMANDS = sorted(below("", main))
 ANSI = re.compile("\x1b")
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+def run(*arguments: object, typed: str | None = None) -> Result:
+    """Run a command; `typed` is its standard input."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=typed)
 
 
 def succeeds(*arguments: object) -> Result:

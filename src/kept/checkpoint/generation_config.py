@@ -57,6 +57,16 @@ def generation_config(source: Path, spec: Spec, suppressed_tokens: Sequence[int]
     return {**_special_ids(spec), **own}
 
 
+def end_ids(directory: Path) -> tuple[int, ...]:
+    """Return the ids at which generation ends, as a checkpoint's generation config names them; () if it names none.
+
+    Raises CheckpointError if the file is damaged.
+    """
+    found = json_if_there(directory / FILE).get("eos_token_id")
+    ids = found if isinstance(found, list) else [found]
+    return tuple(one for one in ids if type(one) is int)
+
+
 def _special_ids(spec: Spec) -> dict[str, Any]:
     eos = spec.tokens.eos
     ids = {

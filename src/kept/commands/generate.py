@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kept.commands.sampling import check_texts, checked_sampling, opening_messages, user_message
+from kept.device import AUTO, dtype_name
 from kept.errors import InputError
-from kept.loaded import open_model
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-
-COLDEST, HOTTEST = 0.001, 1000.0
-"""Temperatures between which logits divided by them stay numbers that differ."""
 
 
 @dataclass(frozen=True)
@@ -26,77 +23,60 @@ class GeneratedText:
     text: str
 
 
-def _is_text(prompt: str) -> bool:
-    """Return whether a prompt can be encoded in UTF-8; arguments in another encoding than the locale's cannot."""
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def generate(
+def generate(  # noqa: PLR0913 - each is a word that users say
     path: str | Path,
     prompts: str | Sequence[str],
     *,
-    max_new_tokens: int = 64,
+    chat: bool = False,
+    system: str | None = None,
+    max_new_tokens: int | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    device: str = AUTO,
+    dtype: str | None = None,
     reporter: Reporter | None = None,
 ) -> list[GeneratedText]:
-    """Continue one or several prompts, in one batch, in the checkpoint's own dtype.
+    """Continue one or several prompts, in one batch, or answer them as the user's turns of conversations.
 
     Args:
         path: a checkpoint of any family.
         prompts: a prompt, or several.
-        max_new_tokens: maximum number of new tokens.
+        chat: render each prompt with the model's chat template, and return the answer of the assistant.
+        system: with `chat`, the message of the system.
+        max_new_tokens: maximum number of new tokens. [default: 64, with `chat` 512]
         temperature: 0 is greedy decoding.
         top_p: sample from the most likely tokens with this total probability.
         seed: seed of the sampling.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+        dtype: dtype that the weights are cast to, such as "bf16". [default: the checkpoint's]
         reporter: receives notes.
 
     Returns:
-        For each prompt, the prompt and its continuation.
+        For each prompt, the prompt and its continuation or answer, up to an end token of the generation config.
 
     Raises:
-        InputError: a prompt is empty or too long, or the checkpoint has no tokenizer.
+        InputError: a prompt is empty or too long, the checkpoint has no tokenizer or no chat template, or the device
+            is not there.
         CheckpointError: a file is missing or damaged.
 
     Example:
         ```python
         print(kept.generate("out/llama", "Once upon a time", max_new_tokens=16)[0].text)
+        print(kept.generate("out/smollm2", "What is a KV cache?", chat=True)[0].text)
         ```
     """
-    from kept.checkpoint.tokenizer_reader import TokenizerReader  # noqa: PLC0415 - slow import, done after the checks
-    from kept.nn import Model  # noqa: PLC0415 - imports torch
-    from kept.nn import generate as continue_ids  # noqa: PLC0415 - slow import, done after the checks
-
-    _check(max_new_tokens, temperature, top_p, seed)
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    if not all(map(_is_text, prompts)):
-        raise InputError("prompt: has bytes that are no text here; set LANG to a UTF-8 locale, as C.UTF-8")
-    opened = open_model(path)
-    reader = TokenizerReader(opened.path)
-    ids = [reader.encode(prompt) for prompt in prompts]
-    model = Model.load(opened.program)
-    with (reporter or Silent()).stage("generate", max_new_tokens, "tokens") as advance:
-        new = continue_ids(
-            model, ids, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, progress=advance
-        )
-    return [
-        GeneratedText(prompt, reader.continuation(old, more))
-        for prompt, old, more in zip(prompts, ids, new, strict=True)
-    ]
+    if system is not None and not chat:
+        raise InputError("system: is a message of a conversation; give chat too")
+    sampling = checked_sampling(max_new_tokens, temperature, top_p, seed, chat=chat)
+    check_texts([*prompts, system or ""])
+    from kept.commands.text_model import TextModel  # noqa: PLC0415 - slow import, done after the checks
 
-
-def _check(max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
-    """Refuse what sampling cannot compute with, NaN and infinity among it."""
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens: is {max_new_tokens}, it must be at least 1")
-    if temperature != 0 and not COLDEST <= temperature <= HOTTEST:
-        raise InputError(f"temperature: is {temperature}, it must be 0 (greedy) or from {COLDEST} to {HOTTEST}")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p: is {top_p}, it must be above 0 and at most 1")
-    if not 0 <= seed < 1 << 63:
-        raise InputError(f"seed: is {seed}, it must be from 0 to {(1 << 63) - 1}")
+    model = TextModel.open(path, device, dtype_name(dtype))
+    if chat:
+        said = [model.answer([*opening_messages(system), user_message(prompt)], sampling) for prompt in prompts]
+    else:
+        with (reporter or Silent()).stage("generate", sampling.max_new_tokens, "tokens") as advance:
+            said = model.continue_all(prompts, sampling, advance)
+    return [GeneratedText(prompt, text) for prompt, text in zip(prompts, said, strict=True)]

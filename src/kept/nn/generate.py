@@ -10,7 +10,7 @@ from kept.errors import InputError, Overflow
 from kept.ir.spec import LongRope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from torch import Tensor
 
@@ -28,13 +28,15 @@ def generate(  # noqa: PLR0913 - each is an option that callers name
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
     stop: Callable[[Sequence[int]], bool] | None = None,
+    ends: Collection[int] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt by up to `new_tokens` ids; returns the new ids, without the end token.
 
-    A row ends at an end token, or when `stop(its new ids)` is true. Temperature 0 is greedy. Rows of unequal length are
-    padded on the left and masked, so that a row's result does not depend on the other rows. `progress` is called with 1
-    after each step. Raises InputError for an empty prompt, a prompt that leaves no room in the context, a token id
-    outside the vocabulary, or a top-p outside (0, 1], and Overflow if a token is sampled from NaN or Inf logits.
+    A row ends at one of `ends` (by default the end tokens of the spec), or when `stop(its new ids)` is true.
+    Temperature 0 is greedy. Rows of unequal length are padded on the left and masked, so that a row's result does not
+    depend on the other rows. `progress` is called with 1 after each step. Raises InputError for an empty prompt, a
+    prompt that leaves no room in the context, a token id outside the vocabulary, or a top-p outside (0, 1], and
+    Overflow if a token is sampled from NaN or Inf logits.
     """
     _check(model, prompts, new_tokens)
     if not 0 < top_p <= 1:
@@ -46,7 +48,7 @@ def generate(  # noqa: PLR0913 - each is an option that callers name
     tokens_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     state, switch, seen_BT = model.empty_state(), _switch(model), tokens_BT
     random = torch.Generator().manual_seed(seed)
-    ends = _ends(model)
+    ends = _ends(model) if ends is None else ends
     done, out = [False] * len(prompts), [[] for _ in prompts]  # type: tuple[list[bool], list[list[int]]]
     for _ in range(new_tokens):
         last_BV = model.logits(model.hidden(tokens_BT, state, pads_B)[:, -1])
