@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 
 def heal(
-    settings: HealSettings, reporter: Reporter | None = None, watch: Callable[[Mapping[str, Any]], None] | None = None
+    settings: HealSettings,
+    reporter: Reporter | None = None,
+    watch: Callable[[Mapping[str, Any]], None] | None = None,
+    *,
+    force: bool = False,
 ) -> HealResult:
     """Distil a teacher into a student, or train the student on text, and write the weights of the best measurement.
 
@@ -55,7 +59,8 @@ def heal(
     target = Path(settings.out)
     if target.name:
         _remove_old_checkpoints(target, settings)
-    check_target(target)  # before torch is imported, which takes seconds
+    if shows() or not force:  # with force, the first rank moves an earlier output aside
+        check_target(target)  # before torch is imported, which takes seconds
 
     from kept.commands.heal_run import heal_run
 

@@ -10,6 +10,7 @@ from kept.cli.display import conversion as display
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import DRY_RUN, FILE, FOLDER, JSON, SettingsCommand, given, settings
+from kept.cli.replaced import FORCE, refuse_force, replaced
 from kept.recipe import Recipe, load_recipe, recipe_from
 
 CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base")
@@ -28,9 +29,17 @@ RECIPE = click.option(
 @settings(Recipe, *CHOICES, "max_shard_size", "text", "verify_tokens")
 @RECIPE
 @DRY_RUN
+@FORCE
 @JSON
 def command(
-    source: str | None, out: str | None, recipe: str | None, *, as_json: bool, dry_run: bool, **options: Any
+    source: str | None,
+    out: str | None,
+    recipe: str | None,
+    *,
+    as_json: bool,
+    dry_run: bool,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Convert a checkpoint to another architecture and verify the result.
 
@@ -42,20 +51,23 @@ def command(
     kept convert path/to/orion out/plain --norm opm
     kept convert path/to/orion out/llama --dtype float32 --text my.txt
     kept convert path/to/orion out/llama --dry-run
+    kept convert path/to/orion out/llama --dtype bf16 --force
     kept convert --recipe recipe.toml
     """
-    convert(recipe_of(recipe, source=source, out=out, **options), as_json=as_json, dry_run=dry_run)
+    convert(recipe_of(recipe, source=source, out=out, **options), as_json=as_json, dry_run=dry_run, force=force)
 
 
-def convert(asked: Recipe, *, as_json: bool, dry_run: bool) -> None:
+def convert(asked: Recipe, *, as_json: bool, dry_run: bool, force: bool) -> None:
     """Run a conversion, or show what it would write."""
     from kept.commands.convert import rehearse, run
 
     if dry_run:
+        refuse_force(force=force)
         rehearsed = rehearse(asked, ProgressBars())
         out_json(display.rehearsal_table(rehearsed)) if as_json else display.rehearsal(rehearsed)
         return
-    done = run(asked, ProgressBars())
+    with replaced(asked.out, asked, force=force):
+        done = run(asked, ProgressBars())
     out_json(done.record) if as_json else display.conversion(done)
 
 

@@ -8,6 +8,7 @@ import click
 
 from kept.cli.commands.convert import convert
 from kept.cli.options import DRY_RUN, FOLDER, JSON, SettingsCommand, given, settings
+from kept.cli.replaced import FORCE
 from kept.commands.expand import ExpandSettings
 
 
@@ -28,8 +29,9 @@ from kept.commands.expand import ExpandSettings
     "verify_tokens",
 )
 @DRY_RUN
+@FORCE
 @JSON
-def command(source: str, out: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
+def command(source: str, out: str, *, as_json: bool, dry_run: bool, force: bool, **options: Any) -> None:
     """Add layers or tokens to a model without changing its outputs.
 
     New layers are copies of the layers below them (LLaMA Pro, arXiv 2401.02415) whose output projections are zero, so
@@ -48,4 +50,4 @@ def command(source: str, out: str, *, as_json: bool, dry_run: bool, **options: A
     kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     """
     asked = ExpandSettings.from_table({}, source=source, out=out, **given(options))
-    convert(asked.recipe, as_json=as_json, dry_run=dry_run)
+    convert(asked.recipe, as_json=as_json, dry_run=dry_run, force=force)

@@ -10,6 +10,7 @@ from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FILE, JSON, SettingsCommand, given, is_recipe, settings
 from kept.cli.recipe_errors import recipe_in_errors
+from kept.cli.replaced import FORCE, replaced
 from kept.distillation.settings import LOSS_HELP, HealSettings, Loss
 
 
@@ -17,8 +18,9 @@ from kept.distillation.settings import LOSS_HELP, HealSettings, Loss
 @click.argument("student", metavar="STUDENT|RECIPE", type=FILE)
 @click.option("--loss", metavar=f"[{'|'.join(get_args(Loss))}]", help=f"{LOSS_HELP} [default: kl]")
 @settings(HealSettings, without=("student",))
+@FORCE
 @JSON
-def command(student: str, *, as_json: bool, **options: Any) -> None:
+def command(student: str, *, as_json: bool, force: bool, **options: Any) -> None:
     """Train a converted model to match its source, or on new texts.
 
     By default the norms of STUDENT are trained with the KL divergence from its teacher, on texts that the teacher
@@ -44,7 +46,11 @@ def command(student: str, *, as_json: bool, **options: Any) -> None:
     recipe = student if is_recipe(student) else None
     values = given(options)
     asked = HealSettings.load(recipe, **values) if recipe else HealSettings.from_table({"student": student}, **values)
-    with recipe_in_errors(recipe, student=asked.student, teacher=asked.teacher), HealProgress() as watch:
-        done = heal(asked, ProgressBars(), watch)
+    with (
+        recipe_in_errors(recipe, student=asked.student, teacher=asked.teacher),
+        replaced(asked.out, asked, force=force),
+        HealProgress() as watch,
+    ):
+        done = heal(asked, ProgressBars(), watch, force=force)
     if shows():
         out_json(done.record) if as_json else healed(done)

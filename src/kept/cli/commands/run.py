@@ -10,6 +10,7 @@ from kept.cli.display import recipe_run
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import DRY_RUN, FILE, JSON, SettingsCommand, given, settings
+from kept.cli.replaced import FORCE, refuse_force, replaced
 from kept.commands.recipe_steps import StepsFile, load_steps
 
 
@@ -17,8 +18,9 @@ from kept.commands.recipe_steps import StepsFile, load_steps
 @click.argument("recipe", type=FILE)
 @settings(StepsFile, "out", "keep_intermediate")
 @DRY_RUN
+@FORCE
 @JSON
-def command(recipe: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
+def command(recipe: str, *, as_json: bool, dry_run: bool, force: bool, **options: Any) -> None:
     """Run the steps of a recipe, one after another.
 
     RECIPE is a TOML file. Each step is one of the commands expand, convert, heal, shrink-expanded, verify, eval and
@@ -38,9 +40,10 @@ def command(recipe: str, *, as_json: bool, dry_run: bool, **options: Any) -> Non
 
     asked = load_steps(recipe, **given(options))
     if dry_run:
+        refuse_force(force=force)
         check(asked)
         out_json(recipe_run.steps_table(asked)) if as_json else recipe_run.steps(asked)
         return
-    with HealProgress() as watch:
+    with replaced(asked.out, asked, force=force), HealProgress() as watch:
         done = run_all(asked, ProgressBars(), recipe_run.RecipeDisplay(data=as_json), watch)
     out_json(recipe_run.ran_table(asked, done)) if as_json else recipe_run.ran(done)

@@ -10,6 +10,7 @@ from kept.cli.display import shrinking
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import DRY_RUN, FOLDER, JSON, SettingsCommand, given, settings
+from kept.cli.replaced import FORCE, refuse_force, replaced
 from kept.commands.shrink import ShrinkSettings
 
 
@@ -18,8 +19,9 @@ from kept.commands.shrink import ShrinkSettings
 @click.argument("out", type=FOLDER)
 @settings(ShrinkSettings, without=("source", "out"))
 @DRY_RUN
+@FORCE
 @JSON
-def command(source: str, out: str, *, as_json: bool, dry_run: bool, **options: Any) -> None:
+def command(source: str, out: str, *, as_json: bool, dry_run: bool, force: bool, **options: Any) -> None:
     """Remove added layers that contribute almost nothing.
 
     The contribution of an added layer is the KL divergence between the model with it and the model without it, in nats
@@ -37,5 +39,8 @@ def command(source: str, out: str, *, as_json: bool, dry_run: bool, **options: A
     from kept.commands.shrink import shrink
 
     asked = ShrinkSettings.from_table({}, source=source, out=out, **given(options))
-    done = shrink(asked, ProgressBars(), dry=dry_run)
+    if dry_run:
+        refuse_force(force=force)
+    with replaced(asked.out, asked, force=force):
+        done = shrink(asked, ProgressBars(), dry=dry_run)
     out_json(shrinking.shrunk_table(done)) if as_json else shrinking.shrunk(done, source)

@@ -10,6 +10,7 @@ from kept.cli.display import tokenizers
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FILE, FOLDER, JSON, SettingsCommand
+from kept.cli.replaced import FORCE, replaced
 
 
 @click.group("tokenizer")
@@ -48,8 +49,9 @@ def command() -> None:
     show_default=True,
     help="Field of JSON lines, or column of parquet, that holds the text.",
 )
+@FORCE
 @JSON
-def train(texts: tuple[str, ...], out: str, *, as_json: bool, **options: Any) -> None:
+def train(texts: tuple[str, ...], out: str, *, force: bool, as_json: bool, **options: Any) -> None:
     """Train a BPE tokenizer on texts.
 
     TEXT is a text file, JSON lines, parquet, or a directory of them.
@@ -60,7 +62,8 @@ def train(texts: tuple[str, ...], out: str, *, as_json: bool, **options: Any) ->
     """
     from kept.tokenizer.train import train_tokenizer
 
-    done = train_tokenizer(texts, out, reporter=ProgressBars(), **options)
+    with replaced(out, (texts, options), force=force):
+        done = train_tokenizer(texts, out, reporter=ProgressBars(), **options)
     out_json(tokenizers.trained_table(done)) if as_json else tokenizers.trained(done)
 
 
@@ -77,9 +80,17 @@ def train(texts: tuple[str, ...], out: str, *, as_json: bool, **options: Any) ->
     type=FILE,
     help="UTF-8 text to count the tokens of, before and after. Repeatable. [default: a built-in sample]",
 )
+@FORCE
 @JSON
 def merge(
-    model: str, new: str, out: str, *, max_added_tokens: int | None, texts: tuple[str, ...], as_json: bool
+    model: str,
+    new: str,
+    out: str,
+    *,
+    max_added_tokens: int | None,
+    texts: tuple[str, ...],
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Add the tokens of the tokenizer NEW to the tokenizer of MODEL.
 
@@ -92,5 +103,6 @@ def merge(
     """
     from kept.tokenizer.merge import merge_tokenizers
 
-    done = merge_tokenizers(model, new, out, max_added_tokens=max_added_tokens, texts=texts)
+    with replaced(out, (model, new, texts), force=force):
+        done = merge_tokenizers(model, new, out, max_added_tokens=max_added_tokens, texts=texts)
     out_json(tokenizers.merged_table(done)) if as_json else tokenizers.merged(done)
