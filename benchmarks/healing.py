@@ -213,7 +213,9 @@ class Bench:
         out = self.work / f"start-{name}"
         if not out.is_dir():
             text = self.corpora / TEXTS["english"]
-            given = {**CONVERSIONS[name], "text": str(text)} if name in MEASURED_STARTS else CONVERSIONS[name]
+            given: dict[str, Any] = (
+                {**CONVERSIONS[name], "text": str(text)} if name in MEASURED_STARTS else {**CONVERSIONS[name]}
+            )
             kept.convert(self.source.path, out, to="llama", dtype="float32", verify_tokens=0, **given)
         return open_model(out).program
 

@@ -252,7 +252,7 @@ def test_a_recipe_that_does_not_exist(tmp_path: Path) -> None:
 
 def test_overrides_win_and_none_is_not_given(file: Path) -> None:
     file.write_text('source = "a"\nout = "b"\nnorm = "opm"\ncontext = 8', encoding="utf-8")
-    recipe = load_recipe(file, out="c", norm=None, context=9, dtype="float32")
+    recipe = load_recipe(file, out="c", context=9, dtype="float32", text=None)
     assert recipe == Recipe("a", "c", norm="opm", context=9, dtype="float32")
 
 

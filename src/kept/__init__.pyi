@@ -1,6 +1,7 @@
 # The public names and their modules. lazy_loader reads this file, and so do type checkers.
 
 from .commands.cache_teacher import cache_teacher
+from .commands.check import check
 from .commands.convert import convert, expand, run
 from .commands.generate import generate
 from .commands.heal import heal
@@ -15,6 +16,7 @@ from .evaluation.run import evaluate
 from .loaded import open_model
 from .pages.page import report
 from .recipe import Recipe, load_recipe
+from .reporting import Reporter
 from .tokenizer.merge import merge_tokenizers
 from .tokenizer.train import train_tokenizer
 
@@ -30,7 +32,9 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Refusal",
+    "Reporter",
     "cache_teacher",
+    "check",
     "convert",
     "evaluate",
     "expand",

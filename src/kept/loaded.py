@@ -13,8 +13,10 @@ from kept.checkpoint.weights import some
 from kept.errors import CheckpointError, printable
 from kept.families import FAMILIES, family_of
 from kept.families.multimodal import is_multimodal, text_part
+from kept.formatting import parameters
 from kept.gguf.header import is_gguf
 from kept.hub import cached, local, name_of
+from kept.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
 
 
-@dataclass(frozen=True)
-class LoadedModel:
+@dataclass(frozen=True, repr=False)
+class LoadedModel(Summarised):
     """An opened checkpoint, its family and its program. No weight is read.
 
     For a GGUF file, `unpacked` is the file, `quantised` its tensor types as text, `remark` a note to the user, and
@@ -82,6 +84,17 @@ class LoadedModel:
     def config_notes(self) -> tuple[str, ...]:
         """Notes on the config, without paths: remote code that is not run, keys that no table reads, an unused head."""
         return tuple(self.family.notes(self.config, self.checkpoint.tensors))
+
+    def summary(self) -> dict[str, str]:
+        """Return name, family and size."""
+        spec = self.program.spec
+        shape = f"{len(spec.layers)} layers, width {spec.width}, {spec.vocabulary:,} tokens"
+        return {
+            "name": self.name,
+            "family": self.family.name,
+            "shape": shape,
+            "parameters": parameters(self.program.parameters),
+        }
 
 
 @contextmanager

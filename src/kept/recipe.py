@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Unpack
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+
+    from kept.option_types import RecipeOptions
 
 SAME = "same"
 """Target of a conversion that stays in the family of its source."""
@@ -203,7 +205,7 @@ class Recipe(ConversionSettings):
         return {**kept, **({"passes": [pass_table(one) for one in self.passes]} if self.passes else {})}
 
 
-def load_recipe(path: str | Path, **overrides: Any) -> Recipe:  # noqa: ANN401 - values of any key
+def load_recipe(path: str | Path, **overrides: Unpack[RecipeOptions]) -> Recipe:
     """Read a recipe file.
 
     Args:

@@ -11,7 +11,20 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Shows how far a stage is. The command line has one with bars; the default says nothing."""
+    """Shows how far a stage is: one with bars (`progress=True`), one's own, or by default none.
+
+    Example:
+        ```python
+        class Lines:
+            @contextmanager
+            def stage(self, name, total, unit):
+                print(name, total, unit)
+                yield lambda done: print(name, done)
+
+
+        kept.convert("path/to/orion", "out/llama", progress=Lines())
+        ```
+    """
 
     def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Any]:
         """Begin a stage of `total` units (bytes or layers); calling what it yields advances it."""
@@ -24,6 +37,21 @@ class Silent:
     def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Any]:  # noqa: ARG002 - says nothing
         """A stage that nobody watches."""
         return nullcontext(lambda _: None)
+
+
+Progress = bool | Reporter
+"""What functions take as `progress`: True for bars on stderr, False for nothing, or a `Reporter` of one's own."""
+
+
+def reporter_of(progress: Progress | None) -> Reporter:
+    """Return the reporter that `progress` asks for."""
+    if not progress:
+        return Silent()
+    if progress is not True:
+        return progress
+    from kept.progress_bars import ProgressBars  # noqa: PLC0415 - imported when it is asked for
+
+    return ProgressBars()
 
 
 def shows() -> bool:

@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from kept.cli.display import progress
+from kept import progress_bars as progress
 
 if TYPE_CHECKING:
     import pytest

@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 import kept
-from kept.cli.display import console, progress
+from kept import progress_bars as progress
+from kept.cli.display import console
 from kept.cli.root import main
 from kept.errors import UNSHOWN, cause, shown
 from kept.output.model_card import plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -33,8 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def theirs(directory: Path, messages: list[dict[str, str]], new: int) -> tuple[list[int], str]:
     """Return transformers' greedy answer as ids and as text."""
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    stock = AutoModelForCausalLM.from_pretrained(directory)
+    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+    stock: Any = AutoModelForCausalLM.from_pretrained(directory)
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.inference_mode():
         found = stock.generate(**ids, max_new_tokens=new, do_sample=False, pad_token_id=0)[0]

@@ -330,7 +330,7 @@ def test_special_ids_that_are_not_numbers(orion: Path, value: object) -> None:
 
 def test_progress_is_in_bytes(out: Path) -> None:
     seen = _Watch()
-    found = check(out, seen)
+    found = check(out, progress=seen)
     files = read_json(out / "kept.json")["files"]
     assert seen.total == seen.done == found.nbytes + sum((out / name).stat().st_size for name in files)
 

@@ -247,7 +247,7 @@ def test_a_source_s_tokenizer_model_becomes_a_fast_tokenizer(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mode", ["opm", "opm-centred"])
-def test_lossy_starts_are_measured_and_written(orion: Path, tmp_path: Path, mode: str) -> None:
+def test_lossy_starts_are_measured_and_written(orion: Path, tmp_path: Path, mode: Any) -> None:
     done = kept.convert(orion, tmp_path / "out", norm=mode)
     assert done.plan.promise is Promise.LOSSY
     assert done.verification is not None
@@ -400,7 +400,7 @@ def test_a_calibrated_plan_needs_no_text(orion: Path) -> None:
 def test_a_plan_s_options_are_a_recipe_s(orion: Path) -> None:
     assert kept.plan(orion, final_bias="drop").promise is Promise.APPROXIMATE
     with pytest.raises(RecipeError, match="nrom: is not a key of a recipe; did you mean norm"):
-        kept.plan(orion, nrom="opm")
+        kept.plan(orion, nrom="opm")  # type: ignore[call-arg]
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
@@ -569,7 +569,8 @@ def test_an_interrupted_run_continues(orion: Path, tmp_path: Path, monkeypatch: 
 def test_what_changed_meanwhile_is_begun_anew(
     orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    target, options = tmp_path / "out", {}
+    target = tmp_path / "out"
+    options: dict[str, Any] = {}
     interrupted(orion, target, monkeypatch)
     if what == "another option":
         options["norm"] = "opm"
@@ -727,7 +728,7 @@ def test_every_stage_ends_at_its_total(readable: Path, tmp_path: Path) -> None:
     text.write_text(PROSE, encoding="utf-8")
     reporter = Recorded()
     recipe = Recipe(str(readable), str(tmp_path / "out"), norm="calibrated", text=str(text), verify_tokens=16)
-    done = kept.run(recipe, reporter)
+    done = kept.run(recipe, progress=reporter)
     assert [name for name, _, _ in reporter.stages] == ["calibrate", "write", "verify"]
     assert reporter.done == {name: total for name, total, _ in reporter.stages}
     assert reporter.done["write"] == done.plan.program.nbytes
@@ -739,5 +740,5 @@ def test_so_does_verification_alone(done: Conversion, readable: Path, tmp_path: 
     if not with_record:
         (out / "kept.json").unlink()
     reporter = Recorded()
-    kept.verify(readable, out, tokens=16, reporter=reporter)
+    kept.verify(readable, out, tokens=16, progress=reporter)
     assert reporter.done == {name: total for name, total, _ in reporter.stages}

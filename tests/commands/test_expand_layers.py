@@ -326,6 +326,8 @@ def test_a_pass_of_a_recipe_file(source: Path, tmp_path: Path) -> None:
 
 def test_what_a_family_cannot_say_is_refused(source: Path, tmp_path: Path) -> None:
     """A stack deeper than a config may state."""
-    doubled = [{"name": "expand-blocks", "groups": 1, "blocks": count} for count in (5, 10, 20, 40, 80, 160, 320, 361)]
+    doubled: list[dict[str, Any]] = [
+        {"name": "expand-blocks", "groups": 1, "blocks": count} for count in (5, 10, 20, 40, 80, 160, 320, 361)
+    ]
     with pytest.raises(Refusal, match=r"num_hidden_layers is 1001.*; choose other layers, or another target \(to\)$"):
         kept.convert(source, tmp_path / "out", to="same", verify_tokens=0, passes=doubled)

@@ -19,7 +19,7 @@ from kept.checkpoint.direct_io import Output
 from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.cli.root import main
 from kept.commands.check import check
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.errors import CheckpointError, RecipeError
 from kept.ir.tensors import Stored, join, zeros
 from kept.tokenizer.bpe import BYTE_LEVEL
@@ -176,7 +176,9 @@ def test_with_layers_too(source: Path, tokenizer: Path, has: int, tmp_path: Path
 def test_rows_of_a_file(source: Path, tokenizer: Path, has: int, tmp_path: Path) -> None:
     rows = {"embedding": torch.full((has - HAD, 64), 0.5), "head": torch.full((has - HAD, 64), 0.25)}
     save_file(rows, tmp_path / "rows.safetensors")
-    out = kept.expand(source, tmp_path / "out", tokenizer=tokenizer, embedding_init=tmp_path / "rows.safetensors").path
+    out = kept.expand(
+        source, tmp_path / "out", tokenizer=tokenizer, embedding_init=str(tmp_path / "rows.safetensors")
+    ).path
     assert torch.equal(tensors_of(out)[EMBEDDING][HAD:], rows["embedding"])
     assert torch.equal(tensors_of(out)[HEAD][HAD:], rows["head"])
     (tmp_path / "rows.safetensors").unlink()
@@ -223,7 +225,10 @@ def test_twice(grown: Path, source: Path, has: int, tmp_path: Path) -> None:
     assert record["new_tokens"] == [has, merged.after]
     assert [one["new"] for one in record["vocabularies"]] == [[HAD, has], [has, merged.after]]
     assert kept.verify(grown, out, tokens=64).failure is None
-    both = {"name": "expand-vocab", "tokenizer": str(grown)}, {"name": "expand-vocab", "tokenizer": str(merged.path)}
+    both: Any = (
+        {"name": "expand-vocab", "tokenizer": str(grown)},
+        {"name": "expand-vocab", "tokenizer": str(merged.path)},
+    )
     once = kept.convert(source, tmp_path / "both", to="same", passes=[*both], verify_tokens=64)
     assert once.record["new_tokens"] == [HAD, merged.after]
     assert {name: t.tolist() for name, t in tensors_of(once.path).items()} == {
@@ -326,7 +331,7 @@ def test_rows_learn_alike_on_two_ranks_and_after_a_stop(
         options = {"teacher": None, "kl": 0.0, "ce": 1.0, "train": "new"}
         return settings((grown, grown), lines, tmp_path / name, **options)
 
-    heal(asked("one"))
+    run_heal(asked("one"))
     assert -signal.SIGKILL in finish(start(asked("two"), "named 5", ranks=2))
     assert finish(start(asked("two"))) == [0]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)

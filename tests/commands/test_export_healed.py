@@ -12,9 +12,9 @@ import pytest
 
 import kept
 from kept.cli.display.healing import healed
-from kept.commands.cache_teacher import cache_teacher
+from kept.commands.cache_teacher import run_cache_teacher
 from kept.commands.check import check
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.distillation.train.trainer import Trainer
 from kept.errors import CheckpointError, PromiseError
 from kept.ir.promise import Promise
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.fixture(scope="module")
 def done(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> HealResult:
-    return heal(settings(pair, corpus, tmp_path_factory.mktemp("done") / "out", tokens=60 * 128))
+    return run_heal(settings(pair, corpus, tmp_path_factory.mktemp("done") / "out", tokens=60 * 128))
 
 
 def card(path: Path) -> str:
@@ -114,7 +114,7 @@ def test_a_student_that_kept_did_not_make(corpus: Path, tmp_path: Path) -> None:
     teacher, student = (write_readable(tmp_path / name, "llama", seed=seed) for seed, name in enumerate(("one", "two")))
     change_json(student / "config.json", auto_map={"AutoConfig": "code.Config"})
     (student / "README.md").write_text("---\nlicense: apache-2.0\n---\nThe figures of old.\n", encoding="utf-8")
-    made = heal(settings((teacher, student), corpus, tmp_path / "out"))
+    made = run_heal(settings((teacher, student), corpus, tmp_path / "out"))
     said = card(made.path)
     assert "# two, healed\n" in said
     assert "## Conversion" not in said
@@ -129,8 +129,8 @@ def test_a_student_that_kept_did_not_make(corpus: Path, tmp_path: Path) -> None:
 
 def test_without_a_teacher_nothing_is_measured(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     given = settings(pair, corpus, tmp_path / "out")
-    cached = cache_teacher(replace(given, out=str(tmp_path / "teacher")), top_k=5)
-    made = heal(replace(given, teacher=None, teacher_cache=str(cached.path)))
+    cached = run_cache_teacher(replace(given, out=str(tmp_path / "teacher")), top_k=5)
+    made = run_heal(replace(given, teacher=None, teacher_cache=str(cached.path)))
     assert made.verification is made.record["verification"] is None
     assert made.record["promise"] == "lossy"
     assert "Nothing: no teacher of its width was at hand." in card(made.path)
@@ -142,7 +142,7 @@ def test_without_a_teacher_nothing_is_measured(pair: tuple[Path, Path], corpus: 
 def test_texts_alone_leave_no_number_that_json_lacks(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = heal(settings(pair, corpus, tmp_path / "out", teacher=None, kl=0.0, ce=1.0))
+    made = run_heal(settings(pair, corpus, tmp_path / "out", teacher=None, kl=0.0, ce=1.0))
     assert "NaN" not in (made.path / "kept.json").read_text(encoding="utf-8")
     assert made.record["healed"]["groups"]["student"]["held_out"][0]["agreement"] is None
     said, learned = " ".join(card(made.path).split()), made.best.losses["ce"]
@@ -162,7 +162,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
 
 def test_a_model_that_is_healed_again_tells_of_both(done: HealResult, corpus: Path, tmp_path: Path) -> None:
     given = settings((done.path, done.path), corpus, tmp_path / "tuned", teacher=None, kl=0.0, ce=1.0)
-    again = heal(replace(given, data=(f"conversations={corpus}",)))
+    again = run_heal(replace(given, data=(f"conversations={corpus}",)))
     told = card(again.path).split("## Lineage, oldest first\n\n")[1].split("\n\n")[0].splitlines()
     assert [line.rpartition("; ")[2] for line in told] == ["promise lossy"] * 3
     assert told[0].startswith("1. orion (orion): converted to llama (")
@@ -180,7 +180,7 @@ def test_a_teacher_of_another_width_trains_but_no_parity_is_measured(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
     wide = write_readable(tmp_path / "wide", "llama", hidden_size=128)
-    made = heal(settings((wide, pair[1]), corpus, tmp_path / "out"))
+    made = run_heal(settings((wide, pair[1]), corpus, tmp_path / "out"))
     assert made.verification is None
     assert made.best.step > 0
 
@@ -191,7 +191,7 @@ def test_a_teacher_of_another_width_trains_but_no_parity_is_measured(
 def test_where_nothing_got_better_that_is_said(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = heal(settings(pair, corpus, tmp_path / "out", learning_rate=100.0, lr_schedule="constant", patience=1))
+    made = run_heal(settings(pair, corpus, tmp_path / "out", learning_rate=100.0, lr_schedule="constant", patience=1))
     assert made.best.step == 0
     healed(made)
     page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
@@ -216,10 +216,10 @@ def test_a_result_that_puts_out_no_number_has_another_name(
     with monkeypatch.context() as patched:
         patched.setattr(export, "verify_staged", says_no)
         with pytest.raises(PromiseError, match=r"out: not written; .* not finite; the result is in .*out\.unkept for"):
-            heal(given)
+            run_heal(given)
     assert not (tmp_path / "out").exists()
     assert read_json(tmp_path / "out.unkept" / "kept.json")["verification"]["kept"] is False
-    assert heal(given).path.is_dir(), "the same command goes on from the last checkpoint"
+    assert run_heal(given).path.is_dir(), "the same command goes on from the last checkpoint"
 
 
 def test_stopped_while_it_is_measured_it_is_not_written_and_goes_on(
@@ -232,13 +232,13 @@ def test_stopped_while_it_is_measured_it_is_not_written_and_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(export, "verify_staged", stops)
         with pytest.raises(KeyboardInterrupt):
-            heal(given)
+            run_heal(given)
     assert not (tmp_path / "out").exists()
     assert len(losses(tmp_path / "out")) == STEPS
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_update", stops)  # nothing is learned again
-        again = heal(given)
-    whole = heal(replace(given, out=str(tmp_path / "whole")))
+        again = run_heal(given)
+    whole = run_heal(replace(given, out=str(tmp_path / "whole")))
     assert again.record["files"]["model.safetensors"] == whole.record["files"]["model.safetensors"]
     assert again.record["verification"] == whole.record["verification"]
     assert not [*folder_of(tmp_path / "out").glob("step-*")]
@@ -252,5 +252,5 @@ def test_a_damaged_record_is_named_before_a_step_is_taken(
     shutil.copytree(pair[1], student)
     change_json(student / "kept.json", **changes)
     with pytest.raises(CheckpointError, match=r"student/kept\.json: the record is not as kept writes it"):
-        heal(settings((pair[0], student), corpus, tmp_path / "out"))
+        run_heal(settings((pair[0], student), corpus, tmp_path / "out"))
     assert not folder_of(tmp_path / "out").exists()

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import kept
 from kept.cli.display import heal_progress
 from kept.cli.root import main
-from kept.commands.heal import heal
+from kept.commands.cache_teacher import run_cache_teacher
+from kept.commands.heal import run_heal
 from kept.commands.heal_inputs import chat_date
 from kept.commands.teacher_student import TeacherStudent
 from kept.distillation.settings import HealSettings
@@ -70,7 +71,7 @@ def asked(student: Path, talks: Path, template: Path | None, out: Path, **change
 
 
 def test_a_student_is_trained_on_answers(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
-    done = heal(asked(student, talks, template, tmp_path / "out"))
+    done = run_heal(asked(student, talks, template, tmp_path / "out"))
     assert done.history[-1].losses["ce"] < done.history[0].losses["ce"] - 0.3
     sources = done.record["healed"]["sources"]["chat"]
     assert (sources["without_answer"], sources["documents"] + sources["held_out_documents"]) == (1, len(TALKS) + 61)
@@ -86,7 +87,7 @@ def test_a_student_is_trained_on_answers(student: Path, talks: Path, template: P
 def test_the_result_has_the_template_that_it_learned_by(
     student: Path, talks: Path, template: Path, tmp_path: Path
 ) -> None:
-    done = heal(asked(student, talks, template, tmp_path / "out", tokens=128))
+    done = run_heal(asked(student, talks, template, tmp_path / "out", tokens=128))
     assert (done.path / "chat_template.jinja").read_text() == CHATML
     record = read_json(done.path / "kept.json")
     assert "chat_template.jinja" in record["files"]
@@ -97,7 +98,7 @@ def test_the_result_has_the_template_that_it_learned_by(
         text
         == "<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\nfive<|im_end|>\n<|im_start|>assistant\n"
     )
-    again = heal(asked(done.path, talks, None, tmp_path / "again", tokens=128, train="all"))
+    again = run_heal(asked(done.path, talks, None, tmp_path / "again", tokens=128, train="all"))
     assert (again.path / "chat_template.jinja").read_text() == CHATML, "and goes on with it"
 
 
@@ -106,7 +107,7 @@ def test_a_killed_run_continues_as_if_it_had_not_been_killed(
 ) -> None:
     given = asked(student, talks, template, tmp_path / "out")
     assert finish(start(given, "named 10")) != [0]
-    done, whole = heal(given), heal(replace(given, out=str(tmp_path / "whole")))
+    done, whole = run_heal(given), run_heal(replace(given, out=str(tmp_path / "whole")))
     assert repr(done.history) == repr(whole.history)
     for name in ("model.safetensors", "chat_template.jinja"):
         assert (done.path / name).read_bytes() == (whole.path / name).read_bytes()
@@ -117,7 +118,7 @@ def test_the_loss_is_that_of_the_answers_alone(student: Path, talks: Path, tmp_p
     marked = tmp_path / "marked.jinja"
     marked.write_text(MARKED, encoding="utf-8")
     mine = write_lines(tmp_path / "mine.jsonl", *({"messages": one} for one in TALKS))
-    done = heal(
+    done = run_heal(
         asked(student, talks, marked, tmp_path / "out", tokens=1, sequence_length=128, eval_data=(f"mine={mine}",))
     )
     tokenizer, model = AutoTokenizer.from_pretrained(done.path), AutoModelForCausalLM.from_pretrained(student)
@@ -136,7 +137,7 @@ def test_the_loss_is_that_of_the_answers_alone(student: Path, talks: Path, tmp_p
 def test_replayed_texts_stay_texts(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
     (tmp_path / "old.txt").write_text("".join(f"{i} seven ships sailed, once upon a time\n\n" for i in range(2000)))
     both = {"data": (f"chat={talks}", f"old={tmp_path}/old.txt"), "mixture": "chat=0.8,old=0.2"}
-    done = heal(
+    done = run_heal(
         asked(student, talks, template, tmp_path / "out", tokens=128, eval_data=(f"was={tmp_path}/old.txt",), **both)
     )
     sources = done.record["healed"]["sources"]
@@ -149,16 +150,18 @@ def test_replayed_texts_stay_texts(student: Path, talks: Path, template: Path, t
 def test_a_teacher_may_be_read(student: Path, talks: Path, template: Path, tmp_path: Path) -> None:
     """A cached teacher has the same distributions on the answers of a conversation as a live one."""
     given = asked(student, talks, template, tmp_path / "cache", teacher=str(student.parent / "llama"), kl=1.0)
-    kept.cache_teacher(given, top_k=SIZE)
-    cached = heal(replace(given, out=str(tmp_path / "out"), teacher_cache=str(tmp_path / "cache"), tokens=256))
-    live_one = heal(replace(given, out=str(tmp_path / "live"), tokens=256))
+    run_cache_teacher(given, top_k=SIZE)
+    cached = run_heal(replace(given, out=str(tmp_path / "out"), teacher_cache=str(tmp_path / "cache"), tokens=256))
+    live_one = run_heal(replace(given, out=str(tmp_path / "live"), tokens=256))
     first = [one.history[0].losses for one in (cached, live_one)]
     assert first[0]["kl"] == pytest.approx(first[1]["kl"], abs=1e-5)
     assert first[0]["ce"] == pytest.approx(first[1]["ce"], rel=1e-5)
     other = tmp_path / "inst.jinja"
     other.write_text(INST)
     with pytest.raises(InputError, match="was made with another data"):
-        heal(replace(given, out=str(tmp_path / "x"), teacher_cache=str(tmp_path / "cache"), chat_template=str(other)))
+        run_heal(
+            replace(given, out=str(tmp_path / "x"), teacher_cache=str(tmp_path / "cache"), chat_template=str(other))
+        )
 
 
 def test_a_run_records_the_date_that_its_template_used(
@@ -168,7 +171,7 @@ def test_a_run_records_the_date_that_its_template_used(
     monkeypatch.setattr("kept.commands.heal_inputs.today", lambda: "2024-02-28")
     (tmp_path / "dated.jinja").write_text(DATED, encoding="utf-8")
     given = asked(student, talks, tmp_path / "dated.jinja", tmp_path / "out", tokens=128)
-    done = heal(given)
+    done = run_heal(given)
     assert done.record["healed"]["settings"]["chat_date"] == "2024-02-28"
     pair = TeacherStudent.open(given)
     assert chat_date(given, pair, {}) == "2024-02-28"
@@ -178,8 +181,8 @@ def test_a_run_records_the_date_that_its_template_used(
     with pytest.raises(
         InputError, match=r"its chat template contains the date, .*; set it with --chat-date 2024-02-28"
     ):
-        kept.cache_teacher(with_teacher, top_k=4)
-    kept.cache_teacher(replace(with_teacher, chat_date="2024-02-25"), top_k=4)
+        run_cache_teacher(with_teacher, top_k=4)
+    run_cache_teacher(replace(with_teacher, chat_date="2024-02-25"), top_k=4)
     read = replace(with_teacher, out=str(tmp_path / "read"), teacher_cache=str(tmp_path / "cache"))
     assert chat_date(read, TeacherStudent.open(read), {}) == "2024-02-25"
 
@@ -203,7 +206,7 @@ def test_without_a_date_in_the_template_no_date_is_recorded(
 
 def test_without_a_template_the_way_out_is_said(student: Path, talks: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no chat template; give one with --chat-template FILE$"):
-        heal(asked(student, talks, None, tmp_path / "out"))
+        run_heal(asked(student, talks, None, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("content", [None, b"\xff"])
@@ -211,7 +214,7 @@ def test_a_template_that_cannot_be_read(student: Path, talks: Path, tmp_path: Pa
     if content is not None:
         (tmp_path / "x.jinja").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.jinja: .*; name a file with a chat template"):
-        heal(asked(student, talks, tmp_path / "x.jinja", tmp_path / "out"))
+        run_heal(asked(student, talks, tmp_path / "x.jinja", tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import kept
 from kept.cli.display import heal_progress
 from kept.cli.display.healing import healed
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.errors import InputError, RecipeError
 from kept.output import heal_summary as words
 from kept.output.record import read_record
@@ -56,7 +56,7 @@ def asked(pair: tuple[Path, Path], corpus: Path, old: Path, out: Path, **changes
 def done(pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path_factory: pytest.TempPathFactory) -> HealResult:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return heal(asked(pair, corpus, old, tmp_path_factory.mktemp("done") / "out"))
+        return run_heal(asked(pair, corpus, old, tmp_path_factory.mktemp("done") / "out"))
 
 
 def test_sources_decide_as_the_mixture_weighs_them(done: HealResult) -> None:
@@ -85,7 +85,7 @@ def test_evaluation_texts_are_measured_and_recorded(done: HealResult) -> None:
 def test_watching_changes_nothing(
     done: HealResult, pair: tuple[Path, Path], corpus: Path, old: Path, tmp_path: Path
 ) -> None:
-    alone = heal(asked(pair, corpus, old, tmp_path / "out", eval_data=()))
+    alone = run_heal(asked(pair, corpus, old, tmp_path / "out", eval_data=()))
     assert [one.losses for one in alone.history] == [one.losses for one in done.history]
     name = "model.safetensors"
     assert (alone.path / name).read_bytes() == (done.path / name).read_bytes()
@@ -98,7 +98,7 @@ def test_on_two_ranks_and_then_on_one_the_same_is_measured(
 ) -> None:
     given = asked(pair, corpus, old, tmp_path / "out")
     assert -signal.SIGKILL in finish(start(given, "named 10", ranks=2))
-    again = heal(given)
+    again = run_heal(given)
     for one, other in zip(again.history, done.history, strict=True):
         assert one.eval_data["old"] == pytest.approx(other.eval_data["old"], rel=1e-4)
         for name, found in one.sources.items():
@@ -112,7 +112,7 @@ def test_other_evaluation_texts_are_another_run(pair: tuple[Path, Path], corpus:
     assert finish(start(given, "named 10")) != [0]
     file.write_text("seven ships sank\n")
     with pytest.raises(InputError, match="is a run that read other contents of eval_data"):
-        heal(given)
+        run_heal(given)
 
 
 def test_the_card_and_the_report_tell_both(done: HealResult) -> None:
@@ -152,7 +152,7 @@ def test_wrong_evaluation_texts_are_refused(pair: tuple[Path, Path], corpus: Pat
         (("old=",), "eval_data: 'old=' names no file"),
     ):
         with pytest.raises((InputError, RecipeError), match=message):
-            heal(settings(pair, corpus, tmp_path / "out", eval_data=watch))
+            run_heal(settings(pair, corpus, tmp_path / "out", eval_data=watch))
     assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.distillation.train.trainer import Trainer
 from kept.errors import CheckpointError, OutputError
 from kept.interruption import Terminated
@@ -65,7 +65,7 @@ def test_killed_at_random_moments(
     """At random steps, four times; a checkpoint is written most of the time."""
     many = {"save_every": 2, "tokens": 3 * STEPS * 128, **changes}
     whole, broken = (settings(pair, corpus, tmp_path / name, **many) for name in ("whole", "broken"))
-    heal(whole)
+    run_heal(whole)
     chance = random.Random(str(changes))
     for moment in sorted(chance.sample(range(2, 3 * STEPS), 4)):
         (run,) = start(broken)
@@ -83,7 +83,7 @@ def test_killed_at_random_moments(
 def test_killed_at_a_moment(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, moment: str) -> None:
     """At a step, while a checkpoint is written, and when it is written and has no name yet."""
     whole, broken = (settings(pair, corpus, tmp_path / name) for name in ("whole", "broken"))
-    heal(whole)
+    run_heal(whole)
     kill_and_finish(broken, moment)
     same_run(tmp_path / "whole", tmp_path / "broken")
 
@@ -117,17 +117,17 @@ def test_an_interrupted_run_saves_its_step(
     raised: type[KeyboardInterrupt],
 ) -> None:
     whole, broken = (settings(pair, corpus, tmp_path / name) for name in ("whole", "broken"))
-    heal(whole)
+    run_heal(whole)
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
         interrupt_at(2, again=False, monkeypatch=patched, number=number)
         with pytest.raises(
             KeyboardInterrupt, match="after step 3; the same command continues from the checkpoint of step 3"
         ) as found:
-            heal(broken)
+            run_heal(broken)
     assert found.type is raised
     assert signal.getsignal(number) is before
-    heal(broken)
+    run_heal(broken)
     same_run(tmp_path / "whole", tmp_path / "broken")
 
 
@@ -144,13 +144,13 @@ def test_a_second_interruption_saves_nothing_more(
 ) -> None:
     interrupt_at(step, again=True, monkeypatch=monkeypatch)
     with pytest.raises(KeyboardInterrupt, match=words):
-        heal(settings(pair, corpus, tmp_path / "out"))
+        run_heal(settings(pair, corpus, tmp_path / "out"))
 
 
 def test_a_run_saves_after_minutes_too(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     """The output does not depend on when checkpoints are written, and the interval may change on continuation."""
     whole, broken = (settings(pair, corpus, tmp_path / name, save_every=100) for name in ("whole", "broken"))
-    heal(whole)
+    run_heal(whole)
     kill_and_finish(broken, "step 7")
     assert [line["step"] for line in noted(tmp_path / "broken", "run")] == [0], "ten minutes had not passed"
     shutil.rmtree(folder_of(tmp_path / "broken"))
@@ -222,12 +222,12 @@ def test_a_damaged_checkpoint_is_one_line(
         damage(file)
         capfd.readouterr()
         with pytest.raises(CheckpointError, match=rf"step-00000005: is damaged \({said}\); remove it to resume"):
-            heal(given)
+            run_heal(given)
         assert "Traceback" not in capfd.readouterr().err
         shutil.rmtree(place)
         shutil.copytree(tmp_path / "whole", place)
     (place.parent / "step-00000009.partial").touch()
-    heal(given)
+    run_heal(given)
     assert [line["step"] for line in noted(tmp_path / "out", "run")] == [0, 5]
 
 
@@ -237,13 +237,13 @@ def test_killed_when_the_result_has_its_name_the_checkpoints_go_with_the_next_ca
     given, folder = settings(pair, corpus, tmp_path / "out"), folder_of(tmp_path / "out")
     with monkeypatch.context() as patched:
         patched.setattr("kept.commands.heal_run.remove_checkpoints", lambda *_: None)
-        heal(given)
+        run_heal(given)
     assert [*folder.glob("step-*")]
     with pytest.raises(OutputError, match="exists already"):
-        heal(replace(given, learning_rate=1.0))
+        run_heal(replace(given, learning_rate=1.0))
     assert [*folder.glob("step-*")], "they are another command's"
     with pytest.raises(OutputError, match="exists already"):
-        heal(given)
+        run_heal(given)
     assert not [*folder.glob("step-*")]
 
 
@@ -252,5 +252,5 @@ def test_a_torn_line_of_metrics_is_written_again(pair: tuple[Path, Path], corpus
     assert finish(start(given, "step 8")) == KILLED
     with (folder_of(tmp_path / "out") / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "step", "st')
-    heal(given)
+    run_heal(given)
     assert len(losses(tmp_path / "out")) == STEPS

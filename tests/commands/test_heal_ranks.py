@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.loaded import open_model
 from support.forks import torchrun
 from support.heal_runs import STEPS, finish, folder_of, losses, noted, settings, start, start_meeting
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.slow]
 def wanted(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The losses of a run on one rank that nothing interrupts."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    heal(settings(pair, corpus, out))
+    run_heal(settings(pair, corpus, out))
     return losses(out)
 
 
@@ -95,7 +95,7 @@ def test_ranks_without_a_row_of_their_own(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     one, two = (settings(pair, corpus, tmp_path / name, tokens=6 * 192, **changes) for name in ("one", "two"))
-    heal(one)
+    run_heal(one)
     assert finish(start(two, ranks=2)) == [0, 0]
     tolerance = 1e-4 if one.dtype == "float32" else 1e-2  # sums of bfloat16 in another order
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=tolerance)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import kept
 from kept.cli.root import main
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.distillation.settings import HealSettings
 from support.chats import CHATML, talk, write_chat_tokenizer
 from support.heal_data import write_lines
@@ -98,12 +98,12 @@ def test_what_is_commented_out_is_understood_too(tmp_path: Path, line: str) -> N
 def test_expand_train_and_chat(here: Path) -> None:
     """The three commands of the two presets, one after another, with nothing but sizes made small."""
     kept.expand("path/to/llama", "out/pro", groups=1, verify_tokens=0)
-    learned = heal(HealSettings.load(PRO, **SMALL, hold_out=20, learning_rate=1e-2))
+    learned = run_heal(HealSettings.load(PRO, **SMALL, hold_out=20, learning_rate=1e-2))
     assert learned.best.step > 0
     assert learned.best.losses["ce"] < learned.history[0].losses["ce"] - 0.3
     assert set(learned.best.sources) == {"new", "old"}
     assert learned.record["new_layers"] == [3]
-    tuned = heal(HealSettings.load(SFT, **SMALL, learning_rate=1e-2, chat_template="chat.jinja", hold_out=1))
+    tuned = run_heal(HealSettings.load(SFT, **SMALL, learning_rate=1e-2, chat_template="chat.jinja", hold_out=1))
     assert tuned.best.losses["ce"] < tuned.history[0].losses["ce"]
     assert (here / "out/pro-chat/chat_template.jinja").read_text() == CHATML
     assert read_json(Path("out/pro-chat/kept.json"))["new_layers"] == [3]
@@ -114,7 +114,7 @@ def test_learning_without_forgetting(here: Path) -> None:
     kept.expand("path/to/llama", "out/pro", groups=1, verify_tokens=0)
     near = {"teacher": "path/to/llama", "kl": 10.0, "out": "out/near"}
     free, held = (
-        heal(HealSettings.load(PRO, **SMALL, hold_out=20, learning_rate=1e-2, **more))
+        run_heal(HealSettings.load(PRO, **SMALL, hold_out=20, learning_rate=1e-2, **more))
         for more in ({"teacher": "path/to/llama", "kl": 1e-9}, near)
     )
     assert held.history[-1].losses["kl"] < 0.8 * free.history[-1].losses["kl"]
@@ -124,7 +124,9 @@ def test_learning_without_forgetting(here: Path) -> None:
 
 def test_healing_of_the_plain_llama(here: Path) -> None:
     shutil.copytree("path/to/llama", "out/plain-llama")
-    done = heal(HealSettings.load(PLAIN, **{**SMALL, "gradient_accumulation": 1, "sequence_length": 16}, hold_out=10))
+    done = run_heal(
+        HealSettings.load(PLAIN, **{**SMALL, "gradient_accumulation": 1, "sequence_length": 16}, hold_out=10)
+    )
     assert (here / "out/healed").samefile(done.path)
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import kept
-from kept.commands.cache_teacher import cache_teacher
-from kept.commands.heal import heal
+from kept.commands.cache_teacher import run_cache_teacher
+from kept.commands.heal import run_heal
 from kept.distillation import teacher_cache
 from kept.distillation.train.end_to_end import EndToEnd
 from kept.errors import InputError, OutputError, RecipeError
@@ -37,19 +37,19 @@ def caching(pair: tuple[Path, Path], corpus: Path, out: Path, **changes: Any) ->
 @pytest.fixture(scope="module")
 def whole(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedTeacher:
     """All tokens of each distribution."""
-    return cache_teacher(caching(pair, corpus, tmp_path_factory.mktemp("whole") / "teacher"), top_k=10**6)
+    return run_cache_teacher(caching(pair, corpus, tmp_path_factory.mktemp("whole") / "teacher"), top_k=10**6)
 
 
 @pytest.fixture(scope="module")
 def listed(pair: tuple[Path, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedTeacher:
-    return cache_teacher(caching(pair, corpus, tmp_path_factory.mktemp("listed") / "teacher"), top_k=K)
+    return run_cache_teacher(caching(pair, corpus, tmp_path_factory.mktemp("listed") / "teacher"), top_k=K)
 
 
 def test_with_all_tokens_it_is_the_live_teacher(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, whole: CachedTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = settings(pair, corpus, tmp_path / "cached", teacher_cache=str(whole.path), kl=1.0, ce=0.1)
-    heal(cached)
+    run_heal(cached)
     teacher, original = trunk(pair[0]), EndToEnd._teacher_output
 
     def live(self: EndToEnd, batch: Batch) -> TeacherOutput:  # the same rows, and the teacher itself
@@ -57,7 +57,7 @@ def test_with_all_tokens_it_is_the_live_teacher(
         return original(replace(self, teacher=teacher), batch)
 
     monkeypatch.setattr(EndToEnd, "_teacher_output", live)
-    heal(replace(cached, out=str(tmp_path / "live")))
+    run_heal(replace(cached, out=str(tmp_path / "live")))
     found, wanted = (losses(tmp_path / name) for name in ("cached", "live"))
     assert found == pytest.approx(wanted, rel=1e-5)
 
@@ -84,7 +84,7 @@ def test_a_cached_run_heals_and_says_with_what(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher
 ) -> None:
     given = settings(pair, corpus, tmp_path / "out", teacher_cache=str(listed.path), teacher=None, tokens=60 * 128)
-    losses = [one.losses["loss"] for one in heal(given).history]
+    losses = [one.losses["loss"] for one in run_heal(given).history]
     assert min(losses) < 0.75 * losses[0]
     record = read_json(tmp_path / "out" / "kept.json")["healed"]["teacher_cache"]
     assert record == listed.about
@@ -104,7 +104,7 @@ def test_without_a_student_it_is_measured_against_a_shorter_teacher(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
     given = caching(pair, corpus, tmp_path / "teacher", tokens=64)
-    found = cache_teacher(replace(given, student=str(given.teacher)), top_k=K).about["bias"]
+    found = run_cache_teacher(replace(given, student=str(given.teacher)), top_k=K).about["bias"]
     assert found["against"] == "the teacher without its last layer"
     assert found["by_k"][1]["full"] > 0 > found["by_k"][1]["bias"]
 
@@ -113,7 +113,7 @@ def test_any_seed_batch_and_number_of_epochs_reads_it(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher
 ) -> None:
     given = settings(pair, corpus, tmp_path / "out", teacher_cache=str(listed.path), tokens=30 * 128)
-    heal(replace(given, seed=7, batch_size=3, mixture="lines=1"))
+    run_heal(replace(given, seed=7, batch_size=3, mixture="lines=1"))
     assert (tmp_path / "out").is_dir()
 
 
@@ -124,7 +124,7 @@ def test_two_ranks_read_their_rows(
         settings(pair, corpus, tmp_path / name, teacher_cache=str(listed.path), tokens=6 * 128)
         for name in ("one", "two")
     )
-    heal(one)
+    run_heal(one)
     assert finish(start(two, ranks=2)) == [0, 0]
     found, wanted = losses(tmp_path / "two"), losses(tmp_path / "one")
     assert len(wanted) == 6
@@ -153,15 +153,15 @@ def test_an_interrupted_run_continues_and_writes_the_same_bytes(
         patched.setattr(teacher_cache, "_entries", dies)
         patched.setattr(teacher_cache, "SYNCED", mark or 1000)
         with pytest.raises(KeyboardInterrupt):
-            cache_teacher(given, top_k=K)
+            run_cache_teacher(given, top_k=K)
     assert not (tmp_path / "teacher").exists()
     assert read_json(tmp_path / ".teacher.part" / teacher_cache.PROGRESS)["rows"] == 3 * given.batch_size, (
         "Ctrl-C marks all"
     )
-    cache_teacher(given, top_k=K)
+    run_cache_teacher(given, top_k=K)
     begun: list[int] = []
     monkeypatch.setattr(teacher_cache, "_entries", lambda *_: begun.append(1))
-    cache_teacher(given, top_k=K)  # finished: nothing is computed
+    run_cache_teacher(given, top_k=K)  # finished: nothing is computed
     assert not begun
     assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)
 
@@ -188,7 +188,7 @@ def test_a_damaged_mark_begins_anew(
         (part / teacher_cache.ROWS).write_bytes((part / teacher_cache.ROWS).read_bytes()[:-1])
     made: list[int] = []
     monkeypatch.setattr(teacher_cache, "_entries", noting(teacher_cache._entries, lambda *_: made.append(1)))
-    cache_teacher(given, top_k=K)
+    run_cache_teacher(given, top_k=K)
     assert bool(made) == (damage != "killed before its name")
     assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)
 
@@ -200,7 +200,7 @@ def test_another_interrupted_cache_is_not_continued(
     part.mkdir()
     (part / teacher_cache.ROWS).write_bytes(b"x" * 100_000)
     (part / teacher_cache.PROGRESS).write_text(json.dumps({"about": {**listed.about, "k": 3}, "rows": 7}))
-    cache_teacher(caching(pair, corpus, tmp_path / "teacher"), top_k=K)
+    run_cache_teacher(caching(pair, corpus, tmp_path / "teacher"), top_k=K)
     assert all_bytes(tmp_path / "teacher") == all_bytes(listed.path)
 
 
@@ -212,7 +212,7 @@ def test_a_full_disk_is_one_line(
 
     monkeypatch.setattr(teacher_cache, "_mark", full)
     with pytest.raises(OutputError, match=r"the cache cannot be written \(No space left on device\); free space"):
-        cache_teacher(caching(pair, corpus, tmp_path / "teacher"), top_k=K)
+        run_cache_teacher(caching(pair, corpus, tmp_path / "teacher"), top_k=K)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_what_it_was_not_made_for_is_refused(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(listed.path), **changes))
+        run_heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(listed.path), **changes))
 
 
 def test_other_texts_and_another_teacher_are_refused(
@@ -240,12 +240,12 @@ def test_other_texts_and_another_teacher_are_refused(
     shorter.write_text("".join(corpus.read_text().splitlines(keepends=True)[:-1]))
     given = settings(pair, shorter, tmp_path / "out", teacher_cache=str(listed.path))
     with pytest.raises(InputError, match="was made with another data; ask for the same"):
-        heal(given)
+        run_heal(given)
     other = write_readable(tmp_path / "other", "orion", hidden_size=48)
     with pytest.raises(InputError, match="was made with another teacher; ask for the same"):
-        heal(replace(given, data=(str(corpus),), teacher=str(other), out=str(tmp_path / "again")))
+        run_heal(replace(given, data=(str(corpus),), teacher=str(other), out=str(tmp_path / "again")))
     with pytest.raises(InputError, match="was made with another k: 5, asked for is 6"):
-        cache_teacher(caching(pair, corpus, listed.path), top_k=6)
+        run_cache_teacher(caching(pair, corpus, listed.path), top_k=6)
 
 
 @pytest.mark.parametrize(
@@ -276,10 +276,10 @@ def test_a_damaged_description_is_one_line(
     with pytest.raises(
         InputError, match=r"damaged: (was changed after it was written .*|is of format 1, .*); remove it"
     ):
-        heal(given)
+        run_heal(given)
     (damaged / teacher_cache.ABOUT).write_text("[" * 100_000)
     with pytest.raises(InputError, match="damaged: was changed after it was written"):
-        heal(given)
+        run_heal(given)
 
 
 @pytest.mark.parametrize("damage", [b"\0", b"\xff", b"\x01"])
@@ -290,7 +290,7 @@ def test_damaged_rows_are_detected_where_they_are_read(
     size = (damaged / teacher_cache.ROWS).stat().st_size
     (damaged / teacher_cache.ROWS).write_bytes(damage * size)
     with pytest.raises(InputError, match=r"rows\.bin: was changed after it was written; remove .*damaged"):
-        heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(damaged), tokens=128))
+        run_heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(damaged), tokens=128))
 
 
 def test_each_bit_of_an_entry_counts(listed: CachedTeacher) -> None:
@@ -318,7 +318,7 @@ def test_a_file_in_its_place_is_said_before_anything_is_run(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file: is not a directory; name another place for the cache"):
-        cache_teacher(caching(pair, corpus, tmp_path / "file"))
+        run_cache_teacher(caching(pair, corpus, tmp_path / "file"))
     assert [*tmp_path.iterdir()] == [tmp_path / "file"]
 
 
@@ -326,7 +326,7 @@ def test_what_is_no_cache_is_said(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, listed: CachedTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="orion: is not a teacher cache; kept cache-teacher writes one"):
-        heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(pair[0])))
+        run_heal(settings(pair, corpus, tmp_path / "out", teacher_cache=str(pair[0])))
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / teacher_cache.ABOUT).write_text(json.dumps(dict(listed.about)))
@@ -335,6 +335,6 @@ def test_what_is_no_cache_is_said(
         teacher_cache.TeacherCache.open(damaged)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="cache-teacher: runs as one process"):
-        cache_teacher(caching(pair, corpus, tmp_path / "teacher"))
+        run_cache_teacher(caching(pair, corpus, tmp_path / "teacher"))
     with pytest.raises(InputError, match="top_k: is 0, it must be at least 1"):
-        cache_teacher(caching(pair, corpus, tmp_path / "teacher"), top_k=0)
+        run_cache_teacher(caching(pair, corpus, tmp_path / "teacher"), top_k=0)

@@ -302,7 +302,7 @@ def test_a_domain_without_a_file(orion: Path) -> None:
 
 def test_invalid_settings_are_refused(orion: Path) -> None:
     with pytest.raises(RecipeError, match="colour: is not an option of an evaluation"):
-        kept.evaluate(orion, colour="red")
+        kept.evaluate(orion, colour="red")  # type: ignore[call-arg]
     assert replace(EvalSettings(), limit=3).limit == 3
 
 

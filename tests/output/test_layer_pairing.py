@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import kept
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.errors import CheckpointError, InputError
 from kept.ir.stream_map import IDENTITY
 from kept.loaded import open_model
@@ -44,7 +44,7 @@ def exact(orion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first(student: Path, teacher: Path, corpus: Path, out: Path, **changes: Any) -> float:
     """Return the hidden-state loss before the first step."""
     given = settings((teacher, student), corpus, out, **{**STREAMS, **changes})
-    return heal(given).history[0].losses["hidden"]
+    return run_heal(given).history[0].losses["hidden"]
 
 
 def pairs(student: Path, teacher: Path) -> list[tuple[int, int]]:
@@ -127,13 +127,13 @@ def test_layers_are_followed_through_all_that_was_done(orion: Path, exact: Path,
 def test_healing_again_does_not_count_a_conversion_twice(orion: Path, corpus: Path, tmp_path: Path) -> None:
     grown = kept.expand(orion, tmp_path / "grown", at=(1,), verify_tokens=0).path
     for name, before in (("one", "grown"), ("two", "one")):
-        heal(settings((orion, tmp_path / before), corpus, tmp_path / name, tokens=128))
+        run_heal(settings((orion, tmp_path / before), corpus, tmp_path / name, tokens=128))
     assert pairs(tmp_path / "two", orion) == pairs(grown, orion) == [(1, 2), (2, 3), (3, 4)]
 
 
 def test_of_two_models_with_as_many_layers_the_files_tell(orion: Path, tmp_path: Path) -> None:
     """One layer is dropped and one inserted: the depth is equal, the layers differ."""
-    passes = [{"name": "drop-layers", "layers": [0]}, {"name": "expand-blocks", "at": [2]}]
+    passes: list[dict[str, Any]] = [{"name": "drop-layers", "layers": [0]}, {"name": "expand-blocks", "at": [2]}]
     moved = kept.convert(orion, tmp_path / "moved", to="same", verify_tokens=0, passes=passes).path
     assert pairs(moved, orion) == [(2, 1), (3, 3)]
     assert pairs(moved, moved) == [(1, 1), (2, 2), (3, 3)]
@@ -170,5 +170,5 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_read(orion: Path,
         (deep, "deep has 4 layers, its teacher"),
     ):
         with pytest.raises(InputError, match=words):
-            heal(settings((orion, student), corpus, tmp_path / "out", **STREAMS))
+            run_heal(settings((orion, student), corpus, tmp_path / "out", **STREAMS))
     assert not [*tmp_path.glob(".out*")]

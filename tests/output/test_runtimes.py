@@ -96,7 +96,8 @@ def test_other_targets(
 
 def test_the_model_card_states_it(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", "orion")
-    for way, said in (("block", True), ("drop", False)):
+    ways: tuple[tuple[Any, bool], ...] = (("block", True), ("drop", False))
+    for way, said in ways:
         out = kept.convert(source, tmp_path / way, final_bias=way, verify_tokens=0).path
         card = (out / "README.md").read_text(encoding="utf-8")
         assert ("- llama.cpp f16: float16 cannot hold the tail's constants; it takes bf16" in card) is said

@@ -137,7 +137,7 @@ def _free_port() -> int:
 def _heal(given: dict[str, Any], variables: Mapping[str, str], dies: str | None, limit: int | None) -> None:
     import torch
 
-    from kept.commands.heal import heal
+    from kept.commands.heal import run_heal
     from kept.errors import KeptError
 
     torch.set_num_threads(1)
@@ -147,7 +147,7 @@ def _heal(given: dict[str, Any], variables: Mapping[str, str], dies: str | None,
     if limit is not None:
         no_file_beyond(limit)
     try:
-        heal(HealSettings(**given))
+        run_heal(HealSettings(**given))
     except KeptError as error:
         Path(f"{given['out']}.error").write_text(str(error), encoding="utf-8")
         sys.exit(error.exit_code)

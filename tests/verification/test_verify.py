@@ -221,7 +221,7 @@ def test_a_record_of_an_unknown_recipe_is_named(pair: Pair, tmp_path: Path) -> N
 
 def test_a_recipe_with_passes_is_planned_again(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "orion", "orion")
-    passes = [{"name": "limit-context", "tokens": 64}, {"name": "centre"}]
+    passes: list[dict[str, Any]] = [{"name": "limit-context", "tokens": 64}, {"name": "centre"}]
     out = kept.convert(source, tmp_path / "out", passes=passes, dtype="float64", verify_tokens=0).path
     assert read_json(out / "kept.json")["recipe"]["passes"] == passes
     found = kept.verify(source, out, tokens=64)

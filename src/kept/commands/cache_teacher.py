@@ -4,41 +4,77 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from kept.distillation.settings import LISTED
+from kept.distillation.settings import LISTED, HealSettings
 from kept.errors import InputError, OutputError
-from kept.reporting import Reporter, Silent
+from kept.reporting import Progress, Reporter, Silent, reporter_of
 
 if TYPE_CHECKING:
     from kept.commands.write_teacher_cache import CachedTeacher
-    from kept.distillation.settings import HealSettings
+    from kept.option_types import CacheOptions
 
 
-def cache_teacher(settings: HealSettings, top_k: int = LISTED, reporter: Reporter | None = None) -> CachedTeacher:
-    """Run the teacher once over the data, and store the `top_k` most likely tokens at each position.
+SHARED = (
+    "data",
+    "text_field",
+    "chat",
+    "chat_template",
+    "chat_date",
+    "mixture",
+    "hold_out",
+    "tokens",
+    "batch_size",
+    "sequence_length",
+    "temperature",
+    "sample_temperatures",
+    "dtype",
+    "device",
+    "seed",
+)
+"""Settings that decide what a teacher cache holds, and where it is computed."""
+
+
+def cache_teacher(
+    teacher: str | Path,
+    out: str | Path,
+    *,
+    student: str | Path | None = None,
+    top_k: int = LISTED,
+    progress: Progress = False,
+    **options: Unpack[CacheOptions],
+) -> CachedTeacher:
+    """Run a teacher over the data, and store the `top_k` most likely tokens at each position.
 
     Training runs with the same data, sequence length, held-out part and temperature read the result, whatever their
     seed, batch size, mixture and number of epochs. The same call continues after an interruption.
 
     Args:
-        settings: `teacher`, `data` and `tokens` say what is read; `out` is the directory of the cache.
+        teacher: the model to run.
+        out: the directory of the cache.
+        student: the model against which the bias of the KL is measured. [default: the teacher without its last layer]
         top_k: number of tokens stored for each distribution, with the probability mass of all others.
-        reporter: receives progress.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
+        options: `data`, `tokens` and other fields of `kept.HealSettings` that decide what is read.
 
     Returns:
-        Path and bytes of the cache, and its record with the bias of the KL, measured against the settings' student (or,
-        if that is the teacher itself, against the teacher without its last layer).
+        Path and bytes of the cache, and its record with the bias of the KL.
 
     Raises:
+        RecipeError: an option is wrong.
         InputError: settings or data do not fit, or `out` is a cache of something else.
 
     Example:
         ```python
-        settings = kept.HealSettings("out/plain", "out/cache", teacher="path/to/orion", data=("corpus/",))
-        kept.cache_teacher(settings, top_k=64)
+        kept.cache_teacher("path/to/orion", "out/cache", data="corpus/", tokens="2M", top_k=64)
         ```
     """
+    models = {"student": str(student or teacher), "teacher": str(teacher), "out": str(out)}
+    return run_cache_teacher(HealSettings.from_table(models, **options), top_k, reporter_of(progress))
+
+
+def run_cache_teacher(settings: HealSettings, top_k: int = LISTED, reporter: Reporter | None = None) -> CachedTeacher:
+    """Run `kept.cache_teacher`."""
     _check(top_k, Path(settings.out))
     from kept.commands.write_teacher_cache import write_teacher_cache
 

@@ -15,10 +15,12 @@ from kept.commands.check_bytes import check_bytes, check_unlisted, file_sums, st
 from kept.commands.findings import Findings
 from kept.errors import CheckpointError, printable
 from kept.families import FAMILIES, family_of
+from kept.formatting import amount
 from kept.gguf.header import is_gguf
 from kept.hub import local
 from kept.loaded import open_model
-from kept.reporting import Reporter, Silent
+from kept.reporting import Progress, Reporter, reporter_of
+from kept.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,8 +37,8 @@ IDS = ("bos_token_id", "eos_token_id")
 """Ids that must be tokens. A padding id that is none (-1) is common, and means that there is no padding."""
 
 
-@dataclass(frozen=True)
-class CheckReport:
+@dataclass(frozen=True, repr=False)
+class CheckReport(Summarised):
     """The result of a check: files that were read, and findings.
 
     `damage` has one line for everything that is wrong; `remarks` what is missing without being wrong, and what could
@@ -57,19 +59,38 @@ class CheckReport:
         count = len(self.damage)
         return f"damaged: {count} finding{'s' if count > 1 else ''}" if count else "sound"
 
+    def summary(self) -> dict[str, str]:
+        """Return the verdict and what was read."""
+        read = f"{self.tensors} tensors, {amount(self.nbytes, 'bytes')}"
+        first = {"damage": self.damage[0]} if self.damage else {}
+        return {"path": self.path, "family": self.family or "unknown", "read": read, "verdict": self.verdict, **first}
 
-def check(path: str | Path, reporter: Reporter | None = None) -> CheckReport:
+
+def check(path: str | Path, *, progress: Progress = False) -> CheckReport:
     """Check a checkpoint directory, a GGUF file or a LoRA adapter with its base.
 
     Headers, index, config, sums, weights and tokenizer are checked. Memory does not grow with the checkpoint.
 
-    Raises CheckpointError if `path` is none of these; every other fault is a line of the result's `damage`.
+    Args:
+        path: a checkpoint directory, a GGUF file, a LoRA adapter or a hub id.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
+
+    Returns:
+        The report. `damage` has one line for every fault; it is empty for a sound checkpoint.
+
+    Raises:
+        CheckpointError: `path` is none of these.
+
+    Example:
+        ```python
+        assert not kept.check("out/llama").damage
+        ```
     """
     directory = local(path)
     if not is_gguf(directory) and not directory.is_dir():
         raise CheckpointError(f"{directory}: is not a directory; give the path of a checkpoint")
     if is_gguf(directory) or is_adapter(directory):
-        return _opened(directory, reporter or Silent())
+        return _opened(directory, reporter_of(progress))
     found = Findings()
     found.attempt(check_companions, directory, COMPANIONS)
     config = found.attempt(read_json, directory / "config.json")
@@ -85,7 +106,7 @@ def check(path: str | Path, reporter: Reporter | None = None) -> CheckReport:
     sums = file_sums(directory, found)
     if sums is not None:
         check_unlisted(directory, files, sums, found)
-    check_bytes(files, tensors, sums or {}, found, reporter or Silent())
+    check_bytes(files, tensors, sums or {}, found, reporter_of(progress))
     for name in SETTINGS:
         if (directory / name).exists():
             found.attempt(read_json, directory / name)

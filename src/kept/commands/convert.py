@@ -5,33 +5,35 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from shutil import disk_usage
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from kept.checkpoint.backup import replacing
 from kept.checkpoint.companion_files import tokenizer_note
 from kept.commands.expand import ExpandSettings
 from kept.commands.plan import prepare
 from kept.errors import OutputError
+from kept.formatting import amount, parameters
 from kept.output.export import Export, Reference, export
 from kept.output.input_files import fingerprint
 from kept.output.model_card import converted, model_card
 from kept.output.write_record import conversion_record
-from kept.passes.expand_vocabulary import MEAN
 from kept.recipe import Recipe, recipe_from
-from kept.reporting import Reporter, Silent
+from kept.reporting import Progress, Reporter, Silent, reporter_of
+from kept.summary import Summarised
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from kept.commands.plan import PreparedConversion
+    from kept.option_types import ConvertOptions, ExpandOptions
     from kept.output.input_files import InputSnapshot
-    from kept.passes.expand_blocks import Placement
     from kept.passes.plan import Plan
     from kept.verification.verify import Verification
 
 
-@dataclass(frozen=True)
-class Conversion:
+@dataclass(frozen=True, repr=False)
+class Conversion(Summarised):
     """A finished conversion: output path, plan, verification, the record in `kept.json`, notes for the user."""
 
     path: Path
@@ -40,9 +42,22 @@ class Conversion:
     record: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
+    def summary(self) -> dict[str, str]:
+        """Return path, passes, parameters and the verdict of the verification."""
+        names = ", ".join(step.rewrite.name for step in self.plan.steps) or "none"
+        verdict = "not verified" if self.verification is None else self.verification.verdict
+        size = parameters(self.plan.program.parameters)
+        return {
+            "path": str(self.path),
+            "family": self.plan.target,
+            "passes": names,
+            "parameters": size,
+            "verdict": verdict,
+        }
 
-@dataclass(frozen=True)
-class DryRun:
+
+@dataclass(frozen=True, repr=False)
+class DryRun(Summarised):
     """A conversion that was not written: the plan, each file's bytes, their sum, and the bytes that the disk has free.
 
     The model card and `kept.json` are not among the files: they say what is measured.
@@ -55,14 +70,29 @@ class DryRun:
     free: int
     notes: tuple[str, ...] = ()
 
+    def summary(self) -> dict[str, str]:
+        """Return path, passes and size of what would be written."""
+        names = ", ".join(step.rewrite.name for step in self.plan.steps) or "none"
+        return {"path": f"{self.path} (not written)", "passes": names, "size": amount(self.nbytes, "bytes")}
 
-def convert(source: str | Path, out: str | Path, to: str = "llama", **options: Any) -> Conversion:  # noqa: ANN401
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    to: str = "llama",
+    *,
+    progress: Progress = False,
+    force: bool = False,
+    **options: Unpack[ConvertOptions],
+) -> Conversion:
     """Convert a checkpoint, write the result to `out`, and verify it.
 
     Args:
         source: a checkpoint directory, a GGUF file, a LoRA adapter or a hub id.
         out: the directory to write; it gets its name when everything is written and verified.
         to: the target family, or "same" for the source's own.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
+        force: replace `out` if it exists; what was there is kept as `out.backup-1`, or the next free number.
         options: other fields of `kept.Recipe`, such as norm, dtype, text or verify_tokens.
 
     Returns:
@@ -80,21 +110,17 @@ def convert(source: str | Path, out: str | Path, to: str = "llama", **options: A
         print(done.verification.proof.max_logit_error)
         ```
     """
-    return run(recipe_from({"source": str(source), "out": str(out), "to": to}, **options))
+    recipe = recipe_from({"source": str(source), "out": str(out), "to": to}, **options)
+    return run(recipe, progress=progress, force=force)
 
 
-def expand(  # noqa: PLR0913 - each is a word that users say
+def expand(
     source: str | Path,
     out: str | Path,
     *,
-    groups: int | None = None,
-    blocks: int = 1,
-    placement: Placement = "interleaved",
-    at: Sequence[int] = (),
-    tokenizer: str | Path | None = None,
-    embedding_init: str | Path = MEAN,
-    pad_to_multiple_of: int = 1,
-    **options: Any,  # noqa: ANN401 - a recipe's keys
+    progress: Progress = False,
+    force: bool = False,
+    **options: Unpack[ExpandOptions],
 ) -> Conversion:
     """Add layers or tokens to a checkpoint without a change of its function, and write the result to `out`.
 
@@ -104,14 +130,12 @@ def expand(  # noqa: PLR0913 - each is a word that users say
     Args:
         source: a checkpoint directory, a GGUF file or a hub id.
         out: the directory to write.
-        groups: number of groups that the layers are divided into; copies are appended to each group.
-        blocks: number of layers that are copied of each group, its last ones.
-        placement: "interleaved", or "prefix" or "suffix" to place all copies before or behind the model's layers.
-        at: instead of `groups`: the indices of the new layers in the result.
-        tokenizer: a directory that `kept.merge_tokenizers` wrote; its new tokens get rows in embedding and head.
-        embedding_init: how new rows are made: "mean", "zero", or a safetensors file.
-        pad_to_multiple_of: the number of rows is rounded up to a multiple of this.
-        options: other fields of `kept.Recipe`.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
+        force: replace `out` if it exists; what was there is kept as `out.backup-1`, or the next free number.
+        options: `groups` and `blocks` (copies of the last layers of each group), `at` (indices of the new layers
+            instead) and `placement` ("interleaved", "prefix" or "suffix"); `tokenizer` (a directory that
+            `kept.merge_tokenizers` wrote), `embedding_init` ("mean", "zero" or a safetensors file) and
+            `pad_to_multiple_of` for the rows of its new tokens; and what `kept.convert` takes.
 
     Returns:
         The conversion, as `kept.convert` returns it.
@@ -125,18 +149,17 @@ def expand(  # noqa: PLR0913 - each is a word that users say
         kept.expand("path/to/llama", "out/pro", groups=8)
         ```
     """
-    layers = {"groups": groups, "blocks": blocks, "placement": placement, "at": tuple(at)}
-    tokens = {"tokenizer": tokenizer, "embedding_init": str(embedding_init), "pad_to_multiple_of": pad_to_multiple_of}
-    ends = {"source": str(source), "out": str(out)}
-    return run(ExpandSettings.from_table(ends, **layers, **tokens, **options).recipe)
+    asked = ExpandSettings.from_table({"source": str(source), "out": str(out)}, **options)
+    return run(asked.recipe, progress=progress, force=force)
 
 
-def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
+def run(recipe: Recipe, *, progress: Progress = False, force: bool = False) -> Conversion:
     """Run a recipe: what `kept.convert` does, with all options in one value. Raises what `kept.convert` raises.
 
     Args:
         recipe: source, output and options.
-        reporter: receives notes and progress; without one, nothing is printed.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
+        force: replace the output if it exists; what was there is kept as `OUT.backup-1`, or the next free number.
 
     Returns:
         The conversion.
@@ -146,9 +169,10 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> Conversion:
         kept.run(kept.load_recipe("recipes/orion-to-llama.toml", source="path/to/orion-14b", out="out/llama"))
         ```
     """
-    reporter = reporter or Silent()
-    inputs, ready = prepare(recipe, reporter)
-    done = export(_export(recipe, inputs, ready), reporter)
+    reporter = reporter_of(progress)
+    with replacing(recipe.out, force=force, asked=recipe):
+        inputs, ready = prepare(recipe, reporter)
+        done = export(_export(recipe, inputs, ready), reporter)
     return Conversion(ready.target, ready.plan, done.verification, done.record, _notes(ready))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kept.commands.sampling import check_texts, checked_sampling, opening_messages, user_message
 from kept.device import AUTO, dtype_name
 from kept.errors import InputError
-from kept.reporting import Reporter, Silent
+from kept.reporting import Progress, reporter_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ def generate(  # noqa: PLR0913 - each is a word that users say
     seed: int = 0,
     device: str = AUTO,
     dtype: str | None = None,
-    reporter: Reporter | None = None,
+    progress: Progress = False,
 ) -> list[GeneratedText]:
     """Continue one or several prompts, in one batch, or answer them as the user's turns of conversations.
 
@@ -50,7 +50,7 @@ def generate(  # noqa: PLR0913 - each is a word that users say
         seed: seed of the sampling.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
         dtype: dtype that the weights are cast to, such as "bf16". [default: the checkpoint's]
-        reporter: receives notes.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
 
     Returns:
         For each prompt, the prompt and its continuation or answer, up to an end token of the generation config.
@@ -77,6 +77,6 @@ def generate(  # noqa: PLR0913 - each is a word that users say
     if chat:
         said = [model.answer([*opening_messages(system), user_message(prompt)], sampling) for prompt in prompts]
     else:
-        with (reporter or Silent()).stage("generate", sampling.max_new_tokens, "tokens") as advance:
+        with reporter_of(progress).stage("generate", sampling.max_new_tokens, "tokens") as advance:
             said = model.continue_all(prompts, sampling, advance)
     return [GeneratedText(prompt, text) for prompt, text in zip(prompts, said, strict=True)]

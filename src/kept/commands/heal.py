@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from kept.checkpoint.backup import replacing
 from kept.checkpoint.staging import check_target
+from kept.distillation.settings import HealSettings
 from kept.distillation.train.run_directory import (
     comparable_settings,
     lock_run_directory,
@@ -15,21 +17,25 @@ from kept.distillation.train.run_directory import (
     run_directory,
 )
 from kept.output.record import RECORD
-from kept.reporting import Reporter, Silent, shows
+from kept.reporting import Progress, Reporter, Silent, reporter_of, shows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kept.commands.heal_run import HealResult
-    from kept.distillation.settings import HealSettings
+    from kept.option_types import HealOptions
+
+    Watch = Callable[[Mapping[str, Any]], None]
 
 
 def heal(
-    settings: HealSettings,
-    reporter: Reporter | None = None,
-    watch: Callable[[Mapping[str, Any]], None] | None = None,
+    student: str | Path,
+    out: str | Path,
     *,
+    watch: Watch | None = None,
+    progress: Progress = False,
     force: bool = False,
+    **options: Unpack[HealOptions],
 ) -> HealResult:
     """Distil a teacher into a student, or train the student on text, and write the weights of the best measurement.
 
@@ -37,14 +43,19 @@ def heal(
     output. The result is compared with the teacher before it gets its name.
 
     Args:
-        settings: student, output, teacher, data, losses, trainable parameters and schedule.
-        reporter: receives notes and progress.
+        student: the converted model to train.
+        out: the directory to write.
         watch: is called with each line of metrics.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
+        force: replace `out` if it exists; what was there is kept as `out.backup-1`, or the next free number.
+        options: other fields of `kept.HealSettings`, such as teacher, data, train, tokens or learning_rate; `loss` is
+            "kl", "reverse_kl", "jsd" or "ce".
 
     Returns:
         Output path, held-out measurements, record, and the comparison with the teacher (None without a teacher).
 
     Raises:
+        RecipeError: an option is wrong.
         InputError: the two models or their tokenizers do not fit together, or the data cannot be read.
         Diverged: the loss is NaN, Inf or far above the previous ones.
         OutputError: the output cannot be written.
@@ -52,10 +63,20 @@ def heal(
 
     Example:
         ```python
-        settings = kept.HealSettings("out/plain", "out/healed", teacher="path/to/orion", tokens=2_000_000)
-        print(kept.heal(settings).history[-1].losses)
+        kept.heal("out/plain", "out/healed", teacher="path/to/orion", tokens="2M", learning_rate=3e-4)
+        done = kept.heal("out/pro", "out/korean", train="new", loss="ce", data="korean/", progress=True)
+        print(done.history[-1].losses)
         ```
     """
+    settings = HealSettings.from_table({"student": str(student), "out": str(out)}, **options)
+    with replacing(out, force=force and shows(), asked=settings):
+        return run_heal(settings, reporter_of(progress), watch, force=force)
+
+
+def run_heal(
+    settings: HealSettings, reporter: Reporter | None = None, watch: Watch | None = None, *, force: bool = False
+) -> HealResult:
+    """Run `kept.heal`. With `force`, the caller has moved an earlier output aside on the first rank."""
     target = Path(settings.out)
     if target.name:
         _remove_old_checkpoints(target, settings)

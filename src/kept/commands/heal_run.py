@@ -36,8 +36,10 @@ from kept.distillation.train.run_directory import (
     run_directory,
 )
 from kept.distillation.train.trainer import Trainer
+from kept.formatting import parameters
 from kept.output.record import RECORD
 from kept.reporting import Reporter, Silent
+from kept.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,8 +55,8 @@ if TYPE_CHECKING:
     from kept.verification.verify import Verification
 
 
-@dataclass(frozen=True)
-class HealResult:
+@dataclass(frozen=True, repr=False)
+class HealResult(Summarised):
     """A finished run: its output, its trainable parameters, and the held-out measurements of each parameter group.
 
     `run` is the directory with the metrics: `metrics.jsonl`, and files for TensorBoard if it is installed.
@@ -77,6 +79,19 @@ class HealResult:
     def best(self) -> Measurement:
         """The measurement whose weights were written."""
         return self.groups[STUDENT].best
+
+    def summary(self) -> dict[str, str]:
+        """Return path, trained parameters, and the held-out loss of each group before and after."""
+        losses = {
+            f"held-out loss of {name}" if len(self.groups) > 1 else "held-out loss": (
+                f"{one.measurements[0].losses['loss']:.4g} -> {one.best.losses['loss']:.4g} "
+                f"(after {one.best.tokens:,} tokens)"
+            )
+            for name, one in self.groups.items()
+        }
+        trained = self.record["healed"]["trained"]
+        counts = f"{parameters(trained['parameters'])} of {parameters(trained['of'])}"
+        return {"path": str(self.path), "trained parameters": counts, **losses}
 
 
 def heal_run(settings: HealSettings, reporter: Reporter, watch: Callable[[Mapping[str, Any]], None]) -> HealResult:

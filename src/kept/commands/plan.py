@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from kept.branch_file import read_branches
 from kept.checkpoint.companion_files import companions
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kept.checkpoint.safetensors_writer import Shard
     from kept.families.table import Family
     from kept.ir.spec import Spec
+    from kept.option_types import PlanOptions
     from kept.passes import Pass
     from kept.reporting import Reporter
     from kept.verification.text import Sample
@@ -64,7 +65,7 @@ class PreparedConversion:
     tokens: Sample | None
 
 
-def plan(source: str | Path, to: str = "llama", **options: Any) -> Plan:  # noqa: ANN401 - a recipe's keys
+def plan(source: str | Path, to: str = "llama", **options: Unpack[PlanOptions]) -> Plan:
     """Plan a conversion: the passes in order, each with its promise. Writes nothing.
 
     Reads headers. Weights are read only by `drop-layers` (whether the dropped layers are zero).

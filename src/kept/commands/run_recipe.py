@@ -8,6 +8,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kept.checkpoint.backup import replacing
 from kept.checkpoint.staging import JOURNAL, check_target, staging
 from kept.commands.preflight import check
 from kept.commands.recipe_steps import RecipeStep, StepRecipe, load_steps
@@ -21,7 +22,7 @@ from kept.errors import CheckpointError, PromiseError
 from kept.hub import local
 from kept.output.input_files import CHANGED, size_and_mtime
 from kept.recipe import Recipe
-from kept.reporting import Reporter, Silent
+from kept.reporting import Progress, Reporter, Silent, reporter_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,15 +76,24 @@ class RecipeRun:
     results: tuple[Result | None, ...]
 
 
-def run_steps(path: str | Path, reporter: Reporter | None = None, **overrides: Any) -> RecipeRun:  # noqa: ANN401 - recipe keys
+def run_steps(
+    path: str | Path,
+    *,
+    out: str | Path | None = None,
+    keep_intermediate: bool | None = None,
+    progress: Progress = False,
+    force: bool = False,
+) -> RecipeRun:
     """Run a recipe of several steps, which ends with one directory, `out`.
 
     The same call continues after an interruption.
 
     Args:
         path: a TOML file with `[[steps]]`.
-        reporter: receives notes and progress.
-        overrides: `out` and `keep_intermediate`, which win over the file.
+        out: the directory to write, instead of the one in the file.
+        keep_intermediate: keep the models of all steps, whatever the file says.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
+        force: replace the output if it exists; what was there is kept as `OUT.backup-1`, or the next free number.
 
     Returns:
         The output path and the result of each step.
@@ -98,7 +108,9 @@ def run_steps(path: str | Path, reporter: Reporter | None = None, **overrides: A
         kept.run_steps("recipes/expand-and-teach.toml")
         ```
     """
-    return run_all(load_steps(path, **overrides), reporter)
+    asked = load_steps(path, out=out, keep_intermediate=keep_intermediate)
+    with replacing(asked.out, force=force, asked=asked):
+        return run_all(asked, reporter_of(progress))
 
 
 def run_all(
@@ -149,11 +161,11 @@ def _run(step: RecipeStep, asked: StepRecipe, reporter: Reporter, watch: Watch |
         case Recipe():
             from kept.commands.convert import run
 
-            return run(step.asked, reporter)
+            return run(step.asked, progress=reporter)
         case HealSettings():
-            from kept.commands.heal import heal
+            from kept.commands.heal import run_heal
 
-            return heal(step.asked, reporter, watch)
+            return run_heal(step.asked, reporter, watch)
         case ShrinkSettings():
             return _shrunk(step.asked, reporter)
         case VerifySettings():
@@ -215,7 +227,7 @@ def _verified(step: RecipeStep, asked: VerifySettings, reporter: Reporter) -> Ve
     from kept.commands.verify import verify
 
     found = verify(
-        asked.against, asked.model, text=asked.text, tokens=asked.tokens, streamed=asked.streamed, reporter=reporter
+        asked.against, asked.model, text=asked.text, tokens=asked.tokens, streamed=asked.streamed, progress=reporter
     )
     if found.failure is not None:
         broken = f"the promise ({found.promise}) is broken: {found.failure}"
@@ -235,7 +247,7 @@ def _evaluated(asked: EvalStepSettings, steps: StepRecipe, reporter: Reporter) -
         old=named_paths(asked.old, "old"),
         new=named_paths(asked.new, "new"),
         results=steps.folder / "eval",
-        reporter=reporter,
+        progress=reporter,
         tasks=measures.tasks,
         data=measures.data,
         limit=measures.limit,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, Unpack
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as settings_dataclass
 
+from kept.checkpoint.backup import replacing
 from kept.checkpoint.staging import check_target
 from kept.commands.convert import Conversion, rehearse, run
 from kept.commands.plan import short_sample
@@ -20,14 +21,16 @@ from kept.output.record_queries import expansions
 from kept.passes.drop_layers import DropLayers, has_zero_output
 from kept.passes.expand_blocks import listed
 from kept.recipe import MOST_TOKENS, SAME, Recipe
-from kept.reporting import Reporter, Silent
+from kept.reporting import Progress, Reporter, Silent, reporter_of
 from kept.setting_types import Directory, File, WholeNumbers
 from kept.settings_model import CONFIG, Settings
+from kept.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kept.loaded import LoadedModel
+    from kept.option_types import ShrinkOptions
     from kept.verification.text import Sample
 
 MAX_KL = 1e-4
@@ -87,8 +90,8 @@ class ExpandedLayer:
     dropped: bool
 
 
-@dataclass(frozen=True)
-class ShrinkResult:
+@dataclass(frozen=True, repr=False)
+class ShrinkResult(Summarised):
     """The result of `kept shrink-expanded`.
 
     `together` is the KL divergence that dropping all of them causes, in nats per token. `text` names the text that was
@@ -107,8 +110,21 @@ class ShrinkResult:
         """Indices of the dropped layers."""
         return tuple(one.layer for one in self.layers if one.dropped)
 
+    def summary(self) -> dict[str, str]:
+        """Return the layers that were dropped, and what that costs."""
+        found = {"added layers": str(len(self.layers)), "dropped": ", ".join(map(str, self.dropped)) or "none"}
+        kl = {} if self.together is None else {"KL": f"{self.together:.3g} nats per token"}
+        return {**found, **kl, **({} if self.conversion is None else {"path": str(self.conversion.path)})}
 
-def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> ShrinkResult:  # noqa: ANN401 - options of ShrinkSettings
+
+def shrink_expanded(
+    source: str | Path,
+    out: str | Path,
+    *,
+    progress: Progress = False,
+    force: bool = False,
+    **options: Unpack[ShrinkOptions],
+) -> ShrinkResult:
     """Drop expanded layers that contribute almost nothing, and write the result to `out`.
 
     The contribution of a layer is the KL between the model with it and without it. Layers that were not trained are
@@ -117,6 +133,8 @@ def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> Shri
     Args:
         source: an expanded checkpoint with a `kept.json`.
         out: the directory to write.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
+        force: replace `out` if it exists; what was there is kept as `out.backup-1`, or the next free number.
         options: `max_kl` (in nats per token), `untrained` (drop the layers whose output is zero), `layers` (indices of
             the layers to drop), `text` and `tokens` (what to measure on).
 
@@ -132,7 +150,9 @@ def shrink_expanded(source: str | Path, out: str | Path, **options: Any) -> Shri
         kept.shrink_expanded("out/pro-trained", "out/small", max_kl=1e-4)
         ```
     """
-    return shrink(ShrinkSettings.from_table({"source": str(source), "out": str(out), **options}))
+    asked = ShrinkSettings.from_table({"source": str(source), "out": str(out)}, **options)
+    with replacing(out, force=force, asked=asked):
+        return shrink(asked, reporter_of(progress))
 
 
 def shrink(asked: ShrinkSettings, reporter: Reporter | None = None, *, dry: bool = False) -> ShrinkResult:
@@ -154,7 +174,7 @@ def shrink(asked: ShrinkSettings, reporter: Reporter | None = None, *, dry: bool
     if dry:
         rehearse(recipe, reporter)
         return found
-    return replace(found, conversion=run(recipe, reporter))
+    return replace(found, conversion=run(recipe, progress=reporter))
 
 
 def measure_contributions(opened: LoadedModel, asked: ShrinkSettings, reporter: Reporter) -> ShrinkResult:

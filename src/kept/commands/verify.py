@@ -20,7 +20,7 @@ from kept.output.record_queries import claim_of
 from kept.passes.expand_vocabulary import ZERO, ExpandVocabulary
 from kept.passes.replace_branches import ReplaceBranches
 from kept.recipe import MOST_TOKENS, recipe_from
-from kept.reporting import Reporter, Silent
+from kept.reporting import Progress, Reporter, reporter_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def verify(
     tokens: int = 2048,
     streamed: bool = False,
     tie: bool | None = None,
-    reporter: Reporter | None = None,
+    progress: Progress = False,
 ) -> Verification:
     """Measure an output against its source and judge it by the promise in its `kept.json`.
 
@@ -54,7 +54,7 @@ def verify(
         tokens: number of tokens of the text.
         streamed: never hold a whole model in memory; leaves out the continuations.
         tie: overrides the record's choice between embedding (True) and stored head (False).
-        reporter: receives progress.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
 
     Returns:
         The verification: logit errors, KL in nats per token, perplexities, error of each layer. `failure` is None if
@@ -76,19 +76,19 @@ def verify(
         raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
     after = open_model(out)
     before = open_model(source, tie=_recorded_tie(source, after) if tie is None else tie)
-    origin = between(before, after, reporter or Silent())
+    origin = between(before, after, reporter_of(progress))
     claim = claimed(before, after, origin.chain)
     _check_sizes(before, after, claim)
     context = min(before.program.spec.context, after.program.spec.context)
     path = None if text is None else Path(text)
     found = sample(before.path, before.program.spec.vocabulary, context, tokens, path)
     runs = layer_runs(before, after, claim)
-    with (reporter or Silent()).stage("verify", runs, "layer runs") as advance:
+    with reporter_of(progress).stage("verify", runs, "layer runs") as advance:
         measured = verify_pair(before, after, found, claim, streamed=streamed, progress=advance)
     notes = [*measured.notes, *origin.notes]
     if measured.output.tokens < tokens:
         notes.append(f"{found.origin} gave {measured.output.tokens} of {tokens} tokens; --text FILE reads a longer one")
-    return replace(measured, notes=tuple(notes), altered=altered(after, reporter or Silent()))
+    return replace(measured, notes=tuple(notes), altered=altered(after, reporter_of(progress)))
 
 
 def _recorded_tie(source: str | Path, after: LoadedModel) -> bool | None:

@@ -21,7 +21,9 @@ from kept.distillation.teacher_cache import write
 from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.process_group import process_group
 from kept.errors import InputError
+from kept.formatting import amount
 from kept.loaded import open_model
+from kept.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,13 +34,21 @@ if TYPE_CHECKING:
     from kept.reporting import Reporter
 
 
-@dataclass(frozen=True)
-class CachedTeacher:
+@dataclass(frozen=True, repr=False)
+class CachedTeacher(Summarised):
     """A finished cache: its path, its size, and its description; `about["bias"]` is the error of the top-k KL."""
 
     path: Path
     nbytes: int
     about: Mapping[str, Any]
+
+    def summary(self) -> dict[str, str]:
+        """Return path and size."""
+        return {
+            "path": str(self.path),
+            "size": amount(self.nbytes, "bytes"),
+            "tokens per position": str(self.about["k"]),
+        }
 
 
 def write_teacher_cache(settings: HealSettings, k: int, reporter: Reporter) -> CachedTeacher:

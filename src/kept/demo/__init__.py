@@ -58,7 +58,7 @@ def run_demo(out: str | Path, reporter: Reporter | None = None) -> Demo:
     """
     directory = Path(out)
     _clear(directory)
-    conversion = run(Recipe(str(model_path()), str(directory / "llama"), dtype="float32"), reporter)
+    conversion = run(Recipe(str(model_path()), str(directory / "llama"), dtype="float32"), progress=reporter or False)
     stock_class, pairs = _side_by_side(conversion.path)
     shown = TextPairs(("the source, run by kept", f"the output, run by transformers ({stock_class})"), pairs)
     return Demo(conversion, stock_class, pairs, report(conversion.path, directory / "page.html", pairs=shown).path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -18,19 +18,22 @@ from kept.evaluation.named_models import named_models
 from kept.evaluation.result_store import Store
 from kept.evaluation.settings import EvalSettings
 from kept.evaluation.subject import Subject
+from kept.formatting import uncertain
 from kept.ir.tensors import TORCH_NAMES
-from kept.reporting import Reporter, Silent
+from kept.reporting import Progress, Reporter, reporter_of
+from kept.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from kept.loaded import LoadedModel
+    from kept.option_types import EvaluateOptions
 
     Result = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Summarised):
     """The models, the settings and the results. `texts` has the generated texts by measurement, for each model.
 
     `forgetting`: changes of the models after the first; None if no domain is old or new.
@@ -42,6 +45,15 @@ class Evaluation:
     texts: Mapping[str, tuple[Any, ...]]
     forgetting: Forgetting | None = None
 
+    def summary(self) -> dict[str, str]:
+        """Return the figures of each metric that counts, one for each model."""
+        found = {"models": ", ".join(one.name for one in self.models)}
+        for row in self.rows:
+            if row.models and not row.detail:
+                figures = ", ".join(uncertain(one.value, one.error) for one in row.models)
+                found[f"{row.name}: {row.metric}"] = figures
+        return found
+
 
 def evaluate(
     path: str | Path,
@@ -50,8 +62,8 @@ def evaluate(
     old: Mapping[str, str | Path] | None = None,
     new: Mapping[str, str | Path] | None = None,
     results: str | Path = "kept-eval",
-    reporter: Reporter | None = None,
-    **options: Any,  # noqa: ANN401 - Settings names and checks them
+    progress: Progress = False,
+    **options: Unpack[EvaluateOptions],
 ) -> Evaluation:
     """Evaluate a checkpoint, or compare several with the first.
 
@@ -64,7 +76,7 @@ def evaluate(
         old: such files of what the baseline knew: what do the others forget?
         new: such files of what the others were taught: what did they learn?
         results: directory of the stored pieces, keyed by checksums of files, settings and data.
-        reporter: receives progress.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
         options: other fields of `kept.evaluation.settings.EvalSettings`, such as tasks, data, limit or dtype.
 
     Returns:
@@ -84,7 +96,7 @@ def evaluate(
     models = named_models([path, *others])
     asked = [*measurement_plans(settings)]
     store = Store(Path(results))
-    measured = [_measure(name, one, settings, asked, store, reporter or Silent()) for name, one in models.items()]
+    measured = [_measure(name, one, settings, asked, store, reporter_of(progress)) for name, one in models.items()]
     found = [results for _, results in measured]
     return Evaluation(
         tuple(model for model, _ in measured),

@@ -12,6 +12,7 @@ from kept.ir.stream_map import IDENTITY, StreamMap
 from kept.passes.base import LengthLimit
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
+from kept.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -71,8 +72,8 @@ class Expansion:
     sizes: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Summarised):
     """The passes of a conversion, in order, and the program that they make.
 
     `between` states where any promise between the two families holds (`families.lengths.domain`). `target` is the name
@@ -200,6 +201,11 @@ class Plan:
         for step in reversed(steps):
             now = tuple(None if number is None else step.origins[number] for number in now)
         return now
+
+    def summary(self) -> dict[str, str]:
+        """Return the passes and the promise."""
+        names = ", ".join(step.rewrite.name for step in self.steps) or "none"
+        return {"target": self.target or "none", "passes": names, "promise": str(self.promise)}
 
 
 def moved(copied: Mapping[int, int | None], origins: Sequence[int | None]) -> dict[int, int | None]:

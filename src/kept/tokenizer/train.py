@@ -15,7 +15,7 @@ from kept.checkpoint.tokenizer_reader import FencedTokenizer
 from kept.distillation.data.documents import TextSource
 from kept.errors import InputError
 from kept.loaded import small_files
-from kept.reporting import Reporter, Silent
+from kept.reporting import Progress, reporter_of
 from kept.settings_model import check_choice
 from kept.tokenizer.bpe import BYTE_LEVEL, CHARACTERS, Bpe
 
@@ -57,7 +57,7 @@ def train_tokenizer(
     kind: str | None = None,
     like: str | Path | None = None,
     text_field: str = "text",
-    reporter: Reporter | None = None,
+    progress: Progress = False,
 ) -> TrainedTokenizer:
     """Train a BPE tokenizer (arXiv 1508.07909) and write it to `out`.
 
@@ -68,7 +68,7 @@ def train_tokenizer(
         kind: "byte-level", or "byte-fallback" (bytes only for rare characters). Without `like`: byte-level.
         like: a model whose normalisation, pre-tokenization and kind are used, so that the two can be merged.
         text_field: the JSON key or parquet column with the text.
-        reporter: receives progress.
+        progress: True shows bars on stderr; or a `kept.Reporter`.
 
     Returns:
         Path, kind, number of tokens, and tokens per character of the training text.
@@ -98,7 +98,7 @@ def train_tokenizer(
     read = {f"text {number}": Path(one) for number, one in enumerate(texts, 1)}
     check_apart(Path(out), read if directory is None else {**read, "the model": directory})
     with staging(Path(out), {"texts": [*map(str, texts)], "vocab_size": vocab_size, "kind": kind}) as stage:
-        with (reporter or Silent()).stage("train", total, "bytes") as advance:
+        with reporter_of(progress).stage("train", total, "bytes") as advance:
             made = _train(_documents(source, advance), kind, vocab_size, model)
         stage.write("tokenizer.json", to_json(made))
         stage.write("tokenizer_config.json", to_json(SETTINGS))

@@ -14,6 +14,7 @@ from kept.ir.promise import Promise
 from kept.ir.tensors import TORCH_NAMES, torch_dtype
 from kept.nn.generate import generate
 from kept.nn.model import Model
+from kept.summary import Summarised
 from kept.verification.parity import Parity, measure
 from kept.verification.streamed import StreamedRun
 
@@ -59,8 +60,8 @@ class Continuation:
     output: str
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Summarised):
     """Measurements of a conversion against its promise.
 
     `proof`: the plan in float64 before any rounding, against the source in float64. `output`: the written weights, run
@@ -96,6 +97,16 @@ class Verification:
     def verdict(self) -> str:
         """The verdict as one phrase."""
         return self.promise.verdict(self.failure)
+
+    def summary(self) -> dict[str, str]:
+        """Return the verdict, and KL divergence and logit error of the output."""
+        return {
+            "verdict": self.verdict,
+            "text": f"{self.text}, {self.output.tokens} tokens",
+            "KL": f"{self.output.kl:.3g} nats per token",
+            "largest logit error": f"{self.output.max_logit_error:.3g} ({self.dtype})",
+            **({} if self.proof is None else {"in float64": f"{self.proof.max_logit_error:.3g}"}),
+        }
 
 
 def judge(promise: Promise, proof: Parity | None, output: Parity, floor: Parity) -> str | None:

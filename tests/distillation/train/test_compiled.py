@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.distillation.data.mixture import Mixture
 from kept.distillation.data.packing import BatchStream
 from kept.distillation.train.choose_trainable import trainable
@@ -47,8 +47,8 @@ def test_a_compiled_run_is_the_eager_one(
     """Traced as for the compiler and run by torch: which parts a layer falls into does not depend on what runs them."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     eager = settings(pair, corpus, tmp_path / "eager", train=train, tokens=4 * 128, learning_rate=1e-3)
-    heal(eager)
-    heal(replace(eager, out=str(tmp_path / "compiled"), compile=True))
+    run_heal(eager)
+    run_heal(replace(eager, out=str(tmp_path / "compiled"), compile=True))
     found, wanted = (losses(tmp_path / name) for name in ("compiled", "eager"))
     assert found == pytest.approx(wanted, rel=1e-5)
     assert counters["stats"]["unique_graphs"] > 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kept
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.distillation.train.choose_trainable import lora_slots, trainable
 from kept.distillation.train.end_to_end import STUDENT
 from kept.distillation.train.load_backbone import load_backbone
@@ -93,7 +93,7 @@ def test_merging_is_pefts() -> None:
 
 def test_it_heals_with_norms_and_writes_plain_weights(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     given = {"train": "norms+lora", "lora_rank": 4, "tokens": 40 * 128, "learning_rate": 5e-3}
-    done = heal(settings(pair, corpus, tmp_path / "out", **given))
+    done = run_heal(settings(pair, corpus, tmp_path / "out", **given))
     losses = [one.losses["loss"] for one in done.history]
     assert min(losses) < 0.6 * losses[0]
     before, after = (kept.open_model(path).program for path in (pair[1], done.path))
@@ -104,17 +104,17 @@ def test_it_heals_with_norms_and_writes_plain_weights(pair: tuple[Path, Path], c
 
 
 def test_what_is_written_measures_as_it_did(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
-    done = heal(settings(pair, corpus, tmp_path / "out", train="lora"))
+    done = run_heal(settings(pair, corpus, tmp_path / "out", train="lora"))
     best = min(one.losses["loss"] for one in done.history)
     again = settings((pair[0], done.path), corpus, tmp_path / "again", train="lora", tokens=128, learning_rate=1e-9)
-    assert heal(again).history[0].losses["loss"] == pytest.approx(best, rel=1e-5)
+    assert run_heal(again).history[0].losses["loss"] == pytest.approx(best, rel=1e-5)
 
 
 def test_killed_and_started_again_it_is_the_same_run(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     whole, broken = (settings(pair, corpus, tmp_path / name, train="norms+lora") for name in ("whole", "broken"))
-    heal(whole)
+    run_heal(whole)
     assert finish(start(broken, "step 7")) == [-signal.SIGKILL]
-    heal(broken)
+    run_heal(broken)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
@@ -124,7 +124,7 @@ def test_two_ranks_are_one_and_either_goes_on_for_the_other(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
     one, two = (settings(pair, corpus, tmp_path / name, train="norms+lora") for name in ("one", "two"))
-    heal(one)
+    run_heal(one)
     assert finish(start(two, "step 7")) == [-signal.SIGKILL]
     assert finish(start(two, ranks=2)) == [0, 0]
     found, wanted = losses(tmp_path / "two"), losses(tmp_path / "one")
@@ -139,7 +139,7 @@ def test_what_cannot_be_done_is_said(
         settings(pair, corpus, tmp_path / "out", lora_rank=0)
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match=r"train: lora needs peft; pip install 'kept\[heal\]'"):
-        heal(settings(pair, corpus, tmp_path / "out", train="lora"))
+        run_heal(settings(pair, corpus, tmp_path / "out", train="lora"))
 
 
 def test_a_checkpoint_has_only_trainable_parameters(
@@ -148,5 +148,5 @@ def test_a_checkpoint_has_only_trainable_parameters(
     seen: list[Any] = []
     note = noting(Trainer._save, lambda self: seen.append(set(self.progress[STUDENT].best)))
     monkeypatch.setattr(Trainer, "_save", note)
-    heal(settings(pair, corpus, tmp_path / "out", train="lora", tokens=128))
+    run_heal(settings(pair, corpus, tmp_path / "out", train="lora", tokens=128))
     assert all(".lora_A." in name or ".lora_B." in name for name in seen[-1])

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kept.checkpoint.byte_stream import write_tensors
-from kept.commands.cache_teacher import cache_teacher
-from kept.commands.heal import heal
+from kept.commands.cache_teacher import run_cache_teacher
+from kept.commands.heal import run_heal
 from kept.distillation.train.divergence import Diverged
 from kept.errors import InputError, KeptError, Overflow
 from kept.ir.tensors import InMemory, wider
@@ -36,7 +36,7 @@ def teacher(tmp_path: Path) -> Path:
     return ruined(write_readable(tmp_path / "teacher", "orion"), "layers.1.mlp.down_proj.weight", math.nan)
 
 
-def said(given: Any, do: Any = heal) -> str:
+def said(given: Any, do: Any = run_heal) -> str:
     with pytest.raises(KeptError) as found:
         do(given)
     return str(found.value)
@@ -72,7 +72,7 @@ def test_so_it_is_where_it_only_shows_later(
 
     monkeypatch.setattr(Trainer, "_update", later)
     with pytest.raises(Diverged, match=r"the teacher .* are not finite in float32, from the head on"):
-        heal(settings(pair, corpus, tmp_path / "out"))
+        run_heal(settings(pair, corpus, tmp_path / "out"))
 
 
 def test_a_student_that_is_not_finite_before_training_is_named(
@@ -88,7 +88,7 @@ def test_a_student_that_is_not_finite_before_training_is_named(
 
 def test_no_cache_is_made_of_it(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, teacher: Path) -> None:
     given = settings((teacher, pair[1]), corpus, tmp_path / "cache")
-    assert said(given, cache_teacher).startswith(
+    assert said(given, run_cache_teacher).startswith(
         f"{teacher}: the logits of the teacher are not finite in float32, from layer 1 on"
     )
     assert not [*tmp_path.glob(".cache.part")], "the same command would end in the same way"
@@ -97,7 +97,7 @@ def test_no_cache_is_made_of_it(pair: tuple[Path, Path], corpus: Path, tmp_path:
 def test_nor_are_texts_sampled(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, teacher: Path) -> None:
     given = settings((teacher, pair[1]), corpus, tmp_path / "out", data=("self",))
     with pytest.raises(Overflow, match=f"{teacher}: the model's logits are not finite, so no token can be sampled"):
-        heal(given)
+        run_heal(given)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -119,7 +119,7 @@ def test_a_cache_of_an_older_version_with_such_rows_is_refused(
 
     from kept.distillation.teacher_cache import TeacherCache, _sums
 
-    made = cache_teacher(settings(pair, corpus, tmp_path / "cache"))
+    made = run_cache_teacher(settings(pair, corpus, tmp_path / "cache"))
     cached = TeacherCache.open(made.path)
     rows = np.memmap(made.path / "rows.bin", dtype=cached.rows.dtype, mode="r+", shape=cached.rows.shape)
     rows["log_probs"] = math.nan
@@ -128,4 +128,4 @@ def test_a_cache_of_an_older_version_with_such_rows_is_refused(
     rows.flush()
     given = settings(pair, corpus, tmp_path / "out", teacher_cache=str(made.path))
     with pytest.raises(InputError, match=r"rows\.bin: has NaN: the teacher's logits were not finite; remove"):
-        heal(given)
+        run_heal(given)

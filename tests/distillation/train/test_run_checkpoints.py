@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.errors import CheckpointError
 from support.heal_runs import finish, folder_of, settings, start
 from support.stored import change_json
@@ -64,7 +64,7 @@ def signed(place: Path) -> None:
 
 def said(pair: tuple[Path, Path], corpus: Path, place: Path) -> str:
     with pytest.raises(CheckpointError) as found:
-        heal(settings(pair, corpus, place.parent.with_name("out")))
+        run_heal(settings(pair, corpus, place.parent.with_name("out")))
     return str(found.value)
 
 

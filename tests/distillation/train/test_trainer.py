@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import kept
-from kept.commands.heal import heal
+from kept.commands.heal import run_heal
 from kept.commands.teacher_student import check_pair
 from kept.distillation.train.divergence import Diverged
 from kept.distillation.train.metrics import Metrics
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def test_norms_are_trained_and_the_rest_stays(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
-    done = heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
+    done = run_heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
     losses = [one.losses["loss"] for one in done.history]
     assert min(losses) < 0.7 * losses[0]
     before, after = (kept.open_model(path).program for path in (pair[1], done.path))
@@ -47,12 +47,12 @@ def test_a_plateau_ends_a_run_and_the_best_is_written(pair: tuple[Path, Path], c
     given = settings(
         pair, corpus, tmp_path / "out", learning_rate=3.0, lr_schedule="constant", eval_every=2, patience=2
     )
-    done = heal(given)
+    done = run_heal(given)
     found = [one.losses["loss"] for one in done.history]
     best = min(found)
     assert max(found[1:]) > best
     assert len(found) - 1 == found.index(best) + 2 < given.steps // 2, "two measurements after the best, no more"
-    again = heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1, eval_every=1))
+    again = run_heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1, eval_every=1))
     assert again.history[0].losses["loss"] == pytest.approx(best, rel=1e-6)
 
 
@@ -71,24 +71,24 @@ def test_the_best_is_not_the_first_or_the_last(
         return found
 
     monkeypatch.setattr(Trainer, "_update", update)
-    done = heal(settings(pair, corpus, tmp_path / "out"))
+    done = run_heal(settings(pair, corpus, tmp_path / "out"))
     assert min(done.history, key=lambda one: one.losses["loss"]).step == 8
     monkeypatch.undo()
-    again = heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1))
+    again = run_heal(settings(pair, corpus, tmp_path / "again", student=str(done.path), tokens=1))
     assert again.history[0].losses["loss"] == pytest.approx(min(one.losses["loss"] for one in done.history), rel=1e-6)
 
 
 def test_a_run_that_ended_leaves_metrics_and_no_checkpoints(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
-    done = heal(settings(pair, corpus, tmp_path / "out"))
+    done = run_heal(settings(pair, corpus, tmp_path / "out"))
     assert done.run == folder_of(tmp_path / "out")
     assert sorted(file.name for file in done.run.iterdir()) == ["lock", "metrics.jsonl", "settings.json", "tensorboard"]
 
 
 def test_a_run_begins_with_what_it_takes(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     seen: list[Any] = []
-    done = heal(settings(pair, corpus, tmp_path / "out", hold_out=7), watch=seen.append)
+    done = run_heal(settings(pair, corpus, tmp_path / "out", hold_out=7), watch=seen.append)
     assert [line["kind"] for line in seen[:2]] == ["run", "held-out"]
     assert seen[-1]["kind"] == "end"
     about = seen[0]
@@ -123,9 +123,9 @@ def test_points_are_the_lines_and_none_is_double(
 
     monkeypatch.setattr(Trainer, "_update", dies)
     with pytest.raises(KeyboardInterrupt):
-        heal(given)
+        run_heal(given)
     monkeypatch.undo()
-    done = heal(given)
+    done = run_heal(given)
     found = points(done.run / "tensorboard")
     assert found["step/student/loss"] == [
         (i + 1, pytest.approx(loss)) for i, loss in enumerate(losses(tmp_path / "out"))
@@ -139,7 +139,7 @@ def test_without_tensorboard_there_are_lines_and_a_word(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kept.distillation.train.metrics.find_spec", lambda _: None)
-    done = heal(settings(pair, corpus, tmp_path / "out"))
+    done = run_heal(settings(pair, corpus, tmp_path / "out"))
     assert not (done.run / "tensorboard").exists()
     assert noted(tmp_path / "out", "run")[0]["tensorboard"] is False
     assert len(losses(tmp_path / "out")) == 12
@@ -167,7 +167,7 @@ def test_a_spike_stops_the_run_with_its_documents(
 ) -> None:
     given = settings(pair, corpus, tmp_path / "out", train="all", tokens=100 * 128, save_every=1, **changes)
     with pytest.raises(Diverged) as caught:
-        heal(given)
+        run_heal(given)
     place = max(folder_of(tmp_path / "out").glob("step-*"))
     step = int(place.name[5:])
     message = str(caught.value)
@@ -189,7 +189,7 @@ def test_a_nan_gradient_is_not_applied(
     with pytest.raises(
         Diverged, match=r"step 7: the loss of the student is [\d.]+, its gradient norm nan; .* is .*step-00000005;"
     ):
-        heal(settings(pair, corpus, tmp_path / "out"))
+        run_heal(settings(pair, corpus, tmp_path / "out"))
 
 
 def test_a_loss_far_above_the_ones_before_is_a_spike(
@@ -204,7 +204,7 @@ def test_a_loss_far_above_the_ones_before_is_a_spike(
     with pytest.raises(
         Diverged, match=r"step 55: the loss of the student is [\d.]+ \(median before: [\d.]+\), its gradient"
     ):
-        heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
+        run_heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
 
 
 def test_near_zero_a_loss_may_rise(
@@ -219,7 +219,7 @@ def test_near_zero_a_loss_may_rise(
 
     monkeypatch.setattr(Trainer, "_check_divergence", check)
     with pytest.raises(Diverged, match=r"step 55: the loss of the student is 0\.5 \(median before"):
-        heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
+        run_heal(settings(pair, corpus, tmp_path / "out", tokens=60 * 128))
 
 
 @pytest.mark.parametrize("changes", [{}, {"save_every": 1, "eval_every": 1}])
@@ -240,12 +240,12 @@ def test_nan_held_out_losses_end_a_run(
     with pytest.raises(
         Diverged, match=r"step 1: the held-out loss of the student is .*; the last good checkpoint is none; lower"
     ):
-        heal(ruined)
+        run_heal(ruined)
     assert not (tmp_path / "out").exists()
 
 
 def test_self_with_few_tokens_samples_a_text_to_hold_out(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
-    done = heal(settings(pair, corpus, tmp_path / "out", data=("self",), tokens=1, batch_size=1))
+    done = run_heal(settings(pair, corpus, tmp_path / "out", data=("self",), tokens=1, batch_size=1))
     (source,) = done.record["healed"]["sources"].values()
     assert (source["documents"], source["held_out_documents"]) == (1, 1)
 
@@ -255,12 +255,12 @@ def test_a_step_without_a_target_is_a_step(pair: tuple[Path, Path], corpus: Path
     short = tmp_path / "short.jsonl"
     short.write_text("".join(f'{{"text": "{word}"}}\n' for word in ("fox old", "an once", "was there", "time a")))
     given = settings(pair, short, tmp_path / "out", hold_out=1, sequence_length=1, batch_size=1, tokens=40)
-    assert heal(given).history[-1].step == 40
+    assert run_heal(given).history[-1].step == 40
     assert min(losses(tmp_path / "out")) == 0
 
 
 def test_without_a_teacher_agreement_is_null(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
-    heal(settings(pair, corpus, tmp_path / "out", teacher=None, kl=0.0, ce=1.0))
+    run_heal(settings(pair, corpus, tmp_path / "out", teacher=None, kl=0.0, ce=1.0))
     assert {line["agreement"] for line in noted(tmp_path / "out", "held-out")} == {None}
     for file in (folder_of(tmp_path / "out") / "metrics.jsonl", tmp_path / "out" / "kept.json"):
         assert "NaN" not in file.read_text()
@@ -279,7 +279,7 @@ def interrupted(given: Any, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_update", stops)
         with pytest.raises(KeyboardInterrupt):
-            heal(given)
+            run_heal(given)
 
 
 def test_other_settings_do_not_go_on(
@@ -288,7 +288,7 @@ def test_other_settings_do_not_go_on(
     given = settings(pair, corpus, tmp_path / "out")
     interrupted(given, monkeypatch, 6)
     with pytest.raises(InputError, match=r"is a run with other settings \(learning_rate\)"):
-        heal(replace(given, learning_rate=1e-4))
+        run_heal(replace(given, learning_rate=1e-4))
 
 
 def test_other_texts_do_not_go_on(
@@ -300,7 +300,7 @@ def test_other_texts_do_not_go_on(
     interrupted(given, monkeypatch, 6)
     mine.write_bytes(corpus.read_bytes().replace(b"fox", b"old"))
     with pytest.raises(InputError, match=r"is a run that read other contents of data; remove the directory, or choose"):
-        heal(given)
+        run_heal(given)
 
 
 @pytest.mark.parametrize(("which", "name"), [(0, "teacher"), (1, "student")])
@@ -315,10 +315,10 @@ def test_a_model_that_was_replaced_is_another_run(
     content[-2] ^= 1
     file.write_bytes(content)
     with pytest.raises(InputError, match=f"is a run that read other contents of {name}; remove the directory"):
-        heal(given)
+        run_heal(given)
     content[-2] ^= 1
     file.write_bytes(content)
-    assert len(heal(given).record["healed"]["read"][name]) == 64
+    assert len(run_heal(given).record["healed"]["read"][name]) == 64
 
 
 def test_two_runs_at_once_are_one_too_many(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
@@ -327,9 +327,9 @@ def test_two_runs_at_once_are_one_too_many(pair: tuple[Path, Path], corpus: Path
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(OutputError, match=r"out\.kept-healing: another run is using it; wait for it"):
-            heal(settings(pair, corpus, tmp_path / "out"))
+            run_heal(settings(pair, corpus, tmp_path / "out"))
         assert [file.name for file in folder.iterdir()] == ["lock"]
-    assert heal(settings(pair, corpus, tmp_path / "out")).best.step > 0
+    assert run_heal(settings(pair, corpus, tmp_path / "out")).best.step > 0
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_a_run_whose_settings_are_lost_says_what_to_do(
     with pytest.raises(
         CheckpointError, match=rf"settings\.json: {said}.*; remove the directory, or choose another --out"
     ):
-        heal(given)
+        run_heal(given)
 
 
 def test_a_run_that_never_began_does_not_block_others(
@@ -362,7 +362,7 @@ def test_a_run_that_never_began_does_not_block_others(
     given = settings(pair, corpus, tmp_path / "out")
     interrupted(given, monkeypatch, 2)
     assert len(losses(tmp_path / "out")) == 2
-    heal(replace(given, learning_rate=1e-4))
+    run_heal(replace(given, learning_rate=1e-4))
     assert len(losses(tmp_path / "out")) == 12
 
 
@@ -393,7 +393,7 @@ def test_what_cannot_be_done_is_said(
     pair: tuple[Path, Path], corpus: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        heal(settings(pair, corpus, tmp_path / "out", **changes))
+        run_heal(settings(pair, corpus, tmp_path / "out", **changes))
     assert not [*tmp_path.iterdir()], "nothing was begun"
 
 
@@ -415,7 +415,7 @@ def test_data_without_trained_tokens_are_refused(
     if content is not None:
         (empty / "lines.jsonl").write_text(content)
     with pytest.raises(InputError, match=said):
-        heal(settings(pair, empty, tmp_path / "out"))
+        run_heal(settings(pair, empty, tmp_path / "out"))
     assert [*tmp_path.iterdir()] == [empty], "nothing was begun"
 
 
@@ -425,7 +425,7 @@ def test_an_output_inside_what_it_is_made_of_is_refused(
 ) -> None:
     before = sorted(pair[which].iterdir())
     with pytest.raises(OutputError, match=f"out: lies inside the {called}; choose a place outside of it"):
-        heal(settings(pair, corpus, pair[which] / "out"))
+        run_heal(settings(pair, corpus, pair[which] / "out"))
     assert sorted(pair[which].iterdir()) == before
 
 
@@ -435,15 +435,15 @@ def test_two_sources_of_one_name_are_refused(pair: tuple[Path, Path], corpus: Pa
     other.write_text("".join(corpus.read_text().splitlines(keepends=True)[:9]))
     for data in ((str(corpus), str(other)), (f"x={corpus}", f"x={other}")):
         with pytest.raises(InputError, match=r"^data: .* are both named '(lines|x)'; name them: a=.*, b=.*"):
-            heal(settings(pair, corpus, tmp_path / "out", data=data))
+            run_heal(settings(pair, corpus, tmp_path / "out", data=data))
     named = settings(pair, corpus, tmp_path / "out", data=(str(corpus), f"few={other}"))
-    assert {*heal(named).record["healed"]["sources"]} == {"lines", "few"}
+    assert {*run_heal(named).record["healed"]["sources"]} == {"lines", "few"}
 
 
 def test_an_output_that_exists_is_unchanged(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="out: exists already; choose another output or remove it"):
-        heal(settings(pair, corpus, tmp_path / "out"))
+        run_heal(settings(pair, corpus, tmp_path / "out"))
     assert [*tmp_path.iterdir()] == [tmp_path / "out"]
 
 
@@ -466,7 +466,7 @@ def test_the_teacher_reads_the_same_words(pair: tuple[Path, Path], corpus: Path,
     model["A"], model["B"] = model["B"], model["A"]
     write_json(other / "tokenizer.json", vocabulary)
     with pytest.raises(InputError, match=r"another tokenizer than its teacher .*other: id \d+ is 'A' and 'B'; name"):
-        heal(settings(pair, corpus, tmp_path / "out", teacher=str(other)))
+        run_heal(settings(pair, corpus, tmp_path / "out", teacher=str(other)))
 
 
 def test_sentencepiece_alone_and_what_is_made_of_it_are_the_same(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -494,12 +494,12 @@ def test_the_same_words_cut_otherwise_are_another_tokenizer(pair: tuple[Path, Pa
 def test_another_vocabulary_is_no_teacher(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other", "llama", vocab_size=50)
     with pytest.raises(InputError, match=r"tokens, its teacher .*other has 50"):
-        heal(settings(pair, corpus, tmp_path / "out", teacher=str(other)))
+        run_heal(settings(pair, corpus, tmp_path / "out", teacher=str(other)))
 
 
 def test_two_runs_write_the_same_bytes(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        heal(settings(pair, corpus, tmp_path / name))
+        run_heal(settings(pair, corpus, tmp_path / name))
     assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
 
 
@@ -513,5 +513,5 @@ def test_streams_are_matched_too(pair: tuple[Path, Path], corpus: Path, tmp_path
         "learning_rate": 1e-3,
         "tokens": 30 * 128,
     }
-    found = [one.losses["hidden"] for one in heal(settings(pair, corpus, tmp_path / "out", **streams)).history]
+    found = [one.losses["hidden"] for one in run_heal(settings(pair, corpus, tmp_path / "out", **streams)).history]
     assert min(found) < 0.7 * found[0]

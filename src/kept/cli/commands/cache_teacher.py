@@ -10,26 +10,9 @@ from kept.cli.display import healing
 from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FOLDER, JSON, SettingsCommand, given, settings
+from kept.commands.cache_teacher import SHARED
 from kept.distillation.settings import LISTED, HealSettings
-
-SHARED = (
-    "data",
-    "text_field",
-    "chat",
-    "chat_template",
-    "chat_date",
-    "mixture",
-    "hold_out",
-    "tokens",
-    "batch_size",
-    "sequence_length",
-    "temperature",
-    "sample_temperatures",
-    "dtype",
-    "device",
-    "seed",
-)
-"""Settings of `kept heal` that decide what a cache holds."""
+from kept.progress_bars import ProgressBars
 
 
 @click.command("cache-teacher", cls=SettingsCommand)
@@ -58,8 +41,8 @@ def command(teacher: str, student: str | None, top_k: int, *, as_json: bool, **o
     kept cache-teacher path/to/orion --data corpus/ --tokens 2M --out out/teacher
     kept heal out/plain --teacher-cache out/teacher --data corpus/ --tokens 2M --out out/healed
     """
-    from kept.commands.cache_teacher import cache_teacher
+    from kept.commands.cache_teacher import run_cache_teacher
 
     asked = HealSettings.from_table({"student": student or teacher, "teacher": teacher}, **given(options))
-    done = cache_teacher(asked, top_k, ProgressBars())
+    done = run_cache_teacher(asked, top_k, ProgressBars())
     out_json(healing.cache_table(done)) if as_json else healing.cached_teacher(done)

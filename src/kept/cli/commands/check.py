@@ -8,8 +8,8 @@ import click
 
 from kept.cli.display import checkpoint
 from kept.cli.display.console import complain, out_json
-from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FOLDER, JSON
+from kept.progress_bars import ProgressBars
 
 
 @click.command("check")
@@ -27,7 +27,7 @@ def command(path: str, *, as_json: bool) -> None:
     """
     from kept.commands.check import check
 
-    found = check(path, ProgressBars())
+    found = check(path, progress=ProgressBars())
     out_json({**asdict(found), "verdict": found.verdict}) if as_json else checkpoint.checked(found)
     if found.damage:
         complain(f"{path}: {found.verdict}")

@@ -11,6 +11,7 @@ from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import DRY_RUN, FILE, FOLDER, JSON, SettingsCommand, given, settings
 from kept.cli.replaced import FORCE, refuse_force, replaced
+from kept.progress_bars import ProgressBars
 from kept.recipe import Recipe, load_recipe, recipe_from
 
 CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base")
@@ -67,7 +68,7 @@ def convert(asked: Recipe, *, as_json: bool, dry_run: bool, force: bool) -> None
         out_json(display.rehearsal_table(rehearsed)) if as_json else display.rehearsal(rehearsed)
         return
     with replaced(asked.out, asked, force=force):
-        done = run(asked, ProgressBars())
+        done = run(asked, progress=ProgressBars())
     out_json(done.record) if as_json else display.conversion(done)
 
 

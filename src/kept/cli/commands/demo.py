@@ -6,8 +6,8 @@ import click
 
 from kept.cli.display import conversion
 from kept.cli.display.console import out_json
-from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FOLDER, JSON
+from kept.progress_bars import ProgressBars
 
 
 @click.command("demo")

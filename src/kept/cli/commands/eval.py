@@ -12,6 +12,7 @@ from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FILE, FOLDER, JSON, SettingsCommand, given
 from kept.cli.options import settings as setting_options
 from kept.evaluation.settings import EvalSettings
+from kept.progress_bars import ProgressBars
 
 TEXTS = ("texts", "old", "new")
 
@@ -68,11 +69,11 @@ def command(
     from kept.evaluation.evaluation_file import check, table, write
     from kept.evaluation.run import evaluate
 
-    domains = {role: _domains(options.pop(role)) for role in TEXTS}
+    domains: dict[str, Any] = {role: _domains(options.pop(role)) for role in TEXTS}
     if out is not None:
         data = [options["data"]] if options["data"] is not None else []
         check(out, (path, *others), [file for one in domains.values() for file in one.values()] + data)
-    found = evaluate(path, *others, results=results, reporter=ProgressBars(), **domains, **given(options))
+    found = evaluate(path, *others, results=results, progress=ProgressBars(), **domains, **given(options))
     if out is not None:
         write(out, found)
     out_json(table(found)) if as_json else evaluation(found)

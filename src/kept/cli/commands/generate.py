@@ -12,6 +12,7 @@ from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FOLDER, JSON
 from kept.device import AUTO, DEVICE_HELP, DTYPES
+from kept.progress_bars import ProgressBars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,7 +73,7 @@ def command(path: str, prompts: tuple[str, ...], *, chat: bool, as_json: bool, *
         return
     if chat:
         prompts = prompts or tuple(_lines())
-    found = generate(path, prompts or ("Once upon a time",), chat=chat, reporter=ProgressBars(), **options)
+    found = generate(path, prompts or ("Once upon a time",), chat=chat, progress=ProgressBars(), **options)
     out_json(found) if as_json else texts.generations(found)
 
 

@@ -12,6 +12,7 @@ from kept.cli.options import FILE, JSON, SettingsCommand, given, is_recipe, sett
 from kept.cli.recipe_errors import recipe_in_errors
 from kept.cli.replaced import FORCE, replaced
 from kept.distillation.settings import LOSS_HELP, HealSettings, Loss
+from kept.progress_bars import ProgressBars
 
 
 @click.command("heal", cls=SettingsCommand)
@@ -40,7 +41,7 @@ def command(student: str, *, as_json: bool, force: bool, **options: Any) -> None
     """
     from kept.cli.display.heal_progress import HealProgress
     from kept.cli.display.healing import healed
-    from kept.commands.heal import heal
+    from kept.commands.heal import run_heal
     from kept.reporting import shows
 
     recipe = student if is_recipe(student) else None
@@ -51,6 +52,6 @@ def command(student: str, *, as_json: bool, force: bool, **options: Any) -> None
         replaced(asked.out, asked, force=force),
         HealProgress() as watch,
     ):
-        done = heal(asked, ProgressBars(), watch, force=force)
+        done = run_heal(asked, ProgressBars(), watch, force=force)
     if shows():
         out_json(done.record) if as_json else healed(done)

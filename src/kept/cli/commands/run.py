@@ -12,6 +12,7 @@ from kept.cli.display.progress import ProgressBars
 from kept.cli.options import DRY_RUN, FILE, JSON, SettingsCommand, given, settings
 from kept.cli.replaced import FORCE, refuse_force, replaced
 from kept.commands.recipe_steps import StepsFile, load_steps
+from kept.progress_bars import ProgressBars
 
 
 @click.command("run", cls=SettingsCommand)

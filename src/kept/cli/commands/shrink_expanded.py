@@ -12,6 +12,7 @@ from kept.cli.display.progress import ProgressBars
 from kept.cli.options import DRY_RUN, FOLDER, JSON, SettingsCommand, given, settings
 from kept.cli.replaced import FORCE, refuse_force, replaced
 from kept.commands.shrink import ShrinkSettings
+from kept.progress_bars import ProgressBars
 
 
 @click.command("shrink-expanded", cls=SettingsCommand)

@@ -11,6 +11,7 @@ from kept.cli.display.console import out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FILE, FOLDER, JSON, SettingsCommand
 from kept.cli.replaced import FORCE, replaced
+from kept.progress_bars import ProgressBars
 
 
 @click.group("tokenizer")
@@ -63,7 +64,7 @@ def train(texts: tuple[str, ...], out: str, *, force: bool, as_json: bool, **opt
     from kept.tokenizer.train import train_tokenizer
 
     with replaced(out, (texts, options), force=force):
-        done = train_tokenizer(texts, out, reporter=ProgressBars(), **options)
+        done = train_tokenizer(texts, out, progress=ProgressBars(), **options)
     out_json(tokenizers.trained_table(done)) if as_json else tokenizers.trained(done)
 
 

@@ -10,6 +10,7 @@ from kept.cli.display.console import complain, out_json
 from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FOLDER, JSON, settings
 from kept.commands.step_settings import VerifySettings
+from kept.progress_bars import ProgressBars
 from kept.recipe import Recipe
 
 
@@ -34,7 +35,7 @@ def command(source: str, out: str, *, as_json: bool, **options: Any) -> None:
     from kept.commands.verify import verify
     from kept.output.write_record import verification_table
 
-    found = verify(source, out, **given(options), reporter=ProgressBars())
+    found = verify(source, out, **given(options), progress=ProgressBars())
     out_json(verification_table(found)) if as_json else verification(found)
     if found.failure is not None:
         complain(f"{out}: the promise ({found.promise}) is broken: {found.failure}")

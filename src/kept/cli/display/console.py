@@ -7,15 +7,18 @@ import json
 import os
 import sys
 from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from kept.errors import UNSHOWN, printable, shown
+from kept.errors import UNSHOWN, printable
+from kept.terminal import hint, printer
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.text import Text
+
+
+__all__ = ["complain", "hint", "make_table", "out_json", "printer", "take_any_name"]
 
 
 def complain(message: str) -> None:
@@ -23,11 +26,6 @@ def complain(message: str) -> None:
     line = printable(message)
     coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     click.echo(click.style(f"kept: {line}", fg="red") if coloured else f"kept: {line}", err=True)
-
-
-def hint(message: str) -> None:
-    """One line on stderr that is no error."""
-    click.echo(shown(message), err=True)
 
 
 def out_json(value: object) -> None:
@@ -44,22 +42,6 @@ def take_any_name() -> None:
     """Let stdout show file names that are not text: spelled out, which in JSON is an escape."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def printer(*, stderr: bool = False) -> Any:  # noqa: ANN401 - rich is imported late
-    """Return the console for tables and lines, on stdout or stderr."""
-    from rich.console import Console
-
-    class Shown(Console):
-        """A console that escapes control characters in the text of models and files."""
-
-        def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - as in rich
-            return super().render_str(shown(text), **options)
-
-    if stderr:
-        return Shown(stderr=True, markup=False, emoji=False, highlight=False)
-    width = None if sys.stdout.isatty() else 110
-    return Shown(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def make_table(*columns: str) -> Table:

@@ -7,9 +7,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kept.cli.display.console import hint, printer
 from kept.errors import shown
 from kept.formatting import amount, duration
+from kept.terminal import hint, printer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class ProgressBars:
 
 
 def _bar(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    from rich.progress import (
+    from rich.progress import (  # noqa: PLC0415 - imported when a bar is shown
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
