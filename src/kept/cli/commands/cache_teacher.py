@@ -8,7 +8,6 @@ import click
 
 from kept.cli.display import healing
 from kept.cli.display.console import out_json
-from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FOLDER, JSON, SettingsCommand, given, settings
 from kept.commands.cache_teacher import SHARED
 from kept.distillation.settings import LISTED, HealSettings

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from kept.cli.display.console import out_json
-from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FILE, FOLDER, JSON, SettingsCommand, given
 from kept.cli.options import settings as setting_options
 from kept.evaluation.settings import EvalSettings

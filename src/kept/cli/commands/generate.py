@@ -9,7 +9,6 @@ import click
 
 from kept.cli.display import texts
 from kept.cli.display.console import out_json
-from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FOLDER, JSON
 from kept.device import AUTO, DEVICE_HELP, DTYPES
 from kept.progress_bars import ProgressBars

@@ -7,7 +7,6 @@ from typing import Any, get_args
 import click
 
 from kept.cli.display.console import out_json
-from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FILE, JSON, SettingsCommand, given, is_recipe, settings
 from kept.cli.recipe_errors import recipe_in_errors
 from kept.cli.replaced import FORCE, replaced

@@ -8,7 +8,6 @@ import click
 
 from kept.cli.display import recipe_run
 from kept.cli.display.console import out_json
-from kept.cli.display.progress import ProgressBars
 from kept.cli.options import DRY_RUN, FILE, JSON, SettingsCommand, given, settings
 from kept.cli.replaced import FORCE, refuse_force, replaced
 from kept.commands.recipe_steps import StepsFile, load_steps

@@ -8,7 +8,6 @@ import click
 
 from kept.cli.display import tokenizers
 from kept.cli.display.console import out_json
-from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FILE, FOLDER, JSON, SettingsCommand
 from kept.cli.replaced import FORCE, replaced
 from kept.progress_bars import ProgressBars

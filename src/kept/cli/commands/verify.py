@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from kept.cli.display.console import complain, out_json
-from kept.cli.display.progress import ProgressBars
 from kept.cli.options import FOLDER, JSON, settings
 from kept.commands.step_settings import VerifySettings
 from kept.progress_bars import ProgressBars
