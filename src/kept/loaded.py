@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.adapter import CONFIG, is_adapter, merged, stated_base
+from kept.checkpoint.adapter import is_adapter, merged, stated_base
+from kept.checkpoint.adapter_config import CONFIG
 from kept.checkpoint.reader import Checkpoint, open_checkpoint
 from kept.checkpoint.weights import some
 from kept.errors import CheckpointError, printable
@@ -16,6 +17,7 @@ from kept.families.multimodal import is_multimodal, text_part
 from kept.formatting import parameters
 from kept.gguf.header import is_gguf
 from kept.hub import cached, local, name_of
+from kept.quantised.source import unquantised
 from kept.summary import Summarised
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 class LoadedModel(Summarised):
     """An opened checkpoint, its family and its program. No weight is read.
 
-    For a GGUF file, `unpacked` is the file, `quantised` its tensor types as text, `remark` a note to the user, and
-    `scratch` the owner of the temporary directory, which is removed with it. For a directory they are empty.
+    `quantised` describes the stored types of quantised weights; it is empty if they are not quantised. For a GGUF file,
+    `unpacked` is the file, `remark` a note to the user, and `scratch` the owner of the temporary directory, which is
+    removed with it. For a directory they are empty.
     """
 
     checkpoint: Checkpoint
@@ -82,8 +85,8 @@ class LoadedModel(Summarised):
 
     @property
     def config_notes(self) -> tuple[str, ...]:
-        """Notes on the config, without paths: remote code that is not run, keys that no table reads, an unused head."""
-        return tuple(self.family.notes(self.config, self.checkpoint.tensors))
+        """Notes without paths: remote code that is not run, keys that no table reads, an unused head, activations."""
+        return (*self.checkpoint.notes, *self.family.notes(self.config, self.checkpoint.tensors))
 
     def summary(self) -> dict[str, str]:
         """Return name, family and size."""
@@ -107,13 +110,16 @@ def opening(model: str | Path) -> Iterator[None]:
         raise
 
 
-def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | None = None) -> LoadedModel:
+def open_model(
+    path: str | Path, base: str | Path | None = None, *, adapter: str | Path | None = None, tie: bool | None = None
+) -> LoadedModel:
     """Open a checkpoint of any family. Reads headers; weights are lazy tensors.
 
     Args:
         path: a checkpoint directory, a GGUF file, a LoRA adapter, or a hub id (`org/name`, `org/name@revision`).
             A hub id is fetched.
         base: the base model of a LoRA adapter, if it is not where the adapter's config says.
+        adapter: a LoRA or DoRA adapter (peft) to merge into the checkpoint.
         tie: if the stored head differs from tied embeddings: True uses the embedding, False the stored head.
 
     Returns:
@@ -130,35 +136,55 @@ def open_model(path: str | Path, base: str | Path | None = None, *, tie: bool | 
         ```
     """
     with opening(path):
-        return _open_local(local(path), base, tie=tie)
+        return _open_local(local(path), base, adapter, tie=tie)
 
 
-def _open_local(found: Path, base: str | Path | None, *, tie: bool | None) -> LoadedModel:
+def _open_local(found: Path, base: str | Path | None, adapter: str | Path | None, *, tie: bool | None) -> LoadedModel:
     if base is not None and not is_adapter(found):
         raise CheckpointError(f"{found}: is not an adapter (it has no {CONFIG}); leave out --base")
     if is_gguf(found):
+        if adapter is not None:
+            raise CheckpointError(f"{found}: is a GGUF file, adapters are merged into directories; convert it first")
         return _open_gguf(found)
     _refuse_gguf_directory(found)
-    checkpoint = _opened(found, base)
+    checkpoint = _opened(found, base) if adapter is None else _adapted(found, local(adapter))
     try:
         checkpoint = _text_model(checkpoint)
         family = family_of(checkpoint.config)
         program = family.read(checkpoint.config, checkpoint.tensors, tie=tie)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
-    return LoadedModel(checkpoint, family, program)
+    return LoadedModel(checkpoint, family, program, quantised=checkpoint.quantised)
 
 
 def _opened(directory: Path, base: str | Path | None) -> Checkpoint:
     """Return the checkpoint in a directory; for an adapter, its base with the adapter merged."""
     if not is_adapter(directory):
-        return open_checkpoint(directory)
+        return _read(directory)
     found = local(base) if base is not None else cached(stated_base(directory))
     if found is None:
         named = printable(stated_base(directory))
         wrong = f"{directory}: is an adapter (peft) of {named}, which is neither a directory nor in the hub cache"
         raise CheckpointError(f"{wrong}; merge it first: kept convert ADAPTER OUT --base DIR")
-    return merged(directory, open_checkpoint(found))
+    return merged(directory, _read(found))
+
+
+def _adapted(directory: Path, adapter: Path) -> Checkpoint:
+    """Return the checkpoint in a directory with an adapter merged into it."""
+    if not is_adapter(adapter):
+        raise CheckpointError(f"{adapter}: is not an adapter (it has no {CONFIG})")
+    if is_adapter(directory):
+        raise CheckpointError(f"{directory}: is an adapter itself; merge one after the other")
+    return merged(adapter, _read(directory))
+
+
+def _read(directory: Path) -> Checkpoint:
+    """Return the checkpoint in a directory, dequantised if it is quantised."""
+    checkpoint = open_checkpoint(directory)
+    try:
+        return unquantised(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from None
 
 
 def _text_model(checkpoint: Checkpoint) -> Checkpoint:

@@ -148,6 +148,9 @@ class ConversionSettings(Settings):
         "large models 64]",
     )
     base: Directory | None = Field(default=None, description="Base model of a LoRA adapter.")
+    adapter: Directory | None = Field(
+        default=None, description="A LoRA or DoRA adapter (peft) that is merged into the source first."
+    )
     tie: bool | None = Field(
         default=None,
         description="If the config ties the embeddings but the checkpoint stores another head: use the embedding "
@@ -179,6 +182,7 @@ class Recipe(ConversionSettings):
         text: a UTF-8 file for calibration and verification.
         verify_tokens: number of tokens of the verification; 0 turns it off.
         base: the base model, if the source is a LoRA adapter.
+        adapter: a LoRA or DoRA adapter that is merged into the source first.
         tie: if the stored head differs from tied embeddings: True uses the embedding, False the stored head.
         passes: passes to run before planning.
     """

@@ -15,6 +15,7 @@ from kept.checkpoint.reader import open_checkpoint
 from kept.cli.root import main
 from kept.commands.check import check
 from kept.errors import CheckpointError
+from kept.ir.tensors import Stored
 from support.logits import logits, some_tokens, stock, worst
 from support.models import write_checkpoint
 from support.stored import all_bytes, change_json, read_json, tensors_of
@@ -29,6 +30,35 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "plain": ("llama", {"target_modules": LLAMA, "r": 4, "lora_alpha": 7}),
     "rslora": ("llama", {"target_modules": LLAMA, "r": 4, "lora_alpha": 7, "use_rslora": True}),
     "some layers": ("llama", {"target_modules": ["v_proj"], "layers_to_transform": [1], "r": 2, "lora_alpha": 4}),
+    "dora": ("llama", {"target_modules": LLAMA, "r": 4, "lora_alpha": 7, "use_dora": True}),
+    "embeddings": ("llama", {"target_modules": ["embed_tokens", "q_proj"], "r": 4, "lora_alpha": 7}),
+    "dora of embeddings": ("llama", {"target_modules": ["embed_tokens"], "r": 4, "lora_alpha": 7, "use_dora": True}),
+    "patterns": (
+        "llama",
+        {
+            "target_modules": ["q_proj", "k_proj", "up_proj"],
+            "r": 4,
+            "lora_alpha": 7,
+            "use_rslora": True,
+            "rank_pattern": {"q_proj": 3, "layers.1.mlp.up_proj": 2},
+            "alpha_pattern": {"^model.layers.0.self_attn.q_proj": 5, "self_attn.k_proj": 9},
+        },
+    ),
+    "saved modules": (
+        "llama",
+        {
+            "target_modules": ["q_proj"],
+            "r": 4,
+            "lora_alpha": 7,
+            "modules_to_save": ["lm_head", "embed_tokens", "input_layernorm"],
+        },
+    ),
+    "biases": ("qwen2", {"target_modules": ["q_proj", "o_proj"], "r": 4, "lora_alpha": 7, "bias": "all"}),
+    "biases of its modules": ("qwen2", {"target_modules": ["q_proj"], "r": 4, "lora_alpha": 7, "bias": "lora_only"}),
+    "dora (in, out)": (
+        "gpt2",
+        {"target_modules": ["c_attn", "c_proj"], "r": 3, "lora_alpha": 5, "fan_in_fan_out": True, "use_dora": True},
+    ),
     "(in, out)": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "r": 3, "lora_alpha": 5, "fan_in_fan_out": True}),
 }
 
@@ -39,7 +69,9 @@ def write_adapter(base: Path, out: Path, **options: Any) -> Path:
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
-            if "lora_" in name:
+            if "magnitude" in name:
+                parameter.mul_(1 + 0.1 * torch.randn(parameter.shape, generator=random))
+            elif parameter.requires_grad:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=random))
     tuned.save_pretrained(str(out))
     return out
@@ -126,6 +158,48 @@ def test_the_base_that_is_named_wins(adapter: Path, tmp_path: Path) -> None:
     assert "base" not in read_json(tmp_path / "out" / "kept.json")["recipe"]
 
 
+def test_an_adapter_is_merged_into_a_source(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """The base is the source and the adapter an option: the output is that of the adapter with its base."""
+    change_json(adapter / "adapter_config.json", base_model_name_or_path="org/nowhere")
+    for command in (["plan", base], ["inspect", base], ["convert", base, tmp_path / "out"]):
+        result = CliRunner().invoke(main, [*map(str, command), "--adapter", str(adapter)])
+        assert result.exit_code == 0, result.output
+    merged = {name: one.read() for name, one in kept.open_model(adapter, base).checkpoint.tensors.items()}
+    assert all(torch.equal(tensor, merged[name]) for name, tensor in tensors_of(tmp_path / "out").items())
+    record = read_json(tmp_path / "out" / "kept.json")
+    assert record["source"]["name"] == "llama+adapter"
+    assert "adapter_model.safetensors" in record["source"]["files"]
+    assert "adapter" not in record["recipe"]
+
+
+def test_a_recipe_names_an_adapter(base: Path, adapter: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'out = "{tmp_path}/out"\n[[steps]]\ndo = "convert"\nsource = "{base}"\nadapter = "{adapter}"\nto = "llama"\n'
+    )
+    result = CliRunner().invoke(main, ["run", str(recipe)])
+    assert result.exit_code == 0, result.output
+    assert read_json(tmp_path / "out" / "kept.json")["source"]["name"] == "llama+adapter"
+
+
+@pytest.mark.parametrize("kind", ["plain", "dora", "embeddings"])
+def test_matrices_are_merged_in_blocks(base: Path, tmp_path: Path, kind: str) -> None:
+    """Memory does not grow with a matrix: only the factors are held whole."""
+    opened = kept.open_model(base, adapter=write_adapter(base, tmp_path / "adapter", **KINDS[kind][1]))
+    merged = [one for one in opened.checkpoint.tensors.values() if not isinstance(one, Stored)]
+    assert merged
+    for tensor in merged:
+        assert tensor.by_rows
+        assert (torch.cat([*tensor.blocks("float64", 300)]) - tensor.value("float64")).abs().max() < 1e-12
+
+
+def test_what_an_adapter_is_merged_into(base: Path, adapter: Path) -> None:
+    with pytest.raises(CheckpointError, match="llama: is not an adapter"):
+        kept.open_model(base, adapter=base)
+    with pytest.raises(CheckpointError, match="adapter: is an adapter itself; merge one after the other"):
+        kept.open_model(adapter, adapter=adapter)
+
+
 def test_an_adapter_beside_a_whole_model_is_refused(base: Path, adapter: Path) -> None:
     """transformers applies the adapter only if peft is installed."""
     (adapter / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
@@ -144,11 +218,14 @@ def test_a_base_without_an_adapter(base: Path) -> None:
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; only LoRA"),
         ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'"),
-        ({"bias": "all"}, "bias is 'all'"),
-        ({"use_dora": True}, "use_dora is set, which is not plain LoRA; merge the adapter with peft"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set"),
-        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern is set"),
-        ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern is set"),
+        ({"bias": "some"}, "bias is 'some'"),
+        ({"use_dora": True}, "has no magnitude, use_dora in adapter_config.json says otherwise"),
+        ({"use_qalora": True}, "use_qalora is set, which is not plain LoRA; merge the adapter with peft"),
+        ({"modules_to_save": ["embed_tokens"]}, "modules_to_save names 'embed_tokens', but adapter_model.safetensors"),
+        ({"target_modules": [*LLAMA, "W_pack"]}, "target_modules names 'W_pack', but adapter_model.safetensors stores"),
+        ({"rank_pattern": {"q_proj": 3}}, "has factors of rank [4], adapter_config.json says 3"),
+        ({"rank_pattern": {"(a+)+q": 3}}, "rank_pattern has the pattern '(a+)+q'; merge the adapter with peft"),
+        ({"alpha_pattern": {"q_proj": None}}, "q_proj is None, it must be a number"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices is set"),
         ({"lora_bias": True}, "lora_bias is set"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication is set"),
@@ -159,8 +236,8 @@ def test_a_base_without_an_adapter(base: Path) -> None:
         ({"layers_to_transform": [1]}, "is not among layers_to_transform"),
         ({"layers_to_transform": 1}, "is not among layers_to_transform"),
         ({"r": 8}, "has factors of rank [4], adapter_config.json says 8"),
-        ({"r": 0}, "r is 0 and lora_alpha 7"),
-        ({"lora_alpha": "x"}, "lora_alpha 'x'"),
+        ({"r": 0}, "is 0, it must be a positive integer"),
+        ({"lora_alpha": "x"}, "is 'x', it must be a number"),
         ({"base_model_name_or_path": None}, "is an adapter (peft) and names no base; say which with --base"),
     ],
 )
@@ -181,7 +258,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         (f"{Q}.lora_A.weight", (5, 64), "has factors of rank [5], adapter_config.json says 4"),
         (f"{Q}.lora_B.weight", (64, 5), "has factors of shapes [64, 5] and [4, 64], which do not fit"),
         (f"{Q}.lora_A.weight", (4,), "has factors of shapes [64, 4] and [4], which do not fit"),
-        (f"{Q}.lora_magnitude_vector", (64,), "lora_magnitude_vector is not a plain LoRA matrix"),
+        (f"{Q}.lora_magnitude_vector", (64,), "q_proj has a magnitude, use_dora in adapter_config.json says otherwise"),
         ("base_model.model.lm_head.weight", (97, 64), "lm_head.weight is not a plain LoRA matrix"),
         ("base_model.model.model.layers.9.x.lora_A.weight", (4, 64), "layers.9.x has only one of its two matrices"),
     ],

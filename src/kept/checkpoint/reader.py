@@ -30,7 +30,8 @@ class Checkpoint:
     """An opened checkpoint: its directory, config, tensors by name, and weight files.
 
     `left_out` are the names of files that look like weights or licences and are not used. `adapter` is the directory
-    of the LoRA adapter that is merged into the tensors.
+    of the LoRA adapter that is merged into the tensors. `quantised` describes how the files store weights that are
+    dequantised while they are read, and `notes` what else the user should know, one line each.
     """
 
     path: Path
@@ -39,6 +40,8 @@ class Checkpoint:
     files: tuple[Path, ...]
     left_out: tuple[str, ...] = ()
     adapter: Path | None = None
+    quantised: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

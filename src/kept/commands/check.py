@@ -9,7 +9,7 @@ from kept.checkpoint.adapter import is_adapter
 from kept.checkpoint.file_access import check_companions
 from kept.checkpoint.file_names import TOKENIZERS
 from kept.checkpoint.json_file import read_json
-from kept.checkpoint.reader import COMPANIONS, tensors_in
+from kept.checkpoint.reader import COMPANIONS, Checkpoint, tensors_in
 from kept.checkpoint.weights import Weights, find_weights, left_out, some, weight_map
 from kept.commands.check_bytes import check_bytes, check_unlisted, file_sums, stored_in
 from kept.commands.findings import Findings
@@ -19,6 +19,7 @@ from kept.formatting import amount
 from kept.gguf.header import is_gguf
 from kept.hub import local
 from kept.loaded import open_model
+from kept.quantised.source import unquantised
 from kept.reporting import Progress, Reporter, reporter_of
 from kept.summary import Summarised
 
@@ -102,7 +103,7 @@ def check(path: str | Path, *, progress: Progress = False) -> CheckReport:
     beside = left_out(directory, weights)
     if beside:
         found.remarks.append(f"not read, as transformers loads none of it: {some(beside)}")
-    vocabulary = _meaning(config, tensors, found, whole=whole)
+    vocabulary = _meaning(*_dequantised(directory, config, tensors, found), found, whole=whole)
     sums = file_sums(directory, found)
     if sums is not None:
         check_unlisted(directory, files, sums, found)
@@ -166,6 +167,16 @@ def _index(index: Path, tensors: Mapping[str, Lazy], found: Findings) -> None:
 
 def _some(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _dequantised(
+    directory: Path, config: Mapping[str, Any] | None, tensors: Mapping[str, Lazy], found: Findings
+) -> tuple[Mapping[str, Any] | None, Mapping[str, Lazy]]:
+    """Return config and tensors of the model that a quantised checkpoint stores; unchanged if it is not quantised."""
+    if config is None:
+        return config, tensors
+    whole = found.attempt(unquantised, Checkpoint(directory, config, tensors, ()))
+    return (None, tensors) if whole is None else (whole.config, whole.tensors)
 
 
 def _meaning(

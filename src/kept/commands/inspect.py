@@ -56,7 +56,7 @@ class Inspection:
     """The summary of a checkpoint.
 
     `nbytes`: bytes of the weights in `dtype`. `kv_cache`: bytes of the KV cache of a sequence, by its tokens; the last
-    is the model's full context. `quantised`: quantisation types of a GGUF file; empty for other checkpoints.
+    is the model's full context. `quantised`: stored types of quantised weights; empty without.
     """
 
     path: str
@@ -72,13 +72,19 @@ class Inspection:
     quantised: str = ""
 
 
-def inspect(path: str | Path, text: str | Path | None = None, base: str | Path | None = None) -> Inspection:
+def inspect(
+    path: str | Path,
+    text: str | Path | None = None,
+    base: str | Path | None = None,
+    adapter: str | Path | None = None,
+) -> Inspection:
     """Describe a checkpoint: its architecture, its cost, and the targets that it can become. Reads headers and norms.
 
     Args:
         path: a checkpoint directory, a GGUF file, a LoRA adapter or a hub id.
         text: a UTF-8 file; if given, all weights are read, and the effect of each LayerNorm is measured on it.
         base: the base model, if `path` is a LoRA adapter.
+        adapter: a LoRA or DoRA adapter that is merged into the checkpoint first.
 
     Returns:
         The inspection: spec, parameters, bytes of the weights, bytes of the KV cache, targets.
@@ -92,7 +98,7 @@ def inspect(path: str | Path, text: str | Path | None = None, base: str | Path |
         print(found.family, found.parameters, found.kv_cache)
         ```
     """
-    opened = open_model(path, base)
+    opened = open_model(path, base, adapter=adapter)
     program = opened.program
     return Inspection(
         path=str(opened.source),

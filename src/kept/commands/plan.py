@@ -73,7 +73,7 @@ def plan(source: str | Path, to: str = "llama", **options: Unpack[PlanOptions]) 
     Args:
         source: a checkpoint directory, a GGUF file, a LoRA adapter or a hub id.
         to: the target family, or "same" for the source's own.
-        options: fields of `kept.Recipe`: norm, final_bias, rope, context, dtype, base, tie, passes.
+        options: fields of `kept.Recipe`: norm, final_bias, rope, context, dtype, base, adapter, tie, passes.
 
     Returns:
         The plan. `promise` is the weakest promise of its passes, `program` the result with lazy weights.
@@ -89,7 +89,7 @@ def plan(source: str | Path, to: str = "llama", **options: Unpack[PlanOptions]) 
         ```
     """
     recipe = recipe_from({"source": str(source), "out": "", "to": to}, **options)
-    return make_plan(open_model(source, recipe.base, tie=recipe.tie), recipe, unmeasured=True)
+    return make_plan(open_model(source, recipe.base, adapter=recipe.adapter, tie=recipe.tie), recipe, unmeasured=True)
 
 
 def make_plan(source: LoadedModel, recipe: Recipe, *, unmeasured: bool = False) -> Plan:
@@ -152,7 +152,7 @@ def prepare(
     """
     target = Path(recipe.out)
     check_target(target)
-    source = open_model(recipe.source, recipe.base, tie=recipe.tie)
+    source = open_model(recipe.source, recipe.base, adapter=recipe.adapter, tie=recipe.tie)
     inputs = InputSnapshot.take(source, recipe)
     _check_apart(target, source, recipe)
     own = own_plan(source, recipe)

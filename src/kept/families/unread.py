@@ -98,11 +98,11 @@ def _is_one_of(value: object, values: tuple[Any, ...]) -> bool:
 
 
 def _quantised(config: Config, key: str) -> str:
-    way_out = "use the unquantised checkpoint, or save the model after model.dequantize() and without this key"
-    return f"{config.where}: {key}: quantised weights ({_method(config.get(key), key)}) are not supported; {way_out}"
+    way_out = "use the unquantised checkpoint, or dequantise it with the library that wrote it"
+    return f"{config.where}: {key}: quantised weights ({method(config.get(key), key)}) are not read; {way_out}"
 
 
-def _method(value: object, key: str) -> str:
+def method(value: object, key: str) -> str:
     """Return the name of the quantisation method, at most 60 characters."""
     section = value if isinstance(value, dict) else {}
     for name in ("quant_method", "quantization_method", "quant_algo"):

@@ -38,7 +38,7 @@ WAY_OUT = "convert again, or remove it"
 
 
 class SourceRecord(JsonModel):
-    """The source: name, family, sha256 of its files by name, quantisation types of a GGUF file, files not read."""
+    """The source: name, family, sha256 of its files by name, stored types of quantised weights, files not read."""
 
     name: str
     family: str

@@ -189,7 +189,8 @@ def _new_vocabularies(source: LoadedModel, plan: Plan) -> list[VocabularyRecord]
 
 
 def _recipe(recipe: Recipe) -> RecipeRecord:
-    asked = {key: value for key, value in recipe.to_dict().items() if key not in {"source", "out", "base"}}
+    paths = {"source", "out", "base", "adapter"}
+    asked = {key: value for key, value in recipe.to_dict().items() if key not in paths}
     if recipe.passes:
         asked["passes"] = [{"name": one.name, **one.portable_options()} for one in recipe.passes]
     return RecipeRecord(**asked)

@@ -13,7 +13,7 @@ from kept.cli.replaced import FORCE, refuse_force, replaced
 from kept.progress_bars import ProgressBars
 from kept.recipe import Recipe, load_recipe, recipe_from
 
-CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base")
+CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base", "adapter")
 """Settings that decide what is computed."""
 
 RECIPE = click.option(

@@ -15,8 +15,9 @@ from kept.cli.options import FILE, FOLDER, JSON
 @click.argument("path", type=FOLDER)
 @click.option("--text", type=FILE, metavar="FILE", help="Also measure the inputs of each LayerNorm on this text.")
 @click.option("--base", type=FOLDER, metavar="DIR", help="Base model of a LoRA adapter.")
+@click.option("--adapter", type=FOLDER, metavar="DIR", help="A LoRA or DoRA adapter (peft) to merge into it.")
 @JSON
-def command(path: str, *, text: str | None, base: str | None, as_json: bool) -> None:
+def command(path: str, *, text: str | None, base: str | None, adapter: str | None, as_json: bool) -> None:
     """Show what a checkpoint is and which families it can be converted to.
 
     Shows the architecture, the size of weights and KV cache, the size of the norm biases relative to the gains, and
@@ -29,5 +30,5 @@ def command(path: str, *, text: str | None, base: str | None, as_json: bool) -> 
     from kept.commands.inspect import inspect
     from kept.ir.serialise import to_json
 
-    found = inspect(path, text, base)
+    found = inspect(path, text, base, adapter)
     out_json({**asdict(found), "spec": to_json(found.spec)}) if as_json else checkpoint.inspection(found)

@@ -53,7 +53,7 @@ def _plan(asked: Recipe, *, as_json: bool) -> None:
     from kept.commands.plan import make_plan, target_family
     from kept.loaded import open_model
 
-    opened = open_model(asked.source, asked.base, tie=asked.tie)
+    opened = open_model(asked.source, asked.base, adapter=asked.adapter, tie=asked.tie)
     found = make_plan(opened, asked, unmeasured=True)
     out_json(plan_table(found)) if as_json else plan(opened, found, target_family(opened, asked).name)
 

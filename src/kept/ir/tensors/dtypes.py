@@ -18,7 +18,7 @@ STORED_BYTES = {
     **dict.fromkeys(("I64", "U64"), 8),
     **dict.fromkeys(("I32", "U32"), 4),
     **dict.fromkeys(("I16", "U16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
 }
 """Bytes per element of every dtype that a file may hold, including masks, position ids and quantised weights."""
 
