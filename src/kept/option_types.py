@@ -26,6 +26,7 @@ class PlanOptions(TypedDict, total=False):
     text: str | Path | None
     verify_tokens: int | None
     base: str | Path | None
+    adapter: str | Path | None
     tie: bool | None
     passes: Sequence[Pass | Mapping[str, Any]]
 
@@ -42,6 +43,7 @@ class ConvertOptions(TypedDict, total=False):
     text: str | Path | None
     verify_tokens: int | None
     base: str | Path | None
+    adapter: str | Path | None
     tie: bool | None
     passes: Sequence[Pass | Mapping[str, Any]]
 
@@ -60,6 +62,7 @@ class RecipeOptions(TypedDict, total=False):
     text: str | Path | None
     verify_tokens: int | None
     base: str | Path | None
+    adapter: str | Path | None
     tie: bool | None
     to: str
     passes: Sequence[Pass | Mapping[str, Any]]
@@ -77,6 +80,7 @@ class ExpandOptions(TypedDict, total=False):
     text: str | Path | None
     verify_tokens: int | None
     base: str | Path | None
+    adapter: str | Path | None
     tie: bool | None
     groups: int | None
     blocks: int
