@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Quantise = Callable[[Tensor], Parts]
 
-SIZES = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 1, "head_dim": 16}
+SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 1, "head_dim": 16}
 
 
 def write_quantised(
