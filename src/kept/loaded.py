@@ -85,7 +85,7 @@ class LoadedModel(Summarised):
 
     @property
     def config_notes(self) -> tuple[str, ...]:
-        """Notes without paths: remote code that is not run, keys that no table reads, an unused head, activations."""
+        """Notes without paths: a text model, remote code, keys that no table reads, an unused head, activations."""
         return (*self.checkpoint.notes, *self.family.notes(self.config, self.checkpoint.tensors))
 
     def summary(self) -> dict[str, str]:
@@ -193,7 +193,8 @@ def _text_model(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     part = text_part(checkpoint.config, checkpoint.tensors, [*FAMILIES])
     left_out = (*checkpoint.left_out, *part.left_out)
-    return replace(checkpoint, config=part.config, tensors=part.tensors, left_out=left_out)
+    notes = (*checkpoint.notes, part.note)
+    return replace(checkpoint, config=part.config, tensors=part.tensors, left_out=left_out, notes=notes)
 
 
 def _open_gguf(file: Path) -> LoadedModel:

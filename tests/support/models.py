@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-LESS_ONE = ("gemma", "gemma2", "nemotron")
+LESS_ONE = ("gemma", "gemma2", "gemma3_text", "nemotron")
 """Families that store gains less 1."""
 
 

@@ -47,7 +47,77 @@ ORION_CONFIG = {
 ORPHAN = {**SIZES, "hidden_act": "silu", "rms_norm_eps": EPS, "tie_word_embeddings": False}
 """Config keys of most families without a stock class."""
 
+WIDE = {**SIZES, "rms_norm_eps": EPS, "head_dim": 16}
+"""Config of families whose heads do not divide the width by default."""
+
 TINY: Mapping[str, Mapping[str, Any]] = {
+    "arcee": {**SIZES, "rms_norm_eps": EPS},
+    "cwm": {
+        **WIDE,
+        "sliding_window": 7,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "ernie4_5": WIDE,
+    "gemma3_text": {
+        **without(WIDE, "rope_theta"),
+        "query_pre_attn_scalar": 20,
+        "sliding_window": 7,
+        "sliding_window_pattern": 2,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        },
+        "pad_token_id": None,
+    },
+    "glm": {**WIDE, "head_dim": 32, "pad_token_id": None},
+    "granitemoehybrid": {
+        **without(SIZES, "intermediate_size"),
+        "rms_norm_eps": EPS,
+        "shared_intermediate_size": 96,
+        "num_local_experts": 0,
+        "layer_types": ["attention"] * 3,
+        "position_embedding_type": "rope",
+        "mamba_n_heads": 1,
+        "time_step_limit": [0.0, 1.0],  # the class cannot read back its default, which is infinite
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "attention_multiplier": 0.4,
+        "logits_scaling": 1.3,
+    },
+    "helium": {**WIDE, "pad_token_id": None},
+    "hyperclovax": {
+        **SIZES,
+        "rms_norm_eps": EPS,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "attention_multiplier": 0.4,
+        "logits_scaling": 0.7,
+        "use_post_norm": False,
+    },
+    "internlm3": {**WIDE, "pad_token_id": None},
+    "iquestcoder": WIDE,
+    "jais2": {**SIZES, "layer_norm_eps": EPS},
+    "ministral": {**WIDE, "sliding_window": 7},
+    "ministral3": {
+        **without(WIDE, "rope_theta"),
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1000.0,
+            "factor": 8.0,
+            "original_max_position_embeddings": 10,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.3,
+        },
+        "pad_token_id": None,
+    },
+    "seed_oss": {**WIDE, "pad_token_id": None},
     "cohere": {**SIZES, "layer_norm_eps": EPS, "logit_scale": 0.75},
     "falcon": {
         **without(SIZES, "intermediate_size", "num_key_value_heads"),

@@ -40,14 +40,18 @@ from kept.families.exaone import EXAONE
 from kept.families.falcon import FALCON
 from kept.families.gemma import GEMMA
 from kept.families.gemma2 import GEMMA2
+from kept.families.gemma3 import GEMMA3
 from kept.families.gpt2 import GPT2
 from kept.families.gpt_neox import GPT_NEOX
 from kept.families.granite import GRANITE
+from kept.families.granite_like import GRANITEMOEHYBRID, HYPERCLOVAX
 from kept.families.internlm import INTERNLM
 from kept.families.internlm2 import INTERNLM2
 from kept.families.llama import LLAMA
+from kept.families.llama_like import ARCEE, ERNIE4_5, GLM, HELIUM, INTERNLM3, IQUESTCODER, JAIS2, SEED_OSS
 from kept.families.minicpm import MINICPM
 from kept.families.mistral import MISTRAL
+from kept.families.mistral_like import CWM, MINISTRAL, MINISTRAL3
 from kept.families.nemotron import NEMOTRON
 from kept.families.olmo import OLMO
 from kept.families.olmo2 import OLMO2
@@ -72,20 +76,33 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         AQUILA,
+        ARCEE,
         BAICHUAN,
         COHERE,
+        CWM,
         DECI,
+        ERNIE4_5,
         EXAONE,
         FALCON,
         GEMMA,
         GEMMA2,
+        GEMMA3,
+        GLM,
         GPT2,
         GPT_NEOX,
         GRANITE,
+        GRANITEMOEHYBRID,
+        HELIUM,
+        HYPERCLOVAX,
         INTERNLM,
         INTERNLM2,
+        INTERNLM3,
+        IQUESTCODER,
+        JAIS2,
         LLAMA,
         MINICPM,
+        MINISTRAL,
+        MINISTRAL3,
         MISTRAL,
         NEMOTRON,
         OLMO,
@@ -96,6 +113,7 @@ FAMILIES: dict[str, Family] = {
         QWEN,
         QWEN2,
         QWEN3,
+        SEED_OSS,
         SMOLLM3,
         STABLELM,
         STARCODER2,

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 POST_NORMS = (f"{LAYER}mixer_post_norm", f"{LAYER}mlp_post_norm")
 
+POST_NORM_ENTRIES = (
+    *norm_entries(mlp="model.layers.{i}.pre_feedforward_layernorm"),
+    *norm(f"{LAYER}mixer_post_norm", "model.layers.{i}.post_attention_layernorm"),
+    *norm(f"{LAYER}mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm"),
+)
+"""Stored names of the norms before and behind attention and MLP."""
+
 
 def every_other_slides(_: Config, facts: Facts) -> list[str]:
     """Return the layer types: the first layer has a window, the second does not, and so on."""
@@ -42,12 +49,6 @@ GEMMA2 = Family(
         tied_head(default=True),
         SpecialTokens(bos=2, eos=1, pad=0),
     ),
-    entries=llama_entries(
-        norms=(
-            *norm_entries(mlp="model.layers.{i}.pre_feedforward_layernorm"),
-            *norm(f"{LAYER}mixer_post_norm", "model.layers.{i}.post_attention_layernorm"),
-            *norm(f"{LAYER}mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm"),
-        )
-    ),
+    entries=llama_entries(norms=POST_NORM_ENTRIES),
     ignored=ROTARY_BUFFERS,
 )

@@ -108,9 +108,11 @@ def _norms(key: str, default: float, norms: Sequence[str], **fields: object) -> 
     return Always(stated), Number(key, tuple(f"{norm}.eps" for norm in norms), default=default)
 
 
-def qk_rms_norm(scope: Literal["shared", "full"]) -> DerivedFact:
+def qk_rms_norm(scope: Literal["shared", "full"], *, offset: float = 0.0) -> DerivedFact:
     """Return an RMSNorm of queries and keys with the epsilon of the other norms. Comes after them."""
-    return DerivedFact(f"{ATTENTION}qk_norm", lambda facts: QkNorm(Norm("rms", facts["final_norm.eps"]), scope))
+    return DerivedFact(
+        f"{ATTENTION}qk_norm", lambda facts: QkNorm(Norm("rms", facts["final_norm.eps"], offset=offset), scope)
+    )
 
 
 SHARED_NORM = (f"{LAYER}mixer_norm", "final_norm")

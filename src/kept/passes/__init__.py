@@ -8,6 +8,7 @@ from kept.passes.carry_norm_bias import CarryNormBias
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from kept.passes.drop_layers import DropLayers
+from kept.passes.drop_position_scale import DropPositionScale
 from kept.passes.drop_window import DropWindow, LimitContext
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
@@ -34,6 +35,7 @@ PASSES: dict[str, type[Pass]] = {
         Centre,
         DropHeadBias,
         DropLayers,
+        DropPositionScale,
         DropWindow,
         ExpandBlocks,
         ExpandVocabulary,

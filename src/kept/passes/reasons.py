@@ -59,6 +59,10 @@ REASONS: tuple[tuple[ViolationKind, str], ...] = (
         "the target normalises queries and keys, which no weights of it can undo",
     ),
     (ViolationKind("layers.*.mixer.attention.softcap"), "scores are capped by a tanh in one of the two models only"),
+    (
+        ViolationKind("layers.*.mixer.attention.position_scale"),
+        "the target multiplies queries by a factor that grows with their position",
+    ),
     (ViolationKind("head.softcap"), "logits are capped by a tanh in one of the two models only"),
     (ViolationKind("layers.*.mixer.attention.head_dim"), "the target's heads have the size width / heads"),
     (ViolationKind(KEY_VALUE_HEADS), "query heads share keys and values in groups that the target cannot form"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kept.passes.affine_tail import AffineTail, DropHeadBias
 from kept.passes.carry_norm_bias import CarryNormBias
+from kept.passes.drop_position_scale import DropPositionScale
 from kept.passes.drop_window import DropWindow
 from kept.passes.fill_biases import BIAS, FillBiases
 from kept.passes.fold_head_norm import FoldHeadNorm
@@ -103,6 +104,7 @@ RULES: tuple[Rule, ...] = (
     (ViolationKind("layers.*.shared_norm", found=True), lambda *_: SeparateNorms()),
     (ViolationKind("layers.*.mlp_norm", found=None), lambda *_: SeparateNorms()),
     (ViolationKind("layers.*.mixer.attention.window", needs=None), lambda *_: DropWindow()),
+    (ViolationKind("layers.*.mixer.attention.position_scale", needs=None), lambda *_: DropPositionScale()),
     (ViolationKind("layers.*.mlp.dense.gated", found=False), lambda *_: PlainToGated()),
     (ViolationKind(ROTATED), _rotary),
     (ViolationKind("layers.*.mixer.attention.rope.scaling.*_factor"), _divisors),

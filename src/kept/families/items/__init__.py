@@ -5,6 +5,7 @@ from kept.families.items.numbers import Cap, Number, Power, Scale
 from kept.families.items.rotary import PUBLISHED_SCALINGS, SCALINGS, FixedRotary, Rotary
 from kept.families.items.sizes import (
     HEAD_DIM,
+    HEADS_OF_128,
     MULTI_HEAD,
     WIDTH_OVER_HEADS,
     KeyValueHeads,
@@ -19,6 +20,7 @@ from kept.families.items.windows import LAYER_TYPES, LayeredWindow, LayerWindows
 __all__ = [
     "ACTIVATIONS",
     "ACTIVATIONS_WITHOUT_SILU",
+    "HEADS_OF_128",
     "HEAD_DIM",
     "LAYER_TYPES",
     "MULTI_HEAD",

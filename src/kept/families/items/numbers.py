@@ -66,14 +66,20 @@ class Power:
 
 @dataclass(frozen=True)
 class Scale(Power):
-    """The factor on attention scores. The fact is None for `head_dim^-0.5`, the default. Comes after the head size."""
+    """The factor on attention scores. The fact is None for `head_dim^-0.5`. Comes after the head size.
+
+    `optional`: an absent or null key means `head_dim^-0.5`, not `default`.
+    """
 
     path: str = field(default=f"{ATTENTION}scale")
     power: float = 1.0
     default: float = 1.0
+    optional: bool = False
 
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the fact."""
+        if self.optional and config.get(self.key) is None:
+            return {self.path: None}
         found = super().read(config, facts)
         return {self.path: None} if found[self.path] == facts[f"{ATTENTION}head_dim"] ** -0.5 else found
 
@@ -89,11 +95,11 @@ class Cap:
 
     key: str
     path: str
-    default: float
+    default: float | None = None
 
     def read(self, config: Config, facts: Facts) -> Facts:  # noqa: ARG002 - an item's signature
         """Return the fact."""
-        if config.states(self.key) and config.get(self.key) is None:
+        if config.get(self.key) is None and (config.states(self.key) or self.default is None):
             return {self.path: None}
         return {self.path: config.positive(self.key, self.default)}
 

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
+from kept.families.config import Config
 from kept.families.paths import ATTENTION, layer_values
 from kept.ir import spec as ir
 from kept.ir.facts import at_layer, build
@@ -14,7 +15,6 @@ from kept.ir.facts import at_layer, build
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kept.families.config import Config
     from kept.ir.facts import Facts
 
 ROPE_KEYS = {"rope_type", "type", "rope_theta"}
@@ -48,7 +48,8 @@ class Rotary:
     `partial` is the default fraction of each head that rotates; `reads_partial`: the family's classes read that
     fraction. `theta_key` and `partial_key` are the family's own keys outside the section. `scalings` are the RoPE types
     that its classes accept, `original` their default of the length before scaling, if they have one. `path` is the
-    fact that it states, `head_dim` the fact with the size of what it rotates. Comes after that size and the context.
+    fact that it states, `head_dim` the fact with the size of what it rotates. `section` is the class's section if a config
+    has none. Comes after that size and the context.
     """
 
     theta: float = 10_000.0
@@ -59,13 +60,13 @@ class Rotary:
     partial_key: str = "partial_rotary_factor"
     scalings: Mapping[str, type[Any]] = field(default_factory=lambda: SCALINGS)
     original: int | None = None
+    section: Mapping[str, Any] = field(default_factory=dict)
     path: str = field(default=f"{ATTENTION}rope")
     head_dim: str = field(default=f"{ATTENTION}head_dim")
 
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the rotation. Raises CheckpointError for one that its rule or the family's classes cannot compute."""
-        old, new = config.section("rope_scaling"), config.section("rope_parameters")
-        section = old if old.keys else new
+        section = self._section(config)
         _check_one_for_all(section)
         theta = _theta(section, config, self.theta_key, self.theta)
         kind = section.get("rope_type") or section.get("type") or "default"
@@ -83,6 +84,12 @@ class Rotary:
         original = _original(section, config, self.original, facts["context"])
         scaling = _scaling(self.scalings[kind], section, original, facts["context"], dims // 2)
         return {self.path: ir.Rope(theta, dims, self.interleaved, scaling)}
+
+    def _section(self, config: Config) -> Config:
+        """Return the section of the rotation: that of transformers 4 or 5, or else the class's own."""
+        old, new = config.section("rope_scaling"), config.section("rope_parameters")
+        found = old if old.keys else new
+        return found if found.keys else Config({**self.section}, new.where)
 
     def _dims(self, section: Config, config: Config, head: int, *, partial: bool) -> int:
         """Return the number of dimensions of each head that rotate."""

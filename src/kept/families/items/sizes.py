@@ -20,17 +20,19 @@ DefaultSize = int | Callable[["Facts"], int] | None
 
 @dataclass(frozen=True)
 class Size:
-    """A positive integer."""
+    """A positive integer. `null` is what a null key means to the model class, if not the same as an absent one."""
 
     key: str
     path: str
     default: DefaultSize = None
     largest: int = LARGEST
+    null: DefaultSize = None
 
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the fact."""
-        default = self.default(facts) if callable(self.default) else self.default
-        return {self.path: config.size(self.key, default, self.largest)}
+        is_null = self.null is not None and config.states(self.key) and config.get(self.key) is None
+        default = self.null if is_null else self.default
+        return {self.path: config.size(self.key, default(facts) if callable(default) else default, self.largest)}
 
     def write(self, facts: Facts) -> dict[str, Any]:
         """Return the key."""
@@ -59,6 +61,7 @@ class KeyValueHeads(Size):
     key: str = "num_key_value_heads"
     path: str = f"{ATTENTION}kv_heads"
     default: DefaultSize = query_heads
+    null: DefaultSize = query_heads
 
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the fact. Raises CheckpointError unless it divides the query heads."""
@@ -73,6 +76,9 @@ MULTI_HEAD = DerivedFact(f"{ATTENTION}kv_heads", query_heads)
 
 HEAD_DIM = Size("head_dim", f"{ATTENTION}head_dim", default=width_over_heads)
 """The head size, by default the width over the heads."""
+
+HEADS_OF_128 = Size("head_dim", f"{ATTENTION}head_dim", default=128, null=width_over_heads)
+"""The head size of classes that assume 128 for an absent key, and the width over the heads for a null one."""
 
 WIDTH_OVER_HEADS = DerivedFact(f"{ATTENTION}head_dim", width_over_heads)
 """The head size of families that always divide the width by the heads."""

@@ -15,7 +15,7 @@ class SpecialTokens:
     """bos, eos (one or several) and pad; the defaults are the model class's. Comes after the vocabulary."""
 
     bos: int | None = None
-    eos: int | None = None
+    eos: int | tuple[int, ...] | None = None
     pad: int | None = None
 
     def read(self, config: Config, facts: Facts) -> Facts:
@@ -45,7 +45,7 @@ class SpecialTokens:
     def _end(self, config: Config, vocabulary: int) -> int | tuple[int, ...] | None:
         key = "eos_token_id"
         value = config.get(key, self.eos)
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):
             return self._token(config, key, value, vocabulary)
         if None in value:
             raise config.wrong(key, "a list of token ids")

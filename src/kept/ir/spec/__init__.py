@@ -5,7 +5,7 @@ element counts. Equal specs describe the same architecture. A branch's operation
 projections, state and cost, so that code outside its file needs its fields only where it asks for the kind.
 """
 
-from kept.ir.spec.attention import Attention, QkNorm, qk_shape
+from kept.ir.spec.attention import Attention, PositionScale, QkNorm, qk_shape
 from kept.ir.spec.layer import Branch, Layer
 from kept.ir.spec.mlp import Activation, Mlp
 from kept.ir.spec.model import Head, Spec, TokenIds
@@ -35,6 +35,7 @@ __all__ = [
     "Mlp",
     "Norm",
     "Operation",
+    "PositionScale",
     "Proportional",
     "QkNorm",
     "Role",

@@ -28,6 +28,18 @@ class QkNorm:
     scope: Literal["shared", "own", "full"] = "shared"
 
 
+@dataclass(frozen=True)
+class PositionScale:
+    """A factor on queries that grows with their position p: 1 + beta ln(1 + floor(p / length)).
+
+    It is 1 for the first `length` positions. Of Llama 4 (temperature tuning) and Ministral 3; the idea is that of
+    arXiv 2501.19399.
+    """
+
+    beta: float
+    length: int
+
+
 def qk_shape(qk: QkNorm, heads: int, head_dim: int) -> tuple[int, ...]:
     """Return the shape of a query or key norm's gain."""
     return {"shared": (head_dim,), "own": (heads, head_dim), "full": (heads * head_dim,)}[qk.scope]
@@ -39,7 +51,7 @@ class Attention(Mixer):
 
     `window` is the number of keys that a query sees, itself included; None: all. `scale` None means head_dim^-0.5.
     `softcap` c bounds the scores as `c tanh(score / c)`. `fused` stores query, key and value as one projection, in that
-    order.
+    order. `position_scale` multiplies rotated queries.
     """
 
     KIND: ClassVar[str] = "attention"
@@ -57,6 +69,7 @@ class Attention(Mixer):
     scale: float | None = None
     softcap: float | None = None
     fused: bool = False
+    position_scale: PositionScale | None = None
 
     @property
     def query_size(self) -> int:
@@ -118,9 +131,10 @@ class Attention(Mixer):
             ("query-key norm", self.qk_norm is not None),
             (f"scale {self.scale:g}" if self.scale else "", self.scale is not None),
             (f"scores capped at {self.softcap:g}" if self.softcap else "", self.softcap is not None),
+            (f"queries scaled from position {self.position_scale.length}" if self.position_scale else "", True),
         )
         rotation = "no rotation" if self.rope is None else self.rope.describe(self.head_dim)
-        inside = [*(word for word, has in extras if has), rotation]
+        inside = [*(word for word, has in extras if has and word), rotation]
         return f"attention {self.heads}{shared} heads x {self.head_dim} ({', '.join(inside)})"
 
     @property

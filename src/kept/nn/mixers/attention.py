@@ -54,6 +54,8 @@ class AttentionModule(MixerModule[ir.Attention]):
             cos, sin = context.rotations[self.spec.rope, self.spec.head_dim, x_BTD.dtype]
             queries = rotate(queries, cos, sin, interleaved=self.spec.rope.interleaved)
             keys = rotate(keys, cos, sin, interleaved=self.spec.rope.interleaved)
+        if self.spec.position_scale is not None:
+            queries = queries * position_scale(self.spec.position_scale, context.positions_BT).to(queries.dtype)
         if state is not None:
             assert isinstance(state, KVCache)
             keys, values = state.append(keys, values)
@@ -84,6 +86,12 @@ class AttentionModule(MixerModule[ir.Attention]):
         if norm is not None:
             x_BTHE = norm(x_BTHE)
         return x_BTHE.transpose(1, 2)
+
+
+def position_scale(scale: ir.PositionScale, positions_BT: Tensor) -> Tensor:
+    """Return the factor on the query at each position, (B, 1, T, 1), in float64."""
+    periods = (positions_BT // scale.length).double()
+    return (1 + scale.beta * torch.log1p(periods))[:, None, :, None]
 
 
 def capped(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, cap: float) -> Tensor:
