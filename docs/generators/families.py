@@ -32,6 +32,10 @@ SIZES = {
     "num_key_value_heads": 4,
 }
 
+WHOLE_HEADS = {"head_dim": 8}
+
+DENSE_GRANITE = {"num_local_experts": 0, "layer_types": ["attention"] * 2, "position_embedding_type": "rope"}
+
 EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("orion", "", {}),
     ("llama", "", {}),
@@ -67,6 +71,22 @@ EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("exaone", "", {"num_layers": 2}),
     ("deci", "", {"num_key_value_heads_per_layer": [4, 2]}),
     ("minicpm", "", {}),
+    ("arcee", "", {}),
+    ("jais2", "", {}),
+    ("seed_oss", "", {}),
+    ("internlm3", "", WHOLE_HEADS),
+    ("iquestcoder", "", WHOLE_HEADS),
+    ("ernie4_5", "", WHOLE_HEADS),
+    ("helium", "", WHOLE_HEADS),
+    ("glm", "", {}),
+    ("cwm", "", {}),
+    ("ministral", "no sliding window", {"sliding_window": None}),
+    ("ministral3", "the whole context", {}),
+    ("ministral3", "its original context", {"max_position_embeddings": 16384}),
+    ("granitemoehybrid", "no experts, no Mamba-2 layers", DENSE_GRANITE),
+    ("hyperclovax", "no post-norms", {"use_post_norm": False}),
+    ("hyperclovax", "post-norms", {}),
+    ("gemma3_text", "", {"num_hidden_layers": 6, "sliding_window": 512}),
 )
 """A config of each family, and of each variant that decides what it can become."""
 

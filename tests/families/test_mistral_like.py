@@ -54,8 +54,8 @@ class TestMinistral3(StockContract):
 
     name = "ministral3"
     becomes_llama = (
-        r"drop-position-scale: layers\.0\.mixer: queries are scaled from position 10 on: the context has 128 positions; "
-        r"shorten the context \(--context 10\)"
+        r"drop-position-scale: layers\.0\.mixer: queries are scaled from position 10 on: the context has 128 "
+        r"positions; shorten the context \(--context 10\)"
     )
     sizes = (*DECODER_SIZES, "head_dim")
     numbers = ("rms_norm_eps",)

@@ -23,14 +23,21 @@ def test_what_is_refused_is_refused_in_one_line_with_a_way_out(name: str) -> Non
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("bloom", "ALiBi"), ("jais", "ALiBi"), ("mixtral", "mixture of experts"), ("chatglm", "both directions")]
-    + [("apertus", "xIELU"), ("bitnet", "ternary"), ("cohere2", "take Command R"), ("exaone4", "take EXAONE 3")]
-    + [
+    [
+        ("bloom", "ALiBi"),
+        ("jais", "ALiBi"),
+        ("mixtral", "mixture of experts"),
+        ("chatglm", "both directions"),
+        ("apertus", "xIELU"),
+        ("bitnet", "ternary"),
+        ("cohere2", "take Command R"),
+        ("exaone4", "take EXAONE 3"),
         ("glm4", "norms before and behind"),
         ("gptj", "parallel residuals"),
         ("hunyuan_v1_dense", "after their rotation"),
-    ]
-    + [("nanochat", "caps its logits"), ("olmo3", "take OLMo 2")],
+        ("nanochat", "caps its logits"),
+        ("olmo3", "take OLMo 2"),
+    ],
 )
 def test_reasons(name: str, reason: str) -> None:
     with pytest.raises(CheckpointError, match=reason):

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
     from kept.ir.program import Program
 
-BARE = {"aquila", "baichuan", "deci", "exaone", "gemma", "granite", "internlm2", "llama", "minicpm", "mistral", "olmo"}
+LIKE_LLAMA = {"ernie4_5", "granitemoehybrid", "helium", "hyperclovax", "internlm3", "iquestcoder"}
+
+BARE = LIKE_LLAMA | {
+    *("aquila", "baichuan", "deci", "exaone", "gemma", "granite", "internlm2", "llama", "minicpm", "mistral", "olmo"),
+}
 
 EXACT = {
-    "mistral": BARE | {"phi3", "xverse"},
-    "qwen2": BARE | {"phi3", "xverse", "qwen", "qwen2"},
+    "mistral": BARE | {"ministral", "phi3", "xverse"},
+    "qwen2": BARE | {"ministral", "phi3", "xverse", "qwen", "qwen2", "seed_oss", "cwm"},
     "olmo2": {"olmo2"},
-    "gpt_neox": {"falcon", "gpt_neox", "nemotron", "starcoder2"},
+    "gpt_neox": {"falcon", "gpt_neox", "jais2", "nemotron", "starcoder2"},
 }
 """The sources that become each target exactly; all others are refused. Their configs are in `models.TINY`."""
 

@@ -15,6 +15,7 @@ CLASSIFIER = "belongs to classifiers"
 PARALLEL = "says how a model is spread over devices"
 LOADING = "an argument of loading, not of the function"
 STATE = "state of the config object itself"
+MAMBA = "belongs to Mamba-2 layers, of which a dense model has none"
 NAME = "a name or a version"
 OTHER = "read of other kinds of model"
 ROUNDING = "changes the order of operations, so rounding only"
@@ -68,6 +69,7 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "init_std": (TRAINING, 0.5),
     "initializer_factor": (TRAINING, 0.5),
     "initializer_range": (TRAINING, 0.5),
+    "intermediate_size": ("the size of experts, of which a dense model has none", 48),
     "is_decoder": ("these classes are decoders whatever it says", False),
     "is_heterogeneous": (STATE, UNTRIED),
     "is_quantized": (STATE, True),
@@ -75,6 +77,15 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "label2id": (CLASSIFIER, {"a": 0}),
     "length_penalty": (GENERATION, 0.5),
     "logits_mup_width_multiplier": (OTHER, 2.0),
+    "mamba_chunk_size": (MAMBA, UNTRIED),
+    "mamba_conv_bias": (MAMBA, UNTRIED),
+    "mamba_d_conv": (MAMBA, UNTRIED),
+    "mamba_d_head": (MAMBA, UNTRIED),
+    "mamba_d_state": (MAMBA, UNTRIED),
+    "mamba_expand": (MAMBA, UNTRIED),
+    "mamba_n_groups": (MAMBA, UNTRIED),
+    "mamba_n_heads": (MAMBA, UNTRIED),
+    "mamba_proj_bias": (MAMBA, UNTRIED),
     "max_length": (GENERATION, 5),
     "min_length": (GENERATION, 5),
     "mlp_layer_types": (OTHER, UNTRIED),
@@ -86,6 +97,7 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "num_assistant_tokens_schedule": (GENERATION, "constant"),
     "num_beam_groups": (GENERATION, 2),
     "num_beams": (GENERATION, 2),
+    "num_experts_per_tok": ("belongs to experts, of which a dense model has none", 1),
     "num_heads": (OTHER, UNTRIED),
     "num_labels": (CLASSIFIER, 3),
     "num_return_sequences": (GENERATION, 1),
@@ -93,6 +105,7 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "output_attentions": (OUTPUT, UNTRIED),
     "output_cross_attentions": (OUTPUT, True),
     "output_hidden_states": (OUTPUT, True),
+    "output_router_logits": ("belongs to experts, of which a dense model has none", UNTRIED),
     "output_scores": (OUTPUT, True),
     "pretrained_model_name_or_path": (LOADING, UNTRIED),
     "pretraining_tp": (ROUNDING, 2),
@@ -107,6 +120,7 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "return_dict_in_generate": (OUTPUT, True),
     "rms_norm_eps": ("the epsilon of other families' norms", 0.5),
     "rope_parameters": ("this family has no rotation", {"rope_theta": 3.0, "rope_type": "default"}),
+    "router_aux_loss_coef": (TRAINING, 0.5),
     "sanitize_kernel_mapping": (LOADING, UNTRIED),
     "sep_token_id": (GENERATION, 3),
     "sharded_metadata": (LOADING, UNTRIED),
@@ -122,6 +136,7 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "target_lookbehind": (GENERATION, 3),
     "temperature": (GENERATION, 0.5),
     "text_config": ("a config within the config; with one no model of these families loads", UNTRIED),
+    "time_step_limit": (MAMBA, UNTRIED),
     "token_classification_bias": (CLASSIFIER, True),
     "top_k": (GENERATION, 3),
     "top_p": (GENERATION, 0.5),

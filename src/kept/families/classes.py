@@ -122,7 +122,12 @@ def _reason(name: str, family: HasClasses) -> str:
 
 
 def by_class(config: Config, families: Mapping[str, AnyFamily]) -> AnyFamily | None:
-    """Return the family whose class `architectures` names; None if no family or more than one matches."""
+    """Return the family whose class `architectures` names; None if no family or more than one matches.
+
+    A family whose class has that name comes before one that transformers runs by the class of another.
+    """
     names = named(config)
-    found = [one for one in families.values() if any(_same(name, {*one.architectures}) for name in names)]
+    of_class = [one for one in families.values() if any(_same(name, {one.architecture}) for name in names)]
+    also = [one for one in families.values() if any(_same(name, {*one.architectures}) for name in names)]
+    found = of_class or also
     return found[0] if len(found) == 1 else None

@@ -60,7 +60,7 @@ class DenseLayers:
         return {}
 
     def write(self, facts: Facts) -> dict[str, Any]:
-        """Return the keys. The config class checks the Mamba-2 sizes even if no layer has them; 1 head fits any width."""
+        """Return the keys. The config class checks Mamba-2 sizes even if no layer has them; 1 head fits any width."""
         return {
             "num_local_experts": 0,
             "num_experts_per_tok": 0,

@@ -45,7 +45,7 @@ class ScaledRotary(Rotary):
     """RoPE of Ministral 3, whose section also holds the factor on queries (`llama_4_scaling_beta`)."""
 
     def read(self, config: Config, facts: Facts) -> Facts:
-        """Return the rotation and the factor. Raises CheckpointError if the section lacks beta, which the class needs."""
+        """Return the rotation and the factor. Raises CheckpointError if a section lacks beta."""
         section = self._section(config)
         beta = section.number(BETA)
         length = section.size(ORIGINAL, facts["context"])

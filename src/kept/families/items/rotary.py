@@ -48,8 +48,8 @@ class Rotary:
     `partial` is the default fraction of each head that rotates; `reads_partial`: the family's classes read that
     fraction. `theta_key` and `partial_key` are the family's own keys outside the section. `scalings` are the RoPE types
     that its classes accept, `original` their default of the length before scaling, if they have one. `path` is the
-    fact that it states, `head_dim` the fact with the size of what it rotates. `section` is the class's section if a config
-    has none. Comes after that size and the context.
+    fact that it states, `head_dim` the fact with the size of what it rotates. `section` is the class's own, used if a
+    config has none. Comes after that size and the context.
     """
 
     theta: float = 10_000.0
