@@ -128,9 +128,10 @@ class TestCwm(StockContract):
 
     name = "cwm"
     becomes_llama = r"drop-window: layers\.1\.mixer: a sliding window of 7 is active"
+    overrides: ClassVar[dict[str, Any]] = {"mlp_bias": True}
     sizes = (*SIZES, "sliding_window")
     numbers = ("rms_norm_eps",)
-    flags = ("tie_word_embeddings",)
+    flags = ("mlp_bias", "tie_word_embeddings")
     words = ("hidden_act",)
     lenient = ("num_key_value_heads",)
 

@@ -77,7 +77,7 @@ class TestMinistral3(StockContract):
     ) -> None:
         plan = legalise(program, LLAMA.violations, Options(dtype="F64", context=10))
         assert "for sequences of up to 10 tokens" in plan.domain[0]
-        assert [step.rewrite.name for step in plan.steps] == ["limit-context", "drop-position-scale"]
+        assert [step.rewrite.name for step in plan.steps] == ["limit-context", "cast", "drop-position-scale"]
         output, tokens = save(plan.program, LLAMA, tmp_path / "out"), some_tokens(2, 10)
         assert worst(stock_logits(output, tokens), stock_logits(directory, tokens)) < self.float64
 

@@ -38,7 +38,7 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "compile_config": (LOADING, UNTRIED),
     "create_compatible_mapping": (LOADING, UNTRIED),
     "decoder": ("a config within the config; with one no model of these families loads", UNTRIED),
-    "default_rope_type": (STATE, "linear"),
+    "default_rope_type": (STATE, UNTRIED),
     "default_theta": (STATE, 3.0),
     "device_map": (LOADING, "cpu"),
     "device_mesh": (LOADING, "x"),

@@ -10,6 +10,7 @@ from kept.families.items import (
     HEAD_DIM,
     HEADS_OF_128,
     LAYER_TYPES,
+    Flag,
     KeyValueHeads,
     LayerWindows,
     Rotary,
@@ -17,7 +18,7 @@ from kept.families.items import (
     Window,
 )
 from kept.families.parts import activation, attention, mlp, rms_norms, sizes, tied_head
-from kept.families.paths import ATTENTION, first_value
+from kept.families.paths import ATTENTION, MLP_BIASES, first_value
 from kept.families.table import Family
 from kept.ir.spec import PositionScale
 
@@ -126,6 +127,7 @@ CWM = Family(
             },
         ),
         LayerWindows(three_of_four_slide, default=8192),
+        Flag("mlp_bias", MLP_BIASES),
         tied_head(),
         SpecialTokens(bos=128000, eos=(128001, 128008, 128009)),
     ),
