@@ -69,7 +69,7 @@ def batch_stream(settings: HealSettings, pair: TeacherStudent, reporter: Reporte
     else:
         pair.cache.require(cache_description(settings, pair, mixture))
         stream = PackedRowStream(pair.cache.packed_rows(mixture), settings.batch_size, settings.seed)
-    check_stream(stream, pair.student.program.spec.vocabulary, pair.student.program.spec.context)
+    check_stream(stream, pair.vocabulary, pair.student.program.spec.context)
     return stream
 
 
@@ -85,7 +85,7 @@ class EvalTexts:
         """Tokenise the texts of the settings. Raises InputError for a text that cannot be read."""
         sources = _tokenised(settings, pair.student, reporter, "eval_data")
         for name, tokens in sources.items():
-            check_ids(name, tokens, pair.student.program.spec.vocabulary)
+            check_ids(name, tokens, pair.vocabulary)
         rows, length = max(1, EVAL_TOKENS // settings.sequence_length), settings.sequence_length
         return cls(sources, {name: stream.packed(by_digest(tokens, length), rows) for name, tokens in sources.items()})
 
@@ -104,7 +104,7 @@ def cache_description(settings: HealSettings, pair: TeacherStudent, mixture: Mix
     """Return what a teacher cache must have been made of to serve a run. Without a teacher its sum is left out."""
     return {
         "format": teacher_cache.FORMAT,
-        "vocabulary": pair.student.program.spec.vocabulary,
+        "vocabulary": pair.vocabulary,
         "sequence_length": settings.sequence_length,
         "hold_out": settings.hold_out,
         "temperature": settings.temperature,

@@ -31,6 +31,12 @@ class TeacherStudent:
         check_pair(student, teacher, settings.sequence_length)
         return cls(student, teacher, cache)
 
+    @property
+    def vocabulary(self) -> int:
+        """The number of ids that student, teacher and cache all have: rows of padding may follow in one of them."""
+        sizes = [model.program.spec.vocabulary for model in (self.student, self.teacher) if model is not None]
+        return min(sizes if self.cache is None else [*sizes, self.cache.about["vocabulary"]])
+
 
 def _open_cache(path: Path) -> TeacherCache:
     from kept.distillation.teacher_cache import TeacherCache  # noqa: PLC0415 - imports torch, which a plan does not need
@@ -55,7 +61,10 @@ def check_pair(student: LoadedModel, teacher: LoadedModel | None, length: int) -
 
 
 def check_sizes(student: LoadedModel, teacher: LoadedModel | None, length: int) -> None:
-    """Raise InputError if `length` exceeds a model's context, or the vocabulary sizes differ. Needs configs only."""
+    """Raise InputError if `length` exceeds a model's context, or the vocabularies differ by more than padding.
+
+    Needs configs only, and the tokenizers if the sizes differ.
+    """
     for model in filter(None, (student, teacher)):
         context = model.program.spec.context
         if length > context:
@@ -65,11 +74,29 @@ def check_sizes(student: LoadedModel, teacher: LoadedModel | None, length: int) 
     if teacher is None:
         return
     sizes = student.program.spec.vocabulary, teacher.program.spec.vocabulary
-    if sizes[0] != sizes[1]:
+    if sizes[0] != sizes[1] and not _only_padding(student, teacher):
         raise InputError(
             f"{student.path}: has {sizes[0]} tokens, its teacher {teacher.path} has {sizes[1]}; name a teacher with "
             "the same vocabulary: the model that the student was converted from, or the student before it was healed"
         )
+
+
+def _only_padding(student: LoadedModel, teacher: LoadedModel) -> bool:
+    """Whether two models have the same tokens, and one has more rows than tokens need.
+
+    False for a model that is foreseen, whose tokenizer is not there yet.
+    """
+    from kept.checkpoint.tokenizer_reader import TokenizerReader  # noqa: PLC0415 - imports torch
+
+    models = (student, teacher)
+    if any(model.config.get("vocab_size") != model.program.spec.vocabulary for model in models):
+        return False
+    readers = [TokenizerReader(model.path) for model in models]
+    if any(reader.file is None for reader in readers):
+        return False
+    ours, theirs = (reader.tokenizer.vocabulary for reader in readers)
+    fewest = min(model.program.spec.vocabulary for model in models)
+    return ours == theirs and max(ours.values(), default=-1) < fewest
 
 
 def check_widths(student: LoadedModel, teacher: LoadedModel) -> None:

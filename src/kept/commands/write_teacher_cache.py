@@ -94,7 +94,7 @@ def _description(
     """Return what the cache is made of, for the runs that read it."""
     return {
         **cache_description(settings, pair, mixture),
-        "k": min(k, pair.student.program.spec.vocabulary),
+        "k": min(k, pair.vocabulary),
         "dtype": settings.dtype,
         **({} if date is None else {"chat_date": date}),
         "counts": counts(mixture, settings.sequence_length, settings.tokens),

@@ -39,7 +39,7 @@ def measure(teacher: Backbone, student: Backbone | None, rows: PackedRows, about
     ours, theirs, mask_N = _head_inputs(teacher, student, rows, numbers)
     k, most = about["k"], about["vocabulary"]
     ks = sorted({max(1, k // 4), k, min(4 * k, most)})
-    found = top_k_bias(ours, theirs, mask_N, ks, about["temperature"])
+    found = top_k_bias(ours.first(most), theirs.first(most), mask_N, ks, about["temperature"])
     by_k = [{**asdict(one), "bias": one.bias} for one in found]
     return {
         "against": "the student" if student else "the teacher without its last layer",

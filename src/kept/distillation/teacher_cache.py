@@ -256,7 +256,7 @@ def _mark(part: Path, file: BinaryIO, about: Mapping[str, Any], done: int) -> No
 @torch.no_grad()
 def _entries(teacher: Backbone, batch: Batch, about: Mapping[str, Any]) -> NDArray[np.void]:
     device = teacher.model.embedding.weight.device
-    found = top_k(teacher.output(batch.to(device)).head, about["k"], about["temperature"])
+    found = top_k(teacher.output(batch.to(device)).head.first(about["vocabulary"]), about["k"], about["temperature"])
     made = np.empty(len(found.tail_N), dtype=entry(about["k"], about["vocabulary"]))
     for name, value in (("ids", found.ids_NK), ("log_probs", found.log_probs_NK), ("tail", found.tail_N)):
         made[name] = value.cpu().numpy()

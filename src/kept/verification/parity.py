@@ -60,7 +60,7 @@ def measure(
     """Compare each candidate with the reference on the same tokens.
 
     Layers beyond the reference's (a tail, say) run but are not compared; nor is what a copy reads, nor a logit beyond
-    those of the first `vocabulary` tokens (None: all). `progress` is called with layers done.
+    those of the first `vocabulary` tokens (None: all that both have). `progress` is called with layers done.
     """
     runs = [_watched(run, tokens_BT, progress) for run in (reference, *candidates)]
     common = min(run.program.spec.depth - len(run.copies) for run in (reference, *candidates))
@@ -73,7 +73,8 @@ def measure(
             errors.append(float((found - wanted).norm() / wanted.norm()))
     # Longer runs continue to their last layer.
     last, *finals = (deque((state, *run), maxlen=1).pop()[0] for run, state in zip(runs, states, strict=True))
-    return _compare(reference, last, candidates, finals, tokens_BT, layers, slice(vocabulary))
+    shared = min(run.program.spec.vocabulary for run in (reference, *candidates))
+    return _compare(reference, last, candidates, finals, tokens_BT, layers, slice(vocabulary or shared))
 
 
 def _watched(run: StreamedRun, tokens_BT: Tensor, progress: Callable[[int], None] | None) -> Iterator[State]:

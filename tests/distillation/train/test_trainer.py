@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import kept
 from kept.commands.heal import run_heal
@@ -20,7 +21,15 @@ from kept.errors import CheckpointError, InputError, OutputError, RecipeError
 from kept.loaded import open_model
 from support.heal_runs import folder_of, losses, noted, settings
 from support.models import write_checkpoint
-from support.stored import all_bytes, read_json, write_json, write_sentencepiece, write_tokenizer
+from support.stored import (
+    all_bytes,
+    change_json,
+    read_json,
+    tensors_of,
+    write_json,
+    write_sentencepiece,
+    write_tokenizer,
+)
 from support.tokenizers_of import inside
 
 if TYPE_CHECKING:
@@ -495,6 +504,38 @@ def test_another_vocabulary_is_no_teacher(pair: tuple[Path, Path], corpus: Path,
     other = write_checkpoint(tmp_path / "other", "llama", vocab_size=50)
     with pytest.raises(InputError, match=r"tokens, its teacher .*other has 50"):
         run_heal(settings(pair, corpus, tmp_path / "out", teacher=str(other)))
+
+
+@pytest.mark.parametrize("which", ["teacher", "student"])
+def test_a_padded_vocabulary_is_the_same(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, which: str) -> None:
+    """With one tokenizer and more rows in one of the two models; the rows of padding are large and change nothing."""
+    wide = padded(pair[0] if which == "teacher" else pair[1], tmp_path / "wide")
+    found = heal(settings(pair, corpus, tmp_path / "found", tokens=4 * 128, **{which: str(wide)}))
+    wanted = heal(settings(pair, corpus, tmp_path / "wanted", tokens=4 * 128))
+    assert [one.losses for one in found.history] == [pytest.approx(one.losses, rel=1e-4) for one in wanted.history]
+
+
+def test_more_tokens_are_no_padding(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    wide = padded(pair[0], tmp_path / "wide")
+    has = open_model(wide).program.spec.vocabulary
+    table = read_json(wide / "tokenizer.json")
+    table["model"]["vocab"]["a new token"] = has - 1
+    write_json(wide / "tokenizer.json", table)
+    with pytest.raises(InputError, match=rf"tokens, its teacher .*wide has {has}; name a teacher with the same"):
+        check_pair(open_model(pair[1]), open_model(wide), 32)
+
+
+def padded(source: Path, folder: Path, rows: int = 8) -> Path:
+    """Return a copy of a model whose embedding and head have more rows than it has tokens."""
+    shutil.copytree(source, folder)
+    had = read_json(folder / "config.json")["vocab_size"]
+    change_json(folder / "config.json", vocab_size=had + rows)
+    tensors = tensors_of(folder)
+    for name, tensor in tensors.items():
+        if len(tensor) == had:
+            tensors[name] = torch.cat((tensor, torch.full((rows, *tensor.shape[1:]), 2.0, dtype=tensor.dtype)))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def test_two_runs_write_the_same_bytes(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:

@@ -52,9 +52,12 @@ def chunked_loss(
     """Return the objective's mean over tokens whose mask is not 0; the others are neither computed nor read.
 
     Gradients are computed only if grad mode is on, and only for inputs that require one. `chunk` is the number of
-    tokens whose logits are held at a time. Raises InputError if objective, teacher and student do not fit together.
+    tokens whose logits are held at a time. If one head has more rows, they are padding: both distributions are those
+    over the rows that both have. Raises InputError if objective, teacher and student do not fit together.
     """
-    _check(student, teacher, objective)
+    _check(teacher, objective)
+    if isinstance(teacher, HeadInput):
+        student, teacher = student.first(teacher.vocabulary), teacher.first(student.vocabulary)
     student = student.with_normalised_rows()
     inputs = (student.hidden_ND, student.weight_VD, student.bias_V)
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
@@ -73,14 +76,9 @@ def chunked_loss(
     return Losses(loss, means, agreement, len(counted_M))
 
 
-def _check(student: HeadInput, teacher: HeadInput | TopK | None, objective: Objective) -> None:
+def _check(teacher: HeadInput | TopK | None, objective: Objective) -> None:
     if teacher is None and objective.needs_teacher:
         raise InputError("the objective has a divergence from a teacher, but there is no teacher; set its weight to 0")
-    if isinstance(teacher, HeadInput) and teacher.vocabulary != student.vocabulary:
-        raise InputError(
-            f"the teacher's head has {teacher.vocabulary} tokens, the student's {student.vocabulary}: "
-            "only models with the same vocabulary can be compared"
-        )
     if not isinstance(teacher, TopK):
         return
     if objective.reverse_kl or objective.jsd:

@@ -44,6 +44,14 @@ class HeadInput:
         """Number of tokens whose logits are held at a time, unless the caller chooses another."""
         return chunk_size.chunk_tokens(self.vocabulary, host=self.weight_VD.device.type == "cpu")
 
+    def first(self, rows: int) -> HeadInput:
+        """Return the same head with its first rows only."""
+        if rows >= self.vocabulary:
+            return self
+        return replace(
+            self, weight_VD=self.weight_VD[:rows], bias_V=None if self.bias_V is None else self.bias_V[:rows]
+        )
+
     def with_normalised_rows(self) -> HeadInput:
         """Return the same head with its rows normalised already, if the spec asks for normalised rows."""
         if not self.head.normalised:
