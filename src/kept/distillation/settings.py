@@ -110,7 +110,7 @@ class HealSettings(Settings):
     )
     data: Annotated[Texts, AfterValidator(_not_empty), texts_schema(minItems=1)] = Field(
         default=(SELF,),
-        description="Training texts: text files, JSON lines, parquet, or directories of them, optionally with a name, "
+        description="Training texts: text files, JSON, CSV, parquet, or directories of them, optionally with a name, "
         "such as english=corpus/en. May be given several times. self: texts that the teacher generates.",
     )
     text_field: str | None = Field(

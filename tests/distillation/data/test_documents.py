@@ -212,7 +212,7 @@ def test_a_parquet_file_of_deep_lists(tmp_path: Path) -> None:
 
 
 def test_a_line_of_json_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kept.distillation.data.documents.LONGEST", 100)
+    monkeypatch.setattr("kept.distillation.data.text_files.LONGEST", 100)
     file = write_lines(tmp_path / "a.jsonl", {"text": "one"}, {"text": "x" * 200})
     with pytest.raises(InputError, match=r"a\.jsonl: line 2 has more than 0 MB; split it"):
         read(file)
@@ -320,8 +320,8 @@ def test_several_paths_come_in_their_order(tmp_path: Path) -> None:
 
 def test_a_suffix_that_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
-    (tmp_path / "table.csv").touch()
-    with pytest.raises(InputError, match=r"table\.csv: is none of \.txt, .*\.parquet; convert it, or leave it out"):
+    (tmp_path / "table.xls").touch()
+    with pytest.raises(InputError, match=r"table\.xls: is none of \.txt, .*\.zst; convert it, or leave it out"):
         read(tmp_path)
 
 

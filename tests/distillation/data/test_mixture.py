@@ -116,6 +116,18 @@ def test_weights_that_weigh_nothing(weight: float) -> None:
 hold_outs = st.one_of(st.floats(0.001, 0.6), st.integers(1, 5))
 
 
+def test_a_fraction_is_bounded_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long document is trained on; a number of documents is what it says."""
+    monkeypatch.setattr("kept.distillation.data.mixture.LONGEST_HELD", 50)
+    monkeypatch.setattr("kept.distillation.data.mixture.MOST_HELD", 95)
+    source = {"a": tokens_of([300, *[10] * 60])}
+    held = [int(source["a"].lengths()[one].sum()) for one in (Mixture(source, None, f).held[0] for f in (0.01, 0.9))]
+    assert held == [10, 90]
+    assert len(Mixture(source, None, 20).held[0]) == 20
+    monkeypatch.setattr("kept.distillation.data.mixture.LONGEST_HELD", 5)
+    assert len(Mixture(source, None, 0.01).held[0]) == 1
+
+
 def digests_of(mixture: Mixture, chosen: tuple[np.ndarray, ...]) -> set[int]:
     return {int(d) for tokens, c in zip(mixture.tokens, chosen, strict=True) for d in tokens.table["digest"][c]}
 

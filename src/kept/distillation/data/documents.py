@@ -1,4 +1,4 @@
-"""Stream documents from text, JSON lines and parquet files, and from directories of them.
+"""Stream documents from text, JSON, CSV and parquet files, and from directories of them.
 
 Files are read in the order of their names, one document at a time, and nothing is copied. Memory is bounded: a long
 line of a text file may be split into several documents, and a line of JSON or a row of a parquet file has at most
@@ -15,9 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kept.checkpoint.small_files import regular
 from kept.distillation.data.files import DataFile, files_of
 from kept.distillation.data.parquet import rows
+from kept.distillation.data.tables import SEPARATORS, array_rows, begins_array, table_rows
+from kept.distillation.data.text_files import COMPRESSED, LONGEST, lines, opened_text, suffixes
 from kept.errors import InputError, KeptError, reason
 from kept.naming import split_name
 
@@ -31,9 +32,6 @@ PIECE = 16_384
 
 MARK = "\ufeff"
 """Byte-order mark with which some editors begin a file; it is not JSON."""
-
-LONGEST = 64 << 20
-"""Maximum length of a line of JSON or of a parquet row, in characters."""
 
 PART = 1 << 20
 """Characters of a line of text that are read at once."""
@@ -65,7 +63,7 @@ def named_paths(data: Sequence[str], key: str = "data") -> dict[str, Path]:
         name, path = split_name(given)
         if not path.strip():
             raise InputError(f"{key}: {given!r} names no file or directory; write it as corpus/en or english=corpus/en")
-        name = name or Path(path).stem or Path(path).resolve().stem
+        name = name or _name(Path(path))
         if name in found:
             raise InputError(
                 f"{key}: {found[name]} and {path} are both named {name!r}; name them: a={found[name]}, b={path}"
@@ -74,13 +72,19 @@ def named_paths(data: Sequence[str], key: str = "data") -> dict[str, Path]:
     return found
 
 
+def _name(path: Path) -> str:
+    """Return the name of a file or directory without the suffixes of its kind and its compression."""
+    plain = path.with_suffix("") if suffixes(path)[1] else path
+    return plain.stem or path.resolve().stem
+
+
 @dataclass(frozen=True)
 class TextSource:
     """Files and directories of documents.
 
-    A line of a JSON file and a row of a parquet file is a document, in `field`. A text file is cut at the first blank
-    line after `piece` characters, or at the first line after twice as many, so that what is appended to it leaves the
-    documents before as they are. With `conversations` a line or row is a conversation; text files stay text.
+    A line or element of a JSON file and a row of a table is a document, in `field`. A text file is cut at the first
+    blank line after `piece` characters, or at the first line after twice as many, so that what is appended to it leaves
+    the documents before as they are. With `conversations` a line or row is a conversation; text files stay text.
     """
 
     paths: tuple[Path, ...]
@@ -97,7 +101,7 @@ class TextSource:
         if not found:
             raise InputError(f"{', '.join(map(str, self.paths)) or 'data'}: holds no file; name one of {_known()}")
         for file in found:
-            if file.path.suffix.lower() not in KINDS:
+            if _reader(file.path) is None:
                 raise InputError(f"{file.path}: is none of {_known()}; convert it, or leave it out of the data")
         if self.conversations is not None and len({_is_text(file.path) for file in found}) > 1:
             both = ", ".join(map(str, self.paths))
@@ -116,7 +120,7 @@ class TextSource:
         """
         for number, file in enumerate(self.files()):
             with _blamed(file.path):
-                for place, found, nbytes in KINDS[file.path.suffix.lower()](file.path, self):
+                for place, found, nbytes in _places(file, self):
                     text, answers = (found, ()) if isinstance(found, str) else self._rendered(file.path, place, found)
                     if text:
                         yield Document(text, _digest(file.path, place, text), number, place, nbytes, answers)
@@ -146,7 +150,7 @@ def _text(path: Path, source: TextSource) -> Iterator[Place]:
     held: list[str] = []
     size, begun = 0, 1
     number = 1
-    with open(path, encoding="utf-8", opener=regular) as file:
+    with opened_text(path) as file:
         while line := file.readline(PART):
             held.append(line)
             size += len(line)
@@ -165,7 +169,7 @@ def _joined(lines: list[str]) -> tuple[str, int]:
 
 def _json(path: Path, source: TextSource) -> Iterator[Place]:
     """Yield the field of each line. Lines may differ in their other fields; blank lines are skipped."""
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines(path), 1):
         if not line.removeprefix(MARK).strip():
             continue
         try:
@@ -188,14 +192,25 @@ def _lacks(found: object, source: TextSource) -> str:
     return f"has no field {field!r}, only {', '.join(found) or 'none'}; --text-field names the one with the {what}"
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with open(path, encoding="utf-8", opener=regular) as file:
-        number = 1
-        while line := file.readline(LONGEST + 1):
-            if len(line) > LONGEST:
-                raise InputError(f"{path}: line {number} has more than {LONGEST >> 20} MB; split it")
-            yield line
-            number += 1
+def _array(path: Path, source: TextSource) -> Iterator[Place]:
+    """Yield the field of each element of a JSON array."""
+    for number, row, nbytes in array_rows(path):
+        if not source.is_document(row.get(source.field)):
+            raise InputError(f"{path}: element {number} {_lacks(row, source)}")
+        yield number, source.content(row), nbytes
+
+
+def _lines_or_array(path: Path, source: TextSource) -> Iterator[Place]:
+    """Yield the field of each line of a JSON file, or of each element if the file is an array."""
+    yield from (_array if begins_array(path) else _json)(path, source)
+
+
+def _table(path: Path, source: TextSource) -> Iterator[Place]:
+    """Yield the column of each row of a table with a header."""
+    for number, row, nbytes in table_rows(path, SEPARATORS[suffixes(path)[0]]):
+        if not source.is_document(row.get(source.field)):
+            raise InputError(f"{path}: the row that ends in line {number} {_lacks(row, source)}")
+        yield number, source.content(row), nbytes
 
 
 def _parquet(path: Path, source: TextSource) -> Iterator[Place]:
@@ -228,19 +243,37 @@ KINDS: dict[str, Callable[[Path, TextSource], Iterator[Place]]] = {
     ".py": _text,
     ".jsonl": _json,
     ".ndjson": _json,
-    ".json": _json,
+    ".json": _lines_or_array,
+    ".csv": _table,
+    ".tsv": _table,
     ".parquet": _parquet,
 }
-"""Readers of files, by suffix."""
+"""Readers of files, by suffix. All but parquet files may be compressed, with the suffix of `COMPRESSED` at the end."""
+
+
+def _reader(path: Path) -> Callable[[Path, TextSource], Iterator[Place]] | None:
+    """Return the reader of a file; None for an unknown suffix."""
+    kind, compression = suffixes(path)
+    return None if kind == ".parquet" and compression else KINDS.get(kind)
+
+
+def _places(file: DataFile, source: TextSource) -> Iterator[Place]:
+    """Yield what a file's reader yields, with shares of at most the file's size in all: it may be compressed."""
+    reader, left = _reader(file.path), file.nbytes
+    assert reader is not None, "files() refuses it"
+    for place, found, nbytes in reader(file.path, source):
+        share = min(left, nbytes)
+        left -= share
+        yield place, found, share
 
 
 def _is_text(path: Path) -> bool:
     """Return whether a file is plain text, without fields."""
-    return KINDS.get(path.suffix.lower()) is _text
+    return _reader(path) is _text
 
 
 def _known() -> str:
-    return ", ".join(KINDS)
+    return f"{', '.join(KINDS)}, also with {' or '.join(COMPRESSED)}"
 
 
 def _digest(path: Path, place: int, text: str) -> int:

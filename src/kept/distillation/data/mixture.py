@@ -24,6 +24,12 @@ FINEST = 1 << 16
 WEIGHT = re.compile(r"[+-]?\d{0,18}(\.\d{0,18})?(e[+-]?\d{1,2})?|\d{1,18}/\d{1,18}", re.ASCII | re.IGNORECASE)
 """Pattern of a weight; longer numbers would take a Fraction too long to parse."""
 
+LONGEST_HELD = 1 << 15
+"""Tokens of a document beyond which a fraction does not hold it out: it could be most of a source."""
+
+MOST_HELD = 1 << 20
+"""Maximum number of tokens of each source that a fraction holds out: more are lost to training."""
+
 SHORTEST = 2
 """Ids of a document that teaches anything: the first of them predicts the second."""
 
@@ -57,9 +63,9 @@ class Mixture:
     """Named sources, their weights, and the documents of each that are trained on (`train`) and held out (`held`).
 
     `weights` need not add up to 1; without any, a source weighs what it has tokens. `hold_out` is a fraction of the
-    documents, or their number in each source. A document is held out for its digest: equal texts stay together, and as
-    data grow nothing that was trained on is ever held out. At least one document of each source is, unless
-    `hold_out` is 0.
+    documents, within a bound of tokens, or their number in each source. A document is held out for its digest: equal
+    texts stay together, and as data grow nothing that was trained on is ever held out. At least one document of each
+    source is, unless `hold_out` is 0.
 
     Raises InputError where weights and sources differ, and where no document is left to train on.
     """
@@ -76,7 +82,8 @@ class Mixture:
         self.tokens = tuple(sources.values())
         usable = [_usable(name, tokens) for name, tokens in sources.items()]
         digests = [np.asarray(tokens.table["digest"]) for tokens in self.tokens]
-        self.held = tuple(_held(d, u, hold_out) for d, u in zip(digests, usable, strict=True))
+        lengths = [tokens.lengths() for tokens in self.tokens]
+        self.held = tuple(_held(d, n, u, hold_out) for d, n, u in zip(digests, lengths, usable, strict=True))
         withheld = np.concatenate([d[h] for d, h in zip(digests, self.held, strict=True)])
         self.train = tuple(u[~np.isin(d[u], withheld)] for d, u in zip(digests, usable, strict=True))
         for name, left in zip(self.names, self.train, strict=True):
@@ -134,15 +141,26 @@ def _usable(name: str, tokens: TokenDataset) -> NDArray[np.int64]:
     return found
 
 
-def _held(digests: NDArray[np.uint64], usable: NDArray[np.int64], hold_out: float) -> NDArray[np.int64]:
-    """Documents with the smallest digests, in the order of them: any number of the first is a sample."""
+def _held(
+    digests: NDArray[np.uint64], lengths: NDArray[np.int64], usable: NDArray[np.int64], hold_out: float
+) -> NDArray[np.int64]:
+    """Documents with the smallest digests, in the order of them: any number of the first is a sample.
+
+    A fraction never takes a document of more than `LONGEST_HELD` tokens, unless all are longer, nor more than
+    `MOST_HELD` tokens beyond the first document.
+    """
     if not hold_out:
         return usable[:0]
-    values = np.unique(digests[usable])
+    short = usable[lengths[usable] <= LONGEST_HELD] if hold_out < 1 else usable
+    chosen = short if len(short) else usable
+    values = np.unique(digests[chosen])
     wanted = int(np.searchsorted(values, np.uint64(int(hold_out * 2**64)))) if hold_out < 1 else int(hold_out)
     last = values[max(1, min(wanted, len(values))) - 1]
-    found: NDArray[np.int64] = usable[digests[usable] <= last]
-    return found[np.argsort(digests[found], kind="stable")]
+    found: NDArray[np.int64] = chosen[digests[chosen] <= last]
+    found = found[np.argsort(digests[found], kind="stable")]
+    if hold_out >= 1:
+        return found
+    return found[: max(1, int(np.searchsorted(np.cumsum(lengths[found]), MOST_HELD, side="right")))]
 
 
 def _shares(weights: Sequence[Fraction]) -> tuple[int, ...]:
