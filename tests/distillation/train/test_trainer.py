@@ -510,8 +510,8 @@ def test_another_vocabulary_is_no_teacher(pair: tuple[Path, Path], corpus: Path,
 def test_a_padded_vocabulary_is_the_same(pair: tuple[Path, Path], corpus: Path, tmp_path: Path, which: str) -> None:
     """With one tokenizer and more rows in one of the two models; the rows of padding are large and change nothing."""
     wide = padded(pair[0] if which == "teacher" else pair[1], tmp_path / "wide")
-    found = heal(settings(pair, corpus, tmp_path / "found", tokens=4 * 128, **{which: str(wide)}))
-    wanted = heal(settings(pair, corpus, tmp_path / "wanted", tokens=4 * 128))
+    found = run_heal(settings(pair, corpus, tmp_path / "found", tokens=4 * 128, **{which: str(wide)}))
+    wanted = run_heal(settings(pair, corpus, tmp_path / "wanted", tokens=4 * 128))
     assert [one.losses for one in found.history] == [pytest.approx(one.losses, rel=1e-4) for one in wanted.history]
 
 
