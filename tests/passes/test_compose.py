@@ -18,6 +18,7 @@ from kept.passes.affine_tail import AffineTail, DropHeadBias
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from kept.passes.drop_layers import DropLayers
+from kept.passes.drop_position_scale import DropPositionScale
 from kept.passes.drop_window import DropWindow, LimitContext
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary
@@ -66,6 +67,7 @@ EXACT: tuple[Pass, ...] = (
     AffineTail(),
     CastTo("F64"),
     Centre(),
+    DropPositionScale(),
     DropWindow(),
     ExpandBlocks(at=(1,)),
     FillBiases(projections()),
