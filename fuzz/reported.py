@@ -96,7 +96,7 @@ HEALED: dict[str, Any] = {
         "gradient_accumulation": 2,
         "learning_rate": 1e-3,
         "lr_schedule": "cosine",
-        "precision": "float32",
+        "dtype": "float32",
     },
     "trained": {"parameters": 1_600, "of": 9_000_000},
     "sources": {
