@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.json_file import parse
 from kept.errors import reason
 from kept.quantised.modules import MethodSettings, dequantised, modules
-from kept.quantised.raw import nibbles, numbers, raw, raw_bytes
+from kept.quantised.raw import content, nibbles, numbers, raw, raw_bytes
 from kept.quantised.weight import PlainCodes, PlainValues, QuantisedWeight, Scaled
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def read(settings: MethodSettings, tensors: Mapping[str, Lazy]) -> Dequantised:
 def _eight_bit(module: Module, dtype: str) -> QuantisedWeight:
     codes, scale = module.need("weight", ("I8",), 2), module.need("SCB", ("F32", "F16", "BF16"), 1)
     form = module.get("weight_format")
-    if form is not None and form.dtype == "U8" and int(raw(form).flatten()[0]) != ROW_MAJOR:
+    if form is not None and form.dtype == "U8" and content(form)[:1] != bytes([ROW_MAJOR]):
         raise module.wrong(
             "weight_format", "is not 0, the layout by rows; load and save it with a current bitsandbytes"
         )
@@ -142,7 +142,7 @@ def _state(module: Module, part: str) -> dict[str, Any]:
     if stored.nbytes > LONGEST_STATE:
         raise module.wrong(part, f"has more than {LONGEST_STATE} bytes; fetch the checkpoint again")
     try:
-        found = parse(bytes(raw_bytes(stored, 0, stored.nbytes).numpy()))
+        found = parse(content(stored))
     except (ValueError, RecursionError) as error:
         raise module.wrong(part, f"is not JSON ({reason(error)}); fetch the checkpoint again") from None
     if not isinstance(found, dict):

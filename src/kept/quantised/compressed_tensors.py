@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kept.errors import CheckpointError
 from kept.quantised.modules import WAY_OUT, Dequantised, MethodSettings, block_of, dequantised, modules
-from kept.quantised.raw import fp4, raw, unpack
+from kept.quantised.raw import fp4, integers, raw, unpack
 from kept.quantised.weight import Codes, PlainCodes, PlainValues, Scaled, Values
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _scale(module: Module, dtypes: tuple[str, ...]) -> Stored:
 def _shape(module: Module, codes: Stored) -> tuple[int, int]:
     """Return the shape of a packed weight, which is stored beside it."""
     stored = module.need("weight_shape", ("I64", "I32"), 1)
-    found = raw(stored).tolist() if stored.shape == (2,) else []
+    found = integers(stored) if stored.shape == (2,) else []
     if len(found) != 2 or found[0] != codes.shape[0] or found[1] < 1:
         raise module.wrong("weight_shape", f"is {found}, the packed codes have shape {list(codes.shape)}")
     return found[0], found[1]
@@ -223,11 +223,11 @@ def _shape(module: Module, codes: Stored) -> tuple[int, int]:
 def _order(module: Module, shape: tuple[int, ...]) -> Stored | None:
     """Return the group of each column, which old versions store for activation order; None if columns are in order."""
     found = module.get("weight_g_idx")
-    if found is None or bool((raw(found) == -1).all()):  # -1 everywhere: not used
+    if found is None:
         return None
     if found.dtype not in ("I32", "I64") or found.shape != shape[1:]:
         raise module.wrong("weight_g_idx", f"has shape {list(found.shape)}, the weight {list(shape)}")
-    return found
+    return None if {*integers(found)} == {-1} else found  # -1 everywhere: not used
 
 
 def _words(shape: tuple[int, ...], block: tuple[int, int]) -> str:

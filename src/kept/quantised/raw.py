@@ -53,6 +53,18 @@ def raw_bytes(tensor: Stored, start: int, stop: int) -> torch.Tensor:
     return out
 
 
+def content(tensor: Stored) -> bytes:
+    """Return all bytes of a small tensor, without torch."""
+    out = bytearray(tensor.nbytes)
+    tensor.read_into(memoryview(out), tensor.offset)
+    return bytes(out)
+
+
+def integers(tensor: Stored) -> list[int]:
+    """Return the values of a small vector of I32 or I64, without torch."""
+    return memoryview(content(tensor)).cast({4: "i", 8: "q"}[STORED_BYTES[tensor.dtype]]).tolist()
+
+
 def numbers(tensor: Stored, start: int = 0, stop: int | None = None) -> torch.Tensor:
     """Return rows start to stop as float32. Unsigned bytes are E8M0 exponents."""
     import torch  # noqa: PLC0415 - planning needs no torch

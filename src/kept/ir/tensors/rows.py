@@ -50,6 +50,20 @@ class Concat(AssembledTensor):
 
         return torch.cat([part.rows(a, b, precision) for part, a, b in self.overlaps(start, stop)])
 
+    def reader(self, precision: Precision) -> Reader:
+        """The rows of the parts; the reader of the last part touched is kept, for the values that it holds."""
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        readers: dict[int, Reader] = {}
+
+        def read(part: Lazy, start: int, stop: int) -> torch.Tensor:
+            if id(part) not in readers:
+                readers.clear()
+                readers[id(part)] = part.reader(precision)
+            return readers[id(part)](start, stop)
+
+        return lambda start, stop: torch.cat([read(part, a, b) for part, a, b in self.overlaps(start, stop)])
+
     def overlaps(self, start: int, stop: int) -> Iterator[tuple[Lazy, int, int]]:
         """The parts that rows start to stop touch, and which rows of each."""
         begin = 0
