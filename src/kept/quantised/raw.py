@@ -62,7 +62,8 @@ def content(tensor: Stored) -> bytes:
 
 def integers(tensor: Stored) -> list[int]:
     """Return the values of a small vector of I32 or I64, without torch."""
-    return memoryview(content(tensor)).cast({4: "i", 8: "q"}[STORED_BYTES[tensor.dtype]]).tolist()
+    size, values = STORED_BYTES[tensor.dtype], content(tensor)
+    return [int.from_bytes(values[at : at + size], "little", signed=True) for at in range(0, len(values), size)]
 
 
 def numbers(tensor: Stored, start: int = 0, stop: int | None = None) -> torch.Tensor:
