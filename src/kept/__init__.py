@@ -1,7 +1,7 @@
 """Change the architecture of a pretrained decoder language model and keep what it knows.
 
 The functions say what the command line says: `inspect`, `plan`, `convert`, `expand`, `heal`, `shrink_expanded`,
-`run_steps`, `cache_teacher`, `verify`, `check`, `evaluate`, `generate`, `report`; `train_tokenizer` and
+`run_steps`, `cache_teacher`, `verify`, `check`, `evaluate`, `generate`, `export_gguf`, `report`; `train_tokenizer` and
 `merge_tokenizers` are `kept tokenizer`. Each is imported at its first use from the module that `__init__.pyi` names, so
 that `import kept` imports neither torch nor transformers.
 """

@@ -3,6 +3,7 @@
 from .commands.cache_teacher import cache_teacher
 from .commands.check import check
 from .commands.convert import convert, expand, run
+from .commands.export_gguf import export_gguf
 from .commands.generate import generate
 from .commands.heal import heal
 from .commands.inspect import inspect
@@ -38,6 +39,7 @@ __all__ = [
     "convert",
     "evaluate",
     "expand",
+    "export_gguf",
     "generate",
     "heal",
     "inspect",

@@ -20,6 +20,7 @@ SUMMARIES = {
     "check": "Check that a checkpoint is complete and its weights are finite.",
     "eval": "Evaluate one model, or several side by side.",
     "generate": "Generate text with a model.",
+    "export": "Write a model as a GGUF file for llama.cpp.",
     "report": "Write an HTML page about a model.",
     "demo": "Convert the small model that comes with kept.",
     "schema": "Print the JSON schema of a recipe, for completion in editors.",

@@ -1,0 +1,116 @@
+"""`kept export`: the file computes what the checkpoint does, in kept's reader and in transformers'."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import kept
+from kept.checkpoint.tokenizer_reader import TokenizerReader
+from kept.errors import InputError, OutputError, Refusal
+from kept.nn import Model
+from support.chats import CHATML
+from support.command_line import complains, data, succeeds
+from support.models import write_checkpoint
+from support.stored import change_json, write_readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {},
+}
+
+TOKENS = torch.arange(2, 34)[None]
+
+
+def logits(path: Path, dtype: torch.dtype) -> torch.Tensor:
+    with torch.inference_mode():
+        model = Model.load(kept.open_model(path).program, dtype)
+        found: torch.Tensor = model.logits(model.hidden(TOKENS))
+        return found
+
+
+@pytest.mark.parametrize("family", FORMS)
+def test_the_file_computes_the_same(tmp_path: Path, family: str) -> None:
+    source, file = write_checkpoint(tmp_path / "source", family, **FORMS[family]), tmp_path / "model.gguf"
+    kept.export_gguf(source, file, type="f32")
+    expected = logits(source, torch.float64)
+    assert (logits(file, torch.float64) - expected).abs().max() < 1e-9 * expected.std()
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+def test_transformers_reads_the_same_model(tmp_path: Path, family: str) -> None:
+    """Not Qwen3, for which transformers' reader ignores the size of a head."""
+    source, file = write_checkpoint(tmp_path / "source", family, **FORMS[family]), tmp_path / "out" / "model.gguf"
+    kept.export_gguf(source, file, type="f32")
+    before: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    after: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    with torch.inference_mode():
+        torch.testing.assert_close(after(TOKENS).logits, before(TOKENS).logits, rtol=0, atol=1e-5)
+
+
+def test_rows_in_another_order_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, file = write_checkpoint(tmp_path / "llama", "llama"), tmp_path / "llama.gguf"
+    monkeypatch.setattr(
+        "kept.gguf.write.Interleaved.rows", lambda self, start, stop, how: self.source.rows(start, stop, how)
+    )
+    kept.export_gguf(source, file, type="f32")
+    assert (logits(file, torch.float64) - logits(source, torch.float64)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "error"), [("bf16", 0.02), ("f16", 0.002), ("q8_0", 0.03)])
+def test_narrower_types_round(tmp_path: Path, kind: str, error: float) -> None:
+    source, file = write_checkpoint(tmp_path / "llama", "llama"), tmp_path / "llama.gguf"
+    kept.export_gguf(source, file, type=kind)
+    kinds = {one.tensor_type.name for one in gguf.GGUFReader(file).tensors}
+    assert kinds == {"F32", kind.upper()}
+    expected = logits(source, torch.float32)
+    apart = (logits(file, torch.float32) - expected).abs().mean() / expected.std()
+    assert 0 < apart < error
+
+
+def test_tokenizer_and_template_are_in_the_file(tmp_path: Path) -> None:
+    source, file = write_readable(tmp_path / "llama", "llama"), tmp_path / "llama.gguf"
+    change_json(source / "tokenizer_config.json", chat_template=CHATML)
+    assert data("export", source, file)["architecture"] == "llama"
+    text = "Seven ships, 12 of them\n\nsailed; don't ask."
+    found = kept.open_model(file)
+    assert TokenizerReader(found.path).encode(text) == TokenizerReader(source).encode(text)
+    fields = gguf.GGUFReader(file).fields
+    assert fields["tokenizer.chat_template"].contents() == CHATML
+    assert (
+        kept.generate(file, "The keeper", max_new_tokens=6, dtype="fp32")[0].text
+        == kept.generate(source, "The keeper", max_new_tokens=6, dtype="fp32")[0].text
+    )
+
+
+def test_llama3_s_rope_is_written_as_factors(tmp_path: Path) -> None:
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling = {**rope, "rope_theta": 500_000.0, "original_max_position_embeddings": 8192}
+    source = write_checkpoint(tmp_path / "llama", "llama", rope_parameters=scaling, head_dim=64)
+    kept.export_gguf(source, tmp_path / "llama.gguf", type="f32")
+    apart = (logits(tmp_path / "llama.gguf", torch.float64) - logits(source, torch.float64)).abs().max()
+    assert apart < 1e-9
+
+
+def test_what_cannot_be_said_is_refused_by_name(tmp_path: Path) -> None:
+    orion = write_checkpoint(tmp_path / "orion", "orion")
+    with pytest.raises(Refusal, match=r"^orion: is not written as GGUF .*; kept convert --to llama makes it one$"):
+        kept.export_gguf(orion, tmp_path / "x.gguf")
+    windowed = write_checkpoint(tmp_path / "mistral", "mistral", sliding_window=16)
+    assert "the sliding window of 16 tokens" in complains("export", windowed, tmp_path / "x.gguf")
+    llama = write_checkpoint(tmp_path / "llama", "llama")
+    with pytest.raises(InputError, match="type: is 'q3'"):
+        kept.export_gguf(llama, tmp_path / "x.gguf", type="q3")
+    succeeds("export", llama, tmp_path / "x.gguf")
+    with pytest.raises(OutputError, match="exists already"):
+        kept.export_gguf(llama, tmp_path / "x.gguf")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["llama", "mistral", "orion", "x.gguf"]
