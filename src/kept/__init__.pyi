@@ -8,6 +8,7 @@ from .commands.generate import generate
 from .commands.heal import heal
 from .commands.inspect import inspect
 from .commands.plan import plan
+from .commands.push import push
 from .commands.run_recipe import run_steps
 from .commands.shrink import shrink_expanded
 from .commands.verify import verify
@@ -47,6 +48,7 @@ __all__ = [
     "merge_tokenizers",
     "open_model",
     "plan",
+    "push",
     "report",
     "run",
     "run_steps",

@@ -26,9 +26,9 @@ def test_help(name: str) -> None:
 
 def test_every_command_is_tested_here() -> None:
     assert isinstance(main, click.Group)
-    known = "cache-teacher check completion convert demo eval expand export generate heal inspect plan report run schema"
+    known = "cache-teacher check completion convert demo eval expand export generate heal inspect plan push report run"
     of_tokenizers = ["tokenizer", "tokenizer merge", "tokenizer train"]
-    assert sorted(["", *known.split(), "shrink-expanded", "verify", *of_tokenizers]) == COMMANDS
+    assert sorted(["", *known.split(), "schema", "shrink-expanded", "verify", *of_tokenizers]) == COMMANDS
 
 
 def test_the_package_runs() -> None:

@@ -22,6 +22,7 @@ SUMMARIES = {
     "generate": "Generate text with a model.",
     "export": "Write a model as a GGUF file for llama.cpp.",
     "report": "Write an HTML page about a model.",
+    "push": "Upload an output to the Hugging Face hub.",
     "demo": "Convert the small model that comes with kept.",
     "schema": "Print the JSON schema of a recipe, for completion in editors.",
     "completion": "Print the completion script of a shell.",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jinja2
+from markupsafe import Markup
 
 from kept.checkpoint.output_path import check_no_checkpoint, check_replaceable
 from kept.checkpoint.small_files import refused, write_whole
@@ -187,9 +189,16 @@ def _title(record: Record, place: Path) -> str:
 
 def render(made: Page) -> str:
     """Return the page as HTML. All text is escaped; matplotlib escapes the text in charts."""
+    if find_spec("matplotlib") is None:
+        return _template().render(page=made, draw=_described)
     from kept.pages.figures import draw  # noqa: PLC0415 - imports matplotlib, which only drawing needs
 
     return _template().render(page=made, draw=draw)
+
+
+def _described(picture: Any, _: str) -> Markup:
+    """Return what a chart shows in words: matplotlib is an optional package."""
+    return Markup("<p>{} (To draw it: pip install 'kept[report]')</p>").format(picture.summary)
 
 
 @cache
