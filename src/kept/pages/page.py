@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kept.output.record import Record
-    from kept.pages.blocks import Block
+    from kept.pages.blocks import BarChart, Block, LineChart, ScatterPlot
     from kept.pages.evaluation import EvaluationSections
 
 PAGE = "report.html"
@@ -196,7 +196,7 @@ def render(made: Page) -> str:
     return _template().render(page=made, draw=draw)
 
 
-def _described(picture: Any, _: str) -> Markup:
+def _described(picture: LineChart | BarChart | ScatterPlot, _: str) -> Markup:
     """Return what a chart shows in words: matplotlib is an optional package."""
     return Markup("<p>{} (To draw it: pip install 'kept[report]')</p>").format(picture.summary)
 
