@@ -28,6 +28,7 @@ OWN_WORDS = {"kv_heads", "positions", "qk_norm", "z_loss_weight"}
 IN_SECTIONS = {
     *("attention_factor", "base", "beta_fast", "beta_slow", "factor", "high_freq_factor", "long_factor"),
     *("low_freq_factor", "mscale", "mscale_all_dim", "rope_type", "scaling_factor", "short_factor", "truncate", "type"),
+    *("full_attention", "llama_4_scaling_beta", "sliding_attention"),
 }
 """Keys of the RoPE section, which `ours` does not distinguish from top-level keys."""
 
