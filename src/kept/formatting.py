@@ -61,6 +61,13 @@ def uncertain(value: float, error: float, *, signed: bool = False) -> str:
     return f"{value:{sign}.{digits}f} ± {error:.{digits}f}"
 
 
+def within(value: float, low: float, high: float, *, signed: bool = False) -> str:
+    """A number with its interval, to the digits that the interval leaves."""
+    sign = "+" if signed else ""
+    digits = max(0, min(6, 1 - math.floor(math.log10(max(high - low, 1e-6)))))
+    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
 def percent(value: float, error: float) -> str:
     """A share in percent; its error is - where all items are alike or there is one, which tells none."""
     known = 0 < error < math.inf

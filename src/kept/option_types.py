@@ -172,6 +172,9 @@ class EvaluateOptions(TypedDict, total=False):
 
     tasks: str | Sequence[str]
     data: str | Path | None
+    num_fewshot: int | None
+    apply_chat_template: bool
+    batch_size: int | None
     limit: int | None
     dtype: str | None
     device: str
@@ -181,7 +184,9 @@ class EvaluateOptions(TypedDict, total=False):
     max_length: int | None
     execute: bool
     unsafe: bool
-    chat: bool
+    log_samples: bool
+    include_path: str | Path | None
+    run_task_code: bool
     chat_date: str | None
     judge: str | None
     judge_model: str

@@ -81,7 +81,8 @@ def test_a_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]
     ("arguments", "message"),
     [
         ("convert a b --shard-size 5GB", "--shard-size is now --max-shard-size."),
-        ("eval a --suite h6", "--suite is now --task."),
+        ("eval a --suite h6", "--suite is now --tasks."),
+        ("eval a --task piqa", "--task is now --tasks."),
         ("heal a --rate 1", "--rate is now --learning-rate."),
         ("shrink-expanded a b --below 1", "--below is now --max-kl."),
     ],

@@ -10,7 +10,6 @@ import pytest
 
 from kept.errors import InputError
 from kept.evaluation import documents
-from kept.evaluation.tasks import NAMES, PLAIN, Task, members
 from support.shared_data import DATA, needs_data
 
 if TYPE_CHECKING:
@@ -19,36 +18,45 @@ if TYPE_CHECKING:
 EVALS = DATA / "evals"
 
 COUNTS = {
-    "arc_challenge": 1172,
-    "hellaswag": 1000,
-    "truthfulqa_mc2": 790,
-    "winogrande": 1267,
-    "gsm8k": 1319,
-    "lambada_openai": 5153,
-    "humaneval": 164,
-    "kobest_boolq": 1404,
-    "kobest_copa": 1000,
-    "kobest_hellaswag": 500,
-    "kobest_sentineg": 397,
-    "kobest_wic": 1260,
+    "allenai/ai2_arc/ARC-Challenge": 1172,
+    "allenai/ai2_arc/ARC-Easy": 2376,
+    "Rowan/hellaswag": 1000,
+    "baber/piqa": 1838,
+    "truthfulqa/truthful_qa/multiple_choice": 790,
+    "allenai/winogrande/winogrande_xl": 1267,
+    "EleutherAI/lambada_openai/default": 5153,
+    "openai/openai_humaneval": 164,
+    "skt/kobest_v1/boolq": 1404,
+    "skt/kobest_v1/copa": 1000,
+    "skt/kobest_v1/hellaswag": 500,
+    "skt/kobest_v1/sentineg": 397,
+    "skt/kobest_v1/wic": 1260,
 }
 
 
 @needs_data
-@pytest.mark.parametrize("task", PLAIN, ids=lambda task: task.name)
-def test_every_file_has_its_documents(task: Task) -> None:
-    found = task.read(EVALS / task.source)
-    assert len(found) == COUNTS[task.name]
-    if task.shots:
-        assert len({json.dumps(one, sort_keys=True) for one in found}) == len(found), "none is its own example"
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
+def test_every_published_file_has_its_documents(name: str, count: int) -> None:
+    found = documents.published(name, None, EVALS)
+    assert found is not None
+    assert len(found[1](found[0])) == count
+
+
+def test_every_published_format_is_counted() -> None:
+    assert {*COUNTS} == {*documents.PUBLISHED}
 
 
 @needs_data
-def test_groups_have_their_members() -> None:
-    assert len(members("mmlu", EVALS)) == 57
-    assert len(members("blimp", EVALS)) == 67
-    assert [task.name for task in members("gsm8k", EVALS)] == ["gsm8k"]
-    assert len(set(NAMES)) == len(NAMES)
+def test_preprocessed_texts_of_hellaswag_do_not_change() -> None:
+    from lm_eval.tasks.hellaswag.utils import preprocess
+
+    file, read = documents.published("Rowan/hellaswag", None, EVALS) or pytest.fail("is missing")
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        published = {doc["ind"]: doc for doc in (json.loads(line)["doc"] for line in lines)}
+    for doc in read(file):
+        wanted = published[doc["ind"]]
+        assert preprocess(f"{doc['activity_label']}: {doc['ctx_a']} {doc['ctx_b'].capitalize()}") == wanted["query"]
+        assert [preprocess(ending) for ending in doc["endings"]] == wanted["choices"]
 
 
 def test_a_packed_file_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +102,26 @@ def test_winogrande(tmp_path: Path) -> None:
 
 
 def test_hellaswag_has_each_document_once(tmp_path: Path) -> None:
-    doc = {"ind": 7, "query": "q", "choices": ["a", "b"], "gold": 1}
+    doc = {"ind": 7, "query": "q: r", "choices": ["a", "b"], "gold": 1}
     with gzip.open(tmp_path / "x.jsonl.gz", "wt") as file:
         file.write("\n".join(json.dumps({"doc": doc, "idx": n}) for n in range(2)))
-    assert documents.hellaswag(tmp_path / "x.jsonl.gz") == [{**doc, "label": "1"}]
+    wanted = {"ind": 7, "activity_label": "q", "ctx_a": "r", "ctx_b": "", "endings": ["[]a", "[]b"], "label": "1"}
+    assert documents.hellaswag(tmp_path / "x.jsonl.gz") == [wanted]
+
+
+def test_piqa(tmp_path: Path) -> None:
+    row = {"query": "Question: How?\n", "choices": ["a", "b"], "gold": 1}
+    assert documents.piqa(write_lines(tmp_path / "x.jsonl", row)) == [
+        {"goal": "How?", "sol1": "a", "sol2": "b", "label": 1}
+    ]
+
+
+def test_a_published_file_in_another_format_is_named(tmp_path: Path) -> None:
+    (tmp_path / "piqa").mkdir()
+    write_lines(tmp_path / "piqa/piqa.jsonl", {"goal": "How?"})
+    _, read = documents.published("baber/piqa", None, tmp_path) or pytest.fail("is missing")
+    with pytest.raises(InputError, match=r"piqa\.jsonl: does not have the format of baber/piqa"):
+        read(tmp_path / "piqa/piqa.jsonl")
 
 
 def test_truthfulqa(tmp_path: Path) -> None:
@@ -125,14 +149,12 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"gone\.jsonl: missing; give the directory of the tasks' files with --data DIR"
     ):
-        documents.lines(tmp_path / "gone.jsonl")
+        documents.lambada(tmp_path / "gone.jsonl")
     (tmp_path / "bad.jsonl").write_text("{")
     with pytest.raises(InputError, match=r"bad\.jsonl: is not a JSON lines file"):
-        documents.lines(tmp_path / "bad.jsonl")
+        documents.lambada(tmp_path / "bad.jsonl")
     (tmp_path / "bad.jsonl.gz").write_text("{")
     with pytest.raises(InputError, match=r"bad\.jsonl\.gz: is not a JSON lines file"):
-        documents.lines(tmp_path / "bad.jsonl.gz")
+        documents.lambada(tmp_path / "bad.jsonl.gz")
     with pytest.raises(InputError, match=r"gone\.tsv: missing"):
         documents.kobest_boolq(tmp_path / "gone.tsv")
-    with pytest.raises(InputError, match="blimp: has no tasks"):
-        members("blimp", tmp_path)

@@ -12,13 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kept.evaluation.estimate import (
-    Estimate,
     average,
     difference,
     exponential,
-    macro_f1,
+    jackknife,
     mean,
-    mean_of_same_items,
     ratio,
 )
 
@@ -76,14 +74,15 @@ def test_a_ratio_s_error_is_that_of_resampling() -> None:
     assert exponential(found).figure.error == pytest.approx(wanted, rel=0.05)
 
 
-def test_macro_f1_is_its_definition() -> None:
-    pairs = [(0, 0), (0, 1), (1, 1), (1, 1), (2, 0)]
-    found = macro_f1(pairs)
-    assert found.value == pytest.approx((2 * 1 / (2 + 2) + 2 * 2 / (4 + 1) + 0) / 3)
-    assert len(found.influences) == len(pairs)
+def test_the_jackknife_of_a_mean_is_the_mean() -> None:
+    values = [0.5, 1.0, 4.0]
+    found = jackknife(values, statistics.fmean, 10)
+    assert found.value == mean(values).value
+    assert found.influences == pytest.approx(mean(values).influences)
+    assert math.isnan(jackknife(values, statistics.fmean, 2).figure.error)
 
 
-def test_macro_f1_s_error_is_that_of_resampling() -> None:
+def test_the_jackknife_of_macro_f1_is_that_of_resampling() -> None:
     random = torch.Generator().manual_seed(2)
     gold = torch.randint(2, (400,), generator=random)
     chosen = torch.where(torch.rand(400, generator=random) < 0.7, gold, 1 - gold)
@@ -95,9 +94,9 @@ def test_macro_f1_s_error_is_that_of_resampling() -> None:
             for c in (0, 1)
         )
 
-    pairs = [(int(a), int(b)) for a, b in rows]
-    assert macro_f1(pairs).value == pytest.approx(plain(rows))
-    assert macro_f1(pairs).figure.error == pytest.approx(resampled(plain, rows), rel=0.06)
+    found = jackknife(rows.tolist(), lambda some: plain(torch.tensor(some)), 400)
+    assert found.value == pytest.approx(plain(rows))
+    assert found.figure.error == pytest.approx(resampled(plain, rows), rel=0.06)
 
 
 def test_an_average_over_tasks_adds_variances() -> None:
@@ -111,8 +110,3 @@ def test_a_weighted_average_is_the_mean_of_all_documents() -> None:
     first, other = [1.0, 0.0, 1.0], [0.0] * 7
     found = average([mean(first), mean(other)], [3, 7])
     assert found.value == pytest.approx(statistics.fmean(first + other))
-
-
-def test_blended_figures_stay_paired() -> None:
-    halves = [Estimate(1.0, (0.5, -0.5)), Estimate(3.0, (-0.5, 0.5))]
-    assert mean_of_same_items(halves) == Estimate(2.0, (0.0, 0.0))

@@ -197,7 +197,7 @@ def test_the_command(models: list[Path], files: dict[str, Path], tmp_path: Path)
         "--results",
         tmp_path,
     ]
-    said = run(*asked, "--new", f"py={files['code']}", "--task", "agreement", "--limit", 2)
+    said = run(*asked, "--new", f"py={files['code']}", "--tasks", "agreement", "--limit", 2)
     assert said.exit_code == 0, said.output
     for words in ("learned: py", "forgot: tales", "beyond two standard errors", "identical text in full"):
         assert words in said.stdout

@@ -99,11 +99,34 @@ def test_a_stop_text_stops_the_work(ours: Harness, monkeypatch: pytest.MonkeyPat
 
 def test_the_same_input_runs_once(ours: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    hidden = noting(ours.subject.model.hidden, lambda tokens: rows.append(len(tokens)))
+    hidden = noting(ours.subject.model.hidden, lambda tokens, **_: rows.append(len(tokens)))
     monkeypatch.setattr(ours.subject.model, "hidden", hidden)
     found = ours.loglikelihood([asked("Answer:", choice) for choice in "ABCD"])
     assert rows == [1]
     assert len({nats for nats, _ in found}) == 4
+
+
+def test_a_context_runs_once_for_all_its_choices(ours: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    hidden = noting(ours.subject.model.hidden, lambda tokens, ends_BT: sizes.append((tokens.numel(), ends_BT is None)))
+    monkeypatch.setattr(ours.subject.model, "hidden", hidden)
+    context, choices = PROSE[:80], [" seven ships", " a lamp", " the sea at night"]
+    ours.loglikelihood([asked(context, choice) for choice in choices])
+    whole = [len(ours.tok_encode(context + choice)) for choice in choices]
+    assert len(sizes) == 1
+    assert sizes[0][0] < len(ours.tok_encode(context)) + sum(map(len, choices)) + len(choices) < sum(whole)
+    assert not sizes[0][1]
+
+
+def test_padding_is_bounded(ours: Harness) -> None:
+    lengths = [600, 590, 200, 190, 180, 10]
+    assert [*batches(ours.subject.spec, lengths)] == [[0, 1], [2, 3, 4], [5]]
+    assert [*batches(ours.subject.spec, lengths, 4)] == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_sampled_answers_are_refused(ours: Harness) -> None:
+    with pytest.raises(InputError, match="requests: asks for sampled answers"):
+        ours.generate_until([asked("The keeper", {"do_sample": True, "temperature": 0.8})])
 
 
 def test_a_continuation_longer_than_the_context(ours: Harness) -> None:

@@ -11,6 +11,7 @@ from kept.checkpoint import chat_template
 from kept.checkpoint.chat_template import Conversation
 from kept.errors import CheckpointError, InputError
 from kept.evaluation import mt_bench
+from kept.evaluation.chat import template_of
 from kept.evaluation.judge import KEY, Judge, judge_prompt
 from kept.fence import Limits
 from kept.reporting import Silent
@@ -86,7 +87,7 @@ def test_a_chat_template_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyP
     change_json(tmp_path / "tokenizer_config.json", chat_template=TEMPLATE)
     prompts: list[list[int]] = []
     monkeypatch.setattr(mt_bench, "answers", noting(lambda *_: ["five"], lambda _, asked, __: prompts.extend(asked)))
-    mt_bench.measure_answers(with_template, [QUESTION], mt_bench.template_of(with_template))
+    mt_bench.measure_answers(with_template, [QUESTION], template_of(with_template))
     assert prompts[0] == with_template.encode("<s>[user]What is 2 + 3?</s>[assistant]", special=False)
     assert prompts[0][0] == with_template.spec.tokens.bos
 
@@ -123,8 +124,8 @@ def test_a_template_that_fails_or_reaches_out_is_an_error(
 
 
 def test_no_template(llama: Subject) -> None:
-    with pytest.raises(InputError, match="has no chat template; leave out --chat"):
-        mt_bench.template_of(llama)
+    with pytest.raises(InputError, match="has no chat template; leave out --apply-chat-template"):
+        template_of(llama)
 
 
 # ---------------------------------------------------------------------------------------------------------------- judge

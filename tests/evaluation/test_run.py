@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import kept
 from kept.cli.root import main
 from kept.errors import CheckpointError, InputError, KeptError, RecipeError
+from kept.evaluation.catalog import TaskGroup
 from kept.evaluation.estimate import mean
 from kept.evaluation.measurements import MeasurementPlan
 from kept.evaluation.run import _rows
@@ -23,6 +24,7 @@ from support.models import write_checkpoint
 from support.shared_data import DATA, needs_data
 from support.spies import noting
 from support.stored import PROSE, change_json, write_readable
+from support.task_data import write_lines, write_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,33 +166,70 @@ def test_any_family(tmp_path: Path, family: str) -> None:
 # --------------------------------------------------------------------------------------------------------------- suites
 
 
-@needs_data
-def test_a_suite_has_its_average(orion: Path, out: Path, tmp_path: Path) -> None:
-    found = kept.evaluate(orion, out, tasks=("kobest",), data=EVALS, limit=2, results=tmp_path / "r")
-    headlines = [one for one in found.rows if not one.detail]
-    assert [one.name for one in headlines] == [
-        *(f"kobest_{name}" for name in ("boolq", "copa", "hellaswag", "sentineg", "wic")),
-        "average",
+def test_tasks_and_groups_of_lm_eval(orion: Path, out: Path, tmp_path: Path) -> None:
+    data = write_tasks(tmp_path / "data")
+    asked: dict[str, Any] = {"data": data, "results": tmp_path / "r", "dtype": "float32"}
+    found = kept.evaluate(orion, out, tasks=("arc_easy, piqa",), limit=4, **asked)
+    assert [(one.part, one.name, one.metric, one.items) for one in found.rows] == [
+        (name, name, metric, 4) for name in ("arc_easy", "piqa") for metric in ("acc", "acc_norm")
     ]
-    values = [one.models[0].value for one in headlines]
-    assert values[-1] == pytest.approx(sum(values[:-1]) / 5)
-    assert headlines[-1].items == 10
+    for one in found.rows:
+        assert one.models[0].low < one.models[0].value < one.models[0].high or one.models[0].value in {0, 1}
+        assert one.differences[0].low < 0 < one.differences[0].high, "four items prove nothing"
+    files = {file.name for file in (tmp_path / "r").iterdir()}
+    assert kept.evaluate(orion, out, tasks=("arc_easy", "piqa"), limit=4, **asked).rows == found.rows
+    assert {file.name for file in (tmp_path / "r").iterdir()} == files, "nothing is measured again"
+    kept.evaluate(orion, tasks=("arc_easy",), limit=4, num_fewshot=1, **asked)
+    assert len([*(tmp_path / "r").iterdir()]) == len(files) + 1, "other prompts are another measurement"
 
 
-def test_a_group_is_weighted_by_documents_and_counts_once() -> None:
-    measurements = [
-        MeasurementPlan(
-            "h6", "one", lambda *_: {}, lambda found: {"acc": mean(found["acc"])}, headline="acc", group=group
-        )
-        for group in (None, "mmlu", "mmlu")
-    ]
+def test_samples_are_written(orion: Path, tmp_path: Path) -> None:
+    data = write_tasks(tmp_path / "data")
+    kept.evaluate(orion, tasks="piqa", data=data, limit=3, log_samples=True, results=tmp_path / "r")
+    (file,) = (tmp_path / "r").glob("samples-piqa-*.jsonl")
+    first, *rest = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    assert len(rest) == 2
+    assert first["arguments"][0] == ["Question: Carry the light\nAnswer:", " with both hands"]
+    assert {"acc", "acc_norm", "resps", "target"} <= first.keys()
+
+
+def test_a_task_of_the_user_with_a_chat_template(tmp_path: Path) -> None:
+    source = write_readable(tmp_path / "llama", "llama", max_position_embeddings=512)
+    write_lines(tmp_path / "data/mine/test.jsonl", [{"q": f"Who is {n}?", "a": n % 2} for n in range(4)])
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/mine.yaml").write_text(
+        "task: mine\ndataset_path: mine\noutput_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{q}}'\n"
+        "doc_to_target: a\ndoc_to_choice: [me, you]\n"
+    )
+    asked: dict[str, Any] = {"tasks": "mine", "data": tmp_path / "data", "include_path": tmp_path / "tasks"}
+    asked |= {"results": tmp_path / "r", "apply_chat_template": True, "log_samples": True}
+    with pytest.raises(InputError, match="has no chat template; leave out --apply-chat-template"):
+        kept.evaluate(source, **asked)
+    change_json(source / "tokenizer_config.json", chat_template="{% for m in messages %}<{{ m.content }}>{% endfor %}:")
+    assert kept.evaluate(source, **asked).rows[0].items == 4
+    (file,) = (tmp_path / "r").glob("samples-mine-*.jsonl")
+    assert json.loads(file.read_text(encoding="utf-8").splitlines()[0])["arguments"][0] == ["<Who is 0?>:", "me"]
+
+
+def plan(name: str, *groups: TaskGroup) -> MeasurementPlan:
+    return MeasurementPlan("part", name, lambda *_: {}, lambda found: {"acc": mean(found["acc"])}, groups=groups)
+
+
+def test_averages_of_groups() -> None:
+    mmlu, whole = TaskGroup("mmlu", (("acc", True),)), TaskGroup("h6")
+    plans = [plan("one", whole), plan("two", whole, mmlu), plan("three", whole, mmlu)]
     results = [{"acc": [1.0, 0.0]}, {"acc": [1.0]}, {"acc": [0.0, 0.0, 0.0]}]
-    found = [*_rows(measurements, [results])]
-    assert [(one.name, one.detail, one.models[0].value) for one in found[3:]] == [
-        ("mmlu", False, 0.25),
-        ("average", False, 0.375),
+    found = [*_rows(plans, [results])]
+    assert [(one.name, one.detail, one.models[0].value) for one in found] == [
+        ("one", False, 0.5),
+        ("two", True, 1.0),
+        ("three", True, 0.0),
+        ("h6", False, 0.375),
+        ("mmlu", True, 0.25),
     ]
-    assert [one.detail for one in found[:3]] == [False, True, True]
+    blimp = TaskGroup("blimp", (("acc", False),))
+    found = [*_rows([plan("one", blimp), plan("two", blimp)], [results[1:]])]
+    assert [(one.name, one.detail, one.models[0].value) for one in found[2:]] == [("blimp", False, 0.5)]
 
 
 @needs_data
@@ -228,7 +267,7 @@ def run(*arguments: object) -> Any:
 
 
 def test_the_command_in_words(orion: Path, out: Path, text: Path, tmp_path: Path) -> None:
-    result = run("eval", orion, out, "--text", f"prose={text}", "--results", tmp_path / "r", "--task", "agreement")
+    result = run("eval", orion, out, "--text", f"prose={text}", "--results", tmp_path / "r", "--tasks", "agreement")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("orion: orion, float32\nout: llama, float32\n")
     for word in ("text: prose", "perplexity", "bits per byte", "difference", "±", "same greedy token"):
@@ -246,21 +285,19 @@ def test_the_command_as_data_and_in_a_file(orion: Path, text: Path, tmp_path: Pa
 
 
 WRONG = [
-    ("--task kobst", "tasks: is 'kobst'; did you mean kobest?"),
-    ("--task h6", "h6: needs the files of its tasks; give their directory with --data DIR"),
-    (
-        "--task h6 --data {new}/gone",
-        "gone: is not a directory; give the directory of the tasks' files with --data DIR",
-    ),
-    (
-        "--task lambada --data {new}",
-        "lambada_openai.jsonl: missing; give the directory of the tasks' files with --data DIR",
-    ),
-    ("--task mt-bench --data {new}", "reference_gpt-4.jsonl: missing"),
-    ("--task agreement", "agreement: compares two models; give a second model"),
-    ("--task humaneval --data {new}", "allow it with --execute"),
-    ("--task passkey --max-length 9999", "max_length: is 9999, but "),
-    ("--task passkey --max-length 64", "64 tokens are too few for a passkey prompt"),
+    ("--tasks hellaswg", "tasks: no task is called 'hellaswg'; did you mean hellaswag?; see --list-tasks"),
+    ("--tasks piqa", "piqa: its documents (baber/piqa) are neither in DIR/baber/piqa nor in the hub's cache"),
+    ("--tasks piqa --data {new}", "hf download baber/piqa --repo-type dataset --local-dir {new}/baber/piqa"),
+    ("--tasks piqa --data {new}/gone", "gone: is not a directory; give the directory of the tasks' files with --data"),
+    ("--tasks piqa --include-path {new}/gone", "gone: is not a directory; give a directory of YAML files"),
+    ("--tasks mt-bench", "mt-bench: needs the files of its tasks; give their directory with --data DIR"),
+    ("--batch-size 0", "batch_size: is 0, it must be at least 1"),
+    ("--batch-size many", "batch_size: is 'many', it must be a whole number"),
+    ("--tasks mt-bench --data {new}", "reference_gpt-4.jsonl: missing"),
+    ("--tasks agreement", "agreement: compares two models; give a second model"),
+    ("--tasks humaneval --data {new}", "allow it with --execute"),
+    ("--tasks passkey --max-length 9999", "max_length: is 9999, but "),
+    ("--tasks passkey --max-length 64", "64 tokens are too few for a passkey prompt"),
     ("--text {new}/gone.txt", "gone.txt: cannot be read"),
     ("--window 1", "window: is 1, it must be at least 2"),
     ("--stride 0", "stride: is 0, it must be at least 1"),
@@ -277,7 +314,7 @@ def test_what_is_wrong_is_one_line(orion: Path, tmp_path: Path, arguments: str, 
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert words in line
+    assert words.format(new=tmp_path) in line
 
 
 def test_texts_of_one_name(orion: Path) -> None:

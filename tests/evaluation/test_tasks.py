@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,16 +11,16 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from kept.errors import InputError
-from kept.evaluation.tasks import PLAIN, SEED, TASKS, build_task, measure_task, members, task_estimates
-from support.shared_data import DATA, needs_data
+from kept.evaluation.catalog import TaskCatalog
+from kept.evaluation.tasks import build_task, measure_task, prepared, task_estimates
 from support.subjects import subject, tiny
+from support.task_data import arc, write_lines, write_tasks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kept.evaluation.subject import Subject
-
-EVALS = DATA / "evals"
+    from kept.evaluation.tasks import TaskRun
 
 
 @pytest.fixture(scope="module")
@@ -32,56 +33,93 @@ def theirs(llama: Subject) -> Any:
     return HFLM(pretrained=str(llama.loaded.path), dtype="float32", device="cpu", batch_size=1)
 
 
-ASKED = ("arc_challenge", "winogrande", "truthfulqa_mc2", "lambada_openai", "kobest_copa", "gsm8k")
+@pytest.fixture(scope="module")
+def catalog() -> TaskCatalog:
+    return TaskCatalog.installed()
 
 
-@needs_data
-@pytest.mark.parametrize("name", ASKED)
-def test_figures_are_lm_eval_s_own(llama: Subject, theirs: Any, name: str) -> None:
-    task, limit = TASKS[name], 2 if name == "gsm8k" else 4
-    asked = build_task(task, EVALS)
-    asked.set_fewshot_seed(SEED)
-    wanted = evaluate(theirs, {"tasks": {name: asked}, "groups": {}}, limit=limit, bootstrap_iters=0)
-    found = measure_task(llama, task, EVALS, limit)["metrics"]
-    for metric, values in found.items():
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tasks(tmp_path_factory.mktemp("data"))
+
+
+def run_of(catalog: TaskCatalog, name: str, data: Path, **options: Any) -> TaskRun:
+    (task,) = catalog.tasks(name)
+    return prepared(task, data, **options)
+
+
+ASKED = (
+    ("arc_easy", 0),
+    ("arc_easy", 2),
+    ("piqa", 0),
+    ("piqa", 2),
+    ("lambada_openai", 0),
+    ("blimp_adjunct_island", 0),
+    ("kobest_copa", 1),
+    ("gsm8k", 1),
+)
+
+
+@pytest.mark.parametrize(("name", "shots"), ASKED)
+def test_answers_and_figures_are_lm_eval_s_own(
+    llama: Subject, theirs: Any, catalog: TaskCatalog, data: Path, tmp_path: Path, name: str, shots: int
+) -> None:
+    run = run_of(catalog, name, data, limit=4, shots=shots)
+    asked = build_task(run)
+    asked.config.generation_kwargs = {**(asked.config.generation_kwargs or {}), "max_gen_toks": 16}
+    wanted = evaluate(theirs, {"tasks": {name: asked}, "groups": {}}, limit=4, bootstrap_iters=0)
+    if name == "gsm8k":
+        run = run_of(catalog, name, data, limit=4, shots=shots)
+        run.config["generation_kwargs"]["max_gen_toks"] = 16
+    found = task_estimates(measure_task(llama, run, tmp_path / "samples.jsonl"))
+    for metric, estimate in found.items():
         key = metric if "," in metric else f"{metric},none"
-        ours = task_estimates({"metrics": {metric: values}})[metric].value
-        assert ours == pytest.approx(wanted["results"][name][key], abs=1e-4, rel=1e-4), metric
-        assert len(values) == limit
+        assert estimate.value == pytest.approx(wanted["results"][name][key], rel=1e-4), metric
+        assert len(estimate.influences) == 4
+    ours = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    for mine, other in zip(ours, wanted["samples"][name], strict=True):
+        assert mine["prompt_hash"] == other["prompt_hash"]
+        for one, answer in zip(mine["resps"], other["resps"], strict=True):
+            assert_equal(one[0], answer[0])
 
 
-@needs_data
-@pytest.mark.parametrize("task", [task for task in PLAIN if task.name not in ASKED], ids=lambda task: task.name)
-def test_every_other_task_runs(llama: Subject, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kept.evaluation.humaneval.NEW_TOKENS", 8)
-    found = measure_task(llama, task, EVALS, 2)["metrics"]
-    assert all(len(values) == 2 for values in found.values())
-    assert task.headline in found
+def assert_equal(found: Any, wanted: Any) -> None:
+    """Equal texts, or log-likelihoods within 1e-4 relative and the same greedy flag."""
+    if isinstance(wanted, str):
+        assert found == wanted
+    else:
+        assert found[1] == wanted[1]
+        assert found[0] == pytest.approx(wanted[0], rel=1e-4)
 
 
-@needs_data
-@pytest.mark.parametrize("group", ["mmlu", "blimp"])
-def test_members_of_groups_run(llama: Subject, group: str) -> None:
-    for task in (members(group, EVALS)[0], members(group, EVALS)[-1]):
-        assert len(measure_task(llama, task, EVALS, 2)["metrics"]["acc"]) == 2
+def test_few_shot_examples_come_from_their_split(catalog: TaskCatalog, data: Path) -> None:
+    asked = build_task(run_of(catalog, "arc_easy", data, shots=3))
+    asked.build_all_requests(limit=1)
+    examples = asked.instances[0].args[0].split("\n\n")
+    assert all("number 10" in example for example in examples[:3])
+    assert "number 0" in examples[3]
 
 
-@needs_data
-def test_prompts_have_their_examples_and_not_their_own_answer() -> None:
-    asked = build_task(TASKS["arc_challenge"], EVALS)
-    asked.set_fewshot_seed(SEED)
-    asked.build_all_requests(limit=3)
+def test_a_single_split_gives_examples_but_not_the_asked_document(catalog: TaskCatalog, tmp_path: Path) -> None:
+    write_lines(tmp_path / "arc_easy/test.jsonl", arc(5))
+    asked = build_task(run_of(catalog, "arc_easy", tmp_path, shots=4))
+    asked.build_all_requests()
     for instance in asked.instances:
-        prompt = instance.args[0]
-        assert prompt.count("Question: ") == 26
-        assert prompt.count(f"Question: {instance.doc['question']}\n") == 1
-    mmlu = build_task(members("mmlu", EVALS)[0], EVALS)
-    mmlu.build_all_requests(limit=1)
-    assert mmlu.instances[0].args[0].count("Answer:") == 6
+        assert instance.args[0].count(instance.doc["question"]) == 1
+        assert instance.args[0].count("Question: ") == 5
 
 
-def test_a_file_of_another_form(tmp_path: Path) -> None:
-    (tmp_path / "arc").mkdir()
-    (tmp_path / "arc" / "arc_challenge.jsonl").write_text('{"question": "Why?"}')
-    with pytest.raises(InputError, match=r"arc_challenge\.jsonl: does not have the format of arc_challenge"):
-        build_task(TASKS["arc_challenge"], tmp_path)
+def test_documents_that_are_nowhere(catalog: TaskCatalog, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"openbookqa: its documents .* hf download allenai/openbookqa --repo-type"):
+        run_of(catalog, "openbookqa", tmp_path)
+
+
+def test_documents_without_the_split_to_evaluate(catalog: TaskCatalog, tmp_path: Path) -> None:
+    write_lines(tmp_path / "arc_easy/train.jsonl", arc(2))
+    with pytest.raises(InputError, match="arc_easy: its documents have the splits train and no 'test'"):
+        build_task(run_of(catalog, "arc_easy", tmp_path))
+
+
+def test_a_task_that_runs_generated_code(catalog: TaskCatalog, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="mbpp: lm-eval would run generated code in this process"):
+        run_of(catalog, "mbpp", tmp_path)

@@ -11,7 +11,6 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticUndefined
 
 from kept.errors import InputError
-from kept.setting_types import count
 from kept.settings_model import base_type, choices, model_fields, path_kind
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("--learning-rate", "--lr"),
-    "tasks": ("--task", "tasks"),
     "tie": ("--tie/--untie",),
 }
 """Options whose names differ from their setting's."""
@@ -37,7 +35,8 @@ METAVARS = {
     "blocks": "N",
     "at": "LIST",
     "layers": "LIST",
-    "tasks": "NAME",
+    "tasks": "NAMES",
+    "num_fewshot": "N",
 }
 """Placeholders in --help that say more than a type."""
 
@@ -128,7 +127,7 @@ def _flags(name: str) -> tuple[str, ...]:
 
 def _click_type(kind: object, metadata: Iterable[object]) -> type[int | float | str]:
     """Return the type that click converts to; texts are converted by the settings."""
-    if any(isinstance(one, BeforeValidator) and one.func is count for one in metadata):
+    if any(isinstance(one, BeforeValidator) for one in metadata):
         return str
     return int if kind is int else float if kind is float else str
 

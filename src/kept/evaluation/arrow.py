@@ -1,4 +1,4 @@
-"""Documents stored as Arrow streams, decoded in a fenced process: a small compressed file can expand to gigabytes."""
+"""Documents in Arrow and Parquet files, decoded in a fenced process: a small file can expand to gigabytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = Limits(seconds=60, memory=1 << 30)
 
 
 class ArrowReader:
-    """Decodes Arrow streams inside the fenced process."""
+    """Decodes files inside the fenced process."""
 
     def rows(self, path: str) -> tuple[None, bytes]:
         """Return the rows of a file as a JSON list of objects.
@@ -30,18 +30,23 @@ class ArrowReader:
         # Threads need stacks and pools of their own, and bounded memory has no room for them.
         options = pa.ipc.IpcReadOptions(use_threads=False)
         pa.set_memory_pool(pa.system_memory_pool())
-        with pa.OSFile(path) as file, pa.ipc.open_stream(file, options=options) as stream:
-            text = json.dumps(stream.read_all().to_pylist())
+        if path.endswith(".parquet"):
+            import pyarrow.parquet as pq  # noqa: PLC0415 - the same
+
+            text = json.dumps(pq.read_table(path, use_threads=False).to_pylist())
+        else:
+            with pa.OSFile(path) as file, pa.ipc.open_stream(file, options=options) as stream:
+                text = json.dumps(stream.read_all().to_pylist())
         if len(text) > LARGEST:
             raise InputError(f"{path}: has more than {LARGEST >> 20} MB of text; fetch it again")
         return None, text.encode()
 
 
-def arrow_rows(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of an Arrow stream file. Raises InputError naming the file."""
+def table_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet file, or of an Arrow stream. Raises InputError naming the file."""
     with closing(Worker("kept.evaluation.arrow:ArrowReader", limits=LIMITS)) as worker:
         try:
             found: list[dict[str, Any]] = json.loads(worker.call("rows", str(file.absolute())).data)
         except FenceError as error:
-            raise InputError(f"{file}: cannot be read as an Arrow file ({error}); fetch it again") from None
+            raise InputError(f"{file}: cannot be read as an Arrow or Parquet file ({error}); fetch it again") from None
     return found

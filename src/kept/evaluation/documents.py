@@ -17,10 +17,11 @@ from kept.errors import InputError
 from kept.formatting import shared_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     Document = dict[str, Any]
+    Read = Callable[[Path], list[Document]]
 
 
 LARGEST = 256 << 20
@@ -30,10 +31,7 @@ LARGEST = 256 << 20
 def require_file(file: Path) -> Path:
     """Return the file. Raises InputError if it is missing."""
     if not file.is_file():
-        raise InputError(
-            f"{file}: missing; give the directory of the tasks' files with --data DIR "
-            "(docs/how-to/evaluate.md lists them)"
-        )
+        raise InputError(f"{file}: missing; give the directory of the tasks' files with --data DIR")
     return file
 
 
@@ -75,9 +73,35 @@ def arc(file: Path) -> list[Document]:
 
 
 def hellaswag(file: Path) -> list[Document]:
-    """Return the documents of HellaSwag from a file of requests, several per document, with preprocessed texts."""
+    """Return the documents of HellaSwag from a file of requests, several per document.
+
+    Its texts are preprocessed, which lm-eval does again. Empty brackets, which it removes, keep a space at the start.
+    """
     found = {row["doc"]["ind"]: row["doc"] for row in json_lines(file)}
-    return [{**doc, "label": str(doc["gold"])} for doc in found.values()]
+    return [
+        {
+            "ind": doc["ind"],
+            "activity_label": doc["query"].partition(": ")[0],
+            "ctx_a": doc["query"].partition(": ")[2],
+            "ctx_b": "",
+            "endings": [f"[]{ending}" for ending in doc["choices"]],
+            "label": str(doc["gold"]),
+        }
+        for doc in found.values()
+    ]
+
+
+def piqa(file: Path) -> list[Document]:
+    """Return the documents of PIQA: a goal, and two solutions."""
+    return [
+        {
+            "goal": row["query"].removeprefix("Question: ").removesuffix("\n"),
+            "sol1": row["choices"][0],
+            "sol2": row["choices"][1],
+            "label": row["gold"],
+        }
+        for row in json_lines(file)
+    ]
 
 
 def winogrande(file: Path) -> list[Document]:
@@ -107,11 +131,6 @@ def _truths(row: dict[str, str]) -> Document:
 
 def _listed(answers: str) -> list[str]:
     return [one for one in (part.strip() for part in answers.split(";")) if one]
-
-
-def lines(file: Path) -> list[Document]:
-    """Return the documents of a JSON lines file that already has the hub's format."""
-    return [*json_lines(file)]
 
 
 def lambada(file: Path) -> list[Document]:
@@ -171,3 +190,39 @@ def kobest_wic(file: Path) -> list[Document]:
 
 def _truth(word: str) -> int:
     return int(word.lower() == "true")
+
+
+PUBLISHED: Mapping[str, tuple[str, Read]] = {
+    "allenai/ai2_arc/ARC-Challenge": ("arc/arc_challenge.jsonl", arc),
+    "allenai/ai2_arc/ARC-Easy": ("arc/arc_easy.jsonl", arc),
+    "Rowan/hellaswag": ("hellaswag/hellaswag__rc_5shot.jsonl.gz", hellaswag),
+    "baber/piqa": ("piqa/piqa.jsonl", piqa),
+    "truthfulqa/truthful_qa/multiple_choice": ("truthfulqa/TruthfulQA.csv", truthfulqa),
+    "allenai/winogrande/winogrande_xl": ("winogrande/winogrande.jsonl", winogrande),
+    "EleutherAI/lambada_openai/default": ("lambada/lambada_openai.jsonl", lambada),
+    "openai/openai_humaneval": ("humaneval/HumanEval.jsonl.gz", lambda file: [*json_lines(file)]),
+    "skt/kobest_v1/boolq": ("kobest/BoolQ/test.tsv", kobest_boolq),
+    "skt/kobest_v1/copa": ("kobest/COPA/test.tsv", kobest_copa),
+    "skt/kobest_v1/hellaswag": ("kobest/HellaSwag/test.tsv", kobest_hellaswag),
+    "skt/kobest_v1/sentineg": ("kobest/SentiNeg/test.tsv", kobest_sentineg),
+    "skt/kobest_v1/wic": ("kobest/WiC/test.tsv", kobest_wic),
+}
+"""Datasets, each with its configuration, whose published files have a format of their own."""
+
+
+def published(dataset: str, config: str | None, data: Path) -> tuple[Path, Read] | None:
+    """Return the published file of a dataset in a directory, and the function that reads it; None without one."""
+    name, read = PUBLISHED.get(f"{dataset}/{config}" if config else dataset, (None, None))
+    return (data / name, _checked(read, dataset)) if name and read and (data / name).is_file() else None
+
+
+def _checked(read: Read, dataset: str) -> Read:
+    """Return a function that raises InputError for a file in another format."""
+
+    def checked(file: Path) -> list[Document]:
+        try:
+            return read(file)
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise InputError(f"{file}: does not have the format of {dataset} ({error!r}); fetch it again") from None
+
+    return checked

@@ -19,6 +19,8 @@ def description() -> dict[str, Any]:
     """Return the configuration of the task for `lm-eval`."""
     return {
         "task": "humaneval",
+        "dataset_path": "openai/openai_humaneval",
+        "test_split": "test",
         "output_type": "generate_until",
         "doc_to_text": "prompt",
         "doc_to_target": "entry_point",

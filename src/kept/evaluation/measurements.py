@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from kept.checkpoint.byte_stream import digest
 from kept.errors import InputError
 from kept.evaluation import agreement, mt_bench, passkey, perplexity, positions, sandbox, tasks
+from kept.evaluation.catalog import TaskCatalog
+from kept.evaluation.chat import template_of
 from kept.evaluation.judge import Judge
-from kept.evaluation.tasks import MT_BENCH
+from kept.evaluation.mt_bench import NAME as MT_BENCH
+from kept.evaluation.user_tasks import checked_folder
 from kept.verification.text import SAMPLE, read_text, sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
+    from kept.evaluation.catalog import CatalogTask, TaskGroup
     from kept.evaluation.estimate import Estimate
     from kept.evaluation.result_store import Store
     from kept.evaluation.settings import EvalSettings
@@ -38,8 +40,8 @@ class MeasurementPlan:
     """One measurement, and the functions that turn its result into estimates.
 
     `measure` returns a model's result, from disk if an earlier run stored it. `figures` returns the estimates of one
-    model; `compare` those of two models' results, such as texts. `headline` is the metric that counts in averages;
-    `group` is the name of a group of tasks, such as mmlu.
+    model; `compare` those of two models' results, such as texts. `headline` is the metric that counts in the average of
+    its part. `groups` are the groups of tasks that it is in, outermost first.
     """
 
     part: str
@@ -48,7 +50,7 @@ class MeasurementPlan:
     figures: Estimates | None = None
     compare: Compare | None = None
     headline: str | None = None
-    group: str | None = None
+    groups: tuple[TaskGroup, ...] = ()
 
 
 def measurement_plans(settings: EvalSettings) -> Iterator[MeasurementPlan]:
@@ -57,7 +59,11 @@ def measurement_plans(settings: EvalSettings) -> Iterator[MeasurementPlan]:
     if settings.texts or not names:
         yield from (_text(settings, name, text) for name, text in _texts(settings, settings.max_characters).items())
     for name in dict.fromkeys(names):
-        yield from PARTS[name](settings) if name in PARTS else _suite(settings, name)
+        if name in PARTS:
+            yield from PARTS[name](settings)
+    others = [name for name in dict.fromkeys(names) if name not in PARTS]
+    if others:
+        yield from _tasks(settings, others)
 
 
 def _stored(
@@ -156,35 +162,48 @@ def _agreement(settings: EvalSettings) -> Iterator[MeasurementPlan]:
 # ---------------------------------------------------------------------------------------------------------------- tasks
 
 
-def _suite(settings: EvalSettings, name: str) -> Iterator[MeasurementPlan]:
-    data = settings.folder(name)
-    try:
-        release = version("lm_eval")
-    except PackageNotFoundError:
-        raise InputError(f"{name}: needs lm-eval, which is not installed: pip install 'kept[eval]'") from None
-    for member in tasks.SUITES.get(name, (name,)):
-        for task in tasks.members(member, data):
-            find = _task(task, settings, data, release)
-            group = member if member in tasks.GROUPS else None
-            yield MeasurementPlan(name, task.name, find, tasks.task_estimates, headline=task.headline, group=group)
+def _tasks(settings: EvalSettings, names: Sequence[str]) -> Iterator[MeasurementPlan]:
+    """Yield the tasks of some names, each task once."""
+    settings.check_data()
+    catalog = TaskCatalog.installed(checked_folder(settings.include_path, code=settings.run_task_code))
+    seen: set[str] = set()
+    for name in names:
+        for task in catalog.tasks(name):
+            if task.name not in seen:
+                seen.add(task.name)
+                find = _task(task, settings)
+                yield MeasurementPlan(name, task.name, find, tasks.task_estimates, groups=task.groups)
 
 
-def _task(task: tasks.Task, settings: EvalSettings, data: Path, release: str) -> Measure:
-    limit = settings.limit
-    files = tasks.sources(task, data)  # reports a missing file before anything is measured
+def _task(task: CatalogTask, settings: EvalSettings) -> Measure:
+    options: dict[str, Any] = {"limit": settings.limit, "shots": settings.num_fewshot}
+    chat = settings.apply_chat_template
+    run = tasks.prepared(task, settings.data, **options, batch=settings.batch_size, chat=chat, date=_date(settings))
     fences = sandbox.fences(unsafe=settings.unsafe) if task.name == "humaneval" else None
+    made = {**options, "fences": fences, "changes": _plain(task.changes), "lm_eval": version("lm_eval")}
+    made |= {"prompts": _sum(task.file.read_text(encoding="utf-8"))} if task.file else {}
 
-    def key(_: Subject) -> dict[str, Any]:
-        sums = {file.name: digest(file) for file in files}
-        return {"files": sums, "shots": task.shots, "limit": limit, "lm_eval": release, "fences": fences}
+    def key(subject: Subject) -> dict[str, Any]:
+        chat_key = {"chat": template_of(subject, settings.chat_date).described()} if chat else {}
+        return {**made, **chat_key, "documents": run.documents_key(), "samples": settings.log_samples}
 
-    return _stored(
-        "task",
-        task.name,
-        key,
-        lambda subject: tasks.measure_task(subject, task, data, limit),
-        lambda found: tasks.task_estimates(found)[task.headline],
-    )
+    def find(subject: Subject, store: Store) -> Result:
+        file = store.directory / f"samples-{task.name}-{subject.identity[:12]}.jsonl" if settings.log_samples else None
+        measure = partial(tasks.measure_task, run=run, samples=file)
+        found = _stored("task", task.name, key, measure, tasks.task_estimates)(subject, store)
+        if file is not None and not file.is_file():
+            raise InputError(f"{file}: is gone; remove the results of {task.name} in {store.directory} to write it")
+        return found
+
+    return find
+
+
+def _plain(changes: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in changes.items()}
+
+
+def _date(settings: EvalSettings) -> str:
+    return settings.chat_date or ""
 
 
 def _mt_bench(settings: EvalSettings) -> Iterator[MeasurementPlan]:
@@ -200,12 +219,12 @@ def _mt_bench(settings: EvalSettings) -> Iterator[MeasurementPlan]:
 
 def _answers(settings: EvalSettings, category: str, questions: Sequence[mt_bench.Question]) -> Measure:
     def key(subject: Subject) -> dict[str, Any]:
-        template = mt_bench.template_of(subject, settings.chat_date) if settings.chat else None
+        template = template_of(subject, settings.chat_date) if settings.apply_chat_template else None
         dated = {} if template is None or not template.dated else {"date": template.date}
-        return {"questions": questions, "chat": settings.chat, **dated}
+        return {"questions": questions, "chat": settings.apply_chat_template, **dated}
 
     def measure(subject: Subject) -> dict[str, Any]:
-        template = mt_bench.template_of(subject, settings.chat_date) if settings.chat else None
+        template = template_of(subject, settings.chat_date) if settings.apply_chat_template else None
         return mt_bench.measure_answers(subject, questions, template)
 
     return _stored(

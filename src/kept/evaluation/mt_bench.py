@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import MinLen
 
-from kept.checkpoint.chat_template import Conversation, Template
+from kept.checkpoint.chat_template import Conversation
 from kept.checkpoint.json_model import JsonModel
 from kept.errors import InputError
 from kept.evaluation import plain_prompt
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from kept.checkpoint.chat_template import Template
     from kept.evaluation.judge import Judge
     from kept.evaluation.subject import Subject
     from kept.reporting import Reporter
@@ -119,26 +120,9 @@ def score_estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
     return {"score": both, **{f"score of turn {n}": one for n, one in enumerate(turns, 1)}}
 
 
-def template_of(subject: Subject, date: str | None = None) -> Template:
-    """Return the model's chat template. Raises InputError if it has none."""
-    template = Template.of(subject.loaded.path, tokens=_special_texts(subject), date=date or "")
-    if template is None:
-        raise InputError(f"{subject.loaded.path}: has no chat template; leave out --chat")
-    return template
-
-
 def _answers(subject: Subject, talks: Sequence[Sequence[dict[str, str]]], template: Template | None) -> list[str]:
     if template is not None:
         prompts = [subject.encode(template.render(Conversation(talk)), special=False) for talk in talks]
         return [text.strip() for text in answers(subject, prompts, NEW_TOKENS)]
     prompts = [subject.encode(plain_prompt.plain(talk)) for talk in talks]
     return [text.strip() for text in answers(subject, prompts, NEW_TOKENS, plain_prompt.STOPS)]
-
-
-def _special_texts(subject: Subject) -> dict[str, str]:
-    tokens = subject.spec.tokens
-    names = (
-        {} if subject.reader.file is None else {at: name for name, at in subject.reader.tokenizer.vocabulary.items()}
-    )
-    ids = {"bos_token": tokens.bos, "eos_token": tokens.eos[0] if isinstance(tokens.eos, tuple) else tokens.eos}
-    return {name: names.get(at, "") for name, at in ids.items() if at is not None and names}

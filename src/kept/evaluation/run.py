@@ -10,7 +10,8 @@ import torch
 
 from kept.device import torch_device
 from kept.errors import InputError
-from kept.evaluation.estimate import Estimate, average, difference
+from kept.evaluation.averages import Measured, averages
+from kept.evaluation.estimate import Estimate, difference
 from kept.evaluation.evaluation_data import EvaluatedModel, EvaluationRow
 from kept.evaluation.forgetting import Forgetting, forgetting
 from kept.evaluation.measurements import MeasurementPlan, measurement_plans
@@ -142,25 +143,24 @@ def _measure(
 
 
 def _rows(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Result]]) -> Iterator[EvaluationRow]:
-    """Yield the rows of every measurement; those of a suite are followed by its averages."""
-    held: list[tuple[MeasurementPlan, list[Estimate]]] = []
+    """Yield the rows of every measurement; those of a part are followed by its averages."""
+    held: list[Measured] = []
     for n, plan in enumerate(asked):
         results = [each[n] for each in found]
         if plan.figures is not None:
             tables = [plan.figures(result) for result in results]
             yield from (_row(plan, metric, tables) for metric in tables[0] if all(metric in table for table in tables))
-            if plan.headline is not None:
-                held.append((plan, [table[plan.headline] for table in tables]))
+            held.append(Measured(plan, tables))
         if plan.compare is not None and len(results) > 1:
             yield from _agreements(plan, [plan.compare(results[0], other) for other in results[1:]])
         if n + 1 == len(asked) or asked[n + 1].part != plan.part:
-            yield from _averages(held)
+            yield from (_compared(row, estimates) for row, estimates in averages(held))
             held = []
 
 
 def _row(plan: MeasurementPlan, metric: str, tables: Sequence[Mapping[str, Estimate]]) -> EvaluationRow:
     estimates = [table[metric] for table in tables]
-    detail = plan.group is not None or plan.headline not in {None, metric}
+    detail = any(group.averages for group in plan.groups) or plan.headline not in {None, metric}
     return _compared(
         EvaluationRow(plan.part, plan.name, metric, len(estimates[0].influences), detail=detail), estimates
     )
@@ -178,27 +178,6 @@ def _agreements(plan: MeasurementPlan, tables: Sequence[Mapping[str, Estimate]])
         items = max(len(one.influences) for one in found if one is not None)
         figures = tuple(None if one is None else one.figure for one in found)
         yield EvaluationRow(plan.part, plan.name, metric, items, agreements=figures)
-
-
-def _averages(held: Sequence[tuple[MeasurementPlan, list[Estimate]]]) -> Iterator[EvaluationRow]:
-    """Yield the average of each group, weighted by documents, and of the suite; a group counts as one task."""
-    if len(held) < 2:
-        return
-    entries: list[list[Estimate]] = []
-    for group in dict.fromkeys(plan.group for plan, _ in held):
-        mine = [estimates for plan, estimates in held if plan.group == group]
-        if group is None:
-            entries += mine
-            continue
-        joined = [average(column, [len(e.influences) for e in column]) for column in zip(*mine, strict=True)]
-        headline = next(plan.headline for plan, _ in held if plan.group == group)
-        yield _compared(EvaluationRow(held[0][0].part, group, str(headline), len(joined[0].influences)), joined)
-        entries.append(joined)
-    if len(entries) > 1:
-        joined = [average(column) for column in zip(*entries, strict=True)]
-        yield _compared(
-            EvaluationRow(held[0][0].part, "average", "mean of the tasks", len(joined[0].influences)), joined
-        )
 
 
 def _text_results(asked: Sequence[MeasurementPlan], found: Sequence[Sequence[Result]]) -> dict[str, list[Result]]:

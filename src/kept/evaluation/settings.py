@@ -6,21 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, Strict, WithJsonSchema, model_validator
 from pydantic.dataclasses import dataclass
 
 from kept.device import AUTO, DEVICE_HELP, Device, Dtype
 from kept.errors import InputError, RecipeError
-from kept.evaluation.tasks import NAMES
-from kept.setting_types import Date, PathKind, Texts, not_a_choice, texts_schema, wrong
+from kept.setting_types import Date, PathKind, Texts, wrong
 from kept.settings_model import CONFIG, Settings
 
+BATCH_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}
 
-def _known(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    unknown = next((name for name in tasks if name not in NAMES), None)
-    if unknown is not None:
-        raise wrong(not_a_choice(unknown, NAMES))
-    return tasks
+
+def _split(names: object) -> object:
+    """Return names that are separated by commas as a list."""
+    listed = (names,) if isinstance(names, str) else names
+    if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
+        return names
+    return tuple(name.strip() for text in listed for name in text.split(",") if name.strip())
+
+
+def _batch(size: object) -> object:
+    """Return a batch size; None for "auto"."""
+    if size == "auto":
+        return None
+    return int(size) if isinstance(size, str) and size.isdecimal() and size.isascii() else size
 
 
 def _texts_by_domain(texts: object) -> object:
@@ -41,17 +50,31 @@ class EvalOptions(Settings):
     FORMER: ClassVar[Mapping[str, str]] = {
         "suite": "tasks",
         "suites": "tasks",
+        "task": "tasks",
+        "chat": "apply_chat_template",
         "longest": "max_length",
         "characters": "max_characters",
     }
     WHAT: ClassVar[str] = "an option of an evaluation"
 
-    tasks: Annotated[Texts, AfterValidator(_known), texts_schema(items={"enum": [*NAMES]})] = Field(
+    tasks: Annotated[Texts, BeforeValidator(_split)] = Field(
         default=(),
-        description="What to evaluate besides the texts: positions, passkey, agreement, h6, kobest, blimp, lambada, "
-        "humaneval, mt-bench, or an lm-eval task that belongs to one of them. May be given several times.",
+        description="What to evaluate besides the texts, separated by commas: tasks, groups and tags of lm-eval, h6, "
+        "humaneval, mt-bench, positions, passkey, agreement.",
     )
-    data: DataDirectory | None = Field(default=None, description="Directory with the data files of the tasks.")
+    data: DataDirectory | None = Field(
+        default=None, description="Directory with the documents of the tasks. [default: the hub's cache]"
+    )
+    num_fewshot: int | None = Field(
+        default=None, ge=0, description="Examples in each prompt. [default: what the task says]"
+    )
+    apply_chat_template: bool = Field(
+        default=False,
+        description="Format prompts with the model's chat template, which is rendered in a sandbox.",
+    )
+    batch_size: Annotated[int | None, BeforeValidator(_batch), WithJsonSchema(BATCH_SCHEMA)] = Field(
+        default=None, ge=1, description="Rows that run together; auto chooses by their length. [default: auto]"
+    )
     limit: int | None = Field(
         default=None,
         ge=1,
@@ -96,9 +119,14 @@ class EvalSettings(EvalOptions):
     unsafe: bool = Field(
         default=False, description="With --execute: run even if this system cannot enforce every limit of the sandbox."
     )
-    chat: bool = Field(
-        default=False,
-        description="Format the prompts of mt-bench with the model's chat template, which is rendered in a sandbox.",
+    log_samples: bool = Field(
+        default=False, description="Also write every prompt, answer and metric to JSON lines files in --results."
+    )
+    include_path: DataDirectory | None = Field(
+        default=None, description="Directory with YAML files of further tasks, in lm-eval's format."
+    )
+    run_task_code: bool = Field(
+        default=False, description="Allow the YAML files of --include-path to run Python (!function) in this process."
     )
     chat_date: Date | None = Field(
         default=None,
@@ -121,6 +149,10 @@ class EvalSettings(EvalOptions):
         """Return the directory with the tasks' files. Raises InputError if there is none."""
         if self.data is None:
             raise InputError(f"{asked_by}: needs the files of its tasks; give their directory with --data DIR")
-        if not self.data.is_dir():
-            raise InputError(f"{self.data}: is not a directory; give the directory of the tasks' files with --data DIR")
+        self.check_data()
         return self.data
+
+    def check_data(self) -> None:
+        """Raise InputError if the directory of the tasks' files is none."""
+        if self.data is not None and not self.data.is_dir():
+            raise InputError(f"{self.data}: is not a directory; give the directory of the tasks' files with --data DIR")

@@ -18,6 +18,8 @@ from kept.nn.model import Model
 from kept.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kept.ir.spec import Spec
     from kept.loaded import LoadedModel
 
@@ -74,6 +76,10 @@ class Subject:
         Raises InputError if an id is outside the vocabulary.
         """
         return self.checked(self.reader.encode(text, special=special))
+
+    def encode_all(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Return the token ids of each text, in one call of the tokenizer. Raises InputError as `encode` does."""
+        return [self.checked(ids.tolist()) for ids in self.reader.tokenizer.encode(texts, special=special)]
 
     def checked(self, ids: list[int]) -> list[int]:
         """Return the ids. Raises InputError if one is outside the model's vocabulary."""

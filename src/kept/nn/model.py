@@ -81,9 +81,13 @@ class Model(nn.Module):
         state: DecodeState | None = None,
         pads_B: Tensor | None = None,
         documents_BT: Tensor | None = None,
+        ends_BT: Tensor | None = None,
     ) -> Tensor:
-        """Return the residual stream after the last layer, (B, T, D)."""
-        for x_BTD in self.streams(tokens_BT, state, pads_B, documents_BT):
+        """Return the residual stream after the last layer, (B, T, D).
+
+        `ends_BT` makes each row a tree, so that sequences with a common prefix share it (see `SequenceContext`).
+        """
+        for x_BTD in self.streams(tokens_BT, state, pads_B, documents_BT, ends_BT):
             last = x_BTD
         return last
 
@@ -93,20 +97,26 @@ class Model(nn.Module):
         state: DecodeState | None = None,
         pads_B: Tensor | None = None,
         documents_BT: Tensor | None = None,
+        ends_BT: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Yield the residual stream before the first layer and after each, depth + 1 tensors of (B, T, D)."""
         past = 0 if state is None else state.advance(tokens_BT.shape[1])
-        x_BTD, context = self.enter(tokens_BT, past, pads_B, documents_BT)
+        x_BTD, context = self.enter(tokens_BT, past, pads_B, documents_BT, ends_BT)
         yield x_BTD
         for i, block in enumerate(self.layers):
             x_BTD = block(x_BTD, context, None if state is None else state.layers[i])
             yield x_BTD
 
     def enter(
-        self, tokens_BT: Tensor, past: int = 0, pads_B: Tensor | None = None, documents_BT: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        past: int = 0,
+        pads_B: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        ends_BT: Tensor | None = None,
     ) -> tuple[Tensor, SequenceContext]:
         """Return the input of the first layer, (B, T, D), and the context that every layer reads."""
-        context = SequenceContext.of(tokens_BT, past, pads_B, documents_BT)
+        context = SequenceContext.of(tokens_BT, past, pads_B, documents_BT, ends_BT)
         x_BTD: Tensor = self.embedding(tokens_BT)
         if self.spec.embedding_multiplier != 1:
             x_BTD = x_BTD * self.spec.embedding_multiplier

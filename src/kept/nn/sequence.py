@@ -40,7 +40,9 @@ class SequenceContext:
 
     `past` tokens are in the decoding state. `positions_BT` counts from the beginning of the sequence, or of the
     document in packed rows; padding has position 0. `pads_B` counts the padding tokens at the left of each row.
-    `documents_BT` numbers the documents of packed rows; a token sees only its own. `rotations` and `masks` are the
+    `documents_BT` numbers the documents of packed rows; a token sees only its own. `ends_BT` makes each row a tree of
+    tokens in depth-first order: the descendants of token i are the tokens from i + 1 to `ends[i] - 1`, a token sees its
+    ancestors and itself, and its position is its depth. `rotations` and `masks` are the
     tables that the mixers read; layers only look them up, so that they can be compiled.
     """
 
@@ -48,22 +50,31 @@ class SequenceContext:
     positions_BT: Tensor
     pads_B: Tensor | None = None
     documents_BT: Tensor | None = None
+    ends_BT: Tensor | None = None
     rotations: Mapping[tuple[Rope, int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
     masks: Mapping[int | None, Tensor | None] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, tokens_BT: Tensor, past: int = 0, pads_B: Tensor | None = None, documents_BT: Tensor | None = None
+        cls,
+        tokens_BT: Tensor,
+        past: int = 0,
+        pads_B: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        ends_BT: Tensor | None = None,
     ) -> SequenceContext:
-        """Return the context of a batch of token ids, without tables. Padding and documents exclude each other."""
+        """Return the context of a batch of token ids, without tables. Padding, documents and trees exclude others."""
         assert documents_BT is None or (pads_B is None and past == 0), "packed rows are whole and padded by a document"
+        assert ends_BT is None or (pads_B is None and documents_BT is None and past == 0), "a tree is a whole row"
         steps_T = torch.arange(past, past + tokens_BT.shape[1], device=tokens_BT.device)
         positions_BT = steps_T[None]
-        if documents_BT is not None:
+        if ends_BT is not None:
+            positions_BT = _ancestors(ends_BT).sum(dim=-1) - 1
+        elif documents_BT is not None:
             positions_BT = positions_BT - _starts(documents_BT)
         elif pads_B is not None:
             positions_BT = (positions_BT - pads_B[:, None]).clamp(min=0)
-        return cls(past, positions_BT, pads_B, documents_BT)
+        return cls(past, positions_BT, pads_B, documents_BT, ends_BT)
 
     def with_tables(self, keys: TableKeys, dtype: torch.dtype) -> SequenceContext:
         """Return the context with the tables for layers that compute in `dtype`, or in autocast's if it is enabled."""
@@ -85,13 +96,15 @@ class SequenceContext:
         additive because torch makes one of a boolean mask in every layer, and keeps each for the backward pass.
         """
         length = self.positions_BT.shape[1]
-        plain = self.pads_B is None and self.documents_BT is None and self.past == 0
+        plain = self.pads_B is None and self.documents_BT is None and self.ends_BT is None and self.past == 0
         if plain and (window is None or window >= length):
             return None
         visible = self._visible(window)
         return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
 
     def _visible(self, window: int | None) -> Tensor:
+        if self.ends_BT is not None:
+            return _within(_ancestors(self.ends_BT), self.positions_BT, window)[:, None]
         device, end = self.positions_BT.device, self.past + self.positions_BT.shape[1]
         at_T = torch.arange(self.past, end, device=device)[:, None]
         keys_S = key_positions(self.past, self.positions_BT.shape[1], window, device)[None]
@@ -113,3 +126,16 @@ def _starts(documents_BT: Tensor) -> Tensor:
     new_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
     steps_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
     return (steps_T * new_BT).cummax(dim=1).values
+
+
+def _ancestors(ends_BT: Tensor) -> Tensor:
+    """Whether token k is an ancestor of token t or t itself, (B, T, S): k <= t < ends[k]."""
+    steps_T = torch.arange(ends_BT.shape[1], device=ends_BT.device)
+    return (steps_T[None, None] <= steps_T[None, :, None]) & (steps_T[None, :, None] < ends_BT[:, None])
+
+
+def _within(seen_BTS: Tensor, positions_BT: Tensor, window: int | None) -> Tensor:
+    """Return the keys that are seen and no more than `window - 1` positions before the query, (B, T, S)."""
+    if window is None:
+        return seen_BTS
+    return seen_BTS & (positions_BT[:, None] > positions_BT[:, :, None] - window)

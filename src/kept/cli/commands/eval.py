@@ -16,6 +16,17 @@ from kept.progress_bars import ProgressBars
 TEXTS = ("texts", "old", "new")
 
 
+def _list_tasks(ctx: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click's signature
+    """Print the names of all tasks, groups and tags, and exit."""
+    if not asked:
+        return
+    from kept.evaluation.catalog import TaskCatalog
+    from kept.evaluation.measurements import PARTS
+
+    click.echo("\n".join(sorted({*TaskCatalog.installed().names, *PARTS})))
+    ctx.exit()
+
+
 @click.command("eval", cls=SettingsCommand)
 @click.argument("path", metavar="PATH", type=FOLDER)
 @click.argument("others", metavar="[OTHER]...", nargs=-1, type=FOLDER)
@@ -43,16 +54,24 @@ TEXTS = ("texts", "old", "new")
     "--results", default="kept-eval", show_default=True, metavar="DIR", help="Directory that caches finished results."
 )
 @click.option("--out", metavar="FILE", type=FILE, help="Also write the results to a JSON file, for kept report --eval.")
+@click.option(
+    "--list-tasks",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_tasks,
+    help="Print the names that --tasks takes, and exit.",
+)
 @JSON
 def command(
     path: str, others: tuple[str, ...], results: str, out: str | None, *, as_json: bool, **options: Any
 ) -> None:
     """Evaluate one model, or several side by side.
 
-    Measures perplexity on texts. --task adds perplexity by position, retrieval of a pass key from a long text,
-    agreement of greedy outputs with those of PATH, and lm-eval tasks on local files. For each OTHER, the difference to
-    PATH is shown with its standard error over the same items. A model may be given a name for the tables:
-    pro=out/trained.
+    Measures perplexity on texts. --tasks adds tasks of lm-eval, whose documents are local files (--data) or in the
+    hub's cache, perplexity by position, retrieval of a pass key from a long text, and agreement of greedy outputs with
+    those of PATH. For each OTHER, the difference to PATH is shown with its interval over the same items. A model may be
+    given a name for the tables: pro=out/trained.
 
     An interrupted evaluation continues if the command is run again; finished results are read from
     --results.
@@ -60,9 +79,11 @@ def command(
     \b
     kept eval path/to/orion out/llama --text english=en.txt --text python=code.txt
     kept eval path/to/llama pro=out/pro full=out/full --old stories=en.txt --new python=code.txt
-    kept eval out/llama --task positions --task passkey --text book.txt
-    kept eval path/to/orion out/llama --task h6 --task agreement --data evals/ --out eval.json
-    kept eval out/llama --task mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
+    kept eval out/llama --tasks hellaswag,piqa,arc_easy,mmlu --data evals/ --limit 200
+    kept eval path/to/orion out/llama --tasks gsm8k --num-fewshot 5 --data evals/ --log-samples --out eval.json
+    kept eval out/llama --tasks positions,passkey --text book.txt
+    kept eval out/llama --tasks mt-bench --data evals/ --judge https://host/v1 --judge-model NAME
+    kept eval --list-tasks | grep mmlu
     """
     from kept.cli.display.evaluation import evaluation
     from kept.evaluation.evaluation_file import check, table, write

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from kept.cli.display.console import hint, make_table, printer
-from kept.formatting import percent, uncertain
+from kept.formatting import percent, uncertain, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,5 +80,7 @@ def _named(row: EvaluationRow) -> str:
 
 
 def _figure(found: Figure, *, signed: bool = False) -> str:
-    """A number with its standard error."""
+    """A number with its 95 % interval if it has one, else with its standard error."""
+    if not math.isnan(found.low):
+        return within(found.value, found.low, found.high, signed=signed)
     return uncertain(found.value, found.error, signed=signed)
