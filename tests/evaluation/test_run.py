@@ -203,7 +203,7 @@ def test_a_task_of_the_user_with_a_chat_template(tmp_path: Path) -> None:
     )
     asked: dict[str, Any] = {"tasks": "mine", "data": tmp_path / "data", "include_path": tmp_path / "tasks"}
     asked |= {"results": tmp_path / "r", "apply_chat_template": True, "log_samples": True}
-    with pytest.raises(InputError, match="has no chat template; leave out --apply-chat-template"):
+    with pytest.raises(InputError, match="has no chat template; leave out"):
         kept.evaluate(source, **asked)
     change_json(source / "tokenizer_config.json", chat_template="{% for m in messages %}<{{ m.content }}>{% endfor %}:")
     assert kept.evaluate(source, **asked).rows[0].items == 4

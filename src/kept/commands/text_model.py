@@ -13,7 +13,7 @@ from kept.checkpoint.generation_config import end_ids
 from kept.checkpoint.text_stream import TextStream
 from kept.device import torch_device
 from kept.errors import InputError
-from kept.evaluation.mt_bench import template_of
+from kept.evaluation.chat import template_of
 from kept.evaluation.subject import Subject
 from kept.loaded import open_model
 from kept.nn import generate

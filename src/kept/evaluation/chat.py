@@ -15,7 +15,7 @@ def template_of(subject: Subject, date: str | None = None) -> Template:
     """Return the model's chat template. Raises InputError if it has none."""
     template = Template.of(subject.loaded.path, tokens=special_texts(subject), date=date or "")
     if template is None:
-        raise InputError(f"{subject.loaded.path}: has no chat template; leave out --apply-chat-template")
+        raise InputError(f"{subject.loaded.path}: has no chat template; leave out the option that asks for it")
     return template
 
 
