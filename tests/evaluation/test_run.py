@@ -353,15 +353,10 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
 
 
 def test_without_lm_eval(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib.metadata import PackageNotFoundError
+    from kept.evaluation import catalog
 
-    from kept.evaluation import measurements
-
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(measurements, "version", missing)
-    with pytest.raises(InputError, match=r"blimp: needs lm-eval, which is not installed: pip install 'kept\[eval\]'"):
+    monkeypatch.setattr(catalog, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"tasks: need lm-eval, which is not installed: pip install 'kept\[eval\]'"):
         kept.evaluate(orion, tasks=("blimp",), data=tmp_path)
 
 

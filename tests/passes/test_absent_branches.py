@@ -16,6 +16,7 @@ from kept.passes.carry_norm_bias import CarryNormBias
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from kept.passes.drop_layers import DropLayers
+from kept.passes.drop_position_scale import DropPositionScale
 from kept.passes.drop_window import DropWindow, LimitContext
 from kept.passes.expand_blocks import ExpandBlocks
 from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
@@ -113,6 +114,10 @@ CASES: dict[str, tuple[ir.Spec, tuple[Pass, ...]]] = {
     "key-value heads": (
         with_layer(with_gaps(rms_spec()), 4, mixer=replace(MIXER, kv_heads=1)),
         (RepeatKeyValueHeads(),),
+    ),
+    "position scale": (
+        with_layer(with_gaps(rms_spec()), 4, mixer=replace(MIXER, position_scale=ir.PositionScale(0.1, 4096))),
+        (DropPositionScale(),),
     ),
     "shared norms": (with_gaps(replace(layer_spec(), layers=(SHARED,))), (SeparateNorms(),)),
 }
