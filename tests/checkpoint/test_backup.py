@@ -1,4 +1,4 @@
-"""Replacing an output: what was there is kept under another name, and comes back if nothing replaces it."""
+"""Replacing an output: the old one is renamed, and gets its name back if nothing replaces it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_convert_replaces_and_says_where(tmp_path: Path) -> None:
     before = all_bytes(out)
     assert "exists already" in complains("convert", source, out)
     result = succeeds("convert", source, out, "--to", "same", "--verify-tokens", 0, "--force")
-    assert f"{out}: replaced; what was there is {out}.backup-1" in result.stderr
+    assert f"{out}: replaced; the old output is now {out}.backup-1" in result.stderr
     assert all_bytes(Path(f"{out}.backup-1")) == before
     assert "which is read" in complains("convert", out, out, "--force")
     assert run("convert", source, out, "--force", "--dry-run").exit_code == 2

@@ -1,4 +1,4 @@
-"""`--force`: an output replaces what has its name, which is kept as a backup."""
+"""`--force`: replace an existing output, and keep the old one as a backup."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORCE = click.option(
-    "--force", is_flag=True, help="Replace OUT if it exists. What was there is kept as OUT.backup-1, or a free number."
+    "--force",
+    is_flag=True,
+    help="Replace OUT if it exists. The old output is renamed to OUT.backup-1, or the next free number.",
 )
 
 
@@ -32,4 +34,4 @@ def replaced(out: str | Path, asked: object, *, force: bool) -> Iterator[None]:
     with replacing(out, force=force and shows(), asked=asked) as backup:
         yield
         if backup is not None:
-            hint(f"{out}: replaced; what was there is {backup}")
+            hint(f"{out}: replaced; the old output is now {backup}")

@@ -92,7 +92,7 @@ def convert(
         out: the directory to write; it gets its name when everything is written and verified.
         to: the target family, or "same" for the source's own.
         progress: True shows bars on stderr; or a `kept.Reporter`.
-        force: replace `out` if it exists; what was there is kept as `out.backup-1`, or the next free number.
+        force: replace `out` if it exists; the old one is renamed to `out.backup-1`, or the next free number.
         options: other fields of `kept.Recipe`, such as norm, dtype, text or verify_tokens.
 
     Returns:
@@ -131,7 +131,7 @@ def expand(
         source: a checkpoint directory, a GGUF file or a hub id.
         out: the directory to write.
         progress: True shows bars on stderr; or a `kept.Reporter`.
-        force: replace `out` if it exists; what was there is kept as `out.backup-1`, or the next free number.
+        force: replace `out` if it exists; the old one is renamed to `out.backup-1`, or the next free number.
         options: `groups` and `blocks` (copies of the last layers of each group), `at` (indices of the new layers
             instead) and `placement` ("interleaved", "prefix" or "suffix"); `tokenizer` (a directory that
             `kept.merge_tokenizers` wrote), `embedding_init` ("mean", "zero" or a safetensors file) and
@@ -159,7 +159,7 @@ def run(recipe: Recipe, *, progress: Progress = False, force: bool = False) -> C
     Args:
         recipe: source, output and options.
         progress: True shows bars on stderr; or a `kept.Reporter`.
-        force: replace the output if it exists; what was there is kept as `OUT.backup-1`, or the next free number.
+        force: replace the output if it exists; the old one is renamed to `OUT.backup-1`, or the next free number.
 
     Returns:
         The conversion.

@@ -42,8 +42,8 @@ class ExpandSettings(ConversionSettings):
     )
     placement: Placement = Field(
         default="interleaved",
-        description="Where the copies of a group go: after the group (interleaved), before all layers (prefix) or "
-        "after all layers (suffix).",
+        description="Position of the copies: after each group (interleaved), before all layers (prefix) or after all "
+        "layers (suffix).",
     )
     tokenizer: Directory | None = Field(
         default=None,

@@ -47,7 +47,7 @@ def heal(
         out: the directory to write.
         watch: is called with each line of metrics.
         progress: True shows bars on stderr; or a `kept.Reporter`.
-        force: replace `out` if it exists; what was there is kept as `out.backup-1`, or the next free number.
+        force: replace `out` if it exists; the old one is renamed to `out.backup-1`, or the next free number.
         options: other fields of `kept.HealSettings`, such as teacher, data, train, tokens or learning_rate; `loss` is
             "kl", "reverse_kl", "jsd" or "ce".
 

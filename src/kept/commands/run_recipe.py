@@ -93,7 +93,7 @@ def run_steps(
         out: the directory to write, instead of the one in the file.
         keep_intermediate: keep the models of all steps, whatever the file says.
         progress: True shows bars on stderr; or a `kept.Reporter`.
-        force: replace the output if it exists; what was there is kept as `OUT.backup-1`, or the next free number.
+        force: replace the output if it exists; the old one is renamed to `OUT.backup-1`, or the next free number.
 
     Returns:
         The output path and the result of each step.

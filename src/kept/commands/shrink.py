@@ -134,7 +134,7 @@ def shrink_expanded(
         source: an expanded checkpoint with a `kept.json`.
         out: the directory to write.
         progress: True shows bars on stderr; or a `kept.Reporter`.
-        force: replace `out` if it exists; what was there is kept as `out.backup-1`, or the next free number.
+        force: replace `out` if it exists; the old one is renamed to `out.backup-1`, or the next free number.
         options: `max_kl` (in nats per token), `untrained` (drop the layers whose output is zero), `layers` (indices of
             the layers to drop), `text` and `tokens` (what to measure on).
 
