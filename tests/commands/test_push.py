@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +15,7 @@ from kept.errors import InputError, OutputError, PromiseError
 from support.command_line import complains, data
 from support.models import write_checkpoint
 from support.stored import change_json
+from support.stub_server import QuietHandler, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,10 +46,10 @@ class Hub(ThreadingHTTPServer):
         }
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     server: Hub
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
         body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
         self.server.asked.append((self.path.partition("?")[0], body))
         self.send_response(self.server.code)
@@ -65,28 +64,12 @@ class Handler(BaseHTTPRequestHandler):
             return {"success": True, "commitUrl": f"{self.server.url}/org/name/commit/abc", "commitOid": "abc"}
         return {"url": f"{self.server.url}/org/name", "errors": [], "warnings": []}
 
-    def log_message(self, *_: object) -> None:
-        """Stay quiet."""
-
-
-@contextmanager
-def running() -> Iterator[Hub]:
-    hub = Hub()
-    thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.shutdown()
-        thread.join()
-        hub.server_close()
-
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    with running() as found:
+    with serving(Hub()) as found:
         yield found
 
 

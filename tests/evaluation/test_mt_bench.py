@@ -19,6 +19,7 @@ from support.judge_stub import Stub
 from support.shared_data import DATA, needs_data
 from support.spies import noting
 from support.stored import change_json
+from support.stub_server import serving
 from support.subjects import tiny
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ QUESTION = {"turns": ["What is 2 + 3?", "Twice that?"], "references": ["5", "10"
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    with Stub.running() as server:
+    with serving(Stub()) as server:
         yield server
 
 
@@ -170,7 +171,7 @@ def test_an_invalid_judge_is_refused(stub: Stub, reply: tuple[int, Any], words: 
 
 def test_a_judge_that_sends_elsewhere_does_not_get_the_key_there(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEPT_JUDGE_KEY", "secret")
-    with Stub.running() as other:
+    with serving(Stub()) as other:
         stub.replies = [(307, "")]
         stub.location = other.url
         with pytest.raises(InputError, match="answers 307"):

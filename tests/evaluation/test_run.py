@@ -24,6 +24,7 @@ from support.models import write_checkpoint
 from support.shared_data import DATA, needs_data
 from support.spies import noting
 from support.stored import PROSE, change_json, write_readable
+from support.stub_server import serving
 from support.task_data import write_lines, write_tasks
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def test_averages_of_groups() -> None:
 @needs_data
 def test_mt_bench_with_a_judge(orion: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kept.evaluation.mt_bench.NEW_TOKENS", 4)
-    with Stub.running() as stub:
+    with serving(Stub()) as stub:
         asked: dict[str, Any] = {"tasks": ("mt-bench",), "data": EVALS, "limit": 1, "results": tmp_path / "r"}
         plain = kept.evaluate(orion, out, **asked)
         assert not stub.asked

@@ -18,7 +18,7 @@ from kept.ir.tensors import Full
 from support.logits import logits, some_tokens, stock_logits, worst
 from support.models import strong
 from support.stored import change_json, read_json, tensors_of
-from support.tiny import SIZES
+from support.tiny import MINISTRAL3_ROPE, SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,15 +58,7 @@ TEXTS: Mapping[str, Mapping[str, Any]] = {
     "gemma3_text": {**GEMMA_TEXT, "sliding_window": 7, "sliding_window_pattern": 2},
     "ministral3": {
         **GEMMA_TEXT,
-        "rope_parameters": {
-            "rope_type": "yarn",
-            "rope_theta": 1000.0,
-            "factor": 8.0,
-            "original_max_position_embeddings": 10,
-            "mscale": 1.0,
-            "mscale_all_dim": 1.0,
-            "llama_4_scaling_beta": 0.3,
-        },
+        "rope_parameters": MINISTRAL3_ROPE,
     },
     "qwen2_vl_text": {"rms_norm_eps": 1e-3, "rope_scaling": MROPE},
     "qwen2_5_vl_text": {"rms_norm_eps": 1e-3, "rope_scaling": MROPE},

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from http.server import ThreadingHTTPServer
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from support.stub_server import QuietHandler
 
 
 class Stub(ThreadingHTTPServer):
@@ -25,24 +22,11 @@ class Stub(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
-    @classmethod
-    @contextmanager
-    def running(cls) -> Iterator[Stub]:
-        server = cls()
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     server: Stub
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append({**body, "path": self.path, "key": self.headers["Authorization"]})
         code, said = self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
@@ -52,6 +36,3 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", self.server.location)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Stay quiet."""

@@ -31,6 +31,16 @@ def without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in keys}
 
 
+MINISTRAL3_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 10,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.3,
+}
+
 ORION_CONFIG = {
     **SIZES,
     "architectures": ["OrionForCausalLM"],
@@ -106,15 +116,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "ministral": {**WIDE, "sliding_window": 7},
     "ministral3": {
         **without(WIDE, "rope_theta"),
-        "rope_parameters": {
-            "rope_type": "yarn",
-            "rope_theta": 1000.0,
-            "factor": 8.0,
-            "original_max_position_embeddings": 10,
-            "mscale": 1.0,
-            "mscale_all_dim": 1.0,
-            "llama_4_scaling_beta": 0.3,
-        },
+        "rope_parameters": MINISTRAL3_ROPE,
         "pad_token_id": None,
     },
     "seed_oss": {**WIDE, "pad_token_id": None},
