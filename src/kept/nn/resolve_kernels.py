@@ -1,8 +1,8 @@
 """Resolve the elementwise CPU kernels of MKL on one thread, before several threads call them.
 
 MKL chooses a kernel for each function when the function is first called. If several threads make that first call at
-once, one of them can run a kernel of half the digits (https://github.com/pytorch/pytorch/issues/188792): on a busy
-machine, float64 logits of an exact conversion were wrong by 7e-8 in one process of some hundreds.
+once, one of them can run a kernel of half the digits (https://github.com/pytorch/pytorch/issues/188792). On a busy
+machine, 3 of 900 first calls of `sin` and `sqrt` in new processes were wrong, in float64 too (LOG.md).
 """
 
 from __future__ import annotations
