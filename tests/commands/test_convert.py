@@ -1,11 +1,8 @@
-"""Conversions from end to end: what is written, what is measured, what is refused, and what survives a kill."""
+"""Conversions from end to end: what is written, what is measured, and what is planned."""
 
 from __future__ import annotations
 
-import random
 import shutil
-import signal
-import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +12,20 @@ from safetensors.torch import save_file
 
 import kept
 from kept.checkpoint.byte_stream import digest
-from kept.checkpoint.staging import JOURNAL, Staging
-from kept.errors import CheckpointError, InputError, OutputError, PromiseError, RecipeError, Refusal
+from kept.errors import InputError, PromiseError, RecipeError, Refusal
 from kept.ir.promise import Promise
 from kept.ir.slots import slots
 from kept.ir.tensors import DTYPE_BYTES
-from kept.output import export, input_files, write_files
 from kept.passes.centre import Centre
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.recipe import Recipe
 from kept.verification.calibration import calibrate
 from kept.verification.text import SAMPLE, sample
-from support.forks import forks
 from support.logits import logits, program_of, some_tokens, stock_logits, worst
 from support.models import write_checkpoint
 from support.orion_formulas import reference_orion
 from support.stored import (
     PROSE,
-    all_bytes,
-    change_json,
     read_json,
     split_into_shards,
     tensors_of,
@@ -46,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kept.commands.convert import Conversion
-    from kept.ir.program import Program
     from kept.ir.spec import Spec
 
 TOKENS = some_tokens()
@@ -65,10 +56,6 @@ LEGAL: Mapping[str, dict[str, Any]] = {
 @pytest.fixture
 def orion(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "orion", "orion")
-
-
-def hidden(target: Path) -> Path:
-    return target.with_name(f".{target.name}.kept-partial")
 
 
 # -------------------------------------------------------------------------------------------------------- every family
@@ -401,309 +388,6 @@ def test_a_plan_s_options_are_a_recipe_s(orion: Path) -> None:
     assert kept.plan(orion, final_bias="drop").promise is Promise.APPROXIMATE
     with pytest.raises(RecipeError, match="nrom: is not a key of a recipe; did you mean norm"):
         kept.plan(orion, nrom="opm")  # type: ignore[call-arg]
-
-
-# ------------------------------------------------------------------------------------------------------ what is refused
-
-
-@pytest.mark.parametrize("place", ["", "out", "deep/down/out", "../orion/out"])
-def test_an_output_inside_the_source_is_refused(orion: Path, place: str) -> None:
-    before = all_bytes(orion)
-    with pytest.raises(OutputError, match=r"exists already|lies inside the source; choose a place outside of it"):
-        kept.convert(orion, orion / place)
-    assert all_bytes(orion) == before
-
-
-def test_so_is_one_inside_it_by_way_of_a_link(orion: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(orion)
-    with pytest.raises(OutputError, match="lies inside the source"):
-        kept.convert(orion, tmp_path / "link" / "out")
-
-
-def test_an_existing_output_is_refused_before_the_source_is_opened(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with pytest.raises(OutputError, match="out: exists already"):
-        kept.convert(tmp_path / "nowhere", tmp_path / "out")
-
-
-def test_a_bad_source_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere: is not a directory"):
-        kept.convert(tmp_path / "nowhere", tmp_path / "out")
-    assert not [*tmp_path.iterdir()]
-
-
-@pytest.mark.parametrize("content", [None, b"\xff", b"a"])
-def test_a_bad_text_is_found_before_anything_is_written(readable: Path, tmp_path: Path, content: bytes | None) -> None:
-    text = tmp_path / "my.txt"
-    if content is not None:
-        text.write_bytes(content)
-    with pytest.raises(InputError, match=r"my\.txt: (is not UTF-8 text|has 1 tokens|cannot be read)"):
-        kept.convert(readable, tmp_path / "out", text=str(text))
-    assert not hidden(tmp_path / "out").exists()
-
-
-# ------------------------------------------------------------------------------------------------------ broken promises
-
-
-@pytest.fixture
-def broken_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fold-norm-bias as it is known to be done wrong elsewhere: it folds into up and forgets the gate."""
-    original = FoldNormBias.run
-
-    def forgets_the_gate(self: FoldNormBias, program: Program) -> Program:
-        from kept.ir.tensors import zeros
-
-        right = original(self, program)
-        gates = {name: t for name, t in right.weights.items() if name.endswith("mlp.gate.bias")}
-        return right.updated(right.spec, {name: zeros(gate.shape, gate.dtype) for name, gate in gates.items()})
-
-    monkeypatch.setattr(FoldNormBias, "run", forgets_the_gate)
-
-
-@pytest.mark.usefixtures("broken_pass")
-def test_a_broken_promise_is_not_published(orion: Path, tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    with pytest.raises(PromiseError, match=r"not written; in float64 the logits differ .* not exact; .*out\.unkept"):
-        kept.convert(orion, target)
-    assert not target.exists()
-    assert not hidden(target).exists()
-    aside = tmp_path / "out.unkept"
-    record = read_json(aside / "kept.json")["verification"]
-    assert record["kept"] is False
-    assert "the map is not exact" in record["failure"]
-    assert "Promise exact: broken: " in (aside / "README.md").read_text(encoding="utf-8")
-    assert PromiseError.exit_code == 1
-
-
-@pytest.mark.usefixtures("broken_pass")
-def test_a_promise_broken_twice_states_it_twice(orion: Path, tmp_path: Path) -> None:
-    for _ in range(2):
-        with pytest.raises(PromiseError, match=r"not exact"):
-            kept.convert(orion, tmp_path / "out")
-    assert {file.name for file in tmp_path.iterdir()} == {"orion", "out.unkept"}
-
-
-@pytest.mark.usefixtures("broken_pass")
-def test_a_folder_of_that_name_that_is_not_ours_is_unchanged(orion: Path, tmp_path: Path) -> None:
-    (tmp_path / "out.unkept").mkdir()
-    (tmp_path / "out.unkept" / "mine").write_text("precious", encoding="utf-8")
-    for _ in range(2):
-        with pytest.raises(PromiseError, match=r"the result is in .*out\.unkept-2 for a look"):
-            kept.convert(orion, tmp_path / "out")
-    assert (tmp_path / "out.unkept" / "mine").read_text(encoding="utf-8") == "precious"
-    assert {file.name for file in tmp_path.iterdir()} == {"orion", "out.unkept", "out.unkept-2"} | {orion.name}
-
-
-@pytest.mark.usefixtures("broken_pass")
-def test_nobody_checks_what_nobody_asked_to_check(orion: Path, tmp_path: Path) -> None:
-    assert kept.convert(orion, tmp_path / "out", verify_tokens=0).verification is None
-
-
-def test_a_mended_pass_publishes_beside_the_broken_result(
-    orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(export, "verify_staged", _says_no(export.verify_staged))
-        with pytest.raises(PromiseError):
-            kept.convert(orion, tmp_path / "out")
-    kept.convert(orion, tmp_path / "out")
-    assert {file.name for file in tmp_path.iterdir()} == {"orion", "out", "out.unkept"}
-
-
-def _says_no(original: Any) -> Any:
-    from dataclasses import replace
-
-    def measured(*args: Any) -> Any:
-        found = original(*args)
-        return replace(found, output=replace(found.output, kl=float("nan"), perplexity=float("inf")))
-
-    return measured
-
-
-def test_nan_is_null_in_the_record(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "verify_staged", _says_no(export.verify_staged))
-    with pytest.raises(PromiseError, match="not finite"):
-        kept.convert(orion, tmp_path / "out")
-    text = (tmp_path / "out.unkept" / "kept.json").read_text(encoding="utf-8")
-    assert "NaN" not in text
-    assert "Infinity" not in text
-    output = read_json(tmp_path / "out.unkept" / "kept.json")["verification"]["output"]
-    assert output["kl"] is output["perplexity"] is None
-
-
-# ------------------------------------------------------------------------------------------------- again, and resumed
-
-
-def test_two_runs_write_the_same_bytes(readable: Path, tmp_path: Path) -> None:
-    first, second = (
-        kept.convert(readable, tmp_path / name, max_shard_size="100KB", verify_tokens=64).path for name in ("a", "b")
-    )
-    assert all_bytes(first) == all_bytes(second)
-
-
-def interrupted(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-    """A conversion that is stopped when all weights are written."""
-    with monkeypatch.context() as patched:
-        patched.setattr(export, "verify_staged", _stops)
-        with pytest.raises(KeyboardInterrupt):
-            kept.convert(source, target, **options)
-    assert not target.exists()
-
-
-def _stops(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
-def test_an_interrupted_run_continues(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "out"
-    interrupted(orion, target, monkeypatch, max_shard_size="100KB")
-    before = {file.name: file.stat().st_mtime_ns for file in hidden(target).glob("*.safetensors")}
-    assert len(before) > 3
-    kept.convert(orion, target, max_shard_size="100KB")
-    assert {file.name: file.stat().st_mtime_ns for file in target.glob("*.safetensors")} == before
-    whole = kept.convert(orion, tmp_path / "whole", max_shard_size="100KB").path
-    assert all_bytes(target) == all_bytes(whole)
-
-
-@pytest.mark.parametrize("what", ["another option", "the weights", "the config", "the version"])
-def test_what_changed_meanwhile_is_begun_anew(
-    orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    target = tmp_path / "out"
-    options: dict[str, Any] = {}
-    interrupted(orion, target, monkeypatch)
-    if what == "another option":
-        options["norm"] = "opm"
-    elif what == "the weights":
-        shutil.copy(write_checkpoint(tmp_path / "other", "orion", seed=1) / "model.safetensors", orion)
-    elif what == "the config":
-        change_json(orion / "config.json", hidden_act="relu2")
-    else:
-        monkeypatch.setattr(input_files, "version", lambda _: "99")
-    done = kept.convert(orion, target, **options)
-    fresh = kept.convert(orion, tmp_path / "fresh", **options)
-    assert all_bytes(done.path) == all_bytes(fresh.path)
-
-
-def test_a_calibration_text_that_changed_is_begun_anew(
-    readable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = tmp_path / "my.txt"
-    text.write_text(PROSE, encoding="utf-8")
-    options: dict[str, Any] = {"norm": "calibrated", "text": str(text), "verify_tokens": 64}
-    interrupted(readable, tmp_path / "out", monkeypatch, **options)
-    text.write_text(PROSE.upper() + "0123456789", encoding="utf-8")
-    done = kept.convert(readable, tmp_path / "out", **options)
-    fresh = kept.convert(readable, tmp_path / "fresh", **options)
-    assert all_bytes(done.path) == all_bytes(fresh.path)
-
-
-def test_an_interruption_does_not_wait_for_sums(orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    summed: list[Path] = []
-
-    def slow(file: Path, progress: Any = None) -> str:
-        if progress is None:  # small files are hashed before anything is written
-            return ""
-        progress(1 << 40)  # the writer is far behind
-        summed.append(file)
-        return ""
-
-    def fails(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(write_files, "digest", slow)
-    monkeypatch.setattr(Staging, "write_shard", fails)
-    with pytest.raises(KeyboardInterrupt):
-        kept.convert(split_into_shards(orion, 8), tmp_path / "out")
-    assert not summed
-
-
-# ---------------------------------------------------------------------------------------------- what changes meanwhile
-
-
-@pytest.mark.parametrize("what", ["written to", "replaced", "gone", "the config"])
-def test_a_source_that_changes_during_the_run_is_named(
-    orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    file = orion / ("config.json" if what == "the config" else "model.safetensors")
-    original = write_files.write_weights
-
-    def meanwhile(*args: Any) -> Any:
-        written = original(*args)
-        if what == "gone":
-            file.unlink()
-        elif what == "replaced":
-            shutil.copy(write_checkpoint(tmp_path / "other", "orion", seed=1) / file.name, file)
-        else:
-            with file.open("r+b") as opened:
-                opened.write(opened.read(1))
-        return written
-
-    monkeypatch.setattr(export, "write_weights", meanwhile)
-    with pytest.raises(CheckpointError, match=rf"{file.name}: (changed|disappeared) during the run; nothing was writ"):
-        kept.convert(orion, tmp_path / "out", verify_tokens=0)
-    assert not (tmp_path / "out").exists()
-    assert not hidden(tmp_path / "out").exists(), "no later run can use it"
-
-
-@pytest.mark.parametrize("error", [CheckpointError("bad"), RuntimeError("a mistake of ours"), MemoryError()])
-@pytest.mark.parametrize("finished", [False, True])
-def test_what_is_left_of_a_failed_run_is_what_the_next_can_use(
-    orion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, *, finished: bool
-) -> None:
-    def fails(*_: Any) -> None:
-        raise error
-
-    target = tmp_path / "out"
-    options: dict[str, Any] = {"max_shard_size": "100KB", "verify_tokens": 64}
-    with monkeypatch.context() as patched:
-        patched.setattr(export, "verify_staged", fails)
-        if not finished:
-            patched.setattr(Staging, "write_shard", fails)
-        with pytest.raises(type(error)):
-            kept.convert(orion, target, **options)
-    assert hidden(target).exists() == (finished and not isinstance(error, CheckpointError))
-    kept.convert(orion, target, **options)
-
-
-# --------------------------------------------------------------------------------------------------------------- killed
-
-KILLS = 5
-
-
-def convert_killably(source: str, target: str) -> None:
-    """Code that a child process runs."""
-    torch.set_num_threads(1)
-    kept.convert(source, target, max_shard_size="20KB", verify_tokens=64)
-
-
-def kill_when(source: Path, target: Path, files: int) -> bool:
-    """Run a conversion and kill it once so many files are finished; whether it was killed in time."""
-    run = forks().Process(target=convert_killably, args=(str(source), str(target)))
-    run.start()
-    while run.is_alive():
-        if hidden(target).is_dir() and len([*hidden(target).iterdir()]) >= files:
-            run.kill()
-            break
-        time.sleep(0.0005)
-    run.join()
-    return run.exitcode == -signal.SIGKILL
-
-
-def test_a_killed_command_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    source = split_into_shards(write_checkpoint(tmp_path / "orion", "orion"), 3)
-    target = tmp_path / "killed"
-    whole = kept.convert(source, tmp_path / "whole", max_shard_size="20KB", verify_tokens=64).path
-    total = len([*whole.iterdir()])
-    assert total > 25
-    moments = sorted(random.Random(5).sample(range(1, total), KILLS))
-    killed = [kill_when(source, target, files) for files in moments]
-    assert sum(killed) >= KILLS - 1, f"of {moments}, {killed}"
-    assert not target.exists()
-    assert (hidden(target) / JOURNAL).exists()
-    convert_killably(str(source), str(target))
-    assert all_bytes(target) == all_bytes(whole)
-    assert not hidden(target).exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- progress
