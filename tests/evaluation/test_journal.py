@@ -66,7 +66,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "positions": {"tasks": ("positions",), "max_length": 128},
     "passkey": {"tasks": ("passkey",), "max_length": 256, "limit": 1},
     "agreement": {"tasks": ("agreement",), "limit": 4},
-    "winogrande": {"tasks": ("winogrande",), "limit": 3, "data": EVALS},
+    "winogrande": {"tasks": ("winogrande",), "limit": 6, "data": EVALS},
     "gsm8k": {"tasks": ("gsm8k",), "limit": 3, "data": EVALS},
 }
 
