@@ -46,9 +46,11 @@ def contenders(source: Path, work: Path, layers: int) -> dict[str, tuple[Path, P
     """Return the compared commands, each with its input and output."""
     whole, copy, other = work / "expanded", work / "copy", work / "state.pth"
     kept = [sys.executable, "-m", "kept", "expand", str(source), str(whole), "--groups", str(layers // 4)]
+    verified = [str(work / "verified") if part == str(whole) else part for part in kept]
     return {
         "cp -r source": (source, copy, ["cp", "-r", str(source), str(copy)]),
         "kept expand": (source, whole, [*kept, "--verify-tokens", "0"]),
+        "kept expand, verified": (source, work / "verified", verified),
         "cp -r result": (whole, copy, ["cp", "-r", str(whole), str(copy)]),
         "state dict": (source, other, [sys.executable, "-c", STATE_DICT, str(source), str(other), "4"]),
     }

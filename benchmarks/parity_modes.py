@@ -23,6 +23,7 @@ from kept.loaded import open_model
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
 from kept.verification.calibration import calibrate
+from kept.verification.lockstep import Lane
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun
 
@@ -76,8 +77,10 @@ def run(checkpoint: Path, corpora: Path) -> dict[str, dict[str, dict[str, float]
     made = candidates(source, tokens_of(reader, corpora, "English", offset=0.25))
     out: dict[str, dict[str, dict[str, float]]] = {}
     for domain in DOMAINS:
-        runs = [StreamedRun(program, torch.float32) for program in (source, *made.values())]
-        found = measure(StreamedRun(source, torch.float64), runs, tokens_of(reader, corpora, domain))
+        tokens = tokens_of(reader, corpora, domain)
+        exact = Lane(StreamedRun(source, torch.float64), tokens)
+        lanes = [Lane(StreamedRun(program, torch.float32), tokens) for program in (source, *made.values())]
+        found = measure([(exact, one) for one in lanes])
         for name, parity in zip(("source in float32", *made), found, strict=True):
             row = {"kl": parity.kl, "cross_entropy": math.log(parity.perplexity), "max_error": parity.max_logit_error}
             out.setdefault(name, {})[domain] = row

@@ -109,7 +109,8 @@ def set_cache(source: Path, *, cold: bool) -> None:
 
 def contenders(orion: Path, llama: Path, out: Path, mergekit: str | None) -> dict[str, tuple[Path, list[str]]]:
     """Return the compared commands, each with the directory that it reads."""
-    convert = [sys.executable, "-m", "kept", "convert", "--to", "llama", "--verify-tokens", "0"]
+    convert = [sys.executable, "-m", "kept", "convert", "--to", "llama"]
+    written = [*convert, "--verify-tokens", "0"]
     if mergekit is None:
         other = {"safetensors load and save": (llama, [sys.executable, "-c", REWRITE, str(llama), str(out)])}
     else:
@@ -118,9 +119,11 @@ def contenders(orion: Path, llama: Path, out: Path, mergekit: str | None) -> dic
         other = {"mergekit passthrough": (llama, [mergekit, str(recipe), str(out)])}
     return {
         "cp -r orion": (orion, ["cp", "-r", str(orion), str(out)]),
-        "orion to llama": (orion, [*convert, str(orion), str(out)]),
+        "orion to llama": (orion, [*written, str(orion), str(out)]),
+        "orion to llama, verified": (orion, [*convert, str(orion), str(out)]),
         "cp -r llama": (llama, ["cp", "-r", str(llama), str(out)]),
-        "llama to llama": (llama, [*convert, str(llama), str(out)]),
+        "llama to llama": (llama, [*written, str(llama), str(out)]),
+        "llama to llama, verified": (llama, [*convert, str(llama), str(out)]),
         **other,
     }
 
@@ -147,7 +150,9 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, list[Measured]]:
 def ratios(medians: dict[str, float]) -> dict[str, float]:
     """Return the ratio of two medians within this run."""
     other = next((name for name in medians if name.startswith(("mergekit", "safetensors"))), "")
-    pairs = (("orion to llama", "cp -r orion"), ("llama to llama", "cp -r llama"), (other, "llama to llama"))
+    families = ("orion", "llama")
+    pairs = [(f"{one} to llama{how}", f"cp -r {one}") for one in families for how in ("", ", verified")]
+    pairs.append((other, "llama to llama"))
     return {f"{a} / {b}": round(medians[a] / medians[b], 2) for a, b in pairs if a in medians and b in medians}
 
 

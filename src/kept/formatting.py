@@ -27,11 +27,6 @@ def singular(count: float, words: str) -> str:
     return words.removesuffix("s") if f"{count:.0f}" == "1" else words
 
 
-def article(words: str) -> str:
-    """Words with a or an before them."""
-    return f"{'an' if words[:1] in {*'aeiou'} else 'a'} {words}"
-
-
 def parameters(count: int) -> str:
     """A number of parameters: 8.92 M."""
     for size, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):

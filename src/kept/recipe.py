@@ -62,6 +62,9 @@ MOST_TOKENS = 10_000_000
 VERIFY_TOKENS = {"anyOf": [{"const": 0}, {"type": "integer", "minimum": 2, "maximum": MOST_TOKENS}]}
 """JSON schema of `verify_tokens`."""
 
+SMALL = 300_000_000
+"""Parameters below which an output is measured on 512 tokens, and writes greedy continuations; above on 64 tokens."""
+
 
 def _bytes(size: str) -> int:
     """Return a size such as 5GB in bytes. Raises PydanticCustomError if it is none."""

@@ -20,6 +20,7 @@ from kept.passes.centre import Centre
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.recipe import Recipe
 from kept.verification.calibration import calibrate
+from kept.verification.pair import DOUBLE_TOKENS
 from kept.verification.text import SAMPLE, sample
 from support.logits import logits, program_of, some_tokens, stock_logits, worst
 from support.models import write_checkpoint
@@ -197,7 +198,11 @@ def test_the_verification_is_in_the_record(done: Conversion) -> None:
     assert found.proof is not None
     assert (record["kept"], record["failure"], record["promise"]) == (True, None, "exact")
     assert record["proof"]["max_logit_error"] == found.proof.max_logit_error
-    assert record["output"]["tokens"] == found.output.tokens == 128
+    assert found.same is not None
+    assert found.output is not None
+    assert found.floor is not None
+    assert record["same"]["tokens"] == found.same.tokens == 128
+    assert record["output"]["tokens"] == found.output.tokens == DOUBLE_TOKENS
     assert record["output"]["kl"] == found.output.kl
     assert record["floor"]["mean_logit_error"] == found.floor.mean_logit_error
     assert len(record["output"]["layers"]) == 4
@@ -207,10 +212,14 @@ def test_the_verification_is_in_the_record(done: Conversion) -> None:
 def test_the_verification_is_in_the_card(done: Conversion) -> None:
     found, card = done.verification, (done.path / "README.md").read_text(encoding="utf-8")
     assert found is not None
-    assert "Promise exact: kept." in card
+    assert found.same is not None
+    assert found.output is not None
+    assert found.floor is not None
+    first = f"**Largest logit difference {found.same.max_logit_error:.2g} (128 tokens, float32); the source's own "
+    assert f"{first}rounding is {found.floor.max_logit_error:.2g}.** Promise exact: kept." in card
     assert f"| this checkpoint, in float32 | {found.output.max_logit_error:.2g} |" in card
     assert f"| {100 * found.output.top1:.2f} % |" in card
-    assert f"{found.output.perplexity_reference:.4f} before" in card
+    assert f"Perplexity of that text in the source: {found.output.perplexity_reference:.4f}" in card
     assert "-0" not in card.split("| run |")[1].split("Perplexity")[0].replace("e-0", ""), "a KL is not negative"
 
 
@@ -239,7 +248,8 @@ def test_lossy_starts_are_measured_and_written(orion: Path, tmp_path: Path, mode
     assert done.plan.promise is Promise.LOSSY
     assert done.verification is not None
     assert done.verification.failure is None
-    assert done.verification.output.kl > 0.01
+    assert done.verification.same is not None
+    assert done.verification.same.kl > 0.01
     config = read_json(done.path / "config.json")
     assert (config["attention_bias"], config["mlp_bias"], config["num_hidden_layers"]) == (False, False, 3)
     assert worst(stock_logits(done.path, TOKENS), logits(program_of(orion), TOKENS)) > 0.1
@@ -322,7 +332,8 @@ def test_a_dropped_final_bias_is_gated_by_its_divergence(orion: Path, mild: Path
         kept.convert(orion, tmp_path / "far", final_bias="drop")
     done = kept.convert(mild, tmp_path / "near", final_bias="drop")
     assert done.verification is not None
-    assert done.verification.output.kl > 1e-6
+    assert done.verification.same is not None
+    assert done.verification.same.kl > 1e-6
     assert done.plan.promise is Promise.APPROXIMATE
     assert done.verification.proof is None
 

@@ -149,7 +149,7 @@ def _says_no(original: Any) -> Any:
 
     def measured(*args: Any) -> Any:
         found = original(*args)
-        return replace(found, output=replace(found.output, kl=float("nan"), perplexity=float("inf")))
+        return replace(found, same=replace(found.same, kl=float("nan"), perplexity=float("inf")))
 
     return measured
 
@@ -161,5 +161,5 @@ def test_nan_is_null_in_the_record(orion: Path, tmp_path: Path, monkeypatch: pyt
     text = (tmp_path / "out.unkept" / "kept.json").read_text(encoding="utf-8")
     assert "NaN" not in text
     assert "Infinity" not in text
-    output = read_json(tmp_path / "out.unkept" / "kept.json")["verification"]["output"]
-    assert output["kl"] is output["perplexity"] is None
+    same = read_json(tmp_path / "out.unkept" / "kept.json")["verification"]["same"]
+    assert same["kl"] is same["perplexity"] is None

@@ -107,9 +107,10 @@ def test_the_record_names_the_new_layers(source: Path, expanded: Path) -> None:
     assert len(record["new_parameters"]) == 2 * 9
     assert (record["promise"], record["verification"]["kept"], record["recipe"]["to"]) == ("exact", True, "same")
     measured = record["verification"]
-    assert measured["proof"]["max_logit_error"] == 0
-    assert measured["proof"]["layers"] == [0] * 6
-    assert measured["output"] == measured["floor"]
+    assert measured["copied"] is True
+    assert measured["same"]["max_logit_error"] == 0
+    assert measured["same"]["layers"] == [0] * 6
+    assert measured["proof"] is measured["output"] is measured["floor"] is None
     assert read_json(expanded / "config.json")["num_hidden_layers"] == 7
     assert kept.verify(source, expanded, tokens=64).failure is None
     assert "Layers 2, 6 are new" in (expanded / "README.md").read_text(encoding="utf-8")
@@ -157,11 +158,11 @@ def test_a_family_without_a_stock_class_states_it(tmp_path: Path) -> None:
 
 def test_the_page_names_the_family_and_the_options(expanded: Path, tmp_path: Path) -> None:
     page = kept.report(expanded, tmp_path / "page.html").path.read_text(encoding="utf-8")
-    assert "llama, as a stock llama" in page
+    assert "llama with 2 more blocks" in page
     assert "expand-blocks (groups 2, blocks 1, placement interleaved)" in page
     orion = kept.expand(write_readable(tmp_path / "orion", "orion"), tmp_path / "out", at=(1,), verify_tokens=0).path
     other = kept.report(orion, tmp_path / "other.html").path.read_text(encoding="utf-8")
-    assert "orion, as an orion" in other
+    assert "orion with 1 more block" in other
     assert "transformers has no class for orion" in other
     assert "AutoModelForCausalLM" not in other
 
@@ -208,7 +209,7 @@ def test_a_tied_model_in_many_files_without_a_tokenizer(tmp_path: Path) -> None:
     assert "lm_head.weight" not in tensors_of(source)
     done = kept.expand(source, tmp_path / "out", groups=3, verify_tokens=32)
     assert done.record["verification"]["text"] == "random tokens (the checkpoint has no tokenizer)"
-    assert done.record["verification"]["proof"]["max_logit_error"] == 0
+    assert done.record["verification"]["same"]["max_logit_error"] == 0
     assert "lm_head.weight" not in tensors_of(done.path)
     assert not [*done.path.glob("tokenizer*")]
     assert torch.equal(stock_logits(done.path, TOKENS), stock_logits(source, TOKENS))
@@ -249,8 +250,10 @@ def test_the_new_layers_learn_and_nothing_else_does(expanded: Path, source: Path
     assert changed == {name for name in before if ".layers.2." in name or ".layers.6." in name}
     assert (record["new_layers"], record["expansions"]) == ([2, 6], [{"layers": [2, 6], "copies_of": [1, 5]}])
     assert not torch.equal(stock_logits(tmp_path / "out", TOKENS), stock_logits(source, TOKENS))
-    measured = kept.verify(source, tmp_path / "out", tokens=64).output.layers
-    assert (len(measured), measured[:2]) == (6, kept.verify(source, expanded, tokens=64).output.layers[:2])
+    same = kept.verify(source, tmp_path / "out", tokens=64).same
+    assert same is not None
+    assert (len(same.layers), same.layers[:3]) == (6, (0, 0, 0)), "layer 2 is the first that learned"
+    assert same.layers[3] > 0
 
 
 # -------------------------------------------------------------------------------------------------------- command line

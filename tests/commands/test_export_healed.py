@@ -47,7 +47,8 @@ def test_the_record_has_the_verification_of_what_was_written(done: HealResult, p
     assert record["verification"] == verification_table(done.verification)
     assert record["promise"] == record["verification"]["promise"] == "lossy"
     student = kept.verify(pair[0], pair[1], tokens=512)
-    assert record["verification"]["output"]["kl"] < student.output.kl, "not the conversion's figures"
+    assert student.same is not None
+    assert record["verification"]["same"]["kl"] < student.same.kl, "not the conversion's figures"
     assert (record["recipe"], record["passes"]) == tuple(
         read_json(pair[1] / "kept.json")[k] for k in ("recipe", "passes")
     )
@@ -57,7 +58,7 @@ def test_verified_again_it_is_lossy_and_measures_the_same(done: HealResult, pair
     again = kept.verify(pair[0], done.path, tokens=512)
     assert (again.promise, again.altered, again.failure, again.proof) == (Promise.LOSSY, (), None, None)
     assert done.verification is not None
-    assert again.output == done.verification.output
+    assert (again.same, again.output) == (done.verification.same, done.verification.output)
     assert not [note for note in again.notes if "not the source" in note]
 
 
@@ -72,7 +73,7 @@ def test_the_output_is_whole(done: HealResult) -> None:
 def test_the_card_says_what_learned_and_what_that_did(done: HealResult) -> None:
     said, record = card(done.path), read_json(done.path / "kept.json")
     first, best = done.history[0], done.best
-    assert "# orion, as a stock llama, healed\n" in said
+    assert "# orion converted to llama, healed\n" in said
     assert "Promise: **lossy**" in said
     assert "| `layernorm-to-rmsnorm` | lossy | LayerNorm becomes RMSNorm |" in said
     assert "Trained: norms, 448 of 134 K parameters, from orion; on: lines (" in said
@@ -80,7 +81,8 @@ def test_the_card_says_what_learned_and_what_that_did(done: HealResult) -> None:
     assert f"| KL from the teacher, nats per token | {first.losses['kl']:.4g} | {best.losses['kl']:.4g} |" in said
     assert f"| {record['verification']['output']['kl']:.2g} |" in said
     assert "against the teacher run in float64" in said
-    assert re.search(r"Perplexity of that text: [\d.]+ in the teacher,\n[\d.]+ here\. Promise lossy: measured", said)
+    assert re.search(r"the teacher's own rounding is [\d.e-]+\.\*\* Promise lossy: measured", said)
+    assert re.search(r"Perplexity of that text in the teacher: [\d.]+\.", said)
     assert "\n\n\n" not in said
 
 
@@ -96,7 +98,8 @@ def test_a_record_has_trained_parameters_and_tokens(done: HealResult, pair: tupl
 def test_the_command_shows_the_verification(done: HealResult, capsys: pytest.CaptureFixture[str]) -> None:
     healed(done)
     shown = capsys.readouterr().out
-    assert "the output, in float32" in shown
+    assert "largest logit difference " in shown
+    assert "the teacher's own rounding" in shown
     assert shown.index("held-out") < shown.index("parameters were trained") < shown.index("promise lossy: measured")
     assert NOTHING_BETTER not in shown
 
@@ -210,7 +213,8 @@ def test_a_result_that_puts_out_no_number_has_another_name(
 
     def says_no(*given: Any) -> Any:
         found = original(*given)
-        return replace(found, output=replace(found.output, kl=math.nan))
+        assert found.same is not None
+        return replace(found, same=replace(found.same, kl=math.nan))
 
     given = settings(pair, corpus, tmp_path / "out")
     with monkeypatch.context() as patched:

@@ -83,7 +83,8 @@ def test_what_nothing_trained_is_given_back_to_the_byte(family: str, tmp_path: P
     assert all(torch.equal(bits(after[name]), bits(tensor)) for name, tensor in before.items())
     record = read_json(tmp_path / "out" / "kept.json")
     assert (record["promise"], record["verification"]["kept"]) == ("exact", True)
-    assert record["verification"]["proof"]["max_logit_error"] == 0
+    assert record["verification"]["same"]["max_logit_error"] == 0
+    assert record["verification"]["copied"] is True
     assert (record["new_layers"], record["new_parameters"], record["expansions"]) == ([], [], [])
     assert kept.verify(source, tmp_path / "out", tokens=32).failure is None
     assert kept.verify(grown, tmp_path / "out", tokens=32).failure is None
@@ -165,8 +166,8 @@ def test_what_went_is_in_the_record_and_what_stays_learns_on(trained: Path, tmp_
     assert record == read_json(tmp_path / "out" / "kept.json")
     assert (record["promise"], record["new_layers"]) == ("lossy", [4])
     assert record["expansions"] == [{"layers": [4], "copies_of": [3]}]
-    assert record["verification"]["output"]["kl"] == pytest.approx(found["together"], rel=0.05)
-    assert len(record["verification"]["output"]["layers"]) == 6
+    assert record["verification"]["same"]["kl"] == pytest.approx(found["together"], rel=0.05)
+    assert len(record["verification"]["same"]["layers"]) == 6
     assert {name.split(".")[1] for name in record["new_parameters"]} == {"4"}
     assert read_json(tmp_path / "out" / "config.json")["num_hidden_layers"] == 5
     assert kept.verify(trained, tmp_path / "out", tokens=64).failure is None

@@ -13,6 +13,7 @@ from kept.ir.program import Program
 from kept.nn import generate
 from kept.nn.model import Model
 from kept.verification.calibration import calibrate
+from kept.verification.lockstep import Lane
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun
 from support.logits import logits, model_of, random_program, some_tokens, worst
@@ -116,7 +117,7 @@ def test_layer_by_layer_is_the_whole_model(program: Program) -> None:
     run = StreamedRun(program, torch.float64)
     for found, wanted in zip(run.streams(TOKENS), model_of(program).streams(TOKENS), strict=True):
         assert worst(found, wanted) < EXACT
-    (parity,) = measure(run, [StreamedRun(program, torch.float64)], TOKENS)
+    (parity,) = measure([(Lane(run, TOKENS), Lane(StreamedRun(program, torch.float64), TOKENS))])
     assert parity.max_logit_error == 0
     assert parity.layers == (0.0,) * 4
 

@@ -40,7 +40,15 @@ PARITY = Parity(64, 2.0, 1e-5, 1e-6, -1e-18, 0.984375, 12.5, 12.25, (0.0, 1e-7))
 PROOF = replace(PARITY, max_logit_error=1e-12, mean_logit_error=1e-13)
 
 FOUND = Verification(
-    Promise.EXACT, "my.txt", "float32", PROOF, PARITY, PARITY, (Continuation("Once", " upon", " upon"),), ()
+    promise=Promise.EXACT,
+    text="my.txt",
+    dtype="float32",
+    copied=False,
+    same=PARITY,
+    proof=PROOF,
+    output=PARITY,
+    floor=PARITY,
+    continuations=(Continuation("Once", " upon", " upon"),),
 )
 
 HASHES = FileSums({"model.safetensors": "aa"}, {"model.safetensors": "bb"})
@@ -139,9 +147,9 @@ def test_a_verification_as_plain_data_has_its_verdict() -> None:
     table = verification_table(FOUND)
     assert (table["kept"], table["failure"], table["promise"]) == (True, None, "exact")
     assert table["continuations"] == [{"prompt": "Once", "source": " upon", "output": " upon"}]
-    broken = verification_table(replace(FOUND, output=replace(PARITY, max_logit_error=math.nan, layers=(math.inf,))))
+    broken = verification_table(replace(FOUND, same=replace(PARITY, max_logit_error=math.nan, layers=(math.inf,))))
     assert (broken["kept"], broken["failure"]) == (False, "the output's logits are not finite")
-    assert (broken["output"]["max_logit_error"], broken["output"]["layers"]) == (None, [None])
+    assert (broken["same"]["max_logit_error"], broken["same"]["layers"]) == (None, [None])
     json.dumps(broken, allow_nan=False)
 
 
@@ -150,12 +158,14 @@ def test_a_verification_as_plain_data_has_its_verdict() -> None:
 
 def test_a_card_says_what_was_done_and_measured(source: LoadedModel) -> None:
     text = card(source)
-    assert "# my-orion, as a stock llama" in text
+    assert "# my-orion converted to llama\n" in text
     assert "model of 4 layers, width 64 and 128 positions" in text
     assert "| `affine-tail` | exact | an added layer holds the bias of the logits as a constant coordinate |" in text
     assert "64 tokens of my.txt" in text
     assert "| this checkpoint, in float32 | 1e-05 | 1e-06 | 0 | 98.44 % |" in text
-    assert "12.5000 before,\n12.2500 after. Promise exact: kept." in text
+    assert "Perplexity of that text in the source: 12.5000." in text
+    headline = "Largest logit difference 1e-05 (64 tokens, float32); the source's own rounding is 1e-05."
+    assert f"**{headline}** Promise exact: kept." in text
     assert "\n\n\n" not in text
 
 
@@ -168,13 +178,13 @@ def test_a_card_s_front_matter_is_yaml(source: LoadedModel) -> None:
 
 
 def test_a_card_of_a_broken_promise_states_it(source: LoadedModel) -> None:
-    text = card(source, replace(FOUND, output=replace(PARITY, kl=math.nan)))
+    text = card(source, replace(FOUND, same=replace(PARITY, kl=math.nan)))
     assert "Promise exact: broken: the output's logits are not finite" in text
 
 
 def test_a_card_without_a_float64_proof(source: LoadedModel) -> None:
-    assert "the map, in float64" in card(source)
-    assert "the map, in float64" not in card(source, replace(FOUND, proof=None))
+    assert "the plan, in float64" in card(source)
+    assert "the plan, in float64" not in card(source, replace(FOUND, proof=None))
 
 
 def test_a_card_of_a_copy(tmp_path: Path) -> None:

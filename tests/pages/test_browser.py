@@ -88,7 +88,7 @@ def test_a_hostile_name_is_only_read(browser: Browser, tmp_path: Path) -> None:
     name = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     out = write_output(tmp_path / "out", source={"name": name, "family": "orion"}, healed=HEALED)
     page = open_page(browser, kept.report(out).path)
-    assert page.get_by_role("heading", level=1).inner_text() == f"{name}, as a stock llama, healed"
+    assert page.get_by_role("heading", level=1).inner_text() == f"{name} converted to llama, healed"
     page.close()
 
 

@@ -114,10 +114,10 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
 @pytest.mark.parametrize(
     "words",
     [
-        "my-orion, as a stock llama, healed",
+        "my-orion converted to llama, healed",
         "promise exact: kept",
         "no logit differs from the source's by more than 1.2e-11, where logits spread by 2.50: the same function.",
-        "7.3e-05 nats (KL)",
+        "Largest logit difference 0.072 (512 tokens, bfloat16); the source's own rounding is 0.06.",
         "Healing on 204,800 tokens took the held-out KL from the teacher from 0.45 to 0.125.",
         "affine-tail an added layer holds the bias of the logits as a constant coordinate exact +1 +1,000,000",
         "Difference from the source",
@@ -264,7 +264,8 @@ def test_the_verdict(tmp_path: Path, promise: str, failure: str | None, verdict:
 def test_invalid_numbers_are_refused(tmp_path: Path) -> None:
     """Null is what JSON has for NaN and infinity."""
     found = deepcopy(RECORD["verification"])
-    found["output"] |= {"kl": None, "max_logit_error": None, "layers": [None, None, 1.0, 0.0, 1e-3]}
+    for run in ("same", "output"):
+        found[run] |= {"kl": None, "max_logit_error": None, "layers": [None, None, 1.0, 0.0, 1e-3]}
     first, second, _ = MEASURED
     held_out = [{**first, "agreement": None, "losses": {**first["losses"], "kl": None}}, second]
     apart = {"value": 1.0, "error": None}
@@ -276,7 +277,8 @@ def test_invalid_numbers_are_refused(tmp_path: Path) -> None:
 def test_one_model_alone(tmp_path: Path) -> None:
     rows = [{**row, "models": row["models"][:1], "differences": []} for row in EVALUATION["rows"] if row["models"]]
     alone = {"models": EVALUATION["models"][:1], "settings": {}, "rows": rows, "texts": {}, "forgetting": None}
-    page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", alone)])))
+    out = write_output(tmp_path / "out", verification=None)
+    page = Structure(html_of(kept.report(out, evaluations=[write(tmp_path / "e", alone)])))
     assert "english perplexity 20 20.0 ± 2.0" in page.text
     assert "Bits per byte by domain: lower is better." in page.text
     assert "difference" not in page.text

@@ -145,5 +145,7 @@ def test_the_command_makes_a_plain_llama(tmp_path: Path) -> None:
     plain = kept.convert(source, tmp_path / "plain", norm="opm", verify_tokens=64)
     assert done.verification is not None
     assert plain.verification is not None
-    assert done.verification.output.kl < plain.verification.output.kl / 2
+    assert done.verification.same is not None
+    assert plain.verification.same is not None
+    assert done.verification.same.kl < plain.verification.same.kl / 2
     assert worst(stock_logits(done.path, TOKENS), logits(program_of(done.path), TOKENS)) < 1e-3

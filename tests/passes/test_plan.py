@@ -21,6 +21,7 @@ from kept.passes.layer_norm_to_rms import LayerNormToRms
 from kept.passes.legalize import Options, legalise, run_passes, stand_ins  # type: ignore[attr-defined]
 from kept.passes.plan import Plan, created
 from kept.verification.calibration import calibrate
+from kept.verification.lockstep import Lane
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun
 from support.logits import random_program, some_tokens
@@ -77,8 +78,9 @@ def test_layers_are_compared_without_what_carrying_adds() -> None:
     source = random_program(layer_spec())
     plan = run_passes(source, carrying(source))
     run = StreamedRun(plan.program, torch.float64)
-    runs = [replace(run, stream_map=plan.claim.stream), run]
-    mapped, plain = measure(StreamedRun(source, torch.float64), runs, TOKENS)
+    reference = Lane(StreamedRun(source, torch.float64), TOKENS)
+    lanes = [Lane(one, TOKENS) for one in (replace(run, stream_map=plan.claim.stream), run)]
+    mapped, plain = measure([(reference, one) for one in lanes])
     assert mapped.layers[0] < TOLERANCE
     assert plain.layers[0] > 1e3 * TOLERANCE
     assert all(with_map < without for with_map, without in zip(mapped.layers, plain.layers, strict=True))

@@ -14,6 +14,7 @@ from kept.ir.tensors import Computed
 from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
+from kept.verification.lockstep import Lane
 from kept.verification.parity import measure
 from kept.verification.streamed import StreamedRun
 from support.logits import logits, program_of, some_tokens
@@ -39,8 +40,12 @@ def scaled(program: Program, name: str, factor: float) -> Program:
 
 
 def parity(reference: Program, candidate: Program, tokens: torch.Tensor = TOKENS) -> Parity:
-    (found,) = measure(StreamedRun(reference, torch.float64), [StreamedRun(candidate, torch.float64)], tokens)
+    (found,) = measure([(lane(reference, tokens=tokens), lane(candidate, tokens=tokens))])
     return found
+
+
+def lane(program: Program, dtype: torch.dtype = torch.float64, tokens: torch.Tensor = TOKENS) -> Lane:
+    return Lane(StreamedRun(program, dtype), tokens)
 
 
 def test_every_figure_is_its_formula(program: Program) -> None:
@@ -92,15 +97,14 @@ def test_a_reference_deeper_than_the_candidate(program: Program) -> None:
 
 def test_several_candidates_are_measured_as_each_alone(program: Program) -> None:
     others = [scaled(program, "head.weight", factor) for factor in (0.5, 1.5)]
-    together = measure(
-        StreamedRun(program, torch.float64), [StreamedRun(other, torch.float64) for other in others], TOKENS
-    )
+    reference = lane(program)
+    together = measure([(reference, lane(other)) for other in others])
     assert together == [parity(program, other) for other in others]
 
 
 def test_dtypes_show_as_noise(program: Program) -> None:
-    runs = [StreamedRun(program, dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16)]
-    exact, single, half = measure(runs[0], runs, TOKENS)
+    lanes = [lane(program, dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16)]
+    exact, single, half = measure([(lanes[0], one) for one in lanes])
     assert exact.max_logit_error == 0
     assert 1e-8 < single.mean_logit_error < 1e-4
     assert 1e-3 < half.mean_logit_error < 1
@@ -128,9 +132,9 @@ def test_a_single_token_has_logits_and_no_prediction(program: Program) -> None:
 def test_progress_counts_every_layer_of_every_run(program: Program) -> None:
     plan = legalise(program, TARGETS["llama"].violations, Options())
     calls: list[int] = []
-    runs = [StreamedRun(program, torch.float64), StreamedRun(plan.program, torch.float64)]
-    measure(runs[0], runs, TOKENS, calls.append)
-    assert calls == [1] * 10
+    lanes = [Lane(StreamedRun(one, torch.float64), TOKENS, progress=calls.append) for one in (program, plan.program)]
+    measure([(lanes[0], lanes[1])])
+    assert calls == [1] * 7
 
 
 def test_a_dropped_head_bias_is_measured_not_hidden(program: Program) -> None:

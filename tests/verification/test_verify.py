@@ -17,6 +17,7 @@ from kept.errors import CheckpointError, InputError
 from kept.ir.promise import Promise
 from kept.nn.state import KVCache
 from kept.verification import verify as verifying
+from kept.verification.pair import DOUBLE_TOKENS, PairParity
 from kept.verification.parity import Parity
 from kept.verification.text import SAMPLE
 from kept.verification.verify import APPROXIMATE_KL, FLOOR, PROOF, fits, free_memory, judge
@@ -70,8 +71,14 @@ def test_a_good_conversion_passes(pair: Pair) -> None:
     assert found.text == SAMPLE
     assert found.proof is not None
     assert found.proof.max_logit_error < 1e-9 * found.proof.logit_std
+    assert found.output is not None
+    assert found.floor is not None
     assert found.output.mean_logit_error < FLOOR * found.floor.mean_logit_error
-    assert found.output.tokens == 256
+    assert found.output.tokens == found.floor.tokens == found.proof.tokens == DOUBLE_TOKENS
+    assert found.same is not None
+    assert found.same.tokens == 256
+    assert 0 < found.same.max_logit_error < 1e-3
+    assert not found.identical
 
 
 def test_continuations_are_those_of_both_models(pair: Pair) -> None:
@@ -103,7 +110,8 @@ def test_the_user_s_text_is_measured(pair: Pair, tmp_path: Path) -> None:
     text.write_text("seven ships, and one of them was late", encoding="utf-8")
     found = kept.verify(pair.source, pair.out, text=text, tokens=1000)
     assert found.text == str(text)
-    assert found.output.tokens == 37
+    assert found.same is not None
+    assert found.same.tokens == 37
 
 
 # --------------------------------------------------------------------------------------------- negative controls
@@ -188,7 +196,7 @@ def test_a_foreign_rounding_is_within_the_noise(tmp_path: Path) -> None:
     found = kept.verify(wide, narrow, tokens=256)
     assert found.dtype == "bfloat16"
     assert found.failure is None
-    assert found.output.mean_logit_error > 0
+    assert found.identical, "the same numbers, rounded"
 
 
 def test_a_foreign_fine_tune_is_not(tmp_path: Path) -> None:
@@ -242,7 +250,7 @@ NOISE = replace(PERFECT, max_logit_error=0.1, mean_logit_error=0.01, kl=1e-5)
 
 
 def judged(promise: Promise, proof: Parity | None = PERFECT, output: Parity = NOISE) -> str | None:
-    return judge(promise, proof, output, NOISE)
+    return judge(promise, PairParity(copied=False, same=output, proof=proof, output=output, floor=NOISE))
 
 
 def test_exact_is_the_noise_of_the_dtype_and_the_map_in_float64() -> None:
@@ -287,9 +295,10 @@ def test_a_map_that_is_not_exact_in_float64(error: float, spread: float, *, brok
 
 
 def test_an_exact_copy_has_no_noise_to_hide_in() -> None:
-    assert judge(Promise.EXACT, PERFECT, PERFECT, PERFECT) is None
+    perfect = PairParity(copied=False, same=PERFECT, proof=PERFECT, output=PERFECT, floor=PERFECT)
+    assert judge(Promise.EXACT, perfect) is None
     near = replace(PERFECT, mean_logit_error=2 * PROOF)
-    assert judge(Promise.EXACT, PERFECT, near, PERFECT) is not None
+    assert judge(Promise.EXACT, replace(perfect, output=near)) is not None
 
 
 def test_approximate_is_a_bound_on_the_divergence() -> None:

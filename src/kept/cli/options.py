@@ -82,6 +82,7 @@ def complete_words(words: Sequence[str]) -> Callable[..., list[str]]:
 
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+VERBOSE = click.option("--verbose", is_flag=True, help="Also show the comparison with the source in float64.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
 
 

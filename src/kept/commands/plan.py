@@ -24,7 +24,7 @@ from kept.passes.legalize import legalise, run_passes, stand_ins
 from kept.passes.plan import Plan, created
 from kept.passes.reasons import TargetRefusal
 from kept.passes.replace_branches import ReplaceBranches
-from kept.recipe import SAME, Recipe, recipe_from
+from kept.recipe import SAME, SMALL, Recipe, recipe_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from kept.passes import Pass
     from kept.reporting import Reporter
     from kept.verification.text import Sample
-
-SMALL = 300_000_000
-"""Parameters up to which the short verification reads 512 tokens; 64 above."""
 
 CALIBRATION_TOKENS = 4096
 """Tokens on which calibrated norm modes are measured."""

@@ -70,7 +70,7 @@ def verify(
         ```
     """
     from kept.verification.text import sample
-    from kept.verification.verify import layer_runs, verify_pair
+    from kept.verification.verify import verify_pair
 
     if not 2 <= tokens <= MOST_TOKENS:
         raise InputError(f"tokens: is {tokens}; to measure takes at least 2, and {MOST_TOKENS} are the most")
@@ -82,12 +82,10 @@ def verify(
     context = min(before.program.spec.context, after.program.spec.context)
     path = None if text is None else Path(text)
     found = sample(before.path, before.program.spec.vocabulary, context, tokens, path)
-    runs = layer_runs(before, after, claim)
-    with reporter_of(progress).stage("verify", runs, "layer runs") as advance:
-        measured = verify_pair(before, after, found, claim, streamed=streamed, progress=advance)
+    measured = verify_pair(before, after, found, claim, streamed=streamed, reporter=reporter_of(progress))
     notes = [*measured.notes, *origin.notes]
-    if measured.output.tokens < tokens:
-        notes.append(f"{found.origin} gave {measured.output.tokens} of {tokens} tokens; --text FILE reads a longer one")
+    if measured.same is not None and measured.same.tokens < tokens:
+        notes.append(f"{found.origin} gave {measured.same.tokens} of {tokens} tokens; --text FILE reads a longer one")
     return replace(measured, notes=tuple(notes), altered=altered(after, reporter_of(progress)))
 
 

@@ -7,7 +7,7 @@ directory gets its name at the end, or the name of a result that broke its promi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from kept.loaded import open_model
 from kept.output.publish import require_kept
 from kept.output.record import RECORD
 from kept.output.write_files import copied_files, write_small_files, write_weights
+from kept.recipe import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -117,19 +118,20 @@ def _measure(stage: Staging, reference: Reference, reporter: Reporter) -> Verifi
     model = reference.model
     _check_finite(model)
     found = verify_staged(stage, reference, reporter)
-    if not isfinite(found.floor.kl):
+    if found.same is not None and not isfinite(found.same.logit_std):
         raise CheckpointError(f"{model.path}: its own logits overflow in {found.dtype}; {wider(found.dtype)}")
     return found
 
 
 def verify_staged(stage: Staging, reference: Reference, reporter: Reporter) -> Verification:
     """Return the measurement of the staged model against its reference."""
-    from kept.verification.verify import layer_runs, verify_pair
+    from kept.verification.verify import verify_pair
 
-    model, sample, claim = reference.model, reference.sample, reference.claim
-    output = open_model(stage.path)
-    with reporter.stage("verify", layer_runs(model, output, claim), "layer runs") as advance:
-        return verify_pair(model, output, sample, claim, progress=advance)
+    small, output = reference.model.program.parameters < SMALL, open_model(stage.path)
+    found = verify_pair(
+        reference.model, output, reference.sample, reference.claim, streamed=not small, reporter=reporter
+    )
+    return found if small else replace(found, notes=())
 
 
 def _check_finite(model: LoadedModel, *, packed: bool = False) -> None:

@@ -13,11 +13,13 @@ import jinja2
 from kept.checkpoint.licences import licences, stated_licence
 from kept.checkpoint.tokenizer_config import loader
 from kept.errors import printable
-from kept.formatting import article, kv_cache
+from kept.formatting import kv_cache
 from kept.output import heal_summary
 from kept.output.lineage import LineageStep, healing, lineage, weaker
 from kept.output.record import RecipeRecord, Record, SourceRecord, read_record
 from kept.output.runtimes import notes
+from kept.output.titles import title
+from kept.output.verification_words import double_runs, figures, headline, tokens_of
 from kept.output.write_record import history, new_parts, passes
 from kept.passes import SUMMARIES
 
@@ -52,14 +54,16 @@ class CardStep:
 class Origin:
     """The provenance of an output.
 
-    `steps`: passes of the conversion; None if none is known. `notes`: about other runtimes. `licensed`: directory of
-    the source's licence files and card. `stock`: transformers has a class for the target. `copies`: new layers that add
-    nothing yet. `lineage`: all conversions and healings, oldest first, including this one. `new_tokens`: ids that the
-    source did not have. `domain`: limits of the promise; empty if it has none. `quantised`: quantisation types of a
-    GGUF source; empty for other sources. `config_notes`: remote code and unknown keys of the source's config.
+    `title`: what it is (`kept.output.titles`). `steps`: passes of the conversion; None if none is known. `notes`:
+    about other runtimes. `licensed`: directory of the source's licence files and card. `stock`: transformers has a
+    class for the target. `copies`: new layers that add nothing yet. `lineage`: all conversions and healings, oldest
+    first, including this one. `new_tokens`: ids that the source did not have. `domain`: limits of the promise;
+    empty if it has none. `quantised`: quantisation types of a GGUF source; empty for other sources. `config_notes`:
+    remote code and unknown keys of the source's config.
     """
 
     name: str
+    title: str
     family: str
     target: str
     steps: tuple[CardStep, ...] | None
@@ -86,6 +90,7 @@ def converted(source: LoadedModel, family: Family, plan: Plan) -> Origin:
     )
     return Origin(
         name=source.name,
+        title=title(record),
         family=source.family.name,
         target=family.name,
         steps=tuple(CardStep(step.rewrite.name, step.promise, step.rewrite.summary) for step in plan.steps),
@@ -106,9 +111,10 @@ def origin_of(opened: LoadedModel, record: Record | None) -> Origin:
     if record is None or record.source is None or record.recipe is None:
         name, family = opened.name, opened.family.name
         done = () if record is None else lineage(record)
-        return Origin(name, family, family, None, (), opened.path, lineage=done)
+        return Origin(name, name, family, family, None, (), opened.path, lineage=done)
     return Origin(
         name=printable(record.source.name),
+        title=printable(title(record)),
         family=printable(record.source.family),
         target=printable(record.target or ""),
         steps=tuple(_step(step) for step in record.passes or ()),
@@ -140,7 +146,6 @@ def model_card(
     weakest = weaker(done, promise)
     rendered = _template().render(
         origin=origin,
-        article=article,
         spec=program.spec,
         kv_cache=kv_cache(program.kv_cache),
         promise=promise,
@@ -150,6 +155,10 @@ def model_card(
         lineage=done,
         weakest=weakest,
         loader=loader(origin.family, origin.target),
+        headline=headline,
+        double_runs=double_runs,
+        figures=figures,
+        tokens_of=tokens_of,
         licence=stated_licence(origin.licensed),
         licence_files=[*licences(origin.licensed)],
         restricted=next(filter(None, map(RESTRICTED.get, families)), None),
@@ -166,6 +175,7 @@ def _template() -> jinja2.Template:
         autoescape=False,  # noqa: S701 - Markdown from our own values
     )
     environment.filters["plain"] = plain
+    environment.filters["capitalize_first"] = lambda words: words[:1].upper() + words[1:]
     return environment.from_string(files("kept").joinpath("templates/card.md.jinja").read_text(encoding="utf-8"))
 
 

@@ -165,9 +165,11 @@ class VerificationRecord(VerificationSummary):
     failure: str | None
     promise: Promise | None = None
     dtype: str
+    copied: bool = False
+    same: ParityRecord | None = None
     proof: ParityRecord | None
-    output: ParityRecord
-    floor: ParityRecord
+    output: ParityRecord | None
+    floor: ParityRecord | None
     continuations: tuple[ContinuationRecord, ...] = ()
     notes: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()

@@ -112,7 +112,9 @@ def verification_record(found: Verification) -> VerificationRecord:
         promise=found.promise,
         text=found.text,
         dtype=found.dtype,
-        proof=None if found.proof is None else _parity(found.proof),
+        copied=found.copied,
+        same=_parity(found.same),
+        proof=_parity(found.proof),
         output=_parity(found.output),
         floor=_parity(found.floor),
         continuations=tuple(
@@ -127,8 +129,8 @@ def verification_record(found: Verification) -> VerificationRecord:
     )
 
 
-def _parity(measured: Parity) -> ParityRecord:
-    return ParityRecord.model_validate(measured, from_attributes=True)
+def _parity(measured: Parity | None) -> ParityRecord | None:
+    return None if measured is None else ParityRecord.model_validate(measured, from_attributes=True)
 
 
 def _size(program: Program) -> ModelSize:

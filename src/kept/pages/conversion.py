@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from kept.families import is_stock
 from kept.formatting import amount, parameters
 from kept.ir.promise import Promise
 from kept.output.lineage import lineage, weaker
+from kept.output.verification_words import double_runs, figures, headline, tokens_of
 from kept.pages.blocks import (
     Block,
     Change,
@@ -32,7 +32,8 @@ from kept.passes import SUMMARIES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from kept.output.record import ParityRecord, PassRecord, Record
+    from kept.output.record import PassRecord, Record
+    from kept.output.verification_words import Measured
 
 
 STATED = 3
@@ -148,18 +149,15 @@ def in_words(record: Record) -> list[str]:
     if found is None:
         return sentences
     source, same = ("the source", "") if since is None else ("its own source", " as that")
+    result = headline(found, source)
+    sentences.append(f"{result[0].upper()}{result[1:]}.")
     if found.proof is not None:
         sentences.append(
             f"In float64, before anything is rounded, no logit differs from {source}'s by more than "
-            f"{found.proof.max_logit_error:.2g}, where logits spread by {found.output.logit_std:.2f}: "
+            f"{found.proof.max_logit_error:.2g}, where logits spread by {found.proof.logit_std:.2f}: "
             f"the same function{same}."
         )
-    sentences.append(
-        f"As written, in {found.dtype}, each token is {_kl(found.output)} nats (KL) from {source} in exact arithmetic; "
-        f"{source} itself, run in {found.dtype}, is {_kl(found.floor)} from it."
-    )
-    share = _percent(found.output.top1)
-    return [*sentences, f"The first choice is the same at {share} of {found.output.tokens:,} tokens."]
+    return sentences
 
 
 def _since(record: Record) -> list[str]:
@@ -177,46 +175,44 @@ def _since(record: Record) -> list[str]:
 
 
 def facts(record: Record) -> list[Fact]:
-    """Return the most important figures."""
-    if record.verification is None:
+    """Return the most important figures: how far the output is from the source, both in the output's dtype."""
+    found = record.verification
+    if found is None or (found.same is None and not found.copied):
         return []
-    output = record.verification.output
+    if found.same is None or found.same.max_logit_error == 0:
+        return [Fact("identical", "to the bit")]
+    same = found.same
+    own = [] if found.floor is None else [Fact(f"{found.floor.max_logit_error:.2g}", "the source's own rounding")]
     return [
-        Fact(_kl(output), "nats per token from the source (KL)"),
-        Fact(_percent(output.top1), "top-1 agreement"),
-        Fact(f"{output.perplexity_reference:.4g} → {output.perplexity:.4g}", "perplexity"),
+        Fact(f"{same.max_logit_error:.2g}", f"largest logit difference ({found.dtype})"),
+        *own,
+        Fact(_percent(same.top1), "top-1 agreement"),
+        Fact(f"{same.perplexity_reference:.4g} → {same.perplexity:.4g}", "perplexity"),
     ]
 
 
 def parity(record: Record) -> Section | None:
-    """Return the section on the verification: a table, and the error layer by layer."""
+    """Return the section on the verification: the result, a table against float64, and the error layer by layer."""
     found = record.verification
     if found is None:
         return None
-    runs = [
-        ("the output", f"the output, in {found.dtype}", found.output),
-        ("the source itself", f"the source itself, in {found.dtype}", found.floor),
-    ]
-    if found.proof is not None:
-        runs.append(("the map", "the map before rounding, in float64", found.proof))
-    columns = ("run", "max logit error", "mean", "KL, nats per token", "top-1 agreement", "perplexity")
-    table = Table("Against the source in float64", columns, tuple(_measured(name, run) for _, name, run in runs))
-    opening = f"On {found.output.tokens:,} tokens of {found.text}. Logits have a standard deviation of "
-    blocks: list[Block] = [
-        Paragraph(f"{opening}{found.output.logit_std:.3g}."),
-        table,
-        _layers([(name, run) for _, name, run in runs]),
-    ]
+    result = headline(found)
+    blocks: list[Block] = [Paragraph(f"{result[0].upper()}{result[1:]}.")]
+    runs = double_runs(found, "the source itself")
+    if found.output is not None:
+        columns = ("run", "max logit error", "mean", "KL, nats per token", "top-1 agreement", "perplexity")
+        title = f"Against the source in float64, on {found.output.tokens:,} {tokens_of(found)}"
+        spread = f"Logits have a standard deviation of {found.output.logit_std:.3g}."
+        blocks += [
+            Paragraph(f"Text: {found.text}. {spread}"),
+            Table(title, columns, tuple((name, *figures(run)) for name, run in runs)),
+            _layers(runs),
+        ]
     blocks += [Notes(found.notes)] * bool(found.notes)
     return Section("parity", "Difference from the source", tuple(blocks))
 
 
-def _measured(name: str, run: ParityRecord) -> tuple[str, ...]:
-    errors = (f"{error:.2g}" for error in (run.max_logit_error, run.mean_logit_error))
-    return (name, *errors, _kl(run), _percent(run.top1), f"{run.perplexity:.4f}")
-
-
-def _layers(runs: Sequence[tuple[str, ParityRecord]]) -> Block:
+def _layers(runs: Sequence[tuple[str, Measured]]) -> Block:
     """Return a chart of the error of the residual stream after each layer, on a logarithmic scale."""
     curves = []
     for style, (name, run) in enumerate(runs):
@@ -228,10 +224,6 @@ def _layers(runs: Sequence[tuple[str, ParityRecord]]) -> Block:
     summary = f"Relative error after each layer: {'; '.join(ranges)}."
     caption = "Error of the residual stream, as the next norm reads it, layer by layer. Lower is better."
     return LineChart(caption, summary, "after layer", "relative error", tuple(curves), log_y=True)
-
-
-def _kl(run: ParityRecord) -> str:
-    return f"{run.kl if math.isnan(run.kl) else max(run.kl, 0):.2g}"  # rounding may leave a negative remainder of zero
 
 
 def _percent(value: float) -> str:

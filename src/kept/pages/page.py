@@ -15,9 +15,8 @@ from markupsafe import Markup
 from kept.checkpoint.output_path import check_no_checkpoint, check_replaceable
 from kept.checkpoint.small_files import refused, write_whole
 from kept.errors import InputError
-from kept.families import is_stock
-from kept.formatting import article
 from kept.output.record import RECORD, read_record
+from kept.output.titles import title
 from kept.pages import conversion, evaluation, healing
 from kept.pages.architecture import architecture
 from kept.pages.blocks import Heading, Page, Paragraph, Section, TextPairs
@@ -183,8 +182,7 @@ def _title(record: Record, place: Path) -> str:
     if record.source is None or record.target is None:
         return place.resolve().name
     healed = "" if record.healed is None else ", healed"
-    stock = "stock " if is_stock(record.target) else ""
-    return f"{record.source.name}, as {article(stock + record.target)}{healed}"
+    return f"{title(record)}{healed}"
 
 
 def render(made: Page) -> str:

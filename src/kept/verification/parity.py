@@ -1,14 +1,12 @@
 """Parity of two programs, measured on tokens: logit errors, KL, top-1 agreement, perplexity and layer errors.
 
-Both programs run in lock-step, layer by layer, so neither has to fit in memory.
+All programs run in lockstep, layer by layer, so that none has to fit in memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,13 +16,10 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from kept.nn.norm import normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from kept.ir.spec import Norm, Spec
-    from kept.verification.streamed import StreamedRun
-
-    State = tuple[Tensor, Norm]
-    """A residual stream, and the norm that reads it."""
+    from kept.verification.lockstep import Lane
 
 POSITIONS = 32
 """Number of positions whose logits are compared at once: 20 MB in float64 for a large vocabulary."""
@@ -49,40 +44,50 @@ class Parity:
     perplexity: float
     layers: tuple[float, ...]
 
+    @property
+    def identical(self) -> bool:
+        """Whether all logits are equal."""
+        return self.max_logit_error == 0
 
-def measure(
-    reference: StreamedRun,
-    candidates: Sequence[StreamedRun],
-    tokens_BT: Tensor,
-    progress: Callable[[int], None] | None = None,
-    vocabulary: int | None = None,
-) -> list[Parity]:
-    """Compare each candidate with the reference on the same tokens.
 
-    Layers beyond the reference's (a tail, say) run but are not compared; nor is what a copy reads, nor a logit beyond
-    those of the first `vocabulary` tokens (None: all that both have). `progress` is called with layers done.
+def measure(pairs: Sequence[tuple[Lane, Lane]], vocabulary: int | None = None) -> list[Parity]:
+    """Compare the second lane of each pair with the first, on the positions that both have.
+
+    Lanes run in the order in which they are first named, so a twin is named before the lane that shares its layers.
+    Layers beyond those that all lanes have (a tail, say) run but are not compared; nor is what a copy reads, nor a
+    logit beyond those of the first `vocabulary` tokens (None: all that all lanes have).
     """
-    runs = [_watched(run, tokens_BT, progress) for run in (reference, *candidates)]
-    common = min(run.program.spec.depth - len(run.copies) for run in (reference, *candidates))
-    states: tuple[State, ...] = ()
-    layers: list[list[float]] = [[] for _ in candidates]
-    for states in islice(zip(*runs, strict=False), common + 1):
-        wanted = as_read(*states[0])
-        for errors, run, state in zip(layers, candidates, states[1:], strict=True):
-            found = as_read(run.stream_map.undone(state[0].double()), state[1])
-            errors.append(float((found - wanted).norm() / wanted.norm()))
-    # Longer runs continue to their last layer.
-    last, *finals = (deque((state, *run), maxlen=1).pop()[0] for run, state in zip(runs, states, strict=True))
-    shared = min(run.program.spec.vocabulary for run in (reference, *candidates))
-    return _compare(reference, last, candidates, finals, tokens_BT, layers, slice(vocabulary or shared))
+    lanes = [*dict.fromkeys(lane for pair in pairs for lane in pair)]
+    layers: list[list[float]] = [[] for _ in pairs]
+    for step in range(min(lane.steps for lane in lanes) + 1):
+        if step:
+            for lane in lanes:
+                lane.step()
+        for errors, pair in zip(layers, pairs, strict=True):
+            errors.append(_stream_error(*pair))
+    for lane in lanes:
+        lane.finish()
+    shared = min(lane.run.program.spec.vocabulary for lane in lanes)
+    return _compare(pairs, layers, slice(vocabulary or shared))
 
 
-def _watched(run: StreamedRun, tokens_BT: Tensor, progress: Callable[[int], None] | None) -> Iterator[State]:
-    for place, state in enumerate(run.streams(tokens_BT)):
-        if progress is not None and place:
-            progress(1)
-        if place not in run.copies:
-            yield state, reading(run.program.spec, place)
+def _stream_error(reference: Lane, candidate: Lane) -> float:
+    """Return the relative error of the candidate's residual stream, as the next norm reads it."""
+    rows, positions = _common(reference, candidate)
+    wanted_BTD, found_BTD = (lane.x_BTD[:rows, :positions] for lane in (reference, candidate))
+    wanted = as_read(wanted_BTD, _next_norm(reference))
+    found = as_read(candidate.run.stream_map.undone(found_BTD.double()), _next_norm(candidate))
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def _next_norm(lane: Lane) -> Norm:
+    return reading(lane.run.program.spec, lane.place)
+
+
+def _common(reference: Lane, candidate: Lane) -> tuple[int, int]:
+    """Return the numbers of rows and of positions that both lanes have."""
+    sizes = reference.tokens_BT.shape, candidate.tokens_BT.shape
+    return min(rows for rows, _ in sizes), min(positions for _, positions in sizes)
 
 
 def as_read(stream: Tensor, norm: Norm) -> Tensor:
@@ -95,24 +100,24 @@ def reading(spec: Spec, place: int) -> Norm:
     return next((branch.norm for layer in spec.layers[place:] for branch in layer.branches), spec.final_norm)
 
 
-def _compare(
-    reference: StreamedRun,
-    last_BTD: Tensor,
-    candidates: Sequence[StreamedRun],
-    finals: Sequence[Tensor],
-    tokens_BT: Tensor,
-    layers: list[list[float]],
-    shared: slice,
-) -> list[Parity]:
-    sums = [_Sums() for _ in candidates]
-    for row, tokens_T in enumerate(tokens_BT):
-        wanted_TV = reference.logits(last_BTD[row])[:, shared]
-        for run, final, total in zip(candidates, finals, sums, strict=True):
-            found_TV = run.logits(final[row])[:, shared]
-            for at in range(0, len(tokens_T), POSITIONS):
-                some = slice(at, at + POSITIONS)
-                total.add(wanted_TV[some].double(), found_TV[some].double(), tokens_T[at + 1 : at + POSITIONS + 1])
+def _compare(pairs: Sequence[tuple[Lane, Lane]], layers: list[list[float]], shared: slice) -> list[Parity]:
+    sums = [_Sums() for _ in pairs]
+    for row in range(max(max(len(lane.tokens_BT) for lane in pair) for pair in pairs)):
+        logits: dict[Lane, Tensor] = {}
+        for pair, total in zip(pairs, sums, strict=True):
+            rows, positions = _common(*pair)
+            if row < rows:
+                wanted_TV, found_TV = (_logits(lane, row, logits)[:positions, shared] for lane in pair)
+                total.add_row(wanted_TV, found_TV, pair[0].tokens_BT[row, :positions])
     return [total.parity(tuple(errors)) for total, errors in zip(sums, layers, strict=True)]
+
+
+def _logits(lane: Lane, row: int, known: dict[Lane, Tensor]) -> Tensor:
+    """Return the logits of a row of tokens. Lanes with one stream and one head share them."""
+    if lane not in known:
+        twin = lane.twin if lane.has_twin_s_logits else None
+        known[lane] = lane.logits(row) if twin is None else _logits(twin, row, known)
+    return known[lane]
 
 
 class _Sums:
@@ -122,6 +127,12 @@ class _Sums:
         self.positions = self.predicted = 0
         self.squares = self.largest = self.absolute = self.kl = self.same = 0.0
         self.nll_reference = self.nll = 0.0
+
+    def add_row(self, wanted_TV: Tensor, found_TV: Tensor, tokens_T: Tensor) -> None:
+        """Add the logits of a sequence of tokens."""
+        for at in range(0, len(tokens_T), POSITIONS):
+            some = slice(at, at + POSITIONS)
+            self.add(wanted_TV[some].double(), found_TV[some].double(), tokens_T[at + 1 : at + POSITIONS + 1])
 
     def add(self, wanted_TV: Tensor, found_TV: Tensor, next_N: Tensor) -> None:
         """Add the logits of some positions; `next_N` are the tokens that follow them, one fewer at the end."""

@@ -11,21 +11,22 @@ import torch
 
 from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.ir.promise import Promise
-from kept.ir.tensors import TORCH_NAMES, torch_dtype
+from kept.ir.tensors import TORCH_NAMES
 from kept.nn.generate import generate
 from kept.nn.model import Model
+from kept.reporting import Silent
 from kept.summary import Summarised
-from kept.verification.parity import Parity, measure
-from kept.verification.streamed import StreamedRun
+from kept.verification.pair import ModelPair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from kept.ir.program import Program
     from kept.ir.promise import Claim
     from kept.loaded import LoadedModel
+    from kept.reporting import Reporter
+    from kept.verification.pair import PairParity
+    from kept.verification.parity import Parity
     from kept.verification.text import Sample
 
 PROOF = 1e-9
@@ -64,8 +65,10 @@ class Continuation:
 class Verification(Summarised):
     """Measurements of a conversion against its promise.
 
-    `proof`: the plan in float64 before any rounding, against the source in float64. `output`: the written weights, run
-    in their own dtype. `floor`: the source run in that dtype. All three are measured against the source in float64.
+    `same`: the output against the source, both run in the output's dtype; None if no arithmetic was needed. `copied`:
+    every weight of the source was found in the output, and new layers add zero. The next three are measured against
+    the source in float64, and are None where that was not needed. `proof`: the plan in float64, before any rounding.
+    `output`: the written weights in their own dtype. `floor`: the source in that dtype.
     `altered`: weight files that differ from the conversion's record. `domain`: where the promise holds, in phrases that
     complete "the promise holds"; empty for everywhere. `decoding`: the output's largest logit error when it decodes,
     against a whole pass, in standard deviations of the logits; None if it was not measured.
@@ -74,19 +77,37 @@ class Verification(Summarised):
     promise: Promise
     text: str
     dtype: str
+    copied: bool
+    same: Parity | None
     proof: Parity | None
-    output: Parity
-    floor: Parity
+    output: Parity | None
+    floor: Parity | None
     continuations: tuple[Continuation, ...]
     notes: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
     domain: tuple[str, ...] = ()
     decoding: float | None = None
 
+    def summary(self) -> dict[str, str]:
+        """Return the verdict, and KL divergence and logit difference of the output in its dtype."""
+        if self.same is None:
+            return {"verdict": self.verdict, "difference": f"identical to the bit ({self.dtype})"}
+        return {
+            "verdict": self.verdict,
+            "text": f"{self.text}, {self.same.tokens} tokens",
+            "KL": f"{max(self.same.kl, 0.0):.3g} nats per token",
+            "largest logit difference": f"{self.same.max_logit_error:.3g} ({self.dtype})",
+        }
+
+    @property
+    def identical(self) -> bool:
+        """Whether the output computes what the source computes in the output's dtype, to the bit."""
+        return self.copied if self.same is None else self.same.identical
+
     @property
     def failure(self) -> str | None:
         """Why the promise is broken; None where it is kept, or where a LOSSY conversion promised nothing."""
-        measured = judge(self.promise, self.proof, self.output, self.floor)
+        measured = judge(self.promise, self)
         if measured is None and self.decoding is not None and not self.decoding <= DECODING:
             return f"decoding differs from a whole pass by {self.decoding:.3g} standard deviations of the logits"
         if measured is None and self.altered:
@@ -109,14 +130,16 @@ class Verification(Summarised):
         }
 
 
-def judge(promise: Promise, proof: Parity | None, output: Parity, floor: Parity) -> str | None:
+def judge(promise: Promise, found: PairParity | Verification) -> str | None:
     """Return the first measurement that breaks the promise, in words; None if it is kept."""
-    if not math.isfinite(output.max_logit_error) or not math.isfinite(output.kl):
+    if found.same is None:
+        return None
+    if not math.isfinite(found.same.max_logit_error) or not math.isfinite(found.same.kl):
         return "the output's logits are not finite"
-    if promise is Promise.EXACT:
-        return _judge_exact(proof, output, floor)
-    if promise is Promise.APPROXIMATE and output.kl > APPROXIMATE_KL:
-        return f"KL is {output.kl:.3g} nats per token, above {APPROXIMATE_KL}"
+    if promise is Promise.EXACT and found.output is not None and found.floor is not None:
+        return _judge_exact(found.proof, found.output, found.floor)
+    if promise is Promise.APPROXIMATE and found.same.kl > APPROXIMATE_KL:
+        return f"KL is {found.same.kl:.3g} nats per token, above {APPROXIMATE_KL}"
     return None
 
 
@@ -139,35 +162,33 @@ def verify_pair(
     claim: Claim,
     *,
     streamed: bool = False,
-    progress: Callable[[int], None] | None = None,
+    reporter: Reporter | None = None,
 ) -> Verification:
     """Measure a pair layer by layer, and the claim's program too where it has one.
 
     `streamed` leaves out the greedy continuations, for which both models must be in memory; so does a machine
     without that memory.
     """
-    dtype = torch_dtype(output.program.dtype)
-    copies, dropped = frozenset(claim.copies), frozenset(claim.dropped)
-    runs = [StreamedRun(output.program, dtype, copies, claim.stream), StreamedRun(source.program, dtype, dropped)]
-    if claim.program is not None:
-        runs.append(StreamedRun(claim.program, torch.float64, copies, claim.stream))
-    found = measure(StreamedRun(source.program, torch.float64, dropped), runs, sample.tokens_BT, progress, claim.tokens)
+    pair = ModelPair(source.program, output.program, claim, sample.tokens_BT)
+    found = pair.measure(reporter or Silent())
     whole = not streamed and fits(source.program, output.program)
     model = Model.load(output.program, torch.float32) if whole else None
-    continuations = () if model is None else side_by_side(source, output, model)
+    continuations = () if model is None else side_by_side(source, output, model, one=found.copied)
     decoding = None if model is None else decoding_error(model, sample.tokens_BT[:1, :DECODED])
-    notes = () if whole else ("greedy continuations need both models in memory and were left out",)
-    proof = found[2] if claim.program is not None else None
-    stored = TORCH_NAMES[output.program.dtype]
-    measured = proof, found[0], found[1]
     return Verification(
-        claim.promise, sample.origin, stored, *measured, continuations, notes, domain=claim.domain, decoding=decoding
+        promise=claim.promise,
+        text=sample.origin,
+        dtype=TORCH_NAMES[output.program.dtype],
+        copied=found.copied,
+        same=found.same,
+        proof=found.proof,
+        output=found.output,
+        floor=found.floor,
+        continuations=continuations,
+        notes=() if whole else ("greedy continuations need both models in memory and were left out",),
+        domain=claim.domain,
+        decoding=decoding,
     )
-
-
-def layer_runs(source: LoadedModel, output: LoadedModel, claim: Claim) -> int:
-    """How often a layer is run to measure a pair, which is what its progress counts."""
-    return 2 * source.program.spec.depth + output.program.spec.depth * (1 if claim.program is None else 2)
 
 
 @torch.inference_mode()
@@ -180,9 +201,12 @@ def decoding_error(model: Model, tokens_BT: Tensor) -> float:
     return float((found_BTV - whole_BTV).abs().max() / whole_BTV.std().clamp(min=1e-30))
 
 
-def side_by_side(source: LoadedModel, output: LoadedModel, model: Model) -> tuple[Continuation, ...]:
+def side_by_side(
+    source: LoadedModel, output: LoadedModel, model: Model, *, one: bool = False
+) -> tuple[Continuation, ...]:
     """Return both models' greedy continuations of a few prompts: one batch for each. `model` is the output's.
 
+    `one`: both are the same function, and the output's continuations are also the source's.
     All get as many tokens as the longest prompt leaves room for. Prompts that leave none are left out.
     """
     readers = TokenizerReader(source.path), TokenizerReader(output.path)
@@ -195,7 +219,9 @@ def side_by_side(source: LoadedModel, output: LoadedModel, model: Model) -> tupl
         return ()
     prompts = list(fitting.values())
     room = min(GREEDY_TOKENS, context - max(map(len, prompts)))
-    found = [generate(one, prompts, room) for one in (Model.load(source.program, torch.float32), model)]
+    written = generate(model, prompts, room)
+    first = written if one else generate(Model.load(source.program, torch.float32), prompts, room)
+    found = first, written
     texts = [map(reader.continuation, prompts, ids) for reader, ids in zip(readers, found, strict=True)]
     return tuple(map(Continuation, fitting, *texts))
 

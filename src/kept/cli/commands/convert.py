@@ -8,7 +8,7 @@ import click
 
 from kept.cli.display import conversion as display
 from kept.cli.display.console import out_json
-from kept.cli.options import DRY_RUN, FILE, FOLDER, JSON, SettingsCommand, given, settings
+from kept.cli.options import DRY_RUN, FILE, FOLDER, JSON, VERBOSE, SettingsCommand, given, settings
 from kept.cli.replaced import FORCE, refuse_force, replaced
 from kept.progress_bars import ProgressBars
 from kept.recipe import Recipe, load_recipe, recipe_from
@@ -28,6 +28,7 @@ RECIPE = click.option(
 @click.argument("out", type=FOLDER, required=False)
 @settings(Recipe, *CHOICES, "max_shard_size", "text", "verify_tokens")
 @RECIPE
+@VERBOSE
 @DRY_RUN
 @FORCE
 @JSON
@@ -39,6 +40,7 @@ def command(
     as_json: bool,
     dry_run: bool,
     force: bool,
+    verbose: bool,
     **options: Any,
 ) -> None:
     """Convert a checkpoint to another architecture and verify the result.
@@ -54,10 +56,11 @@ def command(
     kept convert path/to/orion out/llama --dtype bf16 --force
     kept convert --recipe recipe.toml
     """
-    convert(recipe_of(recipe, source=source, out=out, **options), as_json=as_json, dry_run=dry_run, force=force)
+    asked = recipe_of(recipe, source=source, out=out, **options)
+    convert(asked, as_json=as_json, dry_run=dry_run, force=force, verbose=verbose)
 
 
-def convert(asked: Recipe, *, as_json: bool, dry_run: bool, force: bool) -> None:
+def convert(asked: Recipe, *, as_json: bool, dry_run: bool, force: bool, verbose: bool) -> None:
     """Run a conversion, or show what it would write."""
     from kept.commands.convert import rehearse, run
 
@@ -68,7 +71,7 @@ def convert(asked: Recipe, *, as_json: bool, dry_run: bool, force: bool) -> None
         return
     with replaced(asked.out, asked, force=force):
         done = run(asked, progress=ProgressBars())
-    out_json(done.record) if as_json else display.conversion(done)
+    out_json(done.record) if as_json else display.conversion(done, verbose=verbose)
 
 
 def recipe_of(file: str | None, **options: Any) -> Recipe:

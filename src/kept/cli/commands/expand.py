@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from kept.cli.commands.convert import convert
-from kept.cli.options import DRY_RUN, FOLDER, JSON, SettingsCommand, given, settings
+from kept.cli.options import DRY_RUN, FOLDER, JSON, VERBOSE, SettingsCommand, given, settings
 from kept.cli.replaced import FORCE
 from kept.commands.expand import ExpandSettings
 
@@ -28,10 +28,11 @@ from kept.commands.expand import ExpandSettings
     "text",
     "verify_tokens",
 )
+@VERBOSE
 @DRY_RUN
 @FORCE
 @JSON
-def command(source: str, out: str, *, as_json: bool, dry_run: bool, force: bool, **options: Any) -> None:
+def command(source: str, out: str, *, as_json: bool, dry_run: bool, force: bool, verbose: bool, **options: Any) -> None:
     """Add layers or tokens to a model without changing its outputs.
 
     New layers are copies of the layers below them (LLaMA Pro, arXiv 2401.02415) whose output projections are zero, so
@@ -50,4 +51,4 @@ def command(source: str, out: str, *, as_json: bool, dry_run: bool, force: bool,
     kept heal out/pro --train new --loss ce --data new-domain/ --tokens 20M --out out/pro-trained
     """
     asked = ExpandSettings.from_table({}, source=source, out=out, **given(options))
-    convert(asked.recipe, as_json=as_json, dry_run=dry_run, force=force)
+    convert(asked.recipe, as_json=as_json, dry_run=dry_run, force=force, verbose=verbose)

@@ -45,5 +45,5 @@ def command(recipe: str, *, as_json: bool, dry_run: bool, force: bool, **options
         out_json(recipe_run.steps_table(asked)) if as_json else recipe_run.steps(asked)
         return
     with replaced(asked.out, asked, force=force), HealProgress() as watch:
-        done = run_all(asked, ProgressBars(), recipe_run.RecipeDisplay(data=as_json), watch)
+        done = run_all(asked, ProgressBars(), recipe_run.RecipeDisplay(asked, data=as_json), watch)
     out_json(recipe_run.ran_table(asked, done)) if as_json else recipe_run.ran(done)

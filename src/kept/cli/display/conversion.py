@@ -39,14 +39,14 @@ def rehearsal(done: DryRun) -> None:
         hint(note)
 
 
-def conversion(done: Conversion) -> None:
+def conversion(done: Conversion, *, verbose: bool = False) -> None:
     """`kept convert`."""
     console = printer()
     names = ", ".join(step.rewrite.name for step in done.plan.steps) or "nothing to change"
     console.print(f"{done.path}: written ({names})")
     _expansions(console, done.plan)
     if done.verification is not None:
-        verification(done.verification)
+        verification(done.verification, verbose=verbose)
     for note in done.notes:
         hint(note)
 

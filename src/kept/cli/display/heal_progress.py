@@ -41,6 +41,7 @@ class HealProgress:
         self._seconds: list[float] = []
         self._printed_at = 0.0
         self._stopped = 0
+        self._batch = ""
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +58,8 @@ class HealProgress:
                 self._stepped(line)
             case "held-out":
                 self._measured(line)
+            case "measuring":
+                self._measuring(line)
             case "stopped":
                 self._stopped += 1
                 console.hint(f"{line['group']} is stopped: {line['why']}")
@@ -98,6 +101,14 @@ class HealProgress:
         self._rows.append(row)
         if self._live is None:
             self._print(row)
+
+    def _measuring(self, line: Mapping[str, Any]) -> None:
+        """Show how far a measurement is: before the first step it is all that there is to see."""
+        done, count = line["batch"], line["batches"]
+        self._batch = f"measuring {done}/{count}" if done < count else ""
+        if self._live is None and self._batch and time.monotonic() - self._printed_at > PRINT_INTERVAL:
+            self._printed_at = time.monotonic()
+            console.hint(f"step {line['step']}: measuring the held-out losses, batch {done} of {count}")
 
     def _print(self, row: tuple[str, ...]) -> None:
         self._printed_at = time.monotonic()
@@ -144,6 +155,8 @@ class HealProgress:
             table.add_row(*row)
         if self._last:
             table.add_row(*self._row({}), style="dim")
+        if self._batch:
+            table.add_row(self._batch, style="dim")
         return table
 
 

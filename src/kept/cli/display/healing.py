@@ -49,7 +49,7 @@ def healed(done: HealResult) -> None:
     hint(f"metrics: {done.run}")
     console.print(f"{parameters(done.trained.parameters)} of {parameters(done.trained.of)} parameters were trained")
     if done.verification is not None:
-        verification(done.verification)
+        verification(done.verification, source="the teacher")
 
 
 def _of_student(done: HealResult) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.cli.display.console import hint, make_table, printer
@@ -20,22 +22,40 @@ if TYPE_CHECKING:
 
 
 class RecipeDisplay:
-    """Shows each step of a recipe like its command does. With `data`, prints one line per step, and JSON at the end."""
+    """Shows each step of a recipe like its command does. With `data`, prints one line per step, and JSON at the end.
 
-    def __init__(self, *, data: bool) -> None:
-        self.data = data
+    Models are named by their paths after the run, and by their steps if they are removed at its end.
+    """
+
+    def __init__(self, asked: StepRecipe, *, data: bool) -> None:
+        self.asked, self.data = asked, data
 
     def begins(self, step: RecipeStep, count: int) -> None:
-        """A line on stderr."""
+        """Print a heading on stdout, or on stderr if stdout is JSON."""
         named = f"{step.do} ({step.name})" if step.name != step.do else step.do
-        hint(f"step {step.number} of {count}: {named}")
+        heading = f"step {step.number} of {count}: {named}"
+        if self.data:
+            hint(heading)
+        else:
+            printer().print(f"\n{heading}", style="bold", markup=False)
 
     def ends(self, step: RecipeStep, result: Result | None) -> None:
         """Print the result of a step as its own command does."""
         if result is None:
             hint(f"step {step.number}: already finished")
         elif not self.data:
-            _result(step, result)
+            _result(step, self._placed(step, result))
+
+    def _placed(self, step: RecipeStep, result: Any) -> Any:  # noqa: ANN401 - of any kind of step
+        from kept.commands.convert import Conversion
+        from kept.commands.heal_run import HealResult
+        from kept.commands.shrink import ShrinkResult
+
+        if isinstance(result, ShrinkResult) and result.conversion is not None:
+            return replace(result, conversion=self._placed(step, result.conversion))
+        if not isinstance(result, Conversion | HealResult):
+            return result
+        return replace(result, path=self.asked.place(result.path) or Path(step.name))
 
     def notes(self, message: str) -> None:
         """Print a line on stderr."""

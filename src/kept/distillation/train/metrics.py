@@ -47,6 +47,11 @@ class Metrics:
             write_whole(self.folder / LINES, "".join(_lines_until(self.folder / LINES, step)).encode())
             self._events = _begin_events(self.folder / TENSORBOARD, 0 if step is None else step + 1)
 
+    def show(self, line: Mapping[str, Any]) -> None:
+        """Pass a line on that is of interest now, and not later: it is not written."""
+        if not self.quiet:
+            self.watch(line)
+
     def note(self, line: Mapping[str, Any]) -> None:
         """Write a line with a `kind` and a `step`. Its floats, also those in nested tables, become scalars.
 

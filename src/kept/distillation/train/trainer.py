@@ -205,9 +205,10 @@ class Trainer:
     def _mean(self, batches: Sequence[Batch], losses: GroupLosses) -> GroupMeans:
         """Return mean losses over some batches and all ranks."""
         sums, active = LossSums(), self._active
-        for batch in batches:
+        for number, batch in enumerate(batches, 1):
             for name, found in losses(self._own_rows(batch), active):
                 sums.add(name, found)
+            self.metrics.show({"kind": "measuring", "step": self.step, "batch": number, "batches": len(batches)})
         return self._average(sums, sum(float(batch.mask_BT.sum()) for batch in batches))
 
     def _average(self, sums: LossSums, tokens: float, norms: Mapping[str, float] | None = None) -> GroupMeans:

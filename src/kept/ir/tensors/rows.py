@@ -111,7 +111,7 @@ def equal(one: Lazy, other: Lazy) -> bool:
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
     if isinstance(one, Stored) and isinstance(other, Stored):
-        return all(a == b for a, b in zip(one.pieces(), other.pieces(), strict=True))
+        return one.same_bytes(other)
     precision = working_precision(one.dtype)
     whole = (one.value(precision), other.value(precision))
     return bool((whole[0] == whole[1]).all())

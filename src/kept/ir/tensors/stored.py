@@ -12,7 +12,6 @@ from kept.ir.tensors.dtypes import DTYPE_BYTES, torch_dtype
 from kept.ir.tensors.lazy import Lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy as np
@@ -76,9 +75,15 @@ class Stored(InFile):
             return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").astype("f8").reshape(self.shape)
         return np.frombuffer(raw, f"<f{DTYPE_BYTES[self.dtype]}").astype("f8").reshape(self.shape)
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the stored bytes in pieces of at most 1 MiB. Raises CheckpointError if the file is too short."""
+    def same_bytes(self, other: Stored) -> bool:
+        """Return whether both have the same bytes in their files. Raises CheckpointError if a file is too short."""
+        if self.nbytes != other.nbytes:
+            return False
+        pieces = bytearray(PIECE), bytearray(PIECE)
         for start in range(0, self.nbytes, PIECE):
-            raw = bytearray(min(PIECE, self.nbytes - start))
-            self.read_into(memoryview(raw), self.offset + start)
-            yield bytes(raw)
+            for tensor, piece in zip((self, other), pieces, strict=True):
+                size = min(PIECE, self.nbytes - start)
+                tensor.read_into(memoryview(piece)[:size], tensor.offset + start)
+            if pieces[0] != pieces[1]:  # behind a shorter last piece is what was equal before
+                return False
+        return True
