@@ -150,7 +150,7 @@ def test_one_flipped_bit(source: Path, tmp_path: Path, name: str) -> None:
 
 def test_a_number_in_the_config(source: Path, tmp_path: Path) -> None:
     out = shutil.copytree(source, tmp_path / "out")
-    change_json(out / "config.json", rope_theta=12345.0)
+    change_json(out / "config.json", rms_norm_eps=0.1)
     found = measured(source, out)
     assert not found.copied
     assert found.same is not None

@@ -119,16 +119,6 @@ class Verification(Summarised):
         """The verdict as one phrase."""
         return self.promise.verdict(self.failure)
 
-    def summary(self) -> dict[str, str]:
-        """Return the verdict, and KL divergence and logit error of the output."""
-        return {
-            "verdict": self.verdict,
-            "text": f"{self.text}, {self.output.tokens} tokens",
-            "KL": f"{self.output.kl:.3g} nats per token",
-            "largest logit error": f"{self.output.max_logit_error:.3g} ({self.dtype})",
-            **({} if self.proof is None else {"in float64": f"{self.proof.max_logit_error:.3g}"}),
-        }
-
 
 def judge(promise: Promise, found: PairParity | Verification) -> str | None:
     """Return the first measurement that breaks the promise, in words; None if it is kept."""
