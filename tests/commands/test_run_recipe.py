@@ -181,7 +181,7 @@ def test_the_library_and_the_command_line(place: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["run", str(file)])
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-1] == f"{tmp_path}/out: finished"
-    assert "step 3 of 3: verify" in done.stderr
+    assert "step 3 of 3: verify" in done.stdout
     assert "promise exact: kept" in done.stdout
     record = read_json(tmp_path / "out" / "kept.json")
     assert (record["new_layers"], record["expansions"]) == ([3, 4], [{"layers": [3], "copies_of": [2]}])

@@ -68,7 +68,8 @@ class ModelPair:
 
     def measure(self, reporter: Reporter) -> PairParity:
         """Return what the pair differs by, with as little arithmetic as that takes."""
-        with reporter.stage("compare weights", compared_bytes(self.source, self.output, self.claim), "bytes") as advance:
+        size = compared_bytes(self.source, self.output, self.claim)
+        with reporter.stage("compare weights", size, "bytes") as advance:
             equal = equal_values(self.source, self.output, self.claim, self.dtype, advance)
             copied = equal.complete and self._others_add_nothing
         if copied and not (self.claim.copies or self.claim.dropped):
