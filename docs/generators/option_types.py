@@ -9,7 +9,8 @@ from pydantic import BeforeValidator
 from kept.commands.cache_teacher import SHARED
 from kept.commands.expand import ExpandSettings
 from kept.commands.shrink import ShrinkSettings
-from kept.distillation.settings import HealSettings, Loss
+from kept.distillation.loss_setting import Loss
+from kept.distillation.settings import HealSettings
 from kept.evaluation.settings import EvalSettings
 from kept.recipe import Recipe
 from kept.setting_types import count

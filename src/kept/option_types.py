@@ -144,6 +144,7 @@ class HealOptions(TypedDict, total=False):
     save_minutes: float
     patience: int
     seed: int
+    report_to: Literal["wandb", "trackio"] | None
     loss: Literal["kl", "reverse_kl", "jsd", "ce"]
 
 

@@ -16,6 +16,7 @@ from kept.distillation.train.run_directory import (
     remove_checkpoints,
     run_directory,
 )
+from kept.distillation.train.tracker import check_tracker
 from kept.output.record import RECORD
 from kept.reporting import Progress, Reporter, Silent, reporter_of, shows
 
@@ -77,6 +78,7 @@ def run_heal(
     settings: HealSettings, reporter: Reporter | None = None, watch: Watch | None = None, *, force: bool = False
 ) -> HealResult:
     """Run `kept.heal`. With `force`, the caller has moved an earlier output aside on the first rank."""
+    check_tracker(settings.report_to)
     target = Path(settings.out)
     if target.name:
         _remove_old_checkpoints(target, settings)

@@ -35,6 +35,7 @@ from kept.distillation.train.run_directory import (
     remove_checkpoints,
     run_directory,
 )
+from kept.distillation.train.tracker import tracked
 from kept.distillation.train.trainer import Trainer
 from kept.formatting import parameters
 from kept.output.record import RECORD
@@ -129,9 +130,9 @@ class HealRun:
         stream = batch_stream(self.settings, self.pair, reporter)
         eval_data = EvalTexts.of(self.settings, self.pair, stream, reporter)
         folder = run_directory(self.target)
-        with locked_run_directory(folder, self.ranks):
+        with locked_run_directory(folder, self.ranks), tracked(self.settings, folder, watch) as noted:
             sums = self.ranks.on_first(lambda: self._begin(stream, eval_data)) or {}
-            groups, weights = self._train(stream, eval_data, watch)
+            groups, weights = self._train(stream, eval_data, noted)
             summary = RunSummary(self.settings, self.trained, stream.counts, sums, groups)
             verification = self._export(summary, weights, reporter) if self.ranks.is_first else None
             self.ranks.barrier()

@@ -13,6 +13,7 @@ from kept.commands.shrink import ShrinkSettings, expanded
 from kept.commands.teacher_student import check_sizes, check_widths
 from kept.distillation.settings import HealSettings
 from kept.distillation.train.choose_trainable import trainable
+from kept.distillation.train.tracker import check_tracker
 from kept.errors import CheckpointError, InputError, KeptError, OutputError
 from kept.evaluation.evaluation_file import check as check_evaluation
 from kept.loaded import LoadedModel, open_model
@@ -84,6 +85,7 @@ def _foreseen(step: RecipeStep, models: Mapping[Path, LoadedModel]) -> LoadedMod
     """Return the spec of a step's output, as far as it is known: layers that shrinking drops are not."""
     source = models[step.model]
     if isinstance(step.asked, HealSettings):
+        check_tracker(step.asked.report_to)
         teacher = None if step.asked.teacher is None else models[Path(step.asked.teacher)]
         check_sizes(source, teacher, step.asked.sequence_length)
         if step.asked.hidden and teacher is not None:

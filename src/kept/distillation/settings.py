@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.dataclasses import dataclass
 
 from kept.device import AUTO, DEVICE_HELP, Device, TrainingDtype
+from kept.distillation.loss_setting import add_loss, loss_weights
 from kept.distillation.train.lr_schedule import Schedule
 from kept.errors import RecipeError
 from kept.setting_types import MOST, Date, Directory, File, Texts, count, count_schema, texts_schema, wrong
-from kept.settings_model import CONFIG, Settings, check_choice, merged
+from kept.settings_model import CONFIG, Settings, merged
 
 if TYPE_CHECKING:
     from kept.distillation.loss.objective import Objective
@@ -32,19 +33,12 @@ MOST_TOKENS = 10**15
 """Upper limit of `tokens` and `seed`."""
 
 HiddenError = Literal["mse", "cosine"]
-Loss = Literal["kl", "reverse_kl", "jsd", "ce"]
+Tracker = Literal["wandb", "trackio"]
 
-CADENCE = ("save_every", "save_minutes", "device")
-"""Settings that decide only when checkpoints are written, and where; they may change when a run is continued."""
+CADENCE = ("save_every", "save_minutes", "device", "report_to")
+"""Settings that do not change the weights: when checkpoints are written, the device, and where metrics are sent.
 
-LOSS_HELP = "Main loss: its weight is 1, and those of the others are 0 unless they are given. ce needs no teacher."
-"""Help text of `loss`, a key of recipes and an option, that is not a setting of its own."""
-
-
-def _add_loss(schema: dict[str, Any]) -> None:
-    """Add the key `loss` to the JSON schema."""
-    schema["properties"]["loss"] = {"enum": [*get_args(Loss)], "default": "kl", "description": LOSS_HELP}
-
+They may change when a run is continued."""
 
 Size = Annotated[int, Field(ge=1, le=MOST)]
 Weight = Annotated[float, Field(ge=0, le=MOST)]
@@ -67,15 +61,7 @@ def _not_empty(value: object) -> object:
     return value
 
 
-def weights(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same settings with weights in place of `loss`. Raises RecipeError if it is not a loss."""
-    rest = dict(values)
-    loss = rest.pop("loss", "kl")
-    check_choice("loss", loss, get_args(Loss))
-    return rest if loss == "kl" else {"kl": 0.0, loss: 1.0, **rest}
-
-
-@dataclass(frozen=True, config=ConfigDict(**CONFIG, json_schema_extra=_add_loss))
+@dataclass(frozen=True, config=ConfigDict(**CONFIG, json_schema_extra=add_loss))
 class HealSettings(Settings):
     """Settings of a healing run: the student is trained to match its teacher, or on texts alone.
 
@@ -211,6 +197,10 @@ class HealSettings(Settings):
         "output has the weights with the lowest held-out loss, with or without early stopping.",
     )
     seed: int = Field(default=0, ge=0, le=MOST_TOKENS, description="Seed for the document order and for sampling.")
+    report_to: Tracker | None = Field(
+        default=None,
+        description="Also send the metrics to Weights & Biases (pip install wandb) or Trackio (pip install trackio).",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -264,7 +254,7 @@ class HealSettings(Settings):
     @classmethod
     def from_table(cls, table: Mapping[str, Any], **overrides: Any) -> Self:  # noqa: ANN401 - values of any key
         """Return settings from a TOML table, which may have `loss`; overrides that are not None win."""
-        return super().from_table(weights(merged(table, overrides)))
+        return super().from_table(loss_weights(merged(table, overrides)))
 
     @property
     def document(self) -> str:

@@ -10,7 +10,8 @@ from kept.cli.display.console import out_json
 from kept.cli.options import FILE, JSON, SettingsCommand, given, is_recipe, settings
 from kept.cli.recipe_errors import recipe_in_errors
 from kept.cli.replaced import FORCE, replaced
-from kept.distillation.settings import LOSS_HELP, HealSettings, Loss
+from kept.distillation.loss_setting import LOSS_HELP, Loss
+from kept.distillation.settings import HealSettings
 from kept.progress_bars import ProgressBars
 
 

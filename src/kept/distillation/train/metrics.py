@@ -64,7 +64,7 @@ class Metrics:
         with refused(self.folder, "metrics cannot be written"):
             with open(self.folder / LINES, "a", encoding="utf-8", opener=no_link) as file:
                 file.write(json.dumps(kept, allow_nan=False) + "\n")
-            values = dict(_scalars(str(line["kind"]), kept))
+            values = dict(scalars(str(line["kind"]), kept))
             if self._events is not None and values:
                 summary = {"value": [{"tag": tag, "simple_value": value} for tag, value in values.items()]}
                 _append_event(self._events, step=line["step"], summary=summary)
@@ -84,12 +84,12 @@ def _lines_until(file: Path, step: int | None) -> Iterator[str]:
             continue
 
 
-def _scalars(name: str, value: object) -> Iterator[tuple[str, float]]:
+def scalars(name: str, value: object) -> Iterator[tuple[str, float]]:
     """Yield every float within a value, with the keys on the way to it joined by slashes."""
     if isinstance(value, float):
         yield name, value
     for key, inner in value.items() if isinstance(value, dict) else ():
-        yield from _scalars(name if key == "groups" else f"{name}/{key}", inner)
+        yield from scalars(name if key == "groups" else f"{name}/{key}", inner)
 
 
 def _begin_events(folder: Path, first_step: int) -> Path | None:
