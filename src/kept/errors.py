@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING, Self
 
@@ -46,6 +47,24 @@ def cause(error: BaseException) -> str:
         named = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         return f"{named}: {error.strerror}" if named else error.strerror
     return f"{type(error).__name__}: {error}"
+
+
+WAYS_OUT = {
+    errno.ENOENT: "it was there before; did another process move or remove it?",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose another place",
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+"""What to do about a refusal of the system."""
+
+
+def refusal(error: OSError) -> str | None:
+    """Return the refusal of the system as one line with the way out; None if it is not one of `WAYS_OUT`."""
+    way_out = WAYS_OUT.get(error.errno or 0)
+    return None if way_out is None else f"{cause(error)}; {way_out}"
 
 
 def reason(error: BaseException) -> str:

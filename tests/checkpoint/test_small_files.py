@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kept.checkpoint.small_files import write_whole
+from kept.checkpoint.small_files import check_writable, locked_part, write_whole
+from kept.errors import OutputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,3 +64,37 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         write_whole(tmp_path / "a", b"mine")
     assert (tmp_path / "theirs").read_bytes() == b"theirs"
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "deep" / "file")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["/proc/x", "/dev/null/x", 255 * "x"])
+def test_a_place_that_cannot_be_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match=r"cannot be written.*(free space or permissions|choose another place)"):
+        check_writable(tmp_path / name)
+
+
+def test_one_process_builds_a_file(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "model.gguf"
+    with locked_part(target) as part:
+        with pytest.raises(OutputError, match="another run is writing it"), locked_part(target):
+            pass
+        part.write_bytes(b"whole")
+        part.rename(target)
+    with pytest.raises(OutputError, match="exists already"), locked_part(target):
+        pass
+    assert [(file.name, file.read_bytes()) for file in target.parent.iterdir()] == [("model.gguf", b"whole")]
+
+
+def test_an_interrupted_file_is_removed(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with locked_part(tmp_path / "a") as part:
+            part.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [*tmp_path.iterdir()] == []

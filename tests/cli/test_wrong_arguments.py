@@ -26,7 +26,13 @@ WRONG = [
     ("convert --recipe {new}/gone.toml", "gone.toml: there is no such recipe"),
     ("convert {orion} {out}", "out: exists already"),
     ("convert {orion} {orion}/out", "lies inside the source"),
-    ("convert {orion} {orion}/config.json/x", "lies inside the source"),
+    ("convert {orion} {orion}/config.json/x", "config.json is not a directory; choose another place"),
+    ("heal {out} --loss ce --data {new} --out {new}/" + 300 * "x", "cannot be written (File name too long)"),
+    ("cache-teacher {orion} --data {new} --out /proc/x", "/proc/x: cannot be written"),
+    ("cache-teacher {orion} --data {orion}/config.json --sequence-length 64 --out {new}", "is not a teacher cache"),
+    ("demo --out " + 300 * "x", "cannot be written (File name too long)"),
+    ("report {out} --out /proc/x/report.html", "/proc/x/report.html: cannot be written"),
+    ("export {out} {new}/model-00001-of-00002.gguf", "is the name of one of several parts"),
     ("convert {orion} {new}/o --text gone.txt", "gone.txt: cannot be read"),
     ("convert {orion} {new}/o --norm calibrated", "give --text FILE"),
     ("convert {orion} {new}/o --max-shard-size big", "max_shard_size: is 'big'"),
@@ -64,12 +70,26 @@ def test_a_command_that_is_not_one_is_click_s_kind_of_error(arguments: list[str]
     assert words in result.stderr
 
 
-def test_an_error_that_nobody_foresaw_is_one_line_too(orion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            PermissionError(13, "Permission denied", "a"),
+            "a: Permission denied; change its permissions, or choose another",
+        ),
+        (FileNotFoundError(2, "No such file", "a"), "a: No such file; it was there before; did another process move"),
+        (OSError(5, "Input/output error", "a"), "a: Input/output error (KEPT_DEBUG=1 shows where)"),
+        (ValueError("no"), "ValueError: no (KEPT_DEBUG=1 shows where)"),
+    ],
+)
+def test_an_error_that_nobody_foresaw_is_one_line_too(
+    orion: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
     def fails(*_: object) -> None:
-        raise PermissionError(13, "Permission denied", "config.json")
+        raise error
 
     monkeypatch.setattr("kept.commands.inspect.inspect", fails)
-    assert complains("inspect", orion) == ("config.json: Permission denied (KEPT_DEBUG=1 shows where)")
+    assert complains("inspect", orion).startswith(line)
 
 
 def test_a_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +111,10 @@ def test_the_error_for_a_former_option_gives_its_new_name(arguments: str, messag
     result = run(*arguments.split())
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].endswith(message)
+
+
+@pytest.mark.parametrize("file", ["/proc/x/e.json", "/dev/null/e.json", 300 * "x"])
+def test_an_evaluation_that_cannot_be_written_is_not_measured(orion: Path, tmp_path: Path, file: str) -> None:
+    results = tmp_path / "results"
+    assert "cannot be written" in complains("eval", orion, "--results", results, "--out", file)
+    assert not results.exists()

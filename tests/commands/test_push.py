@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 import kept
-from kept.errors import InputError, OutputError, PromiseError
+from kept.commands.push import WAYS_OUT
+from kept.errors import CheckpointError, InputError, OutputError, PromiseError
 from support.command_line import complains, data
 from support.models import write_checkpoint
 from support.stored import change_json
@@ -113,12 +114,18 @@ def test_what_changed_or_broke_is_refused(out: Path, hub: Hub) -> None:
         kept.push(out, "org/name", endpoint=hub.url)
     assert hub.asked == []
     assert kept.push(out, "org/name", endpoint=hub.url, force=True).url
+    weights.write_bytes(content)
+    (out / "config.json").write_text((out / "config.json").read_text() + " ")
+    (out / "generation_config.json").unlink(missing_ok=True)
+    assert "config.json changed since it was written" in complains("push", out, "org/name", "--dry-run", code=1)
     (out / "kept.json").unlink()
     assert "has no kept.json" in complains("push", out, "org/name")
 
 
 def test_a_broken_promise_is_refused(tmp_path: Path, hub: Hub) -> None:
-    out = kept.convert(write_checkpoint(tmp_path / "source", "llama"), tmp_path / "out", to="same").path
+    out = kept.convert(
+        write_checkpoint(tmp_path / "source", "llama"), tmp_path / "out", to="same", verify_tokens=8
+    ).path
     table = json.loads((out / "kept.json").read_text())
     change_json(out / "kept.json", verification={**table["verification"], "failure": "the logits differ"})
     with pytest.raises(PromiseError, match=r"its promise is broken \(the logits differ\)"):
@@ -129,6 +136,45 @@ def test_names_and_refusals_are_one_line(out: Path, hub: Hub) -> None:
     for name in ("name", "org/name@main", "a/b/c"):
         with pytest.raises(InputError, match="it must be org/name"):
             kept.push(out, name, endpoint=hub.url)
-    hub.code = 403
-    with pytest.raises(OutputError, match="org/name: cannot be uploaded"):
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 413, 429, 500])
+def test_a_refusal_has_its_status_and_a_way_out(out: Path, hub: Hub, code: int) -> None:
+    hub.code = code
+    way_out = WAYS_OUT.get(code, "the same command tries again")
+    with pytest.raises(OutputError, match=rf"org/name: cannot be uploaded \(status {code}: .*\); {way_out}"):
         kept.push(out, "org/name", endpoint=hub.url)
+
+
+def test_nothing_is_read_without_a_token(out: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(InputError, match="no token of the hub is stored; log in with hf auth login"):
+        kept.push(out, "org/name", endpoint=hub.url)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("name", ["../secret", "{place}/secret", "link/secret"])
+def test_no_file_from_outside_is_uploaded(out: Path, tmp_path: Path, name: str) -> None:
+    """Anyone may have edited the record."""
+    (tmp_path / "secret").write_text("precious")
+    (out / "link").symlink_to(tmp_path)
+    table = json.loads((out / "kept.json").read_text())
+    change_json(out / "kept.json", files={**table["files"], name.format(place=tmp_path): "0"})
+    with pytest.raises(CheckpointError, match="outside of"):
+        kept.push(out, "org/name", force=True, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("front", "words"),
+    [
+        ("tags: 3", "its tags are not a list of words"),
+        ("tags: [{a: b}]", "its tags are not a list of words"),
+        ("when: 2020-99-99", "its metadata is not YAML"),
+        ("- a", "its metadata is not a table"),
+        ("[" * 1200, "its metadata is not YAML"),
+    ],
+)
+def test_a_card_that_cannot_be_read(out: Path, front: str, words: str) -> None:
+    (out / "README.md").write_text(f"---\n{front}\n---\n")
+    with pytest.raises(InputError, match=words):
+        kept.push(out, "org/name", dry_run=True)

@@ -443,8 +443,8 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
         ),
         ('out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\nout = "x"\n', "step 2 (eval): x: lies inside the model x"),
         (
-            'out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\nout = "none/e"\n',
-            "step 2 (eval): out: none/e: there is no directory none; name another file",
+            'out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\nout = "recipe.toml/e"\n',
+            "step 2 (eval): recipe.toml/e: cannot be written, recipe.toml is not a directory; choose another place",
         ),
         (
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "eval"\nagainst = "{place}/orion"\nout = "{place}/orion/e"\n',

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.checkpoint.small_files import refused
+from kept.checkpoint.small_files import check_writable, refused
 from kept.errors import OutputError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def check_apart(target: Path, inputs: Mapping[str, Path]) -> None:
 
 
 def check_replaceable(target: Path, inputs: Mapping[str, Path], ours: Callable[[Path], bool]) -> None:
-    """Raise OutputError unless `target` does not exist or is an earlier output of the same command.
+    """Raise OutputError unless `target` can be written, and is new or an earlier output of the same command.
 
     `inputs` are paths by what messages call them. `ours` tells whether a file is an earlier output. Links are not
     followed. Inputs are compared by inode, so a hard link to an input is rejected too.
@@ -43,6 +43,7 @@ def check_replaceable(target: Path, inputs: Mapping[str, Path], ours: Callable[[
     check_apart(target, inputs)
     with refused(target):
         if not os.path.lexists(target):
+            check_writable(target)
             return
         if not stat.S_ISREG(target.lstat().st_mode):
             raise OutputError(f"{target}: is not a regular file; name another")
@@ -51,6 +52,7 @@ def check_replaceable(target: Path, inputs: Mapping[str, Path], ours: Callable[[
                 raise OutputError(f"{target}: is {called} {path}, which is read; name another file")
         if not ours(target):
             raise OutputError(f"{target}: exists and was not written by this command; name another file or remove it")
+        check_writable(target)
 
 
 def check_no_checkpoint(target: Path) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 from contextlib import contextmanager, suppress
+from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
 from kept.errors import OutputError, reason
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROOM = "free space or permissions?"
+
+LONGEST_SUFFIX = ".kept-partial.part"
+"""A suffix as long as those of the hidden files and directories in which outputs are built."""
 
 
 @contextmanager
@@ -28,6 +32,18 @@ def refused(place: Path, what: str = "cannot be written", way_out: str = ROOM) -
         if blocked is not None:
             raise OutputError(f"{place}: {what}, {blocked} is not a directory; choose another place") from error
         raise OutputError(f"{place}: {what} ({reason(error)}); {way_out}") from error
+
+
+def check_writable(target: Path) -> None:
+    """Raise OutputError if nothing can be made at `target`: before work of hours, not after it.
+
+    A file without a name is made in the nearest directory that exists, and is gone at once.
+    """
+    with refused(target):
+        target.with_name(f".{target.name}{LONGEST_SUFFIX}").exists()  # raises for a name that is too long
+        nearest = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+        with TemporaryFile(dir=nearest):
+            pass
 
 
 def _is_file(path: Path) -> bool:
@@ -88,6 +104,28 @@ def _alone(part: Path) -> Iterator[IO[bytes]]:
                 if os.path.samestat(part.lstat(), os.fstat(descriptor)):
                     yield opened
                     return
+
+
+@contextmanager
+def locked_part(target: Path) -> Iterator[Path]:
+    """Yield the path at which to build a file before it is renamed to `target`. It is removed unless it was renamed.
+
+    Raises OutputError if `target` exists, if it cannot be made, or if another process builds it.
+    """
+    with refused(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part{target.suffix}")
+        with open(part, "ab", opener=no_link) as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise OutputError(f"{target}: another run is writing it; wait for it or choose another file") from None
+            try:
+                if os.path.lexists(target):
+                    raise OutputError(f"{target}: exists already; choose another file or remove it")
+                yield part
+            finally:
+                part.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 from kept.checkpoint.byte_stream import copy, digest, write_tensors
 from kept.checkpoint.direct_io import Output
 from kept.checkpoint.json_file import to_json
-from kept.checkpoint.small_files import no_link, refused, sync_directory
+from kept.checkpoint.small_files import check_writable, no_link, refused, sync_directory
 from kept.errors import KeptError, OutputError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _hidden(target: Path) -> Path:
 
 
 def check_target(target: Path) -> None:
-    """Raise OutputError where the target exists, or can have no such name."""
+    """Raise OutputError where the target exists, or cannot be made."""
     try:
         for place in (target, _hidden(target)):
             place.exists()
@@ -152,6 +152,7 @@ def check_target(target: Path) -> None:
         (target / JOURNAL).unlink()
     if target.exists() or target.is_symlink():
         raise OutputError(f"{target}: exists already; choose another output or remove it")
+    check_writable(target)
 
 
 def _begin(stage: Staging, journal: IO[str], fingerprint: str) -> dict[str, str]:

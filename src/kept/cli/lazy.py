@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from kept.cli.display import console
-from kept.errors import KeptError, cause
+from kept.errors import KeptError, cause, refusal
 from kept.interruption import Terminated, terminable
 
 if TYPE_CHECKING:
@@ -87,5 +87,6 @@ class ErrorReporting(LazyGroup):
         except Exception as error:
             if "KEPT_DEBUG" in os.environ:
                 raise
-            console.complain(f"{cause(error)} (KEPT_DEBUG=1 shows where)")
+            refused = refusal(error) if isinstance(error, OSError) else None
+            console.complain(refused or f"{cause(error)} (KEPT_DEBUG=1 shows where)")
             ctx.exit(2)

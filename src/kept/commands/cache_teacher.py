@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from kept.checkpoint.small_files import check_writable, refused
 from kept.distillation.settings import LISTED, HealSettings
 from kept.errors import InputError, OutputError
 from kept.reporting import Progress, Reporter, Silent, reporter_of
@@ -84,8 +85,11 @@ def run_cache_teacher(settings: HealSettings, top_k: int = LISTED, reporter: Rep
 def _check(top_k: int, out: Path) -> None:
     if top_k < 1:
         raise InputError(f"top_k: is {top_k}, it must be at least 1")
-    if not out.is_dir() and os.path.lexists(out):
-        raise OutputError(f"{out}: is not a directory; name another place for the cache")
+    with refused(out):
+        if not out.is_dir() and os.path.lexists(out):
+            raise OutputError(f"{out}: is not a directory; name another place for the cache")
+    if out.name:
+        check_writable(out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "cache-teacher: runs as one process; start it without torchrun (healing reads the cache on any ranks)"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.output_path import check_apart
-from kept.checkpoint.small_files import refused
+from kept.checkpoint.small_files import locked_part
 from kept.checkpoint.tokenizer_reader import TokenizerReader
-from kept.errors import InputError, OutputError, Refusal
+from kept.errors import InputError, Refusal
 from kept.formatting import amount
 from kept.ir.facts import facts
 from kept.loaded import open_model
@@ -74,7 +73,8 @@ def export_gguf(
         kept.export_gguf("out/llama", "out/llama.gguf", type="q8_0")
         ```
     """
-    from kept.gguf.write import KINDS, architecture_for, write_gguf  # noqa: PLC0415 - imports gguf
+    from kept.gguf.header import parts  # noqa: PLC0415 - imports gguf
+    from kept.gguf.write import KINDS, architecture_for, write_gguf  # noqa: PLC0415 - the same
     from kept.gguf.write_tokenizer import tokenizer_keys  # noqa: PLC0415 - the same
 
     model, target = open_model(path), Path(file)
@@ -83,18 +83,14 @@ def export_gguf(
         raise InputError(f"type: {not_a_choice(type, tuple(KINDS))}")
     name = architecture_for(model.family.name, model.program.spec)
     check_apart(target, {"the model": model.path})
-    if os.path.lexists(target):
-        raise OutputError(f"{target}: exists already; choose another file or remove it")
-    keys = {"general.name": model.name, **tokenizer_keys(model.path, model.program.spec.vocabulary)}
-    part = target.with_name(f".{target.name}.part.gguf")
-    with reporter_of(progress).stage("export", model.program.parameters, "parameters") as advance, refused(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_gguf(part, model.program, model.family.name, kind, keys, advance)
-    try:
+    if len(parts(target)) > 1:
+        raise InputError(f"{target}: is the name of one of several parts; name one file, such as model.gguf")
+    with locked_part(target) as part:
+        keys = {"general.name": model.name, **tokenizer_keys(model.path, model.program.spec.vocabulary)}
+        with reporter_of(progress).stage("export", model.program.parameters, "parameters") as advance:
+            write_gguf(part, model.program, model.family.name, kind, keys, advance)
         _check(model, part)
         part.rename(target)
-    finally:
-        part.unlink(missing_ok=True)
     return ExportedGguf(target, name, kind, target.stat().st_size)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from kept.checkpoint.backup import replacing
+from kept.checkpoint.small_files import refused
 from kept.checkpoint.staging import check_target
 from kept.distillation.settings import HealSettings
 from kept.distillation.train.run_directory import (
@@ -81,7 +82,8 @@ def run_heal(
     check_tracker(settings.report_to)
     target = Path(settings.out)
     if target.name:
-        _remove_old_checkpoints(target, settings)
+        with refused(target):
+            _remove_old_checkpoints(target, settings)
     if shows() or not force:  # with force, the first rank moves an earlier output aside
         check_target(target)  # before torch is imported, which takes seconds
 

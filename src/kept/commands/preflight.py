@@ -65,12 +65,11 @@ def _opened(key: str, path: Path, out: Path, asked: Asked) -> LoadedModel:
 
 
 def _check_file(file: Path, models: Iterable[Path]) -> None:
-    """Raise OutputError where a file has no directory, is one, or lies where a model is."""
+    """Raise OutputError where a file is a directory, or lies where a model is."""
     for model in models:
         check_place(model, file, f"the model {model}")
-    if file.is_dir() or not file.parent.is_dir():
-        why = "is a directory" if file.is_dir() else f"there is no directory {file.parent}"
-        raise OutputError(f"out: {file}: {why}; name another file")
+    if file.is_dir():
+        raise OutputError(f"out: {file}: is a directory; name another file")
 
 
 def _check_new(asked: Asked, model: LoadedModel) -> None:

@@ -17,7 +17,7 @@ from kept.commands.heal_inputs import (
 )
 from kept.commands.teacher_student import TeacherStudent, check_pair
 from kept.distillation.data.packed_rows import PackedRows, counts
-from kept.distillation.teacher_cache import write
+from kept.distillation.teacher_cache import TeacherCache, write
 from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.process_group import process_group
 from kept.errors import InputError
@@ -73,6 +73,8 @@ def _models(settings: HealSettings) -> list[LoadedModel]:
     teacher, student = models[0], models[-1]
     inputs = {"the teacher": teacher.path, "the student": student.path, **input_paths(settings)}
     check_apart(Path(settings.out), inputs)
+    if Path(settings.out).is_dir():
+        TeacherCache.open(Path(settings.out))  # raises for anything else, before the data are read
     check_pair(student, teacher, settings.sequence_length)
     return models
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kept.checkpoint.byte_stream import digest
+from kept.checkpoint.small_files import refused
 from kept.commands.convert import Conversion, run
 from kept.errors import InputError
 from kept.pages.blocks import TextPair, TextPairs
@@ -66,11 +67,12 @@ def run_demo(out: str | Path, reporter: Reporter | None = None) -> Demo:
 
 def _clear(directory: Path) -> None:
     old = directory / "llama"
-    if not old.exists():
-        return
-    if not _is_demonstration(old):
-        raise InputError(f"{old}: exists and is no earlier demonstration; choose another place with --out")
-    shutil.rmtree(old)
+    with refused(old):
+        if not old.exists():
+            return
+        if not _is_demonstration(old):
+            raise InputError(f"{old}: exists and is no earlier demonstration; choose another place with --out")
+        shutil.rmtree(old)
 
 
 def _is_demonstration(directory: Path) -> bool:
@@ -81,7 +83,7 @@ def _is_demonstration(directory: Path) -> bool:
         known = {*stated["files"], "kept.json"}
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    ours = weights == digest(model_path() / "model.safetensors")
+    ours = not stated.get("healed") and weights == digest(model_path() / "model.safetensors")
     return ours and {entry.name for entry in directory.iterdir()} <= known
 
 

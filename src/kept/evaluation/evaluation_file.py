@@ -77,4 +77,5 @@ def write(file: str | Path, found: Evaluation) -> None:
     """Write the data as JSON, atomically. Raises OutputError, also in the cases of `check`."""
     check(file, (), [*found.settings.texts.values(), *filter(None, [found.settings.data])])
     with refused(Path(file)):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
         write_whole(Path(file), to_json(table(found)))

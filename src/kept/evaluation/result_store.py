@@ -78,11 +78,11 @@ class Store:
         """
         file = self.directory / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{sum_of(key)[:16]}.json"
         begun = file.with_suffix(".begun")
-        if file.is_file():
-            begun.unlink(missing_ok=True)
-            with _damage(file):
-                return _checked(file, key, read)
         with refused(file):
+            if file.is_file():
+                begun.unlink(missing_ok=True)
+                with _damage(file):
+                    return _checked(file, key, read)
             self.directory.mkdir(parents=True, exist_ok=True)
         with self.journal.kept_in(begun, sum_of(key)):
             found = measure()

@@ -83,6 +83,7 @@ def report(
     read = [Path(one) for one in evaluations], None if metrics is None else Path(metrics)
     made = page(directory, *read, pairs, directory if place is None else Path(place), stays=stays)
     with refused(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, render(made).encode(errors="backslashreplace"))
     return Report(target, tuple(section.name for section in made.sections))
 
