@@ -118,6 +118,11 @@ def _figures(*pairs: tuple[float, float]) -> list[dict[str, float]]:
     return [{"value": value, "error": error} for value, error in pairs]
 
 
+def _shares(*values: float) -> list[dict[str, float]]:
+    """Figures with an interval of their own, as proportions have."""
+    return [{"value": value, "error": 0.1, "low": value - 0.25, "high": value + 0.125} for value in values]
+
+
 def _row(part: str, name: str, metric: str, first: float, other: float, **more: object) -> dict[str, Any]:
     (apart,) = _figures((other - first, 0.1 * abs(other - first) + 0.01 * first))
     models = _figures((first, 0.1 * first), (other, 0.1 * other))
@@ -146,11 +151,13 @@ EVALUATION: dict[str, Any] = {
         _row("text", "python", "perplexity", 10.0, 12.5),
         _row("text", "python", "bits per byte", 0.8, 0.9),
         *(_row("positions", "english", f"at {a} to {b}", 20 + b, 21 + b) for a, b in ((0, 1024), (1024, 2048))),
-        *(_row("passkey", "passkey", f"at length {n}", 0.75, 0.5) for n in (1024, 2048)),
+        *(_row("passkey", "passkey", f"at length {n}", 0.75, 0.5, models=_shares(0.75, 0.5)) for n in (1024, 2048)),
         *(_row("passkey", "passkey", f"at depth {d}", 1.0, 0.25) for d in (0.0, 0.5, 1.0)),
         _row("passkey", "passkey", "at all", 0.75, 0.5),
-        _row("agreement", "greedy", "identical text", 0, 0, models=[], differences=[], agreements=_figures((0.5, 0.1))),
-        *(_row("h6", name, "acc_norm", 0.5, 0.45) for name in ("arc_challenge", "hellaswag", "average")),
+        _row("agreement", "greedy", "identical text", 0, 0, models=[], differences=[], agreements=_shares(0.5)),
+        _row("h6", "arc_challenge", "acc_norm", 0.5, 0.45),
+        _row("h6", "hellaswag", "acc_norm", 0.5, 0.45, models=_shares(0.5, 0.45), differences=_shares(-0.05)),
+        _row("h6", "average", "mean of the tasks", 0.5, 0.45),
         _row("h6", "mmlu_anatomy", "acc", 0.5, 0.45, detail=True),
     ],
     "texts": {

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from kept.pages.blocks import Bar, BarChart, Curve, LineChart, Mark, Point, ScatterPlot
+from kept.pages.blocks import Heading
 from kept.pages.chart_style import STYLES
+from kept.pages.charts import (
+    Curve,
+    Interval,
+    IntervalChart,
+    IntervalRow,
+    LineChart,
+    Mark,
+    Point,
+    ScatterPlot,
+    aligned,
+)
 from kept.pages.figures import draw
 from kept.pages.plane import extent
 
@@ -28,15 +40,24 @@ def plane(*marks: Mark) -> ScatterPlot:
     return ScatterPlot("caption", "in words", "forgotten", "learned", "before", marks)
 
 
+def intervals(*rows: tuple[str, float, float], summary: str = "in words", x: str = "x") -> IntervalChart:
+    """A chart of one model: names, values and half of their intervals."""
+    made = (IntervalRow(name, (Interval(value, value - half, value + half),)) for name, value, half in rows)
+    return IntervalChart("caption", summary, x, ("a",), tuple(made))
+
+
 def words(svg: str) -> list[str]:
     return [text.text or "" for text in ET.fromstring(svg).iter() if text.tag.endswith("text")]  # noqa: S314 - our own
 
 
 @pytest.mark.parametrize("one", NASTY)
 def test_no_number_is_too_odd(one: float) -> None:
-    assert words(draw(lines(curve(one, 1.0, error=one), log_x=True, log_y=True), "p"))
-    assert words(draw(BarChart("caption", "in words", "x", (Bar("a", one, 1.0), Bar("b", 1.0, one))), "p"))
-    assert words(draw(plane(Mark("a", one, 1.0, (1.0, one)), Mark("b", 1.0, one, (one, 1.0))), "p"))
+    charts = (
+        lines(curve(one, 1.0, error=one), log_x=True, log_y=True),
+        intervals(("a", one, 1.0), ("b", 1.0, one)),
+        plane(Mark("a", one, 1.0, (1.0, one)), Mark("b", 1.0, one, (one, 1.0))),
+    )
+    assert all(words(draw(chart, "p")) for chart in aligned(charts))
 
 
 @pytest.mark.parametrize("ys", [NASTY, (-1e29, 1e29), (1e-29, 1e29), (3.0, 3.0), (math.nan,), ()])
@@ -47,13 +68,13 @@ def test_nor_are_several(ys: tuple[float, ...]) -> None:
 
 def test_a_name_is_text_and_never_a_formula() -> None:
     name = "$\\frac{1$ <b>&amp;"
-    svg = draw(BarChart("caption", 'in "words" & <tags>', "x", (Bar(name, 1.0, 0.5),)), "p")
+    svg = draw(intervals((name, 1.0, 0.5), summary='in "words" & <tags>'), "p")
     assert name in words(svg)
     assert ET.fromstring(svg).get("aria-label") == 'in "words" & <tags>'  # noqa: S314 - our own
 
 
 def test_a_long_name_leaves_room() -> None:
-    assert "a" * 23 + "…" in words(draw(BarChart("caption", "in words", "x", (Bar("a" * 200, 1.0, 0.5),)), "p"))
+    assert "a" * 23 + "…" in words(draw(intervals(("a" * 200, 1.0, 0.5)), "p"))
 
 
 def test_powers_are_words() -> None:
@@ -78,6 +99,32 @@ def test_curves_are_told_apart_without_colour() -> None:
     assert len({marker for _, marker, _ in STYLES}) == len({line for _, _, line in STYLES}) == len(STYLES)
     assert lines(curve(1.0)).legend == ()
     assert lines(curve(1.0), curve(2.0, name="b", style=1)).legend == (("a", 0), ("b", 1))
+
+
+# ------------------------------------------------------------------------------------------------- axes to be compared
+
+
+def test_charts_with_the_same_x_axis_have_the_same_range() -> None:
+    short, long = lines(curve(1.0, 2.0)), lines(curve(1.0, 2.0, 3.0, 4.0))
+    heading, *charts = aligned((Heading("held out"), short, long, replace(long, x="other"), intervals(("a", 9.0, 1.0))))
+    assert heading == Heading("held out")
+    one, two, other, unlike = (chart.x_range for chart in charts if not isinstance(chart, Heading))
+    assert one == two == other == pytest.approx((2 - 0.04 * 14, 16 + 0.04 * 14))
+    assert unlike == pytest.approx((-0.4, 10.4)), "differences have their zero"
+    (alone,) = aligned((short,))
+    assert isinstance(alone, LineChart)
+    assert alone.x_range == pytest.approx((1.92, 4.08)), "the negative control: another range where there is no other"
+
+
+def test_the_same_range_is_drawn_alike() -> None:
+    short, long = aligned((lines(curve(0.1, 0.2)), lines(curve(0.1, 0.2, 0.1, 0.2))))
+    ticks = [[word for word in words(draw(chart, "p")) if word.isdecimal()] for chart in (short, long)]
+    assert ticks[0] == ticks[1] == ["3", "6", "9", "12", "15"]
+
+
+def test_a_difference_that_may_be_none_is_hollow() -> None:
+    hollow, full = (draw(intervals(("a", 1.0, half)), "p").count("fill: var(--c0)") for half in (1.5, 0.5))
+    assert hollow < full
 
 
 # ---------------------------------------------------------------------------------------------------------------- plane

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from markupsafe import Markup
 
 import kept
 from kept.cli.root import main
@@ -69,6 +70,19 @@ def html_of(done: kept.pages.page.Report) -> str:
     return done.path.read_text(encoding="utf-8")
 
 
+@pytest.fixture(autouse=True)
+def sketched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are empty but have their words, since drawing takes time. A test with `drawn` has real ones."""
+    if "drawn" not in request.fixturenames:
+        empty = Markup('<svg role="img" aria-label="{}"></svg>')
+        monkeypatch.setattr("kept.pages.figures.draw", lambda chart, _: empty.format(chart.summary))
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Charts are drawn."""
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[kept.pages.page.Report, Structure]:
     """A page with every section."""
@@ -125,8 +139,12 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "are held out). Rows of 256 tokens, 16 a step; learning rate 0.001, cosine;",
         "KL from the teacher, nats per token 0.45 0.125",
         "top-1 agreement 55.00 % 87.50 %",
-        "english, 20 passages 20.0 ± 2.0 21.0 ± 2.1 +5.0 ± 1.4 %",
-        "+25 % perplexity, python",
+        "english 20 passages 20.0 ± 2.0 21.0 ± 2.1 +5.0 ± 1.4 %",
+        "+25 % perplexity, python (20 passages)",
+        "healed against my-orion: perplexity higher on python (+25 %) and english (+5 %) (20 passages each);",
+        "tasks worse on arc_challenge (-0.05) and without clear change on 1 task (20 documents each).",
+        "over the same passages (20 passages of python and 20 passages of english).",
+        "Brackets hold 95 % intervals, a figure after ± is one standard error.",
         "8 M",
         "2.36 MB",
         "Limited support: llama.cpp f16",
@@ -135,16 +153,19 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "convert_hf_to_gguf.py",
         "The keeper s lept. healed The keeper s ailed.",
         "[question 1, turn 2] No.",
-        "arc_challenge acc_norm 20 0.500 ± 0.050",
-        "greedy identical text 20 50 ± 10 %",
+        "arc_challenge acc_norm, 20 documents 0.500 ± 0.050 0.450 ± 0.045 -0.050 ± 0.010",
+        "hellaswag acc_norm, 20 documents 0.50 [0.25, 0.62] 0.45 [0.20, 0.57] -0.05 [-0.30, +0.07]",
+        "h6, average mean of the tasks, 20 documents 0.500 ± 0.050",
+        "greedy identical text 20 prompts 50 % [25, 62]",
         "healed +0.223 ± 0.020 +0.049 ± 0.010 learned python; forgot english",
         "healed 12.50 → 10.00 20.00 → 21.00",
-        "healed 50 % 50 %",
+        "Pass keys found, by tokens of text; 20 trials each, with 95 % intervals",
+        "healed 50 % [25, 62] 50 % [25, 62]",
     ],
 )
 def test_it_says(full: tuple[kept.pages.page.Report, Structure], words: str) -> None:
     _, page = full
-    facts = re.sub(r"(perplexity, python) \+25 %", r"+25 % \1", page.text)
+    facts = re.sub(r"(perplexity, python \(20 passages\)) \+25 %", r"+25 % \1", page.text)
     assert words in facts
 
 
@@ -162,7 +183,7 @@ def test_every_picture_has_words(full: tuple[kept.pages.page.Report, Structure])
     errors = "Relative error after each layer: the output, in bfloat16 from 8.0e-03 to 2.0e-02;"
     assert any(label.startswith(errors) for label in labels)
     assert "loss of each batch over 4 measurements: from 0.5 to 0.125." in labels
-    assert "perplexity against before, %: english 5.0 ± 1.4; python 25.0 ± 2.7." in labels
+    assert "perplexity against my-orion, %: english +5.0 ± 1.4; python +25.0 ± 2.7." in labels
 
 
 def test_pictures_follow_the_page_s_colours(full: tuple[kept.pages.page.Report, Structure]) -> None:
@@ -173,7 +194,7 @@ def test_pictures_follow_the_page_s_colours(full: tuple[kept.pages.page.Report, 
     assert not [svg for svg in drawn if re.search(r"(?:fill|stroke): #|<metadata|sans-serif", svg)]
 
 
-def test_the_same_command_writes_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_command_writes_the_same_bytes(tmp_path: Path, drawn: None) -> None:
     out = write_output(tmp_path / "out", healed=HEALED)
     first = kept.report(out).path.read_bytes()
     assert kept.report(out).path.read_bytes() == first
@@ -277,11 +298,10 @@ def test_invalid_numbers_are_refused(tmp_path: Path) -> None:
 def test_one_model_alone(tmp_path: Path) -> None:
     rows = [{**row, "models": row["models"][:1], "differences": []} for row in EVALUATION["rows"] if row["models"]]
     alone = {"models": EVALUATION["models"][:1], "settings": {}, "rows": rows, "texts": {}, "forgetting": None}
-    out = write_output(tmp_path / "out", verification=None)
-    page = Structure(html_of(kept.report(out, evaluations=[write(tmp_path / "e", alone)])))
-    assert "english perplexity 20 20.0 ± 2.0" in page.text
-    assert "Bits per byte by domain: lower is better." in page.text
-    assert "difference" not in page.text
+    page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", alone)])))
+    assert "english 20 passages 20.0 ± 2.0 python" in page.text
+    assert "Bits per byte by domain: further left is better. Whiskers are 95 % intervals." in page.text
+    assert "against" not in page.text.partition("Learning and forgetting by domain")[2].partition("Architecture")[0]
 
 
 def test_evaluation_texts_have_curves_of_their_own(tmp_path: Path) -> None:
@@ -318,10 +338,10 @@ def test_three_models(tmp_path: Path) -> None:
     page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", three)])))
     for words in (
         "my-orion (orion, bfloat16), healed (llama, bfloat16) and full (llama, bfloat16).",
-        "english, 20 passages 20.0 ± 2.0 21.0 ± 2.1 +5.0 ± 1.4 % 21.0 ± 2.1 +5.0 ± 1.4 %",
-        "python: change against my-orion, lower is better.",
-        "full: change of each task",
-        "greedy identical text full 20 50 ± 10 %",
+        "english 20 passages 20.0 ± 2.0 21.0 ± 2.1 +5.0 ± 1.4 % 21.0 ± 2.1 +5.0 ± 1.4 %",
+        "healed against my-orion: perplexity higher on python",
+        "full against my-orion: perplexity higher on python",
+        "greedy identical text full 20 prompts 50 % [25, 62]",
         "agreement: greedy, full",
         "full +0.223 ± 0.020 +0.049 ± 0.010 nothing",
     ):
@@ -333,10 +353,10 @@ def test_a_share_of_what_two_models_differ_by_has_its_own_error(tmp_path: Path) 
     """Twice as much in every passage is twice as much: whatever the passages, nothing is uncertain."""
     row = deepcopy(EVALUATION["rows"][0])
     row["models"] = [{"value": 16.0, "error": 2.0}, {"value": 32.0, "error": 4.0}]
-    for apart, words in ((2.0, "english 100 ± 0."), (4.472135955, "english 100 ± 35.")):
+    for apart, words in ((2.0, "english +100 ± 0."), (4.472135955, "english +100 ± 35.")):
         row["differences"] = [{"value": 16.0, "error": apart}]
         file = write(tmp_path / "eval.json", {**EVALUATION, "rows": [row]})
-        assert f"perplexity against before, %: {words}" in html_of(
+        assert f"perplexity against my-orion, %: {words}" in html_of(
             kept.report(write_output(tmp_path / "out"), evaluations=[file])
         )
 
@@ -417,7 +437,7 @@ def _poisoned(value: Any) -> Any:
     return value if keep else f"{EVIL}{value}"
 
 
-def test_nothing_that_a_file_says_becomes_a_tag(tmp_path: Path) -> None:
+def test_nothing_that_a_file_says_becomes_a_tag(tmp_path: Path, drawn: None) -> None:
     harmless = kept.report(
         write_output(tmp_path / "plain", healed=HEALED),
         evaluations=[write(tmp_path / "plain.json", EVALUATION)],

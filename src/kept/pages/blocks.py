@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kept.formatting import shared_prefix
-
-DRAWN = 4
-"""Maximum number of curves in a chart that can be distinguished."""
+from kept.pages.charts import Chart
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,21 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A fraction from 0 to 1, and its interval in words."""
+
+    value: float
+    bounds: str = ""
+
+
+@dataclass(frozen=True)
 class Shares:
-    """A heat map of fractions from 0 to 1."""
+    """A heat map of fractions."""
 
     kind: ClassVar[str] = "shares"
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[float, ...]], ...]
+    rows: tuple[tuple[str, tuple[Share, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,22 @@ class MatrixCell:
 
 
 @dataclass(frozen=True)
+class MatrixRow:
+    """A row of a matrix: its name, what its figures are and rest on, and a cell for each model."""
+
+    name: str
+    detail: str
+    cells: tuple[MatrixCell, ...]
+
+
+@dataclass(frozen=True)
 class Matrix:
-    """A table of domain by model."""
+    """A table of measurement by model."""
 
     kind: ClassVar[str] = "matrix"
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[MatrixCell, ...]], ...]
+    rows: tuple[MatrixRow, ...]
 
 
 @dataclass(frozen=True)
@@ -138,88 +153,6 @@ class TextPairs:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A point of a curve; `error` is the standard error of `y`."""
-
-    x: float
-    y: float
-    error: float = 0.0
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line of a chart. `style` is an index into the styles of `chart_style.py`."""
-
-    name: str
-    points: tuple[Point, ...]
-    style: int
-
-
-@dataclass(frozen=True)
-class LineChart:
-    """A line chart. `summary` describes it in words for screen readers."""
-
-    kind: ClassVar[str] = "picture"
-    caption: str
-    summary: str
-    x: str
-    y: str
-    curves: tuple[Curve, ...]
-    log_x: bool = False
-    log_y: bool = False
-
-    @property
-    def legend(self) -> tuple[tuple[str, int], ...]:
-        """Names with their styles; empty for a single curve."""
-        return tuple((curve.name, curve.style) for curve in self.curves) if len(self.curves) > 1 else ()
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A bar with its standard error."""
-
-    name: str
-    value: float
-    error: float
-
-
-@dataclass(frozen=True)
-class BarChart:
-    """A chart of horizontal bars from zero, with whiskers of one standard error."""
-
-    kind: ClassVar[str] = "picture"
-    caption: str
-    summary: str
-    x: str
-    bars: tuple[Bar, ...]
-    legend: ClassVar[tuple[tuple[str, int], ...]] = ()
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A point of a scatter plot with the standard errors of both coordinates."""
-
-    name: str
-    x: float
-    y: float
-    errors: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class ScatterPlot:
-    """A scatter plot of named points around a named origin."""
-
-    kind: ClassVar[str] = "picture"
-    caption: str
-    summary: str
-    x: str
-    y: str
-    origin: str
-    marks: tuple[Mark, ...]
-    legend: ClassVar[tuple[tuple[str, int], ...]] = ()
-
-
-@dataclass(frozen=True)
 class LayerCell:
     """A layer of a picture: its index, and a style of mixer and MLP; None for an absent branch."""
 
@@ -248,21 +181,7 @@ class LayerMap:
     legend: tuple[tuple[str, str], ...]
 
 
-Block = (
-    Paragraph
-    | Heading
-    | Code
-    | Notes
-    | Table
-    | Shares
-    | Changes
-    | TextPairs
-    | LineChart
-    | BarChart
-    | ScatterPlot
-    | LayerMap
-    | Matrix
-)
+Block = Paragraph | Heading | Code | Notes | Table | Shares | Changes | TextPairs | Chart | LayerMap | Matrix
 
 
 @dataclass(frozen=True)

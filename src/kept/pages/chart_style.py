@@ -1,4 +1,4 @@
-"""Style of charts: colours, markers, sizes, and the range of values that can be drawn."""
+"""Style of charts: colours, markers and sizes."""
 
 from __future__ import annotations
 
@@ -43,19 +43,6 @@ WIDTH = 4.6
 
 LONGEST_NAME = 24
 """Maximum length of a name in a chart, in characters."""
-
-LARGEST = 1e30
-"""Values above this, or below its inverse on a logarithmic scale, are not drawn: they would dominate the axis."""
-
-
-def drawable(value: float, *, log: bool = False) -> bool:
-    """Return whether a value can be drawn on an axis."""
-    return abs(value) < LARGEST and (not log or value > 1 / LARGEST)  # a NaN compares false
-
-
-def whisker(error: float) -> float:
-    """Return the length of a whisker; 0 if the error is not a positive finite number."""
-    return error if drawable(error) and error > 0 else 0.0
 
 
 def shortened(name: str) -> str:

@@ -16,17 +16,15 @@ from kept.pages.blocks import (
     Change,
     Changes,
     Code,
-    Curve,
     Fact,
-    LineChart,
     Notes,
     Paragraph,
-    Point,
     Section,
     Table,
     TextPair,
     TextPairs,
 )
+from kept.pages.charts import Curve, LineChart, Point
 from kept.passes import SUMMARIES
 
 if TYPE_CHECKING:

@@ -14,35 +14,41 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from kept.pages.blocks import BarChart, LineChart, ScatterPlot
-from kept.pages.chart_style import COLOURS, INK, RC_PARAMS, STYLES, WIDTH, drawable, shortened, whisker
+from kept.pages.chart_style import COLOURS, RC_PARAMS, STYLES, WIDTH
+from kept.pages.charts import IntervalChart, LineChart, ScatterPlot
+from kept.pages.interval_chart import draw_intervals, height
 from kept.pages.plane import draw_plane
+from kept.pages.ranges import drawable, whisker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-    from kept.pages.blocks import Curve
+    from kept.pages.charts import Chart, Curve
+
+HEIGHT = 2.9
+"""Height of line charts and scatter plots in inches."""
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def draw(picture: LineChart | BarChart | ScatterPlot, name: str) -> Markup:
+def draw(picture: Chart, name: str) -> Markup:
     """Return a chart as SVG; `name` prefixes its ids, which must be unique on the page.
 
     If the names of a scatter plot do not fit, points are numbered and the names follow in a legend.
     """
     legend = Markup()
-    height = 0.75 + 0.34 * len(picture.bars) if isinstance(picture, BarChart) else 2.9
     with mpl.rc_context(RC_PARAMS), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that matplotlib's own font lacks, the page's has
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(
+            figsize=(WIDTH, height(picture) if isinstance(picture, IntervalChart) else HEIGHT), layout="constrained"
+        )
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(b=False)
         if isinstance(picture, ScatterPlot):
             legend = draw_plane(figure, axes, picture)
         else:
-            _lines(axes, picture) if isinstance(picture, LineChart) else _bars(axes, picture)
+            _lines(axes, picture) if isinstance(picture, LineChart) else draw_intervals(axes, picture)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = Markup(_adopted(out.getvalue(), name, picture.summary))  # noqa: S704 - matplotlib escapes what it writes
@@ -67,6 +73,8 @@ def _lines(axes: Axes, picture: LineChart) -> None:
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    if picture.x_range is not None:
+        axes.set_xlim(*picture.x_range)
 
 
 def _shown(curve: Curve, *, log_x: bool, log_y: bool) -> Curve:
@@ -87,22 +95,6 @@ def _curve(axes: Axes, curve: Curve) -> None:
         axes.errorbar(xs, ys, yerr=errors, capsize=2.5, elinewidth=0.9, **drawn)  # type: ignore[arg-type]
     else:
         axes.plot(xs, ys, **drawn)  # type: ignore[arg-type]
-
-
-def _bars(axes: Axes, picture: BarChart) -> None:
-    places = range(len(picture.bars))
-    values = [bar.value if drawable(bar.value) else math.nan for bar in picture.bars]
-    errors = [whisker(bar.error) for bar in picture.bars]
-    axes.barh(places, values, xerr=errors, height=0.5, color=STYLES[0][0], alpha=0.75, ecolor=INK, capsize=3)
-    axes.set_yticks(places, [shortened(bar.name) for bar in picture.bars])
-    axes.invert_yaxis()
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.spines["left"].set_visible(b=False)
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.grid(axis="x", linewidth=0.6)
-    axes.set_axisbelow(b=True)
-    axes.set_xlabel(picture.x)
 
 
 def _powers(axis: Axis) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from kept.checkpoint.json_model import JsonModel, Number
 from kept.errors import InputError
 from kept.output import heal_summary
-from kept.pages.blocks import DRAWN, Block, Curve, Fact, LineChart, Paragraph, Point, Section, Table
+from kept.pages.blocks import Block, Fact, Paragraph, Section, Table
+from kept.pages.charts import DRAWN, Curve, LineChart, Point
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence

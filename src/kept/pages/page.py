@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
@@ -20,12 +20,14 @@ from kept.output.titles import title
 from kept.pages import conversion, evaluation, healing
 from kept.pages.architecture import architecture
 from kept.pages.blocks import Heading, Page, Paragraph, Section, TextPairs
+from kept.pages.charts import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kept.output.record import Record
-    from kept.pages.blocks import BarChart, Block, LineChart, ScatterPlot
+    from kept.pages.blocks import Block
+    from kept.pages.charts import Chart
     from kept.pages.evaluation import EvaluationSections
 
 PAGE = "report.html"
@@ -131,7 +133,8 @@ def page(
         conversion.sizes(record),
         conversion.loading(record, str(place)) if stays else None,
     )
-    return _page(record, place, measured, [section for section in sections if section is not None])
+    known = [replace(section, blocks=aligned(section.blocks)) for section in sections if section is not None]
+    return _page(record, place, measured, known)
 
 
 def _page(record: Record, place: Path, measured: Sequence[EvaluationSections], sections: Sequence[Section]) -> Page:
@@ -142,7 +145,11 @@ def _page(record: Record, place: Path, measured: Sequence[EvaluationSections], s
         title=_title(record, place),
         kept=kept,
         verdict=verdict,
-        lede=(*conversion.in_words(record), *healing.in_words(record)),
+        lede=(
+            *conversion.in_words(record),
+            *healing.in_words(record),
+            *(words for one in measured for words in one.verdicts),
+        ),
         facts=(*facts, *(fact for one in measured for fact in one.facts)),
         sections=tuple(sections),
     )
@@ -195,7 +202,7 @@ def render(made: Page) -> str:
     return _template().render(page=made, draw=draw)
 
 
-def _described(picture: LineChart | BarChart | ScatterPlot, _: str) -> Markup:
+def _described(picture: Chart, _: str) -> Markup:
     """Return what a chart shows in words: matplotlib is an optional package."""
     return Markup("<p>{} (To draw it: pip install 'kept[report]')</p>").format(picture.summary)
 

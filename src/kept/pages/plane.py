@@ -9,9 +9,10 @@ from unicodedata import east_asian_width
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kept.pages.blocks import Mark
-from kept.pages.chart_style import INK, RULE, STYLES, drawable, shortened, whisker
+from kept.pages.chart_style import INK, RULE, STYLES, shortened
+from kept.pages.charts import MARGINS, Mark, ScatterPlot
 from kept.pages.labels import GAP, Box, places
+from kept.pages.ranges import drawable, span, whisker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from kept.pages.blocks import ScatterPlot
     from kept.pages.labels import Place
+    from kept.pages.ranges import Range
 
 LETTERS = 9
 """Font size of a label."""
@@ -35,7 +36,7 @@ def draw_plane(figure: Figure, axes: Axes, picture: ScatterPlot) -> Markup:
     axes.grid(linewidth=0.6)
     axes.set_axisbelow(b=True)
     _draw(axes, marks)
-    _scale(axes, marks)
+    _scale(axes, marks, picture.x_range)
     return _name(figure, axes, picture.origin, marks)
 
 
@@ -51,20 +52,20 @@ def _draw(axes: Axes, marks: Sequence[Mark]) -> None:
         axes.errorbar(mark.x, mark.y, y_error, x_error, **style)  # type: ignore[arg-type]
 
 
-def _scale(axes: Axes, marks: Sequence[Mark]) -> None:
-    axes.set_xlim(*_span([(mark.x, mark.errors[0]) for mark in marks]))
-    axes.set_ylim(*_span([(mark.y, mark.errors[1]) for mark in marks]))
+def _scale(axes: Axes, marks: Sequence[Mark], x_range: Range | None) -> None:
+    room = MARGINS[ScatterPlot]
+    axes.set_xlim(*(x_range or _limits([(mark.x, mark.errors[0]) for mark in marks], room)))
+    axes.set_ylim(*_limits([(mark.y, mark.errors[1]) for mark in marks], room))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
-def _span(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return the limits of an axis that holds all values, their errors, zero and a margin for names."""
-    low = min([0.0, *(value - error for value, error in values)])
-    high = max([0.0, *(value + error for value, error in values)])
-    room = 0.12 * (high - low) or 1.0
-    return low - room, high + room
+def _limits(values: Sequence[tuple[float, float]], room: float) -> Range:
+    """Return the limits of an axis that holds all values, their whiskers, zero and a margin for names."""
+    found = span([0.0, *(value + sign * error for value, error in values for sign in (-1, 1))], room)
+    assert found is not None, "zero is one of the values"
+    return found
 
 
 def _name(figure: Figure, axes: Axes, origin: str, marks: Sequence[Mark]) -> Markup:
