@@ -105,8 +105,8 @@ def test_it_is_as_wide_as_its_window(browser: Browser, page_file: Path, width: i
     page = open_page(browser, page_file, width)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(OVERFLOWS) == []
-    assert page.locator("svg").count() == 9
-    assert all(box.is_visible() for box in page.locator("svg").all())
+    assert page.get_by_role("img").count() == 9
+    assert all(box.is_visible() for box in page.get_by_role("img").all())
     page.close()
 
 

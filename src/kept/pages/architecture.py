@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from kept.errors import CheckpointError
 from kept.ir.serialise import from_json
-from kept.pages.blocks import Code, LayerCell, LayerMap, LayerRow, Section
+from kept.pages.blocks import Code, LayerCell, LayerColumn, LayerMap, Section
+from kept.pages.layer_styles import LayerStyles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from kept.ir.spec import Layer, Operation, Spec
+    from kept.ir.spec import Spec
     from kept.output.record import ModelSize, Record
 
     Column = tuple[int | None, int | None]
     """Index of a layer before and after; None if the layer exists in one of the two models only."""
 
-DISTINGUISHED = 4
-"""Maximum number of forms of one branch that the picture distinguishes; beyond it, kinds are."""
-
 
 def architecture(record: Record) -> Section | None:
     """Return the section; None if neither architecture is recorded."""
-    sizes = [(when, size) for when, size in (("before", record.before), ("after", record.after)) if size is not None]
-    if not sizes:
-        return None
-    words = [Code(f"The architecture {when}", "\n".join(size.description)) for when, size in sizes]
+    words = tuple(_words(record))
     picture = _picture(record)
-    return Section("architecture", "Architecture", (*([] if picture is None else [picture]), *words))
+    return Section("architecture", "Architecture", (*([] if picture is None else [picture]), *words)) if words else None
+
+
+def _words(record: Record) -> Iterator[Code]:
+    """Yield the architecture before and after; once if both are the same."""
+    sizes = [(when, size) for when, size in (("before", record.before), ("after", record.after)) if size is not None]
+    if len({size.description for _, size in sizes}) < len(sizes):
+        sizes = [("before and after", sizes[0][1])]
+    for when, size in sizes:
+        yield Code(f"The architecture {when}", "\n".join(size.description))
 
 
 def _picture(record: Record) -> LayerMap | None:
@@ -37,19 +40,7 @@ def _picture(record: Record) -> LayerMap | None:
     before, after = _spec(record.before), _spec(record.after)
     if before is None or after is None or record.layers is None or len(record.layers.origins) != after.depth:
         return None
-    if record.layers.of_source != before.depth:
-        return None
-    columns = _columns(record.layers.origins, before.depth)
-    mixers, mlps = (
-        _styles([one.mixer for one in _layers(before, after)]),
-        _styles([one.mlp for one in _layers(before, after)]),
-    )
-    rows = (
-        LayerRow("before", tuple(_cell(before, at, mixers, mlps) for at, _ in columns)),
-        LayerRow("after", tuple(_cell(after, at, mixers, mlps, is_new=old is None) for old, at in columns)),
-    )
-    caption = "Each column is a layer: its mixer above, its MLP below. A frame marks a new layer, a gap a missing one."
-    return LayerMap(caption, _summary(before, after, columns), rows, _legend(mixers, mlps))
+    return layer_map(before, after, record.layers.origins) if record.layers.of_source == before.depth else None
 
 
 def _spec(size: ModelSize | None) -> Spec | None:
@@ -59,8 +50,15 @@ def _spec(size: ModelSize | None) -> Spec | None:
         return None  # written by another version; the words are still right
 
 
-def _layers(*specs: Spec) -> Iterator[Layer]:
-    return chain.from_iterable(spec.layers for spec in specs)
+def layer_map(before: Spec, after: Spec, origins: Sequence[int | str]) -> LayerMap:
+    """Return the picture of two models. `origins` has for each layer after its index before, or what made it."""
+    styles, columns = LayerStyles.of(before, after), _columns(origins, before.depth)
+    drawn = (
+        LayerColumn(_cell(before, "before", old, styles), _cell(after, "after", at, styles, is_new=old is None), at)
+        for old, at in columns
+    )
+    caption = f"Each column is a layer, its mixer above its MLP. A frame marks a new layer.{styles.scale}"
+    return LayerMap(caption, _summary(before, after, columns), tuple(drawn), styles.legend)
 
 
 def _columns(origins: Sequence[int | str], depth: int) -> list[Column]:
@@ -77,39 +75,17 @@ def _columns(origins: Sequence[int | str], depth: int) -> list[Column]:
     return columns + [(dropped, None) for dropped in range(following, depth)]
 
 
-def _styles(operations: Sequence[Operation | None]) -> dict[str, int]:
-    """Return a style for each form of a branch, or for each kind if there are too many forms."""
-    present = [one for one in operations if one is not None]
-    forms = dict.fromkeys(one.describe() for one in present)
-    names = forms if len(forms) <= DISTINGUISHED else dict.fromkeys(one.KIND for one in present)
-    return {name: style % DISTINGUISHED for style, name in enumerate(names)}
-
-
-def _style(operation: Operation | None, styles: Mapping[str, int]) -> int | None:
-    if operation is None:
-        return None
-    return styles.get(operation.describe(), styles.get(operation.KIND))
-
-
-def _cell(
-    spec: Spec, at: int | None, mixers: Mapping[str, int], mlps: Mapping[str, int], *, is_new: bool = False
-) -> LayerCell | None:
+def _cell(spec: Spec, when: str, at: int | None, styles: LayerStyles, *, is_new: bool = False) -> LayerCell | None:
     if at is None:
         return None
     layer = spec.layers[at]
-    return LayerCell(at, _style(layer.mixer, mixers), _style(layer.mlp, mlps), is_new=is_new)
-
-
-def _legend(mixers: Mapping[str, int], mlps: Mapping[str, int]) -> tuple[tuple[str, str], ...]:
-    """Return the form of each branch with the class of its colour."""
-    return (
-        *((name, f"mixer{style}") for name, style in mixers.items()),
-        *((name, f"mlp{style}") for name, style in mlps.items()),
-    )
+    words = (operation.describe() for operation in (layer.mixer, layer.mlp) if operation is not None)
+    boxes = styles.box("mixer", layer.mixer), styles.box("mlp", layer.mlp)
+    return LayerCell(f"{when}, layer {at}: {'; '.join(words) or 'nothing'}", boxes, is_new)
 
 
 def _summary(before: Spec, after: Spec, columns: Sequence[Column]) -> str:
-    """Return the picture in words, for screen readers."""
+    """Return the picture in words."""
     new = [str(at) for old, at in columns if old is None]
     dropped = [str(old) for old, at in columns if at is None]
     parts = [f"{before.depth} layers before, {after.depth} after"]

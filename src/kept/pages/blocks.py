@@ -153,32 +153,52 @@ class TextPairs:
 
 
 @dataclass(frozen=True)
-class LayerCell:
-    """A layer of a picture: its index, and a style of mixer and MLP; None for an absent branch."""
+class LayerStyle:
+    """The look of an operation: a colour for its kind and a texture for its form, from 0 to 3 each.
 
-    index: int
-    mixer: int | None
-    mlp: int | None
+    `branch` is "mixer" or "mlp", which have colours of their own.
+    """
+
+    branch: str
+    colour: int
+    texture: int
+
+
+@dataclass(frozen=True)
+class LayerBox:
+    """An operation of a layer. `part`: its size relative to the largest one of its branch, from 0 to 1."""
+
+    style: LayerStyle
+    part: float
+
+
+@dataclass(frozen=True)
+class LayerCell:
+    """A layer of a picture: mixer and MLP, None for an absent branch, and both in words."""
+
+    words: str
+    boxes: tuple[LayerBox | None, LayerBox | None]
     is_new: bool = False
 
 
 @dataclass(frozen=True)
-class LayerRow:
-    """The layers of one model, a cell for each column; None where the model has no such layer."""
+class LayerColumn:
+    """The same layer before and after, None where it does not exist, and its index after."""
 
-    name: str
-    cells: tuple[LayerCell | None, ...]
+    before: LayerCell | None
+    after: LayerCell | None
+    index: int | None
 
 
 @dataclass(frozen=True)
 class LayerMap:
-    """A picture of the layers of two models. `legend` has the form of each branch with the class of its colour."""
+    """A picture of the layers of two models, with a legend of their operations."""
 
     kind: ClassVar[str] = "layers"
     caption: str
     summary: str
-    rows: tuple[LayerRow, ...]
-    legend: tuple[tuple[str, str], ...]
+    columns: tuple[LayerColumn, ...]
+    legend: tuple[tuple[str, LayerStyle], ...]
 
 
 Block = Paragraph | Heading | Code | Notes | Table | Shares | Changes | TextPairs | Chart | LayerMap | Matrix
