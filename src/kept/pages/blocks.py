@@ -223,7 +223,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page. `kept`: whether the promise is kept; None if it was not measured."""
+    """A whole page. `kept`: whether the promise is kept; None if it was not measured.
+
+    The first sentence of `lede` is the result. `beside_record`: the page lies beside `kept.json`, and links it.
+    """
 
     title: str
     kept: bool | None
@@ -231,3 +234,4 @@ class Page:
     lede: tuple[str, ...]
     facts: tuple[Fact, ...]
     sections: tuple[Section, ...]
+    beside_record: bool

@@ -63,9 +63,10 @@ def _step(step: PassRecord) -> tuple[str, ...]:
         for key, value in given.items()
     }
     words = ", ".join(values.values() if len(values) < 2 else (f"{key} {value}" for key, value in values.items()))
-    counts = (f"{count:+,}" if count else "" for count in (step.layers, step.parameters))
+    layers = f"{step.layers:+,}" if step.layers else ""
+    added = f"{'-' if step.parameters < 0 else '+'}{parameters(abs(step.parameters))}" if step.parameters else ""
     name = f"{step.name} ({words})" if words else step.name
-    return (name, SUMMARIES.get(step.name, ""), str(step.promise), *counts)
+    return (name, SUMMARIES.get(step.name, ""), str(step.promise), layers, added)
 
 
 def sizes(record: Record) -> Section | None:
@@ -143,12 +144,11 @@ def _unmeasured(record: Record) -> str:
 def in_words(record: Record) -> list[str]:
     """Return the measurements in sentences."""
     found, since = record.verification, weakest(record)
-    sentences = _since(record)
     if found is None:
-        return sentences
+        return _since(record)
     source, same = ("the source", "") if since is None else ("its own source", " as that")
     result = headline(found, source)
-    sentences.append(f"{result[0].upper()}{result[1:]}.")
+    sentences = [f"{result[0].upper()}{result[1:]}.", *_since(record)]
     if found.proof is not None:
         sentences.append(
             f"In float64, before anything is rounded, no logit differs from {source}'s by more than "

@@ -84,6 +84,7 @@ def report(
     check_page(target, directory, [Path(one) for one in evaluations], None if metrics is None else Path(metrics))
     read = [Path(one) for one in evaluations], None if metrics is None else Path(metrics)
     made = page(directory, *read, pairs, directory if place is None else Path(place), stays=stays)
+    made = replace(made, beside_record=target.resolve().parent == directory.resolve())
     with refused(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, render(made).encode(errors="backslashreplace"))
@@ -145,14 +146,19 @@ def _page(record: Record, place: Path, measured: Sequence[EvaluationSections], s
         title=_title(record, place),
         kept=kept,
         verdict=verdict,
-        lede=(
-            *conversion.in_words(record),
-            *healing.in_words(record),
-            *(words for one in measured for words in one.verdicts),
-        ),
+        lede=_lede(record, measured),
         facts=(*facts, *(fact for one in measured for fact in one.facts)),
         sections=tuple(sections),
+        beside_record=False,
     )
+
+
+def _lede(record: Record, measured: Sequence[EvaluationSections]) -> tuple[str, ...]:
+    """Return the result in one sentence, what evaluations found, and the measurements of the record."""
+    first, rest = [], [*healing.in_words(record), *conversion.in_words(record)]
+    if rest:
+        first, rest = rest[:1], rest[1:]
+    return (*first, *(words for one in measured for words in one.verdicts), *rest)
 
 
 def _forgetting(measured: Sequence[EvaluationSections]) -> Section | None:
