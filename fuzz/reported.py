@@ -106,6 +106,7 @@ HEALED: dict[str, Any] = {
         "py": {"documents": 9, "tokens": 20_000, "held_out_documents": 1, "held_out_tokens": 1_000},
     },
     "groups": {"student": {"held_out": MEASURED}},
+    "continuations": [{**PROMPT, "source": ", a ship sank."}],
 }
 
 

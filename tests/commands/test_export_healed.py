@@ -18,9 +18,11 @@ from kept.commands.heal import run_heal
 from kept.distillation.train.trainer import Trainer
 from kept.errors import CheckpointError, PromiseError
 from kept.ir.promise import Promise
+from kept.loaded import open_model
 from kept.output import export
 from kept.output.heal_summary import NOTHING_BETTER
 from kept.output.write_record import verification_table
+from kept.verification.verify import before_and_after
 from support.heal_runs import STEPS, folder_of, losses, settings
 from support.stored import change_json, read_json, write_readable
 
@@ -52,6 +54,19 @@ def test_the_record_has_the_verification_of_what_was_written(done: HealResult, p
     assert (record["recipe"], record["passes"]) == tuple(
         read_json(pair[1] / "kept.json")[k] for k in ("recipe", "passes")
     )
+
+
+def test_the_record_has_texts_of_before_and_after(done: HealResult, pair: tuple[Path, Path]) -> None:
+    student, output = open_model(pair[1]), open_model(done.path)
+    expected = before_and_after(student, output)
+    found = done.record["healed"]["continuations"]
+    assert [(one["prompt"], one["source"], one["output"]) for one in found] == [
+        (one.prompt, one.source, one.output) for one in expected
+    ]
+    assert len(found) > 1
+    again = before_and_after(student, student)
+    assert all(one.source == one.output for one in again), "a model beside itself"
+    assert [one.source for one in again] == [one["source"] for one in found]
 
 
 def test_verified_again_it_is_lossy_and_measures_the_same(done: HealResult, pair: tuple[Path, Path]) -> None:
@@ -156,6 +171,7 @@ def test_texts_alone_leave_no_number_that_json_lacks(
     assert "weighted sum" not in said
     page = kept.report(made.path, tmp_path / "page.html").path.read_text(encoding="utf-8")
     assert "promise lossy: trained on texts alone<" in page
+    assert "Before and after healing" in page
     assert "<dt>held-out cross-entropy with the text, nats per token</dt>" in page
     healed(made)
     assert [line for line in capsys.readouterr().out.splitlines() if " loss, nats" in line] == []

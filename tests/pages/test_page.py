@@ -120,7 +120,8 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
     assert page.levels[0] == 1
     assert page.levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(page.levels, page.levels[1:], strict=False))
-    assert all(link.startswith("#") or link == "data:," for link in page.links), "it needs nothing else"
+    others = {link for link in page.links if not link.startswith("#")}
+    assert others == {"data:,", "kept.json"}, "it needs nothing else, and links its record"
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
     assert "script" not in page.tags
 
@@ -133,7 +134,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "no logit differs from the source's by more than 1.2e-11, where logits spread by 2.50: the same function.",
         "Largest logit difference 0.072 (512 tokens, bfloat16); the source's own rounding is 0.06.",
         "Healing on 204,800 tokens took the held-out KL from the teacher from 0.45 to 0.125.",
-        "affine-tail an added layer holds the bias of the logits as a constant coordinate exact +1 +1,000,000",
+        "affine-tail an added layer holds the bias of the logits as a constant coordinate exact +1 +1 M",
         "Difference from the source",
         "Trained: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (of 220,000 tokens; 3,000 more",
         "are held out). Rows of 256 tokens, 16 a step; learning rate 0.001, cosine;",
@@ -151,6 +152,9 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "trust_remote_code=False",
         "vllm serve",
         "convert_hf_to_gguf.py",
+        "Before and after healing before Once upon a time , a ship sank. after Once upon a time , a ship was early.",
+        "When it was verified the teacher",
+        "kept eval path/to/my-orion",
         "The keeper s lept. healed The keeper s ailed.",
         "[question 1, turn 2] No.",
         "arc_challenge acc_norm, 20 documents 0.500 ± 0.050 0.450 ± 0.045 -0.050 ± 0.010",
@@ -230,7 +234,7 @@ def test_a_run_with_many_groups_shows_the_worst(tmp_path: Path) -> None:
 
 def test_what_is_not_known_has_no_section(tmp_path: Path) -> None:
     nothing = kept.report(write_output(tmp_path / "bare", {}, healed=HEALED))
-    assert nothing.sections == ("healing", "load")
+    assert nothing.sections == ("healing", "generations", "load")
     assert "no conversion is recorded" in html_of(nothing)
     unmeasured = kept.report(write_output(tmp_path / "plain", verification=None))
     assert unmeasured.sections == ("architecture", "passes", "sizes", "load")

@@ -122,6 +122,7 @@ class HealedExport:
             inputs=InputSnapshot(),
             card=lambda found: model_card(self.origin, program, Promise.LOSSY, found, healed),
             record=lambda sums, found: self._record(healed, sums, found),
+            earlier=student,
         )
 
     def _companions(self, settings: HealSettings) -> dict[str, Path | bytes]:

@@ -21,6 +21,7 @@ from kept.loaded import open_model
 from kept.output.publish import require_kept
 from kept.output.record import RECORD
 from kept.output.write_files import copied_files, write_small_files, write_weights
+from kept.output.write_record import continuation_records
 from kept.recipe import SMALL
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Export:
 
     `source` is the model whose files the weights are read from. `fingerprint` identifies the run: an unfinished output
     of the same run is continued. `reference` is None if nothing is measured. `inputs` must not change during the run.
-    `card` and `record` return the content of `README.md` and `kept.json` for a measurement.
+    `card` and `record` return the content of `README.md` and `kept.json` for a measurement. `earlier` is the model
+    before training, whose texts are recorded beside the output's; None if nothing was trained.
     """
 
     target: Path
@@ -72,6 +74,7 @@ class Export:
     inputs: InputSnapshot
     card: Callable[[Verification | None], bytes]
     record: Callable[[FileSums, Verification | None], Record]
+    earlier: LoadedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def export(asked: Export, reporter: Reporter) -> Exported:
         found = None if asked.reference is None else _measure(stage, asked.reference, reporter)
         stage.write(CARD, asked.card(found))
         sums.output.update({name: digest(stage.path / name) for name in (*names, CARD)})
-        record = asked.record(sums, found).table()
+        record = _with_texts(stage, asked.earlier, asked.record(sums, found)).table()
         stage.write(RECORD, to_json(record))
         require_kept(stage, found)
         asked.inputs.check(copied_files(asked.files.companions, sums.output))
@@ -121,6 +124,15 @@ def _measure(stage: Staging, reference: Reference, reporter: Reporter) -> Verifi
     if found.same is not None and not isfinite(found.same.logit_std):
         raise CheckpointError(f"{model.path}: its own logits overflow in {found.dtype}; {wider(found.dtype)}")
     return found
+
+
+def _with_texts(stage: Staging, earlier: LoadedModel | None, record: Record) -> Record:
+    """Return the record with texts before and after training; without them if the model is large."""
+    if earlier is None or earlier.program.parameters >= SMALL:
+        return record
+    from kept.verification.verify import before_and_after
+
+    return record.with_texts(continuation_records(before_and_after(earlier, open_model(stage.path))))
 
 
 def verify_staged(stage: Staging, reference: Reference, reporter: Reporter) -> Verification:

@@ -91,8 +91,19 @@ class StudentRecord(JsonModel):
     files: Mapping[str, str] = {}
 
 
+class ContinuationRecord(JsonModel):
+    """A prompt and the greedy continuations of both models."""
+
+    prompt: str
+    source: str
+    output: str
+
+
 class HealedRecord(JsonModel):
-    """Record of a healing: settings, trained parameters, data, sha256 of what was read, and measurements by group."""
+    """Record of a healing: settings, trained parameters, data, sha256 of what was read, and measurements by group.
+
+    `continuations` are those of the student before (`source`) and after (`output`), in float32.
+    """
 
     settings: HealSettingsRecord
     trained: TrainedParameters
@@ -101,6 +112,7 @@ class HealedRecord(JsonModel):
     groups: Mapping[str, GroupRecord] = Field(min_length=1)
     student: StudentRecord | None = None
     teacher_cache: Mapping[str, Any] | None = None
+    continuations: tuple[ContinuationRecord, ...] = ()
 
     @property
     def only_group(self) -> GroupRecord | None:

@@ -25,7 +25,7 @@ from kept.checkpoint.json_model import JsonModel, Number
 from kept.errors import CheckpointError
 from kept.ir.promise import Promise
 from kept.ir.serialise import from_json
-from kept.output.healed_record import HealedRecord
+from kept.output.healed_record import ContinuationRecord, HealedRecord
 from kept.recipe import SAME
 
 if TYPE_CHECKING:
@@ -142,14 +142,6 @@ class ParityRecord(JsonModel):
     layers: tuple[Number, ...]
 
 
-class ContinuationRecord(JsonModel):
-    """A prompt and the greedy continuations of both models."""
-
-    prompt: str
-    source: str
-    output: str
-
-
 class VerificationSummary(JsonModel):
     """The verdict of a verification: the text, whether the promise was kept, and the reason if it was not."""
 
@@ -243,6 +235,11 @@ class Record(PastRecord):
     new_parameters: tuple[str, ...] = ()
     files: Mapping[str, str] = {}
     history: tuple[Annotated[SerializeAsAny[PastRecord], PlainValidator(_history_entry)], ...] = ()
+
+    def with_texts(self, texts: tuple[ContinuationRecord, ...]) -> Self:
+        """Return the record of a healed model with its texts before and after."""
+        assert self.healed is not None
+        return self.model_copy(update={"healed": self.healed.model_copy(update={"continuations": texts})})
 
     @property
     def chain(self) -> tuple[PastRecord, ...]:

@@ -11,8 +11,8 @@ from kept.ir.serialise import to_json
 from kept.ir.stream_map import IDENTITY
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
+from kept.output.healed_record import ContinuationRecord
 from kept.output.record import (
-    ContinuationRecord,
     ExpansionRecord,
     LayerOrigins,
     ModelSize,
@@ -33,7 +33,7 @@ from kept.output.runtimes import notes
 from kept.passes.plan import created, moved
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from kept.ir.program import Program
     from kept.loaded import LoadedModel
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kept.passes.plan import Plan
     from kept.recipe import Recipe
     from kept.verification.parity import Parity
-    from kept.verification.verify import Verification
+    from kept.verification.verify import Continuation, Verification
 
 
 class NewParts(TypedDict):
@@ -117,9 +117,7 @@ def verification_record(found: Verification) -> VerificationRecord:
         proof=_parity(found.proof),
         output=_parity(found.output),
         floor=_parity(found.floor),
-        continuations=tuple(
-            ContinuationRecord.model_validate(one, from_attributes=True) for one in found.continuations
-        ),
+        continuations=continuation_records(found.continuations),
         notes=found.notes,
         altered=found.altered,
         domain=found.domain,
@@ -127,6 +125,11 @@ def verification_record(found: Verification) -> VerificationRecord:
         kept=found.failure is None,
         failure=found.failure,
     )
+
+
+def continuation_records(found: Iterable[Continuation]) -> tuple[ContinuationRecord, ...]:
+    """Return the records of continuations."""
+    return tuple(ContinuationRecord.model_validate(one, from_attributes=True) for one in found)
 
 
 def _parity(measured: Parity | None) -> ParityRecord | None:

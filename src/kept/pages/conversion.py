@@ -28,8 +28,9 @@ from kept.pages.charts import Curve, LineChart, Point
 from kept.passes import SUMMARIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from kept.output.healed_record import ContinuationRecord
     from kept.output.record import PassRecord, Record
     from kept.output.verification_words import Measured
 
@@ -231,13 +232,18 @@ def _percent(value: float) -> str:
 # ---------------------------------------------------------------------------------------------------------- generations
 
 
-def continuations(record: Record) -> TextPairs | None:
-    """Return what both models wrote during the verification; None if nothing is recorded."""
-    found = record.verification
-    if found is None or not found.continuations:
-        return None
-    pairs = tuple(TextPair(one.prompt, one.source, one.output) for one in found.continuations)
-    return TextPairs(("the source", "the output"), pairs)
+def continuations(record: Record) -> Iterator[tuple[str, TextPairs]]:
+    """Yield a title and what two models wrote: before and after training, and when the output was verified."""
+    found, healed = record.verification, record.healed
+    if healed is not None and healed.continuations:
+        yield "Before and after healing", _pairs(("before", "after"), healed.continuations)
+    if found is not None and found.continuations:
+        source = "the source" if healed is None else "the teacher"
+        yield "When it was verified", _pairs((source, "the output"), found.continuations)
+
+
+def _pairs(names: tuple[str, str], found: Iterable[ContinuationRecord]) -> TextPairs:
+    return TextPairs(names, tuple(TextPair(one.prompt, one.source, one.output) for one in found))
 
 
 # -------------------------------------------------------------------------------------------------------------- loading
@@ -261,6 +267,7 @@ def _ways(record: Record, out: str) -> Iterator[Block]:
         f"model = AutoModelForCausalLM.from_pretrained({out!r}, trust_remote_code=False)\n"
         f"tokenizer = {reads}.from_pretrained({out!r}{trusted})",
     )
+    yield from _again(record, out)
     yield Code("vLLM, which takes the stock class; kept has not measured it", f"vllm serve {shlex.quote(out)}")
     yield Code(
         "llama.cpp",
@@ -269,3 +276,13 @@ def _ways(record: Record, out: str) -> Iterator[Block]:
     )
     notes = tuple(f"Limited support: {note}" for note in record.runtimes)
     yield from [Notes(notes)] * bool(notes)
+
+
+def _again(record: Record, out: str) -> Iterator[Code]:
+    """Yield the commands that measure the output again."""
+    if record.source is None:
+        return
+    source, output = (shlex.quote(name) for name in (f"path/to/{record.source.name}", out))
+    verify = f"kept verify {source} {output}\n" if record.healed is None else ""
+    evaluate = f"kept eval {source} {output} --text english=en.txt --tasks hellaswag,arc_easy --out eval.json"
+    yield Code("kept: measure it again", f"{verify}{evaluate}")

@@ -23,7 +23,7 @@ from kept.pages.blocks import Heading, Page, Paragraph, Section, TextPairs
 from kept.pages.charts import aligned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from kept.output.record import Record
     from kept.pages.blocks import Block
@@ -181,13 +181,15 @@ def _titled(parts: Sequence[tuple[str, tuple[Block, ...]]]) -> tuple[Block, ...]
 
 
 def _generations(
-    verified: TextPairs | None, given: TextPairs | None, measured: Sequence[EvaluationSections]
+    recorded: Iterable[tuple[str, TextPairs]], given: TextPairs | None, measured: Sequence[EvaluationSections]
 ) -> Section | None:
     """Return the section on generated texts; None if there are none."""
-    known = [("When it was verified", verified), ("With stock transformers", given)]
+    known = [*recorded, *([] if given is None else [("With stock transformers", given)])]
     known += [pair for one in measured for pair in one.pairs]
-    blocks = tuple(block for title, pairs in known if pairs is not None for block in (Heading(title), pairs))
-    opening = Paragraph("What two models write after the same prompt. What differs, from where they part, is marked.")
+    blocks = tuple(block for title, pairs in known for block in (Heading(title), pairs))
+    opening = Paragraph(
+        "Greedy texts of two models after the same prompt. What differs, from where they part, is marked."
+    )
     return Section("generations", "Side by side", (opening, *blocks)) if blocks else None
 
 

@@ -216,6 +216,13 @@ def side_by_side(
     return tuple(map(Continuation, fitting, *texts))
 
 
+def before_and_after(earlier: LoadedModel, output: LoadedModel) -> tuple[Continuation, ...]:
+    """Return greedy continuations of a model before and after training; none if both do not fit in memory."""
+    if not fits(earlier.program, output.program):
+        return ()
+    return side_by_side(earlier, output, Model.load(output.program, torch.float32))
+
+
 def fits(*programs: Program) -> bool:
     """Return whether the programs fit in half of the available memory, in float32."""
     needed = 4 * sum(program.parameters for program in programs)
