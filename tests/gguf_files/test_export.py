@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gguf
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM
 
 import kept
@@ -15,8 +16,9 @@ from kept.errors import InputError, OutputError, Refusal
 from kept.nn import Model
 from support.chats import CHATML
 from support.command_line import complains, data, succeeds
+from support.ggufs import made_of
 from support.models import write_checkpoint
-from support.stored import change_json, write_readable
+from support.stored import change_json, read_json, write_readable, write_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,9 +79,48 @@ def test_narrower_types_round(tmp_path: Path, kind: str, error: float) -> None:
     assert 0 < apart < error
 
 
+@pytest.mark.parametrize("kind", ["f32", "bf16", "q8_0"])
+@pytest.mark.parametrize("family", FORMS)
+def test_the_gguf_package_reads_the_weights(tmp_path: Path, family: str, kind: str) -> None:
+    """Names and order of rows are those of the converter's rules, values those of each type's rounding."""
+    source, file = write_checkpoint(tmp_path / "source", family, **FORMS[family]), tmp_path / "model.gguf"
+    kept.export_gguf(source, file, type=kind)
+    expected = made_of(source, family).tensors
+    found = {one.name: one for one in gguf.GGUFReader(file).tensors}
+    assert found.keys() == expected.keys()
+    for name, one in found.items():
+        values = torch.from_numpy(gguf.quants.dequantize(one.data, one.tensor_type).copy()).view(expected[name].shape)
+        given = torch.from_numpy(expected[name])
+        narrow = given.ndim > 1 and kind != "f32"
+        if narrow and kind == "q8_0":
+            step = given.view(-1, 32).abs().amax(1, keepdim=True) / 127
+            rounded = (0.5 + 127 * 2**-11) * step  # of up to 127 steps, whose size is a float16
+            assert ((values - given).view(-1, 32).abs() <= rounded).all()
+            assert not torch.equal(values, given)
+        else:
+            assert torch.equal(values, given.bfloat16().float() if narrow else given), name
+
+
+def test_tokenizers_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
+    source = write_readable(tmp_path / "llama", "llama")
+    vocabulary = {"[UNK]": 0, "a": 1}
+    for name, model in {
+        "is a Unigram tokenizer; only BPE is written": models.Unigram([("[UNK]", 0.0), ("a", -1.0)], 0),
+        "is a WordPiece tokenizer; only BPE is written": models.WordPiece(vocabulary),
+        "is a BPE tokenizer without merges, which llama.cpp needs": models.BPE(vocabulary, []),
+    }.items():
+        Tokenizer(model).save(str(source / "tokenizer.json"))
+        with pytest.raises(InputError, match=f"tokenizer.json: {name}.*; run the model in transformers or vLLM$"):
+            kept.export_gguf(source, tmp_path / "x.gguf")
+    assert not (tmp_path / "x.gguf").exists()
+
+
 def test_tokenizer_and_template_are_in_the_file(tmp_path: Path) -> None:
-    source, file = write_readable(tmp_path / "llama", "llama"), tmp_path / "llama.gguf"
-    change_json(source / "tokenizer_config.json", chat_template=CHATML)
+    source, file = write_checkpoint(tmp_path / "llama", "llama", vocab_size=260), tmp_path / "llama.gguf"
+    write_tokenizer(source, chat_template=CHATML)
+    model = read_json(source / "tokenizer.json")["model"]
+    merged = {**model, "vocab": {**model["vocab"], "th": 259}, "merges": ["t h"]}
+    change_json(source / "tokenizer.json", model=merged)
     assert data("export", source, file)["architecture"] == "llama"
     text = "Seven ships, 12 of them\n\nsailed; don't ask."
     found = kept.open_model(file)

@@ -27,6 +27,8 @@ SIGNS = (
     "I'll SAY it's 3 or 14159 times: (a+b)*c != 0x1F;\n\n\t  end.\r\n  café, ÄÖÜ — naïve…  한국어 2026년 中文字 ελλ\n"
 )
 
+WAY_OUT = "run the model in transformers or vLLM"
+
 PREFERRED = ("llama-bpe", "qwen2", "smollm", "gpt-2")
 """Names to try first, of those with equal patterns."""
 
@@ -41,8 +43,7 @@ def tokenizer_keys(directory: Path, vocabulary: int) -> dict[str, Any]:
         return {"tokenizer.ggml.model": "no_vocab"}
     document = reader.tokenizer.document
     model = document["model"]
-    if model.get("type") != "BPE":
-        raise InputError(f"{reader.file}: is a {model.get('type')} tokenizer; only BPE is written as GGUF")
+    _check_kind(reader.file, model)
     tokens, kinds = _tokens(document, vocabulary)
     named = {name: tokens.index(text) for name, text in special_texts(directory).items() if text in tokens}
     ids = {f"tokenizer.ggml.{NAMED[name]}_token_id": at for name, at in named.items() if name in NAMED}
@@ -54,6 +55,14 @@ def tokenizer_keys(directory: Path, vocabulary: int) -> dict[str, Any]:
         **ids,
         **({TEMPLATE: template} if template else {}),
     }
+
+
+def _check_kind(file: Path, model: Mapping[str, Any]) -> None:
+    """Raise InputError for a model that is not BPE with merges, the kind that a GGUF file from `kept` can hold."""
+    if model.get("type") != "BPE":
+        raise InputError(f"{file}: is a {model.get('type')} tokenizer; only BPE is written as GGUF; {WAY_OUT}")
+    if not model.get("merges"):
+        raise InputError(f"{file}: is a BPE tokenizer without merges, which llama.cpp needs; {WAY_OUT}")
 
 
 def _tokens(document: Mapping[str, Any], vocabulary: int) -> tuple[list[str], list[int]]:
@@ -100,7 +109,7 @@ def _pre_tokenizer(reader: TokenizerReader, document: Mapping[str, Any]) -> str:
         found = FencedTokenizer(reader.file, json.dumps(candidate))
         if [int(at) for ids in found.encode([text], special=False) for at in ids] == wanted:
             return name
-    raise InputError(f"{reader.file}: splits text into words as none of llama.cpp's pre-tokenizers does")
+    raise InputError(f"{reader.file}: splits text into words as none of llama.cpp's pre-tokenizers does; {WAY_OUT}")
 
 
 def _candidates(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
