@@ -179,6 +179,7 @@ class EvaluateOptions(TypedDict, total=False):
     limit: int | None
     dtype: str | None
     device: str
+    text_field: str
     window: int | None
     stride: int | None
     max_characters: int

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gguf
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM
 
@@ -101,6 +102,19 @@ def test_the_gguf_package_reads_the_weights(tmp_path: Path, family: str, kind: s
             assert torch.equal(values, given.bfloat16().float() if narrow else given), name
 
 
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+def test_a_weight_beyond_the_type_is_refused(tmp_path: Path, kind: str) -> None:
+    """The constants of an affine tail would be infinite."""
+    source = write_checkpoint(tmp_path / "llama", "llama")
+    weights = load_file(source / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 5] = 2.0**43
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"^blk.0.ffn_up.weight: has a weight of 8.8e\+12, {kind} ends at .* bf16"):
+        kept.export_gguf(source, tmp_path / "x.gguf", type=kind)
+    assert [one.name for one in tmp_path.iterdir()] == ["llama"], "no part of a file is left"
+    kept.export_gguf(source, tmp_path / "x.gguf", type="bf16")
+
+
 def test_tokenizers_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
     source = write_readable(tmp_path / "llama", "llama")
     vocabulary = {"[UNK]": 0, "a": 1}
@@ -133,13 +147,15 @@ def test_tokenizer_and_template_are_in_the_file(tmp_path: Path) -> None:
     )
 
 
-def test_llama3_s_rope_is_written_as_factors(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("original", "head_dim", "rounding"), [(8192, 64, 1e-9), (70, 16, 1e-6)])
+def test_llama3_s_rope_is_written_as_factors(tmp_path: Path, original: int, head_dim: int, rounding: float) -> None:
+    """Also where the factors of a few pairs do not determine the rule: then they are read as they are, in float32."""
     rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    scaling = {**rope, "rope_theta": 500_000.0, "original_max_position_embeddings": 8192}
-    source = write_checkpoint(tmp_path / "llama", "llama", rope_parameters=scaling, head_dim=64)
+    scaling = {**rope, "rope_theta": 500_000.0, "original_max_position_embeddings": original}
+    source = write_checkpoint(tmp_path / "llama", "llama", rope_parameters=scaling, head_dim=head_dim)
     kept.export_gguf(source, tmp_path / "llama.gguf", type="f32")
     apart = (logits(tmp_path / "llama.gguf", torch.float64) - logits(source, torch.float64)).abs().max()
-    assert apart < 1e-9
+    assert apart < rounding
 
 
 def test_what_cannot_be_said_is_refused_by_name(tmp_path: Path) -> None:

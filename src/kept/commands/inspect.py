@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from kept.errors import Refusal
 from kept.families import TARGETS
 from kept.families.lengths import domain
+from kept.formatting import amount, parameters
 from kept.ir.slots import NormReaders, readings
 from kept.ir.tensors import TORCH_NAMES
 from kept.ir.text import describe
 from kept.loaded import LoadedModel, open_model
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
+from kept.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,8 +53,8 @@ class NormReport:
     error_calibrated: float | None = None
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Summarised):
     """The summary of a checkpoint.
 
     `nbytes`: bytes of the weights in `dtype`. `kv_cache`: bytes of the KV cache of a sequence, by its tokens; the last
@@ -70,6 +72,13 @@ class Inspection:
     norms: tuple[NormReport, ...]
     targets: tuple[TargetVerdict, ...]
     quantised: str = ""
+
+    def summary(self) -> dict[str, str]:
+        """Return family, size and architecture, and the targets with their promises."""
+        promises = ", ".join(f"{one.target} ({one.promise})" for one in self.targets if one.promise is not None)
+        size = f"{parameters(self.parameters)} parameters in {self.dtype}, {amount(self.nbytes, 'bytes')}"
+        found = {"path": self.path, "family": self.family, "size": size, "architecture": "; ".join(self.description)}
+        return {**found, "converts to": promises or "no target"}
 
 
 def inspect(

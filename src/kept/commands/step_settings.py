@@ -36,7 +36,8 @@ class EvalStepSettings(EvalOptions):
     against: Directory | None = Field(default=None, description="Model to compare with.")
     texts: Texts = Field(
         default=(),
-        description="UTF-8 files on which perplexity is measured, as DOMAIN=FILE. [default: a built-in sample]",
+        description="Text or data files, or directories of them, on which perplexity is measured, as DOMAIN=FILE. "
+        "[default: a built-in sample]",
     )
     old: Texts = Field(
         default=(), description="Texts of domains that `against` was trained on: measures how much was forgotten."

@@ -14,8 +14,9 @@ from kept.evaluation.catalog import TaskCatalog
 from kept.evaluation.chat import template_of
 from kept.evaluation.judge import Judge
 from kept.evaluation.mt_bench import NAME as MT_BENCH
+from kept.evaluation.text_data import read_texts
 from kept.evaluation.user_tasks import checked_folder
-from kept.verification.text import SAMPLE, read_text, sample_text
+from kept.verification.text import SAMPLE, sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,7 +93,7 @@ def _stored(
 
 def _texts(settings: EvalSettings, characters: int) -> dict[str, str]:
     """Return the first `characters` of each text by domain; the built-in sample if no text is given."""
-    found = {name: read_text(file, characters) for name, file in settings.texts.items()}
+    found = {name: read_texts(file, characters, settings.text_field) for name, file in settings.texts.items()}
     return found or {"sample": sample_text()}
 
 

@@ -73,7 +73,7 @@ def evaluate(
     Args:
         path: the first model, the baseline. "name=path" gives it a name in tables.
         others: models that are compared with it, of any family.
-        texts: domain to UTF-8 file: perplexity and bits per byte.
+        texts: domain to a text file, a JSON, CSV or parquet file, or a directory of them: perplexity and bits per byte.
         old: such files of what the baseline knew: what do the others forget?
         new: such files of what the others were taught: what did they learn?
         results: directory of the stored pieces, keyed by checksums of files, settings and data.

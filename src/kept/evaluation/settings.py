@@ -84,6 +84,9 @@ class EvalOptions(Settings):
         default=None, description="Dtype that the weights are cast to. [default: the dtype in the checkpoint]"
     )
     device: Device = Field(default=AUTO, description=DEVICE_HELP)
+    text_field: str = Field(
+        default="text", description="Field of JSON, or column of CSV and parquet, that holds the text of a document."
+    )
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -95,7 +98,8 @@ class EvalSettings(EvalOptions):
     """
 
     texts: Annotated[Mapping[str, Path], BeforeValidator(_texts_by_domain)] = Field(
-        default_factory=dict, description="UTF-8 files by domain. [default: a built-in sample]"
+        default_factory=dict,
+        description="Text or data files, or directories of them, by domain. [default: a built-in sample]",
     )
     old: Texts = Field(default=(), description="Domains that the first model knew.")
     new: Texts = Field(default=(), description="Domains that the later models were trained on.")

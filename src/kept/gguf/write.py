@@ -17,7 +17,7 @@ from kept.errors import InputError, Refusal
 from kept.families import FAMILIES
 from kept.gguf.architectures import ARCHITECTURES, ENTRIES, IGNORED
 from kept.gguf.rope import FREQUENCIES
-from kept.ir.spec import Linear, Llama3, Mlp
+from kept.ir.spec import Linear, Llama3, LongRope, Mlp
 from kept.ir.tensors import DerivedTensor, torch_dtype
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ FILE_TYPES = {
     "f16": gguf.LlamaFileType.MOSTLY_F16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
 }
+
+LARGEST = {"f16": 65504.0, "q8_0": 127 * 65504.0}
+"""Largest weights: of float16, and of blocks whose scale is a float16. The other types have the range of float32."""
 
 BLOCK = 32
 """Elements of a block of Q8_0, which a row must be a multiple of."""
@@ -122,7 +125,7 @@ def write_gguf(
     writer.add_file_type(FILE_TYPES[kind])
     for key, value in more.items():
         _add(writer, key, value)
-    factors = _factors(program.spec)
+    factors = divisors(program.spec)
     if factors is not None:
         writer.add_tensor_info(FREQUENCIES, factors.shape, factors.dtype, factors.nbytes)
     chosen = {tensor: _kind_of(tensor, lazy.shape, kind) for tensor, lazy in tensors.items()}
@@ -135,7 +138,7 @@ def write_gguf(
     if factors is not None:
         writer.write_tensor_data(factors)
     for tensor, lazy in tensors.items():
-        writer.write_tensor_data(_converted(lazy, chosen[tensor]))
+        writer.write_tensor_data(_converted(tensor, lazy, chosen[tensor]))
         progress(math.prod(lazy.shape))
     writer.close()
 
@@ -156,10 +159,16 @@ def _stored(shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> tuple[tu
     return stored, math.prod(stored)
 
 
-def _converted(lazy: Lazy, kind: gguf.GGMLQuantizationType) -> np.ndarray[Any, Any]:
-    """Return a tensor's bytes, each row converted from the declared dtype in float32."""
-    values = lazy.value().to(torch_dtype(lazy.dtype)).float().contiguous().numpy()
-    return np.ascontiguousarray(gguf.quants.quantize(values, kind)).view(np.uint8)
+def _converted(name: str, lazy: Lazy, kind: gguf.GGMLQuantizationType) -> np.ndarray[Any, Any]:
+    """Return a tensor's bytes, each row converted from the declared dtype in float32.
+
+    Raises InputError if a weight is beyond the range of the type.
+    """
+    values = lazy.value().to(torch_dtype(lazy.dtype)).float().contiguous()
+    word, largest = kind.name.lower(), float(values.abs().max())
+    if largest > LARGEST.get(word, math.inf):
+        raise InputError(f"{name}: has a weight of {largest:.3g}, {word} ends at {LARGEST[word]:.3g}; use bf16 or f32")
+    return np.ascontiguousarray(gguf.quants.quantize(values.numpy(), kind)).view(np.uint8)
 
 
 def _add_keys(writer: gguf.GGUFWriter, spec: Spec) -> None:
@@ -186,13 +195,20 @@ def _add_keys(writer: gguf.GGUFWriter, spec: Spec) -> None:
             writer.add_rope_scaling_factor(attention.rope.scaling.factor)
 
 
-def _factors(spec: Spec) -> np.ndarray[Any, Any] | None:
-    """Return the divisors of the frequencies by Llama 3's rule; None without it."""
+def divisors(spec: Spec) -> np.ndarray[Any, Any] | None:
+    """Return the divisors of RoPE's frequencies that a file stores, (pairs,); None if it stores none.
+
+    They are those of Llama 3's rule, or of LongRoPE with one list, as which a file reads back if the rule's parameters
+    cannot be found from the divisors.
+    """
     attention = spec.layers[0].attention
     rope = None if attention is None else attention.rope
-    if rope is None or not isinstance(rope.scaling, Llama3):
+    if rope is None or not isinstance(rope.scaling, Llama3 | LongRope):
         return None
     scaling = rope.scaling
+    if isinstance(scaling, LongRope):
+        one_list = scaling.short_factor == scaling.long_factor
+        return np.array(scaling.short_factor, dtype=np.float32) if one_list else None
     turns = rope.theta ** (-np.arange(0, rope.dims, 2) / rope.dims) / (2 * math.pi)
     smooth = scaling.original_max_position_embeddings * turns - scaling.low_freq_factor
     smooth = np.clip(smooth / (scaling.high_freq_factor - scaling.low_freq_factor), 0, 1)

@@ -35,7 +35,8 @@ def _list_tasks(ctx: click.Context, _: click.Parameter, asked: bool) -> None:  #
     "texts",
     multiple=True,
     metavar="[DOMAIN=]FILE",
-    help="UTF-8 file on which perplexity is measured. May be given several times. [default: a built-in sample]",
+    help="Text, JSON, CSV or parquet file, or directory of them, on which perplexity is measured. May be given several "
+    "times. [default: a built-in sample]",
 )
 @click.option(
     "--old",

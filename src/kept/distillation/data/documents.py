@@ -23,7 +23,7 @@ from kept.errors import InputError, KeptError, reason
 from kept.naming import split_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from kept.distillation.data.conversations import ConversationRenderer, RenderedConversation
 
@@ -103,7 +103,7 @@ class TextSource:
         for file in found:
             if _reader(file.path) is None:
                 raise InputError(f"{file.path}: is none of {_known()}; convert it, or leave it out of the data")
-        if self.conversations is not None and len({_is_text(file.path) for file in found}) > 1:
+        if self.conversations is not None and len({is_text(file.path) for file in found}) > 1:
             both = ", ".join(map(str, self.paths))
             raise InputError(f"{both}: holds conversations and texts; give each a name: chat=a.jsonl, old=b.txt")
         return tuple(found)
@@ -111,9 +111,9 @@ class TextSource:
     @property
     def has_conversations(self) -> bool:
         """Whether its documents are conversations."""
-        return self.conversations is not None and not any(_is_text(file.path) for file in self.files())
+        return self.conversations is not None and not any(is_text(file.path) for file in self.files())
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self) -> Generator[Document]:
         """Yield every document that is not empty.
 
         Raises InputError, with file and line or row, for content that is not text.
@@ -267,7 +267,7 @@ def _places(file: DataFile, source: TextSource) -> Iterator[Place]:
         yield place, found, share
 
 
-def _is_text(path: Path) -> bool:
+def is_text(path: Path) -> bool:
     """Return whether a file is plain text, without fields."""
     return _reader(path) is _text
 
