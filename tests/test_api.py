@@ -14,7 +14,7 @@ from kept.commands.cache_teacher import SHARED
 from kept.commands.expand import ExpandSettings
 from kept.commands.shrink import ShrinkSettings
 from kept.distillation.settings import HealSettings
-from kept.errors import OutputError, RecipeError
+from kept.errors import InputError, OutputError, RecipeError
 from kept.evaluation.settings import EvalSettings
 from kept.recipe import Recipe
 from kept.settings_model import model_fields
@@ -89,6 +89,12 @@ def test_heal_takes_the_words_of_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "out.backup-1" / "kept.json").is_file()
     with pytest.raises(RecipeError, match="rate: is now learning_rate"):
         kept.heal(model, tmp_path / "x", rate=1e-3)  # type: ignore[call-arg]
+
+
+def test_what_is_no_progress_is_named(tmp_path: Path) -> None:
+    wrong: Any = "bar"
+    with pytest.raises(InputError, match=r"progress: is 'bar', it must be True, False or a kept\.Reporter"):
+        kept.check(write_checkpoint(tmp_path / "source", "llama"), progress=wrong)
 
 
 def test_progress_is_opt_in(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from kept.errors import InputError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Shows how far a stage is: one with bars (`progress=True`), one's own, or by default none.
 
@@ -48,6 +51,8 @@ def reporter_of(progress: Progress | None) -> Reporter:
     if not progress:
         return Silent()
     if progress is not True:
+        if not isinstance(progress, Reporter):
+            raise InputError(f"progress: is {progress!r}, it must be True, False or a kept.Reporter")
         return progress
     from kept.progress_bars import ProgressBars  # noqa: PLC0415 - imported when it is asked for
 

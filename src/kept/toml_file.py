@@ -65,11 +65,13 @@ def _read_bounded(file: Path) -> str:
 
 
 def _require_plain(value: object, depth: int = 0) -> None:
-    """Raise ValueError for nesting deeper than `DEEPEST` and for an integer of more than 64 bits."""
+    """Raise ValueError for nesting deeper than `DEEPEST`, an integer of more than 64 bits, and U+0000 in a text."""
     if depth > DEEPEST:
         raise ValueError(NESTED)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"has an integer of {value.bit_length()} bits, TOML allows 64")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("has a text with the character U+0000, which no path and no word has")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _require_plain(inner, depth + 1)
 

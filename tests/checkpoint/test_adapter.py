@@ -271,6 +271,17 @@ def test_tensors_that_do_not_fit(adapter: Path, name: str, shape: tuple[int, ...
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize("name", [f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"])
+def test_factors_that_are_no_floats(adapter: Path, name: str) -> None:
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, name: tensors[name].long()}, file, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"lora_[AB]\.weight has dtype I64, it must be one of F64, F32, F16, BF16"
+    ):
+        kept.open_model(adapter)
+
+
 def test_an_adapter_without_weights(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"adapter: is an adapter without adapter_model\.safetensors or"):

@@ -14,7 +14,7 @@ from support.quantised import same_bits, weights_of, write_quantised
 from support.stored import change_json, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -178,6 +178,32 @@ def test_refusals_name_the_key(tmp_path: Path, changes: Mapping[str, Any], reaso
         kept.open_model(model)
     assert reason in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "reason"),
+    [
+        ("int8 with zero points", lambda _: {}, "weight_zero_point: is missing, the config says"),
+        ("int4 with zero points", lambda _: {}, "weight_zero_point: is missing, the config says"),
+        (
+            "int4 with zero points",
+            lambda zero: {"weight_zero_point": zero.to(torch.int8)},
+            "weight_zero_point: has shape",
+        ),
+    ],
+)
+def test_zero_points_that_do_not_fit(tmp_path: Path, kind: str, damage: Callable[[Tensor], Any], reason: str) -> None:
+    form, arguments = SCHEMES[kind]
+
+    def damaged(weight: Tensor) -> dict[str, Tensor]:
+        parts = dict(compress(weight, form, arguments, torch.float32))
+        zero = parts.pop("weight_zero_point")
+        return {**parts, **damage(zero)}
+
+    write_quantised(tmp_path / "model", section(form, arguments), damaged)
+    with pytest.raises(CheckpointError) as refusal:
+        kept.open_model(tmp_path / "model")
+    assert reason in str(refusal.value)
 
 
 def test_quantised_activations_are_said(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from kept.checkpoint.low_rank import LowRank, low_rank, transposed, with_column_
 from kept.checkpoint.reader import stored_once
 from kept.checkpoint.weights import PREFERRED
 from kept.errors import CheckpointError
+from kept.ir.tensors import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +85,11 @@ def merged(directory: Path, base: Checkpoint) -> Checkpoint:
     """
     config, file = checked_config(directory), _weights(directory)
     stored = dict(stored_once((file,)))
+    odd = next((name for name, tensor in stored.items() if tensor.dtype not in DTYPE_BYTES), None)
+    if odd is not None:
+        raise CheckpointError(
+            f"{file}: {odd} has dtype {stored[odd].dtype}, it must be one of {', '.join(DTYPE_BYTES)}"
+        )
     updates = _updates(file, stored, config)
     whole = _replaced(file, stored, base, config)
     tensors = {**base.tensors, **whole}

@@ -48,7 +48,7 @@ def report(
     out: str | Path,
     file: str | Path | None = None,
     *,
-    evaluations: Sequence[str | Path] = (),
+    evaluations: str | Path | Sequence[str | Path] = (),
     metrics: str | Path | None = None,
     pairs: TextPairs | None = None,
     place: str | Path | None = None,
@@ -59,7 +59,7 @@ def report(
     Args:
         out: an output with a `kept.json`.
         file: where to write; without it, `report.html` in the output. An existing file is replaced.
-        evaluations: JSON files that `kept eval --out` wrote.
+        evaluations: a JSON file, or several, that `kept eval --out` wrote.
         metrics: `metrics.jsonl` of the training run.
         pairs: more texts of source and output to show side by side.
         place: the path of the output that the page states, if it is not `out`.
@@ -78,6 +78,7 @@ def report(
         kept.report("out/healed", evaluations=["eval.json"])
         ```
     """
+    evaluations = [evaluations] if isinstance(evaluations, str | Path) else evaluations
     directory, target = Path(out), Path(out) / PAGE if file is None else Path(file)
     if not (directory / RECORD).is_file():
         raise InputError(f"{directory}: has no {RECORD}; kept convert and kept heal write one into their output")

@@ -95,8 +95,11 @@ def read(settings: MethodSettings, tensors: Mapping[str, Lazy]) -> Dequantised:
     bits = {one["num_bits"] for one in groups if type(one.get("num_bits")) is int and 1 <= one["num_bits"] <= 8}
     blocks = {tuple(one["block_structure"]) for one in groups if _is_block(one.get("block_structure"))}
     stated = [*blocks.pop()] if len(blocks) == 1 else None
+    shifted = bool(groups) and all(one.get("symmetric") is False for one in groups)
 
     def weight(module: Module) -> QuantisedWeight:
+        if shifted and module.get("weight_zero_point") is None:
+            raise module.wrong("weight_zero_point", "is missing, the config says that weights are not symmetric")
         return _weight(module, bits, stated, settings.dtype)
 
     found = dequantised(modules(tensors, ("weight_scale",)), weight, PARTS, tuple(_notes(config)))
@@ -183,6 +186,8 @@ def _integers(module: Module, bits: set[int], dtype: str) -> QuantisedWeight:
     width, block = fitting[0], block_of(module, "weight_scale", shape, scale.shape, None)
     zero = module.get("weight_zero_point")
     zeros: Values | None = None if zero is None else PlainZeros(zero)
+    if zero is not None and zero.dtype != "I32" and zero.shape != scale.shape:
+        raise module.wrong("weight_zero_point", f"has shape {list(zero.shape)}, the scales {list(scale.shape)}")
     if zero is not None and zero.dtype == "I32":
         if len(scale.shape) != 2 or zero.shape != (math.ceil(shape[0] * width / 32), scale.shape[1]):
             raise module.wrong("weight_zero_point", f"has shape {list(zero.shape)}, the scales {list(scale.shape)}")
