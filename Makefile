@@ -40,6 +40,7 @@ docs: $(READY)  ## write the generated pages and build the documentation in buil
 compat: $(READY)  ## prove outputs in other runtimes; the first run builds llama.cpp, which takes five minutes
 	$(BIN)/python compat/run.py --out docs/reference/compat.md
 	$(BIN)/python compat/reading.py --out docs/reference/compat.md
+	$(BIN)/python compat/exported.py --out docs/reference/compat.md
 	$(BIN)/python compat/gguf_files.py
 
 bench: $(READY)  ## speed against cp -r (and mergekit, with MERGEKIT=path/to/mergekit-yaml), memory at three sizes: an hour

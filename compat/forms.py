@@ -47,11 +47,12 @@ class Form:
         return made
 
 
-def _rope(kind: str, **values: Any) -> dict[str, Any]:  # noqa: ANN401 - a config's values
+def rope(kind: str, **values: Any) -> dict[str, Any]:  # noqa: ANN401 - a config's values
+    """Return the keys of a config for a kind of RoPE."""
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 1000.0, **values}}
 
 
-PARTIAL = _rope("default", partial_rotary_factor=0.5, rope_theta=20.0)
+PARTIAL = rope("default", partial_rotary_factor=0.5, rope_theta=20.0)
 """A config with a small theta: unrotated pairs would visibly rotate within the text if they were rotated."""
 
 LONG = {"short_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5], "long_factor": [8.0] * 8}
@@ -64,17 +65,17 @@ FORMS = (
     Form("Llama from Qwen2", "qwen2"),
     Form("partial rotation as llama3", "stablelm", PARTIAL, {"rope": "llama3"}),
     Form("partial rotation as proportional", "stablelm", PARTIAL, {"rope": "proportional"}),
-    Form("partial rotation with linear scaling", "stablelm", _rope("linear", factor=2.0, partial_rotary_factor=0.5)),
+    Form("partial rotation with linear scaling", "stablelm", rope("linear", factor=2.0, partial_rotary_factor=0.5)),
     Form("gated MLPs with GELU", "starcoder2", {"sliding_window": None}),
-    Form("linear scaling", "llama", _rope("linear", factor=2.0)),
+    Form("linear scaling", "llama", rope("linear", factor=2.0)),
     Form(
         "llama3 scaling",
         "llama",
-        _rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64),
+        rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64),
     ),
-    Form("YaRN", "llama", _rope("yarn", factor=4.0, original_max_position_embeddings=32)),
-    Form("LongRoPE", "llama", _rope("longrope", original_max_position_embeddings=64, **LONG)),
-    Form("dynamic scaling", "llama", _rope("dynamic", factor=2.0)),
+    Form("YaRN", "llama", rope("yarn", factor=4.0, original_max_position_embeddings=32)),
+    Form("LongRoPE", "llama", rope("longrope", original_max_position_embeddings=64, **LONG)),
+    Form("dynamic scaling", "llama", rope("dynamic", factor=2.0)),
     Form("window in a Mistral", "mistral", {"sliding_window": SLIDING}, {"to": "mistral"}),
     Form(
         "window in a Qwen2's later layers",
