@@ -179,6 +179,20 @@ EVALUATION: dict[str, Any] = {
 }
 
 
+def three_models() -> dict[str, Any]:
+    """An evaluation of three models; the third is as the second."""
+    three = deepcopy(EVALUATION)
+    three["models"].append({**three["models"][1], "name": "full"})
+    for row in three["rows"]:
+        row["models"] += row["models"][1:]
+        row["differences"] *= 2
+        row["agreements"] *= 2
+    three["texts"] = {name: [*both, both[1]] for name, both in three["texts"].items()}
+    method = three["forgetting"]["methods"][0]
+    three["forgetting"]["methods"].append({**method, "model": "full", "verdict": ""})
+    return three
+
+
 def write_output(directory: Path, record: dict[str, Any] = RECORD, **changes: object) -> Path:
     """A directory with a record, changed at the top."""
     directory.mkdir(parents=True, exist_ok=True)

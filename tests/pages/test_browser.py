@@ -10,7 +10,7 @@ import pytest
 
 import kept
 from kept.pages.labels import Box, Place
-from reported import EVALUATION, HEALED, write, write_metrics, write_output
+from reported import EVALUATION, HEALED, three_models, write, write_metrics, write_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     record = {"source": {"name": "a-name-that-has-no-place-to-break" * 3, "family": "orion"}}
     out = write_output(folder / "out", healed=HEALED, **record)
-    evaluation, metrics = write(folder / "eval.json", EVALUATION), write_metrics(folder / "metrics.jsonl")
+    evaluation, metrics = write(folder / "eval.json", three_models()), write_metrics(folder / "metrics.jsonl")
     return kept.report(out, evaluations=[evaluation], metrics=metrics).path
 
 

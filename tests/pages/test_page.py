@@ -17,7 +17,17 @@ import kept
 from kept.cli.root import main
 from kept.errors import CheckpointError, InputError, OutputError
 from kept.ir.serialise import to_json
-from reported import EVALUATION, HEALED, MEASURED, RECORD, healed, write, write_metrics, write_output
+from reported import (
+    EVALUATION,
+    HEALED,
+    MEASURED,
+    RECORD,
+    healed,
+    three_models,
+    write,
+    write_metrics,
+    write_output,
+)
 from support.specs import plain_spec
 
 if TYPE_CHECKING:
@@ -303,7 +313,7 @@ def test_one_model_alone(tmp_path: Path) -> None:
     page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", alone)])))
     assert "english 20 passages 20.0 ± 2.0 python" in page.text
     assert "Bits per byte by domain: further left is better. Whiskers are 95 % intervals." in page.text
-    assert "against" not in page.text.partition("Learning and forgetting by domain")[2].partition("Architecture")[0]
+    assert "against" not in page.text.partition("Evaluation")[2].partition("Architecture")[0]
 
 
 def test_evaluation_texts_have_curves_of_their_own(tmp_path: Path) -> None:
@@ -320,23 +330,8 @@ def test_evaluation_texts_have_curves_of_their_own(tmp_path: Path) -> None:
     assert "Each text by itself" not in html, "one source is what is held out"
 
 
-def _three(row: dict[str, Any]) -> dict[str, Any]:
-    """The row of three models: the second counts twice."""
-    return {
-        **row,
-        "models": [*row["models"], *row["models"][1:]],
-        "differences": row["differences"] * 2,
-        "agreements": row["agreements"] * 2,
-    }
-
-
 def test_three_models(tmp_path: Path) -> None:
-    three = deepcopy(EVALUATION)
-    three["models"].append({**three["models"][1], "name": "full"})
-    three["rows"] = [_three(row) for row in three["rows"]]
-    three["texts"] = {name: [*both, both[1]] for name, both in three["texts"].items()}
-    method = three["forgetting"]["methods"][0]
-    three["forgetting"]["methods"].append({**method, "model": "full", "verdict": ""})
+    three = three_models()
     page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[write(tmp_path / "e", three)])))
     for words in (
         "my-orion (orion, bfloat16), healed (llama, bfloat16) and full (llama, bfloat16).",

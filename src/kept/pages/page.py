@@ -171,7 +171,7 @@ def _forgetting(measured: Sequence[EvaluationSections]) -> Section | None:
 def _domains(measured: Sequence[EvaluationSections]) -> Section | None:
     """Return the section on evaluations; None if there are none."""
     blocks = _titled([(one.title, one.blocks) for one in measured])
-    return Section("domains", "Learning and forgetting by domain", blocks) if blocks else None
+    return Section("domains", "Evaluation", blocks) if blocks else None
 
 
 def _titled(parts: Sequence[tuple[str, tuple[Block, ...]]]) -> tuple[Block, ...]:
