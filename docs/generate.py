@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from generators import command_line, families, option_types, passes, recipes, record
+from generators import command_line, families, notebook, option_types, passes, recipes, record
 
 ROOT = Path(__file__).parent.parent
 
 PAGES = {
+    "docs/notebook.md": notebook.page,
     "docs/reference/cli.md": command_line.page,
     "docs/reference/families.md": families.page,
     "docs/reference/passes.md": passes.page,
