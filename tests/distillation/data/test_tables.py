@@ -93,6 +93,7 @@ def test_a_table_has_a_document_a_row(tmp_path: Path, suffix: str, separator: st
         ("id,words\n1,a\n", "the row that ends in line 2 has no field 'text', only id, words; --text-field"),
         ("id,text\n1,a\n2\n", "the row that ends in line 3 has no text in 'text' but null"),
         ("id,text\n1,a,b\n", "line 2 has more fields than the header; quote its text"),
+        ("text,id,text\na,1,b\n", "has two columns 'text'; rename or drop one"),
         ('id,text\n1,"a\n', "line 2 is not a row of a table"),
     ],
 )

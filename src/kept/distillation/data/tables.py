@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from kept.distillation.data.text_files import LONGEST, lines, opened_text
@@ -77,12 +78,16 @@ def table_rows(path: Path, separator: str) -> Iterator[tuple[int, dict[str, Any]
     """Yield each row of a table as a mapping by column, with the line where it ends and its size in bytes.
 
     The first line names the columns. A row that is too short has null in the columns that it lacks. Raises InputError
-    for a row that is too long or not as RFC 4180 has it.
+    for two columns of one name, and for a row that is too long or not as RFC 4180 has it.
     """
     csv.field_size_limit(LONGEST)
     reader = csv.DictReader(lines(path, newline=""), delimiter=separator, strict=True)
     try:
-        reader.fieldnames = [name.removeprefix("\ufeff") for name in reader.fieldnames or ()]
+        names = [name.removeprefix("\ufeff") for name in reader.fieldnames or ()]
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise InputError(f"{path}: has two columns {twice[:60]!r}; rename or drop one")
+        reader.fieldnames = names
         for row in reader:
             if None in row:
                 raise InputError(f"{path}: line {reader.line_num} has more fields than the header; quote its text")
