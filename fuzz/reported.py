@@ -158,6 +158,7 @@ EVALUATION: dict[str, Any] = {
         _row("agreement", "greedy", "identical text", 0, 0, models=[], differences=[], agreements=_shares(0.5)),
         _row("h6", "arc_challenge", "acc_norm", 0.5, 0.45),
         _row("h6", "hellaswag", "acc_norm", 0.5, 0.45, models=_shares(0.5, 0.45), differences=_shares(-0.05)),
+        _row("h6", "hellaswag", "acc", 0.5, 0.25),
         _row("h6", "average", "mean of the tasks", 0.5, 0.45),
         _row("h6", "mmlu_anatomy", "acc", 0.5, 0.45, detail=True),
     ],

@@ -196,6 +196,8 @@ def test_every_picture_has_words(full: tuple[kept.pages.page.Report, Structure])
     assert "3 layers before, 4 after; new after: 3" in labels
     errors = "Relative error after each layer: the output, in bfloat16 from 8.0e-03 to 2.0e-02;"
     assert any(label.startswith(errors) for label in labels)
+    apart = "arc_challenge -0.050 ± 0.010; hellaswag, acc_norm -0.05 [-0.30, +0.07]; hellaswag, acc -0.250 ± 0.030;"
+    assert any(label.startswith(f"difference to my-orion: {apart}") for label in labels)
     assert "loss of each batch over 4 measurements: from 0.5 to 0.125." in labels
     assert "perplexity against my-orion, %: english +5.0 ± 1.4; python +25.0 ± 2.7." in labels
 

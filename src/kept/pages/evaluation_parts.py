@@ -114,7 +114,12 @@ def _tasks(rows: Rows, who: Names) -> Iterator[Block]:
 
 def _task_differences(rows: Rows, who: Names) -> Iterator[Block]:
     """Yield a chart of the differences to the first model, in metrics that are better if they are higher."""
-    changes = [(matrices.task_name(row), row.differences) for row in rows if not lower_is_better(row.metric)]
+    names = [matrices.task_name(row) for row in rows]
+    changes = [
+        (f"{name}, {row.metric}" if names.count(name) > 1 else name, row.differences)
+        for name, row in zip(names, rows, strict=True)
+        if not lower_is_better(row.metric)
+    ]
     if any(one.value or one.error for _, figures in changes for one in figures):
         caption = f"Difference of each task to {who[0]}: further right is better."
         yield _differences(caption, f"difference to {who[0]}", who, changes)
@@ -145,7 +150,7 @@ def _said(n: int, changes: Sequence[tuple[str, Sequence[Figure]]]) -> str:
 def _together(rows: Rows, who: Names) -> Table:
     several = len(who) > 2
     cells = tuple(
-        (row.name, row.metric, *[name] * several, items(row.part, row.items), share(one))
+        (row.name, row.metric, *[name] * several, _compared_items(row), share(one))
         for row in rows
         for name, one in zip(who[1:], row.agreements, strict=True)
         if one is not None
@@ -153,6 +158,11 @@ def _together(rows: Rows, who: Names) -> Table:
     columns = ("task", "metric", *["model"] * several, "items", "share")
     caption = f"Agreement with {who[0]}" if several else "Agreement of both models"
     return Table(f"{caption}, with 95 % intervals", columns, cells, 2 + several)
+
+
+def _compared_items(row: EvaluationRow) -> str:
+    """Return how many prompts, tokens or questions two models were compared on."""
+    return f"{row.items:,} tokens" if "token" in row.metric else items(row.part, row.items)
 
 
 PARTS: Mapping[str, Callable[[Rows, Names], Iterator[Block]]] = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kept.evaluation.averages import PREFERRED
 from kept.formatting import singular
 from kept.pages.charts import DRAWN
 from kept.pages.estimates import NOTATION, UNITS, items_each, listed, lower_is_better
 from kept.pages.matrices import is_average, relative, task_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from kept.evaluation.estimate import Figure
     from kept.evaluation.evaluation_data import EvaluationFile, EvaluationRow
@@ -34,13 +35,21 @@ def verdicts(found: EvaluationFile) -> list[str]:
 def _phrases(rows: Rows, n: int) -> Iterator[str]:
     """Yield what changed in perplexities and in tasks for the n-th model after the first."""
     texts = [row for row in rows if row.part == "text" and row.metric == "perplexity"]
-    tasks = [row for row in rows if row.part not in UNITS and not is_average(row)]
+    tasks = _main_metrics(row for row in rows if row.part not in UNITS and not is_average(row))
     if texts:
         changes = [(row.name, relative(row)[n], True) for row in texts]
         yield f"perplexity {_sides(changes, ('lower', 'higher'), 'domain', ' %')} ({_counts(texts)})"
     if tasks:
         changes = [(task_name(row), row.differences[n], lower_is_better(row.metric)) for row in tasks]
         yield f"tasks {_sides(changes, ('better', 'worse'), 'task', '')} ({_counts(tasks)})"
+
+
+def _main_metrics(rows: Iterable[EvaluationRow]) -> Rows:
+    """Return one row for each task: that of the metric which counts in averages, or its first."""
+    tasks: dict[tuple[str, str], list[EvaluationRow]] = {}
+    for row in rows:
+        tasks.setdefault((row.part, row.name), []).append(row)
+    return [min(found, key=lambda row: [*PREFERRED, row.metric].index(row.metric)) for found in tasks.values()]
 
 
 def _sides(changes: Changes, words: tuple[str, str], what: str, unit: str) -> str:
