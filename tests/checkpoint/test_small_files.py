@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from kept.checkpoint.small_files import check_writable, locked_part, write_whole
 from kept.errors import OutputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def many(file: Path, letter: bytes) -> None:
@@ -75,6 +72,14 @@ def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match=r"cannot be written.*(free space or permissions|choose another place)"):
         check_writable(tmp_path / name)
+
+
+def test_a_home_that_no_shell_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match=r"begins with ~, which stands for no directory here; write the whole path"):
+        check_writable(Path("~/out/model"))
+    (tmp_path / "~").mkdir()
+    check_writable(Path("~/out/model"))
 
 
 def test_one_process_builds_a_file(tmp_path: Path) -> None:

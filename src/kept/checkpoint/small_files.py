@@ -37,9 +37,12 @@ def refused(place: Path, what: str = "cannot be written", way_out: str = ROOM) -
 def check_writable(target: Path) -> None:
     """Raise OutputError if nothing can be made at `target`: before work of hours, not after it.
 
-    A file without a name is made in the nearest directory that exists, and is gone at once.
+    A file without a name is made in the nearest directory that exists, and is gone at once. A `~` that no shell
+    replaced (`--out=~/model`, a recipe) is refused: who removes a directory of that name may remove the home directory.
     """
     with refused(target):
+        if target.parts[1:] and target.parts[0].startswith("~") and not os.path.lexists(target.parts[0]):
+            raise OutputError(f"{target}: begins with ~, which stands for no directory here; write the whole path")
         target.with_name(f".{target.name}{LONGEST_SUFFIX}").exists()  # raises for a name that is too long
         nearest = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
         with TemporaryFile(dir=nearest):
@@ -113,6 +116,7 @@ def locked_part(target: Path) -> Iterator[Path]:
     Raises OutputError if `target` exists, if it cannot be made, or if another process builds it.
     """
     with refused(target):
+        check_writable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.part{target.suffix}")
         with open(part, "ab", opener=no_link) as opened:
