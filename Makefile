@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := demo
 
-.PHONY: help demo smollm2 test test-fast check docs compat bench kills fuzz clean
+.PHONY: help demo smollm2 test test-fast check docs docs-long compat bench kills fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-10s %s\n", $$1, $$2 }'
@@ -36,6 +36,9 @@ check: $(READY)  ## linters, types, layers and freshness of generated documents
 docs: $(READY)  ## write the generated pages and build the documentation in build/site
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+docs-long: $(READY)  ## run every command that the pages show with an output, those that take minutes too, and compare
+	$(BIN)/python docs/transcripts.py --long
 
 compat: $(READY)  ## prove outputs in other runtimes; the first run builds llama.cpp, which takes five minutes
 	$(BIN)/python compat/run.py --out docs/reference/compat.md
