@@ -12,7 +12,7 @@ help:  ## list the targets
 demo: $(READY)  ## set up, then convert, verify and show the model that comes along
 	$(BIN)/kept demo --out out/demo
 
-smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB) and convert it
+smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB)
 	$(BIN)/python demo/smollm2.py
 
 # Files go to workers in the order of conftest.py, in which those with slow tests are first.
@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Without network the tests marked `real` are skipped.
 test: check  ## set up, then everything that CI checks
-	-$(BIN)/python demo/smollm2.py --fetch
+	-$(BIN)/python demo/smollm2.py
 	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that are not marked slow, without linters

