@@ -61,6 +61,18 @@ def test_damage_is_named(tmp_path: Path) -> None:
         Store(tmp_path).get("a", {}, lambda: {"now": 1}, lambda found: found["now"])
 
 
+def test_an_edited_result_is_named(tmp_path: Path) -> None:
+    written = Store(tmp_path).get("a", {}, lambda: {"passages": {3: [0.1, float("nan")]}})
+    (file,) = tmp_path.iterdir()
+    read = Store(tmp_path).get("a", {}, dict)
+    assert str(read) == str(written).replace("3:", "'3':")
+    file.write_text(file.read_text().replace("0.1", "0.2"))
+    with pytest.raises(
+        CheckpointError, match=r"a-.*json: a result .* \(it was changed after it was written\); remove it"
+    ):
+        Store(tmp_path).get("a", {}, dict)
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):

@@ -305,7 +305,7 @@ WRONG = [
     ("--limit 0", "limit: is 0, it must be at least 1"),
     ("--dtype fp8", "dtype: is 'fp8'; it must be one of"),
     ("--device nowhere", "device: is 'nowhere'; it must be auto, cpu, cuda or cuda:N"),
-    ("--out {new}/gone/o.json", "o.json: cannot be written"),
+    ("--out /dev/null/o.json", "o.json: cannot be written"),
 ]
 
 

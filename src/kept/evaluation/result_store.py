@@ -23,10 +23,14 @@ WAY_OUT = "remove it to measure again"
 
 
 class StoredResult(JsonModel):
-    """The file of a result: everything that it depends on, and what was found."""
+    """The file of a result: everything that it depends on, what was found, and the sha256 of that.
+
+    Files of earlier versions have no sum.
+    """
 
     key: dict[str, Any]
     found: dict[str, Any]
+    sum: str | None = None
 
 
 def sum_of(value: object) -> str:
@@ -43,6 +47,8 @@ def _checked(file: Path, key: Mapping[str, Any], read: Callable[[dict[str, Any]]
     result = StoredResult.checked(content)
     if sum_of(result.key) != sum_of(key):
         raise ValueError("its key is another one")
+    if result.sum is not None and result.sum != sum_of(result.found):
+        raise ValueError("it was changed after it was written")
     read(result.found)
     return result.found
 
@@ -86,7 +92,8 @@ class Store:
             self.directory.mkdir(parents=True, exist_ok=True)
         with self.journal.kept_in(begun, sum_of(key)):
             found = measure()
-        content = {"name": name, "key": dict(key), "found": found}
+        sum_read = sum_of(json.loads(json.dumps(found)))  # keys that are numbers become texts in JSON
+        content = {"name": name, "key": dict(key), "found": found, "sum": sum_read}
         with refused(file):
             write_whole(file, json.dumps(content, ensure_ascii=False).encode())
             begun.unlink(missing_ok=True)

@@ -64,8 +64,13 @@ def relative(row: EvaluationRow) -> list[Figure]:
 
 
 def _in_percent(first: Figure, other: Figure, apart: Figure) -> Figure:
-    """Return `other / first - 1` in percent. The covariance follows from the error of the paired difference `apart`."""
-    common = (first.error**2 + other.error**2 - apart.error**2) / 2
+    """Return `other / first - 1` in percent. The covariance follows from the error of the paired difference `apart`.
+
+    NaN for a value of zero. Squares are products, which are Inf where a power would raise OverflowError.
+    """
+    if not first.value or not other.value:
+        return Figure(math.nan, math.nan)
+    common = (first.error * first.error + other.error * other.error - apart.error * apart.error) / 2
     a, b = first.error / first.value, other.error / other.value
     spread = a * a + b * b - 2 * common / (first.value * other.value)
     return Figure(100 * apart.value / first.value, 100 * other.value / first.value * math.sqrt(max(spread, 0.0)))
