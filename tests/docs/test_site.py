@@ -93,5 +93,7 @@ def test_wide_content_is_found(window: Page) -> None:
 def test_search_works_without_a_server(site: Path, window: Page) -> None:
     window.set_viewport_size({"width": 1280, "height": 900})
     window.goto((site / "index.html").as_uri())
-    window.fill("input.md-search__input", "affine tail")
+    window.focus("input.md-search__input")  # the index is loaded when the input has the focus
+    window.wait_for_function("document.querySelector('.md-search-result__meta').textContent.includes('Type to start')")
+    window.locator("input.md-search__input").press_sequentially("affine tail")  # it listens to keys
     window.wait_for_selector(".md-search-result__item")
