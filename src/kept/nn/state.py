@@ -86,6 +86,22 @@ class KVCache(MixerState):
         return self._keys.append(keys_BKTE), self._values.append(values_BKTE)
 
 
+class LatentCache(MixerState):
+    """Latents and rotary keys of one layer with latent attention, side by side as (B, 1, S, latent + rotary)."""
+
+    def __init__(self) -> None:
+        self._rows = RollingBuffer(None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffer."""
+        return self._rows.nbytes
+
+    def append(self, x_B1TE: Tensor) -> Tensor:
+        """Append T positions; returns all positions, (B, 1, S, E)."""
+        return self._rows.append(x_B1TE)
+
+
 class RollingBuffer:
     """A tensor (B, K, S, E) of the last `window` positions (None: of all). Position p is in slot p mod `window`.
 

@@ -6,6 +6,7 @@ projections, state and cost, so that code outside its file needs its fields only
 """
 
 from kept.ir.spec.attention import Attention, PositionScale, QkNorm, qk_shape
+from kept.ir.spec.latent import LatentAttention
 from kept.ir.spec.layer import Branch, Layer
 from kept.ir.spec.mlp import Activation, Mlp
 from kept.ir.spec.model import Head, Spec, TokenIds
@@ -14,7 +15,7 @@ from kept.ir.spec.operation import Cost, FeedForward, Mixer, Operation, StatePar
 from kept.ir.spec.rope import Dynamic, Linear, Llama3, LongRope, Proportional, Rope, Scaling, Yarn
 from kept.ir.spec.slot import Role, Slot, Slots, Space
 
-OPERATIONS: dict[str, type[Operation]] = {one.KIND: one for one in (Attention, Mlp)}
+OPERATIONS: dict[str, type[Operation]] = {one.KIND: one for one in (Attention, LatentAttention, Mlp)}
 """Every kind of operation by its name. `nn.mixers.MIXERS` and `nn.mlp.MLPS` have the modules."""
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Dynamic",
     "FeedForward",
     "Head",
+    "LatentAttention",
     "Layer",
     "Linear",
     "Llama3",

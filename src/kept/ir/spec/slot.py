@@ -24,6 +24,7 @@ class Space(StrEnum):
     QUERIES = "query heads"
     KEYS = "key-value heads"
     FUSED = "fused heads"
+    LATENT = "latent"
     CHANNELS = "channels"
     HEAD = "head"
 

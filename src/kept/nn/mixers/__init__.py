@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kept.ir.spec import Attention
+from kept.ir.spec import Attention, LatentAttention
 from kept.nn.mixers.attention import AttentionModule
+from kept.nn.mixers.latent import LatentAttentionModule
 from kept.nn.sequence import TableKeys
 
 if TYPE_CHECKING:
     from kept.ir.spec import Mixer, Spec
     from kept.nn.mixers.mixer import MixerModule
 
-MIXERS: dict[type[Mixer], type[MixerModule[Any]]] = {Attention: AttentionModule}
+MIXERS: dict[type[Mixer], type[MixerModule[Any]]] = {
+    Attention: AttentionModule,
+    LatentAttention: LatentAttentionModule,
+}
 
 
 def mixer_module(spec: Mixer, width: int) -> MixerModule[Any]:
