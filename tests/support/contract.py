@@ -22,7 +22,7 @@ from support.conversions import ConversionContract
 from support.expansions import ExpansionContract
 from support.logits import logits, model_of, program_of, some_tokens, stock, stock_generation, stock_logits, worst
 from support.models import write_checkpoint
-from support.specs import attention_of, mixer_norm_of, rope_of
+from support.specs import mixer_norm_of, rope_of, ropes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,7 +157,7 @@ class FamilyContract(ConversionContract, ExpansionContract):
     def test_written_config_has_both_forms(self, program: Program) -> None:
         written = self.family.write_config(program.spec, "BF16")
         assert written["torch_dtype"] == written["dtype"] == "bfloat16"
-        if attention_of(program.spec.layers[0]).rope is not None:
+        if ropes_of(program.spec.layers[0]):
             theta = rope_of(program.spec.layers[0]).theta
             assert written[self.theta_key] == written["rope_parameters"]["rope_theta"] == theta
 
@@ -334,7 +334,8 @@ def _other_specs(spec: Spec) -> list[Spec]:
     name = "mixer_post_norm" if mixer_norm_of(first).kind == "none" else "mixer_norm"
     other_norm = replace(first, **{name: replace(getattr(first, name), eps=0.05)})
     out.append(replace(spec, layers=(other_norm, *spec.layers[1:])))
-    if attention_of(first).rope is not None:
-        other = replace(attention_of(first), rope=replace(rope_of(first), theta=rope_of(first).theta * 1.1))
+    if ropes_of(first):
+        turned = replace(rope_of(first), theta=rope_of(first).theta * 1.1)
+        other = replace(first.mixer, rope=turned)  # type: ignore[type-var] # it has one
         out.append(replace(spec, layers=(replace(first, mixer=other), *spec.layers[1:])))
     return out

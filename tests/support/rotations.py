@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING
 from kept.errors import CheckpointError
 from kept.ir.spec import Llama3, LongRope, Yarn
 from support.contract import FamilyContract, StockContract
-from support.specs import attention_of
+from support.specs import rope_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,8 +127,7 @@ class RotaryContract(FamilyContract):
             spec = self.family.read_config(old)
             assert self.family.read_config(new) == spec
             assert self.family.read_config(self.family.write_config(spec, "F32")) == spec
-            rope = attention_of(spec.layers[0]).rope
-            assert rope is not None
+            rope = rope_of(spec.layers[0])
             assert type(rope.scaling).__name__.lower() == said["rope_type"]
 
     def both_forms(self, config: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -159,9 +158,7 @@ class RotaryContract(FamilyContract):
         plain, key = self.unrotated(checkpoint.config), self.theta_key
 
         def theta(**keys: object) -> float:
-            rope = attention_of(self.family.read_config({**plain, **keys}).layers[0]).rope
-            assert rope is not None
-            return rope.theta
+            return rope_of(self.family.read_config({**plain, **keys}).layers[0]).theta
 
         assert theta() == self.theta
         assert theta(**{key: None}, rope_scaling=None, rope_parameters=None) == self.theta
@@ -223,8 +220,7 @@ class StockRotaryContract(StockContract, RotaryContract):
         config = {**self.unrotated(checkpoint.config), "rope_scaling": said, "original_max_position_embeddings": 16}
         theirs = CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(config))
         theirs.standardize_rope_params()
-        rope = attention_of(self.family.read_config(config).layers[0]).rope
-        assert rope is not None
+        rope = rope_of(self.family.read_config(config).layers[0])
         assert isinstance(rope.scaling, Llama3 | Yarn | LongRope)
         assert rope.scaling.original_max_position_embeddings == 16
         assert theirs.rope_parameters["original_max_position_embeddings"] == 16

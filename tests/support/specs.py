@@ -184,9 +184,14 @@ def attention_of(layer: ir.Layer) -> ir.Attention:
 
 def rope_of(layer: ir.Layer) -> ir.Rope:
     """The rotation of a layer that has one."""
-    rope = attention_of(layer).rope
-    assert rope is not None
+    (rope,) = ropes_of(layer)
     return rope
+
+
+def ropes_of(layer: ir.Layer) -> tuple[ir.Rope, ...]:
+    """The rotation of a layer, if it has one."""
+    assert layer.mixer is not None
+    return layer.mixer.ropes
 
 
 def mixer_norm_of(layer: ir.Layer) -> ir.Norm:

@@ -58,6 +58,19 @@ ORPHAN = {**SIZES, "hidden_act": "silu", "rms_norm_eps": EPS, "tie_word_embeddin
 """Config keys of most families without a stock class."""
 
 WIDE = {**SIZES, "rms_norm_eps": EPS, "head_dim": 16}
+
+LATENT = {
+    **SIZES,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": EPS,
+    "kv_lora_rank": 24,
+    "q_lora_rank": 20,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 10,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+}
 """Config of families whose heads do not divide the width by default."""
 
 TINY: Mapping[str, Mapping[str, Any]] = {
@@ -85,6 +98,10 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         },
         "pad_token_id": None,
     },
+    "deepseek_v2": {**LATENT, "first_k_dense_replace": 3, "n_routed_experts": 4},
+    "deepseek_v3": {**LATENT, "first_k_dense_replace": 3, "n_routed_experts": 4, "num_nextn_predict_layers": 0},
+    "minicpm3": {**LATENT, "scale_emb": 3.0, "scale_depth": 1.1, "dim_model_base": 96},
+    "youtu": LATENT,
     "glm": {**WIDE, "head_dim": 32, "pad_token_id": None},
     "granitemoehybrid": {
         **without(SIZES, "intermediate_size"),

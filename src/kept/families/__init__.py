@@ -36,6 +36,7 @@ from kept.families.classes import by_class
 from kept.families.cohere import COHERE
 from kept.families.config import Config
 from kept.families.deci import DECI
+from kept.families.deepseek_like import DEEPSEEK_V2, DEEPSEEK_V3, MINICPM3, YOUTU
 from kept.families.exaone import EXAONE
 from kept.families.falcon import FALCON
 from kept.families.gemma import GEMMA
@@ -81,6 +82,8 @@ FAMILIES: dict[str, Family] = {
         COHERE,
         CWM,
         DECI,
+        DEEPSEEK_V2,
+        DEEPSEEK_V3,
         ERNIE4_5,
         EXAONE,
         FALCON,
@@ -101,6 +104,7 @@ FAMILIES: dict[str, Family] = {
         JAIS2,
         LLAMA,
         MINICPM,
+        MINICPM3,
         MINISTRAL,
         MINISTRAL3,
         MISTRAL,
@@ -118,6 +122,7 @@ FAMILIES: dict[str, Family] = {
         STABLELM,
         STARCODER2,
         XVERSE,
+        YOUTU,
     )
 }
 """Every family by name."""

@@ -27,24 +27,31 @@ if TYPE_CHECKING:
 class ScaledMultiplier:
     """A multiplier that the config states times some factor of the model's sizes, such as the square root of its depth.
 
-    `from_key` returns the multiplier of a key's value, `to_key` is its inverse.
+    `from_key` returns the multiplier of a key's value, `to_key` is its inverse. `default` is the value of an absent
+    key, `null` that of a null one, if not the same. `whole`: the class accepts whole numbers only.
     """
 
     key: str
     path: str
     from_key: Callable[[float, Facts], float]
     to_key: Callable[[float, Facts], float]
+    default: float = 1.0
+    null: Callable[[Facts], float] | None = None
+    whole: bool = False
 
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the multiplier."""
-        return {self.path: self.from_key(config.positive(self.key, 1.0), facts)}
+        is_null = self.null is not None and config.states(self.key) and config.get(self.key) is None
+        default = self.null(facts) if is_null and self.null is not None else self.default
+        return {self.path: self.from_key(config.positive(self.key, default), facts)}
 
     def write(self, facts: Facts) -> dict[str, Any]:
         """Return the key, with the shortest number that reads back as the multiplier."""
         multiplier = first_value(facts, self.path)
         value = self.to_key(multiplier, facts)
         near = (round(value, 12), value, math.nextafter(value, math.inf), math.nextafter(value, 0.0))
-        return {self.key: next((one for one in near if self.from_key(one, facts) == multiplier), value)}
+        found = next((one for one in near if self.from_key(one, facts) == multiplier), value)
+        return {self.key: max(1, round(found)) if self.whole or found.is_integer() else found}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kept.ir.facts import ABSENT, PerLayer
-from kept.ir.spec import Attention, Mlp
+from kept.ir.spec import Attention, LatentAttention, Mlp
 
 if TYPE_CHECKING:
     from kept.ir.facts import Facts
@@ -19,6 +19,9 @@ LAYER = "layers.*."
 
 ATTENTION = f"{LAYER}mixer.{Attention.KIND}."
 """Prefix of the facts of every layer's softmax attention."""
+
+LATENT = f"{LAYER}mixer.{LatentAttention.KIND}."
+"""Prefix of the facts of every layer's latent attention."""
 
 MLP = f"{LAYER}mlp.{Mlp.KIND}."
 """Prefix of the facts of every layer's MLP."""

@@ -36,8 +36,6 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(
         (
             "dbrx",
-            "deepseek_v2",
-            "deepseek_v3",
             "ernie4_5_moe",
             "glm4_moe",
             "gpt_oss",
@@ -57,7 +55,6 @@ REFUSED: dict[str, str] = {
         "what it adds to, which no causal decoder does; of those since ChatGLM2 take a release with a class of its own "
         "in transformers (model_type glm)"
     ),
-    "minicpm3": "compresses keys and values (MLA), which is not read; transformers has a class for it",
     "nemotron-nas": "leaves attention or MLP out of some layers, which is not read; take a model before its search",
 }
 """The reason for each `model_type`, as a phrase whose subject is the model type."""

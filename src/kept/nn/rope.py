@@ -85,18 +85,7 @@ def _yarn(rope: ir.Rope, scaling: ir.Yarn) -> tuple[Tensor, float]:
     span = high - low or 0.001
     interpolate = ((torch.arange(rope.dims // 2, dtype=torch.float64) - low) / span).clamp(0, 1)
     plain = _plain(rope.theta, rope.dims)
-    return plain * (interpolate / scaling.factor + 1 - interpolate), _yarn_temperature(scaling)
-
-
-def _yarn_temperature(scaling: ir.Yarn) -> float:
-    def temperature(mscale: float) -> float:
-        return 1.0 if scaling.factor <= 1 else 0.1 * mscale * math.log(scaling.factor) + 1.0
-
-    if scaling.attention_factor is not None:
-        return scaling.attention_factor
-    if scaling.mscale and scaling.mscale_all_dim:
-        return temperature(scaling.mscale) / temperature(scaling.mscale_all_dim)
-    return temperature(1.0)
+    return plain * (interpolate / scaling.factor + 1 - interpolate), scaling.temperature
 
 
 def _longrope(rope: ir.Rope, scaling: ir.LongRope, length: int | Tensor) -> tuple[Tensor, float]:

@@ -97,7 +97,7 @@ def _turned(spec: ir.LatentAttention, x: Tensor) -> Tensor:
     return out
 
 
-# ------------------------------------------------------------------------------------------------- absorbed and expanded
+# ------------------------------------------------------------------------------------------------ absorbed and expanded
 
 
 @pytest.mark.parametrize("absorbed", [False, True])

@@ -90,8 +90,8 @@ class LatentAttention(Mixer):
 
     def with_norms(self, change: Callable[[Norm], Norm]) -> Self:
         """Return the attention with the norms of its latents changed."""
-        changed = {name: change(norm) for name, norm, _ in self.norms()}
-        return replace(self, **changed)
+        q_norm, kv_norm = (None if norm is None else change(norm) for norm in (self.q_norm, self.kv_norm))
+        return replace(self, q_norm=q_norm, kv_norm=kv_norm)
 
     def with_reader_biases(self) -> Self:
         """Return the attention with biases of its projections of the residual stream."""

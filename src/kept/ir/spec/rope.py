@@ -53,6 +53,19 @@ class Yarn:
     mscale_all_dim: float | None = None
     truncate: bool = True
 
+    @property
+    def temperature(self) -> float:
+        """The factor on cos and sin."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.mscale and self.mscale_all_dim:
+            return self.growth(self.mscale) / self.growth(self.mscale_all_dim)
+        return self.growth(1.0)
+
+    def growth(self, mscale: float) -> float:
+        """Return `0.1 mscale ln(factor) + 1`, with which temperatures grow with the factor; 1 up to a factor of 1."""
+        return 1.0 if self.factor <= 1 else 0.1 * mscale * math.log(self.factor) + 1.0
+
 
 @dataclass(frozen=True)
 class LongRope:

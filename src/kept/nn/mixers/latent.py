@@ -79,30 +79,30 @@ class LatentAttentionModule(MixerModule[ir.LatentAttention]):
 
     def _rows(self, x_BTD: Tensor) -> Tensor:
         """Return what is cached, before rotation: the normalised latents and the rotary keys, (B, 1, T, C + R)."""
-        latent_BTC, key_BTR = self.kv_a(x_BTD).split((self.spec.kv_rank, self.spec.rope_dim), dim=-1)
+        latent_BTC, key_BTR = torch.split(self.kv_a(x_BTD), [self.spec.kv_rank, self.spec.rope_dim], dim=-1)
         return torch.cat((self.kv_norm(latent_BTC), key_BTR), dim=-1)[:, None]
 
     def _rotated(self, x_BHTX: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Return vectors whose last R elements are rotated."""
         assert self.spec.rope is not None
-        still, turned = x_BHTX.split((x_BHTX.shape[-1] - self.spec.rope_dim, self.spec.rope_dim), dim=-1)
+        still, turned = torch.split(x_BHTX, [x_BHTX.shape[-1] - self.spec.rope_dim, self.spec.rope_dim], dim=-1)
         return torch.cat((still, rotate(turned, cos, sin, interleaved=self.spec.rope.interleaved)), dim=-1)
 
     def _expanded(self, query_BHTX: Tensor, row_B1SX: Tensor, mask: Tensor | None) -> Tensor:
         """Return the mixed values, (B, H, T, V), with keys and values of every position."""
         spec = self.spec
-        latent_BSC, key_BSR = row_B1SX[:, 0].split((spec.kv_rank, spec.rope_dim), dim=-1)
+        latent_BSC, key_BSR = torch.split(row_B1SX[:, 0], [spec.kv_rank, spec.rope_dim], dim=-1)
         both_BKSX = self.kv_b(latent_BSC).unflatten(-1, (spec.kv_heads, -1)).transpose(1, 2)
-        key_BKSN, value_BKSV = both_BKSX.split((spec.nope_dim, spec.value_dim), dim=-1)
+        key_BKSN, value_BKSV = torch.split(both_BKSX, [spec.nope_dim, spec.value_dim], dim=-1)
         shared_BKSR = key_BSR[:, None].expand(-1, spec.kv_heads, -1, -1)
         return self._attend(query_BHTX, torch.cat((key_BKSN, shared_BKSR), dim=-1), value_BKSV, mask)
 
     def _absorbed(self, query_BHTX: Tensor, row_B1SX: Tensor, mask: Tensor | None) -> Tensor:
         """Return the mixed values, (B, H, T, V), with the cache as the one head of keys and values."""
         spec = self.spec
-        query_BHTN, rotary_BHTR = query_BHTX.split((spec.nope_dim, spec.rope_dim), dim=-1)
+        query_BHTN, rotary_BHTR = torch.split(query_BHTX, [spec.nope_dim, spec.rope_dim], dim=-1)
         weight_KXC = self.kv_b.weight.view(spec.kv_heads, -1, spec.kv_rank)
-        keys_KNC, values_KVC = weight_KXC.split((spec.nope_dim, spec.value_dim), dim=1)
+        keys_KNC, values_KVC = torch.split(weight_KXC, [spec.nope_dim, spec.value_dim], dim=1)
         read_BHTC = self._by_group(query_BHTN, keys_KNC)
         mixed_BHTC = self._attend(
             torch.cat((read_BHTC, rotary_BHTR), dim=-1), row_B1SX, row_B1SX[..., : spec.kv_rank], mask
@@ -111,8 +111,9 @@ class LatentAttentionModule(MixerModule[ir.LatentAttention]):
 
     def _by_group(self, x_BHTX: Tensor, weights_KXY: Tensor) -> Tensor:
         """Multiply the vectors of each head by the matrix of its key-value head."""
-        grouped = x_BHTX.unflatten(1, (self.spec.kv_heads, -1))
-        return (grouped @ weights_KXY[:, None]).flatten(1, 2)
+        batch, heads, steps, size = x_BHTX.shape
+        grouped = x_BHTX.reshape(batch, self.spec.kv_heads, -1, steps, size)
+        return (grouped @ weights_KXY[:, None]).reshape(batch, heads, steps, -1)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         grouped = keys.shape[1] != self.spec.heads
