@@ -127,7 +127,9 @@ FAMILIES: dict[str, Family] = {
 }
 """Every family by name."""
 
-TARGETS: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, OLMO2, GPT_NEOX)}
+TARGETS: dict[str, Family] = {
+    family.name: family for family in (LLAMA, MISTRAL, QWEN2, OLMO2, GPT_NEOX, DEEPSEEK_V3, YOUTU)
+}
 """The families that `convert --to` accepts."""
 
 

@@ -5,12 +5,11 @@ Shapes: B batch, T tokens, H heads, E head size, R rotated dimensions.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from kept.ir import spec as ir
+from kept.ir.frequencies import frequencies
 
 
 def cos_sin(rope: ir.Rope, head_dim: int, positions_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -33,64 +32,28 @@ def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Te
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
-def inverse_frequencies(  # noqa: PLR0911 - one for each kind
-    rope: ir.Rope, head_dim: int, length: int | Tensor
-) -> tuple[Tensor, float]:
+def inverse_frequencies(rope: ir.Rope, head_dim: int, length: int | Tensor) -> tuple[Tensor, float]:
     """Return radians per position of each pair (R / 2,) in float64, and the factor on cos and sin.
 
     `length` is the number of positions in use. Only dynamic scaling and LongRoPE depend on it; their frequencies are
     then on its device.
     """
     match rope.scaling:
-        case None:
-            return _plain(rope.theta, rope.dims), 1.0
-        case ir.Linear(factor):
-            return _plain(rope.theta, rope.dims) / factor, 1.0
         case ir.Dynamic(factor, original):
             reached = torch.as_tensor(length, dtype=torch.float64).clamp(min=original)
             grown = (factor * reached / original) - (factor - 1)
             return _plain(rope.theta * grown ** (rope.dims / (rope.dims - 2)), rope.dims), 1.0
-        case ir.Proportional(factor):
-            still = torch.zeros((head_dim - rope.dims) // 2, dtype=torch.float64)
-            return torch.cat((_plain(rope.theta, head_dim)[: rope.dims // 2], still)) / factor, 1.0
-        case ir.Llama3():
-            return _llama3(_plain(rope.theta, rope.dims), rope.scaling), 1.0
-        case ir.Yarn():
-            return _yarn(rope, rope.scaling)
-        case ir.LongRope():
-            return _longrope(rope, rope.scaling, length)
+        case ir.LongRope(original_max_position_embeddings=original):
+            reached = torch.as_tensor(length)
+            short, long = (
+                torch.tensor(frequencies(rope, head_dim, long=far), dtype=torch.float64, device=reached.device)
+                for far in (False, True)
+            )
+            return torch.where(reached > original, long, short), rope.scaling.temperature
+        case scaling:
+            temperature = scaling.temperature if isinstance(scaling, ir.Yarn) else 1.0
+            return torch.tensor(frequencies(rope, head_dim), dtype=torch.float64), temperature
 
 
-def _plain(theta: float | Tensor, dims: int) -> Tensor:
-    base = torch.as_tensor(theta, dtype=torch.float64)
-    return base ** -(torch.arange(0, dims, 2, dtype=torch.float64, device=base.device) / dims)
-
-
-def _llama3(plain: Tensor, scaling: ir.Llama3) -> Tensor:
-    turns = scaling.original_max_position_embeddings * plain / (2 * math.pi)
-    ramp = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    keep = ramp.clamp(0, 1)
-    return plain * (keep + (1 - keep) / scaling.factor)
-
-
-def _yarn(rope: ir.Rope, scaling: ir.Yarn) -> tuple[Tensor, float]:
-    def pair_that_turns(times: float) -> float:
-        ratio = scaling.original_max_position_embeddings / (times * 2 * math.pi)
-        return rope.dims * math.log(ratio) / (2 * math.log(rope.theta))
-
-    low, high = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
-    if scaling.truncate:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, rope.dims - 1)
-    span = high - low or 0.001
-    interpolate = ((torch.arange(rope.dims // 2, dtype=torch.float64) - low) / span).clamp(0, 1)
-    plain = _plain(rope.theta, rope.dims)
-    return plain * (interpolate / scaling.factor + 1 - interpolate), scaling.temperature
-
-
-def _longrope(rope: ir.Rope, scaling: ir.LongRope, length: int | Tensor) -> tuple[Tensor, float]:
-    reached = torch.as_tensor(length)
-    factors = (scaling.short_factor, scaling.long_factor)
-    short, long = (torch.tensor(factor, dtype=torch.float64, device=reached.device) for factor in factors)
-    divisors = torch.where(reached > scaling.original_max_position_embeddings, long, short)
-    return _plain(rope.theta, rope.dims).to(divisors.device) / divisors, scaling.temperature
+def _plain(theta: Tensor, dims: int) -> Tensor:
+    return theta ** -(torch.arange(0, dims, 2, dtype=torch.float64, device=theta.device) / dims)

@@ -25,6 +25,7 @@ from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.replace_branches import ReplaceBranches
 from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split_projections import SplitProjections
+from kept.passes.to_latent import ToLatent
 from kept.passes.untie_head import UntieHead
 
 PASSES: dict[str, type[Pass]] = {
@@ -53,6 +54,7 @@ PASSES: dict[str, type[Pass]] = {
         ReplaceBranches,
         SeparateNorms,
         SplitProjections,
+        ToLatent,
         UntieHead,
     )
 }

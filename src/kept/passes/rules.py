@@ -21,6 +21,7 @@ from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split_projections import SplitProjections
+from kept.passes.to_latent import ToLatent
 from kept.passes.untie_head import UntieHead
 from kept.passes.violation_kind import KEY_VALUE_HEADS, ViolationKind
 
@@ -98,6 +99,7 @@ MISSING_BIAS = ViolationKind("layers.*.*.*_bias", needs=True)
 ROTATED = "layers.*.mixer.attention.rope.dims"
 
 RULES: tuple[Rule, ...] = (
+    (ViolationKind("layers.*.mixer", "attention", "latent"), lambda *_: ToLatent()),
     (ViolationKind("layers.*.mixer.attention.fused", found=True), lambda *_: SplitProjections()),
     (ViolationKind("layers.*.mlp.dense.fused", found=True), lambda *_: SplitProjections()),
     (ViolationKind(KEY_VALUE_HEADS), _repeat),

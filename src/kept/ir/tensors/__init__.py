@@ -15,7 +15,7 @@ from kept.ir.tensors.dtypes import (
     wider,
     working_precision,
 )
-from kept.ir.tensors.generated import Formula, Full, InMemory, zeros
+from kept.ir.tensors.generated import Formula, Full, InMemory, OneHot, zeros
 from kept.ir.tensors.lazy import BLOCK_ELEMENTS, Lazy
 from kept.ir.tensors.rows import Concat, RowSlice, equal, join, take_rows
 from kept.ir.tensors.stored import InFile, Stored
@@ -37,6 +37,7 @@ __all__ = [
     "InMemory",
     "Lazy",
     "Means",
+    "OneHot",
     "Precision",
     "RowSlice",
     "Stored",

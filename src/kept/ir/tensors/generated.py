@@ -52,6 +52,28 @@ class Formula(Lazy):
 
 
 @dataclass(frozen=True)
+class OneHot(Lazy):
+    """Rows with a single 1: `columns` has its place in each row, None for a row of zeros."""
+
+    columns: tuple[int | None, ...]
+
+    @property
+    def by_rows(self) -> bool:
+        """Rows are independent."""
+        return True
+
+    def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
+        """Rows start to stop."""
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        out = torch.zeros((stop - start, *self.shape[1:]), dtype=getattr(torch, precision))
+        for row, column in enumerate(self.columns[start:stop]):
+            if column is not None:
+                out[row, column] = 1.0
+        return out
+
+
+@dataclass(frozen=True)
 class InMemory(Lazy):
     """Values that a pass was handed (calibration results), kept in memory."""
 
