@@ -34,6 +34,8 @@ SIZES = {
 
 WHOLE_HEADS = {"head_dim": 8}
 
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": None, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8}
+
 DENSE_GRANITE = {"num_local_experts": 0, "layer_types": ["attention"] * 2, "position_embedding_type": "rope"}
 
 EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -87,6 +89,10 @@ EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("hyperclovax", "no post-norms", {"use_post_norm": False}),
     ("hyperclovax", "post-norms", {}),
     ("gemma3_text", "", {"num_hidden_layers": 6, "sliding_window": 512}),
+    ("deepseek_v3", "dense", {"first_k_dense_replace": 2, **LATENT}),
+    ("deepseek_v2", "dense", {"first_k_dense_replace": 2, **LATENT}),
+    ("youtu", "", LATENT),
+    ("minicpm3", "", LATENT),
 )
 """A config of each family, and of each variant that decides what it can become."""
 

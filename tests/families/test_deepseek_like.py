@@ -38,7 +38,7 @@ class LatentContract(StockRotaryContract):
     words = ("hidden_act",)
     flags: ClassVar[tuple[str, ...]] = ("attention_bias", "tie_word_embeddings")
     lenient: ClassVar[tuple[str, ...]] = ("num_key_value_heads",)
-    becomes_llama = "mixer is latent, the target has attention"
+    becomes_llama = "keys and values are projections of a latent"
 
     def test_norms_of_latents_do_not_follow_the_config(self, program: Program) -> None:
         mixer = latent_of(program.spec.layers[0])

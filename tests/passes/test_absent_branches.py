@@ -27,12 +27,14 @@ from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.full_rotary import FullRotary
 from kept.passes.fuse_projections import FuseProjections
 from kept.passes.layer_norm_to_rms import LayerNormToRms
+from kept.passes.order_latent_pairs import OrderLatentPairs
 from kept.passes.plain_gains import PlainGains
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.replace_branches import BranchChoice, ReplaceBranches
 from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split_projections import SplitProjections
+from kept.passes.to_latent import ToLatent
 from kept.passes.untie_head import UntieHead
 from kept.verification.calibration import calibrate
 from support.logits import random_program
@@ -119,6 +121,7 @@ CASES: dict[str, tuple[ir.Spec, tuple[Pass, ...]]] = {
         with_layer(with_gaps(rms_spec()), 4, mixer=replace(MIXER, position_scale=ir.PositionScale(0.1, 4096))),
         (DropPositionScale(),),
     ),
+    "latent": (with_gaps(rms_spec()), (ToLatent(), OrderLatentPairs(interleaved=True))),
     "shared norms": (with_gaps(replace(layer_spec(), layers=(SHARED,))), (SeparateNorms(),)),
 }
 

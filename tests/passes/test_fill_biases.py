@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kept.ir import spec as ir
 from kept.passes.fill_biases import FillBiases, projections
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.split_projections import SplitProjections
@@ -32,11 +33,14 @@ from support.pass_helpers import (
 )
 from support.specs import plain_spec, specs, with_layer, with_mixer, with_mlp
 
-if TYPE_CHECKING:
-    from kept.ir import spec as ir
-
 PROJECTIONS = projections()
-SLOTS = {name: name.replace("attention", "mixer").replace("dense", "mlp") for name in PROJECTIONS}
+SLOTS = {
+    **{name: name.replace("attention", "mixer").replace("dense", "mlp") for name in PROJECTIONS},
+    "latent.q": "mixer.q",
+    "latent.kv": "mixer.kv_a",
+    "latent.o": "mixer.o",
+}
+LATENT = ir.LatentAttention(2, 2, 3, 4, 5, 6, ir.Rope(100.0, 4), ir.Norm("rms", 1e-3))
 
 SOME = with_layer(rms_spec(), 1, mixer=replace(MIXER, o_bias=False))
 
@@ -53,9 +57,16 @@ class TestFillBiases(TargetPassContract):
     )
 
 
+def without_biases(name: str) -> ir.Spec:
+    """A model that has the projection, without biases."""
+    spec = plain_spec()
+    latent = replace(spec, layers=tuple(replace(layer, mixer=LATENT) for layer in spec.layers))
+    return latent if name.startswith(LATENT.KIND) else spec
+
+
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_one_bias_in_every_layer(name: str) -> None:
-    program = random_program(plain_spec())
+    program = random_program(without_biases(name))
     filled = keeps(FillBiases((name,)), program)
     assert rewritten(program, filled) == {f"layers.{i}.{SLOTS[name]}.bias" for i in range(2)}
     assert not value(filled, f"layers.0.{SLOTS[name]}.bias").any()
@@ -80,7 +91,7 @@ def test_any_model_that_is_split_and_gated(spec: ir.Spec, biases: set[str]) -> N
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_a_nonzero_bias_would_be_detected(name: str) -> None:
     """Negative control."""
-    program = random_program(plain_spec())
+    program = random_program(without_biases(name))
     slot = f"layers.1.{SLOTS[name]}.bias"
     filled = FillBiases((name,))(program)
     noise = torch.randn(filled.weights[slot].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

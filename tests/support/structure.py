@@ -27,7 +27,8 @@ SHARED_FIELDS = frozenset({"scale", "fused", "softcap"})
 ATTENTION_FIELDS = frozenset({*(one.name for one in fields(Attention)), "query_size", "kv_size"}) - SHARED_FIELDS
 """Fields that only attention has. Who reads one names the kind in the same function or class."""
 
-KINDS = frozenset({"Attention"})
+KINDS = frozenset({"Attention", "LatentAttention"})
+"""Kinds of mixers with fields of these names."""
 
 OPTIONS = frozenset({"self", "options", "settings"})
 """Variables whose fields of the same names are options of a pass or a command."""

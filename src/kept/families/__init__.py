@@ -128,7 +128,8 @@ FAMILIES: dict[str, Family] = {
 """Every family by name."""
 
 TARGETS: dict[str, Family] = {
-    family.name: family for family in (LLAMA, MISTRAL, QWEN2, OLMO2, GPT_NEOX, DEEPSEEK_V3, YOUTU)
+    family.name: family
+    for family in (LLAMA, MISTRAL, QWEN2, OLMO2, GPT_NEOX, DEEPSEEK_V3, DEEPSEEK_V2, YOUTU, MINICPM3)
 }
 """The families that `convert --to` accepts."""
 

@@ -19,6 +19,7 @@ from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.full_rotary import FullRotary
 from kept.passes.fuse_projections import FuseProjections
 from kept.passes.layer_norm_to_rms import LayerNormToRms
+from kept.passes.order_latent_pairs import OrderLatentPairs
 from kept.passes.plain_gains import PlainGains
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
@@ -48,6 +49,7 @@ PASSES: dict[str, type[Pass]] = {
         FuseProjections,
         LayerNormToRms,
         LimitContext,
+        OrderLatentPairs,
         PlainGains,
         PlainToGated,
         RepeatKeyValueHeads,

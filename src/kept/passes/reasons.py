@@ -48,6 +48,10 @@ REASONS: tuple[tuple[ViolationKind, str], ...] = (
     ),
     (ViolationKind("layers.*.mixer.attention.rope"), "queries and keys are rotated, and the target never rotates"),
     (ViolationKind("layers.*.mixer.attention.rope.scaling*"), "the target cannot scale its rotation like this"),
+    (
+        ViolationKind("layers.*.mixer", "latent", "attention"),
+        "keys and values are projections of a latent, and the target's heads have their own",
+    ),
     (ViolationKind("layers.*.mixer", found=None), "the layer has no mixer, and every layer of the target has one"),
     (ViolationKind("layers.*.mlp", found=None), "the layer has no MLP, and every layer of the target has one"),
     (

@@ -16,6 +16,7 @@ from kept.passes.fold_norm_bias import FoldNormBias
 from kept.passes.full_rotary import FullRotary, RopeForm
 from kept.passes.fuse_projections import FuseProjections
 from kept.passes.layer_norm_to_rms import LayerNormToRms, NormMode
+from kept.passes.order_latent_pairs import OrderLatentPairs
 from kept.passes.plain_gains import PlainGains
 from kept.passes.plain_to_gated import PlainToGated
 from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
@@ -96,6 +97,7 @@ def _divisors(violations: Sequence[Violation], options: Options, __: Gains) -> P
 
 NORMS = ("layers.*.mixer_norm", "layers.*.mlp_norm", "final_norm")
 MISSING_BIAS = ViolationKind("layers.*.*.*_bias", needs=True)
+LATENT_PAIRS = "layers.*.mixer.latent.rope.interleaved"
 ROTATED = "layers.*.mixer.attention.rope.dims"
 
 RULES: tuple[Rule, ...] = (
@@ -120,6 +122,8 @@ RULES: tuple[Rule, ...] = (
     *((ViolationKind(f"{norm}.bias", found=True), _norm_bias) for norm in NORMS),
     (ViolationKind("head.bias", found=True), _final_bias),
     (ViolationKind("head.tied", found=True), lambda *_: UntieHead()),
+    (ViolationKind(LATENT_PAIRS, needs=True), lambda *_: OrderLatentPairs(interleaved=True)),
+    (ViolationKind(LATENT_PAIRS, needs=False), lambda *_: OrderLatentPairs(interleaved=False)),
     (MISSING_BIAS, _fill),
     (ViolationKind("layers.*.mixer.attention.fused", needs=True), lambda *_: FuseProjections()),
 )

@@ -1,0 +1,108 @@
+"""The latent attention that has the function of an attention with rotary positions: sizes, rotation and scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kept.ir.frequencies import frequencies
+from kept.ir.spec import Attention, LatentAttention, LongRope, Norm, Rope, Yarn
+from kept.passes.full_rotary import UNROTATED
+from kept.passes.latent_norm import constant_coordinates
+
+if TYPE_CHECKING:
+    from kept.ir.program import Program
+
+
+ANY_LENGTH = 1 << 20
+"""The length at which a LongRoPE changes from one list of divisors to the other, if both are the same."""
+
+
+def latent(one: Attention, program: Program, eps: float, query_latent: bool) -> LatentAttention:  # noqa: FBT001 - of the layer
+    """Return the latent attention with the function of an attention of a program.
+
+    `query_latent`: queries are projected by way of a latent, which can have a bias.
+    """
+    dtype = program.dtype
+    sizes = head_sizes(one)
+    queries = None if not query_latent else constant_coordinates(one.query_size, dtype)
+    values = one.kv_heads * (one.head_dim + sizes.still)
+    return LatentAttention(
+        heads=one.heads,
+        kv_heads=one.heads,
+        nope_dim=sizes.nope,
+        rope_dim=sizes.rotary,
+        value_dim=one.head_dim,
+        kv_rank=values + len(constant_coordinates(values, dtype).factors),
+        rope=_repeated(one),
+        kv_norm=Norm("rms", eps),
+        q_rank=None if queries is None else one.query_size + len(queries.factors),
+        q_norm=None if queries is None else Norm("rms", eps),
+        q_bias=query_latent,
+        kv_bias=True,
+        o_bias=one.o_bias,
+    )
+
+
+@dataclass(frozen=True)
+class HeadSizes:
+    """Sizes of a head: `turning` rotated elements, `still` others; `rotary` of the shared key, `nope` of the rest."""
+
+    turning: int
+    still: int
+    rotary: int
+    nope: int
+
+
+def head_sizes(one: Attention) -> HeadSizes:
+    """Return the sizes of the parts of a head, with zeros added to queries where that makes their factor exact."""
+    assert one.rope is not None
+    turning = one.rope.dims
+    rotary, still = one.kv_heads * turning, one.head_dim - turning
+    return HeadSizes(turning, still, rotary, _padding(one, rotary, max(1, still)))
+
+
+def _padding(one: Attention, rotary: int, least: int) -> int:
+    """Return the size of the part without positions, `least` or so much more that scores keep a power of two.
+
+    That is done if it makes queries at most twice as long.
+    """
+    for exponent in range(-8, 9):
+        nope = round(4.0**exponent / _scale(one) ** 2) - rotary
+        if least <= nope <= max(rotary, least) and query_factor(one, nope + rotary) == 2.0**exponent:
+            return nope
+    return least
+
+
+def _scale(one: Attention) -> float:
+    return one.head_dim**-0.5 if one.scale is None else one.scale
+
+
+def query_factor(one: Attention, size: int) -> float:
+    """Return the factor on queries of `size` elements: the classes multiply scores by size^-0.5."""
+    found = math.sqrt(size * _scale(one) ** 2)
+    exact = 2.0 ** round(math.log2(found))
+    return exact if math.isclose(found, exact, rel_tol=1e-12) else found
+
+
+def _repeated(one: Attention) -> Rope:
+    """Return the rotation of the shared key: the frequencies of a head, once for each key-value head.
+
+    Both lists of divisors are the same unless the source has two, so that the length between them has no effect.
+    """
+    rope = one.rope
+    assert rope is not None
+    short, long = (_divisors(one, rope, far) * one.kv_heads for far in (False, True))
+    original, temperature = ANY_LENGTH, 1.0
+    if isinstance(rope.scaling, LongRope):
+        original, temperature = rope.scaling.original_max_position_embeddings, rope.scaling.temperature
+    elif isinstance(rope.scaling, Yarn):
+        temperature = rope.scaling.temperature
+    scaling = LongRope(short, long, original, 1.0, temperature)
+    return Rope(1.0, one.kv_heads * rope.dims, scaling=scaling)
+
+
+def _divisors(one: Attention, rope: Rope, far: bool) -> tuple[float, ...]:  # noqa: FBT001 - one of two lists
+    turning = frequencies(rope, one.head_dim, long=far)[: rope.dims // 2]
+    return tuple(1 / frequency if frequency else UNROTATED for frequency in turning)
