@@ -115,6 +115,18 @@ def test_every_exact_target_has_the_logits_of_an_independent_dequantisation(targ
     assert worst(logits(model), independent()) < 1e-5
 
 
+def test_latent_attention_has_the_logits_of_a_llama_to_the_bit(tmp_path: Path) -> None:
+    """In bfloat16, through the stock classes and their eager attention."""
+    found = {}
+    for target in ("llama", "deepseek_v3"):
+        kept.convert(FILE, tmp_path / target, to=target, dtype="bfloat16", verify_tokens=0)
+        model = AutoModelForCausalLM.from_pretrained(
+            tmp_path / target, dtype=torch.bfloat16, attn_implementation="eager"
+        )
+        found[type(model).__name__] = logits(model)
+    assert torch.equal(found["LlamaForCausalLM"], found["DeepseekV3ForCausalLM"])
+
+
 def test_in_bfloat16_each_weight_is_rounded_once(tmp_path: Path) -> None:
     done = kept.convert(FILE, tmp_path / "out", verify_tokens=0)
     assert done.plan.promise == "exact"
