@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kept.ir.spec import Attention, LatentAttention, Proportional
@@ -17,17 +17,27 @@ if TYPE_CHECKING:
 
     from kept.ir.program import Program
     from kept.passes.latent_norm import ConstantCoordinates
+    from kept.passes.latent_spec import HeadSizes
 
 
+@dataclass(frozen=True)
 class LatentWeights:
-    """The weights of one layer's latent attention."""
+    """The weights of one layer: `one` is the source's attention, with weights under `at`, `after` the latent one."""
 
-    def __init__(self, program: Program, at: str, one: Attention, after: LatentAttention) -> None:
-        self.one, self.after, self.sizes, self.dtype = one, after, head_sizes(one), program.dtype
-        self.source = {
-            name: program.weights.get(f"{at}{name}")
-            for name in ("q.weight", "q.bias", "k.weight", "k.bias", "v.weight", "v.bias")
-        }
+    program: Program
+    at: str
+    one: Attention
+    after: LatentAttention
+
+    @property
+    def sizes(self) -> HeadSizes:
+        """Sizes of the parts of a head."""
+        return head_sizes(self.one)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of new weights."""
+        return self.program.dtype
 
     def weights(self) -> Iterator[tuple[str, Lazy]]:
         """Yield every weight but the output projection, which stays."""
@@ -112,7 +122,7 @@ class LatentWeights:
 
     def _rows(self, name: str, kind: str) -> Lazy:
         """Return a weight or a bias of the source; zeros for a bias that it does not have."""
-        found = self.source[f"{name}.{kind}"]
+        found = self.program.weights.get(f"{self.at}{name}.{kind}")
         if found is not None:
             return found
         return zeros((self.one.query_size if name == "q" else self.one.kv_size,), self.dtype)
