@@ -332,6 +332,7 @@ def test_every_pass_can_be_named_in_a_recipe() -> None:
         "expand-vocab": {"tokenizer": "out/merged"},
         "fill-biases": {"biases": ["attention.o"]},
         "limit-context": {"tokens": 4},
+        "order-latent-pairs": {"interleaved": True},
         "replace-branches": {"file": "branches.safetensors"},
     }
     for name, kind in PASSES.items():

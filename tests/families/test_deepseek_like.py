@@ -49,6 +49,13 @@ class LatentContract(StockRotaryContract):
         with pytest.raises(CheckpointError, match=r"num_key_value_heads is 2, it must be 4, as num_attention_heads"):
             self.family.read_config({**checkpoint.config, "num_key_value_heads": 2})
 
+    @pytest.mark.parametrize(("key", "value"), [("head_dim", 16), ("qk_head_dim", 28)])
+    def test_computed_sizes_may_only_be_repeated(self, checkpoint: Checkpoint, key: str, value: int) -> None:
+        plain = self.family.read_config(checkpoint.config)
+        assert self.family.read_config({**checkpoint.config, key: value}) == plain
+        with pytest.raises(CheckpointError, match=rf"{key} is 20, it must be {value}, which the class computes"):
+            self.family.read_config({**checkpoint.config, key: 20})
+
 
 class TestDeepseekV3(LatentContract):
     name = "deepseek_v3"

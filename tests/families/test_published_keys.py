@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ORPHANS = sorted(name for name, family in FAMILIES.items() if not family.stock)
 
-OWN_WORDS = {"kv_heads", "positions", "qk_norm", "z_loss_weight"}
+OWN_WORDS = {"kv_heads", "kv_norm", "positions", "qk_norm", "scale", "z_loss_weight"}
 """Keys that a table reads to recognise a variant, or that have the name of a fact."""
 
 IN_SECTIONS = {

@@ -16,6 +16,8 @@ PARALLEL = "says how a model is spread over devices"
 LOADING = "an argument of loading, not of the function"
 STATE = "state of the config object itself"
 MAMBA = "belongs to Mamba-2 layers, of which a dense model has none"
+EXPERTS = "belongs to mixtures of experts, of which a dense model has none"
+COMPUTED = "computed by the class from other keys"
 NAME = "a name or a version"
 OTHER = "read of other kinds of model"
 ROUNDING = "changes the order of operations, so rounding only"
@@ -51,6 +53,7 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "early_stopping": (GENERATION, True),
     "embd_pdrop": (TRAINING, 0.5),
     "embedding_dropout": (TRAINING, 0.5),
+    "embedding_initializer_range": (TRAINING, 0.5),
     "encoder_no_repeat_ngram_size": (GENERATION, 2),
     "encoder_repetition_penalty": (GENERATION, 2.0),
     "epsilon_cutoff": (GENERATION, 0.5),
@@ -77,6 +80,7 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "label2id": (CLASSIFIER, {"a": 0}),
     "length_penalty": (GENERATION, 0.5),
     "logits_mup_width_multiplier": (OTHER, 2.0),
+    "logits_scaling": (COMPUTED, UNTRIED),
     "mamba_chunk_size": (MAMBA, UNTRIED),
     "mamba_conv_bias": (MAMBA, UNTRIED),
     "mamba_d_conv": (MAMBA, UNTRIED),
@@ -89,17 +93,26 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "max_length": (GENERATION, 5),
     "min_length": (GENERATION, 5),
     "mlp_layer_types": (OTHER, UNTRIED),
+    "moe_intermediate_size": (EXPERTS, 8),
     "mtp_hidden_states_first": (OTHER, True),
     "mtp_layer_types": (OTHER, UNTRIED),
+    "n_group": (EXPERTS, 2),
+    "n_routed_experts": (EXPERTS, 6),
+    "n_shared_experts": (EXPERTS, 3),
     "name_or_path": (NAME, "x"),
     "no_repeat_ngram_size": (GENERATION, 1),
+    "norm_topk_prob": (EXPERTS, False),
     "num_assistant_tokens": (GENERATION, 3),
     "num_assistant_tokens_schedule": (GENERATION, "constant"),
     "num_beam_groups": (GENERATION, 2),
     "num_beams": (GENERATION, 2),
+    "num_experts": (EXPERTS, 6),
     "num_experts_per_tok": ("belongs to experts, of which a dense model has none", 1),
     "num_heads": (OTHER, UNTRIED),
     "num_labels": (CLASSIFIER, 3),
+    "num_local_experts": (EXPERTS, 6),
+    "num_mtp_layers": ("adds layers that predict further tokens, which no logit of the next one reads", 1),
+    "num_nextn_predict_layers": ("adds layers that predict further tokens, which no logit of the next one reads", 1),
     "num_return_sequences": (GENERATION, 1),
     "number_of_conv_states": (OTHER, 2),
     "output_attentions": (OUTPUT, UNTRIED),
@@ -120,6 +133,7 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "return_dict_in_generate": (OUTPUT, True),
     "rms_norm_eps": ("the epsilon of other families' norms", 0.5),
     "rope_parameters": ("this family has no rotation", {"rope_theta": 3.0, "rope_type": "default"}),
+    "routed_scaling_factor": (EXPERTS, 7.0),
     "router_aux_loss_coef": (TRAINING, 0.5),
     "sanitize_kernel_mapping": (LOADING, UNTRIED),
     "sep_token_id": (GENERATION, 3),
@@ -140,6 +154,8 @@ NO_EFFECT: dict[str, tuple[str, object]] = {
     "token_classification_bias": (CLASSIFIER, True),
     "top_k": (GENERATION, 3),
     "top_p": (GENERATION, 0.5),
+    "topk_group": (EXPERTS, 2),
+    "topk_method": (EXPERTS, "greedy"),
     "transformers_version": (NAME, "4.0.0"),
     "transformers_weights": ("names the file of the weights; kept.checkpoint reads it", UNTRIED),
     "typical_p": (GENERATION, 0.5),

@@ -65,6 +65,24 @@ class EqualHeads:
 
 
 @dataclass(frozen=True)
+class ComputedSizes:
+    """Sizes that the classes compute, and that a config may repeat. Comes after the sizes of heads."""
+
+    def read(self, config: Config, facts: Facts) -> Facts:
+        """Return no facts. Raises CheckpointError for other values, which some classes would use."""
+        rotary, whole = facts[f"{LATENT}rope_dim"], facts[f"{LATENT}rope_dim"] + facts[f"{LATENT}nope_dim"]
+        sizes = (("head_dim", rotary, ""), ("qk_head_dim", whole, "qk_nope_head_dim and "))
+        for key, value, besides in sizes:
+            if config.get(key) not in (None, value):
+                raise config.wrong(key, f"{value}, which the class computes from {besides}qk_rope_head_dim")
+        return {}
+
+    def write(self, facts: Facts) -> dict[str, Any]:  # noqa: ARG002 - an item's signature
+        """Return no keys."""
+        return {}
+
+
+@dataclass(frozen=True)
 class LatentBiases:
     """Biases of `q_a`, `kv_a` and `o`. Queries without a rank have none. Comes after the query rank."""
 
@@ -122,6 +140,7 @@ def latent_attention(*, rank: int, q_rank: int, nope: int, rope: int, value: Siz
         Size("qk_nope_head_dim", f"{LATENT}nope_dim", default=nope),
         Size("qk_rope_head_dim", f"{LATENT}rope_dim", default=rope),
         value,
+        ComputedSizes(),
         DerivedFact(f"{LATENT}kv_norm", lambda _: Norm("rms", LATENT_EPS)),
         LatentBiases(),
     )
