@@ -2,7 +2,7 @@
 
 MKL chooses a kernel for each function when the function is first called. If several threads make that first call at
 once, one of them can run a kernel of half the digits (https://github.com/pytorch/pytorch/issues/188792). On a busy
-machine, 3 of 900 first calls of `sin` and `sqrt` in new processes were wrong, in float64 too (LOG.md).
+machine, 3 of 1,800 first calls of `sin` and `sqrt` in new processes were wrong, in float64 too (LOG.md).
 """
 
 from __future__ import annotations
