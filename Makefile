@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := demo
 
-.PHONY: help demo smollm2 test test-fast check docs docs-long compat bench kills fuzz clean
+.PHONY: help demo smollm2 test suite test-fast check docs docs-long compat bench kills fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-10s %s\n", $$1, $$2 }'
@@ -18,9 +18,13 @@ smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB)
 # Files go to workers in the order of conftest.py, in which those with slow tests are first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Without network the tests marked `real` are skipped.
-test: check  ## set up, then everything that CI checks
+# Linters and types need one processor for a minute, so they run beside the tests. Without network the tests marked `real`
+# are skipped.
+test: $(READY)  ## set up, then everything that CI checks
 	-$(BIN)/python demo/smollm2.py
+	$(MAKE) --jobs 2 check suite
+
+suite: $(READY)  ## all tests, without linters
 	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that are not marked slow, without linters
