@@ -15,8 +15,9 @@ demo: $(READY)  ## set up, then convert, verify and show the model that comes al
 smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct (a GGUF file of 98 MB)
 	$(BIN)/python demo/smollm2.py
 
-# Files go to workers in the order of conftest.py, in which those with slow tests are first.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Files go to workers in the order of conftest.py, in which those with slow tests are first. Tests wait for processes a
+# fifth of the time, so there is one worker more than the processors of a small machine.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Linters and types need one processor for a minute, so they run beside the tests. Without network the tests marked `real`
 # are skipped.
@@ -24,7 +25,7 @@ test: $(READY)  ## set up, then everything that CI checks
 	-$(BIN)/python demo/smollm2.py
 	$(MAKE) --jobs 2 check suite
 
-suite: $(READY)  ## all tests, without linters
+suite: $(READY)  ## every test, without linters
 	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that are not marked slow, without linters

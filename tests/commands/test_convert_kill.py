@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-KILLS = 6
+KILLS = 4
 """`make kills` kills 200 times."""
 
 SHARD = "20KB"

@@ -190,6 +190,7 @@ SHAPING = {
     "pos_emb",
     "position_embedding_type",
     "q_lora_rank",
+    "qk_head_dim",
     "qk_layernorm",
     "qk_nope_head_dim",
     "qk_rope_head_dim",
