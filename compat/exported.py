@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from environments import with_llama_cpp
 from forms import ROOT, TOKENS, Form, rope
+from sections import Section
 
 import kept
 from kept.checkpoint.tokenizer_reader import TokenizerReader
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-BEGIN, END = "<!-- exported: made by compat/exported.py -->", "<!-- /exported -->"
+SECTION = Section("exported")
 
 KINDS = ("f32", "bf16", "q8_0")
 
@@ -103,7 +104,7 @@ def main() -> int:
         rows.append(f"| {form.name} | {deviation:.2f} | {cells} | {'equal' if equal else '**other**'} |")
     print("\n".join(rows))
     if page is not None:
-        _write(page, "\n".join(rows))
+        SECTION.write(page, "\n".join(rows))
     return 1 if wrong else 0
 
 
@@ -151,13 +152,6 @@ def _ids_are_equal(environment: Environment, out: Path) -> bool:
     (ids,) = json.loads(found.read_text(encoding="utf-8")).values()
     reader = TokenizerReader(out)
     return bool(ids == [*(reader.encode(text, special=False) for text in TEXTS), reader.encode(TEXTS[0])])
-
-
-def _write(page: Path, table: str) -> None:
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, behind = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{behind}", encoding="utf-8")
 
 
 if __name__ == "__main__":

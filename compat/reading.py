@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from environments import TRANSFORMERS, Environment, with_transformers
 from forms import ROOT
+from sections import Section
 
 import kept
 from kept.checkpoint.tokenizer_reader import TokenizerReader
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-BEGIN, END = "<!-- reading: made by compat/reading.py -->", "<!-- /reading -->"
+SECTION = Section("reading")
 
 ASKED: dict[str, Any] = {
     "texts": [
@@ -143,7 +144,7 @@ def main() -> int:
     table, wrong = _table(pairs, wanted, found)
     print(table)
     if options.out is not None:
-        _write(options.out, table)
+        SECTION.write(options.out, table)
     for line in wrong:
         sys.stderr.write(f"{line}\n")
     return 1 if wrong else 0
@@ -187,13 +188,6 @@ def _difference(output: Path, wanted: Mapping[str, Any], found: Mapping[str, Any
     if found["ids"] != own:
         return "other ids"
     return next((f"other {part}" for part in PARTS if wanted.get(part) and found[part] != wanted[part]), None)
-
-
-def _write(page: Path, table: str) -> None:
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, behind = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{behind}", encoding="utf-8")
 
 
 if __name__ == "__main__":
