@@ -80,7 +80,8 @@ def _normed(norm: ir.Norm, x: Tensor, gain: Tensor | None, bias: Tensor | None) 
     return x if bias is None else x + bias
 
 
-def _linear(w: Weights, name: str, x: Tensor) -> Tensor:
+def linear(w: Weights, name: str, x: Tensor) -> Tensor:
+    """The projection `W x + b` of (T, in)."""
     return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
 
 
@@ -100,21 +101,21 @@ def plain_attention(mixer: ir.Attention, w: Weights, x: Tensor) -> Tensor:
             weights = [math.exp(score - max(scores)) for score in scores]
             for s, weight in zip(range(oldest, t + 1), weights, strict=True):
                 mixed[t, head] += weight / sum(weights) * values[s, group]
-    return _linear(w, "mixer.o", mixed.flatten(1))
+    return linear(w, "mixer.o", mixed.flatten(1))
 
 
 def _heads(mixer: ir.Attention, w: Weights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     size = mixer.head_dim
     if mixer.fused:
-        fused = _linear(w, "mixer.qkv", x)
+        fused = linear(w, "mixer.qkv", x)
         ends = (mixer.heads * size, (mixer.heads + mixer.kv_heads) * size)
         parts = [fused[:, : ends[0]], fused[:, ends[0] : ends[1]], fused[:, ends[1] :]]
     else:
-        parts = [_linear(w, f"mixer.{name}", x) for name in "qkv"]
+        parts = [linear(w, f"mixer.{name}", x) for name in "qkv"]
     for i, name in enumerate(("q_norm", "k_norm")):
         parts[i] = _qk_normed(mixer, w, f"mixer.{name}", parts[i])
     q, k, v = (part.unflatten(-1, (-1, size)) for part in parts)
-    return _turned(mixer, q), _turned(mixer, k), v
+    return turned(mixer.rope, size, q), turned(mixer.rope, size, k), v
 
 
 def _qk_normed(mixer: ir.Attention, w: Weights, name: str, x: Tensor) -> Tensor:
@@ -132,14 +133,17 @@ def _qk_normed(mixer: ir.Attention, w: Weights, name: str, x: Tensor) -> Tensor:
     return torch.stack(out)
 
 
-def _turned(mixer: ir.Attention, x: Tensor) -> Tensor:
-    """Each pair of dimensions as a complex number, times `temperature * exp(i * position * frequency)`."""
-    if mixer.rope is None:
+def turned(rope: ir.Rope | None, head_dim: int, x: Tensor) -> Tensor:
+    """Each pair of dimensions as a complex number, times `temperature * exp(i * position * frequency)`.
+
+    x is (T, heads, head_dim).
+    """
+    if rope is None:
         return x
-    frequencies, temperature = inverse_frequencies(mixer.rope, mixer.head_dim, len(x))
+    frequencies, temperature = inverse_frequencies(rope, head_dim, len(x))
     out = x.clone()
     for pair, frequency in enumerate(frequencies.tolist()):
-        a, b = (2 * pair, 2 * pair + 1) if mixer.rope.interleaved else (pair, pair + len(frequencies))
+        a, b = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + len(frequencies))
         for position in range(len(x)):
             turn = temperature * cmath.exp(1j * position * frequency)
             for head in range(x.shape[1]):
@@ -150,12 +154,12 @@ def _turned(mixer: ir.Attention, x: Tensor) -> Tensor:
 
 def _mlp(mlp: ir.Mlp, w: Weights, x: Tensor) -> Tensor:
     if mlp.gated and mlp.fused:
-        both = _linear(w, "mlp.gate_up", x)
+        both = linear(w, "mlp.gate_up", x)
         gate, up = both[:, : mlp.size], both[:, mlp.size :]
     else:
-        gate, up = _linear(w, "mlp.gate" if mlp.gated else "mlp.up", x), _linear(w, "mlp.up", x)
+        gate, up = linear(w, "mlp.gate" if mlp.gated else "mlp.up", x), linear(w, "mlp.up", x)
     hidden = gate.clone().apply_(lambda number: activation(mlp.activation, number))
-    return _linear(w, "mlp.down", hidden * up if mlp.gated else hidden)
+    return linear(w, "mlp.down", hidden * up if mlp.gated else hidden)
 
 
 def activation(name: ir.Activation, x: float) -> float:

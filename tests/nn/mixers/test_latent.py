@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cmath
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -14,8 +13,8 @@ from torch import Tensor
 from kept.ir import spec as ir
 from kept.nn.mixers import mixer_module
 from kept.nn.mixers.latent import absorbed_is_cheaper
-from kept.nn.rope import inverse_frequencies
 from support.mixer_contract import MixerContract, MixerRun, distance, in_pieces, noise
+from support.plain import linear, turned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,52 +48,32 @@ class TestLatentAttention(MixerContract):
 def plain_latent(spec: ir.LatentAttention, w: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """Latent attention of one sequence (T, D), one score at a time."""
     if spec.q_rank is None:
-        queries = _linear(w, "q", x)
+        queries = linear(w, "q", x)
     else:
-        queries = _linear(w, "q_b", _normed(spec.q_norm, _linear(w, "q_a", x), w.get("q_norm.gain")))
+        queries = linear(w, "q_b", _normed(spec.q_norm, linear(w, "q_a", x), w.get("q_norm.gain")))
     queries = queries.unflatten(-1, (spec.heads, -1))
-    cached = _linear(w, "kv_a", x)
+    cached = linear(w, "kv_a", x)
     latent = _normed(spec.kv_norm, cached[:, : spec.kv_rank], w.get("kv_norm.gain"))
-    both = _linear(w, "kv_b", latent).unflatten(-1, (spec.kv_heads, -1))
-    rotary = _turned(spec, cached[:, None, spec.kv_rank :])[:, 0]
-    turned = _turned(spec, queries[..., spec.nope_dim :])
+    both = linear(w, "kv_b", latent).unflatten(-1, (spec.kv_heads, -1))
+    rotary = turned(spec.rope, spec.rope_dim, cached[:, None, spec.kv_rank :])[:, 0]
+    turning = turned(spec.rope, spec.rope_dim, queries[..., spec.nope_dim :])
     mixed = x.new_zeros(len(x), spec.heads, spec.value_dim)
     scale = (spec.nope_dim + spec.rope_dim) ** -0.5 if spec.scale is None else spec.scale
     for head in range(spec.heads):
         group = head * spec.kv_heads // spec.heads
         for t in range(len(x)):
             plain = [float(queries[t, head, : spec.nope_dim] @ both[s, group, : spec.nope_dim]) for s in range(t + 1)]
-            scores = [scale * (plain[s] + float(turned[t, head] @ rotary[s])) for s in range(t + 1)]
+            scores = [scale * (plain[s] + float(turning[t, head] @ rotary[s])) for s in range(t + 1)]
             weights = [math.exp(score - max(scores)) for score in scores]
             for s, weight in enumerate(weights):
                 mixed[t, head] += weight / sum(weights) * both[s, group, spec.nope_dim :]
-    return _linear(w, "o", mixed.flatten(1))
-
-
-def _linear(w: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
+    return linear(w, "o", mixed.flatten(1))
 
 
 def _normed(norm: ir.Norm | None, x: Tensor, gain: Tensor | None) -> Tensor:
     if norm is None or gain is None:
         return x
     return torch.stack([row / math.sqrt(float(row @ row) / len(row) + norm.eps) * gain for row in x])
-
-
-def _turned(spec: ir.LatentAttention, x: Tensor) -> Tensor:
-    """Each pair of dimensions as a complex number, times `exp(i * position * frequency)`; x is (T, heads, R)."""
-    if spec.rope is None:
-        return x
-    frequencies, _ = inverse_frequencies(spec.rope, spec.rope_dim, len(x))
-    out = x.clone()
-    for pair, frequency in enumerate(frequencies.tolist()):
-        a, b = (2 * pair, 2 * pair + 1) if spec.rope.interleaved else (pair, pair + len(frequencies))
-        for position in range(len(x)):
-            for head in range(x.shape[1]):
-                z = complex(float(x[position, head, a]), float(x[position, head, b]))
-                z *= cmath.exp(1j * position * frequency)
-                out[position, head, a], out[position, head, b] = z.real, z.imag
-    return out
 
 
 # ------------------------------------------------------------------------------------------------ absorbed and expanded
