@@ -46,7 +46,7 @@ VOLATILE = (
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "SUM"),
     (re.compile("─+"), "─"),
 )
-"""What differs from run to run, and what replaces it before outputs are compared."""
+"""Patterns of text that differs between runs, with the word that replaces it before outputs are compared."""
 
 DECIMAL = re.compile(r"[-+]?\d+(?:\.\d+(?:e[-+]\d+)?|e[-+]\d+)")
 
@@ -80,7 +80,7 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Difference:
-    """What the commands of a transcript printed, and where in its page the shown output stands."""
+    """A transcript whose commands printed another output; `span` is the position of the shown output in its page."""
 
     transcript: Transcript
     output: str

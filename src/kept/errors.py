@@ -58,7 +58,7 @@ WAYS_OUT = {
     errno.EDQUOT: "free space",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
-"""What to do about a refusal of the system."""
+"""Advice to the user for each error number of the operating system."""
 
 
 def refusal(error: OSError) -> str | None:

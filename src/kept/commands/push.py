@@ -43,7 +43,7 @@ WAYS_OUT = {
     413: "the hub does not take files of this size; convert with a smaller --max-shard-size",
     429: "wait, and run the command again",
 }
-"""What to do about a status of the hub."""
+"""Advice to the user for each HTTP status with which the hub refuses a request."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,7 +166,7 @@ def _check(path: Path, record: Record | None, changed: tuple[str, ...]) -> None:
 
 
 def _card(path: Path, record: Record | None, family: str) -> tuple[bytes, dict[str, Any]]:
-    """Return the model card with the hub's metadata, and the metadata. What the card states itself wins."""
+    """Return the model card with the metadata for the hub, and the metadata. Values in the card take precedence."""
     import yaml  # noqa: PLC0415 - needed to upload only
 
     file = path / CARD

@@ -31,7 +31,7 @@ FOLDERS = {"cais/mmlu": "mmlu/mmlu_no_train"}
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".tsv")
 
 PLACES = ("{split}{end}", "{split}-*{end}", "{split}/*{end}", "data/{split}{end}", "data/{split}-*{end}")
-"""Where the files of a split lie within the directory of a dataset."""
+"""Patterns of the paths of a split's files, relative to the directory of its dataset."""
 
 
 @dataclass(frozen=True)

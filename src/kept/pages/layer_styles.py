@@ -59,7 +59,7 @@ class LayerStyles:
 
     @property
     def scale(self) -> str:
-        """What the filled part of the boxes means, as a sentence; empty if all operations have the same size."""
+        """A sentence that explains the filled part of the boxes; empty if all operations have the same size."""
         said = [
             f"{words} (at most {self._largest(branch):,})"
             for branch, words in (
