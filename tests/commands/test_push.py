@@ -103,6 +103,7 @@ def test_a_dry_run_asks_nothing(out: Path, hub: Hub, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     found = data("push", out, "org/name", "--dry-run")
     assert found["metadata"]["base_model"] == "org/orion"
+    assert "base_model_relation" not in found["metadata"], "nothing was trained"
     assert (found["url"], found["private"], hub.asked) == ("", True, [])
 
 

@@ -115,6 +115,17 @@ def test_a_weight_beyond_the_type_is_refused(tmp_path: Path, kind: str) -> None:
     kept.export_gguf(source, tmp_path / "x.gguf", type="bf16")
 
 
+@pytest.mark.parametrize("kind", ["f32", "bf16", "f16", "q8_0"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, kind: str, value: float) -> None:
+    source = write_checkpoint(tmp_path / "llama", "llama")
+    weights = load_file(source / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 5] = value
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"^blk.0.ffn_up.weight: has a weight of (nan|inf); kept check names"):
+        kept.export_gguf(source, tmp_path / "x.gguf", type=kind)
+
+
 def test_tokenizers_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
     source = write_readable(tmp_path / "llama", "llama")
     vocabulary = {"[UNK]": 0, "a": 1}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import kept
 from kept.ir.promise import Claim
 from kept.ir.tensors import Full
+from kept.passes.expand_vocabulary import ExpandVocabulary, Growth
 from kept.reporting import Silent
 from kept.verification import pair
 from kept.verification.equal_parts import adds_nothing, compared_bytes, equal_sources, equal_values
@@ -146,6 +147,36 @@ def test_one_flipped_bit(source: Path, tmp_path: Path, name: str) -> None:
     found = measured(source, edited(source, tmp_path / "out", name, flipped))
     assert not found.copied
     assert found.floor is not None, "both were run in float64 too"
+
+
+def test_a_row_of_a_tied_head_that_no_token_of_the_text_uses(tmp_path: Path) -> None:
+    """The embedding is the head too: every position has a logit for it."""
+    source = write_checkpoint(tmp_path / "llama", "llama", dtype=torch.bfloat16, tie_word_embeddings=True)
+
+    def last_row(weight: torch.Tensor) -> torch.Tensor:
+        weight = weight.clone()
+        weight[-1] += 1
+        return weight
+
+    out = edited(source, tmp_path / "out", "model.embed_tokens.weight", last_row)
+    found = measured(source, out)
+    assert int(TOKENS.max()) < program_of(source).spec.vocabulary - 1
+    assert not found.copied
+    assert found.same is not None
+    assert found.output is not None
+    assert min(found.same.max_logit_error, found.output.max_logit_error) > 0.1
+
+
+def test_an_output_with_more_tokens_is_no_copy(source: Path) -> None:
+    program = program_of(source)
+    grown = ExpandVocabulary("nowhere", growth=Growth(program.spec.vocabulary, ((3, 5), (7,))))(program)
+    assert not equal_values(program, grown, Claim(), torch.bfloat16).complete
+    claim = Claim(tokens=program.spec.vocabulary)
+    assert equal_values(program, grown, claim, torch.bfloat16).complete
+    found = ModelPair(program, grown, claim, TOKENS).measure(Silent())
+    assert found.copied
+    assert found.same is not None, "the text is run, and its tokens are stated"
+    assert found.same.identical
 
 
 def test_a_number_in_the_config(source: Path, tmp_path: Path) -> None:

@@ -204,6 +204,18 @@ def test_a_foreign_fine_tune_is_not(tmp_path: Path) -> None:
     assert kept.verify(one, other, tokens=32).failure is not None
 
 
+def test_a_window_beyond_the_tokens_of_float64_shows(tmp_path: Path) -> None:
+    """The first 64 tokens are run in float64, and this window is longer."""
+    source = write_checkpoint(tmp_path / "source", "mistral", dtype=torch.bfloat16, sliding_window=None)
+    out = shutil.copytree(source, tmp_path / "out")
+    change_json(out / "config.json", sliding_window=DOUBLE_TOKENS + 4)
+    found = kept.verify(source, out, tokens=120)
+    assert found.output is not None
+    assert found.output == found.floor, "nothing shows in the first tokens"
+    assert found.failure is not None
+    assert "over 120 tokens the mean logit difference is" in found.failure
+
+
 def test_other_vocabularies_are_no_pair(pair: Pair, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "llama", "llama")
     with pytest.raises(InputError, match=r"llama: has vocabulary 97, .* has 320: not a conversion of it"):

@@ -90,7 +90,7 @@ def push(
         repository: the repository to create or to add to, as org/name.
         private: whether a new repository is private. It is made public in the hub's settings.
         force: upload although the promise is broken, files changed since, or there is no record.
-        dry_run: check everything and upload nothing.
+        dry_run: check everything but the token, and upload nothing.
         endpoint: the hub's URL. [default: HF_ENDPOINT, or huggingface.co]
         progress: True shows bars on stderr; or a `kept.Reporter`.
 
@@ -199,7 +199,8 @@ def _origin(record: Record) -> dict[str, Any]:
     """Return `base_model` if a source of the chain is a repository of a hub: the newest one."""
     names = [one.source.name for one in reversed(record.chain) if one.source is not None]
     found = next((match["name"] for name in names if (match := ID.fullmatch(name)) is not None), None)
-    return {} if found is None else {"base_model": found, "base_model_relation": "finetune"}
+    trained = {"base_model_relation": "finetune"} if any(one.healed is not None for one in record.chain) else {}
+    return {} if found is None else {"base_model": found, **trained}
 
 
 def _upload(repository: str, files: Mapping[str, Path], card: bytes, *, private: bool, endpoint: str | None) -> str:

@@ -21,7 +21,7 @@ from kept.evaluation.answering import answers, batches, lengths_matter
 from kept.evaluation.chat import special_texts, template_of
 from kept.evaluation.packing import Tree, trees
 from kept.evaluation.scoring import score_hidden, score_sliding
-from kept.ir.spec import Attention
+from kept.ir.spec import Attention, LatentAttention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,10 +164,10 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm-eval ships no types
         return out
 
     def _rows(self, inputs: Sequence[Sequence[int]], tails: Sequence[int]) -> list[Tree]:
-        """Return the inputs as trees; each is alone if a layer is no attention, or if rotations depend on lengths."""
+        """Return the inputs as trees; each is alone if a mixer cannot read trees, or if rotations depend on lengths."""
         spec = self.subject.spec
         mixers = [layer.mixer for layer in spec.layers if layer.mixer is not None]
-        shares = all(isinstance(mixer, Attention) for mixer in mixers) and not lengths_matter(spec)
+        shares = all(isinstance(mixer, Attention | LatentAttention) for mixer in mixers) and not lengths_matter(spec)
         return [*trees(inputs, tails, spec.width if shares else 0)]
 
     @torch.inference_mode()

@@ -31,9 +31,9 @@ ROPE, ROPE_DIM = f"{LATENT}rope", f"{LATENT}rope_dim"
 
 SCALE = DerivedFact(f"{LATENT}scale", score_scale)
 
-LATENTS = latent_attention(rank=512, q_rank=1536, nope=128, rope=64, value=VALUES)
+LATENT_ITEMS = latent_attention(rank=512, q_rank=1536, nope=128, rope=64, value=VALUES)
 
-INTERLEAVE: tuple[Item, ...] = (
+ROTATION: tuple[Item, ...] = (
     Rotary(path=ROPE, head_dim=ROPE_DIM),
     Flag("rope_interleave", (f"{ROPE}.interleaved",), default=True),
     SCALE,
@@ -56,10 +56,10 @@ DEEPSEEK_V3 = Family(
     items=(
         *sizes(default_context=4096),
         DenseUntil(3),
-        *LATENTS,
+        *LATENT_ITEMS,
         *mlp(activation("silu")),
         *rms_norms(),
-        *INTERLEAVE,
+        *ROTATION,
         tied_head(),
         SpecialTokens(bos=0, eos=1),
     ),
@@ -72,10 +72,10 @@ YOUTU = Family(
     architecture="YoutuForCausalLM",
     items=(
         *sizes(default_context=131072),
-        *LATENTS,
+        *LATENT_ITEMS,
         *mlp(activation("silu")),
         *rms_norms(),
-        *INTERLEAVE,
+        *ROTATION,
         tied_head(default=True),
         SpecialTokens(bos=128000, eos=128001),
     ),
@@ -89,7 +89,7 @@ DEEPSEEK_V2 = Family(
     items=(
         *sizes(),
         DenseUntil(0),
-        *LATENTS,
+        *LATENT_ITEMS,
         *mlp(activation("silu")),
         *rms_norms(),
         Rotary(path=ROPE, head_dim=ROPE_DIM, interleaved=True),

@@ -17,6 +17,7 @@ from kept.errors import InputError, Refusal
 from kept.families import FAMILIES
 from kept.gguf.architectures import ARCHITECTURES, ENTRIES, IGNORED
 from kept.gguf.rope import FREQUENCIES
+from kept.ir.frequencies import frequencies, plain
 from kept.ir.spec import Linear, Llama3, LongRope, Mlp
 from kept.ir.tensors import DerivedTensor, torch_dtype
 
@@ -166,6 +167,8 @@ def _converted(name: str, lazy: Lazy, kind: gguf.GGMLQuantizationType) -> np.nda
     """
     values = lazy.value().to(torch_dtype(lazy.dtype)).float().contiguous()
     word, largest = kind.name.lower(), float(values.abs().max())
+    if not math.isfinite(largest):
+        raise InputError(f"{name}: has a weight of {largest:.3g}; kept check names every such tensor")
     if largest > LARGEST.get(word, math.inf):
         raise InputError(f"{name}: has a weight of {largest:.3g}, {word} ends at {LARGEST[word]:.3g}; use bf16 or f32")
     return np.ascontiguousarray(gguf.quants.quantize(values.numpy(), kind)).view(np.uint8)
@@ -203,16 +206,12 @@ def divisors(spec: Spec) -> np.ndarray[Any, Any] | None:
     """
     attention = spec.layers[0].attention
     rope = None if attention is None else attention.rope
-    if rope is None or not isinstance(rope.scaling, Llama3 | LongRope):
+    if attention is None or rope is None or not isinstance(rope.scaling, Llama3 | LongRope):
         return None
-    scaling = rope.scaling
-    if isinstance(scaling, LongRope):
-        one_list = scaling.short_factor == scaling.long_factor
-        return np.array(scaling.short_factor, dtype=np.float32) if one_list else None
-    turns = rope.theta ** (-np.arange(0, rope.dims, 2) / rope.dims) / (2 * math.pi)
-    smooth = scaling.original_max_position_embeddings * turns - scaling.low_freq_factor
-    smooth = np.clip(smooth / (scaling.high_freq_factor - scaling.low_freq_factor), 0, 1)
-    return (1 / ((1 - smooth) / scaling.factor + smooth)).astype(np.float32)
+    if isinstance(rope.scaling, LongRope) and rope.scaling.short_factor != rope.scaling.long_factor:
+        return None
+    found = zip(plain(rope.theta, rope.dims), frequencies(rope, attention.head_dim), strict=True)
+    return np.array([unscaled / scaled for unscaled, scaled in found], dtype=np.float32)
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:  # noqa: ANN401 - any value of the metadata

@@ -1,4 +1,4 @@
-"""Radians per position of each rotating pair, for rules that do not depend on the length of the sequence."""
+"""Radians per position of each rotating pair. Dynamic scaling has none without a length; LongRoPE has two lists."""
 
 from __future__ import annotations
 

@@ -138,13 +138,14 @@ def _intervals(
     names = tuple(who[:DRAWN])
     rows = tuple(IntervalRow(name, tuple(map(interval, figures[:DRAWN]))) for name, figures in changes)
     hollow = "; where they include zero, the mark is hollow" if differences else ""
-    said = (f"{model}: {_said(n, changes)}" if len(names) > 1 else _said(n, changes) for n, model in enumerate(names))
+    read = [_said(n, changes, signed=differences) for n in range(len(names))]
+    said = (f"{model}: {words}" if len(names) > 1 else words for model, words in zip(names, read, strict=True))
     return IntervalChart(f"{caption} {WHISKERS}{hollow}.", f"{x}: {'. '.join(said)}.", x, names, rows, differences)
 
 
-def _said(n: int, changes: Sequence[tuple[str, Sequence[Figure]]]) -> str:
+def _said(n: int, changes: Sequence[tuple[str, Sequence[Figure]]], *, signed: bool) -> str:
     """Return the figures of a model in words."""
-    return "; ".join(f"{name} {written(figures[n], signed=True)}" for name, figures in changes)
+    return "; ".join(f"{name} {written(figures[n], signed=signed)}" for name, figures in changes)
 
 
 def _together(rows: Rows, who: Names) -> Table:

@@ -59,7 +59,7 @@ class FullRotary(Pass):
             rope = mixer.rope
             if mixer.fused:
                 return Obstacle(at[:-1], "is stored fused", SplitProjections())
-            if rope is None or _span(rope, mixer.head_dim) == mixer.head_dim:
+            if rope is None or rotated_span(rope, mixer.head_dim) == mixer.head_dim:
                 continue
             if isinstance(rope.scaling, LongRope) and mixer.qk_norm is not None:
                 why = "normalises queries, which undoes what is done to some of their rows"
@@ -87,7 +87,7 @@ class FullRotary(Pass):
 
 def head_order(rope: Rope, head_dim: int) -> tuple[int, ...]:
     """Return for each new dimension of a head its old index."""
-    span = _span(rope, head_dim)
+    span = rotated_span(rope, head_dim)
     half = span // 2
     firsts = [2 * i for i in range(half)] if rope.interleaved else list(range(half))
     seconds = [2 * i + 1 for i in range(half)] if rope.interleaved else list(range(half, 2 * half))
@@ -98,10 +98,10 @@ def head_order(rope: Rope, head_dim: int) -> tuple[int, ...]:
 
 def _affected(mixer: Attention) -> bool:
     rope = mixer.rope
-    return rope is not None and (rope.interleaved or _span(rope, mixer.head_dim) != mixer.head_dim)
+    return rope is not None and (rope.interleaved or rotated_span(rope, mixer.head_dim) != mixer.head_dim)
 
 
-def _span(rope: Rope, head_dim: int) -> int:
+def rotated_span(rope: Rope, head_dim: int) -> int:
     """Return the number of dimensions that form pairs: all, if unrotated pairs are marked by frequencies of 0."""
     return head_dim if isinstance(rope.scaling, Proportional) else rope.dims
 
@@ -110,7 +110,7 @@ def _full(mixer: Attention, form: RopeForm) -> Attention:
     rope = mixer.rope
     if rope is None or not _affected(mixer):
         return mixer
-    if _span(rope, mixer.head_dim) == mixer.head_dim:
+    if rotated_span(rope, mixer.head_dim) == mixer.head_dim:
         return replace(mixer, rope=replace(rope, interleaved=False))
     rotated = replace(rope, theta=rope.theta ** (mixer.head_dim / rope.dims), interleaved=False)
     if isinstance(rope.scaling, LongRope):

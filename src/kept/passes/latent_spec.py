@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kept.ir.frequencies import frequencies
 from kept.ir.spec import Attention, LatentAttention, LongRope, Norm, Rope, Yarn
-from kept.passes.full_rotary import UNROTATED
 from kept.passes.latent_norm import constant_coordinates
-
-if TYPE_CHECKING:
-    from kept.ir.program import Program
-
 
 ANY_LENGTH = 1 << 20
 """The length at which a LongRoPE changes from one list of divisors to the other, if both are the same."""
 
 
-def latent(one: Attention, program: Program, eps: float, query_latent: bool) -> LatentAttention:  # noqa: FBT001 - of the layer
-    """Return the latent attention with the function of an attention of a program.
+def latent(one: Attention, eps: float, *, query_latent: bool) -> LatentAttention:
+    """Return the latent attention with the function of an attention.
 
     `query_latent`: queries are projected by way of a latent, which can have a bias.
     """
-    dtype = program.dtype
     sizes = head_sizes(one)
-    queries = None if not query_latent else constant_coordinates(one.query_size, dtype)
-    values = one.kv_heads * (one.head_dim + sizes.still)
     return LatentAttention(
         heads=one.heads,
         kv_heads=one.heads,
         nope_dim=sizes.nope,
         rope_dim=sizes.rotary,
         value_dim=one.head_dim,
-        kv_rank=values + len(constant_coordinates(values, dtype).factors),
+        kv_rank=sizes.values + len(constant_coordinates(sizes.values)),
         rope=_repeated(one),
         kv_norm=Norm("rms", eps),
-        q_rank=None if queries is None else one.query_size + len(queries.factors),
-        q_norm=None if queries is None else Norm("rms", eps),
+        q_rank=one.query_size + len(constant_coordinates(one.query_size)) if query_latent else None,
+        q_norm=Norm("rms", eps) if query_latent else None,
         q_bias=query_latent,
         kv_bias=True,
         o_bias=one.o_bias,
@@ -47,12 +38,16 @@ def latent(one: Attention, program: Program, eps: float, query_latent: bool) -> 
 
 @dataclass(frozen=True)
 class HeadSizes:
-    """Sizes of a head: `turning` rotated elements, `still` others; `rotary` of the shared key, `nope` of the rest."""
+    """Sizes: of a head's `turning` and `still` (not rotated) elements, the shared `rotary` key, the rest of a query.
+
+    `values` counts the elements of the latent without constants: the values and unrotated keys of all heads.
+    """
 
     turning: int
     still: int
     rotary: int
     nope: int
+    values: int
 
 
 def head_sizes(one: Attention) -> HeadSizes:
@@ -60,7 +55,8 @@ def head_sizes(one: Attention) -> HeadSizes:
     assert one.rope is not None
     turning = one.rope.dims
     rotary, still = one.kv_heads * turning, one.head_dim - turning
-    return HeadSizes(turning, still, rotary, _padding(one, rotary, max(1, still)))
+    nope = _padding(one, rotary, max(1, still))
+    return HeadSizes(turning, still, rotary, nope, one.kv_heads * (one.head_dim + still))
 
 
 def _padding(one: Attention, rotary: int, least: int) -> int:
@@ -93,7 +89,7 @@ def _repeated(one: Attention) -> Rope:
     """
     rope = one.rope
     assert rope is not None
-    short, long = (_divisors(one, rope, far) * one.kv_heads for far in (False, True))
+    short, long = (_divisors(one, rope, long=long) * one.kv_heads for long in (False, True))
     original, temperature = ANY_LENGTH, 1.0
     if isinstance(rope.scaling, LongRope):
         original, temperature = rope.scaling.original_max_position_embeddings, rope.scaling.temperature
@@ -103,6 +99,5 @@ def _repeated(one: Attention) -> Rope:
     return Rope(1.0, one.kv_heads * rope.dims, scaling=scaling)
 
 
-def _divisors(one: Attention, rope: Rope, far: bool) -> tuple[float, ...]:  # noqa: FBT001 - one of two lists
-    turning = frequencies(rope, one.head_dim, long=far)[: rope.dims // 2]
-    return tuple(1 / frequency if frequency else UNROTATED for frequency in turning)
+def _divisors(one: Attention, rope: Rope, *, long: bool) -> tuple[float, ...]:
+    return tuple(1 / frequency for frequency in frequencies(rope, one.head_dim, long=long)[: rope.dims // 2])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from kept.ir.spec import Attention, LatentAttention, Proportional
 from kept.ir.tensors import Full, Lazy, OneHot, join, take_rows, zeros
 from kept.passes.algebra import permuted_rows, scaled
-from kept.passes.full_rotary import head_order
-from kept.passes.latent_norm import constant_coordinates
+from kept.passes.full_rotary import rotated_span
+from kept.passes.latent_norm import GAIN, constant_coordinates
 from kept.passes.latent_spec import head_sizes, query_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from kept.ir.program import Program
-    from kept.passes.latent_norm import ConstantCoordinates
+    from kept.ir.spec import Attention, LatentAttention
     from kept.passes.latent_spec import HeadSizes
+
+    Columns = Sequence[int | None]
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,13 @@ class LatentWeights:
 
     def weights(self) -> Iterator[tuple[str, Lazy]]:
         """Yield every weight but the output projection, which stays."""
-        values = constant_coordinates(self.one.kv_heads * (self.one.head_dim + self.sizes.still), self.dtype)
-        yield (
-            "kv_a.weight",
-            join([*self._latent("weight"), self._none(len(values.factors)), *self._rotary_key("weight")]),
-        )
-        yield "kv_a.bias", join([*self._latent("bias"), *self._constants(values), *self._rotary_key("bias")])
-        yield "kv_norm.gain", self._gain(values, self.after.kv_rank)
-        yield "kv_b.weight", self._up_projection()
+        constants = constant_coordinates(self.sizes.values)
+        yield "kv_a.weight", join([*self._latent("weight"), self._none(len(constants)), *self._rotary_key("weight")])
+        yield "kv_a.bias", join([*self._latent("bias"), *self._constants(constants), *self._rotary_key("bias")])
+        yield "kv_norm.gain", self._gain(self.sizes.values, constants)
+        yield "kv_b.weight", self._selection(self._up_columns(), self.after.kv_rank)
         if self.after.q_rank is None:
-            yield "q.weight", join([part for head in range(self.one.heads) for part in self._query(head)])
+            yield "q.weight", self._placed(self._scaled_queries("weight"), self._query_columns())
         else:
             yield from self._queries_by_latent(self.after.q_rank)
 
@@ -71,54 +70,48 @@ class LatentWeights:
                 start = head * self.one.head_dim + member * half
                 yield take_rows(keys, start, start + half)
 
-    def _up_projection(self) -> Lazy:
-        """Return the rows that take a head's unrotated key and its values out of the latent."""
+    def _up_columns(self) -> Columns:
+        """Return the element of the latent that each element of the heads' unrotated keys and values is."""
         size, still, columns = self.one.head_dim, self.sizes.still, list[int | None]()
         for head in range(self.one.heads):
-            group = head * self.one.kv_heads // self.one.heads
-            first = self.one.kv_heads * size + group * still
+            first = self.one.kv_heads * size + self._group(head) * still
             columns += [*range(first, first + still), *[None] * (self.sizes.nope - still)]
-            columns += [*range(group * size, (group + 1) * size)]
-        return OneHot((len(columns), self.after.kv_rank), self.dtype, tuple(columns))
+            columns += [*range(self._group(head) * size, (self._group(head) + 1) * size)]
+        return columns
 
     # --------------------------------------------------------------------------------------------------------- queries
 
-    def _query(self, head: int) -> Iterator[Lazy]:
-        """Yield the rows of a query: unrotated elements, zeros, and the two members of pairs in their head's place."""
-        sizes, start, half = self.sizes, head * self.one.head_dim, self.sizes.turning // 2
-        queries, group = self._scaled_queries("weight"), head * self.one.kv_heads // self.one.heads
-        if sizes.still:
-            yield take_rows(queries, start + sizes.turning, start + self.one.head_dim)
-        yield from self._zeros(sizes.nope - sizes.still)
-        for member in range(2):
-            yield from self._zeros(group * half)
-            yield take_rows(queries, start + member * half, start + (member + 1) * half)
-            yield from self._zeros((self.one.kv_heads - 1 - group) * half)
+    def _query_columns(self) -> Columns:
+        """Return the source's query element that each element of the queries is; None for zeros.
+
+        A query has its unrotated elements, zeros, and the two members of its pairs in the place of its key-value head.
+        """
+        sizes, half, columns = self.sizes, self.sizes.turning // 2, list[int | None]()
+        for head in range(self.one.heads):
+            start, group = head * self.one.head_dim, self._group(head)
+            columns += [*range(start + sizes.turning, start + self.one.head_dim), *[None] * (sizes.nope - sizes.still)]
+            for member in range(2):
+                own = range(start + member * half, start + (member + 1) * half)
+                columns += [*[None] * (group * half), *own, *[None] * ((self.one.kv_heads - 1 - group) * half)]
+        return columns
 
     def _queries_by_latent(self, rank: int) -> Iterator[tuple[str, Lazy]]:
         """Yield the projections of queries with a bias: a latent of all queries, and a selection of its elements."""
-        values = constant_coordinates(self.one.query_size, self.dtype)
-        yield "q_a.weight", join([self._scaled_queries("weight"), self._none(len(values.factors))])
-        yield "q_a.bias", join([self._scaled_queries("bias"), *self._constants(values)])
-        yield "q_norm.gain", self._gain(values, rank)
-        columns = tuple(column for head in range(self.one.heads) for column in self._query_columns(head))
-        yield "q_b.weight", OneHot((len(columns), rank), self.dtype, columns)
-
-    def _query_columns(self, head: int) -> Iterator[int | None]:
-        sizes, start, half = self.sizes, head * self.one.head_dim, self.sizes.turning // 2
-        group = head * self.one.kv_heads // self.one.heads
-        yield from range(start + sizes.turning, start + self.one.head_dim)
-        yield from [None] * (sizes.nope - sizes.still)
-        for member in range(2):
-            yield from [None] * (group * half)
-            yield from range(start + member * half, start + (member + 1) * half)
-            yield from [None] * ((self.one.kv_heads - 1 - group) * half)
+        constants = constant_coordinates(self.one.query_size)
+        yield "q_a.weight", join([self._scaled_queries("weight"), self._none(len(constants))])
+        yield "q_a.bias", join([self._scaled_queries("bias"), *self._constants(constants)])
+        yield "q_norm.gain", self._gain(self.one.query_size, constants)
+        yield "q_b.weight", self._selection(self._query_columns(), rank)
 
     def _scaled_queries(self, kind: str) -> Lazy:
         queries, factor = self._ordered("q", kind), query_factor(self.one, self.after.query_dim)
         return queries if factor == 1 else scaled(queries, factor)
 
     # ----------------------------------------------------------------------------------------------------------- parts
+
+    def _group(self, head: int) -> int:
+        """Return the key-value head that a query head reads."""
+        return head * self.one.kv_heads // self.one.heads
 
     def _rows(self, name: str, kind: str) -> Lazy:
         """Return a weight or a bias of the source; zeros for a bias that it does not have."""
@@ -129,40 +122,43 @@ class LatentWeights:
 
     def _ordered(self, name: str, kind: str) -> Lazy:
         """Return queries or keys with the first members of each head's pairs first, then the second, then the rest."""
-        one, rows = self.one, self._rows(name, kind)
-        order = _order(one)
-        if order == tuple(range(one.head_dim)):
+        size, rows, order = self.one.head_dim, self._rows(name, kind), _order(self.one)
+        if order == tuple(range(size)):
             return rows
-        heads = rows.shape[0] // one.head_dim
-        return permuted_rows(rows, tuple(head * one.head_dim + old for head in range(heads) for old in order))
+        heads = rows.shape[0] // size
+        return permuted_rows(rows, tuple(head * size + old for head in range(heads) for old in order))
 
-    def _gain(self, values: ConstantCoordinates, rank: int) -> Lazy:
-        used = rank - len(values.factors)
-        return join([Full((used,), self.dtype, values.gain), zeros((len(values.factors),), self.dtype)])
+    def _placed(self, rows: Lazy, columns: Columns) -> Lazy:
+        """Return the rows of a weight in these places, and zeros where there is none."""
+        runs: list[Lazy] = []
+        for _, run in groupby(enumerate(columns), key=lambda place: None if place[1] is None else place[1] - place[0]):
+            taken = [column for _, column in run]
+            first = taken[0]
+            runs.append(self._none(len(taken)) if first is None else take_rows(rows, first, first + len(taken)))
+        return join(runs)
 
-    def _constants(self, values: ConstantCoordinates) -> Iterator[Lazy]:
-        return (Full((1,), self.dtype, value) for value in values.values)
+    def _selection(self, columns: Columns, rank: int) -> Lazy:
+        return OneHot((len(columns), rank), self.dtype, tuple(columns))
+
+    def _gain(self, used: int, constants: Sequence[float]) -> Lazy:
+        return join([Full((used,), self.dtype, GAIN), self._zeros(len(constants))])
+
+    def _constants(self, constants: Sequence[float]) -> Iterator[Lazy]:
+        return (Full((1,), self.dtype, value) for value in constants)
+
+    def _zeros(self, size: int) -> Lazy:
+        return zeros((size,), self.dtype)
 
     def _none(self, rows: int) -> Lazy:
-        width = self._rows("v", "weight").shape[1]
-        return zeros((rows, width), self.dtype)
-
-    def _zeros(self, rows: int) -> Iterator[Lazy]:
-        if rows:
-            yield self._none(rows)
+        return zeros((rows, self._rows("v", "weight").shape[1]), self.dtype)
 
 
 def _order(one: Attention) -> tuple[int, ...]:
-    """Return for each new dimension of a head its old index: rotated pairs in halves, then unrotated dimensions."""
-    assert one.rope is not None
-    halves = head_order(replace(one.rope, scaling=None), one.rope.dims)
-    if isinstance(one.rope.scaling, Proportional):  # pairs are those of the whole head, the first of them turn
-        whole = head_order(one.rope, one.head_dim)
-        half, turning = one.head_dim // 2, one.rope.dims // 2
-        return (
-            *whole[:turning],
-            *whole[half : half + turning],
-            *whole[turning:half],
-            *whole[half + turning :],
-        )
-    return (*halves, *range(one.rope.dims, one.head_dim))
+    """Return for each new dimension of a head its old index: both members of rotated pairs, then the rest."""
+    rope = one.rope
+    assert rope is not None
+    half, turning = rotated_span(rope, one.head_dim) // 2, range(rope.dims // 2)
+    firsts = [2 * pair if rope.interleaved else pair for pair in turning]
+    seconds = [first + (1 if rope.interleaved else half) for first in firsts]
+    rest = sorted({*range(one.head_dim)} - {*firsts, *seconds})
+    return (*firsts, *seconds, *rest)

@@ -37,8 +37,11 @@ class OrderLatentPairs(Pass):
         changed: dict[str, Lazy] = {}
         for at, one in program.spec.operations(LatentAttention):
             if self._affects(one.rope):
-                names = {"q" if one.q_rank is None else "q_b": _query_rows(one, self.interleaved)}
-                names["kv_a"] = (*range(one.kv_rank), *(one.kv_rank + old for old in _order(one, self.interleaved)))
+                names = {"q" if one.q_rank is None else "q_b": _query_rows(one, interleaved=self.interleaved)}
+                names["kv_a"] = (
+                    *range(one.kv_rank),
+                    *(one.kv_rank + old for old in _order(one, interleaved=self.interleaved)),
+                )
                 for slot, order in (
                     (f"{at}{name}.{kind}", o) for name, o in names.items() for kind in ("weight", "bias")
                 ):
@@ -57,7 +60,7 @@ class OrderLatentPairs(Pass):
         return one if one.rope is None else replace(one, rope=replace(one.rope, interleaved=self.interleaved))
 
 
-def _order(one: LatentAttention, interleaved: bool) -> tuple[int, ...]:  # noqa: FBT001 - the pass's field
+def _order(one: LatentAttention, *, interleaved: bool) -> tuple[int, ...]:
     """Return for each new element of the rotary key its old place."""
     half = one.rope_dim // 2
     if interleaved:
@@ -65,6 +68,6 @@ def _order(one: LatentAttention, interleaved: bool) -> tuple[int, ...]:  # noqa:
     return tuple(2 * pair + member for member in range(2) for pair in range(half))
 
 
-def _query_rows(one: LatentAttention, interleaved: bool) -> tuple[int, ...]:  # noqa: FBT001 - the same
-    order = (*range(one.nope_dim), *(one.nope_dim + old for old in _order(one, interleaved)))
+def _query_rows(one: LatentAttention, *, interleaved: bool) -> tuple[int, ...]:
+    order = (*range(one.nope_dim), *(one.nope_dim + old for old in _order(one, interleaved=interleaved)))
     return tuple(head * one.query_dim + old for head in range(one.heads) for old in order)

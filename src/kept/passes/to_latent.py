@@ -41,10 +41,13 @@ class ToLatent(Pass):
     summary: ClassVar[str] = "attention becomes latent attention with a KV cache of the same size"
 
     def requires(self, program: Program) -> Obstacle | None:
-        """Require attention with rotary positions, without a norm or a cap between projections and scores."""
+        """Require rotary positions, no norm or cap between projections and scores, and another dtype than float16."""
         found = [*program.spec.operations(Attention)]
         if not found:
             return Obstacle("layers", "have no softmax attention", way_out=UNNEEDED)
+        if program.dtype == "F16":
+            why = "are in float16, which ends below the constants that make the norm of a latent the identity"
+            return Obstacle("weights", why, way_out="choose another dtype (--dtype bfloat16)")
         obstacles = (obstacle for at, one in found if (obstacle := _obstacle(at, one)) is not None)
         if len({one.kv_heads for _, one in found}) > 1:
             unequal = Obstacle("layers", "have different numbers of key-value heads", RepeatKeyValueHeads())
@@ -57,7 +60,7 @@ class ToLatent(Pass):
         layers = list(program.spec.layers)
         for i, layer in enumerate(layers):
             if isinstance(layer.mixer, Attention):
-                at, after = f"layers.{i}.mixer.", latent(layer.mixer, program, self.eps, _has_query_bias(layer))
+                at, after = f"layers.{i}.mixer.", latent(layer.mixer, self.eps, query_latent=_has_query_bias(layer))
                 made = LatentWeights(program, at, layer.mixer, after)
                 changed |= {f"{at}{name}": tensor for name, tensor in made.weights()}
                 layers[i] = replace(layer, mixer=after)
@@ -65,10 +68,10 @@ class ToLatent(Pass):
 
     def reused(self, program: Program) -> frozenset[str]:
         """Return the weights of all latent layers: they are functions of those of attention."""
-        after = program.spec.operations(Attention)
+        sources = program.spec.operations(Attention)
         parts = ("q_a", "q_b", "q_norm", "kv_a", "kv_norm", "kv_b")
         return frozenset(
-            f"{at}{part}.{kind}" for at, _ in after for part in parts for kind in ("weight", "bias", "gain")
+            f"{at}{part}.{kind}" for at, _ in sources for part in parts for kind in ("weight", "bias", "gain")
         )
 
     def ensures(self, spec: Spec) -> bool:

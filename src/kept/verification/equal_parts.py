@@ -36,7 +36,7 @@ class EqualParts:
     """The equal parts of a source and an output.
 
     `layers`: the source's layer by the output's layer. `embedding`: embedding and positions. `head`: final norm and
-    head. `complete`: these are all parts of both, but for the layers that the claim says only one of them has.
+    head. `complete`: these are all parts of both, but for layers and tokens that by the claim only one of them has.
     """
 
     embedding: bool = False
@@ -88,7 +88,9 @@ def _find(
     pairs = {j: i for i, j in _pairs(source, output, claim)}
     layers = {j: i for j, i in pairs.items() if f"layers.{j}" in found}
     whole = len(layers) == source.spec.depth - len(claim.dropped) == output.spec.depth - len(claim.copies)
-    embedding, head = "embedding" in found, "head" in found
+    whole = whole and (claim.tokens is not None or source.spec.vocabulary == output.spec.vocabulary)
+    embedding = "embedding" in found
+    head = "head" in found and (embedding or not (source.spec.head.tied and output.spec.head.tied))
     return EqualParts(embedding, layers, head, embedding and head and whole)
 
 
@@ -132,7 +134,7 @@ def _final(source: Program, output: Program) -> Iterator[Weights]:
 
 def _head(source: Program, output: Program, rows: int) -> Iterator[Weights]:
     tied = [program.spec.head.tied for program in (source, output)]
-    if not all(tied):  # else the embedding is the head
+    if not all(tied):  # else the head is equal if the embedding is
         name, other = ("embedding.weight" if one else "head.weight" for one in tied)
         yield _first_rows(source, output, name, other, rows)
     if source.spec.head.bias:

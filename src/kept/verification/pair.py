@@ -1,8 +1,8 @@
 """Measurement of an output against its source: which weights are equal, and what the logits differ by.
 
 1. The weights are compared. If both have the same parts, they compute the same to the bit, and nothing is run.
-2. If one of them has other layers besides, whose weights add zero, both are run in the output's dtype, in case such a
-   layer overflows. Equal layers are run once, so that this costs one run of the source and one of each other layer.
+2. If one of them has other tokens, or other layers whose weights add zero, both are run in the output's dtype, in case
+   such a layer overflows. Equal layers are run once, so this costs a run of the source and of each other layer.
 3. Otherwise both are run in the output's dtype, and source and plan in float64 on the first of these tokens.
 """
 
@@ -72,7 +72,7 @@ class ModelPair:
         with reporter.stage("compare weights", size, "bytes") as advance:
             equal = equal_values(self.source, self.output, self.claim, self.dtype, advance)
             copied = equal.complete and self._others_add_nothing
-        if copied and not (self.claim.copies or self.claim.dropped):
+        if copied and not (self.claim.copies or self.claim.dropped or self.claim.tokens is not None):
             return PairParity(copied=True)
         if copied:
             with reporter.stage("verify", self.source.spec.depth + self.output.spec.depth, "layer runs") as advance:

@@ -127,7 +127,7 @@ def judge(promise: Promise, found: PairParity | Verification) -> str | None:
     if not math.isfinite(found.same.max_logit_error) or not math.isfinite(found.same.kl):
         return "the output's logits are not finite"
     if promise is Promise.EXACT and found.output is not None and found.floor is not None:
-        return _judge_exact(found.proof, found.output, found.floor)
+        return _judge_exact(found.proof, found.output, found.floor) or _judge_same(found.same, found.floor)
     if promise is Promise.APPROXIMATE and found.same.kl > APPROXIMATE_KL:
         return f"KL is {found.same.kl:.3g} nats per token, above {APPROXIMATE_KL}"
     return None
@@ -142,6 +142,17 @@ def _judge_exact(proof: Parity | None, output: Parity, floor: Parity) -> str | N
         return f"the mean logit error is {ratio:.3g} times the noise of {floor.mean_logit_error:.3g}"
     if not output.kl <= FLOOR**2 * floor.kl + PROOF:
         return f"KL is {output.kl:.3g} nats per token, the dtype's own noise is {floor.kl:.3g}"
+    return None
+
+
+def _judge_same(same: Parity, floor: Parity) -> str | None:
+    """Judge the positions beyond those that are run in float64.
+
+    The difference of output and source is at most the sum of their errors: 1 + FLOOR times the source's.
+    """
+    if not same.mean_logit_error <= (1 + FLOOR) * floor.mean_logit_error + PROOF:
+        ratio = same.mean_logit_error / max(floor.mean_logit_error, 1e-300)
+        return f"over {same.tokens} tokens the mean logit difference is {ratio:.3g} times the noise of the source"
     return None
 
 

@@ -134,6 +134,7 @@ def test_a_tracker_changes_neither_the_run_nor_stdout(
     assert not said.out
     if fails_in:
         assert len(stub.called("log")) == 2, "nothing after the failure"
+        assert len(stub.called("finish")) == 1, "the run is ended all the same"
         words = "trackio: ConnectionError: no route to the host; the run goes on, and its metrics are in "
         assert [line.startswith(words) for line in said.err.splitlines() if "host" in line] == [True]
     else:

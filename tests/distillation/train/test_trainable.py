@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from kept.distillation.train import choose_trainable
 from kept.distillation.train.choose_trainable import lora_slots, trainable
 from kept.errors import InputError
 from kept.ir import spec as ir
-from kept.ir.slots import layer_slots, slots
+from kept.ir.slots import slots
 from kept.nn import Model
+from kept.passes.to_latent import ToLatent
 from support.logits import random_program
 from support.pass_helpers import MIXER, layer_spec, rms_spec
 
@@ -107,9 +107,18 @@ def test_lora_adapts_matrices_by_their_role(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(lora_slots(program.spec)) == wanted
     assert "layers.1.mlp.down.weight" in wanted
 
-    def with_a_convolution(layer: ir.Layer, width: int) -> Iterator[tuple[str, ir.Slot]]:
-        for name, slot in layer_slots(layer, width):
-            yield name, replace(slot, role="conv") if name == "mlp.down.weight" else slot
+    original = ir.Mlp.slots
 
-    monkeypatch.setattr(choose_trainable, "layer_slots", with_a_convolution)
+    def with_a_convolution(mlp: ir.Mlp, width: int) -> Iterator[tuple[str, ir.Slot]]:
+        for name, slot in original(mlp, width):
+            yield name, replace(slot, role="conv") if name == "down.weight" else slot
+
+    monkeypatch.setattr(ir.Mlp, "slots", with_a_convolution)
     assert set(lora_slots(program.spec)) == {name for name in wanted if not name.endswith("mlp.down.weight")}
+
+
+def test_lora_leaves_out_what_a_mixer_reads_in_parts() -> None:
+    """Latent attention applies parts of this matrix when it decodes, which an adapter would not change."""
+    spec = ToLatent()(random_program(rms_spec())).spec
+    adapted = {name for name in lora_slots(spec) if name.startswith("layers.0.mixer.")}
+    assert adapted == {f"layers.0.mixer.{name}.weight" for name in ("q_a", "q_b", "kv_a", "o")}

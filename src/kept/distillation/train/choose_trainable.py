@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kept.distillation.train.trainable import Trainable
 from kept.errors import InputError
-from kept.ir.slots import layer_slots, norms
+from kept.ir.slots import norms
 from kept.passes.expand_vocabulary import GIVEN
 
 if TYPE_CHECKING:
@@ -48,12 +48,17 @@ def trainable(
 
 
 def lora_slots(spec: Spec) -> tuple[str, ...]:
-    """Return the slots that LoRA adapts: the matrices of all layers that have two axes, as peft's layers need."""
+    """Return the slots that LoRA adapts: the matrices of all layers that have two axes, as peft's layers need.
+
+    Projections that a mixer reads in parts are left out: what an adapter adds to their product would be ignored.
+    """
     return tuple(
-        f"layers.{number}.{name}"
-        for number, layer in enumerate(spec.layers)
-        for name, slot in layer_slots(layer, spec.width)
-        if slot.role == "matrix" and len(slot.shape) == 2
+        f"{at}{name}"
+        for at, branch in spec.branches()
+        for name, slot in branch.slots(spec.width)
+        if slot.role == "matrix"
+        and len(slot.shape) == 2
+        and name.removesuffix(".weight").removeprefix(f"{branch.name}.") not in branch.op.read_in_parts
     )
 
 

@@ -72,6 +72,7 @@ class TrackedRun:
     def __init__(self, name: Tracker, settings: HealSettings, folder: Path, watch: Watch) -> None:
         self.name, self.settings, self.folder, self.watch = name, settings, folder, watch
         self._run: Any = None
+        self._failed = False
         self._groups: tuple[str, ...] = ()
 
     def __call__(self, line: Mapping[str, Any]) -> None:
@@ -80,7 +81,7 @@ class TrackedRun:
             if line["kind"] == "run":
                 self._groups = tuple(line["groups"])
                 self._run = self._begin(line)
-            elif self._run is not None and line["kind"] in SPLITS:
+            elif self._run is not None and not self._failed and line["kind"] in SPLITS:
                 self._log(line)
         self.watch(line)
 
@@ -98,7 +99,7 @@ class TrackedRun:
             with redirect_stdout(sys.stderr):
                 yield
         except Exception as error:  # noqa: BLE001 - whatever the tracker raises
-            self._run = None
+            self._failed = True
             hint(printable(f"{self.name}: {cause(error)}; the run goes on, and its metrics are in {self.folder}"))
 
     def _begin(self, line: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a run of the tracker

@@ -88,6 +88,11 @@ class LatentAttention(Mixer):
         """The output projection."""
         return ("o",)
 
+    @property
+    def read_in_parts(self) -> tuple[str, ...]:
+        """The projection from the latent, whose weight decoding applies to queries and to mixed latents."""
+        return ("kv_b",)
+
     def with_norms(self, change: Callable[[Norm], Norm]) -> Self:
         """Return the attention with the norms of its latents changed."""
         q_norm, kv_norm = (None if norm is None else change(norm) for norm in (self.q_norm, self.kv_norm))

@@ -82,6 +82,11 @@ class Operation(ABC):
     def writers(self) -> tuple[str, ...]:
         """The projections whose output is added to the residual stream."""
 
+    @property
+    def read_in_parts(self) -> tuple[str, ...]:
+        """The projections whose weight the module also uses otherwise than in one product. LoRA cannot adapt them."""
+        return ()
+
     @abstractmethod
     def with_norms(self, change: Callable[[Norm], Norm]) -> Self:
         """Return the operation with every norm inside it changed."""
