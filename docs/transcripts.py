@@ -1,7 +1,7 @@
 """Run the commands that README.md and docs/ show with an output, and compare what they print.
 
 python docs/transcripts.py                   print differences; exit 1 if there are any
-python docs/transcripts.py --write           write the outputs that differ into the pages, whole where lines were left out
+python docs/transcripts.py --write           write the outputs that differ into the pages, `...` lines too
 python docs/transcripts.py --long PAGE ...   run the transcripts that take minutes too; only these pages
 
 A transcript is a block of `sh` that a block of `text` follows. The transcripts of a page run in order, in an empty
