@@ -48,7 +48,9 @@ def finite_median(values: Iterable[float]) -> float:
 
 
 def uncertain(value: float, error: float, *, signed: bool = False) -> str:
-    """A number with its standard error, to the digits that the error leaves."""
+    """A number with its standard error, to the digits that the error leaves. A difference of nothing is 0."""
+    if signed and value == error == 0:
+        return "0"
     sign = "+" if signed else ""
     if not 0 < error < math.inf:
         return f"{value:{sign}.4g}" + (" ± 0" if error == 0 else "")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from kept.errors import RecipeError
+from kept.errors import RecipeError, Refusal
 from kept.ir import spec as ir
 from kept.ir.slots import zero_output_weights
 from kept.ir.tensors import Full, Stored
@@ -190,6 +190,28 @@ def test_a_plan_knows_its_new_layers() -> None:
     plan = run_passes(program, [ExpandBlocks(at=(1,)), ExpandBlocks(at=(1, 5)), AffineTail()])
     assert plan.origins == (0, None, None, 1, 2, None, None)
     assert plan.new_layers == (1, 2, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "new"),
+    [({"groups": 2}, (1, 4)), ({"groups": 1, "placement": "suffix"}, (3,)), ({"at": (1, 4)}, (1, 4))],
+)
+def test_a_tail_stays_the_last_layer(options: dict[str, Any], new: tuple[int, ...]) -> None:
+    """Copies behind it, or of it, would learn nothing: behind it the stream is nearly constant."""
+    tailed = AffineTail()(ready_for_tail())
+    plan = run_passes(tailed, [ExpandBlocks(**options)])
+    assert (plan.program.spec.depth, plan.new_layers) == (4 + len(new), new)
+    same(plan.program, tailed)
+    model = Model.load(plan.program, torch.float32).requires_grad_()
+    F.cross_entropy(model(TOKENS).flatten(0, 1), TOKENS.roll(-1, 1).flatten()).backward()
+    found = {number: model.get_parameter(f"layers.{number}.mlp.down.weight").grad for number in new}
+    assert all(grad is not None and float(grad.abs().max()) > 1e-6 for grad in found.values())
+
+
+def test_a_layer_behind_a_tail_is_refused() -> None:
+    tailed = AffineTail()(ready_for_tail())
+    with pytest.raises(Refusal, match="puts layer 4 behind the layer that holds the bias of the logits"):
+        run_passes(tailed, [ExpandBlocks(at=(4,))])
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,13 @@ def by_method(found: Forgetting) -> Table:
     return ("method", *heads, "beyond two standard errors"), tuple(rows)
 
 
+def by_domain(found: Forgetting) -> Table:
+    """Columns and rows: a row for each domain and mean, a column for each model. Narrow with few models."""
+    columns = ([*_figures(one, found)] for one in found.methods)
+    rows = ((cells[0][0], *(cell for _, cell in cells)) for cells in zip(*columns, strict=True))
+    return ("", *(one.model for one in found.methods)), tuple(rows)
+
+
 def perplexities(found: Forgetting) -> Table:
     """Columns and rows: each domain's perplexity before and after."""
     rows = tuple((one.model, *(_arrow(change) for change in _changes(one))) for one in found.methods)

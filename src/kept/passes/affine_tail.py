@@ -97,6 +97,12 @@ class AffineTail(Pass):
         return not spec.head.bias
 
 
+def has_tail(program: Program) -> bool:
+    """Return whether the last layer is one that `affine-tail` appended. Reads a bias of that layer."""
+    bias = program.weights.get(f"layers.{program.spec.depth - 1}.mlp.down.bias")
+    return bias is not None and bool(bias.numbers()[-1] >= SIGNAL)
+
+
 @dataclass(frozen=True)
 class DropHeadBias(Pass):
     """Drop the bias of the logits. APPROXIMATE: a fixed offset of the logits, which verification measures."""

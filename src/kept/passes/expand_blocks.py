@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from kept.errors import RecipeError
 from kept.ir.slots import layer_slots, zero_output_weights
 from kept.ir.tensors import Full
-from kept.passes.base import Obstacle, Pass
+from kept.passes.affine_tail import has_tail
+from kept.passes.base import NO_OPTION, Obstacle, Pass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,12 +36,16 @@ class ExpandBlocks(Pass):
     to each. With `placement` prefix or suffix, as many copies of the first or last layers are put before or after all
     layers. `at` instead has the numbers of the copies in the result: consecutive copies copy as many layers below them
     (at the beginning: above them). Raises RecipeError for numbers that no model allows.
+
+    A layer that `affine-tail` appended stays the last one and is not copied: behind it, the residual stream is nearly
+    constant after a norm, and a copy could learn nothing. `tails` is the number of such layers, 0 or 1.
     """
 
     groups: int | None = None
     blocks: int = 1
     placement: Placement = "interleaved"
     at: tuple[int, ...] = ()
+    tails: int = field(default=0, metadata=NO_OPTION)
 
     name: ClassVar[str] = "expand-blocks"
     summary: ClassVar[str] = "copies of layers with zero output are inserted"
@@ -60,10 +65,15 @@ class ExpandBlocks(Pass):
         if [*self.at] != sorted({*self.at}) or any(number < 0 for number in self.at):
             raise RecipeError(f"is {listed(self.at)}; it must be layer numbers from 0 up, each once and in order", "at")
 
+    def measured(self, program: Program) -> Self:
+        """Return the pass with `tails` set. Reads a bias of the last layer."""
+        return replace(self, tails=int(has_tail(program)))
+
     def sizes(self, depth: int) -> tuple[int, ...]:
         """Return the number of layers of each group; empty if `at` is given."""
         if self.groups is None:
             return ()
+        depth -= self.tails
         ends = [depth * group // self.groups for group in range(self.groups + 1)]
         return tuple(end - begin for begin, end in pairwise(ends))
 
@@ -72,7 +82,7 @@ class ExpandBlocks(Pass):
         if self.groups is None:
             return self.at
         if self.placement != "interleaved":
-            first = 0 if self.placement == "prefix" else depth
+            first = 0 if self.placement == "prefix" else depth - self.tails
             return tuple(range(first, first + self.groups * self.blocks))
         numbers: list[int] = []
         end = 0
@@ -102,10 +112,13 @@ class ExpandBlocks(Pass):
         """Require groups with at least as many layers as are copied, and numbers within the result."""
         depth = program.spec.depth
         if self.groups is not None:
-            return self._groups_obstacle(depth)
+            return self._groups_obstacle(depth - self.tails)
         last = depth + len(self.at) - 1
         if self.at[-1] > last:
             return Obstacle("at", f"is {self.at[-1]}, the result has layers 0 to {last}", way_out="give lower numbers")
+        if self.at[-1] > last - self.tails:
+            why = f"puts layer {last} behind the layer that holds the bias of the logits, where it could not learn"
+            return Obstacle("at", why, way_out="give lower numbers")
         run, held = max(_runs(self.at, depth), key=lambda one: len(one[0]) - one[1])
         if len(run) <= held:
             return None

@@ -64,15 +64,17 @@ def _below(rows: Sequence[EvaluationRow], names: Sequence[str]) -> Table:
 
 
 def _forgetting(console: Console, found: Forgetting, first: str) -> None:
-    """Print the table of learning and forgetting by model. High learning and low forgetting are good."""
+    """Print the table of learning and forgetting by domain, and a verdict on each model."""
     from kept.output import forgetting_tables
 
-    columns, rows = forgetting_tables.by_method(found)
+    columns, rows = forgetting_tables.by_domain(found)
     table = make_table(*columns)
     for row in rows:
         table.add_row(*row)
     console.print(table)
     console.print(f"learned: decrease of the loss from {first}, nats per {found.unit}; forgot: increase")
+    for one in found.methods:
+        console.print(f"{one.model}: {one.verdict or forgetting_tables.NOTHING} (beyond two standard errors)")
 
 
 def _named(row: EvaluationRow) -> str:
