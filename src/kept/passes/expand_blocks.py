@@ -112,7 +112,7 @@ class ExpandBlocks(Pass):
         """Require groups with at least as many layers as are copied, and numbers within the result."""
         depth = program.spec.depth
         if self.groups is not None:
-            return self._groups_obstacle(depth - self.tails)
+            return self._groups_obstacle(depth)
         last = depth + len(self.at) - 1
         if self.at[-1] > last:
             return Obstacle("at", f"is {self.at[-1]}, the result has layers 0 to {last}", way_out="give lower numbers")
@@ -126,12 +126,12 @@ class ExpandBlocks(Pass):
         return Obstacle("at", why, way_out="give fewer in a run")
 
     def _groups_obstacle(self, depth: int) -> Obstacle | None:
-        groups = self.groups or 1
-        if groups > depth:
-            return Obstacle("groups", f"are {groups}, the model has {depth} layers", way_out=f"give at most {depth}")
+        groups, layers = self.groups or 1, depth - self.tails
+        if groups > layers:
+            return Obstacle("groups", f"are {groups}, the model has {layers} layers", way_out=f"give at most {layers}")
         most, held = min(self.sizes(depth)), "the smallest group has"
         if self.placement != "interleaved":
-            most, held = depth // groups, f"{groups} groups of the model's {depth} layers have"
+            most, held = layers // groups, f"{groups} groups of the model's {layers} layers have"
         if self.blocks > most:
             return Obstacle("blocks", f"are {self.blocks}, {held} {most}", way_out=f"give at most {most}")
         return None
