@@ -194,7 +194,12 @@ def test_a_plan_knows_its_new_layers() -> None:
 
 @pytest.mark.parametrize(
     ("options", "new"),
-    [({"groups": 2}, (1, 4)), ({"groups": 3}, (1, 3, 5)), ({"groups": 1, "placement": "suffix"}, (3,)), ({"at": (1, 4)}, (1, 4))],
+    [
+        ({"groups": 2}, (1, 4)),
+        ({"groups": 3}, (1, 3, 5)),
+        ({"groups": 1, "placement": "suffix"}, (3,)),
+        ({"at": (1, 4)}, (1, 4)),
+    ],
 )
 def test_a_tail_stays_the_last_layer(options: dict[str, Any], new: tuple[int, ...]) -> None:
     """Copies behind it, or of it, would learn nothing: behind it the stream is nearly constant."""
