@@ -104,6 +104,9 @@ class Layerwise:
         for name in () if self.shared else filter(self._is_own, active):
             yield name, self._loss(name, hidden, batch)
 
+    def refit(self) -> Collection[str]:
+        return ()
+
     def text_losses(self, batch: Batch, active: Collection[str]) -> Iterator[tuple[str, Losses]]:  # noqa: ARG002 - the protocol's
         yield from ()
 

@@ -20,9 +20,11 @@ from kept.commands.heal_inputs import (
     input_sums,
     layer_pairs,
 )
+from kept.commands.layerwise_inputs import layerwise_inputs
 from kept.commands.teacher_student import TeacherStudent
-from kept.distillation.train.choose_trainable import trainable
+from kept.distillation.train.choose_trainable import new_slots, trainable
 from kept.distillation.train.end_to_end import STUDENT, EndToEnd
+from kept.distillation.train.layerwise import Layerwise, LayerwisePlan, load_layerwise
 from kept.distillation.train.load_backbone import load_backbone
 from kept.distillation.train.metrics import Metrics
 from kept.distillation.train.process_group import Ranks, process_group
@@ -103,22 +105,38 @@ def heal_run(settings: HealSettings, reporter: Reporter, watch: Callable[[Mappin
     layer_pairs(settings, pair)  # raises before any text is read
     output = HealedExport.of(pair)
     record = None if output.record is None else output.record.table()
-    trained = trainable(pair.student.program, settings.train, record, settings.lora_rank, settings.lora_alpha)
+    if settings.layerwise:
+        plan, trained = layerwise_inputs(settings, pair, record)
+    else:
+        plan, trained = None, _whole_student(settings, pair, record)
     with process_group(settings.device) as ranks:
         date = ranks.broadcast(chat_date(settings, pair, previous_settings(run_directory(target))))
-        run = HealRun(replace(settings, chat_date=date), pair, output, trained, ranks)
+        run = HealRun(replace(settings, chat_date=date), pair, output, trained, ranks, plan)
         return run.run(reporter if ranks.is_first else Silent(), watch)
+
+
+def _whole_student(settings: HealSettings, pair: TeacherStudent, record: Mapping[str, Any] | None) -> Trainable:
+    """Return the trainable parameters of a student that is trained as a whole."""
+    program = pair.student.program
+    found = trainable(program, settings.train, record, settings.lora_rank, settings.lora_alpha)
+    if settings.new_learning_rate is None:
+        return found
+    return replace(found, new=frozenset(new_slots(program, record or {})))
 
 
 @dataclass(frozen=True)
 class HealRun:
-    """A run on this rank: its settings, its models, its future output and its trainable parameters."""
+    """A run on this rank: its settings, its models, its future output and its trainable parameters.
+
+    `layerwise` has the branches to train; None for a student that is trained as a whole.
+    """
 
     settings: HealSettings
     pair: TeacherStudent
     output: HealedExport
     trained: Trainable
     ranks: Ranks
+    layerwise: LayerwisePlan | None = None
 
     @property
     def target(self) -> Path:
@@ -132,7 +150,7 @@ class HealRun:
         folder = run_directory(self.target)
         with locked_run_directory(folder, self.ranks), tracked(self.settings, folder, watch) as noted:
             sums = self.ranks.on_first(lambda: self._begin(stream, eval_data)) or {}
-            groups, weights = self._train(stream, eval_data, noted)
+            groups, weights = self._train(stream, eval_data, noted, reporter)
             summary = RunSummary(self.settings, self.trained, stream.counts, sums, groups)
             verification = self._export(summary, weights, reporter) if self.ranks.is_first else None
             self.ranks.barrier()
@@ -147,26 +165,39 @@ class HealRun:
         return sums
 
     def _train(
-        self, stream: BatchStream, eval_data: EvalTexts, watch: Callable[[Mapping[str, Any]], None]
+        self,
+        stream: BatchStream,
+        eval_data: EvalTexts,
+        watch: Callable[[Mapping[str, Any]], None],
+        reporter: Reporter,
     ) -> tuple[Mapping[str, GroupHistory], Mapping[str, Tensor]]:
         """Train. Returns the held-out measurements of each group, and the weights of the best ones."""
         metrics = Metrics(run_directory(self.target), watch, quiet=not self.ranks.is_first)
-        trainer = self._trainer(stream, eval_data, metrics)
+        checkpoints = RunCheckpoints(metrics.folder, self.ranks)
+        task = self._end_to_end() if self.layerwise is None else self._layerwise(self.layerwise, stream, reporter)
+        trainer = Trainer(self.settings, self.ranks, task, stream, checkpoints, metrics, eval_data.batches)
         metrics.note(self._description(trainer))
         groups = {name: one.outcome() for name, one in trainer.run().items()}
         metrics.note({"kind": "end", "step": trainer.step})
         return groups, trainer.best_weights()
 
-    def _trainer(self, stream: BatchStream, eval_data: EvalTexts, metrics: Metrics) -> Trainer:
-        """Load the models and the newest checkpoint."""
+    def _layerwise(self, plan: LayerwisePlan, stream: BatchStream, reporter: Reporter) -> Layerwise:
+        """Load the branches and the teacher, and measure the inputs of the branches."""
+        assert self.pair.teacher is not None, "settings require one"
+        programs = self.pair.student.program, self.pair.teacher.program
+        task = load_layerwise(self.settings, self.ranks, plan, *programs)
+        task.calibrate(stream, reporter)
+        return task
+
+    def _end_to_end(self) -> EndToEnd:
+        """Load the student, and the teacher or its cache."""
         settings, program = self.settings, self.pair.student.program
         modes = {"checkpointing": settings.gradient_checkpointing, "compiled": settings.compile}
         student = load_backbone(program, compute_dtype(settings), self.ranks, self.trained, **modes)
         pairs = layer_pairs(settings, self.pair)
         shift = hidden_state_map(settings, self.pair)
-        task = EndToEnd(settings, self.ranks, student, self._teacher(), self.trained.rows, pairs, shift)
-        checkpoints = RunCheckpoints(metrics.folder, self.ranks)
-        return Trainer(settings, self.ranks, task, stream, checkpoints, metrics, eval_data.batches)
+        trained = self.trained
+        return EndToEnd(settings, self.ranks, student, self._teacher(), trained.rows, pairs, shift, trained.new)
 
     def _teacher(self) -> Backbone | TeacherCache | None:
         if self.pair.cache is not None or self.pair.teacher is None:

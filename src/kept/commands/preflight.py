@@ -12,6 +12,7 @@ from kept.commands.plan import make_plan, target_family
 from kept.commands.shrink import ShrinkSettings, expanded
 from kept.commands.teacher_student import check_sizes, check_widths
 from kept.distillation.settings import HealSettings
+from kept.distillation.settings_checks import CHANGED
 from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.tracker import check_tracker
 from kept.errors import CheckpointError, InputError, KeptError, OutputError
@@ -76,7 +77,7 @@ def _check_new(asked: Asked, model: LoadedModel) -> None:
     """Raise InputError where a model that is there lacks the layers that are to be dropped, or the weights to learn."""
     if isinstance(asked, ShrinkSettings):
         expanded(model)
-    if isinstance(asked, HealSettings):
+    if isinstance(asked, HealSettings) and CHANGED not in asked.train:
         trainable(model.program, asked.train, record_table(model.path), asked.lora_rank, asked.lora_alpha)
 
 
@@ -87,8 +88,9 @@ def _foreseen(step: RecipeStep, models: Mapping[Path, LoadedModel]) -> LoadedMod
         check_tracker(step.asked.report_to)
         teacher = None if step.asked.teacher is None else models[Path(step.asked.teacher)]
         check_sizes(source, teacher, step.asked.sequence_length)
-        if step.asked.hidden and teacher is not None:
-            check_widths(source, teacher)
+        for key in ("hidden", "layerwise"):
+            if getattr(step.asked, key) and teacher is not None:
+                check_widths(source, teacher, key)
     if not isinstance(step.asked, Recipe):
         return source
     plan = make_plan(source, step.asked, unmeasured=True)

@@ -99,11 +99,11 @@ def _only_padding(student: LoadedModel, teacher: LoadedModel) -> bool:
     return ours == theirs and max(ours.values(), default=-1) < fewest
 
 
-def check_widths(student: LoadedModel, teacher: LoadedModel) -> None:
-    """Raise InputError if the residual streams of student and teacher differ in width."""
+def check_widths(student: LoadedModel, teacher: LoadedModel, setting: str = "hidden") -> None:
+    """Raise InputError, which names a setting, if the residual streams of student and teacher differ in width."""
     widths = student.program.spec.width, teacher.program.spec.width
     if widths[0] != widths[1]:
         raise InputError(
-            f"hidden: the residual stream of {student.path} is {widths[0]} wide, that of its teacher {teacher.path} "
-            f"{widths[1]}; leave out --hidden"
+            f"{setting}: the residual stream of {student.path} is {widths[0]} wide, that of its teacher {teacher.path} "
+            f"{widths[1]}; leave out --{setting}"
         )

@@ -12,16 +12,13 @@ from pydantic.dataclasses import dataclass
 
 from kept.device import AUTO, DEVICE_HELP, Device, TrainingDtype
 from kept.distillation.loss_setting import add_loss, loss_weights
+from kept.distillation.settings_checks import CALIBRATION_TOKENS, CHANGED, SELF, check_settings
 from kept.distillation.train.lr_schedule import Schedule
-from kept.errors import RecipeError
 from kept.setting_types import MOST, Date, Directory, File, Texts, count, count_schema, texts_schema, wrong
 from kept.settings_model import CONFIG, Settings, merged
 
 if TYPE_CHECKING:
     from kept.distillation.loss.objective import Objective
-
-SELF = "self"
-"""Data that the teacher samples itself."""
 
 LISTED = 64
 """Tokens that a teacher's cache keeps of each distribution unless another number is named."""
@@ -40,6 +37,7 @@ CADENCE = ("save_every", "save_minutes", "device", "report_to")
 
 They may change when a run is continued."""
 
+Count = Annotated[int, BeforeValidator(count), Field(ge=1, le=MOST_TOKENS), count_schema(1, MOST_TOKENS)]
 Size = Annotated[int, Field(ge=1, le=MOST)]
 Weight = Annotated[float, Field(ge=0, le=MOST)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
@@ -134,11 +132,30 @@ class HealSettings(Settings):
     train: str = Field(
         default="norms",
         description="Trainable parameters: norms, head, new (created by the conversion), lora (LoRA matrices, merged "
-        "at the end), all, or a pattern such as layers.3.*; joined with +.",
+        "at the end), all, changed (with --layerwise: branches that differ from the teacher's), or a pattern such as "
+        "layers.3.*; joined with +. [default: norms; with --layerwise: changed]",
     )
     lora_rank: Size = Field(default=16, description="Rank of the LoRA matrices, if --train has lora.")
     lora_alpha: Positive = Field(default=32.0, description="LoRA update is scaled by alpha / rank.")
-    tokens: Annotated[int, BeforeValidator(count), Field(ge=1, le=MOST_TOKENS), count_schema(1, MOST_TOKENS)] = Field(
+    layerwise: bool = Field(
+        default=False,
+        description="Train each branch alone to match the teacher's, with the teacher's hidden states as input. No "
+        "logits are computed.",
+    )
+    calibration_tokens: Count = Field(
+        default=CALIBRATION_TOKENS,
+        description="Training tokens that are read before the first step, with --layerwise.",
+    )
+    refit: bool = Field(
+        default=True,
+        description="With --layerwise: first fit each branch's output projection by least squares.",
+    )
+    whiten: bool = Field(
+        default=True,
+        description="With --layerwise: train matrices in coordinates in which their inputs are white, and relative to "
+        "the size of each row.",
+    )
+    tokens: Count = Field(
         default=1_000_000, description="Number of training tokens, such as 2M or 500K; at least one step."
     )
     batch_size: Size = Field(default=8, description="Sequences per batch, over all processes.")
@@ -147,6 +164,10 @@ class HealSettings(Settings):
         default=1, description="Gradient-accumulation steps (batches) per optimizer update."
     )
     learning_rate: Positive = Field(default=1e-3, description="Peak learning rate.")
+    new_learning_rate: Positive | None = Field(
+        default=None,
+        description="Peak learning rate of weights that the conversion created anew. [default: the learning rate]",
+    )
     lr_schedule: Schedule = Field(
         default="cosine", description="Learning-rate schedule: cosine, warmup-stable-decay (wsd) or constant."
     )
@@ -205,56 +226,24 @@ class HealSettings(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         """Check settings against each other. Raises RecipeError."""
-        self._check_losses()
-        self._check_data()
-        self._check_chat()
+        check_settings(self)
         return self
 
-    def _check_losses(self) -> None:
-        if not any((self.kl, self.reverse_kl, self.jsd, self.ce, self.hidden)):
-            self._refuse("kl", "above 0 where no other loss is")
-        if self.tokens_a_step > MOST:
-            largest = max(
-                ("batch_size", "sequence_length", "gradient_accumulation"), key=lambda key: getattr(self, key)
-            )
-            self._refuse(largest, f"smaller: a step has at most {MOST} tokens, and this one {self.tokens_a_step}")
-        if self.teacher_cache and self._runs_teacher:
-            self._refuse("teacher_cache", "left out where reverse_kl, jsd or hidden is above 0")
-
-    def _check_data(self) -> None:
-        sampled = self.data == (SELF,)
-        if self.teacher is not None:
-            return
-        if sampled and self.teacher_cache is not None:
-            raise RecipeError(
-                "is self, which the teacher samples; "
-                f"give the --data that the cache {self.teacher_cache} was made of, or --teacher too",
-                "data",
-            )
-        if self._runs_teacher or (self.kl and self.teacher_cache is None):
-            self._refuse("teacher", "a checkpoint, with which all losses but ce compare; --loss ce needs texts only")
-        if sampled:
-            raise RecipeError("is self, which the teacher samples; give --data, or --teacher too", "data")
-
-    def _check_chat(self) -> None:
-        if self.chat and self.data == (SELF,):
-            self._refuse("chat", "left out where data is self, which are texts")
-        for key in () if self.chat else ("chat_template", "chat_date"):
-            if getattr(self, key) is not None:
-                self._refuse(key, "left out without chat")
-
-    def _refuse(self, key: str, wanted: str) -> None:
-        raise RecipeError(f"is {getattr(self, key)!r}, it must be {wanted}", key)
-
     @property
-    def _runs_teacher(self) -> bool:
+    def runs_teacher(self) -> bool:
         """Whether a loss needs the teacher's own forward pass, which a cache does not replace."""
         return any((self.reverse_kl, self.jsd, self.hidden))
+
+    @property
+    def new_lr_factor(self) -> float:
+        """The learning rate of new weights, relative to that of the others."""
+        return 1.0 if self.new_learning_rate is None else self.new_learning_rate / self.learning_rate
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], **overrides: Any) -> Self:  # noqa: ANN401 - values of any key
         """Return settings from a TOML table, which may have `loss`; overrides that are not None win."""
-        return super().from_table(loss_weights(merged(table, overrides)))
+        values = loss_weights(merged(table, overrides))
+        return super().from_table({"train": CHANGED, **values} if values.get("layerwise") is True else values)
 
     @property
     def document(self) -> str:

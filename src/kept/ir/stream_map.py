@@ -27,6 +27,11 @@ class StreamMap:
         out = x - x.mean(-1, keepdim=True) if self.centred else x
         return self.scale * out + self._offset(x.shape[-1])
 
+    def difference(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the difference of two streams after the pass, (..., D), from their difference before it."""
+        out = x - x.mean(-1, keepdim=True) if self.centred else x
+        return self.scale * out if self.scale != 1 else out
+
     def undone(self, x: torch.Tensor) -> torch.Tensor:
         """Return the stream before the pass, (..., D), from the stream after it. A mean that was subtracted stays 0."""
         found = x - self._offset(x.shape[-1]) if self.constant != 0 else x

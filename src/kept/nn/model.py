@@ -139,14 +139,15 @@ def _table(rows: int, width: int) -> nn.Embedding:
 class BranchRun:
     """One branch while a layer runs, tensors (B, T, D).
 
-    `stream_BTD` is read by the norm, `input_BTD` by the operation. `output_BTD` is the operation's output, `after_BTD`
-    the residual stream after the branch.
+    `stream_BTD` is read by the norm, `input_BTD` by the operation. `output_BTD` is the operation's output, `added_BTD`
+    what the branch adds to the residual stream, `after_BTD` the stream with it.
     """
 
     branch: ir.Branch
     stream_BTD: Tensor
     input_BTD: Tensor
     output_BTD: Tensor
+    added_BTD: Tensor
     after_BTD: Tensor
 
 
@@ -184,10 +185,21 @@ class Block(nn.Module):
             if branch.norm_name not in normed:
                 normed[branch.norm_name] = getattr(self, branch.norm_name)(stream_BTD)
             input_BTD = normed[branch.norm_name]
-            run = getattr(self, branch.name)
-            output_BTD = run(input_BTD, context, state) if branch.name == "mixer" else run(input_BTD)
-            after_BTD = after_BTD + self._scaled(getattr(self, branch.post_norm_name)(output_BTD))
-            yield BranchRun(branch, stream_BTD, input_BTD, output_BTD, after_BTD)
+            output_BTD, added_BTD = self._outputs(branch, input_BTD, context, state)
+            after_BTD = after_BTD + added_BTD
+            yield BranchRun(branch, stream_BTD, input_BTD, output_BTD, added_BTD, after_BTD)
+
+    def run_alone(self, branch: ir.Branch, stream_BTD: Tensor, context: SequenceContext) -> Tensor:
+        """Return what one branch adds to the residual stream, (B, T, D), given the stream that its norm reads."""
+        return self._outputs(branch, getattr(self, branch.norm_name)(stream_BTD), context, None)[1]
+
+    def _outputs(
+        self, branch: ir.Branch, input_BTD: Tensor, context: SequenceContext, state: MixerState | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the output of a branch's operation, and what the branch adds to the residual stream."""
+        run = getattr(self, branch.name)
+        output_BTD = run(input_BTD, context, state) if branch.name == "mixer" else run(input_BTD)
+        return output_BTD, self._scaled(getattr(self, branch.post_norm_name)(output_BTD))
 
     def _scaled(self, x_BTD: Tensor) -> Tensor:
         return x_BTD if self.spec.residual_multiplier == 1 else x_BTD * self.spec.residual_multiplier

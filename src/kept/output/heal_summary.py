@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.distillation.settings import SELF
+from kept.distillation.settings_checks import SELF
 from kept.formatting import finite_median, parameters
 
 if TYPE_CHECKING:

@@ -46,13 +46,7 @@ def paired(student: LoadedModel, teacher: LoadedModel) -> tuple[tuple[int, int],
     paired with the input of the teacher's final norm. Raises InputError if the record does not state the origins.
     """
     depths = teacher.program.spec.depth, student.program.spec.depth
-    record = read_record(student.path) or Record()
-    found = _ancestors(record, *depths)
-    if found or record.layers is not None:
-        chosen = _chosen(found, student, teacher)
-        origins = None if chosen is None else chosen.origins
-    else:
-        origins = _by_copies(record, *depths)
+    origins = layer_origins(student, teacher)
     if origins is None:
         raise InputError(
             f"hidden: {student.path} has {depths[1]} layers, its teacher {teacher.path} has {depths[0]}, and no record "
@@ -61,6 +55,20 @@ def paired(student: LoadedModel, teacher: LoadedModel) -> tuple[tuple[int, int],
     end = origins.index(AffineTail.name) if AffineTail.name in origins else depths[1]
     pairs = [(origin, place) for place, origin in enumerate(origins) if isinstance(origin, int)]
     return tuple((theirs, ours) for theirs, ours in (*pairs, (depths[0], end)) if ours)
+
+
+def layer_origins(student: LoadedModel, teacher: LoadedModel) -> Origins | None:
+    """Return for each layer of the student its index in the teacher, or the name of the pass that made it.
+
+    None if the student's record does not state the origins.
+    """
+    depths = teacher.program.spec.depth, student.program.spec.depth
+    record = read_record(student.path) or Record()
+    found = _ancestors(record, *depths)
+    if not found and record.layers is None:
+        return _by_copies(record, *depths)
+    chosen = _chosen(found, student, teacher)
+    return None if chosen is None else chosen.origins
 
 
 def stream_map(student: LoadedModel, teacher: LoadedModel) -> StreamMap:

@@ -53,7 +53,7 @@ def equal_values(
     Stored bytes of one dtype are compared as they are, other weights as they are rounded to `dtype`. `progress` is
     called with the bytes of the output that are done, of `compared_bytes`.
     """
-    return _find(source, output, claim, partial(_equal_when_read, dtype=dtype), progress)
+    return _find(source, output, claim, partial(equal_when_read, dtype=dtype), progress)
 
 
 def equal_sources(source: Program, plan: Program, claim: Claim) -> EqualParts:
@@ -161,7 +161,8 @@ def _uncast(tensor: Lazy) -> Lazy:
     return tensor
 
 
-def _equal_when_read(one: Lazy, other: Lazy, dtype: torch.dtype) -> bool:
+def equal_when_read(one: Lazy, other: Lazy, dtype: torch.dtype) -> bool:
+    """Return whether two weights are equal to the bit when they are read in `dtype`."""
     if one.shape != other.shape:
         return False
     if isinstance(one, Stored) and isinstance(other, Stored) and one.dtype == other.dtype:

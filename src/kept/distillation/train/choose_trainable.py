@@ -6,6 +6,7 @@ import math
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
+from kept.distillation.settings_checks import CHANGED
 from kept.distillation.train.trainable import Trainable
 from kept.errors import InputError
 from kept.ir.slots import norms
@@ -28,18 +29,20 @@ def trainable(
     record: Mapping[str, Any] | None = None,
     lora_rank: int = 16,
     lora_alpha: float = 32,
+    changed: Collection[str] = (),
 ) -> Trainable:
     """Return the parameters that a choice names: words and patterns joined by `+`, as `norms+head` or `layers.3.*`.
 
     `new` are the layers and weights that a conversion created, and in embedding and head the rows of new tokens, as its
-    record (`kept.json`) lists them. `lora` are low-rank updates of the matrices of all layers. Raises InputError for a
-    part that names no weight, and for a rank above that of every matrix.
+    record (`kept.json`) lists them. `lora` are low-rank updates of the matrices of all layers. `changed` names the
+    slots that are given as such. Raises InputError for a part that names no weight, and for a rank above that of every
+    matrix.
     """
     words = [part.strip() for part in choice.split("+")]
     rows = _new_rows(program, record or {}) if "new" in words else {}
     found: set[str] = set()
     for word in words:
-        names = _named(program, word, record or {})
+        names = changed if word == CHANGED else _named(program, word, record or {})
         if not names and not (word == "new" and rows):
             raise _no_weight(word)
         found |= set() if word == "lora" else set(names)
@@ -93,7 +96,7 @@ def _named(program: Program, word: str, record: Mapping[str, Any]) -> Collection
             head = [name for name in program.weights if name.startswith("head.")]
             return ["embedding.weight", *head] if program.spec.head.tied else head
         case "new":
-            return _new(program, record)
+            return new_slots(program, record)
         case "lora":
             return lora_slots(program.spec)
         case _:
@@ -109,7 +112,7 @@ def _no_weight(word: str) -> InputError:
     return InputError(f"train: {word!r} names no weight; use {', '.join(WORDS)}, or a pattern as layers.0.*")
 
 
-def _new(program: Program, record: Mapping[str, Any]) -> Collection[str]:
+def new_slots(program: Program, record: Mapping[str, Any]) -> Collection[str]:
     """Return the slots that a record lists as new. Raises InputError if the record is damaged."""
     numbers, parameters = record.get("new_layers", []), record.get("new_parameters", [])
     depth = program.spec.depth

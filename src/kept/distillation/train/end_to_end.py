@@ -56,7 +56,7 @@ class EndToEnd:
 
     `trained_rows` are the parameters of which only some rows are trained. `layer_pairs` are indices into the teacher's
     and the student's hidden states that the hidden-state loss compares, `stream_map` maps the former to the latter
-    (`kept.output.layer_pairing`).
+    (`kept.output.layer_pairing`). `new` are the parameters with the learning rate of new weights.
     """
 
     settings: HealSettings
@@ -66,6 +66,7 @@ class EndToEnd:
     trained_rows: Mapping[str, range] = field(default_factory=dict)
     layer_pairs: Sequence[tuple[int, int]] = ()
     stream_map: StreamMap = IDENTITY
+    new: Collection[str] = ()
 
     splits_batches: ClassVar[bool] = True
     """FSDP2 averages the gradients of all ranks."""
@@ -74,10 +75,13 @@ class EndToEnd:
     def groups(self) -> Sequence[ParameterGroup]:
         """One group: all trainable parameters of the student. Parameters with frozen rows have no weight decay."""
         parameters = self.student.trainable_parameters()
-        entire = UpdateRule(weight_decay=self.settings.weight_decay)
-        in_part = {name: UpdateRule(rows=rows) for name, rows in self.trained_rows.items()}
-        rules = {**dict.fromkeys(parameters, entire), **in_part}
+        rules = {name: self._rule(name) for name in parameters}
         return (ParameterGroup(STUDENT, parameters, self.settings.max_grad_norm, rules),)
+
+    def _rule(self, name: str) -> UpdateRule:
+        factor = self.settings.new_lr_factor if name in self.new else 1.0
+        rows = self.trained_rows.get(name)
+        return UpdateRule(factor, self.settings.weight_decay if rows is None else 0.0, rows)
 
     def losses(self, batch: Batch, active: Collection[str]) -> Iterator[tuple[str, Losses]]:
         """Yield the objective of the settings on a batch."""
@@ -86,6 +90,10 @@ class EndToEnd:
             loss = partial(self._student_losses, batch, self._teacher_output(batch))
             found = self.student(batch, loss, keep_hidden=bool(self.settings.hidden))
         yield STUDENT, found
+
+    def refit(self) -> Collection[str]:
+        """Move nothing: the losses have no optimum in closed form."""
+        return ()
 
     def text_losses(self, batch: Batch, active: Collection[str]) -> Iterator[tuple[str, Losses]]:
         """Yield the cross-entropy. A teacher cache does not cover evaluation data."""

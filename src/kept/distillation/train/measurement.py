@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from kept.distillation.loss.chunked_loss import Losses
 
+    Means = Mapping[str, float]
+    """Mean losses by name."""
+
 MIN_IMPROVEMENT = 1e-3
 """Relative decrease of the held-out loss that counts as an improvement."""
 
@@ -98,3 +101,19 @@ def mean_losses(sums: Iterable[LossSums], tokens: float) -> dict[str, dict[str, 
     for (group, name), total in totals.items():
         means.setdefault(group, {})[name] = total / max(1.0, tokens)
     return means
+
+
+def of_group(means: Mapping[str, Mapping[str, Means]], group: str) -> dict[str, Means]:
+    """Return the mean losses of a group by text. A text is left out if the group has no losses on it."""
+    return {text: found[group] for text, found in means.items() if group in found}
+
+
+def group_measurement(
+    step: int, tokens: int, weights: Mapping[str, float], sources: Mapping[str, Means], texts: Mapping[str, Means]
+) -> Measurement:
+    """Return the measurement of a group from its mean losses by source and by evaluation text."""
+    keys = next(iter(sources.values()))
+    means = {key: sum(weight * sources[name][key] for name, weight in weights.items()) for key in keys}
+    agreement = means.pop("agreement", math.nan)
+    eval_data = {text: {key: v for key, v in found.items() if key != "loss"} for text, found in texts.items()}
+    return Measurement(step, tokens, means, agreement, sources, eval_data)

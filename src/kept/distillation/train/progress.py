@@ -57,6 +57,13 @@ class GroupProgress:
         if measurement is best_measurement(self.history):
             self.best = self.group.weights()
 
+    def keep_if_best(self) -> bool:
+        """Return whether the last measurement is the best. If not, the parameters are set to the best weights."""
+        is_best = self.history[-1] is best_measurement(self.history)
+        if not is_best:
+            self.group.load(self.best)
+        return is_best
+
     def state(self) -> GroupState:
         """Return what a checkpoint stores as JSON."""
         return GroupState(history=self.history, recent=[*self.spikes.recent], stopped=self.stopped)

@@ -1,8 +1,7 @@
 """The task of a trainer: the losses of a batch, and the groups of parameters that are trained on them.
 
-A task with one group trains one model (`end_to_end.EndToEnd`). A task with many groups trains many candidates from one
-pass of the teacher: `Backbone.output(batch, keep_hidden=True)` gives the input and the output of each layer, each
-candidate computes its own loss from them, and each has its own gradient clipping, best weights and end.
+A task with one group trains one model (`end_to_end.EndToEnd`). A task with many groups trains many branches from one
+pass of the teacher (`layerwise.Layerwise`): each has its own loss, gradient clipping, best weights and end.
 """
 
 from __future__ import annotations
@@ -10,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch.nn.utils import clip_grad_norm_
 
 from kept.distillation.train.shards import full_tensor, zero_other_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -44,13 +44,14 @@ class ParameterGroup:
     """Parameters by name, trained with one loss: clipped together, and kept as of the best measurement of that loss.
 
     `rules` are by parameter; one without a rule has the default. A group that another rank trains has no parameters
-    on this rank.
+    on this rank. `merge` returns the weights that values of the parameters stand for; None: the values themselves.
     """
 
     name: str
     parameters: Mapping[str, nn.Parameter]
     max_grad_norm: float
     rules: Mapping[str, UpdateRule] = field(default_factory=dict)
+    merge: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """Return AdamW's parameter groups: the parameters of each learning rate and weight decay."""
@@ -80,6 +81,16 @@ class ParameterGroup:
         """Return a copy of the parameters, unsharded, in CPU memory."""
         return {name: full_tensor(parameter).clone() for name, parameter in self.parameters.items()}
 
+    def merged(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the weights that values of the parameters stand for."""
+        return values if self.merge is None else self.merge(values)
+
+    @torch.no_grad()
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Set the parameters, which are not sharded, to the values that `weights` returned."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+
 
 class TrainingTask(Protocol):
     """The losses and parameter groups of a `Trainer`.
@@ -106,6 +117,12 @@ class TrainingTask(Protocol):
         """Yield the losses of a batch for each group in `active` that this rank trains, with gradients in grad mode.
 
         Rows that do not count have a mask of 0.
+        """
+
+    def refit(self) -> Collection[str]:
+        """Move parameters to optima in closed form, once before the first step. Returns the groups that moved.
+
+        The trainer undoes the moves that do not decrease a group's held-out loss.
         """
 
     def text_losses(self, batch: Batch, active: Collection[str]) -> Iterable[tuple[str, Losses]]:

@@ -28,6 +28,7 @@ class Trainable:
 
     `lora` has the matrices with low-rank updates. `rows` are the slots of which only some rows are trainable, and these
     rows. Their other rows, `frozen` parameters, have optimizer state too: their gradients are zero and nothing decays.
+    `new` are the slots with the learning rate of new weights.
     """
 
     slots: tuple[str, ...]
@@ -36,6 +37,7 @@ class Trainable:
     lora: Lora | None = None
     rows: Mapping[str, range] = field(default_factory=dict)
     frozen: int = 0
+    new: frozenset[str] = frozenset()
 
     @property
     def held(self) -> int:

@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from kept.distillation.train.checkpoint_state import RunState, random_state, set_random_state
 from kept.distillation.train.divergence import Diverged
 from kept.distillation.train.lr_schedule import lr_factor
-from kept.distillation.train.measurement import LossSums, Measurement
+from kept.distillation.train.measurement import LossSums, group_measurement, of_group
 from kept.distillation.train.progress import GroupProgress
 from kept.distillation.train.rank_report import RankReport, StepDecision, common_decision, group_means
 from kept.distillation.train.run_checkpoints import TrainerState
@@ -88,6 +88,7 @@ class Trainer:
             try:
                 if not all(one.history for one in self.progress.values()):
                     self._measure()
+                    self._refit()
                 self._train()
             except KeyboardInterrupt as error:
                 if not several:
@@ -97,9 +98,18 @@ class Trainer:
 
     def best_weights(self) -> dict[str, Tensor]:
         """Return the best weights of all groups, on every rank. All ranks call this together."""
-        found = {name: weight for one in self.progress.values() for name, weight in one.best.items()}
+        found = {name: weight for one in self.progress.values() for name, weight in one.group.merged(one.best).items()}
         own = {name: weight for name, weight in found.items() if not is_sharded(self._parameters[name])}
         return {**found, **ChainMap(*self.ranks.gather(own))}
+
+    def _refit(self) -> None:
+        """Let the task move parameters, and undo this for the groups whose held-out loss did not decrease."""
+        moved = {name for names in self.ranks.gather([*self.task.refit()]) for name in names}
+        if not moved:
+            return
+        self._measure()
+        kept = sorted(name for name in moved if self.progress[name].keep_if_best())
+        self.metrics.note({"kind": "refit", "step": self.step, "moved": len(moved), "kept": kept})
 
     def _check_held_once(self) -> None:
         own = [name for name, one in self._parameters.items() if not is_sharded(one)]
@@ -184,7 +194,11 @@ class Trainer:
         active = self._active
         sources = {name: self._mean(self.stream.held_out(name), self.task.losses) for name in self._weights}
         texts = {name: self._mean(batches, self.task.text_losses) for name, batches in self.eval_data.items()}
-        measured = {name: self._measurement(_of_group(sources, name), _of_group(texts, name)) for name in active}
+        tokens = self.step * self.settings.tokens_a_step
+        measured = {
+            name: group_measurement(self.step, tokens, self._weights, of_group(sources, name), of_group(texts, name))
+            for name in active
+        }
         self._note("held-out", {name: one.line() for name, one in measured.items()})
         for name, measurement in measured.items():
             active[name].record(measurement)
@@ -193,14 +207,6 @@ class Trainer:
     @property
     def _weights(self) -> Mapping[str, float]:
         return self.stream.mixture.weights
-
-    def _measurement(self, sources: GroupMeans, texts: GroupMeans) -> Measurement:
-        """Return the measurement of a group from its mean losses by source and by evaluation text."""
-        keys = next(iter(sources.values()))
-        means = {key: sum(weight * sources[name][key] for name, weight in self._weights.items()) for key in keys}
-        agreement = means.pop("agreement", math.nan)
-        eval_data = {text: {key: v for key, v in found.items() if key != "loss"} for text, found in texts.items()}
-        return Measurement(self.step, self.step * self.settings.tokens_a_step, means, agreement, sources, eval_data)
 
     def _mean(self, batches: Sequence[Batch], losses: GroupLosses) -> GroupMeans:
         """Return mean losses over some batches and all ranks."""
@@ -291,8 +297,3 @@ class Trainer:
         if self.step > self.settings.steps:
             raise InputError(f"{place}: is past the run's {self.settings.steps} steps; choose another --out")
         self._saved = self.step, time.monotonic()
-
-
-def _of_group(means: Mapping[str, GroupMeans], group: str) -> GroupMeans:
-    """Return the mean losses of a group by text. A text is left out if the group has no losses on it."""
-    return {text: found[group] for text, found in means.items() if group in found}
