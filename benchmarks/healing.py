@@ -36,7 +36,7 @@ from kept.distillation.data.token_dataset import tokenise
 from kept.distillation.loss.chunked_loss import Losses, chunked_loss
 from kept.distillation.loss.objective import Objective
 from kept.distillation.settings import HealSettings
-from kept.distillation.settings_checks import SELF
+from kept.distillation.settings_fields import SELF
 from kept.distillation.train.backbone import Backbone
 from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.end_to_end import EndToEnd

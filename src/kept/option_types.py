@@ -117,11 +117,16 @@ class HealOptions(TypedDict, total=False):
     train: str
     lora_rank: int
     lora_alpha: float
+    layerwise: bool
+    calibration_tokens: int | str
+    refit: bool
+    whiten: bool
     tokens: int | str
     batch_size: int
     sequence_length: int
     gradient_accumulation: int
     learning_rate: float
+    new_learning_rate: float | None
     lr_schedule: Literal["cosine", "wsd", "constant"]
     warmup: float
     weight_decay: float

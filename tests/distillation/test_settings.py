@@ -169,6 +169,42 @@ def test_what_is_not_understood_is_named(file: Path, text: str, message: str) ->
     assert refusal(file, text).startswith(message)
 
 
+LAYERWISE = BEGIN + "layerwise = true\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAYERWISE + "loss = 'ce'", "recipe.toml: kl: is 0.0, it must be left out with layerwise, which computes no"),
+        (
+            LAYERWISE + "hidden = 1.0",
+            "recipe.toml:5: hidden: is 1.0, it must be left out with layerwise, which",
+        ),
+        (
+            LAYERWISE + "compile = true",
+            "recipe.toml:5: compile: is True, it must be left out with layerwise, which",
+        ),
+        (LAYERWISE + "train = 'norms+lora'", "recipe.toml:5: train: is 'norms+lora', it must be without lora where"),
+        (LAYERWISE.replace("teacher = 't'\n", ""), "recipe.toml: teacher: is None, it must be a checkpoint, whose bra"),
+        (
+            BEGIN + "train = 'changed'",
+            "recipe.toml:4: train: is 'changed', it must be something else than changed",
+        ),
+        (BEGIN + "whiten = false", "recipe.toml:4: whiten: is False, it must be left out without layerwise"),
+    ],
+)
+def test_layerwise_runs_have_settings_of_their_own(file: Path, text: str, message: str) -> None:
+    assert refusal(file, text).startswith(message)
+
+
+def test_a_layerwise_run_trains_what_changed_unless_told(file: Path) -> None:
+    file.write_text(LAYERWISE)
+    assert HealSettings.load(file).train == "changed"
+    assert HealSettings.load(file, train="layers.0.*").train == "layers.0.*"
+    file.write_text(BEGIN)
+    assert HealSettings.load(file).train == "norms"
+
+
 def test_a_wrong_flag_is_not_blamed_on_the_file(file: Path) -> None:
     assert refusal(file, BEGIN, tokens="many").startswith("tokens: is 'many'")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from kept.checkpoint.small_files import check_writable, refused
-from kept.distillation.settings import LISTED, HealSettings
+from kept.distillation.settings import HealSettings
+from kept.distillation.settings_fields import LISTED
 from kept.errors import InputError, OutputError
 from kept.reporting import Progress, Reporter, Silent, reporter_of
 

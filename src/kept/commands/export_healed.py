@@ -14,7 +14,7 @@ from kept.checkpoint.safetensors_writer import shards
 from kept.commands.plan import STALE, short_sample
 from kept.ir.promise import Promise
 from kept.output.export import Export, Reference, export
-from kept.output.healed_record import HealedRecord, StudentRecord
+from kept.output.healed_record import HealedRecord, StudentRecord, TeacherKlRecord
 from kept.output.input_files import InputSnapshot
 from kept.output.layer_pairing import stream_map
 from kept.output.model_card import Origin, model_card, origin_of
@@ -44,7 +44,7 @@ PLACES = ("student", "teacher", "teacher_cache", "chat_template")
 class RunSummary:
     """A training run: settings, trained parameters, tokens by source, and the held-out measurements by group.
 
-    `read` has the sha256 of the models and texts, by setting.
+    `read` has the sha256 of the models and texts, by setting. `kl` compares the whole student with its teacher.
     """
 
     settings: HealSettings
@@ -52,6 +52,7 @@ class RunSummary:
     sources: Mapping[str, Mapping[str, int]]
     read: Mapping[str, str]
     groups: Mapping[str, GroupHistory]
+    kl: TeacherKlRecord | None = None
 
     def record(self, cache: Mapping[str, Any] | None) -> HealedRecord:
         """Return the record of the run. `cache` describes the teacher cache; None without one."""
@@ -62,6 +63,7 @@ class RunSummary:
             "read": self.read,
             "groups": {name: _group(one) for name, one in self.groups.items()},
             **({} if cache is None else {"teacher_cache": cache}),
+            **({} if self.kl is None else {"kl": self.kl.table()}),
         }
         return HealedRecord.model_validate_json(json.dumps(finite(table)))
 

@@ -21,7 +21,7 @@ from kept.distillation.data.packed_rows import PackedRowStream, by_digest
 from kept.distillation.data.packing import BatchStream, check_ids, check_stream
 from kept.distillation.data.self_samples import SamplingSettings, SelfSampler, sampled, teacher_sum
 from kept.distillation.data.token_dataset import tokenise
-from kept.distillation.settings_checks import SELF
+from kept.distillation.settings_fields import SELF
 from kept.distillation.teacher_cache import data_sum
 from kept.distillation.train.process_group import local_device
 from kept.errors import InputError, Overflow

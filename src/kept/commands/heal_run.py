@@ -21,6 +21,7 @@ from kept.commands.heal_inputs import (
     layer_pairs,
 )
 from kept.commands.layerwise_inputs import layerwise_inputs
+from kept.commands.teacher_kl import KL_TOKENS, teacher_kl
 from kept.commands.teacher_student import TeacherStudent
 from kept.distillation.train.choose_trainable import new_slots, trainable
 from kept.distillation.train.end_to_end import STUDENT, EndToEnd
@@ -40,6 +41,7 @@ from kept.distillation.train.run_directory import (
 from kept.distillation.train.tracker import tracked
 from kept.distillation.train.trainer import Trainer
 from kept.formatting import parameters
+from kept.output.healed_record import TeacherKlRecord
 from kept.output.record import RECORD
 from kept.reporting import Reporter, Silent
 from kept.summary import Summarised
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from kept.distillation.train.backbone import Backbone
     from kept.distillation.train.measurement import GroupHistory, Measurement
     from kept.distillation.train.trainable import Trainable
+    from kept.ir.tensors import Lazy
     from kept.verification.verify import Verification
 
 
@@ -75,7 +78,7 @@ class HealResult(Summarised):
 
     @property
     def history(self) -> tuple[Measurement, ...]:
-        """The measurements of the student, the group of an end-to-end run, in order."""
+        """The measurements of a student that was trained as a whole, in order. Layerwise runs have `groups`."""
         return self.groups[STUDENT].measurements
 
     @property
@@ -83,8 +86,15 @@ class HealResult(Summarised):
         """The measurement whose weights were written."""
         return self.groups[STUDENT].best
 
+    @property
+    def kl(self) -> TeacherKlRecord | None:
+        """The KL of the whole student before and after a layerwise run; None for other runs."""
+        found = self.record["healed"].get("kl")
+        return None if found is None else TeacherKlRecord.checked(found)
+
     def summary(self) -> dict[str, str]:
         """Return path, trained parameters, and the held-out loss of each group before and after."""
+        whole = {} if self.kl is None else {"KL from the teacher": f"{self.kl.before:.4g} -> {self.kl.after:.4g}"}
         losses = {
             f"held-out loss of {name}" if len(self.groups) > 1 else "held-out loss": (
                 f"{one.measurements[0].losses['loss']:.4g} -> {one.best.losses['loss']:.4g} "
@@ -94,7 +104,7 @@ class HealResult(Summarised):
         }
         trained = self.record["healed"]["trained"]
         counts = f"{parameters(trained['parameters'])} of {parameters(trained['of'])}"
-        return {"path": str(self.path), "trained parameters": counts, **losses}
+        return {"path": str(self.path), "trained parameters": counts, **whole, **losses}
 
 
 def heal_run(settings: HealSettings, reporter: Reporter, watch: Callable[[Mapping[str, Any]], None]) -> HealResult:
@@ -152,7 +162,7 @@ class HealRun:
             sums = self.ranks.on_first(lambda: self._begin(stream, eval_data)) or {}
             groups, weights = self._train(stream, eval_data, noted, reporter)
             summary = RunSummary(self.settings, self.trained, stream.counts, sums, groups)
-            verification = self._export(summary, weights, reporter) if self.ranks.is_first else None
+            verification = self._export(summary, weights, stream, reporter) if self.ranks.is_first else None
             self.ranks.barrier()
         record = read_json(self.target / RECORD)
         return HealResult(self.target, self.trained, groups, record, folder, verification)
@@ -205,13 +215,26 @@ class HealRun:
         settings, program = self.settings, self.pair.teacher.program
         return load_backbone(program, compute_dtype(settings), self.ranks, compiled=settings.compile)
 
-    def _export(self, summary: RunSummary, best: Mapping[str, Tensor], reporter: Reporter) -> Verification | None:
+    def _export(
+        self, summary: RunSummary, best: Mapping[str, Tensor], stream: BatchStream, reporter: Reporter
+    ) -> Verification | None:
         """Write and verify the output, and remove the checkpoints, which are of no further use."""
-        program = self.pair.student.program
-        weights = self.trained.weights(program, best)
+        weights = self.trained.weights(self.pair.student.program, best)
+        if self.layerwise is not None:
+            summary = replace(summary, kl=self._teacher_kl(weights, stream))
         verification = self.output.write(weights, summary, reporter)
         remove_checkpoints(run_directory(self.target), "step-*")
         return verification
+
+    def _teacher_kl(self, weights: Mapping[str, Lazy], stream: BatchStream) -> TeacherKlRecord:
+        """Compare the student before and after with its teacher, on held-out rows of each source."""
+        assert self.pair.teacher is not None, "settings require one"
+        student = self.pair.student.program
+        students = student, student.updated(student.spec, weights)
+        batches = stream.held_out(rows=max(1, KL_TOKENS // self.settings.sequence_length))
+        dtype, device = compute_dtype(self.settings), self.ranks.device
+        before, after = teacher_kl(students, self.pair.teacher.program, batches, dtype, device)
+        return TeacherKlRecord(before=before, after=after, tokens=int(sum(b.mask_BT.sum() for b in batches)))
 
     def _description(self, trainer: Trainer) -> dict[str, Any]:
         """Return the first line of metrics: trainable parameters, memory, steps and data."""

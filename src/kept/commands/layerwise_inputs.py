@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kept.commands.teacher_student import check_widths
-from kept.distillation.settings_checks import CHANGED
+from kept.distillation.settings_fields import CHANGED
 from kept.distillation.train.choose_trainable import new_slots, trainable
 from kept.distillation.train.layerwise import LayerwisePlan
 from kept.distillation.train.student_branch import BranchPair

@@ -12,7 +12,7 @@ from kept.commands.plan import make_plan, target_family
 from kept.commands.shrink import ShrinkSettings, expanded
 from kept.commands.teacher_student import check_sizes, check_widths
 from kept.distillation.settings import HealSettings
-from kept.distillation.settings_checks import CHANGED
+from kept.distillation.settings_fields import CHANGED
 from kept.distillation.train.choose_trainable import trainable
 from kept.distillation.train.tracker import check_tracker
 from kept.errors import CheckpointError, InputError, KeptError, OutputError

@@ -40,7 +40,7 @@ from kept.commands.step_kinds import KINDS
 from kept.commands.step_settings import EvalStepSettings
 from kept.distillation.data.documents import named_paths
 from kept.distillation.settings import HealSettings
-from kept.distillation.settings_checks import SELF
+from kept.distillation.settings_fields import SELF
 from kept.errors import InputError, RecipeError
 from kept.passes.expand_vocabulary import ExpandVocabulary
 from kept.setting_types import Directory, wrong

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kept.distillation.settings_fields import CALIBRATION_TOKENS, CHANGED, SELF
 from kept.errors import RecipeError
 from kept.setting_types import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kept.distillation.settings import HealSettings
-
-SELF = "self"
-"""Data that the teacher samples itself."""
-
-CHANGED = "changed"
-"""The trainable parameters of a layerwise run unless others are named: branches that differ from the teacher's."""
-
-CALIBRATION_TOKENS = 1 << 15
-"""Tokens on which a layerwise run measures the inputs of matrices and fits output projections."""
+    from kept.distillation.settings_fields import HealFields
 
 LOGIT_SETTINGS: Mapping[str, Any] = {
     "kl": 1.0,
@@ -38,7 +30,7 @@ BRANCH_SETTINGS: Mapping[str, Any] = {"calibration_tokens": CALIBRATION_TOKENS, 
 """Settings of layerwise runs, with their defaults."""
 
 
-def check_settings(settings: HealSettings) -> None:
+def check_settings(settings: HealFields) -> None:
     """Raise RecipeError for settings that contradict each other."""
     _check_losses(settings)
     _check_layerwise(settings)
@@ -46,7 +38,7 @@ def check_settings(settings: HealSettings) -> None:
     _check_chat(settings)
 
 
-def _check_losses(settings: HealSettings) -> None:
+def _check_losses(settings: HealFields) -> None:
     if not any((settings.kl, settings.reverse_kl, settings.jsd, settings.ce, settings.hidden)):
         _refuse(settings, "kl", "above 0 where no other loss is")
     if settings.tokens_a_step > MOST:
@@ -58,7 +50,7 @@ def _check_losses(settings: HealSettings) -> None:
         _refuse(settings, "teacher_cache", "left out where reverse_kl, jsd or hidden is above 0")
 
 
-def _check_layerwise(settings: HealSettings) -> None:
+def _check_layerwise(settings: HealFields) -> None:
     words = [word.strip() for word in settings.train.split("+")]
     if not settings.layerwise:
         for key, default in BRANCH_SETTINGS.items():
@@ -80,7 +72,7 @@ def _lacks(key: str) -> str:
     return "computes no logits" if key in LOGIT_SETTINGS else "does not run the student as a whole"
 
 
-def _check_data(settings: HealSettings) -> None:
+def _check_data(settings: HealFields) -> None:
     sampled = settings.data == (SELF,)
     if settings.teacher is not None:
         return
@@ -96,7 +88,7 @@ def _check_data(settings: HealSettings) -> None:
         raise RecipeError("is self, which the teacher samples; give --data, or --teacher too", "data")
 
 
-def _check_chat(settings: HealSettings) -> None:
+def _check_chat(settings: HealFields) -> None:
     if settings.chat and settings.data == (SELF,):
         _refuse(settings, "chat", "left out where data is self, which are texts")
     for key in () if settings.chat else ("chat_template", "chat_date"):
@@ -104,5 +96,5 @@ def _check_chat(settings: HealSettings) -> None:
             _refuse(settings, key, "left out without chat")
 
 
-def _refuse(settings: HealSettings, key: str, wanted: str) -> None:
+def _refuse(settings: HealFields, key: str, wanted: str) -> None:
     raise RecipeError(f"is {getattr(settings, key)!r}, it must be {wanted}", key)

@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kept.distillation.settings_checks import SELF
+from kept.distillation.settings_fields import SELF
 from kept.formatting import finite_median, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from kept.output.healed_record import GroupRecord, HealedRecord, MeasurementRecord
+    from kept.output.healed_record import GroupRecord, HealedRecord, MeasurementRecord, TeacherKlRecord
 
 LOSSES = {
     "kl": "KL from the teacher, nats per token",
@@ -20,6 +20,8 @@ LOSSES = {
     "jsd": "Jensen-Shannon divergence, nats per token",
     "ce": "cross-entropy with the text, nats per token",
     "hidden": "error of the streams",
+    "branch": "relative error of what a branch adds",
+    "stream": "relative error of the stream after a branch",
     "loss": "weighted sum of the losses",
 }
 """The losses in words, the most important first."""
@@ -71,8 +73,13 @@ def _cross_entropy(healed: HealedRecord) -> str:
 
 
 def result_in_words(healed: HealedRecord) -> str:
-    """Return a sentence on what healing changed."""
-    if not healed.trained_tokens:
+    """Return sentences on what healing changed."""
+    whole = "" if healed.kl is None else f"{kl_in_words(healed.kl)} "
+    return f"{whole}{_losses_in_words(healed)}"
+
+
+def _losses_in_words(healed: HealedRecord) -> str:
+    if healed.kl is None and not healed.trained_tokens:
         return NOTHING_BETTER
     group = healed.only_group
     if group is None:
@@ -91,6 +98,14 @@ def _groups_in_words(healed: HealedRecord) -> str:
     return (
         f"Healing on {healed.trained_tokens:,} tokens took the median held-out loss of {len(healed.groups)} groups of "
         f"parameters from {before:.3g} to {after:.3g}; the worst is {worst.best.loss:.3g} ({name}){diverged}."
+    )
+
+
+def kl_in_words(kl: TeacherKlRecord) -> str:
+    """Return a sentence on the KL of the whole student before and after."""
+    return (
+        f"The KL of the whole model from the teacher was {kl.before:.3g} nats per token before and is {kl.after:.3g}, "
+        f"on {kl.tokens:,} held-out tokens."
     )
 
 
@@ -114,9 +129,11 @@ def settings_in_words(healed: HealedRecord) -> str:
     """Return sentences on the trained parameters, the teacher, the data and the settings that decide the result."""
     settings = healed.settings
     rows = settings.batch_size * settings.gradient_accumulation
+    way = ", each branch alone" if settings.layerwise else ""
     how = f"learning rate {settings.learning_rate:g}, {settings.lr_schedule}; {settings.dtype}"
+    what = f"{settings.train}{_parameters(healed)}{_teacher(healed)}"
     return (
-        f"Trained: {settings.train}{_parameters(healed)}{_teacher(healed)}; on: {data_names(healed)}{_corpus(healed)}."
+        f"Trained{way}: {what}; on: {data_names(healed)}{_corpus(healed)}."
         f"{_conversations(healed)} Rows of {settings.sequence_length:,} tokens, {rows} a step; {how}."
     )
 

@@ -39,6 +39,7 @@ class HealSettingsRecord(JsonModel):
     sequence_length: int
     learning_rate: float
     lr_schedule: str
+    layerwise: bool = False
 
 
 class MeasurementRecord(JsonModel):
@@ -99,10 +100,19 @@ class ContinuationRecord(JsonModel):
     output: str
 
 
+class TeacherKlRecord(JsonModel):
+    """The KL divergence from the teacher of the whole student before and after, in nats per token of held-out text."""
+
+    before: Number
+    after: Number
+    tokens: int
+
+
 class HealedRecord(JsonModel):
     """Record of a healing: settings, trained parameters, data, sha256 of what was read, and measurements by group.
 
-    `continuations` are those of the student before (`source`) and after (`output`), in float32.
+    `kl` is measured where branches were trained alone, without logits. `continuations` are those of the student before
+    (`source`) and after (`output`), in float32.
     """
 
     settings: HealSettingsRecord
@@ -110,6 +120,7 @@ class HealedRecord(JsonModel):
     sources: Mapping[str, DataSourceRecord]
     read: Mapping[str, str] = {}
     groups: Mapping[str, GroupRecord] = Field(min_length=1)
+    kl: TeacherKlRecord | None = None
     student: StudentRecord | None = None
     teacher_cache: Mapping[str, Any] | None = None
     continuations: tuple[ContinuationRecord, ...] = ()

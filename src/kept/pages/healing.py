@@ -55,6 +55,8 @@ def facts(record: Record) -> list[Fact]:
 def _loss_facts(healed: HealedRecord) -> list[Fact]:
     """Return the losses before and after: of the only group, or the median of several."""
     group = healed.only_group
+    if healed.kl is not None:
+        return [Fact(f"{healed.kl.before:.3g} → {healed.kl.after:.3g}", "KL from the teacher, nats per token")]
     if group is None:
         before, after = heal_summary.median_losses(healed)
         return [Fact(f"{before:.3g} → {after:.3g}", f"held-out loss, median of {len(healed.groups)} groups")]

@@ -24,7 +24,7 @@ from kept.distillation.data.self_samples import (
     teacher_sum,
 )
 from kept.distillation.settings import HealSettings
-from kept.distillation.settings_checks import SELF
+from kept.distillation.settings_fields import SELF
 from kept.errors import InputError, RecipeError
 from kept.ir import spec as ir
 from kept.loaded import open_model

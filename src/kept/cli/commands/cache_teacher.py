@@ -10,7 +10,8 @@ from kept.cli.display import healing
 from kept.cli.display.console import out_json
 from kept.cli.options import FOLDER, JSON, SettingsCommand, given, settings
 from kept.commands.cache_teacher import SHARED
-from kept.distillation.settings import LISTED, HealSettings
+from kept.distillation.settings import HealSettings
+from kept.distillation.settings_fields import LISTED
 from kept.progress_bars import ProgressBars
 
 

@@ -39,12 +39,18 @@ def cached_teacher(done: CachedTeacher) -> None:
 
 def healed(done: HealResult) -> None:
     """`kept heal`: held-out losses before and after, then the comparison with the teacher."""
+    from kept.distillation.train.end_to_end import STUDENT
     from kept.output.heal_summary import NOTHING_BETTER
 
     console = printer()
     console.print(f"{done.path}: written")
-    console.print(_of_student(done) if len(done.groups) == 1 else of_groups(done.groups))
-    if not any(one.best.step for one in done.groups.values()):
+    if done.kl is not None:
+        console.print(
+            f"KL from the teacher: {done.kl.before:.4g} -> {done.kl.after:.4g} nats per token, "
+            f"on {done.kl.tokens:,} held-out tokens"
+        )
+    console.print(_of_student(done) if STUDENT in done.groups else of_groups(done.groups))
+    if all(one.best is one.measurements[0] for one in done.groups.values()):
         console.print(f"{NOTHING_BETTER} A lower --learning-rate or more --tokens may help.")
     hint(f"metrics: {done.run}")
     console.print(f"{parameters(done.trained.parameters)} of {parameters(done.trained.of)} parameters were trained")

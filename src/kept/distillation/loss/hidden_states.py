@@ -13,7 +13,7 @@ from kept.distillation.loss.output_head import at_least_float32
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kept.distillation.settings import HiddenError
+    from kept.distillation.settings_fields import HiddenError
 
 
 def relative_squared_error(teacher: Tensor, student: Tensor) -> Tensor:

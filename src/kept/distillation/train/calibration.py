@@ -49,10 +49,10 @@ class InputSums:
         for name, x in inputs.items():
             self.first[name] = next(other for other, y in inputs.items() if y is x)
             if self.first[name] == name:
-                self._add_moment(name, x.flatten(0, -2).float(), weight_N)
+                self._add_moment(name, _counted(x, weight_N), weight_N)
         if self.output in inputs:
-            error_ND = (wanted_ND.float() - found_ND.float()).masked_fill(weight_N[:, None] == 0, 0)
-            crossed_OI = (error_ND * weight_N[:, None]).T @ inputs[self.output].flatten(0, -2).float()
+            error_ND = _counted(wanted_ND.float() - found_ND.float(), weight_N)
+            crossed_OI = (error_ND * weight_N[:, None]).T @ _counted(inputs[self.output], weight_N)
             self.crossed_OI = crossed_OI.double() + (0 if self.crossed_OI is None else self.crossed_OI)
 
     def factors(self) -> dict[str, Tensor]:
@@ -67,9 +67,13 @@ class InputSums:
         return torch.cholesky_solve(self.crossed_OI.T / self.total, factors[self.output]).T
 
     def _add_moment(self, name: str, x_NI: Tensor, weight_N: Tensor) -> None:
-        x_NI = x_NI.masked_fill(weight_N[:, None] == 0, 0)
         moment_II = ((x_NI * weight_N[:, None]).T @ x_NI).double()
         self.moments[name] = moment_II + self.moments.get(name, torch.zeros_like(moment_II))
+
+
+def _counted(x: Tensor, weight_N: Tensor) -> Tensor:
+    """Return (N, X) in float32, with zeros for tokens of weight 0, which may be NaN."""
+    return x.reshape(len(weight_N), -1).float().masked_fill(weight_N[:, None] == 0, 0)
 
 
 def _keep(inputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

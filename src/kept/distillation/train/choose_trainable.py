@@ -6,7 +6,7 @@ import math
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
-from kept.distillation.settings_checks import CHANGED
+from kept.distillation.settings_fields import CHANGED
 from kept.distillation.train.trainable import Trainable
 from kept.errors import InputError
 from kept.ir.slots import norms

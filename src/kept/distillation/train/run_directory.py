@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from kept.checkpoint.json_file import read_json, to_json
 from kept.checkpoint.small_files import refused, write_whole
-from kept.distillation.settings import CADENCE
+from kept.distillation.settings_fields import CADENCE
 from kept.errors import CheckpointError, InputError, OutputError
 
 if TYPE_CHECKING:

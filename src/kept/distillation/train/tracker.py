@@ -23,7 +23,8 @@ from kept.terminal import hint
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from kept.distillation.settings import HealSettings, Tracker
+    from kept.distillation.settings import HealSettings
+    from kept.distillation.settings_fields import Tracker
 
     Watch = Callable[[Mapping[str, Any]], None]
 
