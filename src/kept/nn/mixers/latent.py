@@ -1,7 +1,7 @@
 """Latent attention (arXiv 2405.04434, section 2.1), expanded for many new tokens and absorbed for few.
 
-Shapes: B batch, T new tokens, S keys, D width, H query heads, K key-value heads, N elements of a key without position,
-R of the rotary key, V of a value, C of the latent, X a product of these.
+Shapes: B batch, T new tokens, Y those of all heads, S keys, D width, H query heads, K key-value heads, N elements of a
+key without position, R of the rotary key, V of a value, C of the latent, X a product of these.
 """
 
 from __future__ import annotations
@@ -65,9 +65,11 @@ class LatentAttentionModule(MixerModule[ir.LatentAttention]):
         if state is not None:
             assert isinstance(state, LatentCache)
             row_B1TX = state.append(row_B1TX)
-        few = absorbed_is_cheaper(self.spec, query_BHTX.shape[2], row_B1TX.shape[2])
-        mix = self._absorbed if few else self._expanded
-        mixed_BHTV = mix(query_BHTX, row_B1TX, context.masks[None])
+        mask = context.masks[None]
+        if mask is not None and absorbed_is_cheaper(self.spec, query_BHTX.shape[2], row_B1TX.shape[2]):
+            mixed_BHTV = self._absorbed(query_BHTX, row_B1TX, mask)
+        else:
+            mixed_BHTV = self._expanded(query_BHTX, row_B1TX, mask)
         out: Tensor = self.o(mixed_BHTV.transpose(1, 2).flatten(2))
         return out
 
@@ -95,31 +97,38 @@ class LatentAttentionModule(MixerModule[ir.LatentAttention]):
         both_BKSX = self.kv_b(latent_BSC).unflatten(-1, (spec.kv_heads, -1)).transpose(1, 2)
         key_BKSN, value_BKSV = torch.split(both_BKSX, [spec.nope_dim, spec.value_dim], dim=-1)
         shared_BKSR = key_BSR[:, None].expand(-1, spec.kv_heads, -1, -1)
-        return self._attend(query_BHTX, torch.cat((key_BKSN, shared_BKSR), dim=-1), value_BKSV, mask)
+        return F.scaled_dot_product_attention(
+            query_BHTX,
+            torch.cat((key_BKSN, shared_BKSR), dim=-1),
+            value_BKSV,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self.scale,
+            enable_gqa=spec.kv_heads != spec.heads,
+        )
 
-    def _absorbed(self, query_BHTX: Tensor, row_B1SX: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the mixed values, (B, H, T, V), with the cache as the one head of keys and values."""
-        spec = self.spec
+    def _absorbed(self, query_BHTX: Tensor, row_B1SX: Tensor, mask: Tensor) -> Tensor:
+        """Return the mixed values, (B, H, T, V), with the cache as the one head of keys and values.
+
+        The queries of all heads are the rows of one matrix, so the cache is read once for scores and once for values.
+        """
+        spec, heads, steps = self.spec, *query_BHTX.shape[1:3]
         query_BHTN, rotary_BHTR = torch.split(query_BHTX, [spec.nope_dim, spec.rope_dim], dim=-1)
         weight_KXC = self.kv_b.weight.view(spec.kv_heads, -1, spec.kv_rank)
         keys_KNC, values_KVC = torch.split(weight_KXC, [spec.nope_dim, spec.value_dim], dim=1)
         read_BHTC = self._by_group(query_BHTN, keys_KNC)
-        mixed_BHTC = self._attend(
-            torch.cat((read_BHTC, rotary_BHTR), dim=-1), row_B1SX, row_B1SX[..., : spec.kv_rank], mask
-        )
-        return self._by_group(mixed_BHTC, values_KVC.transpose(1, 2))
+        reader_BYX = (torch.cat((read_BHTC, rotary_BHTR), dim=-1) * self.scale).flatten(1, 2)
+        row_BSX = row_B1SX[:, 0]
+        score_BHTS = (reader_BYX @ row_BSX.transpose(1, 2)).unflatten(1, (heads, steps)) + mask
+        share_BYS = score_BHTS.softmax(dim=-1, dtype=_at_least_float32(score_BHTS)).to(row_BSX.dtype).flatten(1, 2)
+        mixed_BYC = share_BYS @ row_BSX[..., : spec.kv_rank]
+        return self._by_group(mixed_BYC.unflatten(1, (heads, steps)), values_KVC.transpose(1, 2))
 
     def _by_group(self, x_BHTX: Tensor, weights_KXY: Tensor) -> Tensor:
         """Multiply the vectors of each head by the matrix of its key-value head."""
         batch, heads, steps, size = x_BHTX.shape
         grouped = x_BHTX.reshape(batch, self.spec.kv_heads, -1, steps, size)
         return (grouped @ weights_KXY[:, None]).reshape(batch, heads, steps, -1)
-
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        grouped = keys.shape[1] != self.spec.heads
-        return F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=grouped
-        )
 
 
 class UpProjection(nn.Module):
@@ -147,3 +156,7 @@ def absorbed_is_cheaper(spec: ir.LatentAttention, new: int, keys: int) -> bool:
 
 def _norm(spec: ir.Norm | None, rank: int) -> nn.Module:
     return nn.Identity() if spec is None else NormModule(spec, (rank,))
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
