@@ -21,6 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import kept
+from kept.ir.spec import Attention, LatentAttention
 from kept.loaded import open_model
 from kept.nn import Model
 from kept.nn.state import KVCache, LatentCache
@@ -60,9 +61,10 @@ class Pair:
     """One checkpoint in both executors."""
 
     def __init__(self, path: Path, dtype: str) -> None:
-        self.program, self.dtype = open_model(path).program, getattr(torch, dtype)
+        self.program = open_model(path).program
+        self.dtype: torch.dtype = getattr(torch, dtype)
         self.ours = Model.load(self.program, self.dtype)
-        self.theirs = AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype).eval()
+        self.theirs: Any = AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype)
 
     def formula(self, batch: int, context: int) -> int:
         """Return the bytes of the cache by the formula of `kept plan`."""
@@ -75,8 +77,10 @@ class Pair:
         state.position = context
         for mixer, layer in zip(state.layers, self.program.spec.layers, strict=True):
             if isinstance(mixer, LatentCache):
+                assert isinstance(layer.mixer, LatentAttention)
                 mixer.append(torch.randn(batch, 1, context, layer.mixer.cached_size, dtype=self.dtype))
             elif isinstance(mixer, KVCache):
+                assert isinstance(layer.mixer, Attention)
                 size = batch, layer.mixer.kv_heads, context, layer.mixer.head_dim
                 mixer.append(torch.randn(size, dtype=self.dtype), torch.randn(size, dtype=self.dtype))
         return lambda: self.ours(tokens, state), lambda: sum(one.nbytes for one in state.layers if one)

@@ -119,10 +119,10 @@ class LatentAttentionModule(MixerModule[ir.LatentAttention]):
         read_BHTC = self._by_group(query_BHTN, keys_KNC)
         reader_BYX = (torch.cat((read_BHTC, rotary_BHTR), dim=-1) * self.scale).flatten(1, 2)
         row_BSX = row_B1SX[:, 0]
-        score_BHTS = (reader_BYX @ row_BSX.transpose(1, 2)).unflatten(1, (heads, steps)) + mask
+        score_BHTS = (reader_BYX @ row_BSX.transpose(1, 2)).view(-1, heads, steps, row_BSX.shape[1]) + mask
         share_BYS = score_BHTS.softmax(dim=-1, dtype=_at_least_float32(score_BHTS)).to(row_BSX.dtype).flatten(1, 2)
         mixed_BYC = share_BYS @ row_BSX[..., : spec.kv_rank]
-        return self._by_group(mixed_BYC.unflatten(1, (heads, steps)), values_KVC.transpose(1, 2))
+        return self._by_group(mixed_BYC.view(-1, heads, steps, spec.kv_rank), values_KVC.transpose(1, 2))
 
     def _by_group(self, x_BHTX: Tensor, weights_KXY: Tensor) -> Tensor:
         """Multiply the vectors of each head by the matrix of its key-value head."""
