@@ -10,8 +10,9 @@ from kept.errors import Refusal
 from kept.families import FAMILIES, TARGETS
 from kept.families.lengths import domain
 from kept.ir.program import Program
+from kept.ir.serialise import to_json
 from kept.ir.slots import slots
-from kept.ir.spec import Attention, Dynamic, LongRope
+from kept.ir.spec import Attention, Dynamic, LatentAttention, LongRope
 from kept.ir.tensors import zeros
 from kept.passes.legalize import legalise, stand_ins
 from kept.passes.map_spec import map_operations
@@ -37,6 +38,21 @@ WHOLE_HEADS = {"head_dim": 8}
 LATENT = {"kv_lora_rank": 16, "q_lora_rank": None, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8}
 
 DENSE_GRANITE = {"num_local_experts": 0, "layer_types": ["attention"] * 2, "position_embedding_type": "rope"}
+
+
+def ranks() -> dict[str, Any]:
+    """The config of our own class for latent attention whose rank differs by layer."""
+    spec = FAMILIES["deepseek_v3"].read_config({**SIZES, "first_k_dense_replace": 2, **LATENT})
+    lower = replace(spec, layers=(spec.layers[0], *truncated(spec).layers[1:]))
+    return {"spec": to_json(lower), "vocab_size": spec.vocabulary}
+
+
+def truncated(spec: Spec) -> Spec:
+    """Return the spec with half the rank in every layer."""
+    return map_operations(spec, LatentAttention, lambda one: replace(one, kv_rank=one.kv_rank // 2))
+
+
+OWN = ranks()
 
 EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("orion", "", {}),
@@ -93,6 +109,7 @@ EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("deepseek_v2", "dense", {"first_k_dense_replace": 2, **LATENT}),
     ("youtu", "", LATENT),
     ("minicpm3", "", LATENT),
+    ("kept", "latent attention, a rank per layer", OWN),
 )
 """A config of each family, and of each variant that decides what it can become."""
 

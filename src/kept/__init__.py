@@ -12,6 +12,8 @@ import lazy_loader
 
 _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
+import_module("kept.native.register").register()
+
 
 def __getattr__(name: str) -> object:
     if name == "__version__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kept.families.table import Family
 
-STOCK = sorted(name for name, family in FAMILIES.items() if family.stock)
+STOCK = sorted(name for name, family in FAMILIES.items() if family.stock and not family.carries_code)
 
 WAY_OUT = (
     "the installed transformers reads {keys}, and the table does not. Find out what each does: one that changes "

@@ -16,7 +16,7 @@ from kept.ir.program import Program
 from kept.ir.slots import slots
 from kept.ir.tensors import InMemory, cast
 from kept.nn import Model
-from kept.nn.model import Block
+from kept.nn.decoder import Block
 from kept.nn.state import KVCache
 from support.logits import logits, model_of, random_program
 from support.plain import plain_logits

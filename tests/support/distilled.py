@@ -13,7 +13,7 @@ from kept.distillation.loss.chunked_loss import Losses, chunked_loss
 from kept.distillation.loss.hidden_states import masked_mean
 from kept.distillation.loss.output_head import HeadInput, at_least_float32
 from kept.distillation.loss.top_k import TopK
-from kept.nn.model import project
+from kept.nn.decoder import project
 from support import plain_losses
 
 if TYPE_CHECKING:

@@ -73,6 +73,49 @@ LATENT = {
 }
 """Config of families whose heads do not divide the width by default."""
 
+RMS_NORM = {"kind": "rms", "eps": EPS, "gain": True, "bias": False, "offset": 0.0}
+
+KEPT_LAYER: dict[str, Any] = {
+    "repeat": 1,
+    "mixer": {
+        "kind": "attention",
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 16,
+        "rope": {"theta": 1000.0, "dims": 16, "interleaved": False, "scaling": None},
+        **dict.fromkeys(("q_bias", "k_bias", "v_bias", "o_bias", "fused"), False),
+        **dict.fromkeys(("qk_norm", "window", "scale", "softcap", "position_scale")),
+    },
+    "mlp": {
+        "kind": "dense",
+        "size": 96,
+        "activation": "silu",
+        "gated": True,
+        **dict.fromkeys(("gate_bias", "up_bias", "down_bias", "fused"), False),
+    },
+    "mixer_norm": RMS_NORM,
+    "mlp_norm": RMS_NORM,
+    "parallel": False,
+    "shared_norm": False,
+    "mixer_post_norm": None,
+    "mlp_post_norm": None,
+    "residual_multiplier": 1.0,
+}
+
+KEPT_SPEC = {
+    "vocabulary": VOCABULARY,
+    "width": 64,
+    "context": 128,
+    "final_norm": RMS_NORM,
+    "head": {"tied": False, "bias": False, "multiplier": 1.0, "softcap": None, "normalised": False},
+    "positions": None,
+    "tokens": {"bos": 1, "eos": 2, "pad": None},
+    "embedding_multiplier": 1.0,
+    "centred": False,
+    "layers": [KEPT_LAYER, {**KEPT_LAYER, "mixer": {**KEPT_LAYER["mixer"], "window": 7}}, KEPT_LAYER],
+}
+"""Of our own class: a window in the second layer only, which few stock classes can say."""
+
 TINY: Mapping[str, Mapping[str, Any]] = {
     "arcee": {**SIZES, "rms_norm_eps": EPS},
     "cwm": {
@@ -204,6 +247,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "pad_token_id": 2,
     },
     "internlm2": {**ORPHAN, "model_type": "internlm2", "bias": False, "pad_token_id": 2},
+    "kept": {"spec": KEPT_SPEC, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False},
     "llama": {**SIZES, "rms_norm_eps": EPS},
     "minicpm": {
         **ORPHAN,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from kept.checkpoint.companion_files import companions
 from kept.checkpoint.json_file import finite
 from kept.checkpoint.safetensors_writer import shards
-from kept.commands.plan import STALE, short_sample
+from kept.commands.plan import own_keys, short_sample
 from kept.ir.promise import Promise
+from kept.native.carried_code import code_of
 from kept.output.export import Export, Reference, export
 from kept.output.healed_record import HealedRecord, StudentRecord, TeacherKlRecord
 from kept.output.input_files import InputSnapshot
@@ -112,8 +113,7 @@ class HealedExport:
         """Return the values of the export."""
         student, settings = self.pair.student, summary.settings
         program = student.program.updated(student.program.spec, weights)
-        config = {key: value for key, value in student.config.items() if key not in STALE}
-        files = OutputFiles(shards(student.family.write(program)), config, self._companions(settings))
+        files = OutputFiles(shards(student.family.write(program)), own_keys(student), self._companions(settings))
         healed = summary.record(None if self.pair.cache is None else self.pair.cache.about)
         return Export(
             target=Path(settings.out),
@@ -130,7 +130,8 @@ class HealedExport:
     def _companions(self, settings: HealSettings) -> dict[str, Path | bytes]:
         """Return the companion files: the student's own, with the chat template used in training."""
         template = None if settings.chat_template is None else Path(settings.chat_template)
-        return companions(self.pair.student.path, self.pair.student.program.spec, template=template)
+        student = self.pair.student
+        return {**companions(student.path, student.program.spec, template=template), **code_of(student.family)}
 
     def _reference(self) -> Reference | None:
         """Return what the result is measured against; None without a teacher of the student's width."""

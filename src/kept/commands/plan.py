@@ -15,6 +15,7 @@ from kept.errors import InputError
 from kept.families import TARGETS
 from kept.families.lengths import domain
 from kept.loaded import LoadedModel, open_model
+from kept.native.carried_code import code_of
 from kept.output.input_files import InputSnapshot
 from kept.output.write_files import OutputFiles
 from kept.output.write_record import new_parts
@@ -175,7 +176,7 @@ def _files(source: LoadedModel, planned: Plan, family: Family, recipe: Recipe) -
     parts = _parts(source, planned, family, recipe)
     reader = next((Path(one.tokenizer) for one in reversed(planned.vocabularies)), None)
     extra = companions(source.path, planned.program.spec, reader, planned.suppressed_tokens)
-    return OutputFiles(parts, _config(source, planned, family), extra)
+    return OutputFiles(parts, _config(source, planned, family), {**extra, **code_of(family)})
 
 
 def _config(source: LoadedModel, planned: Plan, family: Family) -> dict[str, Any]:
@@ -183,13 +184,19 @@ def _config(source: LoadedModel, planned: Plan, family: Family) -> dict[str, Any
     config = family.write_config(planned.program.spec, planned.program.dtype)
     if family is not source.family:
         return config
-    rest = {key: value for key, value in source.config.items() if key not in {*STALE, *family.aliases}}
+    rest = {key: value for key, value in own_keys(source).items() if key not in family.aliases}
     if planned.new_layers or planned.dropped:  # a list with a value for each layer has other layers
         depth = source.program.spec.depth
         rest = {key: value for key, value in rest.items() if not (isinstance(value, list) and len(value) == depth)}
     before = family.write_config(source.program.spec, source.program.dtype)
     own = {key: word for key, word in rest.items() if key in WORDED and before.get(key) == config.get(key)}
     return {**rest, **config, **own}
+
+
+def own_keys(source: LoadedModel) -> dict[str, Any]:
+    """Return the keys of a model's config that describe the model, and its class if that is ours."""
+    stale = STALE - {"auto_map"} if source.family.carries_code else STALE
+    return {key: value for key, value in source.config.items() if key not in stale}
 
 
 def _parts(source: LoadedModel, planned: Plan, family: Family, recipe: Recipe) -> list[Shard]:

@@ -53,6 +53,7 @@ from kept.families.llama_like import ARCEE, ERNIE4_5, GLM, HELIUM, INTERNLM3, IQ
 from kept.families.minicpm import MINICPM
 from kept.families.mistral import MISTRAL
 from kept.families.mistral_like import CWM, MINISTRAL, MINISTRAL3
+from kept.families.native import KEPT
 from kept.families.nemotron import NEMOTRON
 from kept.families.olmo import OLMO
 from kept.families.olmo2 import OLMO2
@@ -102,6 +103,7 @@ FAMILIES: dict[str, Family] = {
         INTERNLM3,
         IQUESTCODER,
         JAIS2,
+        KEPT,
         LLAMA,
         MINICPM,
         MINICPM3,
@@ -129,7 +131,7 @@ FAMILIES: dict[str, Family] = {
 
 TARGETS: dict[str, Family] = {
     family.name: family
-    for family in (LLAMA, MISTRAL, QWEN2, OLMO2, GPT_NEOX, DEEPSEEK_V3, DEEPSEEK_V2, YOUTU, MINICPM3)
+    for family in (LLAMA, MISTRAL, QWEN2, OLMO2, GPT_NEOX, DEEPSEEK_V3, DEEPSEEK_V2, YOUTU, MINICPM3, KEPT)
 }
 """The families that `convert --to` accepts."""
 

@@ -215,6 +215,7 @@ SHAPING = {
     "shared_intermediate_size",
     "sliding_window_pattern",
     "sparse_config",
+    "spec",
     "use_bias",
     "use_cache_quantization",
     "use_parallel_residual",

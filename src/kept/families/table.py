@@ -66,6 +66,7 @@ class Family:
     - `limits`: conditions on the spec that the transformers class checks on loading.
     - `stock`: transformers has a class for it. If not, keys that its own code does not read are refused or listed in a
       note (`families.published`).
+    - `carries_code`: its class is not transformers' own, and an output has the code of it (`kept.native`).
     - `rule` returns the length beyond which its class behaves differently (`families.lengths`). `score_limit` is the
       magnitude at which the class clips attention scores before the softmax, None if it does not.
     """
@@ -78,6 +79,7 @@ class Family:
     optional: frozenset[BranchName] = frozenset()
     limits: tuple[Callable[[Spec], Violation | None], ...] = ()
     stock: bool = True
+    carries_code: bool = False
     rule: Callable[[Spec], LengthRule | None] = stock_rule
     score_limit: float | None = None
     also: tuple[str, ...] = ()
@@ -109,7 +111,7 @@ class Family:
     def notes(self, config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Iterator[str]:
         """Yield one-line notes on remote code, unknown keys and a stored head that are ignored."""
         keys = self._read(config)[1]
-        found = [code_note(keys, self)]
+        found = [] if self.carries_code else [code_note(keys, self)]
         if not self.stock:
             found += [unknown_note(keys, self.name), self._head(config).note(self.read_config(config), tensors)]
         yield from (note for note in found if note is not None)

@@ -5,8 +5,5 @@ The package imports torch, `kept.ir` and `kept.errors`, and nothing else of `kep
 
 from kept.nn.generate import generate
 from kept.nn.model import Model
-from kept.nn.resolve_kernels import resolve_kernels
 
 __all__ = ["Model", "generate"]
-
-resolve_kernels()

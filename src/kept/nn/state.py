@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kept.errors import InputError
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+    BatchChange = Callable[[Tensor], Tensor]
 
 SPARE_SHARE, LEAST_SPARE = 64, 16
 """A cache that grows has room for a 64th more positions than it holds, and for 16 at least."""
@@ -25,6 +31,19 @@ class MixerState(ABC):
     @abstractmethod
     def nbytes(self) -> int:
         """Bytes that are allocated, of all sequences of the batch, room for further tokens included."""
+
+    @property
+    @abstractmethod
+    def can_crop(self) -> bool:
+        """Whether `crop` succeeds for every length."""
+
+    @abstractmethod
+    def change_batch(self, change: BatchChange) -> None:
+        """Replace each tensor by `change` of it, which selects or repeats sequences along the first axis."""
+
+    @abstractmethod
+    def crop(self, length: int) -> None:
+        """Forget what was read past `length` tokens. Raises InputError if the state before them is not known."""
 
 
 @dataclass
@@ -42,6 +61,24 @@ class DecodeState:
         """Move the position past new tokens; returns the position before them."""
         past, self.position = self.position, self.position + tokens
         return past
+
+    @property
+    def can_crop(self) -> bool:
+        """Whether `crop` succeeds for every length."""
+        return all(layer.can_crop for layer in self.layers if layer is not None)
+
+    def change_batch(self, change: BatchChange) -> None:
+        """Select or repeat sequences in every layer (see `MixerState`)."""
+        for layer in self.layers:
+            if layer is not None:
+                layer.change_batch(change)
+
+    def crop(self, length: int) -> None:
+        """Forget what was read past `length` tokens. Raises InputError if a layer no longer has that state."""
+        for layer in self.layers:
+            if layer is not None:
+                layer.crop(length)
+        self.position = min(self.position, length)
 
 
 def cached(past: int, window: int | None) -> int:
@@ -78,6 +115,21 @@ class KVCache(MixerState):
         """Bytes of both buffers."""
         return self._keys.nbytes + self._values.nbytes
 
+    @property
+    def can_crop(self) -> bool:
+        """Whether all positions are kept."""
+        return self._keys.can_crop
+
+    def change_batch(self, change: BatchChange) -> None:
+        """Change the batch of both buffers."""
+        self._keys.change_batch(change)
+        self._values.change_batch(change)
+
+    def crop(self, length: int) -> None:
+        """Keep the first `length` positions. Raises InputError if the window has left some of them behind."""
+        self._keys.crop(length)
+        self._values.crop(length)
+
     def append(self, keys_BKTE: Tensor, values_BKTE: Tensor) -> tuple[Tensor, Tensor]:
         """Append T positions; returns keys and values of the kept positions and the new ones, (B, K, S, E) each.
 
@@ -96,6 +148,19 @@ class LatentCache(MixerState):
     def nbytes(self) -> int:
         """Bytes of the buffer."""
         return self._rows.nbytes
+
+    @property
+    def can_crop(self) -> bool:
+        """True: all positions are kept."""
+        return True
+
+    def change_batch(self, change: BatchChange) -> None:
+        """Change the batch of the buffer."""
+        self._rows.change_batch(change)
+
+    def crop(self, length: int) -> None:
+        """Keep the first `length` positions."""
+        self._rows.crop(length)
 
     def append(self, x_B1TE: Tensor) -> Tensor:
         """Append T positions; returns all positions, (B, 1, S, E)."""
@@ -117,6 +182,11 @@ class RollingBuffer:
         """Bytes that are allocated."""
         return 0 if self._slots is None else self._slots.nbytes
 
+    @property
+    def can_crop(self) -> bool:
+        """Whether all positions are kept."""
+        return self.window is None
+
     def append(self, x_BKTE: Tensor) -> Tensor:
         """Append T positions; returns the kept positions and the new ones, (B, K, S, E)."""
         past, new = self.length, x_BKTE.shape[2]
@@ -127,6 +197,20 @@ class RollingBuffer:
         seen = torch.cat((slots[:, :, : cached(past, self.window)], x_BKTE), dim=2)
         self._write(slots, x_BKTE)
         return seen
+
+    def change_batch(self, change: BatchChange) -> None:
+        """Replace the slots by `change` of them."""
+        if self._slots is not None:
+            self._slots = change(self._slots)
+
+    def crop(self, length: int) -> None:
+        """Keep the first `length` positions. Raises InputError if the window has left some of them behind."""
+        if self.window is not None and self.length > self.window and 0 < length < self.length:
+            raise InputError(
+                f"a cache of the last {self.window} positions has read {self.length} and cannot go back to {length}; "
+                "generate without an assistant model"
+            )
+        self.length = min(self.length, length)
 
     def _write(self, slots: Tensor, x_BKTE: Tensor) -> None:
         """Write the last positions into their slots, around the end of the buffer if need be."""

@@ -14,8 +14,9 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.ir.stream_map import IDENTITY
 from kept.ir.tensors import Stored, torch_dtype
+from kept.nn.decoder import Block, finish
 from kept.nn.mixers import tables_of
-from kept.nn.model import Block, fill, finish
+from kept.nn.model import fill
 from kept.nn.norm import NormModule
 from kept.nn.sequence import SequenceContext
 

@@ -11,7 +11,7 @@ from kept.distillation.loss.output_head import HeadInput
 from kept.distillation.loss.top_k import top_k
 from kept.distillation.loss.top_k_bias import top_k_bias
 from kept.ir.spec import Head
-from kept.nn.model import project
+from kept.nn.decoder import project
 from support import plain_losses
 
 COUNT, VOCABULARY = 9, 40

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.distillation.loss import chunk_size
 from kept.ir.spec import Head
-from kept.nn.model import finish
+from kept.nn.decoder import finish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

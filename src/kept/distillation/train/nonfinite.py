@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kept.ir.tensors import WIDER
-from kept.nn.model import project
+from kept.nn.decoder import project
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
