@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kept.distillation.train.student_branch import BranchPair, StudentBranch
     from kept.ir.program import Program
     from kept.ir.stream_map import StreamMap
-    from kept.nn.model import Block, BranchRun
+    from kept.nn.decoder import Block, BranchRun
     from kept.nn.sequence import SequenceContext, TableKeys
     from kept.reporting import Reporter
 

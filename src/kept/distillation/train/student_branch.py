@@ -13,7 +13,7 @@ from kept.distillation.loss.chunked_loss import Losses
 from kept.distillation.train.calibration import InputSums
 from kept.distillation.train.shards import fill_shard
 from kept.distillation.train.whitened import Whitened, inverse
-from kept.nn.model import Block
+from kept.nn.decoder import Block
 from kept.verification.parity import reading
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kept.ir.spec import Norm, Spec
     from kept.ir.spec.layer import Branch, BranchName
     from kept.ir.stream_map import StreamMap
-    from kept.nn.model import BranchRun
+    from kept.nn.decoder import BranchRun
     from kept.nn.sequence import SequenceContext
 
 
