@@ -171,6 +171,22 @@ def test_several_groups_have_a_median_a_worst_and_a_number_that_stopped(capsys: 
     ]
 
 
+def test_a_layerwise_run_shows_each_branch_before_and_now(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table below the measurements; the branches are in columns."""
+    with heal_progress.HealProgress() as watch:
+        watch({**BEGIN, "groups": [f"layers.{n}.mixer" for n in range(4)]})
+        for loss in (0.5, 0.25):
+            watch({**HELD, "groups": {f"layers.{n}.mixer": {"loss": loss + n} for n in range(4)}})
+            watch({"kind": "refit", "step": 0, "moved": 4, "kept": ["layers.0.mixer"]})
+        watch({"kind": "stopped", "step": 3, "group": "layers.2.mixer", "why": "NaN"})
+        console.printer(stderr=True).print(watch._display())
+    shown = capsys.readouterr().err
+    assert "least-squares refit: kept for 1 of 4 branches, whose held-out error fell" in shown
+    first, second = shown.splitlines()[-2:]
+    assert re.fullmatch(r"layers.0.mixer 0.5 -> 0.25 +layers.2.mixer 2.5 -> 2.25 stopped *", first)
+    assert re.fullmatch(r"layers.1.mixer 1.5 -> 1.25 +layers.3.mixer 3.5 -> 3.25 *", second)
+
+
 def test_the_result_of_several_groups_is_a_row_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     """The group that was stopped has the reason."""
     measured = [Measurement(step, 10 * step, {"loss": loss}, math.nan) for step, loss in ((0, 2.0), (5, 1.0), (9, 3.0))]

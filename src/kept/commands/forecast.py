@@ -13,6 +13,7 @@ from kept.distillation.cost.estimate import CostEstimate, cost
 from kept.distillation.cost.remedies import remedies
 from kept.distillation.cost.run_shape import RunShape
 from kept.distillation.train.choose_trainable import trainable
+from kept.errors import InputError
 from kept.families import family_of
 from kept.ir.program import Program
 from kept.ir.slots import slots
@@ -42,6 +43,8 @@ def forecast(settings: HealSettings, cluster: Cluster) -> Forecast:
     Raises InputError if the two models do not fit together or the teacher cache is invalid, and CheckpointError for a
     config that is missing or of an unknown family.
     """
+    if settings.layerwise:
+        raise InputError("layerwise: the cost of such runs is not predicted; leave it out for that of a whole student")
     if settings.teacher_cache is not None:
         from kept.distillation.teacher_cache import TeacherCache  # noqa: PLC0415 - imports torch, which other plans do not need
 

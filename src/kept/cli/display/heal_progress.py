@@ -8,11 +8,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from kept.cli.display import console, group_losses
+from kept.cli.display.branch_errors import BranchErrors, refitted
 from kept.formatting import amount, duration, parameters, singular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.console import Group
     from rich.live import Live
     from rich.table import Table
 
@@ -40,7 +42,7 @@ class HealProgress:
         self._first: tuple[int, float] | None = None
         self._seconds: list[float] = []
         self._printed_at = 0.0
-        self._stopped = 0
+        self._branches = BranchErrors()
         self._batch = ""
 
     def __enter__(self) -> Self:
@@ -61,12 +63,14 @@ class HealProgress:
             case "measuring":
                 self._measuring(line)
             case "stopped":
-                self._stopped += 1
+                self._branches.stopped.add(line["group"])
                 console.hint(f"{line['group']} is stopped: {line['why']}")
+            case "refit":
+                console.hint(refitted(line))
             case "end":
                 self._last = {}
         if self._live is not None:
-            self._live.update(self._table())
+            self._live.update(self._display())
         if line["kind"] == "end":
             self._stop()
 
@@ -99,6 +103,7 @@ class HealProgress:
     def _measured(self, line: Mapping[str, Any]) -> None:
         row = self._row(line)
         self._rows.append(row)
+        self._branches.measured(line["groups"])
         if self._live is None:
             self._print(row)
 
@@ -118,7 +123,7 @@ class HealProgress:
     def _row(self, measured: Mapping[str, Any]) -> tuple[str, ...]:
         last = self._last
         groups = measured.get("groups", {})
-        stopped = (str(self._stopped),) if self._several else ()
+        stopped = (str(len(self._branches.stopped)),) if self._several else ()
         return (
             f"{last.get('step', measured.get('step', 0))}/{self._about['steps']}",
             group_losses.loss(last.get("groups", {})),
@@ -146,6 +151,12 @@ class HealProgress:
             return ""
         (first, begun), step = self._first, self._last["step"]
         return duration((self._about["steps"] - step) * (time.monotonic() - begun) / (step - first))
+
+    def _display(self) -> Group:
+        """Return the table of measurements and, with several groups, the error of each."""
+        from rich.console import Group
+
+        return Group(self._table(), *([self._branches.table()] if self._several else []))
 
     def _table(self) -> Table:
         from rich.table import Table
