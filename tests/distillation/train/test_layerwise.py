@@ -160,6 +160,19 @@ def test_two_ranks_take_branches_and_give_the_same(tmp_path: Path, whole: Mappin
     assert {name: str(one.outcome()) for name, one in whole.items()} == found[0]["histories"]
 
 
+def test_bfloat16_learns_too_with_sums_in_float32(tmp_path: Path) -> None:
+    """The factors of the inputs are those of a float32 run up to the rounding of the inputs themselves."""
+    factors = []
+    for dtype in ("float32", "bfloat16"):
+        with branch_trainer(tmp_path / dtype, BRANCHES[:1], dtype=dtype, tokens=24) as made:
+            factors.append(made.task._changes[BRANCHES[0]][1]["layers.0.mixer.o.weight"])  # type: ignore[attr-defined]
+            losses = [one.losses["loss"] for one in made.run()[BRANCHES[0]].history]
+        assert losses[1] < 0.8 * losses[0]
+    wide, rounded = factors
+    assert torch.allclose(wide, rounded, rtol=0.1, atol=0.02 * float(wide.max()))
+    assert wide.dtype == torch.float64
+
+
 def test_new_weights_have_their_own_learning_rate(tmp_path: Path) -> None:
     with branch_trainer(tmp_path / "run", new_learning_rate=6e-3) as made:
         plan = made.task.plan  # type: ignore[attr-defined] # a layerwise task

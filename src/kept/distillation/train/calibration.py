@@ -45,15 +45,21 @@ class InputSums:
         finally:
             for hook in hooks:
                 hook.remove()
+        with torch.autocast(weight_N.device.type, enabled=False):
+            self._sum(inputs, _counted(wanted_ND.float() - found_ND.float(), weight_N), weight_N)
+
+    def _sum(self, inputs: Mapping[str, Tensor], error_ND: Tensor, weight_N: Tensor) -> None:
+        """Add the products of the tokens, in float32, to the sums, in float64."""
         self.total += float(weight_N.sum())
         for name, x in inputs.items():
             self.first[name] = next(other for other, y in inputs.items() if y is x)
             if self.first[name] == name:
-                self._add_moment(name, _counted(x, weight_N), weight_N)
-        if self.output in inputs:
-            error_ND = _counted(wanted_ND.float() - found_ND.float(), weight_N)
-            crossed_OI = (error_ND * weight_N[:, None]).T @ _counted(inputs[self.output], weight_N)
-            self.crossed_OI = crossed_OI.double() + (0 if self.crossed_OI is None else self.crossed_OI)
+                x_NI = _counted(x, weight_N)
+                moment_II = ((x_NI * weight_N[:, None]).T @ x_NI).double()
+                self.moments[name] = moment_II + self.moments.get(name, torch.zeros_like(moment_II))
+        if self.output is not None and self.output in inputs:
+            crossed_OI = ((error_ND * weight_N[:, None]).T @ _counted(inputs[self.output], weight_N)).double()
+            self.crossed_OI = crossed_OI + (0 if self.crossed_OI is None else self.crossed_OI)
 
     def factors(self) -> dict[str, Tensor]:
         """Return the Cholesky factor L (I, I) of the input of each matrix that was run: one object for each input."""
@@ -65,10 +71,6 @@ class InputSums:
         if self.crossed_OI is None or self.output is None:
             return None
         return torch.cholesky_solve(self.crossed_OI.T / self.total, factors[self.output]).T
-
-    def _add_moment(self, name: str, x_NI: Tensor, weight_N: Tensor) -> None:
-        moment_II = ((x_NI * weight_N[:, None]).T @ x_NI).double()
-        self.moments[name] = moment_II + self.moments.get(name, torch.zeros_like(moment_II))
 
 
 def _counted(x: Tensor, weight_N: Tensor) -> Tensor:
