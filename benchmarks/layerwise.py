@@ -95,7 +95,8 @@ def main() -> None:
         pair = TeacherStudent.open(settings)
         plan, trained = layerwise_inputs(settings, pair, record_table(pair.student.path))
         stream = batch_stream(settings, pair, ProgressBars())
-        found = trained_run(settings, pair, plan, trained, stream, Path(folder))
+        rows = max(1, given.kl_tokens // settings.sequence_length)
+        found = trained_run(settings, pair, plan, trained, stream, Path(folder), rows)
     keep(f"layerwise-{given.name}", {"student": Path(given.student).name, **found})
 
 
@@ -106,11 +107,12 @@ def trained_run(
     trained: Trainable,
     stream: BatchStream,
     folder: Path,
+    rows: int,
 ) -> dict[str, Any]:
-    """Train, and return the points and the speed."""
+    """Train, and return the points and the speed. `rows` of each source are held out for the KL."""
     assert pair.teacher is not None
     student, teacher = pair.student.program, pair.teacher.program
-    batches = stream.held_out(rows=max(1, KL_TOKENS // settings.sequence_length))
+    batches = stream.held_out(rows=rows)
 
     def whole(weights: Mapping[str, torch.Tensor]) -> float:
         changed = student.updated(student.spec, trained.weights(student, weights))
@@ -172,6 +174,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", default="changed")
     parser.add_argument("--hold-out", type=float, default=1.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kl-tokens", type=int, default=KL_TOKENS, help="of each source, on which models are compared")
     for name, kind in (("tokens", str), ("learning-rate", float), ("batch-size", int), ("sequence-length", int)):
         parser.add_argument(f"--{name}", type=kind)
     for name, kind in (("eval-every", int), ("calibration-tokens", str), ("lr-schedule", str)):

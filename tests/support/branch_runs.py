@@ -66,7 +66,7 @@ def branch_trainer(
     folder.mkdir(exist_ok=True, parents=True)
     given = {
         "tokens": STEPS * 24, "batch_size": 2, "sequence_length": 12, "eval_every": EVERY, "save_every": 5,
-        "learning_rate": 3e-3, "calibration_tokens": 480, "layerwise": True, **changes,
+        "learning_rate": 1e-2, "calibration_tokens": 480, "layerwise": True, **changes,
     }  # fmt: skip
     settings = HealSettings("student", str(folder), "teacher", **given)
     teacher = random_program(layer_spec())

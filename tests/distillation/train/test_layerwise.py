@@ -174,7 +174,7 @@ def test_bfloat16_learns_too_with_sums_in_float32(tmp_path: Path) -> None:
 
 
 def test_new_weights_have_their_own_learning_rate(tmp_path: Path) -> None:
-    with branch_trainer(tmp_path / "run", new_learning_rate=6e-3) as made:
+    with branch_trainer(tmp_path / "run", new_learning_rate=2e-2) as made:
         plan = made.task.plan  # type: ignore[attr-defined] # a layerwise task
         object.__setattr__(plan, "new", {"layers.0.mixer.q.weight"})
         rules = {slot: rule.lr_factor for group in _ungrouped(made) for slot, rule in group.rules.items()}

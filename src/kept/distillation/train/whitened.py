@@ -1,8 +1,9 @@
 """A matrix trained in whitened coordinates of its input: W + diag(s) D L^-1, where D begins at 0.
 
 L is the Cholesky factor of the second moment of the matrix's input, so that L^-1 x has uncorrelated elements of the
-same size, and s has the norms of the rows of W L. One learning rate then fits all matrices: plain Adam diverges on
-low-rank factors of attention, whose inputs differ in scale by orders of magnitude.
+same size, and s has the root mean squares of the rows of W L: a learning rate of 1e-3 changes a row by a thousandth of
+itself in a step. One rate then fits all matrices. Plain Adam diverges on low-rank factors of attention, whose inputs
+differ in scale by orders of magnitude.
 Shapes: O outputs, I inputs.
 """
 
@@ -58,9 +59,10 @@ class Whitened(nn.Module):
     def of(cls, weight_OI: Tensor, factor_II: Tensor | None, inverse_II: Tensor | None) -> Self:
         """Return the parametrisation of a weight, given L and L^-1 of its input. Matrices may share an inverse."""
         wide_OI = weight_OI.detach().double()
-        norm_O1 = (wide_OI if factor_II is None else wide_OI @ factor_II).norm(dim=1, keepdim=True)
-        mean = norm_O1.mean()
-        scale_O1 = norm_O1.clamp(min=float(SMALLEST_ROW * mean)) if mean > 0 else torch.ones_like(norm_O1)
+        white_OI = wide_OI if factor_II is None else wide_OI @ factor_II
+        size_O1 = white_OI.square().mean(dim=1, keepdim=True).sqrt()
+        mean = size_O1.mean()
+        scale_O1 = size_O1.clamp(min=float(SMALLEST_ROW * mean)) if mean > 0 else torch.ones_like(size_O1)
         return cls(inverse_II, scale_O1.to(weight_OI.dtype), weight_OI.shape[1])
 
     def forward(self, weight_OI: Tensor) -> Tensor:
