@@ -4,7 +4,7 @@
 
 MODEL is converted, and both are loaded in both executors. Caches are filled with random values as if CONTEXT tokens had
 been read, since reading them takes minutes and does not change the speed. Each step decodes one token for each row,
-logits included. All rounds of a row of the table are interleaved; seconds are processor seconds on `--threads` threads.
+logits included. Speeds are medians of rounds, in processor seconds on `--threads` threads.
 `formula` is the size of the cache by `kept plan`.
 """
 
@@ -101,23 +101,26 @@ class Pair:
 
 
 def row(pairs: dict[str, Pair], batch: int, context: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Return tokens a second and cache bytes of each model and executor."""
+    """Return tokens a second and cache bytes of each model and executor, one cache in memory at a time."""
     made: dict[str, Any] = {"batch": batch, "context": context}
-    steps: dict[str, Step] = {}
     for name, pair in pairs.items():
         made[f"{name} formula"] = pair.formula(batch, context)
         for executor, make in (("kept", pair.our_step), ("transformers", pair.their_step)):
-            steps[f"{name} {executor}"], size = make(batch, context)
-            steps[f"{name} {executor}"]()
+            step, size = make(batch, context)
+            step()
             made[f"{name} {executor} bytes"] = size()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(given.rounds):
-        for name, step in steps.items():
-            begin = time.process_time()
-            for _ in range(given.steps):
-                step()
-            seconds[name].append((time.process_time() - begin) / given.steps)
-    return made | {f"{name} tokens/s": round(batch / statistics.median(each), 2) for name, each in seconds.items()}
+            seconds = statistics.median(processor_seconds(step, given.steps) for _ in range(given.rounds))
+            made[f"{name} {executor} tokens/s"] = round(batch / seconds, 2)
+            del step, size
+    return made
+
+
+def processor_seconds(step: Step, count: int) -> float:
+    """Return the processor seconds of one step, of `count` in a row."""
+    begin = time.process_time()
+    for _ in range(count):
+        step()
+    return (time.process_time() - begin) / count
 
 
 if __name__ == "__main__":
