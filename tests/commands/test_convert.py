@@ -424,7 +424,13 @@ def test_every_stage_ends_at_its_total(readable: Path, tmp_path: Path) -> None:
     reporter = Recorded()
     recipe = Recipe(str(readable), str(tmp_path / "out"), norm="calibrated", text=str(text), verify_tokens=16)
     done = kept.run(recipe, progress=reporter)
-    assert [name for name, _, _ in reporter.stages] == ["calibrate", "write", "compare weights", "verify"]
+    assert [name for name, _, _ in reporter.stages] == [
+        "calibrate",
+        "write",
+        "compare weights",
+        "verify",
+        "continue texts",
+    ]
     assert reporter.done == {name: total for name, total, _ in reporter.stages}
     assert reporter.done["write"] == done.plan.program.nbytes
 

@@ -168,13 +168,14 @@ def verify_pair(
     """Measure a pair layer by layer, and the claim's program too where it has one.
 
     `streamed` leaves out the greedy continuations, for which both models must be in memory; so does a machine
-    without that memory.
+    without that memory. An output that is the source to the bit is not run again.
     """
+    reporter = reporter or Silent()
     pair = ModelPair(source.program, output.program, claim, sample.tokens_BT)
-    found = pair.measure(reporter or Silent())
-    whole = not streamed and fits(source.program, output.program)
-    model = Model.load(output.program, torch.float32) if whole else None
-    continuations = () if model is None else side_by_side(source, output, model, one=found.copied)
+    found = pair.measure(reporter)
+    run = not found.copied and not streamed and fits(source.program, output.program)
+    model = Model.load(output.program, torch.float32) if run else None
+    continuations = () if model is None else side_by_side(source, output, model, reporter)
     decoding = None if model is None else decoding_error(model, sample.tokens_BT[:1, :DECODED])
     return Verification(
         promise=claim.promise,
@@ -186,7 +187,7 @@ def verify_pair(
         output=found.output,
         floor=found.floor,
         continuations=continuations,
-        notes=() if whole else ("greedy continuations need both models in memory and were left out",),
+        notes=() if run or found.copied else ("greedy continuations need both models in memory and were left out",),
         domain=claim.domain,
         decoding=decoding,
     )
@@ -203,11 +204,10 @@ def decoding_error(model: Model, tokens_BT: Tensor) -> float:
 
 
 def side_by_side(
-    source: LoadedModel, output: LoadedModel, model: Model, *, one: bool = False
+    source: LoadedModel, output: LoadedModel, model: Model, reporter: Reporter
 ) -> tuple[Continuation, ...]:
     """Return both models' greedy continuations of a few prompts: one batch for each. `model` is the output's.
 
-    `one`: both are the same function, and the output's continuations are also the source's.
     All get as many tokens as the longest prompt leaves room for. Prompts that leave none are left out.
     """
     readers = TokenizerReader(source.path), TokenizerReader(output.path)
@@ -220,8 +220,11 @@ def side_by_side(
         return ()
     prompts = list(fitting.values())
     room = min(GREEDY_TOKENS, context - max(map(len, prompts)))
-    written = generate(model, prompts, room)
-    first = written if one else generate(Model.load(source.program, torch.float32), prompts, room)
+    with reporter.stage("continue texts", 2, "models") as advance:
+        written = generate(model, prompts, room)
+        advance(1)
+        first = generate(Model.load(source.program, torch.float32), prompts, room)
+        advance(1)
     found = first, written
     texts = [map(reader.continuation, prompts, ids) for reader, ids in zip(readers, found, strict=True)]
     return tuple(map(Continuation, fitting, *texts))
@@ -231,7 +234,7 @@ def before_and_after(earlier: LoadedModel, output: LoadedModel) -> tuple[Continu
     """Return greedy continuations of a model before and after training; none if both do not fit in memory."""
     if not fits(earlier.program, output.program):
         return ()
-    return side_by_side(earlier, output, Model.load(output.program, torch.float32))
+    return side_by_side(earlier, output, Model.load(output.program, torch.float32), Silent())
 
 
 def fits(*programs: Program) -> bool:
