@@ -10,9 +10,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from kept.errors import InputError
 from kept.ir.spec import Layer, Norm, Spec
 from kept.ir.tensors import DTYPE_BYTES
 from kept.nn.mixers import MIXERS, mixer_module
@@ -22,8 +24,6 @@ from support.logits import model_of, random_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    import pytest
 
     from kept.ir.spec import Mixer
     from kept.nn.mixers.mixer import MixerModule
@@ -232,6 +232,28 @@ class MixerContract(ABC):
             gradients.append(torch.autograd.grad(run(x_BTD[:, 4:], state, 4).square().sum(), x_BTD)[0])
         assert distance(gradients[0][:, 4:], gradients[1][:, 4:]) < EXACT
         assert distance(gradients[0][:, :4], gradients[1][:, :4]) > 1e-3
+
+    def test_sequences_of_a_state_are_selected(self, name: str) -> None:
+        run, pair_BTD = MixerRun(self.module(name)), torch.cat((noise(6), 2 * noise(6)))
+        with torch.no_grad():
+            wanted, state = run(pair_BTD)[[1, 0, 1]], run.module.empty_state()
+            run(pair_BTD[:, :4], state)
+            state.change_batch(lambda x: x[[1, 0, 1]])
+            assert distance(run(pair_BTD[[1, 0, 1], 4:], state, 4), wanted[:, 4:]) < EXACT
+
+    def test_a_state_goes_back_or_says_why_not(self, name: str) -> None:
+        run, x_BTD = MixerRun(self.module(name)), noise(LENGTH)
+        with torch.no_grad():
+            wanted, state = run(x_BTD), run.module.empty_state()
+            run(x_BTD, state)
+            if not state.can_crop:
+                with pytest.raises(InputError, match="cannot go back"):
+                    state.crop(LENGTH - 2)
+                state.crop(0)
+                assert distance(run(x_BTD, state), wanted) < EXACT
+                return
+            state.crop(LENGTH - 2)
+            assert distance(run(x_BTD[:, -2:], state, LENGTH - 2), wanted[:, -2:]) < EXACT
 
     def test_the_state_takes_the_stated_bytes(self, name: str) -> None:
         """Within 2 %, memory that is only reserved included."""

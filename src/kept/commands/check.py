@@ -12,6 +12,7 @@ from kept.checkpoint.json_file import read_json
 from kept.checkpoint.reader import COMPANIONS, Checkpoint, tensors_in
 from kept.checkpoint.weights import Weights, find_weights, left_out, some, weight_map
 from kept.commands.check_bytes import check_bytes, check_unlisted, file_sums, stored_in
+from kept.commands.check_code import check_code
 from kept.commands.findings import Findings
 from kept.errors import CheckpointError, printable
 from kept.families import FAMILIES, family_of
@@ -107,12 +108,13 @@ def check(path: str | Path, *, progress: Progress = False) -> CheckReport:
     sums = file_sums(directory, found)
     if sums is not None:
         check_unlisted(directory, files, sums, found)
+    family = config.get("model_type") if config else None
+    check_code(directory, family, sums or {}, found)
     check_bytes(files, tensors, sums or {}, found, reporter_of(progress))
     for name in SETTINGS:
         if (directory / name).exists():
             found.attempt(read_json, directory / name)
     _tokens(directory, vocabulary, found)
-    family = config.get("model_type") if config else None
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     family = family if isinstance(family, str) else None
     damage = tuple(dict.fromkeys(map(printable, found.damage)))

@@ -44,3 +44,13 @@ class KeptConfig(PretrainedConfig):
         super().__init__(**tokens, **kwargs)
         for call in self.on_init:
             call()
+
+    @property
+    def final_logit_softcapping(self) -> float | None:
+        """The bound on logits of the spec's head, as trainers look it up."""
+        return None if self.spec is None else self.spec["head"]["softcap"]
+
+    @property
+    def logit_scale(self) -> float | None:
+        """The factor on logits of the spec's head, as trainers look it up."""
+        return None if self.spec is None else self.spec["head"]["multiplier"]

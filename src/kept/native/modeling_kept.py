@@ -6,7 +6,7 @@ Shapes: B batch, T new tokens, S tokens of the past and new ones, D width, V voc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping  # noqa: TC003 - transformers evaluates the annotations of the class
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
 
+@dataclass
+class KeptOutput(CausalLMOutputWithPast):
+    """The output of `forward`.
+
+    `last_hidden_state`, (B, T, D), is the input of the head, for trainers that compute the logits in parts. It is None
+    for a head whose matrix is normalised when it runs.
+    """
+
+    last_hidden_state: Tensor | None = None
+
+
 class KeptForCausalLM(Decoder, PreTrainedModel, GenerationMixin):
     """A causal language model of any spec. Parameters have the names of the spec's slots."""
 
@@ -43,6 +54,7 @@ class KeptForCausalLM(Decoder, PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: KeptConfig) -> None:
         super().__init__(architecture(config), config)
+        self.embedding.bias = None  # type: ignore[assignment] # trainers ask the module with the head's matrix for it
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -59,7 +71,7 @@ class KeptForCausalLM(Decoder, PreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,  # noqa: FBT001 - the same
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,  # noqa: ANN401 - the loss reads some, others are of models with other inputs
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+    ) -> KeptOutput | tuple[Any, ...]:
         """Return logits, (B, T, V) or those of the last `logits_to_keep` positions, and the loss if `labels` are given.
 
         `attention_mask`, (B, S), is 1 for tokens, with padding on one side only. `position_ids`, (B, T), may start anew
@@ -74,13 +86,15 @@ class KeptForCausalLM(Decoder, PreTrainedModel, GenerationMixin):
         cache = self._cache(past_key_values, use_cache=use_cache)
         streams = self._streams(embedded, attention_mask, position_ids, cache)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.logits(streams[-1][:, kept])
+        last = self.final_norm(streams[-1])
+        logits = self.head(last[:, kept], self.embedding.weight)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.spec.vocabulary, **kwargs)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        hidden = (*streams[:-1], self.final_norm(streams[-1])) if wanted else None
-        out = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache, hidden_states=hidden)
+        hidden = (*streams[:-1], last) if wanted else None
+        read = None if self.spec.head.normalised else last
+        out = KeptOutput(loss, logits, cache, hidden, last_hidden_state=read)
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return out if as_dict else out.to_tuple()
 

@@ -56,7 +56,8 @@ class Origin:
 
     `title`: what it is (`kept.output.titles`). `steps`: passes of the conversion; None if none is known. `notes`:
     about other runtimes. `licensed`: directory of the source's licence files and card. `stock`: transformers has a
-    class for the target. `copies`: new layers that add nothing yet. `lineage`: all conversions and healings, oldest
+    class for the target. `carries_code`: the class is kept's own, and its code is among the files.
+    `copies`: new layers that add nothing yet. `lineage`: all conversions and healings, oldest
     first, including this one. `new_tokens`: ids that the source did not have. `domain`: limits of the promise;
     empty if it has none. `quantised`: quantisation types of a GGUF source; empty for other sources. `config_notes`:
     remote code and unknown keys of the source's config.
@@ -70,6 +71,7 @@ class Origin:
     notes: tuple[str, ...]
     licensed: Path
     stock: bool = True
+    carries_code: bool = False
     copies: tuple[int, ...] = ()
     lineage: tuple[LineageStep, ...] = ()
     new_tokens: range = range(0)
@@ -97,6 +99,7 @@ def converted(source: LoadedModel, family: Family, plan: Plan) -> Origin:
         notes=tuple(map(str, notes(plan))),
         licensed=source.path,
         stock=family.stock,
+        carries_code=family.carries_code,
         copies=plan.copies,
         lineage=lineage(record),
         new_tokens=plan.new_tokens,
@@ -121,6 +124,7 @@ def origin_of(opened: LoadedModel, record: Record | None) -> Origin:
         notes=tuple(map(printable, record.runtimes)),
         licensed=opened.path,
         stock=opened.family.stock,
+        carries_code=opened.family.carries_code,
         lineage=lineage(record),
         domain=tuple(map(printable, record.domain)),
         quantised=printable(record.source.quantised),

@@ -1,6 +1,7 @@
 """Limits of other runtimes: forms of an output that they refuse or compute wrongly, and the form that they accept.
 
 Only what `make compat` runs is said here; it fails where a note and a measurement disagree (docs/reference/compat.md).
+The exception is our own class, of which no other runtime can know.
 """
 
 from __future__ import annotations
@@ -79,12 +80,23 @@ def _slides_in_qwen2(plan: Plan) -> bool:
     return plan.target == "qwen2" and _slides(plan)
 
 
+def _own_class(plan: Plan) -> bool:
+    return plan.target == "kept"
+
+
 def _neox(plan: Plan) -> bool:
     return plan.target == "gpt_neox"
 
 
 NO_FORM = "no form that it takes is known"
 SHORTER = "it takes a --context no longer than the window"
+
+CODE = Note(
+    ("transformers",),
+    "runs it by code that the output carries",
+    "it takes trust_remote_code=True, or import kept, which brings the same code",
+)
+NO_CLASS = Note(("vLLM", "llama.cpp"), "has no class for it", "it takes the outputs for stock families (--to)")
 
 RULES: tuple[tuple[Callable[[Plan], bool], Note], ...] = (
     (_proportional, Note(TRANSFORMERS_4, "has no rope type `proportional`", "it takes --rope llama3")),
@@ -98,6 +110,8 @@ RULES: tuple[tuple[Callable[[Plan], bool], Note], ...] = (
     (_slides, Note(LLAMA_CPP, "attends to everything, past a sliding window too", SHORTER)),
     (_slides_in_qwen2, Note(TRANSFORMERS_4[:1], "attends past Qwen2's sliding window", "4.57 takes it as it is")),
     (_neox, Note(LLAMA_CPP, "its converter reads no GPT-NeoX beside transformers 5", NO_FORM)),
+    (_own_class, CODE),
+    (_own_class, NO_CLASS),
     (_tail, Note(LLAMA_CPP[2:], "float16 cannot hold the tail's constants", "it takes bf16, f32 or --final-bias drop")),
 )
 """Conditions on a plan with their notes. Forms and figures are in docs/reference/compat.md."""

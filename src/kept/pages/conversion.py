@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from kept.checkpoint.tokenizer_config import loader
-from kept.families import is_stock
+from kept.families import FAMILIES, is_stock
 from kept.formatting import amount, parameters
 from kept.ir.promise import Promise
 from kept.output.lineage import lineage, weaker
@@ -258,6 +258,16 @@ def _ways(record: Record, out: str) -> Iterator[Block]:
     target = record.target
     if target is not None and not is_stock(target):
         yield Paragraph(f"transformers has no class for {target}; kept generate runs it, and kept convert changes it.")
+        return
+    own = target is not None and target in FAMILIES and FAMILIES[target].carries_code
+    if own:
+        yield Code(
+            "transformers, with kept's own code; without kept installed it takes trust_remote_code=True",
+            f"import kept\nfrom transformers import AutoModelForCausalLM\n\n"
+            f"model = AutoModelForCausalLM.from_pretrained({out!r})",
+        )
+        yield from _again(record, out)
+        yield from [Notes(tuple(f"Limited support: {note}" for note in record.runtimes))] * bool(record.runtimes)
         return
     reads = "AutoTokenizer" if record.source is None or target is None else loader(record.source.family, target)
     trusted = ", trust_remote_code=False" if reads == "AutoTokenizer" else ""

@@ -52,6 +52,10 @@ REASONS: tuple[tuple[ViolationKind, str], ...] = (
         ViolationKind("layers.*.mixer", "latent", "attention"),
         "keys and values are projections of a latent, and the target's heads have their own",
     ),
+    (
+        ViolationKind("layers.*.mixer.latent.*_rank"),
+        "layers have latents of different ranks, and the target has one rank (--to kept has one for each layer)",
+    ),
     (ViolationKind("layers.*.mixer", found=None), "the layer has no mixer, and every layer of the target has one"),
     (ViolationKind("layers.*.mlp", found=None), "the layer has no MLP, and every layer of the target has one"),
     (
