@@ -50,6 +50,25 @@ def runtimes(plan: Plan) -> set[str]:
     return set(found)
 
 
+def test_our_own_class_says_what_runs_it(tmp_path: Path) -> None:
+    """In the plan, in the record and on the card, with the lines that load it."""
+    source = write_checkpoint(tmp_path / "llama", "llama")
+    said = [str(note) for note in notes(kept.plan(source, to="kept"))]
+    assert said == [
+        "transformers: runs it by the code in the output; it takes trust_remote_code=True, or import kept first",
+        "transformers 4.45: its cache classes are older than that code; 4.57 takes it as it is",
+        "vLLM, llama.cpp: has no class for it; it takes the outputs for stock families (--to)",
+    ]
+    out = kept.convert(source, tmp_path / "out", to="kept", verify_tokens=0).path
+    assert read_json(out / "kept.json")["runtimes"] == said
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert 'from_pretrained("path/to/this/directory", trust_remote_code=True)' in card
+    assert "trust_remote_code=False" not in card
+    page = kept.report(out, tmp_path / "page.html").path.read_text(encoding="utf-8")
+    assert "import kept" in page
+    assert "vllm serve" not in page
+
+
 @pytest.mark.parametrize("name", SCALED)
 def test_rotations(name: str) -> None:
     dims = 4 if isinstance(SCALED[name], ir.Proportional) else 8

@@ -93,9 +93,10 @@ SHORTER = "it takes a --context no longer than the window"
 
 CODE = Note(
     ("transformers",),
-    "runs it by code that the output carries",
-    "it takes trust_remote_code=True, or import kept, which brings the same code",
+    "runs it by the code in the output",
+    "it takes trust_remote_code=True, or import kept first",
 )
+OLD_CACHE = Note(TRANSFORMERS_4[:1], "its cache classes are older than that code", "4.57 takes it as it is")
 NO_CLASS = Note(("vLLM", "llama.cpp"), "has no class for it", "it takes the outputs for stock families (--to)")
 
 RULES: tuple[tuple[Callable[[Plan], bool], Note], ...] = (
@@ -111,6 +112,7 @@ RULES: tuple[tuple[Callable[[Plan], bool], Note], ...] = (
     (_slides_in_qwen2, Note(TRANSFORMERS_4[:1], "attends past Qwen2's sliding window", "4.57 takes it as it is")),
     (_neox, Note(LLAMA_CPP, "its converter reads no GPT-NeoX beside transformers 5", NO_FORM)),
     (_own_class, CODE),
+    (_own_class, OLD_CACHE),
     (_own_class, NO_CLASS),
     (_tail, Note(LLAMA_CPP[2:], "float16 cannot hold the tail's constants", "it takes bf16, f32 or --final-bias drop")),
 )
