@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 
 from support.logits import logits, some_tokens
@@ -67,6 +68,7 @@ def packages() -> list[str]:
     return [str(Path(spec.origin).parents[1])]
 
 
+@pytest.mark.slow
 def test_where_kept_is_not_installed(models: dict[str, BothClasses], tmp_path: Path) -> None:
     both, tokens = models["deepseek_v3"], some_tokens(2, 6)
     torch.save(tokens, tmp_path / "tokens.pt")
@@ -82,6 +84,7 @@ def test_where_kept_is_not_installed(models: dict[str, BothClasses], tmp_path: P
             assert (tmp_path / "saved" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.slow
 def test_after_import_kept_no_code_of_the_output_runs(models: dict[str, BothClasses], tmp_path: Path) -> None:
     both, tokens = models["llama"], some_tokens(1, 6)
     torch.save(tokens, tmp_path / "tokens.pt")
