@@ -134,27 +134,33 @@ def load_branch(
 ) -> StudentBranch:
     """Return a branch of a program in `dtype`, with float32 for what is trainable. Reads no other weights."""
     layer, at = program.spec.layers[pair.layer], f"layers.{pair.layer}."
-    with torch.device("meta"):
-        block = Block(layer, program.spec.width)
-    for other in {"mixer", "mlp"} - {pair.name}:
-        setattr(block, other, None)
-    block.to(dtype).requires_grad_(requires_grad=False)
-    trainable = {at + name: one for name, one in block.named_parameters() if at + name in pair.slots}
-    for parameter in trainable.values():
-        parameter.requires_grad_().data = parameter.data.float()
-    block.to_empty(device=device)
+    block = _block(program.spec, pair, dtype).to_empty(device=device)
+    trainable: dict[str, nn.Parameter] = {}
     with torch.no_grad():
         for name, parameter in block.named_parameters():
             fill_shard(parameter, program.weights[at + name])
+            if parameter.requires_grad:
+                trainable[at + name] = parameter
     branch = next(one for one in layer.branches if one.name == pair.name)
     matrices = {
         at + name: block.get_submodule(name.removesuffix(".weight"))
         for name, slot in branch.slots(program.spec.width)
         if at + name in trainable and slot.role == "matrix" and len(slot.shape) == 2
     }
-    trained = {name: one for name, one in block.named_parameters() if at + name in trainable}
-    found = {at + name: one for name, one in trained.items()}
-    return StudentBranch(pair, block, branch, next_norm(program.spec, pair), stream_map, found, matrices)
+    return StudentBranch(pair, block, branch, next_norm(program.spec, pair), stream_map, trainable, matrices)
+
+
+def _block(spec: Spec, pair: BranchPair, dtype: torch.dtype) -> Block:
+    """Return a layer without its other branch on the meta device, of which the slots of a pair are trainable."""
+    with torch.device("meta"):
+        block = Block(spec.layers[pair.layer], spec.width)
+    for other in {"mixer", "mlp"} - {pair.name}:
+        setattr(block, other, None)
+    block.to(dtype).requires_grad_(requires_grad=False)
+    for name, parameter in block.named_parameters():
+        if f"layers.{pair.layer}.{name}" in pair.slots:
+            parameter.requires_grad_().data = parameter.data.float()
+    return block
 
 
 def next_norm(spec: Spec, pair: BranchPair) -> Norm:
