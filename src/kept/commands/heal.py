@@ -68,6 +68,8 @@ def heal(
         kept.heal("out/plain", "out/healed", teacher="path/to/orion", tokens="2M", learning_rate=3e-4)
         done = kept.heal("out/pro", "out/korean", train="new", loss="ce", data="korean/", progress=True)
         print(done.history[-1].losses)
+        done = kept.heal("out/mla", "out/healed", teacher="smollm2", data="corpus/", layerwise=True, tokens="200K")
+        print(done.kl.before, done.kl.after, {name: one.best.losses["loss"] for name, one in done.groups.items()})
         ```
     """
     settings = HealSettings.from_table({"student": str(student), "out": str(out)}, **options)
