@@ -136,7 +136,7 @@ def trained_run(
         "tokens_per_processor_second": round(speed, 1),
         "floor_tokens_per_processor_second": round(floor, 1),
         "points": trainer.points,
-        "branch_errors": {name: [m.losses["loss"] for m in one.history] for name, one in trainer.progress.items()},
+        "runs": {name: [m.losses["loss"] for m in one.history] for name, one in trainer.progress.items()},
     }
 
 

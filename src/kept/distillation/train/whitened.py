@@ -2,8 +2,7 @@
 
 L is the Cholesky factor of the second moment of the matrix's input, so that L^-1 x has uncorrelated elements of the
 same size, and s has the root mean squares of the rows of W L: a learning rate of 1e-3 changes a row by a thousandth of
-itself in a step. One rate then fits all matrices. Plain Adam diverges on low-rank factors of attention, whose inputs
-differ in scale by orders of magnitude.
+itself in a step. One rate then fits all matrices, whose inputs and rows differ in scale by orders of magnitude.
 Shapes: O outputs, I inputs.
 """
 
