@@ -28,6 +28,14 @@ class PlanOptions(TypedDict, total=False):
     base: str | Path | None
     adapter: str | Path | None
     tie: bool | None
+    kv: float | None
+    kv_ranks: Sequence[int] | None
+    kv_energy: float | None
+    kv_method: Literal["whitened", "transmla", "paper"]
+    ranks: Literal["uniform", "per-layer"]
+    kv_refit: bool
+    data: str | Sequence[str]
+    calibration_tokens: int
     passes: Sequence[Pass | Mapping[str, Any]]
 
 
@@ -45,6 +53,14 @@ class ConvertOptions(TypedDict, total=False):
     base: str | Path | None
     adapter: str | Path | None
     tie: bool | None
+    kv: float | None
+    kv_ranks: Sequence[int] | None
+    kv_energy: float | None
+    kv_method: Literal["whitened", "transmla", "paper"]
+    ranks: Literal["uniform", "per-layer"]
+    kv_refit: bool
+    data: str | Sequence[str]
+    calibration_tokens: int
     passes: Sequence[Pass | Mapping[str, Any]]
 
 
@@ -64,6 +80,14 @@ class RecipeOptions(TypedDict, total=False):
     base: str | Path | None
     adapter: str | Path | None
     tie: bool | None
+    kv: float | None
+    kv_ranks: Sequence[int] | None
+    kv_energy: float | None
+    kv_method: Literal["whitened", "transmla", "paper"]
+    ranks: Literal["uniform", "per-layer"]
+    kv_refit: bool
+    data: str | Sequence[str]
+    calibration_tokens: int
     to: str
     passes: Sequence[Pass | Mapping[str, Any]]
 

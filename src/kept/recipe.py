@@ -24,6 +24,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, core_schema
 
+from kept.cache_settings import CacheSettings
 from kept.checkpoint.safetensors_writer import SHARD_BYTES
 from kept.device import Dtype
 from kept.families import TARGETS
@@ -167,7 +168,7 @@ class ConversionSettings(Settings):
 
 
 @dataclass(frozen=True, config=CONFIG)
-class Recipe(ConversionSettings):
+class Recipe(CacheSettings, ConversionSettings):
     """The options of one conversion. `passes` run first, in order; the planner adds what the target needs.
 
     Values are checked by the constructor, which raises RecipeError with the name of the key.
@@ -188,6 +189,14 @@ class Recipe(ConversionSettings):
         adapter: a LoRA or DoRA adapter that is merged into the source first.
         tie: if the stored head differs from tied embeddings: True uses the embedding, False the stored head.
         passes: passes to run before planning.
+        kv: share of the source's KV cache, for a target with latent attention; "50%" or 0.5.
+        kv_ranks: instead, the widths of the rotary key and of the latent.
+        kv_energy: instead, the part of the energy to keep.
+        kv_method: how attention is truncated: whitened, transmla or paper.
+        ranks: "uniform" or "per-layer".
+        kv_refit: fit the truncated layers to the source's outputs.
+        data: calibration texts, or "self".
+        calibration_tokens: number of tokens to calibrate on.
     """
 
     to: Annotated[str, OneOf((*TARGETS, SAME))] = Field(

@@ -33,7 +33,7 @@ KINDS = frozenset({"Attention", "LatentAttention"})
 OPTIONS = frozenset({"self", "options", "settings"})
 """Variables whose fields of the same names are options of a pass or a command."""
 
-READERS = ("ir/spec", "ir/spec.py", "nn/mixers", "families", "gguf")
+READERS = ("ir/spec", "ir/spec.py", "nn/mixers", "families", "gguf", "compression/latent")
 """Parts whose subject is attention: the spec itself, its modules, and what reads and writes a family's config."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

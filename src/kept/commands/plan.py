@@ -11,6 +11,7 @@ from kept.checkpoint.companion_files import companions
 from kept.checkpoint.output_path import check_apart, check_place
 from kept.checkpoint.safetensors_writer import grown, shards, unchanged
 from kept.checkpoint.staging import check_target
+from kept.commands.truncate import truncation
 from kept.errors import InputError
 from kept.families import TARGETS
 from kept.families.lengths import domain
@@ -94,7 +95,7 @@ def make_plan(source: LoadedModel, recipe: Recipe, *, unmeasured: bool = False) 
     """Return the plan of a recipe. `unmeasured`: calibration is planned without measuring its gains."""
     own = own_plan(source, recipe)
     gains = stand_ins(own.program.spec) if unmeasured and recipe.norm in MEASURED else None
-    return complete_plan(source, recipe, own, gains)
+    return complete_plan(source, recipe, own, gains, truncation(source, recipe, own, target_family(source, recipe)))
 
 
 def own_plan(source: LoadedModel, recipe: Recipe) -> Plan:
@@ -103,15 +104,21 @@ def own_plan(source: LoadedModel, recipe: Recipe) -> Plan:
 
 
 def complete_plan(
-    source: LoadedModel, recipe: Recipe, own: Plan, gains: Mapping[str, torch.Tensor] | None = None
+    source: LoadedModel,
+    recipe: Recipe,
+    own: Plan,
+    gains: Mapping[str, torch.Tensor] | None = None,
+    latent: Pass | None = None,
 ) -> Plan:
-    """Return the recipe's own passes, followed by those that its target needs. `gains` are measured values by norm.
+    """Return the recipe's own passes, followed by those that its target needs.
+
+    `gains` are measured values by norm. `latent` makes attention latent; None: exactly.
 
     Raises Refusal where the target cannot hold the model.
     """
     target = target_family(source, recipe)
     try:
-        rest = legalise(own.program, target.violations, recipe.options, gains)
+        rest = legalise(own.program, target.violations, replace(recipe.options, latent=latent), gains)
     except TargetRefusal as refusal:  # a family expresses its own models, so the recipe's own passes are the reason
         if recipe.to != SAME:
             raise
@@ -155,7 +162,9 @@ def prepare(
     _check_apart(target, source, recipe)
     own = own_plan(source, recipe)
     gains = _gains(source, recipe, own, reporter, unmeasured=unmeasured)
-    planned, family = complete_plan(source, recipe, own, gains), target_family(source, recipe)
+    family = target_family(source, recipe)
+    latent = truncation(source, recipe, own, family, None if unmeasured else reporter)
+    planned = complete_plan(source, recipe, own, gains, latent)
     files = _files(source, planned, family, recipe)
     new_parts(source, planned)  # raises if the source's record cannot be carried on
     return inputs, PreparedConversion(target, source, planned, family, files, _sample(source, planned, recipe))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.file_names import COPIED, SETTINGS, TOKENIZERS
+from kept.distillation.data.documents import TextSource, named_paths
+from kept.distillation.settings import SELF
 from kept.errors import CheckpointError
 from kept.passes.expand_vocabulary import ExpandVocabulary
 from kept.passes.layer_norm_to_rms import MEASURED
@@ -34,7 +36,7 @@ class InputSnapshot:
     @classmethod
     def take(cls, source: LoadedModel, recipe: Recipe) -> InputSnapshot:
         """Return the present state of the source's files and of the recipe's text. Missing files are left out."""
-        files = [*model_files(source), *_files_of_passes(recipe)]
+        files = [*model_files(source), *_files_of_passes(recipe), *_calibration_files(recipe)]
         if recipe.text is not None:
             files.append(Path(recipe.text))
         small = [file for file in (*input_files(source), *_files_of_passes(recipe)) if file not in source.files]
@@ -78,8 +80,8 @@ def model_files(source: LoadedModel) -> list[Path]:
 
 def fingerprint(source: LoadedModel, recipe: Recipe) -> dict[str, object]:
     """Return what identifies a conversion: an unfinished output of any other one is begun anew."""
-    read = [*model_files(source), *_files_of_passes(recipe)]
-    if recipe.norm in MEASURED and recipe.text is not None:
+    read = [*model_files(source), *_files_of_passes(recipe), *_calibration_files(recipe)]
+    if (recipe.norm in MEASURED or recipe.truncates) and recipe.text is not None:
         read.append(Path(recipe.text))
     own = {*source.files}
     files = {
@@ -101,6 +103,12 @@ def _files_of_passes(recipe: Recipe) -> list[Path]:
     replaced = (Path(one.file) for one in _replacements(recipe) if one.file is not None)
     files = (*named, *(Path(one.embedding_init) for one in grown), *replaced)
     return [file for file in files if os.path.isfile(file)]  # noqa: PTH113 - Path.is_file raises for a long name
+
+
+def _calibration_files(recipe: Recipe) -> list[Path]:
+    """Return the files of the calibration texts. Raises InputError for one that is missing."""
+    paths = {} if recipe.data == (SELF,) else named_paths(recipe.data)
+    return [file.path for path in paths.values() for file in TextSource((path,)).files()]
 
 
 def size_and_mtime(file: Path) -> tuple[int, int]:

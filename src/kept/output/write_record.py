@@ -194,7 +194,7 @@ def _new_vocabularies(source: LoadedModel, plan: Plan) -> list[VocabularyRecord]
 
 
 def _recipe(recipe: Recipe) -> RecipeRecord:
-    paths = {"source", "out", "base", "adapter"}
+    paths = {"source", "out", "base", "adapter", "data"}
     asked = {key: value for key, value in recipe.to_dict().items() if key not in paths}
     if recipe.passes:
         asked["passes"] = [{"name": one.name, **one.portable_options()} for one in recipe.passes]

@@ -27,6 +27,7 @@ from kept.passes.replace_branches import ReplaceBranches
 from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split_projections import SplitProjections
 from kept.passes.to_latent import ToLatent
+from kept.passes.truncate_latent import TruncateLatent
 from kept.passes.untie_head import UntieHead
 
 PASSES: dict[str, type[Pass]] = {
@@ -65,7 +66,8 @@ PASSES: dict[str, type[Pass]] = {
 SUMMARIES: dict[str, str] = {
     **{name: rewrite.summary for name, rewrite in PASSES.items()},
     CarryNormBias.name: CarryNormBias.summary,
+    TruncateLatent.name: TruncateLatent.summary,
 }
-"""A summary of every pass, also of the one that needs measurements and that no recipe can name."""
+"""A summary of every pass, also of those that need measurements and that no recipe can name."""
 
 __all__ = ["PASSES", "SUMMARIES", "Obstacle", "Pass"]

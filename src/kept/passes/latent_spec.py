@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kept.ir.frequencies import frequencies
 from kept.ir.spec import Attention, LatentAttention, LongRope, Norm, Rope, Yarn
 from kept.passes.latent_norm import constant_coordinates
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ANY_LENGTH = 1 << 20
 """The length at which a LongRoPE changes from one list of divisors to the other, if both are the same."""
@@ -33,6 +37,29 @@ def latent(one: Attention, eps: float, *, query_latent: bool) -> LatentAttention
         q_bias=query_latent,
         kv_bias=True,
         o_bias=one.o_bias,
+    )
+
+
+def truncated(
+    one: Attention, slots: Sequence[int], *, nope: int, rank: int, eps: float, query_latent: bool
+) -> LatentAttention:
+    """Return the latent attention with a rotated pair for each slot, named by its frequency's number in a head.
+
+    `nope` elements of a query have no position. `rank` does not count the constant coordinates.
+    """
+    exact = latent(one, eps, query_latent=query_latent)
+    rope = exact.rope
+    assert rope is not None
+    assert isinstance(rope.scaling, LongRope)
+    lists = (rope.scaling.short_factor, rope.scaling.long_factor)
+    short, long = (tuple(divisors[slot] for slot in slots) for divisors in lists)
+    scaling = replace(rope.scaling, short_factor=short, long_factor=long)
+    return replace(
+        exact,
+        nope_dim=nope,
+        rope_dim=2 * len(slots),
+        kv_rank=rank + len(constant_coordinates(rank)),
+        rope=replace(rope, dims=2 * len(slots), scaling=scaling),
     )
 
 

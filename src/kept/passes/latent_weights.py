@@ -122,7 +122,7 @@ class LatentWeights:
 
     def _ordered(self, name: str, kind: str) -> Lazy:
         """Return queries or keys with the first members of each head's pairs first, then the second, then the rest."""
-        size, rows, order = self.one.head_dim, self._rows(name, kind), _order(self.one)
+        size, rows, order = self.one.head_dim, self._rows(name, kind), pair_order(self.one)
         if order == tuple(range(size)):
             return rows
         heads = rows.shape[0] // size
@@ -153,7 +153,7 @@ class LatentWeights:
         return zeros((rows, self._rows("v", "weight").shape[1]), self.dtype)
 
 
-def _order(one: Attention) -> tuple[int, ...]:
+def pair_order(one: Attention) -> tuple[int, ...]:
     """Return for each new dimension of a head its old index: both members of rotated pairs, then the rest."""
     rope = one.rope
     assert rope is not None

@@ -41,13 +41,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """The choices of the user in a conversion."""
+    """The choices of the user in a conversion. `latent` makes attention latent; None: exactly, by `ToLatent`."""
 
     norm: NormMode = "exact"
     final_bias: Literal["block", "drop"] = "block"
     rope: RopeForm = "llama3"
     context: int | None = None
     dtype: str | None = None
+    latent: Pass | None = None
 
 
 def rules_for(violations: Sequence[Violation]) -> list[Rule]:
@@ -101,7 +102,7 @@ LATENT_PAIRS = "layers.*.mixer.latent.rope.interleaved"
 ROTATED = "layers.*.mixer.attention.rope.dims"
 
 RULES: tuple[Rule, ...] = (
-    (ViolationKind("layers.*.mixer", "attention", "latent"), lambda *_: ToLatent()),
+    (ViolationKind("layers.*.mixer", "attention", "latent"), lambda _, options, __: options.latent or ToLatent()),
     (ViolationKind("layers.*.mixer.attention.fused", found=True), lambda *_: SplitProjections()),
     (ViolationKind("layers.*.mlp.dense.fused", found=True), lambda *_: SplitProjections()),
     (ViolationKind(KEY_VALUE_HEADS), _repeat),

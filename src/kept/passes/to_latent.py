@@ -60,7 +60,7 @@ class ToLatent(Pass):
         layers = list(program.spec.layers)
         for i, layer in enumerate(layers):
             if isinstance(layer.mixer, Attention):
-                at, after = f"layers.{i}.mixer.", latent(layer.mixer, self.eps, query_latent=_has_query_bias(layer))
+                at, after = f"layers.{i}.mixer.", latent(layer.mixer, self.eps, query_latent=has_query_bias(layer))
                 made = LatentWeights(program, at, layer.mixer, after)
                 changed |= {f"{at}{name}": tensor for name, tensor in made.weights()}
                 layers[i] = replace(layer, mixer=after)
@@ -105,7 +105,7 @@ def _scaling(at: str, one: Attention) -> Iterator[Obstacle]:
         yield Obstacle(f"{at}rope", why, way_out="set rope_scaling to null for the original length")
 
 
-def _has_query_bias(layer: Layer) -> bool:
+def has_query_bias(layer: Layer) -> bool:
     """Return whether queries have a bias, or will have one when the bias of the norm before them is folded."""
     assert isinstance(layer.mixer, Attention)
     return layer.mixer.q_bias or (layer.mixer_norm is not None and layer.mixer_norm.bias)

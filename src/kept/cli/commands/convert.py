@@ -13,8 +13,14 @@ from kept.cli.replaced import FORCE, refuse_force, replaced
 from kept.progress_bars import ProgressBars
 from kept.recipe import Recipe, load_recipe, recipe_from
 
-CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base", "adapter")
+CACHE = ("kv", "kv_ranks", "kv_energy", "kv_method", "ranks")
+"""Settings of a smaller KV cache."""
+
+CHOICES = ("to", "norm", "final_bias", "rope", "context", "tie", "dtype", "base", "adapter", *CACHE)
 """Settings that decide what is computed."""
+
+MEASURED = ("kv_refit", "data", "calibration_tokens")
+"""Settings of what is measured."""
 
 RECIPE = click.option(
     "--recipe",
@@ -26,7 +32,7 @@ RECIPE = click.option(
 @click.command("convert", cls=SettingsCommand)
 @click.argument("source", type=FOLDER, required=False)
 @click.argument("out", type=FOLDER, required=False)
-@settings(Recipe, *CHOICES, "max_shard_size", "text", "verify_tokens")
+@settings(Recipe, *CHOICES, *MEASURED, "max_shard_size", "text", "verify_tokens")
 @RECIPE
 @VERBOSE
 @DRY_RUN
@@ -52,6 +58,7 @@ def command(
     kept convert path/to/orion out/llama
     kept convert path/to/orion out/plain --norm opm
     kept convert path/to/orion out/llama --dtype float32 --text my.txt
+    kept convert path/to/llama out/half --to deepseek_v3 --kv 50% --data books.txt --data code/
     kept convert path/to/orion out/llama --dry-run
     kept convert path/to/orion out/llama --dtype bf16 --force
     kept convert --recipe recipe.toml

@@ -1,0 +1,1 @@
+"""Truncated latent attention: statistics, rotary components, low rank, ranks and the refit."""
