@@ -15,7 +15,7 @@ from kept.checkpoint.tokenizer_reader import TokenizerReader
 from kept.distillation.data.documents import TextSource, named_paths
 from kept.distillation.data.self_samples import SamplingSettings, SelfSampler, sampled, teacher_sum
 from kept.distillation.data.token_dataset import tokenise
-from kept.distillation.settings import SELF
+from kept.distillation.settings_fields import SELF
 from kept.errors import InputError
 from kept.ir.spec import LongRope
 from kept.ir.tensors import torch_dtype

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kept.nn.model import Block, fill
+from kept.nn.decoder import Block
+from kept.nn.model import fill
 from kept.verification.streamed import StreamedRun
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kept.ir.program import Program
-    from kept.nn.model import BranchRun
+    from kept.nn.decoder import BranchRun
 
 ROWS = 4
 """Rows of tokens that run together. A constant, because rounding depends on it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kept.checkpoint.byte_stream import digest
 from kept.checkpoint.file_names import COPIED, SETTINGS, TOKENIZERS
 from kept.distillation.data.documents import TextSource, named_paths
-from kept.distillation.settings import SELF
+from kept.distillation.settings_fields import SELF
 from kept.errors import CheckpointError
 from kept.passes.expand_vocabulary import ExpandVocabulary
 from kept.passes.layer_norm_to_rms import MEASURED
