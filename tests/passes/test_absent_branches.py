@@ -35,6 +35,7 @@ from kept.passes.replace_branches import BranchChoice, ReplaceBranches
 from kept.passes.separate_norms import SeparateNorms
 from kept.passes.split_projections import SplitProjections
 from kept.passes.to_latent import ToLatent
+from kept.passes.truncate_latent import TruncateLatent
 from kept.passes.untie_head import UntieHead
 from kept.verification.calibration import calibrate
 from support.logits import random_program
@@ -125,8 +126,8 @@ CASES: dict[str, tuple[ir.Spec, tuple[Pass, ...]]] = {
     "shared norms": (with_gaps(replace(layer_spec(), layers=(SHARED,))), (SeparateNorms(),)),
 }
 
-OTHERS = {CarryNormBias.name, DropHeadBias.name, ExpandVocabulary.name, ReplaceBranches.name}
-"""Passes with tests of their own below."""
+OTHERS = {CarryNormBias.name, DropHeadBias.name, ExpandVocabulary.name, ReplaceBranches.name, TruncateLatent.name}
+"""Passes with tests of their own, below or in `tests/compression`."""
 
 
 def test_every_pass_has_a_case() -> None:
