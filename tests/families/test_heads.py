@@ -147,8 +147,9 @@ def test_where_only_a_family_s_own_code_runs_it_that_code_decides(tmp_path: Path
         open_model(directory)
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", sorted(name for name, family in FAMILIES.items() if family.entries))
 def test_every_family_names_both(name: str) -> None:
+    """Our own class has no entries: its tensors have the names of the slots."""
     slots = {entry.slot for entry in FAMILIES[name].entries}
     assert {"embedding.weight", "head.weight"} <= slots
 
