@@ -112,6 +112,17 @@ class Refusal(KeptError):  # noqa: N818 - it is a reasoned "no", not a malfuncti
         super().__init__("; ".join((*reasons, way_out) if way_out else reasons))
         self.reasons, self.way_out = reasons, way_out
 
+    @property
+    def phrases(self) -> list[str]:
+        """The reasons without places and explanations, each once."""
+        return [*dict.fromkeys(one.rpartition(": ")[2].partition(", which ")[0] for one in self.reasons)]
+
+    @property
+    def brief(self) -> str:
+        """The refusal in a few words: the first two reasons, and how many more there are."""
+        shown, more = self.phrases[:2], len(self.phrases) - 2
+        return "; ".join((*shown, *[f"{more} more {'reason' if more == 1 else 'reasons'}"] * (more > 0)))
+
 
 class RecipeError(KeptError):
     """A setting is wrong.

@@ -21,7 +21,7 @@ def test_convert_in_words(orion: Path, tmp_path: Path) -> None:
     result = succeeds("convert", orion, tmp_path / "out", "--verify-tokens", 64)
     assert f"{tmp_path}/out: written (centre, layernorm-to-rmsnorm" in result.stdout
     assert "\nlargest logit difference " in result.stdout
-    assert "the plan, in float64" not in result.stdout
+    assert "the rewritten model, in float64" not in result.stdout
     assert result.stdout.endswith("promise exact: kept\n")
     assert (tmp_path / "out" / "kept.json").is_file()
 

@@ -28,8 +28,16 @@ def test_inspect_as_data(orion: Path) -> None:
 
 
 def test_inspect_says_why_not(tmp_path: Path) -> None:
-    text = succeeds("inspect", write_checkpoint(tmp_path, "gpt2")).stdout
-    assert "to llama: refused: positions: positions are learned" in text
+    source = write_checkpoint(tmp_path, "gpt2")
+    short, whole = succeeds("inspect", source), succeeds("inspect", source, "--verbose")
+    assert "to llama: refused: positions are learned, and the target has no table of them; queries and" in short.stdout
+    refused = [line for line in short.stdout.splitlines() if ": refused: " in line]
+    assert max(map(len, refused)) < 220
+    assert not [line for line in refused if "mixer." in line or "_norm" in line]
+    assert "kept plan PATH --to TARGET" in short.stderr
+    assert "to llama: refused: positions: positions are learned" in whole.stdout
+    assert "kept heal FRESH --teacher MODEL" in whole.stdout
+    assert whole.stderr == ""
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:

@@ -44,3 +44,15 @@ def test_quick_stages_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.ProgressBars().stage("write", 4, "layers") as advance:
         advance(4)
     assert capsys.readouterr() == ("", "")
+
+
+def test_large_counts_have_a_unit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 20.0, 40.0, 40.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress.ProgressBars().stage("export", 134_543_808, "parameters") as advance:
+        for count in (126_576_384, 7_967_424):
+            advance(count)
+    assert capsys.readouterr().err.splitlines() == [
+        "export: 126.6 of 134.5 M parameters",
+        "export: 135 M parameters in 40.0 s",
+    ]

@@ -159,12 +159,15 @@ def test_a_verification_as_plain_data_has_its_verdict() -> None:
 def test_a_card_says_what_was_done_and_measured(source: LoadedModel) -> None:
     text = card(source)
     assert "# my-orion converted to llama\n" in text
-    assert "model of 4 layers, width 64 and 128 positions" in text
+    assert "It has 4 layers, width 64 and 128 positions" in text
     assert "| `affine-tail` | exact | an added layer holds the bias of the logits as a constant coordinate |" in text
     assert "64 tokens of my.txt" in text
     assert "| this checkpoint, in float32 | 1e-05 | 1e-06 | 0 | 98.44 % |" in text
     assert "Perplexity of that text in the source: 12.5000." in text
-    headline = "Largest logit difference 1e-05 (64 tokens, float32); the source's own rounding is 1e-05."
+    headline = (
+        "Largest logit difference 1e-05 (64 tokens, float32); the source's own rounding is 1e-05; "
+        "in float64 the difference is 1e-12."
+    )
     assert f"**{headline}** Promise exact: kept." in text
     assert "\n\n\n" not in text
 
@@ -183,8 +186,14 @@ def test_a_card_of_a_broken_promise_states_it(source: LoadedModel) -> None:
 
 
 def test_a_card_without_a_float64_proof(source: LoadedModel) -> None:
-    assert "the plan, in float64" in card(source)
-    assert "the plan, in float64" not in card(source, replace(FOUND, proof=None))
+    assert "the rewritten model, in float64" in card(source)
+    assert "the rewritten model, in float64" not in card(source, replace(FOUND, proof=None))
+
+
+def test_a_card_says_which_rows_are_equal(source: LoadedModel) -> None:
+    compared = "All rows are compared with the source in float64."
+    assert f"{compared} The first two rows are equal.\n" in card(source)
+    assert f"{compared}\n" in card(source, replace(FOUND, floor=replace(PARITY, kl=1.0)))
 
 
 def test_a_card_of_a_copy(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_narrower_mlp_is_filled_less(tmp_path: Path) -> None:
     narrow = [replace(LAYER, mlp=ir.Mlp(100, "silu")), LAYER]
     made = picture(tmp_path / "out", [LAYER] * 2, narrow, [0, 1])
     assert [box.part for box in boxes(made, 1) if box] == [0.25, 1.0]
-    assert made.caption.endswith("The filled part of a box is an MLP's parameters (at most 192,000).")
+    assert made.caption.endswith("The filled part of a box is the parameters of its MLP (at most 192,000).")
     assert "filled" not in picture(tmp_path / "same", [LAYER] * 2, [LAYER] * 2, [0, 1]).caption
 
 
@@ -125,7 +125,7 @@ def test_operations_are_drawn_by_what_they_say_of_themselves() -> None:
         "latent attention of rank 40",
         "recurrent mixer with 640 numbers",
     ]
-    assert "a mixer's decoding state after 512 tokens, in numbers (at most 163,840)" in made.caption
+    assert "the decoding state of its mixer after 512 tokens, in numbers (at most 163,840)" in made.caption
     assert made.columns[4].after is not None
     assert made.columns[4].after.words == "after, layer 4: gated silu MLP 400"
 

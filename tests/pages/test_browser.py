@@ -131,6 +131,20 @@ def test_a_wide_table_scrolls_in_its_own_box(browser: Browser, page_file: Path) 
     page.close()
 
 
+HEADS = """() => [...document.querySelectorAll(".matrix")].flatMap(table => {
+  const edges = row => [...row.querySelectorAll(".n")].map(e => e.getBoundingClientRect().right);
+  const heads = edges(table.tHead.rows[0]);
+  return edges(table.tBodies[0].rows[0]).map((edge, n) => Math.abs(edge - heads[n])); })"""
+"""How far each column's name ends from the column, in pixels."""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_stand_above_their_columns(browser: Browser, page_file: Path, width: int) -> None:
+    page = open_page(browser, page_file, width)
+    assert max(page.evaluate(HEADS)) < 1
+    page.close()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_axe_finds_nothing(browser: Browser, page_file: Path, width: int, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

@@ -17,6 +17,7 @@ import kept
 from kept.cli.root import main
 from kept.errors import CheckpointError, InputError, OutputError
 from kept.ir.serialise import to_json
+from kept.pages.blocks import Fact, Page, TextPair
 from reported import (
     EVALUATION,
     HEALED,
@@ -141,19 +142,24 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
     [
         "my-orion converted to llama, healed",
         "promise exact: kept",
-        "no logit differs from the source's by more than 1.2e-11, where logits spread by 2.50: the same function.",
-        "Largest logit difference 0.072 (512 tokens, bfloat16); the source's own rounding is 0.06.",
+        "judged in float64, before anything is rounded: no logit differs from the source's by more than 1.2e-11, where",
+        "where logits spread by 2.50: the same function.",
+        "Largest logit difference 0.072 (512 tokens, bfloat16); the source's own rounding is 0.06; in float64 the",
+        "in float64 the difference is 1.2e-11.",
         "Healing on 204,800 tokens took the held-out KL from the teacher from 0.45 to 0.125.",
         "affine-tail an added layer holds the bias of the logits as a constant coordinate exact +1 +1 M",
         "Difference from the source",
+        "its attention above its MLP",
+        "kept export",
+        "the sha256 of every file",
         "Trained: norms, 1.6 K of 9 M parameters, from my-orion; on: english, py (of 220,000 tokens; 3,000 more",
         "are held out). Rows of 256 tokens, 16 a step; learning rate 0.001, cosine;",
         "KL from the teacher, nats per token 0.45 0.125",
         "top-1 agreement 55.00 % 87.50 %",
         "english 20 passages 20.0 ± 2.0 21.0 ± 2.1 +5.0 ± 1.4 %",
-        "+25 % perplexity, python (20 passages)",
-        "healed against my-orion: perplexity higher on python (+25 %) and english (+5 %) (20 passages each);",
-        "tasks worse on arc_challenge (-0.05) and without clear change on 1 task (20 documents each).",
+        "+25.0 ± 2.7 % perplexity, python (20 passages)",
+        "healed against my-orion: perplexity higher on python (+25.0 ± 2.7 %) and english (+5.0 ± 1.4 %)",
+        "tasks worse on arc_challenge (-0.050 ± 0.010) and without clear change on hellaswag (20 documents each).",
         "over the same passages (20 passages of python and 20 passages of english).",
         "Brackets hold 95 % intervals, a figure after ± is one standard error.",
         "8 M",
@@ -165,7 +171,7 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
         "Before and after healing before Once upon a time , a ship sank. after Once upon a time , a ship was early.",
         "When it was verified the teacher",
         "kept eval path/to/my-orion",
-        "The keeper s lept. healed The keeper s ailed.",
+        "The keeper slept. healed The keeper sailed.",
         "[question 1, turn 2] No.",
         "arc_challenge acc_norm, 20 documents 0.500 ± 0.050 0.450 ± 0.045 -0.050 ± 0.010",
         "hellaswag acc_norm, 20 documents 0.50 [0.25, 0.62] 0.45 [0.20, 0.57] -0.05 [-0.30, +0.07]",
@@ -179,8 +185,53 @@ def test_the_page_is_well_made(full: tuple[kept.pages.page.Report, Structure]) -
 )
 def test_it_says(full: tuple[kept.pages.page.Report, Structure], words: str) -> None:
     _, page = full
-    facts = re.sub(r"(perplexity, python \(20 passages\)) \+25 %", r"+25 % \1", page.text)
+    facts = re.sub(r"(perplexity, python \(20 passages\)) (\+25.0 ± 2.7 %)", r"\2 \1", page.text)
     assert words in facts
+
+
+def test_figures_at_the_top_name_their_text_and_length(tmp_path: Path) -> None:
+    page = Structure(html_of(kept.report(write_output(tmp_path / "out")))).text
+    assert "top-1 agreement (512 tokens, bfloat16) 88.00 %" in page
+    assert "perplexity of the built-in sample (512 tokens) 34.5 → 34.62" in page
+
+
+@pytest.mark.parametrize(("count", "five", "three"), [(1, 1, 1), (4, 4, 2), (5, 5, 3), (6, 3, 3), (7, 4, 3)])
+def test_rows_of_figures_are_full(count: int, five: int, three: int) -> None:
+    page = Page("", kept=None, verdict="", lede=(), facts=(Fact("1", ""),) * count, sections=(), beside_record=False)
+    assert (page.facts_per_row(5), page.facts_per_row(3)) == (five, three)
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "shared"),
+    [
+        ("We return left", "We remain", "We "),
+        ("We return", "We return left", "We return"),
+        ("one\n", "one\ntwo", "one\n"),
+        ("가을 바람", "가을 바다", "가을 "),
+        ("我们回家", "我们回来", "我们回"),
+        ("same", "same", "same"),
+    ],
+)
+def test_a_difference_begins_at_its_word(source: str, output: str, shared: str) -> None:
+    assert source[: TextPair("", source, output).shared] == shared
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("licence",), "no clear change of perplexity on licence (11 passages)."),
+        (("a", "b"), "no clear change of perplexity on a and b (11 passages each)."),
+        (("a", "b", "c", "d"), "no clear change of perplexity on any of 4 domains (11 passages each)."),
+    ],
+)
+def test_no_clear_change_names_a_few_domains(tmp_path: Path, names: tuple[str, ...], words: str) -> None:
+    row = {**EVALUATION["rows"][0], "items": 11, "differences": [{"value": 0.1, "error": 1.0}]}
+    rows = [{**row, "name": name} for name in names]
+    file = write(tmp_path / "eval.json", {**EVALUATION, "rows": rows, "forgetting": None})
+    page = Structure(html_of(kept.report(write_output(tmp_path / "out"), evaluations=[file]))).text
+    assert f"healed against my-orion: {words}" in page
+    assert "A figure after ± is one standard error." in page
+    assert "rackets" not in page, "there are none"
 
 
 def test_what_counts_once_is_not_told_twice(full: tuple[kept.pages.page.Report, Structure]) -> None:
@@ -286,7 +337,7 @@ def test_a_copy_says_that_nothing_had_to_change(tmp_path: Path) -> None:
     [
         ("exact", None, "promise exact: kept", "verdict good"),
         ("exact", "KL is 3", "promise exact: broken: KL is 3", "verdict bad"),
-        ("lossy", None, "promise lossy: measured; a lossy conversion promises nothing", "verdict"),
+        ("lossy", None, "promise lossy: nothing is promised; the difference was measured", "verdict"),
     ],
 )
 def test_the_verdict(tmp_path: Path, promise: str, failure: str | None, verdict: str, look: str) -> None:

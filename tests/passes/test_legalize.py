@@ -323,7 +323,7 @@ def test_a_dtype_reaches_every_weight() -> None:
     assert names(plan) == [("cast", EXACT)]
 
 
-NO_MAP = "no exact map exists; distil it into a fresh model of the target instead"
+NO_MAP = "no exact map exists; distil it into a fresh model of the target: kept heal FRESH --teacher MODEL"
 
 
 def test_gpt2_is_refused_with_every_reason(tmp_path: Path) -> None:
@@ -483,7 +483,7 @@ def test_a_refusal_names_the_option_that_works(tmp_path: Path) -> None:
         legalise(orion, MISTRAL.violations, Options())
     for way in (Options(norm="carried"), Options(norm="opm")):
         assert legalise(orion, MISTRAL.violations, way, stand_ins(orion.spec)).promise is Promise.LOSSY
-    with pytest.raises(Refusal, match=r"distil it into a fresh model of the target instead$"):
+    with pytest.raises(Refusal, match=r"distil it into a fresh model of the target: kept heal FRESH --teacher MODEL$"):
         legalise(gpt2, MISTRAL.violations, Options())
 
 

@@ -80,21 +80,21 @@ class TestToLatent(ExactPassContract):
             rms_spec(replace(BARE, qk_norm=ir.QkNorm(RMS_NORM)), MLP),
             (
                 "layers.0.mixer: normalises queries and keys, which latent attention does not; "
-                "distil it into a fresh model of the target instead"
+                "distil it into a fresh model of the target: kept heal FRESH --teacher MODEL"
             ),
         ),
         (
             rms_spec(replace(BARE, softcap=30.0), MLP),
             (
                 "layers.0.mixer: caps its scores, which latent attention does not; "
-                "distil it into a fresh model of the target instead"
+                "distil it into a fresh model of the target: kept heal FRESH --teacher MODEL"
             ),
         ),
         (
             rms_spec(replace(BARE, rope=None), MLP),
             (
                 "layers.0.mixer: has no rotary positions, and latent attention always has; "
-                "distil it into a fresh model of the target instead"
+                "distil it into a fresh model of the target: kept heal FRESH --teacher MODEL"
             ),
         ),
         (

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TargetVerdict:
-    """The plan for one target: passes, promise and its domain, or the reason for the refusal."""
+    """The plan for one target: passes, promise and its domain, or the refusal, whole and in a few words (`reason`)."""
 
     target: str
     promise: str | None
     passes: tuple[str, ...]
     refusal: str | None
     domain: tuple[str, ...] = ()
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _reach(opened: LoadedModel, target: str) -> TargetVerdict:
     try:
         found = legalise(program, family.violations, Options())
     except Refusal as refusal:
-        return TargetVerdict(target, None, (), str(refusal))
+        return TargetVerdict(target, None, (), str(refusal), reason=refusal.brief)
     between = domain(opened.family, program.spec, family, found.program.spec)
     steps = tuple(step.rewrite.name for step in found.steps)
     return TargetVerdict(target, str(found.promise), steps, None, (*between, *found.domain))

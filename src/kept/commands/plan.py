@@ -254,6 +254,6 @@ def _gains(
 
     text = None if recipe.text is None else Path(recipe.text)
     found = sample(source.path, spec.vocabulary, spec.context, CALIBRATION_TOKENS, text)
-    with reporter.stage("calibrate", spec.depth, "layer runs") as advance:
+    with reporter.stage("calibrate", spec.depth, "layers") as advance:
         statistics = calibrate(own.program, found.tokens_BT, advance)
     return {name: one.gain if recipe.norm == "calibrated" else one.lengths for name, one in statistics.items()}

@@ -244,3 +244,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "xverse": Architecture("xverse", pairs=("weight",), more=(_xverse,)),
 }
 """The supported architectures, by llama.cpp's name."""
+
+WRITTEN = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""llama.cpp's architecture of each family that is written as GGUF."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from kept.errors import InputError, Refusal
 from kept.families import FAMILIES
-from kept.gguf.architectures import ARCHITECTURES, ENTRIES, IGNORED
+from kept.gguf.architectures import ARCHITECTURES, ENTRIES, IGNORED, WRITTEN
 from kept.gguf.rope import FREQUENCIES
 from kept.ir.frequencies import frequencies, plain
 from kept.ir.spec import Linear, Llama3, LongRope, Mlp
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.spec import Spec
     from kept.ir.tensors import Lazy, Precision
-
-FORMS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""llama.cpp's architecture of each family that can be written."""
 
 KINDS = {
     "f32": gguf.GGMLQuantizationType.F32,
@@ -76,10 +73,10 @@ class Interleaved(DerivedTensor):
 
 def architecture_for(family: str, spec: Spec) -> str:
     """Return llama.cpp's architecture of a model. Raises Refusal for one that cannot be written, with the way out."""
-    if family not in FORMS:
-        known = ", ".join(FORMS)
+    if family not in WRITTEN:
+        known = ", ".join(WRITTEN)
         raise Refusal(f"{family}: is not written as GGUF ({known} are)", way_out="kept convert --to llama makes it one")
-    name, layers = FORMS[family], spec.layers
+    name, layers = WRITTEN[family], spec.layers
     if len({layer.attention for layer in layers}) > 1:
         raise Refusal(f"the layers differ in their attention, and {name} of llama.cpp has one for all")
     one = layers[0].attention
@@ -96,7 +93,7 @@ def architecture_for(family: str, spec: Spec) -> str:
 
 def tensors_of(program: Program, family: str) -> dict[str, Lazy]:
     """Return the tensors under llama.cpp's names, in its order of rows."""
-    architecture = ARCHITECTURES[FORMS[family]]
+    architecture = ARCHITECTURES[WRITTEN[family]]
     own = replace(FAMILIES[architecture.family], entries=(*architecture.entries, *ENTRIES), ignored=IGNORED)
     found = dict(own.write(program))
     one = program.spec.layers[0].attention

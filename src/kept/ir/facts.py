@@ -154,6 +154,13 @@ class Violation:
             return self.path.replace("*", str(self.layer), 1)
         return f"every layer's {self.path[9:]}" if self.path.startswith("layers.*.") else self.path
 
+    @property
+    def in_words(self) -> str:
+        """One phrase without the layer, the path as words: `MLP activation is silu, the target has gelu`."""
+        parts = [part for part in self.path.split(".") if part not in {"layers", "*", "mixer", "dense"}]
+        name = " ".join(parts).replace("_", " ").replace("mlp", "MLP") or "mixer"
+        return f"{name} is {_shown(self.found)}, the target has {_shown(self.needs)}"
+
     def __str__(self) -> str:
         """One phrase."""
         return f"{self.where} is {_shown(self.found)}, the target has {_shown(self.needs)}"

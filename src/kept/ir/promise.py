@@ -32,7 +32,7 @@ class Promise(StrEnum):
         """Return the verdict on a measured result as a phrase; `failure` is the reason why the promise is broken."""
         if failure is not None:
             return f"broken: {failure}"
-        return "measured; a lossy conversion promises nothing" if self is Promise.LOSSY else "kept"
+        return "nothing is promised; the difference was measured" if self is Promise.LOSSY else "kept"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from kept.output.lineage import LineageStep, healing, lineage, weaker
 from kept.output.record import RecipeRecord, Record, SourceRecord, read_record
 from kept.output.runtimes import notes
 from kept.output.titles import title
-from kept.output.verification_words import double_runs, figures, headline, tokens_of
+from kept.output.verification_words import double_runs, equal_runs, figures, headline, tokens_of
 from kept.output.write_record import history, new_parts, passes
 from kept.passes import SUMMARIES
 
@@ -161,6 +161,7 @@ def model_card(
         loader=loader(origin.family, origin.target),
         headline=headline,
         double_runs=double_runs,
+        equal_runs=equal_runs,
         figures=figures,
         tokens_of=tokens_of,
         licence=stated_licence(origin.licensed),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from kept.output.record import ParityRecord, VerificationRecord
     from kept.verification.parity import Parity
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 RANDOM = "random tokens"
 """How the text of a verification begins if the checkpoint has no tokenizer."""
+
+BUILT_IN = "the built-in sample"
+"""How it begins if the user named none."""
 
 
 def headline(found: Verification | VerificationRecord, source: str = "the source") -> str:
@@ -28,7 +32,8 @@ def headline(found: Verification | VerificationRecord, source: str = "the source
     if found.same.max_logit_error == 0:
         return f"identical to the bit ({where})"
     own = "" if found.floor is None else f"; {source}'s own rounding is {_short(found.floor.max_logit_error)}"
-    return f"largest logit difference {_short(found.same.max_logit_error)} ({where}){own}"
+    proved = "" if found.proof is None else f"; in float64 the difference is {_short(found.proof.max_logit_error)}"
+    return f"largest logit difference {_short(found.same.max_logit_error)} ({where}){own}{proved}"
 
 
 def tokens_of(found: Verification | VerificationRecord) -> str:
@@ -36,18 +41,31 @@ def tokens_of(found: Verification | VerificationRecord) -> str:
     return RANDOM if found.text.startswith(RANDOM) else "tokens"
 
 
+def text_of(found: Verification | VerificationRecord) -> str:
+    """Return the name of the text that the models were run on: without languages and folders."""
+    if found.text.startswith(BUILT_IN):
+        return BUILT_IN
+    return RANDOM if found.text.startswith(RANDOM) else PurePath(found.text).name
+
+
 def double_runs(
     found: Verification | VerificationRecord, source: str = "the source", output: str = "the output"
 ) -> list[tuple[str, Measured]]:
-    """Return what was measured against the source in float64, by name: output, source and plan."""
+    """Return what was measured against the source in float64, by name: output, source and rewritten model."""
     runs: Iterator[tuple[str, Measured | None]] = iter(
         (
             (f"{output}, in {found.dtype}", found.output),
             (f"{source}, in {found.dtype}", found.floor),
-            ("the plan, in float64", found.proof),
+            ("the rewritten model, in float64", found.proof),
         )
     )
     return [(name, run) for name, run in runs if run is not None]
+
+
+def equal_runs(runs: Sequence[tuple[str, Measured]]) -> str:
+    """Return which rows of `double_runs` are equal, in a sentence; empty if output and source differ."""
+    same = len(runs) > 1 and runs[0][1] == runs[1][1]
+    return "The first two rows are equal." if same else ""
 
 
 def figures(run: Measured) -> tuple[str, str, str, str, str]:

@@ -32,7 +32,7 @@ def _words(record: Record) -> Iterator[Code]:
     if len({size.description for _, size in sizes}) < len(sizes):
         sizes = [("before and after", sizes[0][1])]
     for when, size in sizes:
-        yield Code(f"The architecture {when}", "\n".join(size.description))
+        yield Code(f"The architecture {when}", "\n".join(size.description), wraps=True)
 
 
 def _picture(record: Record) -> LayerMap | None:
@@ -57,7 +57,7 @@ def layer_map(before: Spec, after: Spec, origins: Sequence[int | str]) -> LayerM
         LayerColumn(_cell(before, "before", old, styles), _cell(after, "after", at, styles, is_new=old is None), at)
         for old, at in columns
     )
-    caption = f"Each column is a layer, its mixer above its MLP. A frame marks a new layer.{styles.scale}"
+    caption = f"Each column is a layer, its {styles.mixer} above its MLP. A frame marks a new layer.{styles.scale}"
     return LayerMap(caption, _summary(before, after, columns), tuple(drawn), styles.legend)
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from kept.formatting import shared_prefix
 from kept.pages.charts import Chart
+
+LETTER = r"[^\W\u2e80-\u9fff\uf900-\ufaff]"
+"""A character of a word; Chinese and Japanese are written without spaces, so that each of theirs stands alone."""
+
+WORD_START, WORD_END = re.compile(LETTER), re.compile(rf"{LETTER}+\Z")
 
 
 @dataclass(frozen=True)
@@ -27,11 +34,12 @@ class Heading:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to copy, with a label."""
+    """Text to copy, with a label. `wraps`: it is prose, whose long lines wrap; those of code scroll."""
 
     kind: ClassVar[str] = "code"
     label: str
     text: str
+    wraps: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,8 +147,10 @@ class TextPair:
 
     @property
     def shared(self) -> int:
-        """Length of the common prefix of both continuations, in characters."""
-        return shared_prefix(self.source, self.output)
+        """Length of the common prefix of both continuations, in characters, up to the word in which they differ."""
+        same = shared_prefix(self.source, self.output)
+        inside = any(WORD_START.match(text, same) for text in (self.source, self.output))
+        return len(WORD_END.sub("", self.source[:same])) if inside else same
 
 
 @dataclass(frozen=True)
@@ -235,3 +245,8 @@ class Page:
     facts: tuple[Fact, ...]
     sections: tuple[Section, ...]
     beside_record: bool
+
+    def facts_per_row(self, most: int) -> int:
+        """Return how many facts stand in a row of at most `most`, so that rows are equally full."""
+        rows = math.ceil(len(self.facts) / most)
+        return math.ceil(len(self.facts) / max(rows, 1))

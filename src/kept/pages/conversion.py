@@ -1,21 +1,17 @@
-"""The sections of the report about a conversion: passes, sizes, parity, and how the output is loaded."""
+"""The sections of the report about a conversion: passes, sizes, parity and generated texts."""
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
-from kept.checkpoint.tokenizer_config import loader
-from kept.families import FAMILIES, is_stock
 from kept.formatting import amount, parameters
 from kept.ir.promise import Promise
 from kept.output.lineage import lineage, weaker
-from kept.output.verification_words import double_runs, figures, headline, tokens_of
+from kept.output.verification_words import double_runs, equal_runs, figures, headline, text_of, tokens_of
 from kept.pages.blocks import (
     Block,
     Change,
     Changes,
-    Code,
     Fact,
     Notes,
     Paragraph,
@@ -152,9 +148,9 @@ def in_words(record: Record) -> list[str]:
     sentences = [f"{result[0].upper()}{result[1:]}.", *_since(record)]
     if found.proof is not None:
         sentences.append(
-            f"In float64, before anything is rounded, no logit differs from {source}'s by more than "
-            f"{found.proof.max_logit_error:.2g}, where logits spread by {found.proof.logit_std:.2f}: "
-            f"the same function{same}."
+            f"The promise is judged in float64, before anything is rounded: no logit differs from "
+            f"{source}'s by more than {found.proof.max_logit_error:.2g}, where logits spread by "
+            f"{found.proof.logit_std:.2f}: the same function{same}."
         )
     return sentences
 
@@ -181,12 +177,13 @@ def facts(record: Record) -> list[Fact]:
     if found.same is None or found.same.max_logit_error == 0:
         return [Fact("identical", "to the bit")]
     same = found.same
-    own = [] if found.floor is None else [Fact(f"{found.floor.max_logit_error:.2g}", "the source's own rounding")]
+    own = [] if found.floor is None else [(found.floor, f"the source's own rounding ({found.floor.tokens:,} tokens)")]
+    tokens = f"{same.tokens:,} tokens"
     return [
-        Fact(f"{same.max_logit_error:.2g}", f"largest logit difference ({found.dtype})"),
-        *own,
-        Fact(_percent(same.top1), "top-1 agreement"),
-        Fact(f"{same.perplexity_reference:.4g} → {same.perplexity:.4g}", "perplexity"),
+        Fact(f"{same.max_logit_error:.2g}", f"largest logit difference ({tokens}, {found.dtype})"),
+        *(Fact(f"{floor.max_logit_error:.2g}", name) for floor, name in own),
+        Fact(_percent(same.top1), f"top-1 agreement ({tokens}, {found.dtype})"),
+        Fact(f"{same.perplexity_reference:.4g} → {same.perplexity:.4g}", f"perplexity of {text_of(found)} ({tokens})"),
     ]
 
 
@@ -203,7 +200,7 @@ def parity(record: Record) -> Section | None:
         title = f"Against the source in float64, on {found.output.tokens:,} {tokens_of(found)}"
         spread = f"Logits have a standard deviation of {found.output.logit_std:.3g}."
         blocks += [
-            Paragraph(f"Text: {found.text}. {spread}"),
+            Paragraph(" ".join(filter(None, (f"Text: {found.text}.", spread, equal_runs(runs))))),
             Table(title, columns, tuple((name, *figures(run)) for name, run in runs)),
             _layers(runs),
         ]
@@ -244,55 +241,3 @@ def continuations(record: Record) -> Iterator[tuple[str, TextPairs]]:
 
 def _pairs(names: tuple[str, str], found: Iterable[ContinuationRecord]) -> TextPairs:
     return TextPairs(names, tuple(TextPair(one.prompt, one.source, one.output) for one in found))
-
-
-# -------------------------------------------------------------------------------------------------------------- loading
-
-
-def loading(record: Record, out: str) -> Section:
-    """Return the section on loading the output: the code to type, and notes on runtimes that do not load it."""
-    return Section("load", "Load it", tuple(_ways(record, out)))
-
-
-def _ways(record: Record, out: str) -> Iterator[Block]:
-    target = record.target
-    if target is not None and not is_stock(target):
-        yield Paragraph(f"transformers has no class for {target}; kept generate runs it, and kept convert changes it.")
-        return
-    own = target is not None and target in FAMILIES and FAMILIES[target].carries_code
-    if own:
-        yield Code(
-            "transformers, with kept's own code; without kept installed it takes trust_remote_code=True",
-            f"import kept\nfrom transformers import AutoModelForCausalLM\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({out!r})",
-        )
-        yield from _again(record, out)
-        yield from [Notes(tuple(f"Limited support: {note}" for note in record.runtimes))] * bool(record.runtimes)
-        return
-    reads = "AutoTokenizer" if record.source is None or target is None else loader(record.source.family, target)
-    trusted = ", trust_remote_code=False" if reads == "AutoTokenizer" else ""
-    yield Code(
-        "transformers",
-        f"from transformers import AutoModelForCausalLM, {reads}\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({out!r}, trust_remote_code=False)\n"
-        f"tokenizer = {reads}.from_pretrained({out!r}{trusted})",
-    )
-    yield from _again(record, out)
-    yield Code("vLLM, which takes the stock class; kept has not measured it", f"vllm serve {shlex.quote(out)}")
-    yield Code(
-        "llama.cpp",
-        f"python convert_hf_to_gguf.py {shlex.quote(out)} --outtype bf16 --outfile model.gguf\n"
-        "llama-cli -m model.gguf -p 'Once upon a time'",
-    )
-    notes = tuple(f"Limited support: {note}" for note in record.runtimes)
-    yield from [Notes(notes)] * bool(notes)
-
-
-def _again(record: Record, out: str) -> Iterator[Code]:
-    """Yield the commands that measure the output again."""
-    if record.source is None:
-        return
-    source, output = (shlex.quote(name) for name in (f"path/to/{record.source.name}", out))
-    verify = f"kept verify {source} {output}\n" if record.healed is None else ""
-    evaluate = f"kept eval {source} {output} --text english=en.txt --tasks hellaswag,arc_easy --out eval.json"
-    yield Code("kept: measure it again", f"{verify}{evaluate}")

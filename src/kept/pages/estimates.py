@@ -10,7 +10,7 @@ from kept.formatting import percent, singular, uncertain, within
 from kept.pages.charts import Interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from kept.evaluation.estimate import Figure
 
@@ -26,7 +26,14 @@ UNITS = {
 LOWER = ("perplexity", "bits per byte", "bits_per_byte", "brier", "ter")
 """Words in the names of metrics that are better if they are lower."""
 
-NOTATION = "Brackets hold 95 % intervals, a figure after ± is one standard error."
+
+def notation(figures: Iterable[Figure]) -> str:
+    """Return how the intervals and errors of these figures are written, in a sentence; empty if none has any."""
+    known = [(not math.isnan(one.low), math.isfinite(one.error)) for one in figures]
+    brackets, errors = any(low for low, _ in known), any(error and not low for low, error in known)
+    said = ["brackets hold 95 % intervals"] * brackets + ["a figure after ± is one standard error"] * errors
+    words = ", ".join(said)
+    return f"{words[0].upper()}{words[1:]}." if said else ""
 
 
 def interval(figure: Figure) -> Interval:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kept.evaluation.evaluation_file import read
 from kept.pages import evaluation_words, forgetting
 from kept.pages.blocks import Block, Fact, Paragraph, TextPair, TextPairs
-from kept.pages.estimates import items, listed
+from kept.pages.estimates import items, listed, written
 from kept.pages.evaluation_parts import blocks
 from kept.pages.matrices import relative
 
@@ -67,7 +67,9 @@ def _facts(rows: Sequence[EvaluationRow], who: Sequence[str]) -> Iterator[Fact]:
     """Yield the relative change of perplexity of up to three domains, if two models are compared."""
     lost = [row for row in rows if row.part == "text" and row.metric == "perplexity" and len(who) == 2]
     for row in lost[:3]:
-        yield Fact(f"{relative(row)[0].value:+.3g} %", f"perplexity, {row.name} ({items('text', row.items)})")
+        yield Fact(
+            f"{written(relative(row)[0], signed=True)} %", f"perplexity, {row.name} ({items('text', row.items)})"
+        )
 
 
 def _pairs(texts: Mapping[str, tuple[Texts, ...]], who: Sequence[str]) -> Iterator[tuple[str, TextPairs]]:

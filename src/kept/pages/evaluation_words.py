@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kept.evaluation.averages import PREFERRED
-from kept.formatting import singular
 from kept.pages.charts import DRAWN
-from kept.pages.estimates import NOTATION, UNITS, items_each, listed, lower_is_better
+from kept.pages.estimates import UNITS, items_each, listed, lower_is_better, notation, written
 from kept.pages.matrices import is_average, relative, task_name
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def _phrases(rows: Rows, n: int) -> Iterator[str]:
     tasks = _main_metrics(row for row in rows if row.part not in UNITS and not is_average(row))
     if texts:
         changes = [(row.name, relative(row)[n], True) for row in texts]
-        yield f"perplexity {_sides(changes, ('lower', 'higher'), 'domain', ' %')} ({_counts(texts)})"
+        yield f"{_sides(changes, PERPLEXITIES)} ({_counts(texts)})"
     if tasks:
         changes = [(task_name(row), row.differences[n], lower_is_better(row.metric)) for row in tasks]
-        yield f"tasks {_sides(changes, ('better', 'worse'), 'task', '')} ({_counts(tasks)})"
+        yield f"{_sides(changes, TASKS)} ({_counts(tasks)})"
 
 
 def _main_metrics(rows: Iterable[EvaluationRow]) -> Rows:
@@ -52,22 +52,44 @@ def _main_metrics(rows: Iterable[EvaluationRow]) -> Rows:
     return [min(found, key=lambda row: [*PREFERRED, row.metric].index(row.metric)) for found in tasks.values()]
 
 
-def _sides(changes: Changes, words: tuple[str, str], what: str, unit: str) -> str:
-    """Return which measurements are better, which are worse, and how many show no clear change."""
+@dataclass(frozen=True)
+class Wording:
+    """The words for changes of one kind of measurement. `unit` follows a change, `places` are what is measured on."""
+
+    subject: str
+    better: str
+    worse: str
+    unclear: str
+    places: str
+    unit: str = ""
+
+
+PERPLEXITIES = Wording("perplexity", "lower", "higher", "no clear change of perplexity", "domains", " %")
+TASKS = Wording("tasks", "better", "worse", "no clear change", "tasks")
+
+
+def _sides(changes: Changes, words: Wording) -> str:
+    """Return which measurements are better, which are worse, and which show no clear change."""
     clear = [one for one in changes if one[1].significant]
+    unclear = [name for name, change, _ in changes if not change.significant]
+    if not clear:
+        return f"{words.unclear} on {_places(unclear, words, 'any of ')}"
     sides = [[one for one in clear if ((one[1].value < 0) == one[2]) == better] for better in (True, False)]
-    said = [f"{word} on {_named(side, unit)}" for word, side in zip(words, sides, strict=True) if side]
-    unclear = len(changes) - len(clear)
-    if unclear:
-        rest = "" if clear else "any of "
-        said.append(f"without clear change on {rest}{unclear:,} {singular(unclear, f'{what}s')}")
-    return listed(said)
+    both = zip((words.better, words.worse), sides, strict=True)
+    said = [f"{word} on {_named(side, words.unit)}" for word, side in both if side]
+    rest = [f"without clear change on {_places(unclear, words)}"] if unclear else []
+    return f"{words.subject} {listed([*said, *rest])}"
+
+
+def _places(names: Sequence[str], words: Wording, many: str = "") -> str:
+    """Return a few names, or how many there are."""
+    return listed(names) if len(names) <= NAMED else f"{many}{len(names):,} {words.places}"
 
 
 def _named(side: Changes, unit: str) -> str:
     """Return the names with their changes, the largest first."""
     ordered = sorted(side, key=lambda one: -abs(one[1].value))
-    names = [f"{name} ({change.value:+.3g}{unit})" for name, change, _ in ordered[:NAMED]]
+    names = [f"{name} ({written(change, signed=True)}{unit})" for name, change, _ in ordered[:NAMED]]
     left = len(ordered) - NAMED
     return listed([*names, *[f"{left} more"] * (left > 0)])
 
@@ -81,7 +103,16 @@ def models(found: EvaluationFile) -> str:
     names = listed([f"{one.name} ({one.family}, {one.dtype})" for one in found.models])
     which = "the second" if len(found.models) == 2 else "each"
     paired = f" Differences are of {which} to the first, on the same items." if len(found.models) > 1 else ""
-    return f"{names}.{paired} {NOTATION}{_settings(found.settings)}"
+    sentences = (f"{names}.{paired}", notation(_figures(found)), _settings(found.settings))
+    return " ".join(filter(None, sentences))
+
+
+def _figures(found: EvaluationFile) -> Iterator[Figure]:
+    """Yield the figures that the page writes as numbers."""
+    for row in found.rows:
+        if not row.detail and row.part != "positions":
+            shares = (one for one in row.agreements if one is not None)
+            yield from (*row.models, *row.differences, *shares)
 
 
 def _settings(settings: Mapping[str, object]) -> str:
@@ -91,4 +122,4 @@ def _settings(settings: Mapping[str, object]) -> str:
     said += [f"at most {limit} items of each task"] if limit else []
     said += [f"{shots} examples in each prompt"] if shots is not None else []
     said += ["prompts in the chat template"] if settings.get("apply_chat_template") is True else []
-    return f" Settings: {', '.join(said)}." if said else ""
+    return f"Settings: {', '.join(said)}." if said else ""

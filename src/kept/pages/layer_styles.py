@@ -22,18 +22,25 @@ if TYPE_CHECKING:
     Look = tuple[str, str]
     """Branch and description of an operation."""
 
+MIXERS = {"latent": "attention"}
+"""Kinds of mixers that are called otherwise than by the kind's name."""
+
 DISTINGUISHED = 4
 """Maximum number of kinds in a branch, and of forms of a kind, that are told apart."""
 
 
 @dataclass(frozen=True)
 class LayerStyles:
-    """The styles of all operations of two models. `sizes`: of each operation. `context`: tokens of a mixer's state."""
+    """The styles of all operations of two models. `sizes`: of each operation. `context`: tokens of a mixer's state.
+
+    `mixer`: what the mixers are called: by their kind if all are of one.
+    """
 
     styles: Mapping[Look, LayerStyle]
     sizes: Mapping[Look, int]
     legend: tuple[tuple[str, LayerStyle], ...]
     context: int
+    mixer: str
 
     @classmethod
     def of(cls, before: Spec, after: Spec) -> LayerStyles:
@@ -48,7 +55,9 @@ class LayerStyles:
                 looks = _looks(branch, colour, forms)
                 styles |= {(branch, form): style for form, (_, style) in zip(forms, looks, strict=True)}
                 legend += dict.fromkeys(looks)
-        return cls(styles, sizes, tuple(legend), after.context)
+        kinds = {one.KIND for spec in (before, after) for one in _operations(spec, "mixer")}
+        names = {MIXERS.get(kind, kind) for kind in kinds}
+        return cls(styles, sizes, tuple(legend), after.context, names.pop() if len(names) == 1 else "mixer")
 
     def box(self, branch: str, operation: Operation | None) -> LayerBox | None:
         """Return the box of an operation; None if the branch is absent."""
@@ -63,8 +72,8 @@ class LayerStyles:
         said = [
             f"{words} (at most {self._largest(branch):,})"
             for branch, words in (
-                ("mixer", f"a mixer's decoding state after {self.context:,} tokens, in numbers"),
-                ("mlp", "an MLP's parameters"),
+                ("mixer", f"the decoding state of its {self.mixer} after {self.context:,} tokens, in numbers"),
+                ("mlp", "the parameters of its MLP"),
             )
             if len({size for (own, _), size in self.sizes.items() if own == branch}) > 1
         ]

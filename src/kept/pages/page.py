@@ -21,6 +21,7 @@ from kept.pages import conversion, evaluation, healing
 from kept.pages.architecture import architecture
 from kept.pages.blocks import Heading, Page, Paragraph, Section, TextPairs
 from kept.pages.charts import aligned
+from kept.pages.loading import loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -133,7 +134,7 @@ def page(
         healing.healing(record, steps),
         _generations(conversion.continuations(record), pairs, measured),
         conversion.sizes(record),
-        conversion.loading(record, str(place)) if stays else None,
+        loading(record, str(place)) if stays else None,
     )
     known = [replace(section, blocks=aligned(section.blocks)) for section in sections if section is not None]
     return _page(record, place, measured, known)

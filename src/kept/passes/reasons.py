@@ -20,6 +20,12 @@ class TargetRefusal(Refusal):
         super().__init__(*_reasons(violations), way_out=way_out or WAY_OUT)
         self.violations = tuple(violations)
 
+    @property
+    def phrases(self) -> list[str]:
+        """The reasons without places and explanations, each once."""
+        reasons = (_why(one) or one.in_words for one in self.violations)
+        return [*dict.fromkeys(reason.partition(", which ")[0] for reason in reasons)]
+
     def with_way_out(self, way_out: str) -> TargetRefusal:
         """Return the same refusal with another way out."""
         return TargetRefusal(self.violations, way_out)
@@ -29,7 +35,7 @@ def _reasons(violations: Sequence[Violation]) -> Iterator[str]:
     """Yield one phrase for all violations with the same reason, and one for each of the others."""
     places: dict[str, list[str]] = {}
     for violation in violations:
-        why = next((text for kind, text in REASONS if kind.fits(violation)), None)
+        why = _why(violation)
         if why is None:
             yield str(violation)
         else:
@@ -37,6 +43,10 @@ def _reasons(violations: Sequence[Violation]) -> Iterator[str]:
     for why, (first, *rest) in places.items():
         others = [place.removeprefix("every layer's ") for place in rest]
         yield f"{', '.join((first, *others))}: {why}"
+
+
+def _why(violation: Violation) -> str | None:
+    return next((text for kind, text in REASONS if kind.fits(violation)), None)
 
 
 REASONS: tuple[tuple[ViolationKind, str], ...] = (
@@ -93,14 +103,16 @@ REASONS: tuple[tuple[ViolationKind, str], ...] = (
         ViolationKind("*norm.kind", found="none"),
         "attention and MLP read the stream as it is, the target normalises it first",
     ),
-    (ViolationKind("*norm.kind"), "is a norm of another kind than the target's, which no weights of it can undo"),
+    (ViolationKind("*norm.kind"), "norms are of another kind than the target's, which no weights of it can undo"),
     (ViolationKind("*.eps"), "norms have different epsilons, the target has one"),
-    (ViolationKind("*norm.bias"), "the target's norms have biases, and these have none"),
-    (ViolationKind("*_bias", found=True), "the target has no such bias"),
+    (ViolationKind("*norm.bias"), "the target's norms have biases, and the model's have none"),
+    (ViolationKind("*_bias", found=True), "there are biases, and the target has no such bias"),
 )
 """Why nothing removes a violation."""
 
-WAY_OUT = "no exact map exists; distil it into a fresh model of the target instead"
+DISTIL = "distil it into a fresh model of the target: kept heal FRESH --teacher MODEL"
+
+WAY_OUT = f"no exact map exists; {DISTIL}"
 
 OTHER_WAYS: tuple[tuple[Mapping[str, Any], str], ...] = (
     ({"final_bias": "drop"}, "no exact map exists; --final-bias drop makes an approximate one, which is measured"),

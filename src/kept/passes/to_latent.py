@@ -11,6 +11,7 @@ from kept.passes.drop_position_scale import DropPositionScale
 from kept.passes.drop_window import DropWindow
 from kept.passes.latent_spec import latent
 from kept.passes.latent_weights import LatentWeights
+from kept.passes.reasons import DISTIL
 from kept.passes.repeat_kv_heads import RepeatKeyValueHeads
 from kept.passes.split_projections import SplitProjections
 
@@ -77,9 +78,6 @@ class ToLatent(Pass):
     def ensures(self, spec: Spec) -> bool:
         """Return whether no layer has softmax attention."""
         return not any(True for _ in spec.operations(Attention))
-
-
-DISTIL = "distil it into a fresh model of the target instead"
 
 
 def _obstacle(at: str, one: Attention) -> Obstacle | None:

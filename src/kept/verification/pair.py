@@ -75,11 +75,11 @@ class ModelPair:
         if copied and not (self.claim.copies or self.claim.dropped or self.claim.tokens is not None):
             return PairParity(copied=True)
         if copied:
-            with reporter.stage("verify", self.source.spec.depth + self.output.spec.depth, "layer runs") as advance:
+            with reporter.stage("verify", self.source.spec.depth + self.output.spec.depth, "layers") as advance:
                 (same,) = measure([self._as_stored(equal, advance)], self.claim.tokens)
             if same.identical:
                 return PairParity(copied=True, same=same)
-        with reporter.stage("verify", self._layer_runs, "layer runs") as advance:
+        with reporter.stage("verify", self._layer_runs, "layers") as advance:
             return self._with_double(equal, advance)
 
     @property

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from kept.commands.inspect import Inspection
 
 
-def inspection(found: Inspection) -> None:
-    """`kept inspect`."""
+def inspection(found: Inspection, *, verbose: bool = False) -> None:
+    """`kept inspect`. `verbose` prints refusals whole."""
     console = printer()
     size = amount(found.nbytes, "bytes")
     console.print(f"{found.path}: {found.family}, {parameters(found.parameters)} parameters, {found.dtype}, {size}")
@@ -32,14 +32,13 @@ def inspection(found: Inspection) -> None:
             )
             console.print(f"  {norm.name}: |mean| / std {norm.mean_to_std:.3g}, {errors}", markup=False)
     for reach in found.targets:
-        how = (
-            f"{reach.promise}: {', '.join(reach.passes) or 'nothing to do'}"
-            if reach.promise
-            else f"refused: {reach.refusal}"
-        )
+        refused = f"refused: {reach.refusal if verbose else reach.reason}"
+        how = f"{reach.promise}: {', '.join(reach.passes) or 'nothing to do'}" if reach.promise else refused
         console.print(f"  to {reach.target}: {how}")
         for where in reach.domain:
             console.print(f"    the promise holds {where}", markup=False)
+    if not verbose and any(reach.refusal for reach in found.targets):
+        hint("kept plan PATH --to TARGET, or --verbose, says where and what to do instead")
 
 
 def checked(found: CheckReport) -> None:

@@ -37,6 +37,8 @@ def evaluation(found: Evaluation) -> None:
                 console.print(f"{_named(row)}: {row.metric}{whose} {percent(share.value, share.error)} of {row.items}")
     if found.forgetting is not None:
         _forgetting(console, found.forgetting, names[0])
+    for row in filter(_too_few, shown):
+        hint(f"{_named(row)}: too few passages for a figure ({row.items}); --text names a longer text")
     left = len(found.rows) - len(shown)
     more = [f"{left} more values"] * bool(left) + ["generated texts"] * bool(found.texts)
     if more:
@@ -75,6 +77,12 @@ def _forgetting(console: Console, found: Forgetting, first: str) -> None:
     console.print(f"learned: decrease of the loss from {first}, nats per {found.unit}; forgot: increase")
     for one in found.methods:
         console.print(f"{one.model}: {one.verdict or forgetting_tables.NOTHING} (beyond two standard errors)")
+
+
+def _too_few(row: EvaluationRow) -> bool:
+    """Return whether the perplexity of a text is uncertain by half of its value or more, or has no error."""
+    unsure = any(not one.error < one.value / 2 for one in row.models)
+    return row.part == "text" and row.metric == "perplexity" and unsure
 
 
 def _named(row: EvaluationRow) -> str:
