@@ -119,8 +119,8 @@ class Refusal(KeptError):  # noqa: N818 - it is a reasoned "no", not a malfuncti
 
     @property
     def brief(self) -> str:
-        """The refusal in a few words: the first two reasons, and how many more there are."""
-        shown, more = self.phrases[:2], len(self.phrases) - 2
+        """The refusal in a few words: the first three reasons, and how many more there are."""
+        shown, more = self.phrases[:3], len(self.phrases) - 3
         return "; ".join((*shown, *[f"{more} more {'reason' if more == 1 else 'reasons'}"] * (more > 0)))
 
 

@@ -11,12 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 import kept
+from kept.cli.display import evaluation as display
 from kept.cli.root import main
 from kept.errors import CheckpointError, InputError, KeptError, RecipeError
 from kept.evaluation.catalog import TaskGroup
-from kept.evaluation.estimate import mean
+from kept.evaluation.estimate import Figure, mean
+from kept.evaluation.evaluation_data import EvaluationRow
 from kept.evaluation.measurements import MeasurementPlan
-from kept.evaluation.run import _rows
+from kept.evaluation.run import Evaluation, _rows
 from kept.evaluation.settings import EvalSettings
 from kept.nn.model import Model
 from support.judge_stub import Stub
@@ -30,8 +32,6 @@ from support.task_data import write_lines, write_tasks
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from kept.evaluation.evaluation_data import EvaluationRow
 
 EVALS = DATA / "evals"
 
@@ -273,6 +273,13 @@ def test_the_command_in_words(orion: Path, out: Path, text: Path, tmp_path: Path
     assert result.stdout.startswith("orion: orion, float32\nout: llama, float32\n")
     for word in ("text: prose", "perplexity", "bits per byte", "difference", "±", "same greedy token"):
         assert word in result.stdout
+
+
+@pytest.mark.parametrize(("error", "hints"), [(1713.0, 1), (math.nan, 1), (499.0, 0)])
+def test_too_few_passages_are_hinted_at(capsys: pytest.CaptureFixture[str], error: float, hints: int) -> None:
+    rows = [EvaluationRow("text", "en", metric, 3, (Figure(999.0, error),)) for metric in ("perplexity", "other")]
+    display.evaluation(Evaluation((), EvalSettings(), tuple(rows), {}))
+    assert capsys.readouterr().err.count("text: en: too few passages for a figure (3); --text names") == hints
 
 
 def test_the_command_as_data_and_in_a_file(orion: Path, text: Path, tmp_path: Path) -> None:
