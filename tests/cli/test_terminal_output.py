@@ -41,6 +41,9 @@ def shell(line: str, **environment: str) -> tuple[int, str]:
 
 FULL = "kept: standard output: cannot be written (No space left on device)\n"
 
+REFUSED = "kept plan PATH --to TARGET, or --verbose, says where and what to do instead\n"
+"""The hint about the targets that are refused."""
+
 
 @pytest.mark.parametrize(
     ("line", "code", "said"),
@@ -51,7 +54,7 @@ FULL = "kept: standard output: cannot be written (No space left on device)\n"
         ("kept --help > /dev/full", 2, FULL),
         ("kept --version > /dev/full", 2, FULL),
         ("kept inspect {source} >&-", 2, "kept: standard output is closed; send it to a file, or to /dev/null\n"),
-        ("kept inspect {source} <&- > /dev/null", 0, ""),
+        ("kept inspect {source} <&- > /dev/null", 0, REFUSED),
         ("kept inspect {source} 2>&- > /dev/null", 0, ""),
         ("kept inspect /nowhere 2> /dev/full", 2, ""),
         ("kept inspect /nowhere <&- >&- 2>&-", 2, ""),

@@ -215,8 +215,10 @@ def test_the_verification_is_in_the_card(done: Conversion) -> None:
     assert found.same is not None
     assert found.output is not None
     assert found.floor is not None
+    assert found.proof is not None
     first = f"**Largest logit difference {found.same.max_logit_error:.2g} (128 tokens, float32); the source's own "
-    assert f"{first}rounding is {found.floor.max_logit_error:.2g}.** Promise exact: kept." in card
+    proof = f"in float64 the difference is {found.proof.max_logit_error:.2g}"
+    assert f"{first}rounding is {found.floor.max_logit_error:.2g}; {proof}.** Promise exact: kept." in card
     assert f"| this checkpoint, in float32 | {found.output.max_logit_error:.2g} |" in card
     assert f"| {100 * found.output.top1:.2f} % |" in card
     assert f"Perplexity of that text in the source: {found.output.perplexity_reference:.4f}" in card
