@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import given, settings
 
+from kept.errors import CheckpointError
 from kept.families import TARGETS
 from kept.ir.tensors import Computed
 from kept.passes.legalize import legalise
 from kept.passes.rules import Options
-from kept.verification import streamed
+from kept.verification import streamed, streamed_linear
 from kept.verification.streamed import StreamedRun
 from support.logits import logits, model_of, program_of, random_program, some_tokens
 from support.models import write_checkpoint
@@ -73,12 +75,28 @@ def test_a_plan_is_run_before_a_byte_of_it_is_written(tmp_path: Path) -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("elements", [1, 64, 1000])
-def test_matrices_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+@pytest.mark.parametrize(("elements", "threads"), [(1, 1), (64, 3), (1000, 2)])
+def test_matrices_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elements: int, threads: int) -> None:
     program = program_of(write_checkpoint(tmp_path, "orion"))
+    plan = legalise(program, TARGETS["llama"].violations, Options())
     wanted = streamed_logits(program, TOKENS)
-    monkeypatch.setattr(streamed, "HELD_ELEMENTS", elements)
+    monkeypatch.setattr(streamed_linear, "HELD_ELEMENTS", elements)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.testing.assert_close(streamed_logits(program, TOKENS), wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(streamed_logits(plan.program, TOKENS), wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_file_that_ends_early_is_an_error_on_any_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    program = program_of(write_checkpoint(tmp_path, "llama"))
+    monkeypatch.setattr(streamed_linear, "HELD_ELEMENTS", 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    (file,) = tmp_path.glob("*.safetensors")
+    os.truncate(file, file.stat().st_size - 100)
+    with pytest.raises(CheckpointError, match="ends before its tensors do"):
+        streamed_logits(program, TOKENS)
 
 
 def test_a_table_whose_rows_are_mixed_is_read_as_a_whole(tmp_path: Path) -> None:

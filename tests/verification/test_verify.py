@@ -16,8 +16,9 @@ import kept
 from kept.errors import CheckpointError, InputError
 from kept.ir.promise import Promise
 from kept.nn.state import KVCache
+from kept.verification import pair as pair_measurement
 from kept.verification import verify as verifying
-from kept.verification.pair import DOUBLE_TOKENS, PairParity
+from kept.verification.pair import DOUBLE_TOKENS, FEW_DOUBLE_TOKENS, PairParity
 from kept.verification.parity import Parity
 from kept.verification.text import SAMPLE
 from kept.verification.verify import APPROXIMATE_KL, FLOOR, PROOF, fits, free_memory, judge
@@ -78,6 +79,16 @@ def test_a_good_conversion_passes(pair: Pair) -> None:
     assert found.same is not None
     assert found.same.tokens == 256
     assert 0 < found.same.max_logit_error < 1e-3
+
+
+def test_a_large_model_is_proved_on_fewer_tokens(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_measurement, "LARGE", 1)
+    found = kept.verify(pair.source, pair.out, tokens=256)
+    assert found.failure is None
+    assert found.proof is not None
+    assert found.proof.tokens == FEW_DOUBLE_TOKENS
+    assert found.same is not None
+    assert found.same.tokens == 256
     assert not found.identical
 
 

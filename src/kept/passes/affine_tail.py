@@ -240,8 +240,7 @@ def _unit(start: int, stop: int, dtype: torch.dtype, width: int) -> torch.Tensor
 def _head(
     head: torch.Tensor, bias: torch.Tensor, gain: torch.Tensor, v: torch.Tensor, *, signal: float, anchor: float
 ) -> torch.Tensor:
-    scaled = head * gain
-    along = (scaled.double() @ v.double()).to(head.dtype)  # the same in blocks of any size
-    out = (scaled - 2 * along[:, None] * v[None]) * signal
+    along = (head.double() @ (gain.double() * v.double())).to(head.dtype)  # the same in blocks of any size
+    out = (head * (gain * signal)).addr_(along, v, alpha=-2 * signal)
     out[:, -1] = bias * anchor
     return out

@@ -31,8 +31,13 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int], None]
 
-DOUBLE_TOKENS = 64
-"""Number of tokens that are run in float64: the first of the first row."""
+DOUBLE_TOKENS, FEW_DOUBLE_TOKENS = 64, 32
+"""Number of tokens that are run in float64, the first of the first row; and of models of `LARGE` parameters or more.
+
+With 16 tokens the errors of two correct outputs can differ by nearly as much as the bounds on them allow (LOG.md).
+"""
+
+LARGE = 300_000_000
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class PairParity:
 
     `copied`: both have the same parts, and layers that only one of them has add zero; nothing was run if `same` is
     None. `same`: the output against the source, both in the output's dtype. Against the source in float64, on the
-    first `DOUBLE_TOKENS` tokens: `proof` is the plan in float64, `output` the output and `floor` the source in the
-    output's dtype. The last three are None if nothing had to be run in float64.
+    first `DOUBLE_TOKENS` tokens (`FEW_DOUBLE_TOKENS` of a large model): `proof` is the plan in float64, `output` the
+    output and `floor` the source in the output's dtype. They are None if nothing had to be run in float64.
     """
 
     copied: bool
@@ -95,7 +100,8 @@ class ModelPair:
 
     def _with_double(self, equal: EqualParts, advance: Progress) -> PairParity:
         floor, output = self._as_stored(equal, advance)
-        tokens_BT = self.tokens_BT[:1, :DOUBLE_TOKENS]
+        few = self.source.parameters >= LARGE
+        tokens_BT = self.tokens_BT[:1, : FEW_DOUBLE_TOKENS if few else DOUBLE_TOKENS]
         exact = Lane(self._source(torch.float64), tokens_BT, progress=advance)
         pairs = [(floor, output), (exact, output), (exact, floor)]
         plan = self.claim.program

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from kept.ir.stream_map import IDENTITY
-from kept.ir.tensors import Stored, torch_dtype
 from kept.nn.decoder import Block, finish
 from kept.nn.mixers import tables_of
 from kept.nn.model import fill
 from kept.nn.norm import NormModule
 from kept.nn.sequence import SequenceContext
+from kept.verification.streamed_linear import StreamedLinear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,40 +25,6 @@ if TYPE_CHECKING:
     from kept.ir.program import Program
     from kept.ir.stream_map import StreamMap
     from kept.ir.tensors import Lazy, Precision
-
-HELD_ELEMENTS = 1 << 20
-"""Number of matrix elements in memory at once, if rows are independent: 8 MB in float64."""
-
-
-class StreamedLinear(nn.Module):
-    """`x W' + b` with as many rows of W in memory as `HELD_ELEMENTS` allow. `normalised`: each row of W has length 1.
-
-    Products of 16-bit numbers are summed in float32 and rounded once, as on a GPU. On a processor without 16-bit
-    instructions this takes a third of the time of torch's own product, and makes the same numbers but for the order of
-    the sum.
-    """
-
-    def __init__(self, run: StreamedRun, weight: Lazy, bias: Lazy | None, *, normalised: bool = False) -> None:
-        super().__init__()
-        self.run, self.weight, self.bias, self.normalised = run, weight, bias, normalised
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
-        dtype = self.run.dtype
-        wide = torch.promote_types(dtype, torch.float32)
-        bias = None if self.bias is None else self.run.read(self.bias).to(wide)
-        out, at, x = x.new_empty(*x.shape[:-1], self.weight.shape[0]), 0, x.to(wide)
-        for block in self.weight.blocks(self.run.precision, HELD_ELEMENTS):
-            some = slice(at, at + len(block))
-            rows = F.normalize(block.to(dtype), dim=-1) if self.normalised else self._rounded(block)
-            out[..., some] = F.linear(x, rows.to(wide), None if bias is None else bias[some])
-            at += len(block)
-        return out
-
-    def _rounded(self, block: Tensor) -> Tensor:
-        """Return the values of the run's dtype; those of a file in that dtype need no rounding."""
-        stored = isinstance(self.weight, Stored) and torch_dtype(self.weight.dtype) == self.run.dtype
-        return block if stored else block.to(self.run.dtype)
 
 
 @dataclass(frozen=True)
@@ -108,9 +73,8 @@ class StreamedRun:
         for name, module in [*block.named_modules()]:
             if isinstance(module, nn.Linear):
                 weights = self.program.weights
-                block.set_submodule(
-                    name, StreamedLinear(self, weights[f"{at}{name}.weight"], weights.get(f"{at}{name}.bias"))
-                )
+                both = weights[f"{at}{name}.weight"], weights.get(f"{at}{name}.bias")
+                block.set_submodule(name, StreamedLinear(self.dtype, self.precision, *both))
         fill(block, self.program, at, self.dtype, self.precision)
         return block
 
@@ -123,7 +87,7 @@ class StreamedRun:
         """Apply final norm and head to (T, D); return logits (T, V)."""
         spec, weights = self.program.spec.head, self.program.weights
         weight = weights["embedding.weight" if spec.tied else "head.weight"]
-        head = StreamedLinear(self, weight, weights.get("head.bias"), normalised=spec.normalised)
+        head = StreamedLinear(self.dtype, self.precision, weight, weights.get("head.bias"), normalised=spec.normalised)
         return finish(head(self.final_norm()(x_TD)), spec)
 
     def final_norm(self) -> NormModule:

@@ -54,13 +54,14 @@ class Concat(AssembledTensor):
         """The rows of the parts; the reader of the last part touched is kept, for the values that it holds."""
         import torch  # noqa: PLC0415 - planning needs no torch
 
-        readers: dict[int, Reader] = {}
+        last: tuple[Lazy, Reader] | None = None
 
         def read(part: Lazy, start: int, stop: int) -> torch.Tensor:
-            if id(part) not in readers:
-                readers.clear()
-                readers[id(part)] = part.reader(precision)
-            return readers[id(part)](start, stop)
+            nonlocal last
+            found = last  # another thread may change it
+            if found is None or found[0] is not part:
+                last = found = part, part.reader(precision)
+            return found[1](start, stop)
 
         return lambda start, stop: torch.cat([read(part, a, b) for part, a, b in self.overlaps(start, stop)])
 

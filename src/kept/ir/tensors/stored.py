@@ -53,7 +53,13 @@ class Stored(InFile):
     """Bytes in a file, which are copied where nothing changes them."""
 
     def rows(self, start: int, stop: int, precision: Precision) -> torch.Tensor:
-        """Rows start to stop, read from the file.
+        """Rows start to stop, read from the file. Raises as `stored_rows` does."""
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        return self.stored_rows(start, stop).to(getattr(torch, precision))
+
+    def stored_rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows start to stop in their own dtype.
 
         Raises CheckpointError where the file is shorter than its header says.
         """
@@ -63,7 +69,7 @@ class Stored(InFile):
         # torch's own memory is aligned, and sums over aligned memory are the same in every run.
         out = torch.empty((stop - start, *self.shape[1:]), dtype=torch_dtype(self.dtype))
         self.read_into(out.view(-1).view(torch.uint8).numpy().data, self.offset + start * row)
-        return out.to(getattr(torch, precision))
+        return out
 
     def numbers(self) -> NDArray[np.float64]:
         """The stored numbers. Raises as `rows` does."""
