@@ -9,6 +9,7 @@ import pytest
 
 from kept.ir import spec as ir
 from kept.ir.promise import Promise
+from kept.ir.spec.model import TokenIds
 from kept.nn.mixers import MIXERS
 from kept.passes import SUMMARIES
 from kept.passes.affine_tail import AffineTail, DropHeadBias
@@ -16,6 +17,7 @@ from kept.passes.carry_norm_bias import CarryNormBias
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from kept.passes.drop_layers import DropLayers
+from kept.passes.drop_pad_token import DropPadToken
 from kept.passes.drop_position_scale import DropPositionScale
 from kept.passes.drop_window import DropWindow, LimitContext
 from kept.passes.expand_blocks import ExpandBlocks
@@ -122,6 +124,7 @@ CASES: dict[str, tuple[ir.Spec, tuple[Pass, ...]]] = {
         with_layer(with_gaps(rms_spec()), 4, mixer=replace(MIXER, position_scale=ir.PositionScale(0.1, 4096))),
         (DropPositionScale(),),
     ),
+    "padding token": (with_gaps(replace(rms_spec(), tokens=TokenIds(pad=1))), (DropPadToken(),)),
     "latent": (with_gaps(rms_spec()), (ToLatent(), OrderLatentPairs(interleaved=True))),
     "shared norms": (with_gaps(replace(layer_spec(), layers=(SHARED,))), (SeparateNorms(),)),
 }

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from kept.errors import Refusal
 from kept.ir import spec as ir
 from kept.ir.promise import Promise
+from kept.ir.spec.model import TokenIds
 from kept.passes import PASSES
 from kept.passes.affine_tail import AffineTail, DropHeadBias
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from kept.passes.drop_layers import DropLayers
+from kept.passes.drop_pad_token import DropPadToken
 from kept.passes.drop_position_scale import DropPositionScale
 from kept.passes.drop_window import DropWindow, LimitContext
 from kept.passes.expand_blocks import ExpandBlocks
@@ -71,6 +73,7 @@ EXACT: tuple[Pass, ...] = (
     AffineTail(),
     CastTo("F64"),
     Centre(),
+    DropPadToken(),
     DropPositionScale(),
     DropWindow(),
     ExpandBlocks(at=(1,)),
@@ -100,7 +103,7 @@ OFFSET = replace(RMS_NORM, offset=1.0)
 def sources() -> dict[str, Program]:
     """Programs on which every pass has something to do somewhere, stored in float32."""
     layers = {
-        "orion": layer_spec(BARE, ir.Mlp(24, "silu")),
+        "orion": replace(layer_spec(BARE, ir.Mlp(24, "silu")), tokens=TokenIds(pad=2)),
         "stablelm": layer_spec(replace(BARE, rope=ir.Rope(100.0, 4)), ir.Mlp(24, "silu")),
         "starcoder2": layer_spec(replace(MIXER, window=40), PLAIN, head=ir.Head(tied=True)),
         "gpt-neox": layer_spec(replace(PARTIAL, fused=True), PLAIN, head=BIASED),

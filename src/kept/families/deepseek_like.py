@@ -77,7 +77,7 @@ YOUTU = Family(
         *rms_norms(),
         *ROTATION,
         tied_head(default=True),
-        SpecialTokens(bos=128000, eos=128001),
+        SpecialTokens(bos=128000, eos=128001, zeroes_pad=True),
     ),
     entries=llama_entries(attention=latent_entries()),
     ignored=ROTARY_BUFFERS,

@@ -8,6 +8,7 @@ from kept.passes.carry_norm_bias import CarryNormBias
 from kept.passes.cast_to import CastTo
 from kept.passes.centre import Centre
 from kept.passes.drop_layers import DropLayers
+from kept.passes.drop_pad_token import DropPadToken
 from kept.passes.drop_position_scale import DropPositionScale
 from kept.passes.drop_window import DropWindow, LimitContext
 from kept.passes.expand_blocks import ExpandBlocks
@@ -38,6 +39,7 @@ PASSES: dict[str, type[Pass]] = {
         Centre,
         DropHeadBias,
         DropLayers,
+        DropPadToken,
         DropPositionScale,
         DropWindow,
         ExpandBlocks,

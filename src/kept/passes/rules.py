@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kept.passes.affine_tail import AffineTail, DropHeadBias
 from kept.passes.carry_norm_bias import CarryNormBias
+from kept.passes.drop_pad_token import DropPadToken
 from kept.passes.drop_position_scale import DropPositionScale
 from kept.passes.drop_window import DropWindow
 from kept.passes.fill_biases import BIAS, FillBiases
@@ -125,6 +126,7 @@ RULES: tuple[Rule, ...] = (
     (ViolationKind("head.tied", found=True), lambda *_: UntieHead()),
     (ViolationKind(LATENT_PAIRS, needs=True), lambda *_: OrderLatentPairs(interleaved=True)),
     (ViolationKind(LATENT_PAIRS, needs=False), lambda *_: OrderLatentPairs(interleaved=False)),
+    (ViolationKind("tokens.pad", needs=None), lambda *_: DropPadToken()),
     (MISSING_BIAS, _fill),
     (ViolationKind("layers.*.mixer.attention.fused", needs=True), lambda *_: FuseProjections()),
 )

@@ -12,15 +12,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """bos, eos (one or several) and pad; the defaults are the model class's. Comes after the vocabulary."""
+    """bos, eos (one or several) and pad; the defaults are the model class's. Comes after the vocabulary.
+
+    `zeroes_pad`: the class sets the padding token's row of the embedding to zero when it loads a model, whatever the
+    file holds. So none is written, and a config that names one is refused.
+    """
 
     bos: int | None = None
     eos: int | tuple[int, ...] | None = None
     pad: int | None = None
+    zeroes_pad: bool = False
 
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the ids as facts. A null key means no such token; an absent key means the default."""
         vocabulary = facts["vocabulary"]
+        if self.zeroes_pad and config.get("pad_token_id") is not None:
+            raise config.wrong("pad_token_id", "null: the model class sets this token's row of the embedding to zero")
         return {
             "tokens.bos": self._token(config, "bos_token_id", config.get("bos_token_id", self.bos), vocabulary),
             "tokens.eos": self._end(config, vocabulary),
@@ -33,7 +40,7 @@ class SpecialTokens:
         return {
             "bos_token_id": facts.get("tokens.bos"),
             "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-            "pad_token_id": facts.get("tokens.pad"),
+            "pad_token_id": None if self.zeroes_pad else facts.get("tokens.pad"),
         }
 
     def _token(self, config: Config, key: str, value: object, vocabulary: int) -> int | None:
