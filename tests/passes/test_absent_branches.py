@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kept.compression.calibrate import Calibration
+from kept.compression.latent.settings import TruncationSettings
+from kept.compression.latent.truncate import truncate
 from kept.ir import spec as ir
 from kept.ir.promise import Promise
 from kept.ir.spec.model import TokenIds
@@ -39,6 +42,7 @@ from kept.passes.split_projections import SplitProjections
 from kept.passes.to_latent import ToLatent
 from kept.passes.truncate_latent import TruncateLatent
 from kept.passes.untie_head import UntieHead
+from kept.reporting import Silent
 from kept.verification.calibration import calibrate
 from support.logits import random_program
 from support.pass_helpers import (
@@ -219,3 +223,14 @@ def test_the_affine_tail_needs_a_dense_mlp() -> None:
     spec = rms_spec(mlp=GATED, head=ir.Head(bias=True))
     said = refusal(AffineTail(), random_program(with_layer(replace(spec, centred=True), 2, mlp=RunningMean(6))))
     assert said == "affine-tail: layers.2.mlp: is running_mean, the tail needs dense; use --final-bias drop"
+
+
+def test_a_truncation_passes_over_layers_without_attention() -> None:
+    """At full size, with the refit: the function stays, and the other layers have their weights."""
+    program = random_program(with_gaps(rms_spec(ir.Attention(4, 2, 8, ir.Rope(100.0, 8)))))
+    settings = TruncationSettings(sizes=(16, 16))
+    rewrite = truncate(Calibration(program, TOKENS), settings, Silent(), {})
+    after = rewrite(program)
+    assert error(after, program) < 2e-5, "factors are computed in float32"
+    kinds = [None if layer.mixer is None else type(layer.mixer) for layer in after.spec.layers]
+    assert kinds == [ir.LatentAttention, ir.LatentAttention, None, RunningMean, ir.LatentAttention]

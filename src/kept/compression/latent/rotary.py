@@ -71,7 +71,7 @@ def whitened_components(moments_FGG: Tensor, energy_HF: Tensor, turn_HF: Tensor)
 
 @dataclass(frozen=True)
 class RotaryPart:
-    """What a choice of components makes of queries and keys, as maps in float64.
+    """Maps of queries and keys to their rotary and position-free parts, for a choice of components, in float64.
 
     S slots; N elements of a query without position. rotary_MK: from the keys of all heads (K) to the shared rotary key,
     first members of all slots and then second members (M). rest_GNK: from these keys to the position-free keys of each

@@ -1,4 +1,4 @@
-"""What a truncation is asked for."""
+"""Settings of a truncation: size of the cache, method, and rule for the ranks."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kept.ir.spec import Attention
 
 ROTARY_PART = 1 / 4
-"""Part of the cache that is rotary by default. Where first-order costs are equal, too few slots are far worse."""
+"""Default share of the rotary key in the cache. First-order costs do not choose it well: they underrate small keys."""
 
 LEAST_ROTARY = 5 / 8
 """Smallest width of the rotary key by default, as a part of the rotated elements of a head."""
@@ -21,7 +21,7 @@ LEAST_ROTARY = 5 / 8
 
 @dataclass(frozen=True)
 class CacheSize:
-    """What a layer caches for each token: two numbers for each rotary slot, and a latent with its constants."""
+    """Elements that a layer caches for each token: two for each rotary slot, and a latent with its constants."""
 
     slots: int
     rank: int

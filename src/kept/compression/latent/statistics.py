@@ -1,4 +1,4 @@
-"""What a truncation needs to know of a layer's attention on calibration text.
+"""Second moments and sensitivities of a layer's attention on calibration text, from which a truncation is computed.
 
 Shapes as in `heads`. The sensitivity of the output to the score of query i and key j of a head is, to first order,
 `omega_ij = p_ij^2 |W_o (v_j - vbar_i)|^2`, where vbar_i is the mixed value.

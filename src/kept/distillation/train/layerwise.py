@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerwisePlan:
-    """What a layerwise run trains: the pairs of branches, the map between the residual streams, and the new slots."""
+    """Pairs of student and teacher branches to train, the map of the teacher's residual stream, and the new slots."""
 
     pairs: Sequence[BranchPair]
     stream_map: StreamMap
