@@ -72,7 +72,7 @@ class CacheSettings(Settings):
     data: Texts = Field(
         default=(),
         description="Calibration texts for --kv: text files, JSON, CSV, parquet, or directories of them, of equal "
-        "parts. May be given several times. self: texts that the source generates. [default: --text]",
+        "parts. May be given several times. self: texts that the source generates.",
     )
     calibration_tokens: int = Field(
         default=32768, ge=256, le=10_000_000, description="Number of tokens of --data to calibrate on."

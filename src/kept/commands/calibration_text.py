@@ -6,6 +6,7 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from kept.nn import Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -46,13 +46,19 @@ class CalibrationText:
 
 
 def calibration_paths(recipe: Recipe) -> dict[str, Path]:
-    """Return the files and directories of a recipe's calibration texts by name. Raises InputError if it has none."""
-    given = recipe.data or (() if recipe.text is None else (recipe.text,))
+    """Return the files and directories of a recipe's calibration texts by name.
+
+    Raises InputError if it has none, and for a text on which the output is to be verified.
+    """
+    given = recipe.data
     if not given:
         raise InputError("kv: needs text to measure on; give --data FILE, or --data self")
     if SELF in given and len(given) > 1:
         raise InputError("data: self stands alone; name files without it, or only self")
-    return {} if given == (SELF,) else named_paths(given)
+    paths = {} if given == (SELF,) else named_paths(given)
+    if recipe.text is not None and Path(recipe.text).resolve() in {path.resolve() for path in paths.values()}:
+        raise InputError(f"text: {recipe.text} is calibration text (data) too; verify on another text")
+    return paths
 
 
 def calibration_text(source: LoadedModel, recipe: Recipe, reporter: Reporter) -> CalibrationText:

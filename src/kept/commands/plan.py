@@ -11,7 +11,7 @@ from kept.checkpoint.companion_files import companions
 from kept.checkpoint.output_path import check_apart, check_place
 from kept.checkpoint.safetensors_writer import grown, shards, unchanged
 from kept.checkpoint.staging import check_target
-from kept.commands.truncate import truncation
+from kept.commands.truncate import truncation, violations
 from kept.errors import InputError
 from kept.families import TARGETS
 from kept.families.lengths import domain
@@ -118,7 +118,7 @@ def complete_plan(
     """
     target = target_family(source, recipe)
     try:
-        rest = legalise(own.program, target.violations, replace(recipe.options, latent=latent), gains)
+        rest = legalise(own.program, violations(target, recipe), replace(recipe.options, latent=latent), gains)
     except TargetRefusal as refusal:  # a family expresses its own models, so the recipe's own passes are the reason
         if recipe.to != SAME:
             raise

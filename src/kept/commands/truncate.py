@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 from kept.compression.latent.sizes import planned_size
 from kept.compression.latent.stand_in import stand_in
 from kept.errors import InputError
-from kept.ir.spec import Attention
+from kept.ir.facts import Violation
+from kept.ir.spec import Attention, LatentAttention
 from kept.passes.legalize import legalise, run_passes
 from kept.passes.to_latent import ToLatent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kept.families.table import Family
     from kept.ir.program import Program
+    from kept.ir.spec import Spec
     from kept.loaded import LoadedModel
     from kept.passes.plan import Plan
     from kept.passes.truncate_latent import TruncateLatent
@@ -57,9 +61,25 @@ def truncation(
     return truncate(Calibration(before, text.tokens_BT), recipe.truncation, measure, text.about)
 
 
+def violations(target: Family, recipe: Recipe) -> Callable[[Spec], list[Violation]]:
+    """Return the target's `violations`; attention is one if the cache is to be smaller and the target has both kinds.
+
+    Such a target is our own class, which holds attention as it is.
+    """
+    if not recipe.truncates or not {Attention.KIND, LatentAttention.KIND} <= {*target.tensors.kinds("mixer")}:
+        return target.violations
+
+    def found(spec: Spec) -> list[Violation]:
+        if any(True for _ in spec.operations(Attention)):
+            return [Violation("layers.*.mixer", Attention.KIND, LatentAttention.KIND)]
+        return target.violations(spec)
+
+    return found
+
+
 def _before_latent(own: Plan, target: Family, recipe: Recipe) -> Program:
     """Return the program as it is when the exact conversion makes its attention latent."""
-    steps = legalise(own.program, target.violations, recipe.options).steps
+    steps = legalise(own.program, violations(target, recipe), recipe.options).steps
     place = next((at for at, step in enumerate(steps) if isinstance(step.rewrite, ToLatent)), None)
     if place is None:
         why = f"a conversion to {target.name} makes no attention latent"
@@ -81,4 +101,6 @@ def _check_ranks(target: Family, made: Program, recipe: Recipe) -> None:
     """Raise InputError if ranks differ by layer and the target has one for all."""
     wrong = any(violation.path.endswith("latent.kv_rank") for violation in target.violations(made.spec))
     if recipe.ranks == "per-layer" and wrong:
-        raise InputError(f"ranks per-layer: {target.name} has one rank for all layers; use --ranks uniform")
+        raise InputError(
+            f"ranks per-layer: {target.name} has one rank for all layers; use --ranks uniform, or --to kept"
+        )
