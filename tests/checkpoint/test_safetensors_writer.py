@@ -455,7 +455,7 @@ def test_an_existing_target_is_refused(tmp_path: Path, kind: str) -> None:
     }
     makes[kind]()
     with (
-        pytest.raises(OutputError, match="out: exists already; choose another output or remove it"),
+        pytest.raises(OutputError, match="out: exists already; choose another output, or --force"),
         staging(target, {}),
     ):
         pytest.fail("something was there")

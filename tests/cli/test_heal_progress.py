@@ -256,7 +256,7 @@ WRONG = [
     (["--teacher", "/nowhere/teacher"], "/nowhere/teacher: is not a directory"),
     (["--data", "/nowhere/data"], "/nowhere/data: does not exist; name a file or a directory of documents"),
     (["--mixture", "english=0.7"], "mixture: weighs english, but data has lines; name the same"),
-    (["--out", "/"], "/: exists already; choose another output or remove it"),
+    (["--out", "/"], "/: exists already; choose another output, or --force"),
 ]
 
 

@@ -469,7 +469,10 @@ FIRST = '[[steps]]\ndo = "expand"\nsource = "{place}/orion"\ngroups = 1\n'
             'out = "x"\n' + FIRST + '[[steps]]\ndo = "heal"\nteacher = "expand"\nsequence_length = 999\n',
             "step 2 (heal): sequence_length: is 999",
         ),
-        ('out = "{place}/orion"\n' + FIRST, "{place}/orion: exists already; choose another output or remove it"),
+        (
+            'out = "{place}/orion"\n' + FIRST,
+            "{place}/orion: exists already; choose another output, or --force",
+        ),
         ('out = "{place}/orion/x"\n' + FIRST, "step 1 (expand): {place}/orion/x: lies inside source's model"),
     ],
 )

@@ -122,7 +122,7 @@ def test_an_invalid_number_of_tokens(written: object) -> None:
     [
         ("teacher = 't'\nout = 'o'", "recipe.toml: student: is missing"),
         ("teacher = 't'\nstudent = 's'", "recipe.toml: out: is missing"),
-        ("student = 's'\nout = 'o'", "recipe.toml: teacher: is None, it must be a checkpoint"),
+        ("student = 's'\nout = 'o'", "recipe.toml: teacher: is missing: the loss compares with a teacher"),
         (BEGIN + "toknes = 3", "recipe.toml:4: toknes: is not a key of a recipe; did you mean tokens?"),
         (BEGIN + "rate = 1e-3", "recipe.toml:4: rate: is now learning_rate"),
         (BEGIN + "measure_every = 3", "recipe.toml:4: measure_every: is now eval_every"),
@@ -135,7 +135,7 @@ def test_an_invalid_number_of_tokens(written: object) -> None:
         (BEGIN + "loss = 'cee'", "recipe.toml:4: loss: is 'cee'; did you mean ce?; it must be one of kl, reverse_kl"),
         (BEGIN + "loss = 'ce'\nce = 0", "recipe.toml: kl: is 0.0, it must be above 0 where no other loss is"),
         ("student = 's'\nout = 'o'\nloss = 'ce'", "recipe.toml: data: is self, which the teacher samples; give --data"),
-        ("student = 's'\nout = 'o'\nloss = 'jsd'\ndata = 'x'", "recipe.toml: teacher: is None, it must be a checkp"),
+        ("student = 's'\nout = 'o'\nloss = 'jsd'\ndata = 'x'", "recipe.toml: teacher: is missing: the loss"),
         (BEGIN + "eval_data = [1]", "recipe.toml:4: eval_data: is [1], it must be a list of texts in quotes"),
         (BEGIN + "tokens = 'many'", "recipe.toml:4: tokens: is 'many', write it as 2M"),
         (BEGIN + "tokens = 0", "recipe.toml:4: tokens: is 0, it must be at least 1"),

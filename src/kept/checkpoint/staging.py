@@ -151,7 +151,7 @@ def check_target(target: Path) -> None:
     if not target.is_symlink() and (target / JOURNAL).is_file():  # finished by a run that was killed at the very end
         (target / JOURNAL).unlink()
     if target.exists() or target.is_symlink():
-        raise OutputError(f"{target}: exists already; choose another output or remove it")
+        raise OutputError(f"{target}: exists already; choose another output, or --force, which renames the old one")
     check_writable(target)
 
 

@@ -83,7 +83,8 @@ def _check_data(settings: HealFields) -> None:
             "data",
         )
     if settings.runs_teacher or (settings.kl and settings.teacher_cache is None):
-        _refuse(settings, "teacher", "a checkpoint, with which all losses but ce compare; --loss ce needs texts only")
+        why = "is missing: the loss compares with a teacher; name one, or train on texts alone with --loss ce"
+        raise RecipeError(why, "teacher")
     if sampled:
         raise RecipeError("is self, which the teacher samples; give --data, or --teacher too", "data")
 

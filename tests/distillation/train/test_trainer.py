@@ -451,7 +451,7 @@ def test_two_sources_of_one_name_are_refused(pair: tuple[Path, Path], corpus: Pa
 
 def test_an_output_that_exists_is_unchanged(pair: tuple[Path, Path], corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(OutputError, match="out: exists already; choose another output or remove it"):
+    with pytest.raises(OutputError, match="out: exists already; choose another output, or --force"):
         run_heal(settings(pair, corpus, tmp_path / "out"))
     assert [*tmp_path.iterdir()] == [tmp_path / "out"]
 
