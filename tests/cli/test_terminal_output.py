@@ -88,7 +88,9 @@ def test_another_locale(source: Path) -> None:
 
 
 def test_an_interruption_while_it_is_imported() -> None:
-    late = "import sys, time; sys.modules['kept.cli.root'] = None\nfrom kept.cli import start\n"
+    # A shell starts background jobs with SIGINT ignored, and children inherit that.
+    late = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    late += "sys.modules['kept.cli.root'] = None\nfrom kept.cli import start\n"
     hang = "import builtins; real = builtins.__import__\ndef slow(name, *a):\n if name == 'kept.cli.root': "
     hang += "print('now', flush=True); time.sleep(30)\n return real(name, *a)\nbuiltins.__import__ = slow\nstart.main()"
     command = [sys.executable, "-c", late + hang]

@@ -26,12 +26,13 @@ class SpecialTokens:
     def read(self, config: Config, facts: Facts) -> Facts:
         """Return the ids as facts. A null key means no such token; an absent key means the default."""
         vocabulary = facts["vocabulary"]
-        if self.zeroes_pad and config.get("pad_token_id") is not None:
+        pad = self._token(config, "pad_token_id", config.get("pad_token_id", self.pad), vocabulary)
+        if self.zeroes_pad and pad is not None:
             raise config.wrong("pad_token_id", "null: the model class sets this token's row of the embedding to zero")
         return {
             "tokens.bos": self._token(config, "bos_token_id", config.get("bos_token_id", self.bos), vocabulary),
             "tokens.eos": self._end(config, vocabulary),
-            "tokens.pad": self._token(config, "pad_token_id", config.get("pad_token_id", self.pad), vocabulary),
+            "tokens.pad": pad,
         }
 
     def write(self, facts: Facts) -> dict[str, Any]:
