@@ -392,7 +392,7 @@ def test_a_run_that_never_began_does_not_block_others(
         ({"teacher": "/nowhere/teacher"}, CheckpointError, "/nowhere/teacher: is not a directory"),
         ({"student": "/nowhere/student"}, CheckpointError, "/nowhere/student: is not a directory"),
         ({"learning_rate": -1.0}, RecipeError, "learning_rate: is -1.0, it must be above 0"),
-        ({"teacher": None}, RecipeError, "teacher: is None, it must be a checkpoint"),
+        ({"teacher": None}, RecipeError, "teacher: is missing: the loss compares with a teacher"),
         ({"train": "nrms"}, InputError, "names no weight"),
         ({"train": "lora", "lora_rank": 10**9}, InputError, "lora_rank: is 1000000000, no matrix has a rank above"),
         ({"data": ("nowhere",)}, InputError, "nowhere"),
